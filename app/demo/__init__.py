@@ -1,0 +1,1 @@
+"""The hydraulic rig: its topology, its measurements, their importer and the live feed."""

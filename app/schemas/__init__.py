@@ -1,0 +1,1 @@
+"""What enters and leaves the service: pydantic models, frozen and strict, with no I/O."""

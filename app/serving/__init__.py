@@ -1,0 +1,1 @@
+"""The Ray Serve deployments: ingress, graph-builder pool and model replicas."""

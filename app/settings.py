@@ -1,0 +1,35 @@
+"""The environment: secrets and addresses, and nothing else.
+
+Replicas, releases and weights stand in `serve_config.yaml`; hyper-parameters in `train.config`.
+Invariant: a value here is read from `HYDRAULIC_*` variables or `.env`, and is never logged.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Secrets and addresses of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HYDRAULIC_", env_file=PROJECT_DIR / ".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
+    )
+
+    dsn: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL or TimescaleDB to use, postgresql://user:password@host/database; the embedded server when unset",
+    )
+    var_dir: Path = Field(
+        default=PROJECT_DIR / "var", description="where the embedded server, the first key and run outputs live"
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="an admin key to accept beside the stored ones; at least 32 characters", min_length=32
+    )
+    statement_cache_size: int = Field(
+        default=100, ge=0, description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode"
+    )
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
