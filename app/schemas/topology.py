@@ -1,0 +1,234 @@
+"""Reads a topology from YAML or JSON and lints it: what types alone can't tell.
+
+Findings name the place in the file and say what to do; errors make the topology unusable, warnings do not.
+Invariant: an `Equipment` that `read_equipment` returns has no finding of severity error.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from app.errors import TopologyError
+from app.schemas.equipment import COMPONENT_TYPES, MAX_BINS, MAX_SENSORS, MEDIA, QUANTITIES, Equipment
+from app.schemas.places import place_of, shown
+
+_ABSOLUTE_ZERO: Mapping[str, float] = {"K": 0.0, "degC": -273.15, "degF": -459.67}
+
+
+class Finding(NamedTuple):
+    """One result of the linter: how bad, where, and what to do."""
+
+    severity: Literal["error", "warning"]
+    place: str
+    message: str
+
+
+def read_equipment(text: str | bytes, where: str) -> Equipment:
+    """Read a topology and check it whole.
+
+    Args:
+        text: YAML or JSON (which is YAML).
+        where: the name of the source, for messages.
+
+    Raises:
+        TopologyError: with every finding of severity error, not only the first.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise TopologyError(
+            where, (("", f"expected YAML or JSON, found text that does not parse: {reason}"),)
+        ) from error
+    return parse_equipment(data, where)
+
+
+def parse_equipment(data: object, where: str) -> Equipment:
+    """Check an already parsed topology, as `read_equipment` does.
+
+    Raises:
+        TopologyError: with every finding of severity error.
+    """
+    if not isinstance(data, Mapping):
+        found = type(data).__name__
+        raise TopologyError(where, (("", f"expected a mapping with equipment_id, components ..., found {found}"),))
+    try:
+        equipment = Equipment.model_validate(data)
+    except ValidationError as error:
+        findings = tuple(
+            (place_of(item["loc"]), f"{item['msg']}, found {shown(item['input'])}") for item in error.errors()
+        )
+        raise TopologyError(where, findings) from error
+    check_equipment(equipment, where)
+    return equipment
+
+
+def check_equipment(equipment: Equipment, where: str) -> None:
+    """Raise when the linter finds an error.
+
+    Raises:
+        TopologyError: with every finding of severity error.
+    """
+    errors = tuple((finding.place, finding.message) for finding in lint(equipment) if finding.severity == "error")
+    if errors:
+        raise TopologyError(where, errors)
+
+
+def lint(equipment: Equipment) -> tuple[Finding, ...]:
+    """Find what is wrong or doubtful in a topology whose types are right.
+
+    Returns:
+        All findings, ids first, then sensors, components, connections, reach and window.
+    """
+    checks = (_ids, _sensors, _components, _connections, _reach, _window)
+    return tuple(finding for check in checks for finding in check(equipment))
+
+
+def _error(place: str, message: str) -> Finding:
+    return Finding("error", place, message)
+
+
+def _ids(equipment: Equipment) -> Iterator[Finding]:
+    component_counts = Counter(component.component_id for component in equipment.components)
+    sensor_counts = Counter(equipment.sensor_ids)
+    for index, component in enumerate(equipment.components):
+        count = component_counts[component.component_id]
+        if count > 1:
+            yield _error(
+                f"components[{index}].component_id",
+                f"expected ids to be unique, found '{component.component_id}' {count} times: rename all but one",
+            )
+        for position, sensor in enumerate(component.sensors):
+            count = sensor_counts[sensor.sensor_id]
+            if count > 1:
+                yield _error(
+                    f"components[{index}].sensors[{position}].sensor_id",
+                    f"expected ids to be unique in the equipment, found '{sensor.sensor_id}' {count} times: "
+                    "rename all but one",
+                )
+    if len(equipment.sensors) > MAX_SENSORS:
+        yield _error(
+            "components", f"expected at most {MAX_SENSORS} sensors, found {len(equipment.sensors)}: split the equipment"
+        )
+
+
+def _sensors(equipment: Equipment) -> Iterator[Finding]:
+    for index, component in enumerate(equipment.components):
+        for position, sensor in enumerate(component.sensors):
+            place = f"components[{index}].sensors[{position}]"
+            units = QUANTITIES.get(sensor.quantity)
+            if units is None:
+                known = ", ".join(sorted(QUANTITIES))
+                yield _error(f"{place}.quantity", f"unknown quantity '{sensor.quantity}': use one of {known}")
+            elif sensor.unit not in units:
+                known = ", ".join(units)
+                yield _error(f"{place}.unit", f"unknown unit '{sensor.unit}' of {sensor.quantity}: use one of {known}")
+            low, high = sensor.range
+            if low >= high:
+                yield _error(
+                    f"{place}.range",
+                    f"expected [low, high] with low < high, found [{low:g}, {high:g}]: give what the instrument can read",
+                )
+            floor = _ABSOLUTE_ZERO.get(sensor.unit)
+            if sensor.quantity == "temperature" and floor is not None and low < floor:
+                yield _error(
+                    f"{place}.range",
+                    f"expected no temperature below absolute zero ({floor:g} {sensor.unit}), found {low:g}: "
+                    "give what the instrument can read",
+                )
+
+
+def _components(equipment: Equipment) -> Iterator[Finding]:
+    for index, component in enumerate(equipment.components):
+        if component.type not in COMPONENT_TYPES:
+            yield _error(
+                f"components[{index}].type",
+                f"unknown component type '{component.type}': use one of {', '.join(COMPONENT_TYPES)}",
+            )
+        names = [grade.name for grade in component.grades]
+        if len(set(names)) < len(names):
+            yield _error(
+                f"components[{index}].grades", f"expected grade names to be unique, found {names}: rename all but one"
+            )
+        healths = [grade.health for grade in component.grades]
+        if len(healths) == 1 or any(later >= earlier for earlier, later in itertools.pairwise(healths)):
+            yield _error(
+                f"components[{index}].grades",
+                f"expected none, or at least two grades with falling health, found health {healths}: "
+                "order them from as new to failed",
+            )
+
+
+def _connections(equipment: Equipment) -> Iterator[Finding]:
+    known = {component.component_id for component in equipment.components}
+    seen: set[tuple[str, str, str]] = set()
+    for index, connection in enumerate(equipment.connections):
+        place = f"connections[{index}]"
+        for end, component_id in (("source", connection.source), ("target", connection.target)):
+            if component_id not in known:
+                yield _error(
+                    f"{place}.{end}",
+                    f"expected a component of this equipment, found '{component_id}': add it to components or correct "
+                    f"the connection; there are {', '.join(sorted(known))}",
+                )
+        if connection.source == connection.target:
+            yield _error(
+                place,
+                f"expected two different ends, found '{connection.source}' connected to itself: remove the connection",
+            )
+        if connection.medium not in MEDIA:
+            yield _error(f"{place}.medium", f"unknown medium '{connection.medium}': use one of {', '.join(MEDIA)}")
+        key = (connection.source, connection.target, connection.medium)
+        if key in seen:
+            yield _error(
+                place,
+                f"expected each connection once, found {key[0]} to {key[1]} by {key[2]} again: remove one of them",
+            )
+        seen.add(key)
+
+
+def _reach(equipment: Equipment) -> Iterator[Finding]:
+    neighbours: dict[str, set[str]] = {component.component_id: set() for component in equipment.components}
+    for connection in equipment.connections:
+        if connection.source != connection.target and {connection.source, connection.target} <= neighbours.keys():
+            neighbours[connection.source].add(connection.target)
+            neighbours[connection.target].add(connection.source)
+    sensed = {component.component_id for component in equipment.components if component.sensors}
+    for index, component in enumerate(equipment.components):
+        place, others = f"components[{index}]", neighbours[component.component_id]
+        if not others and len(equipment.components) > 1:
+            yield _error(
+                place,
+                f"expected a connection to another component, found '{component.component_id}' isolated: connect it or "
+                "remove it",
+            )
+        elif not component.sensors and not others & sensed:
+            yield _error(
+                place,
+                f"expected a sensor on '{component.component_id}' or on a neighbour, found none, so nothing can be said "
+                "of it: add a sensor, connect it to a component that has one, or remove it",
+            )
+        elif not component.sensors:
+            yield Finding(
+                "warning",
+                place,
+                f"'{component.component_id}' has no sensor of its own and is judged by its neighbours alone",
+            )
+
+
+def _window(equipment: Equipment) -> Iterator[Finding]:
+    grid_s, grid_us = equipment.grid_s, equipment.grid_us
+    if round(equipment.window_s * 1_000_000) % grid_us:
+        yield _error("window_s", f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.window_s:g}")
+    elif equipment.bins % equipment.steps:
+        yield _error("steps", f"expected a divisor of the window's {equipment.bins} bins, found {equipment.steps}")
+    if equipment.bins > MAX_BINS:
+        yield _error(
+            "window_s", f"expected at most {MAX_BINS} bins, found {equipment.bins}: raise grid_s or shorten window_s"
+        )
+    if equipment.cycle_s is not None and round(equipment.cycle_s * 1_000_000) % grid_us:
+        yield _error("cycle_s", f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.cycle_s:g}")
