@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     dsn: SecretStr | None = Field(
         default=None,
-        description="PostgreSQL or TimescaleDB, postgresql://user:password@host/database; the embedded server when unset",
+        description="postgresql://user:password@host/database of PostgreSQL or TimescaleDB; embedded server when unset",
     )
     var_dir: Path = Field(
         default=PROJECT_DIR / "var", description="where the embedded server, the first key and run outputs live"

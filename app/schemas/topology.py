@@ -5,6 +5,7 @@ Invariant: an `Equipment` that `read_equipment` returns has no finding of severi
 """
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -57,7 +58,9 @@ def parse_equipment(data: object, where: str) -> Equipment:
         found = type(data).__name__
         raise TopologyError(where, (("", f"expected a mapping with equipment_id, components ..., found {found}"),))
     try:
-        equipment = Equipment.model_validate(data)
+        equipment = Equipment.model_validate_json(json.dumps(data, default=str), strict=True)
+    except (TypeError, RecursionError) as error:
+        raise TopologyError(where, (("", f"expected plain JSON values, found something else: {error}"),)) from error
     except ValidationError as error:
         findings = tuple(
             (place_of(item["loc"]), f"{item['msg']}, found {shown(item['input'])}") for item in error.errors()
@@ -131,7 +134,7 @@ def _sensors(equipment: Equipment) -> Iterator[Finding]:
             if low >= high:
                 yield _error(
                     f"{place}.range",
-                    f"expected [low, high] with low < high, found [{low:g}, {high:g}]: give what the instrument can read",
+                    f"expected [low, high] with low < high, found [{low:g}, {high:g}]: give what it can read",
                 )
             floor = _ABSOLUTE_ZERO.get(sensor.unit)
             if sensor.quantity == "temperature" and floor is not None and low < floor:
@@ -209,8 +212,8 @@ def _reach(equipment: Equipment) -> Iterator[Finding]:
         elif not component.sensors and not others & sensed:
             yield _error(
                 place,
-                f"expected a sensor on '{component.component_id}' or on a neighbour, found none, so nothing can be said "
-                "of it: add a sensor, connect it to a component that has one, or remove it",
+                f"expected a sensor on '{component.component_id}' or on a neighbour, found none, so nothing can be "
+                "said of it: add a sensor, connect it to a component that has one, or remove it",
             )
         elif not component.sensors:
             yield Finding(
