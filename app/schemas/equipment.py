@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "pressure": ("bar", "kPa", "MPa", "psi"),
@@ -131,13 +131,6 @@ class Equipment(BaseModel):
     window_s: Annotated[float, Field(gt=0, le=31_536_000)]
     steps: Annotated[int, Field(ge=2, le=1_000)]
     cycle_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _design_defaults_to_id(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "design" not in data and "equipment_id" in data:
-            return {**data, "design": data["equipment_id"]}
-        return data
 
     @cached_property
     def sensors(self) -> tuple[PlacedSensor, ...]:

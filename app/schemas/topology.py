@@ -49,7 +49,7 @@ def read_equipment(text: str | bytes, where: str) -> Equipment:
 
 
 def parse_equipment(data: object, where: str) -> Equipment:
-    """Check an already parsed topology, as `read_equipment` does.
+    """Check an already parsed topology, as `read_equipment` does; `design` defaults to the equipment's id.
 
     Raises:
         TopologyError: with every finding of severity error.
@@ -57,8 +57,9 @@ def parse_equipment(data: object, where: str) -> Equipment:
     if not isinstance(data, Mapping):
         found = type(data).__name__
         raise TopologyError(where, (("", f"expected a mapping with equipment_id, components ..., found {found}"),))
+    with_design = {"design": data.get("equipment_id"), **data}
     try:
-        equipment = Equipment.model_validate_json(json.dumps(data, default=str), strict=True)
+        equipment = Equipment.model_validate_json(json.dumps(with_design, default=str), strict=True)
     except (TypeError, RecursionError) as error:
         raise TopologyError(where, (("", f"expected plain JSON values, found something else: {error}"),)) from error
     except ValidationError as error:
