@@ -1,0 +1,133 @@
+"""A request for a diagnosis and the diagnosis itself, field by field as the HTTP interface names them.
+
+Invariant: what could not be told is null with a reason beside it, never a number that looks like an answer.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.schemas.readings import InlineReadings
+
+State = Literal["healthy", "watch", "degraded", "critical", "unknown"]
+Basis = Literal["labels", "novelty", "none"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+MAX_BATCH_ITEMS = 5_000
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class DiagnosisRequest(BaseModel):
+    """What to diagnose: a registered machine's stored window, or readings given inline."""
+
+    model_config = _FROZEN
+
+    equipment_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    at: Annotated[
+        AwareDatetime | None,
+        Field(description="end of the window; without it the last complete window, or cycle, before now"),
+    ] = None
+    model_version: Annotated[
+        str | None, Field(description="answer with this released version instead of the one traffic weights choose")
+    ] = None
+    explain: Annotated[bool, Field(description="work out each component's evidence")] = False
+    readings: Annotated[InlineReadings | None, Field(description="the window's readings; the store is not asked")] = (
+        None
+    )
+    equipment: Annotated[
+        dict[str, Any] | None, Field(description="topology of a machine that is not registered; with `readings` only")
+    ] = None
+
+
+class Window(BaseModel):
+    """Half-open interval of time, UTC."""
+
+    model_config = _FROZEN
+
+    start: datetime
+    end: datetime
+
+
+class InputQuality(BaseModel):
+    """What the diagnosis had to go by.
+
+    `coverage` is the share of the window's sensor bins that hold a reading; `missing_sensors` had none at all;
+    `faulty_sensors` were left out because they are stuck or read what they physically can't; `out_of_range_sensors`
+    leave what training saw; `stale_s` is the age of the newest reading when asked.
+    """
+
+    model_config = _FROZEN
+
+    source: Literal["store", "inline"]
+    missing_sensors: tuple[str, ...]
+    faulty_sensors: tuple[str, ...]
+    out_of_range_sensors: tuple[str, ...]
+    coverage: Fraction
+    stale_s: float | None
+
+
+class Evidence(BaseModel):
+    """How much of a component's lost health one sensor accounts for.
+
+    `contribution` is the health that the component would have without this sensor, less its health with it: positive
+    when the sensor speaks for wear.
+    """
+
+    model_config = _FROZEN
+
+    sensor_id: str
+    contribution: float
+
+
+class ComponentDiagnosis(BaseModel):
+    """One component's condition.
+
+    `health` is 1 as new and 0 at the failure threshold; `interval` holds the true health with the coverage that the
+    checkpoint's report states. `basis` says what health rests on: grades of training data (`labels`), how usual the
+    component's readings are (`novelty`), or nothing. `condition` is the most probable named grade and `confidence` its
+    probability. `degradation_rate` is health lost per 1000 operating hours.
+    """
+
+    model_config = _FROZEN
+
+    component_id: str
+    health: Fraction | None
+    interval: tuple[Fraction, Fraction]
+    state: State
+    basis: Basis
+    condition: str | None
+    confidence: Fraction | None
+    degradation_rate: float | None
+    degradation_reason: str | None
+    rul_h: float | None
+    rul_reason: str | None
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Diagnosis(BaseModel):
+    """The full answer for one equipment at one time. `health` is that of the worst component that rests on labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    diagnosis_id: str
+    equipment_id: str
+    created_at: datetime
+    window: Window
+    model_version: str
+    topology_revision: str
+    fallback: bool
+    input: InputQuality
+    status: Literal["ok", "insufficient_evidence"]
+    reasons: tuple[str, ...]
+    health: Fraction | None
+    components: tuple[ComponentDiagnosis, ...]
+
+
+class BatchRequest(BaseModel):
+    """Many requests at once; the answer streams a line for each as it is ready."""
+
+    model_config = _FROZEN
+
+    items: Annotated[tuple[DiagnosisRequest, ...], Field(min_length=1, max_length=MAX_BATCH_ITEMS)]

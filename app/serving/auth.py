@@ -1,0 +1,101 @@
+"""API keys and their scopes at the door.
+
+A key arrives as `Authorization: Bearer KEY` or `X-API-Key: KEY`. The store holds only SHA-256 hashes; what was found is
+remembered for a short time, so a revoked key stops within `CACHE_S` and a known one works while the database is away.
+Invariant: no key and no hash of one is ever logged or returned.
+"""
+
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
+
+from app.errors import Forbidden, StoreUnavailable, Unauthenticated
+
+Scope = Literal["read", "ingest", "diagnose", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "ingest", "diagnose", "admin")
+
+CACHE_S = 10.0
+CACHE_SIZE = 10_000
+
+FindScopes = Callable[[str], Awaitable[frozenset[str] | None]]
+"""Looks a key's hash up: its scopes, or None when there is no such key. May raise StoreUnavailable."""
+
+
+def hash_key(secret: str) -> str:
+    """Return the SHA-256 hex digest of a key; keys are 256 random bits, so no salt or stretching is needed."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Authenticator:
+    """Checks who asks and what they may do.
+
+    Args:
+        find_scopes: looks a key hash up in the store.
+        extra_key: an admin key from the environment that needs no store, or None.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, find_scopes: FindScopes, extra_key: str | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._find_scopes = find_scopes
+        self._extra_hash = hash_key(extra_key) if extra_key else None
+        self._clock = clock
+        self._seen: OrderedDict[str, tuple[float, frozenset[str] | None]] = OrderedDict()
+
+    async def require(self, headers: Mapping[str, str], scope: Scope) -> None:
+        """Let a request pass, or raise.
+
+        Args:
+            headers: of the request, names in lower case.
+            scope: what the request needs; `admin` holds every scope.
+
+        Raises:
+            Unauthenticated: no key, or one that is not known.
+            Forbidden: the key lacks the scope.
+            StoreUnavailable: the key has not been seen yet and the database is away.
+        """
+        secret = _key_in(headers)
+        if secret is None:
+            raise Unauthenticated(
+                "expected an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY', found none: a first start "
+                "writes one to var/api_key"
+            )
+        scopes = await self._scopes(hash_key(secret))
+        if scopes is None:
+            raise Unauthenticated(
+                "expected a known API key, found one that is unknown or revoked: check it or ask for one"
+            )
+        if scope not in scopes and "admin" not in scopes:
+            held = ", ".join(sorted(scopes)) or "none"
+            raise Forbidden(f"expected a key with scope '{scope}', found one with {held}: use another key")
+
+    async def _scopes(self, key_hash: str) -> frozenset[str] | None:
+        if self._extra_hash is not None and hmac.compare_digest(key_hash, self._extra_hash):
+            return frozenset({"admin"})
+        now = self._clock()
+        seen = self._seen.get(key_hash)
+        if seen is not None and now - seen[0] < CACHE_S:
+            return seen[1]
+        try:
+            scopes = await self._find_scopes(key_hash)
+        except StoreUnavailable:
+            if seen is not None and seen[1] is not None:
+                return seen[1]
+            raise
+        self._seen[key_hash] = (now, scopes)
+        self._seen.move_to_end(key_hash)
+        while len(self._seen) > CACHE_SIZE:
+            self._seen.popitem(last=False)
+        return scopes
+
+
+def _key_in(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("x-api-key", "").strip()
+    if key:
+        return key
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() or None if kind.lower() == "bearer" else None

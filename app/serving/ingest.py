@@ -1,0 +1,206 @@
+"""Bodies of `POST /v1/readings`: JSON, NDJSON or CSV into columns for the store, line by line.
+
+Pure: it knows which sensors there are by a function that it is given.
+Invariant: every line of the body is taken or rejected with a reason; a bad line never loses a good one.
+"""
+
+import asyncio
+import csv
+import io
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from app.errors import ReadingError
+from app.schemas.equipment import Equipment
+from app.schemas.places import shown
+from app.schemas.readings import Reading, RejectedLine
+
+CSV_COLUMNS = ("equipment_id", "sensor_id", "time", "value")
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST_AHEAD = timedelta(minutes=5)
+LINES_PER_TURN = 1_000
+"""Lines read before other requests get a turn on the event loop."""
+
+FindEquipment = Callable[[str], Awaitable[Equipment | None]]
+
+
+@dataclass(slots=True)
+class Columns:
+    """Readings of one equipment: parallel lists of sensor ids, times in microseconds since 1970 UTC, and values."""
+
+    sensor_ids: list[str] = field(default_factory=list)
+    times_us: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Parsed:
+    """A body taken apart: columns by equipment id, and the lines that can't be taken."""
+
+    columns: dict[str, Columns]
+    rejected: list[RejectedLine]
+
+
+async def parse_readings(body: bytes, content_type: str, find_equipment: FindEquipment, now: datetime) -> Parsed:
+    """Take a readings body apart.
+
+    Args:
+        body: as it arrived.
+        content_type: `application/json` (a reading, a list of them, or `{"readings": [...]}`), `application/x-ndjson`
+            or `text/csv` with a header of equipment_id, sensor_id, time, value.
+        find_equipment: returns a registered topology or None.
+        now: UTC; readings more than 5 minutes ahead of it are rejected.
+
+    Raises:
+        ReadingError: the body as a whole can't be read: unknown type, not JSON, no header, empty.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
+        lines = _ndjson_lines(body)
+    elif kind == "text/csv":
+        lines = _csv_lines(body)
+    elif kind in ("application/json", ""):
+        lines = _json_lines(body)
+    else:
+        raise ReadingError(
+            f"expected application/json, application/x-ndjson or text/csv, found {shown(content_type)}: set Content-Type",
+            "content-type",
+        )
+    parsed = Parsed({}, [])
+    known: dict[str, frozenset[str] | None] = {}
+    count = 0
+    for number, outcome in lines:
+        count += 1
+        if count % LINES_PER_TURN == 0:
+            await asyncio.sleep(0)
+        if isinstance(outcome, RejectedLine):
+            parsed.rejected.append(outcome)
+            continue
+        if outcome.equipment_id not in known:
+            equipment = await find_equipment(outcome.equipment_id)
+            known[outcome.equipment_id] = None if equipment is None else frozenset(equipment.sensor_ids)
+        rejected = _check(number, outcome, known[outcome.equipment_id], now)
+        if rejected is not None:
+            parsed.rejected.append(rejected)
+            continue
+        columns = parsed.columns.setdefault(outcome.equipment_id, Columns())
+        columns.sensor_ids.append(outcome.sensor_id)
+        columns.times_us.append(microseconds(outcome.time))
+        columns.values.append(outcome.value)
+    if count == 0:
+        raise ReadingError("expected at least one reading, found none: post {equipment_id, sensor_id, time, value}")
+    return parsed
+
+
+def microseconds(time: datetime) -> int:
+    """Return whole microseconds since 1970-01-01T00:00Z of an aware time, exactly."""
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _check(number: int, reading: Reading, sensors: frozenset[str] | None, now: datetime) -> RejectedLine | None:
+    if sensors is None:
+        return RejectedLine(
+            line=number,
+            field="equipment_id",
+            reason=f"expected a registered equipment, found {shown(reading.equipment_id)}: register its topology first",
+        )
+    if reading.sensor_id not in sensors:
+        there = shown(", ".join(sorted(sensors)), 200)
+        return RejectedLine(
+            line=number,
+            field="sensor_id",
+            reason=f"expected a sensor of '{reading.equipment_id}', found {shown(reading.sensor_id)}: there are {there}",
+        )
+    if not EARLIEST <= reading.time <= now + LATEST_AHEAD:
+        return RejectedLine(
+            line=number,
+            field="time",
+            reason=f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found {reading.time.isoformat()}: "
+            "check the clock of its source",
+        )
+    return None
+
+
+def _read(number: int, raw: object) -> Reading | RejectedLine:
+    try:
+        if isinstance(raw, bytes):
+            return Reading.model_validate_json(raw)
+        return Reading.model_validate(raw)
+    except ValidationError as error:
+        return _rejected(number, error)
+
+
+def _rejected(number: int, error: ValidationError) -> RejectedLine:
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = str(first["loc"][0]) if first["loc"] else ""
+    hint = {
+        "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
+        "finite_number": "expected a finite number",
+        "missing": f"expected a field '{place}'",
+        "extra_forbidden": f"expected no field '{shown(place)}'",
+    }.get(str(first["type"]), str(first["msg"]))
+    known: Any = place if place in CSV_COLUMNS else ""
+    return RejectedLine(line=number, field=known, reason=f"{hint}, found {shown(first['input'])}")
+
+
+def _json_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+    try:
+        document = from_json(body)
+    except ValueError as error:
+        raise ReadingError(f"expected JSON, found text that does not parse: {error}") from error
+    if isinstance(document, dict) and set(document) == {"readings"}:
+        document = document["readings"]
+    items = document if isinstance(document, list) else [document]
+    return ((number, _read(number, item)) for number, item in enumerate(items, start=1))
+
+
+def _ndjson_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+    lines = ((number, line.strip()) for number, line in enumerate(body.split(b"\n"), start=1))
+    return ((number, _read(number, line)) for number, line in lines if line)
+
+
+def _csv_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReadingError(f"expected CSV in UTF-8, found a byte that is not at position {error.start}") from error
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = next(rows, [])
+    names = [name.strip() for name in header]
+    if sorted(names) != sorted(CSV_COLUMNS):
+        raise ReadingError(
+            f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found {shown(','.join(header))}: add it as the first line"
+        )
+    return _csv_rows(names, rows)
+
+
+def _csv_rows(names: list[str], rows: Iterable[list[str]]) -> Iterator[tuple[int, Reading | RejectedLine]]:
+    number = 1
+    iterator = iter(rows)
+    while True:
+        number += 1
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield (
+                number,
+                RejectedLine(line=number, reason=f"expected a CSV line, found one that does not parse: {error}"),
+            )
+            continue
+        if not row:
+            continue
+        if len(row) != len(names):
+            yield number, RejectedLine(line=number, reason=f"expected {len(names)} columns, found {len(row)}")
+            continue
+        try:
+            values = {name: cell.strip() for name, cell in zip(names, row, strict=True)}
+            yield number, Reading.model_validate_strings(values)
+        except ValidationError as error:
+            yield number, _rejected(number, error)

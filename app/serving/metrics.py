@@ -1,0 +1,73 @@
+"""Every metric of the service, for Prometheus.
+
+Base units and suffixes; label values are few and fixed, never an equipment id.
+Invariant: one `Metrics` belongs to one replica and its own registry, so two in a process do not collide.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The metrics of one ingress replica."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "hydraulic_http_requests_total",
+            "HTTP requests answered",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "hydraulic_http_request_seconds",
+            "Time from a request's arrival to the end of its answer",
+            ("route",),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "hydraulic_diagnosis_stage_seconds",
+            "Time of one stage of a diagnosis batch: fetch, build, score",
+            ("stage",),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.diagnoses = Counter(
+            "hydraulic_diagnoses_total",
+            "Diagnoses answered",
+            ("version", "status", "fallback"),
+            registry=self.registry,
+        )
+        self.failed_versions = Counter(
+            "hydraulic_version_failures_total",
+            "Calls to a version that failed or timed out",
+            ("version",),
+            registry=self.registry,
+        )
+        self.readings = Counter(
+            "hydraulic_readings_total",
+            "Readings received, by what became of them: accepted, duplicate, rejected",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.unstored = Counter(
+            "hydraulic_diagnoses_unstored_total",
+            "Diagnoses answered but dropped before they were stored, because the database stayed away",
+            registry=self.registry,
+        )
+        self.journal_length = Gauge(
+            "hydraulic_diagnoses_waiting",
+            "Diagnoses answered that wait to be stored",
+            registry=self.registry,
+        )
+        self.config_rejected = Counter(
+            "hydraulic_config_rejected_total",
+            "Configurations of the ingress that were refused; the old one stays in force",
+            registry=self.registry,
+        )
+
+    def exposition(self) -> bytes:
+        """Return all metrics in the Prometheus text format."""
+        return generate_latest(self.registry)

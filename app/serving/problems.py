@@ -1,0 +1,177 @@
+"""Errors as RFC 9457 problem documents: the one place where an error gets its HTTP status.
+
+Invariant: a body made here names a stable type, the field and the trace id, and never a stack trace or a query.
+"""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from fastapi import Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.errors import (
+    CheckpointError,
+    Forbidden,
+    HydraulicDiagnosticsError,
+    InputError,
+    LimitExceeded,
+    ModelUnavailable,
+    ReadingError,
+    StoreError,
+    StoreUnavailable,
+    TopologyError,
+    Unauthenticated,
+    UnknownDiagnosis,
+    UnknownEquipment,
+    UnknownError,
+    UnknownVersion,
+    WindowError,
+)
+from app.schemas.places import place_of, shown
+
+TYPE_PREFIX = "urn:hydraulic-diagnostics:problem:"
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+MAX_LISTED_ERRORS = 50
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong, and where."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457) with the field and the trace id."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str = ""
+    errors: tuple[FieldError, ...] = ()
+    trace_id: str = ""
+
+
+class _Kind(NamedTuple):
+    error: type[HydraulicDiagnosticsError]
+    status: int
+    slug: str
+    title: str
+
+
+_KINDS: tuple[_Kind, ...] = (
+    _Kind(TopologyError, 422, "topology", "The topology has errors"),
+    _Kind(ReadingError, 422, "readings", "The readings can't be taken"),
+    _Kind(WindowError, 422, "window", "The window can't be diagnosed"),
+    _Kind(InputError, 422, "invalid-input", "The request can't be used"),
+    _Kind(UnknownEquipment, 404, "unknown-equipment", "The equipment is not registered"),
+    _Kind(UnknownDiagnosis, 404, "unknown-diagnosis", "There is no such diagnosis"),
+    _Kind(UnknownVersion, 404, "unknown-version", "The model version is not released"),
+    _Kind(UnknownError, 404, "not-found", "There is no such thing"),
+    _Kind(Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
+    _Kind(Forbidden, 403, "forbidden", "The API key lacks a scope"),
+    _Kind(LimitExceeded, 413, "too-large", "The request is larger than the service takes"),
+    _Kind(StoreUnavailable, 503, "store-unavailable", "The database can't be reached"),
+    _Kind(ModelUnavailable, 503, "model-unavailable", "No model version answers"),
+    _Kind(StoreError, 500, "store", "The database refused"),
+    _Kind(CheckpointError, 500, "checkpoint", "A checkpoint can't be used"),
+)
+
+
+def new_trace_id() -> str:
+    """Return a random 32-digit hex trace id (W3C Trace Context)."""
+    return secrets.token_hex(16)
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str:
+    """Return the trace id of a `traceparent` header, or a new one when there is none that can be used."""
+    parts = headers.get("traceparent", "").split("-")
+    if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") and set(parts[1]) != {"0"}:
+        return parts[1]
+    return new_trace_id()
+
+
+def problem_of(error: Exception, trace_id: str) -> Problem:
+    """Translate an error.
+
+    Args:
+        error: any; one that is not of the project's tree becomes a 500 that says nothing of its cause.
+        trace_id: of the request, for the log.
+    """
+    if isinstance(error, ValidationError):
+        return _validation_problem(error, trace_id)
+    for kind in _KINDS:
+        if isinstance(error, kind.error):
+            errors = tuple(FieldError(field=place, detail=message) for place, message in getattr(error, "findings", ()))
+            return Problem(
+                type=TYPE_PREFIX + kind.slug,
+                title=kind.title,
+                status=kind.status,
+                detail=error.message,
+                field=getattr(error, "field", ""),
+                errors=errors[:MAX_LISTED_ERRORS],
+                trace_id=trace_id,
+            )
+    return Problem(
+        type=TYPE_PREFIX + "internal",
+        title="The service failed",
+        status=500,
+        detail="expected an answer, found an error of our own: report it with the trace id",
+        trace_id=trace_id,
+    )
+
+
+def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
+    listed = error.errors(include_url=False, include_context=False)
+    errors = tuple(
+        FieldError(field=place_of(item["loc"]), detail=_explain(item)) for item in listed[:MAX_LISTED_ERRORS]
+    )
+    first = errors[0]
+    more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+    return Problem(
+        type=TYPE_PREFIX + "invalid-input",
+        title="The request can't be used",
+        status=422,
+        detail=f"{first.field or 'body'}: {first.detail}{more}",
+        field=first.field,
+        errors=errors,
+        trace_id=trace_id,
+    )
+
+
+_HINTS: Mapping[str, str] = {
+    "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
+    "finite_number": "expected a finite number; give null for a missing value",
+    "extra_forbidden": "expected no such field: check its spelling or leave it out",
+    "missing": "expected this field, found none: add it",
+    "json_invalid": "expected JSON",
+}
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    hint = _HINTS.get(str(item["type"]))
+    if item["type"] == "missing":
+        return str(hint)
+    message = str(item["msg"])
+    if item["type"] == "json_invalid":
+        return f"{hint}, found text that does not parse: {message}"
+    return f"{hint or message}, found {shown(item['input'])}"
+
+
+def respond(problem: Problem) -> Response:
+    """Make the HTTP answer of a problem, with Retry-After where trying again can help."""
+    headers = {"x-trace-id": problem.trace_id}
+    if problem.status == 503:
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = orjson.dumps(problem.model_dump(mode="json"))
+    return Response(body, status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)

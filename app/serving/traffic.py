@@ -1,0 +1,69 @@
+"""Which released version answers for which equipment.
+
+A pure function of (equipment id, weights): weighted rendezvous hashing, so a version's equipment never flips except as
+weights move, and raising one weight only adds equipment to that version (Schindelhauer and Schomaker, "Weighted
+Distributed Hash Tables", SPAA 2005: the logarithmic method).
+Invariant: an id always gets the same version from the same weights, in every replica and process.
+"""
+
+import hashlib
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+
+class Release(BaseModel):
+    """A version that receives traffic: the Serve application that answers for it, its weight and its checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+    application: Annotated[str, StringConstraints(min_length=1)]
+    checkpoint: Annotated[str, Field(min_length=1, description="checkpoint directory, relative to the project")]
+    weight: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class Traffic(BaseModel):
+    """All releases and how traffic is split between them; weights are percentages and sum to 100."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    releases: Annotated[tuple[Release, ...], Field(min_length=1, max_length=16)]
+
+    @model_validator(mode="after")
+    def _weights_sum_to_100(self) -> "Traffic":
+        total = sum(release.weight for release in self.releases)
+        if not math.isclose(total, 100.0, abs_tol=1e-6):
+            raise ValueError(f"expected weights that sum to 100, found {total:g}: correct the weights of releases")
+        versions = [release.version for release in self.releases]
+        if len(set(versions)) < len(versions):
+            raise ValueError(f"expected each version once, found {versions}: remove the repeated release")
+        return self
+
+    def find(self, version: str) -> Release | None:
+        """Return the release of a version, or None."""
+        return next((release for release in self.releases if release.version == version), None)
+
+
+def order_of_versions(equipment_id: str, traffic: Traffic) -> tuple[Release, ...]:
+    """Rank the releases for one equipment.
+
+    Args:
+        equipment_id: any text.
+        traffic: the releases with their weights.
+
+    Returns:
+        All releases; the first answers, the others stand in for it in this order when it fails. Those of weight 0
+        come last, in the order of the configuration.
+    """
+    weighted = [release for release in traffic.releases if release.weight > 0]
+    idle = [release for release in traffic.releases if release.weight == 0]
+    ranked = sorted(weighted, key=lambda release: _distance(equipment_id, release))
+    return (*ranked, *idle)
+
+
+def _distance(equipment_id: str, release: Release) -> float:
+    digest = hashlib.blake2b(f"{release.version}\0{equipment_id}".encode(), digest_size=8).digest()
+    uniform = (int.from_bytes(digest, "big") + 0.5) / 2.0**64
+    return -math.log(uniform) / release.weight
