@@ -1,0 +1,88 @@
+"""The rig's data as one compressed file: the files of the published layout in a .tar.xz, nothing else.
+
+The text itself is kept, so that the values are exactly those of the files and any tool can open it; scaled integers in
+.npz would be a fifth smaller and need an explanation. Nothing is unpacked to disk and nothing pickled is read.
+Invariant: the same files give the same bytes, with the same version of liblzma.
+"""
+
+import io
+import lzma
+import tarfile
+from pathlib import Path
+
+from app.demo.rig import INDEX_FILE, PROFILE_FILE, SENSOR_IDS, RigFiles, read_blocks
+from app.errors import ReadingError
+
+SHIPPED_ARCHIVE = Path(__file__).resolve().parent / "data" / "uci_hydraulic.tar.xz"
+MAX_MEMBER_BYTES = 1 << 26
+
+_NAMES = (PROFILE_FILE, INDEX_FILE, *(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS))
+_PRESET = 6 | lzma.PRESET_EXTREME
+
+
+def pack(files: RigFiles, archive: Path) -> int:
+    """Write a copy of the data as an archive, after checking all of it.
+
+    Args:
+        files: a copy of the data.
+        archive: the file to write; replaced whole or not at all.
+
+    Returns:
+        The archive's size in bytes.
+
+    Raises:
+        ReadingError: the data are not in the layout, or a file is above `MAX_MEMBER_BYTES`.
+    """
+    for _ in read_blocks(files, cycles_per_block=64):
+        pass
+    part = archive.with_name(archive.name + ".part")
+    try:
+        with lzma.open(part, "wb", preset=_PRESET) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+            for name in _NAMES:
+                if name in files.contents:
+                    with files.open(name) as stream:
+                        content = stream.read(MAX_MEMBER_BYTES + 1)
+                    _check_size(name, len(content))
+                    member = tarfile.TarInfo(name)  # time, owner and mode stay at their defaults: reproducible
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        part.replace(archive)
+    finally:
+        part.unlink(missing_ok=True)
+    return archive.stat().st_size
+
+
+def open_archive(archive: Path) -> RigFiles:
+    """Read an archive into memory.
+
+    Raises:
+        ReadingError: it is missing, damaged, or holds something else than the files of the layout.
+    """
+    contents: dict[str, Path | bytes] = {}
+    try:
+        with tarfile.open(archive, mode="r:xz") as tar:
+            for member in tar:
+                if not member.isfile() or member.name not in _NAMES:
+                    raise ReadingError(
+                        f"{archive.name}: expected only files of the rig's layout, found '{member.name}': "
+                        "pack it anew with `python -m app.demo pack-rig`"
+                    )
+                _check_size(member.name, member.size)
+                stream = tar.extractfile(member)
+                assert stream is not None  # isfile() holds
+                contents[member.name] = stream.read()
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+        raise ReadingError(
+            f"{archive.name}: expected a .tar.xz in the rig's layout, found one that can't be read ({error}): "
+            "pack it anew with `python -m app.demo pack-rig`"
+        ) from error
+    return RigFiles(archive.name, contents)
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise ReadingError(
+            f"{name}: expected at most {MAX_MEMBER_BYTES} bytes in an archive, found {size}: "
+            "import the directory instead",
+            name,
+        )

@@ -1,0 +1,252 @@
+"""The hydraulic rig's measurements in their published layout: one file a sensor, one row a cycle.
+
+Reads them in blocks of cycles, so that the full-rate original fits in memory. It knows no database and no clock.
+Source: Helwig, Pignanelli, Schuetze (2018), UCI Machine Learning Repository id 447, doi:10.24432/C5CW21.
+Invariant: a value that is returned is the float64 nearest to the text of the file, and finite; anything else raises
+with the file, the line, what was expected and what was found.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import ReadingError
+
+SENSOR_IDS: tuple[str, ...] = (
+    "PS1", "PS2", "PS3", "PS4", "PS5", "PS6", "EPS1", "FS1", "FS2", "TS1", "TS2", "TS3", "TS4", "VS1", "CE", "CP", "SE",
+)  # fmt: skip
+"""Sensors of the rig; `<sensor_id>.txt` holds a sensor's rows."""
+
+GRADED_COMPONENTS: tuple[str, ...] = ("cooler", "valve", "pump", "accumulator")
+"""Components of the first four columns of the profile; the fifth is the stability flag."""
+
+CYCLE_S = 60
+PROFILE_FILE = "profile.txt"
+INDEX_FILE = "cycle_index.txt"
+
+_COUNT = re.compile(rb"[0-9]{1,9}")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RigFiles:
+    """The files of one copy of the rig's data: on disk, or held in memory.
+
+    Args:
+        where: the directory or archive, for messages.
+        contents: file name to its path, or to its bytes.
+    """
+
+    where: str
+    contents: Mapping[str, Path | bytes]
+
+    def open(self, name: str) -> BinaryIO:
+        """Open one file for reading.
+
+        Raises:
+            ReadingError: the file is missing or can't be read.
+        """
+        content = self.contents.get(name)
+        if content is None:
+            raise ReadingError(
+                f"{self.where}: expected {name}, found no such file: the layout is one .txt a sensor "
+                f"({', '.join(SENSOR_IDS)}) and {PROFILE_FILE}",
+                name,
+            )
+        if isinstance(content, bytes):
+            return io.BytesIO(content)
+        try:
+            return content.open("rb")
+        except OSError as error:
+            raise ReadingError(f"{self.where}: expected {name} to be readable, found {error.strerror}", name) from error
+
+
+class RigSurvey(NamedTuple):
+    """What a copy of the rig's data holds, known without reading its values.
+
+    Args:
+        cycles: rows of every file.
+        rates_hz: sensor id to whole readings a second.
+    """
+
+    cycles: int
+    rates_hz: Mapping[str, int]
+
+    @property
+    def readings(self) -> int:
+        """Values of all sensors in all cycles."""
+        return self.cycles * CYCLE_S * sum(self.rates_hz.values())
+
+
+@dataclass(frozen=True, slots=True)
+class CycleBlock:
+    """Consecutive cycles. C cycles of the block, R readings of a sensor in a cycle, G graded components.
+
+    Args:
+        cycle_index_C: int64, place of each cycle in the original experiment, from 0, rising.
+        values_CR: sensor id to float64[C, R], in the sensor's own unit; R is 60 times its rate.
+        grades_CG: int64, condition of each of `GRADED_COMPONENTS`.
+        stable_C: bool, whether conditions were stable.
+    """
+
+    cycle_index_C: NDArray[np.int64]
+    values_CR: Mapping[str, NDArray[np.float64]]
+    grades_CG: NDArray[np.int64]
+    stable_C: NDArray[np.bool_]
+
+
+def open_directory(directory: Path) -> RigFiles:
+    """Find the files of the layout in a directory; other files are ignored.
+
+    Raises:
+        ReadingError: it is not a directory.
+    """
+    if not directory.is_dir():
+        raise ReadingError(f"expected a directory in the rig's published layout, found none at {directory}")
+    names = (*(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS), PROFILE_FILE, INDEX_FILE)
+    return RigFiles(str(directory), {name: directory / name for name in names if (directory / name).is_file()})
+
+
+def survey(files: RigFiles) -> RigSurvey:
+    """Check that all files are there with the same number of cycles, and tell each sensor's rate.
+
+    Raises:
+        ReadingError: a file is missing or empty, has another number of cycles than the first, or a number of columns
+            that is no multiple of 60.
+    """
+    rates_hz = {sensor_id: _rate_hz(files, f"{sensor_id}.txt") for sensor_id in SENSOR_IDS}
+    names = [f"{sensor_id}.txt" for sensor_id in SENSOR_IDS] + [PROFILE_FILE]
+    if INDEX_FILE in files.contents:
+        names.append(INDEX_FILE)
+    rows = {name: _count_rows(files, name) for name in names}
+    cycles = rows[names[0]]
+    for name, found in rows.items():
+        if found != cycles:
+            raise ReadingError(
+                f"{files.where}: expected {cycles} cycles (rows) in {name} as in {names[0]}, found {found}: "
+                "take all files from one copy of the data",
+                name,
+            )
+    return RigSurvey(cycles, rates_hz)
+
+
+def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
+    """Read all cycles in the order of the files, a block at a time.
+
+    Args:
+        files: a copy of the data.
+        cycles_per_block: at least 1; memory grows with it (a full-rate cycle holds 43,680 values, 0.35 MB).
+
+    Raises:
+        ReadingError: as `survey`; or a row of another width, or a value that is not a finite number.
+    """
+    found = survey(files)
+    with ExitStack() as stack:
+        sensors = {
+            sensor_id: _number_rows(
+                stack.enter_context(files.open(f"{sensor_id}.txt")), f"{sensor_id}.txt", CYCLE_S * rate_hz
+            )
+            for sensor_id, rate_hz in found.rates_hz.items()
+        }
+        profile = _whole_number_rows(
+            stack.enter_context(files.open(PROFILE_FILE)), PROFILE_FILE, len(GRADED_COMPONENTS) + 1
+        )
+        indices = (
+            _whole_number_rows(stack.enter_context(files.open(INDEX_FILE)), INDEX_FILE, 1)
+            if INDEX_FILE in files.contents
+            else ([row] for row in range(found.cycles))
+        )
+        last_index = -1
+        for first in range(0, found.cycles, cycles_per_block):
+            rows = range(first, min(first + cycles_per_block, found.cycles))
+            index_C = [next(indices)[0] for _ in rows]
+            for row, index in zip(rows, index_C, strict=True):
+                if index <= last_index:
+                    raise _wrong(INDEX_FILE, row + 1, f"a number above {last_index}", str(index), "sort the cycles")
+                last_index = index
+            profile_C5 = np.array([next(profile) for _ in rows], dtype=np.int64)
+            for row, flag in zip(rows, profile_C5[:, -1].tolist(), strict=True):
+                if flag not in (0, 1):
+                    raise _wrong(PROFILE_FILE, row + 1, "a stable flag of 0 or 1 in column 5", str(flag), _REPAIR)
+            yield CycleBlock(
+                cycle_index_C=np.array(index_C, dtype=np.int64),
+                values_CR={sensor_id: np.stack([next(cycles) for _ in rows]) for sensor_id, cycles in sensors.items()},
+                grades_CG=profile_C5[:, :-1],
+                stable_C=profile_C5[:, -1] == 0,
+            )
+
+
+_REPAIR = "repair the row or take the file anew"
+
+
+def _wrong(name: str, line: int, expected: str, found: str, what_to_do: str) -> ReadingError:
+    return ReadingError(f"{name} line {line}: expected {expected}, found {found}: {what_to_do}", f"{name}:{line}")
+
+
+def _rate_hz(files: RigFiles, name: str) -> int:
+    with files.open(name) as stream:
+        first = stream.readline().rstrip(b"\r\n")
+    columns = first.count(b"\t") + 1 if first else 0
+    if columns == 0 or columns % CYCLE_S:
+        raise _wrong(
+            name, 1, f"a multiple of {CYCLE_S} tab-separated columns (seconds of a cycle)", f"{columns}", _REPAIR
+        )
+    return columns // CYCLE_S
+
+
+def _count_rows(files: RigFiles, name: str) -> int:
+    rows, last = 0, b"\n"
+    with files.open(name) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            rows += chunk.count(b"\n")
+            last = chunk[-1:]
+    return rows + (last != b"\n")
+
+
+def _fields(stream: BinaryIO, name: str, columns: int) -> Iterator[tuple[int, list[bytes]]]:
+    for line, text in enumerate(stream, start=1):
+        fields = text.rstrip(b"\r\n").split(b"\t")
+        if len(fields) != columns:
+            raise _wrong(name, line, f"{columns} tab-separated columns", f"{len(fields)}", _REPAIR)
+        yield line, fields
+
+
+def _number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[NDArray[np.float64]]:
+    for line, fields in _fields(stream, name, columns):
+        try:
+            values_R = np.array([float(field) for field in fields], dtype=np.float64)
+        except ValueError:
+            values_R = np.full(columns, np.nan)
+        if not np.isfinite(values_R).all() or b"_" in b"".join(fields):
+            column, field = next((column, field) for column, field in enumerate(fields, 1) if not _is_number(field))
+            raise _wrong(name, line, "a finite number", f"{_shown(field)} in column {column}", _REPAIR)
+        yield values_R
+
+
+def _whole_number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[list[int]]:
+    for line, fields in _fields(stream, name, columns):
+        for column, field in enumerate(fields, 1):
+            if not _COUNT.fullmatch(field):
+                raise _wrong(name, line, "a whole number", f"{_shown(field)} in column {column}", _REPAIR)
+        yield [int(field) for field in fields]
+
+
+def _is_number(field: bytes) -> bool:
+    # float() also takes digits parted by underscores, which no instrument writes
+    try:
+        return b"_" not in field and math.isfinite(float(field))
+    except ValueError:
+        return False
+
+
+def _shown(field: bytes) -> str:
+    text = field[:40].decode("utf-8", "replace")
+    return repr(text if len(field) <= 40 else text + "...")
