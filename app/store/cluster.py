@@ -78,14 +78,15 @@ class Cluster:
         self.runtime = runtime
         self.socket_dir = runtime / "s"
         self._account = _other_account()
-        self._binaries = _installed_binaries()
+        self._binaries = Path()
 
     def prepare(self) -> None:
         """Make the runtime directory, the binaries within reach and, the first time, the cluster itself.
 
         Raises:
-            StoreError: the data was written by another major version, or initdb failed.
+            StoreError: no binaries, data written by another major version, or initdb failed.
         """
+        self._binaries = _installed_binaries()
         for path in (self.socket_dir, self.data):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._account is not None:

@@ -28,6 +28,7 @@ LOG_FILE = "server.log"
 
 _RUNTIME_FILE = "runtime"
 _TICK_S = 0.1
+_PROBE_S = 0.03
 _LOG_BYTES = 2_000_000
 _RESTARTS = 20
 _RESTART_WINDOW_S = 60.0
@@ -80,9 +81,10 @@ class Keeper:
 
     def _watch(self, server: subprocess.Popen[bytes], lease_fd: int) -> None:
         ready = False
+        next_probe = 0.0
         idle_since: float | None = None
         while not self._asked_to_stop:
-            self._copy_log(server)
+            self._copy_log(server, _TICK_S if ready else _PROBE_S)
             if server.poll() is not None:
                 self._note(f"postgres ended with {server.returncode}, starting it again")
                 ready = False
@@ -90,9 +92,12 @@ class Keeper:
                 self._cluster.clear_stragglers()
                 self._close_log(server)
                 server = self._start()
-            elif not ready and self._cluster.answers():
-                ready = True
-                self._say("ready")
+            elif not ready and time.monotonic() >= next_probe:
+                # Each refused session is a line in the log, and each line wakes this loop.
+                next_probe = time.monotonic() + _PROBE_S
+                ready = self._cluster.answers()
+                if ready:
+                    self._say("ready")
             if not lease.try_lock(lease_fd):
                 idle_since = None
                 continue
@@ -131,10 +136,10 @@ class Keeper:
         else:
             self._cluster.clear_stragglers()
 
-    def _copy_log(self, server: subprocess.Popen[bytes]) -> None:
+    def _copy_log(self, server: subprocess.Popen[bytes], wait_s: float) -> None:
         assert server.stderr is not None
         fd = server.stderr.fileno()
-        if not select.select([fd], [], [], 0 if self._partial_line else _TICK_S)[0]:
+        if not select.select([fd], [], [], wait_s)[0]:
             return
         chunk = os.read(fd, 65_536)
         if not chunk:
