@@ -46,6 +46,7 @@ MEDIA: tuple[str, ...] = (
 """What a connection carries."""
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 Evidence = Literal["forward", "both", "none"]
 
 MAX_COMPONENTS = 512
@@ -75,7 +76,7 @@ class Grade(BaseModel):
 
     model_config = _STRICT
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
     health: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -123,7 +124,7 @@ class Equipment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
     equipment_id: Identifier
-    name: Annotated[str, StringConstraints(max_length=200)] = ""
+    name: Annotated[str, StringConstraints(max_length=200, pattern=_PRINTABLE)] = ""
     design: Identifier
     components: Annotated[tuple[Component, ...], Field(min_length=1, max_length=MAX_COMPONENTS)]
     connections: Annotated[tuple[Connection, ...], Field(max_length=MAX_CONNECTIONS)] = ()

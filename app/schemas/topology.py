@@ -8,12 +8,12 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import yaml
 from pydantic import ValidationError
 
 from app.errors import TopologyError
+from app.schemas.document import read_document
 from app.schemas.equipment import COMPONENT_TYPES, MAX_BINS, MAX_SENSORS, MEDIA, QUANTITIES, Equipment
 from app.schemas.places import place_of, shown
 
@@ -38,14 +38,7 @@ def read_equipment(text: str | bytes, where: str) -> Equipment:
     Raises:
         TopologyError: with every finding of severity error, not only the first.
     """
-    try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise TopologyError(
-            where, (("", f"expected YAML or JSON, found text that does not parse: {reason}"),)
-        ) from error
-    return parse_equipment(data, where)
+    return parse_equipment(read_document(text, where), where)
 
 
 def parse_equipment(data: object, where: str) -> Equipment:
@@ -63,12 +56,24 @@ def parse_equipment(data: object, where: str) -> Equipment:
     except (TypeError, RecursionError) as error:
         raise TopologyError(where, (("", f"expected plain JSON values, found something else: {error}"),)) from error
     except ValidationError as error:
-        findings = tuple(
-            (place_of(item["loc"]), f"{item['msg']}, found {shown(item['input'])}") for item in error.errors()
-        )
-        raise TopologyError(where, findings) from error
+        raise TopologyError(where, _findings_of(error, data)) from error
     check_equipment(equipment, where)
     return equipment
+
+
+def _findings_of(error: ValidationError, data: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    items = error.errors()
+    inner = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+    found = []
+    for item in items:
+        # a list with a faulty item is also reported as too short, and the id again as the design that defaults to it
+        if (item["type"] == "too_short" and item["loc"] in inner) or (
+            item["loc"] == ("design",) and "design" not in data
+        ):
+            continue
+        suffix = "" if item["type"] == "missing" else f", found {shown(item['input'])}"
+        found.append((place_of(item["loc"]), item["msg"] + suffix))
+    return tuple(found)
 
 
 def check_equipment(equipment: Equipment, where: str) -> None:
@@ -226,7 +231,8 @@ def _reach(equipment: Equipment) -> Iterator[Finding]:
 
 def _window(equipment: Equipment) -> Iterator[Finding]:
     grid_s, grid_us = equipment.grid_s, equipment.grid_us
-    if round(equipment.window_s * 1_000_000) % grid_us:
+    window_us = round(equipment.window_s * 1_000_000)
+    if window_us < grid_us or window_us % grid_us:
         yield _error("window_s", f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.window_s:g}")
     elif equipment.bins % equipment.steps:
         yield _error("steps", f"expected a divisor of the window's {equipment.bins} bins, found {equipment.steps}")
@@ -234,5 +240,7 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
         yield _error(
             "window_s", f"expected at most {MAX_BINS} bins, found {equipment.bins}: raise grid_s or shorten window_s"
         )
-    if equipment.cycle_s is not None and round(equipment.cycle_s * 1_000_000) % grid_us:
-        yield _error("cycle_s", f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.cycle_s:g}")
+    cycle_s = grid_s if equipment.cycle_s is None else equipment.cycle_s
+    cycle_us = round(cycle_s * 1_000_000)
+    if cycle_us < grid_us or cycle_us % grid_us:
+        yield _error("cycle_s", f"expected a whole multiple of grid_s {grid_s:g}, found {cycle_s:g}")
