@@ -1,0 +1,134 @@
+"""What a checkpoint says of itself, read without torch: its card and its feature spec.
+
+The graph builder and the ingress read these; only a model replica loads weights (`app.checkpoint`).
+Invariant: what is returned stands in a directory whose files have the SHA-256 that `checkpoint.json` states.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from app.errors import CheckpointError
+from app.features import FeatureSpec
+
+CARD = "checkpoint.json"
+FEATURE_SPEC = "feature_spec.json"
+METRICS = "metrics.json"
+MODEL_CONFIG = "model_config.json"
+TRAIN_CONFIG = "train_config.json"
+WEIGHTS = "weights.safetensors"
+REPORT = "report.md"
+REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, METRICS)
+
+Head = Literal["grade", "health", "rate"]
+
+
+class DataInterval(BaseModel):
+    """Half-open interval `[start, end)` of the readings that the weights were fitted on, and how many windows it gave."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: AwareDatetime
+    end: AwareDatetime
+    windows: int
+
+
+class Card(BaseModel):
+    """`checkpoint.json`: what a checkpoint is, where it comes from and the SHA-256 of each of its other files.
+
+    `trained_heads` has for each head the component types that had a label for it in training; a head without any was never
+    trained and its answers mean nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    version: str
+    created: AwareDatetime
+    git_revision: str
+    seed: int
+    command: str
+    designs: tuple[str, ...]
+    data: DataInterval
+    trained_heads: Mapping[Head, tuple[str, ...]]
+    sha256: Mapping[str, str]
+
+
+def read_card(directory: Path) -> Card:
+    """Read `checkpoint.json` and check that the other files are there as it states them.
+
+    Args:
+        directory: of the checkpoint.
+
+    Returns:
+        The card.
+
+    Raises:
+        CheckpointError: a file is missing, can't be read, is not stated, or has another SHA-256 than stated.
+    """
+    try:
+        card = Card.model_validate_json((directory / CARD).read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"expected a checkpoint with {CARD} in '{directory}', found: {error.strerror}; "
+            "name a directory that `python -m train` wrote"
+        ) from error
+    except ValidationError as error:
+        raise CheckpointError(f"'{directory / CARD}' is not the card of a checkpoint of format 1: {error}") from error
+    absent = [name for name in REQUIRED if name not in card.sha256]
+    if absent:
+        raise CheckpointError(
+            f"expected '{directory / CARD}' to state {', '.join(REQUIRED)}, found no {', '.join(absent)}: "
+            "take the whole checkpoint again from where it was trained"
+        )
+    for name, stated in card.sha256.items():
+        found = sha256_of(directory / name)
+        if found != stated:
+            raise CheckpointError(
+                f"expected '{directory / name}' with SHA-256 {stated}, found {found}: the file was changed or cut after the "
+                "training; take it again from where it was trained"
+            )
+    return card
+
+
+def read_feature_spec(directory: Path) -> FeatureSpec:
+    """Read the feature spec of a checkpoint whose card was read.
+
+    Raises:
+        CheckpointError: the file can't be read as a feature spec.
+    """
+    try:
+        return FeatureSpec.model_validate_json((directory / FEATURE_SPEC).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"'{directory / FEATURE_SPEC}' is not a feature spec: {error}") from error
+
+
+def read_metrics(directory: Path) -> Mapping[str, object]:
+    """Read the figures of a checkpoint's evaluation as they stand in `metrics.json`.
+
+    Raises:
+        CheckpointError: the file can't be read as a JSON object.
+    """
+    try:
+        metrics: object = json.loads((directory / METRICS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{directory / METRICS}' can't be read: {error}") from error
+    if not isinstance(metrics, dict):
+        raise CheckpointError(f"expected an object in '{directory / METRICS}', found {type(metrics).__name__}")
+    return metrics
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits.
+
+    Raises:
+        CheckpointError: the file can't be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"expected the checkpoint's file '{path}', found: {error.strerror}") from error

@@ -1,0 +1,205 @@
+"""The graph that the network reads and the answer that it gives: plain numpy arrays, so that both travel between replicas by value.
+
+`build_graph` joins a topology with a window's features; `concatenate` puts graphs of different size side by side as one graph
+without edges between them. Shapes: see the dimension key in `app/model.py`.
+Invariant: graph g's arrays in a batch are those it has alone, shifted only in the numbers of its components.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import WindowError
+from app.features import FeatureSpec, Floats, SensorFeatures
+from app.schemas.equipment import Equipment
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphBatch:
+    """One or more graphs as one. Indices of components count over the whole batch.
+
+    `grade_set_V` is the number of the component's grade set in the feature spec, -1 without one. `edge_index_2E` has
+    source and target of each message edge, `edge_relation_E` what it runs through: twice the medium, plus 1 against the
+    connection's direction.
+    """
+
+    x_STF: Floats
+    mask_ST: NDArray[np.bool_]
+    sensor_component_S: Integers
+    sensor_quantity_S: Integers
+    sensor_graph_S: Integers
+    component_type_V: Integers
+    component_graph_V: Integers
+    grade_set_V: Integers
+    edge_index_2E: Integers
+    edge_relation_E: Integers
+    graphs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """The network's answer for every component of a batch, float32.
+
+    `health_V` in [0, 1] is the expected health of the grades where the component has a grade set, else that of the health head;
+    `spread_V` its standard deviation; `low_V` and `high_V` the central 90 % interval; `rate_V` health lost per 1000 operating
+    hours. `grade_probability_VK` has NaN beyond the component's grades. Which heads were trained stands in the
+    checkpoint's card: an answer of an untrained head means nothing.
+    """
+
+    health_V: Floats
+    spread_V: Floats
+    low_V: Floats
+    high_V: Floats
+    rate_V: Floats
+    grade_probability_VK: Floats
+
+
+def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> GraphBatch:
+    """Join an equipment's topology with the features of a window.
+
+    Args:
+        equipment: the machine.
+        features: of one of its windows, made with the same spec.
+        spec: the checkpoint's feature spec; its vocabularies give the numbers of types, quantities and relations.
+
+    Returns:
+        A batch of one graph.
+
+    Raises:
+        WindowError: the topology has a quantity, type or medium that the spec has not.
+    """
+    component_of = {component.component_id: index for index, component in enumerate(equipment.components)}
+    set_of = {name: index for index, name in enumerate(spec.grade_sets())}
+    edges: list[tuple[int, int]] = []
+    relations: list[int] = []
+    for connection in equipment.connections:
+        if connection.evidence == "none":
+            continue
+        source, target = component_of[connection.source], component_of[connection.target]
+        medium = _number(connection.medium, spec.media, "medium")
+        edges.append((source, target))
+        relations.append(2 * medium)
+        if connection.evidence == "both":
+            edges.append((target, source))
+            relations.append(2 * medium + 1)
+    return GraphBatch(
+        x_STF=features.x_STF,
+        mask_ST=features.mask_ST,
+        sensor_component_S=_integers([component for component, _ in equipment.sensors]),
+        sensor_quantity_S=_integers(
+            [_number(sensor.quantity, spec.quantities, "quantity") for _, sensor in equipment.sensors]
+        ),
+        sensor_graph_S=np.zeros(len(equipment.sensors), np.int64),
+        component_type_V=_integers(
+            [_number(component.type, spec.component_types, "component type") for component in equipment.components]
+        ),
+        component_graph_V=np.zeros(len(equipment.components), np.int64),
+        grade_set_V=_integers(
+            [set_of.get((equipment.design, component.component_id), -1) for component in equipment.components]
+        ),
+        edge_index_2E=_integers(edges).reshape(-1, 2).T.copy(),
+        edge_relation_E=_integers(relations),
+        graphs=1,
+    )
+
+
+def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
+    """Put graphs side by side as one batch; their sizes may differ, their steps and features not.
+
+    Raises:
+        WindowError: there is no batch, or the batches have different numbers of steps or features.
+    """
+    shapes = {batch.x_STF.shape[1:] for batch in batches}
+    if len(shapes) != 1:
+        raise WindowError(
+            f"expected graphs of one number of steps and features in a batch, found {sorted(shapes)}: send them apart"
+        )
+    component_shifts = [0, *accumulate(len(batch.component_type_V) for batch in batches)]
+    graph_shifts = [0, *accumulate(batch.graphs for batch in batches)]
+    shifted = list(zip(batches, component_shifts, graph_shifts, strict=False))
+    return GraphBatch(
+        x_STF=np.concatenate([batch.x_STF for batch in batches]),
+        mask_ST=np.concatenate([batch.mask_ST for batch in batches]),
+        sensor_component_S=np.concatenate([batch.sensor_component_S + shift for batch, shift, _ in shifted]),
+        sensor_quantity_S=np.concatenate([batch.sensor_quantity_S for batch in batches]),
+        sensor_graph_S=np.concatenate([batch.sensor_graph_S + shift for batch, _, shift in shifted]),
+        component_type_V=np.concatenate([batch.component_type_V for batch in batches]),
+        component_graph_V=np.concatenate([batch.component_graph_V + shift for batch, _, shift in shifted]),
+        grade_set_V=np.concatenate([batch.grade_set_V for batch in batches]),
+        edge_index_2E=np.concatenate([batch.edge_index_2E + shift for batch, shift, _ in shifted], axis=1),
+        edge_relation_E=np.concatenate([batch.edge_relation_E for batch in batches]),
+        graphs=graph_shifts[-1],
+    )
+
+
+def split_graphs(batch: GraphBatch) -> tuple[GraphBatch, ...]:
+    """Take a batch apart into batches of one graph each: the inverse of `concatenate`."""
+    if batch.graphs == 1:
+        return (batch,)
+    graph_E = batch.component_graph_V[batch.edge_index_2E[0]]
+    parts = []
+    for graph in range(batch.graphs):
+        nodes_V, sensors_S, edges_E = batch.component_graph_V == graph, batch.sensor_graph_S == graph, graph_E == graph
+        shift = int(np.argmax(nodes_V))
+        parts.append(
+            GraphBatch(
+                x_STF=batch.x_STF[sensors_S],
+                mask_ST=batch.mask_ST[sensors_S],
+                sensor_component_S=batch.sensor_component_S[sensors_S] - shift,
+                sensor_quantity_S=batch.sensor_quantity_S[sensors_S],
+                sensor_graph_S=np.zeros(int(sensors_S.sum()), np.int64),
+                component_type_V=batch.component_type_V[nodes_V],
+                component_graph_V=np.zeros(int(nodes_V.sum()), np.int64),
+                grade_set_V=batch.grade_set_V[nodes_V],
+                edge_index_2E=batch.edge_index_2E[:, edges_E] - shift,
+                edge_relation_E=batch.edge_relation_E[edges_E],
+                graphs=1,
+            )
+        )
+    return tuple(parts)
+
+
+def split_output(output: ModelOutput, sizes: Sequence[int]) -> tuple[ModelOutput, ...]:
+    """Take the answer for a batch apart.
+
+    Args:
+        output: for all components of a batch.
+        sizes: number of components of each part, in order; they sum to V.
+    """
+    ends = list(accumulate(sizes))
+    return tuple(
+        ModelOutput(
+            health_V=output.health_V[end - size : end],
+            spread_V=output.spread_V[end - size : end],
+            low_V=output.low_V[end - size : end],
+            high_V=output.high_V[end - size : end],
+            rate_V=output.rate_V[end - size : end],
+            grade_probability_VK=output.grade_probability_VK[end - size : end],
+        )
+        for end, size in zip(ends, sizes, strict=True)
+    )
+
+
+def without_sensor(graph: GraphBatch, sensor: int) -> GraphBatch:
+    """Return the graph as it is when one sensor has no readings at all."""
+    x_STF, mask_ST = graph.x_STF.copy(), graph.mask_ST.copy()
+    x_STF[sensor], mask_ST[sensor] = 0.0, False
+    return replace(graph, x_STF=x_STF, mask_ST=mask_ST)
+
+
+def _integers(values: Sequence[object]) -> Integers:
+    return np.array(values, np.int64)
+
+
+def _number(name: str, vocabulary: tuple[str, ...], kind: str) -> int:
+    if name not in vocabulary:
+        raise WindowError(
+            f"expected a {kind} that the checkpoint knows ({', '.join(vocabulary)}), found '{name}': "
+            "correct the topology or retrain"
+        )
+    return vocabulary.index(name)

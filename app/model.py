@@ -1,0 +1,408 @@
+"""`UniversalTemporalGNN`: one set of weights for machines of any topology and any set of sensors.
+
+Dimension key, used everywhere: `B` graphs in a batch, `V` components (nodes) over the batch, `E` directed message edges over
+the batch, `S` sensors over the batch, `T` steps of a window, `F` features of a sensor at a step, `D` hidden width, `H`
+attention heads, `M` members of the ensemble, `K` grades (padded to the largest grade set), `G` grade sets, `L` inputs of a map.
+
+The members share nothing but the input: they are independent networks of one shape, run as one batched computation, whose
+answers are averaged. This module reads no file and knows no machine.
+Invariant: an answer for a graph does not depend on which other graphs are in the batch, nor on the order of its nodes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.features import Floats
+from app.graph import GraphBatch, Integers, ModelOutput, concatenate, without_sensor
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Everything needed to build the network, saved beside its weights as `model_config.json`."""
+
+    features: int
+    """F: features of a sensor at a step, coverage included."""
+    quantities: int
+    """Rows of the embedding of quantities."""
+    component_types: int
+    """Rows of the embedding of component types."""
+    relations: int
+    """Rows of the embedding of edge relations: two for a medium, along and against the connection."""
+    grade_sets: tuple[tuple[float, ...], ...]
+    """Health of each grade, best first, of each grade set in the order of the feature spec."""
+    hidden: int = 32
+    """D: width of a component's state."""
+    heads: int = 4
+    """H: attention heads; divides `hidden`."""
+    attention_layers: int = 2
+    """Rounds of message passing at every step: how many connections a sensor's evidence can travel."""
+    lstm_layers: int = 1
+    """Layers of the recurrent network over the steps."""
+    dropout: float = 0.1
+    """Share of a state's entries that is dropped in training."""
+    members: int = 1
+    """M: independent networks whose answers are averaged."""
+
+
+class GraphTensors(NamedTuple):
+    """A `GraphBatch` as tensors on one device; the same fields, the same shapes."""
+
+    x_STF: Tensor
+    mask_ST: Tensor
+    sensor_component_S: Tensor
+    sensor_quantity_S: Tensor
+    component_type_V: Tensor
+    grade_set_V: Tensor
+    edge_index_2E: Tensor
+    edge_relation_E: Tensor
+
+
+class Heads(NamedTuple):
+    """What the network says of each component, one row for a member.
+
+    `score_MV` and `threshold_MVJ` (J = K - 1, +inf where a set has fewer grades) are the two sides of the cumulative link
+    P(grade worse than k) = sigmoid(score - threshold_k); components without a grade set have score 0.
+    """
+
+    score_MV: Tensor
+    threshold_MVJ: Tensor
+    health_MV: Tensor
+    log_variance_MV: Tensor
+    rate_MV: Tensor
+
+
+class MemberLinear(nn.Module):
+    """An affine map for each member: [M, N, L] to [M, N, D], initialised as `torch.nn.Linear` is."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(inputs)
+        self.weight_MLD = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias_MD = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
+
+    def forward(self, x_MNL: Tensor) -> Tensor:
+        """Apply each member's map to its own rows."""
+        return torch.baddbmm(self.bias_MD[:, None, :], x_MNL, self.weight_MLD)
+
+
+class MemberNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016) with a gain and a bias for each member: [M, V, T, D] to the same."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.gain_M11D = nn.Parameter(torch.ones(members, 1, 1, width))
+        self.bias_M11D = nn.Parameter(torch.zeros(members, 1, 1, width))
+
+    def forward(self, x_MVTD: Tensor) -> Tensor:
+        """Normalise every row, then scale and shift it as its member does."""
+        rows_MVTD = functional.layer_norm(x_MVTD, (self.width,))
+        return torch.addcmul(self.bias_M11D, rows_MVTD, self.gain_M11D)
+
+
+class MemberAttention(nn.Module):
+    """Graph attention with edge types for each member, at every step.
+
+    GATv2 (Brody, Alon and Yahav, "How attentive are graph attention networks?", ICLR 2022): the weight of edge j -> i is
+    softmax over i's incoming edges of a . leaky_relu(W_s x_j + W_t x_i + r_e), the message is W_s x_j + r_e. We deviate in
+    three ways: the relation's embedding r_e is part of the message, so that a component knows through which kind of line it
+    is told something; a component keeps its own state by a residual, so there are no self-loops; a component without
+    incoming edges gets a message of zero.
+    """
+
+    def __init__(self, members: int, hidden: int, heads: int, relations: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.source = MemberLinear(members, hidden, hidden)
+        self.target = MemberLinear(members, hidden, hidden)
+        self.relation_MRD = nn.Parameter(torch.randn(members, relations, hidden) / math.sqrt(hidden))
+        bound = 1.0 / math.sqrt(hidden // heads)
+        self.attention_MHC = nn.Parameter(torch.empty(members, heads, hidden // heads).uniform_(-bound, bound))
+        self.out = MemberLinear(members, hidden, hidden)
+
+    def forward(self, x_MVTD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor) -> Tensor:
+        """Return the message to every component, [M, V, T, D]."""
+        M, V, T, D = x_MVTD.shape
+        source_E, target_E = edge_index_2E
+        rows_MND = x_MVTD.reshape(M, V * T, D)
+        relation_ME1D = self.relation_MRD.index_select(1, edge_relation_E)[:, :, None]
+        told_METD = self.source(rows_MND).view(M, V, T, D).index_select(1, source_E) + relation_ME1D
+        pair_METD = told_METD + self.target(rows_MND).view(M, V, T, D).index_select(1, target_E)
+        by_head = (M, -1, T, self.heads, D // self.heads)
+        logit_METH = (functional.leaky_relu(pair_METD, 0.2).view(by_head) * self.attention_MHC[:, None, None]).sum(-1)
+        weight_METH = _softmax_over_incoming(logit_METH, target_E, V)
+        weighted_METD = (weight_METH[..., None] * told_METD.view(by_head)).view(M, -1, T, D)
+        message_MVTD = torch.zeros_like(x_MVTD).index_add(1, target_E, weighted_METD)
+        out_MND: Tensor = self.out(message_MVTD.view(M, V * T, D))
+        return out_MND.view(M, V, T, D)
+
+
+class MemberLstm(nn.Module):
+    """One layer of long short-term memory (Hochreiter and Schmidhuber, 1997) for each member: [M, N, T, D] to the same.
+
+    The forget gate's bias starts at 1 (Jozefowicz et al., 2015), so that the first steps of a window reach its end.
+    """
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.input = MemberLinear(members, width, 4 * width)
+        bound = 1.0 / math.sqrt(width)
+        self.recurrent_MDQ = nn.Parameter(torch.empty(members, width, 4 * width).uniform_(-bound, bound))
+        with torch.no_grad():
+            self.input.bias_MD[:, width : 2 * width] = 1.0
+
+    def forward(self, x_MNTD: Tensor) -> Tensor:
+        """Run over the steps from the first to the last, from a state of zero."""
+        M, N, T, D = x_MNTD.shape
+        from_input_MNTQ = self.input(x_MNTD.reshape(M, N * T, D)).view(M, N, T, 4 * D)
+        state_MND = x_MNTD.new_zeros(M, N, D)
+        cell_MND = x_MNTD.new_zeros(M, N, D)
+        states: list[Tensor] = []
+        for step_MNQ in from_input_MNTQ.unbind(2):
+            gates_MNQ = torch.baddbmm(step_MNQ, state_MND, self.recurrent_MDQ)
+            open_MND, keep_MND, show_MND = torch.sigmoid(gates_MNQ[..., : 3 * D]).chunk(3, dim=-1)
+            cell_MND = keep_MND * cell_MND + open_MND * torch.tanh(gates_MNQ[..., 3 * D :])
+            state_MND = show_MND * torch.tanh(cell_MND)
+            states.append(state_MND)
+        return torch.stack(states, dim=2)
+
+
+class OrdinalHead(nn.Module):
+    """Cumulative link model over a grade set (McCullagh, 1980; as a network's head: Cao et al., CORAL, 2020), for each member.
+
+    Every grade set has its own direction and its own ordered thresholds. P(worse than k) = sigmoid(score - threshold_k), with
+    thresholds that rise by construction, so that the grades' probabilities are never negative.
+    """
+
+    def __init__(self, members: int, hidden: int, grade_sets: tuple[tuple[float, ...], ...]) -> None:
+        super().__init__()
+        grades_G = [len(healths) for healths in grade_sets] or [2]
+        sets, cuts = len(grades_G), max(max(grades_G) - 1, 1)
+        self.direction_MGD = nn.Parameter(torch.randn(members, sets, hidden) / math.sqrt(hidden))
+        self.first_MG = nn.Parameter(1.0 - torch.tensor(grades_G, dtype=torch.float32).repeat(members, 1) / 2)
+        self.gap_MGJ = nn.Parameter(torch.full((members, sets, cuts - 1), math.log(math.expm1(1.0))))
+        unused_GJ = torch.tensor([[cut >= grades - 1 for cut in range(cuts)] for grades in grades_G])
+        self.register_buffer("unused_GJ", unused_GJ, persistent=False)
+        self.unused_GJ: Tensor
+        self.register_buffer("temperature_G", torch.ones(sets))
+        self.temperature_G: Tensor
+
+    def forward(self, state_MVD: Tensor, grade_set_V: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score [M, V] and the thresholds [M, V, K - 1] of every component."""
+        set_V = grade_set_V.clamp(min=0)
+        score_MV = (state_MVD * self.direction_MGD.index_select(1, set_V)).sum(-1)
+        rise_MGJ = functional.pad(functional.softplus(self.gap_MGJ).cumsum(-1), (1, 0))
+        threshold_MGJ = (self.first_MG[..., None] + rise_MGJ).masked_fill(self.unused_GJ, torch.inf)
+        return score_MV * (grade_set_V >= 0), threshold_MGJ.index_select(1, set_V)
+
+    def probability(self, score_MV: Tensor, threshold_MVJ: Tensor, grade_set_V: Tensor) -> Tensor:
+        """Return the probability of each grade, mean of the members: [V, K].
+
+        The temperature of a grade set (Guo et al., 2017), fitted on windows that the weights never saw, flattens or
+        sharpens the members' answers so that the stated probabilities are met.
+        """
+        temperature_V = self.temperature_G.index_select(0, grade_set_V.clamp(min=0))
+        worse_MVJ = torch.sigmoid((score_MV[..., None] - threshold_MVJ) / temperature_V[:, None])
+        worse_VJ = worse_MVJ.mean(0)
+        beyond_VJ = functional.pad(worse_VJ, (1, 1))
+        beyond_VJ[:, 0] = 1.0
+        return beyond_VJ[:, :-1] - beyond_VJ[:, 1:]
+
+
+class UniversalTemporalGNN(nn.Module):
+    """Sensors to components, components to components at every step, steps to a state, state to heads.
+
+    Args:
+        config: sizes; see `ModelConfig`.
+
+    Raises:
+        ValueError: `hidden` is not a multiple of `heads`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.hidden % config.heads:
+            raise ValueError(f"expected hidden to be a multiple of heads={config.heads}, found {config.hidden}")
+        M, D = config.members, config.hidden
+        self.config = config
+        self.quantity_MQD = nn.Parameter(torch.randn(M, config.quantities, D) / math.sqrt(D))
+        self.type_MCD = nn.Parameter(torch.randn(M, config.component_types, D) / math.sqrt(D))
+        self.sensor = MemberLinear(M, config.features, D)
+        self.component = MemberLinear(M, D, D)
+        self.component_norm = MemberNorm(M, D)
+        layers = range(config.attention_layers)
+        self.attention = nn.ModuleList(MemberAttention(M, D, config.heads, config.relations) for _ in layers)
+        self.attention_norm = nn.ModuleList(MemberNorm(M, D) for _ in layers)
+        self.lstm = nn.ModuleList(MemberLstm(M, D) for _ in range(config.lstm_layers))
+        self.summary = MemberLinear(M, 2 * D, D)
+        self.grade = OrdinalHead(M, D, config.grade_sets)
+        self.trend = MemberLinear(M, D, 3)
+
+    def forward(self, graph: GraphTensors) -> Heads:
+        """Return what each member says of each component."""
+        x_MVTD = self._components(graph)
+        for attention, norm in zip(self.attention, self.attention_norm, strict=True):
+            message_MVTD = attention(x_MVTD, graph.edge_index_2E, graph.edge_relation_E)
+            x_MVTD = norm(x_MVTD + self._dropped(functional.gelu(message_MVTD)))
+        for layer in self.lstm:
+            x_MVTD = layer(self._dropped(x_MVTD))
+        state_MVD = self._summary(x_MVTD)
+        score_MV, threshold_MVJ = self.grade(state_MVD, graph.grade_set_V)
+        health_MV, log_variance_MV, rate_MV = self.trend(state_MVD).unbind(-1)
+        return Heads(score_MV, threshold_MVJ, torch.sigmoid(health_MV), log_variance_MV, rate_MV)
+
+    def _components(self, graph: GraphTensors) -> Tensor:
+        """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""
+        S, T, F = graph.x_STF.shape
+        M, D, V = self.config.members, self.config.hidden, graph.component_type_V.shape[0]
+        rows_MNF = graph.x_STF.reshape(1, S * T, F).expand(M, -1, -1)
+        quantity_MSD = self.quantity_MQD.index_select(1, graph.sensor_quantity_S)
+        sensor_MSTD = functional.gelu(self.sensor(rows_MNF).view(M, S, T, D) + quantity_MSD[:, :, None])
+        present_ST1 = graph.mask_ST[..., None].to(sensor_MSTD.dtype)
+        count_VT1 = present_ST1.new_zeros(V, T, 1).index_add(0, graph.sensor_component_S, present_ST1)
+        total_MVTD = sensor_MSTD.new_zeros(M, V, T, D).index_add(1, graph.sensor_component_S, sensor_MSTD * present_ST1)
+        mean_MND = (total_MVTD / count_VT1.clamp(min=1.0)).view(M, V * T, D)
+        type_MVD = self.type_MCD.index_select(1, graph.component_type_V)
+        component_MVTD = self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None]
+        normed_MVTD: Tensor = self.component_norm(functional.gelu(component_MVTD))
+        return normed_MVTD
+
+    def _summary(self, x_MVTD: Tensor) -> Tensor:
+        """Join the last step's state with the mean over the steps, [M, V, D]."""
+        both_MVL = torch.cat((x_MVTD[:, :, -1], x_MVTD.mean(2)), -1)
+        return self._dropped(functional.gelu(self.summary(both_MVL)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.config.dropout, self.training)
+
+
+def _softmax_over_incoming(logit_METH: Tensor, target_E: Tensor, nodes: int) -> Tensor:
+    """Normalise edge weights over the edges that end in the same node."""
+    M, E, T, H = logit_METH.shape
+    index_METH = target_E[None, :, None, None].expand(M, E, T, H)
+    top_MVTH = logit_METH.new_zeros(M, nodes, T, H).scatter_reduce(
+        1, index_METH, logit_METH.detach(), "amax", include_self=False
+    )
+    raised_METH = torch.exp(logit_METH - top_MVTH.index_select(1, target_E))
+    total_MVTH = raised_METH.new_zeros(M, nodes, T, H).index_add(1, target_E, raised_METH)
+    return raised_METH / total_MVTH.index_select(1, target_E)
+
+
+def to_tensors(batch: GraphBatch, device: torch.device | str = "cpu") -> GraphTensors:
+    """Copy a batch's arrays to a device."""
+    arrays = (
+        batch.x_STF,
+        batch.mask_ST,
+        batch.sensor_component_S,
+        batch.sensor_quantity_S,
+        batch.component_type_V,
+        batch.grade_set_V,
+        batch.edge_index_2E,
+        batch.edge_relation_E,
+    )
+    return GraphTensors(*(torch.tensor(array, device=device) for array in arrays))
+
+
+def score(model: UniversalTemporalGNN, batch: GraphBatch) -> ModelOutput:
+    """Answer for every component of a batch: one forward pass, no gradients.
+
+    Args:
+        model: in evaluation mode, on any device.
+        batch: one or more graphs.
+
+    Returns:
+        The answer as numpy arrays, see `ModelOutput`.
+    """
+    device = model.quantity_MQD.device
+    with torch.inference_mode():
+        graph = to_tensors(batch, device)
+        heads = model(graph)
+        probability_VK = model.grade.probability(heads.score_MV, heads.threshold_MVJ, graph.grade_set_V)
+        health_V = heads.health_MV.mean(0)
+        variance_V = heads.log_variance_MV.exp().mean(0) + heads.health_MV.var(0, correction=0)
+        rate_V = heads.rate_MV.mean(0)
+    plain = _Plain(*(tensor.cpu().numpy() for tensor in (probability_VK, health_V, variance_V.sqrt(), rate_V)))
+    return _answer(plain, batch.grade_set_V, model.config.grade_sets)
+
+
+def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
+    """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
+
+    Args:
+        model: in evaluation mode.
+        batch: one graph.
+
+    Returns:
+        [V, S] health without the sensor minus health with it: positive where the sensor speaks for a worse condition.
+
+    Raises:
+        ValueError: the batch holds more than one graph.
+    """
+    if batch.graphs != 1:
+        raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
+    sensors = len(batch.sensor_component_S)
+    healths = score(model, concatenate([batch, *(without_sensor(batch, index) for index in range(sensors))])).health_V
+    with_V, without_SV = healths[: len(batch.component_type_V)], healths[len(batch.component_type_V) :]
+    contribution_VS: Floats = (without_SV.reshape(sensors, -1) - with_V).T
+    return contribution_VS
+
+
+class _Plain(NamedTuple):
+    """The averaged heads as numpy arrays."""
+
+    probability_VK: Floats
+    health_V: Floats
+    spread_V: Floats
+    rate_V: Floats
+
+
+def _answer(plain: _Plain, grade_set_V: Integers, grade_sets: tuple[tuple[float, ...], ...]) -> ModelOutput:
+    """Read health, spread and interval out of the grades where a component has them, else out of the health head."""
+    probability_VK = plain.probability_VK.astype(np.float32)
+    health_V, spread_V = plain.health_V.astype(np.float32), plain.spread_V.astype(np.float32)
+    reach_V = 1.645 * spread_V
+    low_V, high_V = np.clip(health_V - reach_V, 0.0, 1.0), np.clip(health_V + reach_V, 0.0, 1.0)
+    for node, number in enumerate(grade_set_V.tolist()):
+        if number < 0:
+            probability_VK[node] = np.nan
+            continue
+        healths_K = np.array(grade_sets[number])
+        probability_VK[node, len(healths_K) :] = np.nan
+        share_K = probability_VK[node, : len(healths_K)].astype(np.float64)
+        mean = float(share_K @ healths_K)
+        health_V[node] = mean
+        spread_V[node] = math.sqrt(float(share_K @ (healths_K - mean) ** 2))
+        low, high = central_interval(share_K, healths_K)
+        low_V[node], high_V[node] = min(low, mean), max(high, mean)
+    return ModelOutput(health_V, spread_V, low_V, high_V, plain.rate_V.astype(np.float32), probability_VK)
+
+
+def central_interval(
+    probability_K: NDArray[np.float64], health_K: NDArray[np.float64], share: float = 0.9
+) -> tuple[float, float]:
+    """Return the interval of health that holds the central share of the grades' probability.
+
+    A grade stands for a band of health that reaches half-way to its neighbours, and to 0 and 1 at the ends; the interval is made
+    of whole bands, so that a sure answer still says how coarse the grades are.
+
+    Args:
+        probability_K: of each grade, best first, summing to 1.
+        health_K: of each grade, falling.
+        share: of the probability that the interval holds at least.
+
+    Returns:
+        (low, high), 0 <= low <= high <= 1.
+    """
+    tail = (1.0 - share) / 2.0
+    beyond_K = np.cumsum(probability_K)
+    best = int(np.argmax(beyond_K > tail))
+    worst = int(np.argmax(beyond_K >= 1.0 - tail - 1e-9))
+    edge = np.concatenate(([1.0], (health_K[:-1] + health_K[1:]) / 2.0, [0.0]))
+    return float(edge[worst + 1]), float(edge[best])
