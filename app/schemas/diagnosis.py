@@ -50,20 +50,29 @@ class Window(BaseModel):
     end: datetime
 
 
+class FaultySensor(BaseModel):
+    """A sensor that was left out because its readings can't be true, and why."""
+
+    model_config = _FROZEN
+
+    sensor_id: str
+    reason: Literal["out_of_range", "frozen", "noisy"]
+
+
 class InputQuality(BaseModel):
     """What the diagnosis had to go by.
 
     `coverage` is the share of the window's sensor bins that hold a reading; `missing_sensors` had none at all;
-    `faulty_sensors` were left out because they are stuck or read what they physically can't; `out_of_range_sensors`
-    leave what training saw; `stale_s` is the age of the newest reading when asked.
+    `faulty_sensors` were left out; `unusual_sensors` leave the range of training further than held-out windows did;
+    `stale_s` is the age of the newest reading when asked, null for inline readings.
     """
 
     model_config = _FROZEN
 
     source: Literal["store", "inline"]
     missing_sensors: tuple[str, ...]
-    faulty_sensors: tuple[str, ...]
-    out_of_range_sensors: tuple[str, ...]
+    faulty_sensors: tuple[FaultySensor, ...]
+    unusual_sensors: tuple[str, ...]
     coverage: Fraction
     stale_s: float | None
 

@@ -110,7 +110,7 @@ def _check(number: int, reading: Reading, sensors: frozenset[str] | None, now: d
             reason=f"expected a registered equipment, found {shown(reading.equipment_id)}: register its topology first",
         )
     if reading.sensor_id not in sensors:
-        there = shown(", ".join(sorted(sensors)), 200)
+        there = ", ".join(sorted(sensors)[:20]) + (" ..." if len(sensors) > 20 else "")
         return RejectedLine(
             line=number,
             field="sensor_id",
@@ -142,7 +142,7 @@ def _rejected(number: int, error: ValidationError) -> RejectedLine:
         "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
         "finite_number": "expected a finite number",
         "missing": f"expected a field '{place}'",
-        "extra_forbidden": f"expected no field '{shown(place)}'",
+        "extra_forbidden": f"expected no field {shown(place)}",
     }.get(str(first["type"]), str(first["msg"]))
     known: Any = place if place in CSV_COLUMNS else ""
     return RejectedLine(line=number, field=known, reason=f"{hint}, found {shown(first['input'])}")

@@ -14,13 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 
 class Release(BaseModel):
-    """A version that receives traffic: the Serve application that answers for it, its weight and its checkpoint."""
+    """A version that receives traffic: the Serve application that answers for it and its weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
     application: Annotated[str, StringConstraints(min_length=1)]
-    checkpoint: Annotated[str, Field(min_length=1, description="checkpoint directory, relative to the project")]
     weight: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 

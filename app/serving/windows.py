@@ -1,0 +1,128 @@
+"""Which window a request means, and the bins of readings that it gives inline.
+
+Pure: the clock is an argument.
+Invariant: a window is `window_s` long, begins on a bin's border and has begun by now.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from app.errors import WindowError
+from app.features import Floats, bin_series
+from app.schemas.diagnosis import Window
+from app.schemas.equipment import Equipment
+from app.schemas.places import shown
+from app.schemas.readings import InlineReadings
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+CLOCK_SKEW = timedelta(seconds=5)
+
+
+class Bins(NamedTuple):
+    """A window as bins of its equipment's grid: the number of the first since 1970-01-01T00:00Z, and how many."""
+
+    first: int
+    count: int
+
+
+def window_before(equipment: Equipment, at: datetime | None, now: datetime) -> Bins:
+    """Return the stored window that a request means.
+
+    Args:
+        equipment: the machine.
+        at: end of the window, rounded down to a bin's border; None for the last complete window before now, which for a
+            machine that repeats a cycle ends where a cycle does.
+        now: UTC.
+
+    Raises:
+        WindowError: the window ends in the future, or begins before 1970.
+    """
+    if at is not None and at > now + CLOCK_SKEW:
+        raise WindowError(
+            f"expected a time up to now ({now.isoformat(timespec='seconds')}), found {at.isoformat()}: leave `at` out for the "
+            "last complete window",
+            "at",
+        )
+    end_us = ((at or now) - EPOCH) // MICROSECOND
+    if at is None and equipment.cycle_s is not None:
+        cycle_us = round(equipment.cycle_s * 1_000_000)
+        end_us -= end_us % cycle_us
+    last = end_us // equipment.grid_us
+    if last < equipment.bins:
+        raise WindowError(
+            f"expected a time after {(EPOCH + timedelta(seconds=equipment.window_s)).isoformat()}, found {at}: correct `at`",
+            "at",
+        )
+    return Bins(last - equipment.bins, equipment.bins)
+
+
+def interval_of(bins: Bins, equipment: Equipment) -> Window:
+    """Return a window's times."""
+    start = EPOCH + bins.first * equipment.grid_us * MICROSECOND
+    return Window(start=start, end=start + bins.count * equipment.grid_us * MICROSECOND)
+
+
+def inline_window(equipment: Equipment, readings: InlineReadings, now: datetime) -> tuple[Bins, Floats]:
+    """Put inline readings into the bins of their window.
+
+    Args:
+        equipment: the machine.
+        readings: value i of each sensor was read at start + i * step_s.
+        now: UTC.
+
+    Returns:
+        The window's bins, and [S, N] float32 means in the order of `Equipment.sensors`, NaN where there is nothing.
+
+    Raises:
+        WindowError: an unknown sensor, a length that does not fill the window, nothing but nulls, or a start in the future.
+    """
+    known = equipment.sensor_ids
+    for sensor_id in readings.values:
+        if sensor_id not in known:
+            raise WindowError(
+                f"expected sensors of '{equipment.equipment_id}', found {shown(sensor_id)}: there are {', '.join(known[:50])}",
+                f"readings.values.{sensor_id}",
+            )
+    step_us = round(readings.step_s * 1_000_000)
+    window_us = equipment.bins * equipment.grid_us
+    if step_us <= 0 or window_us % step_us:
+        raise WindowError(
+            f"expected a step that divides the window of {equipment.window_s:g} s, found {readings.step_s:g} s: resample",
+            "readings.step_s",
+        )
+    count = window_us // step_us
+    for sensor_id, values in readings.values.items():
+        if len(values) != count:
+            raise WindowError(
+                f"expected {count} values ({equipment.window_s:g} s at step_s {readings.step_s:g}), found {len(values)}: give "
+                "the whole window, null where a value is missing",
+                f"readings.values.{sensor_id}",
+            )
+    if readings.start > now + CLOCK_SKEW:
+        raise WindowError(
+            f"expected readings that begin by now ({now.isoformat(timespec='seconds')}), found a start of "
+            f"{readings.start.isoformat()}: correct the clock of their source",
+            "readings.start",
+        )
+    start_us = (readings.start - EPOCH) // MICROSECOND
+    if start_us < 0:
+        raise WindowError(
+            f"expected readings after 1970-01-01T00:00:00Z, found a start of {readings.start.isoformat()}",
+            "readings.start",
+        )
+    first = start_us // equipment.grid_us
+    offsets_us = start_us - first * equipment.grid_us + np.arange(count, dtype=np.int64) * step_us
+    values_SN = np.full((len(known), equipment.bins), np.nan, np.float32)
+    for position, sensor_id in enumerate(known):
+        values = readings.values.get(sensor_id)
+        if values is not None:
+            series = np.array([np.nan if value is None else value for value in values], np.float64)
+            values_SN[position] = bin_series(offsets_us, series, equipment.grid_us, equipment.bins)
+    if np.isnan(values_SN).all():
+        raise WindowError(
+            "expected at least one reading in the window, found none: give numbers, not only null", "readings.values"
+        )
+    return Bins(first, equipment.bins), values_SN

@@ -1,0 +1,98 @@
+"""Keys and scopes at the door."""
+
+import pytest
+
+from app.errors import Forbidden, StoreUnavailable, Unauthenticated
+from app.serving.auth import CACHE_S, Authenticator, hash_key
+
+
+class Keys:
+    """The smallest store of keys: hashes to scopes, with a switch that takes it away."""
+
+    def __init__(self, **secrets: str) -> None:
+        self.scopes = {hash_key(secret): frozenset(scopes.split()) for secret, scopes in secrets.items()}
+        self.away = False
+        self.asked = 0
+
+    async def find(self, key_hash: str) -> frozenset[str] | None:
+        self.asked += 1
+        if self.away:
+            raise StoreUnavailable("expected the database, found nothing")
+        return self.scopes.get(key_hash)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+async def test_key_with_the_scope_passes_by_either_header():
+    door = Authenticator(Keys(reader="read").find)
+    await door.require(bearer("reader"), "read")
+    await door.require({"x-api-key": "reader"}, "read")
+    await door.require({"authorization": "bearer reader"}, "read")
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Basic abc"}, {"authorization": "Bearer "}, {"x-api-key": " "}]
+)
+async def test_no_key_is_told_how_to_send_one(headers: dict[str, str]):
+    with pytest.raises(Unauthenticated, match="Authorization: Bearer KEY"):
+        await Authenticator(Keys().find).require(headers, "read")
+
+
+async def test_unknown_key_is_refused():
+    with pytest.raises(Unauthenticated, match="unknown or revoked"):
+        await Authenticator(Keys(reader="read").find).require(bearer("other"), "read")
+
+
+async def test_key_without_the_scope_is_told_which_it_lacks():
+    with pytest.raises(Forbidden, match="scope 'ingest', found one with read"):
+        await Authenticator(Keys(reader="read").find).require(bearer("reader"), "ingest")
+
+
+async def test_admin_holds_every_scope():
+    await Authenticator(Keys(root="admin").find).require(bearer("root"), "ingest")
+
+
+async def test_revoked_key_stops_when_the_memory_ends():
+    keys, clock = Keys(reader="read"), Clock()
+    door = Authenticator(keys.find, clock=clock)
+    await door.require(bearer("reader"), "read")
+    keys.scopes.clear()
+    await door.require(bearer("reader"), "read")
+    clock.now += CACHE_S
+    with pytest.raises(Unauthenticated):
+        await door.require(bearer("reader"), "read")
+
+
+async def test_known_key_works_while_the_database_is_away_and_an_unknown_one_says_so():
+    keys, clock = Keys(reader="read"), Clock()
+    door = Authenticator(keys.find, clock=clock)
+    await door.require(bearer("reader"), "read")
+    keys.away = True
+    clock.now += 100 * CACHE_S
+    await door.require(bearer("reader"), "read")
+    with pytest.raises(StoreUnavailable):
+        await door.require(bearer("other"), "read")
+
+
+async def test_key_of_the_environment_needs_no_store():
+    keys = Keys()
+    await Authenticator(keys.find, extra_key="from-the-environment").require(bearer("from-the-environment"), "admin")
+    assert keys.asked == 0
+
+
+async def test_store_is_asked_once_for_many_requests():
+    keys = Keys(reader="read")
+    door = Authenticator(keys.find)
+    for _ in range(20):
+        await door.require(bearer("reader"), "read")
+    assert keys.asked == 1

@@ -1,0 +1,83 @@
+"""Which version answers for which equipment."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from app.serving.traffic import Release, Traffic, order_of_versions
+
+PINNED = ["1", "2", "2", "2", "1", "1", "2", "1"]
+IDS = [f"machine-{number}" for number in range(1_000)]
+
+
+def traffic(**weights: float) -> Traffic:
+    return Traffic(
+        releases=tuple(
+            Release(version=name[1:], application=f"model-{name[1:]}", weight=weight)
+            for name, weight in weights.items()
+        )
+    )
+
+
+def chosen(equipment_id: str, split: Traffic) -> str:
+    return order_of_versions(equipment_id, split)[0].version
+
+
+def test_half_the_weight_gets_about_half_of_the_equipment():
+    share = sum(chosen(equipment_id, traffic(v1=50, v2=50)) == "2" for equipment_id in IDS) / len(IDS)
+    assert 0.45 < share < 0.55
+
+
+def test_one_percent_gets_about_one_percent():
+    ids = [f"excavator-{number}" for number in range(20_000)]
+    share = sum(chosen(equipment_id, traffic(v1=99, v2=1)) == "2" for equipment_id in ids) / len(ids)
+    assert 0.007 < share < 0.013
+
+
+def test_all_weight_on_one_version_gets_all_equipment():
+    assert {chosen(equipment_id, traffic(v1=100, v2=0)) for equipment_id in IDS} == {"1"}
+
+
+def test_choice_is_the_same_in_every_process():
+    # pinned: a change of the hash would move machines between versions on an upgrade
+    assert [chosen(equipment_id, traffic(v1=50, v2=50)) for equipment_id in IDS[:8]] == PINNED
+
+
+@given(low=st.integers(0, 100), high=st.integers(0, 100))
+def test_raising_a_weight_only_adds_equipment(low: int, high: int):
+    low, high = sorted((low, high))
+    before = {item for item in IDS[:200] if chosen(item, traffic(v1=100 - low, v2=low)) == "2"}
+    after = {item for item in IDS[:200] if chosen(item, traffic(v1=100 - high, v2=high)) == "2"}
+    assert before <= after
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_routed_and_all_versions_stand_in(equipment_id: str):
+    order = order_of_versions(equipment_id, traffic(v1=30, v2=70, v3=0))
+    assert {release.version for release in order} == {"1", "2", "3"}
+    assert order[-1].version == "3"
+    assert order == order_of_versions(equipment_id, traffic(v1=30, v2=70, v3=0))
+
+
+@pytest.mark.parametrize("weights", [{"v1": 60, "v2": 60}, {"v1": 0}, {"v1": 99.9}])
+def test_weights_that_do_not_sum_to_100_are_refused(weights: dict[str, float]):
+    with pytest.raises(ValidationError, match="expected weights that sum to 100"):
+        traffic(**weights)
+
+
+@pytest.mark.parametrize("weight", [-1, 101, float("nan"), float("inf")])
+def test_impossible_weight_is_refused(weight: float):
+    with pytest.raises(ValidationError):
+        Release(version="1", application="model-1", weight=weight)
+
+
+def test_repeated_version_is_refused():
+    release = Release(version="1", application="model-1", weight=50)
+    with pytest.raises(ValidationError, match="each version once"):
+        Traffic(releases=(release, release))
+
+
+def test_unknown_key_of_a_release_is_refused():
+    with pytest.raises(ValidationError, match="wieght"):
+        Release.model_validate({"version": "1", "application": "model-1", "wieght": 100})

@@ -1,0 +1,249 @@
+"""From scores to a diagnosis."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.diagnose import (
+    STATES,
+    InputSummary,
+    Knowledge,
+    Occasion,
+    Scores,
+    Thresholds,
+    abstention_reasons,
+    diagnose,
+    state_of,
+)
+from app.features import Fault
+from app.graph import ModelOutput
+from app.schemas.diagnosis import Diagnosis, Window
+from app.schemas.equipment import Equipment, Grade
+from app.schemas.topology import parse_equipment
+
+START = datetime(2026, 1, 31, 12, tzinfo=UTC)
+GRADES = (Grade(name="new", health=1.0), Grade(name="worn", health=0.5), Grade(name="gone", health=0.1))
+
+
+def press(**changes: object) -> Equipment:
+    data = {
+        "equipment_id": "press",
+        "components": [
+            {
+                "component_id": "pump",
+                "type": "pump",
+                "sensors": [
+                    {"sensor_id": "p", "quantity": "pressure", "unit": "bar", "range": [0, 400]},
+                    {"sensor_id": "q", "quantity": "flow", "unit": "l/min", "range": [0, 40]},
+                ],
+            },
+            {
+                "component_id": "motor",
+                "type": "motor",
+                "sensors": [{"sensor_id": "w", "quantity": "power", "unit": "W", "range": [0, 4000]}],
+            },
+            {"component_id": "tank", "type": "tank"},
+        ],
+        "connections": [
+            {"source": "motor", "target": "pump", "medium": "shaft"},
+            {"source": "tank", "target": "pump", "medium": "suction_line"},
+        ],
+        "grid_s": 1,
+        "window_s": 60,
+        "steps": 12,
+    }
+    return parse_equipment(data | changes, "test")
+
+
+def f32(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def output(pump: tuple[float, float, float] = (0.1, 0.7, 0.2), rate: float = 2.0) -> ModelOutput:
+    nan = float("nan")
+    health = float(np.dot(pump, [grade.health for grade in GRADES]))
+    return ModelOutput(
+        health_V=f32(health, 0.9, 0.9),
+        spread_V=f32(0.1, 0.3, 0.3),
+        low_V=f32(max(0.0, health - 0.2), 0.4, 0.4),
+        high_V=f32(min(1.0, health + 0.2), 1.0, 1.0),
+        rate_V=f32(rate, 1.0, 1.0),
+        grade_probability_VK=np.array([pump, (nan, nan, nan), (nan, nan, nan)], np.float32),
+    )
+
+
+def summary(**changes: object) -> InputSummary:
+    values: dict[str, object] = {
+        "coverage_S": f32(1, 1, 1),
+        "excess_S": f32(0, 0, 0),
+        "excess_limit_S": f32(0.1, 0.1, 0.1),
+        "missing": (),
+        "unreferenced": (),
+        "faults": (),
+        "unusual": False,
+        "novelty_V": f32(1.0, 0.8, float("nan")),
+        "novelty_without_S": f32(1.0, 1.0, float("nan")),
+    }
+    return InputSummary(**(values | changes))  # type: ignore[arg-type]
+
+
+KNOWLEDGE = Knowledge(
+    version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "health": (), "rate": ()}
+)
+
+
+def make(
+    scores: Scores | None = None,
+    knowledge: Knowledge = KNOWLEDGE,
+    equipment: Equipment | None = None,
+    **changes: object,
+) -> Diagnosis:
+    occasion = Occasion(
+        diagnosis_id="d1",
+        created_at=START + timedelta(minutes=1),
+        window=Window(start=START, end=START + timedelta(minutes=1)),
+        source="store",
+        stale_s=1.5,
+        fallback=False,
+    )
+    machine = equipment or press()
+    return diagnose(machine, occasion, scores or Scores(output()), summary(**changes), knowledge, Thresholds(), {})
+
+
+def test_graded_component_names_the_most_probable_grade():
+    pump = make().components[0]
+    assert (pump.component_id, pump.basis, pump.condition) == ("pump", "labels", "worn")
+    assert pump.confidence == pytest.approx(0.7)
+    assert pump.health == pytest.approx(0.1 + 0.35 + 0.02)
+    assert pump.interval[0] <= pump.health <= pump.interval[1]
+    assert pump.state == "degraded"
+
+
+def test_component_without_labels_rests_on_novelty_and_says_so():
+    motor = make().components[1]
+    assert (motor.basis, motor.condition, motor.health) == ("novelty", None, pytest.approx(0.8))
+    assert motor.interval == (0.0, 1.0)
+
+
+def test_component_that_nothing_is_known_of_has_no_health():
+    tank = make().components[2]
+    assert (tank.basis, tank.health, tank.state, tank.interval) == ("none", None, "unknown", (0.0, 1.0))
+
+
+def test_equipment_is_as_healthy_as_its_worst_labelled_component():
+    assert make(novelty_V=f32(1.0, 0.01, float("nan"))).health == pytest.approx(0.47)
+
+
+def test_untrained_rate_is_null_with_a_reason():
+    pump = make().components[0]
+    assert (pump.degradation_rate, pump.rul_h) == (None, None)
+    assert "no history of wear" in str(pump.degradation_reason)
+    assert "no history of wear" in str(pump.rul_reason)
+
+
+def test_trained_rate_gives_remaining_life():
+    taught = Knowledge(version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "rate": ("pump",)})
+    pump = make(knowledge=taught).components[0]
+    assert pump.degradation_rate == pytest.approx(2.0)
+    assert pump.rul_h == pytest.approx(1000 * 0.47 / 2.0)
+    assert pump.rul_reason is None
+
+
+def test_health_that_does_not_fall_has_no_remaining_life():
+    taught = Knowledge(version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "rate": ("pump",)})
+    pump = make(Scores(output(rate=-1.0)), knowledge=taught).components[0]
+    assert pump.rul_h is None
+    assert "does not fall" in str(pump.rul_reason)
+
+
+def test_evidence_is_empty_unless_asked_for():
+    assert all(component.evidence == () for component in make().components)
+
+
+def test_evidence_is_ordered_by_weight_and_leaves_out_what_is_not_known():
+    contribution_VS = np.array([[0.1, -0.4, np.nan], [0, 0, 0], [0, 0, 0]], np.float32)
+    pump, motor, _ = make(Scores(output(), contribution_VS)).components
+    assert [(item.sensor_id, pytest.approx(item.contribution)) for item in pump.evidence] == [("q", -0.4), ("p", 0.1)]
+    assert [item.sensor_id for item in motor.evidence] == []
+
+
+def test_evidence_of_novelty_is_what_the_sensor_takes_away():
+    contribution_VS = np.zeros((3, 3), np.float32)
+    motor = make(Scores(output(), contribution_VS), novelty_without_S=f32(1, 1, 1)).components[1]
+    assert [(item.sensor_id, pytest.approx(item.contribution, abs=1e-6)) for item in motor.evidence] == [("w", 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"coverage_S": f32(0.4, 0.4, 0.4)}, "expected readings in at least 50% .* found 40%"),
+        ({"missing": ("p", "q")}, "at most 40% of the sensors missing or faulty, found 67% .p, q."),
+        ({"faults": (Fault("p", "frozen"), Fault("q", "noisy"))}, "found 67%"),
+        ({"unreferenced": ("w",)}, "trained on for design 'press', found w"),
+        ({"unusual": True, "excess_S": f32(0, 0.5, 0.1)}, "most of it from q, w"),
+    ],
+)
+def test_insufficient_evidence_says_why(changes: dict[str, object], reason: str):
+    diagnosis = make(**changes)
+    assert diagnosis.status == "insufficient_evidence"
+    assert len(diagnosis.reasons) == 1
+    assert __import__("re").search(reason, diagnosis.reasons[0])
+
+
+def test_good_input_gives_no_reasons():
+    assert abstention_reasons(press(), summary(), Thresholds()) == ()
+    assert make().status == "ok"
+
+
+def test_unusual_window_of_a_cyclic_machine_asks_for_the_cycle():
+    diagnosis = make(equipment=press(cycle_s=60), unusual=True, excess_S=f32(0.2, 0, 0))
+    assert "begins where a cycle does" in diagnosis.reasons[0]
+
+
+def test_input_quality_is_told():
+    quality = make(missing=("p",), faults=(Fault("q", "frozen"),), excess_S=f32(np.nan, np.nan, 0.3)).input
+    assert quality.missing_sensors == ("p",)
+    assert [(item.sensor_id, item.reason) for item in quality.faulty_sensors] == [("q", "frozen")]
+    assert quality.unusual_sensors == ("w",)
+    assert (quality.stale_s, quality.coverage) == (1.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("health", "previous", "state"),
+    [
+        (0.9, None, "healthy"),
+        (0.85, None, "healthy"),
+        (0.8499, None, "watch"),
+        (0.5, None, "degraded"),
+        (0.2, None, "critical"),
+        (0.86, "watch", "watch"),
+        (0.871, "watch", "healthy"),
+        (0.61, "degraded", "degraded"),
+        (0.95, "critical", "healthy"),
+        (0.84, "healthy", "watch"),
+        (0.86, "unknown", "healthy"),
+    ],
+)
+def test_state_has_hysteresis_on_the_way_up(health: float, previous: str | None, state: str):
+    assert state_of(health, previous, Thresholds()) == state  # type: ignore[arg-type]
+
+
+@given(st.floats(0, 1), st.sampled_from([*STATES, None]))
+def test_hysteresis_never_makes_a_state_better_than_it_is(health: float, previous: str | None):
+    plain = STATES.index(state_of(health, None, Thresholds()))
+    held = STATES.index(state_of(health, previous, Thresholds()))  # type: ignore[arg-type]
+    assert held <= plain
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=3, max_size=3))
+def test_health_is_always_inside_its_interval(weights: list[float]):
+    share = np.array(weights) / sum(weights)
+    diagnosis = make(Scores(output(tuple(share))))
+    for component in diagnosis.components:
+        low, high = component.interval
+        assert 0 <= low <= high <= 1
+        if component.health is not None:
+            assert low <= component.health <= high
