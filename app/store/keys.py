@@ -1,0 +1,100 @@
+"""API keys: who may do what.
+
+Invariant: a secret is returned once, when it is made; the database holds its SHA-256 alone. A secret is 256 random
+bits, so that the hash needs no salt.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from app.store.pool import Database, first_value
+
+PREFIX = "hd_"
+_SHOWN = len(PREFIX) + 6
+
+
+class ApiKey(BaseModel):
+    """A key without its secret; `shown` is how it begins, to tell keys apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key_id: int
+    name: str
+    shown: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class CreatedKey(BaseModel):
+    """A new key with its secret, which is not to be had again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: ApiKey
+    secret: str
+
+
+def hash_secret(secret: str) -> str:
+    """Return the SHA-256 of a secret in hexadecimal, by which it is looked up."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+async def create_key(database: Database, name: str, scopes: Sequence[str]) -> CreatedKey:
+    """Make a key.
+
+    Args:
+        database: migrated.
+        name: whose it is.
+        scopes: some of read, ingest, diagnose, admin; at least one.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+        StoreError: it refused, such as an unknown scope.
+    """
+    secret = PREFIX + secrets.token_urlsafe(32)
+    rows = await database.once(
+        "create_key", name, secret[:_SHOWN], bytes.fromhex(hash_secret(secret)), sorted(set(scopes))
+    )
+    return CreatedKey(key=ApiKey(**rows[0]), secret=secret)
+
+
+async def find_key(database: Database, secret_hash: str) -> frozenset[str] | None:
+    """Return the scopes of the key with this hash; None when there is none or it was revoked.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    rows = await database.fetch("find_key", bytes.fromhex(secret_hash))
+    return frozenset(rows[0]["scopes"]) if rows else None
+
+
+async def revoke_key(database: Database, key_id: int) -> bool:
+    """Revoke a key for good; tells whether there is one of this id.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    return bool(await database.fetch("revoke_key", key_id))
+
+
+async def list_keys(database: Database) -> list[ApiKey]:
+    """Return all keys, revoked ones too, oldest first.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    return [ApiKey(**row) for row in await database.fetch("list_keys")]
+
+
+async def any_key(database: Database) -> bool:
+    """Tell whether a key exists that was not revoked.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    return bool(first_value(await database.fetch("any_key")))

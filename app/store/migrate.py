@@ -1,0 +1,110 @@
+"""Brings a database to the schema of this version, on plain PostgreSQL or on TimescaleDB.
+
+Migrations are the files `migrations/NNNN_name[.edition].sql`, applied in the order of their numbers.
+Invariant: each is applied once, in one transaction with its record; replicas that start at once wait for each other. A
+database keeps the edition it began with.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+from app.errors import StoreError
+from app.store.pool import Database, Row, Session
+from app.store.sql import queries
+
+Edition = Literal["plain", "timescale"]
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_FILE = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?:\.(?P<edition>plain|timescale))?\.sql")
+
+
+class Migration(NamedTuple):
+    """One step of the schema. `edition` is None when it is the same on both."""
+
+    version: int
+    name: str
+    edition: Edition | None
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the text, by which a later edit of an applied migration is found out."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_migrations(directory: Path = _MIGRATIONS) -> tuple[Migration, ...]:
+    """Read all migrations of both editions in the order of their numbers.
+
+    Raises:
+        StoreError: a file is named otherwise than `NNNN_name[.plain|.timescale].sql`.
+    """
+    found = []
+    for path in sorted(directory.glob("*.sql")):
+        match = _FILE.fullmatch(path.name)
+        if match is None:
+            raise StoreError(
+                f"expected a migration named NNNN_name.sql or NNNN_name.EDITION.sql, found {path.name}: rename it"
+            )
+        edition = cast("Edition | None", match["edition"])
+        found.append(Migration(int(match["version"]), match["name"], edition, path.read_text(encoding="utf-8")))
+    return tuple(found)
+
+
+async def migrate(database: Database) -> Edition:
+    """Apply what is missing.
+
+    Returns:
+        The edition that the database has.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+        StoreError: it refused, or an applied migration was edited since, or it is of a later version of this project.
+    """
+    edition = await _probe(database)
+    # On a new connection: TimescaleDB must be loaded when the session begins.
+    async with database.patient_session() as session, session.transaction():
+        await session.execute(queries()["migration_lock"])
+        await session.execute(queries()["create_migrations"])
+        applied = {row["version"]: row for row in await session.fetch(queries()["applied_migrations"])}
+        edition = next((row["edition"] for row in applied.values()), edition)
+        steps = [step for step in read_migrations() if step.edition in (None, edition)]
+        newer = applied.keys() - {step.version for step in steps}
+        if newer:
+            raise StoreError(
+                f"expected a database of at most schema {max(step.version for step in steps)}, found {max(newer)}: it was "
+                "written by a later version of this project; run that one"
+            )
+        for step in steps:
+            await _apply(session, step, applied.get(step.version), edition)
+    return edition
+
+
+async def _apply(session: Session, step: Migration, applied: Row | None, edition: Edition) -> None:
+    if applied is not None:
+        if applied["sha256"] != step.sha256:
+            raise StoreError(
+                f"expected migration {step.version:04d}_{step.name} as it was applied, found an edited file: put it back "
+                "and add a new migration"
+            )
+        return
+    await session.execute(step.text)
+    await session.execute(queries()["record_migration"], step.version, step.name, edition, step.sha256)
+
+
+async def _probe(database: Database) -> Edition:
+    async with database.patient_session() as session:
+        found = await session.fetchrow(queries()["edition_probe"])
+        assert found is not None
+        if found["installed"]:
+            return "timescale"
+        if not found["available"]:
+            return "plain"
+    try:
+        async with database.patient_session() as session:
+            await session.execute(queries()["create_timescaledb"])
+    except StoreError:
+        # It is there and we may not put it in: the plain edition does the same, larger.
+        return "plain"
+    return "timescale"

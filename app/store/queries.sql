@@ -1,0 +1,280 @@
+-- Every statement that the application sends, each with its name and its purpose. Parameters only.
+
+-- name: lock_equipment
+-- Keep other writers away from an equipment's registration and grid until the transaction ends.
+select pg_advisory_xact_lock(7207003, hashtext($1::text));
+
+-- name: put_equipment
+-- Register an equipment, or replace its topology; `before` is null when it was not registered.
+with known as (
+    select revision, grid_us from equipment where equipment_id = $1
+)
+insert into equipment (equipment_id, topology, revision, grid_us)
+values ($1::text, $2::jsonb, $3::text, $4::bigint)
+on conflict (equipment_id) do update
+    set topology = excluded.topology, revision = excluded.revision, grid_us = excluded.grid_us, updated_at = now()
+returning
+    equipment_key,
+    (select revision from known) as revision_before,
+    (select grid_us from known) as grid_us_before;
+
+-- name: add_sensors
+-- Give slots to the sensors of an equipment that have none yet, in the order given, after all that were ever given.
+insert into equipment_sensors (equipment_key, slot, sensor_id)
+select
+    $1::integer,
+    (select coalesce(max(slot) + 1, 0) from equipment_sensors where equipment_key = $1)
+        + row_number() over (order by named.position) - 1,
+    named.sensor_id
+from unnest($2::text[]) with ordinality as named (sensor_id, position)
+where not exists (
+    select from equipment_sensors known where known.equipment_key = $1 and known.sensor_id = named.sensor_id
+);
+
+-- name: rebuild_grid
+-- Work out an equipment's grid again from its readings; answers how many bins it has.
+select rebuild_grid($1::integer);
+
+-- name: get_equipment
+-- The registered equipment of these ids, with the sensors that ever had a slot.
+select
+    equipment.equipment_id,
+    equipment.topology,
+    equipment.revision,
+    equipment.registered_at,
+    equipment.updated_at,
+    array(
+        select sensor.sensor_id from equipment_sensors sensor
+        where sensor.equipment_key = equipment.equipment_key order by sensor.slot
+    ) as slot_sensors
+from equipment
+where equipment.equipment_id = any ($1::text[])
+order by equipment.equipment_id;
+
+-- name: list_equipment
+-- Registered equipment after an id, in the order of ids.
+select
+    equipment.equipment_id,
+    equipment.topology,
+    equipment.revision,
+    equipment.registered_at,
+    equipment.updated_at,
+    array(
+        select sensor.sensor_id from equipment_sensors sensor
+        where sensor.equipment_key = equipment.equipment_key order by sensor.slot
+    ) as slot_sensors
+from equipment
+where equipment.equipment_id > $1::text
+order by equipment.equipment_id
+limit $2::integer;
+
+-- name: unknown_series
+-- Those of these (equipment, sensor) pairs that are not registered, and whether at least the equipment is.
+select named.equipment_id, named.sensor_id, equipment.equipment_key is not null as has_equipment
+from unnest($1::text[], $2::text[]) with ordinality as named (equipment_id, sensor_id, position)
+left join equipment on equipment.equipment_id = named.equipment_id
+left join equipment_sensors sensor
+    on sensor.equipment_key = equipment.equipment_key and sensor.sensor_id = named.sensor_id
+where sensor.slot is null
+order by named.position;
+
+-- name: prepare_months
+-- Make the partitions of these months.
+select prepare_months($1::timestamptz[]);
+
+-- name: ingest_readings
+-- Write readings and bring the grid up to date; answers how many were new.
+select ingest_readings($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::double precision[]);
+
+-- name: read_windows
+-- The grid's bins of many windows (first bin and number of bins) of many equipment, undecoded, with the newest reading.
+select
+    equipment.grid_us,
+    array(
+        select sensor.sensor_id from equipment_sensors sensor
+        where sensor.equipment_key = equipment.equipment_key order by sensor.slot
+    ) as slot_sensors,
+    bins.times,
+    bins.vals,
+    newest.time as newest
+from unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as asked (equipment_id, first, bins, position)
+left join equipment on equipment.equipment_id = asked.equipment_id
+left join lateral (
+    select
+        string_agg(timestamptz_send(grid.time), ''::bytea) as times,
+        string_agg(array_send(grid.vals), ''::bytea) as vals
+    from sensor_grid grid
+    where grid.equipment_key = equipment.equipment_key
+        and grid.time >= timestamptz 'epoch' + (asked.first * equipment.grid_us) * interval '1 microsecond'
+        and grid.time < timestamptz 'epoch' + ((asked.first + asked.bins) * equipment.grid_us) * interval '1 microsecond'
+) bins on true
+left join lateral (
+    select reading.time
+    from sensor_readings reading
+    where reading.equipment_key = equipment.equipment_key
+        and reading.time >= timestamptz 'epoch' + (asked.first * equipment.grid_us) * interval '1 microsecond'
+        and reading.time < timestamptz 'epoch' + ((asked.first + asked.bins) * equipment.grid_us) * interval '1 microsecond'
+    order by reading.time desc
+    limit 1
+) newest on true
+order by asked.position;
+
+-- name: data_range
+-- Starts of the first and the last bin of an equipment in microseconds since 1970, and its grid.
+select
+    (
+        select (extract(epoch from grid.time) * 1000000)::bigint from sensor_grid grid
+        where grid.equipment_key = equipment.equipment_key order by grid.time limit 1
+    ) as first_us,
+    (
+        select (extract(epoch from grid.time) * 1000000)::bigint from sensor_grid grid
+        where grid.equipment_key = equipment.equipment_key order by grid.time desc limit 1
+    ) as last_us,
+    equipment.grid_us
+from equipment
+where equipment.equipment_id = $1::text;
+
+-- name: last_reading_time
+-- Time of the newest reading of an equipment.
+select (
+    select reading.time from sensor_readings reading
+    where reading.equipment_key = equipment.equipment_key order by reading.time desc limit 1
+) as time
+from equipment
+where equipment.equipment_id = $1::text;
+
+-- name: drop_before
+-- Drop everything that is wholly older than a time; answers how many partitions went.
+select drop_before($1::timestamptz);
+
+-- name: put_labels
+-- Write condition labels of an equipment; a label of the same component and start is replaced.
+insert into condition_labels (equipment_key, component_id, start_time, end_time, grade, stable, cycle)
+select
+    equipment.equipment_key,
+    label.component_id,
+    timestamptz 'epoch' + label.start_us * interval '1 microsecond',
+    timestamptz 'epoch' + label.end_us * interval '1 microsecond',
+    label.grade,
+    label.stable,
+    label.cycle
+from unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::boolean[], $7::integer[])
+    as label (component_id, start_us, end_us, grade, stable, cycle)
+join equipment on equipment.equipment_id = $1::text
+on conflict (equipment_key, component_id, start_time) do update
+    set end_time = excluded.end_time, grade = excluded.grade, stable = excluded.stable, cycle = excluded.cycle
+returning 1;
+
+-- name: read_labels
+-- Condition labels of an equipment that overlap an interval, in the order of time.
+select
+    label.component_id,
+    (extract(epoch from label.start_time) * 1000000)::bigint as start_us,
+    (extract(epoch from label.end_time) * 1000000)::bigint as end_us,
+    label.grade,
+    label.stable,
+    label.cycle
+from condition_labels label
+join equipment on equipment.equipment_key = label.equipment_key
+where equipment.equipment_id = $1::text and label.end_time > timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
+    and label.start_time < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
+order by label.start_time, label.component_id;
+
+-- name: insert_diagnoses
+-- Store diagnoses; one that is there already stays as it is.
+insert into diagnoses (
+    diagnosis_id, created_at, equipment_id, window_start, window_end, model_version, status, health, body
+)
+select * from unnest(
+    $1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[],
+    $8::double precision[], $9::jsonb[]
+)
+on conflict do nothing;
+
+-- name: get_diagnosis
+-- The diagnosis of an id.
+select body from diagnoses where diagnosis_id = $1::text limit 1;
+
+-- name: diagnosis_history
+-- Diagnoses of an equipment whose window ends within [start, end), newest first.
+select body
+from diagnoses
+where equipment_id = $1::text
+    and window_end >= coalesce($2::timestamptz, '-infinity') and window_end < coalesce($3::timestamptz, 'infinity')
+order by window_end desc, created_at desc
+limit $4::integer;
+
+-- name: record_release
+-- Add an event to the history of releases.
+insert into releases (version, action, weights, actor, reason)
+values ($1::text, $2::text, $3::jsonb, $4::text, $5::text)
+returning release_id, released_at;
+
+-- name: list_releases
+-- The history of releases, newest first.
+select release_id, released_at, version, action, weights, actor, reason
+from releases
+order by release_id desc
+limit $1::integer;
+
+-- name: create_key
+-- Store a key by its hash.
+insert into api_keys (name, shown, secret_sha256, scopes)
+values ($1::text, $2::text, $3::bytea, $4::text[])
+returning key_id, name, shown, scopes, created_at, revoked_at;
+
+-- name: find_key
+-- The key of a hash, unless it was revoked.
+select key_id, name, shown, scopes, created_at, revoked_at
+from api_keys
+where secret_sha256 = $1::bytea and revoked_at is null;
+
+-- name: revoke_key
+-- Revoke a key for good.
+update api_keys set revoked_at = coalesce(revoked_at, now()) where key_id = $1::integer
+returning key_id;
+
+-- name: list_keys
+-- All keys, revoked ones too, oldest first.
+select key_id, name, shown, scopes, created_at, revoked_at from api_keys order by key_id;
+
+-- name: any_key
+-- Whether a key that is not revoked exists.
+select exists (select from api_keys where revoked_at is null);
+
+-- name: ping
+-- Whether the database answers.
+select 1;
+
+-- name: edition_probe
+-- Whether TimescaleDB is in this database, and whether it could be put in.
+select
+    exists (select from pg_extension where extname = 'timescaledb') as installed,
+    exists (select from pg_available_extensions where name = 'timescaledb')
+        and current_setting('shared_preload_libraries') like '%timescaledb%' as available;
+
+-- name: create_timescaledb
+-- Put TimescaleDB into this database.
+create extension if not exists timescaledb;
+
+-- name: migration_lock
+-- Keep other replicas from migrating until the transaction ends.
+select pg_advisory_xact_lock(7207000, 0);
+
+-- name: create_migrations
+-- Make the table that says which migrations are in.
+create table if not exists schema_migrations (
+    version integer primary key,
+    name text not null,
+    edition text not null,
+    sha256 text not null,
+    applied_at timestamptz not null default now()
+);
+
+-- name: applied_migrations
+-- The migrations that are in.
+select version, name, edition, sha256 from schema_migrations order by version;
+
+-- name: record_migration
+-- Say that a migration is in.
+insert into schema_migrations (version, name, edition, sha256) values ($1::integer, $2::text, $3::text, $4::text);

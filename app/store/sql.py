@@ -1,0 +1,45 @@
+"""Named SQL: statements stand in `.sql` files, each under `-- name:` and a line that says its purpose.
+
+Invariant: no statement is ever put together from text; values travel as parameters.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from app.errors import StoreError
+
+_HERE = Path(__file__).parent
+_HEAD = re.compile(r"^-- name:[ \t]*(?P<name>\S*)[ \t]*\n-- (?P<purpose>\S[^\n]*)\n(?P<text>.*)\Z", re.DOTALL)
+
+
+def read_statements(text: str, where: str) -> Mapping[str, str]:
+    """Split a file into its statements by name.
+
+    Args:
+        text: the file; what stands before the first `-- name:` is a comment.
+        where: the file's name, for messages.
+
+    Raises:
+        StoreError: a statement has no name, no purpose or no text, or a name comes twice.
+    """
+    statements: dict[str, str] = {}
+    for part in re.split(r"(?m)^(?=-- name:)", text)[1:]:
+        head = _HEAD.match(part)
+        first = part.split("\n", 1)[0]
+        if head is None or not head["name"] or not head["text"].strip():
+            raise StoreError(
+                f"expected '-- name: NAME', a line '-- PURPOSE' and a statement in {where}, found '{first}' without: add them"
+            )
+        if head["name"] in statements:
+            raise StoreError(f"expected each name once in {where}, found '{head['name']}' twice: rename one")
+        statements[head["name"]] = head["text"].strip()
+    return statements
+
+
+@cache
+def queries() -> Mapping[str, str]:
+    """Return the statements of `queries.sql` by name."""
+    path = _HERE / "queries.sql"
+    return read_statements(path.read_text(encoding="utf-8"), path.name)
