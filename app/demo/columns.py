@@ -1,7 +1,7 @@
 """Readings of cycles and of seconds as the parallel columns that the store takes.
 
-Pure. Invariant: columns are in the order of time, and value k of a second of a sensor with rate r lies k / r seconds
-after the second begins.
+Pure; the store puts them in order.
+Invariant: value k of a second of a sensor with rate r lies k / r seconds after the second begins.
 """
 
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def block_columns(block: CycleBlock, start_us: int) -> Columns:
         sensor_ids += [sensor_id] * values_CR.size
         times_us.append((cycle_start_C[:, None] + offset_R).reshape(-1))
         values.append(values_CR.reshape(-1))
-    return _in_order(sensor_ids, np.concatenate(times_us), np.concatenate(values))
+    return Columns(sensor_ids, np.concatenate(times_us), np.concatenate(values))
 
 
 def second_columns(replay: Replay, start_s: int, end_s: int) -> Columns:
@@ -57,8 +57,3 @@ def second_columns(replay: Replay, start_s: int, end_s: int) -> Columns:
         np.repeat(np.arange(start_s, end_s, dtype=np.int64) * SECOND_US, sensors),
         replay.values_between(start_s, end_s).reshape(-1),
     )
-
-
-def _in_order(sensor_ids: list[str], times_us: NDArray[np.int64], values: NDArray[np.float64]) -> Columns:
-    order = np.argsort(times_us, kind="stable")
-    return Columns([sensor_ids[position] for position in order.tolist()], times_us[order], values[order])

@@ -40,10 +40,9 @@ def test_value_k_of_a_second_lies_k_rths_into_it() -> None:
     rates=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     gaps=st.lists(st.integers(1, 50), min_size=1, max_size=3),
 )
-def test_times_are_in_order_distinct_for_a_sensor_and_inside_their_cycle(rates: list[int], gaps: list[int]) -> None:
+def test_times_are_distinct_for_a_sensor_and_inside_their_cycle(rates: list[int], gaps: list[int]) -> None:
     cycle_index = np.cumsum(gaps).tolist()
     columns = block_columns(_block({f"S{n}": rate for n, rate in enumerate(rates)}, cycle_index), START_US)
-    assert (np.diff(columns.times_us) >= 0).all()
     assert len(set(zip(columns.sensor_ids, columns.times_us.tolist(), strict=True))) == len(columns.values)
     minutes = set(((columns.times_us - START_US) // 60_000_000).tolist())
     assert minutes == set(cycle_index)

@@ -1,0 +1,130 @@
+"""The rig on the command line: import its data, pack them, or feed them as if they were measured now.
+
+Invariant: an error that a user can mend is one line on standard error and exit status 1; everything can be run again.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from app.demo.archive import SHIPPED_ARCHIVE, open_archive, pack
+from app.demo.equipment import rig_equipment
+from app.demo.feed import run_feed
+from app.demo.importer import DEFAULT_START, Progress, import_rig
+from app.demo.rig import open_directory, survey
+from app.errors import HydraulicDiagnosticsError
+from app.serving.logging import configure_logging
+from app.settings import Settings
+from app.store.open import open_store
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 130 interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "pack-rig":
+            _pack(options.directory, options.out)
+        elif options.command == "import-rig":
+            asyncio.run(_import(_settings(options.dsn), options.equipment_id, options.directory, options.start))
+        else:
+            asyncio.run(_feed(_settings(options.dsn), options.equipment_id))
+    except HydraulicDiagnosticsError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app.demo", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument(
+        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+    )
+    store.add_argument("--equipment-id", help="register the rig under another id than hydraulic-rig")
+
+    importing = commands.add_parser("import-rig", parents=[store], help="import the rig's readings and labels")
+    importing.add_argument(
+        "directory", nargs="?", type=Path, help="the published .txt files at any rate; without it the shipped copy"
+    )
+    importing.add_argument(
+        "--start", type=_time, default=DEFAULT_START, help="when the first cycle begins (default 2025-01-01T00:00Z)"
+    )
+    packing = commands.add_parser("pack-rig", help="pack the published .txt files into one archive, as shipped")
+    packing.add_argument("directory", type=Path)
+    packing.add_argument("out", type=Path, help="the .tar.xz to write")
+    commands.add_parser("feed", parents=[store], help="write the rig's readings every second, as if measured now")
+    return parser
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected an ISO 8601 time such as 2025-01-01T00:00Z, found '{text}'"
+        ) from error
+    if found.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"expected a time with its zone, found '{text}': add Z for UTC")
+    return found.astimezone(UTC)
+
+
+def _settings(dsn: str | None) -> Settings:
+    settings = Settings()
+    return settings if dsn is None else settings.model_copy(update={"dsn": SecretStr(dsn)})
+
+
+def _pack(directory: Path, out: Path) -> None:
+    files = open_directory(directory)
+    found = survey(files)
+    size = pack(files, out)
+    print(f"packed {found.cycles} cycles, {found.readings} readings, into {out}: {size} bytes")
+
+
+async def _import(settings: Settings, equipment_id: str | None, directory: Path | None, start: datetime) -> None:
+    equipment = rig_equipment(equipment_id)
+    files = open_archive(SHIPPED_ARCHIVE) if directory is None else open_directory(directory)
+    started = time.monotonic()
+    print(f"importing {survey(files).cycles} cycles from {files.where} as {equipment.equipment_id}")
+
+    def report(progress: Progress) -> None:
+        rate = progress.readings / max(time.monotonic() - started, 1e-6)
+        print(
+            f"{progress.cycles}/{progress.cycles_total} cycles, {progress.readings} readings, {rate:,.0f} readings/s",
+            flush=True,
+        )
+
+    store = open_store(settings)
+    try:
+        done = await import_rig(store, equipment, files, start, report)
+    finally:
+        await store.close()
+    known = done.readings - done.accepted
+    print(f"imported {done.accepted} new readings, {known} known before, in {time.monotonic() - started:.1f} s")
+
+
+async def _feed(settings: Settings, equipment_id: str | None) -> None:
+    configure_logging(settings.log_level)
+    print("feeding the rig's readings as measured now; Ctrl-C ends it", flush=True)
+    await run_feed(settings, rig_equipment(equipment_id))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""The live rig as a Ray Serve application without a route: one replica that feeds until it is told to stop.
+
+It knows nothing of how a feed works, and imports no torch, so its process stays small.
+Invariant: a feed that ended for whatever reason fails the health check, and Serve starts a new replica.
+"""
+
+import asyncio
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+
+from app.demo.equipment import rig_equipment
+from app.demo.feed import run_feed
+from app.errors import HydraulicDiagnosticsError
+from app.schemas.equipment import Equipment, Identifier
+from app.serving.logging import configure_logging
+from app.settings import Settings
+
+
+class LiveRigArgs(BaseModel):
+    """Arguments of the live rig's application."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    equipment_id: Identifier = "hydraulic-rig"
+
+
+class LiveRig:
+    """One replica; more would only write the same readings again.
+
+    Args:
+        equipment: the machine to write as.
+    """
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._feed: asyncio.Task[None] | None = None  # __del__ also comes after a constructor that failed
+        settings = Settings()
+        configure_logging(settings.log_level)
+        self._feed = asyncio.get_running_loop().create_task(run_feed(settings, equipment))
+
+    async def check_health(self) -> None:
+        """Raise when the feed has ended.
+
+        Raises:
+            HydraulicDiagnosticsError: with the reason of its end.
+        """
+        if self._feed is not None and self._feed.done():
+            reason = "cancelled" if self._feed.cancelled() else repr(self._feed.exception())
+            raise HydraulicDiagnosticsError(f"expected the live rig to feed, found it ended: {reason}")
+
+    def __del__(self) -> None:
+        """Stop the feed; Serve calls this on the replica's own event loop when it stops."""
+        if self._feed is not None:
+            self._feed.cancel()
+
+
+def live_rig(args: LiveRigArgs) -> serve.Application:
+    """Bind the replica that feeds.
+
+    Raises:
+        TopologyError: the shipped topology does not fit the rig's layout.
+    """
+    return serve.deployment(name="LiveRig")(LiveRig).bind(rig_equipment(args.equipment_id))

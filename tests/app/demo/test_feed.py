@@ -1,0 +1,189 @@
+"""The live feed under a clock and a store that the test drives: nothing left out, nothing written otherwise."""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.demo.equipment import rig_equipment
+from app.demo.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, Clock, LiveFeed
+from app.demo.replay import Replay
+from app.errors import StoreError, StoreUnavailable
+from app.schemas.equipment import Equipment
+
+START_S = 1_764_000_000
+REPLAY = Replay(("PS1", "TS1"), np.arange(5 * 60 * 2, dtype=np.float64).reshape(5, 60, 2))
+
+
+class End(Exception):
+    """The test's time is over."""
+
+
+class Time:
+    """A clock that moves only when someone sleeps; `jumps` adds seconds at the end of the n-th sleep."""
+
+    def __init__(self, lasts_s: float, jumps: dict[int, float] | None = None) -> None:
+        self.now = float(START_S)
+        self.sleeps: list[float] = []
+        self._end = START_S + lasts_s
+        self._jumps = jumps or {}
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now, self._sleep)
+
+    async def _sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds + self._jumps.get(len(self.sleeps), 0.0)
+        self.sleeps.append(seconds)
+        if self.now >= self._end:
+            raise End
+
+
+class Store:
+    """Keeps what it is given; while `away` says so, what it is given is kept and the answer lost."""
+
+    def __init__(self, away: Callable[[], bool] = lambda: False, *, registered: bool = False) -> None:
+        self.readings: dict[tuple[str, int], float] = {}
+        self.calls: list[int] = []
+        self.put: list[str] = []
+        self._away = away
+        self._registered = registered
+
+    async def migrate(self) -> None:
+        self._check()
+
+    async def get_equipment(self, equipment_id: str) -> Equipment | None:
+        self._check()
+        return rig_equipment(equipment_id) if self._registered else None
+
+    async def put_equipment(self, equipment: Equipment) -> None:
+        self._check()
+        self.put.append(equipment.equipment_id)
+
+    async def ingest(
+        self, equipment_id: str, sensor_ids: Sequence[str], times_us: NDArray[np.int64], values: NDArray[np.float64]
+    ) -> None:
+        assert equipment_id == "hydraulic-rig"
+        lost = self._away()
+        for sensor_id, time_us, value in zip(sensor_ids, times_us.tolist(), values.tolist(), strict=True):
+            assert self.readings.setdefault((sensor_id, time_us), value) == value
+        if lost:
+            raise StoreUnavailable("the answer was lost")
+        self.calls.append(len(values))
+
+    def _check(self) -> None:
+        if self._away():
+            raise StoreUnavailable("expected the database to answer, found it away: start it")
+
+
+async def _run(time: Time, store: Store) -> None:
+    feed = LiveFeed(store, rig_equipment(), REPLAY, time.clock())  # type: ignore[arg-type]
+    with pytest.raises(End):
+        await feed.run()
+
+
+def _expected(first_s: int, last_s: int) -> dict[tuple[str, int], float]:
+    values_NS = REPLAY.values_between(first_s, last_s + 1)
+    return {
+        (sensor_id, second * 1_000_000): values_NS[second - first_s, position]
+        for second in range(first_s, last_s + 1)
+        for position, sensor_id in enumerate(REPLAY.sensor_ids)
+    }
+
+
+async def test_last_hour_is_written_at_once_then_every_second_when_it_begins() -> None:
+    time, store = Time(lasts_s=4), Store()
+    await _run(time, store)
+    assert store.put == ["hydraulic-rig"]
+    assert store.calls == [2 * CATCH_UP_S, 2, 2, 2, 2]
+    assert time.sleeps == [1.0, 1.0, 1.0, 1.0]
+    assert store.readings == _expected(START_S - BACKFILL_S, START_S + 3)
+
+
+async def test_registered_equipment_is_left_as_it_is() -> None:
+    store = Store(registered=True)
+    await _run(Time(lasts_s=1), store)
+    assert store.put == []
+
+
+async def test_restart_writes_the_same_values_again() -> None:
+    store = Store()
+    await _run(Time(lasts_s=7), store)
+    before = dict(store.readings)
+    await _run(Time(lasts_s=3), store)  # the store asserts that no value differs
+    assert store.readings == before
+
+
+async def test_pause_longer_than_a_call_is_caught_up_whole() -> None:
+    store = Store()
+    await _run(Time(lasts_s=10_010, jumps={2: 10_000.0}), store)
+    assert max(store.calls) == 2 * CATCH_UP_S
+    written = sorted({time_us // 1_000_000 for _, time_us in store.readings})
+    assert written == list(range(START_S - BACKFILL_S, written[-1] + 1))
+    assert written[-1] >= START_S + 10_000
+
+
+async def test_clock_set_back_writes_nothing_twice_and_goes_on_later() -> None:
+    store = Store()
+    await _run(Time(lasts_s=5, jumps={1: -3.0}), store)
+    assert store.readings == _expected(START_S - BACKFILL_S, START_S + 4)
+
+
+async def test_outage_is_logged_once_waited_out_with_bounded_pauses_and_loses_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    time = Time(lasts_s=90)
+    store = Store(away=lambda: 10 <= time.now - START_S < 70)
+    with caplog.at_level(logging.INFO, "app.demo.feed"):
+        await _run(time, store)
+    assert [record.getMessage() for record in caplog.records] == ["feed interrupted, store unavailable", "feed resumed"]
+    assert vars(caplog.records[0])["reason"] == "the answer was lost"
+    assert 60 <= vars(caplog.records[1])["outage_s"] <= 60 + LONGEST_PAUSE_S
+    assert max(time.sleeps) == LONGEST_PAUSE_S
+    assert store.readings == _expected(START_S - BACKFILL_S, START_S + 89)
+
+
+async def test_store_away_at_the_start_is_waited_for() -> None:
+    time = Time(lasts_s=30)
+    store = Store(away=lambda: time.now - START_S < 20)
+    await _run(time, store)
+    assert store.put == ["hydraulic-rig"]
+    # the backfill reaches back from when the feed was started, not from when the store came
+    assert store.readings == _expected(START_S - BACKFILL_S, START_S + 29)
+
+
+async def test_refusal_is_not_retried() -> None:
+    class Refusing(Store):
+        async def put_equipment(self, equipment: Equipment) -> None:
+            raise StoreError("expected a free disk, found none")
+
+    with pytest.raises(StoreError, match="free disk"):
+        await LiveFeed(Refusing(), rig_equipment(), REPLAY, Time(5).clock()).run()  # type: ignore[arg-type]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    away=st.lists(st.booleans(), max_size=40),
+    jumps=st.dictionaries(st.integers(0, 20), st.floats(-20.0, 500.0), max_size=4),
+    lasts_s=st.integers(1, 400),
+)
+async def test_no_second_is_left_out_whatever_the_clock_and_the_store_do(
+    away: list[bool], jumps: dict[int, float], lasts_s: int
+) -> None:
+    outages: Iterator[bool] = iter(away)
+    time, store = Time(lasts_s, jumps), Store(away=lambda: next(outages, False))
+    await _run(time, store)
+    written = sorted({time_us // 1_000_000 for _, time_us in store.readings})
+    assert written or any(away)
+    assert store.readings == (_expected(START_S - BACKFILL_S, written[-1]) if written else {})
+
+
+def test_default_clock_is_the_machines() -> None:
+    clock = Clock()
+    sleep: Callable[[float], Awaitable[None]] = clock.sleep
+    assert clock.now_s() > START_S - 10**9
+    assert sleep.__name__ == "sleep"

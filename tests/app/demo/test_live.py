@@ -1,0 +1,66 @@
+"""The live rig's replica, without Ray: it feeds, stops when told, and is unhealthy when its feed has ended."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+from ray import serve
+
+from app.demo import live
+from app.demo.equipment import rig_equipment
+from app.demo.live import LiveRig, LiveRigArgs, live_rig
+from app.errors import HydraulicDiagnosticsError, StoreError
+from app.schemas.equipment import Equipment
+from app.settings import Settings
+
+
+async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+    fed: list[str] = []
+
+    async def run_feed(settings: Settings, equipment: Equipment) -> None:
+        fed.append(equipment.equipment_id)
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(live, "run_feed", run_feed)
+    replica = LiveRig(rig_equipment("rig-2"))
+    await asyncio.sleep(0)
+    await replica.check_health()
+    assert fed == ["rig-2"]
+    replica.__del__()
+    await asyncio.wait_for(ended.wait(), 1)
+    with pytest.raises(HydraulicDiagnosticsError, match="found it ended: cancelled"):
+        await replica.check_health()
+
+
+async def test_replica_whose_feed_failed_is_unhealthy_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run_feed(settings: Settings, equipment: Equipment) -> None:
+        raise StoreError("expected a free disk, found none")
+
+    monkeypatch.setattr(live, "run_feed", run_feed)
+    replica = LiveRig(rig_equipment())
+    await asyncio.sleep(0)
+    with pytest.raises(HydraulicDiagnosticsError, match=r"found it ended: StoreError.*free disk"):
+        await replica.check_health()
+
+
+def test_builder_binds_one_deployment() -> None:
+    application = live_rig(LiveRigArgs())
+    assert isinstance(application, serve.Application)
+
+
+def test_unknown_or_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ValidationError, match="equipment"):
+        LiveRigArgs.model_validate({"equipment": "rig"})
+    with pytest.raises(ValidationError, match="equipment_id"):
+        LiveRigArgs(equipment_id="a b")
+
+
+def test_process_of_the_replica_imports_no_torch() -> None:
+    code = "import sys, app.demo.live; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
