@@ -9,7 +9,8 @@ export PYTHONUNBUFFERED := 1
 .PHONY: run test check bench train clean
 
 run: $(STAMP)
-	@$(BIN)/python -m app.demo hint
+	@echo "Starting on http://127.0.0.1:8000 (Ctrl-C stops all). When it says ready, in another terminal:"
+	@echo "  curl -s http://127.0.0.1:8000/v1/diagnoses -H \"Authorization: Bearer \$$(cat var/api_key)\" -d '{\"equipment_id\": \"hydraulic-rig\", \"explain\": true}'"
 	@exec $(BIN)/serve run serve_config.yaml
 
 test: check

@@ -327,7 +327,7 @@ def _evidence(
     return tuple(
         Evidence(sensor_id=sensor_ids[position], contribution=float(row_S[position]))
         for position in order
-        if np.isfinite(row_S[position])
+        if np.isfinite(row_S[position]) and row_S[position] != 0
     )
 
 

@@ -5,7 +5,6 @@ remembered for a short time, so a revoked key stops within `CACHE_S` and a known
 Invariant: no key and no hash of one is ever logged or returned.
 """
 
-import hashlib
 import hmac
 import time
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
 from app.errors import Forbidden, StoreUnavailable, Unauthenticated
+from app.store.keys import hash_secret
 
 Scope = Literal["read", "ingest", "diagnose", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "ingest", "diagnose", "admin")
@@ -22,11 +22,6 @@ CACHE_SIZE = 10_000
 
 FindScopes = Callable[[str], Awaitable[frozenset[str] | None]]
 """Looks a key's hash up: its scopes, or None when there is no such key. May raise StoreUnavailable."""
-
-
-def hash_key(secret: str) -> str:
-    """Return the SHA-256 hex digest of a key; keys are 256 random bits, so no salt or stretching is needed."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class Authenticator:
@@ -42,7 +37,7 @@ class Authenticator:
         self, find_scopes: FindScopes, extra_key: str | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._find_scopes = find_scopes
-        self._extra_hash = hash_key(extra_key) if extra_key else None
+        self._extra_hash = hash_secret(extra_key) if extra_key else None
         self._clock = clock
         self._seen: OrderedDict[str, tuple[float, frozenset[str] | None]] = OrderedDict()
 
@@ -64,7 +59,7 @@ class Authenticator:
                 "expected an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY', found none: a first start "
                 "writes one to var/api_key"
             )
-        scopes = await self._scopes(hash_key(secret))
+        scopes = await self._scopes(hash_secret(secret))
         if scopes is None:
             raise Unauthenticated(
                 "expected a known API key, found one that is unknown or revoked: check it or ask for one"

@@ -25,7 +25,7 @@ class Bins(NamedTuple):
     """A window as bins of its equipment's grid: the number of the first since 1970-01-01T00:00Z, and how many."""
 
     first: int
-    count: int
+    length: int
 
 
 def window_before(equipment: Equipment, at: datetime | None, now: datetime) -> Bins:
@@ -62,7 +62,7 @@ def window_before(equipment: Equipment, at: datetime | None, now: datetime) -> B
 def interval_of(bins: Bins, equipment: Equipment) -> Window:
     """Return a window's times."""
     start = EPOCH + bins.first * equipment.grid_us * MICROSECOND
-    return Window(start=start, end=start + bins.count * equipment.grid_us * MICROSECOND)
+    return Window(start=start, end=start + bins.length * equipment.grid_us * MICROSECOND)
 
 
 def inline_window(equipment: Equipment, readings: InlineReadings, now: datetime) -> tuple[Bins, Floats]:
@@ -117,9 +117,9 @@ def inline_window(equipment: Equipment, readings: InlineReadings, now: datetime)
     offsets_us = start_us - first * equipment.grid_us + np.arange(count, dtype=np.int64) * step_us
     values_SN = np.full((len(known), equipment.bins), np.nan, np.float32)
     for position, sensor_id in enumerate(known):
-        values = readings.values.get(sensor_id)
-        if values is not None:
-            series = np.array([np.nan if value is None else value for value in values], np.float64)
+        given = readings.values.get(sensor_id)
+        if given is not None:
+            series = np.array([np.nan if value is None else value for value in given], np.float64)
             values_SN[position] = bin_series(offsets_us, series, equipment.grid_us, equipment.bins)
     if np.isnan(values_SN).all():
         raise WindowError(

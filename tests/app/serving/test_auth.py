@@ -3,14 +3,15 @@
 import pytest
 
 from app.errors import Forbidden, StoreUnavailable, Unauthenticated
-from app.serving.auth import CACHE_S, Authenticator, hash_key
+from app.serving.auth import CACHE_S, Authenticator
+from app.store.keys import hash_secret
 
 
 class Keys:
     """The smallest store of keys: hashes to scopes, with a switch that takes it away."""
 
     def __init__(self, **secrets: str) -> None:
-        self.scopes = {hash_key(secret): frozenset(scopes.split()) for secret, scopes in secrets.items()}
+        self.scopes = {hash_secret(secret): frozenset(scopes.split()) for secret, scopes in secrets.items()}
         self.away = False
         self.asked = 0
 

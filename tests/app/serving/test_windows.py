@@ -131,6 +131,6 @@ def test_inline_window_is_always_whole(offset_us: int, step_s: float):
     start = NOW - timedelta(hours=1) + timedelta(microseconds=offset_us)
     count = round(60 / step_s)
     bins, values_SN = inline_window(machine(), readings(start=start, step_s=step_s, first=[1.0] * count), NOW)
-    assert bins.count == 60
+    assert bins.length == 60
     assert np.isfinite(values_SN[0]).sum() == min(count, 60)
     assert interval_of(bins, machine()).start <= start

@@ -1,0 +1,389 @@
+"""The HTTP interface: routes, limits, access line and problem documents around `Diagnostics`.
+
+It decides nothing about machines; each route checks the key, reads the body within its limit and calls one method.
+Invariant: every answer that is not a success is a problem document with the request's trace id.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPBearer
+from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded
+from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
+from app.schemas.equipment import Equipment
+from app.schemas.readings import IngestAnswer, Reading
+from app.serving import auth
+from app.serving.diagnostics import Diagnostics
+from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond, trace_id_of
+
+logger = logging.getLogger(__name__)
+
+MAX_READINGS_BYTES = 32 * 1024 * 1024
+MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+MAX_TOPOLOGY_BYTES = 2 * 1024 * 1024
+MAX_HISTORY = 1_000
+
+_DESCRIPTION = """Tells for every component of a hydraulic machine how healthy it is, how sure that is, and why.
+
+Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem documents."""
+
+_BODIES: tuple[type[BaseModel], ...] = (
+    Equipment,
+    Reading,
+    DiagnosisRequest,
+    BatchRequest,
+    Diagnosis,
+    IngestAnswer,
+    Problem,
+)
+
+
+def build_api(diagnostics: Diagnostics) -> ASGIApp:
+    """Build the ASGI application of one ingress replica.
+
+    Args:
+        diagnostics: what answers; started and closed with the application's lifespan.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await diagnostics.start()
+        yield
+        await diagnostics.close()
+
+    api = FastAPI(
+        title="Hydraulic Diagnostics",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        default_response_class=Response,
+    )
+    _add_health_routes(api, diagnostics)
+    _add_equipment_routes(api, diagnostics)
+    _add_diagnosis_routes(api, diagnostics)
+    _add_release_routes(api, diagnostics)
+    _add_error_answers(api)
+    _document_bodies(api)
+    return AccessLog(api, diagnostics)
+
+
+def _access(diagnostics: Diagnostics, scope: auth.Scope) -> Any:
+    bearer = HTTPBearer(auto_error=False, description="An API key")
+
+    async def check(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:
+        await diagnostics.authenticator.require(request.headers, scope)
+
+    return Depends(check)
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status_code=status, media_type="application/json")
+
+
+def _body_of(schema: str, *media_types: str) -> dict[str, Any]:
+    reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    return {
+        "requestBody": {"required": True, "content": dict.fromkeys(media_types or ("application/json",), reference)}
+    }
+
+
+def _answer(schema: str, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        200: {
+            "description": "Success",
+            "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+        },
+        "4XX": {"description": "What was sent can't be used", "content": problem},
+        "5XX": {"description": "The service can't answer now", "content": problem},
+    }
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the request's body.
+
+    Raises:
+        LimitExceeded: it is longer than `limit` bytes; no more than that is read.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise LimitExceeded(f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise LimitExceeded(f"expected a body of at most {limit} bytes, found more: send it in parts", "body")
+    return bytes(body)
+
+
+def _add_health_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+    @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
+    async def live() -> Response:
+        return _json(b'{"status":"live"}')
+
+    @api.get("/health/ready", tags=["health"], summary="Whether the database and a model really answer")
+    async def ready() -> Response:
+        readiness = await diagnostics.readiness()
+        return _json(orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503)
+
+    @api.get("/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format")
+    async def metrics() -> Response:
+        return Response(diagnostics.metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+
+def _add_equipment_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+    @api.put(
+        "/v1/equipment/{equipment_id}",
+        tags=["equipment"],
+        summary="Register a machine's topology; the linter's findings come back",
+        dependencies=[_access(diagnostics, "admin")],
+        openapi_extra=_body_of("Equipment"),
+    )
+    async def put_equipment(equipment_id: str, request: Request) -> Response:
+        answer = await diagnostics.put_equipment(equipment_id, await _read_body(request, MAX_TOPOLOGY_BYTES))
+        return _json(answer.model_dump_json().encode(), 201 if answer.created else 200)
+
+    @api.get("/v1/equipment", tags=["equipment"], summary="List machines", dependencies=[_access(diagnostics, "read")])
+    async def list_equipment() -> Response:
+        return _json(
+            orjson.dumps({"equipment": [item.model_dump(mode="json") for item in await diagnostics.equipment()]})
+        )
+
+    @api.get(
+        "/v1/equipment/{equipment_id}",
+        tags=["equipment"],
+        summary="A machine's topology",
+        dependencies=[_access(diagnostics, "read")],
+        responses=_answer("Equipment"),
+    )
+    async def get_equipment(equipment_id: str) -> Response:
+        return _json((await diagnostics.topology(equipment_id)).model_dump_json().encode())
+
+    @api.post(
+        "/v1/readings",
+        tags=["readings"],
+        summary="Store readings; idempotent on (equipment, sensor, time)",
+        dependencies=[_access(diagnostics, "ingest")],
+        openapi_extra=_body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
+        responses=_answer("IngestAnswer"),
+    )
+    async def post_readings(request: Request) -> Response:
+        body = await _read_body(request, MAX_READINGS_BYTES)
+        answer = await diagnostics.ingest(body, request.headers.get("content-type", ""))
+        if answer.rejected and not answer.accepted and not answer.duplicates:
+            return respond(_all_rejected(answer, request.scope["trace_id"]))
+        return _json(answer.model_dump_json().encode())
+
+
+def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
+    first = answer.rejected[0]
+    return Problem.model_validate(
+        {
+            "type": TYPE_PREFIX + "readings",
+            "title": "No reading could be taken",
+            "status": 422,
+            "detail": f"line {first.line}: {first.reason}",
+            "field": first.field,
+            "trace_id": trace_id,
+            **answer.model_dump(),
+        }
+    )
+
+
+def _add_diagnosis_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+    @api.post(
+        "/v1/diagnoses",
+        tags=["diagnoses"],
+        summary="Diagnose a machine from its stored readings, or from readings given inline",
+        dependencies=[_access(diagnostics, "diagnose")],
+        openapi_extra=_body_of("DiagnosisRequest"),
+        responses=_answer("Diagnosis"),
+    )
+    async def post_diagnosis(request: Request) -> Response:
+        body = await _read_body(request, MAX_DIAGNOSIS_BYTES)
+        diagnosis = await diagnostics.diagnose(DiagnosisRequest.model_validate_json(body))
+        return _json(diagnosis.model_dump_json().encode())
+
+    @api.post(
+        "/v1/diagnoses/batch",
+        tags=["diagnoses"],
+        summary="Diagnose many machines; one NDJSON line for each item with its index, as it is ready",
+        dependencies=[_access(diagnostics, "diagnose")],
+        openapi_extra=_body_of("BatchRequest"),
+        responses=_answer("Diagnosis", "application/x-ndjson"),
+    )
+    async def post_batch(request: Request) -> Response:
+        items = diagnostics.batch_items(await _read_body(request, MAX_BATCH_BYTES))
+        trace_id = request.scope["trace_id"]
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for index, outcome in diagnostics.diagnose_many(items):
+                if isinstance(outcome, Diagnosis):
+                    yield b'{"index":%d,"diagnosis":%s}\n' % (index, outcome.model_dump_json().encode())
+                else:
+                    problem = problem_of(outcome, trace_id)
+                    yield b'{"index":%d,"error":%s}\n' % (index, orjson.dumps(problem.model_dump(mode="json")))
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    @api.get(
+        "/v1/diagnoses/{diagnosis_id}",
+        tags=["diagnoses"],
+        summary="A stored diagnosis",
+        dependencies=[_access(diagnostics, "read")],
+        responses=_answer("Diagnosis"),
+    )
+    async def get_diagnosis(diagnosis_id: str) -> Response:
+        return _json(await diagnostics.stored_diagnosis(diagnosis_id))
+
+    @api.get(
+        "/v1/equipment/{equipment_id}/diagnoses",
+        tags=["diagnoses"],
+        summary="A machine's diagnoses whose window ends in [start, end), newest first",
+        dependencies=[_access(diagnostics, "read")],
+    )
+    async def get_history(
+        equipment_id: str,
+        start: Annotated[AwareDatetime | None, Query()] = None,
+        end: Annotated[AwareDatetime | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
+    ) -> Response:
+        found = await diagnostics.history(equipment_id, _checked(start, end), limit)
+        return _json(b'{"diagnoses":[' + b",".join(found) + b"]}")
+
+
+def _checked(start: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None]:
+    if start is not None and end is not None and start >= end:
+        raise InputError(
+            f"expected start before end, found {start.isoformat()} and {end.isoformat()}: exchange or widen them",
+            "start",
+        )
+    return start, end
+
+
+def _add_release_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+    @api.get(
+        "/v1/models",
+        tags=["models"],
+        summary="Released versions: what they were trained on and how well they did",
+        dependencies=[_access(diagnostics, "read")],
+    )
+    async def models() -> Response:
+        return _json(orjson.dumps({"models": await diagnostics.models()}))
+
+    @api.get(
+        "/v1/traffic",
+        tags=["models"],
+        summary="How traffic is split; with equipment_id, which version answers for it",
+        dependencies=[_access(diagnostics, "read")],
+    )
+    async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
+        return _json(orjson.dumps(diagnostics.traffic_report(equipment_id)))
+
+
+def _add_error_answers(api: FastAPI) -> None:
+    async def answer_known(request: Request, error: Exception) -> Response:
+        problem = problem_of(error, request.scope["trace_id"])
+        if problem.status >= 500:
+            logger.error("request failed", extra={"trace_id": problem.trace_id, "reason": str(error)})
+        return respond(problem)
+
+    async def answer_invalid(request: Request, error: Exception) -> Response:
+        errors = error.errors() if isinstance(error, RequestValidationError) else []
+        first = errors[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        message = f"{place}: {first['msg']}, found {str(first.get('input'))[:60]!r}"
+        return respond(problem_of(InputError(message, place), request.scope["trace_id"]))
+
+    async def answer_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        title = {404: "There is no such path", 405: "The path has no such method"}.get(
+            status, "The request can't be used"
+        )
+        problem = Problem(
+            type=f"{TYPE_PREFIX}http-{status}",
+            title=title,
+            status=status,
+            detail=f"expected a path and method of /docs, found {request.method} {request.url.path[:200]}",
+            trace_id=request.scope["trace_id"],
+        )
+        return respond(problem)
+
+    for known in (HydraulicDiagnosticsError, ValidationError):
+        api.add_exception_handler(known, answer_known)
+    api.add_exception_handler(RequestValidationError, answer_invalid)
+    api.add_exception_handler(HTTPException, answer_http)
+
+
+def _document_bodies(api: FastAPI) -> None:
+    """Add the schemas of bodies that routes read by hand to the OpenAPI document."""
+
+    def openapi() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+            _, schemas = models_json_schema(
+                [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+            api.openapi_schema = document
+        return api.openapi_schema
+
+    setattr(api, "openapi", openapi)  # noqa: B010 - FastAPI documents replacing this method
+
+
+class AccessLog:
+    """Gives each request a trace id, its access line and its metrics, and turns what nobody caught into a problem."""
+
+    def __init__(self, api: ASGIApp, diagnostics: Diagnostics) -> None:
+        self._api = api
+        self._metrics = diagnostics.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        trace_id = scope["trace_id"] = trace_id_of(headers)
+        status = 0
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if not any(name == b"x-trace-id" for name, _ in message["headers"]):
+                    message["headers"] = [*message["headers"], (b"x-trace-id", trace_id.encode())]
+            await send(message)
+
+        try:
+            await self._api(scope, receive, send_noting_status)
+        except Exception as error:
+            logger.exception("unexpected error", extra={"trace_id": trace_id})
+            if status:
+                raise
+            await respond(problem_of(error, trace_id))(scope, receive, send_noting_status)
+        finally:
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        logger.info("access", extra={**fields, "trace_id": scope["trace_id"]})

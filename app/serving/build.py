@@ -1,0 +1,64 @@
+"""The composition root: what `serve_config.yaml` imports, typed, so that a wrong argument fails before anything starts.
+
+Invariant: replicas, resources and weights are not said here but in the configuration file.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+
+from app.card import read_card
+from app.errors import SettingsError
+from app.serving.builder_replica import GraphBuilderReplica
+from app.serving.ingress import Ingress
+from app.settings import PROJECT_DIR
+
+
+class DiagnosticsArgs(BaseModel):
+    """Arguments of the `diagnostics` application."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    equipment: tuple[str, ...] = Field(default=(), description="topology files to register at the start")
+    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+
+
+class ModelArgs(BaseModel):
+    """Arguments of a version's application."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: str = Field(description="checkpoint directory, relative to the project")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+def diagnostics(args: DiagnosticsArgs) -> serve.Application:
+    """Bind the ingress to the graph-builder pool.
+
+    Raises:
+        SettingsError: a topology file is not there.
+    """
+    for name in args.equipment:
+        if not (PROJECT_DIR / name).is_file():
+            raise SettingsError(
+                f"expected a topology file args.equipment '{name}' under the project, found none: correct it"
+            )
+    builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
+    ingress = serve.deployment(name="Ingress")(Ingress)
+    return ingress.bind(builder.bind(), args.equipment, args.timeout_s)
+
+
+def model(args: ModelArgs) -> serve.Application:
+    """Bind one version's model replicas.
+
+    Raises:
+        CheckpointError: the checkpoint is not there or is not what its card says.
+    """
+    # torch takes seconds to import, and building the ingress's application does not need it
+    from app.serving.model_replica import ModelReplica
+
+    directory = PROJECT_DIR / args.checkpoint
+    read_card(directory)
+    return serve.deployment(name="Model")(ModelReplica).bind(directory, args.device, args.threads)

@@ -1,0 +1,17 @@
+"""The graph builder as a deployment: it asks versions through Serve's handles, and imports no torch.
+
+Invariant: its process does what `GraphBuilder` does and nothing else.
+"""
+
+from app.serving import handles
+from app.serving.graph_builder import GraphBuilder
+from app.serving.logging import configure_logging
+from app.settings import Settings
+
+
+class GraphBuilderReplica(GraphBuilder):
+    """One replica of the graph-builder pool."""
+
+    def __init__(self) -> None:
+        configure_logging(Settings().log_level)
+        super().__init__(handles.describe)

@@ -1,0 +1,101 @@
+"""The ingress deployment: HTTP outside, the store and the other deployments inside.
+
+Weights and thresholds come by `user_config`, which changes in place. Invariant: a configuration that can't be used leaves
+the old one in force, is reported in the log, in `hydraulic_config_rejected_total` and by `/health/ready`, and fails no request.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from app.diagnose import Thresholds
+from app.schemas.topology import read_equipment
+from app.serving import handles
+from app.serving.api import build_api
+from app.serving.auth import Authenticator
+from app.serving.diagnostics import Diagnostics
+from app.serving.first_key import ensure_first_key
+from app.serving.logging import configure_logging
+from app.serving.metrics import Metrics
+from app.serving.released import Chain, ReleasedVersions
+from app.serving.traffic import Traffic
+from app.settings import PROJECT_DIR, Settings
+from app.store.open import open_store
+from app.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class IngressConfig(BaseModel):
+    """The ingress's `user_config`: releases with their weights, and thresholds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    traffic: Traffic
+    thresholds: Thresholds = Thresholds()
+
+
+@serve.ingress()
+class Ingress:
+    """One ingress replica.
+
+    Args:
+        builder: handle of the graph-builder pool.
+        equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
+        timeout_s: of each call to another deployment.
+    """
+
+    def __init__(self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float) -> None:
+        settings = Settings()
+        configure_logging(settings.log_level)
+        self._metrics = Metrics()
+        self._versions = ReleasedVersions(
+            Chain(partial(handles.build, builder), handles.score, handles.describe, handles.probe),
+            self._metrics,
+            timeout_s,
+        )
+        store = open_store(settings)
+        extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+        self._diagnostics = Diagnostics(
+            store=store,
+            versions=self._versions,
+            authenticator=Authenticator(store.find_key, extra_key),
+            metrics=self._metrics,
+            prepare=partial(_prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
+        )
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take a new `user_config`, or keep the old one and report why."""
+        try:
+            config = IngressConfig.model_validate(user_config)
+        except ValidationError as error:
+            self._metrics.config_rejected.inc()
+            self._diagnostics.config_error = f"user_config was refused, the one before it stays in force: {error}"
+            logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400 - the message says it all
+            return
+        self._versions.set_traffic(config.traffic)
+        self._diagnostics.set_thresholds(config.thresholds)
+        self._diagnostics.config_error = None
+        weights = {release.version: release.weight for release in config.traffic.releases}
+        logger.info("traffic", extra={"weights": weights})
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Build the HTTP interface, after the constructor."""
+        return build_api(self._diagnostics)
+
+
+async def _prepare(store: Store, settings: Settings, equipment_files: Sequence[Path]) -> None:
+    """Bring the store to what the service needs: schema, declared machines, a first key."""
+    await store.migrate()
+    for path in equipment_files:
+        equipment = read_equipment(path.read_bytes(), path.name)
+        if await store.get_equipment(equipment.equipment_id) is None:
+            await store.put_equipment(equipment)
+    await ensure_first_key(store, settings)

@@ -1,0 +1,145 @@
+"""A model replica: one version's weights on one device, one forward pass for all calls that wait.
+
+Invariant: a replica that says it is ready has already answered a batch of every size class that it will meet.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from ray import serve
+
+from app import card as files
+from app.checkpoint import Checkpoint, load
+from app.errors import CheckpointError, WindowError
+from app.features import Floats
+from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
+from app.model import ModelConfig, occlude, score
+from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_CALLS = 16
+BATCH_WAIT_S = 0.002
+_WARM_UP_STEPS = 12
+_WARM_UP_COMPONENTS = 8
+
+
+class ModelServer:
+    """One replica of one version.
+
+    Args:
+        checkpoint_dir: directory of the version's checkpoint.
+        device: `auto` takes a GPU where this replica was given one, `cpu` and `cuda` are as they say.
+        threads: of the forward pass on a CPU.
+    """
+
+    def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
+        spec_path = checkpoint_dir / files.FEATURE_SPEC
+        self._description = VersionDescription(
+            card=self._checkpoint.card.model_dump_json(),
+            feature_spec=spec_path.read_text(encoding="utf-8"),
+            spec_digest=self._checkpoint.card.sha256[files.FEATURE_SPEC],
+            device=str(self._device),
+        )
+        self._computing = asyncio.Lock()
+        for graphs in (1, MAX_BATCH_CALLS):
+            score(self._checkpoint.model, _warm_up_batch(self._checkpoint.config, graphs))
+        logger.info(
+            "model ready",
+            extra={
+                "version": self._checkpoint.card.version,
+                "device": str(self._device),
+                "checkpoint": checkpoint_dir.name,
+            },
+        )
+
+    async def describe(self) -> VersionDescription:
+        """Tell what this version is."""
+        return self._description
+
+    async def score(self, call: ScoreCall) -> ScoreAnswer:
+        """Score a call's graphs, merged with other calls that wait.
+
+        Raises:
+            CheckpointError: the graphs were made with another feature spec than this version's.
+            WindowError: the graphs do not fit the network.
+        """
+        if call.spec_digest != self._description.spec_digest:
+            raise CheckpointError(
+                f"expected graphs made with feature spec {self._description.spec_digest[:12]}, found {call.spec_digest[:12]}: "
+                "the checkpoint was replaced, build them again"
+            )
+        if call.graph.x_STF.shape[2] != self._checkpoint.config.features:
+            raise WindowError(
+                f"expected {self._checkpoint.config.features} features of a sensor, found {call.graph.x_STF.shape[2]}: "
+                "build the graphs with this version's feature spec"
+            )
+        output: ModelOutput = await self._score_merged(call.graph)
+        if not call.explain:
+            return ScoreAnswer(output)
+        async with self._computing:
+            contributions = await asyncio.to_thread(self._explain, call.graph)
+        return ScoreAnswer(output, contributions)
+
+    @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def _score_merged(self, graphs: list[GraphBatch]) -> list[ModelOutput]:
+        async with self._computing:
+            return await asyncio.to_thread(self._forward, graphs)
+
+    def _forward(self, graphs: list[GraphBatch]) -> list[ModelOutput]:
+        outputs: list[ModelOutput | None] = [None] * len(graphs)
+        by_steps: dict[int, list[int]] = {}
+        for position, graph in enumerate(graphs):
+            by_steps.setdefault(graph.x_STF.shape[1], []).append(position)
+        for positions in by_steps.values():
+            merged = concatenate([graphs[position] for position in positions])
+            sizes = [len(graphs[position].component_type_V) for position in positions]
+            for position, output in zip(
+                positions, split_output(score(self._checkpoint.model, merged), sizes), strict=True
+            ):
+                outputs[position] = output
+        return [output for output in outputs if output is not None]
+
+    def _explain(self, batch: GraphBatch) -> tuple[Floats, ...]:
+        return tuple(occlude(self._checkpoint.model, graph) for graph in split_graphs(batch))
+
+    async def probe(self) -> None:
+        """Score a graph that has no meaning, to show that this replica answers.
+
+        Raises:
+            CheckpointError: the answer is not finite.
+        """
+        async with self._computing:
+            output = await asyncio.to_thread(score, self._checkpoint.model, _warm_up_batch(self._checkpoint.config, 1))
+        if not np.isfinite(output.health_V).all():
+            raise CheckpointError("expected finite health of the warm-up graph, found none: replace the checkpoint")
+
+    async def check_health(self) -> None:
+        """Raise when `probe` does; Serve then replaces the replica."""
+        await self.probe()
+
+
+def _warm_up_batch(config: ModelConfig, graphs: int) -> GraphBatch:
+    """Return graphs that have the network's shapes and no meaning: a ring of components with a sensor each."""
+    V, T = _WARM_UP_COMPONENTS, _WARM_UP_STEPS
+    order_V = np.arange(V)
+    one = GraphBatch(
+        x_STF=np.zeros((V, T, config.features), np.float32),
+        mask_ST=np.ones((V, T), np.bool_),
+        sensor_component_S=order_V,
+        sensor_quantity_S=order_V % config.quantities,
+        sensor_graph_S=np.zeros(V, np.int64),
+        component_type_V=order_V % config.component_types,
+        component_graph_V=np.zeros(V, np.int64),
+        grade_set_V=order_V % (len(config.grade_sets) + 1) - 1,
+        edge_index_2E=np.stack((order_V, (order_V + 1) % V)),
+        edge_relation_E=order_V % config.relations,
+        graphs=1,
+    )
+    return concatenate([one] * graphs)

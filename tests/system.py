@@ -1,0 +1,132 @@
+"""The whole system as a user starts it: `serve run` in a process of its own, on a free port and its own data directory."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+PROJECT_DIR = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 40.0
+
+
+@dataclass(frozen=True)
+class System:
+    """A running system: where it answers, its first key, and the files it was started from."""
+
+    url: str
+    key: str
+    config_path: Path
+    var_dir: Path
+    environment: dict[str, str]
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+
+    def client(self, **headers: str) -> httpx.Client:
+        """Return a client that sends the first key."""
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"} | headers, timeout=30)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that belongs to this system, wherever it hangs in the process tree."""
+        return processes_of(self.var_dir)
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Apply a changed configuration with `serve deploy`."""
+        self.config_path.write_text(yaml.safe_dump(config))
+        command = [str(Path(sys.executable).with_name("serve")), "deploy", str(self.config_path)]
+        subprocess.run(command, cwd=PROJECT_DIR, env=self.environment, check=True, capture_output=True, timeout=60)
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration that runs."""
+        loaded: dict[str, Any] = yaml.safe_load(self.config_path.read_text())
+        return loaded
+
+
+def processes_of(var_dir: Path) -> list[psutil.Process]:
+    """Return the processes whose environment or command line names a system's data directory."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            ours = process.environ().get("HYDRAULIC_VAR_DIR") == str(var_dir)
+            if ours or any(str(var_dir) in part for part in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(directory: Path) -> Iterator[System]:
+    """Start the system, wait until it is ready, and stop it with Ctrl-C."""
+    port = free_port()
+    config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port
+    config_path = directory / "serve_config.yaml"
+    config_path.write_text(yaml.safe_dump(config))
+    var_dir = directory / "var"
+    var_dir.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRAULIC_", "RAY_"))}
+    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    log_path = directory / "serve.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("serve")), "run", str(config_path)],
+            cwd=PROJECT_DIR,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(url, process, log_path)
+        key = (var_dir / "api_key").read_text().strip()
+        yield System(url, key, config_path, var_dir, environment, process, log_path)
+    finally:
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """Press Ctrl-C and wait for the end."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log_path: Path) -> None:
+    give_up = time.monotonic() + START_TIMEOUT_S
+    last = "no answer"
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            raise AssertionError(f"serve run ended with {process.returncode}:\n{log_path.read_text()[-4000:]}")
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.get(f"{url}/health/ready", timeout=5)
+            last = answer.text
+            if answer.status_code == 200:
+                return
+        time.sleep(0.25)
+    raise AssertionError(f"not ready after {START_TIMEOUT_S} s: {last}\n{log_path.read_text()[-4000:]}")

@@ -1,0 +1,451 @@
+"""The whole product as its users meet it: real Ray Serve, real PostgreSQL, real rig data, over HTTP.
+
+One system serves all tests of this file; each uses machines of its own where it writes.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from app.demo.equipment import rig_equipment
+from tests.rig import inline_readings, rig_cycle
+from tests.system import STOP_TIMEOUT_S, System, processes_of, running, stop
+
+pytestmark = pytest.mark.system
+LABELLED = {"cooler", "valve", "pump", "accumulator"}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running(tmp_path_factory.mktemp("system")) as started:
+        yield started
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[httpx.Client]:
+    with system.client() as opened:
+        yield opened
+
+
+def iso(time_: datetime) -> str:
+    return time_.isoformat()
+
+
+def machine(client: httpx.Client, equipment_id: str) -> dict[str, Any]:
+    """Register a machine of the rig's design."""
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": equipment_id, "design": "hydraulic-rig"}
+    answer = client.put(f"/v1/equipment/{equipment_id}", json=topology)
+    assert answer.status_code == 201, answer.text
+    return topology
+
+
+def diagnose(client: httpx.Client, **request: object) -> dict[str, Any]:
+    answer = client.post("/v1/diagnoses", json=request)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_live_rig_is_diagnosed_from_arriving_readings(client: httpx.Client):
+    assert "hydraulic-rig" in [item["equipment_id"] for item in client.get("/v1/equipment").json()["equipment"]]
+    give_up = time.monotonic() + 30
+    answer = client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True})
+    while answer.status_code != 200 and time.monotonic() < give_up:
+        time.sleep(0.5)
+        answer = client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True})
+    diagnosis = answer.json()
+    assert (answer.status_code, diagnosis["status"]) == (200, "ok"), diagnosis
+    components = {item["component_id"]: item for item in diagnosis["components"]}
+    assert set(components) >= LABELLED
+    for name, item in components.items():
+        assert 0 <= item["interval"][0] <= item["health"] <= item["interval"][1] <= 1, name
+        assert item["evidence"], name
+    assert all(components[name]["condition"] for name in LABELLED)
+    assert diagnosis["input"]["coverage"] > 0.9
+    assert diagnosis["input"]["stale_s"] < 70
+    ended = datetime.fromisoformat(diagnosis["window"]["end"])
+    assert datetime.now(UTC) - ended < timedelta(seconds=70)
+    assert ended.second == 0
+
+
+@pytest.mark.parametrize(
+    ("cycle", "condition"),
+    [
+        (0, {"cooler": "3", "valve": "100", "pump": "0", "accumulator": "130"}),
+        (1000, None),
+        (1800, None),
+    ],
+)
+def test_inline_window_is_diagnosed_with_the_grades_of_its_labels(
+    client: httpx.Client, cycle: int, condition: dict[str, str] | None
+):
+    values, grades = rig_cycle(cycle)
+    diagnosis = diagnose(client, equipment_id="hydraulic-rig", readings=inline_readings(values, "2026-01-01T00:00:00Z"))
+    found = {item["component_id"]: item["condition"] for item in diagnosis["components"] if item["condition"]}
+    assert found == (condition or grades)
+    assert diagnosis["input"]["source"] == "inline"
+    assert all(item["evidence"] == [] for item in diagnosis["components"])
+
+
+def test_posted_readings_give_the_same_answer_as_inline_ones(client: httpx.Client):
+    machine(client, "rig-parity")
+    values, _ = rig_cycle(700)
+    start = datetime(2026, 3, 1, 6, 30, 17, tzinfo=UTC)
+    rows = [
+        {
+            "equipment_id": "rig-parity",
+            "sensor_id": sensor,
+            "time": iso(start + timedelta(seconds=second)),
+            "value": value,
+        }
+        for sensor, series in values.items()
+        for second, value in enumerate(series)
+    ]
+    answer = client.post("/v1/readings", json=rows)
+    assert answer.json() == {"accepted": len(rows), "duplicates": 0, "rejected": []}
+    again = client.post("/v1/readings", json=rows)
+    assert again.json() == {"accepted": 0, "duplicates": len(rows), "rejected": []}
+    stored = diagnose(client, equipment_id="rig-parity", at=iso(start + timedelta(seconds=60)))
+    inline = diagnose(client, equipment_id="rig-parity", readings=inline_readings(values, iso(start)))
+    assert stored["window"] == inline["window"]
+    for left, right in zip(stored["components"], inline["components"], strict=True):
+        assert left["health"] == pytest.approx(right["health"], abs=1e-5)
+        assert left["condition"] == right["condition"]
+
+
+def test_diagnoses_are_stored_and_listed_newest_first(client: httpx.Client):
+    machine(client, "rig-history")
+    values, _ = rig_cycle(10)
+    made = [
+        diagnose(client, equipment_id="rig-history", readings=inline_readings(values, f"2026-02-01T00:0{minute}:00Z"))
+        for minute in range(3)
+    ]
+    listed = client.get("/v1/equipment/rig-history/diagnoses").json()["diagnoses"]
+    assert [item["diagnosis_id"] for item in listed] == [item["diagnosis_id"] for item in reversed(made)]
+    assert client.get(f"/v1/diagnoses/{made[0]['diagnosis_id']}").json() == made[0]
+    part = client.get(
+        "/v1/equipment/rig-history/diagnoses", params={"start": "2026-02-01T00:01:30Z", "end": "2026-02-01T00:02:30Z"}
+    ).json()["diagnoses"]
+    assert [item["diagnosis_id"] for item in part] == [made[1]["diagnosis_id"]]
+    assert len(client.get("/v1/equipment/rig-history/diagnoses", params={"limit": 2}).json()["diagnoses"]) == 2
+
+
+def test_batch_streams_a_line_for_each_item_and_isolates_the_bad_one(client: httpx.Client):
+    values, grades = rig_cycle(300)
+    good = {"equipment_id": "hydraulic-rig", "readings": inline_readings(values, "2026-01-01T00:00:00Z")}
+    items = [good, {"equipment_id": "nobody"}, good, {"at": 3}, good | {"readings": {"start": "x"}}]
+    with client.stream("POST", "/v1/diagnoses/batch", json={"items": items}) as answer:
+        assert answer.headers["content-type"].startswith("application/x-ndjson")
+        lines = {line["index"]: line for line in map(json.loads, answer.iter_lines())}
+    assert sorted(lines) == [0, 1, 2, 3, 4]
+    for index in (0, 2):
+        found = {item["component_id"]: item["condition"] for item in lines[index]["diagnosis"]["components"]}
+        assert {name: found[name] for name in LABELLED} == grades
+    assert lines[1]["error"]["type"].endswith("unknown-equipment")
+    assert lines[3]["error"]["status"] == lines[4]["error"]["status"] == 422
+    assert lines[4]["error"]["field"].startswith("readings")
+
+
+def test_large_batch_is_answered_whole(client: httpx.Client):
+    values, _ = rig_cycle(300)
+    good = {"equipment_id": "hydraulic-rig", "readings": inline_readings(values, "2026-01-01T00:00:00Z")}
+    answer = client.post("/v1/diagnoses/batch", json={"items": [good] * 100})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert sorted(line["index"] for line in lines) == list(range(100))
+    healths = {tuple(round(item["health"], 4) for item in line["diagnosis"]["components"]) for line in lines}
+    assert len(healths) == 1
+
+
+def test_forced_version_answers_and_an_unknown_one_is_a_problem(client: httpx.Client):
+    values, _ = rig_cycle(300)
+    readings = inline_readings(values, "2026-01-01T00:00:00Z")
+    answers = {
+        version: diagnose(client, equipment_id="hydraulic-rig", model_version=version, readings=readings)
+        for version in ("1", "2")
+    }
+    assert {version: answer["model_version"] for version, answer in answers.items()} == {"1": "1", "2": "2"}
+    assert answers["1"]["components"] != answers["2"]["components"]
+    problem = client.post(
+        "/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "model_version": "9", "readings": readings}
+    )
+    assert (problem.status_code, problem.json()["field"]) == (404, "model_version")
+
+
+def test_models_traffic_metrics_health_and_openapi_answer(system: System, client: httpx.Client):
+    models = client.get("/v1/models").json()["models"]
+    assert [model["version"] for model in models] == ["1", "2"]
+    assert all(model["available"] and model["checkpoint"]["sha256"] for model in models)
+    assert {item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {100, 0}
+    with httpx.Client(base_url=system.url) as anonymous:
+        assert anonymous.get("/health/live").status_code == 200
+        assert anonymous.get("/health/ready").json()["ready"] is True
+        assert "hydraulic_diagnoses_total" in anonymous.get("/metrics").text
+        document = anonymous.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert "/v1/diagnoses/batch" in document["paths"]
+    assert {"Diagnosis", "Equipment", "Problem"} <= set(document["components"]["schemas"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v1/equipment/x"),
+        ("GET", "/v1/equipment"),
+        ("GET", "/v1/equipment/hydraulic-rig"),
+        ("POST", "/v1/readings"),
+        ("POST", "/v1/diagnoses"),
+        ("POST", "/v1/diagnoses/batch"),
+        ("GET", "/v1/diagnoses/x"),
+        ("GET", "/v1/equipment/hydraulic-rig/diagnoses"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/traffic"),
+    ],
+)
+def test_every_path_of_the_interface_needs_a_key(system: System, method: str, path: str):
+    for headers in ({}, {"authorization": "Bearer wrong"}):
+        answer = httpx.request(method, f"{system.url}{path}", headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+RIG_START = "2026-01-01T00:00:00Z"
+
+
+def _inline(**changes: object) -> dict[str, object]:
+    values, _ = rig_cycle(0)
+    readings = inline_readings(values, RIG_START)
+    return {"equipment_id": "hydraulic-rig", "readings": readings | changes}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (lambda: _inline(values={"PX": [1.0] * 60}), 422, "readings.values.PX"),
+        (lambda: _inline(values={"PS1": [1.0] * 59}), 422, "readings.values.PS1"),
+        (lambda: _inline(values={"PS1": []}), 422, "readings.values.PS1"),
+        (lambda: _inline(values={}), 422, "readings.values"),
+        (lambda: _inline(values={"PS1": [None] * 60}), 422, "readings.values"),
+        (lambda: _inline(start="2026-01-01T00:00:00"), 422, "readings.start"),
+        (lambda: _inline(start="2099-01-01T00:00:00Z"), 422, "readings.start"),
+        (lambda: {"equipment_id": "hydraulic-rig", "at": "2099-01-01T00:00:00Z"}, 422, "at"),
+        (lambda: {"equipment_id": "hydraulic-rig", "at": "2001-01-01T00:00:00Z"}, 422, "at"),
+        (lambda: {"equipment_id": "hydraulic-rig", "at": "2026-01-01 00:00"}, 422, "at"),
+        (lambda: {"equipment_id": "nobody"}, 404, "equipment_id"),
+        (dict, 422, "equipment_id"),
+    ],
+)
+def test_bad_diagnosis_request_is_a_problem_that_names_the_field(
+    client: httpx.Client, body: Any, status: int, field: str
+):
+    started = time.monotonic()
+    answer = client.post("/v1/diagnoses", json=body())
+    assert time.monotonic() - started < 1.0
+    assert (answer.status_code, answer.json()["field"]) == (status, field), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity"])
+def test_not_a_number_in_readings_is_a_problem(client: httpx.Client, literal: str):
+    values = ", ".join([literal] + ["1.0"] * 59)
+    text = f'{{"equipment_id": "hydraulic-rig", "readings": {{"start": "{RIG_START}", "step_s": 1, "values": {{"PS1": [{values}]}}}}}}'
+    answer = client.post("/v1/diagnoses", content=text)
+    assert (answer.status_code, answer.json()["field"]) == (422, "readings.values.PS1[0]")
+
+
+def test_topology_with_a_loop_to_nowhere_is_refused_with_all_findings(client: httpx.Client):
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "broken"}
+    topology["connections"] = [
+        *topology["connections"],
+        {"source": "pump", "target": "pump", "medium": "shaft"},
+        {"source": "pump", "target": "nowhere", "medium": "shaft"},
+    ]
+    answer = client.put("/v1/equipment/broken", json=topology)
+    assert answer.status_code == 422
+    places = [item["field"] for item in answer.json()["errors"]]
+    assert places == ["connections[9]", "connections[10].target"]
+    assert client.get("/v1/equipment/broken").status_code == 404
+
+
+def test_body_of_100_megabytes_is_refused_at_once(client: httpx.Client):
+    started = time.monotonic()
+    answer = client.post("/v1/diagnoses", content=b"x" * 100_000_000)
+    assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (413, "too-large")
+    assert time.monotonic() - started < 1.0
+    assert client.get("/health/live").status_code == 200
+
+
+def test_readings_with_a_bad_line_keep_the_good_ones(client: httpx.Client):
+    machine(client, "rig-lines")
+    good = {"equipment_id": "rig-lines", "sensor_id": "PS1", "time": "2026-04-01T00:00:00Z", "value": 100.0}
+    lines = [
+        good,
+        good | {"sensor_id": "PX"},
+        good | {"time": "2026-04-01T00:00:01"},
+        good | {"time": "2026-04-01T00:00:02Z"},
+    ]
+    answer = client.post(
+        "/v1/readings", content="\n".join(map(json.dumps, lines)), headers={"content-type": "application/x-ndjson"}
+    )
+    assert answer.json()["accepted"] == 2
+    assert [item["line"] for item in answer.json()["rejected"]] == [2, 3]
+    only_bad = client.post("/v1/readings", json=[good | {"sensor_id": "PX"}])
+    assert (only_bad.status_code, only_bad.json()["field"]) == (422, "sensor_id")
+
+
+def test_unknown_path_and_method_are_problems(client: httpx.Client):
+    for method, path, status in (("GET", "/v2/nothing", 404), ("DELETE", "/v1/equipment", 405)):
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+def _versions(client: httpx.Client, ids: list[str]) -> dict[str, str]:
+    return {
+        equipment_id: client.get("/v1/traffic", params={"equipment_id": equipment_id}).json()["version"]
+        for equipment_id in ids
+    }
+
+
+def test_new_weights_move_about_half_of_the_equipment_without_a_failed_request(system: System):
+    values, _ = rig_cycle(300)
+    readings = inline_readings(values, RIG_START)
+    topology = rig_equipment().model_dump(mode="json")
+    failures: list[str] = []
+    seen: dict[str, set[tuple[bool, str]]] = {}
+    moved, stopping = threading.Event(), threading.Event()
+
+    def load() -> None:
+        with system.client() as own:
+            number = 0
+            while not stopping.is_set():
+                number = (number + 1) % 40
+                equipment_id = f"loaded-{number}"
+                body = {
+                    "equipment_id": equipment_id,
+                    "readings": readings,
+                    "equipment": topology | {"equipment_id": equipment_id, "design": "hydraulic-rig"},
+                }
+                after = moved.is_set()
+                answer = own.post("/v1/diagnoses", json=body)
+                if answer.status_code != 200:
+                    failures.append(answer.text)
+                    continue
+                seen.setdefault(equipment_id, set()).add((after, answer.json()["model_version"]))
+
+    worker = threading.Thread(target=load)
+    worker.start()
+    try:
+        time.sleep(2)
+        config = system.config()
+        ingress = config["applications"][0]["deployments"][0]["user_config"]
+        ingress["traffic"]["releases"][0]["weight"] = ingress["traffic"]["releases"][1]["weight"] = 50
+        system.deploy(config)
+        give_up = time.monotonic() + 5
+        with system.client() as client:
+            while time.monotonic() < give_up:
+                if {item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {50}:
+                    break
+                time.sleep(0.05)
+            assert {item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {50}
+            moved.set()
+            ids = [f"machine-{number}" for number in range(1000)]
+            first = _versions(client, ids)
+            share = Counter(first.values())
+            assert 450 < share["2"] < 550
+            assert _versions(client, ids[:100]) == {name: first[name] for name in ids[:100]}
+        time.sleep(3)
+    finally:
+        stopping.set()
+        worker.join()
+    assert failures == []
+    assert len(seen) == 40
+    after = {name: {version for late, version in pairs if late} for name, pairs in seen.items()}
+    assert all(len(versions) <= 1 for versions in after.values()), after
+    assert {"1", "2"} <= set().union(*after.values())
+
+
+def test_bad_weights_are_refused_and_the_old_ones_go_on(system: System, client: httpx.Client):
+    before = client.get("/v1/traffic").json()
+    config = system.config()
+    config["applications"][0]["deployments"][0]["user_config"]["traffic"]["releases"][0]["weight"] = 77
+    system.deploy(config)
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up and not client.get("/health/ready").json()["reasons"]:
+        time.sleep(0.1)
+    assert "expected weights that sum to 100" in client.get("/health/ready").json()["reasons"][0]
+    assert client.get("/v1/traffic").json() == before
+
+
+def test_killed_postgresql_loses_no_acknowledged_reading_and_comes_back(system: System, client: httpx.Client):
+    machine(client, "rig-killed")
+    start = datetime(2026, 5, 1, tzinfo=UTC)
+    acknowledged: list[int] = []
+    killed_at: list[float] = []
+    recovered_at: list[float] = []
+
+    def kill() -> None:
+        time.sleep(0.7)
+        servers = [item for item in system.processes() if item.name() == "postgres" and _is_postmaster(item)]
+        assert servers
+        killed_at.append(time.monotonic())
+        for server in servers:
+            os.kill(server.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    give_up = time.monotonic() + 60
+    number = 0
+    while time.monotonic() < give_up and not recovered_at:
+        rows = [
+            {
+                "equipment_id": "rig-killed",
+                "sensor_id": "PS1",
+                "time": iso(start + timedelta(seconds=number * 20 + second)),
+                "value": float(second),
+            }
+            for second in range(20)
+        ]
+        try:
+            answer = client.post("/v1/readings", json=rows)
+        except httpx.HTTPError:
+            continue
+        if answer.status_code == 200:
+            acknowledged.append(number)
+            number += 1
+            if killed_at and time.monotonic() - killed_at[0] > 0.5:
+                recovered_at.append(time.monotonic())
+        else:
+            assert answer.status_code == 503, answer.text
+            time.sleep(0.1)
+    killer.join()
+    assert recovered_at, "the service did not take readings again"
+    assert recovered_at[0] - killed_at[0] < 30
+    assert len(acknowledged) >= 3
+    for last in range(3, len(acknowledged) + 1):
+        diagnosis = diagnose(client, equipment_id="rig-killed", at=iso(start + timedelta(seconds=20 * last)))
+        assert diagnosis["input"]["coverage"] == pytest.approx(1 / 17, abs=1e-6), "acknowledged readings are gone"
+
+
+def _is_postmaster(process: psutil.Process) -> bool:
+    parent = process.parent()
+    return parent is None or parent.name() != "postgres"
+
+
+def test_ctrl_c_leaves_no_process_behind(system: System):
+    """The last test of this file: it ends the system."""
+    assert len(system.processes()) > 5
+    stop(system.process)
+    give_up = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < give_up and processes_of(system.var_dir):
+        time.sleep(0.2)
+    assert [item.cmdline() for item in processes_of(system.var_dir)] == []
