@@ -1,0 +1,133 @@
+"""The command line: what a user reads, and the exit status."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.demo.__main__ import main
+from app.demo.archive import open_archive
+from app.demo.equipment import rig_equipment
+from app.demo.rig import survey
+from app.store.store import Store
+
+WriteRig = Callable[..., Path]
+
+
+def test_import_tells_its_progress_and_that_a_second_one_found_nothing_new(
+    dsn: str, write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["import-rig", str(write_rig(cycles=50)), "--dsn", dsn, "--equipment-id", "rig-cli"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("as rig-cli")
+    assert lines[0].startswith("importing 50 cycles from ")
+    assert re.fullmatch(r"49/50 cycles, 49980 readings, [\d,]+ readings/s", lines[1])
+    assert re.fullmatch(r"50/50 cycles, 51000 readings, [\d,]+ readings/s", lines[2])
+    assert re.fullmatch(r"imported 51000 new readings, 0 known before, in [\d.]+ s", lines[3])
+    assert main(command) == 0
+    assert "imported 0 new readings, 51000 known before" in capsys.readouterr().out
+
+
+def test_import_starts_where_it_is_told(dsn: str, write_rig: WriteRig) -> None:
+    directory = write_rig(cycles=1, index=False)
+    command = ["import-rig", str(directory), "--dsn", dsn, "--equipment-id", "rig-start"]
+    assert main([*command, "--start", "2024-05-01T00:00+02:00"]) == 0
+
+    async def newest() -> str:
+        store = Store(dsn)
+        found = await store.last_reading_time("rig-start")
+        await store.close()
+        assert found is not None
+        return found.isoformat()
+
+    assert asyncio.run(newest()) == "2024-04-30T22:00:59+00:00"
+
+
+def test_packed_archive_holds_the_directory(
+    write_rig: WriteRig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rig.tar.xz"
+    assert main(["pack-rig", str(write_rig(cycles=4)), str(out)]) == 0
+    assert capsys.readouterr().out == (f"packed 4 cycles, 4080 readings, into {out}: {out.stat().st_size} bytes\n")
+    assert survey(open_archive(out)).cycles == 4
+
+
+def test_faulty_input_is_one_line_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import-rig", str(tmp_path / "nowhere"), "--dsn", "postgresql://127.0.0.1:1/none"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == (
+        f"error: expected a directory in the rig's published layout, found none at {tmp_path / 'nowhere'}\n"
+    )
+
+
+def test_database_that_is_away_is_one_line_and_keeps_the_password_secret(
+    write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["import-rig", str(write_rig(cycles=1)), "--dsn", "postgresql://rig:hunter2@127.0.0.1:1/none"]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert "hunter2" not in captured.err + captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["import"], "invalid choice: 'import'"),
+        (["import-rig", "--start", "2025-01-01"], "expected a time with its zone, found '2025-01-01': add Z for UTC"),
+        (["import-rig", "--start", "noon"], "expected an ISO 8601 time such as 2025-01-01T00:00Z, found 'noon'"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_why(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_feed_writes_the_last_hour_and_now_until_it_is_interrupted(dsn: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.demo", "feed", "--dsn", dsn, "--equipment-id", "rig-feed"]
+    started = time.time()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        values, newest = asyncio.run(_fed(dsn, started, process))
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert out == "feeding the rig's readings as measured now; Ctrl-C ends it\n"
+    assert err == "interrupted; run the same command again to go on\n"
+    assert values >= 3_590 * 17
+    assert newest > started
+
+
+async def _fed(dsn: str, started: float, process: "subprocess.Popen[str]") -> tuple[int, float]:
+    """Wait until the feed has written seconds after its start; return the values of its last hour and the newest time."""
+    store, equipment = Store(dsn), rig_equipment("rig-feed")
+    deadline = time.monotonic() + 20
+    newest = 0.0
+    while newest <= started + 1:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        await asyncio.sleep(0.2)
+        if await store.get_equipment("rig-feed") is not None:
+            found = await store.last_reading_time("rig-feed")
+            newest = 0.0 if found is None else found.timestamp()
+    last = int(newest) + 1
+    values = 0
+    async for _, values_SN in store.read_history(equipment, last - 3_600, last):
+        values += int((values_SN == values_SN).sum())
+    await store.close()
+    return values, newest
