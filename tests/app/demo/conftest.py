@@ -1,17 +1,12 @@
-"""Small copies of the rig's layout in a temporary directory, and a local database for the session.
+"""Small copies of the rig's layout, written to a temporary directory."""
 
-Tests share the database; each writes equipment ids of its own.
-"""
-
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.demo.rig import CYCLE_S, SENSOR_IDS
-from app.store.embedded import ensure_embedded, release_embedded
-from app.store.store import Store
 
 WriteRig = Callable[..., Path]
 
@@ -36,20 +31,3 @@ def write_rig(tmp_path: Path) -> WriteRig:
         return directory
 
     return write
-
-
-@pytest.fixture(scope="session")
-def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a local server that ends with the session."""
-    directory = tmp_path_factory.mktemp("demo") / "postgres"
-    yield ensure_embedded(directory, grace_s=0.0)
-    release_embedded(directory)
-
-
-@pytest.fixture
-async def store(dsn: str) -> AsyncIterator[Store]:
-    """Return a migrated store."""
-    opened = Store(dsn)
-    await opened.migrate()
-    yield opened
-    await opened.close()

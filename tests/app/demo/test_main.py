@@ -22,9 +22,9 @@ WriteRig = Callable[..., Path]
 
 
 def test_import_tells_its_progress_and_that_a_second_one_found_nothing_new(
-    dsn: str, write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
+    database_dsn: str, write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import-rig", str(write_rig(cycles=50)), "--dsn", dsn, "--equipment-id", "rig-cli"]
+    command = ["import-rig", str(write_rig(cycles=50)), "--dsn", database_dsn, "--equipment-id", "rig-cli"]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("as rig-cli")
@@ -36,13 +36,13 @@ def test_import_tells_its_progress_and_that_a_second_one_found_nothing_new(
     assert "imported 0 new readings, 51000 known before" in capsys.readouterr().out
 
 
-def test_import_starts_where_it_is_told(dsn: str, write_rig: WriteRig) -> None:
+def test_import_starts_where_it_is_told(database_dsn: str, write_rig: WriteRig) -> None:
     directory = write_rig(cycles=1, index=False)
-    command = ["import-rig", str(directory), "--dsn", dsn, "--equipment-id", "rig-start"]
+    command = ["import-rig", str(directory), "--dsn", database_dsn, "--equipment-id", "rig-start"]
     assert main([*command, "--start", "2024-05-01T00:00+02:00"]) == 0
 
     async def newest() -> str:
-        store = Store(dsn)
+        store = Store(database_dsn)
         found = await store.last_reading_time("rig-start")
         await store.close()
         assert found is not None
@@ -97,12 +97,12 @@ def test_wrong_usage_exits_with_2_and_says_why(
     assert message in capsys.readouterr().err
 
 
-def test_feed_writes_the_last_hour_and_now_until_it_is_interrupted(dsn: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app.demo", "feed", "--dsn", dsn, "--equipment-id", "rig-feed"]
+def test_feed_writes_the_last_hour_and_now_until_it_is_interrupted(database_dsn: str) -> None:
+    command = [sys.executable, "-m", "app.demo", "feed", "--dsn", database_dsn, "--equipment-id", "rig-feed"]
     started = time.time()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
-        values, newest = asyncio.run(_fed(dsn, started, process))
+        values, newest = asyncio.run(_fed(database_dsn, started, process))
     finally:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
