@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
 .PHONY: run test check bench train clean
@@ -33,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, found " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	@# Ray guards a local cluster with a token; this has the environment's own commands (serve deploy, ray status) send it.
+	@echo 'import os; os.environ.setdefault("RAY_AUTH_MODE", "token"); os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")' \
+		> "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ray_environment.pth"
 	@touch $(STAMP)
 
 clean:

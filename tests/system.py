@@ -54,16 +54,18 @@ class System:
 
 
 def processes_of(var_dir: Path) -> list[psutil.Process]:
-    """Return the processes whose environment or command line names a system's data directory."""
-    found = []
+    """Return the processes that were started for a data directory or live in it, and all that they started."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            ours = process.environ().get("HYDRAULIC_VAR_DIR") == str(var_dir)
-            if ours or any(str(var_dir) in part for part in process.cmdline()):
-                found.append(process)
-    return found
+            named = process.environ().get("HYDRAULIC_VAR_DIR") == str(var_dir) or any(
+                str(var_dir) in part for part in [*process.cmdline(), process.cwd()]
+            )
+            if named:
+                found |= {item.pid: item for item in (process, *process.children(recursive=True))}
+    return list(found.values())
 
 
 def free_port() -> int:
