@@ -2,7 +2,8 @@
 
 It decides how PostgreSQL runs here (as `nobody` when we are root, in a directory that only we can enter, answering
 nobody but us); `keeper` decides when. Nothing here is asynchronous or needs asyncpg.
-Invariant: a commit that was acknowledged is on disk, whatever is killed afterwards (fsync and synchronous_commit on).
+Invariant: a commit that was acknowledged is on disk, whatever is killed afterwards: fsync, full_page_writes and
+synchronous_commit stay as PostgreSQL has them, on.
 """
 
 import ctypes
@@ -36,14 +37,10 @@ _SETTINGS = {
     "shared_buffers": "128MB",
     "work_mem": "16MB",
     "maintenance_work_mem": "128MB",
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "full_page_writes": "on",
     # Nobody replicates from here, and the log of a new partition or a test's database need not be written twice.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "1GB",
-    "wal_compression": "on",
     "checkpoint_timeout": "15min",
     "random_page_cost": "1.1",
     "jit": "off",

@@ -45,7 +45,13 @@ begin
             partition := parent || to_char(month at time zone 'UTC', '"_"YYYY"_"MM');
             continue when to_regclass(quote_ident(partition)) is not null;
             perform pg_advisory_xact_lock(7207001, 0);
-            continue when to_regclass(quote_ident(partition)) is not null;
+            -- Asked of the table: the catalogue's cache, which to_regclass reads, may not know yet what another session
+            -- made while this one waited.
+            continue when exists (
+                select from pg_class
+                where relname = partition
+                    and relnamespace = (select siblings.relnamespace from pg_class siblings where oid = parent::regclass)
+            );
             execute format('create table %I (like %I including defaults including constraints)', partition, parent);
             execute format(
                 'alter table %I attach partition %I for values from (%L) to (%L)',

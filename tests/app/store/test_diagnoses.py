@@ -1,0 +1,57 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
+from app.store.store import Store
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def diagnosis(diagnosis_id: str, end: datetime, created_at: datetime = NOW, equipment_id: str = "rig") -> Diagnosis:
+    component = ComponentDiagnosis.model_construct(
+        component_id="pump", health=0.1 + 0.2, interval=(0.0, 1.0), state="watch", basis="labels", condition="1",
+        confidence=0.75, degradation_rate=None, degradation_reason="short", rul_h=None, rul_reason="none", evidence=(),
+    )  # fmt: skip
+    return Diagnosis.model_construct(
+        diagnosis_id=diagnosis_id, equipment_id=equipment_id, created_at=created_at,
+        window=Window(start=end - timedelta(seconds=60), end=end), model_version="1", topology_revision="r",
+        fallback=False, input=InputQuality.model_construct(
+            source="store", missing_sensors=("PS1",), faulty_sensors=(), out_of_range_sensors=(), coverage=1.0,
+            stale_s=0.5,
+        ), status="ok", reasons=(), health=0.1 + 0.2, components=(component,),
+    )  # fmt: skip
+
+
+async def test_stored_diagnosis_comes_back_as_it_was(store: Store):
+    stored = diagnosis("d1", NOW)
+
+    await store.insert_diagnoses([stored])
+
+    body = await store.get_diagnosis("d1")
+    assert body is not None
+    assert json.loads(body) == json.loads(stored.model_dump_json())
+    assert await store.get_diagnosis("d2") is None
+
+
+async def test_storing_again_changes_nothing(store: Store):
+    await store.insert_diagnoses([diagnosis("d1", NOW), diagnosis("d2", NOW)])
+    await store.insert_diagnoses([diagnosis("d2", NOW, equipment_id="other"), diagnosis("d3", NOW)])
+    await store.insert_diagnoses([])
+
+    assert len(await store.diagnosis_history("rig", None, None, 10)) == 3
+    assert await store.diagnosis_history("other", None, None, 10) == []
+
+
+async def test_history_is_newest_first_within_the_interval_over_months(store: Store):
+    ends = [NOW - timedelta(days=30 * age) for age in range(4)]
+    await store.insert_diagnoses(
+        [diagnosis(f"d{age}", end, created_at=NOW - timedelta(days=40 * age)) for age, end in enumerate(ends)]
+    )
+
+    async def ids(start: datetime | None, end: datetime | None, limit: int = 10) -> list[str]:
+        bodies = await store.diagnosis_history("rig", start, end, limit)
+        return [json.loads(body)["diagnosis_id"] for body in bodies]
+
+    assert await ids(None, None) == ["d0", "d1", "d2", "d3"]
+    assert await ids(None, None, 2) == ["d0", "d1"]
+    assert await ids(ends[2], ends[0]) == ["d1", "d2"]

@@ -1,0 +1,70 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from app.schemas.equipment import Equipment
+from app.store import equipment
+from app.store.store import Store
+from app.store.windows import decode_window
+from tests.machines import make_machine
+
+T0_S = 1_700_000_000
+
+
+async def test_registered_equipment_comes_back_as_it_was(store: Store, machine: Equipment):
+    put = await store.put_equipment(machine)
+
+    found = await store.get_equipment(machine.equipment_id)
+
+    assert put.created
+    assert found == put.record
+    assert found is not None
+    assert found.equipment == machine
+    assert found.revision == machine.revision
+    assert found.slot_sensors == machine.sensor_ids
+    assert await store.get_equipment("press-9") is None
+
+
+async def test_second_registration_updates(store: Store, machine: Equipment):
+    first = await store.put_equipment(machine)
+    changed = Equipment.model_validate({**machine.model_dump(), "name": "Press in hall 3"})
+
+    second = await store.put_equipment(changed)
+
+    assert not second.created
+    assert second.record.revision != first.record.revision
+    assert second.record.registered_at == first.record.registered_at
+    assert second.record.updated_at > first.record.updated_at
+    assert second.record.equipment.name == "Press in hall 3"
+
+
+async def test_concurrent_registrations_give_each_sensor_one_slot(store: Store):
+    await asyncio.gather(*(store.put_equipment(make_machine(sensors=("A", "B", f"X{index}"))) for index in range(6)))
+
+    found = await store.get_equipment("press-1")
+
+    assert found is not None
+    assert sorted(found.slot_sensors) == ["A", "B", "X0", "X1", "X2", "X3", "X4", "X5"]
+    assert found.slot_sensors[:2] == ("A", "B")
+
+
+async def test_list_is_in_order_and_complete_beyond_a_page(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(equipment, "PAGE", 2)
+    for name in ("b", "a", "c"):
+        await store.put_equipment(make_machine(name))
+
+    assert [record.equipment.equipment_id for record in await store.list_equipment()] == ["a", "b", "c"]
+
+
+async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    values = np.arange(120, dtype=np.float64)
+    await store.ingest("press-1", ["PS1"] * 120, (T0_S + np.arange(120)) * 1_000_000, values)
+    coarse = make_machine(grid_s=10.0)
+
+    put = await store.put_equipment(coarse)
+
+    (window,) = await store.read_windows([("press-1", T0_S // 10, 12)])
+    assert put.rebuilt_bins == 12
+    np.testing.assert_array_equal(decode_window(window, coarse)[0], values.reshape(12, 10).mean(axis=1))

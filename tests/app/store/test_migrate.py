@@ -1,0 +1,77 @@
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from app.errors import StoreError
+from app.store import migrate
+from app.store.migrate import read_migrations
+from app.store.store import Store
+from tests.conftest import TIMESCALE_DSN, run_sql, with_database
+
+
+@pytest.fixture
+async def empty_dsn(server_dsn: str):
+    await run_sql(server_dsn, "create database hydraulic_empty")
+    yield with_database(server_dsn, "hydraulic_empty")
+    await run_sql(server_dsn, "drop database hydraulic_empty with (force)")
+
+
+async def test_replicas_that_migrate_at_once_agree(empty_dsn: str):
+    stores = [Store(empty_dsn) for _ in range(4)]
+
+    editions = await asyncio.gather(*(store.migrate() for store in stores))
+
+    assert set(editions) == {"timescale" if TIMESCALE_DSN else "plain"}
+    assert await stores[0].list_equipment() == []
+    session = await asyncpg.connect(empty_dsn)
+    versions = [row[0] for row in await session.fetch("select version from schema_migrations order by version")]
+    await session.close()
+    assert versions == sorted({step.version for step in read_migrations()})
+    for store in stores:
+        await store.close()
+
+
+async def test_edited_migration_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for step in migrate._MIGRATIONS.glob("*.sql"):
+        (tmp_path / step.name).write_text(step.read_text() + "-- edited\n")
+    monkeypatch.setattr(migrate, "read_migrations", lambda: read_migrations(tmp_path))
+
+    with pytest.raises(StoreError, match="found an edited file"):
+        await store.migrate()
+
+
+async def test_database_of_a_later_version_is_refused(store: Store, database_dsn: str):
+    await run_sql(database_dsn, "insert into schema_migrations values (999, 'later', 'plain', 'x')")
+
+    with pytest.raises(StoreError, match="found 999"):
+        await store.migrate()
+
+
+async def test_failing_migration_leaves_nothing(empty_dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "0001_bad.sql").write_text("create table half (a int); select broken;")
+    monkeypatch.setattr(migrate, "read_migrations", lambda: read_migrations(tmp_path))
+    store = Store(empty_dsn)
+
+    with pytest.raises(StoreError, match="broken"):
+        await store.migrate()
+
+    session = await asyncpg.connect(empty_dsn)
+    assert await session.fetchval("select to_regclass('half')") is None
+    await session.close()
+
+
+def test_misnamed_migration_is_refused(tmp_path: Path):
+    (tmp_path / "first.sql").write_text("select 1;")
+
+    with pytest.raises(StoreError, match=r"found first\.sql"):
+        read_migrations(tmp_path)
+
+
+def test_both_editions_have_the_same_steps():
+    steps = read_migrations()
+
+    for edition in ("plain", "timescale"):
+        versions = [step.version for step in steps if step.edition in (None, edition)]
+        assert versions == list(range(1, len(versions) + 1))

@@ -1,0 +1,73 @@
+import asyncio
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from app.schemas.equipment import Equipment
+from app.store.partitions import months_of_days
+from app.store.store import Store
+from tests.conftest import TIMESCALE_DSN, run_sql
+
+pytestmark = pytest.mark.skipif(bool(TIMESCALE_DSN), reason="partitions of the plain edition")
+
+
+def us(year: int, month: int, day: int = 15) -> int:
+    return int(datetime(year, month, day, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+async def partitions(dsn: str) -> list[str]:
+    session = await asyncpg.connect(dsn)
+    names = await session.fetch(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = 'sensor_readings'::regclass order by 1"
+    )
+    await session.close()
+    return [row[0].removeprefix("sensor_readings_") for row in names]
+
+
+def test_months_are_counted_from_1970():
+    assert months_of_days([datetime(1970, 1, 31, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)]) == {0, 56 * 12 + 11}
+
+
+async def test_only_months_with_readings_get_a_partition(store: Store, machine: Equipment, database_dsn: str):
+    await store.put_equipment(machine)
+
+    await store.ingest("press-1", ["PS1"] * 3, [us(1999, 12), us(2026, 2), us(2026, 2, 16)], [1, 2, 3])
+
+    assert await partitions(database_dsn) == ["1999_12", "2026_02"]
+
+
+async def test_replicas_that_need_a_month_at_once_share_it(machine: Equipment, database_dsn: str):
+    stores = [Store(database_dsn) for _ in range(4)]
+    await stores[0].put_equipment(machine)
+
+    results = await asyncio.gather(
+        *(store.ingest("press-1", ["PS1"], [us(2025, 5, day)], [1.0]) for day, store in enumerate(stores, 2))
+    )
+
+    assert [result.accepted for result in results] == [1, 1, 1, 1]
+    assert await partitions(database_dsn) == ["2025_05"]
+    for store in stores:
+        await store.close()
+
+
+async def test_old_months_are_dropped_whole_and_come_back_when_written(
+    store: Store, machine: Equipment, database_dsn: str
+):
+    await store.put_equipment(machine)
+    await store.ingest("press-1", ["PS1"] * 3, [us(2025, 1), us(2025, 2), us(2025, 3)], [1, 2, 3])
+
+    dropped = await store.drop_before(datetime(2025, 3, 20, tzinfo=UTC))
+
+    assert dropped == 6
+    assert await partitions(database_dsn) == ["2025_03"]
+    assert (await store.ingest("press-1", ["PS1"], [us(2025, 1)], [1])).accepted == 1
+    assert await partitions(database_dsn) == ["2025_01", "2025_03"]
+
+
+async def test_array_with_a_null_is_refused_by_the_database(store: Store, machine: Equipment, database_dsn: str):
+    await store.put_equipment(machine)
+    await store.ingest("press-1", ["PS1"], [us(2025, 1)], [1])
+
+    with pytest.raises(asyncpg.CheckViolationError):
+        await run_sql(database_dsn, "update sensor_grid set vals = array[1, null]::real[]")

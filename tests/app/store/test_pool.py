@@ -1,0 +1,96 @@
+import asyncio
+import time
+
+import asyncpg
+import pytest
+
+from app.errors import StoreError, StoreUnavailable
+from app.store.pool import Database, PoolLimits
+from app.store.store import Store
+from tests.conftest import run_sql
+
+
+@pytest.fixture
+async def database(database_dsn: str):
+    opened = Database(database_dsn, PoolLimits(max_size=2, acquire_timeout_s=0.5, statement_timeout_s=0.5, retry_s=1.0))
+    yield opened
+    await opened.close()
+
+
+async def test_store_is_made_while_the_database_is_down_and_says_so_in_time(tmp_path):
+    store = Store(f"postgresql://nobody@/nothing?host={tmp_path}&port=5432", PoolLimits(retry_s=0.2))
+    began = time.monotonic()
+
+    with pytest.raises(StoreUnavailable, match="expected to reach the database"):
+        await store.any_key()
+
+    assert time.monotonic() - began < 2.0
+    await store.close()
+
+
+async def test_lost_connections_are_replaced_without_the_caller_noticing(database: Database, server_dsn: str):
+    await asyncio.gather(database.fetch("list_keys"), database.fetch("list_keys"))
+    await run_sql(
+        server_dsn,
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname like 'hydraulic_test%' and pid <> pg_backend_pid()",
+    )
+
+    assert await database.fetch("list_keys") == []
+
+
+async def test_slow_statement_is_given_up(database: Database):
+    with pytest.raises(StoreUnavailable, match="statement timeout"):
+        async with database.session() as session:
+            await session.execute("select pg_sleep(5)")
+
+
+async def test_exhausted_pool_is_not_waited_for_without_end(database: Database):
+    async with database.session(), database.session():
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await database.once("ping")
+    await database.once("ping")
+
+
+async def test_refused_statement_is_no_outage(database: Database):
+    with pytest.raises(StoreError, match="42601") as caught:
+        async with database.session() as session:
+            await session.execute("selec 1")
+    assert not isinstance(caught.value, StoreUnavailable)
+    with pytest.raises(StoreError, match="values that the database can hold"):
+        await database.fetch("get_diagnosis", 5)
+
+
+async def test_broken_address_is_named():
+    with pytest.raises(StoreError):
+        await Database("mysql://x").once("ping")
+
+
+async def test_sessions_have_the_settings_of_the_design(database: Database):
+    async with database.session() as session:
+        assert [await session.fetchval(f"show {name}") for name in ("jit", "timezone", "statement_timeout")] == [
+            "off",
+            "UTC",
+            "500ms",
+        ]
+
+
+async def test_works_without_prepared_statements(database_dsn: str):
+    store = Store(database_dsn, PoolLimits(statement_cache_size=0))
+
+    await store.create_key("x", ["read"])
+
+    assert len(await store.list_keys()) == 1
+    await store.close()
+
+
+async def test_closed_store_opens_again(store: Store):
+    await store.ping()
+    await store.close()
+    await store.ping()
+
+
+async def test_failure_within_a_borrowed_session_is_translated_too(database: Database):
+    with pytest.raises(StoreUnavailable):
+        async with database.session():
+            raise asyncpg.ConnectionDoesNotExistError("gone")

@@ -1,0 +1,39 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from app.errors import StoreError
+from app.store import sql
+from app.store.sql import queries, read_statements
+
+SOURCE = Path(sql.__file__).parent
+
+
+def test_statements_are_found_by_name():
+    text = "-- a remark\n\n-- name: one\n-- The first.\nselect 1;\n\n-- name: two\n-- The second.\n-- with a remark\nselect 2;\n"
+
+    assert read_statements(text, "x.sql") == {"one": "select 1;", "two": "-- with a remark\nselect 2;"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["-- name:\n-- P.\nselect 1;\n", "-- name: a\nselect 1;\n", "-- name: a\n-- P.\n\n", "-- name: a"],
+    ids=["no name", "no purpose", "no text", "nothing"],
+)
+def test_incomplete_statement_is_refused(text: str):
+    with pytest.raises(StoreError, match="expected '-- name: NAME'"):
+        read_statements(text, "x.sql")
+
+
+def test_second_statement_of_a_name_is_refused():
+    with pytest.raises(StoreError, match="found 'a' twice"):
+        read_statements("-- name: a\n-- P.\nselect 1;\n-- name: a\n-- P.\nselect 2;\n", "x.sql")
+
+
+def test_every_statement_is_used_and_every_used_one_exists():
+    used = set()
+    for path in SOURCE.glob("*.py"):
+        used |= set(re.findall(r'(?:fetch|once)\(\s*"(\w+)"|(?:named|queries\(\))\["(\w+)"\]', path.read_text()))
+
+    assert {first or second for first, second in used} == set(queries())

@@ -1,0 +1,98 @@
+"""A real database for every test that asks for one: a server per session, a template, a cheap copy per test.
+
+Invariant: no test sees what another wrote, and the server is gone when the session is.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from app.schemas.equipment import Equipment
+from app.store import lease
+from app.store.embedded import ensure_embedded, release_embedded
+from app.store.store import Store
+from tests.machines import make_machine
+
+TIMESCALE_DSN = os.environ.get("TEST_TIMESCALE_DSN")
+_TEMPLATE = f"hydraulic_template_{os.getpid()}"
+
+
+def pytest_report_header() -> str:
+    """Say on which edition the tests run."""
+    if TIMESCALE_DSN:
+        return "database: TimescaleDB at TEST_TIMESCALE_DSN"
+    return "database: embedded PostgreSQL; the TimescaleDB edition is not tested, since TEST_TIMESCALE_DSN is not set"
+
+
+def with_database(dsn: str, name: str) -> str:
+    """Return the DSN of another database of the same server."""
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+
+
+async def run_sql(dsn: str, *statements: str) -> None:
+    """Run statements outside any transaction."""
+    session = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await session.execute(statement)
+    finally:
+        await session.close()
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """DSN of a server with a migrated template database."""
+    with tempfile.TemporaryDirectory(prefix="hydraulic-test-", ignore_cleanup_errors=True) as parent:
+        directory = Path(parent) / "postgres"
+        dsn = TIMESCALE_DSN or ensure_embedded(directory, grace_s=0.2)
+        asyncio.run(_make_template(dsn))
+        yield dsn
+        asyncio.run(run_sql(dsn, f"drop database {_TEMPLATE}"))
+        release_embedded(directory)
+        while TIMESCALE_DSN is None and lease.is_held(directory / lease.KEEPER_LOCK):
+            time.sleep(0.02)
+
+
+async def _make_template(dsn: str) -> None:
+    await run_sql(dsn, f"create database {_TEMPLATE}")
+    store = Store(with_database(dsn, _TEMPLATE))
+    await store.migrate()
+    await store.close()
+
+
+@pytest.fixture
+async def database_dsn(server_dsn: str) -> AsyncIterator[str]:
+    """DSN of a migrated database of this test's own."""
+    name = f"hydraulic_test_{uuid4().hex}"
+    if TIMESCALE_DSN is None:
+        await run_sql(server_dsn, f"create database {name} template {_TEMPLATE}")
+    else:
+        # TimescaleDB's background workers hold the template, and nobody may copy a database in use.
+        await run_sql(server_dsn, f"create database {name}")
+        store = Store(with_database(server_dsn, name))
+        await store.migrate()
+        await store.close()
+    yield with_database(server_dsn, name)
+    await run_sql(server_dsn, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def store(database_dsn: str) -> AsyncIterator[Store]:
+    """A store on a migrated database of this test's own."""
+    opened = Store(database_dsn)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def machine() -> Equipment:
+    """A machine with three sensors and a grid of one second."""
+    return make_machine()
