@@ -33,7 +33,7 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 _LONGEST_SLEEP_S = 1.0
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class LiveFeed:
             except StoreUnavailable as error:
                 if since_s is None:
                     since_s = self._clock.now_s()
-                    _LOG.warning(
+                    logger.warning(
                         "feed interrupted, store unavailable",
                         extra={"equipment_id": self._equipment.equipment_id, "reason": error.message},
                     )
@@ -107,7 +107,7 @@ class LiveFeed:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 if since_s is not None:
-                    _LOG.info(
+                    logger.info(
                         "feed resumed",
                         extra={
                             "equipment_id": self._equipment.equipment_id,

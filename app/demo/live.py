@@ -5,6 +5,7 @@ Invariant: a feed that ended for whatever reason fails the health check, and Ser
 """
 
 import asyncio
+import logging
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
@@ -15,6 +16,8 @@ from app.errors import HydraulicDiagnosticsError
 from app.schemas.equipment import Equipment, Identifier
 from app.serving.logging import configure_logging
 from app.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class LiveRigArgs(BaseModel):
@@ -36,7 +39,7 @@ class LiveRig:
         self._feed: asyncio.Task[None] | None = None  # __del__ also comes after a constructor that failed
         settings = Settings()
         configure_logging(settings.log_level)
-        self._feed = asyncio.get_running_loop().create_task(run_feed(settings, equipment))
+        self._feed = asyncio.get_running_loop().create_task(_run(settings, equipment))
 
     async def check_health(self) -> None:
         """Raise when the feed has ended.
@@ -52,6 +55,15 @@ class LiveRig:
         """Stop the feed; Serve calls this on the replica's own event loop when it stops."""
         if self._feed is not None:
             self._feed.cancel()
+
+
+async def _run(settings: Settings, equipment: Equipment) -> None:
+    # said at once; the health check notices up to half a minute later
+    try:
+        await run_feed(settings, equipment)
+    except Exception:
+        logger.exception("feed ended", extra={"equipment_id": equipment.equipment_id})
+        raise
 
 
 def live_rig(args: LiveRigArgs) -> serve.Application:

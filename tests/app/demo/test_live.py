@@ -1,6 +1,7 @@
 """The live rig's replica, without Ray: it feeds, stops when told, and is unhealthy when its feed has ended."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 
@@ -42,11 +43,16 @@ async def test_replica_whose_feed_failed_is_unhealthy_and_says_why(monkeypatch: 
     async def run_feed(settings: Settings, equipment: Equipment) -> None:
         raise StoreError("expected a free disk, found none")
 
+    reported: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger(live.__name__), "handle", reported.append)
     monkeypatch.setattr(live, "run_feed", run_feed)
     replica = LiveRig(rig_equipment())
     await asyncio.sleep(0)
     with pytest.raises(HydraulicDiagnosticsError, match=r"found it ended: StoreError.*free disk"):
         await replica.check_health()
+    (logged,) = reported
+    assert logged.getMessage() == "feed ended"
+    assert vars(logged)["equipment_id"] == "hydraulic-rig"
 
 
 def test_builder_binds_one_deployment() -> None:
