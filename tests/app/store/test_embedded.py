@@ -1,0 +1,354 @@
+"""The local server as processes see it: shared, surviving kills, gone with its last user. Everything here is real."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from app.errors import StoreError, StoreUnavailable
+from app.store import cluster, lease
+from app.store.cluster import Cluster, answers
+from app.store.embedded import ensure_embedded, release_embedded
+from app.store.keeper import LOG_FILE
+from app.store.open import embedded_directory, open_store
+from app.store.store import Store
+from tests.machines import make_machine
+
+PROJECT_DIR = Path(__file__).resolve().parents[3]
+T0_US = 1_700_000_000_000_000
+USER = """
+import sys
+from pathlib import Path
+from app.store.embedded import ensure_embedded
+print(ensure_embedded(Path(sys.argv[1]), grace_s=0.3), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where a server has run and ended."""
+    directory = tmp_path_factory.mktemp("made") / "postgres"
+    ensure_embedded(directory, grace_s=0.0)
+    release_embedded(directory)
+    wait_until_gone(directory)
+    return directory
+
+
+@pytest.fixture
+def directory(made: Path) -> Iterator[Path]:
+    """The made directory, whose server ends with the test."""
+    yield made
+    release_embedded(made)
+    wait_until_gone(made)
+
+
+def wait_until_gone(directory: Path, within_s: float = 15.0) -> None:
+    deadline = time.monotonic() + within_s
+    while lease.is_held(directory / lease.KEEPER_LOCK):
+        assert time.monotonic() < deadline, "the keeper outlives its users"
+        time.sleep(0.02)
+
+
+def status_of(directory: Path) -> lease.Status:
+    status = lease.read_status(directory)
+    assert status is not None
+    return status
+
+
+def postgres_pid(directory: Path) -> int:
+    return int((directory / "data" / "postmaster.pid").read_text().split()[0])
+
+
+def servers_on(directory: Path) -> list[int]:
+    return Cluster(directory, Path("/nonexistent")).processes()
+
+
+def python_for_everybody() -> str | None:
+    """Return an interpreter that every account can run; the store's server needs nothing but the standard library."""
+    return next(
+        (
+            path
+            for path in (sys.executable, "/usr/bin/python3")
+            if cluster._enterable(Path(path).resolve().parent) and cluster._enterable(Path(path).parent)
+        ),
+        None,
+    )
+
+
+@contextlib.contextmanager
+def user_process(directory: Path, python: str = sys.executable, **options: object) -> Iterator["subprocess.Popen[str]"]:
+    places = (PROJECT_DIR, cluster._installed_binaries().parents[1])
+    process = subprocess.Popen(
+        [python, "-c", USER, str(directory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}, **options,
+    )  # fmt: skip
+    with process:
+        yield process
+        process.kill()
+
+
+def test_existing_cluster_starts_in_under_three_seconds(directory: Path):
+    began = time.monotonic()
+    dsn = ensure_embedded(directory, grace_s=0.0)
+    took_s = time.monotonic() - began
+
+    assert ensure_embedded(directory) == dsn
+    assert answers(Path(status_of(directory).socket_dir))
+    assert took_s < 3.0
+
+
+def test_processes_share_one_server_and_it_leaves_nothing_behind(directory: Path):
+    with contextlib.ExitStack() as stack:
+        users = [stack.enter_context(user_process(directory)) for _ in range(3)]
+        dsns = {user.stdout.readline() for user in users if user.stdout is not None}
+        assert len(dsns) == 1
+        assert "postgresql://" in dsns.pop()
+        status = status_of(directory)
+        pid = postgres_pid(directory)
+        os.kill(users[0].pid, signal.SIGKILL)
+        users[1].communicate("")
+        time.sleep(0.6)
+        assert psutil.pid_exists(pid), "stopped under a user"
+        assert users[2].poll() is None
+    wait_until_gone(directory)
+
+    assert servers_on(directory) == []
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(status.keeper):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not Path(status.socket_dir).parent.exists()
+    assert lease.read_status(directory) is None
+
+
+def test_server_and_keeper_are_out_of_reach_of_the_terminal_and_of_the_parent(directory: Path):
+    ensure_embedded(directory, grace_s=0.0)
+    keeper = psutil.Process(status_of(directory).keeper)
+
+    assert os.getsid(keeper.pid) != os.getsid(0)
+    assert keeper.ppid() != os.getpid()
+    assert psutil.Process(postgres_pid(directory)).ppid() == keeper.pid
+
+
+def test_only_our_own_account_gets_in(directory: Path):
+    ensure_embedded(directory, grace_s=0.0)
+    socket_dir = Path(status_of(directory).socket_dir)
+
+    assert (directory / "data" / "pg_hba.conf").read_text() == "local all all peer map=owner\n"
+    assert pwd.getpwuid(os.geteuid()).pw_name in (directory / "data" / "pg_ident.conf").read_text()
+    assert socket_dir.stat().st_mode & 0o077 == 0
+    assert directory.stat().st_mode & 0o077 == 0
+    assert len(str(socket_dir)) < 90
+
+
+async def test_killed_postgres_comes_back_with_every_acknowledged_reading(directory: Path):
+    dsn = ensure_embedded(directory, grace_s=0.0)
+    store = Store(dsn)
+    await store.migrate()
+    machine = make_machine("killed")
+    await store.put_equipment(machine)
+    acknowledged: list[int] = []
+    outage_s: list[float] = []
+
+    async def write(writer: int) -> None:
+        for turn in range(300):
+            time_us = T0_US + (turn * 4 + writer) * 50_000
+            began = time.monotonic()
+            while True:
+                try:
+                    await store.ingest("killed", machine.sensor_ids, [time_us] * 3, [1.0, 2.0, 3.0])
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
+            acknowledged.append(time_us)
+            outage_s.append(time.monotonic() - began)
+
+    async def kill() -> None:
+        for _ in range(2):
+            before = len(acknowledged)
+            while len(acknowledged) < before + 100:
+                await asyncio.sleep(0.005)
+            os.kill(postgres_pid(directory), signal.SIGKILL)
+            await asyncio.sleep(0.5)
+
+    await asyncio.gather(*(write(writer) for writer in range(4)), kill())
+
+    session = await asyncpg.connect(dsn)
+    stored = await session.fetchval(
+        "select array_agg((extract(epoch from time) * 1e6)::bigint) from sensor_readings where slot = 2"
+    )
+    wrong = await session.fetchval(
+        """select count(*) from sensor_grid g join equipment e using (equipment_key) where vals is distinct from (
+            select array_agg(m order by slot) from (
+                select slot, avg(value order by r.time)::real as m from sensor_readings r
+                where r.time >= g.time and r.time < g.time + e.grid group by slot
+            ) binned)"""
+    )
+    await session.close()
+    await store.close()
+    assert set(acknowledged) <= set(stored)
+    assert len(acknowledged) == 1200
+    assert wrong == 0
+    assert max(outage_s) < 30.0
+    assert "KEEPER:  postgres ended with -9" in (directory / LOG_FILE).read_text()
+
+
+async def test_killed_keeper_is_replaced_under_the_same_address(directory: Path):
+    dsn = ensure_embedded(directory, grace_s=0.0)
+    store = Store(dsn)
+    await store.ping()
+    first = status_of(directory).keeper
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while (status := lease.read_status(directory)) is None or status.keeper == first or status.state != "ready":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+    # The old server may have been seen by the pool until now.
+    assert await store.list_keys() is not None
+    assert len([pid for pid in servers_on(directory) if psutil.Process(pid).ppid() == status.keeper]) == 1
+    await store.close()
+
+
+def test_everything_killed_at_once_leaves_a_cluster_that_starts(directory: Path):
+    with user_process(directory) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        for pid in (user.pid, status_of(directory).keeper, postgres_pid(directory)):
+            os.kill(pid, signal.SIGKILL)
+        user.wait()
+    began = time.monotonic()
+
+    ensure_embedded(directory, grace_s=0.0)
+
+    assert time.monotonic() - began < 30
+    assert postgres_pid(directory) in servers_on(directory)
+
+
+def test_pid_file_that_names_a_stranger_does_not_stop_the_start(directory: Path):
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (directory / "data" / "postmaster.pid").write_text(f"{stranger.pid}\n/x\n1\n5432\n/x\n\n  1 1\nready\n")
+        ensure_embedded(directory, grace_s=0.0)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_keeper_asked_to_stop_does_so_cleanly(directory: Path):
+    with user_process(directory) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        os.kill(user.pid, signal.SIGSTOP)
+        os.kill(status_of(directory).keeper, signal.SIGTERM)
+        wait_until_gone(directory)
+        assert servers_on(directory) == []
+        os.kill(user.pid, signal.SIGCONT)
+
+
+def test_data_of_another_major_version_is_refused(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PG_VERSION").write_text("9\n")
+
+    with pytest.raises(StoreError, match=r"expected data of PostgreSQL \d+ in .*found 9"):
+        ensure_embedded(tmp_path)
+
+    assert lease.read_status(tmp_path).state == "failed"
+
+
+def test_directory_that_cannot_be_made_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreError, match="HYDRAULIC_VAR_DIR"):
+        ensure_embedded(tmp_path / "file" / "postgres")
+
+
+def test_server_that_does_not_come_up_in_time_is_unavailable(tmp_path: Path):
+    with lease.attempt(tmp_path / lease.LEASE_LOCK) as held:
+        assert held
+        with pytest.raises(StoreUnavailable, match="in time"):
+            ensure_embedded(tmp_path, timeout_s=0.1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to copy")
+def test_binaries_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "_enterable", lambda path: "site-packages" not in str(path))
+    runtime = cluster.make_runtime(None)
+    copied = Cluster(tmp_path, runtime)
+    tmp_path.chmod(0o700)
+    copied.prepare()
+    server = copied.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not copied.answers():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert runtime in Path(f"/proc/{server.pid}/exe").readlink().parents
+    finally:
+        copied.stop(server.pid)
+        server.communicate()
+        shutil.rmtree(runtime)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else; else every other test is this one")
+@pytest.mark.skipif(
+    not cluster._enterable(PROJECT_DIR) or python_for_everybody() is None,
+    reason="the checkout or the interpreter is out of reach of other accounts",
+)
+def test_runs_as_an_ordinary_user():
+    account = pwd.getpwnam("daemon")
+    with tempfile.TemporaryDirectory(prefix="hydraulic-user-") as home:
+        os.chown(home, account.pw_uid, account.pw_gid)
+        directory = Path(home) / "postgres"
+        as_daemon = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "cwd": home}
+        with user_process(directory, python_for_everybody() or "", **as_daemon) as user:
+            assert user.stdout is not None
+            assert user.stdout.readline().startswith("postgresql://")
+            assert psutil.Process(postgres_pid(directory)).username() == "daemon"
+            # Another account, be it root, is not the owner.
+            assert not answers(Path(json.loads((directory / "server.json").read_text())["socket_dir"]))
+            with pytest.raises(StoreError, match="to belong to user 0"):
+                ensure_embedded(directory)
+        wait_until_gone(directory)
+
+
+async def test_environment_chooses_the_database(tmp_path: Path, server_dsn: str, database_dsn: str):
+    from app.settings import Settings
+
+    named = open_store(Settings(dsn=database_dsn, var_dir=tmp_path))
+    assert not await named.any_key()
+    await named.close()
+    assert not (tmp_path / "postgres").exists()
+
+    settings = Settings(dsn=None, var_dir=tmp_path)
+    local = open_store(settings)
+    await local.ping()
+    await local.close()
+    assert status_of(embedded_directory(settings)).state == "ready"
+    release_embedded(embedded_directory(settings))
+    await asyncio.to_thread(wait_until_gone, embedded_directory(settings))
+
+
+def test_runtime_directory_of_somebody_else_is_not_used(tmp_path: Path):
+    tmp_path.chmod(0o777)
+
+    fresh = cluster.make_runtime(tmp_path)
+
+    assert fresh != tmp_path
+    assert fresh.stat().st_mode & 0o077 == 0
+    fresh.rmdir()
+    tmp_path.chmod(0o700)
+    assert cluster.make_runtime(tmp_path) == tmp_path
