@@ -8,7 +8,8 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -20,7 +21,8 @@ from app.schemas.places import place_of, shown
 _ABSOLUTE_ZERO: Mapping[str, float] = {"K": 0.0, "degC": -273.15, "degF": -459.67}
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """One result of the linter: how bad, where, and what to do."""
 
     severity: Literal["error", "warning"]

@@ -326,6 +326,11 @@ def _add_error_answers(api: FastAPI) -> None:
 
     for known in (HydraulicDiagnosticsError, ValidationError):
         api.add_exception_handler(known, answer_known)
+
+    async def answer_unexpected(request: Request, error: Exception) -> Response:
+        return respond(problem_of(error, request.scope["trace_id"]))
+
+    api.add_exception_handler(Exception, answer_unexpected)
     api.add_exception_handler(RequestValidationError, answer_invalid)
     api.add_exception_handler(HTTPException, answer_http)
 
@@ -358,13 +363,14 @@ class AccessLog:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
-        started = time.perf_counter()
+        started, finished = time.perf_counter(), False
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         trace_id = scope["trace_id"] = trace_id_of(headers)
         status = 0
 
         async def send_noting_status(message: Message) -> None:
-            nonlocal status
+            nonlocal status, finished
+            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if not any(name == b"x-trace-id" for name, _ in message["headers"]):
@@ -373,11 +379,10 @@ class AccessLog:
 
         try:
             await self._api(scope, receive, send_noting_status)
-        except Exception as error:
+        except Exception:
             logger.exception("unexpected error", extra={"trace_id": trace_id})
-            if status:
+            if not finished:
                 raise
-            await respond(problem_of(error, trace_id))(scope, receive, send_noting_status)
         finally:
             self._note(scope, status, time.perf_counter() - started)
 

@@ -1,15 +1,16 @@
-"""A model replica: one version's weights on one device, one forward pass for all calls that wait.
+"""One version's weights on one device: scores graphs, and tells what each sensor contributes.
 
-Invariant: a replica that says it is ready has already answered a batch of every size class that it will meet.
+It knows nothing of Ray; `model_replica` makes a deployment of it that merges calls that wait.
+Invariant: one forward pass runs at a time, off the event loop; a server that exists has already scored graphs.
 """
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from ray import serve
 
 from app import card as files
 from app.checkpoint import Checkpoint, load
@@ -21,8 +22,7 @@ from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH_CALLS = 16
-BATCH_WAIT_S = 0.002
+_WARM_UP_GRAPHS = (1, 16)
 _WARM_UP_STEPS = 12
 _WARM_UP_COMPONENTS = 8
 
@@ -48,7 +48,7 @@ class ModelServer:
             device=str(self._device),
         )
         self._computing = asyncio.Lock()
-        for graphs in (1, MAX_BATCH_CALLS):
+        for graphs in _WARM_UP_GRAPHS:
             score(self._checkpoint.model, _warm_up_batch(self._checkpoint.config, graphs))
         logger.info(
             "model ready",
@@ -64,7 +64,7 @@ class ModelServer:
         return self._description
 
     async def score(self, call: ScoreCall) -> ScoreAnswer:
-        """Score a call's graphs, merged with other calls that wait.
+        """Score a call's graphs.
 
         Raises:
             CheckpointError: the graphs were made with another feature spec than this version's.
@@ -80,19 +80,23 @@ class ModelServer:
                 f"expected {self._checkpoint.config.features} features of a sensor, found {call.graph.x_STF.shape[2]}: "
                 "build the graphs with this version's feature spec"
             )
-        output: ModelOutput = await self._score_merged(call.graph)
+        output = await self.output_of(call.graph)
         if not call.explain:
             return ScoreAnswer(output)
         async with self._computing:
             contributions = await asyncio.to_thread(self._explain, call.graph)
         return ScoreAnswer(output, contributions)
 
-    @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _score_merged(self, graphs: list[GraphBatch]) -> list[ModelOutput]:
+    async def output_of(self, graph: GraphBatch) -> ModelOutput:
+        """Return the network's answer for a call's graphs."""
+        return (await self.outputs_of([graph]))[0]
+
+    async def outputs_of(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
+        """Return the network's answers for the graphs of several calls, in one forward pass for each number of steps."""
         async with self._computing:
             return await asyncio.to_thread(self._forward, graphs)
 
-    def _forward(self, graphs: list[GraphBatch]) -> list[ModelOutput]:
+    def _forward(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
         outputs: list[ModelOutput | None] = [None] * len(graphs)
         by_steps: dict[int, list[int]] = {}
         for position, graph in enumerate(graphs):

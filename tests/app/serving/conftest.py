@@ -1,0 +1,114 @@
+"""The service in this process: the real store, graph builder and networks, called directly instead of through Ray."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.demo.equipment import rig_equipment
+from app.serving.api import build_api
+from app.serving.auth import SCOPES, Authenticator
+from app.serving.diagnostics import Diagnostics
+from app.serving.graph_builder import GraphBuilder
+from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
+from app.serving.metrics import Metrics
+from app.serving.model_server import ModelServer
+from app.serving.released import Chain, ReleasedVersions
+from app.serving.traffic import Release, Traffic
+from app.store.store import Store
+from tests.network import small_checkpoint
+
+
+@dataclass
+class LocalChain:
+    """Calls to deployments that live in this process; applications in `broken` raise instead of answering."""
+
+    servers: dict[str, ModelServer]
+    broken: set[str] = field(default_factory=set)
+    scored: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._builder = GraphBuilder(self.describe)
+
+    def chain(self) -> Chain:
+        return Chain(self.build, self.score, self.describe, self.probe)
+
+    def _server(self, application: str) -> ModelServer:
+        if application in self.broken:
+            raise RuntimeError(f"{application} is broken")
+        return self.servers[application]
+
+    async def build(self, call: BuildCall) -> BuildAnswer:
+        return await self._builder.build(call)
+
+    async def score(self, application: str, call: ScoreCall) -> ScoreAnswer:
+        self.scored.append(application)
+        return await self._server(application).score(call)
+
+    async def describe(self, application: str) -> VersionDescription:
+        return await self._server(application).describe()
+
+    async def probe(self, application: str) -> None:
+        await self._server(application).probe()
+
+
+def split(first: float, second: float) -> Traffic:
+    """Return traffic between versions 1 and 2."""
+    return Traffic(
+        releases=(
+            Release(version="1", application="model-1", weight=first),
+            Release(version="2", application="model-2", weight=second),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("checkpoints")
+    return {f"model-{version}": small_checkpoint(directory, version) for version in ("1", "2")}
+
+
+@pytest.fixture
+def local(checkpoints: dict[str, Path]) -> LocalChain:
+    return LocalChain({name: ModelServer(path, "cpu") for name, path in checkpoints.items()})
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def versions(local: LocalChain, metrics: Metrics) -> ReleasedVersions:
+    made = ReleasedVersions(local.chain(), metrics, timeout_s=5.0)
+    made.set_traffic(split(100, 0))
+    return made
+
+
+@pytest.fixture
+async def diagnostics(store: Store, versions: ReleasedVersions, metrics: Metrics) -> AsyncIterator[Diagnostics]:
+    async def prepare() -> None:
+        await store.put_equipment(rig_equipment())
+
+    made = Diagnostics(
+        store=store,
+        versions=versions,
+        authenticator=Authenticator(store.find_key),
+        metrics=metrics,
+        prepare=prepare,
+    )
+    await made.start()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def client(diagnostics: Diagnostics, store: Store) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with a key of all scopes, straight to the ASGI application."""
+    key = (await store.create_key("test", SCOPES)).secret
+    transport = httpx.ASGITransport(app=build_api(diagnostics))
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as opened:
+        yield opened

@@ -1,0 +1,258 @@
+"""The HTTP interface over the real store and real networks, without Ray. `tests/test_end_to_end.py` has the rest."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from app.demo.equipment import rig_equipment
+from app.serving.diagnostics import Diagnostics
+from app.serving.released import ReleasedVersions
+from app.store.store import Store
+from tests.app.serving.conftest import LocalChain, split
+from tests.rig import inline_readings, rig_cycle
+
+START = "2026-01-01T00:00:00Z"
+
+
+def rig_request(row: int = 0, **changes: object) -> dict[str, object]:
+    return {"equipment_id": "hydraulic-rig", "readings": inline_readings(rig_cycle(row)[0], START)} | changes
+
+
+def readings_of(row: int, start: datetime) -> list[dict[str, object]]:
+    return [
+        {
+            "equipment_id": "hydraulic-rig",
+            "sensor_id": sensor_id,
+            "time": (start + timedelta(seconds=second)).isoformat(),
+            "value": value,
+        }
+        for sensor_id, series in rig_cycle(row)[0].items()
+        for second, value in enumerate(series)
+    ]
+
+
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until the machines of the start are registered."""
+    for _ in range(100):
+        if (await client.get("/health/ready")).status_code == 200:
+            return
+    raise AssertionError((await client.get("/health/ready")).text)
+
+
+async def test_inline_diagnosis_answers_while_the_store_is_away(
+    client: httpx.AsyncClient, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    await ready(client)
+    assert (await client.post("/v1/diagnoses", json=rig_request())).status_code == 200
+
+    async def refuse(*_: object) -> None:
+        raise AssertionError("an inline diagnosis asked the store")
+
+    for name in ("read_windows", "get_equipment", "find_key"):
+        monkeypatch.setattr(store, name, refuse)
+    answer = await client.post("/v1/diagnoses", json=rig_request())
+    assert answer.status_code == 200
+    assert answer.json()["input"]["stale_s"] is None
+
+
+async def test_stored_and_inline_readings_give_equal_health(client: httpx.AsyncClient):
+    await ready(client)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    posted = await client.post("/v1/readings", json=readings_of(700, start))
+    assert posted.json()["accepted"] == 17 * 60
+    stored = await client.post(
+        "/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "at": (start + timedelta(minutes=1)).isoformat()}
+    )
+    inline = await client.post("/v1/diagnoses", json=rig_request(700))
+    assert stored.json()["window"] == inline.json()["window"]
+    assert stored.json()["components"] == inline.json()["components"]
+    assert stored.json()["input"]["stale_s"] > 0
+
+
+async def test_inline_topology_needs_no_registration(client: httpx.AsyncClient):
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "unregistered", "design": "hydraulic-rig"}
+    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="unregistered", equipment=topology))
+    assert answer.status_code == 200
+    del topology["equipment_id"]
+    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="unregistered", equipment=topology))
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"equipment": {"components": []}}, "components"),
+        (
+            {"equipment": {"equipment_id": "other"} | {"components": [], "grid_s": 1, "window_s": 1, "steps": 2}},
+            "components",
+        ),
+        ({"at": START}, "at"),
+    ],
+)
+async def test_contradicting_request_is_a_problem(client: httpx.AsyncClient, changes: dict[str, object], field: str):
+    await ready(client)
+    answer = await client.post("/v1/diagnoses", json=rig_request(**changes))
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+async def test_inline_topology_without_readings_is_a_problem(client: httpx.AsyncClient):
+    answer = await client.post("/v1/diagnoses", json={"equipment_id": "x", "equipment": {"components": []}})
+    assert (answer.status_code, answer.json()["field"]) == (422, "readings")
+
+
+async def test_machine_of_another_design_says_that_its_sensors_are_not_known(client: httpx.AsyncClient):
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "press", "design": "press"}
+    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="press", equipment=topology))
+    body = answer.json()
+    assert (answer.status_code, body["status"]) == (200, "insufficient_evidence")
+    assert "trained on for design 'press'" in body["reasons"][0]
+    assert all(item["condition"] is None for item in body["components"])
+
+
+async def test_sensors_that_are_left_out_are_told(client: httpx.AsyncClient):
+    await ready(client)
+    values = rig_cycle(0)[0]
+    del values["PS1"]
+    values["PS2"] = [5.0] * 60
+    answer = await client.post("/v1/diagnoses", json=rig_request(readings=inline_readings(values, START)))
+    assert answer.json()["input"]["missing_sensors"] == ["PS1"]
+    assert answer.json()["input"]["faulty_sensors"] == [{"sensor_id": "PS2", "reason": "frozen"}]
+
+
+async def test_put_of_an_equipment_comes_back_and_changes(client: httpx.AsyncClient):
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "twin"}
+    created = await client.put("/v1/equipment/twin", json=topology)
+    again = await client.put("/v1/equipment/twin", json=topology | {"name": "renamed"})
+    assert (created.status_code, again.status_code) == (201, 200)
+    assert created.json()["revision"] != again.json()["revision"]
+    found = await client.get("/v1/equipment/twin")
+    assert found.json() == topology | {"name": "renamed"}
+    listed = (await client.get("/v1/equipment")).json()["equipment"]
+    assert {item["equipment_id"] for item in listed} >= {"twin"}
+
+
+async def test_put_under_another_id_is_a_problem(client: httpx.AsyncClient):
+    answer = await client.put("/v1/equipment/other", json=rig_equipment().model_dump(mode="json"))
+    assert (answer.status_code, answer.json()["field"]) == (422, "equipment_id")
+
+
+async def test_put_answers_with_the_linters_warnings(client: httpx.AsyncClient):
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "twin"}
+    topology["components"] = [*topology["components"], {"component_id": "hose", "type": "line"}]
+    topology["connections"] = [
+        *topology["connections"],
+        {"source": "pump", "target": "hose", "medium": "pressure_line"},
+    ]
+    answer = await client.put("/v1/equipment/twin", json=topology)
+    assert answer.status_code == 201
+    assert [finding["place"] for finding in answer.json()["findings"]] == ["components[7]"]
+
+
+async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: LocalChain):
+    await ready(client)
+    local.broken.add("model-1")
+    body = (await client.post("/v1/diagnoses", json=rig_request())).json()
+    assert (body["model_version"], body["fallback"]) == ("2", True)
+    models = (await client.get("/v1/models")).json()["models"]
+    assert [(item["version"], item["available"]) for item in models] == [("1", False), ("2", True)]
+
+
+async def test_no_version_at_all_is_503_with_retry_after(client: httpx.AsyncClient, local: LocalChain):
+    await ready(client)
+    local.broken |= {"model-1", "model-2"}
+    answer = await client.post("/v1/diagnoses", json=rig_request())
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:hydraulic-diagnostics:problem:model-unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    readiness = await client.get("/health/ready")
+    assert (readiness.status_code, readiness.json()["versions"]) == (503, {"1": False})
+
+
+async def test_traffic_tells_which_version_answers_for_an_equipment(
+    client: httpx.AsyncClient, versions: ReleasedVersions
+):
+    versions.set_traffic(split(50, 50))
+    told = (await client.get("/v1/traffic", params={"equipment_id": "machine-1"})).json()
+    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "machine-1"}
+    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="machine-1", equipment=topology))
+    assert answer.json()["model_version"] == told["version"]
+
+
+async def test_waiting_diagnosis_is_found_before_it_is_stored(client: httpx.AsyncClient):
+    await ready(client)
+    made = (await client.post("/v1/diagnoses", json=rig_request())).json()
+    assert (await client.get(f"/v1/diagnoses/{made['diagnosis_id']}")).json() == made
+    await client.get("/v1/equipment/hydraulic-rig/diagnoses")
+    assert (await client.get(f"/v1/diagnoses/{made['diagnosis_id']}")).json() == made
+
+
+async def test_unknown_diagnosis_and_bad_history_are_problems(client: httpx.AsyncClient):
+    await ready(client)
+    assert (await client.get("/v1/diagnoses/nothing")).status_code == 404
+    path = "/v1/equipment/hydraulic-rig/diagnoses"
+    for params, field in (
+        ({"limit": 0}, "limit"),
+        ({"start": "2026-01-01T00:00:00"}, "start"),
+        ({"start": "2026-01-02T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "start"),
+    ):
+        answer = await client.get(path, params=params)
+        assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert (await client.get("/v1/equipment/nobody/diagnoses")).status_code == 404
+
+
+async def test_hysteresis_looks_at_stored_windows_only(client: httpx.AsyncClient, diagnostics: Diagnostics):
+    await ready(client)
+    await client.post("/v1/diagnoses", json=rig_request())
+    assert diagnostics._states == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"items": []}', b'{"items": 3}', b'{"items": [], "x": 1}'])
+async def test_batch_that_is_none_is_a_problem(client: httpx.AsyncClient, body: bytes):
+    answer = await client.post("/v1/diagnoses/batch", content=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+async def test_batch_with_too_many_items_is_refused(client: httpx.AsyncClient):
+    answer = await client.post("/v1/diagnoses/batch", content=json.dumps({"items": [{}] * 5001}))
+    assert (answer.status_code, answer.json()["field"]) == (413, "items")
+
+
+async def test_chunked_body_beyond_the_limit_is_refused(client: httpx.AsyncClient):
+    async def chunks():
+        for _ in range(20):
+            yield b"x" * 1_000_000
+
+    answer = await client.post("/v1/diagnoses", content=chunks())
+    assert answer.status_code == 413
+
+
+async def test_error_of_our_own_is_a_500_without_its_cause(
+    client: httpx.AsyncClient, diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(_: object) -> None:
+        raise RuntimeError("select secret from api_keys")
+
+    monkeypatch.setattr(diagnostics, "traffic_report", fail)
+    answer = await client.get("/v1/traffic")
+    assert (answer.status_code, "secret" in answer.text) == (500, False)
+
+
+async def test_scopes_are_kept_apart(client: httpx.AsyncClient, store: Store):
+    await ready(client)
+    secret = (await store.create_key("reader", ["read"])).secret
+    client.headers["authorization"] = f"Bearer {secret}"
+    assert (await client.get("/v1/equipment")).status_code == 200
+    for method, path in (("POST", "/v1/readings"), ("POST", "/v1/diagnoses"), ("PUT", "/v1/equipment/x")):
+        answer = await client.request(method, path, content=b"{}")
+        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (403, "forbidden")
+
+
+async def test_metrics_count_routes_and_never_name_a_machine(client: httpx.AsyncClient):
+    await ready(client)
+    await client.get("/v1/equipment/hydraulic-rig")
+    await client.get("/v1/equipment/nobody-at-all")
+    text = (await client.get("/metrics")).text
+    assert 'route="/v1/equipment/{equipment_id}",status="404"' in text
+    assert "nobody-at-all" not in text
+    assert "hydraulic-rig" not in text

@@ -1,0 +1,76 @@
+"""A model replica."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.demo.equipment import rig_equipment
+from app.errors import CheckpointError, WindowError
+from app.features import FeatureSpec, window_features
+from app.graph import build_graph, concatenate
+from app.serving.messages import ScoreCall
+from app.serving.model_server import ModelServer
+from tests.app.serving.test_released import values
+
+
+@pytest.fixture
+def server(checkpoints: dict[str, Path]) -> ModelServer:
+    return ModelServer(checkpoints["model-1"], "cpu")
+
+
+async def call(server: ModelServer, row: int, *, explain: bool = False) -> ScoreCall:
+    description = await server.describe()
+    spec = FeatureSpec.model_validate_json(description.feature_spec)
+    features = window_features(values(row), rig_equipment(), spec)
+    return ScoreCall(description.spec_digest, build_graph(rig_equipment(), features, spec), explain)
+
+
+async def test_graphs_of_several_calls_are_answered_each_with_its_own(server: ModelServer):
+    graphs = [(await call(server, row)).graph for row in range(0, 40, 2)]
+    pairs = [concatenate(graphs[:2]), *graphs[2:]]
+    together = await server.outputs_of(pairs)
+    for graph, output in zip(pairs, together, strict=True):
+        # sums of a larger batch are made in another order
+        np.testing.assert_allclose(output.health_V, (await server.output_of(graph)).health_V, atol=1e-5)
+
+
+async def test_graphs_with_another_number_of_steps_are_scored_apart_and_in_order(server: ModelServer):
+    whole = (await call(server, 0)).graph
+    short = replace(whole, x_STF=whole.x_STF[:, :6], mask_ST=whole.mask_ST[:, :6])
+    outputs = await server.outputs_of([whole, short, whole])
+    np.testing.assert_allclose(outputs[0].health_V, outputs[2].health_V, atol=1e-6)
+    np.testing.assert_allclose(outputs[1].health_V, (await server.output_of(short)).health_V, atol=1e-5)
+    assert not np.allclose(outputs[0].health_V, outputs[1].health_V)
+
+
+async def test_contributions_come_for_each_graph_of_a_call(server: ModelServer):
+    one, other = await call(server, 0), await call(server, 1000)
+    both = ScoreCall(one.spec_digest, concatenate([one.graph, other.graph]), explain=True)
+    answer = await server.score(both)
+    alone = await server.score(replace(other, explain=True))
+    assert len(answer.contributions) == 2
+    np.testing.assert_allclose(answer.contributions[1], alone.contributions[0], atol=1e-5)
+
+
+async def test_graphs_of_another_feature_spec_are_refused(server: ModelServer):
+    item = await call(server, 0)
+    with pytest.raises(CheckpointError, match="expected graphs made with feature spec"):
+        await server.score(replace(item, spec_digest="0" * 64))
+
+
+async def test_graphs_with_other_features_are_refused(server: ModelServer):
+    item = await call(server, 0)
+    with pytest.raises(WindowError, match="features of a sensor, found 3"):
+        await server.score(replace(item, graph=replace(item.graph, x_STF=item.graph.x_STF[..., :3])))
+
+
+async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelServer):
+    await server.probe()
+    await server.check_health()
+
+
+def test_directory_without_a_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError):
+        ModelServer(tmp_path, "cpu")

@@ -1,0 +1,123 @@
+"""The way from windows to scores, with versions that fail."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from app.demo.equipment import rig_equipment
+from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownVersion, WindowError
+from app.features import Floats
+from app.serving.messages import WindowInput
+from app.serving.metrics import Metrics
+from app.serving.released import ReleasedVersions, Scored, WindowToScore
+from tests.app.serving.conftest import LocalChain, split
+from tests.rig import rig_block
+
+
+def values(row: int) -> Floats:
+    block = rig_block()
+    return np.stack([block.values_CR[sensor_id][row] for sensor_id in rig_equipment().sensor_ids]).astype(np.float32)
+
+
+def window(row: int = 0, forced: str | None = None, *, explain: bool = False) -> WindowToScore:
+    return WindowToScore(WindowInput(rig_equipment(), values(row)), forced, explain)
+
+
+def scored(outcome: Scored | HydraulicDiagnosticsError) -> Scored:
+    assert isinstance(outcome, Scored), outcome
+    return outcome
+
+
+async def test_window_is_scored_by_the_version_with_the_weight(versions: ReleasedVersions, local: LocalChain):
+    (outcome,) = await versions.score([window()])
+    assert scored(outcome).knowledge.version == "1"
+    assert not scored(outcome).fallback
+    assert scored(outcome).scores.output.health_V.shape == (7,)
+    assert local.scored == ["model-1"]
+
+
+async def test_many_windows_give_what_each_gives_alone(versions: ReleasedVersions):
+    rows = [0, 500, 1000, 1500]
+    together = [scored(item) for item in await versions.score([window(row) for row in rows])]
+    for row, item in zip(rows, together, strict=True):
+        (alone,) = await versions.score([window(row)])
+        np.testing.assert_allclose(
+            item.scores.output.health_V, scored(alone).scores.output.health_V, atol=1e-5
+        )  # sums of a larger batch are made in another order
+
+
+async def test_broken_version_is_stood_in_for_and_the_answer_says_so(
+    versions: ReleasedVersions, local: LocalChain, metrics: Metrics
+):
+    local.broken.add("model-1")
+    (outcome,) = await versions.score([window()])
+    assert scored(outcome).fallback
+    assert scored(outcome).knowledge.version == "2"
+    assert metrics.failed_versions.labels("1")._value.get() == 1
+
+
+async def test_version_that_failed_thrice_is_left_alone_for_a_while(versions: ReleasedVersions, local: LocalChain):
+    await versions.score([window()])
+    local.broken.add("model-1")
+    for _ in range(5):
+        await versions.score([window()])
+    assert versions.circuit_is_open("1")
+    local.scored.clear()
+    await versions.score([window()])
+    assert local.scored == ["model-2"]
+
+
+async def test_no_version_left_is_unavailable(versions: ReleasedVersions, local: LocalChain):
+    local.broken |= {"model-1", "model-2"}
+    (outcome,) = await versions.score([window()])
+    assert isinstance(outcome, ModelUnavailable)
+    assert "expected an answer from version 1, 2" in str(outcome)
+
+
+async def test_version_that_hangs_is_stood_in_for(local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch):
+    versions = ReleasedVersions(local.chain(), metrics, timeout_s=0.2)
+    versions.set_traffic(split(100, 0))
+
+    async def hang() -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(local.servers["model-1"], "describe", hang)
+    (outcome,) = await versions.score([window()])
+    assert scored(outcome).knowledge.version == "2"
+
+
+async def test_forced_version_answers_alone_and_has_no_stand_in(versions: ReleasedVersions, local: LocalChain):
+    (outcome,) = await versions.score([window(forced="2")])
+    assert scored(outcome).knowledge.version == "2"
+    assert not scored(outcome).fallback
+    local.broken.add("model-2")
+    (outcome,) = await versions.score([window(forced="2")])
+    assert isinstance(outcome, ModelUnavailable)
+
+
+async def test_unknown_version_is_the_callers_error(versions: ReleasedVersions):
+    first, second = await versions.score([window(forced="9"), window()])
+    assert isinstance(first, UnknownVersion)
+    assert "there are 1, 2" in str(first)
+    scored(second)
+
+
+async def test_window_that_cant_be_built_disturbs_no_other(versions: ReleasedVersions):
+    bad = WindowToScore(WindowInput(rig_equipment(), np.zeros((3, 60), np.float32)), None, explain=False)
+    first, second = await versions.score([bad, window()])
+    assert isinstance(first, WindowError)
+    scored(second)
+
+
+async def test_evidence_is_made_only_for_those_who_ask(versions: ReleasedVersions):
+    plain, explained = await versions.score([window(), window(explain=True)])
+    assert scored(plain).scores.contribution_VS is None
+    contribution_VS = scored(explained).scores.contribution_VS
+    assert contribution_VS is not None
+    assert contribution_VS.shape == (7, 17)
+
+
+async def test_without_traffic_nothing_answers(local: LocalChain, metrics: Metrics):
+    (outcome,) = await ReleasedVersions(local.chain(), metrics, timeout_s=1.0).score([window()])
+    assert isinstance(outcome, ModelUnavailable)

@@ -1,0 +1,54 @@
+"""A small untrained checkpoint of the rig for tests that need a real network and not its skill."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.card import DataInterval
+from app.checkpoint import Origin, save
+from app.demo.equipment import rig_equipment
+from app.features import FeatureSpec
+from app.model import ModelConfig, UniversalTemporalGNN
+from tests.rig import rig_block
+from train.config import TrainConfig
+from train.reference import fit_spec
+
+
+def rig_spec() -> FeatureSpec:
+    """Return a feature spec fitted to a few of the rig's cycles."""
+    equipment = rig_equipment()
+    block = rig_block()
+    values_WSN = np.stack([block.values_CR[sensor_id][::40] for sensor_id in equipment.sensor_ids], axis=1)
+    return fit_spec(values_WSN.astype(np.float32), equipment, TrainConfig(equipment=equipment.equipment_id))
+
+
+def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
+    """Write a checkpoint with random weights, other ones for every version."""
+    spec = rig_spec()
+    config = ModelConfig(
+        features=spec.features,
+        quantities=len(spec.quantities),
+        component_types=len(spec.component_types),
+        relations=2 * len(spec.media),
+        grade_sets=tuple(
+            tuple(grade.health for grade in spec.grades[design][component]) for design, component in spec.grade_sets()
+        ),
+        hidden=hidden,
+        heads=2,
+        attention_layers=1,
+    )
+    torch.manual_seed(int(version))
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    origin = Origin(
+        version=version,
+        created=start,
+        git_revision="0" * 40,
+        seed=int(version),
+        command="test",
+        data=DataInterval(start=start, end=datetime(2025, 1, 2, tzinfo=UTC), windows=47),
+        trained_heads={"grade": ("cooler", "valve", "pump", "accumulator"), "health": (), "rate": ()},
+    )
+    save(directory / version, UniversalTemporalGNN(config), spec, origin, {"metrics.json": "{}"})
+    return directory / version
