@@ -18,7 +18,11 @@ from app.errors import WindowError
 from app.schemas.equipment import Equipment, Grade
 
 Floats = NDArray[np.float32]
-Statistic = Literal["mean", "spread", "min", "max", "slope", "first", "last"]
+Statistic = Literal["mean", "shift", "spread", "dip", "peak", "slope", "start", "end"]
+"""Of a step's bins: mean; shift of the mean from the window's mean; population standard deviation; distance of the lowest, the highest,
+the first and the last bin from the mean; slope as the least-squares rise from the first bin's place to the last's.
+
+All but the mean are differences: what a transient says is small beside the level, which drifts with temperature."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -148,8 +152,7 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
     Args:
         values_SN: bins in the sensors' units, NaN where missing.
         steps: T; divides N.
-        statistics: names of the statistics; spread is the population standard deviation, slope the least-squares rise from the
-            first bin to the last, first and last are the ends of what is there.
+        statistics: names of the statistics, see `Statistic`.
 
     Returns:
         [S, T, F] statistics, NaN in a step without a bin; and [S, T] coverage, the share of the step's bins that are there.
@@ -177,10 +180,13 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
                 found[name] = mean_ST
             case "spread":
                 found[name] = np.sqrt((centred_STN**2).sum(-1) / some_ST)
-            case "min":
-                found[name] = np.where(there_STN, values_STN, np.inf).min(-1)
-            case "max":
-                found[name] = np.where(there_STN, values_STN, -np.inf).max(-1)
+            case "shift":
+                level_S = zeroed_STN.sum((-1, -2)) / np.maximum(count_ST.sum(-1), 1)
+                found[name] = mean_ST - level_S[:, None]
+            case "dip":
+                found[name] = np.where(there_STN, centred_STN, np.inf).min(-1)
+            case "peak":
+                found[name] = np.where(there_STN, centred_STN, -np.inf).max(-1)
             case "slope":
                 place_STN = np.broadcast_to(np.arange(width, dtype=np.float64), values_STN.shape)
                 middle_ST = np.where(there_STN, place_STN, 0.0).sum(-1) / some_ST
@@ -188,12 +194,12 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
                 power_ST = (offset_STN**2).sum(-1)
                 rise_ST = (offset_STN * centred_STN).sum(-1) / np.where(power_ST > 0, power_ST, 1.0)
                 found[name] = rise_ST * (width - 1)
-            case "first":
+            case "start":
                 place_ST1 = there_STN.argmax(-1)[..., None]
-                found[name] = np.take_along_axis(values_STN, place_ST1, -1)[..., 0]
-            case "last":
+                found[name] = np.take_along_axis(centred_STN, place_ST1, -1)[..., 0]
+            case "end":
                 place_ST1 = width - 1 - there_STN[..., ::-1].argmax(-1)[..., None]
-                found[name] = np.take_along_axis(values_STN, place_ST1, -1)[..., 0]
+                found[name] = np.take_along_axis(centred_STN, place_ST1, -1)[..., 0]
     raw_STF = np.stack([found[name] for name in statistics], axis=-1)
     raw_STF[count_ST == 0] = np.nan
     return raw_STF.astype(np.float32), (count_ST / width).astype(np.float32)
@@ -384,7 +390,7 @@ def novelty_health(excess_S: Floats, equipment: Equipment, spec: FeatureSpec) ->
 def _range_scale(limits: tuple[float, float], statistics: tuple[Statistic, ...]) -> tuple[list[float], float]:
     half = max((limits[1] - limits[0]) / 2.0, 1e-12)
     middle = (limits[0] + limits[1]) / 2.0
-    return [0.0 if name in ("spread", "slope") else middle for name in statistics], half
+    return [middle if name == "mean" else 0.0 for name in statistics], half
 
 
 def _check_reference(reference: Reference, quantity: str, unit: str, steps: int, where: str) -> None:

@@ -22,6 +22,9 @@ from torch.nn import functional
 from app.features import Floats
 from app.graph import GraphBatch, Integers, ModelOutput, concatenate, without_sensor
 
+HARMONICS = 6
+"""Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -90,6 +93,29 @@ class MemberLinear(nn.Module):
     def forward(self, x_MNL: Tensor) -> Tensor:
         """Apply each member's map to its own rows."""
         return torch.baddbmm(self.bias_MD[:, None, :], x_MNL, self.weight_MLD)
+
+
+class QuantityEncoder(nn.Module):
+    """The first map of a sensor's features: one for all quantities, plus what each quantity learns to differ by.
+
+    A bias for the quantity alone can't keep a pressure and a flow of one component apart once they are averaged. The
+    differences start at zero, so a quantity that training never showed is read by the common map.
+    """
+
+    def __init__(self, members: int, features: int, hidden: int, quantities: int) -> None:
+        super().__init__()
+        self.common = MemberLinear(members, features, hidden)
+        self.own_MQFD = nn.Parameter(torch.zeros(members, quantities, features, hidden))
+        self.embedding_MQD = nn.Parameter(torch.randn(members, quantities, hidden) / math.sqrt(hidden))
+
+    def forward(self, x_STF: Tensor, sensor_quantity_S: Tensor) -> Tensor:
+        """Return [M, S, T, D]."""
+        S, T, F = x_STF.shape
+        M, D = self.common.bias_MD.shape
+        map_MSFD = self.common.weight_MLD[:, None] + self.own_MQFD.index_select(1, sensor_quantity_S)
+        shift_MS1D = (self.common.bias_MD[:, None] + self.embedding_MQD.index_select(1, sensor_quantity_S))[:, :, None]
+        rows_NTF = x_STF.expand(M, S, T, F).reshape(M * S, T, F)
+        return torch.bmm(rows_NTF, map_MSFD.reshape(M * S, F, D)).view(M, S, T, D) + shift_MS1D
 
 
 class MemberNorm(nn.Module):
@@ -232,15 +258,16 @@ class UniversalTemporalGNN(nn.Module):
             raise ValueError(f"expected hidden to be a multiple of heads={config.heads}, found {config.hidden}")
         M, D = config.members, config.hidden
         self.config = config
-        self.quantity_MQD = nn.Parameter(torch.randn(M, config.quantities, D) / math.sqrt(D))
+        self.quantity = QuantityEncoder(M, config.features, D, config.quantities)
         self.type_MCD = nn.Parameter(torch.randn(M, config.component_types, D) / math.sqrt(D))
-        self.sensor = MemberLinear(M, config.features, D)
         self.component = MemberLinear(M, D, D)
+        self.place = MemberLinear(M, 2 * HARMONICS, D)
         self.component_norm = MemberNorm(M, D)
         layers = range(config.attention_layers)
         self.attention = nn.ModuleList(MemberAttention(M, D, config.heads, config.relations) for _ in layers)
         self.attention_norm = nn.ModuleList(MemberNorm(M, D) for _ in layers)
         self.lstm = nn.ModuleList(MemberLstm(M, D) for _ in range(config.lstm_layers))
+        self.attend = MemberLinear(M, D, config.heads)
         self.summary = MemberLinear(M, 2 * D, D)
         self.grade = OrdinalHead(M, D, config.grade_sets)
         self.trend = MemberLinear(M, D, 3)
@@ -260,27 +287,37 @@ class UniversalTemporalGNN(nn.Module):
 
     def _components(self, graph: GraphTensors) -> Tensor:
         """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""
-        S, T, F = graph.x_STF.shape
+        T = graph.x_STF.shape[1]
         M, D, V = self.config.members, self.config.hidden, graph.component_type_V.shape[0]
-        rows_MNF = graph.x_STF.reshape(1, S * T, F).expand(M, -1, -1)
-        quantity_MSD = self.quantity_MQD.index_select(1, graph.sensor_quantity_S)
-        sensor_MSTD = functional.gelu(self.sensor(rows_MNF).view(M, S, T, D) + quantity_MSD[:, :, None])
+        sensor_MSTD = functional.gelu(self.quantity(graph.x_STF, graph.sensor_quantity_S))
         present_ST1 = graph.mask_ST[..., None].to(sensor_MSTD.dtype)
         count_VT1 = present_ST1.new_zeros(V, T, 1).index_add(0, graph.sensor_component_S, present_ST1)
         total_MVTD = sensor_MSTD.new_zeros(M, V, T, D).index_add(1, graph.sensor_component_S, sensor_MSTD * present_ST1)
         mean_MND = (total_MVTD / count_VT1.clamp(min=1.0)).view(M, V * T, D)
         type_MVD = self.type_MCD.index_select(1, graph.component_type_V)
-        component_MVTD = self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None]
+        place_MTD = self.place(_place_in_window(T, mean_MND).expand(M, -1, -1))
+        component_MVTD = self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None] + place_MTD[:, None]
         normed_MVTD: Tensor = self.component_norm(functional.gelu(component_MVTD))
         return normed_MVTD
 
     def _summary(self, x_MVTD: Tensor) -> Tensor:
-        """Join the last step's state with the mean over the steps, [M, V, D]."""
-        both_MVL = torch.cat((x_MVTD[:, :, -1], x_MVTD.mean(2)), -1)
+        """Join the last step's state with what each head attends to among the steps, [M, V, D]."""
+        M, V, T, D = x_MVTD.shape
+        H = self.config.heads
+        weight_MVTH = torch.softmax(self.attend(x_MVTD.reshape(M, V * T, D)).view(M, V, T, H), dim=2)
+        attended_MVHC = (weight_MVTH[..., None] * x_MVTD.view(M, V, T, H, D // H)).sum(2)
+        both_MVL = torch.cat((x_MVTD[:, :, -1], attended_MVHC.view(M, V, D)), -1)
         return self._dropped(functional.gelu(self.summary(both_MVL)))
 
     def _dropped(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.config.dropout, self.training)
+
+
+def _place_in_window(steps: int, like: Tensor) -> Tensor:
+    """Return sine and cosine of the first harmonics of each step's place in the window, [1, T, 2 * HARMONICS]."""
+    order_P = torch.arange(1, HARMONICS + 1, device=like.device, dtype=like.dtype)
+    angle_TP = torch.arange(steps, device=like.device, dtype=like.dtype)[:, None] * order_P * (2 * math.pi / steps)
+    return torch.cat((angle_TP.sin(), angle_TP.cos()), dim=-1)[None]
 
 
 def _softmax_over_incoming(logit_METH: Tensor, target_E: Tensor, nodes: int) -> Tensor:
@@ -320,7 +357,7 @@ def score(model: UniversalTemporalGNN, batch: GraphBatch) -> ModelOutput:
     Returns:
         The answer as numpy arrays, see `ModelOutput`.
     """
-    device = model.quantity_MQD.device
+    device = model.type_MCD.device
     with torch.inference_mode():
         graph = to_tensors(batch, device)
         heads = model(graph)
