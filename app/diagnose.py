@@ -48,6 +48,13 @@ class Thresholds:
     min_coverage: float = 0.5
     max_missing: float = 0.4
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.critical < self.degraded < self.watch <= 1.0:
+            raise ValueError(
+                "expected critical < degraded < watch, all in [0, 1], found "
+                f"{self.critical:g}, {self.degraded:g}, {self.watch:g}: correct the thresholds"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:

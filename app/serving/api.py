@@ -15,7 +15,7 @@ import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from pydantic import AwareDatetime, BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
@@ -140,6 +140,10 @@ def _add_health_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
     async def ready() -> Response:
         readiness = await diagnostics.readiness()
         return _json(orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503)
+
+    @api.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
 
     @api.get("/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format")
     async def metrics() -> Response:

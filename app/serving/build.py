@@ -11,7 +11,7 @@ from ray import serve
 from app.card import read_card
 from app.errors import SettingsError
 from app.serving.builder_replica import GraphBuilderReplica
-from app.serving.ingress import Ingress
+from app.serving.ingress_replica import IngressReplica
 from app.settings import PROJECT_DIR
 
 
@@ -46,7 +46,7 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
                 f"expected a topology file args.equipment '{name}' under the project, found none: correct it"
             )
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
-    ingress = serve.deployment(name="Ingress")(Ingress)
+    ingress = serve.deployment(name="Ingress")(IngressReplica)
     return ingress.bind(builder.bind(), args.equipment, args.timeout_s)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -42,9 +41,8 @@ class IngressConfig(BaseModel):
     thresholds: Thresholds = Thresholds()
 
 
-@serve.ingress()
 class Ingress:
-    """One ingress replica.
+    """One ingress replica, as a class that Serve wraps: constructed, given its HTTP interface, then configured.
 
     Args:
         builder: handle of the graph-builder pool.
@@ -63,12 +61,12 @@ class Ingress:
         )
         store = open_store(settings)
         extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-        self._diagnostics = Diagnostics(
+        self.diagnostics = Diagnostics(
             store=store,
             versions=self._versions,
             authenticator=Authenticator(store.find_key, extra_key),
             metrics=self._metrics,
-            prepare=partial(_prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
+            prepare=partial(prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
         )
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -77,22 +75,29 @@ class Ingress:
             config = IngressConfig.model_validate(user_config)
         except ValidationError as error:
             self._metrics.config_rejected.inc()
-            self._diagnostics.config_error = f"user_config was refused, the one before it stays in force: {error}"
+            self.diagnostics.config_error = f"user_config was refused, the one before it stays in force: {error}"
             logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400 - the message says it all
             return
         self._versions.set_traffic(config.traffic)
-        self._diagnostics.set_thresholds(config.thresholds)
-        self._diagnostics.config_error = None
+        self.diagnostics.set_thresholds(config.thresholds)
+        self.diagnostics.config_error = None
         weights = {release.version: release.weight for release in config.traffic.releases}
         logger.info("traffic", extra={"weights": weights})
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the HTTP interface, after the constructor."""
-        return build_api(self._diagnostics)
+        return build_api(self.diagnostics)
 
 
-async def _prepare(store: Store, settings: Settings, equipment_files: Sequence[Path]) -> None:
-    """Bring the store to what the service needs: schema, declared machines, a first key."""
+async def prepare(store: Store, settings: Settings, equipment_files: Sequence[Path]) -> None:
+    """Bring the store to what the service needs: schema, declared machines, a first key.
+
+    A machine that is registered already stays as it is: its topology may have been changed over HTTP since.
+
+    Raises:
+        StoreError: the store can't be reached, or refused.
+        TopologyError: a file has errors.
+    """
     await store.migrate()
     for path in equipment_files:
         equipment = read_equipment(path.read_bytes(), path.name)

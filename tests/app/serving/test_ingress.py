@@ -1,0 +1,91 @@
+"""What the ingress deployment adds to `Diagnostics`: its configuration, its start and its first key."""
+
+import stat
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+from ray.serve.handle import DeploymentHandle
+
+from app.serving.auth import Authenticator
+from app.serving.first_key import ensure_first_key
+from app.serving.ingress import Ingress, prepare
+from app.settings import PROJECT_DIR, Settings
+from app.store.store import Store
+
+GOOD: dict[str, Any] = {
+    "traffic": {
+        "releases": [
+            {"version": "1", "application": "model-1", "weight": 100},
+            {"version": "2", "application": "model-2", "weight": 0},
+        ]
+    },
+    "thresholds": {"watch": 0.9},
+}
+
+
+@pytest.fixture
+async def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
+    return Ingress(cast("DeploymentHandle[Any]", object()), (), 1.0)
+
+
+async def test_good_configuration_is_taken(ingress: Ingress):
+    ingress.reconfigure(GOOD)
+    report = ingress.diagnostics.traffic_report(None)
+    assert [item["weight"] for item in report["releases"]] == [100, 0]
+    assert ingress.diagnostics.config_error is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"traffic": {"releases": [{"version": "1", "application": "model-1", "weight": 50}]}}, "sum to 100"),
+        ({"thresholds": {"watsch": 0.9}}, "watsch"),
+        ({"trafic": {}}, "trafic"),
+        ({"thresholds": {"watch": 0.2, "degraded": 0.6}}, "expected critical < degraded < watch"),
+    ],
+)
+async def test_bad_configuration_leaves_the_old_one_and_is_reported(
+    ingress: Ingress, change: dict[str, Any], reason: str
+):
+    ingress.reconfigure(GOOD)
+    ingress.reconfigure(GOOD | change)
+    assert reason in str(ingress.diagnostics.config_error)
+    assert [item["weight"] for item in ingress.diagnostics.traffic_report(None)["releases"]] == [100, 0]
+    assert b"hydraulic_config_rejected_total 1.0" in ingress.diagnostics.metrics.exposition()
+    ingress.reconfigure(GOOD)
+    assert ingress.diagnostics.config_error is None
+
+
+async def test_start_registers_declared_machines_once_and_makes_a_key(store: Store, tmp_path: Path):
+    settings = Settings(var_dir=tmp_path)
+    topology = PROJECT_DIR / "app" / "demo" / "hydraulic_rig.yaml"
+    await prepare(store, settings, (topology,))
+    record = await store.get_equipment("hydraulic-rig")
+    assert record is not None
+    changed = record.equipment.model_copy(update={"name": "renamed by its owner"})
+    await store.put_equipment(changed)
+    await prepare(store, settings, (topology,))
+    again = await store.get_equipment("hydraulic-rig")
+    assert again is not None
+    assert again.equipment.name == "renamed by its owner"
+
+
+async def test_first_key_is_private_works_and_is_made_once(store: Store, tmp_path: Path):
+    settings = Settings(var_dir=tmp_path)
+    await ensure_first_key(store, settings)
+    path = tmp_path / "api_key"
+    secret = path.read_text().strip()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await Authenticator(store.find_key).require({"x-api-key": secret}, "admin")
+    await ensure_first_key(store, settings)
+    assert path.read_text().strip() == secret
+    assert len(await store.list_keys()) == 1
+
+
+async def test_key_of_the_environment_makes_a_first_key_needless(store: Store, tmp_path: Path):
+    await ensure_first_key(store, Settings(var_dir=tmp_path, api_key=SecretStr("x" * 32)))
+    assert not (tmp_path / "api_key").exists()
+    assert await store.any_key() is False

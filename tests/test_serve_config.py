@@ -1,0 +1,75 @@
+"""`serve_config.yaml`: every key is one that Ray Serve knows, since Serve itself accepts unknown ones silently."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from app.errors import CheckpointError, SettingsError
+from app.serving.build import DiagnosticsArgs, ModelArgs, diagnostics, model
+from app.serving.ingress import IngressConfig
+from tests.system import PROJECT_DIR
+
+CONFIG: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
+FREE = {"args", "user_config", "ray_actor_options", "autoscaling_config", "logging_config"}
+
+
+def unknown_keys(given: dict[str, Any], known: dict[str, Any], place: str = "") -> list[str]:
+    """Return the places of keys that a schema dropped when it read a configuration."""
+    found = []
+    for key, value in given.items():
+        here = f"{place}.{key}" if place else key
+        if key not in known:
+            found.append(here)
+        elif isinstance(value, dict) and key not in FREE:
+            found += unknown_keys(value, known[key], here)
+        elif isinstance(value, list):
+            for index, (item, kept) in enumerate(zip(value, known[key], strict=True)):
+                if isinstance(item, dict):
+                    found += unknown_keys(item, kept, f"{here}[{index}]")
+    return found
+
+
+def application(name: str) -> dict[str, Any]:
+    return next(item for item in CONFIG["applications"] if item["name"] == name)
+
+
+def test_every_key_is_known_to_serve():
+    known = ServeDeploySchema.model_validate(CONFIG).model_dump(exclude_unset=True)
+    assert unknown_keys(CONFIG, known) == []
+
+
+def test_a_misspelt_key_is_found():
+    wrong = CONFIG | {"http_option": {}}
+    known = ServeDeploySchema.model_validate(wrong).model_dump(exclude_unset=True)
+    assert unknown_keys(wrong, known) == ["http_option"]
+
+
+def test_user_config_releases_exactly_the_model_applications():
+    config = IngressConfig.model_validate(application("diagnostics")["deployments"][0]["user_config"])
+    models = {item["name"] for item in CONFIG["applications"] if item["import_path"] == "app.serving.build:model"}
+    assert {release.application for release in config.traffic.releases} == models
+    assert [release.weight for release in config.traffic.releases] == [100, 0]
+
+
+def test_applications_build_with_their_arguments():
+    assert diagnostics(DiagnosticsArgs(**application("diagnostics")["args"])) is not None
+    for name in ("model-1", "model-2"):
+        assert model(ModelArgs(**application(name)["args"])) is not None
+
+
+def test_wrong_argument_is_named():
+    with pytest.raises(ValidationError, match="checkpiont"):
+        ModelArgs.model_validate({"checkpiont": "app/checkpoints/1"})
+    with pytest.raises(SettingsError, match=r"missing\.yaml"):
+        diagnostics(DiagnosticsArgs(equipment=("missing.yaml",)))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json"):
+        model(ModelArgs(checkpoint=str(Path("app") / "nothing")))
+
+
+@pytest.mark.parametrize("deployment", [item for entry in CONFIG["applications"] for item in entry["deployments"]])
+def test_no_replica_takes_more_than_a_share_of_a_core(deployment: dict[str, Any]):
+    assert 0 < deployment["ray_actor_options"]["num_cpus"] < 1
