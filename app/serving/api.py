@@ -26,9 +26,9 @@ from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer, Reading
-from app.serving import auth
 from app.serving.diagnostics import Diagnostics
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond, trace_id_of
+from app.store.keys import Scope as KeyScope
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def build_api(diagnostics: Diagnostics) -> ASGIApp:
     return AccessLog(api, diagnostics)
 
 
-def _access(diagnostics: Diagnostics, scope: auth.Scope) -> Any:
+def _access(diagnostics: Diagnostics, scope: KeyScope) -> Any:
     bearer = HTTPBearer(auto_error=False, description="An API key")
 
     async def check(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:

@@ -9,13 +9,9 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal
 
 from app.errors import Forbidden, StoreUnavailable, Unauthenticated
-from app.store.keys import hash_secret
-
-Scope = Literal["read", "ingest", "diagnose", "admin"]
-SCOPES: tuple[Scope, ...] = ("read", "ingest", "diagnose", "admin")
+from app.store.keys import Scope, hash_secret
 
 CACHE_S = 10.0
 CACHE_SIZE = 10_000

@@ -8,8 +8,8 @@ import logging
 import os
 from pathlib import Path
 
-from app.serving.auth import SCOPES
 from app.settings import Settings
+from app.store.keys import SCOPES
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,14 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from app.store.pool import Database, first_value
+
+Scope = Literal["read", "ingest", "diagnose", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "ingest", "diagnose", "admin")
 
 PREFIX = "hd_"
 _SHOWN = len(PREFIX) + 6

@@ -9,7 +9,7 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from app.serving.api import build_api
-from app.serving.auth import SCOPES, Authenticator
+from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.graph_builder import GraphBuilder
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
@@ -17,6 +17,7 @@ from app.serving.metrics import Metrics
 from app.serving.model_server import ModelServer
 from app.serving.released import Chain, ReleasedVersions
 from app.serving.traffic import Release, Traffic
+from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint
 

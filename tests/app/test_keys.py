@@ -1,0 +1,58 @@
+"""The command line of API keys."""
+
+import asyncio
+import io
+
+import pytest
+
+from app.keys import main
+from app.store.keys import hash_secret
+from app.store.store import Store
+
+
+@pytest.fixture
+def environment(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRAULIC_DSN", database_dsn)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    return main(arguments, out), out.getvalue()
+
+
+def scopes_of(dsn: str, secret: str) -> frozenset[str] | None:
+    async def find() -> frozenset[str] | None:
+        store = Store(dsn)
+        try:
+            return await store.find_key(hash_secret(secret))
+        finally:
+            await store.close()
+
+    return asyncio.run(find())
+
+
+@pytest.mark.usefixtures("environment")
+def test_key_is_made_listed_without_its_secret_and_revoked(database_dsn: str):
+    code, secret = run("create", "plant historian", "--scopes", "read", "ingest")
+    assert code == 0
+    assert scopes_of(database_dsn, secret.strip()) == {"read", "ingest"}
+    code, listed = run("list")
+    number, shown, scopes, state, name = listed.strip().split("\t")
+    assert (scopes, state, name) == ("ingest,read", "in force", "plant historian")
+    assert secret.startswith(shown.removesuffix("..."))
+    assert secret.strip() not in listed
+    assert run("revoke", number) == (0, "")
+    assert scopes_of(database_dsn, secret.strip()) is None
+    assert "revoked" in run("list")[1]
+
+
+@pytest.mark.usefixtures("environment")
+def test_unknown_key_is_told(capsys: pytest.CaptureFixture[str]):
+    assert run("revoke", "77") == (1, "")
+    assert "expected the number of a key, found 77" in capsys.readouterr().err
+
+
+def test_unknown_scope_is_a_usage_error():
+    with pytest.raises(SystemExit) as caught:
+        run("create", "someone", "--scopes", "everything")
+    assert caught.value.code == 2
