@@ -1,0 +1,194 @@
+"""Checkpoints: what is saved comes back, and what does not fit together is refused with both sides named."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app import card as files
+from app.card import DataInterval, read_card, read_feature_spec, read_metrics, sha256_of
+from app.checkpoint import Origin, load, save
+from app.errors import CheckpointError
+from app.features import window_features
+from app.graph import build_graph
+from app.model import score
+from tests.small import Small, small, wave
+
+START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC)
+
+
+def write(directory: Path, made: Small) -> Path:
+    origin = Origin(
+        version="7",
+        created=END,
+        git_revision="f" * 40,
+        seed=3,
+        command="python -m train",
+        data=DataInterval(start=START, end=END, windows=40),
+        trained_heads={"grade": ("pump", "valve"), "health": (), "rate": ()},
+    )
+    save(directory, made.model, made.spec, origin, {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"})
+    return directory
+
+
+def restate(directory: Path, name: str) -> None:
+    """Make the card state the present SHA-256, as someone would who edits a checkpoint by hand."""
+    card = json.loads((directory / files.CARD).read_text())
+    card["sha256"][name] = sha256_of(directory / name)
+    (directory / files.CARD).write_text(json.dumps(card))
+
+
+def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
+    made = small()
+    made.model.grade.temperature_G[:] = 1.7
+    loaded = load(write(tmp_path / "7", made))
+    graph = build_graph(made.equipment, window_features(wave(1, 4)[0], made.equipment, made.spec), loaded.feature_spec)
+    np.testing.assert_array_equal(
+        score(loaded.model, graph).grade_probability_VK, score(made.model, graph).grade_probability_VK
+    )
+    assert loaded.config == made.config
+    assert loaded.feature_spec == made.spec
+    assert loaded.card.designs == ("press",)
+    assert not loaded.model.training
+
+
+def test_loading_leaves_random_numbers_alone(tmp_path: Path) -> None:
+    directory = write(tmp_path / "7", small())
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    load(directory)
+    assert torch.rand(1) == expected
+
+
+def test_card_spec_and_metrics_are_read_without_torch(tmp_path: Path) -> None:
+    directory = write(tmp_path / "7", small())
+    assert read_card(directory).data.windows == 40
+    assert read_metrics(directory) == {"a": 1}
+    program = "import sys, app.card, app.graph; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_checkpoint_is_never_written_over(tmp_path: Path) -> None:
+    write(tmp_path / "7", small())
+    with pytest.raises(CheckpointError, match="already holds a checkpoint"):
+        write(tmp_path / "7", small())
+
+
+def test_missing_directory_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"expected a checkpoint with checkpoint.json in '.*none'.*python -m train"
+    ):
+        load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", [files.WEIGHTS, files.FEATURE_SPEC, files.MODEL_CONFIG, files.REPORT])
+def test_changed_file_is_refused(tmp_path: Path, name: str) -> None:
+    directory = write(tmp_path / "7", small())
+    with (directory / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(
+        CheckpointError, match=rf"expected '.*{name}' with SHA-256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
+    ):
+        load(directory)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    directory = write(tmp_path / "7", small())
+    (directory / files.WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="expected the checkpoint's file '.*weights.safetensors'"):
+        load(directory)
+
+
+def edit_json(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        data = json.loads((directory / name).read_text())
+        change(data)
+        (directory / name).write_text(json.dumps(data))
+        restate(directory, name)
+
+    return edit
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def edit(directory: Path) -> None:
+        weights = load_file(directory / files.WEIGHTS)
+        change(weights)
+        save_file(weights, directory / files.WEIGHTS)
+        restate(directory, files.WEIGHTS)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            edit_weights(lambda weights: weights.update({"place.bias_MD": torch.zeros(2, 9)})),
+            r"'place.bias_MD' of shape \(2, 8\).*has \(2, 9\)",
+        ),
+        (edit_weights(lambda weights: weights.pop("place.bias_MD")), "'place.bias_MD'.*missing"),
+        (edit_weights(lambda weights: weights.update(more=torch.zeros(1))), "'more' of shape none .unknown name."),
+        (edit_json(files.MODEL_CONFIG, lambda data: data.update(features=9)), "has 9 as features of a sensor.*has 4"),
+        (edit_json(files.MODEL_CONFIG, lambda data: data.update(widths=9)), "expected the keys .* found .*'widths'"),
+        (edit_json(files.MODEL_CONFIG, lambda data: data.update(grade_sets=3)), "no size of a network"),
+        (edit_json(files.FEATURE_SPEC, lambda data: data.update(clip=-1)), "is not a feature spec"),
+        (
+            edit_json(files.FEATURE_SPEC, lambda data: data["grades"]["press"].pop("valve")),  # type: ignore[index]
+            "healths of the grade sets",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, edit: Callable[[Path], None], message: str) -> None:
+    directory = write(tmp_path / "7", small())
+    edit(directory)
+    with pytest.raises(CheckpointError, match=message):
+        load(directory)
+
+
+def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
+    directory = write(tmp_path / "7", small())
+    (directory / files.WEIGHTS).write_bytes(b"\x80\x04pickle")
+    restate(directory, files.WEIGHTS)
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        load(directory)
+
+
+def test_card_that_states_no_weights_is_refused(tmp_path: Path) -> None:
+    directory = write(tmp_path / "7", small())
+    edit = json.loads((directory / files.CARD).read_text())
+    del edit["sha256"][files.WEIGHTS]
+    (directory / files.CARD).write_text(json.dumps(edit))
+    with pytest.raises(CheckpointError, match="found no weights.safetensors"):
+        load(directory)
+
+
+def test_card_of_another_format_is_refused(tmp_path: Path) -> None:
+    directory = write(tmp_path / "7", small())
+    edit = json.loads((directory / files.CARD).read_text())
+    (directory / files.CARD).write_text(json.dumps({**edit, "format": 2}))
+    with pytest.raises(CheckpointError, match="not the card of a checkpoint of format 1"):
+        load(directory)
+
+
+def test_spec_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:
+    made = small()
+    with pytest.raises(CheckpointError, match="has 34 as relations|as relations"):
+        write(tmp_path / "7", replace(made, spec=made.spec.model_copy(update={"media": ("shaft",)})))
+    assert not (tmp_path / "7").exists()
+
+
+def test_spec_and_metrics_that_can_not_be_read_are_refused(tmp_path: Path) -> None:
+    (tmp_path / files.METRICS).write_text("[]")
+    with pytest.raises(CheckpointError, match="expected an object in"):
+        read_metrics(tmp_path)
+    with pytest.raises(CheckpointError, match="is not a feature spec"):
+        read_feature_spec(tmp_path)
