@@ -207,7 +207,7 @@ def test_other_unit_or_steps_than_trained_are_refused() -> None:
     data["components"][0]["sensors"][0]["unit"] = "psi"
     with pytest.raises(WindowError, match=r"'press.P1' as pressure in bar, the equipment has it as pressure in psi"):
         window_features(wave(1, 4)[0], type(made.equipment).model_validate_json(json.dumps(data)), made.spec)
-    with pytest.raises(WindowError, match="windows of 4 steps for 'press.P1', the equipment has 6"):
+    with pytest.raises(WindowError, match=r"windows of 4 steps for 'press.P1', the equipment has 6"):
         window_features(wave(1, 4)[0], made.equipment.model_copy(update={"steps": 6}), made.spec)
 
 
