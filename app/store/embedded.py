@@ -124,9 +124,9 @@ def _replace_lost_keepers(directory: Path, fd: int, grace_s: float) -> None:
         held = _leases.get(directory)
         if held is None or held.fd != fd:
             return
-        if lease.is_held(directory / lease.KEEPER_LOCK):
-            continue
         try:
+            if lease.is_held(directory / lease.KEEPER_LOCK):
+                continue
             _start_keeper(directory, grace_s)
         except (StoreError, OSError):
             time.sleep(_RESTART_PAUSE_S)

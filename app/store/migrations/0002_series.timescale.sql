@@ -1,10 +1,10 @@
 -- What grows with time, on TimescaleDB: hypertables; compression where the licence has it.
 
 create table sensor_readings (
-    equipment_key integer not null,
     time timestamptz not null,
-    slot integer not null,
     value double precision not null,
+    equipment_key integer not null,
+    slot integer not null,
     primary key (equipment_key, time, slot)
 );
 select create_hypertable('sensor_readings', 'time', chunk_time_interval => interval '7 days');

@@ -33,11 +33,13 @@ returns table (equipment_key integer, bin timestamptz, vals real[]) language sql
 $$;
 
 -- Write readings, each of one of the series named by the first two arrays (counted from 1), and bring the touched bins
--- up to date; answers how many were new, or null, and writes nothing, when a series is not registered. The first value written for a sensor and time stays. Writers to one equipment
--- wait for each other, in one order, so that no bin is worked out from half of what is committed.
+-- up to date; answers how many were new, or null, and writes nothing, when a series is not registered. The first value
+-- written for a sensor and time stays. Writers to one equipment wait for each other, in one order, so that no bin is
+-- worked out from half of what is committed. A plan made while the tables were small is kept for the session: were it
+-- to read them whole, a bulk import would take the square of its size.
 create function ingest_readings(
     series_equipment text[], series_sensor text[], series_of integer[], times_us bigint[], readings double precision[]
-) returns bigint language plpgsql as $$
+) returns bigint language plpgsql set enable_seqscan = off as $$
 declare
     key integer;
     accepted bigint;
@@ -98,7 +100,7 @@ end
 $$;
 
 -- Work out an equipment's whole grid again, after its bins changed their width.
-create function rebuild_grid(equipment integer) returns bigint language plpgsql as $$
+create function rebuild_grid(equipment integer) returns bigint language plpgsql set enable_seqscan = off as $$
 declare
     width interval;
     bins bigint;

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Sequence
 from uuid import uuid4
 
+import asyncpg
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from app.errors import ReadingError, UnknownEquipment
 from app.features import bin_series
 from app.schemas.equipment import Equipment
+from app.store.pool import PoolLimits
 from app.store.readings import CHUNK, EARLIEST, Readings
 from app.store.store import Store
 from app.store.windows import decode_window
+from tests.conftest import run_sql
 from tests.machines import make_machine
 
 T0_S = 1_700_000_000
@@ -207,3 +210,28 @@ async def test_bin_that_begins_in_the_month_before_finds_its_partition(store: St
     start_us = int(EARLIEST.timestamp()) * 1_000_000
 
     assert (await store.ingest("press-1", ["PS1"], [start_us], [4.0])).accepted == 1
+
+
+async def scans_of_whole_tables(dsn: str) -> int:
+    session = await asyncpg.connect(dsn)
+    count: int = await session.fetchval(
+        "select sum(seq_scan) from pg_stat_user_tables where relname like 'sensor_readings%'"
+    )
+    await session.close()
+    return count
+
+
+async def test_session_that_began_with_a_small_table_never_reads_it_whole(database_dsn: str, machine: Equipment):
+    store = Store(database_dsn, PoolLimits(max_size=1))
+    await store.put_equipment(machine)
+    await store.ingest("press-1", machine.sensor_ids, [T0_US - 1_000_000] * 3, [1.0, 2.0, 3.0])
+    await store.close()
+    await run_sql(database_dsn, "vacuum analyze")
+    before = await scans_of_whole_tables(database_dsn)
+
+    for second in range(20):
+        await store.ingest("press-1", machine.sensor_ids, [T0_US + second * 1_000_000] * 3, [1.0, 2.0, 3.0])
+
+    # What a session did is counted at the latest when it ends.
+    await store.close()
+    assert await scans_of_whole_tables(database_dsn) == before

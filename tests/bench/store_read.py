@@ -1,0 +1,185 @@
+"""Measures what reading a window costs: `python -m tests.bench.store_read`, a part of `make bench`.
+
+One machine with 20 sensors at 1 Hz is read over 60 minutes (72,000 values) in two ways: rows of the readings put
+together by pandas, and the grid's bytes decoded by numpy. Then the second way again beside 10 and beside 1,000 other
+machines. Rows lie in the table as live machines leave them: in order of time, all machines in turn.
+Invariant: both ways give the same numbers, checked here, and every figure is of this run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import numpy as np
+import pandas as pd
+
+from app.schemas.equipment import Equipment
+from app.settings import Settings
+from app.store.embedded import ensure_embedded, release_embedded
+from app.store.store import Store
+from app.store.windows import Floats, decode_window
+from tests.machines import make_machine
+
+SENSORS = 20
+MINUTES = 60
+SECONDS = 60 * MINUTES
+T0_S = 1_700_000_000 // 60 * 60
+
+NAIVE = """
+select reading.time, sensor.sensor_id, reading.value
+from sensor_readings reading
+join equipment_sensors sensor using (equipment_key, slot)
+join equipment using (equipment_key)
+where equipment.equipment_id = $1 and reading.time >= to_timestamp($2) and reading.time < to_timestamp($3)
+"""
+FILL_GRID = """
+insert into sensor_grid (equipment_key, time, vals)
+select equipment_key, time, array_fill(100::real, array[$3::integer])
+from generate_series(to_timestamp($1), to_timestamp($1 + 59), interval '1 second') as time
+cross join (select equipment_key from equipment where equipment_id like 'other-%' order by 1 limit $2) other
+"""
+FILL_READINGS = """
+insert into sensor_readings (equipment_key, time, slot, value)
+select equipment_key, time, 0, 100
+from generate_series(to_timestamp($1), to_timestamp($1 + 59), interval '1 second') as time
+cross join (select equipment_key from equipment where equipment_id like 'other-%' order by 1 limit $2) other
+"""
+
+
+def machine(equipment_id: str) -> Equipment:
+    """Return a machine with 20 sensors and a grid of one second."""
+    return make_machine(equipment_id, tuple(f"S{index}" for index in range(SENSORS)))
+
+
+async def fill(store: Store, session: "asyncpg.Connection[asyncpg.Record]", others: int) -> None:
+    """Write an hour of the machine and of the others, minute by minute."""
+    measured = machine("measured")
+    await store.put_equipment(measured)
+    topology = machine("other").model_dump_json()
+    await session.execute(
+        "insert into equipment (equipment_id, topology, revision, grid_us) "
+        "select 'other-' || n, $1::jsonb, '', 1000000 from generate_series(1, $2::integer) n",
+        topology,
+        others,
+    )
+    rng = np.random.default_rng(others)
+    for minute in range(MINUTES):
+        start_s = T0_S + 60 * minute
+        times_us = np.repeat((start_s + np.arange(60)) * 1_000_000, SENSORS)
+        values = rng.normal(100, 10, 60 * SENSORS)
+        await store.ingest("measured", measured.sensor_ids * 60, times_us, values)
+        await session.execute(FILL_GRID, start_s, others, SENSORS)
+        await session.execute(FILL_READINGS, start_s, others)
+    # What autovacuum does within minutes of live ingest.
+    await session.execute("vacuum analyze")
+
+
+async def read_naively(session: "asyncpg.Connection[asyncpg.Record]") -> Floats:
+    """Rows to a frame to a pivot."""
+    rows = await session.fetch(NAIVE, "measured", T0_S, T0_S + SECONDS)
+    frame = pd.DataFrame([tuple(row) for row in rows], columns=["time", "sensor_id", "value"])
+    wide = frame.pivot(index="time", columns="sensor_id", values="value")
+    return wide[[f"S{index}" for index in range(SENSORS)]].to_numpy(np.float32).T
+
+
+async def read_grid(store: Store, seconds: int = SECONDS) -> Floats:
+    """The way of the service."""
+    (window,) = await store.read_windows([("measured", T0_S, seconds)])
+    return decode_window(window, machine("measured"))
+
+
+Read = Callable[[], Awaitable[object]]
+
+
+async def medians_ms(reads: dict[str, tuple[Read, int]], rounds: int) -> dict[str, float]:
+    """Median time of each read; they take turns, so that whatever else the machine does meets all of them.
+
+    Args:
+        reads: what to read, and how often in a round.
+        rounds: how many rounds are measured, after one that is not.
+    """
+    took: dict[str, list[float]] = {name: [] for name in reads}
+    for turn in range(rounds + 1):
+        for name, (read, times) in reads.items():
+            for _ in range(times):
+                began = time.perf_counter()
+                await read()
+                if turn:
+                    took[name].append(time.perf_counter() - began)
+    return {name: float(np.median(times)) * 1000 for name, times in took.items()}
+
+
+async def measure(dsn: str, others: int, rounds: int) -> dict[str, float]:
+    """Fill an empty database and measure both ways in turn."""
+    name = f"bench_{others}"
+    admin = await asyncpg.connect(dsn)
+    await admin.execute(f"create database {name}")
+    store = Store(dsn.replace("/postgres?", f"/{name}?"))
+    session = await asyncpg.connect(dsn.replace("/postgres?", f"/{name}?"))
+    await store.migrate()
+    began = time.perf_counter()
+    await fill(store, session, others)
+    filled_s = time.perf_counter() - began
+    np.testing.assert_array_equal(await read_naively(session), await read_grid(store))
+    result = await medians_ms(
+        {
+            "naive_ms": (lambda: read_naively(session), 1),
+            "grid_ms": (lambda: read_grid(store), 10),
+            "minute_ms": (lambda: read_grid(store, 60), 10),
+        },
+        rounds,
+    )
+    await session.close()
+    await store.close()
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+    return result | {"others": others, "ratio": result["naive_ms"] / result["grid_ms"], "fill_s": filled_s}
+
+
+async def run(directory: Path, others: list[int], rounds: int) -> dict[str, object]:
+    """Measure beside each number of other machines, on a server of our own."""
+    dsn = ensure_embedded(directory / "postgres", grace_s=0.0)
+    runs = [await measure(dsn, count, rounds) for count in others]
+    return {
+        "values": SENSORS * SECONDS,
+        "runs": runs,
+        "growth": runs[-1]["grid_ms"] / runs[0]["grid_ms"],
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Print a table and write `var/bench/store_read.json`."""
+    parser = argparse.ArgumentParser(description="60 minutes of 20 sensors at 1 Hz: rows and pandas against the grid")
+    parser.add_argument("--others", type=int, nargs="+", default=[10, 1000], help="other machines in the table")
+    parser.add_argument("--rounds", type=int, default=10)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hydraulic-bench-", ignore_cleanup_errors=True) as parent:
+        result = asyncio.run(run(Path(parent), arguments.others, arguments.rounds))
+        release_embedded(Path(parent) / "postgres")
+        time.sleep(1.0)
+    runs = result["runs"]
+    assert isinstance(runs, list)
+    print(f"{'other machines':>14} {'rows+pandas ms':>15} {'grid ms':>8} {'ratio':>6} {'60 s window ms':>15}")
+    for row in runs:
+        print(
+            f"{row['others']:>14} {row['naive_ms']:>15.1f} {row['grid_ms']:>8.2f} {row['ratio']:>6.0f} "
+            f"{row['minute_ms']:>15.2f}"
+        )
+    print(f"growth of the grid read from {runs[0]['others']} to {runs[-1]['others']} machines: {result['growth']:.2f}x")
+    target = Settings().var_dir / "bench" / "store_read.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
