@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, limits, access line and problem documents around `Diagnostics`.
+"""The HTTP interface: routes, limits, access line and problem documents around `Service`.
 
 It decides nothing about machines; each route checks the key, reads the body within its limit and calls one method.
 Invariant: every answer that is not a success is a problem document with the request's trace id.
@@ -26,8 +26,8 @@ from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer, Reading
-from app.serving.diagnostics import Diagnostics
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond, trace_id_of
+from app.serving.service import Service
 from app.store.keys import Scope as KeyScope
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,18 @@ _BODIES: tuple[type[BaseModel], ...] = (
 )
 
 
-def build_api(diagnostics: Diagnostics) -> ASGIApp:
+def build_api(service: Service) -> ASGIApp:
     """Build the ASGI application of one ingress replica.
 
     Args:
-        diagnostics: what answers; started and closed with the application's lifespan.
+        service: what answers; started and closed with the application's lifespan.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await diagnostics.start()
+        await service.start()
         yield
-        await diagnostics.close()
+        await service.close()
 
     api = FastAPI(
         title="Hydraulic Diagnostics",
@@ -73,20 +73,20 @@ def build_api(diagnostics: Diagnostics) -> ASGIApp:
         lifespan=lifespan,
         default_response_class=Response,
     )
-    _add_health_routes(api, diagnostics)
-    _add_equipment_routes(api, diagnostics)
-    _add_diagnosis_routes(api, diagnostics)
-    _add_release_routes(api, diagnostics)
+    _add_health_routes(api, service)
+    _add_equipment_routes(api, service)
+    _add_diagnosis_routes(api, service)
+    _add_release_routes(api, service)
     _add_error_answers(api)
     _document_bodies(api)
-    return AccessLog(api, diagnostics)
+    return AccessLog(api, service)
 
 
-def _access(diagnostics: Diagnostics, scope: KeyScope) -> Any:
+def _access(service: Service, scope: KeyScope) -> Any:
     bearer = HTTPBearer(auto_error=False, description="An API key")
 
     async def check(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:
-        await diagnostics.authenticator.require(request.headers, scope)
+        await service.authenticator.require(request.headers, scope)
 
     return Depends(check)
 
@@ -131,14 +131,14 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _add_health_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+def _add_health_routes(api: FastAPI, service: Service) -> None:
     @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
     async def live() -> Response:
         return _json(b'{"status":"live"}')
 
     @api.get("/health/ready", tags=["health"], summary="Whether the database and a model really answer")
     async def ready() -> Response:
-        readiness = await diagnostics.readiness()
+        readiness = await service.status.readiness()
         return _json(orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503)
 
     @api.get("/", include_in_schema=False)
@@ -147,48 +147,48 @@ def _add_health_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
 
     @api.get("/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format")
     async def metrics() -> Response:
-        return Response(diagnostics.metrics.exposition(), media_type="text/plain; version=0.0.4")
+        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
 
-def _add_equipment_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+def _add_equipment_routes(api: FastAPI, service: Service) -> None:
     @api.put(
         "/v1/equipment/{equipment_id}",
         tags=["equipment"],
         summary="Register a machine's topology; the linter's findings come back",
-        dependencies=[_access(diagnostics, "admin")],
+        dependencies=[_access(service, "admin")],
         openapi_extra=_body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
-        answer = await diagnostics.put_equipment(equipment_id, await _read_body(request, MAX_TOPOLOGY_BYTES))
+        answer = await service.machines.put(equipment_id, await _read_body(request, MAX_TOPOLOGY_BYTES))
         return _json(answer.model_dump_json().encode(), 201 if answer.created else 200)
 
-    @api.get("/v1/equipment", tags=["equipment"], summary="List machines", dependencies=[_access(diagnostics, "read")])
+    @api.get("/v1/equipment", tags=["equipment"], summary="List machines", dependencies=[_access(service, "read")])
     async def list_equipment() -> Response:
         return _json(
-            orjson.dumps({"equipment": [item.model_dump(mode="json") for item in await diagnostics.equipment()]})
+            orjson.dumps({"equipment": [item.model_dump(mode="json") for item in await service.machines.summaries()]})
         )
 
     @api.get(
         "/v1/equipment/{equipment_id}",
         tags=["equipment"],
         summary="A machine's topology",
-        dependencies=[_access(diagnostics, "read")],
+        dependencies=[_access(service, "read")],
         responses=_answer("Equipment"),
     )
     async def get_equipment(equipment_id: str) -> Response:
-        return _json((await diagnostics.topology(equipment_id)).model_dump_json().encode())
+        return _json((await service.machines.topology(equipment_id)).model_dump_json().encode())
 
     @api.post(
         "/v1/readings",
         tags=["readings"],
         summary="Store readings; idempotent on (equipment, sensor, time)",
-        dependencies=[_access(diagnostics, "ingest")],
+        dependencies=[_access(service, "ingest")],
         openapi_extra=_body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
         responses=_answer("IngestAnswer"),
     )
     async def post_readings(request: Request) -> Response:
         body = await _read_body(request, MAX_READINGS_BYTES)
-        answer = await diagnostics.ingest(body, request.headers.get("content-type", ""))
+        answer = await service.machines.ingest(body, request.headers.get("content-type", ""))
         if answer.rejected and not answer.accepted and not answer.duplicates:
             return respond(_all_rejected(answer, request.scope["trace_id"]))
         return _json(answer.model_dump_json().encode())
@@ -209,34 +209,34 @@ def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
     )
 
 
-def _add_diagnosis_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
     @api.post(
         "/v1/diagnoses",
         tags=["diagnoses"],
         summary="Diagnose a machine from its stored readings, or from readings given inline",
-        dependencies=[_access(diagnostics, "diagnose")],
+        dependencies=[_access(service, "diagnose")],
         openapi_extra=_body_of("DiagnosisRequest"),
         responses=_answer("Diagnosis"),
     )
     async def post_diagnosis(request: Request) -> Response:
         body = await _read_body(request, MAX_DIAGNOSIS_BYTES)
-        diagnosis = await diagnostics.diagnose(DiagnosisRequest.model_validate_json(body))
+        diagnosis = await service.diagnostics.diagnose(DiagnosisRequest.model_validate_json(body))
         return _json(diagnosis.model_dump_json().encode())
 
     @api.post(
         "/v1/diagnoses/batch",
         tags=["diagnoses"],
         summary="Diagnose many machines; one NDJSON line for each item with its index, as it is ready",
-        dependencies=[_access(diagnostics, "diagnose")],
+        dependencies=[_access(service, "diagnose")],
         openapi_extra=_body_of("BatchRequest"),
         responses=_answer("Diagnosis", "application/x-ndjson"),
     )
     async def post_batch(request: Request) -> Response:
-        items = diagnostics.batch_items(await _read_body(request, MAX_BATCH_BYTES))
+        items = service.diagnostics.batch_items(await _read_body(request, MAX_BATCH_BYTES))
         trace_id = request.scope["trace_id"]
 
         async def lines() -> AsyncIterator[bytes]:
-            async for index, outcome in diagnostics.diagnose_many(items):
+            async for index, outcome in service.diagnostics.diagnose_many(items):
                 if isinstance(outcome, Diagnosis):
                     yield b'{"index":%d,"diagnosis":%s}\n' % (index, outcome.model_dump_json().encode())
                 else:
@@ -249,17 +249,17 @@ def _add_diagnosis_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
         "/v1/diagnoses/{diagnosis_id}",
         tags=["diagnoses"],
         summary="A stored diagnosis",
-        dependencies=[_access(diagnostics, "read")],
+        dependencies=[_access(service, "read")],
         responses=_answer("Diagnosis"),
     )
     async def get_diagnosis(diagnosis_id: str) -> Response:
-        return _json(await diagnostics.stored_diagnosis(diagnosis_id))
+        return _json(await service.diagnostics.stored_diagnosis(diagnosis_id))
 
     @api.get(
         "/v1/equipment/{equipment_id}/diagnoses",
         tags=["diagnoses"],
         summary="A machine's diagnoses whose window ends in [start, end), newest first",
-        dependencies=[_access(diagnostics, "read")],
+        dependencies=[_access(service, "read")],
     )
     async def get_history(
         equipment_id: str,
@@ -267,7 +267,7 @@ def _add_diagnosis_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
         end: Annotated[AwareDatetime | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
     ) -> Response:
-        found = await diagnostics.history(equipment_id, _checked(start, end), limit)
+        found = await service.diagnostics.history(equipment_id, _checked(start, end), limit)
         return _json(b'{"diagnoses":[' + b",".join(found) + b"]}")
 
 
@@ -280,24 +280,24 @@ def _checked(start: datetime | None, end: datetime | None) -> tuple[datetime | N
     return start, end
 
 
-def _add_release_routes(api: FastAPI, diagnostics: Diagnostics) -> None:
+def _add_release_routes(api: FastAPI, service: Service) -> None:
     @api.get(
         "/v1/models",
         tags=["models"],
         summary="Released versions: what they were trained on and how well they did",
-        dependencies=[_access(diagnostics, "read")],
+        dependencies=[_access(service, "read")],
     )
     async def models() -> Response:
-        return _json(orjson.dumps({"models": await diagnostics.models()}))
+        return _json(orjson.dumps({"models": await service.status.models()}))
 
     @api.get(
         "/v1/traffic",
         tags=["models"],
         summary="How traffic is split; with equipment_id, which version answers for it",
-        dependencies=[_access(diagnostics, "read")],
+        dependencies=[_access(service, "read")],
     )
     async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
-        return _json(orjson.dumps(diagnostics.traffic_report(equipment_id)))
+        return _json(orjson.dumps(service.status.traffic_report(equipment_id)))
 
 
 def _add_error_answers(api: FastAPI) -> None:
@@ -358,9 +358,9 @@ def _document_bodies(api: FastAPI) -> None:
 class AccessLog:
     """Gives each request a trace id, its access line and its metrics, and turns what nobody caught into a problem."""
 
-    def __init__(self, api: ASGIApp, diagnostics: Diagnostics) -> None:
+    def __init__(self, api: ASGIApp, service: Service) -> None:
         self._api = api
-        self._metrics = diagnostics.metrics
+        self._metrics = service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""

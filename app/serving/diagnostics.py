@@ -1,21 +1,18 @@
-"""What the service does, behind HTTP and in front of the store and the other deployments.
+"""Requests to diagnoses: machine, window, scores, answer and journal, for one request or thousands.
 
-It holds one replica's connections and small caches; the decisions are in `windows`, `released`, `traffic` and
-`app.diagnose`. Invariant: an item of a batch that can't be answered yields its error and disturbs no other.
+The decisions are in `windows`, `released` and `app.diagnose`; this is the way between them.
+Invariant: an item of a batch that can't be answered yields its error and disturbs no other.
 """
 
 import asyncio
-import contextlib
-import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from app.diagnose import Occasion, Thresholds, diagnose
@@ -26,70 +23,25 @@ from app.errors import (
     ModelUnavailable,
     StoreError,
     UnknownDiagnosis,
-    UnknownEquipment,
     WindowError,
 )
 from app.features import Floats
 from app.schemas.diagnosis import MAX_BATCH_ITEMS, Diagnosis, DiagnosisRequest, State
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
-from app.schemas.readings import IngestAnswer
-from app.schemas.topology import Finding, lint, parse_equipment, read_equipment
-from app.serving.auth import Authenticator
-from app.serving.ingest import parse_readings
+from app.schemas.topology import parse_equipment
 from app.serving.journal import Journal
+from app.serving.machines import Machines
 from app.serving.messages import WindowInput
 from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
-from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, inline_window, interval_of, window_before
-from app.store.readings import Ingested, Readings
 from app.store.store import Store
 from app.store.windows import StoredWindow
 
-logger = logging.getLogger(__name__)
-
 WINDOWS_AT_ONCE = 32
 BATCHES_AT_ONCE = 2
-TOPOLOGY_CACHE_S = 5.0
-MAX_REMEMBERED = 50_000
-
-
-class PutAnswer(BaseModel):
-    """What became of a topology: whether it is new, its revision, and the linter's warnings."""
-
-    model_config = ConfigDict(frozen=True)
-
-    equipment_id: str
-    created: bool
-    revision: str
-    findings: tuple[Finding, ...]
-
-
-class EquipmentSummary(BaseModel):
-    """A registered machine in a list: who it is and how large, without its topology."""
-
-    model_config = ConfigDict(frozen=True)
-
-    equipment_id: str
-    name: str
-    design: str
-    components: int
-    sensors: int
-    revision: str
-    registered_at: datetime
-    updated_at: datetime
-
-
-class Readiness(BaseModel):
-    """Whether the database and each released version really answered just now."""
-
-    model_config = ConfigDict(frozen=True)
-
-    ready: bool
-    database: bool
-    versions: Mapping[str, bool]
-    reasons: tuple[str, ...]
+MAX_REMEMBERED_STATES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,160 +54,45 @@ class _Resolved:
     inline: Floats | None
 
 
-class _Remembered(NamedTuple):
-    at: float
-    equipment: Equipment | None
-
-
 class Diagnostics:
-    """One replica's service.
+    """Makes diagnoses, stores them and finds them again.
 
     Args:
         store: the database; may be away.
+        machines: finds topologies.
         versions: the released versions.
-        authenticator: checks keys.
         metrics: of this replica.
-        prepare: brings the store to what the service needs (schema, declared machines, a first key); tried until it works.
         now: UTC clock.
     """
 
     def __init__(
         self,
         store: Store,
+        machines: Machines,
         versions: ReleasedVersions,
-        authenticator: Authenticator,
         metrics: Metrics,
-        prepare: Callable[[], Awaitable[None]],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime],
     ) -> None:
-        self.authenticator = authenticator
-        self.metrics = metrics
         self._store = store
+        self._machines = machines
         self._versions = versions
-        self._thresholds = Thresholds()
-        self._prepare = prepare
+        self._metrics = metrics
         self._now = now
+        self._thresholds = Thresholds()
         self._journal = Journal(store.insert_diagnoses, metrics)
-        self._topologies: OrderedDict[str, _Remembered] = OrderedDict()
         self._states: OrderedDict[str, dict[str, State]] = OrderedDict()
-        self._preparing: asyncio.Task[None] | None = None
-        self.config_error: str | None = None
 
-    async def start(self) -> None:
-        """Begin the background work, in the running event loop."""
+    def start(self) -> None:
+        """Begin to write diagnoses to the store, in the running event loop."""
         self._journal.start()
-        self._preparing = asyncio.create_task(self._prepare_until_done())
 
     async def close(self) -> None:
-        """Write what waits and close the connections."""
-        if self._preparing is not None:
-            self._preparing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._preparing
+        """Write what waits."""
         await self._journal.close()
-        await self._store.close()
-
-    async def _prepare_until_done(self) -> None:
-        pause_s = 0.5
-        while True:
-            try:
-                await self._prepare()
-            except (StoreError, OSError) as error:
-                logger.warning("store not ready, trying again", extra={"reason": str(error)})
-                await asyncio.sleep(pause_s)
-                pause_s = min(10.0, 2 * pause_s)
-            else:
-                return
 
     def set_thresholds(self, thresholds: Thresholds) -> None:
         """Change states and abstention for the diagnoses from now on."""
         self._thresholds = thresholds
-
-    # Equipment and readings
-
-    async def put_equipment(self, equipment_id: str, body: bytes) -> PutAnswer:
-        """Register a topology.
-
-        Raises:
-            TopologyError: the linter found errors.
-            InputError: the body is of another equipment than the path.
-        """
-        equipment = read_equipment(body, "the body")
-        if equipment.equipment_id != equipment_id:
-            raise InputError(
-                f"expected equipment_id '{equipment_id}' as in the path, found '{equipment.equipment_id}': make them equal",
-                "equipment_id",
-            )
-        result = await self._store.put_equipment(equipment)
-        self._remember(equipment_id, equipment)
-        return PutAnswer(
-            equipment_id=equipment_id,
-            created=result.created,
-            revision=equipment.revision,
-            findings=tuple(finding for finding in lint(equipment) if finding.severity == "warning"),
-        )
-
-    async def equipment(self) -> list[EquipmentSummary]:
-        """List the registered machines."""
-        return [
-            EquipmentSummary(
-                equipment_id=record.equipment.equipment_id,
-                name=record.equipment.name,
-                design=record.equipment.design,
-                components=len(record.equipment.components),
-                sensors=len(record.equipment.sensors),
-                revision=record.revision,
-                registered_at=record.registered_at,
-                updated_at=record.updated_at,
-            )
-            for record in await self._store.list_equipment()
-        ]
-
-    async def topology(self, equipment_id: str) -> Equipment:
-        """Return a registered machine's topology.
-
-        Raises:
-            UnknownEquipment: it is not registered.
-        """
-        equipment = await self._find(equipment_id)
-        if equipment is None:
-            raise UnknownEquipment(equipment_id)
-        return equipment
-
-    async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
-        """Store a body of readings; what is acknowledged is committed."""
-        parsed = await parse_readings(body, content_type, self._find, self._now())
-        blocks = [
-            Readings(equipment_id, columns.sensor_ids, columns.times_us, columns.values)
-            for equipment_id, columns in parsed.columns.items()
-        ]
-        result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
-        self.metrics.readings.labels("accepted").inc(result.accepted)
-        self.metrics.readings.labels("duplicate").inc(result.duplicates)
-        self.metrics.readings.labels("rejected").inc(len(parsed.rejected))
-        return IngestAnswer(accepted=result.accepted, duplicates=result.duplicates, rejected=parsed.rejected)
-
-    async def _find(self, equipment_id: str) -> Equipment | None:
-        known = self._topologies.get(equipment_id)
-        if known is not None and time.monotonic() - known.at < TOPOLOGY_CACHE_S:
-            return known.equipment
-        try:
-            record = await self._store.get_equipment(equipment_id)
-        except StoreError:
-            if known is not None and known.equipment is not None:
-                return known.equipment
-            raise
-        equipment = None if record is None else record.equipment
-        self._remember(equipment_id, equipment)
-        return equipment
-
-    def _remember(self, equipment_id: str, equipment: Equipment | None) -> None:
-        self._topologies[equipment_id] = _Remembered(time.monotonic(), equipment)
-        self._topologies.move_to_end(equipment_id)
-        while len(self._topologies) > MAX_REMEMBERED:
-            self._topologies.popitem(last=False)
-
-    # Diagnoses
 
     async def diagnose(self, request: DiagnosisRequest) -> Diagnosis:
         """Answer one request.
@@ -360,7 +197,7 @@ class Diagnostics:
                     "equipment.equipment_id",
                 )
         else:
-            equipment = await self.topology(request.equipment_id)
+            equipment = await self._machines.topology(request.equipment_id)
         if request.readings is None:
             return _Resolved(request, equipment, window_before(equipment, request.at, now), None)
         if request.at is not None:
@@ -371,7 +208,7 @@ class Diagnostics:
     async def _windows(
         self, resolved: Mapping[int, _Resolved]
     ) -> dict[int, StoredWindow | Floats | HydraulicDiagnosticsError]:
-        found: dict[int, Any] = {
+        found: dict[int, StoredWindow | Floats | HydraulicDiagnosticsError] = {
             position: item.inline for position, item in resolved.items() if item.inline is not None
         }
         stored = [position for position, item in resolved.items() if item.inline is None]
@@ -384,7 +221,7 @@ class Diagnostics:
             )
         except StoreError as error:
             return {**found, **dict.fromkeys(stored, error)}
-        self.metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
+        self._metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
         for position, window in zip(stored, windows, strict=True):
             found[position] = window if window.count else _empty(resolved[position])
         return found
@@ -407,10 +244,10 @@ class Diagnostics:
         if not inline:
             self._states[equipment.equipment_id] = {item.component_id: item.state for item in diagnosis.components}
             self._states.move_to_end(equipment.equipment_id)
-            if len(self._states) > MAX_REMEMBERED:
+            if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
         self._journal.add(diagnosis)
-        self.metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
+        self._metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
         return diagnosis
 
     async def stored_diagnosis(self, diagnosis_id: str) -> bytes:
@@ -435,71 +272,9 @@ class Diagnostics:
         self, equipment_id: str, interval: tuple[datetime | None, datetime | None], limit: int
     ) -> Sequence[bytes]:
         """Return a machine's diagnoses whose window ends in the interval, as JSON, newest first."""
-        await self.topology(equipment_id)
+        await self._machines.topology(equipment_id)
         await self._journal.flush()
         return await self._store.diagnosis_history(equipment_id, *interval, limit)
-
-    # Releases and health
-
-    async def models(self) -> list[dict[str, Any]]:
-        """Return every released version's card, weight and circuit."""
-        listed = []
-        for release in self._versions.traffic.releases:
-            entry: dict[str, Any] = {
-                "version": release.version,
-                "application": release.application,
-                "weight": release.weight,
-                "circuit": "open" if self._versions.circuit_is_open(release.version) else "closed",
-            }
-            try:
-                version = await self._versions.version(release)
-            except ModelUnavailable as error:
-                entry |= {"available": False, "reason": str(error)}
-            else:
-                entry |= {"available": True, "device": version.description.device}
-                entry["checkpoint"] = version.card.model_dump(mode="json")
-            listed.append(entry)
-        return listed
-
-    def traffic_report(self, equipment_id: str | None) -> dict[str, Any]:
-        """Return releases and weights, and with an equipment id the version that answers for it."""
-        traffic = self._versions.traffic
-        report: dict[str, Any] = {"releases": [release.model_dump(mode="json") for release in traffic.releases]}
-        if equipment_id is not None:
-            report["equipment_id"] = equipment_id
-            report["version"] = order_of_versions(equipment_id, traffic)[0].version
-        return report
-
-    async def readiness(self) -> Readiness:
-        """Ask the database and every released version with weight."""
-        reasons = []
-        try:
-            await self._store.ping()
-            database = self._preparing is not None and self._preparing.done()
-            if not database:
-                reasons.append("database: still being prepared")
-        except StoreError as error:
-            database = False
-            reasons.append(f"database: {error}")
-        if self.config_error is not None:
-            reasons.append(self.config_error)
-        answers = {}
-        try:
-            releases = self._versions.traffic.releases
-        except ModelUnavailable as error:
-            releases = ()
-            reasons.append(str(error))
-        for release in releases:
-            if release.weight > 0:
-                try:
-                    await self._versions.probe(release)
-                    answers[release.version] = True
-                except ModelUnavailable as error:
-                    answers[release.version] = False
-                    reasons.append(f"version {release.version}: {error}")
-        return Readiness(
-            ready=database and any(answers.values()), database=database, versions=answers, reasons=tuple(reasons)
-        )
 
 
 def _request_of(item: object) -> DiagnosisRequest | Exception:

@@ -6,6 +6,7 @@ the old one in force, is reported in the log, in `hydraulic_config_rejected_tota
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.first_key import ensure_first_key
 from app.serving.logging import configure_logging
+from app.serving.machines import Machines
 from app.serving.metrics import Metrics
 from app.serving.released import Chain, ReleasedVersions
+from app.serving.service import Service
+from app.serving.status import Status
 from app.serving.traffic import Traffic
 from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store
@@ -53,20 +57,26 @@ class Ingress:
     def __init__(self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float) -> None:
         settings = Settings()
         configure_logging(settings.log_level)
-        self._metrics = Metrics()
+        metrics = Metrics()
         self._versions = ReleasedVersions(
             Chain(partial(handles.build, builder), handles.score, handles.describe, handles.probe),
-            self._metrics,
+            metrics,
             timeout_s,
         )
         store = open_store(settings)
         extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-        self.diagnostics = Diagnostics(
-            store=store,
-            versions=self._versions,
+        machines = Machines(store, metrics, utc_now)
+        self.service = Service(
             authenticator=Authenticator(store.find_key, extra_key),
-            metrics=self._metrics,
-            prepare=partial(prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
+            machines=machines,
+            diagnostics=Diagnostics(store, machines, self._versions, metrics, utc_now),
+            status=Status(
+                store,
+                self._versions,
+                partial(prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
+            ),
+            metrics=metrics,
+            store=store,
         )
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -74,19 +84,24 @@ class Ingress:
         try:
             config = IngressConfig.model_validate(user_config)
         except ValidationError as error:
-            self._metrics.config_rejected.inc()
-            self.diagnostics.config_error = f"user_config was refused, the one before it stays in force: {error}"
+            self.service.metrics.config_rejected.inc()
+            self.service.status.config_error = f"user_config was refused, the one before it stays in force: {error}"
             logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400 - the message says it all
             return
         self._versions.set_traffic(config.traffic)
-        self.diagnostics.set_thresholds(config.thresholds)
-        self.diagnostics.config_error = None
+        self.service.diagnostics.set_thresholds(config.thresholds)
+        self.service.status.config_error = None
         weights = {release.version: release.weight for release in config.traffic.releases}
         logger.info("traffic", extra={"weights": weights})
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the HTTP interface, after the constructor."""
-        return build_api(self.diagnostics)
+        return build_api(self.service)
+
+
+def utc_now() -> datetime:
+    """Return the time, aware."""
+    return datetime.now(UTC)
 
 
 async def prepare(store: Store, settings: Settings, equipment_files: Sequence[Path]) -> None:

@@ -12,10 +12,14 @@ from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.graph_builder import GraphBuilder
+from app.serving.ingress import utc_now
+from app.serving.machines import Machines
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 from app.serving.metrics import Metrics
 from app.serving.model_server import ModelServer
 from app.serving.released import Chain, ReleasedVersions
+from app.serving.service import Service
+from app.serving.status import Status
 from app.serving.traffic import Release, Traffic
 from app.store.keys import SCOPES
 from app.store.store import Store
@@ -89,16 +93,18 @@ def versions(local: LocalChain, metrics: Metrics) -> ReleasedVersions:
 
 
 @pytest.fixture
-async def diagnostics(store: Store, versions: ReleasedVersions, metrics: Metrics) -> AsyncIterator[Diagnostics]:
+async def service(store: Store, versions: ReleasedVersions, metrics: Metrics) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    made = Diagnostics(
-        store=store,
-        versions=versions,
+    machines = Machines(store, metrics, utc_now)
+    made = Service(
         authenticator=Authenticator(store.find_key),
+        machines=machines,
+        diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
+        status=Status(store, versions, prepare),
         metrics=metrics,
-        prepare=prepare,
+        store=store,
     )
     await made.start()
     yield made
@@ -106,10 +112,10 @@ async def diagnostics(store: Store, versions: ReleasedVersions, metrics: Metrics
 
 
 @pytest.fixture
-async def client(diagnostics: Diagnostics, store: Store) -> AsyncIterator[httpx.AsyncClient]:
+async def client(service: Service, store: Store) -> AsyncIterator[httpx.AsyncClient]:
     """A client with a key of all scopes, straight to the ASGI application."""
     key = (await store.create_key("test", SCOPES)).secret
-    transport = httpx.ASGITransport(app=build_api(diagnostics))
+    transport = httpx.ASGITransport(app=build_api(service))
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as opened:
         yield opened

@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from app.demo.equipment import rig_equipment
-from app.serving.diagnostics import Diagnostics
 from app.serving.released import ReleasedVersions
+from app.serving.service import Service
+from app.serving.status import Status
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain, split
 from tests.rig import inline_readings, rig_cycle
@@ -201,10 +202,10 @@ async def test_unknown_diagnosis_and_bad_history_are_problems(client: httpx.Asyn
     assert (await client.get("/v1/equipment/nobody/diagnoses")).status_code == 404
 
 
-async def test_hysteresis_looks_at_stored_windows_only(client: httpx.AsyncClient, diagnostics: Diagnostics):
+async def test_hysteresis_looks_at_stored_windows_only(client: httpx.AsyncClient, service: Service):
     await ready(client)
     await client.post("/v1/diagnoses", json=rig_request())
-    assert diagnostics._states == {}
+    assert service.diagnostics._states == {}
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"items": []}', b'{"items": 3}', b'{"items": [], "x": 1}'])
@@ -228,12 +229,12 @@ async def test_chunked_body_beyond_the_limit_is_refused(client: httpx.AsyncClien
 
 
 async def test_error_of_our_own_is_a_500_without_its_cause(
-    client: httpx.AsyncClient, diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("select secret from api_keys")
 
-    monkeypatch.setattr(diagnostics, "traffic_report", fail)
+    monkeypatch.setattr(Status, "traffic_report", fail)
     answer = await client.get("/v1/traffic")
     assert (answer.status_code, "secret" in answer.text) == (500, False)
 

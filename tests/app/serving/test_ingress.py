@@ -33,9 +33,9 @@ async def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
 
 async def test_good_configuration_is_taken(ingress: Ingress):
     ingress.reconfigure(GOOD)
-    report = ingress.diagnostics.traffic_report(None)
+    report = ingress.service.status.traffic_report(None)
     assert [item["weight"] for item in report["releases"]] == [100, 0]
-    assert ingress.diagnostics.config_error is None
+    assert ingress.service.status.config_error is None
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
 ):
     ingress.reconfigure(GOOD)
     ingress.reconfigure(GOOD | change)
-    assert reason in str(ingress.diagnostics.config_error)
-    assert [item["weight"] for item in ingress.diagnostics.traffic_report(None)["releases"]] == [100, 0]
-    assert b"hydraulic_config_rejected_total 1.0" in ingress.diagnostics.metrics.exposition()
+    assert reason in str(ingress.service.status.config_error)
+    assert [item["weight"] for item in ingress.service.status.traffic_report(None)["releases"]] == [100, 0]
+    assert b"hydraulic_config_rejected_total 1.0" in ingress.service.metrics.exposition()
     ingress.reconfigure(GOOD)
-    assert ingress.diagnostics.config_error is None
+    assert ingress.service.status.config_error is None
 
 
 async def test_start_registers_declared_machines_once_and_makes_a_key(store: Store, tmp_path: Path):

@@ -1,0 +1,154 @@
+"""The registered machines as one replica knows them: topologies by id, remembered shortly, and their readings' way in.
+
+Invariant: a topology that was known goes on to serve while the database is away; a change shows everywhere within
+`TOPOLOGY_CACHE_S`, on this replica at once.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from app.errors import InputError, StoreError, UnknownEquipment
+from app.schemas.equipment import Equipment
+from app.schemas.readings import IngestAnswer
+from app.schemas.topology import Finding, lint, read_equipment
+from app.serving.ingest import parse_readings
+from app.serving.metrics import Metrics
+from app.store.readings import Ingested, Readings
+from app.store.store import Store
+
+TOPOLOGY_CACHE_S = 5.0
+MAX_REMEMBERED = 50_000
+
+
+class PutAnswer(BaseModel):
+    """What became of a topology: whether it is new, its revision, and the linter's warnings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    equipment_id: str
+    created: bool
+    revision: str
+    findings: tuple[Finding, ...]
+
+
+class EquipmentSummary(BaseModel):
+    """A registered machine in a list: who it is and how large, without its topology."""
+
+    model_config = ConfigDict(frozen=True)
+
+    equipment_id: str
+    name: str
+    design: str
+    components: int
+    sensors: int
+    revision: str
+    registered_at: datetime
+    updated_at: datetime
+
+
+class _Remembered(NamedTuple):
+    at: float
+    equipment: Equipment | None
+
+
+class Machines:
+    """All registered machines.
+
+    Args:
+        store: the database; may be away.
+        metrics: where readings are counted.
+        now: UTC clock.
+    """
+
+    def __init__(self, store: Store, metrics: Metrics, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._now = now
+        self._topologies: OrderedDict[str, _Remembered] = OrderedDict()
+
+    async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
+        """Register a topology.
+
+        Raises:
+            TopologyError: the linter found errors.
+            InputError: the body is of another equipment than the path.
+        """
+        equipment = read_equipment(body, "the body")
+        if equipment.equipment_id != equipment_id:
+            raise InputError(
+                f"expected equipment_id '{equipment_id}' as in the path, found '{equipment.equipment_id}': make them equal",
+                "equipment_id",
+            )
+        result = await self._store.put_equipment(equipment)
+        self._remember(equipment_id, equipment)
+        return PutAnswer(
+            equipment_id=equipment_id,
+            created=result.created,
+            revision=equipment.revision,
+            findings=tuple(finding for finding in lint(equipment) if finding.severity == "warning"),
+        )
+
+    async def summaries(self) -> list[EquipmentSummary]:
+        """List the registered machines."""
+        return [
+            EquipmentSummary(
+                equipment_id=record.equipment.equipment_id,
+                name=record.equipment.name,
+                design=record.equipment.design,
+                components=len(record.equipment.components),
+                sensors=len(record.equipment.sensors),
+                revision=record.revision,
+                registered_at=record.registered_at,
+                updated_at=record.updated_at,
+            )
+            for record in await self._store.list_equipment()
+        ]
+
+    async def topology(self, equipment_id: str) -> Equipment:
+        """Return a registered machine's topology.
+
+        Raises:
+            UnknownEquipment: it is not registered.
+        """
+        equipment = await self._find(equipment_id)
+        if equipment is None:
+            raise UnknownEquipment(equipment_id)
+        return equipment
+
+    async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
+        """Store a body of readings; what is acknowledged is committed."""
+        parsed = await parse_readings(body, content_type, self._find, self._now())
+        blocks = [
+            Readings(equipment_id, columns.sensor_ids, columns.times_us, columns.values)
+            for equipment_id, columns in parsed.columns.items()
+        ]
+        result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
+        self._metrics.readings.labels("accepted").inc(result.accepted)
+        self._metrics.readings.labels("duplicate").inc(result.duplicates)
+        self._metrics.readings.labels("rejected").inc(len(parsed.rejected))
+        return IngestAnswer(accepted=result.accepted, duplicates=result.duplicates, rejected=parsed.rejected)
+
+    async def _find(self, equipment_id: str) -> Equipment | None:
+        known = self._topologies.get(equipment_id)
+        if known is not None and time.monotonic() - known.at < TOPOLOGY_CACHE_S:
+            return known.equipment
+        try:
+            record = await self._store.get_equipment(equipment_id)
+        except StoreError:
+            if known is not None and known.equipment is not None:
+                return known.equipment
+            raise
+        equipment = None if record is None else record.equipment
+        self._remember(equipment_id, equipment)
+        return equipment
+
+    def _remember(self, equipment_id: str, equipment: Equipment | None) -> None:
+        self._topologies[equipment_id] = _Remembered(time.monotonic(), equipment)
+        self._topologies.move_to_end(equipment_id)
+        while len(self._topologies) > MAX_REMEMBERED:
+            self._topologies.popitem(last=False)

@@ -1,0 +1,36 @@
+"""What one ingress replica is made of, started and closed together.
+
+Invariant: starting needs neither the database nor a model; closing writes what waits and leaves no connection.
+"""
+
+from dataclasses import dataclass
+
+from app.serving.auth import Authenticator
+from app.serving.diagnostics import Diagnostics
+from app.serving.machines import Machines
+from app.serving.metrics import Metrics
+from app.serving.status import Status
+from app.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts that HTTP calls."""
+
+    authenticator: Authenticator
+    machines: Machines
+    diagnostics: Diagnostics
+    status: Status
+    metrics: Metrics
+    store: Store
+
+    async def start(self) -> None:
+        """Begin the background work, in the running event loop."""
+        self.diagnostics.start()
+        self.status.start()
+
+    async def close(self) -> None:
+        """Write what waits and close the connections."""
+        await self.status.close()
+        await self.diagnostics.close()
+        await self.store.close()
