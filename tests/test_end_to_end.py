@@ -5,12 +5,16 @@ One system serves all tests of this file; each uses machines of its own where it
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +23,7 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from tests.rig import inline_readings, rig_cycle
-from tests.system import STOP_TIMEOUT_S, System, processes_of, running, stop
+from tests.system import PROJECT_DIR, STOP_TIMEOUT_S, System, processes_of, running, stop
 
 pytestmark = pytest.mark.system
 LABELLED = {"cooler", "valve", "pump", "accumulator"}
@@ -278,8 +282,9 @@ def test_topology_with_a_loop_to_nowhere_is_refused_with_all_findings(client: ht
 
 
 def test_body_of_100_megabytes_is_refused_at_once(client: httpx.Client):
+    body = b"x" * 100_000_000
     started = time.monotonic()
-    answer = client.post("/v1/diagnoses", content=b"x" * 100_000_000)
+    answer = client.post("/v1/diagnoses", content=body)
     assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (413, "too-large")
     assert time.monotonic() - started < 1.0
     assert client.get("/health/live").status_code == 200
@@ -439,6 +444,36 @@ def test_killed_postgresql_loses_no_acknowledged_reading_and_comes_back(system: 
 def _is_postmaster(process: psutil.Process) -> bool:
     parent = process.parent()
     return parent is None or parent.name() != "postgres"
+
+
+def readme_commands(start: str) -> list[str]:
+    """Return the shell commands of the README that begin with a word, continued lines joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", (PROJECT_DIR / "README.md").read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith(start)]
+
+
+def test_curl_calls_of_the_readme_answer(system: System):
+    calls = readme_commands("curl")
+    assert len(calls) >= 3
+    for call in calls:
+        here = call.replace("http://127.0.0.1:8000", system.url).replace("var/api_key", str(system.var_dir / "api_key"))
+        done = subprocess.run(["bash", "-c", f"{here} --fail"], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, (call, done.stdout, done.stderr)
+        assert json.loads(done.stdout)
+
+
+def test_status_of_the_readme_answers(system: System):
+    assert "serve status" in readme_commands("serve status")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("serve")), "status"],
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "RUNNING" in done.stdout, done.stderr
 
 
 def test_ctrl_c_leaves_no_process_behind(system: System):
