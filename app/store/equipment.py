@@ -42,8 +42,8 @@ async def put_equipment(database: Database, equipment: Equipment) -> PutResult:
     """Register an equipment or replace its topology.
 
     A changed `grid_s` works the whole grid out again from the readings, in the same transaction: the readings are the
-    truth, and a refusal would leave no way on but to import them again under another name. It takes about a minute for
-    ten million readings, while writers to this equipment wait.
+    truth, and a refusal would leave no way on but to import them again under another name. Writers to this
+    equipment wait meanwhile; 1.9 million readings took 3.5 s on two busy cores.
 
     Raises:
         StoreUnavailable: the database can't be reached.
