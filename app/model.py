@@ -310,7 +310,7 @@ class UniversalTemporalGNN(nn.Module):
         return self._dropped(functional.gelu(self.summary(both_MVL)))
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.config.dropout, self.training)
+        return functional.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
 
 
 def _place_in_window(steps: int, like: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class TrainConfig(BaseModel):
     """Processes that share each batch."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Parts of the configurations; each is held out once. The last fit holds out nothing and is the one that is saved."""
-    epochs: Positive = 30
+    epochs: Positive = 40
     batch: Positive = 32
     """Windows of a step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
@@ -38,7 +38,7 @@ class TrainConfig(BaseModel):
     heads: Positive = 4
     attention_layers: Positive = 2
     lstm_layers: Positive = 1
-    dropout: Share = 0.1
+    dropout: Share = 0.0
     members: Positive = 4
 
     statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = (
@@ -48,13 +48,13 @@ class TrainConfig(BaseModel):
     """Largest distance from the reference, in spreads."""
     spread_floor: Annotated[float, Field(gt=0)] = 0.02
     """Smallest spread of a statistic in a step, as a share of the standard deviation of all the sensor's bins."""
-    sensor_dropout: Share = 0.1
+    sensor_dropout: Share = 0.05
     """Share of sensors that is masked in half of the training windows, so that a missing sensor costs little."""
     mixup: Annotated[float, Field(ge=0)] = 0.4
     """Both parameters of the beta distribution from which the share of a window in its blend with another is drawn; 0: none."""
     feature_noise: Annotated[float, Field(ge=0)] = 0.0
     """Standard deviation of the noise on the features of training windows, in spreads."""
-    gap_share: Share = 0.2
+    gap_share: Share = 0.1
     """Share of training windows that are shown with gaps in some of their sensors' bins."""
     health_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight in the loss of the health head beside the grades."""

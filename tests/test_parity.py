@@ -1,0 +1,71 @@
+"""No skew: the same readings give bitwise the same features from the store, inline in a request and in training."""
+
+from dataclasses import astuple
+
+import numpy as np
+import torch
+
+from app.features import bin_series, window_features
+from app.graph import GraphBatch, build_graph, concatenate
+from app.model import to_tensors
+from app.store.store import Store
+from app.store.windows import decode_window
+from tests.small import press, small
+from train.dataset import window_graphs
+
+START_US = 1_735_689_600_000_000  # 2025-01-01T00:00Z
+
+
+def readings(seed: int) -> dict[str, tuple[list[int], list[float]]]:
+    """Return irregular readings of two minutes by sensor, several a bin, some bins empty, with values no float32 holds."""
+    generator = np.random.default_rng(seed)
+    found = {}
+    for sensor_id in press().sensor_ids:
+        offsets_us = np.unique(generator.integers(0, 12_000_000, 70))
+        offsets_us = offsets_us[(offsets_us // 1_000_000) % 5 != seed % 5]
+        found[sensor_id] = (offsets_us.tolist(), (10 + generator.normal(0, 1, len(offsets_us)) / 3).tolist())
+    return found
+
+
+async def test_stored_inline_and_training_features_are_bitwise_equal(store: Store) -> None:
+    made = small()
+    equipment = made.equipment
+    await store.put_equipment(equipment)
+    for seed in range(5):
+        start_us = START_US + 12_000_000 * seed
+        given = readings(seed)
+        names = [sensor_id for sensor_id, (offsets_us, _) in given.items() for _ in offsets_us]
+        times_us = [start_us + offset for offsets_us, _ in given.values() for offset in offsets_us]
+        values = [value for _, series in given.values() for value in series]
+        order = np.random.default_rng(seed).permutation(len(names))  # late and out of order
+        half = len(order) // 2
+        for part in (order[:half], order[half:]):
+            await store.ingest(
+                equipment.equipment_id,
+                [names[index] for index in part],
+                [times_us[index] for index in part],
+                [values[index] for index in part],
+            )
+        asked = (equipment.equipment_id, start_us // equipment.grid_us, equipment.bins)
+        stored_SN = decode_window((await store.read_windows([asked]))[0], equipment)
+        inline_SN = np.stack(
+            [
+                bin_series(np.array(offsets_us), np.array(series), equipment.grid_us, equipment.bins)
+                for offsets_us, series in given.values()
+            ]
+        )
+        assert stored_SN.tobytes() == inline_SN.tobytes()
+
+        served = [
+            build_graph(equipment, window_features(each, equipment, made.spec), made.spec)
+            for each in (stored_SN, inline_SN)
+        ]
+        trained = window_graphs(stored_SN[None], equipment, made.spec)[0][0]
+        for name in GraphBatch.__slots__:
+            arrays = [np.asarray(getattr(graph, name)) for graph in (*served, trained)]
+            assert len({(array.dtype, array.shape, array.tobytes()) for array in arrays}) == 1
+        for mine, theirs in zip(
+            to_tensors(concatenate(served)), to_tensors(concatenate([trained, trained])), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+        assert len(astuple(trained)) == len(GraphBatch.__slots__)

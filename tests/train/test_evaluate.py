@@ -1,0 +1,104 @@
+"""Figures against values worked out by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.small import press, wave
+from train.config import TrainConfig
+from train.dataset import WindowSet, make_window_set
+from train.evaluate import (
+    HeldOut,
+    baselines,
+    calibrate,
+    fit_temperature,
+    grade_probability,
+    reach,
+    score_components,
+    score_grades,
+)
+from train.labels import WindowLabels
+
+CONFIG = TrainConfig(equipment="press-1", folds=2)
+START_US = 1_735_689_600_000_000  # 2025-01-01T00:00Z, a whole multiple of the cycle
+
+
+def windows(repeats: int = 10) -> WindowSet:
+    """Return windows whose sensors shift with the grades: six configurations, each `repeats` times, one of them warming up."""
+    grades = [(pump, valve, -1) for pump in range(3) for valve in range(2)]
+    grade_WV = np.repeat(np.array(grades, np.int64), repeats, axis=0)
+    values_WSN = wave(len(grade_WV), 4)
+    values_WSN[:, 0] += 5.0 * grade_WV[:, :1]
+    values_WSN[:, 2] += 5.0 * grade_WV[:, 1:2]
+    stable_W = np.ones(len(grade_WV), np.bool_)
+    stable_W[:8] = False
+    labels = WindowLabels(START_US + 12_000_000 * np.arange(len(grade_WV), dtype=np.int64), grade_WV, stable_W)
+    return make_window_set(press(), values_WSN, labels, CONFIG.model_copy(update={"warm_up_run": 8}))
+
+
+def test_macro_f1_by_hand() -> None:
+    # grade 0: 1 of 2 found, none wrongly: 2/3; grade 1: 1 of 1 found, one wrongly: 2/3; grade 2 never occurs
+    found = score_grades(np.array([0, 0, 1]), np.array([0, 1, 1]))
+    assert found.macro_f1 == pytest.approx(2 / 3)
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.windows == 3
+
+
+def test_warm_up_is_scored_apart() -> None:
+    given = windows()
+    predicted_WV = given.labels.grade_WV.copy()
+    predicted_WV[given.warm_up_W, 0] = 2
+    scores = score_components(predicted_WV, given, 2)
+    assert set(scores) == {"pump", "valve"}
+    assert scores["pump"].pooled.macro_f1 == 1.0
+    assert scores["pump"].pooled.windows == 52
+    assert scores["pump"].warm_up is not None
+    assert (scores["pump"].warm_up.windows, scores["pump"].warm_up.accuracy) == (8, 0.0)
+    assert sum(fold.windows for fold in scores["pump"].folds) == 52
+
+
+def test_probability_is_the_mean_over_the_members() -> None:
+    logit_WMJ = np.array([[[2.0, -np.inf], [-2.0, -np.inf]]], np.float32)
+    np.testing.assert_allclose(grade_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
+
+
+def test_temperature_finds_the_overstatement() -> None:
+    generator = np.random.default_rng(0)
+    logit_WMJ = generator.normal(0, 2, (4000, 1, 1)).astype(np.float32)
+    true_W = (generator.random(4000) < 1 / (1 + np.exp(-logit_WMJ[:, 0, 0]))).astype(np.int64)
+    assert fit_temperature(2.5 * logit_WMJ, true_W) == pytest.approx(2.5, rel=0.15)
+
+
+def test_calibration_covers_what_it_states() -> None:
+    given = windows(40)
+    generator = np.random.default_rng(1)
+    logit_WMVJ = np.full((len(given.labels), 1, 3, 2), -np.inf, np.float32)
+    for component, grades in ((0, 3), (1, 2)):
+        for cut in range(grades - 1):
+            above_W = np.where(given.labels.grade_WV[:, component] > cut, 3.0, -3.0)
+            logit_WMVJ[:, 0, component, cut] = above_W + generator.normal(0, 1.5, len(given.labels)) - 0.5 * cut
+    found = calibrate(HeldOut(logit_WMVJ, np.zeros((len(given.labels), 4), np.float32)), given, 2)
+    assert set(found) == {"pump", "valve"}
+    assert found["pump"].interval_coverage >= 0.9
+    assert found["valve"].nll_calibrated < np.log(2)
+
+
+def test_discriminants_tell_what_is_linear() -> None:
+    given = windows()
+    found = baselines(given, CONFIG)
+    for name in ("step statistics", "window statistics"):
+        assert score_components(found[name], given, 2)["pump"].pooled.macro_f1 > 0.9
+
+
+def test_messages_reach_along_the_evidence() -> None:
+    assert reach(press(), 0) == {0, 1}
+    assert reach(press(), 2) == {0, 1, 2}
+    assert reach(press().model_copy(update={"connections": ()}), 2) == {2}
+
+
+def test_folds_do_not_share_a_configuration() -> None:
+    given = windows()
+    assert not set(given.configuration_W[given.fold_W == 0]) & set(given.configuration_W[given.fold_W == 1])
+    assert int(given.warm_up_W.sum()) == 8
+    assert replace(given).equipment is given.equipment

@@ -1,0 +1,117 @@
+"""The command: from readings and labels in a real database to a checkpoint, through Ray Train's own workers."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import card as files
+from app.checkpoint import load
+from app.store.labels import ConditionLabel
+from app.store.store import Store
+from tests.small import press
+from tests.train.test_evaluate import START_US, windows
+from train.__main__ import main
+from train.labels import EPOCH, MICROSECOND
+
+SMALL = [
+    "--folds", "2", "--epochs", "2", "--batch", "8", "--hidden", "8", "--heads", "2", "--members", "2",
+    "--attention-layers", "1", "--statistics", "mean", "spread", "end",
+]  # fmt: skip
+
+
+async def fill(store: Store, *, labels: bool = True) -> None:
+    """Write the small machine's windows as readings of 1 Hz, with their labels."""
+    given, equipment = windows(), press()
+    await store.put_equipment(equipment)
+    times_us = given.labels.start_us_W[:, None] + 1_000_000 * np.arange(12)
+    for index, sensor_id in enumerate(equipment.sensor_ids):
+        flat_us = times_us.ravel()
+        await store.ingest(
+            "press-1", [sensor_id] * len(flat_us), flat_us, given.values_WSN[:, index].ravel().astype(np.float64)
+        )
+    if labels:
+        await store.put_labels(
+            "press-1",
+            [
+                ConditionLabel(
+                    component.component_id, start_us, start_us + 12_000_000, component.grades[grade].name, bool(stable)
+                )
+                for start_us, grades, stable in zip(
+                    given.labels.start_us_W.tolist(), given.labels.grade_WV.tolist(), given.labels.stable_W, strict=True
+                )
+                for component, grade in zip(equipment.components, grades, strict=True)
+                if grade >= 0
+            ],
+        )
+
+
+async def run(store: Store, *arguments: str) -> int:
+    """Run the command in a thread of its own, since it starts an event loop."""
+    import asyncio
+
+    await store.close()
+    return await asyncio.to_thread(main, list(arguments))
+
+
+async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
+    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await fill(store)
+    out = tmp_path / "9"
+    before = set(os.environ)
+    arguments = ["--equipment", "press-1", "--workers", "2", "--dsn", database_dsn, "--out", str(out), *SMALL]
+    assert await run(store, *arguments) == 0
+    assert set(os.environ) == before
+    said = capsys.readouterr().out
+    for fit in ("fold 1/2", "fold 2/2", "all"):
+        assert f"{fit}  epoch   2/2" in said
+    checkpoint = load(out)
+    assert checkpoint.card.version == "9"
+    assert checkpoint.config.members == 2
+    assert checkpoint.card.data.windows == 60
+    assert checkpoint.card.data.start == EPOCH + START_US * MICROSECOND
+    assert checkpoint.card.data.end == EPOCH + (START_US + 60 * 12_000_000) * MICROSECOND
+    assert checkpoint.card.trained_heads["grade"] == ("pump", "valve")
+    assert checkpoint.card.trained_heads["rate"] == ()
+    assert "press" in checkpoint.feature_spec.limits
+    report, metrics = (out / files.REPORT).read_text(), json.loads((out / files.METRICS).read_text())
+    assert database_dsn not in report + checkpoint.card.command
+    assert f"{metrics['scores']['pump']['pooled']['macro_f1']:.3f}" in report
+    assert len(metrics["scores"]["pump"]["folds"]) == 2
+    assert json.loads((out / files.TRAIN_CONFIG).read_text())["epochs"] == 2
+    assert await run(store, *arguments) == 1
+    assert "already holds a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("empty", "expected 'press-1' in the store, found no equipment at all"),
+        ("registered", "expected condition labels of 'press-1' in the store, found none"),
+        ("labelled", "expected readings of 'press-1' in its 1 labelled windows"),
+        ("poor", "'press-1' can't be split: expected at least 2 configurations for 2 folds, found 1"),
+    ],
+)
+async def test_store_without_what_is_needed_says_what_to_do(
+    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str, message: str
+) -> None:
+    if state != "empty":
+        await store.put_equipment(press())
+    if state in ("labelled", "poor"):
+        await store.put_labels("press-1", [ConditionLabel("pump", START_US, START_US + 12_000_000, "new")])
+    if state == "poor":
+        await store.ingest("press-1", ["P1"], [START_US], [1.0])
+    await store.ping()
+    code = await run(store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL)
+    said = capsys.readouterr().err
+    assert code == 1
+    assert message in said
+    assert state == "poor" or "python -m app.demo import-rig" in said
+
+
+async def test_option_that_can_not_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--equipment", "press-1", "--out", str(tmp_path), "--folds", "1"]) == 1
+    assert "--folds: Input should be greater than or equal to 2" in capsys.readouterr().err
