@@ -49,6 +49,7 @@ from train.reference import fit_limits
 from train.report import Heading, Metrics, write_report
 from train.source import read_windows
 
+API_SERVER = "RAY_API_SERVER_ADDRESS"
 CPU_OF_A_WORKER = 0.5
 """What a worker asks of Ray: less than it uses, so that two workers start on one processor too."""
 
@@ -173,6 +174,7 @@ def _fit(windows: WindowSet, config: TrainConfig) -> tuple[HeldOut, dict[str, to
         printer.join(timeout=5)
         if started_here:
             ray.shutdown()
+            os.environ.pop(API_SERVER, None)
     return held_out, weights, spec
 
 
@@ -186,7 +188,7 @@ def _start_ray() -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Train's watchdog asks the newest local cluster that it finds whether its controller lives. Beside a running service that
     # is another cluster, which says no, and the watchdog ends the training; with no server to ask it lets it go on.
-    os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
+    os.environ[API_SERVER] = "http://127.0.0.1:9"
     ray.init(
         address="local",
         include_dashboard=False,
