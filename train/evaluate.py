@@ -19,7 +19,7 @@ from train.dataset import WindowSet
 from train.labels import Integers
 from train.split import training_windows
 
-TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(4.0), 43))
+TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
 
 
 class Score(BaseModel):
@@ -104,7 +104,7 @@ def grade_probability(logit_WMJ: Floats, temperature: float) -> NDArray[np.float
 
 
 def fit_temperature(logit_WMJ: Floats, true_W: Integers) -> float:
-    """Return the temperature under which the true grades are most likely (Guo et al., 2017), from a grid of 0.5 to 4."""
+    """Return the temperature under which the true grades are most likely (Guo et al., 2017), from a grid of 0.1 to 4."""
     losses = [_nll(grade_probability(logit_WMJ, temperature), true_W) for temperature in TEMPERATURES.tolist()]
     return float(TEMPERATURES[int(np.argmin(losses))])
 
