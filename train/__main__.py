@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -142,7 +143,7 @@ def train(windows: WindowSet, config: TrainConfig, out: Path, version: str, comm
 
 def _fit(windows: WindowSet, config: TrainConfig) -> tuple[HeldOut, dict[str, torch.Tensor], FeatureSpec]:
     """Run the training on Ray's workers and take back rank 0's results."""
-    started_here = _start_ray()
+    started_here, on_interrupt = _start_ray(), signal.getsignal(signal.SIGINT)
     progress, done = Queue(), threading.Event()
     printer = threading.Thread(target=_print_progress, args=(progress, done), daemon=True)
     printer.start()
@@ -167,9 +168,13 @@ def _fit(windows: WindowSet, config: TrainConfig) -> tuple[HeldOut, dict[str, to
                     held_out = HeldOut(arrays["logit"], arrays["excess"])
                 weights = load_tensors((directory / WEIGHTS).read_bytes())
                 spec = FeatureSpec.model_validate_json((directory / FEATURE_SPEC).read_bytes())
+    except SystemExit as stopped:  # how Train's own handler of Ctrl-C ends, after it ended the workers
+        raise KeyboardInterrupt from stopped
     except TrainingFailedError as error:
         raise CheckpointError(f"the training failed, nothing was written: {error}") from error
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)
         done.set()
         printer.join(timeout=5)
         if started_here:

@@ -1,0 +1,106 @@
+"""The checkpoints in the repository: whole, as accurate as promised, and able to tell the rig's cycles."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import card as files
+from app.card import read_card
+from app.checkpoint import Checkpoint, load
+from app.demo.equipment import rig_equipment
+from app.features import Floats, leaves_range, window_features
+from app.graph import build_graph, concatenate
+from app.model import score
+from tests.rig import rig_block
+from train.report import Metrics
+
+SHIPPED = Path(files.__file__).parent / "checkpoints"
+ROWS = range(211, 1856, 60)  # none of the first warm-up, which is one condition
+
+
+@cache
+def shipped(version: str) -> Checkpoint:
+    return load(SHIPPED / version)
+
+
+@cache
+def cycles() -> Floats:
+    block = rig_block()
+    rows = list(ROWS)
+    return np.stack([block.values_CR[name][rows] for name in rig_equipment().sensor_ids], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_checkpoint_is_whole_and_says_where_it_comes_from(version: str) -> None:
+    loaded = shipped(version)
+    assert loaded.card.version == version
+    assert loaded.card.command.startswith("python -m train --equipment hydraulic-rig")
+    assert set(loaded.card.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {files.CARD}
+    assert loaded.card.trained_heads["rate"] == ()
+    assert loaded.card.command in (SHIPPED / version / files.REPORT).read_text()
+
+
+def test_the_two_are_really_different() -> None:
+    assert shipped("1").config != shipped("2").config
+    assert read_card(SHIPPED / "1").sha256[files.WEIGHTS] != read_card(SHIPPED / "2").sha256[files.WEIGHTS]
+
+
+def test_default_holds_out_as_promised() -> None:
+    metrics = Metrics.model_validate(json.loads((SHIPPED / "1" / files.METRICS).read_text()))
+    for component, promised in {"cooler": 0.99, "valve": 0.99, "pump": 0.99, "accumulator": 0.93}.items():
+        scores = metrics.scores[component]
+        assert scores.pooled.macro_f1 >= promised
+        assert len(scores.folds) == 5
+        assert scores.warm_up is not None
+        assert metrics.calibration[component].interval_coverage >= 0.9
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_cycles_that_it_was_trained_on_are_told(version: str) -> None:
+    loaded, equipment = shipped(version), rig_equipment()
+    features = [window_features(values_SN, equipment, loaded.feature_spec) for values_SN in cycles()]
+    assert [each.faulty for each in features] == [()] * len(features)
+    assert not any(leaves_range(each.excess_S, equipment, loaded.feature_spec) for each in features)
+    output = score(loaded.model, concatenate([build_graph(equipment, each, loaded.feature_spec) for each in features]))
+    grade_WV = np.nan_to_num(output.grade_probability_VK, nan=-1.0).argmax(-1).reshape(len(features), -1)
+    block = rig_block()
+    for index, name in enumerate(("cooler", "valve", "pump", "accumulator")):
+        component = equipment.component_index(name)
+        grades = equipment.components[component].grades
+        told = [grades[grade].name for grade in grade_WV[:, component]]
+        true = [str(int(block.grades_CG[row, index])) for row in ROWS]
+        assert np.mean([mine == theirs for mine, theirs in zip(told, true, strict=True)]) >= 0.95
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("shift", [15, 30, 45])
+def test_window_that_starts_in_mid_cycle_is_refused(version: str, shift: int) -> None:
+    equipment, spec = rig_equipment(), shipped(version).feature_spec
+    for values_SN in cycles()[::5]:
+        features = window_features(np.roll(values_SN, shift, axis=1), equipment, spec)
+        assert leaves_range(features.excess_S, equipment, spec)
+
+
+def test_missing_sensor_of_another_component_hardly_moves_the_answer() -> None:
+    loaded, equipment = shipped("1"), rig_equipment()
+    whole = cycles()
+    without = whole.copy()
+    without[:, equipment.sensor_ids.index("TS1")] = np.nan
+    healths = [
+        score(
+            loaded.model,
+            concatenate(
+                [
+                    build_graph(equipment, window_features(each, equipment, loaded.feature_spec), loaded.feature_spec)
+                    for each in values_WSN
+                ]
+            ),
+        ).health_V
+        for values_WSN in (whole, without)
+    ]
+    graded = [equipment.component_index(name) for name in ("valve", "pump", "accumulator")]
+    difference_WV = np.abs(healths[0] - healths[1]).reshape(len(whole), -1)
+    assert difference_WV[:, graded].max() < 1e-5  # the tank tells the working circuit nothing
