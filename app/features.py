@@ -221,9 +221,8 @@ def find_faults(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> t
         The faults in the order of the sensors, one for a sensor at most.
     """
     references = spec.references.get(equipment.design, {})
-    low_S1 = np.array([[placed.sensor.range[0]] for placed in equipment.sensors], np.float64).reshape(-1, 1)
-    high_S1 = np.array([[placed.sensor.range[1]] for placed in equipment.sensors], np.float64).reshape(-1, 1)
-    beyond_S = np.any((values_SN < low_S1) | (values_SN > high_S1), axis=-1)
+    range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(-1, 2)
+    beyond_S = np.any((values_SN < range_S2[:, :1]) | (values_SN > range_S2[:, 1:]), axis=-1)
     flat_S, rough_S = flatness(values_SN), roughness(values_SN)
     faults: list[Fault] = []
     for index, sensor_id in enumerate(equipment.sensor_ids):
@@ -343,12 +342,12 @@ def range_excess(raw_TF: Floats, reference: Reference) -> float:
     there_T = np.isfinite(raw_TF).all(-1)
     if not there_T.any():
         return float("nan")
-    shape = raw_TF.shape
-    low_TF = np.broadcast_to(np.array(reference.low), shape)[there_T]
-    high_TF = np.broadcast_to(np.array(reference.high), shape)[there_T]
-    spread_TF = np.broadcast_to(np.array(reference.spread), shape)[there_T]
+    low_RF, high_RF, spread_RF = (
+        np.broadcast_to(np.array(table), raw_TF.shape)[there_T]
+        for table in (reference.low, reference.high, reference.spread)
+    )
     there_RF = raw_TF[there_T].astype(np.float64)
-    beyond_RF = np.maximum(np.maximum(low_TF - there_RF, there_RF - high_TF), 0.0) / spread_TF
+    beyond_RF = np.maximum(np.maximum(low_RF - there_RF, there_RF - high_RF), 0.0) / spread_RF
     return float(np.minimum(beyond_RF, 1.0).mean())
 
 

@@ -9,9 +9,8 @@ import torch
 
 from app.features import window_features
 from app.graph import GraphBatch, build_graph, concatenate
+from app.layers import MemberAttention, MemberLstm
 from app.model import (
-    MemberAttention,
-    MemberLstm,
     UniversalTemporalGNN,
     central_interval,
     occlude,
