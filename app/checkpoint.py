@@ -158,6 +158,7 @@ def _check_fit(config: ModelConfig, spec: FeatureSpec, where: str) -> None:
         "quantities": (config.quantities, len(spec.quantities)),
         "component types": (config.component_types, len(spec.component_types)),
         "relations": (config.relations, 2 * len(spec.media)),
+        "sensors with a reference": (config.references, len(spec.sensor_slots())),
         "healths of the grade sets": (config.grade_sets, healths),
     }
     for what, (network, features) in asked.items():

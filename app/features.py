@@ -92,6 +92,10 @@ class FeatureSpec(BaseModel):
         """F of the network: the statistics and the coverage."""
         return len(self.statistics) + 1
 
+    def sensor_slots(self) -> tuple[tuple[str, str], ...]:
+        """Return (design, sensor id) of every sensor with a reference, in the order of their numbers."""
+        return tuple((design, sensor_id) for design, sensors in self.references.items() for sensor_id in sensors)
+
     def grade_sets(self) -> tuple[tuple[str, str], ...]:
         """Return (design, component id) of every grade set, in the order of their numbers."""
         return tuple((design, component) for design, sets in self.grades.items() for component in sets)

@@ -23,7 +23,8 @@ Integers = NDArray[np.int64]
 class GraphBatch:
     """One or more graphs as one. Indices of components count over the whole batch.
 
-    `grade_set_V` is the number of the component's grade set in the feature spec, -1 without one. `edge_index_2E` has
+    `sensor_slot_S` is the number of the sensor's reference in the feature spec, -1 without one; `grade_set_V` that of the
+    component's grade set, -1 without one. `edge_index_2E` has
     source and target of each message edge, `edge_relation_E` what it runs through: twice the medium, plus 1 against the
     connection's direction.
     """
@@ -32,6 +33,7 @@ class GraphBatch:
     mask_ST: NDArray[np.bool_]
     sensor_component_S: Integers
     sensor_quantity_S: Integers
+    sensor_slot_S: Integers
     sensor_graph_S: Integers
     component_type_V: Integers
     component_graph_V: Integers
@@ -75,6 +77,7 @@ def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpe
     """
     component_of = {component.component_id: index for index, component in enumerate(equipment.components)}
     set_of = {name: index for index, name in enumerate(spec.grade_sets())}
+    slot_of = {name: index for index, name in enumerate(spec.sensor_slots())}
     edges: list[tuple[int, int]] = []
     relations: list[int] = []
     for connection in equipment.connections:
@@ -94,6 +97,7 @@ def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpe
         sensor_quantity_S=_integers(
             [_number(sensor.quantity, spec.quantities, "quantity") for _, sensor in equipment.sensors]
         ),
+        sensor_slot_S=_integers([slot_of.get((equipment.design, sensor_id), -1) for sensor_id in equipment.sensor_ids]),
         sensor_graph_S=np.zeros(len(equipment.sensors), np.int64),
         component_type_V=_integers(
             [_number(component.type, spec.component_types, "component type") for component in equipment.components]
@@ -127,6 +131,7 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
         mask_ST=np.concatenate([batch.mask_ST for batch in batches]),
         sensor_component_S=np.concatenate([batch.sensor_component_S + shift for batch, shift, _ in shifted]),
         sensor_quantity_S=np.concatenate([batch.sensor_quantity_S for batch in batches]),
+        sensor_slot_S=np.concatenate([batch.sensor_slot_S for batch in batches]),
         sensor_graph_S=np.concatenate([batch.sensor_graph_S + shift for batch, _, shift in shifted]),
         component_type_V=np.concatenate([batch.component_type_V for batch in batches]),
         component_graph_V=np.concatenate([batch.component_graph_V + shift for batch, _, shift in shifted]),
@@ -152,6 +157,7 @@ def split_graphs(batch: GraphBatch) -> tuple[GraphBatch, ...]:
                 mask_ST=batch.mask_ST[sensors_S],
                 sensor_component_S=batch.sensor_component_S[sensors_S] - shift,
                 sensor_quantity_S=batch.sensor_quantity_S[sensors_S],
+                sensor_slot_S=batch.sensor_slot_S[sensors_S],
                 sensor_graph_S=np.zeros(int(sensors_S.sum()), np.int64),
                 component_type_V=batch.component_type_V[nodes_V],
                 component_graph_V=np.zeros(int(nodes_V.sum()), np.int64),

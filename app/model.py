@@ -53,6 +53,12 @@ class ModelConfig:
     """Share of a state's entries that is dropped in training."""
     members: int = 1
     """M: independent networks whose answers are averaged."""
+    references: int = 0
+    """R: sensors with a reference in the feature spec; the inputs of the second opinion."""
+    opinion_steps: int = 0
+    """T of the second opinion; 0 for none."""
+    opinion_weight: float = 0.0
+    """Share of the second opinion in a grade's probability, where all its sensors are there; the network has the rest."""
 
 
 class GraphTensors(NamedTuple):
@@ -62,7 +68,10 @@ class GraphTensors(NamedTuple):
     mask_ST: Tensor
     sensor_component_S: Tensor
     sensor_quantity_S: Tensor
+    sensor_slot_S: Tensor
+    sensor_graph_S: Tensor
     component_type_V: Tensor
+    component_graph_V: Tensor
     grade_set_V: Tensor
     edge_index_2E: Tensor
     edge_relation_E: Tensor
@@ -80,6 +89,44 @@ class Heads(NamedTuple):
     health_MV: Tensor
     log_variance_MV: Tensor
     rate_MV: Tensor
+
+
+class SecondOpinion(nn.Module):
+    """A linear discriminant (Fisher, 1936) for each grade set, beside the network.
+
+    It reads the features of every step of the sensors whose evidence can reach the component, and is fitted in closed form on
+    the windows that the network is trained on. Where conditions differ by small steps against large common changes, it finds
+    directions that gradients find late; the network in turn keeps its word when a sensor is missing. So it is heard only
+    where all its sensors are there in all steps.
+    """
+
+    def __init__(self, grade_sets: tuple[tuple[float, ...], ...], references: int, steps: int, features: int) -> None:
+        super().__init__()
+        sets, grades = max(len(grade_sets), 1), max((len(healths) for healths in grade_sets), default=2)
+        self.register_buffer("weight_GRTFK", torch.zeros(sets, references, steps, features, grades))
+        self.register_buffer("bias_GK", torch.full((sets, grades), -torch.inf))
+        self.register_buffer("reads_GR", torch.zeros(sets, references, dtype=torch.bool))
+        self.weight_GRTFK: Tensor
+        self.bias_GK: Tensor
+        self.register_buffer("temperature_G", torch.ones(sets))
+        self.reads_GR: Tensor
+        self.temperature_G: Tensor
+
+    def forward(self, graph: GraphTensors) -> Tensor:
+        """Return the logarithm of each grade's probability but for a constant, [V, K]; NaN where it has no opinion."""
+        V, graphs = graph.component_type_V.shape[0], int(graph.component_graph_V.max()) + 1
+        there_S = graph.mask_ST.all(1) & (graph.sensor_slot_S >= 0)
+        slot_S = graph.sensor_slot_S.clamp(min=0)
+        told_SGK = torch.einsum("stf,gstfk->sgk", graph.x_STF, self.weight_GRTFK.index_select(1, slot_S))
+        told_SGK = told_SGK * there_S[:, None, None]
+        total_BGK = told_SGK.new_zeros(graphs, *told_SGK.shape[1:]).index_add(0, graph.sensor_graph_S, told_SGK)
+        heard_SG = (self.reads_GR.index_select(1, slot_S).T & there_S[:, None]).to(told_SGK.dtype)
+        heard_BG = heard_SG.new_zeros(graphs, heard_SG.shape[1]).index_add(0, graph.sensor_graph_S, heard_SG)
+        asked_G = self.reads_GR.sum(1)
+        set_V = graph.grade_set_V.clamp(min=0)
+        logit_VK = total_BGK[graph.component_graph_V, set_V] + self.bias_GK.index_select(0, set_V)
+        complete_V = (heard_BG == asked_G)[graph.component_graph_V, set_V] & (asked_G > 0)[set_V]
+        return logit_VK.masked_fill(~(complete_V & (graph.grade_set_V >= 0))[:V, None], torch.nan)
 
 
 class UniversalTemporalGNN(nn.Module):
@@ -110,6 +157,7 @@ class UniversalTemporalGNN(nn.Module):
         self.attend = MemberLinear(M, D, config.heads)
         self.summary = MemberLinear(M, 2 * D, D)
         self.grade = OrdinalHead(M, D, config.grade_sets)
+        self.opinion = SecondOpinion(config.grade_sets, config.references, config.opinion_steps, config.features)
         self.trend = MemberLinear(M, D, 3)
 
     def forward(self, graph: GraphTensors) -> Heads:
@@ -124,6 +172,16 @@ class UniversalTemporalGNN(nn.Module):
         score_MV, threshold_MVJ = self.grade(state_MVD, graph.grade_set_V)
         health_MV, log_variance_MV, rate_MV = self.trend(state_MVD).unbind(-1)
         return Heads(score_MV, threshold_MVJ, torch.sigmoid(health_MV), log_variance_MV, rate_MV)
+
+    def probability(self, heads: Heads, graph: GraphTensors) -> Tensor:
+        """Return the probability of each grade, [V, K]: of the network, joined with the second opinion where there is one."""
+        own_VK = self.grade.probability(heads.score_MV, heads.threshold_MVJ, graph.grade_set_V)
+        if not self.config.opinion_weight or graph.x_STF.shape[1] != self.config.opinion_steps:
+            return own_VK
+        temperature_V = self.opinion.temperature_G.index_select(0, graph.grade_set_V.clamp(min=0))
+        other_VK = torch.softmax(self.opinion(graph) / temperature_V[:, None], -1)
+        joined_VK = torch.lerp(own_VK, other_VK, self.config.opinion_weight)
+        return torch.where(torch.isfinite(other_VK), joined_VK, own_VK)
 
     def _components(self, graph: GraphTensors) -> Tensor:
         """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""
@@ -167,7 +225,10 @@ def to_tensors(batch: GraphBatch, device: torch.device | str = "cpu") -> GraphTe
         batch.mask_ST,
         batch.sensor_component_S,
         batch.sensor_quantity_S,
+        batch.sensor_slot_S,
+        batch.sensor_graph_S,
         batch.component_type_V,
+        batch.component_graph_V,
         batch.grade_set_V,
         batch.edge_index_2E,
         batch.edge_relation_E,
@@ -189,7 +250,7 @@ def score(model: UniversalTemporalGNN, batch: GraphBatch) -> ModelOutput:
     with torch.inference_mode():
         graph = to_tensors(batch, device)
         heads = model(graph)
-        probability_VK = model.grade.probability(heads.score_MV, heads.threshold_MVJ, graph.grade_set_V)
+        probability_VK = model.probability(heads, graph)
         health_V = heads.health_MV.mean(0)
         variance_V = heads.log_variance_MV.exp().mean(0) + heads.health_MV.var(0, correction=0)
         rate_V = heads.rate_MV.mean(0)

@@ -38,6 +38,7 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
         hidden=hidden,
         heads=2,
         attention_layers=1,
+        references=len(spec.sensor_slots()),
     )
     torch.manual_seed(int(version))
     start = datetime(2025, 1, 1, tzinfo=UTC)

@@ -70,6 +70,6 @@ def small(members: int = 2, hidden: int = 8) -> Small:
         equipment="press-1", members=members, hidden=hidden, heads=2, statistics=("mean", "spread", "end")
     )
     spec = fit_spec(wave(40, 4), equipment, train)
-    config = network(spec, train)
+    config = network(spec, train, equipment.steps)
     torch.manual_seed(0)
     return Small(equipment, spec, config, UniversalTemporalGNN(config).eval())

@@ -42,7 +42,7 @@ from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store
 from train.config import TrainConfig
 from train.dataset import WindowSet
-from train.evaluate import HeldOut, baselines, calibrate, grade_probability, score_components
+from train.evaluate import HeldOut, baselines, calibrate, cross_calibrated, score_components
 from train.fit import network
 from train.labels import EPOCH, MICROSECOND
 from train.loop import FEATURE_SPEC, HELD_OUT, WEIGHTS, LoopInput, train_loop
@@ -96,7 +96,7 @@ def train(windows: WindowSet, config: TrainConfig, out: Path, version: str, comm
     Raises:
         CheckpointError: the directory already holds a checkpoint, or training failed.
     """
-    equipment, grade_WV = windows.equipment, windows.labels.grade_WV
+    equipment = windows.equipment
     print(
         f"{len(windows.labels)} windows of {equipment.equipment_id}, {windows.configuration_W.max() + 1} configurations, "
         f"{int(windows.warm_up_W.sum())} windows of a warm-up, {config.folds} folds, {config.workers} workers",
@@ -105,17 +105,16 @@ def train(windows: WindowSet, config: TrainConfig, out: Path, version: str, comm
     started = time.monotonic()
     held_out, weights, spec = _fit(windows, config)
     training_s = time.monotonic() - started
-    predicted_WV = np.full(grade_WV.shape, -1, np.int64)
-    for index in range(len(equipment.components)):
-        predicted_WV[:, index] = grade_probability(held_out.logit_WMVJ[:, :, index], 1.0).argmax(-1)
+    joined_WVK, alone_WVK = cross_calibrated(held_out, windows, config)
     limits = fit_limits(held_out.excess_WS[~windows.warm_up_W], equipment)
     spec = spec.model_copy(update={"limits": {equipment.design: limits}})
-    calibration = calibrate(held_out, windows, config.folds)
-    model = UniversalTemporalGNN(network(spec, config))
+    calibration = calibrate(held_out, joined_WVK, windows, config)
+    model = UniversalTemporalGNN(network(spec, config, equipment.steps))
     model.load_state_dict(weights)
     for number, (_, component_id) in enumerate(spec.grade_sets()):
         if component_id in calibration:
             model.grade.temperature_G[number] = calibration[component_id].temperature
+            model.opinion.temperature_G[number] = calibration[component_id].opinion_temperature
     metrics = Metrics(
         windows=len(windows.labels),
         warm_up_windows=int(windows.warm_up_W.sum()),
@@ -123,7 +122,8 @@ def train(windows: WindowSet, config: TrainConfig, out: Path, version: str, comm
         folds=config.folds,
         weights=sum(parameter.numel() for parameter in model.parameters()),
         training_s=training_s,
-        scores=score_components(predicted_WV, windows, config.folds),
+        scores=score_components(joined_WVK.argmax(-1), windows, config.folds),
+        network_alone=score_components(alone_WVK.argmax(-1), windows, config.folds),
         baselines={
             name: score_components(grade_WV, windows, config.folds)
             for name, grade_WV in baselines(windows, config).items()
@@ -165,7 +165,7 @@ def _fit(windows: WindowSet, config: TrainConfig) -> tuple[HeldOut, dict[str, to
             with result.checkpoint.as_directory() as name:
                 directory = Path(name)
                 with np.load(directory / HELD_OUT, allow_pickle=False) as arrays:
-                    held_out = HeldOut(arrays["logit"], arrays["excess"])
+                    held_out = HeldOut(arrays["logit"], arrays["opinion"], arrays["excess"])
                 weights = load_tensors((directory / WEIGHTS).read_bytes())
                 spec = FeatureSpec.model_validate_json((directory / FEATURE_SPEC).read_bytes())
     except SystemExit as stopped:  # how Train's own handler of Ctrl-C ends, after it ended the workers
@@ -331,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
         "sensor_dropout",
         "feature_noise",
         "mixup",
+        "opinion_weight",
         "spread_floor",
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=f"default {numbers[name].default}")

@@ -41,6 +41,9 @@ class TrainConfig(BaseModel):
     dropout: Share = 0.0
     members: Positive = 4
 
+    opinion_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the linear second opinion in a grade's probability; 0 for the network alone."""
+
     statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = (
         "mean", "shift", "spread", "dip", "peak", "slope", "start", "end",
     )  # fmt: skip

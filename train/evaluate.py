@@ -3,8 +3,9 @@
 Invariant: no figure uses an answer of weights, references or a temperature that have seen the window's configuration.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,15 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from app.features import Floats, step_statistics
 from app.model import central_interval
-from app.schemas.equipment import Equipment
 from train.config import TrainConfig
 from train.dataset import WindowSet
 from train.labels import Integers
+from train.reach import sensors_in_reach
 from train.split import training_windows
 
 TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
+OPINION_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))
+"""Discriminants overstate what they know; networks that learned from blends understate it."""
 
 
 class Score(BaseModel):
@@ -46,24 +49,56 @@ class Calibration(BaseModel):
     """Whether stated probabilities are met.
 
     Share of held-out windows whose true health lies in the interval (stated 0.9), its mean width, and the negative log-likelihood
-    before and after the temperature, which comes from the other folds.
+    before and after the temperatures, which come from the other folds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float
+    opinion_temperature: float
     interval_coverage: float
     interval_width: float
     nll_plain: float
     nll_calibrated: float
 
 
+class Temperatures(NamedTuple):
+    """What divides the logits of the network and of the second opinion of one component."""
+
+    network: float
+    opinion: float
+
+
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What the fold that held a window out said of it: `logit_WMVJ` is score - threshold, -inf where a set has fewer grades."""
+    """What the fold that held a window out said of it.
+
+    `logit_WMVJ` is score - threshold, -inf where a set has fewer grades; `opinion_WVK` the second opinion, NaN where there is none.
+    """
 
     logit_WMVJ: Floats
+    opinion_WVK: Floats
     excess_WS: Floats
+
+    def network(self, component: int, temperature: float) -> NDArray[np.float64]:
+        """Return the probability of each grade of a component as the network states it, [W, K]."""
+        return grade_probability(self.logit_WMVJ[:, :, component], temperature)
+
+    def opinion(self, component: int, temperature: float) -> NDArray[np.float64]:
+        """Return that of the second opinion; the network's where it has none."""
+        stated_WK = opinion_probability(self.opinion_WVK[:, component], temperature)
+        return np.where(np.isfinite(stated_WK), stated_WK, self.network(component, 1.0))
+
+    def joined(self, component: int, temperatures: "Temperatures", weight: float) -> NDArray[np.float64]:
+        """Return both joined: the same formula as the model's `probability`."""
+        own_WK = self.network(component, temperatures.network)
+        other_WK = opinion_probability(self.opinion_WVK[:, component], temperatures.opinion)
+        joined_WK: NDArray[np.float64] = np.where(np.isfinite(other_WK), own_WK + weight * (other_WK - own_WK), own_WK)
+        return joined_WK
+
+    def part(self, chosen_W: NDArray[np.bool_]) -> "HeldOut":
+        """Return what was said of some of the windows."""
+        return HeldOut(self.logit_WMVJ[chosen_W], self.opinion_WVK[chosen_W], self.excess_WS[chosen_W])
 
 
 def score_grades(true_W: Integers, predicted_W: Integers) -> Score:
@@ -103,40 +138,75 @@ def grade_probability(logit_WMJ: Floats, temperature: float) -> NDArray[np.float
     return share_WK
 
 
-def fit_temperature(logit_WMJ: Floats, true_W: Integers) -> float:
-    """Return the temperature under which the true grades are most likely (Guo et al., 2017), from a grid of 0.1 to 4."""
-    losses = [_nll(grade_probability(logit_WMJ, temperature), true_W) for temperature in TEMPERATURES.tolist()]
-    return float(TEMPERATURES[int(np.argmin(losses))])
+def opinion_probability(logit_WK: Floats, temperature: float) -> NDArray[np.float64]:
+    """Return the probability of each grade as the second opinion states it, [W, K]; NaN where there is none."""
+    scaled_WK = logit_WK.astype(np.float64) / temperature
+    raised_WK = np.exp(scaled_WK - scaled_WK.max(-1, keepdims=True))
+    share_WK: NDArray[np.float64] = raised_WK / raised_WK.sum(-1, keepdims=True)
+    return share_WK
 
 
-def calibrate(held_out: HeldOut, windows: WindowSet, folds: int) -> dict[str, Calibration]:
-    """Fit each graded component's temperature on held-out windows, and check it fold by fold with the others' temperature."""
+def fit_temperatures(held_out: HeldOut, component: int, true_W: Integers) -> Temperatures:
+    """Return the temperatures under which the true grades are most likely (Guo et al., 2017), each from a grid."""
+    return Temperatures(
+        network=_best(
+            [_nll(held_out.network(component, each), true_W) for each in TEMPERATURES.tolist()], TEMPERATURES
+        ),
+        opinion=_best(
+            [_nll(held_out.opinion(component, each), true_W) for each in OPINION_TEMPERATURES.tolist()],
+            OPINION_TEMPERATURES,
+        ),
+    )
+
+
+def cross_calibrated(
+    held_out: HeldOut, windows: WindowSet, config: TrainConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each held-out window's grade probabilities with temperatures from the other folds, [W, V, K]: joined, and the network's alone."""
+    W, _, V, J = held_out.logit_WMVJ.shape
+    joined_WVK, alone_WVK = np.zeros((W, V, J + 1)), np.zeros((W, V, J + 1))
+    for index in range(V):
+        true_W = windows.labels.grade_WV[:, index]
+        steady_W = ~windows.warm_up_W & (true_W >= 0)
+        if not steady_W.any():
+            continue
+        for fold in range(config.folds):
+            held_W, others_W = windows.fold_W == fold, steady_W & (windows.fold_W != fold)
+            found = fit_temperatures(held_out.part(others_W), index, true_W[others_W])
+            joined_WVK[held_W, index] = held_out.part(held_W).joined(index, found, config.opinion_weight)
+            alone_WVK[held_W, index] = held_out.part(held_W).network(index, found.network)
+    return joined_WVK, alone_WVK
+
+
+def calibrate(
+    held_out: HeldOut, joined_WVK: NDArray[np.float64], windows: WindowSet, config: TrainConfig
+) -> dict[str, Calibration]:
+    """Fit each graded component's temperatures on all held-out windows, and check them by those of the other folds.
+
+    Args:
+        held_out: what the folds said.
+        joined_WVK: from `cross_calibrated`.
+        windows: with their grades.
+        config: the weight of the second opinion.
+    """
     found: dict[str, Calibration] = {}
-    steady_W = ~windows.warm_up_W
     for index, component in enumerate(windows.equipment.components):
         health_K = np.array([grade.health for grade in component.grades])
-        known_W = steady_W & (windows.labels.grade_WV[:, index] >= 0)
+        known_W = ~windows.warm_up_W & (windows.labels.grade_WV[:, index] >= 0)
         if not known_W.any():
             continue
-        logit_WMJ, true_W = held_out.logit_WMVJ[:, :, index], windows.labels.grade_WV[:, index]
-        covered: list[bool] = []
-        widths: list[float] = []
-        calibrated: list[float] = []
-        for fold in range(folds):
-            held_W, others_W = known_W & (windows.fold_W == fold), known_W & (windows.fold_W != fold)
-            temperature = fit_temperature(logit_WMJ[others_W], true_W[others_W])
-            share_WK = grade_probability(logit_WMJ[held_W], temperature)[:, : len(health_K)]
-            calibrated.append(_nll(share_WK, true_W[held_W]) * int(held_W.sum()))
-            for share_K, grade in zip(share_WK, true_W[held_W].tolist(), strict=True):
-                low, high = central_interval(share_K, health_K)
-                covered.append(low <= float(health_K[grade]) <= high)
-                widths.append(high - low)
+        true_W, steady = windows.labels.grade_WV[known_W, index], held_out.part(known_W)
+        share_WK = joined_WVK[known_W, index]
+        intervals = np.array([central_interval(share_K[: len(health_K)], health_K) for share_K in share_WK])
+        covered_W = (intervals[:, 0] <= health_K[true_W]) & (health_K[true_W] <= intervals[:, 1])
+        temperatures = fit_temperatures(steady, index, true_W)
         found[component.component_id] = Calibration(
-            temperature=fit_temperature(logit_WMJ[known_W], true_W[known_W]),
-            interval_coverage=float(np.mean(covered)),
-            interval_width=float(np.mean(widths)),
-            nll_plain=_nll(grade_probability(logit_WMJ[known_W], 1.0), true_W[known_W]),
-            nll_calibrated=sum(calibrated) / len(covered),
+            temperature=temperatures.network,
+            opinion_temperature=temperatures.opinion,
+            interval_coverage=float(covered_W.mean()),
+            interval_width=float((intervals[:, 1] - intervals[:, 0]).mean()),
+            nll_plain=_nll(steady.joined(index, Temperatures(1.0, 1.0), config.opinion_weight), true_W),
+            nll_calibrated=_nll(share_WK, true_W),
         )
     return found
 
@@ -160,7 +230,7 @@ def baselines(windows: WindowSet, config: TrainConfig) -> Mapping[str, Integers]
         for index, component in enumerate(equipment.components):
             if not component.grades:
                 continue
-            sensors = [place for place, owner in enumerate(_owners(equipment)) if owner in reach(equipment, index)]
+            sensors = sensors_in_reach(equipment, index)
             x_WL = np.nan_to_num(raw_WSTF[:, sensors].reshape(len(raw_WSTF), -1))
             for fold in range(config.folds):
                 held_W = windows.fold_W == fold
@@ -175,23 +245,8 @@ def baselines(windows: WindowSet, config: TrainConfig) -> Mapping[str, Integers]
     return predicted
 
 
-def reach(equipment: Equipment, target: int) -> set[int]:
-    """Return the components whose messages can reach a component, itself included."""
-    feeds: set[tuple[int, int]] = set()
-    for connection in equipment.connections:
-        ends = equipment.component_index(connection.source), equipment.component_index(connection.target)
-        if connection.evidence != "none":
-            feeds.add(ends)
-        if connection.evidence == "both":
-            feeds.add(ends[::-1])
-    found = {target}
-    while grown := {source for source, end in feeds if end in found} - found:
-        found |= grown
-    return found
-
-
-def _owners(equipment: Equipment) -> Sequence[int]:
-    return [placed.component_index for placed in equipment.sensors]
+def _best(losses: list[float], grid: NDArray[np.float64]) -> float:
+    return float(grid[int(np.argmin(losses))])
 
 
 def _nll(share_WK: NDArray[np.float64], true_W: Integers) -> float:

@@ -21,6 +21,7 @@ from train.dataset import WindowSet, disturb, join, mix, window_graphs, with_gap
 from train.evaluate import HeldOut, grade_probability, score_grades
 from train.labels import Booleans, Integers
 from train.loss import Targets, training_loss
+from train.opinion import fit_opinion
 from train.reference import fit_spec
 from train.split import training_windows
 
@@ -69,8 +70,8 @@ class _Material:
     healths: list[Floats]
 
 
-def network(spec: FeatureSpec, config: TrainConfig) -> ModelConfig:
-    """Size the network by the feature spec's vocabularies and the training's choices."""
+def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
+    """Size the network by the feature spec's vocabularies, the windows' steps and the training's choices."""
     return ModelConfig(
         features=spec.features,
         quantities=len(spec.quantities),
@@ -85,6 +86,9 @@ def network(spec: FeatureSpec, config: TrainConfig) -> ModelConfig:
         lstm_layers=config.lstm_layers,
         dropout=config.dropout,
         members=config.members,
+        references=len(spec.sensor_slots()),
+        opinion_steps=steps if config.opinion_weight else 0,
+        opinion_weight=config.opinion_weight,
     )
 
 
@@ -118,7 +122,7 @@ def run_fit(windows: WindowSet, held_out_W: Booleans, config: TrainConfig, name:
     glance = np.linspace(0, len(graphs) - 1, min(GLANCE, len(graphs))).astype(np.int64)
 
     torch.manual_seed(config.seed)
-    model = UniversalTemporalGNN(network(spec, config)).to(share.device)
+    model = UniversalTemporalGNN(network(spec, config, windows.equipment.steps)).to(share.device)
     wrapped = share.wrap(model)
     # What is dropped differs between the workers, the first weights do not.
     torch.manual_seed(config.seed * share.world + share.rank)
@@ -148,10 +152,12 @@ def run_fit(windows: WindowSet, held_out_W: Booleans, config: TrainConfig, name:
                 f"{name:>9}  epoch {epoch + 1:>3}/{config.epochs}  seed {config.seed}  loss {total / steps:.3f}  "
                 f"held-out macro-F1 {score}  {rate:.0f} samples/s"
             )
+    if share.rank == 0 and config.opinion_weight:
+        fit_opinion(model, material.whole, material.grade_WV, windows.equipment)
     excess_WS = np.array([each.excess_S for each in features], np.float32).reshape(
         len(features), len(windows.equipment.sensors)
     )
-    return Fit(model, spec, HeldOut(predict(model, graphs), excess_WS), held_W)
+    return Fit(model, spec, HeldOut(predict(model, graphs), opinions(model, graphs), excess_WS), held_W)
 
 
 def predict(model: UniversalTemporalGNN, graphs: list[GraphBatch], batch: int = 64) -> Floats:
@@ -169,6 +175,20 @@ def predict(model: UniversalTemporalGNN, graphs: list[GraphBatch], batch: int = 
             shape = (logit_MVJ.shape[0], len(part), -1, logit_MVJ.shape[-1])
             parts.append(logit_MVJ.reshape(shape).transpose(0, 1).cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, model.config.members, 0, 0), np.float32)
+
+
+def opinions(model: UniversalTemporalGNN, graphs: list[GraphBatch], batch: int = 64) -> Floats:
+    """Return what the second opinion says of every component of each window, [W, V, K]; NaN where it has none.
+
+    All graphs must have the same components.
+    """
+    parts: list[Floats] = []
+    with torch.inference_mode():
+        for start in range(0, len(graphs), batch):
+            part = graphs[start : start + batch]
+            logit_VK: Tensor = model.opinion(to_tensors(concatenate(part), model.type_MCD.device))
+            parts.append(logit_VK.reshape(len(part), -1, logit_VK.shape[-1]).cpu().numpy())
+    return np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
 
 
 def _material(windows: WindowSet, seen: Integers, spec: FeatureSpec, generator: np.random.Generator) -> _Material:

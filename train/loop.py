@@ -48,11 +48,13 @@ def train_loop(given: LoopInput) -> None:
         say=progress.put,
     )
     logits: list[Floats] = []
+    opinions: list[Floats] = []
     excess: list[Floats] = []
     order: list[Integers] = []
     for fold in range(config.folds):
         fit = run_fit(windows, windows.fold_W == fold, config, f"fold {fold + 1}/{config.folds}", share)
         logits.append(fit.held_out.logit_WMVJ)
+        opinions.append(fit.held_out.opinion_WVK)
         excess.append(fit.held_out.excess_WS)
         order.append(fit.held_W)
     last = run_fit(windows, np.zeros(len(windows.labels), np.bool_), config, "all", share)
@@ -62,7 +64,12 @@ def train_loop(given: LoopInput) -> None:
     place = np.argsort(np.concatenate(order))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        np.savez(directory / HELD_OUT, logit=np.concatenate(logits)[place], excess=np.concatenate(excess)[place])
+        np.savez(
+            directory / HELD_OUT,
+            logit=np.concatenate(logits)[place],
+            opinion=np.concatenate(opinions)[place],
+            excess=np.concatenate(excess)[place],
+        )
         weights = {key: tensor.cpu().contiguous() for key, tensor in last.model.state_dict().items()}
         (directory / WEIGHTS).write_bytes(save_tensors(weights))
         (directory / FEATURE_SPEC).write_text(last.spec.model_dump_json(), encoding="utf-8")

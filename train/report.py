@@ -14,7 +14,7 @@ from train.evaluate import Calibration, ComponentScores
 
 
 class Metrics(BaseModel):
-    """`metrics.json`. Scores are by component; `baselines` by name, then component."""
+    """`metrics.json`. Scores are by component; `network_alone` without the second opinion; `baselines` by name, then component."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,6 +25,7 @@ class Metrics(BaseModel):
     weights: int
     training_s: float
     scores: Mapping[str, ComponentScores]
+    network_alone: Mapping[str, ComponentScores]
     baselines: Mapping[str, Mapping[str, ComponentScores]]
     calibration: Mapping[str, Calibration]
     limits: Limits
@@ -61,13 +62,13 @@ def write_report(heading: Heading, metrics: Metrics, config: TrainConfig) -> str
     )
     size = (
         f"- {metrics.weights} weights: hidden {config.hidden}, {config.attention_layers} attention layers, "
-        f"{config.members} member{'s' if config.members > 1 else ''}"
+        f"{config.members} member{'s' if config.members > 1 else ''}; second opinion with weight {config.opinion_weight:g}"
     )
     method = (
         f"Every figure is of held-out windows: {metrics.folds} folds by configuration (all grades together), one window alone, "
         f"no smoothing. A fit sees at most {config.warm_up_windows} windows of a configuration's warm-up; warm-ups are scored "
         "apart. Baselines are linear discriminants on the same folds and statistics, each on the sensors whose evidence can "
-        "reach its component."
+        "reach its component; the second opinion is one of the normalised step statistics, inside the checkpoint."
     )
     lines = [
         f"# Checkpoint {heading.version}: {config.equipment}",
@@ -81,12 +82,15 @@ def write_report(heading: Heading, metrics: Metrics, config: TrainConfig) -> str
     ]
     lines += [written, data, size, "", method, "", "## Macro-F1", ""]
     lines += [
-        "| component | this checkpoint | " + " | ".join(f"discriminant, {name}" for name in metrics.baselines) + " |",
-        "|---|---" + "|---" * len(metrics.baselines) + "|",
+        "| component | this checkpoint | its network alone | "
+        + " | ".join(f"discriminant, {name}" for name in metrics.baselines)
+        + " |",
+        "|---|---|---" + "|---" * len(metrics.baselines) + "|",
     ]
     for component, scores in metrics.scores.items():
         others = [f"{baseline[component].pooled.macro_f1:.3f}" for baseline in metrics.baselines.values()]
-        lines.append(f"| {component} | {scores.pooled.macro_f1:.3f} | " + " | ".join(others) + " |")
+        alone = metrics.network_alone[component].pooled.macro_f1
+        lines.append(f"| {component} | {scores.pooled.macro_f1:.3f} | {alone:.3f} | " + " | ".join(others) + " |")
     folds = range(1, metrics.folds + 1)
     lines += ["", "## Every fold", "", "Macro-F1 (accuracy).", ""]
     lines += [
@@ -95,6 +99,7 @@ def write_report(heading: Heading, metrics: Metrics, config: TrainConfig) -> str
     lines += ["|---|---" + "|---" * (metrics.folds + 2) + "|"]
     for component, scores in metrics.scores.items():
         lines.append(_row(component, "this checkpoint", scores))
+        lines.append(_row("", "its network alone", metrics.network_alone[component]))
         lines += [
             _row("", f"discriminant, {name}", baseline[component]) for name, baseline in metrics.baselines.items()
         ]
@@ -102,14 +107,14 @@ def write_report(heading: Heading, metrics: Metrics, config: TrainConfig) -> str
         "",
         "## Stated probabilities",
         "",
-        "The interval states 90 %. The temperature that checks a fold comes from the other folds.",
+        "The interval states 90 %. The temperatures that check a fold come from the other folds.",
         "",
-        "| component | temperature | true health in the interval | mean width | log-loss before | after |",
-        "|---|---|---|---|---|---|",
+        "| component | temperature of the network | of the second opinion | true health in the interval | mean width | log-loss before | after |",
+        "|---|---|---|---|---|---|---|",
     ]
     for component, found in metrics.calibration.items():
         lines.append(
-            f"| {component} | {found.temperature:.2f} | {found.interval_coverage:.1%} | {found.interval_width:.2f} | "
+            f"| {component} | {found.temperature:.2f} | {found.opinion_temperature:.2f} | {found.interval_coverage:.1%} | {found.interval_width:.2f} | "
             f"{found.nll_plain:.3f} | {found.nll_calibrated:.3f} |"
         )
     limit = (

@@ -138,6 +138,7 @@ def _warm_up_batch(config: ModelConfig, graphs: int) -> GraphBatch:
         mask_ST=np.ones((V, T), np.bool_),
         sensor_component_S=order_V,
         sensor_quantity_S=order_V % config.quantities,
+        sensor_slot_S=np.full(V, -1),
         sensor_graph_S=np.zeros(V, np.int64),
         component_type_V=order_V % config.component_types,
         component_graph_V=np.zeros(V, np.int64),

@@ -90,6 +90,10 @@ def test_component_without_sensor_or_reading_still_gets_an_answer() -> None:
     assert np.isfinite(score(made.model, blind).health_V).all()
 
 
+SHARED = ("grade.temperature_G", "opinion.")
+"""Tensors that belong to all members together."""
+
+
 def test_members_are_averaged() -> None:
     made = small(members=2)
     whole = graph(made)
@@ -98,7 +102,7 @@ def test_members_are_averaged() -> None:
         single = UniversalTemporalGNN(replace(made.config, members=1)).eval()
         single.load_state_dict(
             {
-                name: tensor if name == "grade.temperature_G" else tensor[member : member + 1]
+                name: tensor if name.startswith(SHARED) else tensor[member : member + 1]
                 for name, tensor in made.model.state_dict().items()
             }
         )

@@ -5,16 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.features import Floats
 from tests.small import press, wave
 from train.config import TrainConfig
 from train.dataset import WindowSet, make_window_set
 from train.evaluate import (
     HeldOut,
+    Temperatures,
     baselines,
     calibrate,
-    fit_temperature,
+    cross_calibrated,
+    fit_temperatures,
     grade_probability,
-    reach,
     score_components,
     score_grades,
 )
@@ -58,6 +60,22 @@ def test_warm_up_is_scored_apart() -> None:
     assert sum(fold.windows for fold in scores["pump"].folds) == 52
 
 
+def said(logit_WMVJ: Floats, opinion_WVK: Floats | None = None) -> HeldOut:
+    """Return held-out answers, without a second opinion unless one is given."""
+    W, _, V, J = logit_WMVJ.shape
+    none_WVK = np.full((W, V, J + 1), np.nan, np.float32)
+    return HeldOut(logit_WMVJ, none_WVK if opinion_WVK is None else opinion_WVK, np.zeros((W, 4), np.float32))
+
+
+def test_second_opinion_is_joined_where_there_is_one() -> None:
+    logit_WMVJ = np.array([[[[2.0]]], [[[2.0]]]], np.float32)
+    opinion_WVK = np.log(np.array([[[0.9, 0.1]], [[np.nan, np.nan]]], np.float32))
+    own = 1 / (1 + np.exp(-2.0))
+    joined_WK = said(logit_WMVJ, opinion_WVK).joined(0, Temperatures(1.0, 1.0), 0.5)
+    np.testing.assert_allclose(joined_WK, [[(1 - own + 0.9) / 2, (own + 0.1) / 2], [1 - own, own]], atol=1e-6)
+    np.testing.assert_allclose(said(logit_WMVJ, opinion_WVK).network(0, 1.0)[0], [1 - own, own], atol=1e-6)
+
+
 def test_probability_is_the_mean_over_the_members() -> None:
     logit_WMJ = np.array([[[2.0, -np.inf], [-2.0, -np.inf]]], np.float32)
     np.testing.assert_allclose(grade_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
@@ -67,7 +85,10 @@ def test_temperature_finds_the_overstatement() -> None:
     generator = np.random.default_rng(0)
     logit_WMJ = generator.normal(0, 2, (4000, 1, 1)).astype(np.float32)
     true_W = (generator.random(4000) < 1 / (1 + np.exp(-logit_WMJ[:, 0, 0]))).astype(np.int64)
-    assert fit_temperature(2.5 * logit_WMJ, true_W) == pytest.approx(2.5, rel=0.15)
+    assert fit_temperatures(said(2.5 * logit_WMJ[:, :, None]), 0, true_W).network == pytest.approx(2.5, rel=0.15)
+    opinion_WVK = np.stack((np.zeros_like(logit_WMJ[:, 0]), 5.0 * logit_WMJ[:, 0]), -1)
+    found = fit_temperatures(said(logit_WMJ[:, :, None], opinion_WVK), 0, true_W)
+    assert found == pytest.approx((1.0, 5.0), rel=0.15)
 
 
 def test_calibration_covers_what_it_states() -> None:
@@ -78,7 +99,9 @@ def test_calibration_covers_what_it_states() -> None:
         for cut in range(grades - 1):
             above_W = np.where(given.labels.grade_WV[:, component] > cut, 3.0, -3.0)
             logit_WMVJ[:, 0, component, cut] = above_W + generator.normal(0, 1.5, len(given.labels)) - 0.5 * cut
-    found = calibrate(HeldOut(logit_WMVJ, np.zeros((len(given.labels), 4), np.float32)), given, 2)
+    joined_WVK, alone_WVK = cross_calibrated(said(logit_WMVJ), given, CONFIG)
+    np.testing.assert_array_equal(joined_WVK, alone_WVK)
+    found = calibrate(said(logit_WMVJ), joined_WVK, given, CONFIG)
     assert set(found) == {"pump", "valve"}
     assert found["pump"].interval_coverage >= 0.9
     assert found["valve"].nll_calibrated < np.log(2)
@@ -86,15 +109,11 @@ def test_calibration_covers_what_it_states() -> None:
 
 def test_discriminants_tell_what_is_linear() -> None:
     given = windows()
-    found = baselines(given, CONFIG)
+    # with shifts of one size a held-out pair of grades lies right between two that were seen; a discriminant can't tell it
+    given.values_WSN[:, 2] -= 4.5 * given.labels.grade_WV[:, 1:2]
+    found = baselines(given, CONFIG.model_copy(update={"statistics": ("mean", "spread")}))
     for name in ("step statistics", "window statistics"):
         assert score_components(found[name], given, 2)["pump"].pooled.macro_f1 > 0.9
-
-
-def test_messages_reach_along_the_evidence() -> None:
-    assert reach(press(), 0) == {0, 1}
-    assert reach(press(), 2) == {0, 1, 2}
-    assert reach(press().model_copy(update={"connections": ()}), 2) == {2}
 
 
 def test_folds_do_not_share_a_configuration() -> None:
