@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -26,6 +26,7 @@ from app.serving.logging import configure_logging
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics
 from app.serving.released import Chain, ReleasedVersions
+from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
 from app.serving.traffic import Traffic
@@ -37,12 +38,13 @@ logger = logging.getLogger(__name__)
 
 
 class IngressConfig(BaseModel):
-    """The ingress's `user_config`: releases with their weights, and thresholds."""
+    """The ingress's `user_config`: releases with their weights, thresholds, and how long the store keeps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     traffic: Traffic
     thresholds: Thresholds = Thresholds()
+    retention_days: Annotated[float | None, Field(gt=0, description="null keeps everything")] = None
 
 
 class Ingress:
@@ -75,6 +77,7 @@ class Ingress:
                 self._versions,
                 partial(prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
             ),
+            retention=Retention(store, utc_now),
             metrics=metrics,
             store=store,
         )
@@ -90,6 +93,7 @@ class Ingress:
             return
         self._versions.set_traffic(config.traffic)
         self.service.diagnostics.set_thresholds(config.thresholds)
+        self.service.retention.set_days(config.retention_days)
         self.service.status.config_error = None
         weights = {release.version: release.weight for release in config.traffic.releases}
         logger.info("traffic", extra={"weights": weights})

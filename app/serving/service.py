@@ -9,6 +9,7 @@ from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics
+from app.serving.retention import Retention
 from app.serving.status import Status
 from app.store.store import Store
 
@@ -21,6 +22,7 @@ class Service:
     machines: Machines
     diagnostics: Diagnostics
     status: Status
+    retention: Retention
     metrics: Metrics
     store: Store
 
@@ -28,9 +30,11 @@ class Service:
         """Begin the background work, in the running event loop."""
         self.diagnostics.start()
         self.status.start()
+        self.retention.start()
 
     async def close(self) -> None:
         """Write what waits and close the connections."""
+        await self.retention.close()
         await self.status.close()
         await self.diagnostics.close()
         await self.store.close()

@@ -18,6 +18,7 @@ from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall,
 from app.serving.metrics import Metrics
 from app.serving.model_server import ModelServer
 from app.serving.released import Chain, ReleasedVersions
+from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
 from app.serving.traffic import Release, Traffic
@@ -103,6 +104,7 @@ async def service(store: Store, versions: ReleasedVersions, metrics: Metrics) ->
         machines=machines,
         diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
+        retention=Retention(store, utc_now),
         metrics=metrics,
         store=store,
     )

@@ -1,0 +1,62 @@
+"""Drops what is older than the store is to keep, in the background.
+
+Readings, grid and diagnoses lie in monthly partitions (on TimescaleDB: chunks), and only whole ones are dropped.
+Invariant: nothing is dropped unless `serve_config.yaml` says how long to keep, and nothing younger than that.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from app.errors import StoreError
+from app.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+ROUND_S = 3_600.0
+
+
+class Retention:
+    """Keeps the store to its age limit; several replicas at once do no harm.
+
+    Args:
+        store: the database; may be away, then the next round tries again.
+        now: UTC clock.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._now = now
+        self._keep: timedelta | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def set_days(self, days: float | None) -> None:
+        """Keep this many days from now on; None keeps everything."""
+        self._keep = None if days is None else timedelta(days=days)
+        self._changed.set()
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            if self._keep is not None:
+                try:
+                    dropped = await self._store.drop_before(self._now() - self._keep)
+                    logger.info("retention", extra={"dropped_partitions": dropped, "keep_days": self._keep.days})
+                except StoreError as error:
+                    logger.warning("retention postponed", extra={"reason": str(error)})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), ROUND_S)

@@ -1,0 +1,36 @@
+"""Dropping what is older than the store is to keep."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from app.schemas.equipment import Equipment
+from app.serving.retention import Retention
+from app.store.store import Store
+
+NOW = datetime(2026, 6, 15, tzinfo=UTC)
+
+
+async def written(store: Store, machine: Equipment, *months: int) -> None:
+    await store.put_equipment(machine)
+    times = [round(datetime(2026, month, 10, tzinfo=UTC).timestamp() * 1_000_000) for month in months]
+    await store.ingest(machine.equipment_id, [machine.sensor_ids[0]] * len(times), times, [1.0] * len(times))
+
+
+async def first_month(store: Store, machine: Equipment) -> int:
+    found = await store.data_range(machine.equipment_id)
+    assert found is not None
+    return datetime.fromtimestamp(found.first * machine.grid_us / 1e6, UTC).month
+
+
+async def test_whole_months_beyond_the_limit_go_and_nothing_else(store: Store, machine: Equipment):
+    await written(store, machine, 1, 2, 3, 6)
+    retention = Retention(store, lambda: NOW)
+    retention.start()
+    await asyncio.sleep(0.1)
+    assert await first_month(store, machine) == 1
+    retention.set_days(90)  # until 17 March: January and February are wholly older
+    async with asyncio.timeout(10):
+        while await first_month(store, machine) != 3:
+            await asyncio.sleep(0.05)
+    await retention.close()
+    assert await first_month(store, machine) == 3
