@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,8 +45,28 @@ class System:
     def deploy(self, config: dict[str, Any]) -> None:
         """Apply a changed configuration with `serve deploy`."""
         self.config_path.write_text(yaml.safe_dump(config))
-        command = [str(Path(sys.executable).with_name("serve")), "deploy", str(self.config_path)]
-        subprocess.run(command, cwd=PROJECT_DIR, env=self.environment, check=True, capture_output=True, timeout=60)
+        self.serve("deploy", str(self.config_path))
+
+    def serve(self, command: str, *arguments: str) -> str:
+        """Run one of Serve's commands against this system and return what it printed."""
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("serve")), command, *arguments, "--address", self.dashboard_url],
+            cwd=PROJECT_DIR,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where Ray's dashboard answers; the usual port may have been taken."""
+        found = re.search(r"http://127\.0\.0\.1:\d+", self.log_path.read_text().split("View the dashboard at")[1])
+        assert found is not None
+        return found[0]
 
     def config(self) -> dict[str, Any]:
         """Return the configuration that runs."""

@@ -8,13 +8,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -465,15 +463,7 @@ def test_curl_calls_of_the_readme_answer(system: System):
 
 def test_status_of_the_readme_answers(system: System):
     assert "serve status" in readme_commands("serve status")
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("serve")), "status"],
-        env=system.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert "RUNNING" in done.stdout, done.stderr
+    assert "RUNNING" in system.serve("status")
 
 
 def test_ctrl_c_leaves_no_process_behind(system: System):
