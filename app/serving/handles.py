@@ -3,6 +3,7 @@
 Invariant: arrays travel by value, which is cheaper than by reference for our sizes.
 """
 
+from functools import cache
 from typing import Any
 
 from ray import serve
@@ -11,9 +12,15 @@ from ray.serve.handle import DeploymentHandle
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 
 
+def by_value(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    """Return a handle whose calls carry their arguments by value."""
+    passing: DeploymentHandle[Any] = handle.options(_by_reference=False)
+    return passing
+
+
 async def build(builder: DeploymentHandle[Any], call: BuildCall) -> BuildAnswer:
     """Have the graph-builder pool build graphs."""
-    found: BuildAnswer = await builder.options(_by_reference=False).build.remote(call)
+    found: BuildAnswer = await builder.build.remote(call)
     return found
 
 
@@ -34,6 +41,7 @@ async def probe(application: str) -> None:
     await _model(application).probe.remote()
 
 
+@cache
 def _model(application: str) -> DeploymentHandle[Any]:
-    handle: DeploymentHandle[Any] = serve.get_app_handle(application).options(_by_reference=False)
-    return handle
+    # asked once: finding an application is a blocking call to Serve's controller, and a handle outlives redeployments
+    return by_value(serve.get_app_handle(application))

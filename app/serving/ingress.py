@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from app.diagnose import Thresholds
 from app.schemas.topology import read_equipment
-from app.serving import handles
 from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
@@ -51,20 +49,16 @@ class Ingress:
     """One ingress replica, as a class that Serve wraps: constructed, given its HTTP interface, then configured.
 
     Args:
-        builder: handle of the graph-builder pool.
+        chain: the calls to the other deployments.
         equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
         timeout_s: of each call to another deployment.
     """
 
-    def __init__(self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float) -> None:
+    def __init__(self, chain: Chain, equipment_files: tuple[str, ...], timeout_s: float) -> None:
         settings = Settings()
         configure_logging(settings.log_level)
         metrics = Metrics()
-        self._versions = ReleasedVersions(
-            Chain(partial(handles.build, builder), handles.score, handles.describe, handles.probe),
-            metrics,
-            timeout_s,
-        )
+        self._versions = ReleasedVersions(chain, metrics, timeout_s)
         store = open_store(settings)
         extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         machines = Machines(store, metrics, utc_now)

@@ -1,13 +1,29 @@
-"""The ingress as a deployment: Serve's wrapper speaks ASGI around it.
+"""The ingress as a deployment: Serve's wrapper speaks ASGI around it, and its chain goes through Serve's handles.
 
 Invariant: its process does what `Ingress` does and nothing else; it imports no torch.
 """
 
-from ray import serve
+from functools import partial
+from typing import Any
 
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from app.serving import handles
 from app.serving.ingress import Ingress
+from app.serving.released import Chain
 
 
 @serve.ingress()
 class IngressReplica(Ingress):
-    """One ingress replica."""
+    """One ingress replica.
+
+    Args:
+        builder: handle of the graph-builder pool.
+        equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
+        timeout_s: of each call to another deployment.
+    """
+
+    def __init__(self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float) -> None:
+        build = partial(handles.build, handles.by_value(builder))
+        super().__init__(Chain(build, handles.score, handles.describe, handles.probe), equipment_files, timeout_s)

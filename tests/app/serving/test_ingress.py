@@ -2,17 +2,17 @@
 
 import stat
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from ray.serve.handle import DeploymentHandle
 
 from app.serving.auth import Authenticator
 from app.serving.first_key import ensure_first_key
 from app.serving.ingress import Ingress, prepare
 from app.settings import PROJECT_DIR, Settings
 from app.store.store import Store
+from tests.app.serving.conftest import LocalChain
 
 GOOD: dict[str, Any] = {
     "traffic": {
@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
 @pytest.fixture
 async def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
-    return Ingress(cast("DeploymentHandle[Any]", object()), (), 1.0)
+    return Ingress(LocalChain({}).chain(), (), 1.0)
 
 
 async def test_good_configuration_is_taken(ingress: Ingress):
