@@ -104,7 +104,7 @@ def test_changed_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
     (directory / files.WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match="expected the checkpoint's file '.*weights.safetensors'"):
+    with pytest.raises(CheckpointError, match=r"expected the checkpoint's file '.*weights.safetensors'"):
         load(directory)
 
 
@@ -167,7 +167,7 @@ def test_card_that_states_no_weights_is_refused(tmp_path: Path) -> None:
     edit = json.loads((directory / files.CARD).read_text())
     del edit["sha256"][files.WEIGHTS]
     (directory / files.CARD).write_text(json.dumps(edit))
-    with pytest.raises(CheckpointError, match="found no weights.safetensors"):
+    with pytest.raises(CheckpointError, match=r"found no weights.safetensors"):
         load(directory)
 
 
@@ -181,7 +181,7 @@ def test_card_of_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_spec_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     made = small()
-    with pytest.raises(CheckpointError, match="has 34 as relations|as relations"):
+    with pytest.raises(CheckpointError, match=r"has 34 as relations|as relations"):
         write(tmp_path / "7", replace(made, spec=made.spec.model_copy(update={"media": ("shaft",)})))
     assert not (tmp_path / "7").exists()
 
