@@ -115,6 +115,8 @@ class SecondOpinion(nn.Module):
     def forward(self, graph: GraphTensors) -> Tensor:
         """Return the logarithm of each grade's probability but for a constant, [V, K]; NaN where it has no opinion."""
         V, graphs = graph.component_type_V.shape[0], int(graph.component_graph_V.max()) + 1
+        if graph.x_STF.shape[1] != self.weight_GRTFK.shape[2]:
+            return self.bias_GK.new_full((V, self.bias_GK.shape[1]), torch.nan)
         there_S = graph.mask_ST.all(1) & (graph.sensor_slot_S >= 0)
         slot_S = graph.sensor_slot_S.clamp(min=0)
         told_SGK = torch.einsum("stf,gstfk->sgk", graph.x_STF, self.weight_GRTFK.index_select(1, slot_S))
@@ -176,7 +178,7 @@ class UniversalTemporalGNN(nn.Module):
     def probability(self, heads: Heads, graph: GraphTensors) -> Tensor:
         """Return the probability of each grade, [V, K]: of the network, joined with the second opinion where there is one."""
         own_VK = self.grade.probability(heads.score_MV, heads.threshold_MVJ, graph.grade_set_V)
-        if not self.config.opinion_weight or graph.x_STF.shape[1] != self.config.opinion_steps:
+        if not self.config.opinion_weight:
             return own_VK
         temperature_V = self.opinion.temperature_G.index_select(0, graph.grade_set_V.clamp(min=0))
         other_VK = torch.softmax(self.opinion(graph) / temperature_V[:, None], -1)

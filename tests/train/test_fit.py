@@ -35,6 +35,14 @@ def test_fit_learns_what_is_there_and_says_how_it_goes() -> None:
     assert (valve_W == given.labels.grade_WV[fit.held_W, 1]).mean() > 0.9
 
 
+def test_network_alone_has_no_second_opinion() -> None:
+    given = windows()
+    config = CONFIG.model_copy(update={"epochs": 1, "opinion_weight": 0.0})
+    fit = run_fit(given, given.fold_W == 0, config, "fold 1/2", alone([]))
+    assert np.isnan(fit.held_out.opinion_WVK).all()
+    assert fit.model.config.opinion_steps == 0
+
+
 def test_same_seed_gives_the_same_weights() -> None:
     config = CONFIG.model_copy(update={"epochs": 1})
     nothing = np.zeros(60, np.bool_)
