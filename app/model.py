@@ -27,6 +27,10 @@ HARMONICS = 6
 """Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
 
 
+MAX_OCCLUDED_ROWS = 100_000
+"""Sensors times steps of all copies that `occlude` scores at once; bounds its memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Everything needed to build the network, saved beside its weights as `model_config.json`."""
@@ -248,11 +252,16 @@ def score(model: UniversalTemporalGNN, batch: GraphBatch) -> ModelOutput:
     Returns:
         The answer as numpy arrays, see `ModelOutput`.
     """
+    return _score(model, batch, batch.mask_ST)
+
+
+def _score(model: UniversalTemporalGNN, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> ModelOutput:
+    """Answer for a batch whose second opinion hears the sensors in `heard_ST`, whatever the network sees."""
     device = model.type_MCD.device
     with torch.inference_mode():
         graph = to_tensors(batch, device)
         heads = model(graph)
-        probability_VK = model.probability(heads, graph)
+        probability_VK = model.probability(heads, graph._replace(mask_ST=torch.tensor(heard_ST, device=device)))
         health_V = heads.health_MV.mean(0)
         variance_V = heads.log_variance_MV.exp().mean(0) + heads.health_MV.var(0, correction=0)
         rate_V = heads.rate_MV.mean(0)
@@ -262,6 +271,9 @@ def score(model: UniversalTemporalGNN, batch: GraphBatch) -> ModelOutput:
 
 def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
     """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
+
+    The second opinion stays heard and reads the left-out sensor at its mean: were it silenced, every sensor would be charged
+    with the difference between the two opinions.
 
     Args:
         model: in evaluation mode.
@@ -275,10 +287,15 @@ def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
     """
     if batch.graphs != 1:
         raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
-    sensors = len(batch.sensor_component_S)
-    healths = score(model, concatenate([batch, *(without_sensor(batch, index) for index in range(sensors))])).health_V
-    with_V, without_SV = healths[: len(batch.component_type_V)], healths[len(batch.component_type_V) :]
-    contribution_VS: Floats = (without_SV.reshape(sensors, -1) - with_V).T
+    S, T, _ = batch.x_STF.shape
+    with_V = score(model, batch).health_V
+    contribution_VS = np.empty((len(with_V), S), np.float32)
+    at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
+    for first in range(0, S, at_once):
+        left_out = range(first, min(first + at_once, S))
+        copies = concatenate([without_sensor(batch, index) for index in left_out])
+        healths = _score(model, copies, np.tile(batch.mask_ST, (len(left_out), 1))).health_V
+        contribution_VS[:, first : first + len(left_out)] = (healths.reshape(len(left_out), -1) - with_V).T
     return contribution_VS
 
 

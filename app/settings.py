@@ -16,7 +16,12 @@ class Settings(BaseSettings):
     """Secrets and addresses of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="HYDRAULIC_", env_file=PROJECT_DIR / ".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
+        env_prefix="HYDRAULIC_",
+        env_file=PROJECT_DIR / ".env",
+        env_file_encoding="utf-8",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     dsn: SecretStr | None = Field(

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import shlex
 import signal
@@ -58,9 +59,9 @@ CPU_OF_A_WORKER = 0.5
 def main(arguments: list[str]) -> int:
     """Run a training and return the exit status: 0 done, 1 failed with a message, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    out = cast("Path", options.out)
     try:
         config = _config(options)
+        out = cast("Path", options.out or next_directory(Settings().var_dir / "checkpoints" / config.equipment))
         if (out / files.CARD).exists():
             raise CheckpointError(
                 f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out"
@@ -143,7 +144,7 @@ def train(windows: WindowSet, config: TrainConfig, out: Path, version: str, comm
 
 def _fit(windows: WindowSet, config: TrainConfig) -> tuple[HeldOut, dict[str, torch.Tensor], FeatureSpec]:
     """Run the training on Ray's workers and take back rank 0's results."""
-    started_here, on_interrupt = _start_ray(), signal.getsignal(signal.SIGINT)
+    started_here, on_interrupt = _start_ray(config.workers), signal.getsignal(signal.SIGINT)
     progress, done = Queue(), threading.Event()
     printer = threading.Thread(target=_print_progress, args=(progress, done), daemon=True)
     printer.start()
@@ -183,7 +184,7 @@ def _fit(windows: WindowSet, config: TrainConfig) -> tuple[HeldOut, dict[str, to
     return held_out, weights, spec
 
 
-def _start_ray() -> bool:
+def _start_ray(workers: int) -> bool:
     """Connect to the cluster of RAY_ADDRESS, or start one for this run; tell whether it was started, so must be ended, here."""
     if ray.is_initialized():
         return False
@@ -197,7 +198,7 @@ def _start_ray() -> bool:
     ray.init(
         address="local",
         include_dashboard=False,
-        num_cpus=max(os.cpu_count() or 1, 2),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(workers * CPU_OF_A_WORKER) + 1),
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
@@ -266,12 +267,18 @@ def _git_revision() -> str:
             ["git", "rev-parse", "HEAD"], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "train", "app/features.py", "app/graph.py", "app/model.py"],
+            ["git", "status", "--porcelain", "--", "train", "app", ":!app/checkpoints"],
             cwd=PROJECT_DIR, capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head
+
+
+def next_directory(parent: Path) -> Path:
+    """Return the directory under a parent whose number follows the highest there."""
+    numbers = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
+    return parent / str(max(numbers, default=0) + 1)
 
 
 def _without_dsn(arguments: list[str]) -> list[str]:
@@ -299,12 +306,15 @@ def _config(options: argparse.Namespace) -> TrainConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    # abbreviations are off: `--ds` would carry a password past `_without_dsn` into the card
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m train", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
     parser.add_argument(
         "--equipment", required=True, metavar="ID", help="equipment whose readings and labels are in the store"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="directory to write the checkpoint to, such as var/checkpoints/3"
+        "--out", type=Path, help="directory of the checkpoint; without it the next number under var/checkpoints/ID"
     )
     parser.add_argument("--version", help="name of the checkpoint; without it the last part of --out")
     parser.add_argument(

@@ -22,7 +22,8 @@ def fit_opinion(
     """Fit and set the model's second opinion.
 
     A linear discriminant for each graded component (Fisher, 1936) with the shrinkage of Ledoit and Wolf (2004), on the
-    normalised features of the sensors whose evidence can reach it. A component whose windows have one grade only gets none.
+    normalised features of the sensors whose evidence can reach it, where all of them are there. A component whose windows have
+    one grade only gets none.
 
     Args:
         model: whose `opinion` is set.
@@ -31,12 +32,13 @@ def fit_opinion(
         equipment: the machine.
     """
     x_WSTF = np.stack([graph.x_STF for graph in graphs])
+    there_WS = np.stack([graph.mask_ST.all(1) for graph in graphs])
     slot_S = graphs[0].sensor_slot_S
     for index, number in enumerate(graphs[0].grade_set_V.tolist()):
-        known_W = grade_WV[:, index] >= 0
+        sensors = [place for place in sensors_in_reach(equipment, index) if slot_S[place] >= 0]
+        known_W = (grade_WV[:, index] >= 0) & there_WS[:, sensors].all(1)
         if number < 0 or len(np.unique(grade_WV[known_W, index])) < 2:
             continue
-        sensors = [place for place in sensors_in_reach(equipment, index) if slot_S[place] >= 0]
         x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
         discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x_WL, grade_WV[known_W, index])
         weight_KL, bias_K, grade_K = discriminant.coef_, discriminant.intercept_, discriminant.classes_

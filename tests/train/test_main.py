@@ -15,7 +15,7 @@ from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.small import press
 from tests.train.test_evaluate import START_US, windows
-from train.__main__ import main
+from train.__main__ import main, next_directory
 from train.labels import EPOCH, MICROSECOND
 
 SMALL = [
@@ -115,3 +115,16 @@ async def test_store_without_what_is_needed_says_what_to_do(
 async def test_option_that_can_not_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--equipment", "press-1", "--out", str(tmp_path), "--folds", "1"]) == 1
     assert "--folds: Input should be greater than or equal to 2" in capsys.readouterr().err
+
+
+def test_abbreviated_dsn_is_refused_so_that_no_password_gets_into_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--equipment", "press-1", "--ds", "postgresql://user:secret@host/database"])
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_checkpoint_without_a_place_gets_the_next_number(tmp_path: Path) -> None:
+    assert next_directory(tmp_path / "press-1") == tmp_path / "press-1" / "1"
+    for name in ("1", "9", "draft"):
+        (tmp_path / "press-1" / name).mkdir(parents=True)
+    assert next_directory(tmp_path / "press-1") == tmp_path / "press-1" / "10"

@@ -1,12 +1,14 @@
 """The linear second opinion: fitted in closed form, heard only where all its sensors are there."""
 
 import numpy as np
+import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from app import model
 from app.features import Floats
 from app.graph import GraphBatch, concatenate, split_graphs, without_sensor
-from app.model import UniversalTemporalGNN, score, to_tensors
+from app.model import UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
 from train.dataset import window_graphs
 from train.fit import opinions
@@ -84,3 +86,17 @@ def test_machine_of_another_design_is_given_no_opinion() -> None:
     other = press().model_validate(press().model_dump() | {"design": "other"})
     graphs, _ = window_graphs(wave(1, 4), other, made.spec)
     assert np.isnan(said(made.model, graphs[0])).all()
+
+
+def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong() -> None:
+    made, graphs, _ = taught()
+    contribution_VS = occlude(made.model, graphs[0])
+    assert contribution_VS[0, 3] == 0.0  # the tank's sensor is out of the pump's reach
+    assert np.abs(contribution_VS[0, :3]).max() > 0.0
+
+
+def test_evidence_in_pieces_is_that_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, graphs, _ = taught()
+    whole_VS = occlude(made.model, graphs[0])
+    monkeypatch.setattr(model, "MAX_OCCLUDED_ROWS", 1)
+    np.testing.assert_allclose(occlude(made.model, graphs[0]), whole_VS, atol=1e-6)
