@@ -125,7 +125,12 @@ def running(directory: Path) -> Iterator[System]:
         key = (var_dir / "api_key").read_text().strip()
         yield System(url, key, config_path, var_dir, environment, process, log_path)
     finally:
-        stop(process)
+        try:
+            stop(process)
+        finally:
+            for left in processes_of(var_dir):
+                with contextlib.suppress(psutil.Error):
+                    left.kill()
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
