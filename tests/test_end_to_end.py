@@ -81,21 +81,12 @@ def test_live_rig_is_diagnosed_from_arriving_readings(client: httpx.Client):
     assert ended.second == 0
 
 
-@pytest.mark.parametrize(
-    ("cycle", "condition"),
-    [
-        (0, {"cooler": "3", "valve": "100", "pump": "0", "accumulator": "130"}),
-        (1000, None),
-        (1800, None),
-    ],
-)
-def test_inline_window_is_diagnosed_with_the_grades_of_its_labels(
-    client: httpx.Client, cycle: int, condition: dict[str, str] | None
-):
+@pytest.mark.parametrize("cycle", [300, 1000, 1800])
+def test_inline_window_is_diagnosed_with_the_grades_of_its_labels(client: httpx.Client, cycle: int):
     values, grades = rig_cycle(cycle)
     diagnosis = diagnose(client, equipment_id="hydraulic-rig", readings=inline_readings(values, "2026-01-01T00:00:00Z"))
     found = {item["component_id"]: item["condition"] for item in diagnosis["components"] if item["condition"]}
-    assert found == (condition or grades)
+    assert found == grades
     assert diagnosis["input"]["source"] == "inline"
     assert all(item["evidence"] == [] for item in diagnosis["components"])
 
