@@ -68,14 +68,16 @@ class Journal:
         return self._waiting.get(diagnosis_id)
 
     async def flush(self) -> None:
-        """Write all that waits now.
+        """Write what waits now; what is added meanwhile waits for the next time.
 
         Raises:
             StoreError: the database did not take it; it waits on.
         """
         async with self._writing:
-            while self._waiting:
-                batch = list(self._waiting.values())[:MAX_WRITTEN_AT_ONCE]
+            # a queue that is refilled as fast as it is written would hold the caller for ever
+            waiting = list(self._waiting.values())
+            for start in range(0, len(waiting), MAX_WRITTEN_AT_ONCE):
+                batch = waiting[start : start + MAX_WRITTEN_AT_ONCE]
                 await self._insert(batch)
                 for diagnosis in batch:
                     self._waiting.pop(diagnosis.diagnosis_id, None)

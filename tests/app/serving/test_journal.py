@@ -58,6 +58,23 @@ async def test_what_waits_is_found_and_flushed():
     assert database.statements == [["d1"]]
 
 
+async def test_flush_ends_although_others_go_on_adding():
+    count = 0
+
+    async def insert(items: Sequence[Diagnosis]) -> None:
+        nonlocal count
+        count += 1
+        await asyncio.sleep(0)
+        written.add(numbered(count))
+
+    written = Journal(insert, Metrics())
+    written.add(numbered(0))
+    async with asyncio.timeout(1.0):
+        await written.flush()
+    assert count == 1
+    assert written.waiting("d1") is not None
+
+
 async def test_nothing_is_lost_while_the_database_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(journal, "RETRY_S", 0.02)
     database, metrics = Database(), Metrics()
