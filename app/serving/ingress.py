@@ -34,6 +34,8 @@ from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
+MAX_RETENTION_DAYS = 36_500
+
 
 class IngressConfig(BaseModel):
     """The ingress's `user_config`: releases with their weights, thresholds, and how long the store keeps."""
@@ -42,7 +44,9 @@ class IngressConfig(BaseModel):
 
     traffic: Traffic
     thresholds: Thresholds = Thresholds()
-    retention_days: Annotated[float | None, Field(gt=0, description="null keeps everything")] = None
+    retention_days: Annotated[
+        float | None, Field(gt=0, le=MAX_RETENTION_DAYS, allow_inf_nan=False, description="null keeps everything")
+    ] = None
 
 
 class Ingress:

@@ -58,5 +58,8 @@ class Retention:
                     logger.info("retention", extra={"dropped_partitions": dropped, "keep_days": self._keep.days})
                 except StoreError as error:
                     logger.warning("retention postponed", extra={"reason": str(error)})
+                except Exception:
+                    # the next round may go through; without a task nothing would ever be dropped again
+                    logger.exception("retention failed")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ROUND_S)

@@ -45,6 +45,9 @@ async def test_good_configuration_is_taken(ingress: Ingress):
         ({"thresholds": {"watsch": 0.9}}, "watsch"),
         ({"trafic": {}}, "trafic"),
         ({"thresholds": {"watch": 0.2, "degraded": 0.6}}, "expected critical < degraded < watch"),
+        ({"thresholds": {"max_missing": float("nan")}}, "expected max_missing in [0, 1]"),
+        ({"retention_days": 1e12}, "retention_days"),
+        ({"retention_days": float("inf")}, "retention_days"),
     ],
 )
 async def test_bad_configuration_leaves_the_old_one_and_is_reported(

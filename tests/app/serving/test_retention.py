@@ -1,10 +1,13 @@
 """Dropping what is older than the store is to keep."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from app.schemas.equipment import Equipment
 from app.serving.retention import Retention
+from app.store.pool import PoolLimits
 from app.store.store import Store
 
 NOW = datetime(2026, 6, 15, tzinfo=UTC)
@@ -34,3 +37,21 @@ async def test_whole_months_beyond_the_limit_go_and_nothing_else(store: Store, m
             await asyncio.sleep(0.05)
     await retention.close()
     assert await first_month(store, machine) == 3
+
+
+async def test_unexpected_error_ends_one_round_and_not_the_task(monkeypatch: pytest.MonkeyPatch):
+    away = Store("postgresql://nobody@/nothing", PoolLimits())
+    cutoffs: list[datetime] = []
+
+    async def drop(cutoff: datetime) -> int:
+        cutoffs.append(cutoff)
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr(away, "drop_before", drop)
+    retention = Retention(away, lambda: NOW)
+    retention.start()
+    for days in (90, 60):
+        retention.set_days(days)
+        await asyncio.sleep(0.05)
+    await retention.close()
+    assert cutoffs == [NOW - timedelta(days=90), NOW - timedelta(days=60)]
