@@ -11,9 +11,10 @@ from app import card as files
 from app.card import read_card
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
-from app.features import Floats, leaves_range, window_features
+from app.features import Floats, window_features
 from app.graph import build_graph, concatenate
 from app.model import score
+from app.novelty import leaves_range
 from tests.rig import rig_block
 from train.report import Metrics
 
