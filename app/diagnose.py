@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.card import Head
-from app.features import Fault, FeatureSpec, SensorFeatures, leaves_range, novelty_health
+from app.features import Fault, FeatureSpec, SensorFeatures
 from app.graph import ModelOutput
+from app.novelty import leaves_range, novelty_health
 from app.schemas.diagnosis import (
     Basis,
     ComponentDiagnosis,
@@ -30,6 +31,10 @@ F32 = npt.NDArray[np.float32]
 
 STATES: tuple[State, ...] = ("critical", "degraded", "watch", "healthy")
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
+MAX_EXPLAINED_SENSORS = 256
+"""Sensors of a graph that evidence is worked out for: it costs a forward pass for each of them."""
+NOT_FINITE = "the network's answer for this component is not a finite number"
+NO_HEALTH = "the component's health can't be told, so no time of failure follows from it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class Thresholds:
                 "expected critical < degraded < watch, all in [0, 1], found "
                 f"{self.critical:g}, {self.degraded:g}, {self.watch:g}: correct the thresholds"
             )
+        for name in ("hysteresis", "min_coverage", "max_missing"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:  # false for NaN too
+                raise ValueError(f"expected {name} in [0, 1], found {value:g}: correct the thresholds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +184,16 @@ def diagnose(
         thresholds: where states begin and when to abstain.
         previous: last known state by component id, for hysteresis; empty when there is none.
     """
-    reasons = abstention_reasons(equipment, summary, thresholds)
-    status = "insufficient_evidence" if reasons else "ok"
     sensors_of = _sensor_positions(equipment)
     components = tuple(
         _component(
             index, component, scores, summary, knowledge, thresholds, previous, sensors_of[index], equipment.sensor_ids
         )
         for index, component in enumerate(equipment.components)
+    )
+    reasons = (
+        *abstention_reasons(equipment, summary, thresholds),
+        *_reasons_of_silence(equipment, components, knowledge),
     )
     labelled = [item.health for item in components if item.basis == "labels" and item.health is not None]
     known = labelled or [item.health for item in components if item.health is not None]
@@ -203,7 +214,7 @@ def diagnose(
             coverage=_unit(float(summary.coverage_S.mean())) if summary.coverage_S.size else 0.0,
             stale_s=occasion.stale_s,
         ),
-        status=status,
+        status="insufficient_evidence" if reasons else "ok",
         reasons=reasons,
         health=min(known) if known else None,
         components=components,
@@ -271,15 +282,16 @@ def _component(
     sensor_ids: Sequence[str],
 ) -> ComponentDiagnosis:
     grades = knowledge.grades.get(component.component_id, ()) if knowledge.taught("grade", component) else ()
-    labelled = bool(grades) or knowledge.taught("health", component)
+    labelled = _labelled(component, knowledge)
     health, interval, basis = _health_of(index, scores.output, summary, labelled=labelled)
     condition, confidence = None, None
-    if grades:
-        best = int(np.argmax(scores.output.grade_probability_VK[index, : len(grades)]))
+    share_K = scores.output.grade_probability_VK[index, : len(grades)]
+    if grades and np.isfinite(share_K).all():
+        best = int(np.argmax(share_K))
         condition = grades[best].name
-        confidence = _unit(float(scores.output.grade_probability_VK[index, best]))
-    rate = float(scores.output.rate_V[index]) if knowledge.taught("rate", component) else None
-    rul_h, rul_reason = _remaining_life(health, rate)
+        confidence = _unit(float(share_K[best]))
+    rate, rate_reason = _rate(index, component, scores.output, knowledge)
+    rul_h, rul_reason = _remaining_life(health, rate, rate_reason)
     before = previous.get(component.component_id)
     return ComponentDiagnosis(
         component_id=component.component_id,
@@ -290,28 +302,63 @@ def _component(
         condition=condition,
         confidence=confidence,
         degradation_rate=rate,
-        degradation_reason=NO_WEAR_LABELS if rate is None else None,
+        degradation_reason=rate_reason,
         rul_h=rul_h,
         rul_reason=rul_reason,
         evidence=_evidence(index, basis, scores, summary, own_sensors, sensor_ids),
     )
 
 
+def _labelled(component: Component, knowledge: Knowledge) -> bool:
+    if knowledge.taught("grade", component) and knowledge.grades.get(component.component_id):
+        return True
+    return knowledge.taught("health", component)
+
+
+def _reasons_of_silence(
+    equipment: Equipment, components: Sequence[ComponentDiagnosis], knowledge: Knowledge
+) -> tuple[str, ...]:
+    silent = tuple(
+        component.component_id
+        for component, item in zip(equipment.components, components, strict=True)
+        if item.health is None and _labelled(component, knowledge)
+    )
+    if not silent:
+        return ()
+    told = f"expected finite health from version {knowledge.version}, found none for {_listed(silent)}"
+    return (f"{told}: ask another version, and report this window",)
+
+
 def _health_of(
     index: int, output: ModelOutput, summary: InputSummary, *, labelled: bool
 ) -> tuple[float | None, tuple[float, float], Basis]:
     if labelled:
-        health = _unit(float(output.health_V[index]))
-        low, high = _unit(float(output.low_V[index])), _unit(float(output.high_V[index]))
+        told_3 = np.array([output.health_V[index], output.low_V[index], output.high_V[index]])
+        if not np.isfinite(told_3).all():
+            return None, (0.0, 1.0), "none"
+        health, low, high = map(_unit, told_3.tolist())
         return health, (min(low, health), max(high, health)), "labels"
     if not np.isfinite(summary.novelty_V[index]):
         return None, (0.0, 1.0), "none"
     return _unit(float(summary.novelty_V[index])), (0.0, 1.0), "novelty"
 
 
-def _remaining_life(health: float | None, rate: float | None) -> tuple[float | None, str | None]:
-    if rate is None or health is None:
+def _rate(
+    index: int, component: Component, output: ModelOutput, knowledge: Knowledge
+) -> tuple[float | None, str | None]:
+    if not knowledge.taught("rate", component):
         return None, NO_WEAR_LABELS
+    rate = float(output.rate_V[index])
+    return (rate, None) if np.isfinite(rate) else (None, NOT_FINITE)
+
+
+def _remaining_life(
+    health: float | None, rate: float | None, rate_reason: str | None
+) -> tuple[float | None, str | None]:
+    if rate is None:
+        return None, rate_reason
+    if health is None:
+        return None, NO_HEALTH
     if rate <= 0:
         return None, "health does not fall, so no time of failure follows from it"
     return 1000.0 * health / rate, None
@@ -325,7 +372,7 @@ def _evidence(
     own_sensors: Sequence[int],
     sensor_ids: Sequence[str],
 ) -> tuple[Evidence, ...]:
-    if scores.contribution_VS is None:
+    if scores.contribution_VS is None or basis == "none":
         return ()
     if basis != "labels":
         return _novelty_evidence(index, summary, own_sensors, sensor_ids)

@@ -133,6 +133,30 @@ def test_component_that_nothing_is_known_of_has_no_health():
     assert (tank.basis, tank.health, tank.state, tank.interval) == ("none", None, "unknown", (0.0, 1.0))
 
 
+def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
+    told = output()
+    told.health_V[0], told.rate_V[0] = np.nan, np.nan
+    told.grade_probability_VK[0] = np.nan
+    knowledge = Knowledge(version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "rate": ("pump",)})
+    diagnosis = make(Scores(told), knowledge)
+    pump = diagnosis.components[0]
+    assert (pump.health, pump.state, pump.basis, pump.interval) == (None, "unknown", "none", (0.0, 1.0))
+    assert (pump.condition, pump.confidence) == (None, None)
+    assert (pump.degradation_rate, pump.rul_h) == (None, None)
+    assert "not a finite number" in str(pump.degradation_reason)
+    assert diagnosis.status == "insufficient_evidence"
+    assert diagnosis.reasons == (
+        "expected finite health from version 7, found none for pump: ask another version, and report this window",
+    )
+
+
+@pytest.mark.parametrize("name", ["hysteresis", "min_coverage", "max_missing"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
+def test_threshold_outside_its_range_is_refused(name: str, value: float):
+    with pytest.raises(ValueError, match=rf"expected {name} in \[0, 1\], found"):
+        Thresholds(**{name: value})
+
+
 def test_equipment_is_as_healthy_as_its_worst_labelled_component():
     assert make(novelty_V=f32(1.0, 0.01, float("nan"))).health == pytest.approx(0.47)
 
