@@ -5,6 +5,7 @@ Invariant: a caller waits at most for the acquire timeout, the command timeout a
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,8 @@ import asyncpg
 
 from app.errors import StoreError, StoreUnavailable
 from app.store.sql import queries
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 Row: TypeAlias = asyncpg.Record
@@ -75,7 +78,7 @@ class Database:
         self._address = address
         self._limits = limits or PoolLimits()
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[asyncpg.Pool[asyncpg.Record]] | None = None
 
     async def fetch(self, name: str, *arguments: object) -> list[Row]:
         """Run a statement that may be repeated without harm, and again while the database is away.
@@ -162,6 +165,10 @@ class Database:
 
     async def close(self) -> None:
         """Close the pool; it opens again when it is used again."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait({opening})
         pool, self._pool = self._pool, None
         if pool is not None:
             with _translated():
@@ -171,23 +178,39 @@ class Database:
                     pool.terminate()
 
     async def _opened(self) -> "asyncpg.Pool[asyncpg.Record]":
-        if self._pool is None:
-            async with self._opening:
-                if self._pool is None:
-                    self._pool = await asyncpg.create_pool(
-                        await self._dsn(),
-                        # None to begin with: a replica starts while the database is down.
-                        min_size=0,
-                        max_size=self._limits.max_size,
-                        command_timeout=self._limits.command_timeout_s,
-                        statement_cache_size=self._limits.statement_cache_size,
-                        # In `init=` a SET would be undone when the connection goes back.
-                        server_settings={
-                            "jit": "off",
-                            "timezone": "UTC",
-                            "statement_timeout": str(round(self._limits.statement_timeout_s * 1000)),
-                        },
-                    )
+        if self._pool is not None:
+            return self._pool
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open())
+            # A caller that stopped waiting does not ask how it ended.
+            self._opening.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        opening = self._opening
+        # Starting the local server takes up to a minute; the callers share one attempt and none waits that long for it.
+        await asyncio.wait({opening}, timeout=self._limits.acquire_timeout_s)
+        if not opening.done():
+            raise StoreUnavailable(
+                f"expected the database within {self._limits.acquire_timeout_s:g} s, found it still starting: ask again in a "
+                "few seconds"
+            )
+        if opening.cancelled():
+            raise StoreUnavailable("expected an open store, found it closed meanwhile: ask again")
+        return opening.result()
+
+    async def _open(self) -> "asyncpg.Pool[asyncpg.Record]":
+        self._pool = await asyncpg.create_pool(
+            await self._dsn(),
+            # None to begin with: a replica starts while the database is down.
+            min_size=0,
+            max_size=self._limits.max_size,
+            command_timeout=self._limits.command_timeout_s,
+            statement_cache_size=self._limits.statement_cache_size,
+            # In `init=` a SET would be undone when the connection goes back.
+            server_settings={
+                "jit": "off",
+                "timezone": "UTC",
+                "statement_timeout": str(round(self._limits.statement_timeout_s * 1000)),
+            },
+        )
         return self._pool
 
     async def _dsn(self) -> str:
@@ -196,28 +219,48 @@ class Database:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Make our errors of asyncpg's. What PostgreSQL says goes to the log: messages reach callers of the HTTP interface."""
     try:
         yield
     except asyncpg.DataError as error:
-        raise StoreError(f"expected values that the database can hold, found: {error}") from error
+        logger.warning("values refused", extra={"reason": str(error)})
+        raise StoreError(
+            f"expected values that the database can hold, found others ({type(error).__name__}): correct them"
+        ) from error
     except asyncpg.exceptions.ClientConfigurationError as error:
-        raise StoreError(f"expected a DSN as postgresql://user:password@host/database, found: {error}") from error
+        raise StoreError(
+            "expected a DSN as postgresql://user:password@host/database, found another: correct it"
+        ) from error
     except TimeoutError as error:
         raise StoreUnavailable(
             "expected the database to answer in time, found that it did not: ask again, or look at its load"
         ) from error
-    except (asyncpg.QueryCanceledError, *_AGAIN) as error:
-        raise StoreUnavailable(f"expected the statement to go through, found: {error}: ask again") from error
-    except _LOST as error:
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
+        logger.debug("schema incomplete", extra={"reason": str(error)})
         raise StoreUnavailable(
-            f"expected to reach the database, found {type(error).__name__}: {error}: it may be starting; ask again"
+            f"expected the schema of this version, found {error.sqlstate}: the store is being prepared, ask again in a few "
+            "seconds"
+        ) from error
+    except (asyncpg.QueryCanceledError, *_AGAIN) as error:
+        logger.debug("statement given up", extra={"reason": str(error)})
+        raise StoreUnavailable(
+            f"expected the statement to go through, found {error.sqlstate} ({type(error).__name__}): ask again"
+        ) from error
+    except _LOST as error:
+        logger.debug("database lost", extra={"reason": str(error)})
+        raise StoreUnavailable(
+            f"expected to reach the database, found {type(error).__name__}: it may be starting; ask again"
         ) from error
     except asyncpg.CheckViolationError as error:
         if "no partition of relation" in str(error):
-            raise PartitionMissing(str(error)) from error
-        raise StoreError(f"expected rows that the schema allows, found: {error}") from error
+            raise PartitionMissing("expected a partition for the month of each row, found none: make it") from error
+        logger.warning("rows refused", extra={"reason": str(error)})
+        raise StoreError(f"expected rows that the schema allows, found {error.sqlstate}: correct them") from error
     except asyncpg.PostgresError as error:
-        raise StoreError(f"expected the database to take the statement, found {error.sqlstate}: {error}") from error
+        logger.warning("statement refused", extra={"reason": str(error), "sqlstate": error.sqlstate})
+        raise StoreError(
+            f"expected the database to take the statement, found {error.sqlstate} ({type(error).__name__}): read the log"
+        ) from error
 
 
 def first_value(rows: list[Row]) -> Any:

@@ -54,7 +54,7 @@ async def test_failing_migration_leaves_nothing(empty_dsn: str, monkeypatch: pyt
     monkeypatch.setattr(migrate, "read_migrations", lambda: read_migrations(tmp_path))
     store = Store(empty_dsn)
 
-    with pytest.raises(StoreError, match="broken"):
+    with pytest.raises(StoreError, match="42703"):
         await store.migrate()
 
     session = await asyncpg.connect(empty_dsn)
