@@ -15,6 +15,8 @@ from app.store.keys import Scope, hash_secret
 
 CACHE_S = 10.0
 CACHE_SIZE = 10_000
+AWAY_S = 5.0
+"""How long a known key is taken as it was before the database, which was away, is asked again."""
 
 FindScopes = Callable[[str], Awaitable[frozenset[str] | None]]
 """Looks a key's hash up: its scopes, or None when there is no such key. May raise StoreUnavailable."""
@@ -71,12 +73,17 @@ class Authenticator:
         seen = self._seen.get(key_hash)
         if seen is not None and now - seen[0] < CACHE_S:
             return seen[1]
+        held = None if seen is None else seen[1]
+        if held is not None:
+            # Only this request asks, and pays the wait when the database is away; others go on with what was known.
+            self._seen[key_hash] = (now - CACHE_S + AWAY_S, held)
         try:
             scopes = await self._find_scopes(key_hash)
         except StoreUnavailable:
-            if seen is not None and seen[1] is not None:
-                return seen[1]
-            raise
+            if held is None:
+                raise
+            self._seen[key_hash] = (self._clock() - CACHE_S + AWAY_S, held)
+            return held
         self._seen[key_hash] = (now, scopes)
         self._seen.move_to_end(key_hash)
         while len(self._seen) > CACHE_SIZE:

@@ -6,7 +6,7 @@ Invariant: a topology that was known goes on to serve while the database is away
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
 MAX_REMEMBERED = 50_000
+AWAY_S = 5.0
+"""How long a known topology is taken as it was before the database, which was away, is asked again."""
 
 
 class PutAnswer(BaseModel):
@@ -52,7 +54,7 @@ class EquipmentSummary(BaseModel):
 
 
 class _Remembered(NamedTuple):
-    at: float
+    until: float
     equipment: Equipment | None
 
 
@@ -63,12 +65,16 @@ class Machines:
         store: the database; may be away.
         metrics: where readings are counted.
         now: UTC clock.
+        declared: machines of the configuration, which serve although the database has been away since the start.
     """
 
-    def __init__(self, store: Store, metrics: Metrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: Store, metrics: Metrics, now: Callable[[], datetime], declared: Sequence[Equipment] = ()
+    ) -> None:
         self._store = store
         self._metrics = metrics
         self._now = now
+        self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: OrderedDict[str, _Remembered] = OrderedDict()
 
     async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
@@ -135,20 +141,26 @@ class Machines:
 
     async def _find(self, equipment_id: str) -> Equipment | None:
         known = self._topologies.get(equipment_id)
-        if known is not None and time.monotonic() - known.at < TOPOLOGY_CACHE_S:
+        if known is not None and time.monotonic() < known.until:
             return known.equipment
+        stale = known.equipment if known is not None else None
+        if stale is not None:
+            # Only this request asks, and pays the wait when the database is away; others go on with what was known.
+            self._remember(equipment_id, stale, for_s=AWAY_S)
         try:
             record = await self._store.get_equipment(equipment_id)
         except StoreError:
-            if known is not None and known.equipment is not None:
-                return known.equipment
-            raise
+            stale = stale or self._declared.get(equipment_id)
+            if stale is None:
+                raise
+            self._remember(equipment_id, stale, for_s=AWAY_S)
+            return stale
         equipment = None if record is None else record.equipment
         self._remember(equipment_id, equipment)
         return equipment
 
-    def _remember(self, equipment_id: str, equipment: Equipment | None) -> None:
-        self._topologies[equipment_id] = _Remembered(time.monotonic(), equipment)
+    def _remember(self, equipment_id: str, equipment: Equipment | None, *, for_s: float = TOPOLOGY_CACHE_S) -> None:
+        self._topologies[equipment_id] = _Remembered(time.monotonic() + for_s, equipment)
         self._topologies.move_to_end(equipment_id)
         while len(self._topologies) > MAX_REMEMBERED:
             self._topologies.popitem(last=False)

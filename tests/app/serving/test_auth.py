@@ -1,9 +1,11 @@
 """Keys and scopes at the door."""
 
+import asyncio
+
 import pytest
 
 from app.errors import Forbidden, StoreUnavailable, Unauthenticated
-from app.serving.auth import CACHE_S, Authenticator
+from app.serving.auth import AWAY_S, CACHE_S, Authenticator
 from app.store.keys import hash_secret
 
 
@@ -97,3 +99,19 @@ async def test_store_is_asked_once_for_many_requests():
     for _ in range(20):
         await door.require(bearer("reader"), "read")
     assert keys.asked == 1
+
+
+async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away():
+    keys, clock = Keys(reader="read"), Clock()
+    door = Authenticator(keys.find, clock=clock)
+    await door.require(bearer("reader"), "read")
+    keys.away = True
+    clock.now += CACHE_S
+    keys.asked = 0
+    await asyncio.gather(*(door.require(bearer("reader"), "read") for _ in range(20)))
+    clock.now += AWAY_S / 2
+    await door.require(bearer("reader"), "read")
+    assert keys.asked == 1
+    clock.now += AWAY_S
+    await door.require(bearer("reader"), "read")
+    assert keys.asked == 2

@@ -1,0 +1,61 @@
+"""Registered machines while the database is away."""
+
+import asyncio
+
+import pytest
+
+from app.demo.equipment import rig_equipment
+from app.errors import StoreUnavailable, UnknownEquipment
+from app.serving import machines as module
+from app.serving.ingress import utc_now
+from app.serving.machines import Machines
+from app.serving.metrics import Metrics
+from app.store.equipment import EquipmentRecord
+from app.store.store import Store
+
+
+class Away:
+    """Takes the store's machines away and counts who asks."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = 0
+        monkeypatch.setattr(store, "get_equipment", self.get)
+
+    async def get(self, equipment_id: str) -> EquipmentRecord | None:
+        self.asked += 1
+        await asyncio.sleep(0)
+        raise StoreUnavailable("expected the database, found nothing")
+
+
+async def test_declared_machine_serves_although_the_database_was_never_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    away = Away(store, monkeypatch)
+    machines = Machines(store, Metrics(), utc_now, (rig_equipment(),))
+    for _ in range(5):
+        assert await machines.topology("hydraulic-rig") == rig_equipment()
+    assert away.asked == 1
+    with pytest.raises(StoreUnavailable):
+        await machines.topology("another")
+
+
+async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "TOPOLOGY_CACHE_S", 0.0)
+    await store.put_equipment(rig_equipment())
+    machines = Machines(store, Metrics(), utc_now)
+    machines._remember("hydraulic-rig", rig_equipment(), for_s=0.0)
+    away = Away(store, monkeypatch)
+    await asyncio.gather(*(machines.topology("hydraulic-rig") for _ in range(20)))
+    assert away.asked == 1
+
+
+async def test_unknown_machine_is_remembered_as_unknown(store: Store, monkeypatch: pytest.MonkeyPatch):
+    machines = Machines(store, Metrics(), utc_now)
+    with pytest.raises(UnknownEquipment):
+        await machines.topology("nobody")
+    away = Away(store, monkeypatch)
+    with pytest.raises(UnknownEquipment):
+        await machines.topology("nobody")
+    assert away.asked == 0
