@@ -11,6 +11,7 @@ from ray import serve
 from app.card import read_card
 from app.errors import SettingsError
 from app.serving.builder_replica import GraphBuilderReplica
+from app.serving.ingress import read_declared
 from app.serving.ingress_replica import IngressReplica
 from app.settings import PROJECT_DIR
 
@@ -39,12 +40,14 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
 
     Raises:
         SettingsError: a topology file is not there.
+        TopologyError: one has errors.
     """
     for name in args.equipment:
         if not (PROJECT_DIR / name).is_file():
             raise SettingsError(
                 f"expected a topology file args.equipment '{name}' under the project, found none: correct it"
             )
+        read_declared(PROJECT_DIR / name)
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
     ingress = serve.deployment(name="Ingress")(IngressReplica)
     return ingress.bind(builder.bind(), args.equipment, args.timeout_s)

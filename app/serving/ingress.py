@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import ASGIApp
 
 from app.diagnose import Thresholds
+from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
 from app.serving.api import build_api
 from app.serving.auth import Authenticator
@@ -65,16 +66,13 @@ class Ingress:
         self._versions = ReleasedVersions(chain, metrics, timeout_s)
         store = open_store(settings)
         extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-        machines = Machines(store, metrics, utc_now)
+        declared = tuple(read_declared(PROJECT_DIR / name) for name in equipment_files)
+        machines = Machines(store, metrics, utc_now, declared)
         self.service = Service(
             authenticator=Authenticator(store.find_key, extra_key),
             machines=machines,
             diagnostics=Diagnostics(store, machines, self._versions, metrics, utc_now),
-            status=Status(
-                store,
-                self._versions,
-                partial(prepare, store, settings, tuple(PROJECT_DIR / name for name in equipment_files)),
-            ),
+            status=Status(store, self._versions, partial(prepare, store, settings, declared)),
             retention=Retention(store, utc_now),
             metrics=metrics,
             store=store,
@@ -106,18 +104,27 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-async def prepare(store: Store, settings: Settings, equipment_files: Sequence[Path]) -> None:
+def read_declared(path: Path) -> Equipment:
+    """Read a topology file of the configuration.
+
+    Raises:
+        TopologyError: it has errors.
+        OSError: it can't be read.
+    """
+    return read_equipment(path.read_bytes(), path.name)
+
+
+async def prepare(store: Store, settings: Settings, declared: Sequence[Equipment]) -> None:
     """Bring the store to what the service needs: schema, declared machines, a first key.
 
     A machine that is registered already stays as it is: its topology may have been changed over HTTP since.
 
     Raises:
         StoreError: the store can't be reached, or refused.
-        TopologyError: a file has errors.
+        OSError: the first key's file can't be written.
     """
     await store.migrate()
-    for path in equipment_files:
-        equipment = read_equipment(path.read_bytes(), path.name)
+    for equipment in declared:
         if await store.get_equipment(equipment.equipment_id) is None:
             await store.put_equipment(equipment)
     await ensure_first_key(store, settings)

@@ -3,6 +3,7 @@
 Invariant: starting needs neither the database nor a model; closing writes what waits and leaves no connection.
 """
 
+import logging
 from dataclasses import dataclass
 
 from app.serving.auth import Authenticator
@@ -12,6 +13,8 @@ from app.serving.metrics import Metrics
 from app.serving.retention import Retention
 from app.serving.status import Status
 from app.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,9 @@ class Service:
         self.retention.start()
 
     async def close(self) -> None:
-        """Write what waits and close the connections."""
-        await self.retention.close()
-        await self.status.close()
-        await self.diagnostics.close()
-        await self.store.close()
+        """Write what waits and close the connections; a part that fails to close keeps no other from it."""
+        for part in (self.retention, self.status, self.diagnostics, self.store):
+            try:
+                await part.close()
+            except Exception:
+                logger.exception("part not closed", extra={"part": type(part).__name__})

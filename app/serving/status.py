@@ -1,26 +1,31 @@
 """How the service stands: whether it is ready, what is released, how traffic is split.
 
 It also brings the store to what the service needs, in the background, so that a replica starts while the database is away.
-Invariant: ready means that the database and a model really answered just now.
+Invariant: ready means that the database and a model really answered at most `REMEMBER_S` ago.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import ModelUnavailable, StoreError
+from app.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
 from app.serving.released import ReleasedVersions
-from app.serving.traffic import order_of_versions
+from app.serving.traffic import Release, order_of_versions
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
+ANSWER_S = 2.0
+"""How long the database and each version have to show that they answer."""
+REMEMBER_S = 1.0
+"""How long readiness is remembered: it is asked without a key, and makes every version score a graph."""
 
 
 class Readiness(BaseModel):
@@ -48,6 +53,9 @@ class Status:
         self._versions = versions
         self._prepare = prepare
         self._preparing: asyncio.Task[None] | None = None
+        self._unprepared: str | None = "database: still being prepared"
+        self._asking = asyncio.Lock()
+        self._answer: tuple[float, Readiness] | None = None
         self.config_error: str | None = None
 
     def start(self) -> None:
@@ -66,12 +74,22 @@ class Status:
         while True:
             try:
                 await self._prepare()
-            except (StoreError, OSError) as error:
+            except HydraulicDiagnosticsError as error:
+                told = str(error)
+                cause = repr(error.__cause__)
+                logger.warning("store not ready, trying again", extra={"reason": told, "cause": cause})
+            except OSError as error:
+                told = type(error).__name__  # its text names paths
                 logger.warning("store not ready, trying again", extra={"reason": str(error)})
-                await asyncio.sleep(pause_s)
-                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            except Exception as error:
+                told = type(error).__name__
+                logger.exception("store not ready for a reason of our own, trying again")
             else:
+                self._unprepared = None
                 return
+            self._unprepared = f"database: still being prepared: {told}"
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
     async def models(self) -> list[dict[str, Any]]:
         """Return every released version's card, weight and circuit."""
@@ -103,32 +121,46 @@ class Status:
         return report
 
     async def readiness(self) -> Readiness:
-        """Ask the database and every released version with weight."""
+        """Ask the database and every released version with weight, all at once; what was found is remembered shortly."""
+        async with self._asking:
+            if self._answer is None or time.monotonic() - self._answer[0] >= REMEMBER_S:
+                found = await self._ask()
+                self._answer = (time.monotonic(), found)
+            return self._answer[1]
+
+    async def _ask(self) -> Readiness:
         reasons = []
         try:
-            await self._store.ping()
-            database = self._preparing is not None and self._preparing.done()
-            if not database:
-                reasons.append("database: still being prepared")
-        except StoreError as error:
-            database = False
-            reasons.append(f"database: {error}")
-        if self.config_error is not None:
-            reasons.append(self.config_error)
-        answers = {}
-        try:
-            releases = self._versions.traffic.releases
+            releases = [release for release in self._versions.traffic.releases if release.weight > 0]
         except ModelUnavailable as error:
-            releases = ()
+            releases = []
             reasons.append(str(error))
-        for release in releases:
-            if release.weight > 0:
-                try:
-                    await self._versions.probe(release)
-                    answers[release.version] = True
-                except ModelUnavailable as error:
-                    answers[release.version] = False
-                    reasons.append(f"version {release.version}: {error}")
+        silent_database, *silent = await asyncio.gather(
+            self._why_no_database(), *(self._why_no_version(release) for release in releases)
+        )
+        reasons += [reason for reason in (silent_database, self.config_error, *silent) if reason is not None]
+        answers = {release.version: reason is None for release, reason in zip(releases, silent, strict=True)}
+        database = silent_database is None
         return Readiness(
             ready=database and any(answers.values()), database=database, versions=answers, reasons=tuple(reasons)
         )
+
+    async def _why_no_database(self) -> str | None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._store.ping()
+        except StoreError as error:
+            return f"database: {error}"
+        except TimeoutError:
+            return f"database: expected an answer within {ANSWER_S:g} s, found none"
+        return self._unprepared
+
+    async def _why_no_version(self, release: Release) -> str | None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._versions.probe(release)
+        except ModelUnavailable as error:
+            return f"version {release.version}: {error}"
+        except TimeoutError:
+            return f"version {release.version}: expected an answer within {ANSWER_S:g} s, found none"
+        return None

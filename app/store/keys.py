@@ -48,19 +48,25 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-async def create_key(database: Database, name: str, scopes: Sequence[str]) -> CreatedKey:
+def new_secret() -> str:
+    """Return the secret of a key that does not exist yet."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+async def create_key(database: Database, name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
     """Make a key.
 
     Args:
         database: migrated.
         name: whose it is.
         scopes: some of read, ingest, diagnose, admin; at least one.
+        secret: of `new_secret`, when it had to be put somewhere before; a new one when left out.
 
     Raises:
         StoreUnavailable: the database can't be reached.
         StoreError: it refused, such as an unknown scope.
     """
-    secret = PREFIX + secrets.token_urlsafe(32)
+    secret = secret or new_secret()
     rows = await database.once(
         "create_key", name, secret[:_SHOWN], bytes.fromhex(hash_secret(secret)), sorted(set(scopes))
     )

@@ -116,9 +116,9 @@ class Store:
         """Return diagnoses whose window ends in [start, end), as JSON, newest first."""
         return await diagnoses.diagnosis_history(self._database, equipment_id, start, end, limit)
 
-    async def create_key(self, name: str, scopes: Sequence[str]) -> CreatedKey:
+    async def create_key(self, name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
         """Make an API key; its secret is returned here and never again."""
-        return await keys.create_key(self._database, name, scopes)
+        return await keys.create_key(self._database, name, scopes, secret)
 
     async def find_key(self, secret_hash: str) -> frozenset[str] | None:
         """Return the scopes of the key with this SHA-256 in hexadecimal, or None."""

@@ -1,16 +1,22 @@
 """What the ingress deployment adds to `Diagnostics`: its configuration, its start and its first key."""
 
+import asyncio
+import fcntl
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from app.errors import StoreUnavailable, TopologyError
 from app.serving.auth import Authenticator
+from app.serving.build import DiagnosticsArgs, diagnostics
 from app.serving.first_key import ensure_first_key
-from app.serving.ingress import Ingress, prepare
+from app.serving.ingress import Ingress, prepare, read_declared
 from app.settings import PROJECT_DIR, Settings
+from app.store.keys import CreatedKey
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain
 
@@ -64,7 +70,7 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
 
 async def test_start_registers_declared_machines_once_and_makes_a_key(store: Store, tmp_path: Path):
     settings = Settings(var_dir=tmp_path)
-    topology = PROJECT_DIR / "app" / "demo" / "hydraulic_rig.yaml"
+    topology = read_declared(PROJECT_DIR / "app" / "demo" / "hydraulic_rig.yaml")
     await prepare(store, settings, (topology,))
     record = await store.get_equipment("hydraulic-rig")
     assert record is not None
@@ -92,3 +98,44 @@ async def test_key_of_the_environment_makes_a_first_key_needless(store: Store, t
     await ensure_first_key(store, Settings(var_dir=tmp_path, api_key=SecretStr("x" * 32)))
     assert not (tmp_path / "api_key").exists()
     assert await store.any_key() is False
+
+
+async def test_key_whose_answer_was_lost_is_in_the_file(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    create = store.create_key
+
+    async def create_and_lose(name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
+        await create(name, scopes, secret)
+        raise StoreUnavailable("expected an answer, found none")
+
+    monkeypatch.setattr(store, "create_key", create_and_lose)
+    with pytest.raises(StoreUnavailable):
+        await ensure_first_key(store, Settings(var_dir=tmp_path))
+    await ensure_first_key(store, Settings(var_dir=tmp_path))
+    secret = (tmp_path / "api_key").read_text().strip()
+    await Authenticator(store.find_key).require({"x-api-key": secret}, "admin")
+
+
+async def test_no_key_is_made_that_could_not_be_written(store: Store, tmp_path: Path):
+    (tmp_path / "api_key").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        await ensure_first_key(store, Settings(var_dir=tmp_path))
+    assert await store.list_keys() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["api_key", "api_key.lock"]
+
+
+async def test_waiting_for_another_replica_that_makes_the_key_holds_up_nobody(store: Store, tmp_path: Path):
+    with (tmp_path / "api_key.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(ensure_first_key(store, Settings(var_dir=tmp_path)))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+    async with asyncio.timeout(5.0):
+        await waiting
+    assert (tmp_path / "api_key").exists()
+
+
+def test_declared_topology_with_errors_fails_before_anything_starts(tmp_path: Path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("equipment_id: bad\n")
+    with pytest.raises(TopologyError, match="has [0-9]+ error"):
+        diagnostics(DiagnosticsArgs(equipment=(str(path),)))
