@@ -6,13 +6,17 @@ Invariant: what could not be told is null with a reason beside it, never a numbe
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.schemas.equipment import Identifier
 from app.schemas.readings import InlineReadings
+from app.schemas.times import AwareTime
 
 State = Literal["healthy", "watch", "degraded", "critical", "unknown"]
 Basis = Literal["labels", "novelty", "none"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+"""Name of a released version."""
 
 MAX_BATCH_ITEMS = 5_000
 
@@ -24,13 +28,13 @@ class DiagnosisRequest(BaseModel):
 
     model_config = _FROZEN
 
-    equipment_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    equipment_id: Identifier
     at: Annotated[
-        AwareDatetime | None,
+        AwareTime | None,
         Field(description="end of the window; without it the last complete window, or cycle, before now"),
     ] = None
     model_version: Annotated[
-        str | None, Field(description="answer with this released version instead of the one traffic weights choose")
+        Version | None, Field(description="answer with this released version instead of the one traffic weights choose")
     ] = None
     explain: Annotated[bool, Field(description="work out each component's evidence")] = False
     readings: Annotated[InlineReadings | None, Field(description="the window's readings; the store is not asked")] = (

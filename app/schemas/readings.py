@@ -1,17 +1,36 @@
 """Readings as they arrive over HTTP: one line each, or a whole window inline.
 
-Invariant: every time is aware and every value finite, so that nothing behind this door needs to ask.
+Invariant: every time is aware and every value a float32 can hold, so that nothing behind this door needs to ask.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, FailFast, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
-SensorId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+from app.schemas.equipment import Identifier
+from app.schemas.times import AwareTime
+
+FLOAT32_MAX = 3.4028234663852886e38
+"""Largest finite float32: what the store and the networks hold."""
 
 MAX_WINDOW_VALUES = 100_000
 """Most values of one sensor in an inline window."""
+
+MAX_LISTED_REJECTED = 1_000
+"""Most rejected lines that an answer lists; it counts them all."""
+
+
+class _SaysFloat32:
+    """One message for whatever a value fails at; it stays in pydantic's core, since windows have millions of values."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), "float32", custom_error_message="expected a finite number that a float32 holds"
+        )
+
+
+FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX), _SaysFloat32()]
 
 
 class Reading(BaseModel):
@@ -19,24 +38,25 @@ class Reading(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    equipment_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    sensor_id: SensorId
-    time: AwareDatetime
+    equipment_id: Identifier
+    sensor_id: Identifier
+    time: AwareTime
     value: FiniteFloat
 
 
 class InlineReadings(BaseModel):
     """A window's readings inside a request.
 
-    Value i of each sensor was read at `start` + i * `step_s`; null is missing.
+    Value i of each sensor was read at `start` + i * `step_s`; null is missing. Of each sensor only the first bad value
+    is told: a body of nothing else would have millions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: AwareDatetime
+    start: AwareTime
     step_s: Annotated[float, Field(gt=0, allow_inf_nan=False, le=86_400)]
     values: Annotated[
-        dict[SensorId, Annotated[list[FiniteFloat | None], Field(max_length=MAX_WINDOW_VALUES)]],
+        dict[Identifier, Annotated[list[FiniteFloat | None], Field(max_length=MAX_WINDOW_VALUES), FailFast()]],
         Field(min_length=1, max_length=2048),
     ]
 
@@ -52,10 +72,22 @@ class RejectedLine(BaseModel):
 
 
 class IngestAnswer(BaseModel):
-    """What became of a readings body; every line is in exactly one of the three."""
+    """What became of a readings body; every line is in exactly one of `accepted`, `duplicates` and `rejected_count`.
+
+    `rejected` lists the first `MAX_LISTED_REJECTED` of the rejected lines.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     accepted: int
     duplicates: int
     rejected: list[RejectedLine]
+    rejected_count: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_then_cut(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "rejected_count" in data or not isinstance(data.get("rejected"), list):
+            return data
+        rejected = data["rejected"]
+        return data | {"rejected": rejected[:MAX_LISTED_REJECTED], "rejected_count": len(rejected)}

@@ -1,0 +1,23 @@
+"""Times as callers write them.
+
+Invariant: a bare number is never a time: seconds, milliseconds and a serial day would all read as some date.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AwareDatetime, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+
+def _no_number(value: object) -> object:
+    # pydantic also reads "5" as seconds since 1970
+    if isinstance(value, datetime) or (isinstance(value, str) and value[:4].isdecimal() and value[4:5] == "-"):
+        return value
+    raise PydanticCustomError(
+        "time_text", "expected ISO 8601 text of a time with its zone, such as 2026-01-31T12:00:00Z"
+    )
+
+
+AwareTime = Annotated[AwareDatetime, BeforeValidator(_no_number)]
+"""A time with its zone: ISO 8601 text, in Python also a datetime."""
