@@ -22,6 +22,8 @@ HydraulicDiagnosticsError
 Invariant: a message says what was expected, what was found and what to do; fields hold the parts of it.
 """
 
+_TOLD_FINDINGS = 5
+
 
 class HydraulicDiagnosticsError(Exception):
     """Root of all errors of the project.
@@ -49,7 +51,7 @@ class InputError(HydraulicDiagnosticsError):
 
 
 class TopologyError(InputError):
-    """An equipment's topology has errors.
+    """An equipment's topology has errors; the message tells the first few, `findings` holds all.
 
     Args:
         where: the file or body that was read.
@@ -57,8 +59,9 @@ class TopologyError(InputError):
     """
 
     def __init__(self, where: str, findings: tuple[tuple[str, str], ...]) -> None:
-        lines = "; ".join(f"{place}: {message}" for place, message in findings)
-        super().__init__(f"{where} has {len(findings)} error(s): {lines}", findings[0][0])
+        lines = "; ".join(f"{place}: {message}" for place, message in findings[:_TOLD_FINDINGS])
+        more = f"; and {len(findings) - _TOLD_FINDINGS} more" if len(findings) > _TOLD_FINDINGS else ""
+        super().__init__(f"{where} has {len(findings)} error(s): {lines}{more}", findings[0][0])
         self.where = where
         self.findings = findings
 

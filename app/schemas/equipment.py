@@ -53,6 +53,10 @@ MAX_COMPONENTS = 512
 MAX_SENSORS = 2048
 MAX_CONNECTIONS = 4096
 MAX_BINS = 100_000
+MAX_SENSOR_BINS = 5_000_000
+"""Most sensors x bins of a window: what one diagnosis fetches and holds, 20 MB."""
+MAX_SENSOR_STEPS = 200_000
+"""Most sensors x steps of a window: what a network computes over."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 

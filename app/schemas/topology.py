@@ -15,8 +15,20 @@ from pydantic import ValidationError
 
 from app.errors import TopologyError
 from app.schemas.document import read_document
-from app.schemas.equipment import COMPONENT_TYPES, MAX_BINS, MAX_SENSORS, MEDIA, QUANTITIES, Equipment
-from app.schemas.places import place_of, shown
+from app.schemas.equipment import (
+    COMPONENT_TYPES,
+    MAX_BINS,
+    MAX_SENSOR_BINS,
+    MAX_SENSOR_STEPS,
+    MAX_SENSORS,
+    MEDIA,
+    QUANTITIES,
+    Equipment,
+)
+from app.schemas.places import place_of, shown, some_of
+
+MAX_WORKED_OUT = 1_000
+"""Faults of type up to which each becomes a finding; a hostile document has a million."""
 
 _ABSOLUTE_ZERO: Mapping[str, float] = {"K": 0.0, "degC": -273.15, "degF": -459.67}
 
@@ -55,15 +67,22 @@ def parse_equipment(data: object, where: str) -> Equipment:
     with_design = {"design": data.get("equipment_id"), **data}
     try:
         equipment = Equipment.model_validate_json(json.dumps(with_design, default=str), strict=True)
-    except (TypeError, RecursionError) as error:
-        raise TopologyError(where, (("", f"expected plain JSON values, found something else: {error}"),)) from error
     except ValidationError as error:
         raise TopologyError(where, _findings_of(error, data)) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TopologyError(where, (("", f"expected plain JSON values, found something else: {error}"),)) from error
     check_equipment(equipment, where)
     return equipment
 
 
 def _findings_of(error: ValidationError, data: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    if error.error_count() > MAX_WORKED_OUT:
+        return (
+            (
+                "",
+                f"expected a topology, found {error.error_count()} faults: correct its layout, see the Equipment schema",
+            ),
+        )
     items = error.errors()
     inner = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
     found = []
@@ -163,19 +182,21 @@ def _components(equipment: Equipment) -> Iterator[Finding]:
         names = [grade.name for grade in component.grades]
         if len(set(names)) < len(names):
             yield _error(
-                f"components[{index}].grades", f"expected grade names to be unique, found {names}: rename all but one"
+                f"components[{index}].grades",
+                f"expected grade names to be unique, found {shown(names, 200)}: rename all but one",
             )
         healths = [grade.health for grade in component.grades]
         if len(healths) == 1 or any(later >= earlier for earlier, later in itertools.pairwise(healths)):
             yield _error(
                 f"components[{index}].grades",
-                f"expected none, or at least two grades with falling health, found health {healths}: "
+                f"expected none, or at least two grades with falling health, found health {shown(healths, 200)}: "
                 "order them from as new to failed",
             )
 
 
 def _connections(equipment: Equipment) -> Iterator[Finding]:
     known = {component.component_id for component in equipment.components}
+    there = some_of(sorted(known))
     seen: set[tuple[str, str, str]] = set()
     for index, connection in enumerate(equipment.connections):
         place = f"connections[{index}]"
@@ -184,7 +205,7 @@ def _connections(equipment: Equipment) -> Iterator[Finding]:
                 yield _error(
                     f"{place}.{end}",
                     f"expected a component of this equipment, found '{component_id}': add it to components or correct "
-                    f"the connection; there are {', '.join(sorted(known))}",
+                    f"the connection; there are {there}",
                 )
         if connection.source == connection.target:
             yield _error(
@@ -241,6 +262,19 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
     if equipment.bins > MAX_BINS:
         yield _error(
             "window_s", f"expected at most {MAX_BINS} bins, found {equipment.bins}: raise grid_s or shorten window_s"
+        )
+    sensors = len(equipment.sensors)
+    if sensors * equipment.bins > MAX_SENSOR_BINS:
+        yield _error(
+            "window_s",
+            f"expected at most {MAX_SENSOR_BINS} sensors x bins, found {sensors} x {equipment.bins}: raise grid_s, shorten "
+            "window_s or split the equipment",
+        )
+    if sensors * equipment.steps > MAX_SENSOR_STEPS:
+        yield _error(
+            "steps",
+            f"expected at most {MAX_SENSOR_STEPS} sensors x steps, found {sensors} x {equipment.steps}: take fewer steps or "
+            "split the equipment",
         )
     cycle_s = grid_s if equipment.cycle_s is None else equipment.cycle_s
     cycle_us = round(cycle_s * 1_000_000)

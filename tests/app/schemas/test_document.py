@@ -86,3 +86,28 @@ def test_repeated_key_is_refused(text: str, where: str) -> None:
 )
 def test_text_that_does_not_parse_is_a_topology_error(text: str | bytes) -> None:
     assert "expected YAML or JSON, found text that does not parse" in _failure(text)
+
+
+def test_repeated_key_of_a_large_object_is_found_at_once() -> None:
+    text = "{" + ",".join(f'"k{n}": 1' for n in range(100_000)) + ', "k99999": 1}'
+    started = time.perf_counter()
+    assert "found key 'k99999' twice" in _failure(text)
+    assert time.perf_counter() - started < 2.0
+
+
+def test_yaml_beyond_its_limit_is_refused_at_once_and_json_is_not() -> None:
+    text = "[" + "[],\n" * 500_000 + "x]"
+    started = time.perf_counter()
+    assert "expected JSON, or YAML of at most 262144 bytes, found 2000003 that are no JSON" in _failure(text)
+    assert time.perf_counter() - started < 1.0
+    assert read_document(json.dumps(["x" * 300_000]), "x") == ["x" * 300_000]
+
+
+def test_yaml_up_to_its_limit_is_read() -> None:
+    line = "- {component_id: pump, type: pump, range: [0, 250]}\n"
+    assert len(read_document(line * 4_000, "x")) == 4_000  # type: ignore[arg-type]
+
+
+def test_half_of_a_surrogate_pair_as_repeated_key_can_be_told() -> None:
+    for text in ('{"\\ud800": 1, "\\ud800": 2}', '{"\\ud800": 1, "\\ud800": y}'):
+        _failure(text).encode()

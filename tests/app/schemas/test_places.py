@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.schemas.places import place_of, shown
+from app.schemas.places import place_of, shown, some_of
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,20 @@ def test_short_values_are_shown_whole() -> None:
     assert shown("bar") == "'bar'"
     assert shown(None) == "None"
     assert shown("x" * 100, limit=10) == "'xxxxxx..."
+
+
+def test_long_names_of_a_place_are_cut() -> None:
+    assert place_of(("values", "x" * 1_000)) == f"values.{'x' * 77}..."
+
+
+def test_large_mapping_is_shown_by_its_first_items() -> None:
+    class Costly:
+        def __repr__(self) -> str:
+            raise AssertionError("walked whole")
+
+    assert shown({"a" * 60: 1, **dict.fromkeys(range(60), 1), "last": Costly()}).startswith("{'aaa")
+
+
+def test_names_beyond_the_limit_are_counted() -> None:
+    assert some_of(["a", "b"]) == "a, b"
+    assert some_of(["a", "b", "c"], limit=1) == "a and 2 more"

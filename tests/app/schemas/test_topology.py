@@ -454,3 +454,59 @@ def test_sound_machines_pass_and_survive_yaml_and_json(data: dict[str, Any]) -> 
     assert Equipment.model_validate_json(equipment.model_dump_json(), strict=True) == equipment
     assert equipment.bins % equipment.steps == 0
     assert len(equipment.sensors) == sum(len(component["sensors"]) for component in data["components"])
+
+
+def test_window_with_too_many_sensor_bins_or_sensor_steps_is_an_error() -> None:
+    def change(data: dict[str, Any]) -> None:
+        sensors = [{"sensor_id": f"P{n}", "quantity": "pressure", "unit": "bar", "range": [0, 1]} for n in range(1_000)]
+        data["components"][0].update(sensors=sensors)
+        data.update(window_s=5_000.0, steps=200)
+
+    assert _findings(change) == (
+        (
+            "window_s",
+            "expected at most 5000000 sensors x bins, found 1001 x 5000: raise grid_s, shorten window_s or split the equipment",
+        ),
+        (
+            "steps",
+            "expected at most 200000 sensors x steps, found 1001 x 200: take fewer steps or split the equipment",
+        ),
+    )
+
+
+def test_finding_of_a_connection_lists_some_components_only() -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["components"] += [{"component_id": f"c{n:03}", "type": "line"} for n in range(100)]
+        data["connections"][0]["source"] = "nobody"
+
+    message = dict(_findings(change))["connections[0].source"]
+    assert message.endswith("there are " + ", ".join(f"c{n:03}" for n in range(20)) + " and 83 more")
+
+
+def test_message_tells_the_first_five_findings() -> None:
+    findings = tuple((f"components[{n}]", "unknown") for n in range(7))
+    message = TopologyError("body", findings).message
+    assert message.startswith("body has 7 error(s): components[0]: unknown; ")
+    assert message.endswith("components[4]: unknown; and 2 more")
+
+
+def test_document_of_nothing_but_faults_is_one_finding() -> None:
+    data = _machine() | {f"extra{n}": n for n in range(5_000)}
+    with pytest.raises(TopologyError) as caught:
+        parse_equipment(data, "x")
+    assert caught.value.findings == (
+        ("", "expected a topology, found 5000 faults: correct its layout, see the Equipment schema"),
+    )
+
+
+@pytest.mark.parametrize("value", [10**5_000, "\ud800"], ids=["huge", "surrogate"])
+def test_value_that_json_cant_say_is_a_topology_error(value: object) -> None:
+    with pytest.raises(TopologyError):
+        parse_equipment(_machine() | {"name": value}, "x")
+
+
+def test_value_that_holds_itself_is_a_topology_error() -> None:
+    data = _machine()
+    data["connections"].append(data["connections"])
+    with pytest.raises(TopologyError, match="expected plain JSON values"):
+        parse_equipment(data, "x")
