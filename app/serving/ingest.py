@@ -15,16 +15,22 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.errors import ReadingError
+from app.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Equipment
-from app.schemas.places import shown
-from app.schemas.readings import Reading, RejectedLine
+from app.schemas.places import shown, some_of
+from app.schemas.readings import MAX_LISTED_REJECTED, Reading, RejectedLine
 
 CSV_COLUMNS = ("equipment_id", "sensor_id", "time", "value")
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST_AHEAD = timedelta(minutes=5)
+MAX_LINES = 500_000
+"""Most lines, or list items, of one body."""
+MAX_EQUIPMENT = 1_000
+"""Most different equipment of one body: each is looked up."""
 LINES_PER_TURN = 1_000
 """Lines read before other requests get a turn on the event loop."""
+
+_MAX_WORKED_OUT = 50
 
 FindEquipment = Callable[[str], Awaitable[Equipment | None]]
 
@@ -40,10 +46,21 @@ class Columns:
 
 @dataclass(slots=True)
 class Parsed:
-    """A body taken apart: columns by equipment id, and the lines that can't be taken."""
+    """A body taken apart: columns by equipment id, and the lines that can't be taken.
+
+    `rejected` is as long as there are such lines; beyond the first `MAX_LISTED_REJECTED` it repeats `UNLISTED`, since
+    nobody reads them and half a million reasons fill the memory.
+    """
 
     columns: dict[str, Columns]
     rejected: list[RejectedLine]
+
+    def reject(self, line: RejectedLine) -> None:
+        """Add a line that can't be taken."""
+        self.rejected.append(line if len(self.rejected) < MAX_LISTED_REJECTED else UNLISTED)
+
+
+UNLISTED = RejectedLine(line=0, reason="not listed")
 
 
 async def parse_readings(body: bytes, content_type: str, find_equipment: FindEquipment, now: datetime) -> Parsed:
@@ -58,6 +75,7 @@ async def parse_readings(body: bytes, content_type: str, find_equipment: FindEqu
 
     Raises:
         ReadingError: the body as a whole can't be read: unknown type, not JSON, no header, empty.
+        LimitExceeded: it has more than `MAX_LINES` lines or names more than `MAX_EQUIPMENT` equipment.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
@@ -76,17 +94,25 @@ async def parse_readings(body: bytes, content_type: str, find_equipment: FindEqu
     count = 0
     for number, outcome in lines:
         count += 1
+        if number > MAX_LINES:
+            raise _too_many_lines()
         if count % LINES_PER_TURN == 0:
             await asyncio.sleep(0)
         if isinstance(outcome, RejectedLine):
-            parsed.rejected.append(outcome)
+            parsed.reject(outcome)
             continue
         if outcome.equipment_id not in known:
+            if len(known) == MAX_EQUIPMENT:
+                raise LimitExceeded(
+                    f"expected readings of at most {MAX_EQUIPMENT} equipment, found more in line {number}: send the body in "
+                    "parts",
+                    "equipment_id",
+                )
             equipment = await find_equipment(outcome.equipment_id)
             known[outcome.equipment_id] = None if equipment is None else frozenset(equipment.sensor_ids)
         rejected = _check(number, outcome, known[outcome.equipment_id], now)
         if rejected is not None:
-            parsed.rejected.append(rejected)
+            parsed.reject(rejected)
             continue
         columns = parsed.columns.setdefault(outcome.equipment_id, Columns())
         columns.sensor_ids.append(outcome.sensor_id)
@@ -95,6 +121,10 @@ async def parse_readings(body: bytes, content_type: str, find_equipment: FindEqu
     if count == 0:
         raise ReadingError("expected at least one reading, found none: post {equipment_id, sensor_id, time, value}")
     return parsed
+
+
+def _too_many_lines() -> LimitExceeded:
+    return LimitExceeded(f"expected at most {MAX_LINES} lines, found more: send the body in parts", "body")
 
 
 def microseconds(time: datetime) -> int:
@@ -110,7 +140,7 @@ def _check(number: int, reading: Reading, sensors: frozenset[str] | None, now: d
             reason=f"expected a registered equipment, found {shown(reading.equipment_id)}: register its topology first",
         )
     if reading.sensor_id not in sensors:
-        there = ", ".join(sorted(sensors)[:20]) + (" ..." if len(sensors) > 20 else "")
+        there = some_of(sorted(sensors))
         return RejectedLine(
             line=number,
             field="sensor_id",
@@ -136,13 +166,18 @@ def _read(number: int, raw: object) -> Reading | RejectedLine:
 
 
 def _rejected(number: int, error: ValidationError) -> RejectedLine:
+    if error.error_count() > _MAX_WORKED_OUT:
+        return RejectedLine(
+            line=number,
+            reason=f"expected {', '.join(CSV_COLUMNS)} and nothing else, found {error.error_count()} faults in one line",
+        )
     first = error.errors(include_url=False, include_context=False)[0]
     place = str(first["loc"][0]) if first["loc"] else ""
     hint = {
         "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
-        "finite_number": "expected a finite number",
         "missing": f"expected a field '{place}'",
         "extra_forbidden": f"expected no field {shown(place)}",
+        "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a letter or digit, 64 at most",
     }.get(str(first["type"]), str(first["msg"]))
     known: Any = place if place in CSV_COLUMNS else ""
     return RejectedLine(line=number, field=known, reason=f"{hint}, found {shown(first['input'])}")
@@ -156,10 +191,14 @@ def _json_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
     if isinstance(document, dict) and set(document) == {"readings"}:
         document = document["readings"]
     items = document if isinstance(document, list) else [document]
+    if len(items) > MAX_LINES:
+        raise _too_many_lines()
     return ((number, _read(number, item)) for number, item in enumerate(items, start=1))
 
 
 def _ndjson_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+    if body.count(b"\n") > MAX_LINES:
+        raise _too_many_lines()
     lines = ((number, line.strip()) for number, line in enumerate(body.split(b"\n"), start=1))
     return ((number, _read(number, line)) for number, line in lines if line)
 
@@ -169,25 +208,34 @@ def _csv_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ReadingError(f"expected CSV in UTF-8, found a byte that is not at position {error.start}") from error
-    rows = csv.reader(io.StringIO(text, newline=""))
-    header = next(rows, [])
+    # blank lines do not count towards the limit when they are read, and reading 32 million of them takes seconds
+    if max(text.count("\n"), text.count("\r")) > MAX_LINES:
+        raise _too_many_lines()
+    lines = enumerate(io.StringIO(text, newline=None), start=1)
+    _, first = next(lines, (1, ""))
+    try:
+        header = _cells(first)
+    except csv.Error as error:
+        raise ReadingError(
+            f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found {shown(first)}: {error}"
+        ) from error
     names = [name.strip() for name in header]
     if sorted(names) != sorted(CSV_COLUMNS):
         raise ReadingError(
             f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found {shown(','.join(header))}: add it as the first line"
         )
-    return _csv_rows(names, rows)
+    return _csv_rows(names, lines)
 
 
-def _csv_rows(names: list[str], rows: Iterable[list[str]]) -> Iterator[tuple[int, Reading | RejectedLine]]:
-    number = 1
-    iterator = iter(rows)
-    while True:
-        number += 1
+def _cells(line: str) -> list[str]:
+    # each line alone: a stray quote would otherwise swallow the good lines after it
+    return next(csv.reader([line], strict=True), [])
+
+
+def _csv_rows(names: list[str], lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Reading | RejectedLine]]:
+    for number, line in lines:
         try:
-            row = next(iterator)
-        except StopIteration:
-            return
+            row = _cells(line)
         except csv.Error as error:
             yield (
                 number,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ReadingError
+from app.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment
-from app.serving.ingest import Parsed, microseconds, parse_readings
+from app.serving.ingest import UNLISTED, Parsed, microseconds, parse_readings
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PRESS = parse_equipment(
@@ -143,3 +143,72 @@ async def test_any_bytes_are_taken_rejected_or_refused(body: bytes, content_type
 def test_microseconds_are_exact(us: int):
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     assert microseconds(epoch + timedelta(microseconds=us)) == us
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson", "text/csv"])
+async def test_value_beyond_float32_loses_its_line_only(content_type: str):
+    values = ["1.5", "1e300", "2.5"]
+    if content_type == "text/csv":
+        lines = ["equipment_id,sensor_id,time,value", *(f"press,p,2026-01-31T11:00:00Z,{value}" for value in values)]
+        body = "\n".join(lines)
+    else:
+        items = [json.dumps(GOOD | {"value": 0.25}).replace("0.25", value) for value in values]
+        body = "\n".join(items) if content_type == "application/x-ndjson" else f"[{','.join(items)}]"
+    parsed = await parse(body.encode(), content_type)
+    assert parsed.columns["press"].values == [1.5, 2.5]
+    assert [item.field for item in parsed.rejected] == ["value"]
+    assert parsed.rejected[0].reason == "expected a finite number that a float32 holds, found " + (
+        "'1e300'" if content_type == "text/csv" else "1e+300"
+    )
+
+
+async def test_id_with_a_nul_is_a_rejected_line_and_asks_nobody():
+    parsed = await parse([GOOD | {"equipment_id": "press\x00"}, GOOD | {"sensor_id": "p\x00"}, GOOD])
+    assert [item.field for item in parsed.rejected] == ["equipment_id", "sensor_id"]
+    assert parsed.columns["press"].sensor_ids == ["p"]
+
+
+async def test_stray_quote_loses_its_line_only():
+    good = "press,p,2026-01-31T11:00:00Z,1"
+    lines = ["equipment_id,sensor_id,time,value", good, 'press,"p,2026-01-31T11:00:00Z,1', "", good, '"press",p,x']
+    for end in ("\n", "\r\n", "\r"):
+        parsed = await parse(end.join(lines).encode(), "text/csv")
+        assert parsed.columns["press"].values == [1.0, 1.0]
+        assert [item.line for item in parsed.rejected] == [3, 6]
+
+
+@pytest.mark.parametrize("header", [b"x" * 200_000, b'"equipment_id,sensor_id,time,value'])
+async def test_header_that_csv_cant_read_is_an_error_as_a_whole(header: bytes):
+    with pytest.raises(ReadingError, match="expected a CSV header"):
+        await parse(header + b"\npress,p,2026-01-31T11:00:00Z,1", "text/csv")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"[" + b"0," * 500_000 + b"0]", "application/json"),
+        (b"\n" * 500_001, "application/x-ndjson"),
+        (b"equipment_id,sensor_id,time,value" + b"\r" * 500_001, "text/csv"),
+    ],
+)
+async def test_body_of_too_many_lines_is_refused(body: bytes, content_type: str):
+    with pytest.raises(LimitExceeded, match="expected at most 500000 lines"):
+        await parse(body, content_type)
+
+
+async def test_body_that_names_too_many_equipment_is_refused():
+    items = [GOOD | {"equipment_id": f"nobody-{number}"} for number in range(1_001)]
+    assert len((await parse(items[:-1])).rejected) == 1_000
+    with pytest.raises(LimitExceeded, match="at most 1000 equipment, found more in line 1001"):
+        await parse(items)
+
+
+async def test_rejected_lines_beyond_the_listed_are_only_counted():
+    parsed = await parse([3] * 1_500)
+    assert len(parsed.rejected) == 1_500
+    assert (parsed.rejected[999].line, parsed.rejected[1_000:]) == (1_000, [UNLISTED] * 500)
+
+
+async def test_line_of_nothing_but_faults_is_one_short_reason():
+    parsed = await parse([GOOD | {f"x{number}": 1 for number in range(1_000)}])
+    assert "found 1000 faults in one line" in parsed.rejected[0].reason
