@@ -68,6 +68,9 @@ def interval_of(bins: Bins, equipment: Equipment) -> Window:
 def inline_window(equipment: Equipment, readings: InlineReadings, now: datetime) -> tuple[Bins, Floats]:
     """Put inline readings into the bins of their window.
 
+    A window that has begun is taken although its end may lie ahead: a caller may send a window while it is being
+    measured, with null for what is still to come, and clocks differ.
+
     Args:
         equipment: the machine.
         readings: value i of each sensor was read at start + i * step_s.

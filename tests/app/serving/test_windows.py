@@ -134,3 +134,10 @@ def test_inline_window_is_always_whole(offset_us: int, step_s: float):
     assert bins.length == 60
     assert np.isfinite(values_SN[0]).sum() == min(count, 60)
     assert interval_of(bins, machine()).start <= start
+
+
+def test_window_that_has_begun_is_taken_while_it_is_measured():
+    begun = [1.0] * 10 + [None] * 50
+    bins, values_SN = inline_window(machine(), readings(start=NOW - timedelta(seconds=10), first=begun), NOW)
+    assert interval_of(bins, machine()).end > NOW
+    assert np.isfinite(values_SN[0]).sum() == 10
