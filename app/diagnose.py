@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.card import Head
+from app.errors import LimitExceeded
 from app.features import Fault, FeatureSpec, SensorFeatures
 from app.graph import ModelOutput
 from app.novelty import leaves_range, novelty_health
@@ -35,6 +36,15 @@ MAX_EXPLAINED_SENSORS = 256
 """Sensors of a graph that evidence is worked out for: it costs a forward pass for each of them."""
 NOT_FINITE = "the network's answer for this component is not a finite number"
 NO_HEALTH = "the component's health can't be told, so no time of failure follows from it"
+
+
+def too_large_to_explain(sensors: int) -> LimitExceeded:
+    """Make the error of a request for evidence about a machine with more than `MAX_EXPLAINED_SENSORS` sensors."""
+    return LimitExceeded(
+        f"expected at most {MAX_EXPLAINED_SENSORS} sensors of a machine whose diagnosis is to be explained, found {sensors}: "
+        "leave `explain` out",
+        "explain",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 
 from app import card as files
 from app.checkpoint import Checkpoint, load
+from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.errors import CheckpointError, WindowError
 from app.features import Floats
 from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
@@ -69,6 +70,7 @@ class ModelServer:
         Raises:
             CheckpointError: the graphs were made with another feature spec than this version's.
             WindowError: the graphs do not fit the network.
+            LimitExceeded: evidence is asked for of a graph with too many sensors.
         """
         if call.spec_digest != self._description.spec_digest:
             raise CheckpointError(
@@ -80,12 +82,12 @@ class ModelServer:
                 f"expected {self._checkpoint.config.features} features of a sensor, found {call.graph.x_STF.shape[2]}: "
                 "build the graphs with this version's feature spec"
             )
+        if call.explain:
+            _refuse_to_explain_large(call.graph)
         output = await self.output_of(call.graph)
         if not call.explain:
             return ScoreAnswer(output)
-        async with self._computing:
-            contributions = await asyncio.to_thread(self._explain, call.graph)
-        return ScoreAnswer(output, contributions)
+        return ScoreAnswer(output, tuple([await self._contributions_of(graph) for graph in split_graphs(call.graph)]))
 
     async def output_of(self, graph: GraphBatch) -> ModelOutput:
         """Return the network's answer for a call's graphs."""
@@ -110,8 +112,10 @@ class ModelServer:
                 outputs[position] = output
         return [output for output in outputs if output is not None]
 
-    def _explain(self, batch: GraphBatch) -> tuple[Floats, ...]:
-        return tuple(occlude(self._checkpoint.model, graph) for graph in split_graphs(batch))
+    async def _contributions_of(self, graph: GraphBatch) -> Floats:
+        # the lock is for one graph: calls that only want scores get their turn in between
+        async with self._computing:
+            return await asyncio.to_thread(occlude, self._checkpoint.model, graph)
 
     async def probe(self) -> None:
         """Score a graph that has no meaning, to show that this replica answers.
@@ -127,6 +131,12 @@ class ModelServer:
     async def check_health(self) -> None:
         """Raise when `probe` does; Serve then replaces the replica."""
         await self.probe()
+
+
+def _refuse_to_explain_large(batch: GraphBatch) -> None:
+    largest = int(np.bincount(batch.sensor_graph_S, minlength=1).max())
+    if largest > MAX_EXPLAINED_SENSORS:
+        raise too_large_to_explain(largest)
 
 
 def _warm_up_batch(config: ModelConfig, graphs: int) -> GraphBatch:

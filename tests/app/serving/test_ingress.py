@@ -137,5 +137,5 @@ async def test_waiting_for_another_replica_that_makes_the_key_holds_up_nobody(st
 def test_declared_topology_with_errors_fails_before_anything_starts(tmp_path: Path):
     path = tmp_path / "bad.yaml"
     path.write_text("equipment_id: bad\n")
-    with pytest.raises(TopologyError, match="has [0-9]+ error"):
+    with pytest.raises(TopologyError, match=r"has \d+ error"):
         diagnostics(DiagnosticsArgs(equipment=(str(path),)))

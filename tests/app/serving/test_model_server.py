@@ -1,5 +1,6 @@
 """A model replica."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from app.demo.equipment import rig_equipment
-from app.errors import CheckpointError, WindowError
+from app.errors import CheckpointError, LimitExceeded, WindowError
 from app.features import FeatureSpec, window_features
 from app.graph import build_graph, concatenate
+from app.serving import model_server
 from app.serving.messages import ScoreCall
 from app.serving.model_server import ModelServer
 from tests.app.serving.test_released import values
@@ -52,6 +54,27 @@ async def test_contributions_come_for_each_graph_of_a_call(server: ModelServer):
     alone = await server.score(replace(other, explain=True))
     assert len(answer.contributions) == 2
     np.testing.assert_allclose(answer.contributions[1], alone.contributions[0], atol=1e-5)
+
+
+async def test_evidence_of_a_large_graph_is_refused_and_its_scores_are_not(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(model_server, "MAX_EXPLAINED_SENSORS", 16)
+    item = await call(server, 0)
+    await server.score(item)
+    with pytest.raises(LimitExceeded, match="found 17: leave `explain` out") as caught:
+        await server.score(replace(item, explain=True))
+    assert caught.value.field == "explain"
+
+
+async def test_scores_get_their_turn_between_the_graphs_of_a_call_for_evidence(server: ModelServer):
+    one = await call(server, 0)
+    many = ScoreCall(one.spec_digest, concatenate([one.graph] * 20), explain=True)
+    explaining = asyncio.create_task(server.score(many))
+    await asyncio.sleep(0.02)
+    await server.score(one)
+    assert not explaining.done()
+    assert len((await explaining).contributions) == 20
 
 
 async def test_graphs_of_another_feature_spec_are_refused(server: ModelServer):
