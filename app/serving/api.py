@@ -5,10 +5,11 @@ Invariant: every answer that is not a success is a problem document with the req
 """
 
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -17,15 +18,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse, StreamingResponse
 from fastapi.security import HTTPBearer
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded
+from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded, UnknownDiagnosis, UnknownEquipment
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
-from app.schemas.equipment import Equipment
+from app.schemas.equipment import Equipment, Identifier
+from app.schemas.places import shown
 from app.schemas.readings import IngestAnswer, Reading
+from app.schemas.times import AwareTime
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond, trace_id_of
 from app.serving.service import Service
 from app.store.keys import Scope as KeyScope
@@ -37,6 +42,13 @@ MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 MAX_TOPOLOGY_BYTES = 2 * 1024 * 1024
 MAX_HISTORY = 1_000
+EARLIEST_HISTORY = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST_HISTORY = datetime(2200, 1, 1, tzinfo=UTC)
+CLIENT_GONE = 499
+"""Status under which a request is logged whose caller left before its body was read; nobody receives it."""
+
+_IDENTIFIER = TypeAdapter[str](Identifier)
+_DIAGNOSIS_ID = re.compile("[0-9a-f]{32}")
 
 _DESCRIPTION = """Tells for every component of a hydraulic machine how healthy it is, how sure that is, and why.
 
@@ -131,11 +143,25 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
+def _known_form(equipment_id: str) -> str:
+    """Return an equipment id of a path, unless no equipment can have it.
+
+    Raises:
+        UnknownEquipment: it is no identifier, so the store need not be asked.
+    """
+    try:
+        return _IDENTIFIER.validate_python(equipment_id)
+    except ValidationError as error:
+        raise UnknownEquipment(equipment_id if len(equipment_id) <= 64 else f"{equipment_id[:61]}...") from error
+
+
 def _add_health_routes(api: FastAPI, service: Service) -> None:
+    @api.head("/health/live", include_in_schema=False)
     @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
     async def live() -> Response:
         return _json(b'{"status":"live"}')
 
+    @api.head("/health/ready", include_in_schema=False)
     @api.get("/health/ready", tags=["health"], summary="Whether the database and a model really answer")
     async def ready() -> Response:
         readiness = await service.status.readiness()
@@ -176,7 +202,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         responses=_answer("Equipment"),
     )
     async def get_equipment(equipment_id: str) -> Response:
-        return _json((await service.machines.topology(equipment_id)).model_dump_json().encode())
+        return _json((await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode())
 
     @api.post(
         "/v1/readings",
@@ -253,6 +279,12 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         responses=_answer("Diagnosis"),
     )
     async def get_diagnosis(diagnosis_id: str) -> Response:
+        if not _DIAGNOSIS_ID.fullmatch(diagnosis_id):
+            raise UnknownDiagnosis(
+                f"expected the id of a stored diagnosis, found {shown(diagnosis_id)}: list a machine's with "
+                "GET /v1/equipment/{equipment_id}/diagnoses",
+                "diagnosis_id",
+            )
         return _json(await service.diagnostics.stored_diagnosis(diagnosis_id))
 
     @api.get(
@@ -263,15 +295,21 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
     )
     async def get_history(
         equipment_id: str,
-        start: Annotated[AwareDatetime | None, Query()] = None,
-        end: Annotated[AwareDatetime | None, Query()] = None,
+        start: Annotated[AwareTime | None, Query()] = None,
+        end: Annotated[AwareTime | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
     ) -> Response:
-        found = await service.diagnostics.history(equipment_id, _checked(start, end), limit)
+        found = await service.diagnostics.history(_known_form(equipment_id), _checked(start, end), limit)
         return _json(b'{"diagnoses":[' + b",".join(found) + b"]}")
 
 
 def _checked(start: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None]:
+    for field, at in (("start", start), ("end", end)):
+        if at is not None and not EARLIEST_HISTORY <= at <= LATEST_HISTORY:
+            raise InputError(
+                f"expected a time from {EARLIEST_HISTORY.year} to {LATEST_HISTORY.year}, found {at.isoformat()}: correct `{field}`",
+                field,
+            )
     if start is not None and end is not None and start >= end:
         raise InputError(
             f"expected start before end, found {start.isoformat()} and {end.isoformat()}: exchange or widen them",
@@ -315,7 +353,10 @@ def _add_error_answers(api: FastAPI) -> None:
         return respond(problem_of(InputError(message, place), request.scope["trace_id"]))
 
     async def answer_http(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
+        status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+        if status == 405:
+            # a path has a route for each method; Starlette tells of the first only
+            headers = {"allow": ", ".join(_methods_of(api, request.scope))}
         title = {404: "There is no such path", 405: "The path has no such method"}.get(
             status, "The request can't be used"
         )
@@ -326,8 +367,19 @@ def _add_error_answers(api: FastAPI) -> None:
             detail=f"expected a path and method of /docs, found {request.method} {request.url.path[:200]}",
             trace_id=request.scope["trace_id"],
         )
+        return respond(problem, headers)
+
+    async def answer_gone(request: Request, _: Exception) -> Response:
+        problem = Problem(
+            type=TYPE_PREFIX + "client-gone",
+            title="The caller left",
+            status=CLIENT_GONE,
+            detail="expected the whole body, found the connection closed: send it again",
+            trace_id=request.scope["trace_id"],
+        )
         return respond(problem)
 
+    api.add_exception_handler(ClientDisconnect, answer_gone)
     for known in (HydraulicDiagnosticsError, ValidationError):
         api.add_exception_handler(known, answer_known)
 
@@ -337,6 +389,11 @@ def _add_error_answers(api: FastAPI) -> None:
     api.add_exception_handler(Exception, answer_unexpected)
     api.add_exception_handler(RequestValidationError, answer_invalid)
     api.add_exception_handler(HTTPException, answer_http)
+
+
+def _methods_of(api: FastAPI, scope: MutableMapping[str, Any]) -> list[str]:
+    routes = [route for route in api.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
+    return sorted({method for route in routes for method in route.methods or ()})
 
 
 def _document_bodies(api: FastAPI) -> None:
@@ -392,7 +449,6 @@ class AccessLog:
 
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.note_request(scope["method"], route, status, seconds)
         fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
         logger.info("access", extra={**fields, "trace_id": scope["trace_id"]})

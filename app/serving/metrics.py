@@ -6,6 +6,9 @@ Invariant: one `Metrics` belongs to one replica and its own registry, so two in 
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Methods with a label value of their own; a caller can make up any number of others."""
+
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -67,6 +70,11 @@ class Metrics:
             "Configurations of the ingress that were refused; the old one stays in force",
             registry=self.registry,
         )
+
+    def note_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request; a method that is none of `HTTP_METHODS` counts as other."""
+        self.requests.labels(method if method in HTTP_METHODS else "other", route, str(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
 
     def exposition(self) -> bytes:
         """Return all metrics in the Prometheus text format."""

@@ -5,11 +5,11 @@ Invariant: a body made here names a stable type, the field and the trace id, and
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from app.errors import (
     CheckpointError,
@@ -35,6 +35,16 @@ TYPE_PREFIX = "urn:hydraulic-diagnostics:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 MAX_LISTED_ERRORS = 50
+MAX_WORKED_OUT = 200
+"""Errors of one request beyond which it is told only how many there are: pydantic works out all of them or none."""
+
+
+def _encodable(text: object) -> object:
+    # JSON and YAML may hold halves of surrogate pairs, which UTF-8 can't
+    return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
+
+
+_Text = Annotated[str, BeforeValidator(_encodable)]
 
 
 class FieldError(BaseModel):
@@ -42,8 +52,8 @@ class FieldError(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    field: str
-    detail: str
+    field: _Text
+    detail: _Text
 
 
 class Problem(BaseModel):
@@ -54,8 +64,8 @@ class Problem(BaseModel):
     type: str
     title: str
     status: int
-    detail: str
-    field: str = ""
+    detail: _Text
+    field: _Text = ""
     errors: tuple[FieldError, ...] = ()
     trace_id: str = ""
 
@@ -110,14 +120,14 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
         return _validation_problem(error, trace_id)
     for kind in _KINDS:
         if isinstance(error, kind.error):
-            errors = tuple(FieldError(field=place, detail=message) for place, message in getattr(error, "findings", ()))
+            findings = getattr(error, "findings", ())[:MAX_LISTED_ERRORS]
             return Problem(
                 type=TYPE_PREFIX + kind.slug,
                 title=kind.title,
                 status=kind.status,
                 detail=error.message,
                 field=getattr(error, "field", ""),
-                errors=errors[:MAX_LISTED_ERRORS],
+                errors=tuple(FieldError(field=place, detail=message) for place, message in findings),
                 trace_id=trace_id,
             )
     return Problem(
@@ -130,6 +140,14 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
 
 
 def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
+    if error.error_count() > MAX_WORKED_OUT:
+        return Problem(
+            type=TYPE_PREFIX + "invalid-input",
+            title="The request can't be used",
+            status=422,
+            detail=f"expected a request as /docs describes it, found {error.error_count()} faults: correct its layout",
+            trace_id=trace_id,
+        )
     listed = error.errors(include_url=False, include_context=False)
     errors = tuple(
         FieldError(field=place_of(item["loc"]), detail=_explain(item)) for item in listed[:MAX_LISTED_ERRORS]
@@ -153,6 +171,7 @@ _HINTS: Mapping[str, str] = {
     "extra_forbidden": "expected no such field: check its spelling or leave it out",
     "missing": "expected this field, found none: add it",
     "json_invalid": "expected JSON",
+    "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a letter or digit",
 }
 
 
@@ -166,9 +185,9 @@ def _explain(item: Mapping[str, Any]) -> str:
     return f"{hint or message}, found {shown(item['input'])}"
 
 
-def respond(problem: Problem) -> Response:
-    """Make the HTTP answer of a problem, with Retry-After where trying again can help."""
-    headers = {"x-trace-id": problem.trace_id}
+def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Make the HTTP answer of a problem, with Retry-After where trying again can help, and further headers."""
+    headers = {"x-trace-id": problem.trace_id, **(headers or {})}
     if problem.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S)
     if problem.status == 401:

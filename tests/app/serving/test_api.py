@@ -1,12 +1,15 @@
 """The HTTP interface over the real store and real networks, without Ray. `tests/test_end_to_end.py` has the rest."""
 
+import asyncio
 import json
+from collections.abc import MutableMapping
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from app.demo.equipment import rig_equipment
+from app.serving.api import build_api
 from app.serving.released import ReleasedVersions
 from app.serving.service import Service
 from app.serving.status import Status
@@ -15,6 +18,12 @@ from tests.app.serving.conftest import LocalChain, split
 from tests.rig import inline_readings, rig_cycle
 
 START = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture(autouse=True)
+def fresh_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask anew for every /health/ready, which otherwise remembers for a moment."""
+    monkeypatch.setattr("app.serving.status.REMEMBER_S", 0.0)
 
 
 def rig_request(row: int = 0, **changes: object) -> dict[str, object]:
@@ -39,6 +48,7 @@ async def ready(client: httpx.AsyncClient) -> None:
     for _ in range(100):
         if (await client.get("/health/ready")).status_code == 200:
             return
+        await asyncio.sleep(0.05)
     raise AssertionError((await client.get("/health/ready")).text)
 
 
@@ -257,3 +267,95 @@ async def test_metrics_count_routes_and_never_name_a_machine(client: httpx.Async
     assert 'route="/v1/equipment/{equipment_id}",status="404"' in text
     assert "nobody-at-all" not in text
     assert "hydraulic-rig" not in text
+
+
+@pytest.mark.parametrize("bad", ["a%00b", "a%20b", "x" * 65, "%C3%A4", "-a"])
+async def test_path_that_names_no_possible_equipment_is_unknown_without_the_store(
+    client: httpx.AsyncClient, store: Store, monkeypatch: pytest.MonkeyPatch, bad: str
+):
+    await ready(client)
+
+    async def refuse(*_: object) -> None:
+        raise AssertionError("asked the store")
+
+    for name in ("get_equipment", "diagnosis_history", "get_diagnosis"):
+        monkeypatch.setattr(store, name, refuse)
+    for path in (f"/v1/equipment/{bad}", f"/v1/equipment/{bad}/diagnoses"):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (404, "unknown-equipment")
+    for diagnosis_id in (bad, "A" * 32, "a" * 31):
+        answer = await client.get(f"/v1/diagnoses/{diagnosis_id}")
+        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (404, "unknown-diagnosis")
+
+
+@pytest.mark.parametrize("field", ["start", "end"])
+@pytest.mark.parametrize(
+    "at", ["5", "1769857200", "1969-12-31T23:59:59Z", "2200-01-01T00:00:01Z", "9999-12-31T23:59:59-14:00"]
+)
+async def test_history_outside_its_years_or_by_numbers_is_a_problem(client: httpx.AsyncClient, field: str, at: str):
+    await ready(client)
+    answer = await client.get("/v1/equipment/hydraulic-rig/diagnoses", params={field: at})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+async def test_inline_value_beyond_float32_names_its_field(client: httpx.AsyncClient):
+    await ready(client)
+    readings = inline_readings(rig_cycle(0)[0] | {"PS1": [1e300] * 60}, START)
+    answer = await client.post("/v1/diagnoses", json=rig_request(readings=readings))
+    assert (answer.status_code, answer.json()["field"]) == (422, "readings.values.PS1[0]")
+    assert "that a float32 holds" in answer.json()["detail"]
+
+
+async def test_rejected_readings_are_counted(client: httpx.AsyncClient):
+    await ready(client)
+    good = readings_of(0, datetime(2026, 1, 1, tzinfo=UTC))[0]
+    answer = await client.post("/v1/readings", json=[good, good | {"value": 1e300}])
+    assert (answer.json()["accepted"], answer.json()["rejected_count"]) == (1, 1)
+    answer = await client.post("/v1/readings", json=[3] * 1_500)
+    assert (answer.status_code, answer.json()["rejected_count"], len(answer.json()["rejected"])) == (422, 1_500, 1_000)
+
+
+@pytest.mark.parametrize("body", ['{"\\ud800": 1}', '{"\\ud800": 1, "\\ud800": 1}', '{"equipment_id": "\\ud800"}'])
+async def test_half_of_a_surrogate_pair_is_a_problem_of_the_topology(client: httpx.AsyncClient, body: str):
+    answer = await client.put("/v1/equipment/press", content=body)
+    assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (422, "topology")
+
+
+async def test_wrong_method_is_told_which_there_are(client: httpx.AsyncClient):
+    for path, allow in (("/v1/equipment/press", "GET, PUT"), ("/health/live", "GET, HEAD"), ("/v1/readings", "POST")):
+        answer = await client.delete(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+
+
+async def test_health_answers_head(client: httpx.AsyncClient):
+    await ready(client)
+    for path in ("/health/live", "/health/ready"):
+        assert (await client.head(path)).status_code == 200
+
+
+async def test_invented_methods_count_as_other(client: httpx.AsyncClient):
+    for number in range(3):
+        assert (await client.request(f"INVENTED{number}", "/health/live")).status_code == 405
+    text = (await client.get("/metrics")).text
+    assert 'method="other"' in text
+    assert "INVENTED" not in text
+
+
+async def test_caller_that_leaves_is_no_error_of_ours(
+    client: httpx.AsyncClient, service: Service, caplog: pytest.LogCaptureFixture
+):
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
+
+    async def receive() -> dict[str, object]:
+        return messages.pop(0)
+
+    async def send(message: MutableMapping[str, object]) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", client.headers["authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/diagnoses", "query_string": b"", "headers": headers}
+    with caplog.at_level("INFO"):
+        await build_api(service)(scope | {"http_version": "1.1"}, receive, send)
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+    assert sent[0]["status"] == 499

@@ -87,3 +87,20 @@ def test_trace_id_comes_from_the_caller_or_is_made():
     assert len(trace_id_of({})) == 32
     for bad in ("", "00-xyz-1-01", f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE[:-1]}G-b7ad6b7169203331-01"):
         assert trace_id_of({"traceparent": bad}) not in (bad, "0" * 32)
+
+
+def test_request_of_nothing_but_faults_is_counted_and_not_worked_out():
+    with pytest.raises(ValidationError) as caught:
+        DiagnosisRequest.model_validate({"equipment_id": "p"} | {f"x{n}": n for n in range(201)})
+    problem = problem_of(caught.value, TRACE)
+    assert (problem.status, problem.errors) == (422, ())
+    assert "found 201 faults" in problem.detail
+
+
+def test_half_of_a_surrogate_pair_is_told_as_an_escape():
+    answer = respond(problem_of(errors.TopologyError("body", (("\ud800", "found \udfff"),)), TRACE))
+    assert b"found \\\\udfff" in answer.body
+
+
+def test_further_headers_are_passed_on():
+    assert respond(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers["allow"] == "GET"
