@@ -6,13 +6,21 @@ Invariant: every window gets scores or an error; a failure of one version or one
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from pydantic import ValidationError
 
 from app.card import Card
 from app.diagnose import InputSummary, Knowledge, Scores
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownVersion
+from app.errors import (
+    CheckpointError,
+    HydraulicDiagnosticsError,
+    LimitExceeded,
+    ModelUnavailable,
+    UnknownVersion,
+)
 from app.features import FeatureSpec
 from app.graph import concatenate, split_output
 from app.schemas.equipment import Equipment
@@ -86,6 +94,17 @@ class Version:
         )
 
 
+class _Part(NamedTuple):
+    """A window's graph and its position among the windows of a group."""
+
+    position: int
+    built: BuiltWindow
+
+
+class _BuildersFailed(ModelUnavailable):
+    """The graph builders did not answer, which is no version's fault. It does not leave this module."""
+
+
 class ReleasedVersions:
     """All released versions behind one door.
 
@@ -129,18 +148,26 @@ class ReleasedVersions:
         """Return what a release's replicas say of it, asked once and remembered.
 
         Raises:
-            ModelUnavailable: no replica answered in time.
+            ModelUnavailable: no replica answered in time, or it holds another version than the release says.
         """
         known = self._versions.get(release.version)
         if known is not None and known.release.application == release.application:
             return known
-        description = await self._within(self._chain.describe(release.application), release)
-        version = Version(
-            release=release,
-            card=Card.model_validate_json(description.card),
-            spec=FeatureSpec.model_validate_json(description.feature_spec),
-            description=description,
-        )
+        description = await self._within(self._chain.describe(release.application), _name(release))
+        try:
+            card = Card.model_validate_json(description.card)
+            spec = FeatureSpec.model_validate_json(description.feature_spec)
+        except ValidationError as error:
+            raise ModelUnavailable(
+                f"expected a card and feature spec of this release from {_name(release)}, found {error.error_count()} errors "
+                "in them: deploy the ingress and the version from the same release"
+            ) from error
+        if card.version != release.version:
+            raise ModelUnavailable(
+                f"expected application '{release.application}' to hold version {release.version} as its release says, found "
+                f"version {card.version}: correct the release or the application's checkpoint"
+            )
+        version = Version(release=release, card=card, spec=spec, description=description)
         self._versions[release.version] = version
         return version
 
@@ -150,7 +177,7 @@ class ReleasedVersions:
         Raises:
             ModelUnavailable: no replica answered in time.
         """
-        await self._within(self._chain.probe(release.application), release)
+        await self._within(self._chain.probe(release.application), _name(release))
 
     async def score(self, windows: Sequence[WindowToScore]) -> list[Scored | HydraulicDiagnosticsError]:
         """Score windows, each with the version that is its own.
@@ -159,18 +186,18 @@ class ReleasedVersions:
             For each window its scores, or why there are none.
         """
         outcomes: list[Scored | HydraulicDiagnosticsError | None] = [None] * len(windows)
-        groups: dict[tuple[str, ...], list[int]] = {}
+        groups: dict[tuple[Release, ...], list[int]] = {}
         for position, item in enumerate(windows):
             try:
                 order = self._order(item)
             except (UnknownVersion, ModelUnavailable) as error:
                 outcomes[position] = error
                 continue
-            groups.setdefault(tuple(release.version for release in order), []).append(position)
+            groups.setdefault(order, []).append(position)
         answers = await asyncio.gather(
             *(
-                self._score_group(versions, [windows[position] for position in group])
-                for versions, group in groups.items()
+                self._score_group(releases, [windows[position] for position in group])
+                for releases, group in groups.items()
             )
         )
         for group, answer in zip(groups.values(), answers, strict=True):
@@ -192,13 +219,15 @@ class ReleasedVersions:
         return (release,)
 
     async def _score_group(
-        self, versions: tuple[str, ...], items: Sequence[WindowToScore]
+        self, releases: tuple[Release, ...], items: Sequence[WindowToScore]
     ) -> list[Scored | HydraulicDiagnosticsError]:
-        releases = [release for name in versions if (release := self.traffic.find(name)) is not None]
-        allowed = [release for release in releases if self._breaker(release.version).allow()] or releases
-        for release in allowed:
+        for release in self._allowed(releases):
             try:
                 answer = await self._score_with(release, items, fallback=release is not releases[0])
+            except _BuildersFailed as error:
+                # every version has its graphs from the same pool: none is to blame, and none can stand in
+                logger.warning("graph builders failed", extra={"reason": error.message})
+                return [ModelUnavailable(error.message)] * len(items)
             except ModelUnavailable as error:
                 self._breaker(release.version).failed()
                 self._metrics.failed_versions.labels(release.version).inc()
@@ -212,56 +241,133 @@ class ReleasedVersions:
             ModelUnavailable(f"expected an answer from version {names}, found none: try again in a few seconds")
         ] * len(items)
 
+    def _allowed(self, releases: Sequence[Release]) -> Iterator[Release]:
+        """Yield those whose circuit lets a call through just then; all of them when none does."""
+        any_allowed = False
+        for release in releases:
+            if self._breaker(release.version).allow():
+                any_allowed = True
+                yield release
+        if not any_allowed:
+            yield from releases
+
     async def _score_with(
         self, release: Release, items: Sequence[WindowToScore], *, fallback: bool
     ) -> list[Scored | HydraulicDiagnosticsError]:
         version = await self.version(release)
-        digest = version.description.spec_digest
-        call = BuildCall(release.application, digest, tuple(item.window for item in items))
-        built = await self._timed("build", self._chain.build(call), release)
+        built = await self._build(version, items)
         outcomes: list[Scored | HydraulicDiagnosticsError] = [
             item if isinstance(item, HydraulicDiagnosticsError) else ModelUnavailable("not scored yet")
             for item in built
         ]
-        batches: dict[tuple[int, bool], list[int]] = {}
+        batches: dict[tuple[int, bool], list[_Part]] = {}
         for position, item in enumerate(built):
             if isinstance(item, BuiltWindow):
                 key = (item.graph.x_STF.shape[1], items[position].explain)
-                batches.setdefault(key, []).append(position)
-        for (_, explain), positions in batches.items():
-            parts = [part for position in positions if isinstance(part := built[position], BuiltWindow)]
-            score_call = ScoreCall(digest, concatenate([part.graph for part in parts]), explain)
-            answer = await self._timed("score", self._chain.score(release.application, score_call), release)
-            outputs = split_output(answer.output, [len(part.graph.component_type_V) for part in parts])
-            for order, (position, part, output) in enumerate(zip(positions, parts, outputs, strict=True)):
-                outcomes[position] = Scored(
-                    scores=Scores(output, answer.contributions[order] if explain else None),
-                    summary=part.summary,
-                    knowledge=version.knowledge_of(items[position].window.equipment),
-                    fallback=fallback,
+                batches.setdefault(key, []).append(_Part(position, item))
+        for (_, explain), parts in batches.items():
+            answers = await self._scores_of(version, parts, explain=explain)
+            for part, answer in zip(parts, answers, strict=True):
+                outcomes[part.position] = (
+                    Scored(
+                        scores=answer,
+                        summary=part.built.summary,
+                        knowledge=version.knowledge_of(items[part.position].window.equipment),
+                        fallback=fallback,
+                    )
+                    if isinstance(answer, Scores)
+                    else answer
                 )
         return outcomes
 
-    async def _timed(self, stage: str, call: Awaitable[T], release: Release) -> T:
+    async def _build(self, version: Version, items: Sequence[WindowToScore]) -> BuildAnswer:
+        digest = version.description.spec_digest
+        call = BuildCall(version.release.application, digest, tuple(item.window for item in items))
+        try:
+            return await self._timed("build", self._chain.build(call), "the graph builders")
+        except ModelUnavailable as error:
+            if isinstance(_of_project(error.__cause__), CheckpointError | ModelUnavailable):
+                raise  # the builders answered, and what they say is of the version
+            raise _BuildersFailed(error.message) from error
+
+    async def _scores_of(
+        self, version: Version, parts: Sequence[_Part], *, explain: bool
+    ) -> list[Scores | HydraulicDiagnosticsError]:
+        """Score windows in one call, and when it fails each in its own, so that a bad one fails alone."""
+        try:
+            return [*await self._scores_together(version, parts, explain=explain)]
+        except LimitExceeded as error:
+            if len(parts) == 1:
+                return [error]
+        except ModelUnavailable as error:
+            if len(parts) == 1 or isinstance(error.__cause__, TimeoutError):
+                raise
+        alone = await asyncio.gather(*(self._scores_alone(version, part, explain=explain) for part in parts))
+        failures = [answer for answer in alone if isinstance(answer, ModelUnavailable)]
+        if len(failures) == len(parts):
+            raise failures[0]
+        return alone
+
+    async def _scores_alone(
+        self, version: Version, part: _Part, *, explain: bool
+    ) -> Scores | HydraulicDiagnosticsError:
+        try:
+            return (await self._scores_together(version, [part], explain=explain))[0]
+        except HydraulicDiagnosticsError as error:
+            return error
+
+    async def _scores_together(self, version: Version, parts: Sequence[_Part], *, explain: bool) -> list[Scores]:
+        graph = concatenate([part.built.graph for part in parts])
+        call = ScoreCall(version.description.spec_digest, graph, explain)
+        application = version.release.application
+        answer = await self._timed("score", self._chain.score(application, call), _name(version.release))
+        outputs = split_output(answer.output, [len(part.built.graph.component_type_V) for part in parts])
+        return [
+            Scores(output, answer.contributions[order] if explain else None) for order, output in enumerate(outputs)
+        ]
+
+    async def _timed(self, stage: str, call: Awaitable[T], who: str) -> T:
         started = time.perf_counter()
-        answer = await self._within(call, release)
+        answer = await self._within(call, who)
         self._metrics.stage_seconds.labels(stage).observe(time.perf_counter() - started)
         return answer
 
-    async def _within(self, call: Awaitable[T], release: Release) -> T:
+    async def _within(self, call: Awaitable[T], who: str) -> T:
+        """Await a call to another deployment.
+
+        Raises:
+            LimitExceeded: the other side says that the caller asks too much.
+            ModelUnavailable: anything else; its message reaches callers, so a foreign error's text goes to the log alone.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await call
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            raise ModelUnavailable(
-                f"expected version {release.version} to answer within {self._timeout_s:g} s, found {type(error).__name__}: "
-                f"{str(error)[:300]}"
-            ) from error
+            ours = _of_project(error)
+            if isinstance(ours, LimitExceeded):
+                raise ours from error
+            found = f"{type(error).__name__}" if ours is None else f"{type(ours).__name__}: {ours.message}"
+            if ours is None:
+                logger.warning("call failed", extra={"to": who, "error": type(error).__name__, "reason": str(error)})
+            raise ModelUnavailable(f"expected {who} to answer within {self._timeout_s:g} s, found {found}") from error
 
     def _breaker(self, version: str) -> CircuitBreaker:
         return self._breakers.setdefault(version, CircuitBreaker(time.monotonic))
+
+
+def _name(release: Release) -> str:
+    return f"version {release.version}"
+
+
+def _of_project(error: BaseException | None) -> HydraulicDiagnosticsError | None:
+    """Return the project's error in what a call raised; Ray wraps it and keeps it as `cause`."""
+    cause = getattr(error, "cause", None)
+    for found in (cause, error):
+        if isinstance(found, HydraulicDiagnosticsError):
+            return found
+    return None
 
 
 def _answered(outcome: Scored | HydraulicDiagnosticsError | None) -> Scored | HydraulicDiagnosticsError:

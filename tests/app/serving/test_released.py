@@ -1,16 +1,26 @@
 """The way from windows to scores, with versions that fail."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.demo.equipment import rig_equipment
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownVersion, WindowError
+from app.errors import (
+    CheckpointError,
+    HydraulicDiagnosticsError,
+    LimitExceeded,
+    ModelUnavailable,
+    UnknownVersion,
+    WindowError,
+)
 from app.features import Floats
-from app.serving.messages import WindowInput
+from app.serving.graph_builder import GraphBuilder
+from app.serving.messages import BuildAnswer, BuildCall, BuiltWindow, ScoreAnswer, ScoreCall, WindowInput
 from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
+from app.serving.traffic import Release, Traffic
 from tests.app.serving.conftest import LocalChain, split
 from tests.rig import rig_block
 
@@ -121,3 +131,109 @@ async def test_evidence_is_made_only_for_those_who_ask(versions: ReleasedVersion
 async def test_without_traffic_nothing_answers(local: LocalChain, metrics: Metrics):
     (outcome,) = await ReleasedVersions(local.chain(), metrics, timeout_s=1.0).score([window()])
     assert isinstance(outcome, ModelUnavailable)
+
+
+class RemoteError(RuntimeError):
+    """What Ray raises for an error of another process: the text is a traceback, the error itself is `cause`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("ray::Model.score() (pid=1, ip=10.0.0.7)\\n  File /secret/path.py")
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (KeyError("of theirs"), "found RemoteError"),
+        (CheckpointError("expected a spec"), "CheckpointError: expected a spec"),
+    ],
+)
+async def test_text_of_a_foreign_error_stays_in_the_log(
+    versions: ReleasedVersions,
+    local: LocalChain,
+    cause: Exception,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def fail() -> None:
+        raise RemoteError(cause)
+
+    monkeypatch.setattr(local.servers["model-1"], "probe", fail)
+    with pytest.raises(ModelUnavailable) as caught:
+        await versions.probe(versions.traffic.releases[0])
+    assert told in caught.value.message
+    assert "10.0.0.7" not in caught.value.message
+    assert "/secret" not in caught.value.message
+
+
+async def test_failing_graph_builders_open_no_version_circuit(
+    versions: ReleasedVersions, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(_: BuildCall) -> BuildAnswer:
+        raise RuntimeError("no builder")
+
+    failing = ReleasedVersions(replace(local.chain(), build=fail), metrics, timeout_s=5.0)
+    failing.set_traffic(split(100, 0))
+    for _ in range(5):
+        (outcome,) = await failing.score([window()])
+        assert isinstance(outcome, ModelUnavailable)
+        assert "expected the graph builders to answer" in outcome.message
+    assert not failing.circuit_is_open("1")
+    assert not failing.circuit_is_open("2")
+
+
+async def test_poisoned_window_fails_alone(
+    versions: ReleasedVersions, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+):
+    score = local.servers["model-1"].score
+
+    async def fail_on_poison(call: ScoreCall) -> ScoreAnswer:
+        if poison(call):
+            raise RuntimeError("poisoned")
+        return await score(call)
+
+    def poison(call: ScoreCall) -> bool:
+        rows = np.split(call.graph.x_STF, call.graph.graphs)
+        return any(np.array_equal(row, poisoned) for row in rows)
+
+    (alone,) = await GraphBuilder(local.describe).build(
+        BuildCall("model-1", (await local.describe("model-1")).spec_digest, (window(500).window,))
+    )
+    assert isinstance(alone, BuiltWindow)
+    poisoned = alone.graph.x_STF
+    monkeypatch.setattr(local.servers["model-1"], "score", fail_on_poison)
+    first, bad, last = await versions.score([window(0), window(500), window(1000)])
+    assert scored(first).knowledge.version == scored(last).knowledge.version == "1"
+    assert isinstance(bad, ModelUnavailable)
+    assert not versions.circuit_is_open("1")
+
+
+async def test_request_that_is_too_large_is_the_callers_error_and_no_failure_of_the_version(
+    versions: ReleasedVersions, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
+    async def refuse(_: ScoreCall) -> ScoreAnswer:
+        raise RemoteError(LimitExceeded("expected less", "explain"))
+
+    monkeypatch.setattr(local.servers["model-1"], "score", refuse)
+    (outcome,) = await versions.score([window(explain=True)])
+    assert isinstance(outcome, LimitExceeded)
+    assert metrics.failed_versions.labels("1")._value.get() == 0
+
+
+async def test_application_that_holds_another_version_than_its_release_says_is_not_used(
+    local: LocalChain, metrics: Metrics
+):
+    versions = ReleasedVersions(local.chain(), metrics, timeout_s=5.0)
+    versions.set_traffic(Traffic(releases=(Release(version="2", application="model-1", weight=100),)))
+    with pytest.raises(ModelUnavailable, match="to hold version 2 as its release says, found version 1"):
+        await versions.version(versions.traffic.releases[0])
+
+
+async def test_rested_circuit_is_asked_only_just_before_its_version_is_tried(
+    versions: ReleasedVersions, monkeypatch: pytest.MonkeyPatch
+):
+    versions.set_traffic(split(100, 0))
+    asked: list[str] = []
+    monkeypatch.setattr(versions._breaker("2"), "allow", lambda: asked.append("2") or True)
+    await versions.score([window()])
+    assert asked == []
