@@ -5,17 +5,19 @@ Invariant: an item of a batch that can't be answered yields its error and distur
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.diagnose import Occasion, Thresholds, diagnose
+from app.diagnose import MAX_EXPLAINED_SENSORS, Occasion, Thresholds, diagnose, too_large_to_explain
 from app.errors import (
     HydraulicDiagnosticsError,
     InputError,
@@ -39,6 +41,8 @@ from app.serving.windows import Bins, inline_window, interval_of, window_before
 from app.store.store import Store
 from app.store.windows import StoredWindow
 
+logger = logging.getLogger(__name__)
+
 WINDOWS_AT_ONCE = 32
 BATCHES_AT_ONCE = 2
 MAX_REMEMBERED_STATES = 50_000
@@ -52,6 +56,14 @@ class _Resolved:
     equipment: Equipment
     bins: Bins
     inline: Floats | None
+
+
+class _Stood(NamedTuple):
+    """How a machine's components stood in its newest window, and before it: the same window asked again says the same."""
+
+    window_end: datetime
+    before: Mapping[str, State]
+    states: Mapping[str, State]
 
 
 class Diagnostics:
@@ -80,7 +92,7 @@ class Diagnostics:
         self._now = now
         self._thresholds = Thresholds()
         self._journal = Journal(store.insert_diagnoses, metrics)
-        self._states: OrderedDict[str, dict[str, State]] = OrderedDict()
+        self._states: OrderedDict[str, _Stood] = OrderedDict()
 
     def start(self) -> None:
         """Begin to write diagnoses to the store, in the running event loop."""
@@ -100,7 +112,10 @@ class Diagnostics:
         Raises:
             HydraulicDiagnosticsError: it can't be answered, and why.
         """
-        outcome = (await self._diagnose_together([request]))[0]
+        try:
+            outcome = (await self._diagnose_together([request]))[0]
+        except ValidationError as error:
+            raise _of_our_own(error) from error
         if isinstance(outcome, Diagnosis):
             return outcome
         raise outcome
@@ -137,9 +152,7 @@ class Diagnostics:
         requests = [(index, item) for index, item in enumerate(items) if isinstance(item, DiagnosisRequest)]
         groups = [requests[start : start + WINDOWS_AT_ONCE] for start in range(0, len(requests), WINDOWS_AT_ONCE)]
         waiting = iter(groups)
-        running: dict[
-            asyncio.Task[list[Diagnosis | HydraulicDiagnosticsError]], list[tuple[int, DiagnosisRequest]]
-        ] = {}
+        running: dict[asyncio.Task[list[Diagnosis | Exception]], list[tuple[int, DiagnosisRequest]]] = {}
         try:
             while True:
                 while len(running) < BATCHES_AT_ONCE and (group := next(waiting, None)) is not None:
@@ -149,21 +162,20 @@ class Diagnostics:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     group = running.pop(task)
-                    for (index, _), outcome in zip(group, task.result(), strict=True):
+                    for (index, _), outcome in zip(group, _outcomes(task, len(group)), strict=True):
                         yield index, outcome
         finally:
             for task in running:
                 task.cancel()
 
-    async def _diagnose_together(
-        self, requests: Sequence[DiagnosisRequest]
-    ) -> list[Diagnosis | HydraulicDiagnosticsError]:
-        outcomes: list[Diagnosis | HydraulicDiagnosticsError] = [ModelUnavailable("not answered yet")] * len(requests)
+    async def _diagnose_together(self, requests: Sequence[DiagnosisRequest]) -> list[Diagnosis | Exception]:
+        outcomes: list[Diagnosis | Exception] = [ModelUnavailable("not answered yet")] * len(requests)
         now = self._now()
+        topologies = await self._topologies(requests)
         resolved: dict[int, _Resolved] = {}
         for position, request in enumerate(requests):
             try:
-                resolved[position] = await self._resolve(request, now)
+                resolved[position] = _resolve(request, topologies, now)
             except HydraulicDiagnosticsError as error:
                 outcomes[position] = error
         ready: dict[int, WindowToScore] = {}
@@ -179,31 +191,29 @@ class Diagnostics:
             )
         scored = await self._versions.score(list(ready.values()))
         for position, outcome in zip(ready, scored, strict=True):
-            if isinstance(outcome, Scored):
-                outcomes[position] = self._conclude(resolved[position], outcome, newest_s[position], now)
-            else:
+            if not isinstance(outcome, Scored):
                 outcomes[position] = outcome
+                continue
+            try:
+                outcomes[position] = self._conclude(resolved[position], outcome, newest_s[position], now)
+            except ValidationError as error:
+                outcomes[position] = _of_our_own(error)
         return outcomes
 
-    async def _resolve(self, request: DiagnosisRequest, now: datetime) -> _Resolved:
-        if request.equipment is not None:
-            if request.readings is None:
-                raise InputError("expected `readings` beside an inline `equipment`, found none: add them", "readings")
-            equipment = parse_equipment({"equipment_id": request.equipment_id, **request.equipment}, "equipment")
-            if equipment.equipment_id != request.equipment_id:
-                raise InputError(
-                    f"expected equipment.equipment_id '{request.equipment_id}', found '{equipment.equipment_id}': make them "
-                    "equal",
-                    "equipment.equipment_id",
-                )
-        else:
-            equipment = await self._machines.topology(request.equipment_id)
-        if request.readings is None:
-            return _Resolved(request, equipment, window_before(equipment, request.at, now), None)
-        if request.at is not None:
-            raise InputError("expected either `at` or `readings`, found both: leave one out", "at")
-        bins, values_SN = inline_window(equipment, request.readings, now)
-        return _Resolved(request, equipment, bins, values_SN)
+    async def _topologies(
+        self, requests: Sequence[DiagnosisRequest]
+    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+        """Find each registered machine that is asked about, once and all at the same time."""
+        equipment_ids = list(dict.fromkeys(item.equipment_id for item in requests if item.equipment is None))
+
+        async def find(equipment_id: str) -> Equipment | HydraulicDiagnosticsError:
+            try:
+                return await self._machines.topology(equipment_id)
+            except HydraulicDiagnosticsError as error:
+                return error
+
+        found = await asyncio.gather(*(find(equipment_id) for equipment_id in equipment_ids))
+        return dict(zip(equipment_ids, found, strict=True))
 
     async def _windows(
         self, resolved: Mapping[int, _Resolved]
@@ -237,18 +247,29 @@ class Diagnostics:
             stale_s=stale_s,
             fallback=scored.fallback,
         )
-        previous = {} if inline else self._states.get(equipment.equipment_id, {})
+        live = not inline and resolved.request.model_version is None
+        previous = self._previous(equipment.equipment_id, occasion.window.end) if live else None
         diagnosis = diagnose(
-            equipment, occasion, scored.scores, scored.summary, scored.knowledge, self._thresholds, previous
+            equipment, occasion, scored.scores, scored.summary, scored.knowledge, self._thresholds, previous or {}
         )
-        if not inline:
-            self._states[equipment.equipment_id] = {item.component_id: item.state for item in diagnosis.components}
+        if previous is not None:
+            states = {item.component_id: item.state for item in diagnosis.components}
+            self._states[equipment.equipment_id] = _Stood(occasion.window.end, previous, states)
             self._states.move_to_end(equipment.equipment_id)
             if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
         self._journal.add(diagnosis)
         self._metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
         return diagnosis
+
+    def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
+        """Return how the machine stood before this window; None when a newer one was diagnosed already."""
+        stood = self._states.get(equipment_id)
+        if stood is None:
+            return {}
+        if window_end == stood.window_end:
+            return stood.before
+        return stood.states if window_end > stood.window_end else None
 
     async def stored_diagnosis(self, diagnosis_id: str) -> bytes:
         """Return a diagnosis as JSON, also one that still waits to be stored.
@@ -275,6 +296,53 @@ class Diagnostics:
         await self._machines.topology(equipment_id)
         await self._journal.flush()
         return await self._store.diagnosis_history(equipment_id, *interval, limit)
+
+
+def _resolve(
+    request: DiagnosisRequest, topologies: Mapping[str, Equipment | HydraulicDiagnosticsError], now: datetime
+) -> _Resolved:
+    if request.equipment is not None:
+        equipment = _inline_equipment(request, request.equipment)
+    else:
+        found = topologies[request.equipment_id]
+        if isinstance(found, HydraulicDiagnosticsError):
+            raise found
+        equipment = found
+    if request.explain and len(equipment.sensors) > MAX_EXPLAINED_SENSORS:
+        raise too_large_to_explain(len(equipment.sensors))
+    if request.readings is None:
+        return _Resolved(request, equipment, window_before(equipment, request.at, now), None)
+    if request.at is not None:
+        raise InputError("expected either `at` or `readings`, found both: leave one out", "at")
+    bins, values_SN = inline_window(equipment, request.readings, now)
+    return _Resolved(request, equipment, bins, values_SN)
+
+
+def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) -> Equipment:
+    if request.readings is None:
+        raise InputError("expected `readings` beside an inline `equipment`, found none: add them", "readings")
+    equipment = parse_equipment({"equipment_id": request.equipment_id, **topology}, "equipment")
+    if equipment.equipment_id != request.equipment_id:
+        raise InputError(
+            f"expected equipment.equipment_id '{request.equipment_id}', found '{equipment.equipment_id}': make them equal",
+            "equipment.equipment_id",
+        )
+    return equipment
+
+
+def _outcomes(task: asyncio.Task[list[Diagnosis | Exception]], count: int) -> list[Diagnosis | Exception]:
+    """Return what became of a group; an error that nobody expected becomes the error of each of its items."""
+    try:
+        return task.result()
+    except Exception as error:
+        logger.exception("group of a batch failed", extra={"items": count})
+        return [_of_our_own(error) if isinstance(error, ValidationError) else error] * count
+
+
+def _of_our_own(error: ValidationError) -> RuntimeError:
+    """Keep what we made ourselves, and is not as its schema says, from being told as the caller's mistake."""
+    logger.error("schema not kept", extra={"reason": str(error)})
+    return RuntimeError(f"expected our own {error.title} to be as its schema says, found {error.error_count()} errors")
 
 
 def _request_of(item: object) -> DiagnosisRequest | Exception:
