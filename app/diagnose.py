@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from app.card import Head
 from app.errors import LimitExceeded
-from app.features import Fault, FeatureSpec, SensorFeatures
+from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
 from app.graph import ModelOutput
-from app.novelty import leaves_range, novelty_health
 from app.schemas.diagnosis import (
     Basis,
     ComponentDiagnosis,
@@ -31,6 +30,8 @@ from app.schemas.equipment import Component, Equipment, Grade
 F32 = npt.NDArray[np.float32]
 
 STATES: tuple[State, ...] = ("critical", "degraded", "watch", "healthy")
+DIGITS = 6
+"""Decimals of what is told: finer than any threshold and than float32 can hold."""
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
 MAX_EXPLAINED_SENSORS = 256
 """Sensors of a graph that evidence is worked out for: it costs a forward pass for each of them."""
@@ -48,34 +49,6 @@ def too_large_to_explain(sensors: int) -> LimitExceeded:
 
 
 @dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Where states begin and when to abstain; set in `serve_config.yaml`.
-
-    `watch`, `degraded` and `critical` are the healths below which a component is in that state; it leaves a worse state
-    for a better one only when its health is `hysteresis` above the border. With less than `min_coverage` of the window's
-    bins filled, or more than `max_missing` of the sensors without use, the evidence is insufficient.
-    """
-
-    watch: float = 0.85
-    degraded: float = 0.6
-    critical: float = 0.25
-    hysteresis: float = 0.02
-    min_coverage: float = 0.5
-    max_missing: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.critical < self.degraded < self.watch <= 1.0:
-            raise ValueError(
-                "expected critical < degraded < watch, all in [0, 1], found "
-                f"{self.critical:g}, {self.degraded:g}, {self.watch:g}: correct the thresholds"
-            )
-        for name in ("hysteresis", "min_coverage", "max_missing"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:  # false for NaN too
-                raise ValueError(f"expected {name} in [0, 1], found {value:g}: correct the thresholds")
-
-
-@dataclass(frozen=True, slots=True)
 class Scores:
     """A model's output for one equipment, components in topology order.
 
@@ -86,33 +59,6 @@ class Scores:
 
     output: ModelOutput
     contribution_VS: F32 | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InputSummary:
-    """What the features say of the input; sensors and components in topology order.
-
-    Args:
-        coverage_S: share of the window's bins that hold a reading.
-        excess_S: how far each sensor leaves the range of training, 0 inside it; NaN for sensors that can't be judged.
-        excess_limit_S: what held-out windows of training stayed below; infinite where that is not known.
-        missing: sensors without a reading.
-        unreferenced: sensors that the checkpoint has no reference for.
-        faults: sensors left out, and why.
-        unusual: whether the whole window leaves the range of training.
-        novelty_V: health by novelty of each component; NaN where nothing can be said.
-        novelty_without_S: that of the sensor's component had the sensor not been there; NaN where nothing can be said.
-    """
-
-    coverage_S: F32
-    excess_S: F32
-    excess_limit_S: F32
-    missing: tuple[str, ...]
-    unreferenced: tuple[str, ...]
-    faults: tuple[Fault, ...]
-    unusual: bool
-    novelty_V: F32
-    novelty_without_S: F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,34 +90,6 @@ class Occasion:
     source: str
     stale_s: float | None
     fallback: bool
-
-
-def summarise(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> InputSummary:
-    """Keep of a window's features what a diagnosis tells about its input.
-
-    Args:
-        equipment: the machine.
-        features: of its window.
-        spec: that the features were made with.
-    """
-    limits = spec.limits.get(equipment.design)
-    limit_of = {} if limits is None else limits.sensors
-    without_S = np.full(len(equipment.sensors), np.nan, np.float32)
-    for position, placed in enumerate(equipment.sensors):
-        others_S = features.excess_S.copy()
-        others_S[position] = np.nan
-        without_S[position] = novelty_health(others_S, equipment, spec)[placed.component_index]
-    return InputSummary(
-        coverage_S=features.coverage_S,
-        excess_S=features.excess_S,
-        excess_limit_S=np.array([limit_of.get(sensor_id, np.inf) for sensor_id in equipment.sensor_ids], np.float32),
-        missing=features.missing,
-        unreferenced=features.unreferenced,
-        faults=features.faulty,
-        unusual=leaves_range(features.excess_S, equipment, spec),
-        novelty_V=novelty_health(features.excess_S, equipment, spec),
-        novelty_without_S=without_S,
-    )
 
 
 def diagnose(
@@ -229,38 +147,6 @@ def diagnose(
         health=min(known) if known else None,
         components=components,
     )
-
-
-def abstention_reasons(equipment: Equipment, summary: InputSummary, thresholds: Thresholds) -> tuple[str, ...]:
-    """Say why the evidence is insufficient; empty when it is not."""
-    reasons = []
-    coverage = float(summary.coverage_S.mean()) if summary.coverage_S.size else 0.0
-    if coverage < thresholds.min_coverage:
-        reasons.append(
-            f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor bins, found {coverage:.0%}: "
-            "check that the sensors send"
-        )
-    useless = (*summary.missing, *(fault.sensor_id for fault in summary.faults))
-    share = len(useless) / max(1, len(equipment.sensors))
-    if share > thresholds.max_missing:
-        reasons.append(
-            f"expected at most {thresholds.max_missing:.0%} of the sensors missing or faulty, found {share:.0%} "
-            f"({_listed(useless)}): check their wiring"
-        )
-    if summary.unreferenced:
-        reasons.append(
-            f"expected sensors that this version was trained on for design '{equipment.design}', found "
-            f"{_listed(summary.unreferenced)}: train on this design's history, or correct its `design`"
-        )
-    if summary.unusual:
-        order = np.argsort(-np.nan_to_num(summary.excess_S), kind="stable")
-        worst = tuple(equipment.sensor_ids[position] for position in order if summary.excess_S[position] > 0)
-        hint = " and that the window begins where a cycle does" if equipment.cycle_s is not None else ""
-        reasons.append(
-            "expected readings inside the range of training, found a window further outside than any held-out one, most of "
-            f"it from {_listed(worst, 5)}: check these sensors{hint}"
-        )
-    return tuple(reasons)
 
 
 def state_of(health: float, previous: State | None, thresholds: Thresholds) -> State:
@@ -335,7 +221,7 @@ def _reasons_of_silence(
     )
     if not silent:
         return ()
-    told = f"expected finite health from version {knowledge.version}, found none for {_listed(silent)}"
+    told = f"expected finite health from version {knowledge.version}, found none for {listed(silent)}"
     return (f"{told}: ask another version, and report this window",)
 
 
@@ -389,7 +275,7 @@ def _evidence(
     row_S = scores.contribution_VS[index]
     order = np.argsort(-np.abs(np.nan_to_num(row_S)), kind="stable")
     return tuple(
-        Evidence(sensor_id=sensor_ids[position], contribution=float(row_S[position]))
+        Evidence(sensor_id=sensor_ids[position], contribution=round(float(row_S[position]), DIGITS))
         for position in order
         if np.isfinite(row_S[position]) and row_S[position] != 0
     )
@@ -404,7 +290,7 @@ def _novelty_evidence(
         if np.isfinite(summary.novelty_without_S[position])
     }
     order = sorted(found, key=lambda sensor_id: -found[sensor_id])
-    return tuple(Evidence(sensor_id=sensor_id, contribution=found[sensor_id]) for sensor_id in order)
+    return tuple(Evidence(sensor_id=sensor_id, contribution=round(found[sensor_id], DIGITS)) for sensor_id in order)
 
 
 def _sensor_positions(equipment: Equipment) -> list[list[int]]:
@@ -414,10 +300,5 @@ def _sensor_positions(equipment: Equipment) -> list[list[int]]:
     return positions
 
 
-def _listed(names: Sequence[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
 def _unit(value: float) -> float:
-    return min(1.0, max(0.0, value))
+    return round(min(1.0, max(0.0, value)), DIGITS)

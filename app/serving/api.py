@@ -6,7 +6,6 @@ Invariant: every answer that is not a success is a problem document with the req
 
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded, UnknownDiagnosis, UnknownEquipment
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
@@ -31,7 +30,8 @@ from app.schemas.equipment import Equipment, Identifier
 from app.schemas.places import shown
 from app.schemas.readings import IngestAnswer, Reading
 from app.schemas.times import AwareTime
-from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond, trace_id_of
+from app.serving.access_log import AccessLog
+from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.service import Service
 from app.store.keys import Scope as KeyScope
 
@@ -91,7 +91,7 @@ def build_api(service: Service) -> ASGIApp:
     _add_release_routes(api, service)
     _add_error_answers(api)
     _document_bodies(api)
-    return AccessLog(api, service)
+    return AccessLog(api, service.metrics)
 
 
 def _access(service: Service, scope: KeyScope) -> Any:
@@ -410,45 +410,3 @@ def _document_bodies(api: FastAPI) -> None:
         return api.openapi_schema
 
     setattr(api, "openapi", openapi)  # noqa: B010 - FastAPI documents replacing this method
-
-
-class AccessLog:
-    """Gives each request a trace id, its access line and its metrics, and turns what nobody caught into a problem."""
-
-    def __init__(self, api: ASGIApp, service: Service) -> None:
-        self._api = api
-        self._metrics = service.metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection."""
-        if scope["type"] != "http":
-            await self._api(scope, receive, send)
-            return
-        started, finished = time.perf_counter(), False
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        trace_id = scope["trace_id"] = trace_id_of(headers)
-        status = 0
-
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status, finished
-            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if not any(name == b"x-trace-id" for name, _ in message["headers"]):
-                    message["headers"] = [*message["headers"], (b"x-trace-id", trace_id.encode())]
-            await send(message)
-
-        try:
-            await self._api(scope, receive, send_noting_status)
-        except Exception:
-            logger.exception("unexpected error", extra={"trace_id": trace_id})
-            if not finished:
-                raise
-        finally:
-            self._note(scope, status, time.perf_counter() - started)
-
-    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        self._metrics.note_request(scope["method"], route, status, seconds)
-        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.info("access", extra={**fields, "trace_id": scope["trace_id"]})

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.diagnose import MAX_EXPLAINED_SENSORS, Occasion, Thresholds, diagnose, too_large_to_explain
+from app.diagnose import MAX_EXPLAINED_SENSORS, Occasion, diagnose, too_large_to_explain
 from app.errors import (
     HydraulicDiagnosticsError,
     InputError,
@@ -27,6 +27,7 @@ from app.errors import (
     UnknownDiagnosis,
     WindowError,
 )
+from app.evidence import Thresholds
 from app.features import Floats
 from app.schemas.diagnosis import MAX_BATCH_ITEMS, Diagnosis, DiagnosisRequest, State
 from app.schemas.equipment import Equipment

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
-from app.diagnose import summarise
 from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
+from app.evidence import summarise
 from app.features import FeatureSpec, Floats, window_features
 from app.graph import build_graph
 from app.serving.messages import BuildAnswer, BuildCall, BuiltWindow, VersionDescription, WindowInput

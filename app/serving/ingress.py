@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import ASGIApp
 
-from app.diagnose import Thresholds
+from app.evidence import Thresholds
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
 from app.serving.api import build_api

@@ -5,8 +5,8 @@ Invariant: a list in an answer is as long as the list in its call and in the sam
 
 from dataclasses import dataclass
 
-from app.diagnose import InputSummary
 from app.errors import HydraulicDiagnosticsError
+from app.evidence import InputSummary
 from app.features import Floats
 from app.graph import GraphBatch, ModelOutput
 from app.schemas.equipment import Equipment

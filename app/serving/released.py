@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from app.card import Card
-from app.diagnose import InputSummary, Knowledge, Scores
+from app.diagnose import Knowledge, Scores
 from app.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
@@ -21,6 +21,7 @@ from app.errors import (
     ModelUnavailable,
     UnknownVersion,
 )
+from app.evidence import InputSummary
 from app.features import FeatureSpec
 from app.graph import concatenate, split_output
 from app.schemas.equipment import Equipment

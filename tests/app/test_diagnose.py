@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 
 from app.diagnose import (
     STATES,
-    InputSummary,
     Knowledge,
     Occasion,
     Scores,
-    Thresholds,
-    abstention_reasons,
     diagnose,
     state_of,
 )
+from app.evidence import InputSummary, Thresholds, abstention_reasons
 from app.features import Fault
 from app.graph import ModelOutput
 from app.schemas.diagnosis import Diagnosis, Window

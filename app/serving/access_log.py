@@ -1,0 +1,58 @@
+"""Around the HTTP interface: a trace id, an access line and metrics for every request.
+
+Invariant: what nobody caught is logged with its trace, and never reaches the caller.
+"""
+
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.serving.metrics import Metrics
+from app.serving.problems import trace_id_of
+
+logger = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """Gives each request a trace id, its access line and its metrics, and turns what nobody caught into a problem."""
+
+    def __init__(self, api: ASGIApp, metrics: Metrics) -> None:
+        self._api = api
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
+            return
+        started, finished = time.perf_counter(), False
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        trace_id = scope["trace_id"] = trace_id_of(headers)
+        status = 0
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status, finished
+            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if not any(name == b"x-trace-id" for name, _ in message["headers"]):
+                    message["headers"] = [*message["headers"], (b"x-trace-id", trace_id.encode())]
+            await send(message)
+
+        try:
+            await self._api(scope, receive, send_noting_status)
+        except Exception:
+            logger.exception("unexpected error", extra={"trace_id": trace_id})
+            if not finished:
+                raise
+        finally:
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.note_request(scope["method"], route, status, seconds)
+        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        logger.info("access", extra={**fields, "trace_id": scope["trace_id"]})
