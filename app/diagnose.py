@@ -33,7 +33,7 @@ STATES: tuple[State, ...] = ("critical", "degraded", "watch", "healthy")
 DIGITS = 6
 """Decimals of what is told: finer than any threshold and than float32 can hold."""
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
-MAX_EXPLAINED_SENSORS = 256
+MAX_EXPLAINED_SENSORS = 128
 """Sensors of a graph that evidence is worked out for: it costs a forward pass for each of them."""
 NOT_FINITE = "the network's answer for this component is not a finite number"
 NO_HEALTH = "the component's health can't be told, so no time of failure follows from it"

@@ -27,7 +27,7 @@ HARMONICS = 6
 """Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
 
 
-MAX_OCCLUDED_ROWS = 100_000
+MAX_OCCLUDED_ROWS = 20_000
 """Sensors times steps of all copies that `occlude` scores at once; bounds its memory."""
 
 
@@ -287,16 +287,24 @@ def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
     """
     if batch.graphs != 1:
         raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
-    S, T, _ = batch.x_STF.shape
     with_V = score(model, batch).health_V
-    contribution_VS = np.empty((len(with_V), S), np.float32)
+    return (
+        np.concatenate([health_without(model, batch, part) for part in parts_to_leave_out(batch)], 1) - with_V[:, None]
+    )
+
+
+def parts_to_leave_out(batch: GraphBatch) -> list[range]:
+    """Return the sensors of a graph in parts whose copies fit into one bounded forward pass."""
+    S, T, _ = batch.x_STF.shape
     at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
-    for first in range(0, S, at_once):
-        left_out = range(first, min(first + at_once, S))
-        copies = concatenate([without_sensor(batch, index) for index in left_out])
-        healths = _score(model, copies, np.tile(batch.mask_ST, (len(left_out), 1))).health_V
-        contribution_VS[:, first : first + len(left_out)] = (healths.reshape(len(left_out), -1) - with_V).T
-    return contribution_VS
+    return [range(first, min(first + at_once, S)) for first in range(0, S, at_once)]
+
+
+def health_without(model: UniversalTemporalGNN, batch: GraphBatch, sensors: range) -> Floats:
+    """Return the health of one graph's components without each of some sensors, [V, S of the part]; see `occlude`."""
+    copies = concatenate([without_sensor(batch, index) for index in sensors])
+    healths: Floats = _score(model, copies, np.tile(batch.mask_ST, (len(sensors), 1))).health_V
+    return healths.reshape(len(sensors), -1).T
 
 
 class _Plain(NamedTuple):

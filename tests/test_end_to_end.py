@@ -160,6 +160,21 @@ def test_large_batch_is_answered_whole(client: httpx.Client):
     assert len(healths) == 1
 
 
+def test_machine_whose_arrays_exceed_a_message_is_answered(client: httpx.Client):
+    sensors = [
+        {"sensor_id": f"S{number}", "quantity": "pressure", "unit": "bar", "range": [0, 400]} for number in range(200)
+    ]
+    topology = {
+        "components": [{"component_id": "pump", "type": "pump", "sensors": sensors}],
+        "grid_s": 1,
+        "window_s": 1000,
+        "steps": 1000,
+    }
+    readings = {"start": RIG_START, "step_s": 100.0, "values": {item["sensor_id"]: [1.0] * 10 for item in sensors}}
+    diagnosis = diagnose(client, equipment_id="large", equipment=topology, readings=readings)
+    assert (diagnosis["status"], diagnosis["fallback"]) == ("insufficient_evidence", False)
+
+
 def test_forced_version_answers_and_an_unknown_one_is_a_problem(client: httpx.Client):
     values, _ = rig_cycle(300)
     readings = inline_readings(values, "2026-01-01T00:00:00Z")

@@ -72,9 +72,10 @@ class RejectedLine(BaseModel):
 
 
 class IngestAnswer(BaseModel):
-    """What became of a readings body; every line is in exactly one of `accepted`, `duplicates` and `rejected_count`.
+    """What became of a readings body; every line was accepted, a duplicate or rejected.
 
-    `rejected` lists the first `MAX_LISTED_REJECTED` of the rejected lines.
+    `rejected` lists the first `MAX_LISTED_REJECTED` of the rejected lines; `rejected_count` says how many there were when
+    that is more.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,7 +83,7 @@ class IngestAnswer(BaseModel):
     accepted: int
     duplicates: int
     rejected: list[RejectedLine]
-    rejected_count: int = 0
+    rejected_count: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -90,4 +91,6 @@ class IngestAnswer(BaseModel):
         if not isinstance(data, dict) or "rejected_count" in data or not isinstance(data.get("rejected"), list):
             return data
         rejected = data["rejected"]
+        if len(rejected) <= MAX_LISTED_REJECTED:
+            return data
         return data | {"rejected": rejected[:MAX_LISTED_REJECTED], "rejected_count": len(rejected)}

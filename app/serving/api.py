@@ -217,7 +217,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         answer = await service.machines.ingest(body, request.headers.get("content-type", ""))
         if answer.rejected and not answer.accepted and not answer.duplicates:
             return respond(_all_rejected(answer, request.scope["trace_id"]))
-        return _json(answer.model_dump_json().encode())
+        return _json(answer.model_dump_json(exclude_none=True).encode())
 
 
 def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
@@ -230,7 +230,7 @@ def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
             "detail": f"line {first.line}: {first.reason}",
             "field": first.field,
             "trace_id": trace_id,
-            **answer.model_dump(),
+            **answer.model_dump(exclude_none=True),
         }
     )
 

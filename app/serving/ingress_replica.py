@@ -25,5 +25,5 @@ class IngressReplica(Ingress):
     """
 
     def __init__(self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float) -> None:
-        build = partial(handles.build, handles.by_value(builder))
+        build = partial(handles.build, handles.passing(builder))
         super().__init__(Chain(build, handles.score, handles.describe, handles.probe), equipment_files, timeout_s)

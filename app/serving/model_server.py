@@ -18,7 +18,7 @@ from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.errors import CheckpointError, WindowError
 from app.features import Floats
 from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
-from app.model import ModelConfig, occlude, score
+from app.model import ModelConfig, health_without, parts_to_leave_out, score
 from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
@@ -113,9 +113,13 @@ class ModelServer:
         return [output for output in outputs if output is not None]
 
     async def _contributions_of(self, graph: GraphBatch) -> Floats:
-        # the lock is for one graph: calls that only want scores get their turn in between
-        async with self._computing:
-            return await asyncio.to_thread(occlude, self._checkpoint.model, graph)
+        """Return what each sensor contributes, `occlude` in parts between which other calls get their turn."""
+        with_V = (await self.outputs_of([graph]))[0].health_V
+        without: list[Floats] = []
+        for part in parts_to_leave_out(graph):
+            async with self._computing:
+                without.append(await asyncio.to_thread(health_without, self._checkpoint.model, graph, part))
+        return np.concatenate(without, axis=1) - with_V[:, None]
 
     async def probe(self) -> None:
         """Score a graph that has no meaning, to show that this replica answers.
