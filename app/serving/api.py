@@ -14,23 +14,22 @@ from typing import Annotated, Any
 import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse, StreamingResponse
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded, UnknownDiagnosis, UnknownEquipment
-from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
-from app.schemas.equipment import Equipment, Identifier
+from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
+from app.schemas.equipment import Identifier
 from app.schemas.places import shown
-from app.schemas.readings import IngestAnswer, Reading
+from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
 from app.serving.access_log import AccessLog
+from app.serving.openapi import answer_of, body_of, document_bodies
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.service import Service
 from app.store.keys import Scope as KeyScope
@@ -53,16 +52,6 @@ _DIAGNOSIS_ID = re.compile("[0-9a-f]{32}")
 _DESCRIPTION = """Tells for every component of a hydraulic machine how healthy it is, how sure that is, and why.
 
 Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem documents."""
-
-_BODIES: tuple[type[BaseModel], ...] = (
-    Equipment,
-    Reading,
-    DiagnosisRequest,
-    BatchRequest,
-    Diagnosis,
-    IngestAnswer,
-    Problem,
-)
 
 
 def build_api(service: Service) -> ASGIApp:
@@ -90,7 +79,7 @@ def build_api(service: Service) -> ASGIApp:
     _add_diagnosis_routes(api, service)
     _add_release_routes(api, service)
     _add_error_answers(api)
-    _document_bodies(api)
+    document_bodies(api)
     return AccessLog(api, service.metrics)
 
 
@@ -105,25 +94,6 @@ def _access(service: Service, scope: KeyScope) -> Any:
 
 def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json")
-
-
-def _body_of(schema: str, *media_types: str) -> dict[str, Any]:
-    reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
-    return {
-        "requestBody": {"required": True, "content": dict.fromkeys(media_types or ("application/json",), reference)}
-    }
-
-
-def _answer(schema: str, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        200: {
-            "description": "Success",
-            "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-        },
-        "4XX": {"description": "What was sent can't be used", "content": problem},
-        "5XX": {"description": "The service can't answer now", "content": problem},
-    }
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -182,7 +152,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         tags=["equipment"],
         summary="Register a machine's topology; the linter's findings come back",
         dependencies=[_access(service, "admin")],
-        openapi_extra=_body_of("Equipment"),
+        openapi_extra=body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
         answer = await service.machines.put(equipment_id, await _read_body(request, MAX_TOPOLOGY_BYTES))
@@ -199,7 +169,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         tags=["equipment"],
         summary="A machine's topology",
         dependencies=[_access(service, "read")],
-        responses=_answer("Equipment"),
+        responses=answer_of("Equipment"),
     )
     async def get_equipment(equipment_id: str) -> Response:
         return _json((await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode())
@@ -209,8 +179,8 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         tags=["readings"],
         summary="Store readings; idempotent on (equipment, sensor, time)",
         dependencies=[_access(service, "ingest")],
-        openapi_extra=_body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
-        responses=_answer("IngestAnswer"),
+        openapi_extra=body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
+        responses=answer_of("IngestAnswer"),
     )
     async def post_readings(request: Request) -> Response:
         body = await _read_body(request, MAX_READINGS_BYTES)
@@ -241,8 +211,8 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         tags=["diagnoses"],
         summary="Diagnose a machine from its stored readings, or from readings given inline",
         dependencies=[_access(service, "diagnose")],
-        openapi_extra=_body_of("DiagnosisRequest"),
-        responses=_answer("Diagnosis"),
+        openapi_extra=body_of("DiagnosisRequest"),
+        responses=answer_of("Diagnosis"),
     )
     async def post_diagnosis(request: Request) -> Response:
         body = await _read_body(request, MAX_DIAGNOSIS_BYTES)
@@ -254,8 +224,8 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         tags=["diagnoses"],
         summary="Diagnose many machines; one NDJSON line for each item with its index, as it is ready",
         dependencies=[_access(service, "diagnose")],
-        openapi_extra=_body_of("BatchRequest"),
-        responses=_answer("Diagnosis", "application/x-ndjson"),
+        openapi_extra=body_of("BatchRequest"),
+        responses=answer_of("Diagnosis", "application/x-ndjson"),
     )
     async def post_batch(request: Request) -> Response:
         items = service.diagnostics.batch_items(await _read_body(request, MAX_BATCH_BYTES))
@@ -276,7 +246,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         tags=["diagnoses"],
         summary="A stored diagnosis",
         dependencies=[_access(service, "read")],
-        responses=_answer("Diagnosis"),
+        responses=answer_of("Diagnosis"),
     )
     async def get_diagnosis(diagnosis_id: str) -> Response:
         if not _DIAGNOSIS_ID.fullmatch(diagnosis_id):
@@ -394,19 +364,3 @@ def _add_error_answers(api: FastAPI) -> None:
 def _methods_of(api: FastAPI, scope: MutableMapping[str, Any]) -> list[str]:
     routes = [route for route in api.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
     return sorted({method for route in routes for method in route.methods or ()})
-
-
-def _document_bodies(api: FastAPI) -> None:
-    """Add the schemas of bodies that routes read by hand to the OpenAPI document."""
-
-    def openapi() -> dict[str, Any]:
-        if api.openapi_schema is None:
-            document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
-            _, schemas = models_json_schema(
-                [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
-            )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-            api.openapi_schema = document
-        return api.openapi_schema
-
-    setattr(api, "openapi", openapi)  # noqa: B010 - FastAPI documents replacing this method

@@ -1,0 +1,63 @@
+"""What the OpenAPI document says of bodies that routes read and write by hand.
+
+Invariant: every schema that is referred to is in the document.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
+from app.schemas.equipment import Equipment
+from app.schemas.readings import IngestAnswer, Reading
+from app.serving.problems import Problem
+
+_BODIES: tuple[type[BaseModel], ...] = (
+    Equipment,
+    Reading,
+    DiagnosisRequest,
+    BatchRequest,
+    Diagnosis,
+    IngestAnswer,
+    Problem,
+)
+
+
+def body_of(schema: str, *media_types: str) -> dict[str, Any]:
+    """Describe a route's body: the name of its schema, and its media types (JSON when none is given)."""
+    reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    return {
+        "requestBody": {"required": True, "content": dict.fromkeys(media_types or ("application/json",), reference)}
+    }
+
+
+def answer_of(schema: str, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
+    """Describe a route's answers: its schema on success, problem documents otherwise."""
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        200: {
+            "description": "Success",
+            "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+        },
+        "4XX": {"description": "What was sent can't be used", "content": problem},
+        "5XX": {"description": "The service can't answer now", "content": problem},
+    }
+
+
+def document_bodies(api: FastAPI) -> None:
+    """Add the schemas of bodies that routes read by hand to the OpenAPI document."""
+
+    def openapi() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+            _, schemas = models_json_schema(
+                [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+            api.openapi_schema = document
+        return api.openapi_schema
+
+    setattr(api, "openapi", openapi)  # noqa: B010 - FastAPI documents replacing this method
