@@ -5,7 +5,6 @@ Invariant: what is returned stands in a directory whose files have the SHA-256 t
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -105,21 +104,6 @@ def read_feature_spec(directory: Path) -> FeatureSpec:
         return FeatureSpec.model_validate_json((directory / FEATURE_SPEC).read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(f"'{directory / FEATURE_SPEC}' is not a feature spec: {error}") from error
-
-
-def read_metrics(directory: Path) -> Mapping[str, object]:
-    """Read the figures of a checkpoint's evaluation as they stand in `metrics.json`.
-
-    Raises:
-        CheckpointError: the file can't be read as a JSON object.
-    """
-    try:
-        metrics: object = json.loads((directory / METRICS).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{directory / METRICS}' can't be read: {error}") from error
-    if not isinstance(metrics, dict):
-        raise CheckpointError(f"expected an object in '{directory / METRICS}', found {type(metrics).__name__}")
-    return metrics
 
 
 def sha256_of(path: Path) -> str:

@@ -10,6 +10,7 @@ Invariant: an answer for a graph does not depend on which other graphs are in th
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -269,7 +270,7 @@ def _score(model: UniversalTemporalGNN, batch: GraphBatch, heard_ST: NDArray[np.
     return _answer(plain, batch.grade_set_V, model.config.grade_sets)
 
 
-def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
+def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Iterator[Floats]:
     """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
 
     The second opinion stays heard and reads the left-out sensor at its mean: were it silenced, every sensor would be charged
@@ -279,32 +280,23 @@ def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
         model: in evaluation mode.
         batch: one graph.
 
-    Returns:
-        [V, S] health without the sensor minus health with it: positive where the sensor speaks for a worse condition.
+    Yields:
+        [V, S of the part] health without the sensor minus health with it, positive where the sensor speaks for a worse
+        condition: the sensors in order, in parts whose copies fit into one bounded forward pass.
 
     Raises:
         ValueError: the batch holds more than one graph.
     """
     if batch.graphs != 1:
         raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
-    with_V = score(model, batch).health_V
-    return (
-        np.concatenate([health_without(model, batch, part) for part in parts_to_leave_out(batch)], 1) - with_V[:, None]
-    )
-
-
-def parts_to_leave_out(batch: GraphBatch) -> list[range]:
-    """Return the sensors of a graph in parts whose copies fit into one bounded forward pass."""
     S, T, _ = batch.x_STF.shape
+    with_V = score(model, batch).health_V
     at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
-    return [range(first, min(first + at_once, S)) for first in range(0, S, at_once)]
-
-
-def health_without(model: UniversalTemporalGNN, batch: GraphBatch, sensors: range) -> Floats:
-    """Return the health of one graph's components without each of some sensors, [V, S of the part]; see `occlude`."""
-    copies = concatenate([without_sensor(batch, index) for index in sensors])
-    healths: Floats = _score(model, copies, np.tile(batch.mask_ST, (len(sensors), 1))).health_V
-    return healths.reshape(len(sensors), -1).T
+    for first in range(0, S, at_once):
+        left_out = range(first, min(first + at_once, S))
+        copies = concatenate([without_sensor(batch, index) for index in left_out])
+        healths = _score(model, copies, np.tile(batch.mask_ST, (len(left_out), 1))).health_V
+        yield healths.reshape(len(left_out), -1).T - with_V[:, None]
 
 
 class _Plain(NamedTuple):

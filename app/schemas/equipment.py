@@ -162,11 +162,6 @@ class Equipment(BaseModel):
         return round(self.window_s * 1_000_000) // self.grid_us
 
     @cached_property
-    def bins_per_step(self) -> int:
-        """Bins of one of the window's equal steps."""
-        return self.bins // self.steps
-
-    @cached_property
     def revision(self) -> str:
         """SHA-256 of the canonical JSON: equal for equal topologies, whatever file they came from."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

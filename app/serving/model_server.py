@@ -18,7 +18,7 @@ from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.errors import CheckpointError, WindowError
 from app.features import Floats
 from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
-from app.model import ModelConfig, health_without, parts_to_leave_out, score
+from app.model import ModelConfig, occlude, score
 from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
@@ -113,13 +113,15 @@ class ModelServer:
         return [output for output in outputs if output is not None]
 
     async def _contributions_of(self, graph: GraphBatch) -> Floats:
-        """Return what each sensor contributes, `occlude` in parts between which other calls get their turn."""
-        with_V = (await self.outputs_of([graph]))[0].health_V
-        without: list[Floats] = []
-        for part in parts_to_leave_out(graph):
+        """Return what each sensor contributes; between the parts other calls get their turn."""
+        parts = occlude(self._checkpoint.model, graph)
+        found: list[Floats] = []
+        while True:
             async with self._computing:
-                without.append(await asyncio.to_thread(health_without, self._checkpoint.model, graph, part))
-        return np.concatenate(without, axis=1) - with_V[:, None]
+                part = await asyncio.to_thread(next, parts, None)
+            if part is None:
+                return np.concatenate(found, axis=1)
+            found.append(part)
 
     async def probe(self) -> None:
         """Score a graph that has no meaning, to show that this replica answers.

@@ -90,13 +90,13 @@ def test_machine_of_another_design_is_given_no_opinion() -> None:
 
 def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong() -> None:
     made, graphs, _ = taught()
-    contribution_VS = occlude(made.model, graphs[0])
+    contribution_VS = np.concatenate(list(occlude(made.model, graphs[0])), 1)
     assert contribution_VS[0, 3] == 0.0  # the tank's sensor is out of the pump's reach
     assert np.abs(contribution_VS[0, :3]).max() > 0.0
 
 
 def test_evidence_in_pieces_is_that_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made, graphs, _ = taught()
-    whole_VS = occlude(made.model, graphs[0])
+    whole_VS = np.concatenate(list(occlude(made.model, graphs[0])), 1)
     monkeypatch.setattr(model, "MAX_OCCLUDED_ROWS", 1)
-    np.testing.assert_allclose(occlude(made.model, graphs[0]), whole_VS, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(list(occlude(made.model, graphs[0])), 1), whole_VS, atol=1e-6)

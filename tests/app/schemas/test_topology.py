@@ -71,7 +71,7 @@ def test_sound_machine_has_only_the_warning_of_its_sensorless_valve() -> None:
     )
     assert equipment.sensor_ids == ("PS1", "TS1", "L1")
     assert [placed.component_index for placed in equipment.sensors] == [0, 0, 2]
-    assert (equipment.grid_us, equipment.bins, equipment.bins_per_step) == (1_000_000, 60, 5)
+    assert (equipment.grid_us, equipment.bins) == (1_000_000, 60)
     assert equipment.design == "press-1"
     assert equipment.component_index("tank") == 2
     with pytest.raises(KeyError):
