@@ -278,3 +278,76 @@ select version, name, edition, sha256 from schema_migrations order by version;
 -- name: record_migration
 -- Say that a migration is in.
 insert into schema_migrations (version, name, edition, sha256) values ($1::integer, $2::text, $3::text, $4::text);
+
+-- name: begin_fleet_run
+-- Store what a run over the fleet is to do; a run of this name that is there stays as it is.
+insert into fleet_runs (name, created_at, plan) values ($1::text, $2::timestamptz, $3::jsonb) on conflict do nothing;
+
+-- name: get_fleet_run
+-- What the run of this name is to do.
+select name, created_at, plan from fleet_runs where name = $1::text;
+
+-- name: fleet_pages
+-- Registered equipment of an id pattern (LIKE) and a design as pages of neighbouring ids: about $3 pages, of $4 to $5 machines.
+with chosen as (
+    select
+        equipment_id,
+        row_number() over (order by equipment_id) - 1 as position,
+        greatest($4::bigint, least($5::bigint, (count(*) over () + $3::bigint - 1) / $3::bigint)) as size
+    from equipment
+    where ($1::text is null or equipment_id like $1::text) and ($2::text is null or topology ->> 'design' = $2::text)
+)
+select min(equipment_id) as first, max(equipment_id) as last, count(*) as machines
+from chosen
+group by position / size
+order by position / size;
+
+-- name: fleet_page
+-- The machines of a page of the run $1, by name ($3) or from an id to an id ($4, $5) of a pattern and a design ($6, $7): the
+-- id of each one's diagnosis in this run, whether it is stored, and the topology where it is not.
+with asked as (
+    select unnest($3::text[]) as equipment_id
+    union all
+    select equipment_id
+    from equipment
+    where $3::text[] is null and equipment_id between $4::text and $5::text
+        and ($6::text is null or equipment_id like $6::text)
+        and ($7::text is null or topology ->> 'design' = $7::text)
+), named as (
+    select equipment_id, left(encode(sha256(convert_to($1::text || '/' || equipment_id, 'UTF8')), 'hex'), 32) as diagnosis_id
+    from asked
+), found as (
+    select
+        named.equipment_id,
+        named.diagnosis_id,
+        exists (
+            select from diagnoses diagnosis
+            where diagnosis.diagnosis_id = named.diagnosis_id and diagnosis.created_at = $2::timestamptz
+        ) as done
+    from named
+)
+select
+    found.equipment_id,
+    found.diagnosis_id,
+    found.done,
+    case when not found.done then equipment.topology end as topology
+from found
+left join equipment on equipment.equipment_id = found.equipment_id
+order by found.equipment_id;
+
+-- name: states_before
+-- How each machine's components stood in its newest diagnosis of stored readings whose window ended before a time.
+select newest.states
+from unnest($1::text[], $2::timestamptz[]) with ordinality as asked (equipment_id, window_end, position)
+left join lateral (
+    select (
+        select jsonb_object_agg(component ->> 'component_id', component ->> 'state')
+        from jsonb_array_elements(diagnosis.body::jsonb -> 'components') component
+    ) as states
+    from diagnoses diagnosis
+    where diagnosis.equipment_id = asked.equipment_id and diagnosis.window_end < asked.window_end
+        and diagnosis.body -> 'input' ->> 'source' = 'store'
+    order by diagnosis.window_end desc, diagnosis.created_at desc
+    limit 1
+) newest on true
+order by asked.position;

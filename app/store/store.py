@@ -13,6 +13,7 @@ from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.store import diagnoses, equipment, keys, labels, migrate, readings, releases, windows
 from app.store.equipment import EquipmentRecord, PutResult
+from app.store.fleet import FleetRuns
 from app.store.keys import ApiKey, CreatedKey
 from app.store.labels import ALL_TIME_US, ConditionLabel
 from app.store.migrate import Edition
@@ -115,6 +116,10 @@ class Store:
     ) -> list[bytes]:
         """Return diagnoses whose window ends in [start, end), as JSON, newest first."""
         return await diagnoses.diagnosis_history(self._database, equipment_id, start, end, limit)
+
+    def fleet_runs(self) -> FleetRuns:
+        """Return the runs over the whole fleet; see `fleet.FleetRuns`."""
+        return FleetRuns(self._database)
 
     async def create_key(self, name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
         """Make an API key; its secret is returned here and never again."""

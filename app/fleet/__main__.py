@@ -1,0 +1,273 @@
+"""Scores the whole fleet offline: `python -m app.fleet score`.
+
+Every registered machine's last complete window before a time is read, scored with the version that traffic would choose for
+it, and its diagnosis stored; see `app.fleet.plan` for what may be chosen. Progress goes to standard error, the summary to
+standard output. The exit status is 0 when every machine has a diagnosis, 1 when some failed or the run ended early, 2 for
+wrong use, 130 when interrupted.
+Invariant: a run can be stopped in any way and started again with the same command; it does the rest, and nothing twice.
+"""
+
+import argparse
+import asyncio
+import math
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from pydantic import SecretStr
+
+from app.errors import (
+    CheckpointError,
+    HydraulicDiagnosticsError,
+    InputError,
+    SettingsError,
+    UnknownError,
+)
+from app.fleet.plan import Asked, Plan, check_asked, like_pattern, read_ids, run_name
+from app.fleet.released import make_plan
+from app.fleet.tally import Summary, Tally, told
+from app.settings import PROJECT_DIR, Settings
+from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
+from app.store.open import open_store
+
+MACHINES_OF_A_PAGE = 256
+PAGES = 64
+"""How many pages there should be at least: enough to keep many workers busy to the end."""
+MAX_COUNT = 4096
+PROGRESS_S = 1.0
+PROGRESS_S_IN_A_FILE = 10.0
+
+
+class _Run(NamedTuple):
+    """A run that was found or begun, and its pages."""
+
+    run: FleetRun
+    plan: Plan
+    pages: Sequence[Page]
+    resumed: bool
+
+
+def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name.
+        out: where the summary goes.
+        err: where progress and errors go.
+
+    Returns:
+        The exit status, as the module's docstring has it.
+    """
+    options = _parser().parse_args(arguments)
+    hint = ""
+    try:
+        settings = Settings()
+        if options.dsn:
+            settings = settings.model_copy(update={"dsn": SecretStr(options.dsn)})
+        found = asyncio.run(_open(settings, options))
+        hint = f"go on with: python -m app.fleet score --run {found.run.name}\n"
+        summary = _score(settings, found, options, err)
+    except (InputError, SettingsError, UnknownError, CheckpointError) as error:
+        err.write(f"error: {error.message}\n")
+        return 2
+    except HydraulicDiagnosticsError as error:
+        err.write(f"error: {error.message}\n{hint}")
+        return 1
+    except KeyboardInterrupt:
+        err.write(f"\ninterrupted\n{hint}")
+        return 130
+    out.write(summary.model_dump_json() + "\n" if options.json else told(summary) + "\n")
+    return 1 if summary.failed else 0
+
+
+async def _open(settings: Settings, options: argparse.Namespace) -> _Run:
+    asked, now = _asked(options), datetime.now(UTC)
+    name = run_name(options.run, asked, options.at or now)
+    store = open_store(settings)
+    try:
+        await store.migrate()
+        runs = store.fleet_runs()
+        found = await runs.find(name)
+        if found is None:
+            plan = make_plan(asked, options.at, options.config, now)
+        else:
+            plan = Plan.model_validate_json(found.plan)
+            check_asked(name, plan, asked, options.at)
+        pages = await _pages(runs, plan, options.batch)
+        run = found or await runs.begin(FleetRun(name, now, plan.model_dump_json()))
+    finally:
+        await store.close()
+    return _Run(run, Plan.model_validate_json(run.plan), pages, resumed=found is not None)
+
+
+async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
+    sizes = PageSizes(PAGES, batch, max(batch, MACHINES_OF_A_PAGE))
+    if plan.asked.ids_sha256 is None:
+        pages = await runs.pages(plan.selection, sizes)
+        if not pages:
+            raise InputError(
+                "expected at least one registered machine, found none for this --equipment and --design: list what there is with "
+                "GET /v1/equipment"
+            )
+        return pages
+    ids, sha256 = read_ids(Path(plan.asked.equipment or ""))
+    if sha256 != plan.asked.ids_sha256:
+        raise InputError(
+            f"expected '{plan.asked.equipment}' as the run began with, found another text: put it back, or give another --run"
+        )
+    size = max(sizes.smallest, min(sizes.largest, math.ceil(len(ids) / sizes.pages)))
+    parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+    return [Page(machines=len(part), ids=part) for part in parts]
+
+
+def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: TextIO) -> Summary:
+    # Ray takes a second to import, and wrong use is told without it
+    from app.fleet.cluster import Resources, connected, outcomes_of
+
+    tally = Tally(sum(page.machines for page in found.pages))
+    resources = Resources(options.address, options.workers, options.gpus, options.batch)
+    with connected(resources) as pool:
+        weights = ", ".join(
+            f"version {release.version} {release.weight:g} %"
+            for release in found.plan.traffic.releases
+            if release.weight
+        )
+        err.write(
+            f"run {found.run.name}{' goes on' if found.resumed else ''}: {tally.expected} machines at "
+            f"{found.plan.at.isoformat(timespec='seconds')}, {weights}, {pool.workers} workers\n"
+        )
+        started = time.monotonic()
+        progress = _Progress(err, started)
+        for outcomes in outcomes_of(settings, found.run, found.plan, found.pages, pool, options.batch):
+            for outcome in outcomes:
+                tally.add(outcome)
+            progress.show(tally)
+        seconds = time.monotonic() - started
+        progress.end()
+    return tally.summary(found.run.name, found.plan.at, pool.workers, seconds)
+
+
+class _Progress:
+    """The line of progress: written over itself in a terminal, one after the other, and fewer, in a file."""
+
+    def __init__(self, err: TextIO, started: float) -> None:
+        self._err = err
+        self._started = started
+        self._terminal = err.isatty()
+        self._every_s = PROGRESS_S if self._terminal else PROGRESS_S_IN_A_FILE
+        self._next = started + self._every_s
+
+    def show(self, tally: Tally) -> None:
+        """Say how far the run is, when it is time to."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._every_s
+            line = tally.progress(now - self._started)
+            self._err.write(f"\r{line:<78}" if self._terminal else f"{line}\n")
+            self._err.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._terminal:
+            self._err.write("\n")
+
+
+def _asked(options: argparse.Namespace) -> Asked:
+    equipment, sha256 = options.equipment, None
+    if equipment is not None and Path(equipment).is_file():
+        if options.design is not None:
+            raise InputError("expected either a file of ids as --equipment or --design, found both: leave one out")
+        equipment = str(Path(equipment).resolve())
+        _, sha256 = read_ids(Path(equipment))
+    elif equipment is not None:
+        like_pattern(equipment)
+    checkpoint = options.checkpoint and str(options.checkpoint.resolve())
+    return Asked(
+        equipment=equipment,
+        ids_sha256=sha256,
+        design=options.design,
+        model_version=options.model_version,
+        checkpoint=checkpoint,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    # abbreviations are off: a later option must not change what a script's command means
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m app.fleet", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    score = commands.add_parser("score", allow_abbrev=False, help="diagnose every registered machine at one time")
+    score.add_argument(
+        "--at",
+        type=_time,
+        help="each machine's last complete window, or cycle, before this time; without it before now",
+    )
+    score.add_argument(
+        "--equipment", metavar="GLOB_OR_FILE", help="ids with * and ?, or a file with one id a line; without it all"
+    )
+    score.add_argument("--design", help="only machines of this design")
+    score.add_argument(
+        "--model-version", help="this released version for every machine, not the one of the traffic weights"
+    )
+    score.add_argument("--checkpoint", type=Path, metavar="DIR", help="this checkpoint for every machine")
+    score.add_argument(
+        "--config",
+        type=Path,
+        default=PROJECT_DIR / "serve_config.yaml",
+        help="where releases, weights and thresholds stand (default serve_config.yaml)",
+    )
+    score.add_argument(
+        "--run", metavar="NAME", help="name of the run; the name of one that was stopped goes on with it"
+    )
+    score.add_argument("--batch", type=_count, default=32, help="most machines of a forward pass (default 32)")
+    score.add_argument(
+        "--workers", type=_count, help="processes; without it one for each processor, or GPU, that is free"
+    )
+    score.add_argument(
+        "--gpus", type=_share, help="GPUs of each worker, also a part of one; without it 1 where there are some"
+    )
+    score.add_argument(
+        "--address",
+        help="Ray cluster: auto for that of this machine; without it RAY_ADDRESS, else one of the run's own",
+    )
+    score.add_argument(
+        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+    )
+    score.add_argument("--json", action="store_true", help="write the summary as JSON")
+    return parser
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected an ISO 8601 time such as 2025-01-01T00:00Z, found '{text}'"
+        ) from error
+    if found.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"expected a time with its zone, found '{text}': add Z for UTC")
+    return found.astimezone(UTC)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_COUNT}, found '{text}'")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not (0 <= found < 1 or (found.is_integer() and found <= MAX_COUNT)):
+        raise argparse.ArgumentTypeError(f"expected a whole number of GPUs, or a part of one, found '{text}'")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], sys.stdout, sys.stderr))

@@ -1,0 +1,149 @@
+"""A run's pages through Ray Data: a pool of workers, each with its weights and connections, and outcomes as they come.
+
+Only pages travel to the workers (two ids, or at most some hundred) and small rows back; memory does not grow with the fleet.
+Invariant: however it ends, a cluster that was started here is ended here, and one that was there goes on.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import ray.data
+import ray.exceptions
+
+from app.errors import HydraulicDiagnosticsError, ModelUnavailable
+from app.fleet.plan import Plan
+from app.fleet.scorer import Outcome
+from app.fleet.worker import PAGE, PAGES_AT_ONCE, FleetWorker
+from app.settings import Settings
+from app.store.fleet import FleetRun, Page
+
+CPU_OF_A_WORKER = 0.5
+"""What a worker asks of Ray: less than it uses, so that some start beside a service on the same machine."""
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a run may use.
+
+    Args:
+        address: of the Ray cluster; `auto` for the one of this machine, `local` for one of the run's own; None for that of
+            RAY_ADDRESS, else one of its own.
+        workers: processes; None for as many as the cluster has processors, or GPUs, for.
+        gpus: of each worker; None for one where the cluster has GPUs.
+        batch: most graphs of a forward pass.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus: float | None = None
+    batch: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The workers of a run: how many, and the GPUs of each."""
+
+    workers: int
+    gpus: float
+
+
+@contextmanager
+def connected(resources: Resources) -> Iterator[Pool]:
+    """Connect to the cluster, or start one on this machine, and say which workers it has room for.
+
+    Raises:
+        ModelUnavailable: the cluster can't be reached.
+    """
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start(resources)
+    try:
+        yield _pool(resources)
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _start(resources: Resources) -> None:
+    address = resources.address or os.environ.get("RAY_ADDRESS") or LOCAL
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == LOCAL:
+        asked = math.ceil((resources.workers or 1) * CPU_OF_A_WORKER)
+        ray.init(
+            address=LOCAL,
+            include_dashboard=False,
+            num_cpus=max(os.cpu_count() or 1, asked),
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ModelUnavailable(
+            f"expected a Ray cluster at '{address}', found none ({error}): correct --address, or leave it out to start one here"
+        ) from error
+
+
+def _pool(resources: Resources) -> Pool:
+    there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    gpus = resources.gpus if resources.gpus is not None else 1.0 if there.get("GPU", 0) >= 1 else 0.0
+    if resources.workers is not None:
+        return Pool(resources.workers, gpus)
+    room = min(there.get("CPU", 1), free.get("CPU", 0) / CPU_OF_A_WORKER)
+    if gpus > 0:
+        room = min(room, free.get("GPU", 0) / gpus)
+    return Pool(max(1, int(room)), gpus)
+
+
+def outcomes_of(
+    settings: Settings, run: FleetRun, plan: Plan, pages: Sequence[Page], pool: Pool, batch: int
+) -> Iterator[list[Outcome]]:
+    """Score pages on the cluster; yields the outcomes of a few machines at a time, in any order.
+
+    Raises:
+        StoreError: the database can't be reached, or refused.
+        CheckpointError: a version's weights are not those that the run began with.
+        ModelUnavailable: the workers failed otherwise.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    rows = ray.data.from_items([{PAGE: page.model_dump_json()} for page in pages], override_num_blocks=len(pages))
+    results = rows.map_batches(
+        FleetWorker,
+        batch_size=1,
+        batch_format="numpy",
+        fn_constructor_kwargs={"settings": settings, "run": run, "plan": plan, "batch": batch},
+        compute=ray.data.ActorPoolStrategy(
+            size=pool.workers,
+            max_tasks_in_flight_per_actor=PAGES_AT_ONCE,
+            max_concurrent_calls_per_actor=PAGES_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=CPU_OF_A_WORKER,
+        num_gpus=pool.gpus or None,
+    )
+    try:
+        for columns in results.iter_batches(batch_size=None, batch_format="numpy"):
+            yield [Outcome(*row) for row in zip(*(columns[name].tolist() for name in Outcome._fields), strict=True)]
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        raise _of_project(error) from error
+
+
+def _of_project(error: BaseException) -> HydraulicDiagnosticsError:
+    """Return the project's error in what Ray Data raised; Ray wraps it, some layers deep."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, HydraulicDiagnosticsError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return ModelUnavailable(
+        f"expected the workers to score the fleet, found {type(error).__name__}: {error}; start the same run again to go on"
+    )
