@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None, description="an admin key to accept beside the stored ones; at least 32 characters", min_length=32
     )
+    pool_size: int = Field(
+        default=8,
+        ge=1,
+        le=1000,
+        description="most connections of each process to the database; two more while it registers machines",
+    )
     statement_cache_size: int = Field(
         default=100, ge=0, description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode"
     )

@@ -66,14 +66,14 @@ async def put_equipment(database: Database, equipment: Equipment) -> PutResult:
     return PutResult(record=_record(row), created=put["revision_before"] is None, rebuilt_bins=rebuilt)
 
 
-async def get_equipment(database: Database, equipment_id: str) -> EquipmentRecord | None:
-    """Return a registered equipment, or None.
+async def get_equipment(database: Database, equipment_ids: Sequence[str]) -> dict[str, EquipmentRecord]:
+    """Return the registered ones of these equipment, by id, in one statement.
 
     Raises:
         StoreUnavailable: the database can't be reached.
     """
-    rows = await database.fetch("get_equipment", [equipment_id])
-    return _record(rows[0]) if rows else None
+    rows = await database.fetch("get_equipment", list(equipment_ids))
+    return {row["equipment_id"]: _record(row) for row in rows}
 
 
 async def list_equipment(database: Database) -> Sequence[EquipmentRecord]:

@@ -23,10 +23,10 @@ def open_store(settings: Settings, limits: PoolLimits | None = None) -> Store:
     """Return the store that the environment means.
 
     Args:
-        settings: `dsn`, or `var_dir` for the local server; `statement_cache_size` counts when no limits are given.
+        settings: `dsn`, or `var_dir` for the local server; `pool_size` and `statement_cache_size` count when no limits are given.
         limits: connections and times.
     """
-    limits = limits or PoolLimits(statement_cache_size=settings.statement_cache_size)
+    limits = limits or PoolLimits(max_size=settings.pool_size, statement_cache_size=settings.statement_cache_size)
     if settings.dsn is not None:
         return Store(settings.dsn.get_secret_value(), limits)
     return Store(partial(ensure_embedded, embedded_directory(settings)), limits)

@@ -35,8 +35,15 @@ _LOST = (
     asyncpg.InternalClientError,
 )
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+PATIENT = 2
+"""Most connections of a process beside its pool: those of work without limits of time."""
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
+
+# Plans are made once for a connection: planning over a year of partitions takes longer than reading a window, and the
+# functions prune by the times they are given. Just-in-time compilation takes longer than any statement here.
+_SESSION = {"jit": "off", "timezone": "UTC", "plan_cache_mode": "force_generic_plan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,13 @@ class PoolLimits:
     """How many connections, how long to wait for what.
 
     Args:
-        max_size: most connections of this process.
+        max_size: most connections of this process's pool; `PATIENT` more for registering and migrating.
         acquire_timeout_s: longest wait for a connection, a new one's handshake included.
         statement_timeout_s: when the server gives a statement up.
         command_timeout_s: when we do; above `statement_timeout_s`, so that the server's clearer answer comes first.
         retry_s: how long a statement that may be repeated is tried again while the database is away.
         statement_cache_size: prepared statements a connection keeps; 0 behind pgbouncer in transaction mode, which must
-            also be told `ignore_startup_parameters = jit,statement_timeout,timezone`.
+            also be told `ignore_startup_parameters = jit,plan_cache_mode,statement_timeout,timezone`.
     """
 
     max_size: int = 8
@@ -79,6 +86,7 @@ class Database:
         self._limits = limits or PoolLimits()
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening: asyncio.Task[asyncpg.Pool[asyncpg.Record]] | None = None
+        self._patient = asyncio.Semaphore(PATIENT)
 
     async def fetch(self, name: str, *arguments: object) -> list[Row]:
         """Run a statement that may be repeated without harm, and again while the database is away.
@@ -145,23 +153,27 @@ class Database:
 
     @asynccontextmanager
     async def patient_session(self) -> AsyncIterator[Session]:
-        """Lend a connection of its own, without limits of time: for migrations and rebuilding.
+        """Lend one of `PATIENT` connections beside the pool, without limits of time: for migrations and rebuilding.
 
         Raises:
             StoreUnavailable: there is none, or it was lost meanwhile.
             StoreError: the database refused what was asked.
         """
         with _translated():
-            session = await asyncpg.connect(
-                await self._dsn(),
-                timeout=self._limits.acquire_timeout_s,
-                server_settings={"jit": "off", "timezone": "UTC"},
-                statement_cache_size=self._limits.statement_cache_size,
-            )
+            await asyncio.wait_for(self._patient.acquire(), self._limits.acquire_timeout_s)
             try:
-                yield session
+                session = await asyncpg.connect(
+                    await self._dsn(),
+                    timeout=self._limits.acquire_timeout_s,
+                    server_settings=_SESSION,
+                    statement_cache_size=self._limits.statement_cache_size,
+                )
+                try:
+                    yield session
+                finally:
+                    await session.close(timeout=self._limits.acquire_timeout_s)
             finally:
-                await session.close(timeout=self._limits.acquire_timeout_s)
+                self._patient.release()
 
     async def close(self) -> None:
         """Close the pool; it opens again when it is used again."""
@@ -204,12 +216,10 @@ class Database:
             max_size=self._limits.max_size,
             command_timeout=self._limits.command_timeout_s,
             statement_cache_size=self._limits.statement_cache_size,
+            # Without end: asyncpg would prepare, and the server plan, everything again every five minutes.
+            max_cached_statement_lifetime=0,
             # In `init=` a SET would be undone when the connection goes back.
-            server_settings={
-                "jit": "off",
-                "timezone": "UTC",
-                "statement_timeout": str(round(self._limits.statement_timeout_s * 1000)),
-            },
+            server_settings=_SESSION | {"statement_timeout": str(round(self._limits.statement_timeout_s * 1000))},
         )
         return self._pool
 
@@ -241,10 +251,16 @@ def _translated() -> Iterator[None]:
             f"expected the schema of this version, found {error.sqlstate}: the store is being prepared, ask again in a few "
             "seconds"
         ) from error
-    except (asyncpg.QueryCanceledError, *_AGAIN) as error:
+    except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, *_AGAIN) as error:
         logger.debug("statement given up", extra={"reason": str(error)})
         raise StoreUnavailable(
             f"expected the statement to go through, found {error.sqlstate} ({type(error).__name__}): ask again"
+        ) from error
+    except asyncpg.TooManyConnectionsError as error:
+        logger.debug("connection refused", extra={"reason": str(error)})
+        raise StoreUnavailable(
+            "expected a free connection, found all that the server allows in use: lower HYDRAULIC_POOL_SIZE, run fewer "
+            "replicas, raise the server's max_connections, or put pgbouncer before it"
         ) from error
     except _LOST as error:
         logger.debug("database lost", extra={"reason": str(error)})

@@ -88,36 +88,7 @@ select ingest_readings($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::
 
 -- name: read_windows
 -- The grid's bins of many windows (first bin and number of bins) of many equipment, undecoded, with the newest reading.
-select
-    equipment.grid_us,
-    array(
-        select sensor.sensor_id from equipment_sensors sensor
-        where sensor.equipment_key = equipment.equipment_key order by sensor.slot
-    ) as slot_sensors,
-    bins.times,
-    bins.vals,
-    newest.time as newest
-from unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as asked (equipment_id, first, bins, position)
-left join equipment on equipment.equipment_id = asked.equipment_id
-left join lateral (
-    select
-        string_agg(timestamptz_send(grid.time), ''::bytea) as times,
-        string_agg(array_send(grid.vals), ''::bytea) as vals
-    from sensor_grid grid
-    where grid.equipment_key = equipment.equipment_key
-        and grid.time >= timestamptz 'epoch' + (asked.first * equipment.grid_us) * interval '1 microsecond'
-        and grid.time < timestamptz 'epoch' + ((asked.first + asked.bins) * equipment.grid_us) * interval '1 microsecond'
-) bins on true
-left join lateral (
-    select reading.time
-    from sensor_readings reading
-    where reading.equipment_key = equipment.equipment_key
-        and reading.time >= timestamptz 'epoch' + (asked.first * equipment.grid_us) * interval '1 microsecond'
-        and reading.time < timestamptz 'epoch' + ((asked.first + asked.bins) * equipment.grid_us) * interval '1 microsecond'
-    order by reading.time desc
-    limit 1
-) newest on true
-order by asked.position;
+select grid_us, slot_sensors, times, vals, newest from read_windows($1::text[], $2::bigint[], $3::bigint[]);
 
 -- name: data_range
 -- Starts of the first and the last bin of an equipment in microseconds since 1970, and its grid.
@@ -144,7 +115,7 @@ from equipment
 where equipment.equipment_id = $1::text;
 
 -- name: drop_before
--- Drop everything that is wholly older than a time; answers how many partitions went.
+-- Drop some of what is wholly older than a time; answers how many partitions went, 0 when none is left.
 select drop_before($1::timestamptz);
 
 -- name: put_labels
@@ -187,7 +158,7 @@ insert into diagnoses (
 )
 select * from unnest(
     $1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[],
-    $8::double precision[], $9::jsonb[]
+    $8::double precision[], $9::json[]
 )
 on conflict do nothing;
 

@@ -49,9 +49,15 @@ class Store:
         await self._database.close()
 
     async def drop_before(self, cutoff: datetime) -> int:
-        """Drop readings, grid and diagnoses in the months (on TimescaleDB: chunks) that end by `cutoff`; returns how many."""
-        dropped: int = first_value(await self._database.once("drop_before", cutoff))
-        return dropped
+        """Drop readings, grid and diagnoses in the months (on TimescaleDB: chunks) that end by `cutoff`; returns how many.
+
+        Reads and writes go on: one that is long makes this wait, in short tries, and raise StoreUnavailable in the end.
+        What went before stays gone.
+        """
+        total = 0
+        while dropped := first_value(await self._database.fetch("drop_before", cutoff)):
+            total += dropped
+        return total
 
     async def put_equipment(self, item: Equipment) -> PutResult:
         """Register an equipment or replace its topology; see `equipment.put_equipment`."""
@@ -59,7 +65,11 @@ class Store:
 
     async def get_equipment(self, equipment_id: str) -> EquipmentRecord | None:
         """Return a registered equipment, or None."""
-        return await equipment.get_equipment(self._database, equipment_id)
+        return (await equipment.get_equipment(self._database, [equipment_id])).get(equipment_id)
+
+    async def get_equipment_of(self, equipment_ids: Sequence[str]) -> dict[str, EquipmentRecord]:
+        """Return the registered ones of these equipment, by id, in one statement."""
+        return await equipment.get_equipment(self._database, equipment_ids)
 
     async def list_equipment(self) -> Sequence[EquipmentRecord]:
         """Return all registered equipment in the order of ids."""

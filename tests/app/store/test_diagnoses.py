@@ -29,7 +29,7 @@ async def test_stored_diagnosis_comes_back_as_it_was(store: Store):
 
     body = await store.get_diagnosis("d1")
     assert body is not None
-    assert json.loads(body) == json.loads(stored.model_dump_json())
+    assert body.decode() == stored.model_dump_json()
     assert await store.get_diagnosis("d2") is None
 
 

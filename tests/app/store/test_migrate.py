@@ -1,4 +1,6 @@
 import asyncio
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -8,6 +10,7 @@ from app.errors import StoreError
 from app.store import migrate
 from app.store.migrate import read_migrations
 from app.store.store import Store
+from tests.app.store.test_diagnoses import diagnosis
 from tests.conftest import TIMESCALE_DSN, run_sql, with_database
 
 
@@ -60,6 +63,30 @@ async def test_failing_migration_leaves_nothing(empty_dsn: str, monkeypatch: pyt
     session = await asyncpg.connect(empty_dsn)
     assert await session.fetchval("select to_regclass('half')") is None
     await session.close()
+
+
+async def test_diagnoses_stored_before_their_bodies_were_text_stay(empty_dsn: str, monkeypatch: pytest.MonkeyPatch):
+    store = Store(empty_dsn)
+    steps = read_migrations()
+    monkeypatch.setattr(migrate, "read_migrations", lambda: tuple(step for step in steps if step.version < 5))
+    await store.migrate()
+    await store.ping()
+    await run_sql(
+        empty_dsn,
+        "select prepare_months(array[timestamptz '2026-03-01Z'])",
+        "insert into diagnoses values ('d', '2026-03-02Z', 'rig', '2026-03-02Z', '2026-03-02Z', '1', 'ok', 0.5, '{\"b\": 1.5, \"a\": null}')",
+    )
+    monkeypatch.undo()
+
+    await store.migrate()
+
+    stored = diagnosis("e", datetime(2026, 3, 1, 12, tzinfo=UTC))
+    await store.insert_diagnoses([stored])
+    old = await store.get_diagnosis("d")
+    assert old is not None
+    assert json.loads(old) == {"a": None, "b": 1.5}
+    assert await store.get_diagnosis("e") == stored.model_dump_json().encode()
+    await store.close()
 
 
 def test_misnamed_migration_is_refused(tmp_path: Path):

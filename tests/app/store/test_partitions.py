@@ -1,13 +1,17 @@
 import asyncio
+import time
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 
+from app.errors import StoreUnavailable
 from app.schemas.equipment import Equipment
 from app.store.partitions import months_of_days
+from app.store.pool import PoolLimits
 from app.store.store import Store
 from tests.conftest import TIMESCALE_DSN, run_sql
+from tests.plans import nested_plans
 
 pytestmark = pytest.mark.skipif(bool(TIMESCALE_DSN), reason="partitions of the plain edition")
 
@@ -63,6 +67,53 @@ async def test_old_months_are_dropped_whole_and_come_back_when_written(
     assert await partitions(database_dsn) == ["2025_03"]
     assert (await store.ingest("press-1", ["PS1"], [us(2025, 1)], [1])).accepted == 1
     assert await partitions(database_dsn) == ["2025_01", "2025_03"]
+
+
+async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, machine: Equipment, database_dsn: str):
+    patient = Store(database_dsn, PoolLimits(retry_s=0.6))
+    await store.put_equipment(machine)
+    await store.ingest("press-1", ["PS1"] * 2, [us(2025, 1), us(2025, 3)], [1, 2])
+    long_read = await asyncpg.connect(database_dsn)
+    reading = long_read.transaction()
+    await reading.start()
+    await long_read.fetch("select from sensor_readings")
+
+    dropping = asyncio.create_task(patient.drop_before(datetime(2025, 3, 1, tzinfo=UTC)))
+    slowest_s = 0.0
+    second = 0
+    while not dropping.done():
+        began = time.monotonic()
+        await store.read_windows([("press-1", us(2025, 3) // 1_000_000, 60)])
+        await store.ingest("press-1", ["PS1"], [us(2025, 3) + (second := second + 1) * 1_000_000], [1.0])
+        slowest_s = max(slowest_s, time.monotonic() - began)
+
+    with pytest.raises(StoreUnavailable, match="55P03"):
+        await dropping
+    assert second > 3
+    assert slowest_s < 0.5
+    assert await partitions(database_dsn) == ["2025_01", "2025_03"]
+    await reading.rollback()
+    await long_read.close()
+    # the grid's and the diagnoses' partitions may have gone already
+    assert await patient.drop_before(datetime(2025, 3, 1, tzinfo=UTC)) in (1, 2, 3)
+    assert await partitions(database_dsn) == ["2025_03"]
+    await patient.close()
+
+
+async def test_ingest_works_a_grid_out_from_its_own_month(store: Store, machine: Equipment, database_dsn: str):
+    await store.put_equipment(machine)
+    await store.ingest("press-1", ["PS1"] * 4, [us(2025, month) for month in range(1, 5)], [1.0] * 4)
+    session = await asyncpg.connect(database_dsn)
+
+    text = await nested_plans(
+        session, "ingest_readings", *((["press-1"], ["PS2"], [1], [us(2025, 2, day)], [1.0]) for day in (1, 2, 3))
+    )
+
+    await session.close()
+    scanned = [line for line in text.splitlines() if "Scan" in line and "sensor_readings" in line]
+    assert len(scanned) == 1, text
+    assert "sensor_readings_2025_02" in scanned[0]
+    assert "Subplans Removed: 3" in text
 
 
 async def test_array_with_a_null_is_refused_by_the_database(store: Store, machine: Equipment, database_dsn: str):

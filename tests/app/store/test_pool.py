@@ -1,14 +1,20 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from app.errors import StoreError, StoreUnavailable
-from app.store.pool import Database, PoolLimits
+from app.settings import Settings
+from app.store.open import open_store
+from app.store.pool import PATIENT, Database, PoolLimits
 from app.store.store import Store
 from tests.conftest import run_sql
+from tests.machines import make_machine
 
 
 @pytest.fixture
@@ -70,10 +76,14 @@ async def test_broken_address_is_named():
 
 async def test_sessions_have_the_settings_of_the_design(database: Database):
     async with database.session() as session:
-        assert [await session.fetchval(f"show {name}") for name in ("jit", "timezone", "statement_timeout")] == [
+        assert [
+            await session.fetchval(f"show {name}")
+            for name in ("jit", "timezone", "statement_timeout", "plan_cache_mode")
+        ] == [
             "off",
             "UTC",
             "500ms",
+            "force_generic_plan",
         ]
 
 
@@ -138,4 +148,58 @@ async def test_database_without_our_schema_is_being_prepared(database_dsn: str):
     store = Store(database_dsn, PoolLimits(retry_s=0.1))
     with pytest.raises(StoreUnavailable, match="the store is being prepared"):
         await store.any_key()
+    await store.close()
+
+
+class Watch:
+    """Counts a database's connections, from another database."""
+
+    def __init__(self, server_dsn: str, database_dsn: str) -> None:
+        self._dsn = server_dsn
+        self._name = urlsplit(database_dsn).path.removeprefix("/")
+        self.most = 0
+
+    async def __aenter__(self):
+        self._session = await asyncpg.connect(self._dsn)
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        await self._session.close()
+
+    async def _run(self) -> None:
+        while True:
+            now = await self._session.fetchval("select count(*) from pg_stat_activity where datname = $1", self._name)
+            self.most = max(self.most, now)
+
+
+async def test_connections_of_replicas_stay_within_their_pools(server_dsn: str, database_dsn: str):
+    replicas = [Store(database_dsn, PoolLimits(max_size=3)) for _ in range(4)]
+
+    async with Watch(server_dsn, database_dsn) as reading:
+        await asyncio.gather(*(store.read_windows([("press-1", 0, 60)]) for store in replicas for _ in range(100)))
+    async with Watch(server_dsn, database_dsn) as registering:
+        await asyncio.gather(
+            *(store.put_equipment(make_machine(f"press-{n}")) for n, store in enumerate(replicas) for _ in range(20))
+        )
+
+    assert 4 <= reading.most <= 4 * 3
+    assert registering.most <= 4 * (3 + PATIENT)
+    for store in replicas:
+        await store.close()
+
+
+async def test_server_without_free_connections_says_what_to_change(database: Database):
+    with pytest.raises(StoreUnavailable, match="lower HYDRAULIC_POOL_SIZE"):
+        async with database.session():
+            raise asyncpg.TooManyConnectionsError("sorry, too many clients already")
+
+
+async def test_environment_bounds_the_pool(server_dsn: str, database_dsn: str, tmp_path: Path):
+    store = open_store(Settings(dsn=SecretStr(database_dsn), var_dir=tmp_path, pool_size=2))
+    async with Watch(server_dsn, database_dsn) as watch:
+        await asyncio.gather(*(store.list_keys() for _ in range(100)))
+    assert 1 <= watch.most <= 2
     await store.close()
