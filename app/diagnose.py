@@ -7,6 +7,8 @@ Invariant: a component's health lies inside its interval, and both inside [0, 1]
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +17,7 @@ from app.card import Head
 from app.errors import LimitExceeded
 from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
 from app.graph import ModelOutput
-from app.schemas.diagnosis import (
-    Basis,
-    ComponentDiagnosis,
-    Diagnosis,
-    Evidence,
-    FaultySensor,
-    InputQuality,
-    State,
-    Window,
-)
+from app.schemas.diagnosis import Basis, Diagnosis, State, Window
 from app.schemas.equipment import Component, Equipment, Grade
 
 F32 = npt.NDArray[np.float32]
@@ -92,6 +85,40 @@ class Occasion:
     fallback: bool
 
 
+class _Told(NamedTuple):
+    """A model's output as plain numbers, which Python reads several times faster than numpy's."""
+
+    health_V: list[float]
+    low_V: list[float]
+    high_V: list[float]
+    rate_V: list[float]
+    grade_probability_VK: list[list[float]]
+
+
+class _Weight(TypedDict):
+    """The fields of an `Evidence`."""
+
+    sensor_id: str
+    contribution: float
+
+
+class _Fields(TypedDict):
+    """The fields of a `ComponentDiagnosis`."""
+
+    component_id: str
+    health: float | None
+    interval: tuple[float, float]
+    state: State
+    basis: Basis
+    condition: str | None
+    confidence: float | None
+    degradation_rate: float | None
+    degradation_reason: str | None
+    rul_h: float | None
+    rul_reason: str | None
+    evidence: Sequence[_Weight]
+
+
 def diagnose(
     equipment: Equipment,
     occasion: Occasion,
@@ -111,41 +138,52 @@ def diagnose(
         knowledge: what the version was taught.
         thresholds: where states begin and when to abstain.
         previous: last known state by component id, for hysteresis; empty when there is none.
+
+    Raises:
+        ValidationError: a value is not as the schema says, which is an error of ours.
     """
-    sensors_of = _sensor_positions(equipment)
-    components = tuple(
-        _component(
-            index, component, scores, summary, knowledge, thresholds, previous, sensors_of[index], equipment.sensor_ids
-        )
+    told = _told(scores.output)
+    novelty_V = summary.novelty_V.tolist()
+    components = [
+        _component(index, component, told, novelty_V[index], knowledge, thresholds, previous)
         for index, component in enumerate(equipment.components)
-    )
+    ]
+    if scores.contribution_VS is not None:
+        sensors_of = _sensor_positions(equipment)
+        for index, item in enumerate(components):
+            item["evidence"] = _evidence(
+                index, item["basis"], scores.contribution_VS[index], summary, sensors_of[index], equipment.sensor_ids
+            )
     reasons = (
         *abstention_reasons(equipment, summary, thresholds),
         *_reasons_of_silence(equipment, components, knowledge),
     )
-    labelled = [item.health for item in components if item.basis == "labels" and item.health is not None]
-    known = labelled or [item.health for item in components if item.health is not None]
-    beyond = summary.excess_S > summary.excess_limit_S
-    return Diagnosis(
-        diagnosis_id=occasion.diagnosis_id,
-        equipment_id=equipment.equipment_id,
-        created_at=occasion.created_at,
-        window=occasion.window,
-        model_version=knowledge.version,
-        topology_revision=equipment.revision,
-        fallback=occasion.fallback,
-        input=InputQuality(
-            source="inline" if occasion.source == "inline" else "store",
-            missing_sensors=summary.missing,
-            faulty_sensors=tuple(FaultySensor(sensor_id=item.sensor_id, reason=item.reason) for item in summary.faults),
-            unusual_sensors=tuple(name for name, flag in zip(equipment.sensor_ids, beyond, strict=True) if flag),
-            coverage=_unit(float(summary.coverage_S.mean())) if summary.coverage_S.size else 0.0,
-            stale_s=occasion.stale_s,
-        ),
-        status="insufficient_evidence" if reasons else "ok",
-        reasons=reasons,
-        health=min(known) if known else None,
-        components=components,
+    labelled = [item["health"] for item in components if item["basis"] == "labels" and item["health"] is not None]
+    known = labelled or [item["health"] for item in components if item["health"] is not None]
+    beyond = np.flatnonzero(summary.excess_S > summary.excess_limit_S)
+    # one validation of plain values costs a fraction of what one for each part does, and refuses the same
+    return Diagnosis.model_validate(
+        {
+            "diagnosis_id": occasion.diagnosis_id,
+            "equipment_id": equipment.equipment_id,
+            "created_at": occasion.created_at,
+            "window": occasion.window,
+            "model_version": knowledge.version,
+            "topology_revision": equipment.revision,
+            "fallback": occasion.fallback,
+            "input": {
+                "source": "inline" if occasion.source == "inline" else "store",
+                "missing_sensors": summary.missing,
+                "faulty_sensors": [{"sensor_id": item.sensor_id, "reason": item.reason} for item in summary.faults],
+                "unusual_sensors": [equipment.sensor_ids[position] for position in beyond.tolist()],
+                "coverage": _unit(float(summary.coverage_S.mean())) if summary.coverage_S.size else 0.0,
+                "stale_s": occasion.stale_s,
+            },
+            "status": "insufficient_evidence" if reasons else "ok",
+            "reasons": reasons,
+            "health": min(known) if known else None,
+            "components": components,
+        }
     )
 
 
@@ -166,43 +204,51 @@ def state_of(health: float, previous: State | None, thresholds: Thresholds) -> S
     return STATES[rank]
 
 
+def _told(output: ModelOutput) -> _Told:
+    return _Told(
+        output.health_V.tolist(),
+        output.low_V.tolist(),
+        output.high_V.tolist(),
+        output.rate_V.tolist(),
+        output.grade_probability_VK.tolist(),
+    )
+
+
 def _component(
     index: int,
     component: Component,
-    scores: Scores,
-    summary: InputSummary,
+    told: _Told,
+    novelty: float,
     knowledge: Knowledge,
     thresholds: Thresholds,
     previous: Mapping[str, State],
-    own_sensors: Sequence[int],
-    sensor_ids: Sequence[str],
-) -> ComponentDiagnosis:
+) -> _Fields:
     grades = knowledge.grades.get(component.component_id, ()) if knowledge.taught("grade", component) else ()
     labelled = _labelled(component, knowledge)
-    health, interval, basis = _health_of(index, scores.output, summary, labelled=labelled)
+    health, interval, basis = _health_of(index, told, novelty, labelled=labelled)
     condition, confidence = None, None
-    share_K = scores.output.grade_probability_VK[index, : len(grades)]
-    if grades and np.isfinite(share_K).all():
-        best = int(np.argmax(share_K))
-        condition = grades[best].name
-        confidence = _unit(float(share_K[best]))
-    rate, rate_reason = _rate(index, component, scores.output, knowledge)
+    share_K = told.grade_probability_VK[index][: len(grades)]
+    if grades and all(map(isfinite, share_K)):
+        best = max(share_K)
+        condition = grades[share_K.index(best)].name
+        confidence = _unit(best)
+    rate, rate_reason = _rate(index, component, told, knowledge)
     rul_h, rul_reason = _remaining_life(health, rate, rate_reason)
     before = previous.get(component.component_id)
-    return ComponentDiagnosis(
-        component_id=component.component_id,
-        health=health,
-        interval=interval,
-        state="unknown" if health is None else state_of(health, before, thresholds),
-        basis=basis,
-        condition=condition,
-        confidence=confidence,
-        degradation_rate=rate,
-        degradation_reason=rate_reason,
-        rul_h=rul_h,
-        rul_reason=rul_reason,
-        evidence=_evidence(index, basis, scores, summary, own_sensors, sensor_ids),
-    )
+    return {
+        "component_id": component.component_id,
+        "health": health,
+        "interval": interval,
+        "state": "unknown" if health is None else state_of(health, before, thresholds),
+        "basis": basis,
+        "condition": condition,
+        "confidence": confidence,
+        "degradation_rate": rate,
+        "degradation_reason": rate_reason,
+        "rul_h": rul_h,
+        "rul_reason": rul_reason,
+        "evidence": (),
+    }
 
 
 def _labelled(component: Component, knowledge: Knowledge) -> bool:
@@ -211,13 +257,11 @@ def _labelled(component: Component, knowledge: Knowledge) -> bool:
     return knowledge.taught("health", component)
 
 
-def _reasons_of_silence(
-    equipment: Equipment, components: Sequence[ComponentDiagnosis], knowledge: Knowledge
-) -> tuple[str, ...]:
+def _reasons_of_silence(equipment: Equipment, components: Sequence[_Fields], knowledge: Knowledge) -> tuple[str, ...]:
     silent = tuple(
         component.component_id
         for component, item in zip(equipment.components, components, strict=True)
-        if item.health is None and _labelled(component, knowledge)
+        if item["health"] is None and _labelled(component, knowledge)
     )
     if not silent:
         return ()
@@ -226,26 +270,24 @@ def _reasons_of_silence(
 
 
 def _health_of(
-    index: int, output: ModelOutput, summary: InputSummary, *, labelled: bool
+    index: int, told: _Told, novelty: float, *, labelled: bool
 ) -> tuple[float | None, tuple[float, float], Basis]:
     if labelled:
-        told_3 = np.array([output.health_V[index], output.low_V[index], output.high_V[index]])
-        if not np.isfinite(told_3).all():
+        health, low, high = told.health_V[index], told.low_V[index], told.high_V[index]
+        if not (isfinite(health) and isfinite(low) and isfinite(high)):
             return None, (0.0, 1.0), "none"
-        health, low, high = map(_unit, told_3.tolist())
+        health, low, high = _unit(health), _unit(low), _unit(high)
         return health, (min(low, health), max(high, health)), "labels"
-    if not np.isfinite(summary.novelty_V[index]):
+    if not isfinite(novelty):
         return None, (0.0, 1.0), "none"
-    return _unit(float(summary.novelty_V[index])), (0.0, 1.0), "novelty"
+    return _unit(novelty), (0.0, 1.0), "novelty"
 
 
-def _rate(
-    index: int, component: Component, output: ModelOutput, knowledge: Knowledge
-) -> tuple[float | None, str | None]:
+def _rate(index: int, component: Component, told: _Told, knowledge: Knowledge) -> tuple[float | None, str | None]:
     if not knowledge.taught("rate", component):
         return None, NO_WEAR_LABELS
-    rate = float(output.rate_V[index])
-    return (rate, None) if np.isfinite(rate) else (None, NOT_FINITE)
+    rate = told.rate_V[index]
+    return (rate, None) if isfinite(rate) else (None, NOT_FINITE)
 
 
 def _remaining_life(
@@ -263,34 +305,28 @@ def _remaining_life(
 def _evidence(
     index: int,
     basis: Basis,
-    scores: Scores,
+    contribution_S: F32,
     summary: InputSummary,
     own_sensors: Sequence[int],
     sensor_ids: Sequence[str],
-) -> tuple[Evidence, ...]:
-    if scores.contribution_VS is None or basis == "none":
-        return ()
-    if basis != "labels":
-        return _novelty_evidence(index, summary, own_sensors, sensor_ids)
-    row_S = scores.contribution_VS[index]
-    order = np.argsort(-np.abs(np.nan_to_num(row_S)), kind="stable")
-    return tuple(
-        Evidence(sensor_id=sensor_ids[position], contribution=round(float(row_S[position]), DIGITS))
-        for position in order
-        if np.isfinite(row_S[position]) and row_S[position] != 0
-    )
-
-
-def _novelty_evidence(
-    index: int, summary: InputSummary, own_sensors: Sequence[int], sensor_ids: Sequence[str]
-) -> tuple[Evidence, ...]:
-    found = {
-        sensor_ids[position]: float(summary.novelty_without_S[position] - summary.novelty_V[index])
-        for position in own_sensors
-        if np.isfinite(summary.novelty_without_S[position])
-    }
-    order = sorted(found, key=lambda sensor_id: -found[sensor_id])
-    return tuple(Evidence(sensor_id=sensor_id, contribution=round(found[sensor_id], DIGITS)) for sensor_id in order)
+) -> list[_Weight]:
+    if basis == "none":
+        return []
+    if basis == "novelty":
+        novelty = float(summary.novelty_V[index])
+        without_S = summary.novelty_without_S.tolist()
+        # float32 as both are, so that equal healths differ by nothing
+        found = {position: float(np.float32(without_S[position]) - np.float32(novelty)) for position in own_sensors}
+        order = sorted(
+            (position for position in found if isfinite(found[position])), key=lambda position: -found[position]
+        )
+    else:
+        found = dict(enumerate(contribution_S.tolist()))
+        order = sorted(
+            (position for position in found if isfinite(found[position]) and found[position] != 0),
+            key=lambda position: -abs(found[position]),
+        )
+    return [{"sensor_id": sensor_ids[position], "contribution": round(found[position], DIGITS)} for position in order]
 
 
 def _sensor_positions(equipment: Equipment) -> list[list[int]]:

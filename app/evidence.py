@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.features import Fault, FeatureSpec, Floats, SensorFeatures
-from app.novelty import leaves_range, novelty_health
+from app.features import Fault, FeatureBatch, FeatureSpec, Floats, SensorFeatures, faults_of, missing_sensors
+from app.novelty import NoveltyPlan, leaves_range, novelty_health, plan_novelty
 from app.schemas.equipment import Equipment
 
 
@@ -68,31 +69,103 @@ class InputSummary:
     novelty_without_S: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class SummaryBatch:
+    """What the features say of the input of W windows of one topology; see `InputSummary`.
+
+    `fault_WS` is as in `FeatureBatch`; `unreferenced_S` and `excess_limit_S` hold for every window.
+    """
+
+    coverage_WS: Floats
+    excess_WS: Floats
+    excess_limit_S: Floats
+    unreferenced_S: NDArray[np.bool_]
+    fault_WS: NDArray[np.uint8]
+    unusual_W: NDArray[np.bool_]
+    novelty_WV: Floats
+    novelty_without_WS: Floats
+
+    def window(self, index: int, sensor_ids: Sequence[str]) -> InputSummary:
+        """Return what is said of one window; `sensor_ids` are those of the topology."""
+        return InputSummary(
+            coverage_S=self.coverage_WS[index],
+            excess_S=self.excess_WS[index],
+            excess_limit_S=self.excess_limit_S,
+            missing=missing_sensors(self.coverage_WS[index], sensor_ids),
+            unreferenced=tuple(
+                name for name, alien in zip(sensor_ids, self.unreferenced_S.tolist(), strict=True) if alien
+            ),
+            faults=faults_of(self.fault_WS[index], sensor_ids),
+            unusual=bool(self.unusual_W[index]),
+            novelty_V=self.novelty_WV[index],
+            novelty_without_S=self.novelty_without_WS[index],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryPlan:
+    """What summaries take from a topology and a spec; made once by `plan_summary`."""
+
+    equipment: Equipment
+    spec: FeatureSpec
+    novelty: NoveltyPlan
+    excess_limit_S: Floats
+    unreferenced_S: NDArray[np.bool_]
+
+
+def plan_summary(equipment: Equipment, spec: FeatureSpec) -> SummaryPlan:
+    """Gather what the summaries of a topology's windows take from a spec."""
+    novelty = plan_novelty(equipment, spec)
+    references = spec.references.get(equipment.design, {})
+    return SummaryPlan(
+        equipment=equipment,
+        spec=spec,
+        novelty=novelty,
+        excess_limit_S=np.nan_to_num(novelty.limit_S, nan=np.inf).astype(np.float32),
+        unreferenced_S=np.array([sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_),
+    )
+
+
+def summarise_batch(features: FeatureBatch, plan: SummaryPlan) -> SummaryBatch:
+    """Keep of windows' features what a diagnosis tells about its input.
+
+    Args:
+        features: of windows of the plan's topology, made with its spec.
+        plan: of that topology.
+    """
+    novelty = novelty_health(features.excess_WS, plan.novelty)
+    return SummaryBatch(
+        coverage_WS=features.coverage_WS,
+        excess_WS=features.excess_WS,
+        excess_limit_S=plan.excess_limit_S,
+        unreferenced_S=plan.unreferenced_S,
+        fault_WS=features.fault_WS,
+        unusual_W=leaves_range(features.excess_WS, plan.equipment, plan.spec),
+        novelty_WV=novelty.health_WV,
+        novelty_without_WS=novelty.without_WS,
+    )
+
+
 def summarise(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> InputSummary:
-    """Keep of a window's features what a diagnosis tells about its input.
+    """Keep of one window's features what a diagnosis tells about its input, by what `summarise_batch` does for many.
 
     Args:
         equipment: the machine.
         features: of its window.
         spec: that the features were made with.
     """
-    limits = spec.limits.get(equipment.design)
-    limit_of = {} if limits is None else limits.sensors
-    without_S = np.full(len(equipment.sensors), np.nan, np.float32)
-    for position, placed in enumerate(equipment.sensors):
-        others_S = features.excess_S.copy()
-        others_S[position] = np.nan
-        without_S[position] = novelty_health(others_S, equipment, spec)[placed.component_index]
+    plan = plan_summary(equipment, spec)
+    novelty = novelty_health(features.excess_S[None], plan.novelty)
     return InputSummary(
         coverage_S=features.coverage_S,
         excess_S=features.excess_S,
-        excess_limit_S=np.array([limit_of.get(sensor_id, np.inf) for sensor_id in equipment.sensor_ids], np.float32),
+        excess_limit_S=plan.excess_limit_S,
         missing=features.missing,
         unreferenced=features.unreferenced,
         faults=features.faulty,
-        unusual=leaves_range(features.excess_S, equipment, spec),
-        novelty_V=novelty_health(features.excess_S, equipment, spec),
-        novelty_without_S=without_S,
+        unusual=bool(leaves_range(features.excess_S[None], equipment, spec)[0]),
+        novelty_V=novelty.health_WV[0],
+        novelty_without_S=novelty.without_WS[0],
     )
 
 

@@ -2,13 +2,13 @@
 
 The only feature code: training, serving and the tests of parity call the same functions. It reads no file, knows no machine
 and fills a value in one place only: `normalise` writes 0.0, the reference mean, where there is nothing to normalise, and
-the mask says so. Shapes: S sensors, N bins, T steps, F statistics of a step.
-Invariant: equal bins and an equal spec give bitwise equal features, whatever way the bins came.
+the mask says so. Shapes: W windows, S sensors, N bins, T steps, F statistics of a step. It is long because it is all of it.
+Invariant: equal bins and an equal spec give bitwise equal features, whatever way the bins came and whatever came with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,19 @@ from app.errors import WindowError
 from app.schemas.equipment import Equipment, Grade
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Statistic = Literal["mean", "shift", "spread", "dip", "peak", "slope", "start", "end"]
 """Of a step's bins: mean; shift of the mean from the window's mean; population standard deviation; distance of the lowest, the highest,
 the first and the last bin from the mean; slope as the least-squares rise from the first bin's place to the last's.
 
 All but the mean are differences: what a transient says is small beside the level, which drifts with temperature."""
+
+FaultReason = Literal["out_of_range", "frozen", "noisy"]
+FAULT_REASONS: tuple[FaultReason, ...] = get_args(FaultReason)
+"""Why a sensor is masked; the first that holds is told."""
+
+VALUES_AT_ONCE = 2**18
+"""Bins of all sensors of the windows that are worked on in one pass: bounds memory, and stays within a processor's cache."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,7 +114,7 @@ class Fault:
     """A sensor whose readings in this window can't be true, and why; it is masked."""
 
     sensor_id: str
-    reason: Literal["out_of_range", "frozen", "noisy"]
+    reason: FaultReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,68 @@ class SensorFeatures:
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
     faulty: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """The features of W windows of one topology; see `SensorFeatures`. `fault_WS` is 0, or 1 + a place in `FAULT_REASONS`."""
+
+    x_WSTF: Floats
+    mask_WST: NDArray[np.bool_]
+    coverage_WS: Floats
+    excess_WS: Floats
+    fault_WS: NDArray[np.uint8]
+
+    def window(self, index: int, plan: "FeaturePlan") -> SensorFeatures:
+        """Return one window's features, made with the same plan."""
+        return SensorFeatures(
+            x_STF=self.x_WSTF[index],
+            mask_ST=self.mask_WST[index],
+            coverage_S=self.coverage_WS[index],
+            excess_S=self.excess_WS[index],
+            missing=missing_sensors(self.coverage_WS[index], plan.sensor_ids),
+            unreferenced=plan.unreferenced,
+            faulty=faults_of(self.fault_WS[index], plan.sensor_ids),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePlan:
+    """What features take from a topology and a spec, as arrays; made once by `plan_features`, good for any number of windows.
+
+    Args:
+        sensor_ids: S of them.
+        bins: N of a window.
+        steps: T; divides N.
+        statistics: names of the statistics.
+        clip: largest absolute feature.
+        low_S: least that each instrument can read, float64.
+        high_S: the most.
+        flat_S: the reference's `flat`, infinite without one.
+        roughness_S: the reference's `roughness`, infinite without one.
+        mean_STF: what becomes 0.0, float64.
+        spread_STF: what becomes 1.0.
+        referenced_S: sensors that the spec has a reference for; R of them.
+        low_RTF: lowest statistics of the training windows, for sensors with a reference alone.
+        high_RTF: highest.
+        unreferenced: ids of the sensors without a reference.
+    """
+
+    sensor_ids: tuple[str, ...]
+    bins: int
+    steps: int
+    statistics: tuple[Statistic, ...]
+    clip: float
+    low_S: Doubles
+    high_S: Doubles
+    flat_S: Doubles
+    roughness_S: Doubles
+    mean_STF: Doubles
+    spread_STF: Doubles
+    referenced_S: NDArray[np.bool_]
+    low_RTF: Doubles
+    high_RTF: Doubles
+    unreferenced: tuple[str, ...]
 
 
 def bin_series(offsets_us: NDArray[np.int64], values: NDArray[np.float64], grid_us: int, bins: int) -> Floats:
@@ -154,62 +224,153 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
     """Describe each step of a window by statistics of its bins.
 
     Args:
-        values_SN: bins in the sensors' units, NaN where missing.
+        values_SN: bins in the sensors' units, NaN where missing; or those of many windows, [W, S, N].
         steps: T; divides N.
         statistics: names of the statistics, see `Statistic`.
 
     Returns:
         [S, T, F] statistics, NaN in a step without a bin; and [S, T] coverage, the share of the step's bins that are there.
+        Of many windows, [W, S, T, F] and [W, S, T].
 
     Raises:
         WindowError: N is not a multiple of the steps.
     """
-    S, N = values_SN.shape
-    if N == 0 or N % steps:
-        raise WindowError(
-            f"expected a window of a whole multiple of {steps} bins, found {N}: give all bins of the window"
-        )
+    N = values_SN.shape[-1]
+    _check_bins(N, steps)
     width = N // steps
-    values_STN = values_SN.reshape(S, steps, width).astype(np.float64)
+    values_STN = values_SN.reshape(*values_SN.shape[:-1], steps, width).astype(np.float64)
     there_STN = np.isfinite(values_STN)
     count_ST = there_STN.sum(-1)
     some_ST = np.maximum(count_ST, 1)
     zeroed_STN = np.where(there_STN, values_STN, 0.0)
     mean_ST = zeroed_STN.sum(-1) / some_ST
     centred_STN = np.where(there_STN, values_STN - mean_ST[..., None], 0.0)
-    found: dict[Statistic, NDArray[np.float64]] = {}
-    for name in statistics:
+    raw_STF = np.empty((*count_ST.shape, len(statistics)), np.float32)
+    for index, name in enumerate(statistics):
         match name:
             case "mean":
-                found[name] = mean_ST
+                found_ST = mean_ST
             case "spread":
-                found[name] = np.sqrt((centred_STN**2).sum(-1) / some_ST)
+                found_ST = np.sqrt((centred_STN**2).sum(-1) / some_ST)
             case "shift":
-                level_S = zeroed_STN.sum((-1, -2)) / np.maximum(count_ST.sum(-1), 1)
-                found[name] = mean_ST - level_S[:, None]
+                level_S = zeroed_STN.reshape(values_SN.shape).sum(-1) / np.maximum(count_ST.sum(-1), 1)
+                found_ST = mean_ST - level_S[..., None]
             case "dip":
-                found[name] = np.where(there_STN, centred_STN, np.inf).min(-1)
+                found_ST = np.where(there_STN, centred_STN, np.inf).min(-1)
             case "peak":
-                found[name] = np.where(there_STN, centred_STN, -np.inf).max(-1)
+                found_ST = np.where(there_STN, centred_STN, -np.inf).max(-1)
             case "slope":
                 place_STN = np.broadcast_to(np.arange(width, dtype=np.float64), values_STN.shape)
                 middle_ST = np.where(there_STN, place_STN, 0.0).sum(-1) / some_ST
                 offset_STN = np.where(there_STN, place_STN - middle_ST[..., None], 0.0)
                 power_ST = (offset_STN**2).sum(-1)
                 rise_ST = (offset_STN * centred_STN).sum(-1) / np.where(power_ST > 0, power_ST, 1.0)
-                found[name] = rise_ST * (width - 1)
+                found_ST = rise_ST * (width - 1)
             case "start":
                 place_ST1 = there_STN.argmax(-1)[..., None]
-                found[name] = np.take_along_axis(centred_STN, place_ST1, -1)[..., 0]
+                found_ST = np.take_along_axis(centred_STN, place_ST1, -1)[..., 0]
             case "end":
                 place_ST1 = width - 1 - there_STN[..., ::-1].argmax(-1)[..., None]
-                found[name] = np.take_along_axis(centred_STN, place_ST1, -1)[..., 0]
-    raw_STF = np.stack([found[name] for name in statistics], axis=-1)
+                found_ST = np.take_along_axis(centred_STN, place_ST1, -1)[..., 0]
+        raw_STF[..., index] = found_ST
     raw_STF[count_ST == 0] = np.nan
-    return raw_STF.astype(np.float32), (count_ST / width).astype(np.float32)
+    return raw_STF, (count_ST / width).astype(np.float32)
 
 
-def find_faults(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> tuple[Fault, ...]:
+def flatness(values_SN: Floats) -> Doubles:
+    """Return the share of a window's bins that the longest run of one unchanging value fills; NaN below 3 bins.
+
+    Args:
+        values_SN: bins, NaN where missing; any leading axes.
+
+    Returns:
+        [S], or the leading axes.
+    """
+    there_SN = np.isfinite(values_SN)
+    count_S = there_SN.sum(-1)
+    told_S = count_S >= 3
+    flat_S = np.full(count_S.shape, np.nan)
+    if told_S.any():  # R readings of all told sensors, one sensor after the other
+        value_R = values_SN[there_SN & told_S[..., None]]
+        count_Q = count_S[told_S]
+        first_Q = np.cumsum(count_Q) - count_Q
+        begins_R = np.ones(len(value_R), np.bool_)
+        np.not_equal(value_R[1:], value_R[:-1], out=begins_R[1:])
+        begins_R[first_Q] = True
+        runs = np.flatnonzero(begins_R)
+        longest_Q = np.maximum.reduceat(np.diff(runs, append=len(value_R)), np.searchsorted(runs, first_Q))
+        flat_S[told_S] = longest_Q / count_Q
+    return flat_S
+
+
+def roughness(values_SN: Floats) -> Doubles:
+    """Return the mean absolute second difference of neighbouring bins, in the sensors' units; 0 where there is none.
+
+    Args:
+        values_SN: bins, NaN where missing; any leading axes.
+
+    Returns:
+        [S], or the leading axes.
+    """
+    bend_SN = np.abs(np.diff(values_SN.astype(np.float64), n=2, axis=-1))
+    there_SN = np.isfinite(bend_SN)
+    rough_S: Doubles = np.where(there_SN, bend_SN, 0.0).sum(-1) / np.maximum(there_SN.sum(-1), 1)
+    return rough_S
+
+
+def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
+    """Gather what the features of a topology's windows take from a spec.
+
+    A sensor without a reference in the spec is scaled by its declared range: the middle is 0 and the ends are -1 and 1.
+
+    Args:
+        equipment: the machine, or another one of the same topology.
+        spec: the checkpoint's feature spec.
+
+    Raises:
+        WindowError: no window of the equipment fits the spec: the reference has another number of steps, a sensor has another
+            quantity or unit than its reference, or the bins are no multiple of the steps.
+    """
+    _check_bins(equipment.bins, equipment.steps)
+    S, T, F = len(equipment.sensors), equipment.steps, len(spec.statistics)
+    references = spec.references.get(equipment.design, {})
+    mean_STF, spread_STF = np.empty((S, T, F)), np.empty((S, T, F))
+    flat_S, roughness_S = np.full(S, np.inf), np.full(S, np.inf)
+    referenced_S = np.zeros(S, np.bool_)
+    low_STF, high_STF = np.zeros((S, T, F)), np.zeros((S, T, F))
+    for index, (_, sensor) in enumerate(equipment.sensors):
+        reference = references.get(sensor.sensor_id)
+        if reference is None:
+            mean_STF[index], spread_STF[index] = _range_scale(sensor.range, spec.statistics)
+            continue
+        _check_reference(reference, sensor.quantity, sensor.unit, T, f"{equipment.design}.{sensor.sensor_id}")
+        mean_STF[index], spread_STF[index] = reference.mean, reference.spread
+        low_STF[index], high_STF[index] = reference.low, reference.high
+        flat_S[index], roughness_S[index] = reference.flat, reference.roughness
+        referenced_S[index] = True
+    range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(-1, 2)
+    return FeaturePlan(
+        sensor_ids=equipment.sensor_ids,
+        bins=equipment.bins,
+        steps=T,
+        statistics=spec.statistics,
+        clip=spec.clip,
+        low_S=range_S2[:, 0].copy(),
+        high_S=range_S2[:, 1].copy(),
+        flat_S=flat_S,
+        roughness_S=roughness_S,
+        mean_STF=mean_STF,
+        spread_STF=spread_STF,
+        referenced_S=referenced_S,
+        low_RTF=low_STF[referenced_S],
+        high_RTF=high_STF[referenced_S],
+        unreferenced=tuple(
+            sensor_id for sensor_id, known in zip(equipment.sensor_ids, referenced_S, strict=True) if not known
+        ),
+    )
+
+
+def find_faults(values_WSN: Floats, plan: FeaturePlan) -> NDArray[np.uint8]:
     """Find sensors whose readings can't be true: beyond what the instrument can read, frozen, or far rougher than ever seen.
 
     Frozen and rough are judged against the sensor's own reference, so a sensor that rests by nature (a flow of 0 in an idle
@@ -217,142 +378,160 @@ def find_faults(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> t
     value fills a fifth of the window more than it did in any training window, or all of a window though it never did.
 
     Args:
-        values_SN: bins in the order of `Equipment.sensors`, NaN where missing.
-        equipment: the machine.
-        spec: the checkpoint's feature spec.
+        values_WSN: bins in the order of the plan's sensors, NaN where missing.
+        plan: of the windows' topology.
 
     Returns:
-        The faults in the order of the sensors, one for a sensor at most.
+        [W, S] the first of `FAULT_REASONS` that holds, counted from 1; 0 for none.
     """
-    references = spec.references.get(equipment.design, {})
-    range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(-1, 2)
-    beyond_S = np.any((values_SN < range_S2[:, :1]) | (values_SN > range_S2[:, 1:]), axis=-1)
-    flat_S, rough_S = flatness(values_SN), roughness(values_SN)
-    faults: list[Fault] = []
-    for index, sensor_id in enumerate(equipment.sensor_ids):
-        reference = references.get(sensor_id)
-        if beyond_S[index]:
-            faults.append(Fault(sensor_id, "out_of_range"))
-        elif reference is None or np.isnan(flat_S[index]):
-            continue
-        elif flat_S[index] > reference.flat + 0.2 or (flat_S[index] == 1.0 and reference.flat < 1.0):
-            faults.append(Fault(sensor_id, "frozen"))
-        elif rough_S[index] > 2.0 * reference.roughness:
-            faults.append(Fault(sensor_id, "noisy"))
-    return tuple(faults)
+    flat_WS = flatness(values_WSN)
+    frozen_WS = (flat_WS > plan.flat_S + 0.2) | ((flat_WS == 1.0) & (plan.flat_S < 1.0))
+    noisy_WS = (roughness(values_WSN) > 2.0 * plan.roughness_S) & ~np.isnan(flat_WS)
+    lowest_WS, highest_WS = np.fmin.reduce(values_WSN, -1), np.fmax.reduce(values_WSN, -1)
+    found = {
+        "out_of_range": (lowest_WS < plan.low_S) | (highest_WS > plan.high_S),
+        "frozen": frozen_WS,
+        "noisy": noisy_WS,
+    }
+    fault_WS = np.zeros(flat_WS.shape, np.uint8)
+    for code, reason in reversed(list(enumerate(FAULT_REASONS, 1))):
+        fault_WS[found[reason]] = code
+    return fault_WS
 
 
-def flatness(values_SN: Floats) -> NDArray[np.float64]:
-    """Return the share of a window's bins that the longest run of one unchanging value fills, [S]; NaN below 3 bins."""
-    flat_S = np.full(len(values_SN), np.nan)
-    for index, values_N in enumerate(values_SN):
-        there_R = values_N[np.isfinite(values_N)]
-        if len(there_R) < 3:
-            continue
-        starts_Q = np.flatnonzero(np.concatenate(([True], there_R[1:] != there_R[:-1])))
-        flat_S[index] = np.diff(np.append(starts_Q, len(there_R))).max() / len(there_R)
-    return flat_S
+def range_excess(raw_WSTF: Floats, plan: FeaturePlan) -> Floats:
+    """Return how far each sensor's window leaves the range of the training windows: 0 inside, at most 1.
+
+    It is the mean over steps and statistics of the distance beyond the lowest and highest value of the training windows, in
+    spreads, each capped at 1. For a machine that repeats a cycle the range is that of the same step, so a window that starts
+    in mid-cycle leaves it although every value is a usual one.
+
+    Returns:
+        [W, S], NaN for a sensor without a reference, or without a step that has readings.
+    """
+    excess_WS = np.full(raw_WSTF.shape[:2], np.nan, np.float32)
+    raw_WRTF = raw_WSTF[:, plan.referenced_S].astype(np.float64)
+    there_WRT = np.logical_and.reduce(np.isfinite(raw_WRTF), axis=-1)
+    beyond_WRTF = np.maximum(np.maximum(plan.low_RTF - raw_WRTF, raw_WRTF - plan.high_RTF), 0.0)
+    beyond_WRTF /= plan.spread_STF[plan.referenced_S]
+    np.minimum(beyond_WRTF, 1.0, out=beyond_WRTF)
+    count_WR = there_WRT.sum(-1)
+    excess_WR = np.full(count_WR.shape, np.nan, np.float32)
+    for count in np.unique(count_WR[count_WR > 0]).tolist():
+        # rows with as many steps are summed as one block of the steps that are there, so that a sum never depends on the others
+        rows_WR = count_WR == count
+        block = beyond_WRTF[rows_WR][there_WRT[rows_WR]].reshape(int(rows_WR.sum()), -1)
+        excess_WR[rows_WR] = block.mean(-1)
+    excess_WS[:, plan.referenced_S] = excess_WR
+    return excess_WS
 
 
-def roughness(values_SN: Floats) -> NDArray[np.float64]:
-    """Return the mean absolute second difference of neighbouring bins, [S], in the sensors' units; 0 where there is none."""
-    bend_SN = np.abs(np.diff(values_SN.astype(np.float64), n=2, axis=-1))
-    there_SN = np.isfinite(bend_SN)
-    rough_S: NDArray[np.float64] = np.where(there_SN, bend_SN, 0.0).sum(-1) / np.maximum(there_SN.sum(-1), 1)
-    return rough_S
-
-
-def normalise(
-    raw_STF: Floats, coverage_ST: Floats, equipment: Equipment, spec: FeatureSpec, faults: tuple[Fault, ...] = ()
-) -> SensorFeatures:
-    """Express a window's statistics in spreads from each sensor's reference, clipped, with 0.0 where there is nothing.
-
-    A sensor without a reference in the spec is scaled by its declared range: the middle is 0 and the ends are -1 and 1.
+def normalise(raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_WS: NDArray[np.uint8]) -> FeatureBatch:
+    """Express windows' statistics in spreads from each sensor's reference, clipped, with 0.0 where there is nothing.
 
     Args:
-        raw_STF: statistics, from `step_statistics`.
-        coverage_ST: share of each step's bins that are there.
-        equipment: the machine; its sensors are S.
-        spec: the checkpoint's feature spec.
-        faults: sensors to mask, from `find_faults`.
+        raw_WSTF: statistics, from `step_statistics`.
+        coverage_WST: share of each step's bins that are there.
+        plan: of the windows' topology.
+        fault_WS: sensors to mask, from `find_faults`.
+    """
+    mask_WST = (coverage_WST > 0) & (fault_WS == 0)[..., None]
+    excess_WS = range_excess(raw_WSTF, plan)
+    excess_WS[fault_WS != 0] = np.nan
+    z_WSTF = raw_WSTF - plan.mean_STF
+    z_WSTF /= plan.spread_STF
+    x_WSTF = np.empty((*raw_WSTF.shape[:-1], raw_WSTF.shape[-1] + 1), np.float32)
+    x_WSTF[..., :-1] = np.clip(z_WSTF, -plan.clip, plan.clip)
+    x_WSTF[..., -1] = coverage_WST - 1.0
+    x_WSTF[~mask_WST] = 0.0
+    coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
+    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, excess_WS, fault_WS)
+
+
+def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
+    """Turn the bins of windows into features: faults, statistics, normalisation. The one way for training and serving.
+
+    Args:
+        values_WSN: float32 bins of windows of one topology in the order of its sensors, in their units, NaN where missing; the
+            shape of each is as `check_shape` wants it.
+        plan: of that topology.
 
     Returns:
-        The features of the window.
-
-    Raises:
-        WindowError: the reference has another number of steps, or a sensor has another quantity or unit than its reference.
+        The features of each window, bitwise those that it has alone.
     """
-    S, T, F = raw_STF.shape
-    references = spec.references.get(equipment.design, {})
-    mean_SRF, spread_SRF = np.zeros((S, T, F)), np.ones((S, T, F))
-    excess_S = np.full(S, np.nan, np.float32)
-    unreferenced: list[str] = []
-    faulty = {fault.sensor_id for fault in faults}
-    mask_ST = coverage_ST > 0
-    for index, (_, sensor) in enumerate(equipment.sensors):
-        reference = references.get(sensor.sensor_id)
-        if reference is None:
-            mean_SRF[index], spread_SRF[index] = _range_scale(sensor.range, spec.statistics)
-            unreferenced.append(sensor.sensor_id)
-        else:
-            _check_reference(reference, sensor.quantity, sensor.unit, T, f"{equipment.design}.{sensor.sensor_id}")
-            mean_SRF[index], spread_SRF[index] = reference.mean, reference.spread
-            excess_S[index] = range_excess(raw_STF[index], reference)
-        if sensor.sensor_id in faulty:
-            mask_ST[index] = False
-            excess_S[index] = np.nan
-    with np.errstate(invalid="ignore"):
-        z_STF = np.clip((raw_STF - mean_SRF) / spread_SRF, -spec.clip, spec.clip)
-    x_STF = np.concatenate((z_STF, coverage_ST[..., None] - 1.0), axis=-1)
-    x_STF = np.where(mask_ST[..., None], x_STF, 0.0).astype(np.float32)
-    missing = tuple(sensor_id for index, sensor_id in enumerate(equipment.sensor_ids) if not coverage_ST[index].any())
-    coverage_S = coverage_ST.mean(-1, dtype=np.float64).astype(np.float32)
-    return SensorFeatures(x_STF, mask_ST, coverage_S, excess_S, missing, tuple(unreferenced), faults)
+    assert values_WSN.shape[1:] == (len(plan.sensor_ids), plan.bins)
+    at_once = max(1, VALUES_AT_ONCE // max(1, values_WSN[:1].size))
+    starts = range(0, max(1, len(values_WSN)), at_once)
+    parts = [_features(values_WSN[start : start + at_once], plan) for start in starts]
+    if len(parts) == 1:
+        return parts[0]
+    return FeatureBatch(
+        x_WSTF=np.concatenate([part.x_WSTF for part in parts]),
+        mask_WST=np.concatenate([part.mask_WST for part in parts]),
+        coverage_WS=np.concatenate([part.coverage_WS for part in parts]),
+        excess_WS=np.concatenate([part.excess_WS for part in parts]),
+        fault_WS=np.concatenate([part.fault_WS for part in parts]),
+    )
+
+
+def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
+    values_WSN = np.where(np.isfinite(values_WSN), values_WSN, np.float32(np.nan)).astype(np.float32, copy=False)
+    fault_WS = find_faults(values_WSN, plan)
+    raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics)
+    return normalise(raw_WSTF, coverage_WST, plan, fault_WS)
 
 
 def window_features(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> SensorFeatures:
-    """Turn the bins of a window into features: faults, statistics, normalisation. The one door for training and serving.
+    """Turn the bins of one window into features, by `batch_features`.
 
     Args:
         values_SN: [S, N] float32 bins in the order of `Equipment.sensors`, in the sensors' units, NaN where missing.
         equipment: the machine.
         spec: the checkpoint's feature spec.
 
-    Returns:
-        The features of the window.
-
     Raises:
         WindowError: the shape is not that of the equipment's window, or the spec does not fit the equipment.
     """
-    expected = (len(equipment.sensors), equipment.bins)
+    plan = plan_features(equipment, spec)
+    check_shape(values_SN, plan, equipment.equipment_id)
+    return batch_features(values_SN[None], plan).window(0, plan)
+
+
+def check_shape(values_SN: Floats, plan: FeaturePlan, equipment_id: str) -> None:
+    """Raise when bins are not those of one window of the plan's topology.
+
+    Raises:
+        WindowError: there are other numbers of sensors or bins.
+    """
+    expected = (len(plan.sensor_ids), plan.bins)
     if values_SN.shape != expected:
         raise WindowError(
-            f"expected values of {expected[0]} sensors x {expected[1]} bins for '{equipment.equipment_id}', found "
+            f"expected values of {expected[0]} sensors x {expected[1]} bins for '{equipment_id}', found "
             f"{' x '.join(map(str, values_SN.shape))}: give every sensor's bins of the whole window, NaN where missing"
         )
-    values_SN = np.where(np.isfinite(values_SN), values_SN, np.float32(np.nan)).astype(np.float32)
-    faults = find_faults(values_SN, equipment, spec)
-    raw_STF, coverage_ST = step_statistics(values_SN, equipment.steps, spec.statistics)
-    return normalise(raw_STF, coverage_ST, equipment, spec, faults)
 
 
-def range_excess(raw_TF: Floats, reference: Reference) -> float:
-    """Return how far one sensor's window leaves the range of the training windows: 0 inside, at most 1.
-
-    It is the mean over steps and statistics of the distance beyond the lowest and highest value of the training windows, in
-    spreads, each capped at 1. For a machine that repeats a cycle the range is that of the same step, so a window that starts
-    in mid-cycle leaves it although every value is a usual one. NaN when the sensor has no step.
-    """
-    there_T = np.isfinite(raw_TF).all(-1)
-    if not there_T.any():
-        return float("nan")
-    low_RF, high_RF, spread_RF = (
-        np.broadcast_to(np.array(table), raw_TF.shape)[there_T]
-        for table in (reference.low, reference.high, reference.spread)
+def faults_of(fault_S: NDArray[np.uint8], sensor_ids: Sequence[str]) -> tuple[Fault, ...]:
+    """Return the faults of one window in the order of its sensors; `fault_S` is a row of `FeatureBatch.fault_WS`."""
+    return tuple(
+        Fault(sensor_id, FAULT_REASONS[code - 1])
+        for sensor_id, code in zip(sensor_ids, fault_S.tolist(), strict=True)
+        if code
     )
-    there_RF = raw_TF[there_T].astype(np.float64)
-    beyond_RF = np.maximum(np.maximum(low_RF - there_RF, there_RF - high_RF), 0.0) / spread_RF
-    return float(np.minimum(beyond_RF, 1.0).mean())
+
+
+def missing_sensors(coverage_S: Floats, sensor_ids: Sequence[str]) -> tuple[str, ...]:
+    """Return the ids of the sensors without a reading in one window."""
+    return tuple(
+        sensor_id for sensor_id, coverage in zip(sensor_ids, coverage_S.tolist(), strict=True) if coverage == 0.0
+    )
+
+
+def _check_bins(bins: int, steps: int) -> None:
+    if bins == 0 or bins % steps:
+        raise WindowError(
+            f"expected a window of a whole multiple of {steps} bins, found {bins}: give all bins of the window"
+        )
 
 
 def _range_scale(limits: tuple[float, float], statistics: tuple[Statistic, ...]) -> tuple[list[float], float]:

@@ -1,7 +1,7 @@
 """The graph that the network reads and the answer that it gives: plain numpy arrays, so that both travel between replicas by value.
 
-`build_graph` joins a topology with a window's features; `concatenate` puts graphs of different size side by side as one graph
-without edges between them. Shapes: see the dimension key in `app/model.py`.
+`tile_graphs` joins a topology with the features of its windows; `concatenate` puts graphs of different size side by side as one
+graph without edges between them. Shapes: see the dimension key in `app/model.py`.
 Invariant: graph g's arrays in a batch are those it has alone, shifted only in the numbers of its components.
 """
 
@@ -61,16 +61,25 @@ class ModelOutput:
     grade_probability_VK: Floats
 
 
-def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> GraphBatch:
-    """Join an equipment's topology with the features of a window.
+@dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """What the graphs of one topology have in common, as arrays; made once by `plan_graph`. See `GraphBatch`."""
+
+    sensor_component_S: Integers
+    sensor_quantity_S: Integers
+    sensor_slot_S: Integers
+    component_type_V: Integers
+    grade_set_V: Integers
+    edge_index_2E: Integers
+    edge_relation_E: Integers
+
+
+def plan_graph(equipment: Equipment, spec: FeatureSpec) -> GraphPlan:
+    """Put a topology into the numbers of a spec's vocabularies.
 
     Args:
-        equipment: the machine.
-        features: of one of its windows, made with the same spec.
+        equipment: the machine, or another one of the same topology.
         spec: the checkpoint's feature spec; its vocabularies give the numbers of types, quantities and relations.
-
-    Returns:
-        A batch of one graph.
 
     Raises:
         WindowError: the topology has a quantity, type or medium that the spec has not.
@@ -90,26 +99,92 @@ def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpe
         if connection.evidence == "both":
             edges.append((target, source))
             relations.append(2 * medium + 1)
-    return GraphBatch(
-        x_STF=features.x_STF,
-        mask_ST=features.mask_ST,
+    return GraphPlan(
         sensor_component_S=_integers([component for component, _ in equipment.sensors]),
         sensor_quantity_S=_integers(
             [_number(sensor.quantity, spec.quantities, "quantity") for _, sensor in equipment.sensors]
         ),
         sensor_slot_S=_integers([slot_of.get((equipment.design, sensor_id), -1) for sensor_id in equipment.sensor_ids]),
-        sensor_graph_S=np.zeros(len(equipment.sensors), np.int64),
         component_type_V=_integers(
             [_number(component.type, spec.component_types, "component type") for component in equipment.components]
         ),
-        component_graph_V=np.zeros(len(equipment.components), np.int64),
         grade_set_V=_integers(
             [set_of.get((equipment.design, component.component_id), -1) for component in equipment.components]
         ),
         edge_index_2E=_integers(edges).reshape(-1, 2).T.copy(),
         edge_relation_E=_integers(relations),
-        graphs=1,
     )
+
+
+def tile_graphs(plan: GraphPlan, x_WSTF: Floats, mask_WST: NDArray[np.bool_]) -> GraphBatch:
+    """Join a topology with the features of W of its windows: what `concatenate` makes of the graphs of each.
+
+    Args:
+        plan: of the topology.
+        x_WSTF: features, see `FeatureBatch`.
+        mask_WST: where they are there.
+
+    Returns:
+        A batch of W graphs.
+    """
+    W, S, T, F = x_WSTF.shape
+    V, window_W = len(plan.component_type_V), np.arange(W)
+    shift_W1 = V * window_W[:, None]
+    return GraphBatch(
+        x_STF=x_WSTF.reshape(W * S, T, F),
+        mask_ST=mask_WST.reshape(W * S, T),
+        sensor_component_S=(plan.sensor_component_S + shift_W1).reshape(-1),
+        sensor_quantity_S=np.tile(plan.sensor_quantity_S, W),
+        sensor_slot_S=np.tile(plan.sensor_slot_S, W),
+        sensor_graph_S=window_W.repeat(S),
+        component_type_V=np.tile(plan.component_type_V, W),
+        component_graph_V=window_W.repeat(V),
+        grade_set_V=np.tile(plan.grade_set_V, W),
+        edge_index_2E=(plan.edge_index_2E[:, None] + shift_W1).reshape(2, W * len(plan.edge_relation_E)),
+        edge_relation_E=np.tile(plan.edge_relation_E, W),
+        graphs=W,
+    )
+
+
+def take_graphs(batch: GraphBatch, chosen: Sequence[int]) -> GraphBatch:
+    """Take some graphs of a batch whose graphs all have one topology, as `tile_graphs` makes it."""
+    count = len(chosen)
+    S, V, E = (
+        len(array) // batch.graphs for array in (batch.sensor_graph_S, batch.component_type_V, batch.edge_relation_E)
+    )
+    T, F = batch.x_STF.shape[1:]
+    # of graphs that are alike, the constant arrays of any `count` are those of the first
+    return GraphBatch(
+        x_STF=batch.x_STF.reshape(batch.graphs, S, T, F)[chosen].reshape(count * S, T, F),
+        mask_ST=batch.mask_ST.reshape(batch.graphs, S, T)[chosen].reshape(count * S, T),
+        sensor_component_S=batch.sensor_component_S[: count * S],
+        sensor_quantity_S=batch.sensor_quantity_S[: count * S],
+        sensor_slot_S=batch.sensor_slot_S[: count * S],
+        sensor_graph_S=batch.sensor_graph_S[: count * S],
+        component_type_V=batch.component_type_V[: count * V],
+        component_graph_V=batch.component_graph_V[: count * V],
+        grade_set_V=batch.grade_set_V[: count * V],
+        edge_index_2E=batch.edge_index_2E.reshape(2, batch.graphs, E)[:, :count].reshape(2, count * E),
+        edge_relation_E=batch.edge_relation_E[: count * E],
+        graphs=count,
+    )
+
+
+def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> GraphBatch:
+    """Join an equipment's topology with the features of one of its windows, by `tile_graphs`.
+
+    Args:
+        equipment: the machine.
+        features: of the window, made with the same spec.
+        spec: the checkpoint's feature spec.
+
+    Returns:
+        A batch of one graph.
+
+    Raises:
+        WindowError: the topology has a quantity, type or medium that the spec has not.
+    """
+    return tile_graphs(plan_graph(equipment, spec), features.x_STF[None], features.mask_ST[None])
 
 
 def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:

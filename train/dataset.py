@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.features import FeatureSpec, Floats, SensorFeatures, window_features
-from app.graph import GraphBatch, build_graph, concatenate
+from app.features import FeatureSpec, Floats, SensorFeatures, batch_features, plan_features
+from app.graph import GraphBatch, concatenate, plan_graph, tile_graphs
 from app.model import GraphTensors, to_tensors
 from app.schemas.equipment import Equipment
 from train.config import TrainConfig
@@ -67,8 +67,10 @@ def window_graphs(
     values_WSN: Floats, equipment: Equipment, spec: FeatureSpec
 ) -> tuple[list[GraphBatch], list[SensorFeatures]]:
     """Build the graph of each window, and return it with the window's features."""
-    features = [window_features(values_SN, equipment, spec) for values_SN in values_WSN]
-    return [build_graph(equipment, each, spec) for each in features], features
+    features_plan, graph_plan = plan_features(equipment, spec), plan_graph(equipment, spec)
+    batch = batch_features(values_WSN, features_plan)
+    features = [batch.window(index, features_plan) for index in range(len(values_WSN))]
+    return [tile_graphs(graph_plan, each.x_STF[None], each.mask_ST[None]) for each in features], features
 
 
 def with_gaps(values_WSN: Floats, generator: np.random.Generator) -> Floats:

@@ -167,6 +167,15 @@ class Equipment(BaseModel):
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def structure(self) -> bytes:
+        """Return as JSON what machines that differ only in id and name have in common."""
+        return self.model_dump_json(exclude={"equipment_id", "name"}).encode()
+
+    @cached_property
+    def structure_digest(self) -> str:
+        """SHA-256 of `structure`."""
+        return hashlib.sha256(self.structure()).hexdigest()
+
     def component_index(self, component_id: str) -> int:
         """Return the position of a component.
 

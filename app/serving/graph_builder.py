@@ -1,27 +1,62 @@
 """The graph-builder pool: windows to graphs, for whatever version asks. It never imports torch.
 
+Windows of one topology are worked on together, by a plan that is made once for all machines of that topology.
 Invariant: a graph is made with the very feature spec of the version that will score it, told by its digest.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
+import numpy as np
+from pydantic_core import from_json
+
 from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
-from app.evidence import summarise
-from app.features import FeatureSpec, Floats, window_features
-from app.graph import build_graph
-from app.serving.messages import BuildAnswer, BuildCall, BuiltWindow, VersionDescription, WindowInput
+from app.evidence import SummaryPlan, plan_summary, summarise_batch
+from app.features import FeaturePlan, FeatureSpec, Floats, batch_features, check_shape, plan_features
+from app.graph import GraphPlan, plan_graph, tile_graphs
+from app.schemas.equipment import Equipment
+from app.serving.messages import (
+    BuildAnswer,
+    BuildCall,
+    BuiltGroup,
+    SentTopology,
+    SentWindow,
+    VersionDescription,
+)
+from app.serving.recent import Recent
 from app.store.windows import StoredWindow, decode_window
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_SPECS = 16
+MAX_PLAN_BYTES = 256 * 1024 * 1024
+MAX_VALUES_AT_ONCE = 4_000_000
+"""Sensors times bins of the windows that are decoded together: bounds memory where windows are large."""
 DESCRIBE_S = 5.0
 
 Describe = Callable[[str], Awaitable[VersionDescription]]
 """Asks a version's application for its description."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """All that the windows of one topology take from it and a feature spec; `equipment` has the design's name as its id."""
+
+    equipment: Equipment
+    features: FeaturePlan
+    graph: GraphPlan
+    summary: SummaryPlan
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that grow with the steps, and with them nearly all."""
+        return 2 * (self.features.mean_STF.nbytes + self.features.low_RTF.nbytes)
 
 
 class GraphBuilder:
@@ -34,6 +69,7 @@ class GraphBuilder:
     def __init__(self, describe: Describe) -> None:
         self._describe = describe
         self._specs: dict[str, FeatureSpec] = {}
+        self._plans: Recent[tuple[str, str], WindowPlan] = Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def build(self, call: BuildCall) -> BuildAnswer:
@@ -44,7 +80,34 @@ class GraphBuilder:
             ModelUnavailable: it did not tell its feature spec in time.
         """
         spec = await self._spec(call.application, call.spec_digest)
-        return tuple(_build(window, spec) for window in call.windows)
+        groups: list[BuiltGroup] = []
+        errors: dict[int, HydraulicDiagnosticsError] = {}
+        alike: dict[int, list[int]] = {}
+        for position, window in enumerate(call.windows):
+            alike.setdefault(window.topology, []).append(position)
+        for place, positions in alike.items():
+            windows = [(position, call.windows[position]) for position in positions]
+            groups += self._groups(call.topologies[place], call.spec_digest, spec, windows, errors)
+        return BuildAnswer(tuple(groups), errors)
+
+    def _groups(
+        self,
+        topology: SentTopology,
+        spec_digest: str,
+        spec: FeatureSpec,
+        windows: Sequence[tuple[int, SentWindow]],
+        errors: dict[int, HydraulicDiagnosticsError],
+    ) -> list[BuiltGroup]:
+        plan = _tried(
+            lambda: self._plans.get((topology.digest, spec_digest), lambda: _plan(topology, spec)),
+            windows[0][1].equipment_id,
+        )
+        if isinstance(plan, HydraulicDiagnosticsError):
+            errors |= dict.fromkeys([position for position, _ in windows], plan)
+            return []
+        at_once = max(1, MAX_VALUES_AT_ONCE // max(1, topology.sensors * topology.bins))
+        parts = [windows[start : start + at_once] for start in range(0, len(windows), at_once)]
+        return [group for part in parts for group in _built(part, plan, errors)]
 
     async def _spec(self, application: str, digest: str) -> FeatureSpec:
         known = self._specs.get(digest)
@@ -74,22 +137,57 @@ class GraphBuilder:
             ) from error
 
 
-def _build(window: WindowInput, spec: FeatureSpec) -> BuiltWindow | HydraulicDiagnosticsError:
+def _plan(topology: SentTopology, spec: FeatureSpec) -> WindowPlan:
+    document = from_json(topology.document)
+    # the id is in messages alone, and there each window's own takes its place
+    equipment = Equipment.model_validate({**document, "equipment_id": document["design"]})
+    return WindowPlan(
+        equipment, plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec)
+    )
+
+
+def _built(
+    windows: Sequence[tuple[int, SentWindow]], plan: WindowPlan, errors: dict[int, HydraulicDiagnosticsError]
+) -> list[BuiltGroup]:
+    """Build windows of one topology together, and when that fails each alone; what fails alone is added to the errors."""
+    position, first = windows[0]
+    built = _tried(lambda: _group(windows, plan), first.equipment_id)
+    if isinstance(built, BuiltGroup):
+        return [built]
+    if len(windows) == 1:
+        errors[position] = built
+        return []
+    return [group for window in windows for group in _built([window], plan, errors)]
+
+
+def _group(windows: Sequence[tuple[int, SentWindow]], plan: WindowPlan) -> BuiltGroup:
+    features = batch_features(np.stack([_values(window, plan) for _, window in windows]), plan.features)
+    return BuiltGroup(
+        positions=tuple(position for position, _ in windows),
+        graph=tile_graphs(plan.graph, features.x_WSTF, features.mask_WST),
+        summary=summarise_batch(features, plan.summary),
+    )
+
+
+def _values(window: SentWindow, plan: WindowPlan) -> Floats:
+    values_SN = window.readings
+    if isinstance(values_SN, StoredWindow):
+        named = plan.equipment.model_copy(update={"equipment_id": window.equipment_id})
+        values_SN = decode_window(values_SN, named)
+    check_shape(values_SN, plan.features, window.equipment_id)
+    return values_SN
+
+
+def _tried(make: Callable[[], T], equipment_id: str) -> T | HydraulicDiagnosticsError:
+    """Return what is made, or as the project's own error why it could not be; `equipment_id` is for its message."""
     try:
-        features = window_features(_values(window), window.equipment, spec)
-        return BuiltWindow(build_graph(window.equipment, features, spec), summarise(window.equipment, features, spec))
+        return make()
     except HydraulicDiagnosticsError as error:
         return error
     except Exception as error:
-        # one window of a batch must not fail the others, and nobody above knows which one it is
-        logger.exception("window not built", extra={"equipment_id": window.equipment.equipment_id})
+        # one window of a call must not fail the others, and nobody above knows which one it is
+        logger.exception("window not built", extra={"equipment_id": equipment_id})
         return HydraulicDiagnosticsError(
-            f"expected a graph of '{window.equipment.equipment_id}', found an error of our own ({type(error).__name__}): "
+            f"expected a graph of '{equipment_id}', found an error of our own ({type(error).__name__}): "
             "report it with the topology"
         )
-
-
-def _values(window: WindowInput) -> Floats:
-    if isinstance(window.readings, StoredWindow):
-        return decode_window(window.readings, window.equipment)
-    return window.readings

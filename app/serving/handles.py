@@ -46,8 +46,10 @@ def build_bytes(call: BuildCall) -> int:
         len(window.readings.values) if isinstance(window.readings, StoredWindow) else window.readings.nbytes
         for window in call.windows
     )
-    steps = sum(len(window.equipment.sensors) * window.equipment.steps for window in call.windows)
-    return readings + steps * BYTES_OF_A_STEP
+    topologies = [call.topologies[window.topology] for window in call.windows]
+    steps = sum(topology.sensors * topology.steps for topology in topologies)
+    documents = sum(len(topology.document) for topology in call.topologies)
+    return readings + documents + steps * BYTES_OF_A_STEP
 
 
 async def describe(application: str) -> VersionDescription:

@@ -1,21 +1,25 @@
 """What travels between the deployments: by value, numpy arrays and frozen dataclasses, nothing of torch.
 
-Invariant: a list in an answer is as long as the list in its call and in the same order.
+A topology travels once a call, as bytes that the other side reads only when it has not seen their digest.
+Invariant: every window of a call is in its answer once, by its position in the call.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.errors import HydraulicDiagnosticsError
-from app.evidence import InputSummary
+from app.evidence import SummaryBatch
 from app.features import Floats
-from app.graph import GraphBatch, ModelOutput
+from app.graph import GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment
+from app.serving.recent import Recent
 from app.store.windows import StoredWindow
 
 
 @dataclass(frozen=True, slots=True)
 class WindowInput:
-    """One window to build a graph of.
+    """One window to build a graph of; `build_call` makes of it what travels.
 
     Args:
         equipment: the machine.
@@ -26,6 +30,32 @@ class WindowInput:
     readings: StoredWindow | Floats
 
 
+class SentTopology(NamedTuple):
+    """What machines that differ only in id and name have in common.
+
+    Args:
+        digest: SHA-256 of the document.
+        document: as `Equipment.structure` returns it.
+        sensors: how many it has.
+        bins: of a window.
+        steps: of a window.
+    """
+
+    digest: str
+    document: bytes
+    sensors: int
+    bins: int
+    steps: int
+
+
+class SentWindow(NamedTuple):
+    """A machine's id, the position of its topology in the call, and the readings as in `WindowInput`."""
+
+    equipment_id: str
+    topology: int
+    readings: StoredWindow | Floats
+
+
 @dataclass(frozen=True, slots=True)
 class BuildCall:
     """Windows for one version.
@@ -33,24 +63,46 @@ class BuildCall:
     Args:
         application: the Serve application of the version, which tells its feature spec.
         spec_digest: SHA-256 of that spec, as the caller knows it.
+        topologies: of the windows, each once.
         windows: at least one.
     """
 
     application: str
     spec_digest: str
-    windows: tuple[WindowInput, ...]
+    topologies: tuple[SentTopology, ...]
+    windows: tuple[SentWindow, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BuiltGroup:
+    """Windows of one topology.
+
+    Args:
+        positions: of the windows in the call.
+        graph: their graphs, in this order.
+        summary: what their features say of the input.
+    """
+
+    positions: tuple[int, ...]
+    graph: GraphBatch
+    summary: SummaryBatch
+
+    def graphs(self, places: Sequence[int]) -> GraphBatch:
+        """Return the graphs of the windows at these places among the positions."""
+        return self.graph if len(places) == len(self.positions) else take_graphs(self.graph, places)
+
+    @property
+    def components(self) -> int:
+        """Components of each of the windows' graphs."""
+        return len(self.graph.component_type_V) // self.graph.graphs
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltWindow:
-    """One window's graph and what its features say of the input."""
+class BuildAnswer:
+    """Graphs of the windows of a call, and by position in the call why a window has none."""
 
-    graph: GraphBatch
-    summary: InputSummary
-
-
-BuildAnswer = tuple[BuiltWindow | HydraulicDiagnosticsError, ...]
-"""A graph for each window, or why there is none."""
+    groups: tuple[BuiltGroup, ...]
+    errors: Mapping[int, HydraulicDiagnosticsError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +137,27 @@ class VersionDescription:
     feature_spec: str
     spec_digest: str
     device: str
+
+
+def build_call(
+    application: str, spec_digest: str, windows: Sequence[WindowInput], documents: Recent[str, bytes]
+) -> BuildCall:
+    """Make the call that has windows' graphs built, each topology once.
+
+    Args:
+        application: of the version.
+        spec_digest: of its feature spec.
+        windows: at least one.
+        documents: topologies that were sent before, by digest.
+    """
+    topologies: dict[str, SentTopology] = {}
+    places: dict[str, int] = {}
+    sent = []
+    for equipment, readings in ((window.equipment, window.readings) for window in windows):
+        digest = equipment.structure_digest
+        if digest not in places:
+            places[digest] = len(places)
+            document = documents.get(digest, equipment.structure)
+            topologies[digest] = SentTopology(digest, document, len(equipment.sensors), equipment.bins, equipment.steps)
+        sent.append(SentWindow(equipment.equipment_id, places[digest], readings))
+    return BuildCall(application, spec_digest, tuple(topologies.values()), tuple(sent))

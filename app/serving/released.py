@@ -8,6 +8,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -29,16 +31,21 @@ from app.serving.circuit_breaker import CircuitBreaker
 from app.serving.messages import (
     BuildAnswer,
     BuildCall,
-    BuiltWindow,
+    BuiltGroup,
     ScoreAnswer,
     ScoreCall,
     VersionDescription,
     WindowInput,
+    build_call,
 )
 from app.serving.metrics import Metrics
+from app.serving.recent import Recent
 from app.serving.traffic import Release, Traffic, order_of_versions
 
 logger = logging.getLogger(__name__)
+
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+"""Of the topologies that are kept as they travel."""
 
 T = TypeVar("T")
 
@@ -96,10 +103,15 @@ class Version:
 
 
 class _Part(NamedTuple):
-    """A window's graph and its position among the windows of a group."""
+    """A window: the group that it was built in, and its place there."""
 
-    position: int
-    built: BuiltWindow
+    group: BuiltGroup
+    place: int
+
+    @property
+    def position(self) -> int:
+        """Position among the windows of the call."""
+        return self.group.positions[self.place]
 
 
 class _BuildersFailed(ModelUnavailable):
@@ -122,6 +134,7 @@ class ReleasedVersions:
         self._versions: dict[str, Version] = {}
         self._breakers: dict[str, CircuitBreaker] = {}
         self._traffic: Traffic | None = None
+        self._documents: Recent[str, bytes] = Recent(MAX_DOCUMENT_BYTES, len)
 
     @property
     def traffic(self) -> Traffic:
@@ -190,7 +203,7 @@ class ReleasedVersions:
         groups: dict[tuple[Release, ...], list[int]] = {}
         for position, item in enumerate(windows):
             try:
-                order = self._order(item)
+                order = self.order(item.window.equipment.equipment_id, item.forced_version)
             except (UnknownVersion, ModelUnavailable) as error:
                 outcomes[position] = error
                 continue
@@ -206,14 +219,20 @@ class ReleasedVersions:
                 outcomes[position] = outcome
         return [_answered(outcome) for outcome in outcomes]
 
-    def _order(self, item: WindowToScore) -> tuple[Release, ...]:
-        if item.forced_version is None:
-            return order_of_versions(item.window.equipment.equipment_id, self.traffic)
-        release = self.traffic.find(item.forced_version)
+    def order(self, equipment_id: str, forced_version: str | None) -> tuple[Release, ...]:
+        """Return which release answers for an equipment, then those that stand in for it; a forced one stands alone.
+
+        Raises:
+            UnknownVersion: the forced version is not released.
+            ModelUnavailable: no releases were configured yet.
+        """
+        if forced_version is None:
+            return order_of_versions(equipment_id, self.traffic)
+        release = self.traffic.find(forced_version)
         if release is None:
             there = ", ".join(release.version for release in self.traffic.releases)
             raise UnknownVersion(
-                f"expected a released version, found '{item.forced_version}': there are {there}; leave model_version out "
+                f"expected a released version, found '{forced_version}': there are {there}; leave model_version out "
                 "for the one that traffic chooses",
                 "model_version",
             )
@@ -258,32 +277,32 @@ class ReleasedVersions:
         version = await self.version(release)
         built = await self._build(version, items)
         outcomes: list[Scored | HydraulicDiagnosticsError] = [
-            item if isinstance(item, HydraulicDiagnosticsError) else ModelUnavailable("not scored yet")
-            for item in built
+            built.errors.get(position) or ModelUnavailable("not scored yet") for position in range(len(items))
         ]
         batches: dict[tuple[int, bool], list[_Part]] = {}
-        for position, item in enumerate(built):
-            if isinstance(item, BuiltWindow):
-                key = (item.graph.x_STF.shape[1], items[position].explain)
-                batches.setdefault(key, []).append(_Part(position, item))
+        for group in built.groups:
+            for place, position in enumerate(group.positions):
+                key = (group.graph.x_STF.shape[1], items[position].explain)
+                batches.setdefault(key, []).append(_Part(group, place))
         for (_, explain), parts in batches.items():
             answers = await self._scores_of(version, parts, explain=explain)
             for part, answer in zip(parts, answers, strict=True):
-                outcomes[part.position] = (
-                    Scored(
-                        scores=answer,
-                        summary=part.built.summary,
-                        knowledge=version.knowledge_of(items[part.position].window.equipment),
-                        fallback=fallback,
-                    )
-                    if isinstance(answer, Scores)
-                    else answer
+                if not isinstance(answer, Scores):
+                    outcomes[part.position] = answer
+                    continue
+                equipment = items[part.position].window.equipment
+                outcomes[part.position] = Scored(
+                    scores=answer,
+                    summary=part.group.summary.window(part.place, equipment.sensor_ids),
+                    knowledge=version.knowledge_of(equipment),
+                    fallback=fallback,
                 )
         return outcomes
 
     async def _build(self, version: Version, items: Sequence[WindowToScore]) -> BuildAnswer:
         digest = version.description.spec_digest
-        call = BuildCall(version.release.application, digest, tuple(item.window for item in items))
+        windows = [item.window for item in items]
+        call = build_call(version.release.application, digest, windows, self._documents)
         try:
             return await self._timed("build", self._chain.build(call), "the graph builders")
         except ModelUnavailable as error:
@@ -318,11 +337,15 @@ class ReleasedVersions:
             return error
 
     async def _scores_together(self, version: Version, parts: Sequence[_Part], *, explain: bool) -> list[Scores]:
-        graph = concatenate([part.built.graph for part in parts])
-        call = ScoreCall(version.description.spec_digest, graph, explain)
+        graphs = [
+            group.graphs([part.place for part in of_group]) for group, of_group in groupby(parts, attrgetter("group"))
+        ]
+        call = ScoreCall(
+            version.description.spec_digest, graphs[0] if len(graphs) == 1 else concatenate(graphs), explain
+        )
         application = version.release.application
         answer = await self._timed("score", self._chain.score(application, call), _name(version.release))
-        outputs = split_output(answer.output, [len(part.built.graph.component_type_V) for part in parts])
+        outputs = split_output(answer.output, [part.group.components for part in parts])
         return [
             Scores(output, answer.contributions[order] if explain else None) for order, output in enumerate(outputs)
         ]

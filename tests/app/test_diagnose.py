@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from app import diagnose as diagnose_module
 from app.diagnose import (
     STATES,
     Knowledge,
@@ -153,6 +155,21 @@ def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
 def test_threshold_outside_its_range_is_refused(name: str, value: float):
     with pytest.raises(ValueError, match=rf"expected {name} in \[0, 1\], found"):
         Thresholds(**{name: value})
+
+
+def test_answer_that_is_not_as_its_schema_says_is_refused():
+    with pytest.raises(ValidationError) as caught:
+        make(faults=(Fault("q", "bent"),))  # type: ignore[arg-type]
+    assert caught.value.title == "Diagnosis"
+    assert caught.value.errors()[0]["loc"] == ("input", "faulty_sensors", 0, "reason")
+
+
+@pytest.mark.parametrize("names", [{"health": float("nan")}, {"interval": (-0.1, 1.0)}, {"confidence": 1.5}])
+def test_component_that_is_not_as_its_schema_says_is_refused(names: dict[str, object], monkeypatch: pytest.MonkeyPatch):
+    original = diagnose_module._component
+    monkeypatch.setattr(diagnose_module, "_component", lambda *arguments: {**original(*arguments), **names})
+    with pytest.raises(ValidationError):
+        make()
 
 
 def test_equipment_is_as_healthy_as_its_worst_labelled_component():

@@ -1,6 +1,7 @@
 """Features against values worked out by hand, and properties over any readings."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,16 +12,25 @@ from pydantic import ValidationError
 
 from app.errors import WindowError
 from app.features import (
+    FAULT_REASONS,
+    VALUES_AT_ONCE,
     Fault,
     FeatureSpec,
     Floats,
+    Reference,
+    SensorFeatures,
+    batch_features,
     bin_series,
     find_faults,
+    flatness,
     normalise,
+    plan_features,
     range_excess,
+    roughness,
     step_statistics,
     window_features,
 )
+from app.schemas.equipment import Equipment
 from tests.small import press, small, wave
 from train.config import TrainConfig
 from train.reference import fit_spec
@@ -112,11 +122,12 @@ def test_features_of_a_sensor_do_not_depend_on_the_others(order: list[int]) -> N
 def test_normalisation_by_hand() -> None:
     made = small()
     reference = made.spec.references["press"]["P1"]
-    raw_STF = np.zeros((4, 4, 3), np.float32)
-    raw_STF[0] = np.array(reference.mean) + 2 * np.array(reference.spread)
-    features = normalise(raw_STF, np.ones((4, 4), np.float32), made.equipment, made.spec)
-    np.testing.assert_allclose(features.x_STF[0, :, :3], 2.0, rtol=1e-3)
-    assert features.x_STF[0, :, 3].tolist() == [0.0] * 4
+    raw_WSTF = np.zeros((1, 4, 4, 3), np.float32)
+    raw_WSTF[0, 0] = np.array(reference.mean) + 2 * np.array(reference.spread)
+    plan = plan_features(made.equipment, made.spec)
+    features = normalise(raw_WSTF, np.ones((1, 4, 4), np.float32), plan, np.zeros((1, 4), np.uint8))
+    np.testing.assert_allclose(features.x_WSTF[0, 0, :, :3], 2.0, rtol=1e-3)
+    assert features.x_WSTF[0, 0, :, 3].tolist() == [0.0] * 4
 
 
 def test_sensor_without_a_reference_is_scaled_by_its_range_and_told() -> None:
@@ -148,19 +159,25 @@ def test_sensor_that_rests_by_nature_is_not_frozen() -> None:
     values_WSN = wave(20, 4)
     values_WSN[::2, 0] = 0.0
     spec = fit_spec(values_WSN, equipment, TrainConfig(equipment="press-1"))
-    assert find_faults(values_WSN[0], equipment, spec) == ()
+    assert not find_faults(values_WSN, plan_features(equipment, spec)).any()
 
 
 def test_excess_by_hand() -> None:
-    reference = small().spec.references["press"]["P1"]
+    made = small()
+    plan = plan_features(made.equipment, made.spec)
+    reference = made.spec.references["press"]["P1"]
     inside = np.array(reference.low, np.float64)
-    assert range_excess(inside, reference) == 0.0
+
+    def excess(raw_TF: Floats) -> float:
+        return float(range_excess(np.tile(raw_TF, (1, 4, 1, 1)), plan)[0, 0])
+
+    assert excess(inside) == 0.0
     # half a spread beyond in one of 12 numbers
     beyond = inside.copy()
     beyond[1, 2] -= 0.5 * reference.spread[1][2]
-    assert range_excess(beyond, reference) == pytest.approx(0.5 / 12, rel=1e-6)
-    assert range_excess(np.full_like(inside, 1e9), reference) == 1.0
-    assert np.isnan(range_excess(np.full_like(inside, np.nan), reference))
+    assert excess(beyond) == pytest.approx(0.5 / 12, rel=1e-6)
+    assert excess(np.full_like(inside, 1e9)) == 1.0
+    assert np.isnan(excess(np.full_like(inside, np.nan)))
 
 
 def test_values_of_another_shape_are_refused() -> None:
@@ -177,6 +194,174 @@ def test_other_unit_or_steps_than_trained_are_refused() -> None:
         window_features(wave(1, 4)[0], type(made.equipment).model_validate_json(json.dumps(data)), made.spec)
     with pytest.raises(WindowError, match=r"windows of 4 steps for 'press.P1', the equipment has 6"):
         window_features(wave(1, 4)[0], made.equipment.model_copy(update={"steps": 6}), made.spec)
+
+
+def test_flatness_is_the_share_of_the_longest_run_of_readings() -> None:
+    # a gap does not end a run, below three readings nothing is told
+    rows = [[1, 1, NAN, 1, 2, 2], [1, 2, 3, 4, 5, 5], [NAN, 3, NAN, NAN, 3, NAN], [7, 7, 7, 7, 7, 7]]
+    np.testing.assert_array_equal(flatness(np.array(rows, np.float32)), [3 / 5, 2 / 6, np.nan, 1.0])
+    np.testing.assert_array_equal(flatness(np.full((2, 6), NAN)), [np.nan, np.nan])
+
+
+def plain_statistics(values_N: Floats, steps: int, names: tuple[str, ...]) -> Floats:
+    bins_TN = values_N.astype(np.float64).reshape(steps, -1)
+    width = bins_TN.shape[1]
+    found = np.full((steps, len(names)), np.nan, np.float32)
+    level = np.where(np.isnan(values_N), 0.0, values_N.astype(np.float64)).sum() / max(1, np.isfinite(values_N).sum())
+    for step, bins_N in enumerate(bins_TN):
+        there = ~np.isnan(bins_N)
+        count = there.sum()
+        if not count:
+            continue
+        mean = np.where(there, bins_N, 0.0).sum() / count
+        centred = np.where(there, bins_N - mean, 0.0)
+        place = np.where(there, np.arange(width) - np.where(there, np.arange(float(width)), 0.0).sum() / count, 0.0)
+        power = (place**2).sum()
+        first, last = np.flatnonzero(there)[[0, -1]]
+        told = {
+            "mean": mean,
+            "shift": mean - level,
+            "spread": np.sqrt((centred**2).sum() / count),
+            "dip": centred[there].min(),
+            "peak": centred[there].max(),
+            "slope": (place * centred).sum() / (power or 1.0) * (width - 1),
+            "start": centred[first],
+            "end": centred[last],
+        }
+        found[step] = [told[name] for name in names]
+    return found
+
+
+def plain_fault(values_N: Floats, limits: tuple[float, float], reference: Reference) -> str | None:
+    there_R = values_N[np.isfinite(values_N)]
+    if (there_R < limits[0]).any() or (there_R > limits[1]).any():
+        return "out_of_range"
+    if len(there_R) < 3:
+        return None
+    longest = run = 1
+    for before, after in pairwise(there_R):
+        run = run + 1 if after == before else 1
+        longest = max(longest, run)
+    flat = longest / len(there_R)
+    if flat > reference.flat + 0.2 or (flat == 1.0 and reference.flat < 1.0):
+        return "frozen"
+    bend_N = np.abs(np.diff(values_N.astype(np.float64), n=2))
+    there_N = np.isfinite(bend_N)
+    rough = np.where(there_N, bend_N, 0.0).sum() / max(1, there_N.sum())
+    return "noisy" if rough > 2.0 * reference.roughness else None
+
+
+def plain_features(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> list[tuple[bytes, bytes, str | None]]:
+    """Return of each sensor the bytes of its features and of its excess, and its fault."""
+    T, rows = equipment.steps, []
+    for (_, sensor), row_N in zip(equipment.sensors, values_SN, strict=True):
+        values_N = np.where(np.isfinite(row_N), row_N, NAN)
+        reference = spec.references[equipment.design][sensor.sensor_id]
+        raw_TF = plain_statistics(values_N, T, spec.statistics)
+        coverage_T = (np.isfinite(values_N).reshape(T, -1).sum(1) / (equipment.bins // T)).astype(np.float32)
+        fault = plain_fault(values_N, sensor.range, reference)
+        z_TF = np.clip((raw_TF - np.array(reference.mean)) / np.array(reference.spread), -spec.clip, spec.clip)
+        x_TF = np.concatenate((z_TF, coverage_T[:, None] - 1.0), axis=1)
+        there_T = coverage_T > 0
+        x_TF[~there_T | (fault is not None)] = 0.0
+        low, high, spread = (
+            np.broadcast_to(np.array(table), raw_TF.shape)[there_T]
+            for table in (reference.low, reference.high, reference.spread)
+        )
+        there_RF = raw_TF[there_T].astype(np.float64)
+        beyond = np.minimum(np.maximum(np.maximum(low - there_RF, there_RF - high), 0.0) / spread, 1.0)
+        excess = beyond.mean() if there_T.any() and fault is None else np.nan
+        rows.append((x_TF.astype(np.float32).tobytes(), np.float32(excess).tobytes(), fault))
+    return rows
+
+
+def told(features: SensorFeatures, equipment: Equipment) -> list[tuple[bytes, bytes, str | None]]:
+    faults = {fault.sensor_id: fault.reason for fault in features.faulty}
+    return [
+        (x_TF.tobytes(), excess.tobytes(), faults.get(sensor_id))
+        for x_TF, excess, sensor_id in zip(features.x_STF, features.excess_S, equipment.sensor_ids, strict=True)
+    ]
+
+
+def disturbed(windows: int, seed: int) -> Floats:
+    """Return waves of which most have gaps, a still sensor, a rough one, an impossible value or another level."""
+    generator = np.random.default_rng(seed)
+    values_WSN = wave(windows, 4, seed=seed)
+    for index, values_SN in enumerate(values_WSN):
+        sensor = int(generator.integers(4))
+        match index % 6:
+            case 1:
+                values_SN[generator.random(values_SN.shape) < generator.random()] = np.nan
+            case 2:
+                values_SN[sensor] = 10.0
+            case 3:
+                values_SN[sensor] += 40 * (-1.0) ** np.arange(values_SN.shape[1])
+            case 4:
+                values_SN[sensor, 5], values_SN[:, :4] = 301.0, np.inf
+            case 5:
+                values_WSN[index] *= np.float32(generator.normal(1, 0.1))
+    return values_WSN
+
+
+def whole(statistics: tuple[str, ...]) -> tuple[Equipment, FeatureSpec]:
+    equipment = press()
+    config = TrainConfig.model_validate({"equipment": "press-1", "statistics": statistics})
+    return equipment, fit_spec(wave(40, 4), equipment, config)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_windows_at_once_have_bitwise_the_features_of_plain_words(seed: int) -> None:
+    equipment, spec = whole(ALL)
+    plan = plan_features(equipment, spec)
+    values_WSN = disturbed(48, seed)
+    expected = [plain_features(values_SN, equipment, spec) for values_SN in values_WSN]
+    assert {fault for rows in expected for _, _, fault in rows} == {None, *FAULT_REASONS}
+    for size in (1, 5, 48):
+        for start in range(0, 48, size):
+            batch = batch_features(values_WSN[start : start + size], plan)
+            for index in range(len(batch.x_WSTF)):
+                assert told(batch.window(index, plan), equipment) == expected[start + index]
+
+
+@given(
+    arrays(np.float32, (3, 4, 12), elements=st.floats(-300, 300, width=32) | st.just(np.nan) | st.just(np.inf)),
+    st.permutations(range(3)),
+)
+def test_features_of_a_window_do_not_depend_on_the_others(values_WSN: Floats, order: list[int]) -> None:
+    made = small()
+    plan = plan_features(made.equipment, made.spec)
+    together = batch_features(values_WSN[order], plan)
+    for index, place in enumerate(order):
+        alone = batch_features(values_WSN[place : place + 1], plan)
+        for name in alone.__slots__:
+            assert getattr(alone, name)[0].tobytes() == getattr(together, name)[index].tobytes()
+
+
+@pytest.mark.parametrize(("bins", "steps"), [(8, 1), (60, 12), (20_000, 20), (100, 100)])
+def test_statistics_of_many_windows_are_bitwise_those_of_each(bins: int, steps: int) -> None:
+    generator = np.random.default_rng(bins)
+    values_WSN = generator.normal(5, 3, (3, 2, bins)).astype(np.float32)
+    values_WSN[generator.random(values_WSN.shape) < 0.2] = np.nan
+    raw_WSTF, coverage_WST = step_statistics(values_WSN, steps, ALL)
+    for values_SN, raw_STF, coverage_ST in zip(values_WSN, raw_WSTF, coverage_WST, strict=True):
+        for mine, row_TF, row_T in zip(values_SN, raw_STF, coverage_ST, strict=True):
+            alone_TF, alone_T = (each[0] for each in step_statistics(mine[None], steps, ALL))
+            assert (alone_TF.tobytes(), alone_T.tobytes()) == (row_TF.tobytes(), row_T.tobytes())
+    assert roughness(values_WSN)[1].tobytes() == roughness(values_WSN[1]).tobytes()
+    assert flatness(values_WSN)[1].tobytes() == flatness(values_WSN[1]).tobytes()
+
+
+def test_more_windows_than_are_worked_on_in_one_pass_and_none_at_all() -> None:
+    made = small()
+    plan = plan_features(made.equipment, made.spec)
+    windows = VALUES_AT_ONCE // (4 * 12) + 7
+    values_WSN = np.resize(disturbed(12, 0), (windows, 4, 12))
+    features = batch_features(values_WSN, plan)
+    assert features.x_WSTF.shape == (windows, 4, 4, 4)
+    for name in features.__slots__:
+        few = getattr(batch_features(values_WSN[-9:], plan), name)
+        assert getattr(features, name)[-9:].tobytes() == few.tobytes()
+    assert batch_features(values_WSN[:0], plan).x_WSTF.shape == (0, 4, 4, 4)
 
 
 def test_spec_survives_its_file() -> None:

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 
 from app.errors import WindowError
-from app.features import window_features
-from app.graph import GraphBatch, build_graph, concatenate, split_graphs, without_sensor
+from app.features import batch_features, plan_features, window_features
+from app.graph import (
+    GraphBatch,
+    build_graph,
+    concatenate,
+    plan_graph,
+    split_graphs,
+    take_graphs,
+    tile_graphs,
+    without_sensor,
+)
 from app.schemas.equipment import MEDIA
 from tests.small import press, small, wave
 
@@ -46,6 +55,25 @@ def test_graphs_of_different_size_are_put_side_by_side_and_taken_apart() -> None
     for part, expected in zip(split_graphs(both), (one, other, one), strict=True):
         for name in GraphBatch.__slots__:
             np.testing.assert_array_equal(getattr(part, name), getattr(expected, name))
+
+
+def equal(mine: GraphBatch, theirs: GraphBatch) -> None:
+    for name in GraphBatch.__slots__:
+        one, other = np.asarray(getattr(mine, name)), np.asarray(getattr(theirs, name))
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes()), name
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_windows_of_one_topology_are_what_their_graphs_side_by_side_are(connected: bool) -> None:
+    made = small()
+    equipment = made.equipment if connected else made.equipment.model_copy(update={"connections": ()})
+    values_WSN = wave(5, 4, seed=3)
+    features = batch_features(values_WSN, plan_features(equipment, made.spec))
+    tiled = tile_graphs(plan_graph(equipment, made.spec), features.x_WSTF, features.mask_WST)
+    singles = [build_graph(equipment, window_features(each, equipment, made.spec), made.spec) for each in values_WSN]
+    equal(tiled, concatenate(singles))
+    equal(take_graphs(tiled, [3, 0, 4]), concatenate([singles[3], singles[0], singles[4]]))
+    equal(take_graphs(tiled, [2]), singles[2])
 
 
 def test_graphs_of_other_steps_are_not_joined() -> None:

@@ -1,9 +1,12 @@
 """How far windows leave what training saw."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from app.features import window_features
-from app.novelty import leaves_range, novelty_health, window_excess
+from app.features import Floats, window_features
+from app.novelty import leaves_range, novelty_health, plan_novelty, window_excess
 from tests.small import small, wave
 from train.reference import fit_limits
 
@@ -32,6 +35,35 @@ def test_health_by_novelty_is_that_of_the_worst_sensor() -> None:
     made = small()
     limits = fit_limits(np.full((5, 4), 0.2, np.float32), made.equipment)
     spec = made.spec.model_copy(update={"limits": {"press": limits}})
-    health_V = novelty_health(np.array([0.1, 0.6, 0.2, np.nan], np.float32), made.equipment, spec)
-    np.testing.assert_allclose(health_V, [0.5, 1.0, np.nan], rtol=1e-5)
-    assert np.isnan(novelty_health(np.zeros(4, np.float32), made.equipment, made.spec)).all()
+    excess_WS = np.array([[0.1, 0.6, 0.2, np.nan], [0.6, 0.6, 1.0, 0.0]], np.float32)
+    health_WV, without_WS = novelty_health(excess_WS, plan_novelty(made.equipment, spec))
+    np.testing.assert_allclose(health_WV, [[0.5, 1.0, np.nan], [0.5, 0.0, 1.0]], rtol=1e-5)
+    # the pump has two sensors, the others one; where both are as bad, one alone takes nothing away
+    np.testing.assert_allclose(without_WS, [[0.5, 1.0, np.nan, np.nan], [0.5, 0.5, np.nan, np.nan]], rtol=1e-5)
+    unlimited = novelty_health(np.zeros((1, 4), np.float32), plan_novelty(made.equipment, made.spec))
+    assert np.isnan(unlimited.health_WV).all()
+    assert np.isnan(unlimited.without_WS).all()
+
+
+@given(arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32) | st.just(np.nan)))
+def test_health_without_a_sensor_is_that_of_the_window_in_which_it_has_none(excess_WS: Floats) -> None:
+    made = small()
+    spec = made.spec.model_copy(update={"limits": {"press": fit_limits(np.full((5, 4), 0.2), made.equipment)}})
+    plan = plan_novelty(made.equipment, spec)
+    _, without_WS = novelty_health(excess_WS, plan)
+    for sensor, placed in enumerate(made.equipment.sensors):
+        lacking_WS = excess_WS.copy()
+        lacking_WS[:, sensor] = np.nan
+        health_WV, _ = novelty_health(lacking_WS, plan)
+        np.testing.assert_array_equal(without_WS[:, sensor], health_WV[:, placed.component_index])
+
+
+def test_machine_without_sensors_has_no_novelty() -> None:
+    made = small()
+    bare = tuple(each.model_copy(update={"sensors": ()}) for each in made.equipment.components)
+    equipment = made.equipment.model_copy(update={"components": bare, "equipment_id": "bare"})
+    vars(equipment).pop("sensors", None)
+    vars(equipment).pop("sensor_ids", None)
+    found = novelty_health(np.empty((2, 0), np.float32), plan_novelty(equipment, made.spec))
+    assert np.isnan(found.health_WV).all()
+    assert found.without_WS.shape == (2, 0)

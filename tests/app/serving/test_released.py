@@ -16,9 +16,10 @@ from app.errors import (
     WindowError,
 )
 from app.features import Floats
-from app.serving.graph_builder import GraphBuilder
-from app.serving.messages import BuildAnswer, BuildCall, BuiltWindow, ScoreAnswer, ScoreCall, WindowInput
+from app.schemas.equipment import Equipment
+from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
 from app.serving.metrics import Metrics
+from app.serving.recent import Recent
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.traffic import Release, Traffic
 from tests.app.serving.conftest import LocalChain, split
@@ -128,6 +129,47 @@ async def test_evidence_is_made_only_for_those_who_ask(versions: ReleasedVersion
     assert contribution_VS.shape == (7, 17)
 
 
+async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_number_of_steps(
+    versions: ReleasedVersions, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[ScoreCall] = []
+    score = local.servers["model-1"].score
+
+    async def see(call: ScoreCall) -> ScoreAnswer:
+        calls.append(call)
+        return await score(call)
+
+    monkeypatch.setattr(local.servers["model-1"], "score", see)
+    lone = rig_equipment("lone").model_dump(mode="json") | {"connections": []}
+    other = rig_equipment("other").model_dump(mode="json") | {"steps": 6, "design": "other"}
+    machines = [
+        rig_equipment("a"),
+        Equipment.model_validate(lone),
+        rig_equipment("b"),
+        Equipment.model_validate(other),
+        rig_equipment("c"),
+    ]
+    windows = [
+        WindowToScore(WindowInput(machine, values(100 * number)), None, explain=number == 4)
+        for number, machine in enumerate(machines)
+    ]
+    together = [scored(item) for item in await versions.score(windows)]
+    assert sorted((call.graph.graphs, call.graph.x_STF.shape[1], call.explain) for call in calls) == [
+        (1, 6, False),
+        (1, 12, True),
+        (3, 12, False),
+    ]
+    for item, asked in zip(together, windows, strict=True):
+        (alone,) = await versions.score([asked])
+        np.testing.assert_allclose(
+            item.scores.output.health_V, scored(alone).scores.output.health_V, atol=1e-5
+        )  # sums of a larger batch are made in another order
+        np.testing.assert_array_equal(item.summary.excess_S, scored(alone).summary.excess_S)
+        assert item.summary.unreferenced == scored(alone).summary.unreferenced
+    assert together[3].summary.unreferenced == machines[3].sensor_ids
+    assert [item.scores.contribution_VS is not None for item in together] == [False] * 4 + [True]
+
+
 async def test_without_traffic_nothing_answers(local: LocalChain, metrics: Metrics):
     (outcome,) = await ReleasedVersions(local.chain(), metrics, timeout_s=1.0).score([window()])
     assert isinstance(outcome, ModelUnavailable)
@@ -196,11 +238,9 @@ async def test_poisoned_window_fails_alone(
         rows = np.split(call.graph.x_STF, call.graph.graphs)
         return any(np.array_equal(row, poisoned) for row in rows)
 
-    (alone,) = await GraphBuilder(local.describe).build(
-        BuildCall("model-1", (await local.describe("model-1")).spec_digest, (window(500).window,))
-    )
-    assert isinstance(alone, BuiltWindow)
-    poisoned = alone.graph.x_STF
+    digest = (await local.describe("model-1")).spec_digest
+    alone = await local.build(build_call("model-1", digest, [window(500).window], Recent(1_000_000, len)))
+    poisoned = alone.groups[0].graph.x_STF
     monkeypatch.setattr(local.servers["model-1"], "score", fail_on_poison)
     first, bad, last = await versions.score([window(0), window(500), window(1000)])
     assert scored(first).knowledge.version == scored(last).knowledge.version == "1"
