@@ -7,7 +7,7 @@ Invariant: however it ends, a cluster that was started here is ended here, and o
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable
+from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable, StoreError, StoreUnavailable
 from app.fleet.plan import Plan
 from app.fleet.scorer import Outcome
 from app.fleet.worker import PAGE, PAGES_AT_ONCE, FleetWorker
@@ -25,6 +25,9 @@ from app.store.fleet import FleetRun, Page
 CPU_OF_A_WORKER = 0.5
 """What a worker asks of Ray: less than it uses, so that some start beside a service on the same machine."""
 LOCAL = "local"
+_ENDS: Mapping[str, type[HydraulicDiagnosticsError]] = {
+    error.__name__: error for error in (StoreUnavailable, StoreError, CheckpointError)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,8 @@ def outcomes_of(
         CheckpointError: a version's weights are not those that the run began with.
         ModelUnavailable: the workers failed otherwise.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = ray.data.from_items([{PAGE: page.model_dump_json()} for page in pages], override_num_blocks=len(pages))
     results = rows.map_batches(
         FleetWorker,
@@ -132,18 +134,14 @@ def outcomes_of(
     )
     try:
         for columns in results.iter_batches(batch_size=None, batch_format="numpy"):
-            yield [Outcome(*row) for row in zip(*(columns[name].tolist() for name in Outcome._fields), strict=True)]
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        raise _of_project(error) from error
-
-
-def _of_project(error: BaseException) -> HydraulicDiagnosticsError:
-    """Return the project's error in what Ray Data raised; Ray wraps it, some layers deep."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, HydraulicDiagnosticsError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return ModelUnavailable(
-        f"expected the workers to score the fleet, found {type(error).__name__}: {error}; start the same run again to go on"
-    )
+            outcomes = [
+                Outcome(*row) for row in zip(*(columns[name].tolist() for name in Outcome._fields), strict=True)
+            ]
+            for outcome in outcomes:
+                if outcome.status == "ended":
+                    raise _ENDS.get(outcome.version, ModelUnavailable)(outcome.reason)
+            yield outcomes
+    except ray.exceptions.RayError as error:
+        raise ModelUnavailable(
+            f"expected the workers to score the fleet, found {type(error).__name__}: {error}; start the same run again to go on"
+        ) from error

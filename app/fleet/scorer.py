@@ -43,7 +43,7 @@ NOT_REGISTERED = (
 )
 NO_READINGS = "no readings in its window: post readings, or give an --at where there are some"
 
-Status = Literal["ok", "insufficient_evidence", "failed", "known"]
+Status = Literal["ok", "insufficient_evidence", "failed", "known", "ended"]
 
 
 class Outcome(NamedTuple):
@@ -51,7 +51,8 @@ class Outcome(NamedTuple):
 
     Args:
         equipment_id: whose outcome it is.
-        status: that of the diagnosis that was stored; `failed` without one, `known` when the run had stored one before.
+        status: that of the diagnosis that was stored; `failed` without one, `known` when the run had stored one before;
+            `ended` is of no machine: the run ends with the error named by `version` and `reason`.
         version: that it was scored with; empty when it was not.
         reason: why it failed, else empty; without the machine's id, so that equal reasons are equal.
         compute_s: seconds of its share in its batch's computing.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app.errors import HydraulicDiagnosticsError
 from app.fleet.plan import Plan
 from app.fleet.scorer import FleetScorer, Outcome
 from app.serving.logging import configure_logging
@@ -53,12 +54,14 @@ class FleetWorker:
         threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
 
     def __call__(self, rows: Mapping[str, NDArray[np.object_]]) -> Columns:
-        """Score one row's page; one row for each machine comes back."""
-        outcomes: list[Outcome] = []
-        for text in rows[PAGE]:
-            page = Page.model_validate_json(text)
-            outcomes += asyncio.run_coroutine_threadsafe(self._scorer.score_page(page), self._loop).result()
-        return columns_of(outcomes)
+        """Score one row's page; one row for each machine comes back, or one that says with which error the run ends."""
+        (text,) = rows[PAGE]
+        page = Page.model_validate_json(text)
+        try:
+            return columns_of(asyncio.run_coroutine_threadsafe(self._scorer.score_page(page), self._loop).result())
+        except HydraulicDiagnosticsError as error:
+            # raised, it would be tried again by Ray, and reach the other side as text
+            return columns_of([Outcome("", "ended", type(error).__name__, error.message)])
 
 
 def columns_of(outcomes: list[Outcome]) -> Columns:

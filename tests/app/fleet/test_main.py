@@ -1,0 +1,175 @@
+"""The command: wrong use without Ray, and one whole run, stopped and resumed, through Ray Data's own workers."""
+
+import asyncio
+import hashlib
+import io
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+import ray
+
+from app.fleet.__main__ import main
+from app.fleet.plan import Asked, Plan
+from app.fleet.released import make_plan
+from app.fleet.scorer import NOT_REGISTERED, FleetScorer
+from app.store.fleet import FleetRun, Page
+from app.store.store import Store
+from tests.app.fleet.conftest import AT, NOW
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Run it in a thread's own event loop; returns status, output and messages."""
+    out, err = io.StringIO(), io.StringIO()
+    return main(["score", *arguments], out, err), out.getvalue(), err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--batch", "0"), "number from 1"),
+        (("--workers", "many"), "number from 1"),
+        (("--gpus", "1.5"), "part of one"),
+        (("--gpus", "x"), "part of one"),
+        (("--at", "yesterday"), "ISO 8601"),
+        (("--at", "2025-01-01"), "with its zone"),
+        (("--model", "1"), "unrecognized arguments"),
+    ],
+)
+def test_wrong_argument_is_told(arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        command(*arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_command_is_named(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main([], io.StringIO(), io.StringIO())
+    assert ended.value.code == 2
+
+
+def test_wrong_use_ends_with_2_before_ray_starts(database_dsn: str, config: Path, tmp_path: Path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("rig-1\n")
+    common = ("--dsn", database_dsn, "--config", str(config))
+    for arguments, told in [
+        ((), "at least one registered machine"),
+        (("--equipment", "no/such/file"), "which is neither"),
+        (("--equipment", str(ids), "--design", "press"), "found both"),
+        (("--run", "a b"), "as --run"),
+        (("--at", "2999-01-01T00:00Z"), "leave --at out"),
+        (("--model-version", "9"), "found '9'"),
+        (("--checkpoint", str(tmp_path)), "checkpoint.json"),
+        (("--config", str(ids)), "service's configuration"),
+    ]:
+        status, out, err = command(*common, *arguments)
+        assert (status, out) == (2, ""), arguments
+        assert told in err
+    assert not ray.is_initialized()
+
+
+def test_database_that_is_away_ends_with_1(config: Path):
+    status, _, err = command("--dsn", "postgresql://nobody@127.0.0.1:9/none", "--config", str(config))
+    assert status == 1
+    assert "expected to reach the database" in err
+
+
+def test_run_with_a_changed_file_of_ids_is_refused(database_dsn: str, config: Path, tmp_path: Path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("rig-1\n")
+    asked = Asked(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
+    asyncio.run(begin(database_dsn, FleetRun("files", NOW, make_plan(asked, AT, config, NOW).model_dump_json())))
+    ids.write_text("rig-1\nrig-2\n")
+
+    for arguments in ((), ("--equipment", str(ids))):
+        status, _, err = command("--dsn", database_dsn, "--run", "files", *arguments)
+        assert status == 2
+        assert "began with" in err
+
+
+async def begin(dsn: str, run: FleetRun, first: tuple[str, ...] = ()) -> None:
+    """Begin a run, and score some machines of it as a start does that is killed after them."""
+    store = Store(dsn)
+    await store.fleet_runs().begin(run)
+    if first:
+        scorer = FleetScorer(store, run, Plan.model_validate_json(run.plan), 32, "cpu")
+        await scorer.score_page(Page(machines=len(first), ids=first))
+    await store.close()
+
+
+async def stored(dsn: str) -> Counter[str]:
+    """Count the stored diagnoses by machine."""
+    session = await asyncpg.connect(dsn)
+    rows = await session.fetch("select equipment_id from diagnoses")
+    await session.close()
+    return Counter(row["equipment_id"] for row in rows)
+
+
+@pytest.fixture
+def shared_ray() -> Iterator[None]:
+    """A cluster that is there before the command, and after it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+def test_killed_run_is_finished_by_ray(
+    rigs: tuple[str, ...], database_dsn: str, config: Path, plan: Plan, tmp_path: Path, shared_ray: None
+):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("\n".join((*rigs, "gone")))
+    asked = Asked(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
+    run = FleetRun("nightly", NOW, plan.model_copy(update={"asked": asked}).model_dump_json())
+    asyncio.run(begin(database_dsn, run, rigs[:3]))
+    # what the service releases now is not asked: the plan holds what it released when the run began
+    config.unlink()
+
+    status, out, err = command("--dsn", database_dsn, "--run", "nightly", "--batch", "2", "--workers", "1", "--json")
+
+    assert status == 1, err
+    summary = json.loads(out)
+    assert (summary["machines"], summary["known"], summary["failed"]) == (8, 3, 1)
+    assert summary["ok"] + summary["insufficient_evidence"] == 4
+    assert summary["failures"] == [{"reason": NOT_REGISTERED, "machines": 1, "examples": ["gone"]}]
+    assert summary["machines_per_s"] > 0
+    assert "run nightly goes on: 8 machines" in err
+    assert asyncio.run(stored(database_dsn)) == dict.fromkeys(rigs, 1)
+    assert ray.is_initialized()
+
+    wrong = {name: place.model_copy(update={"weights_sha256": "0" * 64}) for name, place in plan.checkpoints.items()}
+    spoilt = FleetRun("spoilt", NOW, plan.model_copy(update={"checkpoints": wrong}).model_dump_json())
+    asyncio.run(begin(database_dsn, spoilt))
+    status, _, err = command("--dsn", database_dsn, "--run", "spoilt", "--workers", "1")
+    assert status == 2
+    assert "put them back" in err
+
+
+def test_run_of_its_own_cluster_succeeds(rigs: tuple[str, ...], database_dsn: str, config: Path):
+    arguments = (
+        "--dsn",
+        database_dsn,
+        "--config",
+        str(config),
+        "--at",
+        AT.isoformat(),
+        "--equipment",
+        "rig-[12]",
+        "--workers",
+        "1",
+    )
+    assert command(*arguments)[0] == 2
+
+    status, out, err = command(*arguments[:-3], "rig-?", *arguments[-2:], "--address", "local")
+
+    assert status == 0, err
+    assert "run fleet-20250101T000117Z-" in out
+    assert "7 machines" in out
+    assert asyncio.run(stored(database_dsn)) == dict.fromkeys(rigs, 1)
+    assert not ray.is_initialized()
