@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
+# A token guards the local cluster, and commands such as serve deploy send it; HAProxy in front of the replicas, calls between them
+# by gRPC; a replica that is stopped may go once HAProxy knows, which takes a second.
+RAY_DEFAULTS := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
+	RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2
 
 .PHONY: run test check bench train clean
 
@@ -29,12 +33,12 @@ train: $(STAMP)
 	$(BIN)/python -m app.demo import-rig
 	$(BIN)/python -m train --equipment hydraulic-rig --workers 2 --out var/checkpoints/hydraulic-rig
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, found " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
-	@# Ray guards a local cluster with a token; this has the environment's own commands (serve deploy, ray status) send it.
-	@echo 'import os; os.environ.setdefault("RAY_AUTH_MODE", "token"); os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")' \
+	@# What Ray reads from the environment before it starts, as defaults of this environment's own commands; see README, "How it runs".
+	@echo 'import os; [os.environ.setdefault(*pair.split("=")) for pair in "$(RAY_DEFAULTS)".split()]' \
 		> "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ray_environment.pth"
 	@touch $(STAMP)
 

@@ -97,6 +97,18 @@ def free_port() -> int:
         return port
 
 
+def haproxy_of_its_own(directory: Path) -> dict[str, str]:
+    """Return the environment of a system whose HAProxy shares no port and no file with another one on this machine."""
+    return {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
+    }
+
+
 @contextlib.contextmanager
 def running(directory: Path) -> Iterator[System]:
     """Start the system, wait until it is ready, and stop it with Ctrl-C."""
@@ -108,7 +120,9 @@ def running(directory: Path) -> Iterator[System]:
     var_dir = directory / "var"
     var_dir.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRAULIC_", "RAY_"))}
-    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "PYTHONUNBUFFERED": "1"} | haproxy_of_its_own(
+        directory / "haproxy"
+    )
     log_path = directory / "serve.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

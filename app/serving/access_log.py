@@ -29,8 +29,8 @@ class AccessLog:
             await self._api(scope, receive, send)
             return
         started, finished = time.perf_counter(), False
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        trace_id = scope["trace_id"] = trace_id_of(headers)
+        parent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+        trace_id = scope["trace_id"] = trace_id_of(parent.decode("latin-1"))
         status = 0
 
         async def send_noting_status(message: Message) -> None:

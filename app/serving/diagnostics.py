@@ -1,7 +1,8 @@
-"""Requests to diagnoses: machine, window, scores, answer and journal, for one request or thousands.
+"""Requests to diagnoses: machine, door, window, scores, answer and journal, for one request or thousands.
 
-The decisions are in `windows`, `released` and `app.diagnose`; this is the way between them.
-Invariant: an item of a batch that can't be answered yields its error and disturbs no other.
+What a request means is in `requests`, who waits for whom in `coalesce`, what is known already in `answers`, the decisions in
+`released` and `app.diagnose`; this is the way between them. Answers are JSON bytes, made once.
+Invariant: an item that can't be answered yields its error and disturbs no other.
 """
 
 import asyncio
@@ -9,54 +10,40 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
-from app.diagnose import MAX_EXPLAINED_SENSORS, Occasion, diagnose, too_large_to_explain
-from app.errors import (
-    HydraulicDiagnosticsError,
-    InputError,
-    LimitExceeded,
-    ModelUnavailable,
-    StoreError,
-    UnknownDiagnosis,
-    WindowError,
-)
+from app.diagnose import Occasion, diagnose
+from app.errors import HydraulicDiagnosticsError, StoreError, UnknownDiagnosis, WindowError
 from app.evidence import Thresholds
 from app.features import Floats
-from app.schemas.diagnosis import MAX_BATCH_ITEMS, Diagnosis, DiagnosisRequest, State
-from app.schemas.equipment import Equipment
+from app.schemas.diagnosis import DiagnosisRequest, State
 from app.schemas.places import shown
-from app.schemas.topology import parse_equipment
+from app.serving.answers import AnswerKey, Answers
+from app.serving.coalesce import DoorLimits, Doors, Work
 from app.serving.journal import Journal
 from app.serving.machines import Machines
 from app.serving.messages import WindowInput
 from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
-from app.serving.windows import Bins, inline_window, interval_of, window_before
+from app.serving.requests import Resolved, resolve
+from app.serving.windows import interval_of
 from app.store.store import Store
 from app.store.windows import StoredWindow
 
 logger = logging.getLogger(__name__)
 
-WINDOWS_AT_ONCE = 32
-BATCHES_AT_ONCE = 2
+ITEMS_AT_ONCE = 32
+"""Items of a large batch that are resolved together."""
+GROUPS_AT_ONCE = 4
+"""Such groups that are under way for one large batch: as many as the stages of a diagnosis, and one that gathers."""
 MAX_REMEMBERED_STATES = 50_000
 
-
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    """A request whose machine and window are known; `inline` holds its readings when they came with it."""
-
-    request: DiagnosisRequest
-    equipment: Equipment
-    bins: Bins
-    inline: Floats | None
+Outcome = bytes | Exception
+"""A diagnosis as JSON, or why there is none."""
 
 
 class _Stood(NamedTuple):
@@ -65,6 +52,13 @@ class _Stood(NamedTuple):
     window_end: datetime
     before: Mapping[str, State]
     states: Mapping[str, State]
+
+
+class _Kind(NamedTuple):
+    """What requests have in common that one batch of work answers: who is to answer and stand in, and whether with evidence."""
+
+    versions: tuple[str, ...]
+    explain: bool
 
 
 class Diagnostics:
@@ -94,101 +88,112 @@ class Diagnostics:
         self._thresholds = Thresholds()
         self._journal = Journal(store.insert_diagnoses, metrics)
         self._states: OrderedDict[str, _Stood] = OrderedDict()
+        self._doors: Doors[Resolved, bytes] = Doors(self._work_of, DoorLimits(), metrics.batch_size.observe)
+        self._answers = Answers(metrics)
+        machines.when_changed(self._answers.forget)
 
     def start(self) -> None:
         """Begin to write diagnoses to the store, in the running event loop."""
         self._journal.start()
 
     async def close(self) -> None:
-        """Write what waits."""
+        """Give up what is under way and write what waits."""
+        await self._doors.close()
         await self._journal.close()
 
     def set_thresholds(self, thresholds: Thresholds) -> None:
         """Change states and abstention for the diagnoses from now on."""
         self._thresholds = thresholds
+        self._answers.clear()
 
-    async def diagnose(self, request: DiagnosisRequest) -> Diagnosis:
-        """Answer one request.
+    async def answer(self, request: DiagnosisRequest) -> bytes:
+        """Answer one request with a diagnosis as JSON.
 
         Raises:
             HydraulicDiagnosticsError: it can't be answered, and why.
         """
-        try:
-            outcome = (await self._diagnose_together([request]))[0]
-        except ValidationError as error:
-            raise _of_our_own(error) from error
-        if isinstance(outcome, Diagnosis):
-            return outcome
-        raise outcome
+        registered = await self._machines.topology(request.equipment_id) if request.equipment is None else None
+        return await self._enter(resolve(request, registered, self._now()), bulk=False)
 
-    def batch_items(self, body: bytes) -> list[DiagnosisRequest | Exception]:
-        """Take a batch's body apart; an item that can't be used becomes its error.
-
-        Raises:
-            InputError: the body as a whole is no batch.
-            LimitExceeded: it has more items than a batch may have.
-        """
-        try:
-            document = from_json(body)
-        except ValueError as error:
-            raise InputError(f"expected JSON, found text that does not parse: {error}") from error
-        items = document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
-        if not isinstance(items, list) or not items:
-            raise InputError(
-                f"expected an object with a list `items` and nothing else, found {shown(document)}", "items"
-            )
-        if len(items) > MAX_BATCH_ITEMS:
-            raise LimitExceeded(
-                f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches", "items"
-            )
-        return [_request_of(item) for item in items]
-
-    async def diagnose_many(
+    async def answer_many(
         self, items: Sequence[DiagnosisRequest | Exception]
-    ) -> AsyncIterator[tuple[int, Diagnosis | Exception]]:
-        """Answer many requests; (index, outcome) as each is ready, a few batches at a time."""
-        for index, item in enumerate(items):
-            if isinstance(item, Exception):
-                yield index, item
+    ) -> AsyncIterator[list[tuple[int, Outcome]]]:
+        """Answer many requests; lists of (index, outcome) as they are ready, a few groups at a time."""
+        found = [(index, item) for index, item in enumerate(items) if isinstance(item, Exception)]
+        if found:
+            yield list(found)
         requests = [(index, item) for index, item in enumerate(items) if isinstance(item, DiagnosisRequest)]
-        groups = [requests[start : start + WINDOWS_AT_ONCE] for start in range(0, len(requests), WINDOWS_AT_ONCE)]
-        waiting = iter(groups)
-        running: dict[asyncio.Task[list[Diagnosis | Exception]], list[tuple[int, DiagnosisRequest]]] = {}
+        groups = iter([requests[start : start + ITEMS_AT_ONCE] for start in range(0, len(requests), ITEMS_AT_ONCE)])
+        running: dict[asyncio.Task[list[Outcome]], list[int]] = {}
         try:
             while True:
-                while len(running) < BATCHES_AT_ONCE and (group := next(waiting, None)) is not None:
-                    running[asyncio.create_task(self._diagnose_together([item for _, item in group]))] = group
+                while len(running) < GROUPS_AT_ONCE and (group := next(groups, None)) is not None:
+                    indices = [index for index, _ in group]
+                    running[asyncio.create_task(self._answer_group([item for _, item in group]))] = indices
                 if not running:
                     return
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    group = running.pop(task)
-                    for (index, _), outcome in zip(group, _outcomes(task, len(group)), strict=True):
-                        yield index, outcome
+                    indices = running.pop(task)
+                    yield list(zip(indices, _outcomes(task, len(indices)), strict=True))
         finally:
             for task in running:
                 task.cancel()
 
-    async def _diagnose_together(self, requests: Sequence[DiagnosisRequest]) -> list[Diagnosis | Exception]:
-        outcomes: list[Diagnosis | Exception] = [ModelUnavailable("not answered yet")] * len(requests)
+    async def _answer_group(self, requests: Sequence[DiagnosisRequest]) -> list[Outcome]:
+        registered = await self._machines.topologies(
+            [request.equipment_id for request in requests if request.equipment is None]
+        )
         now = self._now()
-        topologies = await self._topologies(requests)
-        resolved: dict[int, _Resolved] = {}
-        for position, request in enumerate(requests):
+        entered: list[asyncio.Future[bytes] | asyncio.Task[bytes]] = []
+        outcomes: list[Outcome | None] = []
+        for request in requests:
+            known = registered.get(request.equipment_id) if request.equipment is None else None
             try:
-                resolved[position] = _resolve(request, topologies, now)
+                if isinstance(known, HydraulicDiagnosticsError):
+                    raise known
+                resolved = resolve(request, known, now)
+                entered.append(asyncio.ensure_future(self._enter(resolved, bulk=True)))
+                outcomes.append(None)
             except HydraulicDiagnosticsError as error:
-                outcomes[position] = error
+                outcomes.append(error)
+        answered = iter(await asyncio.gather(*entered, return_exceptions=True))
+        return [_outcome(next(answered)) if outcome is None else outcome for outcome in outcomes]
+
+    async def _enter(self, resolved: Resolved, *, bulk: bool) -> bytes:
+        """Wait for an answer with those who wait anyway, or take one that is there."""
+        request = resolved.request
+        order = self._versions.order(resolved.equipment.equipment_id, request.model_version)
+        kind = _Kind(tuple(release.version for release in order), request.explain)
+        door = self._doors.to(kind)
+        if resolved.inline is not None:
+            return await door.enter(resolved, resolved.weight, bulk=bulk)
+        equipment = resolved.equipment
+        key = AnswerKey(equipment.equipment_id, equipment.revision, resolved.bins.first, kind.versions, kind.explain)
+        return await self._answers.get(key, equipment.grid_s, lambda: door.enter(resolved, resolved.weight, bulk=bulk))
+
+    def _work_of(self, kind: Hashable) -> "Work[Resolved, bytes]":
+        assert isinstance(kind, _Kind)
+
+        async def work(items: Sequence[Resolved]) -> list[Outcome]:
+            return await self._answer_together(kind, items)
+
+        return work
+
+    async def _answer_together(self, kind: _Kind, items: Sequence[Resolved]) -> list[Outcome]:
+        """Do a batch's work: one statement, one call to the builders, one to the model."""
+        now = self._now()
+        outcomes: list[Outcome] = []
         ready: dict[int, WindowToScore] = {}
         newest_s: dict[int, float | None] = {}
-        for position, found in (await self._windows(resolved)).items():
+        for position, found in enumerate(await self._windows(items)):
             if isinstance(found, HydraulicDiagnosticsError):
-                outcomes[position] = found
+                outcomes.append(found)
                 continue
-            request = requests[position]
+            outcomes.append(RuntimeError("not answered yet"))
             newest_s[position] = _age_s(found, now)
             ready[position] = WindowToScore(
-                WindowInput(resolved[position].equipment, found), request.model_version, request.explain
+                WindowInput(items[position].equipment, found), items[position].request.model_version, kind.explain
             )
         scored = await self._versions.score(list(ready.values()))
         for position, outcome in zip(ready, scored, strict=True):
@@ -196,48 +201,34 @@ class Diagnostics:
                 outcomes[position] = outcome
                 continue
             try:
-                outcomes[position] = self._conclude(resolved[position], outcome, newest_s[position], now)
+                outcomes[position] = self._conclude(items[position], outcome, newest_s[position], now)
             except ValidationError as error:
                 outcomes[position] = _of_our_own(error)
         return outcomes
 
-    async def _topologies(
-        self, requests: Sequence[DiagnosisRequest]
-    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        """Find each registered machine that is asked about, once and all at the same time."""
-        equipment_ids = list(dict.fromkeys(item.equipment_id for item in requests if item.equipment is None))
-
-        async def find(equipment_id: str) -> Equipment | HydraulicDiagnosticsError:
-            try:
-                return await self._machines.topology(equipment_id)
-            except HydraulicDiagnosticsError as error:
-                return error
-
-        found = await asyncio.gather(*(find(equipment_id) for equipment_id in equipment_ids))
-        return dict(zip(equipment_ids, found, strict=True))
-
-    async def _windows(
-        self, resolved: Mapping[int, _Resolved]
-    ) -> dict[int, StoredWindow | Floats | HydraulicDiagnosticsError]:
-        found: dict[int, StoredWindow | Floats | HydraulicDiagnosticsError] = {
-            position: item.inline for position, item in resolved.items() if item.inline is not None
-        }
-        stored = [position for position, item in resolved.items() if item.inline is None]
+    async def _windows(self, items: Sequence[Resolved]) -> list[StoredWindow | Floats | HydraulicDiagnosticsError]:
+        """Return each item's readings: those that it brought, or those of the store, in one statement."""
+        stored = [item for item in items if item.inline is None]
         if not stored:
-            return found
+            return [item.inline for item in items if item.inline is not None]
         started = time.perf_counter()
         try:
-            windows = await self._store.read_windows(
-                [(resolved[position].equipment.equipment_id, *resolved[position].bins) for position in stored]
+            windows = iter(
+                await self._store.read_windows([(item.equipment.equipment_id, *item.bins) for item in stored])
             )
         except StoreError as error:
-            return {**found, **dict.fromkeys(stored, error)}
+            return [error if item.inline is None else item.inline for item in items]
         self._metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
-        for position, window in zip(stored, windows, strict=True):
-            found[position] = window if window.count else _empty(resolved[position])
+        found: list[StoredWindow | Floats | HydraulicDiagnosticsError] = []
+        for item in items:
+            if item.inline is not None:
+                found.append(item.inline)
+                continue
+            window = next(windows)
+            found.append(window if window.count else _empty(item))
         return found
 
-    def _conclude(self, resolved: _Resolved, scored: Scored, stale_s: float | None, now: datetime) -> Diagnosis:
+    def _conclude(self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime) -> bytes:
         equipment = resolved.equipment
         inline = resolved.inline is not None
         occasion = Occasion(
@@ -261,7 +252,7 @@ class Diagnostics:
                 self._states.popitem(last=False)
         self._journal.add(diagnosis)
         self._metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
-        return diagnosis
+        return diagnosis.__pydantic_serializer__.to_json(diagnosis)
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
         """Return how the machine stood before this window; None when a newer one was diagnosed already."""
@@ -299,45 +290,19 @@ class Diagnostics:
         return await self._store.diagnosis_history(equipment_id, *interval, limit)
 
 
-def _resolve(
-    request: DiagnosisRequest, topologies: Mapping[str, Equipment | HydraulicDiagnosticsError], now: datetime
-) -> _Resolved:
-    if request.equipment is not None:
-        equipment = _inline_equipment(request, request.equipment)
-    else:
-        found = topologies[request.equipment_id]
-        if isinstance(found, HydraulicDiagnosticsError):
-            raise found
-        equipment = found
-    if request.explain and len(equipment.sensors) > MAX_EXPLAINED_SENSORS:
-        raise too_large_to_explain(len(equipment.sensors))
-    if request.readings is None:
-        return _Resolved(request, equipment, window_before(equipment, request.at, now), None)
-    if request.at is not None:
-        raise InputError("expected either `at` or `readings`, found both: leave one out", "at")
-    bins, values_SN = inline_window(equipment, request.readings, now)
-    return _Resolved(request, equipment, bins, values_SN)
-
-
-def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) -> Equipment:
-    if request.readings is None:
-        raise InputError("expected `readings` beside an inline `equipment`, found none: add them", "readings")
-    equipment = parse_equipment({"equipment_id": request.equipment_id, **topology}, "equipment")
-    if equipment.equipment_id != request.equipment_id:
-        raise InputError(
-            f"expected equipment.equipment_id '{request.equipment_id}', found '{equipment.equipment_id}': make them equal",
-            "equipment.equipment_id",
-        )
-    return equipment
-
-
-def _outcomes(task: asyncio.Task[list[Diagnosis | Exception]], count: int) -> list[Diagnosis | Exception]:
+def _outcomes(task: asyncio.Task[list[Outcome]], count: int) -> list[Outcome]:
     """Return what became of a group; an error that nobody expected becomes the error of each of its items."""
     try:
         return task.result()
     except Exception as error:
         logger.exception("group of a batch failed", extra={"items": count})
-        return [_of_our_own(error) if isinstance(error, ValidationError) else error] * count
+        return [error] * count
+
+
+def _outcome(found: bytes | BaseException) -> Outcome:
+    if isinstance(found, BaseException) and not isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _of_our_own(error: ValidationError) -> RuntimeError:
@@ -346,20 +311,13 @@ def _of_our_own(error: ValidationError) -> RuntimeError:
     return RuntimeError(f"expected our own {error.title} to be as its schema says, found {error.error_count()} errors")
 
 
-def _request_of(item: object) -> DiagnosisRequest | Exception:
-    try:
-        return DiagnosisRequest.model_validate(item)
-    except ValidationError as error:
-        return error
-
-
 def _age_s(readings: StoredWindow | Floats, now: datetime) -> float | None:
     if not isinstance(readings, StoredWindow) or readings.newest is None:
         return None
     return max(0.0, (now - readings.newest).total_seconds())
 
 
-def _empty(resolved: _Resolved) -> WindowError:
+def _empty(resolved: Resolved) -> WindowError:
     window = interval_of(resolved.bins, resolved.equipment)
     return WindowError(
         f"expected readings of '{resolved.equipment.equipment_id}' in [{window.start.isoformat()}, {window.end.isoformat()}), "

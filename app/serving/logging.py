@@ -1,5 +1,7 @@
-"""Structured logs: one JSON object a line on standard error, an event and its fields.
+"""Structured logs: one JSON object a line, an event and its fields.
 
+In a replica all goes to the replica's own log file of Serve, which the dashboard shows, and all but the access lines to standard
+error too, which `serve run` prints; elsewhere all goes to standard error.
 Invariant: configured here alone; nothing is logged per request at INFO but the access line.
 """
 
@@ -8,6 +10,8 @@ import sys
 from datetime import UTC, datetime
 
 import orjson
+
+ACCESS_LOGGER = "app.serving.access_log"
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -30,15 +34,28 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send the project's loggers to standard error as JSON.
+    """Send the project's loggers to the replica's log file and standard error as JSON.
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
     """
     logger = logging.getLogger("app")
     logger.setLevel(level)
-    if not any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
     logger.propagate = False
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+        return
+    files = _files_of_the_replica()
+    for file in files:
+        logger.addHandler(file)
+    # Serve puts a stream in the place of sys.stderr that looks at the whole stack for each line
+    terminal = logging.StreamHandler(sys.__stderr__ if files else sys.stderr)
+    terminal.setFormatter(JsonFormatter())
+    if files:
+        terminal.addFilter(lambda record: record.name != ACCESS_LOGGER)
+    logger.addHandler(terminal)
+
+
+def _files_of_the_replica() -> list[logging.Handler]:
+    """Return the handlers of Serve's own log files, without the buffers in front of them; none outside a replica."""
+    handlers = (getattr(handler, "target", handler) for handler in logging.getLogger("ray.serve").handlers)
+    return [handler for handler in handlers if isinstance(handler, logging.FileHandler)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import InputError, StoreError, UnknownEquipment
+from app.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding, lint, read_equipment
@@ -76,6 +76,11 @@ class Machines:
         self._now = now
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: OrderedDict[str, _Remembered] = OrderedDict()
+        self._tell: Callable[[str], None] = lambda _: None
+
+    def when_changed(self, tell: Callable[[str], None]) -> None:
+        """Have the id of a machine told whenever its topology or readings came in here."""
+        self._tell = tell
 
     async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
         """Register a topology.
@@ -92,6 +97,7 @@ class Machines:
             )
         result = await self._store.put_equipment(equipment)
         self._remember(equipment_id, equipment)
+        self._tell(equipment_id)
         return PutAnswer(
             equipment_id=equipment_id,
             created=result.created,
@@ -126,6 +132,29 @@ class Machines:
             raise UnknownEquipment(equipment_id)
         return equipment
 
+    async def topologies(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+        """Return the topology of each machine, or why there is none; what is not known yet in one statement."""
+        now = time.monotonic()
+        unknown = [
+            equipment_id
+            for equipment_id in dict.fromkeys(equipment_ids)
+            if (known := self._topologies.get(equipment_id)) is None or now >= known.until
+        ]
+        found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
+        try:
+            records = await self._store.get_equipment_of(unknown) if unknown else {}
+        except StoreError as error:
+            for equipment_id in unknown:
+                found[equipment_id] = self._held(equipment_id) or error
+        else:
+            for equipment_id in unknown:
+                record = records.get(equipment_id)
+                self._remember(equipment_id, None if record is None else record.equipment)
+        for equipment_id in equipment_ids:
+            if equipment_id not in found:
+                found[equipment_id] = self._topologies[equipment_id].equipment or UnknownEquipment(equipment_id)
+        return found
+
     async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
         """Store a body of readings; what is acknowledged is committed."""
         parsed = await parse_readings(body, content_type, self._find, self._now())
@@ -134,6 +163,8 @@ class Machines:
             for equipment_id, columns in parsed.columns.items()
         ]
         result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
+        for block in blocks:
+            self._tell(block.equipment_id)
         self._metrics.readings.labels("accepted").inc(result.accepted)
         self._metrics.readings.labels("duplicate").inc(result.duplicates)
         self._metrics.readings.labels("rejected").inc(len(parsed.rejected))
@@ -150,13 +181,20 @@ class Machines:
         try:
             record = await self._store.get_equipment(equipment_id)
         except StoreError:
-            stale = stale or self._declared.get(equipment_id)
-            if stale is None:
+            held = self._held(equipment_id)
+            if held is None:
                 raise
-            self._remember(equipment_id, stale, for_s=AWAY_S)
-            return stale
+            return held
         equipment = None if record is None else record.equipment
         self._remember(equipment_id, equipment)
+        return equipment
+
+    def _held(self, equipment_id: str) -> Equipment | None:
+        """Return the topology that stands in while the database is away, and take it for true for a while."""
+        known = self._topologies.get(equipment_id)
+        equipment = (known.equipment if known is not None else None) or self._declared.get(equipment_id)
+        if equipment is not None:
+            self._remember(equipment_id, equipment, for_s=AWAY_S)
         return equipment
 
     def _remember(self, equipment_id: str, equipment: Equipment | None, *, for_s: float = TOPOLOGY_CACHE_S) -> None:

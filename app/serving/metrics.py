@@ -43,6 +43,18 @@ class Metrics:
             ("version", "status", "fallback"),
             registry=self.registry,
         )
+        self.batch_size = Histogram(
+            "hydraulic_diagnosis_batch_windows",
+            "Windows of a batch that went through the chain together",
+            buckets=(1, 2, 4, 8, 16, 24, 32, 64),
+            registry=self.registry,
+        )
+        self.answers = Counter(
+            "hydraulic_diagnosis_cache_total",
+            "Requests by whether the answer was there (hit), was being worked out (joined) or had to be (miss)",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.failed_versions = Counter(
             "hydraulic_version_failures_total",
             "Calls to a version that failed or timed out",

@@ -101,9 +101,9 @@ def new_trace_id() -> str:
     return secrets.token_hex(16)
 
 
-def trace_id_of(headers: Mapping[str, str]) -> str:
-    """Return the trace id of a `traceparent` header, or a new one when there is none that can be used."""
-    parts = headers.get("traceparent", "").split("-")
+def trace_id_of(traceparent: str) -> str:
+    """Return the trace id of a `traceparent` header, or a new one when it is empty or can't be used."""
+    parts = traceparent.split("-")
     if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") and set(parts[1]) != {"0"}:
         return parts[1]
     return new_trace_id()

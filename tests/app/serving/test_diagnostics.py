@@ -1,6 +1,5 @@
 """Requests to diagnoses: what the API's tests do not reach."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -10,12 +9,13 @@ from pydantic import ValidationError
 from app.demo.equipment import rig_equipment
 from app.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
-from app.schemas.equipment import Equipment
 from app.serving import diagnostics as module
-from app.serving.diagnostics import Diagnostics, _Resolved
+from app.serving import requests
+from app.serving.diagnostics import Diagnostics, Outcome
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions
+from app.serving.windows import Bins
 from app.store.store import Store
 from tests.rig import inline_readings, rig_cycle
 
@@ -43,24 +43,48 @@ async def registered(store: Store) -> None:
     await store.put_equipment(rig_equipment())
 
 
+async def outcomes(diagnostics: Diagnostics, items: list[DiagnosisRequest | Exception]) -> dict[int, Outcome]:
+    return dict([pair async for pairs in diagnostics.answer_many(items) for pair in pairs])
+
+
 @pytest.mark.usefixtures("registered")
-async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
+async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alone(
     diagnostics: Diagnostics, versions: ReleasedVersions, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "WINDOWS_AT_ONCE", 1)
     score, calls = versions.score, 0
 
-    async def fail_once(*arguments: object) -> object:
+    async def fail_for_the_third(windows: list[module.WindowToScore]) -> object:
+        nonlocal calls
+        calls += 1
+        if any(item.window.equipment.name == "poison" for item in windows):
+            raise KeyError("of our own")
+        return await score(windows)
+
+    monkeypatch.setattr(versions, "score", fail_for_the_third)
+    poison = {**rig_equipment().model_dump(mode="json", exclude={"equipment_id"}), "name": "poison"}
+    found = await outcomes(diagnostics, [inline(), inline(), inline(equipment=poison), inline()])
+    assert sorted(found) == [0, 1, 2, 3]
+    assert [type(found[index]).__name__ for index in range(4)] == ["bytes", "bytes", "KeyError", "bytes"]
+    assert calls == 5  # together, then each alone
+
+
+@pytest.mark.usefixtures("registered")
+async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
+    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
+    topologies, calls = machines.topologies, 0
+
+    async def fail_once(equipment_ids: list[str]) -> object:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise KeyError("of our own")
-        return await score(*arguments)
+        return await topologies(equipment_ids)
 
-    monkeypatch.setattr(versions, "score", fail_once)
-    outcomes = dict([pair async for pair in diagnostics.diagnose_many([inline(), inline(), inline()])])
-    assert sorted(outcomes) == [0, 1, 2]
-    assert sorted(type(outcome).__name__ for outcome in outcomes.values()) == ["Diagnosis", "Diagnosis", "KeyError"]
+    monkeypatch.setattr(machines, "topologies", fail_once)
+    found = await outcomes(diagnostics, [inline(), inline(), inline()])
+    assert sorted(type(outcome).__name__ for outcome in found.values()) == ["KeyError", "bytes", "bytes"]
 
 
 @pytest.mark.usefixtures("registered")
@@ -72,30 +96,30 @@ async def test_diagnosis_that_breaks_its_own_schema_is_not_told_as_the_callers_m
 
     monkeypatch.setattr(module, "diagnose", broken)
     with pytest.raises(RuntimeError, match="our own Diagnosis"):
-        await diagnostics.diagnose(inline())
-    ((_, outcome),) = [pair async for pair in diagnostics.diagnose_many([inline()])]
+        await diagnostics.answer(inline())
+    outcome = (await outcomes(diagnostics, [inline()]))[0]
     assert isinstance(outcome, RuntimeError)
     assert not isinstance(outcome, ValidationError)
 
 
-async def test_machine_of_many_items_is_looked_up_once_and_all_at_the_same_time(
-    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("registered")
+async def test_machines_of_many_items_are_looked_up_in_one_statement(
+    diagnostics: Diagnostics, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[str] = []
+    asked: list[list[str]] = []
+    look_up = store.get_equipment_of
 
-    async def topology(equipment_id: str) -> Equipment:
-        asked.append(equipment_id)
-        await asyncio.sleep(0.2)
-        if equipment_id == "hydraulic-rig":
-            return rig_equipment()
-        raise UnknownEquipment(equipment_id)
+    async def noting(equipment_ids: list[str]) -> object:
+        asked.append(list(equipment_ids))
+        return await look_up(equipment_ids)
 
-    monkeypatch.setattr(machines, "topology", topology)
+    monkeypatch.setattr(store, "get_equipment_of", noting)
     items = [inline() for _ in range(8)] + [inline(f"nobody-{number}") for number in range(8)]
-    async with asyncio.timeout(1.5):  # one after the other they take 1.8 s
-        found = await diagnostics._topologies(items)
-    assert len(asked) == 9
-    assert isinstance(found["nobody-1"], UnknownEquipment)
+    found = await outcomes(diagnostics, items)
+    assert len(asked) == 1
+    assert len(asked[0]) == 9
+    assert isinstance(found[0], bytes)
+    assert isinstance(found[9], UnknownEquipment)
 
 
 async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_start(
@@ -105,14 +129,14 @@ async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_sta
         raise StoreUnavailable("expected the database, found nothing")
 
     monkeypatch.setattr(store, "get_equipment", away)
-    assert (await diagnostics.diagnose(inline())).equipment_id == "hydraulic-rig"
+    assert b'"equipment_id":"hydraulic-rig"' in await diagnostics.answer(inline())
 
 
 @pytest.mark.usefixtures("registered")
 async def test_evidence_of_a_large_machine_is_refused(diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "MAX_EXPLAINED_SENSORS", 16)
+    monkeypatch.setattr(requests, "MAX_EXPLAINED_SENSORS", 16)
     with pytest.raises(LimitExceeded, match="found 17"):
-        await diagnostics.diagnose(inline(explain=True))
+        await diagnostics.answer(inline(explain=True))
 
 
 class Known:
@@ -141,8 +165,8 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
 
     def ask(minute: int, version: str | None = None) -> dict[str, str]:
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
-        bins = module.Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
-        diagnostics._conclude(_Resolved(request, rig, bins, None), scored, None, NOW)
+        bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
+        diagnostics._conclude(requests.Resolved(request, rig, bins, None), scored, None, NOW)
         return known.previous[-1]
 
     assert ask(5) == {}

@@ -83,10 +83,10 @@ def test_unavailable_says_when_to_try_again():
 
 
 def test_trace_id_comes_from_the_caller_or_is_made():
-    assert trace_id_of({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}) == TRACE
-    assert len(trace_id_of({})) == 32
+    assert trace_id_of(f"00-{TRACE}-b7ad6b7169203331-01") == TRACE
+    assert len(trace_id_of("")) == 32
     for bad in ("", "00-xyz-1-01", f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE[:-1]}G-b7ad6b7169203331-01"):
-        assert trace_id_of({"traceparent": bad}) not in (bad, "0" * 32)
+        assert trace_id_of(bad) not in (bad, "0" * 32)
 
 
 def test_request_of_nothing_but_faults_is_counted_and_not_worked_out():

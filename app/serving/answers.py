@@ -1,0 +1,116 @@
+"""Answers that were just given, for those who ask the same again, and one answer for those who ask it at the same time.
+
+Invariant: an answer is given again at most until the bin of its machine's grid in which it was made has passed, and never after
+readings of the machine came in here; the cache is bounded.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from app.serving.metrics import Metrics
+
+MAX_ANSWERS = 5_000
+"""About 4 KB each."""
+
+
+class AnswerKey(NamedTuple):
+    """What makes two requests the same: machine, topology revision, window, who is to answer and whether with evidence."""
+
+    equipment_id: str
+    revision: str
+    first_bin: int
+    versions: Hashable
+    explain: bool
+
+
+@dataclass(slots=True)
+class _Flight:
+    future: "asyncio.Future[bytes]"
+    waiters: int = 0
+
+
+class Answers:
+    """A bounded cache of answers as bytes, with single-flight.
+
+    Args:
+        metrics: where hits, joins and misses are counted.
+        most: answers kept; the oldest goes first.
+        clock: seconds since 1970, so that bins end here when they end everywhere.
+    """
+
+    def __init__(self, metrics: Metrics, most: int = MAX_ANSWERS, clock: Callable[[], float] = time.time) -> None:
+        self._metrics = metrics
+        self._most = most
+        self._clock = clock
+        self._kept: OrderedDict[AnswerKey, tuple[float, bytes]] = OrderedDict()
+        self._flights: dict[AnswerKey, _Flight] = {}
+        self._keys_of: dict[str, set[AnswerKey]] = {}
+
+    async def get(self, key: AnswerKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]") -> bytes:
+        """Return a kept answer, join those who wait for it, or ask.
+
+        Args:
+            key: of the answer.
+            grid_s: width of a bin of the machine's grid.
+            ask: begins to work the answer out; cancelling its future gives up. An error is not kept.
+        """
+        now = self._clock()
+        kept = self._kept.get(key)
+        if kept is not None and now < kept[0]:
+            self._metrics.answers.labels("hit").inc()
+            return kept[1]
+        flight = self._flights.get(key)
+        if flight is None:
+            self._metrics.answers.labels("miss").inc()
+            flight = self._flights[key] = _Flight(ask())
+            self._keys_of.setdefault(key.equipment_id, set()).add(key)
+            until = (now // grid_s + 1) * grid_s
+            flight.future.add_done_callback(lambda future: self._landed(key, until, future))
+        else:
+            self._metrics.answers.labels("joined").inc()
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.future)
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters:
+                flight.future.cancel()
+
+    def forget(self, equipment_id: str) -> None:
+        """Drop a machine's answers, also those under way: what they rest on has changed."""
+        for key in self._keys_of.pop(equipment_id, ()):
+            self._kept.pop(key, None)
+            self._flights.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop all answers, also those under way: how answers are made has changed."""
+        for equipment_id in list(self._keys_of):
+            self.forget(equipment_id)
+
+    def _landed(self, key: AnswerKey, until: float, future: "asyncio.Future[bytes]") -> None:
+        flight = self._flights.get(key)
+        if flight is None or flight.future is not future:
+            return  # dropped meanwhile: those who wait have their answer, nobody else gets it
+        del self._flights[key]
+        if future.cancelled() or future.exception() is not None:
+            if key not in self._kept:
+                self._unlist(key)
+            return
+        self._kept[key] = (until, future.result())
+        self._kept.move_to_end(key)
+        now = self._clock()
+        while self._kept and (len(self._kept) > self._most or next(iter(self._kept.values()))[0] <= now):
+            oldest, _ = self._kept.popitem(last=False)
+            if oldest not in self._flights:
+                self._unlist(oldest)
+
+    def _unlist(self, key: AnswerKey) -> None:
+        keys = self._keys_of.get(key.equipment_id)
+        if keys is not None:
+            keys.discard(key)
+            if not keys:
+                del self._keys_of[key.equipment_id]

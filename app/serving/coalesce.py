@@ -1,0 +1,231 @@
+"""The door: requests that are waiting anyway go through together, one batch of work for many callers.
+
+A lone request starts at once; while work is under way the next ones gather. Callers that wait for one answer go before the
+items of large batches, which keep a share of every batch.
+Invariant: whoever entered gets an outcome of their own, unless they left; an item that ruins its batch ruins no other item.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+Work = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
+"""Does the work of a batch; an outcome, or the error of the item alone, for each item in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """How large batches get, how long they gather and how many are under way.
+
+    Args:
+        size: most items of a batch.
+        weight: most weight of a batch of more than one item.
+        age_s: a batch that has gathered this long starts although others are under way, while `under_way` allows.
+        early: this many items that have gathered, for each batch that is under way, start beside it, while `under_way`
+            allows; a full batch starts in any case. So few callers share large batches, and many keep all replicas busy.
+        under_way: most batches under way at a time; what Serve's autoscaling of the replicas behind can see of the queue.
+        bulk: items of a batch that are kept for those that came in bulk, while such wait.
+    """
+
+    size: int = 32
+    weight: int = 400_000
+    age_s: float = 0.05
+    early: int = 12
+    under_way: int = 6
+    bulk: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bulk < self.size or self.early < 1 or self.under_way < 1 or self.age_s <= 0 or self.weight < 1:
+            raise ValueError(f"expected 0 < bulk < size and positive limits, found {self}: correct the door's limits")
+
+
+class _Waiting(NamedTuple, Generic[Item, Outcome]):
+    item: Item
+    weight: int
+    since: float
+    future: "asyncio.Future[Outcome]"
+
+
+class Door(Generic[Item, Outcome]):
+    """One queue of items for one kind of work.
+
+    Args:
+        work: of a batch.
+        limits: see `DoorLimits`.
+        started: told the size of each batch that starts.
+    """
+
+    def __init__(self, work: "Work[Item, Outcome]", limits: DoorLimits, started: Callable[[int], None]) -> None:
+        self._work = work
+        self._limits = limits
+        self._started = started
+        self._single: deque[_Waiting[Item, Outcome]] = deque()
+        self._bulk: deque[_Waiting[Item, Outcome]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._woken: asyncio.Handle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not (self._single or self._bulk or self._running)
+
+    def enter(self, item: Item, weight: int = 1, *, bulk: bool = False) -> "asyncio.Future[Outcome]":
+        """Let an item wait for its batch.
+
+        Args:
+            item: to work on.
+            weight: share of a batch's `DoorLimits.weight`.
+            bulk: it is one of many that nobody waits for one by one.
+
+        Returns:
+            A future of its outcome. Cancelling it takes the item out of the queue.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        (self._bulk if bulk else self._single).append(_Waiting(item, weight, loop.time(), future))
+        if self._woken is None:
+            # what else arrives in this turn of the loop goes along
+            self._woken = loop.call_soon(self._wake)
+        return future
+
+    async def close(self) -> None:
+        """Give up what waits and what is under way."""
+        for waiting in (*self._single, *self._bulk):
+            waiting.future.cancel()
+        self._single.clear()
+        self._bulk.clear()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _wake(self) -> None:
+        self._woken = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        while self._may_start():
+            batch = self._next_batch()
+            if not batch:
+                return
+            task = asyncio.ensure_future(self._run(batch))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+        if (self._single or self._bulk) and len(self._running) < self._limits.under_way:
+            self._alarm = asyncio.get_running_loop().call_at(self._oldest() + self._limits.age_s, self._wake)
+
+    def _may_start(self) -> bool:
+        waiting = len(self._single) + len(self._bulk)
+        if not waiting or len(self._running) >= self._limits.under_way:
+            return False
+        if waiting >= min(self._limits.early * len(self._running), self._limits.size):
+            return True
+        return asyncio.get_running_loop().time() >= self._oldest() + self._limits.age_s
+
+    def _oldest(self) -> float:
+        return min(queue[0].since for queue in (self._single, self._bulk) if queue)
+
+    def _next_batch(self) -> list[_Waiting[Item, Outcome]]:
+        """Take single items first, less the bulk's share while bulk items wait, then fill up from both."""
+        batch: list[_Waiting[Item, Outcome]] = []
+        kept = min(self._limits.bulk, len(self._bulk))
+        weight = self._take(self._single, self._limits.size - kept, 0, batch)
+        weight = self._take(self._bulk, self._limits.size, weight, batch)
+        self._take(self._single, self._limits.size, weight, batch)
+        return batch
+
+    def _take(
+        self,
+        queue: deque[_Waiting[Item, Outcome]],
+        size: int,
+        weight: int,
+        batch: list[_Waiting[Item, Outcome]],
+    ) -> int:
+        while queue and len(batch) < size:
+            if queue[0].future.cancelled():
+                queue.popleft()
+                continue
+            if batch and weight + queue[0].weight > self._limits.weight:
+                break
+            weight += queue[0].weight
+            batch.append(queue.popleft())
+        return weight
+
+    async def _run(self, batch: list[_Waiting[Item, Outcome]]) -> None:
+        self._started(len(batch))
+        try:
+            outcomes = await self._work([waiting.item for waiting in batch])
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.future.cancel()
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                _settle(batch[0], error)
+                return
+            logger.exception("batch failed, its items are tried alone", extra={"items": len(batch)})
+            for waiting in batch:
+                if not waiting.future.done():
+                    await self._run([waiting])
+            return
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            _settle(waiting, outcome)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            raise error
+        self._wake()
+
+
+class Doors(Generic[Item, Outcome]):
+    """A door for each kind of work that is asked for; one that stands idle is forgotten.
+
+    Args:
+        work_of: makes the work of a kind.
+        limits: of each door.
+        started: told the size of each batch that starts.
+    """
+
+    def __init__(
+        self,
+        work_of: "Callable[[Hashable], Work[Item, Outcome]]",
+        limits: DoorLimits,
+        started: Callable[[int], None],
+    ) -> None:
+        self._work_of = work_of
+        self._limits = limits
+        self._started = started
+        self._doors: dict[Hashable, Door[Item, Outcome]] = {}
+
+    def to(self, kind: Hashable) -> Door[Item, Outcome]:
+        """Return the door of a kind of work."""
+        door = self._doors.get(kind)
+        if door is None:
+            self._doors = {name: known for name, known in self._doors.items() if not known.idle}
+            door = self._doors[kind] = Door(self._work_of(kind), self._limits, self._started)
+        return door
+
+    async def close(self) -> None:
+        """Give up what waits and what is under way."""
+        for door in self._doors.values():
+            await door.close()
+
+
+def _settle(waiting: _Waiting[Item, Outcome], outcome: Outcome | Exception) -> None:
+    if waiting.future.done():
+        return
+    if isinstance(outcome, Exception):
+        waiting.future.set_exception(outcome)
+    else:
+        waiting.future.set_result(outcome)

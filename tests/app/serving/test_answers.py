@@ -1,0 +1,151 @@
+"""The cache of answers: who shares one, how long it holds, and what makes it void."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from app.serving.answers import AnswerKey, Answers
+from app.serving.metrics import Metrics
+
+
+@dataclass
+class Asked:
+    """Counts how often the work was asked for, and holds its futures."""
+
+    futures: list["asyncio.Future[bytes]"] = field(default_factory=list)
+
+    def __call__(self) -> "asyncio.Future[bytes]":
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
+
+
+@dataclass
+class Clock:
+    now_s: float = 1000.4
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def key(equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1") -> AnswerKey:
+    return AnswerKey(equipment_id, revision, first_bin, (version,), explain=False)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def answers(clock: Clock, metrics: Metrics) -> Answers:
+    return Answers(metrics, most=3, clock=clock)
+
+
+def counted(metrics: Metrics, outcome: str) -> float:
+    value: float = metrics.answers.labels(outcome)._value.get()
+    return value
+
+
+async def answered(answers: Answers, asked: Asked, what: AnswerKey, body: bytes) -> bytes:
+    task = asyncio.create_task(answers.get(what, 1.0, asked))
+    await asyncio.sleep(0)
+    for future in asked.futures:
+        if not future.done():
+            future.set_result(body)
+    return await task
+
+
+async def test_same_request_in_the_same_bin_is_answered_once(answers: Answers, metrics: Metrics, clock: Clock):
+    asked = Asked()
+    assert await answered(answers, asked, key(), b"one") == b"one"
+    clock.now_s = 1000.99
+    assert await answered(answers, asked, key(), b"two") == b"one"
+    assert len(asked.futures) == 1
+    assert (counted(metrics, "miss"), counted(metrics, "hit")) == (1, 1)
+
+
+async def test_answer_is_not_given_past_the_bin_it_was_made_in(answers: Answers, clock: Clock):
+    asked = Asked()
+    await answered(answers, asked, key(), b"one")
+    clock.now_s = 1001.0
+    assert await answered(answers, asked, key(), b"two") == b"two"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [key(equipment_id="press"), key(first_bin=2), key(revision="b"), key(version="2"), key()._replace(explain=True)],
+)
+async def test_what_differs_is_asked_anew(answers: Answers, other: AnswerKey):
+    asked = Asked()
+    await answered(answers, asked, key(), b"one")
+    assert await answered(answers, asked, other, b"two") == b"two"
+
+
+async def test_those_who_ask_at_the_same_time_share_one_answer(answers: Answers, metrics: Metrics):
+    asked = Asked()
+    tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert len(asked.futures) == 1
+    asked.futures[0].set_result(b"one")
+    assert await asyncio.gather(*tasks) == [b"one"] * 5
+    assert counted(metrics, "joined") == 4
+
+
+async def test_one_who_leaves_takes_nobody_along_and_the_last_gives_up(answers: Answers):
+    asked = Asked()
+    tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(3)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    await asyncio.sleep(0)
+    assert not asked.futures[0].cancelled()
+    tasks[1].cancel()
+    tasks[2].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert asked.futures[0].cancelled()
+    await asyncio.sleep(0)
+    assert await answered(answers, asked, key(), b"two") == b"two"
+
+
+async def test_error_reaches_all_who_wait_and_is_not_kept(answers: Answers):
+    asked = Asked()
+    tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(2)]
+    await asyncio.sleep(0)
+    asked.futures[0].set_exception(ValueError("no"))
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(item) for item in found] == [ValueError, ValueError]
+    assert await answered(answers, asked, key(), b"two") == b"two"
+
+
+async def test_new_readings_void_what_is_kept_and_what_is_under_way(answers: Answers):
+    asked = Asked()
+    await answered(answers, asked, key(), b"one")
+    await answered(answers, asked, key("press"), b"other")
+    waiting = asyncio.create_task(answers.get(key(first_bin=2), 1.0, asked))
+    await asyncio.sleep(0)
+    answers.forget("rig")
+    asked.futures[-1].set_result(b"old")
+    assert await waiting == b"old"  # who asked before the readings came is answered
+    assert await answered(answers, asked, key(first_bin=2), b"new") == b"new"
+    assert await answered(answers, asked, key(), b"new") == b"new"
+    assert await answered(answers, asked, key("press"), b"new") == b"other"
+
+
+async def test_cache_is_bounded_and_leaves_nothing_behind(answers: Answers, clock: Clock):
+    asked = Asked()
+    for number in range(50):
+        await answered(answers, asked, key(f"rig-{number}"), b"body")
+    assert len(answers._kept) == 3
+    assert len(answers._keys_of) == 3
+    clock.now_s += 5
+    await answered(answers, asked, key(), b"body")
+    assert len(answers._kept) == 1
+    answers.clear()
+    assert not answers._kept
+    assert not answers._keys_of
+    assert not answers._flights
