@@ -90,10 +90,10 @@ class MemberAttention(nn.Module):
         relation_ME1D = self.relation_MRD.index_select(1, edge_relation_E)[:, :, None]
         told_METD = self.source(rows_MND).view(M, V, T, D).index_select(1, source_E) + relation_ME1D
         pair_METD = told_METD + self.target(rows_MND).view(M, V, T, D).index_select(1, target_E)
-        by_head = (M, -1, T, self.heads, D // self.heads)
+        by_head = (M, target_E.shape[0], T, self.heads, D // self.heads)
         logit_METH = (functional.leaky_relu(pair_METD, 0.2).view(by_head) * self.attention_MHC[:, None, None]).sum(-1)
         weight_METH = _softmax_over_incoming(logit_METH, target_E, V)
-        weighted_METD = (weight_METH[..., None] * told_METD.view(by_head)).view(M, -1, T, D)
+        weighted_METD = (weight_METH[..., None] * told_METD.view(by_head)).view(told_METD.shape)
         message_MVTD = torch.zeros_like(x_MVTD).index_add(1, target_E, weighted_METD)
         out_MND: Tensor = self.out(message_MVTD.view(M, V * T, D))
         return out_MND.view(M, V, T, D)

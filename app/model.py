@@ -12,7 +12,8 @@ Invariant: an answer for a graph does not depend on which other graphs are in th
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -96,6 +97,15 @@ class Heads(NamedTuple):
     rate_MV: Tensor
 
 
+class Averages(NamedTuple):
+    """What a network says of each component, averaged over its members, float32 arrays on the host; grades' probabilities as they come."""
+
+    probability_VK: Floats
+    health_V: Floats
+    spread_V: Floats
+    rate_V: Floats
+
+
 class SecondOpinion(nn.Module):
     """A linear discriminant (Fisher, 1936) for each grade set, beside the network.
 
@@ -119,7 +129,8 @@ class SecondOpinion(nn.Module):
 
     def forward(self, graph: GraphTensors) -> Tensor:
         """Return the logarithm of each grade's probability but for a constant, [V, K]; NaN where it has no opinion."""
-        V, graphs = graph.component_type_V.shape[0], int(graph.component_graph_V.max()) + 1
+        V = graph.component_type_V.shape[0]
+        graphs = V  # at least as many as there are, without asking the device
         if graph.x_STF.shape[1] != self.weight_GRTFK.shape[2]:
             return self.bias_GK.new_full((V, self.bias_GK.shape[1]), torch.nan)
         there_S = graph.mask_ST.all(1) & (graph.sensor_slot_S >= 0)
@@ -190,6 +201,17 @@ class UniversalTemporalGNN(nn.Module):
         joined_VK = torch.lerp(own_VK, other_VK, self.config.opinion_weight)
         return torch.where(torch.isfinite(other_VK), joined_VK, own_VK)
 
+    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+        """Answer for a batch, see `Network`."""
+        device = self.type_MCD.device
+        with torch.inference_mode():
+            graph = to_tensors(batch, device)
+            heads: Heads = self(graph)
+            probability_VK = self.probability(heads, graph._replace(mask_ST=torch.tensor(heard_ST, device=device)))
+            variance_V = heads.log_variance_MV.exp().mean(0) + heads.health_MV.var(0, correction=0)
+            averages = (probability_VK, heads.health_MV.mean(0), variance_V.sqrt(), heads.rate_MV.mean(0))
+        return Averages(*(tensor.cpu().numpy() for tensor in averages))
+
     def _components(self, graph: GraphTensors) -> Tensor:
         """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""
         T = graph.x_STF.shape[1]
@@ -200,7 +222,7 @@ class UniversalTemporalGNN(nn.Module):
         total_MVTD = sensor_MSTD.new_zeros(M, V, T, D).index_add(1, graph.sensor_component_S, sensor_MSTD * present_ST1)
         mean_MND = (total_MVTD / count_VT1.clamp(min=1.0)).view(M, V * T, D)
         type_MVD = self.type_MCD.index_select(1, graph.component_type_V)
-        place_MTD = self.place(_place_in_window(T, mean_MND).expand(M, -1, -1))
+        place_MTD = self.place(place_in_window(T, mean_MND).expand(M, -1, -1))
         component_MVTD = self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None] + place_MTD[:, None]
         normed_MVTD: Tensor = self.component_norm(functional.gelu(component_MVTD))
         return normed_MVTD
@@ -218,7 +240,7 @@ class UniversalTemporalGNN(nn.Module):
         return functional.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
 
 
-def _place_in_window(steps: int, like: Tensor) -> Tensor:
+def place_in_window(steps: int, like: Tensor) -> Tensor:
     """Return sine and cosine of the first harmonics of each step's place in the window, [1, T, 2 * HARMONICS]."""
     order_P = torch.arange(1, HARMONICS + 1, device=like.device, dtype=like.dtype)
     angle_TP = torch.arange(steps, device=like.device, dtype=like.dtype)[:, None] * order_P * (2 * math.pi / steps)
@@ -243,41 +265,40 @@ def to_tensors(batch: GraphBatch, device: torch.device | str = "cpu") -> GraphTe
     return GraphTensors(*(torch.tensor(array, device=device) for array in arrays))
 
 
-def score(model: UniversalTemporalGNN, batch: GraphBatch) -> ModelOutput:
-    """Answer for every component of a batch: one forward pass, no gradients.
+class Network(Protocol):
+    """What reads a batch: the network itself, or an implementation of it that serves."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and grade sets."""
+        ...
+
+    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+        """Answer for a batch without gradients, the second opinion hearing the sensors in `heard_ST`."""
+        ...
+
+
+def score(network: Network, batch: GraphBatch) -> ModelOutput:
+    """Answer for every component of a batch, without gradients.
 
     Args:
-        model: in evaluation mode, on any device.
+        network: in evaluation mode, on any device.
         batch: one or more graphs.
 
     Returns:
         The answer as numpy arrays, see `ModelOutput`.
     """
-    return _score(model, batch, batch.mask_ST)
+    return _output(network.read(batch, batch.mask_ST), batch.grade_set_V, network.config.grade_sets)
 
 
-def _score(model: UniversalTemporalGNN, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> ModelOutput:
-    """Answer for a batch whose second opinion hears the sensors in `heard_ST`, whatever the network sees."""
-    device = model.type_MCD.device
-    with torch.inference_mode():
-        graph = to_tensors(batch, device)
-        heads = model(graph)
-        probability_VK = model.probability(heads, graph._replace(mask_ST=torch.tensor(heard_ST, device=device)))
-        health_V = heads.health_MV.mean(0)
-        variance_V = heads.log_variance_MV.exp().mean(0) + heads.health_MV.var(0, correction=0)
-        rate_V = heads.rate_MV.mean(0)
-    plain = _Plain(*(tensor.cpu().numpy() for tensor in (probability_VK, health_V, variance_V.sqrt(), rate_V)))
-    return _answer(plain, batch.grade_set_V, model.config.grade_sets)
-
-
-def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Iterator[Floats]:
+def occlude(network: Network, batch: GraphBatch) -> Iterator[Floats]:
     """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
 
     The second opinion stays heard and reads the left-out sensor at its mean: were it silenced, every sensor would be charged
     with the difference between the two opinions.
 
     Args:
-        model: in evaluation mode.
+        network: in evaluation mode.
         batch: one graph.
 
     Yields:
@@ -290,49 +311,53 @@ def occlude(model: UniversalTemporalGNN, batch: GraphBatch) -> Iterator[Floats]:
     if batch.graphs != 1:
         raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
     S, T, _ = batch.x_STF.shape
-    with_V = score(model, batch).health_V
+    with_V = score(network, batch).health_V
     at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
     for first in range(0, S, at_once):
         left_out = range(first, min(first + at_once, S))
         copies = concatenate([without_sensor(batch, index) for index in left_out])
-        healths = _score(model, copies, np.tile(batch.mask_ST, (len(left_out), 1))).health_V
+        averages = network.read(copies, np.tile(batch.mask_ST, (len(left_out), 1)))
+        healths = _output(averages, copies.grade_set_V, network.config.grade_sets).health_V
         yield healths.reshape(len(left_out), -1).T - with_V[:, None]
 
 
-class _Plain(NamedTuple):
-    """The averaged heads as numpy arrays."""
-
-    probability_VK: Floats
-    health_V: Floats
-    spread_V: Floats
-    rate_V: Floats
-
-
-def _answer(plain: _Plain, grade_set_V: Integers, grade_sets: tuple[tuple[float, ...], ...]) -> ModelOutput:
+def _output(averages: Averages, grade_set_V: Integers, grade_sets: tuple[tuple[float, ...], ...]) -> ModelOutput:
     """Read health, spread and interval out of the grades where a component has them, else out of the health head."""
-    probability_VK = plain.probability_VK.astype(np.float32)
-    health_V, spread_V = plain.health_V.astype(np.float32), plain.spread_V.astype(np.float32)
+    probability_VK = averages.probability_VK.astype(np.float32)
+    health_V, spread_V = averages.health_V.astype(np.float32), averages.spread_V.astype(np.float32)
     reach_V = 1.645 * spread_V
     low_V, high_V = np.clip(health_V - reach_V, 0.0, 1.0), np.clip(health_V + reach_V, 0.0, 1.0)
-    for node, number in enumerate(grade_set_V.tolist()):
-        if number < 0:
-            probability_VK[node] = np.nan
-            continue
-        healths_K = np.array(grade_sets[number])
-        probability_VK[node, len(healths_K) :] = np.nan
-        share_K = probability_VK[node, : len(healths_K)].astype(np.float64)
-        mean = float(share_K @ healths_K)
-        health_V[node] = mean
-        spread_V[node] = math.sqrt(float(share_K @ (healths_K - mean) ** 2))
-        low, high = central_interval(share_K, healths_K)
-        low_V[node], high_V[node] = min(low, mean), max(high, mean)
-    return ModelOutput(health_V, spread_V, low_V, high_V, plain.rate_V.astype(np.float32), probability_VK)
+    graded_A = np.flatnonzero(grade_set_V >= 0)
+    if len(graded_A):
+        health_GK, edge_GL = _grade_tables(grade_sets, probability_VK.shape[1])
+        health_AK, edge_AL = health_GK[grade_set_V[graded_A]], edge_GL[grade_set_V[graded_A]]
+        beyond_AK = np.isnan(health_AK)
+        share_AK = np.where(beyond_AK, 0.0, probability_VK[graded_A].astype(np.float64))
+        health_AK = np.where(beyond_AK, 0.0, health_AK)
+        mean_A = (share_AK * health_AK).sum(1)
+        low_A, high_A = _interval(share_AK, edge_AL)
+        health_V[graded_A] = mean_A
+        spread_V[graded_A] = np.sqrt((share_AK * (health_AK - mean_A[:, None]) ** 2).sum(1))
+        low_V[graded_A], high_V[graded_A] = np.minimum(low_A, mean_A), np.maximum(high_A, mean_A)
+        probability_VK[graded_A] = np.where(beyond_AK, np.nan, probability_VK[graded_A])
+    probability_VK[grade_set_V < 0] = np.nan
+    return ModelOutput(health_V, spread_V, low_V, high_V, averages.rate_V.astype(np.float32), probability_VK)
 
 
-def central_interval(
-    probability_K: NDArray[np.float64], health_K: NDArray[np.float64], share: float = 0.9
-) -> tuple[float, float]:
-    """Return the interval of health that holds the central share of the grades' probability.
+@cache
+def _grade_tables(
+    grade_sets: tuple[tuple[float, ...], ...], grades: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the health of each grade of each set, NaN beyond a set's grades, and the edges of its band, 0 beyond."""
+    health_GK, edge_GL = np.full((len(grade_sets), grades), np.nan), np.zeros((len(grade_sets), grades + 1))
+    for number, healths in enumerate(grade_sets):
+        health_GK[number, : len(healths)] = healths
+        edge_GL[number, : len(healths) + 1] = _band_edges(np.array(healths))
+    return health_GK, edge_GL
+
+
+def central_interval(probability_K: NDArray[np.float64], health_K: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the interval of health that holds the central 90 % of the grades' probability.
 
     A grade stands for a band of health that reaches half-way to its neighbours, and to 0 and 1 at the ends; the interval is made
     of whole bands, so that a sure answer still says how coarse the grades are.
@@ -340,14 +365,26 @@ def central_interval(
     Args:
         probability_K: of each grade, best first, summing to 1.
         health_K: of each grade, falling.
-        share: of the probability that the interval holds at least.
 
     Returns:
         (low, high), 0 <= low <= high <= 1.
     """
+    low_A, high_A = _interval(probability_K[None], _band_edges(health_K)[None])
+    return float(low_A[0]), float(high_A[0])
+
+
+def _band_edges(health_K: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the grades' bands begin and end, [K + 1], from 1 to 0."""
+    return np.concatenate(([1.0], (health_K[:-1] + health_K[1:]) / 2.0, [0.0]))
+
+
+def _interval(
+    probability_AK: NDArray[np.float64], edge_AL: NDArray[np.float64], share: float = 0.9
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return `central_interval` of many answers, of which each has its bands' edges, [A, K + 1]."""
     tail = (1.0 - share) / 2.0
-    beyond_K = np.cumsum(probability_K)
-    best = int(np.argmax(beyond_K > tail))
-    worst = int(np.argmax(beyond_K >= 1.0 - tail - 1e-9))
-    edge = np.concatenate(([1.0], (health_K[:-1] + health_K[1:]) / 2.0, [0.0]))
-    return float(edge[worst + 1]), float(edge[best])
+    beyond_AK = np.cumsum(probability_AK, axis=1)
+    order_A = np.arange(len(beyond_AK))
+    best_A = np.argmax(beyond_AK > tail, axis=1)
+    worst_A = np.argmax(beyond_AK >= 1.0 - tail - 1e-9, axis=1)
+    return edge_AL[order_A, worst_A + 1], edge_AL[order_A, best_A]

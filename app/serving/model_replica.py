@@ -12,8 +12,8 @@ from app.serving.logging import configure_logging
 from app.serving.model_server import ModelServer
 from app.settings import Settings
 
-MAX_BATCH_CALLS = 16
-BATCH_WAIT_S = 0.002
+MAX_BATCH_CALLS = 8
+"""Calls come with up to 32 windows each, and what is merged is read in bounded parts anyway."""
 
 
 class ModelReplica(ModelServer):
@@ -28,6 +28,6 @@ class ModelReplica(ModelServer):
         output: ModelOutput = await self._merged(graph)
         return output
 
-    @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=BATCH_WAIT_S)
+    @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=0.0)
     async def _merged(self, graphs: list[GraphBatch]) -> list[ModelOutput]:
         return await self.outputs_of(graphs)

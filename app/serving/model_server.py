@@ -1,7 +1,8 @@
 """One version's weights on one device: scores graphs, and tells what each sensor contributes.
 
 It knows nothing of Ray; `model_replica` makes a deployment of it that merges calls that wait.
-Invariant: one forward pass runs at a time, off the event loop; a server that exists has already scored graphs.
+Invariant: one forward pass runs at a time, and one that would hold up the event loop runs off it; a server that exists has already
+scored graphs.
 """
 
 import asyncio
@@ -18,14 +19,14 @@ from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.errors import CheckpointError, WindowError
 from app.features import Floats
 from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
-from app.model import ModelConfig, occlude, score
+from app.implementation import choose, warm_up_graphs
+from app.model import occlude, score
 from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
 
-_WARM_UP_GRAPHS = (1, 16)
-_WARM_UP_STEPS = 12
-_WARM_UP_COMPONENTS = 8
+_LOOP_MS = 3.0
+"""A forward pass that takes less runs in the event loop: a thread's two changes cost a good part of it."""
 
 
 class ModelServer:
@@ -34,11 +35,10 @@ class ModelServer:
     Args:
         checkpoint_dir: directory of the version's checkpoint.
         device: `auto` takes a GPU where this replica was given one, `cpu` and `cuda` are as they say.
-        threads: of the forward pass on a CPU.
+        threads: the most that the forward pass may use on a CPU.
     """
 
     def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
-        torch.set_num_threads(threads)
         self._device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
         spec_path = checkpoint_dir / files.FEATURE_SPEC
@@ -49,8 +49,17 @@ class ModelServer:
             device=str(self._device),
         )
         self._computing = asyncio.Lock()
-        for graphs in _WARM_UP_GRAPHS:
-            score(self._checkpoint.model, _warm_up_batch(self._checkpoint.config, graphs))
+        self.choice = choose(self._checkpoint.model, threads)
+        self._rows_in_loop = int(self.choice.lone_rows * _LOOP_MS / self.choice.lone_ms)
+        logger.info(
+            "implementation chosen",
+            extra={
+                "version": self._checkpoint.card.version,
+                "device": str(self._device),
+                "implementation": self.choice.implementation.name,
+                "trials": [str(trial) for trial in self.choice.trials],
+            },
+        )
         logger.info(
             "model ready",
             extra={
@@ -70,7 +79,7 @@ class ModelServer:
         Raises:
             CheckpointError: the graphs were made with another feature spec than this version's.
             WindowError: the graphs do not fit the network.
-            LimitExceeded: evidence is asked for of a graph with too many sensors.
+            LimitExceeded: evidence is asked for of a graph with too many sensors, or a graph does not fit into memory.
         """
         if call.spec_digest != self._description.spec_digest:
             raise CheckpointError(
@@ -94,27 +103,28 @@ class ModelServer:
         return (await self.outputs_of([graph]))[0]
 
     async def outputs_of(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
-        """Return the network's answers for the graphs of several calls, in one forward pass for each number of steps."""
+        """Return the network's answers for the graphs of several calls, those of one number of steps together."""
         async with self._computing:
+            if sum(graph.mask_ST.size for graph in graphs) <= self._rows_in_loop:
+                return self._forward(graphs)
             return await asyncio.to_thread(self._forward, graphs)
 
     def _forward(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
-        outputs: list[ModelOutput | None] = [None] * len(graphs)
+        outputs: dict[int, ModelOutput] = {}
         by_steps: dict[int, list[int]] = {}
         for position, graph in enumerate(graphs):
             by_steps.setdefault(graph.x_STF.shape[1], []).append(position)
         for positions in by_steps.values():
-            merged = concatenate([graphs[position] for position in positions])
+            merged = (
+                concatenate([graphs[position] for position in positions]) if positions[1:] else graphs[positions[0]]
+            )
             sizes = [len(graphs[position].component_type_V) for position in positions]
-            for position, output in zip(
-                positions, split_output(score(self._checkpoint.model, merged), sizes), strict=True
-            ):
-                outputs[position] = output
-        return [output for output in outputs if output is not None]
+            outputs.update(zip(positions, split_output(score(self.choice.network, merged), sizes), strict=True))
+        return [outputs[position] for position in range(len(graphs))]
 
     async def _contributions_of(self, graph: GraphBatch) -> Floats:
         """Return what each sensor contributes; between the parts other calls get their turn."""
-        parts = occlude(self._checkpoint.model, graph)
+        parts = occlude(self.choice.network, graph)
         found: list[Floats] = []
         while True:
             async with self._computing:
@@ -129,8 +139,7 @@ class ModelServer:
         Raises:
             CheckpointError: the answer is not finite.
         """
-        async with self._computing:
-            output = await asyncio.to_thread(score, self._checkpoint.model, _warm_up_batch(self._checkpoint.config, 1))
+        (output,) = await self.outputs_of([warm_up_graphs(self._checkpoint.config, 1)])
         if not np.isfinite(output.health_V).all():
             raise CheckpointError("expected finite health of the warm-up graph, found none: replace the checkpoint")
 
@@ -143,24 +152,3 @@ def _refuse_to_explain_large(batch: GraphBatch) -> None:
     largest = int(np.bincount(batch.sensor_graph_S, minlength=1).max())
     if largest > MAX_EXPLAINED_SENSORS:
         raise too_large_to_explain(largest)
-
-
-def _warm_up_batch(config: ModelConfig, graphs: int) -> GraphBatch:
-    """Return graphs that have the network's shapes and no meaning: a ring of components with a sensor each."""
-    V, T = _WARM_UP_COMPONENTS, _WARM_UP_STEPS
-    order_V = np.arange(V)
-    one = GraphBatch(
-        x_STF=np.zeros((V, T, config.features), np.float32),
-        mask_ST=np.ones((V, T), np.bool_),
-        sensor_component_S=order_V,
-        sensor_quantity_S=order_V % config.quantities,
-        sensor_slot_S=np.full(V, -1),
-        sensor_graph_S=np.zeros(V, np.int64),
-        component_type_V=order_V % config.component_types,
-        component_graph_V=np.zeros(V, np.int64),
-        grade_set_V=order_V % (len(config.grade_sets) + 1) - 1,
-        edge_index_2E=np.stack((order_V, (order_V + 1) % V)),
-        edge_relation_E=order_V % config.relations,
-        graphs=1,
-    )
-    return concatenate([one] * graphs)
