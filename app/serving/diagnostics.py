@@ -112,7 +112,10 @@ class Diagnostics:
         Raises:
             HydraulicDiagnosticsError: it can't be answered, and why.
         """
-        registered = await self._machines.topology(request.equipment_id) if request.equipment is None else None
+        registered = None
+        if request.equipment is None:
+            asked = self._machines.remembered if request.readings is None else self._machines.topology
+            registered = await asked(request.equipment_id)
         return await self._enter(resolve(request, registered, self._now()), bulk=False)
 
     async def answer_many(
@@ -141,7 +144,7 @@ class Diagnostics:
                 task.cancel()
 
     async def _answer_group(self, requests: Sequence[DiagnosisRequest]) -> list[Outcome]:
-        registered = await self._machines.topologies(
+        registered = await self._machines.remembered_of(
             [request.equipment_id for request in requests if request.equipment is None]
         )
         now = self._now()
@@ -186,14 +189,15 @@ class Diagnostics:
         outcomes: list[Outcome] = []
         ready: dict[int, WindowToScore] = {}
         newest_s: dict[int, float | None] = {}
-        for position, found in enumerate(await self._windows(items)):
+        items, windows = await self._windows_of_now(items, now)
+        for position, (item, found) in enumerate(zip(items, windows, strict=True)):
             if isinstance(found, HydraulicDiagnosticsError):
                 outcomes.append(found)
                 continue
             outcomes.append(RuntimeError("not answered yet"))
             newest_s[position] = _age_s(found, now)
             ready[position] = WindowToScore(
-                WindowInput(items[position].equipment, found), items[position].request.model_version, kind.explain
+                WindowInput(item.equipment, found), item.request.model_version, kind.explain
             )
         scored = await self._versions.score(list(ready.values()))
         for position, outcome in zip(ready, scored, strict=True):
@@ -205,6 +209,36 @@ class Diagnostics:
             except ValidationError as error:
                 outcomes[position] = _of_our_own(error)
         return outcomes
+
+    async def _windows_of_now(
+        self, items: Sequence[Resolved], now: datetime
+    ) -> tuple[Sequence[Resolved], list[StoredWindow | Floats | HydraulicDiagnosticsError]]:
+        """Return the items with their readings, those whose topology was changed meanwhile with the new one."""
+        windows = await self._windows(items)
+        changed = [
+            position
+            for position, window in enumerate(windows)
+            if isinstance(window, StoredWindow) and window.revision != items[position].equipment.revision
+        ]
+        if not changed:
+            return items, windows
+        registered = await self._machines.renew([items[position].equipment.equipment_id for position in changed])
+        resolved = list(items)
+        again: list[int] = []
+        for position in changed:
+            equipment = registered[items[position].equipment.equipment_id]
+            try:
+                if isinstance(equipment, HydraulicDiagnosticsError):
+                    raise equipment
+                resolved[position] = resolve(items[position].request, equipment, now)
+                again.append(position)
+            except HydraulicDiagnosticsError as error:
+                windows[position] = error
+        for position, window in zip(
+            again, await self._windows([resolved[position] for position in again]), strict=True
+        ):
+            windows[position] = window
+        return resolved, windows
 
     async def _windows(self, items: Sequence[Resolved]) -> list[StoredWindow | Floats | HydraulicDiagnosticsError]:
         """Return each item's readings: those that it brought, or those of the store, in one statement."""
@@ -225,7 +259,7 @@ class Diagnostics:
                 found.append(item.inline)
                 continue
             window = next(windows)
-            found.append(window if window.count else _empty(item))
+            found.append(window if window.count or window.revision != item.equipment.revision else _empty(item))
         return found
 
     def _conclude(self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime) -> bytes:

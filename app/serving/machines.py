@@ -1,7 +1,9 @@
-"""The registered machines as one replica knows them: topologies by id, remembered shortly, and their readings' way in.
+"""The registered machines as one replica knows them: topologies by id, and their readings' way in.
 
+A diagnosis of stored readings takes a topology as remembered, however long ago: the statement that reads its window tells the
+revision, and `renew` is called when it is another one. All else asks again after `TOPOLOGY_CACHE_S`.
 Invariant: a topology that was known goes on to serve while the database is away; a change shows everywhere within
-`TOPOLOGY_CACHE_S`, on this replica at once.
+`TOPOLOGY_CACHE_S`, on this replica at once, and in a diagnosis of stored readings at once everywhere.
 """
 
 import time
@@ -18,11 +20,14 @@ from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding, lint, read_equipment
 from app.serving.ingest import parse_readings
 from app.serving.metrics import Metrics
+from app.serving.recent import Recent
 from app.store.readings import Ingested, Readings
 from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
-MAX_REMEMBERED = 50_000
+MAX_REMEMBERED = 20_000
+"""About 5 KB each: machines that differ only in id and name share the rest."""
+MAX_STRUCTURES = 1_000
 AWAY_S = 5.0
 """How long a known topology is taken as it was before the database, which was away, is asked again."""
 
@@ -76,6 +81,7 @@ class Machines:
         self._now = now
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: OrderedDict[str, _Remembered] = OrderedDict()
+        self._structures: Recent[str, Equipment] = Recent(MAX_STRUCTURES, lambda _: 1)
         self._tell: Callable[[str], None] = lambda _: None
 
     def when_changed(self, tell: Callable[[str], None]) -> None:
@@ -132,27 +138,40 @@ class Machines:
             raise UnknownEquipment(equipment_id)
         return equipment
 
-    async def topologies(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        """Return the topology of each machine, or why there is none; what is not known yet in one statement."""
-        now = time.monotonic()
-        unknown = [
-            equipment_id
-            for equipment_id in dict.fromkeys(equipment_ids)
-            if (known := self._topologies.get(equipment_id)) is None or now >= known.until
-        ]
+    async def remembered(self, equipment_id: str) -> Equipment:
+        """Return a machine's topology as it was last seen here, however long ago.
+
+        Raises:
+            UnknownEquipment: it is not registered.
+        """
+        known = self._topologies.get(equipment_id)
+        return (
+            known.equipment if known is not None and known.equipment is not None else await self.topology(equipment_id)
+        )
+
+    async def remembered_of(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+        """Return the topology of each machine as it was last seen here, or why there is none; the unknown in one statement."""
+        found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
+        unknown: list[str] = []
+        for equipment_id in dict.fromkeys(equipment_ids):
+            known = self._topologies.get(equipment_id)
+            if known is not None and known.equipment is not None:
+                found[equipment_id] = known.equipment
+            else:
+                unknown.append(equipment_id)
+        return found | await self.renew(unknown) if unknown else found
+
+    async def renew(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+        """Return the topology of each machine as it is registered now, or why there is none, by one statement."""
         found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
         try:
-            records = await self._store.get_equipment_of(unknown) if unknown else {}
+            records = await self._store.get_equipment_of(equipment_ids)
         except StoreError as error:
-            for equipment_id in unknown:
-                found[equipment_id] = self._held(equipment_id) or error
-        else:
-            for equipment_id in unknown:
-                record = records.get(equipment_id)
-                self._remember(equipment_id, None if record is None else record.equipment)
+            return {equipment_id: self._held(equipment_id) or error for equipment_id in equipment_ids}
         for equipment_id in equipment_ids:
-            if equipment_id not in found:
-                found[equipment_id] = self._topologies[equipment_id].equipment or UnknownEquipment(equipment_id)
+            record = records.get(equipment_id)
+            equipment = self._remember(equipment_id, None if record is None else record.equipment)
+            found[equipment_id] = equipment or UnknownEquipment(equipment_id)
         return found
 
     async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
@@ -197,8 +216,22 @@ class Machines:
             self._remember(equipment_id, equipment, for_s=AWAY_S)
         return equipment
 
-    def _remember(self, equipment_id: str, equipment: Equipment | None, *, for_s: float = TOPOLOGY_CACHE_S) -> None:
+    def _remember(
+        self, equipment_id: str, equipment: Equipment | None, *, for_s: float = TOPOLOGY_CACHE_S
+    ) -> Equipment | None:
+        if equipment is not None:
+            equipment = self._with_shared_structure(equipment)
         self._topologies[equipment_id] = _Remembered(time.monotonic() + for_s, equipment)
         self._topologies.move_to_end(equipment_id)
         while len(self._topologies) > MAX_REMEMBERED:
             self._topologies.popitem(last=False)
+        return equipment
+
+    def _with_shared_structure(self, equipment: Equipment) -> Equipment:
+        """Return the same machine with the components and connections of the first one that has equal ones."""
+        first = self._structures.get(equipment.structure_digest, lambda: equipment)
+        if first.components is equipment.components:
+            return equipment
+        shared = equipment.model_copy(update={"components": first.components, "connections": first.connections})
+        vars(shared).pop("sensors", None)
+        return shared

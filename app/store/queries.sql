@@ -87,8 +87,14 @@ select prepare_months($1::timestamptz[]);
 select ingest_readings($1::text[], $2::text[], $3::integer[], $4::bigint[], $5::double precision[]);
 
 -- name: read_windows
--- The grid's bins of many windows (first bin and number of bins) of many equipment, undecoded, with the newest reading.
-select grid_us, slot_sensors, times, vals, newest from read_windows($1::text[], $2::bigint[], $3::bigint[]);
+-- The grid's bins of many windows (first bin and number of bins) of many equipment, undecoded, with the newest reading and the
+-- revision of the topology that is registered now.
+select found.grid_us, found.slot_sensors, found.times, found.vals, found.newest, equipment.revision
+from read_windows($1::text[], $2::bigint[], $3::bigint[])
+    with ordinality as found (grid_us, slot_sensors, times, vals, newest, position)
+join unnest($1::text[]) with ordinality as asked (equipment_id, position) using (position)
+left join equipment on equipment.equipment_id = asked.equipment_id
+order by position;
 
 -- name: data_range
 -- Starts of the first and the last bin of an equipment in microseconds since 1970, and its grid.
@@ -274,8 +280,9 @@ group by position / size
 order by position / size;
 
 -- name: fleet_page
--- The machines of a page of the run $1, by name ($3) or from an id to an id ($4, $5) of a pattern and a design ($6, $7): the
--- id of each one's diagnosis in this run, whether it is stored, and the topology where it is not.
+-- The machines of a page of the run $1, by name ($3) or from an id to an id ($4, $5) of a pattern and a design ($6, $7), with the
+-- id of each one's diagnosis in this run: those alike but for id and name together, with what they have in common; those done, and
+-- those not registered, without.
 with asked as (
     select unnest($3::text[]) as equipment_id
     union all
@@ -296,15 +303,26 @@ with asked as (
             where diagnosis.diagnosis_id = named.diagnosis_id and diagnosis.created_at = $2::timestamptz
         ) as done
     from named
+), described as (
+    select
+        found.equipment_id,
+        found.diagnosis_id,
+        found.done,
+        equipment.revision,
+        coalesce(equipment.topology ->> 'name', '') as name,
+        case when not found.done then equipment.topology - 'equipment_id' - 'name' end as structure
+    from found
+    left join equipment on equipment.equipment_id = found.equipment_id
 )
 select
-    found.equipment_id,
-    found.diagnosis_id,
-    found.done,
-    case when not found.done then equipment.topology end as topology
-from found
-left join equipment on equipment.equipment_id = found.equipment_id
-order by found.equipment_id;
+    done,
+    structure,
+    array_agg(equipment_id) as equipment_ids,
+    array_agg(diagnosis_id) as diagnosis_ids,
+    array_agg(name) as names,
+    array_agg(revision) as revisions
+from described
+group by done, structure;
 
 -- name: states_before
 -- How each machine's components stood in its newest diagnosis of stored readings whose window ended before a time.

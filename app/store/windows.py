@@ -37,6 +37,7 @@ class StoredWindow(NamedTuple):
         times: starts of the bins that have readings, int64 big-endian microseconds since 2000-01-01, in any order.
         values: their arrays in PostgreSQL's binary form, in the same order.
         newest: time of the window's newest reading; None when it has none.
+        revision: of the equipment's topology when the window was read; empty when it is not registered.
     """
 
     equipment_id: str
@@ -47,6 +48,7 @@ class StoredWindow(NamedTuple):
     times: bytes
     values: bytes
     newest: datetime | None
+    revision: str = ""
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -88,6 +90,7 @@ async def read_windows(database: Database, asked: Sequence[tuple[str, int, int]]
             times=row["times"] or b"",
             values=row["vals"] or b"",
             newest=row["newest"],
+            revision=row["revision"] or "",
         )
         for window, row in zip(asked, rows, strict=True)
     ]

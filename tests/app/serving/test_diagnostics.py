@@ -1,14 +1,17 @@
 """Requests to diagnoses: what the API's tests do not reach."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import orjson
 import pytest
 from pydantic import ValidationError
 
 from app.demo.equipment import rig_equipment
 from app.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
+from app.schemas.equipment import Equipment
 from app.serving import diagnostics as module
 from app.serving import requests
 from app.serving.diagnostics import Diagnostics, Outcome
@@ -73,16 +76,16 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
     diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
-    topologies, calls = machines.topologies, 0
+    look_up, calls = machines.remembered_of, 0
 
     async def fail_once(equipment_ids: list[str]) -> object:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise KeyError("of our own")
-        return await topologies(equipment_ids)
+        return await look_up(equipment_ids)
 
-    monkeypatch.setattr(machines, "topologies", fail_once)
+    monkeypatch.setattr(machines, "remembered_of", fail_once)
     found = await outcomes(diagnostics, [inline(), inline(), inline()])
     assert sorted(type(outcome).__name__ for outcome in found.values()) == ["KeyError", "bytes", "bytes"]
 
@@ -178,3 +181,47 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
     stood = diagnostics._states["hydraulic-rig"]
     assert stood.window_end == NOW + timedelta(minutes=7)
     assert ask(7) == dict(stood.states)
+
+
+async def test_topology_that_another_replica_changed_counts_at_once(
+    diagnostics: Diagnostics, machines: Machines, store: Store
+):
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    start_us = round(NOW.timestamp() * 1e6) - 60_000_000
+    values = {name: rig_cycle(0)[0][name] for name in rig.sensor_ids}
+    for name in rig.sensor_ids:
+        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, values[name])
+    request = DiagnosisRequest(equipment_id=rig.equipment_id)
+    first = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    assert first.topology_revision == rig.revision
+    renamed = Equipment.model_validate(rig.model_dump() | {"name": "renamed"})
+    await store.put_equipment(renamed)
+    diagnostics._answers.clear()  # an answer may be as old as a bin
+    changed = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    assert changed.topology_revision == renamed.revision != rig.revision
+
+
+async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_change(
+    diagnostics: Diagnostics, machines: Machines, store: Store
+):
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    start_us = round(NOW.timestamp() * 1e6) - 60_000_000
+    for name in rig.sensor_ids[1:]:
+        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, rig_cycle(0)[0][name])
+    request = DiagnosisRequest(equipment_id=rig.equipment_id)
+    diagnostics._answers._clock = lambda: 1000.0
+    both = await asyncio.gather(diagnostics.answer(request), diagnostics.answer(request))
+    assert both[0] == both[1] == await diagnostics.answer(request)
+    line = {
+        "equipment_id": rig.equipment_id,
+        "sensor_id": rig.sensor_ids[0],
+        "time": "2026-01-01T23:59:30Z",
+        "value": 1.0,
+    }
+    answer = await machines.ingest(orjson.dumps([line]), "application/json")
+    assert answer.accepted == 1
+    after = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    assert after.diagnosis_id != Diagnosis.model_validate_json(both[0]).diagnosis_id
+    assert after.input.missing_sensors == ()

@@ -6,6 +6,7 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from app.errors import StoreUnavailable, UnknownEquipment
+from app.schemas.equipment import Equipment
 from app.serving import machines as module
 from app.serving.ingress import utc_now
 from app.serving.machines import Machines
@@ -59,3 +60,17 @@ async def test_unknown_machine_is_remembered_as_unknown(store: Store, monkeypatc
     with pytest.raises(UnknownEquipment):
         await machines.topology("nobody")
     assert away.asked == 0
+
+
+async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):
+    machines = Machines(store, Metrics(), utc_now)
+    for number in range(3):
+        await store.put_equipment(rig_equipment(f"rig-{number}"))
+    found = await machines.remembered_of([f"rig-{number}" for number in range(3)])
+    first, second = found["rig-0"], found["rig-1"]
+    assert isinstance(first, Equipment)
+    assert isinstance(second, Equipment)
+    assert second.components is first.components
+    assert (first.equipment_id, second.equipment_id) == ("rig-0", "rig-1")
+    assert second.revision != first.revision
+    assert second.sensors == first.sensors
