@@ -8,7 +8,7 @@ Invariant: equal bins and an equal spec give bitwise equal features, whatever wa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from app.schemas.equipment import Equipment, Grade
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 Statistic = Literal["mean", "shift", "spread", "dip", "peak", "slope", "start", "end"]
 """Of a step's bins: mean; shift of the mean from the window's mean; population standard deviation; distance of the lowest, the highest,
 the first and the last bin from the mean; slope as the least-squares rise from the first bin's place to the last's.
@@ -29,8 +30,8 @@ FaultReason = Literal["out_of_range", "frozen", "noisy"]
 FAULT_REASONS: tuple[FaultReason, ...] = get_args(FaultReason)
 """Why a sensor is masked; the first that holds is told."""
 
-VALUES_AT_ONCE = 2**18
-"""Bins of all sensors of the windows that are worked on in one pass: bounds memory, and stays within a processor's cache."""
+VALUES_AT_ONCE = 2**14
+"""Bins of all sensors of the windows that are worked on in one pass: bounds memory; more at once leave the cache and are slower."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -173,9 +174,9 @@ class FeaturePlan:
         roughness_S: the reference's `roughness`, infinite without one.
         mean_STF: what becomes 0.0, float64.
         spread_STF: what becomes 1.0.
-        referenced_S: sensors that the spec has a reference for; R of them.
-        low_RTF: lowest statistics of the training windows, for sensors with a reference alone.
-        high_RTF: highest.
+        referenced_S: sensors that the spec has a reference for.
+        low_STF: lowest statistics of the training windows; 0.0 without a reference.
+        high_STF: highest.
         unreferenced: ids of the sensors without a reference.
     """
 
@@ -191,8 +192,8 @@ class FeaturePlan:
     mean_STF: Doubles
     spread_STF: Doubles
     referenced_S: NDArray[np.bool_]
-    low_RTF: Doubles
-    high_RTF: Doubles
+    low_STF: Doubles
+    high_STF: Doubles
     unreferenced: tuple[str, ...]
 
 
@@ -238,9 +239,11 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
     N = values_SN.shape[-1]
     _check_bins(N, steps)
     width = N // steps
-    values_STN = values_SN.reshape(*values_SN.shape[:-1], steps, width).astype(np.float64)
-    there_STN = np.isfinite(values_STN)
-    count_ST = there_STN.sum(-1)
+    bins_STN = values_SN.reshape(*values_SN.shape[:-1], steps, width)
+    there_STN = np.isfinite(bins_STN)
+    known_STN = np.where(there_STN, bins_STN, np.float32(np.nan))
+    values_STN = known_STN.astype(np.float64)
+    count_ST = _bins_first(there_STN).sum(0)
     some_ST = np.maximum(count_ST, 1)
     zeroed_STN = np.where(there_STN, values_STN, 0.0)
     mean_ST = zeroed_STN.sum(-1) / some_ST
@@ -256,13 +259,14 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
                 level_S = zeroed_STN.reshape(values_SN.shape).sum(-1) / np.maximum(count_ST.sum(-1), 1)
                 found_ST = mean_ST - level_S[..., None]
             case "dip":
-                found_ST = np.where(there_STN, centred_STN, np.inf).min(-1)
+                found_ST = np.fmin.reduce(_bins_first(known_STN)) - mean_ST
             case "peak":
-                found_ST = np.where(there_STN, centred_STN, -np.inf).max(-1)
+                found_ST = np.fmax.reduce(_bins_first(known_STN)) - mean_ST
             case "slope":
-                place_STN = np.broadcast_to(np.arange(width, dtype=np.float64), values_STN.shape)
-                middle_ST = np.where(there_STN, place_STN, 0.0).sum(-1) / some_ST
-                offset_STN = np.where(there_STN, place_STN - middle_ST[..., None], 0.0)
+                place_N = np.arange(width, dtype=np.float64)
+                # whole numbers, so their sum is exact in any order
+                middle_ST = _bins_first(np.where(there_STN, place_N, 0.0)).sum(0) / some_ST
+                offset_STN = np.where(there_STN, place_N - middle_ST[..., None], 0.0)
                 power_ST = (offset_STN**2).sum(-1)
                 rise_ST = (offset_STN * centred_STN).sum(-1) / np.where(power_ST > 0, power_ST, 1.0)
                 found_ST = rise_ST * (width - 1)
@@ -275,6 +279,11 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
         raw_STF[..., index] = found_ST
     raw_STF[count_ST == 0] = np.nan
     return raw_STF, (count_ST / width).astype(np.float32)
+
+
+def _bins_first(bins_STN: NDArray[Scalar]) -> NDArray[Scalar]:
+    # steps have few bins: a pass over all steps for each bin is several times faster than one over the bins of each step
+    return np.ascontiguousarray(np.moveaxis(bins_STN, -1, 0))
 
 
 def flatness(values_SN: Floats) -> Doubles:
@@ -362,8 +371,8 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         mean_STF=mean_STF,
         spread_STF=spread_STF,
         referenced_S=referenced_S,
-        low_RTF=low_STF[referenced_S],
-        high_RTF=high_STF[referenced_S],
+        low_STF=low_STF,
+        high_STF=high_STF,
         unreferenced=tuple(
             sensor_id for sensor_id, known in zip(equipment.sensor_ids, referenced_S, strict=True) if not known
         ),
@@ -399,30 +408,33 @@ def find_faults(values_WSN: Floats, plan: FeaturePlan) -> NDArray[np.uint8]:
     return fault_WS
 
 
-def range_excess(raw_WSTF: Floats, plan: FeaturePlan) -> Floats:
+def range_excess(raw_WSTF: Floats, there_WST: NDArray[np.bool_], plan: FeaturePlan) -> Floats:
     """Return how far each sensor's window leaves the range of the training windows: 0 inside, at most 1.
 
     It is the mean over steps and statistics of the distance beyond the lowest and highest value of the training windows, in
     spreads, each capped at 1. For a machine that repeats a cycle the range is that of the same step, so a window that starts
     in mid-cycle leaves it although every value is a usual one.
 
+    Args:
+        raw_WSTF: statistics, from `step_statistics`.
+        there_WST: steps that have readings.
+        plan: of the windows' topology.
+
     Returns:
         [W, S], NaN for a sensor without a reference, or without a step that has readings.
     """
-    excess_WS = np.full(raw_WSTF.shape[:2], np.nan, np.float32)
-    raw_WRTF = raw_WSTF[:, plan.referenced_S].astype(np.float64)
-    there_WRT = np.logical_and.reduce(np.isfinite(raw_WRTF), axis=-1)
-    beyond_WRTF = np.maximum(np.maximum(plan.low_RTF - raw_WRTF, raw_WRTF - plan.high_RTF), 0.0)
-    beyond_WRTF /= plan.spread_STF[plan.referenced_S]
-    np.minimum(beyond_WRTF, 1.0, out=beyond_WRTF)
-    count_WR = there_WRT.sum(-1)
-    excess_WR = np.full(count_WR.shape, np.nan, np.float32)
-    for count in np.unique(count_WR[count_WR > 0]).tolist():
-        # rows with as many steps are summed as one block of the steps that are there, so that a sum never depends on the others
-        rows_WR = count_WR == count
-        block = beyond_WRTF[rows_WR][there_WRT[rows_WR]].reshape(int(rows_WR.sum()), -1)
-        excess_WR[rows_WR] = block.mean(-1)
-    excess_WS[:, plan.referenced_S] = excess_WR
+    steps = raw_WSTF.shape[2]
+    beyond_WSTF = np.maximum(plan.low_STF - raw_WSTF, raw_WSTF - plan.high_STF)
+    np.maximum(beyond_WSTF, 0.0, out=beyond_WSTF)
+    beyond_WSTF /= plan.spread_STF
+    np.minimum(beyond_WSTF, 1.0, out=beyond_WSTF)
+    count_WS = there_WST.sum(-1) * plan.referenced_S
+    excess_WS = np.full(count_WS.shape, np.nan, np.float32)
+    for count in np.flatnonzero(np.bincount(count_WS.reshape(-1), minlength=1)[1:]) + 1:
+        # rows with as many steps are summed as one block of the steps that are there: a sum never depends on other rows
+        rows_WS = count_WS == count
+        block = beyond_WSTF[rows_WS] if count == steps else beyond_WSTF[rows_WS][there_WST[rows_WS]]
+        excess_WS[rows_WS] = block.reshape(np.count_nonzero(rows_WS), -1).mean(-1)
     return excess_WS
 
 
@@ -435,15 +447,16 @@ def normalise(raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_W
         plan: of the windows' topology.
         fault_WS: sensors to mask, from `find_faults`.
     """
-    mask_WST = (coverage_WST > 0) & (fault_WS == 0)[..., None]
-    excess_WS = range_excess(raw_WSTF, plan)
+    there_WST = coverage_WST > 0
+    mask_WST = there_WST & (fault_WS == 0)[..., None]
+    excess_WS = range_excess(raw_WSTF, there_WST, plan)
     excess_WS[fault_WS != 0] = np.nan
     z_WSTF = raw_WSTF - plan.mean_STF
     z_WSTF /= plan.spread_STF
     x_WSTF = np.empty((*raw_WSTF.shape[:-1], raw_WSTF.shape[-1] + 1), np.float32)
-    x_WSTF[..., :-1] = np.clip(z_WSTF, -plan.clip, plan.clip)
+    x_WSTF[..., :-1] = np.clip(z_WSTF, -plan.clip, plan.clip, out=z_WSTF)
     x_WSTF[..., -1] = coverage_WST - 1.0
-    x_WSTF[~mask_WST] = 0.0
+    np.copyto(x_WSTF, np.float32(0.0), where=~mask_WST[..., None])
     coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
     return FeatureBatch(x_WSTF, mask_WST, coverage_WS, excess_WS, fault_WS)
 
@@ -475,7 +488,8 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
 
 
 def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
-    values_WSN = np.where(np.isfinite(values_WSN), values_WSN, np.float32(np.nan)).astype(np.float32, copy=False)
+    # 0.0 is added to give zeros one sign: which of two the lowest value has would depend on how many windows there are
+    values_WSN = np.where(np.isfinite(values_WSN), values_WSN, np.float32(np.nan)).astype(np.float32, copy=False) + 0.0
     fault_WS = find_faults(values_WSN, plan)
     raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics)
     return normalise(raw_WSTF, coverage_WST, plan, fault_WS)

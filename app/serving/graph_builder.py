@@ -56,7 +56,7 @@ class WindowPlan:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that grow with the steps, and with them nearly all."""
-        return 2 * (self.features.mean_STF.nbytes + self.features.low_RTF.nbytes)
+        return 4 * self.features.mean_STF.nbytes
 
 
 class GraphBuilder:

@@ -1,5 +1,7 @@
 """How far windows leave what training saw."""
 
+from functools import cache
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +9,14 @@ from hypothesis.extra.numpy import arrays
 
 from app.features import Floats, window_features
 from app.novelty import leaves_range, novelty_health, plan_novelty, window_excess
-from tests.small import small, wave
+from tests.small import Small, small, wave
 from train.reference import fit_limits
+
+
+@cache
+def fitted() -> Small:
+    """Return the machine, made once: an example of a property must not wait for a fit."""
+    return small()
 
 
 def test_training_windows_have_no_fault_and_no_excess() -> None:
@@ -47,7 +55,7 @@ def test_health_by_novelty_is_that_of_the_worst_sensor() -> None:
 
 @given(arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32) | st.just(np.nan)))
 def test_health_without_a_sensor_is_that_of_the_window_in_which_it_has_none(excess_WS: Floats) -> None:
-    made = small()
+    made = fitted()
     spec = made.spec.model_copy(update={"limits": {"press": fit_limits(np.full((5, 4), 0.2), made.equipment)}})
     plan = plan_novelty(made.equipment, spec)
     _, without_WS = novelty_health(excess_WS, plan)
