@@ -16,17 +16,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
 from app.diagnose import Knowledge, Occasion, Scores, diagnose
 from app.errors import CheckpointError, HydraulicDiagnosticsError
-from app.evidence import InputSummary, summarise
-from app.features import window_features
+from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
+from app.features import FeaturePlan, FeatureSpec, batch_features, check_shape, plan_features
 from app.fleet.plan import Plan
-from app.graph import GraphBatch, build_graph, concatenate, split_output
+from app.graph import (
+    GraphBatch,
+    GraphPlan,
+    ModelOutput,
+    concatenate,
+    plan_graph,
+    split_output,
+    take_graphs,
+    tile_graphs,
+)
 from app.model import score
 from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
+from app.serving.recent import Recent
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, interval_of, window_before
 from app.settings import PROJECT_DIR
@@ -36,8 +48,10 @@ from app.store.windows import StoredWindow, decode_window
 
 logger = logging.getLogger(__name__)
 
-MAX_CHECKPOINTS = 4
+MAX_VERSIONS = 4
 """Versions whose weights are held at once."""
+MAX_PLAN_BYTES = 64 * 1024 * 1024
+"""Of the plans of the topologies of each version."""
 NOT_REGISTERED = (
     "not registered: register its topology with PUT /v1/equipment/{equipment_id}, or take it out of the file"
 )
@@ -82,13 +96,44 @@ class _Read(NamedTuple):
     previous: Sequence[Mapping[str, State]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """A window's graph, what its features say of the input, and its place in the batch."""
+class _Plans(NamedTuple):
+    """What the windows of one topology take from it and a version's feature spec; made once."""
 
-    place: int
+    features: FeaturePlan
+    graph: GraphPlan
+    summary: SummaryPlan
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version's checkpoint, and the plans of the topologies that were scored with it last, by their digest."""
+
+    checkpoint: Checkpoint
+    plans: Recent[str, _Plans]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Windows of one topology.
+
+    Args:
+        places: of the machines in the batch.
+        rows: of the windows in the summary.
+        graph: their graphs, in this order.
+        summary: what their features say of the input.
+    """
+
+    places: Sequence[int]
+    rows: Sequence[int]
     graph: GraphBatch
-    summary: InputSummary
+    summary: SummaryBatch
+
+    def alone(self) -> "list[_Group]":
+        """Return a group for each window."""
+        return [
+            _Group([place], [row], take_graphs(self.graph, [order]), self.summary)
+            for order, (place, row) in enumerate(zip(self.places, self.rows, strict=True))
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +162,7 @@ class FleetScorer:
         self._plan = plan
         self._batch = batch
         self._device = device
-        self._checkpoints: OrderedDict[str, Checkpoint] = OrderedDict()
+        self._versions: OrderedDict[str, _Version] = OrderedDict()
         self._computing = ThreadPoolExecutor(1, "compute")
 
     async def score_page(self, page: Page) -> list[Outcome]:
@@ -166,7 +211,7 @@ class FleetScorer:
             # the run's time is its clock: of a machine that repeats a cycle the last whole one is meant
             bins = window_before(item.equipment, None, self._plan.at)
         except HydraulicDiagnosticsError as error:
-            return _failed(item.equipment, "", error)
+            return Outcome(item.equipment_id, "failed", reason=error.message)
         version = order_of_versions(item.equipment_id, self._plan.traffic)[0].version
         return _Machine(item.equipment, item.diagnosis_id, bins, interval_of(bins, item.equipment), version)
 
@@ -179,35 +224,41 @@ class FleetScorer:
 
     def _compute(self, batch: Sequence[_Machine], read: _Read) -> _Computed:
         started = time.perf_counter()
-        version = batch[0].version
-        checkpoint = self._checkpoint(version)
+        version = self._version(batch[0].version)
         outcomes: dict[int, Outcome] = {}
-        built: list[_Built] = []
+        alike: dict[str, list[int]] = {}
         for place, (machine, window) in enumerate(zip(batch, read.windows, strict=True)):
-            if not window.count:
-                outcomes[place] = Outcome(machine.equipment.equipment_id, "failed", version, NO_READINGS)
-                continue
-            try:
-                built.append(_build(place, machine.equipment, window, checkpoint))
-            except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
-                outcomes[place] = _failed(machine.equipment, version, error)
+            if window.count:
+                alike.setdefault(machine.equipment.structure_digest, []).append(place)
+            else:
+                outcomes[place] = Outcome(machine.equipment.equipment_id, "failed", machine.version, NO_READINGS)
+        failures: dict[int, Exception] = {}
+        groups = [group for places in alike.values() for group in _built(places, batch, read, version, failures)]
         diagnoses: list[Diagnosis] = []
-        for part, scores in zip(built, _scores_of(built, checkpoint), strict=True):
-            machine = batch[part.place]
-            try:
-                diagnosis = self._diagnosis(machine, read, part, _known(scores), checkpoint)
-            except Exception as error:  # noqa: BLE001 - as above
-                outcomes[part.place] = _failed(machine.equipment, version, error)
-                continue
-            diagnoses.append(diagnosis)
-            outcomes[part.place] = Outcome(machine.equipment.equipment_id, diagnosis.status, version)
+        for group, outputs in _scored(groups, version.checkpoint, failures):
+            for place, row, output in zip(group.places, group.rows, outputs, strict=True):
+                try:
+                    diagnosis = self._diagnosis(batch[place], read, place, output, group.summary, row, version)
+                except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
+                    failures[place] = error
+                    continue
+                diagnoses.append(diagnosis)
+                outcomes[place] = Outcome(batch[place].equipment.equipment_id, diagnosis.status, batch[place].version)
+        outcomes |= {place: _failed(batch[place], error) for place, error in failures.items()}
         share_s = (time.perf_counter() - started) / len(batch)
         return _Computed(diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes.values()])
 
     def _diagnosis(
-        self, machine: _Machine, read: _Read, part: _Built, scores: Scores, checkpoint: Checkpoint
+        self,
+        machine: _Machine,
+        read: _Read,
+        place: int,
+        output: ModelOutput,
+        summary: SummaryBatch,
+        row: int,
+        version: _Version,
     ) -> Diagnosis:
-        newest = read.windows[part.place].newest
+        equipment, newest = machine.equipment, read.windows[place].newest
         occasion = Occasion(
             diagnosis_id=machine.diagnosis_id,
             created_at=self._run.created_at,
@@ -218,34 +269,37 @@ class FleetScorer:
         )
         knowledge = Knowledge(
             version=machine.version,
-            grades=checkpoint.feature_spec.grades.get(machine.equipment.design, {}),
-            trained_heads=checkpoint.card.trained_heads,
+            grades=version.checkpoint.feature_spec.grades.get(equipment.design, {}),
+            trained_heads=version.checkpoint.card.trained_heads,
         )
-        previous = read.previous[part.place]
-        return diagnose(machine.equipment, occasion, scores, part.summary, knowledge, self._plan.thresholds, previous)
+        of_window = summary.window(row, equipment.sensor_ids)
+        thresholds, previous = self._plan.thresholds, read.previous[place]
+        return diagnose(equipment, occasion, Scores(output), of_window, knowledge, thresholds, previous)
 
-    def _checkpoint(self, version: str) -> Checkpoint:
-        if version not in self._checkpoints:
-            place = self._plan.checkpoints[version]
+    def _version(self, name: str) -> _Version:
+        if name not in self._versions:
+            place = self._plan.checkpoints[name]
             checkpoint = load(PROJECT_DIR / place.directory, self._device)
             found = checkpoint.card.sha256[WEIGHTS]
             if found != place.weights_sha256:
                 raise CheckpointError(
-                    f"expected weights {place.weights_sha256[:12]} of version {version} in '{place.directory}', as the run "
+                    f"expected weights {place.weights_sha256[:12]} of version {name} in '{place.directory}', as the run "
                     f"began with, found {found[:12]}: put them back, or give another --run"
                 )
-            if len(self._checkpoints) >= MAX_CHECKPOINTS:
-                self._checkpoints.popitem(last=False)
-            self._checkpoints[version] = checkpoint
-        self._checkpoints.move_to_end(version)
-        return self._checkpoints[version]
+            if len(self._versions) >= MAX_VERSIONS:
+                self._versions.popitem(last=False)
+            self._versions[name] = _Version(checkpoint, Recent(MAX_PLAN_BYTES, _size))
+        self._versions.move_to_end(name)
+        return self._versions[name]
 
 
 def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]]:
-    """Yield machines of one version and one number of steps together, at most `most`, fewer when they are large."""
+    """Yield machines of one version and number of steps, those of one topology together: at most `most`, fewer large ones."""
     batch: list[_Machine] = []
     bins = steps = 0
-    for machine in sorted(machines, key=lambda item: (item.version, item.equipment.steps, item.equipment.design)):
+    for machine in sorted(
+        machines, key=lambda item: (item.version, item.equipment.steps, item.equipment.structure_digest)
+    ):
         equipment = machine.equipment
         sensors = len(equipment.sensors)
         more_bins, more_steps = sensors * equipment.bins, sensors * equipment.steps
@@ -260,39 +314,74 @@ def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]
         yield batch
 
 
-def _build(place: int, equipment: Equipment, window: StoredWindow, checkpoint: Checkpoint) -> _Built:
-    spec = checkpoint.feature_spec
-    features = window_features(decode_window(window, equipment), equipment, spec)
-    return _Built(place, build_graph(equipment, features, spec), summarise(equipment, features, spec))
-
-
-def _scores_of(built: Sequence[_Built], checkpoint: Checkpoint) -> list[Scores | Exception]:
-    """Score graphs in one forward pass, and when it fails each in its own, so that a bad one fails alone."""
-    if not built:
-        return []
+def _built(
+    places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version, failures: dict[int, Exception]
+) -> list[_Group]:
+    """Build the graphs of machines of one topology together, and when that fails each alone; what fails alone is told."""
     try:
-        output = score(checkpoint.model, concatenate([part.graph for part in built]))
+        return [_group(places, batch, read, version)]
     except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
-        if len(built) == 1:
-            return [error]
-        return [found for part in built for found in _scores_of([part], checkpoint)]
-    return [Scores(part) for part in split_output(output, [len(part.graph.component_type_V) for part in built])]
+        if len(places) == 1:
+            failures[places[0]] = error
+            return []
+        return [group for place in places for group in _built([place], batch, read, version, failures)]
 
 
-def _known(scores: Scores | Exception) -> Scores:
-    if isinstance(scores, Exception):
-        raise scores
-    return scores
+def _group(places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version) -> _Group:
+    first = batch[places[0]].equipment
+    plans = version.plans.get(first.structure_digest, lambda: _plans(first, version.checkpoint.feature_spec))
+    values = []
+    for place in places:
+        equipment = batch[place].equipment
+        values_SN = decode_window(read.windows[place], equipment)
+        check_shape(values_SN, plans.features, equipment.equipment_id)
+        values.append(values_SN)
+    features = batch_features(np.stack(values), plans.features)
+    graph = tile_graphs(plans.graph, features.x_WSTF, features.mask_WST)
+    return _Group(places, range(len(places)), graph, summarise_batch(features, plans.summary))
 
 
-def _failed(equipment: Equipment, version: str, error: Exception) -> Outcome:
+def _plans(equipment: Equipment, spec: FeatureSpec) -> _Plans:
+    return _Plans(plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec))
+
+
+def _size(plans: _Plans) -> int:
+    """Return the bytes of a plan's arrays that grow with the steps, and with them nearly all."""
+    return 2 * (plans.features.mean_STF.nbytes + plans.features.low_RTF.nbytes)
+
+
+def _scored(
+    groups: Sequence[_Group], checkpoint: Checkpoint, failures: dict[int, Exception]
+) -> Iterator[tuple[_Group, Sequence[ModelOutput]]]:
+    """Score graphs in one forward pass, and when it fails each window in its own, so that a bad one fails alone."""
+    if not groups:
+        return
+    try:
+        output = score(checkpoint.model, concatenate([group.graph for group in groups]))
+    except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
+        windows = [window for group in groups for window in group.alone()]
+        if len(windows) == 1:
+            failures[windows[0].places[0]] = error
+            return
+        for window in windows:
+            yield from _scored([window], checkpoint, failures)
+        return
+    for group, part in zip(
+        groups, split_output(output, [len(item.graph.component_type_V) for item in groups]), strict=True
+    ):
+        components = len(group.graph.component_type_V) // group.graph.graphs
+        yield group, split_output(part, [components] * group.graph.graphs)
+
+
+def _failed(machine: _Machine, error: Exception) -> Outcome:
     """Return the outcome of a machine that can't be scored; an error that is not the project's goes to the log whole."""
+    equipment_id = machine.equipment.equipment_id
     if isinstance(error, HydraulicDiagnosticsError):
-        reason = error.message.replace(f"'{equipment.equipment_id}'", "the machine")
+        reason = error.message.replace(f"'{equipment_id}'", "the machine")
     else:
-        logger.error("machine not scored", extra={"equipment_id": equipment.equipment_id}, exc_info=error)
+        logger.error("machine not scored", extra={"equipment_id": equipment_id}, exc_info=error)
         reason = f"an error of our own ({type(error).__name__}): report it with the topology and the log"
-    return Outcome(equipment.equipment_id, "failed", version, reason)
+    return Outcome(equipment_id, "failed", machine.version, reason)
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

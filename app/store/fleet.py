@@ -5,7 +5,7 @@ Invariant: a machine has one diagnosis in a run at most, however often, and from
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.schemas.diagnosis import State
 from app.schemas.equipment import Equipment
-from app.store.pool import Database
+from app.store.pool import Database, Row
 
 
 class FleetRun(NamedTuple):
@@ -105,15 +105,7 @@ class FleetRuns:
         rows = await self._database.fetch(
             "fleet_page", run.name, run.created_at, ids, page.first, page.last, *selection
         )
-        return [
-            PageMachine(
-                row["equipment_id"],
-                row["diagnosis_id"],
-                row["done"],
-                None if row["topology"] is None else Equipment.model_validate_json(row["topology"]),
-            )
-            for row in rows
-        ]
+        return [machine for row in rows for machine in _machines(row)]
 
     async def states_before(self, asked: Sequence[tuple[str, datetime]]) -> list[Mapping[str, State]]:
         """Return how machines stood in their newest diagnosis of stored readings that ended before a time.
@@ -126,3 +118,19 @@ class FleetRuns:
         """
         rows = await self._database.fetch("states_before", [item[0] for item in asked], [item[1] for item in asked])
         return [{} if row["states"] is None else json.loads(row["states"]) for row in rows]
+
+
+def _machines(row: Row) -> Iterator[PageMachine]:
+    """Yield the machines of a row: parsed once, and copied with what each has of its own."""
+    if row["structure"] is None:
+        for equipment_id, diagnosis_id in zip(row["equipment_ids"], row["diagnosis_ids"], strict=True):
+            yield PageMachine(equipment_id, diagnosis_id, row["done"], None)
+        return
+    alike = Equipment.model_validate(json.loads(row["structure"]) | {"equipment_id": row["equipment_ids"][0]})
+    # worked out once, and copied with the rest
+    assert alike.structure_digest
+    assert alike.sensor_ids is not None
+    columns = (row[name] for name in ("equipment_ids", "diagnosis_ids", "names", "revisions"))
+    for equipment_id, diagnosis_id, name, revision in zip(*columns, strict=True):
+        own = {"equipment_id": equipment_id, "name": name, "revision": revision}
+        yield PageMachine(equipment_id, diagnosis_id, row["done"], alike.model_copy(update=own))

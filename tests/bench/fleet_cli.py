@@ -37,7 +37,7 @@ CHECKPOINT = PROJECT_DIR / "app" / "checkpoints" / "1"
 
 REGISTER = """
 insert into equipment (equipment_id, topology, revision, grid_us)
-select id, jsonb_set($1::jsonb, '{equipment_id}', to_jsonb(id)), '', $2::bigint
+select id, jsonb_set($1::jsonb, '{equipment_id}', to_jsonb(id)), md5(id), $2::bigint
 from (select 'rig-' || lpad(n::text, 6, '0') as id from generate_series(1, $3::integer) n) machine"""
 SENSORS = """
 insert into equipment_sensors (equipment_key, slot, sensor_id)
