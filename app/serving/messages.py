@@ -131,12 +131,14 @@ class VersionDescription:
         feature_spec: `feature_spec.json` as JSON text.
         spec_digest: SHA-256 of the feature spec file.
         device: where the weights are, such as `cpu` or `cuda:0`.
+        implementation: how this replica runs the network, such as `inference float32 x1`; see `app.implementation`.
     """
 
     card: str
     feature_spec: str
     spec_digest: str
     device: str
+    implementation: str
 
 
 def build_call(

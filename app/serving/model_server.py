@@ -41,15 +41,16 @@ class ModelServer:
     def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
         self._device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
+        self.choice = choose(self._checkpoint.model, threads)
         spec_path = checkpoint_dir / files.FEATURE_SPEC
         self._description = VersionDescription(
             card=self._checkpoint.card.model_dump_json(),
             feature_spec=spec_path.read_text(encoding="utf-8"),
             spec_digest=self._checkpoint.card.sha256[files.FEATURE_SPEC],
             device=str(self._device),
+            implementation=self.choice.implementation.name,
         )
         self._computing = asyncio.Lock()
-        self.choice = choose(self._checkpoint.model, threads)
         self._rows_in_loop = int(self.choice.lone_rows * _LOOP_MS / self.choice.lone_ms)
         logger.info(
             "implementation chosen",

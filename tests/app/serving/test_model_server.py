@@ -1,6 +1,8 @@
 """A model replica."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from app.demo.equipment import rig_equipment
 from app.errors import CheckpointError, LimitExceeded, WindowError
 from app.features import FeatureSpec, window_features
-from app.graph import build_graph, concatenate
+from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
 from app.serving import model_server
 from app.serving.messages import ScoreCall
 from app.serving.model_server import ModelServer
@@ -92,6 +94,37 @@ async def test_graphs_with_other_features_are_refused(server: ModelServer):
 async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelServer):
     await server.probe()
     await server.check_health()
+
+
+async def test_implementation_is_chosen_logged_and_told(checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", "app.serving.model_server"):
+        server = ModelServer(checkpoints["model-1"], "cpu", threads=2)
+    (record,) = [record for record in caplog.records if record.message == "implementation chosen"]
+    assert [trial.split(":")[0] for trial in record.__dict__["trials"]] == [
+        "network float32 x1",
+        "inference float32 x1",
+        "inference float32 x2",
+    ]
+    assert record.__dict__["implementation"] == (await server.describe()).implementation
+    assert server.choice.implementation.name == (await server.describe()).implementation
+
+
+async def test_small_pass_stays_in_the_event_loop_and_a_large_one_leaves_it(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    ran_in: list[bool] = []
+    forward = server._forward
+
+    def noted(graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
+        ran_in.append(threading.current_thread() is threading.main_thread())
+        return forward(graphs)
+
+    monkeypatch.setattr(server, "_forward", noted)
+    graph = (await call(server, 0)).graph
+    for rows, stays in ((graph.mask_ST.size, True), (graph.mask_ST.size - 1, False)):
+        monkeypatch.setattr(server, "_rows_in_loop", rows)
+        await server.output_of(graph)
+        assert ran_in[-1] is stays
 
 
 def test_directory_without_a_checkpoint_is_refused(tmp_path: Path):
