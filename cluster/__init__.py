@@ -1,0 +1,1 @@
+"""How the service is placed on machines, and how many of them a fleet needs."""

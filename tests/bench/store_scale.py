@@ -1,0 +1,395 @@
+"""Measures the store beside 10,000 machines, 200,000 sensors and a year: `python -m tests.bench.store_scale`, a part of `make bench`.
+
+Two databases of one server take turns: one of 10 machines and one month, one of 10,000 machines and 13 months. Real: the
+registered machines and sensors, the number of partitions, the application's statements through its pool, 60-second windows of
+1 Hz whose rows lie as live machines leave them (in the order of time, all machines in turn, so each row in a page of its own).
+Simulated: months before hold `history_ticks` ticks of each machine where 2.6 million belong, machine by machine, `sensor_readings`
+one sensor of 20, and the hour before the last two minutes one tick in `live_step_s` seconds except of ten machines. So indexes are one or two
+levels flatter than in full months, and all of it fits the machine's page cache: reads from a disk are not measured.
+Invariant: every figure is of this run; what is compared took turns.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import numpy as np
+
+from app.errors import StoreUnavailable
+from app.settings import Settings
+from app.store.embedded import ensure_embedded, release_embedded
+from app.store.pool import PoolLimits
+from app.store.readings import Readings
+from app.store.store import Store
+from cluster import capacity
+from tests.bench.store_filled import END_S, FULL, HOUR_S, QUICK, SENSORS, SMALL, Filled, Sizes, diagnosis
+from tests.plans import nested_plans
+
+READS = 16
+"""Reads that each replica has under way when connections are counted: twice what its pool lets through."""
+
+
+def percentiles_ms(took_s: Sequence[float]) -> tuple[float, float]:
+    """Median and 95th percentile."""
+    return float(np.median(took_s)) * 1000, float(np.percentile(took_s, 95)) * 1000
+
+
+async def measure_reads(small: Filled, large: Filled, rounds: int) -> list[dict[str, Any]]:
+    """Latency and the server's CPU time of reads, both databases in turn."""
+    kinds: dict[str, tuple[int, int, Callable[[Filled], Awaitable[None]]]] = {
+        "60 s": (1, 20, lambda filled: filled.read(1)),
+        "32 x 60 s": (32, 3, lambda filled: filled.read(32)),
+        "60 min": (1, 4, lambda filled: filled.read_hour()),
+    }
+    rows = []
+    for name, (windows, times, read) in kinds.items():
+        took: dict[str, list[float]] = {small.name: [], large.name: []}
+        cpu: dict[str, list[float]] = {small.name: [], large.name: []}
+        for turn in range(rounds + 1):
+            for filled in (small, large):
+                before = filled.server_cpu_ms()
+                for _ in range(times):
+                    began = time.perf_counter()
+                    await read(filled)
+                    if turn:
+                        took[filled.name].append(time.perf_counter() - began)
+                if turn:
+                    cpu[filled.name].append((filled.server_cpu_ms() - before) / times / windows)
+        few, many = percentiles_ms(took[small.name]), percentiles_ms(took[large.name])
+        rows.append(
+            {
+                "read": name, "small_p50_ms": few[0], "small_p95_ms": few[1], "large_p50_ms": many[0],
+                "large_p95_ms": many[1], "p50_ratio": many[0] / few[0], "p95_ratio": many[1] / few[1],
+                "small_cpu_ms_a_window": float(np.median(cpu[small.name])),
+                "large_cpu_ms_a_window": float(np.median(cpu[large.name])),
+            }
+        )  # fmt: skip
+    return rows
+
+
+async def measure_ingest(small: Filled, large: Filled, rounds: int) -> list[dict[str, Any]]:
+    """The server's CPU time of posts through one connection, both databases in turn."""
+    rows = []
+    for machines, ticks, times in ((1, 1, 20), (1, 60, 4), (5, 1, 10), (5, 20, 3)):
+        cpu: dict[str, list[float]] = {small.name: [], large.name: []}
+        for turn in range(max(3, rounds // 3) + 1):
+            for filled in (small, large):
+                before = filled.server_cpu_ms()
+                for _ in range(times):
+                    await filled.store.ingest_many(filled.ticks(filled.different(machines, 0, 1), ticks))
+                if turn:
+                    readings = times * machines * ticks * len(SENSORS)
+                    cpu[filled.name].append((filled.server_cpu_ms() - before) * 1000 / readings)
+        few, many = float(np.median(cpu[small.name])), float(np.median(cpu[large.name]))
+        rows.append(
+            {"post": f"{machines} x {ticks} s", "small_us": few, "large_us": many, "ratio": many / few}
+        )  # fmt: skip
+    return rows
+
+
+async def under_load(filled: Filled, seconds: float) -> dict[str, float]:
+    """Two writers as fast as they can (5 machines x 20 s a post) and reads of 32 windows every 50 ms."""
+    store = Store(filled.dsn, PoolLimits(max_size=4))
+    ends = time.perf_counter() + seconds
+    written = 0
+    slowest = 0.0
+    took: list[float] = []
+
+    async def write(turn: int) -> None:
+        nonlocal written, slowest
+        while (began := time.perf_counter()) < ends:
+            written += (await store.ingest_many(filled.ticks(filled.different(5, turn, 2), 20))).accepted
+            slowest = max(slowest, time.perf_counter() - began)
+
+    async def read() -> None:
+        while (began := time.perf_counter()) < ends:
+            first = END_S - 60 - random.randrange(50)
+            await store.read_windows([(name, first, 60) for name in filled.some(32)])
+            took.append(time.perf_counter() - began)
+            await asyncio.sleep(0.05)
+
+    began = time.perf_counter()
+    await asyncio.gather(write(0), write(1), read())
+    elapsed_s = time.perf_counter() - began
+    await store.close()
+    p50, p95 = percentiles_ms(took)
+    return {
+        "readings_s": written / elapsed_s, "read_p50_ms": p50, "read_p95_ms": p95, "slowest_read_ms": 1000 * max(took),
+        "slowest_write_ms": 1000 * slowest,
+    }  # fmt: skip
+
+
+async def measure_load(small: Filled, large: Filled, sizes: Sizes) -> dict[str, float]:
+    """Ingest while reads go on, both databases in turn: medians, and the large one's over the small one's."""
+    runs: dict[str, list[dict[str, float]]] = {small.name: [], large.name: []}
+    for _ in range(4):
+        for filled in (small, large):
+            runs[filled.name].append(await under_load(filled, sizes.load_s))
+    medians = {
+        name: {key: float(np.median([run[key] for run in found[1:]])) for key in found[0]}
+        for name, found in runs.items()
+    }
+    return {
+        **{f"small_{key}": value for key, value in medians[small.name].items()},
+        **{f"large_{key}": value for key, value in medians[large.name].items()},
+        "ingest_ratio": medians[large.name]["readings_s"] / medians[small.name]["readings_s"],
+        "read_ratio": medians[large.name]["read_p50_ms"] / medians[small.name]["read_p50_ms"],
+    }
+
+
+async def measure_pruning(large: Filled) -> dict[str, int]:
+    """How many partitions the real statements look into, by the plans they ran by."""
+    name = large.some(1)[0]
+    start_us = (END_S + 40 * HOUR_S) * 1_000_000
+    session = await asyncpg.connect(large.dsn)
+    reads = await nested_plans(session, "read_windows", *2 * [([name], [END_S - 60], [60])])
+    writes = await nested_plans(
+        session, "ingest_readings", *(([name], ["S0"], [1], [start_us + tick * 1_000_000], [1.0]) for tick in range(3))
+    )
+    await session.close()
+    there = await large.session.fetchval(
+        "select count(*) from pg_inherits where inhparent in ('sensor_grid'::regclass, 'sensor_readings'::regclass)"
+    )
+    scanned = r"Scan .*using (sensor_(?:grid|readings)_\d{4}_\d\d)_pkey"
+    return {
+        "partitions_of_both_tables": there,
+        "scanned_by_a_read": len(set(re.findall(scanned, reads))),
+        "scanned_by_an_ingest": len(set(re.findall(scanned, writes))),
+    }
+
+
+async def measure_retention(large: Filled, seconds: float) -> dict[str, float]:
+    """Drop half of the months while ingest and reads go on."""
+    cutoff = datetime(2026, 5, 1, tzinfo=UTC)
+    admin = Store(large.dsn, PoolLimits(max_size=1))
+    size = "select sum(pg_total_relation_size(inhrelid))::float8 from pg_inherits"
+    before = await large.session.fetchval(size)
+    loading = asyncio.create_task(under_load(large, seconds))
+    await asyncio.sleep(seconds / 3)
+    began = time.perf_counter()
+    dropped = await admin.drop_before(cutoff)
+    took_s = time.perf_counter() - began
+    loaded = await loading
+    await admin.close()
+    return {
+        "dropped_partitions": dropped,
+        "dropped_mb": (before - await large.session.fetchval(size)) / 1e6,
+        "took_ms": 1000 * took_s,
+        "slowest_read_ms": loaded["slowest_read_ms"],
+        "slowest_write_ms": loaded["slowest_write_ms"],
+    }
+
+
+async def measure_connections(large: Filled, replicas: Sequence[int]) -> list[dict[str, Any]]:
+    """Server connections with growing numbers of replicas, each with `READS` reads under way; then of more than fit."""
+    limit = int(await large.session.fetchval("show max_connections"))
+    rows = []
+    for count in replicas:
+        stores = [Store(large.dsn, PoolLimits()) for _ in range(count)]
+        most = 0
+        refused: list[str] = []
+        done = asyncio.Event()
+
+        async def watch(done: asyncio.Event = done) -> None:
+            nonlocal most
+            while not done.is_set():
+                most = max(most, await large.session.fetchval(
+                    "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+                ))  # fmt: skip
+
+        async def ask(store: Store, refused: list[str] = refused) -> None:
+            try:
+                await store.read_windows([(name, END_S - 60, 60) for name in large.some(32)])
+            except StoreUnavailable as error:
+                refused.append(error.message)
+
+        watching = asyncio.create_task(watch())
+        await asyncio.gather(*(ask(store) for store in stores for _ in range(READS)))
+        done.set()
+        await watching
+        for store in stores:
+            await store.close()
+        rows.append(
+            {
+                "replicas": count, "allowed_by_pools": count * PoolLimits().max_size, "allowed_by_server": limit,
+                "most_seen": most, "reads": READS * count, "refused": len(refused), "message": refused[0] if refused else "",
+            }
+        )  # fmt: skip
+    return rows
+
+
+async def measure_diagnoses(large: Filled, rounds: int) -> list[dict[str, float]]:
+    """CPU time of storing diagnoses, here and on the server."""
+    rows = []
+    for batch in (1, 32, 256):
+        server, client = [], []
+        for turn in range(max(3, rounds // 3) + 1):
+            times = max(1, 64 // batch)
+            items = [[diagnosis(name) for name in large.some(batch)] for _ in range(times)]
+            before, began = large.server_cpu_ms(), time.process_time()
+            for item in items:
+                await large.store.insert_diagnoses(item)
+            if turn:
+                client.append(1000 * (time.process_time() - began) / times / batch)
+                server.append((large.server_cpu_ms() - before) / times / batch)
+        rows.append({"batch": batch, "server_ms": float(np.median(server)), "client_ms": float(np.median(client))})
+    return rows
+
+
+async def measure_listing(large: Filled) -> dict[str, float]:
+    """List all machines, and how long that keeps the event loop from anything else."""
+    held = 0.0
+
+    async def watch() -> None:
+        nonlocal held
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0)
+            held, last = max(held, time.perf_counter() - last), time.perf_counter()
+
+    before, began = large.server_cpu_ms(), time.process_time()
+    listed = len(await large.store.list_equipment())
+    result = {"machines": float(listed), "client_ms": 1000 * (time.process_time() - began)}
+    result["server_ms"] = large.server_cpu_ms() - before
+    watching = asyncio.create_task(watch())
+    await large.store.list_equipment()
+    watching.cancel()
+    return result | {"loop_held_ms": 1000 * held}
+
+
+async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
+    """Bytes on disk and in the log of a reading, a grid row and a diagnosis, written in the order of live machines."""
+    start_us = int(datetime(2027, 3, 1, 12, tzinfo=UTC).timestamp()) * 1_000_000
+    names = [f"m-{number:05d}" for number in range(100)]
+    numbers = np.random.default_rng(5)
+    await large.store.ingest_many([Readings(names[0], ["S0"], [start_us - 1_000_000], [1.0])])
+    await large.session.execute("checkpoint")
+    wal = "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+    before = await large.session.fetchval(wal)
+    for tick in range(ticks):
+        times_us = np.full(len(SENSORS), start_us + tick * 1_000_000)
+        for some in range(0, len(names), 20):
+            await large.store.ingest_many(
+                [Readings(name, SENSORS, times_us, numbers.normal(100, 9, 20)) for name in names[some : some + 20]]
+            )
+    readings_wal = float(await large.session.fetchval(wal) - before)
+    before = await large.session.fetchval(wal)
+    created = datetime(2027, 3, 1, tzinfo=UTC)
+    for _ in range(8):
+        items = [diagnosis(name).model_copy(update={"created_at": created}) for name in names]
+        await large.store.insert_diagnoses(items)
+    diagnoses_wal = float(await large.session.fetchval(wal) - before)
+    sizes = {
+        table: float(await large.session.fetchval(f"select pg_total_relation_size('{table}_2027_03')"))
+        for table in ("sensor_readings", "sensor_grid", "diagnoses")
+    }
+    rows = ticks * len(names)
+    return {
+        "bytes_a_reading": sizes["sensor_readings"] / rows / len(SENSORS),
+        "bytes_a_grid_row": sizes["sensor_grid"] / rows,
+        "bytes_a_diagnosis": sizes["diagnoses"] / 800,
+        "diagnosis_json_bytes": float(len(diagnosis("m").model_dump_json())),
+        "wal_bytes_a_reading": readings_wal / rows / len(SENSORS),
+        "wal_bytes_a_diagnosis": diagnoses_wal / 800,
+    }
+
+
+async def measure(dsn: str, sizes: Sizes) -> dict[str, Any]:
+    """Fill both databases of an empty server and measure everything."""
+    admin = await asyncpg.connect(dsn)
+    small, large = Filled("small", dsn, SMALL), Filled("large", dsn, sizes)
+    began = time.perf_counter()
+    for filled in (small, large):
+        await admin.execute(f"create database {filled.name}")
+        await filled.open()
+    for filled in (small, large):
+        await filled.watch()
+    filled_s = time.perf_counter() - began
+    result: dict[str, Any] = {
+        "sizes": asdict(sizes),
+        "database_mb": await admin.fetchval("select pg_database_size('large')") / 1e6,
+        "fill_s": filled_s,
+        "reads": await measure_reads(small, large, sizes.rounds),
+        "pruning": await measure_pruning(large),
+        "ingest": await measure_ingest(small, large, sizes.rounds),
+        "load": await measure_load(small, large, sizes),
+        "diagnoses": await measure_diagnoses(large, sizes.rounds),
+        "listing": await measure_listing(large),
+        "bytes": await measure_bytes(large, 2 * sizes.rounds),
+        "connections": await measure_connections(large, (1, 4, 16)),
+        "retention": await measure_retention(large, max(3.0, sizes.load_s)),
+        "took_s": time.perf_counter() - began,
+        "load_average": os.getloadavg()[0],
+    }
+    for filled in (small, large):
+        await filled.close()
+    await admin.close()
+    return result
+
+
+def constants(result: dict[str, Any]) -> dict[str, float]:
+    """Return what `cluster/capacity.py` takes from a run, by its names."""
+    found = result["bytes"]
+    cpu_us = {row["post"]: row["large_us"] for row in result["ingest"]}
+    (window,) = [row["large_cpu_ms_a_window"] for row in result["reads"] if row["read"].startswith("32")]
+    (store,) = [row["server_ms"] for row in result["diagnoses"] if row["batch"] == 32]
+    return {
+        "reading_bytes": found["bytes_a_reading"],
+        "grid_row_bytes": found["bytes_a_grid_row"],
+        "diagnosis_bytes": found["bytes_a_diagnosis"],
+        "diagnosis_json_bytes": found["diagnosis_json_bytes"],
+        "reading_wal_bytes": found["wal_bytes_a_reading"],
+        "diagnosis_wal_bytes": found["wal_bytes_a_diagnosis"],
+        "database_ingest_us": cpu_us["5 x 20 s"],
+        "database_ingest_tick_us": cpu_us["1 x 1 s"],
+        "database_window_ms": window,
+        "database_diagnosis_ms": store,
+    }
+
+
+def run(sizes: Sizes) -> dict[str, Any]:
+    """Measure on a server of our own, which goes with its data.
+
+    Args:
+        sizes: `QUICK` (under 300 MB and a minute) or `FULL` (10,000 machines that all write).
+    """
+    with tempfile.TemporaryDirectory(prefix="hydraulic-bench-", ignore_cleanup_errors=True) as parent:
+        directory = Path(parent) / "postgres"
+        result = asyncio.run(measure(ensure_embedded(directory, grace_s=0.0), sizes))
+        release_embedded(directory)
+        time.sleep(2.0)
+    return result
+
+
+def main() -> None:
+    """Print tables and write `var/bench/store_scale.json`."""
+    parser = argparse.ArgumentParser(description="the store beside 10,000 machines and a year")
+    parser.add_argument("--full", action="store_true", help="all 10,000 machines write; some minutes and about 4 GB")
+    parser.add_argument("--measured", action="store_true", help="put the constants into cluster/measured.json")
+    arguments = parser.parse_args()
+    result = run(FULL if arguments.full else QUICK)
+    if arguments.measured:
+        capacity.record(constants(result), f"python -m tests.bench.store_scale{' --full' if arguments.full else ''}")
+    for name, found in result.items():
+        rows = found if isinstance(found, list) else [found]
+        for row in rows:
+            print(f"{name:12}", *(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in (
+                row.items() if isinstance(row, dict) else [("", row)])))  # fmt: skip
+    target = Settings().var_dir / "bench" / "store_scale.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
