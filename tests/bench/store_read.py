@@ -1,4 +1,4 @@
-"""Measures what reading a window costs: `python -m tests.bench.store_read`, a part of `make bench`.
+"""Measures what reading a window costs: the section `store_read` of `make bench`.
 
 One machine with 20 sensors at 1 Hz is read over 60 minutes (72,000 values) in two ways: rows of the readings put
 together by pandas, and the grid's bytes decoded by numpy. Then the second way again beside 10 and beside 1,000 other
@@ -6,11 +6,7 @@ machines. Rows lie in the table as live machines leave them: in order of time, a
 Invariant: both ways give the same numbers, checked here, and every figure is of this run.
 """
 
-import argparse
 import asyncio
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -21,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from app.schemas.equipment import Equipment
-from app.settings import Settings
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.store import Store
 from app.store.windows import Floats, decode_window
+from tests.bench.compare import Bench
 from tests.machines import make_machine
 
 SENSORS = 20
+OTHERS = (10, 1000)
 MINUTES = 60
 SECONDS = 60 * MINUTES
 T0_S = 1_700_000_000 // 60 * 60
@@ -151,35 +148,13 @@ async def run(directory: Path, others: list[int], rounds: int) -> dict[str, obje
         "values": SENSORS * SECONDS,
         "runs": runs,
         "growth": runs[-1]["grid_ms"] / runs[0]["grid_ms"],
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
     }
 
 
-def main() -> None:
-    """Print a table and write `var/bench/store_read.json`."""
-    parser = argparse.ArgumentParser(description="60 minutes of 20 sensors at 1 Hz: rows and pandas against the grid")
-    parser.add_argument("--others", type=int, nargs="+", default=[10, 1000], help="other machines in the table")
-    parser.add_argument("--rounds", type=int, default=10)
-    arguments = parser.parse_args()
+def measure_read(bench: Bench) -> dict[str, object]:
+    """Measure beside 10 and beside 1,000 other machines, on a server of its own; see `run`."""
     with tempfile.TemporaryDirectory(prefix="hydraulic-bench-", ignore_cleanup_errors=True) as parent:
-        result = asyncio.run(run(Path(parent), arguments.others, arguments.rounds))
+        result = asyncio.run(run(Path(parent), list(OTHERS), max(3, round(bench.seconds))))
         release_embedded(Path(parent) / "postgres")
         time.sleep(1.0)
-    runs = result["runs"]
-    assert isinstance(runs, list)
-    print(f"{'other machines':>14} {'rows+pandas ms':>15} {'grid ms':>8} {'ratio':>6} {'60 s window ms':>15}")
-    for row in runs:
-        print(
-            f"{row['others']:>14} {row['naive_ms']:>15.1f} {row['grid_ms']:>8.2f} {row['ratio']:>6.0f} "
-            f"{row['minute_ms']:>15.2f}"
-        )
-    print(f"growth of the grid read from {runs[0]['others']} to {runs[-1]['others']} machines: {result['growth']:.2f}x")
-    target = Settings().var_dir / "bench" / "store_read.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return result

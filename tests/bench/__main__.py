@@ -1,0 +1,105 @@
+"""Measures the service beside its peers: `make bench`, one command, one run.
+
+Writes `var/bench/<time>.json` with every figure, `var/bench/summary.md` with the tables, and plots beside them.
+Invariant: every figure is of this run, and all systems had the same checkpoint, features, database and machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.settings import Settings
+from app.store.embedded import ensure_embedded, release_embedded
+from tests.bench import cache, cold_start, fleet, memory, scale, store_read
+from tests.bench.compare import Bench, Point, compare
+from tests.bench.database import Fleet, prepare
+from tests.bench.peers.environment import peers_environment
+from tests.bench.report import write_summary
+from tests.bench.systems import OURS, PEERS
+
+SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
+    "compare": compare,
+    "cold_start": cold_start.measure,
+    "fleet": fleet.measure,
+    "cache": cache.measure,
+    "memory": memory.measure,
+    "scale": scale.measure,
+    "store_read": store_read.measure_read,
+}
+
+
+def facts() -> dict[str, object]:
+    """Return what the machine is, and how busy before anything started."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "cpu": model,
+        "load_before": list(os.getloadavg()),
+        "python": platform.python_version(),
+        "command": " ".join(["python -m tests.bench", *sys.argv[1:]]),
+    }
+
+
+def main() -> None:
+    """Run the sections and write what came of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="the service beside its peers")
+    parser.add_argument("--systems", nargs="+", default=[OURS, *PEERS], choices=[OURS, *PEERS])
+    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
+    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128])
+    parser.add_argument("--rate", type=float, nargs="*", default=[50.0], help="requests a second of open loops")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--machines", type=int, default=200)
+    parser.add_argument("--cycles", type=int, default=60)
+    given = parser.parse_args()
+
+    output = Settings().var_dir / "bench"
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    directory = output / "runs" / stamp
+    directory.mkdir(parents=True)
+    found: dict[str, object] = {"facts": facts()}
+    postgres = (output / "postgres").resolve()
+    dsn = ensure_embedded(postgres, grace_s=0.0)
+    try:
+        machines = Fleet("fleet", given.machines, given.cycles)
+        began = time.monotonic()
+        bench = Bench(
+            directory=directory,
+            server_dsn=dsn,
+            dsn=prepare(dsn, machines),
+            fleet=machines,
+            postgres=postgres,
+            peers_python=peers_environment(output),
+            points=(*(Point(number) for number in given.concurrency), *(Point(rate=rate) for rate in given.rate)),
+            seconds=given.seconds,
+            rounds=given.rounds,
+            systems=tuple(given.systems),
+        )
+        print(f"{given.machines} machines with {given.cycles} cycles each: ready in {time.monotonic() - began:.0f} s")
+        for name in given.sections:
+            print(f"== {name}", flush=True)
+            found[name] = SECTIONS[name](bench)
+            (output / f"{stamp}.json").write_text(json.dumps(found, indent=1) + "\n")
+    finally:
+        release_embedded(postgres)
+    shutil.rmtree(directory)
+    print(write_summary(found, output))
+
+
+if __name__ == "__main__":
+    main()

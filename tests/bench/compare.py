@@ -1,0 +1,287 @@
+"""The comparison: every system under the same loads, in turn, round after round.
+
+Invariant: a (machine, time) pair is asked once in the life of a started system, as long as there are pairs; repeats are counted.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tests.bench import meter
+from tests.bench.database import Fleet, write_bodies
+from tests.bench.peers.common import ROUTE
+from tests.bench.systems import OURS, PEERS, Running, ask_once, metrics_of, running
+from tests.system import PROJECT_DIR, processes_of
+
+WARM_UP_CONCURRENCY = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """One load: so many connections, or so many requests a second."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Name in tables."""
+        return f"c{self.concurrency}" if self.concurrency is not None else f"{self.rate:g}/s"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all sections share.
+
+    Args:
+        directory: of this run's files.
+        server_dsn: of the server's first database.
+        dsn: of the fleet's database.
+        fleet: its machines.
+        postgres: resolved directory of the server, to find its processes.
+        peers_python: of the peers' environment.
+        points: loads of the comparison.
+        seconds: of each load.
+        rounds: of the comparison.
+        systems: names, in the order of their turns.
+    """
+
+    directory: Path
+    server_dsn: str
+    dsn: str
+    fleet: Fleet
+    postgres: Path
+    peers_python: Path
+    points: tuple[Point, ...]
+    seconds: float
+    rounds: int
+    systems: tuple[str, ...]
+
+    def fresh_directory(self, name: str) -> Path:
+        """Return a directory that is not there yet, for one start of a system."""
+        return self.directory / f"{name}-{len(list(self.directory.glob(f'{name}-*')))}"
+
+
+@dataclass
+class Measured:
+    """One load on one system in one round; times in ms, memory in MB."""
+
+    system: str
+    point: str
+    round: int
+    seconds: float
+    throughput: float
+    p50: float
+    p95: float
+    p99: float
+    sent: int
+    errors: dict[str, int]
+    cpu_ms: float
+    postgres_cpu_ms: float
+    load_cpu_ms: float
+    late_ms: float
+    batch_sizes: dict[int, int]
+    mean_batch: float | None
+    repeats: int
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that a share of the values does not exceed; NaN of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+class Asker:
+    """Puts loads on one started system and measures what they cost.
+
+    Args:
+        bench: the run.
+        system: started.
+        pairs: machine and time of each request, in their order; of the last the first diagnosis is asked.
+    """
+
+    def __init__(self, bench: Bench, system: Running, pairs: Sequence[tuple[str, datetime]]) -> None:
+        self._bench = bench
+        self._system = system
+        self._pairs = pairs
+        number = len(list(system.directory.glob("*.bodies")))
+        self._bodies = write_bodies(system.directory / f"{number}.bodies", pairs, as_list=system.as_list)
+        self._asked = 0
+
+    def first_diagnosis(self) -> bytes:
+        """Ask for one diagnosis."""
+        body = json.loads(self._bodies.read_text().splitlines()[-1])
+        return ask_once(self._system, body[0] if isinstance(body, list) else body)
+
+    def load(
+        self, point: Point, seconds: float, round_number: int = 0, count: int | None = None, *, again: bool = False
+    ) -> Measured:
+        """Put one load on the system.
+
+        Args:
+            point: which.
+            seconds: how long.
+            round_number: for the record.
+            count: requests after which it ends earlier.
+            again: begin with the first pair, which was asked before.
+        """
+        first = 0 if again else self._asked
+        plan = {
+            "host": "127.0.0.1",
+            "port": self._system.port,
+            "path": ROUTE,
+            "headers": self._system.headers,
+            "bodies": str(self._bodies),
+            "first": first,
+            "seconds": seconds,
+            "concurrency": point.concurrency,
+            "rate": point.rate,
+            "count": count,
+        }
+        processes, postgres = self._system.processes(), processes_of(self._bench.postgres)
+        before = metrics_of(self._system) if self._system.name == OURS else {}
+        self._system.batch_sizes()
+        environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR)}
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.load"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT_DIR,
+            env=environment,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(plan))
+            process.stdin.close()
+            _expect(process.stdout.readline(), "begin")
+            cpu_s, postgres_s = meter.cpu_s(processes), meter.cpu_s(postgres)
+            _expect(process.stdout.readline(), "end")
+            cpu_s, postgres_s = meter.cpu_s(processes) - cpu_s, meter.cpu_s(postgres) - postgres_s
+            result = json.loads(process.stdout.readline())
+        self._asked += result["sent"]
+        latencies, done = result["latencies_ms"], max(1, result["in_time"])
+        sizes, mean_batch = self._system.batch_sizes(), None
+        if self._system.name == OURS:
+            sizes, mean_batch = batches_between(before, metrics_of(self._system))
+        elif sizes:
+            mean_batch = sum(size * number for size, number in sizes.items()) / sum(sizes.values())
+        return Measured(
+            system=self._system.name,
+            point=point.label,
+            round=round_number,
+            seconds=seconds,
+            throughput=result["throughput"],
+            p50=percentile(latencies, 0.5),
+            p95=percentile(latencies, 0.95),
+            p99=percentile(latencies, 0.99),
+            sent=result["sent"],
+            errors=result["errors"],
+            cpu_ms=1000.0 * cpu_s / done,
+            postgres_cpu_ms=1000.0 * postgres_s / done,
+            load_cpu_ms=result["cpu_ms"] / done,
+            late_ms=result["late_ms"],
+            batch_sizes=dict(sorted(sizes.items())),
+            mean_batch=mean_batch,
+            repeats=0 if again else max(0, min(result["sent"], first + result["sent"] - len(self._pairs))),
+        )
+
+
+def batches_between(before: dict[str, float], after: dict[str, float]) -> tuple[Counter[int], float | None]:
+    """Return our batches between two readings of the metrics: numbers by the upper bound of their size, and their mean."""
+    name = "hydraulic_diagnosis_batch_windows"
+    rise = {key: value - before.get(key, 0.0) for key, value in after.items() if key.startswith(name)}
+    sizes: Counter[int] = Counter()
+    below = 0.0
+    for key, value in rise.items():  # in the order of rising bounds, as Prometheus writes them
+        bound = key.removeprefix(f'{name}_bucket{{le="').removesuffix('"}')
+        if bound not in (key, "+Inf"):
+            sizes[int(float(bound))] += round(value - below)
+            below = value
+    batches = rise.get(f"{name}_count", 0.0)
+    return +sizes, rise[f"{name}_sum"] / batches if batches else None
+
+
+def _expect(line: str, word: str) -> None:
+    if line.strip() != word:
+        raise RuntimeError(f"expected '{word}' from the load, found '{line.strip()}': read its error above")
+
+
+def compare(bench: Bench) -> dict[str, object]:
+    """Run all rounds.
+
+    Returns:
+        `measured`: a row for each load; `raw`: rows of the network alone; `starts`: seconds to ready, and memory at the end.
+    """
+    measured: list[Measured] = []
+    raw: list[dict[str, float]] = []
+    starts: list[dict[str, object]] = []
+    for round_number in range(bench.rounds):
+        raw += raw_model(bench, round_number)
+        for name in bench.systems:
+            directory = bench.fresh_directory(name)
+            with running(name, bench.dsn, directory, bench.peers_python) as system:
+                asker = Asker(bench, system, bench.fleet.pairs(round_number))
+                asker.first_diagnosis()
+                asker.load(Point(WARM_UP_CONCURRENCY), min(3.0, bench.seconds))
+                for point in bench.points:
+                    row = asker.load(point, bench.seconds, round_number)
+                    measured.append(row)
+                    print(
+                        f"round {round_number} {name:15} {row.point:>5} {row.throughput:8.1f}/s  p50 {row.p50:7.1f}  "
+                        f"p95 {row.p95:7.1f}  p99 {row.p99:7.1f} ms  cpu {row.cpu_ms:6.2f} ms  errors {sum(row.errors.values())}",
+                        flush=True,
+                    )
+                memory = [asdict(item) for item in meter.memory_of(system.processes())]
+                starts.append({"system": name, "round": round_number, "ready_s": system.ready_s, "memory": memory})
+            if name != OURS:
+                shutil.rmtree(directory)
+    return {"measured": [asdict(row) for row in measured], "raw": raw, "starts": starts}
+
+
+def raw_model(bench: Bench, round_number: int) -> list[dict[str, float]]:
+    """Measure the network alone, in a process of its own."""
+    bodies = write_bodies(bench.directory / "raw.bodies", bench.fleet.pairs(round_number))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.bench.peers.raw_model", "--dsn", bench.dsn),
+            *("--bodies", str(bodies), "--seconds", str(min(1.0, bench.seconds / 4))),
+        ],
+        cwd=PROJECT_DIR,
+        env=os.environ | {"PYTHONPATH": str(PROJECT_DIR)},
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    rows: list[dict[str, float]] = json.loads(done.stdout)
+    best = max(rows, key=lambda row: row["graphs_a_second"])
+    print(f"round {round_number} raw network   {best['graphs_a_second']:8.1f} graphs/s at {best}", flush=True)
+    return [{**row, "round": round_number} for row in rows]
+
+
+def medians(rows: Sequence[dict[str, object]]) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the median over rounds of each figure, by system and point."""
+    grouped: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for row in rows:
+        grouped.setdefault((str(row["system"]), str(row["point"])), []).append(row)
+    names = ("throughput", "p50", "p95", "p99", "cpu_ms", "postgres_cpu_ms", "mean_batch")
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for key, group in grouped.items():
+        found[key] = {
+            name: statistics.median([float(row[name]) for row in group if row[name] is not None] or [float("nan")])  # type: ignore[arg-type]
+            for name in names
+        }
+        found[key]["errors"] = float(sum(sum(row["errors"].values()) for row in group))  # type: ignore[attr-defined]
+    return found
+
+
+def titles() -> dict[str, str]:
+    """Return the systems' names for tables."""
+    return {OURS: "Hydraulic Diagnostics (whole chain)"} | {name: peer.title for name, peer in PEERS.items()}

@@ -1,0 +1,57 @@
+"""CPU time and memory of groups of processes.
+
+CPU of processes that ended meanwhile counts too, as far as their parents waited for them.
+Invariant: a figure is a difference between two readings of the kernel's own counters.
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One process: its share of all memory (PSS), what is its alone (USS), both MB, and what it is."""
+
+    name: str
+    pss_mb: float
+    uss_mb: float
+
+
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
+    """Return the CPU seconds that processes and their ended children have used since they started."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def memory_of(processes: Sequence[psutil.Process]) -> list[Memory]:
+    """Return the memory of each process, the largest first."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            full = process.memory_full_info()
+            found.append(Memory(name_of(process), full.pss / 1e6, full.uss / 1e6))
+    return sorted(found, key=lambda item: -item.pss_mb)
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return what a process is: a replica's deployment, a module, or a program's name."""
+    command = process.cmdline() or [process.name()]
+    joined = " ".join(command)
+    replica = re.search(r"ray::(?:ServeReplica:)?([\w:.-]+)", joined)
+    if replica:
+        return replica[1].rstrip(":")
+    module = re.search(r"-m ([\w.]+)", joined)
+    if module:
+        return module[1]
+    for known in ("gcs_server", "raylet", "haproxy", "dashboard", "runtime_env", "log_monitor", "postgres"):
+        if known in joined:
+            return known
+    return command[0].rsplit("/", 1)[-1][:40]

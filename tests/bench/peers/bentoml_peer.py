@@ -1,0 +1,61 @@
+"""Peer (d): BentoML with adaptive batching, in the peers' own environment.
+
+The batchable API is the public one, so a request goes through one process; BentoML asks that its body be a list, here of one.
+Invariant: BentoML alone decides how long a batch gathers.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bentoml
+
+from app.schemas.diagnosis import Diagnosis
+from tests.bench.peers.common import ROUTE, Asked, Diagnoser, SizeLog, compute_thread, options
+
+LATENCY_MS = 2_000
+MOST = 32
+
+
+@bentoml.service(
+    name="diagnostics",
+    workers=1,
+    traffic={"timeout": 60, "max_concurrency": 1024},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+class Diagnostics:
+    """Batches of requests to answers."""
+
+    @bentoml.on_startup
+    async def load(self) -> None:
+        """Load the network in the worker."""
+        self._diagnoser = Diagnoser(os.environ["BENCH_DSN"], int(os.environ["BENCH_THREADS"]))
+        await self._diagnoser.start()
+        await self._diagnoser.warm_up()
+        self._thread = compute_thread()
+        self._sizes = SizeLog(Path(os.environ["BENCH_SIZES"]))
+
+    @bentoml.api(route=ROUTE, batchable=True, max_batch_size=MOST, max_latency_ms=LATENCY_MS)
+    async def diagnose(self, items: list[Asked], /) -> list[Diagnosis]:
+        """Answer a batch."""
+        self._sizes.note(len(items))
+        fetched = await self._diagnoser.fetch(items)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._diagnoser.answer, fetched)
+
+
+if __name__ == "__main__":
+    given = options()
+    os.environ |= {
+        "BENCH_DSN": given.dsn,
+        "BENCH_THREADS": str(given.threads),
+        "BENCH_SIZES": str(given.sizes),
+        "BENTOML_DO_NOT_TRACK": "true",
+    }
+    command = [
+        str(Path(sys.executable).with_name("bentoml")), "serve", "tests.bench.peers.bentoml_peer:Diagnostics",
+        "--host", "127.0.0.1", "--port", str(given.port),
+    ]  # fmt: skip
+    sys.exit(subprocess.call(command))

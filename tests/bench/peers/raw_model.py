@@ -1,0 +1,63 @@
+"""Peer (e), the limit: the network in a loop over graphs that were built before, at its best batch size. No reading, no serving.
+
+Prints graphs a second and CPU ms a graph for each batch size and number of threads as JSON.
+Invariant: the graphs are those of the fleet's windows, none twice.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from app.inference import InferenceNetwork
+from app.model import score
+from tests.bench.peers.common import Asked, Diagnoser, Fetched
+
+
+async def read(diagnoser: Diagnoser, asked: list[Asked]) -> list[Fetched]:
+    """Read all windows once."""
+    await diagnoser.start()
+    fetched = await diagnoser.fetch(asked)
+    await diagnoser.store.close()
+    return fetched
+
+
+def measure(diagnoser: Diagnoser, fetched: list[Fetched], size: int, threads: int, seconds: float) -> dict[str, float]:
+    """Run the network for some seconds at one batch size."""
+    network = InferenceNetwork(diagnoser.checkpoint.model)
+    torch.set_num_threads(threads)
+    batches = [diagnoser.graphs(fetched[first : first + size]) for first in range(0, len(fetched) - size + 1, size)]
+    score(network, batches[0])
+    began, cpu, done = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < seconds:
+        score(network, batches[done % len(batches)])
+        done += 1
+    took_s, cpu_s, graphs = time.perf_counter() - began, time.process_time() - cpu, done * size
+    return {"threads": threads, "size": size, "graphs_a_second": graphs / took_s, "cpu_ms": 1000.0 * cpu_s / graphs}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dsn", required=True)
+    parser.add_argument("--bodies", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True, help="for each batch size")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    given = parser.parse_args()
+    lines = [json.loads(line) for line in given.bodies.read_text().splitlines()[:256]]
+    asked = [Asked(equipment_id=line["equipment_id"], at=datetime.fromisoformat(line["at"])) for line in lines]
+    diagnoser = Diagnoser(given.dsn, 1)
+    fetched = asyncio.run(read(diagnoser, asked))
+    rows = [
+        measure(diagnoser, fetched, size, threads, given.seconds) for threads in given.threads for size in given.sizes
+    ]
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""From the figures of a run to tables and plots.
+
+Invariant: a ratio is of medians over rounds of one run; a figure that the run has not is left out, not filled in.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from tests.bench.compare import medians, titles
+from tests.bench.systems import OURS, PEERS
+
+AGAINST = {"fastapi": "(a)", "litserve": "(c)", "naive": "(f)"}
+NOT_OURS = "Peers do no authentication, journal, metrics, validation of limits or fallback; their answers are the same diagnoses."
+
+Found = Mapping[str, Any]
+
+
+def write_summary(found: Found, output: Path) -> str:
+    """Write `summary.md` and the plots of a run.
+
+    Args:
+        found: sections by name, as their modules return them, and `facts`.
+        output: directory.
+
+    Returns:
+        The summary's text.
+    """
+    facts = found["facts"]
+    parts = [
+        "# Measured",
+        (
+            f"{facts['time']}, {facts['cores']} cores ({facts['cpu']}), load before the start "
+            f"{', '.join(f'{value:.2f}' for value in facts['load_before'])}, Python {facts['python']}; `{facts['command']}`. "
+            "Medians of rounds in which the systems took turns. Ratios carry over to other machines, milliseconds do not."
+        ),
+    ]
+    writers = {
+        "compare": _compare,
+        "cold_start": _cold_start,
+        "fleet": _fleet,
+        "cache": _cache,
+        "memory": _memory,
+        "scale": _scale,
+        "store_read": _store_read,
+    }
+    parts += [part for name, write in writers.items() if name in found for part in write(found[name])]
+    text = "\n\n".join(parts) + "\n"
+    (output / "summary.md").write_text(text)
+    if "compare" in found:
+        _plot(found["compare"], output)
+    return text
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return "" if value != value else f"{value:,.{digits}f}"
+
+
+def _compare(section: Found) -> list[str]:
+    told = medians(section["measured"])
+    systems = list(dict.fromkeys(system for system, _ in told))
+    points = list(dict.fromkeys(point for _, point in told))
+    names = titles()
+    limit = max(_best_raw(section["raw"]).values(), default=float("nan"))
+    parts = ["## Peers"]
+    for title, figure, digits in (
+        ("Requests a second", "throughput", 0),
+        ("Latency p50, ms", "p50", 1),
+        ("Latency p95, ms", "p95", 1),
+        ("Latency p99, ms", "p99", 1),
+        ("CPU of the system, ms a request", "cpu_ms", 2),
+        ("CPU of PostgreSQL, ms a request", "postgres_cpu_ms", 2),
+        ("Mean batch size", "mean_batch", 1),
+    ):
+        nothing = float("nan")
+        rows = [
+            [names[system], *(_number(told.get((system, point), {}).get(figure, nothing), digits) for point in points)]
+            for system in systems
+        ]
+        if figure == "throughput":
+            rows.append(["(e) network alone, graphs a second", *([_number(limit)] + [""] * (len(points) - 1))])
+        parts.append(f"**{title}**\n\n" + _table(["system", *points], rows))
+    errors = {names[system]: sum(told[system, point]["errors"] for point in points) for system in systems}
+    parts.append(
+        "Errors: " + ("none." if not any(errors.values()) else f"{ {k: int(v) for k, v in errors.items() if v} }.")
+    )
+    if OURS in systems:
+        rows = []
+        for point in points:
+            ours = told[OURS, point]
+            ratios = [
+                _number(ours["throughput"] / told[peer, point]["throughput"], 2) if (peer, point) in told else ""
+                for peer in AGAINST
+            ]
+            rows.append([point, *ratios, _number(ours["throughput"] / limit, 2)])
+        heads = [f"of {title}" for title in AGAINST.values()]
+        parts.append("**Our throughput as a share of**\n\n" + _table(["load", *heads, "of (e)"], rows))
+    memory = _memory_by_system(section["starts"])
+    rows = [
+        [names[name], _number(total), _number(largest), str(count)] for name, (total, largest, count) in memory.items()
+    ]
+    parts.append(
+        "**Memory after the loads**, MB of proportional shares\n\n"
+        + _table(["system", "all processes", "largest process", "processes"], rows)
+    )
+    raw = _best_raw(section["raw"])
+    best = max(raw, key=lambda key: raw[key], default=None)
+    if best is not None:
+        cpu = statistics.median(row["cpu_ms"] for row in section["raw"] if (row["threads"], row["size"]) == best)
+        parts.append(
+            f"(e): best at batches of {best[1]} with {best[0]} thread(s), {raw[best]:,.0f} graphs a second, "
+            f"{cpu:.2f} ms of CPU a graph."
+        )
+    tuned = [f"- {PEERS[name].title}: {PEERS[name].tuned}." for name in systems if name in PEERS]
+    parts.append("How the peers were tuned. " + NOT_OURS + "\n" + "\n".join(tuned))
+    repeats = {names[row["system"]] for row in section["measured"] if row["repeats"]}
+    if repeats:
+        parts.append(f"So fast that some windows were asked twice: {', '.join(sorted(repeats))}.")
+    return parts
+
+
+def _best_raw(rows: Sequence[Found]) -> dict[tuple[int, int], float]:
+    grouped: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        grouped.setdefault((row["threads"], row["size"]), []).append(row["graphs_a_second"])
+    return {key: statistics.median(values) for key, values in grouped.items()}
+
+
+def _memory_by_system(starts: Sequence[Found]) -> dict[str, tuple[float, float, int]]:
+    found: dict[str, tuple[float, float, int]] = {}
+    for start in starts:
+        sizes = [item["pss_mb"] for item in start["memory"]]
+        if sizes:
+            found[start["system"]] = (sum(sizes), max(sizes), len(sizes))
+    return found
+
+
+def _cold_start(section: Found) -> list[str]:
+    names = list(dict.fromkeys(name for row in section["rows"] for name in row))
+    rows = [[name, f"{statistics.median(row[name] for row in section['rows'] if name in row):.1f}"] for name in names]
+    return ["## Cold start", "Seconds from `serve run` to each mark.\n\n" + _table(["mark", "s"], rows)]
+
+
+def _fleet(section: Found) -> list[str]:
+    rows, limit = section["rows"], section["limit"]
+    speed, first, cpu = (
+        statistics.median(row[name] for row in rows) for name in ("graphs_a_second", "first_line_ms", "cpu_ms")
+    )
+    return [
+        "## A fleet in one batch",
+        (
+            f"{rows[0]['items']:,} machines: {speed:,.0f} graphs a second, {speed / limit:.2f} of the network alone ({limit:,.0f}); "
+            f"first line after {first:.0f} ms; {cpu:.2f} ms of CPU a graph; {sum(row['errors'] for row in rows):.0f} errors."
+        ),
+    ]
+
+
+def _cache(section: Found) -> list[str]:
+    new, again = section["new"], section["again"]
+    counters = ", ".join(f"{name} {value:,.0f}" for name, value in section["counters"].items()) or "none"
+    return [
+        "## The same windows again",
+        (
+            f"{again['throughput']:,.0f} requests a second of windows asked before, {new['throughput']:,.0f} of new ones "
+            f"(ratio {again['throughput'] / new['throughput']:.1f}); CPU {again['cpu_ms']:.2f} and {new['cpu_ms']:.2f} ms a request. "
+            f"Counters of a cache: {counters}."
+        ),
+    ]
+
+
+def _memory(section: Found) -> list[str]:
+    last = section["rows"][-1]
+    rows = [[item["name"], _number(item["pss_mb"]), _number(item["uss_mb"])] for item in section["processes"][:12]]
+    return [
+        "## Memory",
+        f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, slope {section['slope_bytes']:,.0f} bytes a "
+        f"diagnosis; {last['errors']} errors.\n\n" + _table(["process", "PSS MB", "USS MB"], rows),
+    ]
+
+
+def _scale(section: Found) -> list[str]:
+    def median(rows: Sequence[Found], key: str, value: int, figure: str) -> float:
+        return statistics.median(row[figure] for row in rows if row[key] == value)
+
+    machines, components = section["machines"], section["components"]
+    first = [
+        [
+            f"{number:,}",
+            f"{median(machines, 'machines', number, 'p50'):.1f}",
+            f"{median(machines, 'machines', number, 'p95'):.1f}",
+        ]
+        for number in dict.fromkeys(row["machines"] for row in machines)
+    ]
+    second = [
+        [
+            str(number),
+            f"{median(components, 'components', number, 'cpu_ms'):.2f}",
+            f"{median(components, 'components', number, 'p50'):.1f}",
+        ]
+        for number in dict.fromkeys(row["components"] for row in components)
+    ]
+    return [
+        "## Growth",
+        _table(["machines in the store", "p50 ms at 50/s", "p95 ms at 50/s"], first),
+        _table(["components of the machine", "CPU ms a diagnosis", "p50 ms at c4"], second),
+    ]
+
+
+def _store_read(section: Found) -> list[str]:
+    rows = [
+        [f"{row['others']:,}", f"{row['naive_ms']:.0f} ms", f"{row['grid_ms']:.1f} ms", f"{row['ratio']:.0f}"]
+        for row in section["runs"]
+    ]
+    return [
+        "## Reading 60 minutes of 20 sensors at 1 Hz",
+        _table(["other machines in the table", "rows to a pandas pivot", "grid bytes to numpy", "ratio"], rows),
+    ]
+
+
+def _plot(section: Found, output: Path) -> None:
+    mpl.use("Agg")
+    told, names = medians(section["measured"]), titles()
+    systems = list(dict.fromkeys(system for system, _ in told))
+    points = list(dict.fromkeys(point for _, point in told))
+    closed = [point for point in points if point.startswith("c")]
+    for figure, title, name in (
+        ("throughput", "requests a second", "throughput"),
+        ("cpu_ms", "CPU, ms a request", "cpu"),
+    ):
+        canvas, axes = plt.subplots(figsize=(8, 5))
+        for system in systems:
+            axes.plot(closed, [told[system, point][figure] for point in closed], marker="o", label=names[system])
+        axes.set(xlabel="connections", ylabel=title, yscale="log")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize=7)
+        canvas.savefig(output / f"{name}.png", dpi=120, bbox_inches="tight")
+        plt.close(canvas)
+    canvas, grid = plt.subplots(1, len(points), figsize=(4 * len(points), 4), squeeze=False)
+    for axes, point in zip(grid[0], points, strict=True):
+        for place, (figure, shade) in enumerate((("p99", 0.3), ("p95", 0.6), ("p50", 1.0))):
+            axes.barh(
+                systems,
+                [told[system, point][figure] for system in systems],
+                alpha=shade,
+                color=f"C{place}",
+                label=figure,
+            )
+        axes.set(title=point, xlabel="ms", xscale="log")
+    grid[0][0].legend()
+    canvas.savefig(output / "latency.png", dpi=120, bbox_inches="tight")
+    plt.close(canvas)
+    _plot_batches(section["measured"], output)
+
+
+def _plot_batches(rows: Sequence[Found], output: Path) -> None:
+    sizes: dict[str, Counter[int]] = {}
+    for row in rows:
+        if row["point"] == "c32" and row["batch_sizes"]:
+            sizes.setdefault(row["system"], Counter()).update(
+                {int(size): number for size, number in row["batch_sizes"].items()}
+            )
+    if not sizes:
+        return
+    canvas, grid = plt.subplots(1, len(sizes), figsize=(4 * len(sizes), 3.5), squeeze=False)
+    for axes, (system, counted) in zip(grid[0], sizes.items(), strict=True):
+        total = sum(size * number for size, number in counted.items())
+        axes.bar(list(counted), [size * number / total for size, number in counted.items()])
+        axes.set(title=f"{system}, 32 connections", xlabel="batch size", ylabel="share of requests")
+    canvas.savefig(output / "batches.png", dpi=120, bbox_inches="tight")
+    plt.close(canvas)

@@ -1,0 +1,262 @@
+"""The systems under test: how each is started, found ready, asked and stopped.
+
+Invariant: a system is stopped by the ids of its own processes, and is gone before the next one starts.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import yaml
+
+from tests.bench.peers.common import ROUTE
+from tests.system import PROJECT_DIR, free_port, processes_of
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 40.0
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer: its module, how it was tuned, and what it is.
+
+    Args:
+        title: for tables.
+        module: in `tests.bench.peers`.
+        arguments: of its command line: how it was tuned.
+        tuned: the same in words.
+        ready: path that answers 200 when it can be asked.
+        own_environment: whether it runs in the peers' environment.
+        as_list: whether a request's body is a list of one.
+    """
+
+    title: str
+    module: str
+    arguments: tuple[str, ...]
+    tuned: str
+    ready: str = "/ready"
+    own_environment: bool = False
+    as_list: bool = False
+
+
+PEERS: dict[str, Peer] = {
+    "fastapi": Peer(
+        "(a) FastAPI, micro-batching, 1 process",
+        "fastapi_batching",
+        ("--in-flight", "2"),
+        "uvloop, httptools, no access log; batches of at most 32, two under way so that one reads while the other computes",
+    ),
+    "fastapi-2": Peer(
+        "(a) FastAPI, micro-batching, 2 workers",
+        "fastapi_batching",
+        ("--in-flight", "2", "--workers", "2"),
+        "as with one process, two uvicorn workers on one socket",
+    ),
+    "fastapi-single": Peer(
+        "(b) FastAPI, no batching", "fastapi_single", (), "as (a), each request computes alone in one thread"
+    ),
+    "litserve": Peer(
+        "(c) LitServe, batching",
+        "litserve_peer",
+        ("--most", "16"),
+        "batches of at most 16 gathered for 2 ms, fast queue, one worker, one HTTP process, no access log",
+        own_environment=True,
+    ),
+    "bentoml": Peer(
+        "(d) BentoML, adaptive batching",
+        "bentoml_peer",
+        (),
+        "batchable API without a hop between services, batches of at most 32, one worker, no metrics, no access log",
+        ready="/readyz",
+        own_environment=True,
+        as_list=True,
+    ),
+    "naive": Peer(
+        "(f) naive: rows to pandas, PyG, no batching",
+        "naive",
+        (),
+        "uvicorn as it comes; narrow rows, pandas pivot, PyG batch, FastAPI's own serialisation, threads of asyncio.to_thread",
+    ),
+}
+
+
+@dataclass
+class Running:
+    """A started system.
+
+    Args:
+        name: of `PEERS`, or `OURS`.
+        port: where it answers.
+        headers: that a request needs.
+        directory: its own files; every process of it names it.
+        process: that was started.
+        as_list: whether a request's body is a list of one.
+        started_at: `time.time` of the start.
+        ready_s: seconds from the start until ready.
+    """
+
+    name: str
+    port: int
+    headers: dict[str, str]
+    directory: Path
+    process: "subprocess.Popen[bytes]"
+    as_list: bool
+    started_at: float
+    ready_s: float = 0.0
+    _read: dict[Path, int] = field(default_factory=dict)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of the system."""
+        if self.name == OURS:
+            return processes_of(self.directory)
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Ask a path; status 0 when there is no answer."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError:
+            return 0, b""
+
+    def batch_sizes(self) -> Counter[int]:
+        """Return the sizes of a peer's batches since they were last asked for."""
+        found: Counter[int] = Counter()
+        for path in (self.directory / "sizes").glob("*.sizes"):
+            content = path.read_bytes()
+            found.update(map(int, content[self._read.get(path, 0) :].split()))
+            self._read[path] = len(content)
+        return found
+
+
+@contextlib.contextmanager
+def running(name: str, dsn: str, directory: Path, peers_python: Path) -> Iterator[Running]:
+    """Start a system on a database, wait until it is ready, and stop it."""
+    system = _start_ours(dsn, directory) if name == OURS else _start_peer(name, dsn, directory, peers_python)
+    try:
+        _wait_until_ready(system, "/health/ready" if name == OURS else PEERS[name].ready)
+        yield system
+    finally:
+        _stop(system)
+
+
+def _start_peer(name: str, dsn: str, directory: Path, peers_python: Path) -> Running:
+    peer = PEERS[name]
+    port = free_port()
+    (directory / "sizes").mkdir(parents=True)
+    python = str(peers_python) if peer.own_environment else sys.executable
+    command = [python, "-m", f"tests.bench.peers.{peer.module}", "--dsn", dsn, "--port", str(port)]
+    command += ["--sizes", str(directory / "sizes"), *peer.arguments]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR)}
+    return Running(name, port, {}, directory, _spawn(command, environment, directory), peer.as_list, time.time())
+
+
+def _start_ours(dsn: str, directory: Path) -> Running:
+    port, key = free_port(), secrets.token_urlsafe(32)
+    directory.mkdir(parents=True)
+    config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port
+    config["applications"] = [item for item in config["applications"] if item["name"] != "live-rig"]
+    (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
+    # Ray's defaults come with the environment's interpreter, see Makefile; a cluster's address would lead to that cluster
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("HYDRAULIC_") and name != "RAY_ADDRESS"
+    }
+    environment |= {
+        "HYDRAULIC_VAR_DIR": str(directory),
+        "HYDRAULIC_DSN": dsn,
+        "HYDRAULIC_API_KEY": key,
+        # fixed ports otherwise, which a service that runs beside this benchmark may hold
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+    }
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "serve_config.yaml")]
+    headers = {"authorization": f"Bearer {key}"}
+    return Running(OURS, port, headers, directory, _spawn(command, environment, directory), False, time.time())
+
+
+def _spawn(command: list[str], environment: dict[str, str], directory: Path) -> "subprocess.Popen[bytes]":
+    with (directory / "log").open("wb") as log:
+        return subprocess.Popen(
+            command, cwd=PROJECT_DIR, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _wait_until_ready(system: Running, path: str) -> None:
+    give_up = time.time() + START_TIMEOUT_S
+    body = b""
+    while time.time() < give_up and system.process.poll() is None:
+        status, body = system.get(path)
+        if status == 200:
+            system.ready_s = time.time() - system.started_at
+            return
+        time.sleep(0.05)
+    log = (system.directory / "log").read_text(errors="replace")
+    raise RuntimeError(f"'{system.name}' did not become ready: {body.decode(errors='replace')}\n{log[-3000:]}")
+
+
+def _stop(system: Running) -> None:
+    left = system.processes()
+    if system.process.poll() is None:
+        os.killpg(system.process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            system.process.wait(STOP_TIMEOUT_S)
+    for process in {*left, *system.processes()}:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    if system.process.poll() is None:
+        system.process.kill()
+    system.process.wait()
+
+
+_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
+
+
+def metrics_of(system: Running) -> dict[str, float]:
+    """Return the service's Prometheus samples by name and labels."""
+    status, body = system.get("/metrics")
+    if status != 200:
+        return {}
+    return {
+        name + (f"{{{labels}}}" if labels else ""): float(value)
+        for name, labels, value in _SAMPLE.findall(body.decode())
+    }
+
+
+def ask_once(system: Running, body: dict[str, str]) -> bytes:
+    """Ask for one diagnosis.
+
+    Raises:
+        RuntimeError: there was none.
+    """
+    data = json.dumps([body] if system.as_list else body).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{system.port}{ROUTE}",
+        data=data,
+        headers={"content-type": "application/json", **system.headers},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        if answer.status != 200:
+            raise RuntimeError(f"expected a diagnosis from '{system.name}', found status {answer.status}")
+        content: bytes = answer.read()
+        return content
