@@ -6,7 +6,7 @@ Invariant: every answer that is not a success is a problem document with the req
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,7 +15,6 @@ import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, StreamingResponse
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
@@ -30,6 +29,7 @@ from app.schemas.places import shown
 from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
 from app.serving.access_log import AccessLog
+from app.serving.direct import DirectPaths, DirectRoute
 from app.serving.openapi import answer_of, body_of, document_bodies
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.requests import parse_batch
@@ -56,17 +56,6 @@ _DESCRIPTION = """Tells for every component of a hydraulic machine how healthy i
 Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem documents."""
 
 
-class DirectRoute(APIRoute):
-    """A route whose endpoint is called with the request alone: its dependencies and body are documented and not solved.
-
-    The endpoint checks the key itself. Solving costs a quarter of the ingress's time of a diagnosis.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the endpoint as it is."""
-        return self.endpoint
-
-
 def build_api(service: Service) -> ASGIApp:
     """Build the ASGI application of one ingress replica.
 
@@ -87,13 +76,13 @@ def build_api(service: Service) -> ASGIApp:
         lifespan=lifespan,
         default_response_class=Response,
     )
-    _add_diagnosis_routes(api, service)  # first, since routes are tried in order and these are asked most
     _add_health_routes(api, service)
     _add_equipment_routes(api, service)
+    _add_diagnosis_routes(api, service)
     _add_release_routes(api, service)
     _add_error_answers(api)
     document_bodies(api)
-    return AccessLog(api, service.metrics)
+    return AccessLog(DirectPaths(api), service.metrics)
 
 
 def _access(service: Service, scope: KeyScope) -> Any:

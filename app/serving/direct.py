@@ -1,0 +1,65 @@
+"""The routes that are asked most, without the framework's layers: they cost a diagnosis more than its own work in the ingress.
+
+The framework documents them (a `DirectRoute` is in the OpenAPI document like any other) and answers everything else. An endpoint
+is called with the request alone and checks the key itself.
+Invariant: an error is answered by the handler that the framework would call.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+class DirectRoute(APIRoute):
+    """A route without parameters in its path whose endpoint `DirectPaths` calls; its dependencies are documentation."""
+
+
+class DirectPaths:
+    """Calls the endpoint of a `DirectRoute`, and the framework for all else.
+
+    Args:
+        api: with all its routes and error handlers.
+    """
+
+    def __init__(self, api: FastAPI) -> None:
+        self._api = api
+        self._routes = {
+            (method, route.path): route
+            for route in api.routes
+            if isinstance(route, DirectRoute)
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        route = None
+        if scope["type"] == "http":
+            route = self._routes.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
+        if route is None:
+            await self._api(scope, receive, send)
+            return
+        scope["route"] = route
+        request = Request(scope, receive)
+        try:
+            response = await cast("Endpoint", route.endpoint)(request)
+        except Exception as error:
+            handler, expected = self._handler_of(error)
+            await (await handler(request, error))(scope, receive, send)
+            if not expected:
+                raise
+            return
+        await response(scope, receive, send)
+
+    def _handler_of(self, error: Exception) -> tuple[Handler, bool]:
+        """Return who answers for an error, and whether it is one of those that the interface expects."""
+        for kind in type(error).__mro__:
+            handler = self._api.exception_handlers.get(kind)
+            if handler is not None:
+                return cast("Handler", handler), kind is not Exception
+        raise error
