@@ -35,7 +35,8 @@ from app.graph import (
     take_graphs,
     tile_graphs,
 )
-from app.model import score
+from app.implementation import choose
+from app.model import Network, score
 from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.recent import Recent
@@ -106,9 +107,10 @@ class _Plans(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """A version's checkpoint, and the plans of the topologies that were scored with it last, by their digest."""
+    """A version's checkpoint, its network as it runs here, and the plans of the topologies scored with it last, by digest."""
 
     checkpoint: Checkpoint
+    network: Network
     plans: Recent[str, _Plans]
 
 
@@ -163,6 +165,7 @@ class FleetScorer:
         self._batch = batch
         self._device = device
         self._versions: OrderedDict[str, _Version] = OrderedDict()
+        self._logged: set[str] = set()
         self._computing = ThreadPoolExecutor(1, "compute")
 
     async def score_page(self, page: Page) -> list[Outcome]:
@@ -235,7 +238,7 @@ class FleetScorer:
         failures: dict[int, Exception] = {}
         groups = [group for places in alike.values() for group in _built(places, batch, read, version, failures)]
         diagnoses: list[Diagnosis] = []
-        for group, outputs in _scored(groups, version.checkpoint, failures):
+        for group, outputs in _scored(groups, version.network, failures):
             for place, row, output in zip(group.places, group.rows, outputs, strict=True):
                 try:
                     diagnosis = self._diagnosis(batch[place], read, place, output, group.summary, row, version)
@@ -244,7 +247,7 @@ class FleetScorer:
                     continue
                 diagnoses.append(diagnosis)
                 outcomes[place] = Outcome(batch[place].equipment.equipment_id, diagnosis.status, batch[place].version)
-        outcomes |= {place: _failed(batch[place], error) for place, error in failures.items()}
+        outcomes |= {place: self._failed(batch[place], error) for place, error in failures.items()}
         share_s = (time.perf_counter() - started) / len(batch)
         return _Computed(diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes.values()])
 
@@ -276,6 +279,18 @@ class FleetScorer:
         thresholds, previous = self._plan.thresholds, read.previous[place]
         return diagnose(equipment, occasion, Scores(output), of_window, knowledge, thresholds, previous)
 
+    def _failed(self, machine: _Machine, error: Exception) -> Outcome:
+        """Return the outcome of a machine that can't be scored; the first of each error not the project's is logged whole."""
+        equipment_id = machine.equipment.equipment_id
+        if isinstance(error, HydraulicDiagnosticsError):
+            reason = error.message.replace(f"'{equipment_id}'", "the machine")
+            return Outcome(equipment_id, "failed", machine.version, reason)
+        if type(error).__name__ not in self._logged:
+            self._logged.add(type(error).__name__)
+            logger.error("machine not scored", extra={"equipment_id": equipment_id}, exc_info=error)
+        reason = f"an error of our own ({type(error).__name__}): report it with the topology and the log"
+        return Outcome(equipment_id, "failed", machine.version, reason)
+
     def _version(self, name: str) -> _Version:
         if name not in self._versions:
             place = self._plan.checkpoints[name]
@@ -288,7 +303,9 @@ class FleetScorer:
                 )
             if len(self._versions) >= MAX_VERSIONS:
                 self._versions.popitem(last=False)
-            self._versions[name] = _Version(checkpoint, Recent(MAX_PLAN_BYTES, _size))
+            self._versions[name] = _Version(
+                checkpoint, choose(checkpoint.model, 1).network, Recent(MAX_PLAN_BYTES, _size)
+            )
         self._versions.move_to_end(name)
         return self._versions[name]
 
@@ -346,42 +363,32 @@ def _plans(equipment: Equipment, spec: FeatureSpec) -> _Plans:
 
 
 def _size(plans: _Plans) -> int:
-    """Return the bytes of a plan's arrays that grow with the steps, and with them nearly all."""
-    return 2 * (plans.features.mean_STF.nbytes + plans.features.low_RTF.nbytes)
+    """Return about the bytes of a plan: nearly all of them are in four arrays of one size."""
+    size: int = 4 * plans.features.mean_STF.nbytes
+    return size
 
 
 def _scored(
-    groups: Sequence[_Group], checkpoint: Checkpoint, failures: dict[int, Exception]
+    groups: Sequence[_Group], network: Network, failures: dict[int, Exception]
 ) -> Iterator[tuple[_Group, Sequence[ModelOutput]]]:
     """Score graphs in one forward pass, and when it fails each window in its own, so that a bad one fails alone."""
     if not groups:
         return
     try:
-        output = score(checkpoint.model, concatenate([group.graph for group in groups]))
+        output = score(network, concatenate([group.graph for group in groups]))
     except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
         windows = [window for group in groups for window in group.alone()]
         if len(windows) == 1:
             failures[windows[0].places[0]] = error
             return
         for window in windows:
-            yield from _scored([window], checkpoint, failures)
+            yield from _scored([window], network, failures)
         return
     for group, part in zip(
         groups, split_output(output, [len(item.graph.component_type_V) for item in groups]), strict=True
     ):
         components = len(group.graph.component_type_V) // group.graph.graphs
         yield group, split_output(part, [components] * group.graph.graphs)
-
-
-def _failed(machine: _Machine, error: Exception) -> Outcome:
-    """Return the outcome of a machine that can't be scored; an error that is not the project's goes to the log whole."""
-    equipment_id = machine.equipment.equipment_id
-    if isinstance(error, HydraulicDiagnosticsError):
-        reason = error.message.replace(f"'{equipment_id}'", "the machine")
-    else:
-        logger.error("machine not scored", extra={"equipment_id": equipment_id}, exc_info=error)
-        reason = f"an error of our own ({type(error).__name__}): report it with the topology and the log"
-    return Outcome(equipment_id, "failed", machine.version, reason)
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

@@ -1,8 +1,8 @@
 """The offline fleet path beside the network alone, on one machine: `python -m tests.bench.fleet_cli`.
 
 A database of its own is filled with machines of the rig's topology, each with a different measured cycle as its window; the
-command scores them in a process of its own. The network alone scores ready graphs of the same windows in batches of the same size,
-before and after, with one thread and with as many as there are processors.
+command scores them in a process of its own. The network alone, as serving runs it, scores ready graphs of the same windows in batches
+of the same size, before and after, with one thread and with at most as many as there are processors.
 Invariant: every machine of the fleet was scored and stored, or the measurement fails.
 """
 
@@ -20,12 +20,12 @@ from typing import Any
 
 import asyncpg
 import numpy as np
-import torch
 
 from app.checkpoint import load
 from app.demo.equipment import rig_equipment
 from app.features import window_features
 from app.graph import GraphBatch, build_graph, concatenate
+from app.implementation import choose
 from app.model import score
 from app.settings import PROJECT_DIR
 from app.store.embedded import ensure_embedded, release_embedded
@@ -86,8 +86,8 @@ def window_values(cycles: int) -> Any:
 
 def network_alone(batch: int, threads: int, seconds: float) -> float:
     """Return the graphs a second that the network scores in this process, as the median of its batches."""
-    torch.set_num_threads(threads)
     checkpoint, rig = load(CHECKPOINT), rig_equipment()
+    network = choose(checkpoint.model, threads).network
     graphs: list[GraphBatch] = []
     for values_SN in window_values(batch):
         features = window_features(values_SN, rig, checkpoint.feature_spec)
@@ -97,7 +97,7 @@ def network_alone(batch: int, threads: int, seconds: float) -> float:
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends or len(took) < 3:
         began = time.perf_counter()
-        score(checkpoint.model, joined)
+        score(network, joined)
         took.append(time.perf_counter() - began)
     return batch / float(np.median(took))
 

@@ -17,7 +17,7 @@ from app.fleet.plan import Asked, Plan
 from app.fleet.released import make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.graph import GraphBatch, ModelOutput, build_graph
-from app.model import UniversalTemporalGNN, score
+from app.model import Network, score
 from app.schemas.diagnosis import Diagnosis, Window
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins
@@ -192,7 +192,7 @@ async def test_graph_that_fails_fails_alone(
     plan = make_plan(Asked(), AT, config, NOW)
     score, sizes = module.score, list[int]()
 
-    def failing(model: UniversalTemporalGNN, graph: GraphBatch) -> ModelOutput:
+    def failing(model: Network, graph: GraphBatch) -> ModelOutput:
         sizes.append(graph.graphs)
         if graph.graphs > 1 or len(sizes) == 2:
             raise RuntimeError("out of memory")
