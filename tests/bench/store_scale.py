@@ -194,6 +194,7 @@ async def measure_retention(large: Filled, seconds: float) -> dict[str, float]:
 async def measure_connections(large: Filled, replicas: Sequence[int]) -> list[dict[str, Any]]:
     """Server connections with growing numbers of replicas, each with `READS` reads under way; then of more than fit."""
     limit = int(await large.session.fetchval("show max_connections"))
+    ours = await large.session.fetchval("select count(*) from pg_stat_activity where datname = 'large'")
     rows = []
     for count in replicas:
         stores = [Store(large.dsn, PoolLimits()) for _ in range(count)]
@@ -205,7 +206,7 @@ async def measure_connections(large: Filled, replicas: Sequence[int]) -> list[di
             nonlocal most
             while not done.is_set():
                 most = max(most, await large.session.fetchval(
-                    "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+                    "select count(*) - $1::bigint from pg_stat_activity where datname = 'large'", ours
                 ))  # fmt: skip
 
         async def ask(store: Store, refused: list[str] = refused) -> None:
