@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 
 from app.demo.equipment import rig_equipment
 from tests.rig import inline_readings, rig_cycle
@@ -386,6 +387,55 @@ def test_new_weights_move_about_half_of_the_equipment_without_a_failed_request(s
     after = {name: {version for late, version in pairs if late} for name, pairs in seen.items()}
     assert all(len(versions) <= 1 for versions in after.values()), after
     assert {"1", "2"} <= set().union(*after.values())
+
+
+def _replicas(system: System, deployment: str) -> int:
+    """Return how many replicas of a deployment of the first application or version 1 run."""
+    applications = yaml.safe_load(system.serve("status"))["applications"]
+    found = [
+        entry["deployments"].get(deployment) for entry in applications.values() if deployment in entry["deployments"]
+    ]
+    return max(int(item["replica_states"].get("RUNNING", 0)) for item in found)
+
+
+def test_builders_follow_a_step_of_load_and_no_request_fails(system: System):
+    config = system.config()
+    builder = next(item for item in config["applications"][0]["deployments"] if item["name"] == "GraphBuilder")
+    before = dict(builder["autoscaling_config"])
+    quick = {"target_ongoing_requests": 0.2, "look_back_period_s": 10.5}
+    builder["autoscaling_config"] = before | quick | {"upscale_delay_s": 0.5, "downscale_delay_s": 3}
+    system.deploy(config)
+    assert _replicas(system, "GraphBuilder") == 1
+    body = {
+        "equipment_id": "hydraulic-rig",
+        "readings": inline_readings(rig_cycle(0)[0], iso(datetime.now(UTC) - timedelta(hours=1))),
+    }
+    statuses: Counter[int] = Counter()
+    stopping = threading.Event()
+
+    def load() -> None:
+        with system.client() as own:
+            while not stopping.is_set():
+                statuses[own.post("/v1/diagnoses", json=body).status_code] += 1
+
+    with ThreadPoolExecutor(24) as callers:
+        for _ in range(24):
+            callers.submit(load)
+        give_up = time.monotonic() + 60
+        try:
+            while time.monotonic() < give_up and _replicas(system, "GraphBuilder") < 2:
+                time.sleep(0.5)
+            grown = _replicas(system, "GraphBuilder")
+        finally:
+            stopping.set()
+    assert grown == 2
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and _replicas(system, "GraphBuilder") > 1:
+        time.sleep(0.5)
+    assert _replicas(system, "GraphBuilder") == 1
+    builder["autoscaling_config"] = before
+    system.deploy(config)
+    assert set(statuses) == {200}
 
 
 def test_bad_weights_are_refused_and_the_old_ones_go_on(system: System, client: httpx.Client):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from app.errors import CheckpointError, SettingsError
@@ -46,6 +47,21 @@ def test_a_misspelt_key_is_found():
     wrong = CONFIG | {"http_option": {}}
     known = ServeDeploySchema.model_validate(wrong).model_dump(exclude_unset=True)
     assert unknown_keys(wrong, known) == ["http_option"]
+
+
+def test_autoscaling_has_bounds_and_no_misspelt_number():
+    scaled = 0
+    for entry in CONFIG["applications"]:
+        for item in entry["deployments"]:
+            found = item.get("autoscaling_config")
+            if found is None:
+                assert item["num_replicas"] == 1
+                continue
+            scaled += 1
+            assert set(found) <= set(AutoscalingConfig.model_fields)
+            assert 1 <= found["min_replicas"] <= found["max_replicas"]
+            assert "num_replicas" not in item
+    assert scaled == 3
 
 
 def test_user_config_releases_exactly_the_model_applications():

@@ -107,6 +107,7 @@ class Status:
                 entry |= {"available": False, "reason": str(error)}
             else:
                 entry |= {"available": True, "device": version.description.device}
+                entry["implementation"] = version.description.implementation
                 entry["checkpoint"] = version.card.model_dump(mode="json")
             listed.append(entry)
         return listed
