@@ -34,7 +34,7 @@ from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
 from app.store.open import open_store
 
 MACHINES_OF_A_PAGE = 256
-PAGES = 64
+PAGES = 32
 """How many pages there should be at least: enough to keep many workers busy to the end."""
 MAX_COUNT = 4096
 PROGRESS_S = 1.0
@@ -142,8 +142,7 @@ def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: Te
         started = time.monotonic()
         progress = _Progress(err, started)
         for outcomes in outcomes_of(settings, found.run, found.plan, found.pages, pool, options.batch):
-            for outcome in outcomes:
-                tally.add(outcome)
+            tally.add(outcomes, time.monotonic() - started)
             progress.show(tally)
         seconds = time.monotonic() - started
         progress.end()

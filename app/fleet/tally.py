@@ -4,6 +4,7 @@ Invariant: it grows with the number of different reasons, which is bounded, not 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -27,8 +28,10 @@ class Failures(BaseModel):
 
 
 class Summary(BaseModel):
-    """A run's end. `seconds` counts from when its workers were asked for; `machines_per_s` those scored in them.
+    """A run's end.
 
+    `seconds` counts from when its workers were asked for; `start_s` of them went by until the first outcomes came, and
+    `machines_per_s` is the rate after that, in which the few pages that were under way then count.
     `known` are machines that the run had scored when it was started before; `compute_s` is what features, network and
     diagnosis took, over all workers.
     """
@@ -46,6 +49,7 @@ class Summary(BaseModel):
     failures: tuple[Failures, ...]
     workers: int
     seconds: Annotated[float, Field(ge=0)]
+    start_s: Annotated[float, Field(ge=0)]
     compute_s: Annotated[float, Field(ge=0)]
     machines_per_s: Annotated[float, Field(ge=0)]
 
@@ -61,6 +65,8 @@ class Tally:
         self.expected = expected
         self.statuses: Counter[str] = Counter()
         self.compute_s = 0.0
+        self._start_s: float | None = None
+        self._scored_first = 0
         self._versions: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._examples: dict[str, list[str]] = {}
@@ -75,8 +81,21 @@ class Tally:
         """Machines that this start of the run dealt with, failed ones included."""
         return self.done - self.statuses["known"]
 
-    def add(self, outcome: Outcome) -> None:
-        """Count an outcome."""
+    def add(self, outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Count outcomes that came together after so many seconds."""
+        for outcome in outcomes:
+            self._add(outcome)
+        if self._start_s is None:
+            self._start_s, self._scored_first = seconds, self.scored
+
+    def rate(self, seconds: float) -> float:
+        """Return how many machines are scored in a second since the first ones were; since the beginning when all came at once."""
+        since_s, scored = seconds - (self._start_s or 0.0), self.scored - self._scored_first
+        if scored == 0 or since_s <= 0:
+            since_s, scored = seconds, self.scored
+        return scored / since_s if since_s > 0 else 0.0
+
+    def _add(self, outcome: Outcome) -> None:
         self.statuses[outcome.status] += 1
         self.compute_s += outcome.compute_s
         if outcome.status in ("ok", "insufficient_evidence"):
@@ -91,7 +110,7 @@ class Tally:
 
     def progress(self, seconds: float) -> str:
         """Return a line that says how far the run is after so many seconds."""
-        rate = self.scored / seconds if seconds > 0 else 0.0
+        rate = self.rate(seconds)
         left = "?" if rate == 0 else _clock(max(0, self.expected - self.done) / rate)
         return f"{self.done}/{self.expected} machines, {rate:.0f} machines/s, {self.statuses['failed']} failed, {left} left"
 
@@ -112,8 +131,9 @@ class Tally:
             ),
             workers=workers,
             seconds=seconds,
+            start_s=self._start_s or 0.0,
             compute_s=self.compute_s,
-            machines_per_s=self.scored / seconds if seconds > 0 else 0.0,
+            machines_per_s=self.rate(seconds),
         )
 
 
@@ -126,8 +146,8 @@ def told(summary: Summary) -> str:
     )
     lines = [
         f"run {summary.run}: {summary.machines} machines at {summary.at.isoformat(timespec='seconds')}: {counts}",
-        f"{summary.seconds:.1f} s with {summary.workers} workers, {summary.machines_per_s:.0f} machines/s"
-        + (f"; machines by version: {versions}" if versions else ""),
+        f"{summary.seconds:.1f} s with {summary.workers} workers ({summary.start_s:.1f} s to start them), "
+        f"{summary.machines_per_s:.0f} machines/s" + (f"; machines by version: {versions}" if versions else ""),
     ]
     lines += [
         f"failed, {item.machines} machines ({', '.join(item.examples)}{' ...' if item.machines > len(item.examples) else ''}): "

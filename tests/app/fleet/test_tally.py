@@ -8,11 +8,9 @@ AT = datetime(2025, 1, 1, tzinfo=UTC)
 
 def test_outcomes_are_counted_and_failures_grouped():
     tally = Tally(10)
-    tally.add(Outcome("a", "ok", "1", compute_s=0.25))
-    tally.add(Outcome("b", "insufficient_evidence", "2", compute_s=0.25))
-    tally.add(Outcome("c", "known"))
-    for number in range(7):
-        tally.add(Outcome(f"d{number}", "failed", "1", "no readings"))
+    tally.add([Outcome("a", "ok", "1", compute_s=0.25), Outcome("c", "known")], 1.0)
+    tally.add([Outcome("b", "insufficient_evidence", "2", compute_s=0.25)], 2.0)
+    tally.add([Outcome(f"d{number}", "failed", "1", "no readings") for number in range(7)], 3.0)
 
     summary = tally.summary("nightly", AT, workers=2, seconds=3.0)
 
@@ -24,14 +22,14 @@ def test_outcomes_are_counted_and_failures_grouped():
         1,
     )
     assert summary.versions == {"1": 1, "2": 1}
-    assert summary.machines_per_s == 3.0
+    assert (summary.start_s, summary.machines_per_s) == (1.0, 4.0)
     assert summary.compute_s == 0.5
     assert [(item.reason, item.machines, item.examples) for item in summary.failures] == [
         ("no readings", 7, ("d0", "d1", "d2", "d3", "d4"))
     ]
     assert told(summary) == (
         "run nightly: 10 machines at 2025-01-01T00:00:00+00:00: 1 ok, 1 with insufficient evidence, 7 failed, 1 scored before\n"
-        "3.0 s with 2 workers, 3 machines/s; machines by version: 1: 1, 2: 1\n"
+        "3.0 s with 2 workers (1.0 s to start them), 4 machines/s; machines by version: 1: 1, 2: 1\n"
         "failed, 7 machines (d0, d1, d2, d3, d4 ...): no readings"
     )
 
@@ -39,7 +37,7 @@ def test_outcomes_are_counted_and_failures_grouped():
 def test_reasons_are_bounded():
     tally = Tally(1)
     for number in range(MAX_REASONS + 5):
-        tally.add(Outcome("x", "failed", reason=f"reason {number}"))
+        tally.add([Outcome("x", "failed", reason=f"reason {number}")], 1.0)
 
     failures = tally.summary("r", AT, 1, 1.0).failures
 
@@ -50,11 +48,10 @@ def test_reasons_are_bounded():
 def test_progress_tells_rate_and_time_left():
     tally = Tally(1000)
     assert tally.progress(0.0) == "0/1000 machines, 0 machines/s, 0 failed, ? left"
-    for _ in range(100):
-        tally.add(Outcome("x", "ok", "1"))
+    tally.add([Outcome("x", "ok", "1")] * 100, 10.0)
     assert tally.progress(10.0) == "100/1000 machines, 10 machines/s, 0 failed, 1:30 left"
-    assert Tally(0).progress(1.0).startswith("0/0")
+    tally.add([Outcome("x", "ok", "1")] * 100, 12.0)
+    assert tally.progress(12.0) == "200/1000 machines, 50 machines/s, 0 failed, 0:16 left"
     tally = Tally(72_010)
-    for _ in range(10):
-        tally.add(Outcome("x", "ok", "1"))
+    tally.add([Outcome("x", "ok", "1")] * 10, 1.0)
     assert tally.progress(1.0).endswith("2:00:00 left")
