@@ -186,13 +186,29 @@ def _start_ours(dsn: str, directory: Path) -> Running:
         "HYDRAULIC_VAR_DIR": str(directory),
         "HYDRAULIC_DSN": dsn,
         "HYDRAULIC_API_KEY": key,
-        # fixed ports otherwise, which a service that runs beside this benchmark may hold
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        **own_ports(),
     }
     command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "serve_config.yaml")]
     headers = {"authorization": f"Bearer {key}"}
     return Running(OURS, port, headers, directory, _spawn(command, environment, directory), False, time.time())
+
+
+def own_ports() -> dict[str, str]:
+    """Return settings that keep a service from the ports of another one on this machine, which are the same by default.
+
+    Two clusters listen on one port without an error, and each one's proxy then reaches the other's replicas.
+    """
+    first = 20_000 + 40 * secrets.randbelow(200)
+    return {
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 19),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 20),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 39),
+    }
 
 
 def _spawn(command: list[str], environment: dict[str, str], directory: Path) -> "subprocess.Popen[bytes]":
