@@ -245,7 +245,7 @@ def _plot(section: Found, output: Path) -> None:
         axes.legend(fontsize=7)
         canvas.savefig(output / f"{name}.png", dpi=120, bbox_inches="tight")
         plt.close(canvas)
-    canvas, grid = plt.subplots(1, len(points), figsize=(4 * len(points), 4), squeeze=False)
+    canvas, grid = plt.subplots(1, len(points), figsize=(4 * len(points), 4), squeeze=False, sharey=True)
     for axes, point in zip(grid[0], points, strict=True):
         for place, (figure, shade) in enumerate((("p99", 0.3), ("p95", 0.6), ("p50", 1.0))):
             axes.barh(
@@ -256,7 +256,7 @@ def _plot(section: Found, output: Path) -> None:
                 label=figure,
             )
         axes.set(title=point, xlabel="ms", xscale="log")
-    grid[0][0].legend()
+    grid[0][-1].legend(loc="lower right")
     canvas.savefig(output / "latency.png", dpi=120, bbox_inches="tight")
     plt.close(canvas)
     _plot_batches(section["measured"], output)
