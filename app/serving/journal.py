@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
 MAX_WRITTEN_AT_ONCE = 500
-PAUSE_S = 0.05
+PAUSE_S = 0.2
 RETRY_S = 2.0
 
 Insert = Callable[[Sequence[Diagnosis]], Awaitable[None]]

@@ -6,12 +6,15 @@ Invariant: configured here alone; nothing is logged per request at INFO but the 
 """
 
 import logging
+import logging.handlers
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import orjson
 
 ACCESS_LOGGER = "app.serving.access_log"
+LINES_A_LOOK = 200
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -44,18 +47,47 @@ def configure_logging(level: str) -> None:
     logger.propagate = False
     if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
         return
-    files = _files_of_the_replica()
-    for file in files:
-        logger.addHandler(file)
+    file = _file_of_the_replica()
+    if file is not None:
+        replica = _ReplicaFile(file)
+        replica.setFormatter(JsonFormatter())
+        logger.addHandler(replica)
     # Serve puts a stream in the place of sys.stderr that looks at the whole stack for each line
-    terminal = logging.StreamHandler(sys.__stderr__ if files else sys.stderr)
+    terminal = logging.StreamHandler(sys.stderr if file is None else sys.__stderr__)
     terminal.setFormatter(JsonFormatter())
-    if files:
+    if file is not None:
         terminal.addFilter(lambda record: record.name != ACCESS_LOGGER)
     logger.addHandler(terminal)
 
 
-def _files_of_the_replica() -> list[logging.Handler]:
-    """Return the handlers of Serve's own log files, without the buffers in front of them; none outside a replica."""
-    handlers = (getattr(handler, "target", handler) for handler in logging.getLogger("ray.serve").handlers)
-    return [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
+class _ReplicaFile(logging.Handler):
+    """Writes lines into Serve's own log file of a replica, at once, where Serve's lines wait for a thousand of them.
+
+    Serve's handler looks at the file before every line whether it has become too long; here once in `LINES_A_LOOK`.
+    """
+
+    def __init__(self, file: logging.handlers.RotatingFileHandler) -> None:
+        super().__init__()
+        self._file = file
+        self._lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        line = self.format(record)
+        self._lines += 1
+        with self._file.lock or nullcontext():
+            if self._lines % LINES_A_LOOK == 0 and self._file.shouldRollover(record):
+                self._file.doRollover()
+            stream = self._file.stream
+            assert stream is not None  # open since Serve made the handler
+            stream.write(line + "\n")
+            stream.flush()
+
+
+def _file_of_the_replica() -> logging.handlers.RotatingFileHandler | None:
+    """Return the handler of Serve's own log file, without the buffer in front of it; None outside a replica."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        file = getattr(handler, "target", handler)
+        if isinstance(file, logging.handlers.RotatingFileHandler):
+            return file
+    return None

@@ -213,6 +213,7 @@ class Database:
             await self._dsn(),
             # None to begin with: a replica starts while the database is down.
             min_size=0,
+            reset=_left_as_it_was,
             max_size=self._limits.max_size,
             command_timeout=self._limits.command_timeout_s,
             statement_cache_size=self._limits.statement_cache_size,
@@ -225,6 +226,13 @@ class Database:
 
     async def _dsn(self) -> str:
         return self._address if isinstance(self._address, str) else await asyncio.to_thread(self._address)
+
+
+async def _left_as_it_was(_: object) -> None:
+    """Ask nothing of the server when a connection goes back.
+
+    No statement here changes its session, and asyncpg itself ends a transaction that was left open.
+    """
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from app.serving import logging as module
 from app.serving.logging import ACCESS_LOGGER, configure_logging
 
 
@@ -32,16 +33,20 @@ def test_outside_a_replica_each_line_is_an_object_on_standard_error(capsys: pyte
 
 
 def test_in_a_replica_all_is_in_its_file_and_access_lines_are_nowhere_else(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    file = logging.FileHandler(tmp_path / "replica.log")
+    monkeypatch.setattr(module, "LINES_A_LOOK", 2)
+    file = logging.handlers.RotatingFileHandler(tmp_path / "replica.log", maxBytes=100, backupCount=1)
     buffer = logging.handlers.MemoryHandler(capacity=1000, target=file)
     logging.getLogger("ray.serve").addHandler(buffer)
     configure_logging("INFO")
     logging.getLogger(ACCESS_LOGGER).info("access")
-    logging.getLogger("app.test").info("first key made")
     # written at once, although Serve's own lines wait in its buffer
-    assert (tmp_path / "replica.log").read_text().splitlines() == ["access", "first key made"]
+    (line,) = (tmp_path / "replica.log").read_text().splitlines()
+    assert orjson.loads(line)["event"] == "access"
+    logging.getLogger("app.test").info("first key made")
+    assert "first key made" in (tmp_path / "replica.log").read_text()
+    assert "access" in (tmp_path / "replica.log.1").read_text()
     file.close()
 
 
