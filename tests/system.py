@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -97,15 +98,21 @@ def free_port() -> int:
         return port
 
 
-def haproxy_of_its_own(directory: Path) -> dict[str, str]:
-    """Return the environment of a system whose HAProxy shares no port and no file with another one on this machine."""
+def own_ports() -> dict[str, str]:
+    """Return settings that keep a system from the ports of another one on this machine, which are the same by default.
+
+    Two clusters listen on one port without an error, and each one's proxy then reaches the other's replicas.
+    """
+    first = 20_000 + 40 * secrets.randbelow(200)
     return {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 19),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 20),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 39),
     }
 
 
@@ -120,9 +127,7 @@ def running(directory: Path) -> Iterator[System]:
     var_dir = directory / "var"
     var_dir.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRAULIC_", "RAY_"))}
-    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "PYTHONUNBUFFERED": "1"} | haproxy_of_its_own(
-        directory / "haproxy"
-    )
+    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "PYTHONUNBUFFERED": "1"} | own_ports()
     log_path = directory / "serve.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

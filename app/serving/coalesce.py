@@ -35,10 +35,10 @@ class DoorLimits:
         bulk: items of a batch that are kept for those that came in bulk, while such wait.
     """
 
-    size: int = 32
+    size: int = 64
     weight: int = 400_000
     age_s: float = 0.05
-    early: int = 12
+    early: int = 6
     under_way: int = 6
     bulk: int = 8
 

@@ -13,7 +13,7 @@ from app.serving.model_server import ModelServer
 from app.settings import Settings
 
 MAX_BATCH_CALLS = 8
-"""Calls come with up to 32 windows each, and what is merged is read in bounded parts anyway."""
+"""Calls come with up to 64 windows each, and what is merged is read in bounded parts anyway."""
 
 
 class ModelReplica(ModelServer):

@@ -23,11 +23,13 @@ import psutil
 import yaml
 
 from tests.bench.peers.common import ROUTE
-from tests.system import PROJECT_DIR, free_port, processes_of
+from tests.system import PROJECT_DIR, free_port, own_ports, processes_of
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
 OURS = "ours"
+PLAIN = "ours-plain"
+"""The service without metrics and access lines."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Running:
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of the system."""
-        if self.name == OURS:
+        if self.name in (OURS, PLAIN):
             return processes_of(self.directory)
         with contextlib.suppress(psutil.Error):
             parent = psutil.Process(self.process.pid)
@@ -152,9 +154,10 @@ class Running:
 @contextlib.contextmanager
 def running(name: str, dsn: str, directory: Path, peers_python: Path) -> Iterator[Running]:
     """Start a system on a database, wait until it is ready, and stop it."""
-    system = _start_ours(dsn, directory) if name == OURS else _start_peer(name, dsn, directory, peers_python)
+    own = name in (OURS, PLAIN)
+    system = _start_ours(name, dsn, directory) if own else _start_peer(name, dsn, directory, peers_python)
     try:
-        _wait_until_ready(system, "/health/ready" if name == OURS else PEERS[name].ready)
+        _wait_until_ready(system, "/health/ready" if own else PEERS[name].ready)
         yield system
     finally:
         _stop(system)
@@ -171,12 +174,14 @@ def _start_peer(name: str, dsn: str, directory: Path, peers_python: Path) -> Run
     return Running(name, port, {}, directory, _spawn(command, environment, directory), peer.as_list, time.time())
 
 
-def _start_ours(dsn: str, directory: Path) -> Running:
+def _start_ours(name: str, dsn: str, directory: Path) -> Running:
     port, key = free_port(), secrets.token_urlsafe(32)
     directory.mkdir(parents=True)
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
     config["applications"] = [item for item in config["applications"] if item["name"] != "live-rig"]
+    if name == PLAIN:
+        config["applications"][0]["import_path"] = "tests.bench.plain:diagnostics"
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
     # Ray's defaults come with the environment's interpreter, see Makefile; a cluster's address would lead to that cluster
     environment = {
@@ -186,29 +191,12 @@ def _start_ours(dsn: str, directory: Path) -> Running:
         "HYDRAULIC_VAR_DIR": str(directory),
         "HYDRAULIC_DSN": dsn,
         "HYDRAULIC_API_KEY": key,
+        "PYTHONPATH": str(PROJECT_DIR),
         **own_ports(),
     }
     command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "serve_config.yaml")]
     headers = {"authorization": f"Bearer {key}"}
-    return Running(OURS, port, headers, directory, _spawn(command, environment, directory), False, time.time())
-
-
-def own_ports() -> dict[str, str]:
-    """Return settings that keep a service from the ports of another one on this machine, which are the same by default.
-
-    Two clusters listen on one port without an error, and each one's proxy then reaches the other's replicas.
-    """
-    first = 20_000 + 40 * secrets.randbelow(200)
-    return {
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 19),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 20),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 39),
-    }
+    return Running(name, port, headers, directory, _spawn(command, environment, directory), False, time.time())
 
 
 def _spawn(command: list[str], environment: dict[str, str], directory: Path) -> "subprocess.Popen[bytes]":

@@ -1,0 +1,33 @@
+"""The service without its metrics and access lines, to measure what those cost; an application for the benchmark's configuration.
+
+Invariant: nothing else is left out.
+"""
+
+import logging
+
+from prometheus_client import Counter, Gauge, Histogram
+from ray import serve
+
+from app.serving.build import DiagnosticsArgs
+from app.serving.builder_replica import GraphBuilderReplica
+from app.serving.ingress import Ingress
+from app.serving.ingress_replica import IngressReplica
+from app.serving.logging import ACCESS_LOGGER
+
+
+class PlainIngress(IngressReplica):
+    """An ingress replica whose counters do not count and whose access lines are not written."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        logging.getLogger(ACCESS_LOGGER).disabled = True
+        for kind, method in ((Counter, "inc"), (Gauge, "set"), (Histogram, "observe")):
+            setattr(kind, method, lambda *_: None)
+            setattr(kind, "labels", lambda self, *_: self)  # noqa: B010 - a method is replaced
+
+
+def diagnostics(args: DiagnosticsArgs) -> serve.Application:
+    """Bind the plain ingress as `app.serving.build` binds the real one."""
+    assert issubclass(PlainIngress, Ingress)
+    builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
+    return serve.deployment(name="Ingress")(PlainIngress).bind(builder.bind(), args.equipment, args.timeout_s)
