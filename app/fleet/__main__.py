@@ -4,7 +4,7 @@ Every registered machine's last complete window before a time is read, scored wi
 it, and its diagnosis stored; see `app.fleet.plan` for what may be chosen. Progress goes to standard error, the summary to
 standard output. The exit status is 0 when every machine has a diagnosis, 1 when some failed or the run ended early, 2 for
 wrong use, 130 when interrupted.
-Invariant: a run can be stopped in any way and started again with the same command; it does the rest, and nothing twice.
+Invariant: a run can be stopped in any way and started again by its name (`--run`, told at its start); it does the rest, nothing twice.
 """
 
 import argparse

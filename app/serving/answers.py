@@ -7,7 +7,7 @@ readings of the machine came in here; the cache is bounded.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,12 +18,16 @@ MAX_ANSWERS = 5_000
 
 
 class AnswerKey(NamedTuple):
-    """What makes two requests the same: machine, topology revision, window, who is to answer and whether with evidence."""
+    """What makes two requests the same.
+
+    Machine, topology revision, window, who is to answer and stand in, whether that was forced, and whether evidence is wanted.
+    """
 
     equipment_id: str
     revision: str
     first_bin: int
-    versions: Hashable
+    versions: tuple[str, ...]
+    forced: bool
     explain: bool
 
 
@@ -50,6 +54,14 @@ class Answers:
         self._flights: dict[AnswerKey, _Flight] = {}
         self._keys_of: dict[str, set[AnswerKey]] = {}
 
+    def kept(self, key: AnswerKey) -> bytes | None:
+        """Return a kept answer, or None."""
+        kept = self._kept.get(key)
+        if kept is None or self._clock() >= kept[0]:
+            return None
+        self._metrics.answers.labels("hit").inc()
+        return kept[1]
+
     async def get(self, key: AnswerKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]") -> bytes:
         """Return a kept answer, join those who wait for it, or ask.
 
@@ -59,12 +71,11 @@ class Answers:
             ask: begins to work the answer out; cancelling its future gives up. An error is not kept.
         """
         now = self._clock()
-        kept = self._kept.get(key)
-        if kept is not None and now < kept[0]:
-            self._metrics.answers.labels("hit").inc()
-            return kept[1]
+        kept = self.kept(key)
+        if kept is not None:
+            return kept
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.future.cancelled():  # its last waiter may have left in this turn of the loop
             self._metrics.answers.labels("miss").inc()
             flight = self._flights[key] = _Flight(ask())
             self._keys_of.setdefault(key.equipment_id, set()).add(key)

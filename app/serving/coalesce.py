@@ -9,7 +9,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,9 @@ class Door(Generic[Item, Outcome]):
         self._running: set[asyncio.Task[None]] = set()
         self._woken: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
+        # Work belongs to many callers: in the context of the one who woke it, Serve would cancel it when that one leaves.
+        self._context = Context()
 
     @property
     def idle(self) -> bool:
@@ -94,11 +99,12 @@ class Door(Generic[Item, Outcome]):
         (self._bulk if bulk else self._single).append(_Waiting(item, weight, loop.time(), future))
         if self._woken is None:
             # what else arrives in this turn of the loop goes along
-            self._woken = loop.call_soon(self._wake)
+            self._woken = loop.call_soon(self._wake, context=self._context)
         return future
 
     async def close(self) -> None:
         """Give up what waits and what is under way."""
+        self._closed = True
         for waiting in (*self._single, *self._bulk):
             waiting.future.cancel()
         self._single.clear()
@@ -118,9 +124,10 @@ class Door(Generic[Item, Outcome]):
                 return
             task = asyncio.ensure_future(self._run(batch))
             self._running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, batch), context=self._context)
         if (self._single or self._bulk) and len(self._running) < self._limits.under_way:
-            self._alarm = asyncio.get_running_loop().call_at(self._oldest() + self._limits.age_s, self._wake)
+            due = self._oldest() + self._limits.age_s
+            self._alarm = asyncio.get_running_loop().call_at(due, self._wake, context=self._context)
 
     def _may_start(self) -> bool:
         waiting = len(self._single) + len(self._bulk)
@@ -137,7 +144,10 @@ class Door(Generic[Item, Outcome]):
         """Take single items first, less the bulk's share while bulk items wait, then fill up from both."""
         batch: list[_Waiting[Item, Outcome]] = []
         kept = min(self._limits.bulk, len(self._bulk))
-        weight = self._take(self._single, self._limits.size - kept, 0, batch)
+        weight = 0
+        if self._bulk and asyncio.get_running_loop().time() >= self._bulk[0].since + self._limits.age_s:
+            weight = self._take(self._bulk, 1, weight, batch)  # heavy single items would leave no weight for it
+        weight = self._take(self._single, self._limits.size - kept + len(batch), weight, batch)
         weight = self._take(self._bulk, self._limits.size, weight, batch)
         self._take(self._single, self._limits.size, weight, batch)
         return batch
@@ -159,33 +169,42 @@ class Door(Generic[Item, Outcome]):
             batch.append(queue.popleft())
         return weight
 
-    async def _run(self, batch: list[_Waiting[Item, Outcome]]) -> None:
-        self._started(len(batch))
+    async def _run(self, batch: Sequence[_Waiting[Item, Outcome]]) -> None:
         try:
-            outcomes = await self._work([waiting.item for waiting in batch])
+            self._started(len(batch))
+            outcomes = _as_many(await self._work([waiting.item for waiting in batch]), len(batch))
         except asyncio.CancelledError:
-            for waiting in batch:
-                waiting.future.cancel()
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # it is this door that is given up, not what was called
+            failure: Exception = RuntimeError("expected the work of a batch to end, found it cancelled: ask again")
         except Exception as error:
-            if len(batch) == 1:
-                _settle(batch[0], error)
-                return
-            logger.exception("batch failed, its items are tried alone", extra={"items": len(batch)})
-            for waiting in batch:
-                if not waiting.future.done():
-                    await self._run([waiting])
+            failure = error
+            if batch[1:]:
+                logger.exception("batch failed, its items are tried alone", extra={"items": len(batch)})
+        else:
+            for waiting, outcome in zip(batch, outcomes, strict=True):
+                _settle(waiting, outcome)
             return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            _settle(waiting, outcome)
+        if len(batch) == 1:
+            _settle(batch[0], failure)
+            return
+        for waiting in batch:
+            if not waiting.future.done():
+                await self._run([waiting])
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, batch: Sequence[_Waiting[Item, Outcome]], task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
-        if task.cancelled():
-            return
-        if (error := task.exception()) is not None:
-            raise error
-        self._wake()
+        error = None if task.cancelled() else task.exception()
+        for waiting in batch:
+            if task.cancelled():
+                waiting.future.cancel()
+            else:
+                _settle(waiting, RuntimeError("expected an outcome of a batch, found none: ask again"))
+        if error is not None:
+            logger.error("batch ended by an error of our own", exc_info=error)
+        if not self._closed:
+            self._wake()
 
 
 class Doors(Generic[Item, Outcome]):
@@ -220,6 +239,12 @@ class Doors(Generic[Item, Outcome]):
         """Give up what waits and what is under way."""
         for door in self._doors.values():
             await door.close()
+
+
+def _as_many(outcomes: Sequence[Outcome | Exception], count: int) -> Sequence[Outcome | Exception]:
+    if len(outcomes) != count:
+        raise RuntimeError(f"expected {count} outcomes of a batch, found {len(outcomes)}")
+    return outcomes
 
 
 def _settle(waiting: _Waiting[Item, Outcome], outcome: Outcome | Exception) -> None:

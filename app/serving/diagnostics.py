@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from app.diagnose import Occasion, diagnose
-from app.errors import HydraulicDiagnosticsError, StoreError, UnknownDiagnosis, WindowError
+from app.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError, UnknownDiagnosis, WindowError
 from app.evidence import Thresholds
 from app.features import Floats
 from app.schemas.diagnosis import DiagnosisRequest, State
@@ -55,9 +55,9 @@ class _Stood(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What requests have in common that one batch of work answers: who is to answer and stand in, and whether with evidence."""
+    """What requests have in common that one batch of work answers: the version, and whether with evidence."""
 
-    versions: tuple[str, ...]
+    version: str
     explain: bool
 
 
@@ -116,7 +116,7 @@ class Diagnostics:
         if request.equipment is None:
             asked = self._machines.remembered if request.readings is None else self._machines.topology
             registered = await asked(request.equipment_id)
-        return await self._enter(resolve(request, registered, self._now()), bulk=False)
+        return await self._enter(resolve(request, registered, self._now()))
 
     async def answer_many(
         self, items: Sequence[DiagnosisRequest | Exception]
@@ -148,32 +148,48 @@ class Diagnostics:
             [request.equipment_id for request in requests if request.equipment is None]
         )
         now = self._now()
-        entered: list[asyncio.Future[bytes] | asyncio.Task[bytes]] = []
         outcomes: list[Outcome | None] = []
+        entered: list[asyncio.Future[bytes]] = []
         for request in requests:
             known = registered.get(request.equipment_id) if request.equipment is None else None
+            if isinstance(known, HydraulicDiagnosticsError):
+                outcomes.append(known)
+                continue
             try:
-                if isinstance(known, HydraulicDiagnosticsError):
-                    raise known
                 resolved = resolve(request, known, now)
-                entered.append(asyncio.ensure_future(self._enter(resolved, bulk=True)))
-                outcomes.append(None)
+                order = self._order(resolved)
             except HydraulicDiagnosticsError as error:
                 outcomes.append(error)
-        answered = iter(await asyncio.gather(*entered, return_exceptions=True))
+                continue
+            except Exception as error:
+                logger.exception("item not resolved", extra={"equipment_id": request.equipment_id})
+                outcomes.append(error)
+                continue
+            kept = None if resolved.inline is not None else self._answers.kept(_key_of(resolved, order))
+            outcomes.append(kept)
+            if kept is None:
+                door = self._doors.to(_Kind(order[0], request.explain))
+                entered.append(door.enter(resolved, resolved.weight, bulk=True))
+        try:
+            answered = iter(await asyncio.gather(*entered, return_exceptions=True))
+        finally:
+            for future in entered:
+                future.cancel()  # of a caller that left; the others are done
         return [_outcome(next(answered)) if outcome is None else outcome for outcome in outcomes]
 
-    async def _enter(self, resolved: Resolved, *, bulk: bool) -> bytes:
+    async def _enter(self, resolved: Resolved) -> bytes:
         """Wait for an answer with those who wait anyway, or take one that is there."""
-        request = resolved.request
-        order = self._versions.order(resolved.equipment.equipment_id, request.model_version)
-        kind = _Kind(tuple(release.version for release in order), request.explain)
-        door = self._doors.to(kind)
+        order = self._order(resolved)
+        door = self._doors.to(_Kind(order[0], resolved.request.explain))
         if resolved.inline is not None:
-            return await door.enter(resolved, resolved.weight, bulk=bulk)
-        equipment = resolved.equipment
-        key = AnswerKey(equipment.equipment_id, equipment.revision, resolved.bins.first, kind.versions, kind.explain)
-        return await self._answers.get(key, equipment.grid_s, lambda: door.enter(resolved, resolved.weight, bulk=bulk))
+            return await door.enter(resolved, resolved.weight)
+        return await self._answers.get(
+            _key_of(resolved, order), resolved.equipment.grid_s, lambda: door.enter(resolved, resolved.weight)
+        )
+
+    def _order(self, resolved: Resolved) -> tuple[str, ...]:
+        releases = self._versions.order(resolved.equipment.equipment_id, resolved.request.model_version)
+        return tuple(release.version for release in releases)
 
     def _work_of(self, kind: Hashable) -> "Work[Resolved, bytes]":
         assert isinstance(kind, _Kind)
@@ -208,6 +224,9 @@ class Diagnostics:
                 outcomes[position] = self._conclude(items[position], outcome, newest_s[position], now)
             except ValidationError as error:
                 outcomes[position] = _of_our_own(error)
+            except Exception as error:
+                logger.exception("diagnosis not made", extra={"equipment_id": items[position].equipment.equipment_id})
+                outcomes[position] = error
         return outcomes
 
     async def _windows_of_now(
@@ -227,17 +246,18 @@ class Diagnostics:
         again: list[int] = []
         for position in changed:
             equipment = registered[items[position].equipment.equipment_id]
+            if isinstance(equipment, HydraulicDiagnosticsError):
+                windows[position] = equipment
+                continue
             try:
-                if isinstance(equipment, HydraulicDiagnosticsError):
-                    raise equipment
                 resolved[position] = resolve(items[position].request, equipment, now)
                 again.append(position)
             except HydraulicDiagnosticsError as error:
                 windows[position] = error
-        for position, window in zip(
-            again, await self._windows([resolved[position] for position in again]), strict=True
-        ):
-            windows[position] = window
+        found = await self._windows([resolved[position] for position in again])
+        for position, window in zip(again, found, strict=True):
+            empty = isinstance(window, StoredWindow) and not window.count
+            windows[position] = _empty(resolved[position]) if empty else window
         return resolved, windows
 
     async def _windows(self, items: Sequence[Resolved]) -> list[StoredWindow | Floats | HydraulicDiagnosticsError]:
@@ -278,6 +298,7 @@ class Diagnostics:
         diagnosis = diagnose(
             equipment, occasion, scored.scores, scored.summary, scored.knowledge, self._thresholds, previous or {}
         )
+        body = diagnosis.__pydantic_serializer__.to_json(diagnosis)
         if previous is not None:
             states = {item.component_id: item.state for item in diagnosis.components}
             self._states[equipment.equipment_id] = _Stood(occasion.window.end, previous, states)
@@ -286,7 +307,7 @@ class Diagnostics:
                 self._states.popitem(last=False)
         self._journal.add(diagnosis)
         self._metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
-        return diagnosis.__pydantic_serializer__.to_json(diagnosis)
+        return body
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
         """Return how the machine stood before this window; None when a newer one was diagnosed already."""
@@ -324,6 +345,18 @@ class Diagnostics:
         return await self._store.diagnosis_history(equipment_id, *interval, limit)
 
 
+def _key_of(resolved: Resolved, order: tuple[str, ...]) -> AnswerKey:
+    equipment, request = resolved.equipment, resolved.request
+    return AnswerKey(
+        equipment_id=equipment.equipment_id,
+        revision=equipment.revision,
+        first_bin=resolved.bins.first,
+        versions=order,
+        forced=request.model_version is not None,
+        explain=request.explain,
+    )
+
+
 def _outcomes(task: asyncio.Task[list[Outcome]], count: int) -> list[Outcome]:
     """Return what became of a group; an error that nobody expected becomes the error of each of its items."""
     try:
@@ -334,6 +367,8 @@ def _outcomes(task: asyncio.Task[list[Outcome]], count: int) -> list[Outcome]:
 
 
 def _outcome(found: bytes | BaseException) -> Outcome:
+    if isinstance(found, asyncio.CancelledError):
+        return ModelUnavailable("expected an answer, found its work cancelled: ask again")
     if isinstance(found, BaseException) and not isinstance(found, Exception):
         raise found
     return found

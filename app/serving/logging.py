@@ -73,15 +73,17 @@ class _ReplicaFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        line = self.format(record)
-        self._lines += 1
-        with self._file.lock or nullcontext():
-            if self._lines % LINES_A_LOOK == 0 and self._file.shouldRollover(record):
-                self._file.doRollover()
-            stream = self._file.stream
-            assert stream is not None  # open since Serve made the handler
-            stream.write(line + "\n")
-            stream.flush()
+        try:
+            line = self.format(record)
+            with self._file.lock or nullcontext():
+                self._lines += 1
+                if self._lines % LINES_A_LOOK == 0 and self._file.shouldRollover(record):
+                    self._file.doRollover()
+                if self._file.stream is not None:  # closed while the replica stops
+                    self._file.stream.write(line + "\n")
+                    self._file.stream.flush()
+        except Exception:  # noqa: BLE001 - a line that can't be written fails no request; logging tells it as it tells its own
+            self.handleError(record)
 
 
 def _file_of_the_replica() -> logging.handlers.RotatingFileHandler | None:

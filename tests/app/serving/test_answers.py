@@ -29,7 +29,7 @@ class Clock:
 
 
 def key(equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1") -> AnswerKey:
-    return AnswerKey(equipment_id, revision, first_bin, (version,), explain=False)
+    return AnswerKey(equipment_id, revision, first_bin, (version,), forced=False, explain=False)
 
 
 @pytest.fixture
@@ -79,7 +79,14 @@ async def test_answer_is_not_given_past_the_bin_it_was_made_in(answers: Answers,
 
 @pytest.mark.parametrize(
     "other",
-    [key(equipment_id="press"), key(first_bin=2), key(revision="b"), key(version="2"), key()._replace(explain=True)],
+    [
+        key(equipment_id="press"),
+        key(first_bin=2),
+        key(revision="b"),
+        key(version="2"),
+        key()._replace(explain=True),
+        key()._replace(forced=True),
+    ],
 )
 async def test_what_differs_is_asked_anew(answers: Answers, other: AnswerKey):
     asked = Asked()
@@ -149,3 +156,16 @@ async def test_cache_is_bounded_and_leaves_nothing_behind(answers: Answers, cloc
     assert not answers._kept
     assert not answers._keys_of
     assert not answers._flights
+
+
+async def test_one_who_asks_while_the_last_waiter_leaves_gets_an_answer(answers: Answers):
+    asked = Asked()
+    leaving = asyncio.create_task(answers.get(key(), 1.0, asked))
+    await asyncio.sleep(0)
+    asked.futures[0].cancel()
+    coming = asyncio.create_task(answers.get(key(), 1.0, asked))
+    await asyncio.sleep(0)
+    asked.futures[1].set_result(b"two")
+    assert await coming == b"two"
+    with pytest.raises(asyncio.CancelledError):
+        await leaving

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 
@@ -177,7 +178,69 @@ async def test_sizes_are_told_and_idle_doors_are_forgotten():
     await doors.close()
 
 
-@pytest.mark.parametrize("wrong", [{"bulk": 32}, {"bulk": 0}, {"early": 0}, {"under_way": 0}, {"age_s": 0.0}])
+@pytest.mark.parametrize("wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"under_way": 0}, {"age_s": 0.0}])
 def test_limits_that_no_batch_can_keep_are_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match="correct the door's limits"):
         DoorLimits(**wrong)  # type: ignore[arg-type]
+
+
+CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
+
+
+async def test_work_runs_in_no_callers_context(works: Works):
+    """Serve cancels what was called in the context of a request that left; a batch is many callers'."""
+    seen: list[str] = []
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        seen.append(CALLER.get())
+        return await works(items)
+
+    entrance: Door[int, int] = Door(work, DoorLimits(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None)
+    CALLER.set("first")
+    futures = [entrance.enter(0)]
+    await turn()
+    CALLER.set("second")
+    futures.append(entrance.enter(1))
+    works.finished.set()
+    await asyncio.gather(*futures)
+    assert seen == ["nobody", "nobody"]
+
+
+async def test_cancelled_work_is_tried_alone_and_leaves_the_door_open():
+    calls: list[list[int]] = []
+
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        calls.append(list(items))
+        if 7 in items:
+            raise asyncio.CancelledError
+        return [10 * item for item in items]
+
+    entrance: Door[int, int] = Door(work, DoorLimits(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None)
+    futures = [entrance.enter(item) for item in (1, 7, 2)]
+    await turn()
+    later = entrance.enter(3)
+    found = await asyncio.gather(*futures, later, return_exceptions=True)
+    assert [found[0], found[2], found[3]] == [10, 20, 30]
+    assert "found it cancelled" in str(found[1])
+
+
+async def test_wrong_number_of_outcomes_hangs_nobody():
+    async def work(items: Sequence[int]) -> list[int | Exception]:
+        return [1] * (len(items) - 1)
+
+    entrance: Door[int, int] = Door(work, DoorLimits(), lambda _: None)
+    found = await asyncio.gather(entrance.enter(1), entrance.enter(2), return_exceptions=True)
+    assert ["expected 1 outcomes of a batch, found 0" in str(item) for item in found] == [True, True]
+
+
+async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(works: Works):
+    entrance = door(works, weight=100, under_way=1, age_s=0.02)
+    entrance.enter(0)
+    await turn()
+    entrance.enter(100, weight=10, bulk=True)
+    await asyncio.sleep(0.03)
+    for item in (1, 2, 3):
+        entrance.enter(item, weight=100)
+    works.finished.set()
+    await asyncio.sleep(0.01)
+    assert works.batches[1] == [100]
