@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from app.errors import CheckpointError
-from app.features import FeatureSpec
+from app.feature_spec import FeatureSpec
 
 CARD = "checkpoint.json"
 FEATURE_SPEC = "feature_spec.json"

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from app import card as files
 from app.card import Card, DataInterval, Head
 from app.errors import CheckpointError
-from app.features import FeatureSpec
+from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 
 

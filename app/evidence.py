@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.features import Fault, FeatureBatch, FeatureSpec, Floats, SensorFeatures, faults_of, missing_sensors
+from app.bins import Floats
+from app.feature_spec import FeatureSpec
+from app.features import Fault, FeatureBatch, SensorFeatures, faults_of, missing_sensors
 from app.novelty import NoveltyPlan, leaves_range, novelty_health, plan_novelty
 from app.schemas.equipment import Equipment
 

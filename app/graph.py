@@ -12,8 +12,10 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from app.bins import Floats
 from app.errors import WindowError
-from app.features import FeatureSpec, Floats, SensorFeatures
+from app.feature_spec import FeatureSpec
+from app.features import SensorFeatures
 from app.schemas.equipment import Equipment
 
 Integers = NDArray[np.int64]

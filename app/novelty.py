@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.features import Doubles, FeatureSpec, Floats
+from app.bins import Doubles, Floats
+from app.feature_spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
 

@@ -9,7 +9,7 @@ import torch
 from app.card import DataInterval
 from app.checkpoint import Origin, save
 from app.demo.equipment import rig_equipment
-from app.features import FeatureSpec
+from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
 from train.config import TrainConfig

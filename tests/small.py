@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from app.features import FeatureSpec, Floats
+from app.bins import Floats
+from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from train.config import TrainConfig

@@ -5,7 +5,8 @@ from dataclasses import astuple
 import numpy as np
 import torch
 
-from app.features import bin_series, window_features
+from app.bins import bin_series
+from app.features import window_features
 from app.graph import GraphBatch, build_graph, concatenate
 from app.model import to_tensors
 from app.store.store import Store

@@ -34,10 +34,11 @@ from ray.util.queue import Empty, Queue
 from safetensors.torch import load as load_tensors
 
 from app import card as files
+from app.bins import Statistic
 from app.card import DataInterval
 from app.checkpoint import Origin, save
 from app.errors import CheckpointError, HydraulicDiagnosticsError, InputError
-from app.features import FeatureSpec, Statistic
+from app.feature_spec import FeatureSpec
 from app.model import UniversalTemporalGNN
 from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.features import FeatureSpec, Floats, SensorFeatures, batch_features, plan_features
+from app.bins import Floats
+from app.feature_spec import FeatureSpec
+from app.features import SensorFeatures, batch_features, plan_features
 from app.graph import GraphBatch, concatenate, plan_graph, tile_graphs
 from app.model import GraphTensors, to_tensors
 from app.schemas.equipment import Equipment

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from app.features import Floats, step_statistics
+from app.bins import Floats, step_statistics
 from app.model import central_interval
 from train.config import TrainConfig
 from train.dataset import WindowSet

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.features import FeatureSpec, Floats
+from app.bins import Floats
+from app.feature_spec import FeatureSpec
 from app.graph import GraphBatch, concatenate
 from app.model import GraphTensors, Heads, ModelConfig, UniversalTemporalGNN, to_tensors
 from train.config import TrainConfig

@@ -16,7 +16,7 @@ import torch
 from ray.util.queue import Queue
 from safetensors.torch import save as save_tensors
 
-from app.features import Floats
+from app.bins import Floats
 from train.config import TrainConfig
 from train.dataset import WindowSet
 from train.fit import Share, run_fit

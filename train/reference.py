@@ -7,15 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from app.features import (
-    FeatureSpec,
-    Floats,
-    Limits,
-    Reference,
-    flatness,
-    roughness,
-    step_statistics,
-)
+from app.bins import Floats, flatness, roughness, step_statistics
+from app.feature_spec import FeatureSpec, Limits, Reference
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
 

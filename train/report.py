@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from app.features import Limits
+from app.feature_spec import Limits
 from train.config import TrainConfig
 from train.evaluate import Calibration, ComponentScores
 

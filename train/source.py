@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import numpy as np
 
+from app.bins import Floats
 from app.errors import StoreError
-from app.features import Floats
 from app.schemas.equipment import Equipment
 from app.store.store import Store
 from app.store.windows import decode_window

@@ -23,7 +23,8 @@ from app.checkpoint import Checkpoint, load
 from app.diagnose import Knowledge, Occasion, Scores, diagnose
 from app.errors import CheckpointError, HydraulicDiagnosticsError
 from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
-from app.features import FeaturePlan, FeatureSpec, batch_features, check_shape, plan_features
+from app.feature_spec import FeatureSpec
+from app.features import FeaturePlan, batch_features, check_shape, plan_features
 from app.fleet.plan import Plan
 from app.graph import (
     GraphBatch,

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from app.bins import Floats
 from app.diagnose import Occasion, diagnose
 from app.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError, UnknownDiagnosis, WindowError
 from app.evidence import Thresholds
-from app.features import Floats
 from app.schemas.diagnosis import DiagnosisRequest, State
 from app.schemas.places import shown
 from app.serving.answers import AnswerKey, Answers

@@ -14,9 +14,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic_core import from_json
 
+from app.bins import Floats
 from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
 from app.evidence import SummaryPlan, plan_summary, summarise_batch
-from app.features import FeaturePlan, FeatureSpec, Floats, batch_features, check_shape, plan_features
+from app.feature_spec import FeatureSpec
+from app.features import FeaturePlan, batch_features, check_shape, plan_features
 from app.graph import GraphPlan, plan_graph, tile_graphs
 from app.schemas.equipment import Equipment
 from app.serving.messages import (

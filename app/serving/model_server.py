@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from app import card as files
+from app.bins import Floats
 from app.checkpoint import Checkpoint, load
 from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.errors import CheckpointError, WindowError
-from app.features import Floats
 from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
 from app.implementation import choose, warm_up_graphs
 from app.model import occlude, score

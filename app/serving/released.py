@@ -24,7 +24,7 @@ from app.errors import (
     UnknownVersion,
 )
 from app.evidence import InputSummary
-from app.features import FeatureSpec
+from app.feature_spec import FeatureSpec
 from app.graph import concatenate, split_output
 from app.schemas.equipment import Equipment
 from app.serving.circuit_breaker import CircuitBreaker

@@ -11,24 +11,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
+from app.bins import Floats, bin_series, flatness, roughness, step_statistics
 from app.errors import WindowError
+from app.feature_spec import FeatureSpec, Reference
 from app.features import (
     FAULT_REASONS,
     VALUES_AT_ONCE,
     Fault,
-    FeatureSpec,
-    Floats,
-    Reference,
     SensorFeatures,
     batch_features,
-    bin_series,
     find_faults,
-    flatness,
     normalise,
     plan_features,
     range_excess,
-    roughness,
-    step_statistics,
     window_features,
 )
 from app.schemas.equipment import Equipment

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from app import card as files
+from app.bins import Floats
 from app.card import read_card
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
-from app.features import Floats, window_features
+from app.features import window_features
 from app.graph import build_graph, concatenate
 from app.model import score
 from app.novelty import leaves_range

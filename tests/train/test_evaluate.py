@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.features import Floats
+from app.bins import Floats
 from tests.small import press, wave
 from train.config import TrainConfig
 from train.dataset import WindowSet, make_window_set

@@ -6,7 +6,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from app import model
-from app.features import Floats
+from app.bins import Floats
 from app.graph import GraphBatch, concatenate, split_graphs, without_sensor
 from app.model import UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave

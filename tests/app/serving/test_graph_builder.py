@@ -6,10 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
+from app.bins import Floats
 from app.demo.equipment import rig_equipment
 from app.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.evidence import InputSummary, summarise
-from app.features import FeatureSpec, Floats, window_features
+from app.feature_spec import FeatureSpec
+from app.features import window_features
 from app.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.serving import graph_builder

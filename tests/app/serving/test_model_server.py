@@ -11,7 +11,8 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from app.errors import CheckpointError, LimitExceeded, WindowError
-from app.features import FeatureSpec, window_features
+from app.feature_spec import FeatureSpec
+from app.features import window_features
 from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
 from app.serving import model_server
 from app.serving.messages import ScoreCall

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.bins import Floats
 from app.demo.equipment import rig_equipment
 from app.errors import (
     CheckpointError,
@@ -15,7 +16,6 @@ from app.errors import (
     UnknownVersion,
     WindowError,
 )
-from app.features import Floats
 from app.schemas.equipment import Equipment
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
 from app.serving.metrics import Metrics

@@ -19,11 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import AwareDatetime, BaseModel
 
+from app.bins import Floats
 from app.checkpoint import load
 from app.diagnose import Knowledge, Occasion, Scores, diagnose
 from app.errors import UnknownEquipment
 from app.evidence import InputSummary, SummaryBatch, SummaryPlan, Thresholds, plan_summary, summarise_batch
-from app.features import FeaturePlan, Floats, batch_features, plan_features
+from app.features import FeaturePlan, batch_features, plan_features
 from app.graph import GraphBatch, GraphPlan, concatenate, plan_graph, split_output, tile_graphs
 from app.implementation import choose
 from app.model import score

@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 from torch_geometric.data import Batch, Data
 
+from app.bins import Floats
 from app.diagnose import Scores
-from app.features import Floats
 from app.graph import GraphBatch
 from app.model import score
 from app.schemas.diagnosis import Diagnosis
