@@ -5,6 +5,7 @@ Invariant: a value here is read from `HYDRAULIC_*` variables or `.env`, and is n
 """
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,3 +45,7 @@ class Settings(BaseSettings):
         default=100, ge=0, description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode"
     )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    def at(self, dsn: str | None) -> Self:
+        """Return these settings with another database; with none or an empty one, as they are."""
+        return self.model_copy(update={"dsn": SecretStr(dsn)}) if dsn else self

@@ -27,7 +27,7 @@ import numpy as np
 import ray
 import ray.exceptions
 import torch
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
@@ -67,9 +67,7 @@ def main(arguments: list[str]) -> int:
             raise CheckpointError(
                 f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out"
             )
-        settings = Settings()
-        if options.dsn:
-            settings = settings.model_copy(update={"dsn": SecretStr(options.dsn)})
+        settings = Settings().at(options.dsn)
         windows = asyncio.run(_read(settings, config))
         command = shlex.join(["python", "-m", "train", *_without_dsn(arguments)])
         train(windows, config, out, options.version or out.name, command)

@@ -8,11 +8,10 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from pydantic import SecretStr
-
+from app.arguments import time_argument
 from app.demo.archive import SHIPPED_ARCHIVE, open_archive, pack
 from app.demo.equipment import rig_equipment
 from app.demo.feed import run_feed
@@ -38,9 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         if options.command == "pack-rig":
             _pack(options.directory, options.out)
         elif options.command == "import-rig":
-            asyncio.run(_import(_settings(options.dsn), options.equipment_id, options.directory, options.start))
+            asyncio.run(_import(Settings().at(options.dsn), options.equipment_id, options.directory, options.start))
         else:
-            asyncio.run(_feed(_settings(options.dsn), options.equipment_id))
+            asyncio.run(_feed(Settings().at(options.dsn), options.equipment_id))
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -65,30 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         "directory", nargs="?", type=Path, help="the published .txt files at any rate; without it the shipped copy"
     )
     importing.add_argument(
-        "--start", type=_time, default=DEFAULT_START, help="when the first cycle begins (default 2025-01-01T00:00Z)"
+        "--start",
+        type=time_argument,
+        default=DEFAULT_START,
+        help="when the first cycle begins (default 2025-01-01T00:00Z)",
     )
     packing = commands.add_parser("pack-rig", help="pack the published .txt files into one archive, as shipped")
     packing.add_argument("directory", type=Path)
     packing.add_argument("out", type=Path, help="the .tar.xz to write")
     commands.add_parser("feed", parents=[store], help="write the rig's readings every second, as if measured now")
     return parser
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected an ISO 8601 time such as 2025-01-01T00:00Z, found '{text}'"
-        ) from error
-    if found.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"expected a time with its zone, found '{text}': add Z for UTC")
-    return found.astimezone(UTC)
-
-
-def _settings(dsn: str | None) -> Settings:
-    settings = Settings()
-    return settings if dsn is None else settings.model_copy(update={"dsn": SecretStr(dsn)})
 
 
 def _pack(directory: Path, out: Path) -> None:

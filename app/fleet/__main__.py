@@ -17,8 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from pydantic import SecretStr
-
+from app.arguments import time_argument
 from app.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
@@ -64,9 +63,7 @@ def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
     options = _parser().parse_args(arguments)
     hint = ""
     try:
-        settings = Settings()
-        if options.dsn:
-            settings = settings.model_copy(update={"dsn": SecretStr(options.dsn)})
+        settings = Settings().at(options.dsn)
         found = asyncio.run(_open(settings, options))
         hint = f"go on with: python -m app.fleet score --run {found.run.name}\n"
         summary = _score(settings, found, options, err)
@@ -202,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", allow_abbrev=False, help="diagnose every registered machine at one time")
     score.add_argument(
         "--at",
-        type=_time,
+        type=time_argument,
         help="each machine's last complete window, or cycle, before this time; without it before now",
     )
     score.add_argument(
@@ -238,18 +235,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--json", action="store_true", help="write the summary as JSON")
     return parser
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected an ISO 8601 time such as 2025-01-01T00:00Z, found '{text}'"
-        ) from error
-    if found.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"expected a time with its zone, found '{text}': add Z for UTC")
-    return found.astimezone(UTC)
 
 
 def _count(text: str) -> int:

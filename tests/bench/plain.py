@@ -10,7 +10,6 @@ from ray import serve
 
 from app.serving.build import DiagnosticsArgs
 from app.serving.builder_replica import GraphBuilderReplica
-from app.serving.ingress import Ingress
 from app.serving.ingress_replica import IngressReplica
 from app.serving.logging import ACCESS_LOGGER
 
@@ -28,6 +27,5 @@ class PlainIngress(IngressReplica):
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
     """Bind the plain ingress as `app.serving.build` binds the real one."""
-    assert issubclass(PlainIngress, Ingress)
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
     return serve.deployment(name="Ingress")(PlainIngress).bind(builder.bind(), args.equipment, args.timeout_s)
