@@ -144,9 +144,11 @@ class Diagnostics:
                 task.cancel()
 
     async def _answer_group(self, requests: Sequence[DiagnosisRequest]) -> list[Outcome]:
-        registered = await self._machines.remembered_of(
-            [request.equipment_id for request in requests if request.equipment is None]
-        )
+        registered_ones = [item for item in requests if item.equipment is None]
+        of_store = [item.equipment_id for item in registered_ones if item.readings is None]
+        # no window is read for these, so nothing would tell that a remembered topology has changed
+        of_caller = [item.equipment_id for item in registered_ones if item.readings is not None]
+        registered = await self._machines.remembered_of(of_store) | await self._machines.topologies(of_caller)
         now = self._now()
         outcomes: list[Outcome | None] = []
         entered: list[asyncio.Future[bytes]] = []

@@ -6,6 +6,7 @@ Invariant: a topology that was known goes on to serve while the database is away
 `TOPOLOGY_CACHE_S`, on this replica at once, and in a diagnosis of stored readings at once everywhere.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -151,15 +152,24 @@ class Machines:
 
     async def remembered_of(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         """Return the topology of each machine as it was last seen here, or why there is none; the unknown in one statement."""
+        return await self._with_renewed(equipment_ids, -math.inf)
+
+    async def topologies(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+        """Return the topology of each machine as `topology` does, or why there is none; what must be asked in one statement."""
+        return await self._with_renewed(equipment_ids, time.monotonic())
+
+    async def _with_renewed(
+        self, equipment_ids: Sequence[str], now: float
+    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
-        unknown: list[str] = []
+        asked: list[str] = []
         for equipment_id in dict.fromkeys(equipment_ids):
             known = self._topologies.get(equipment_id)
-            if known is not None and known.equipment is not None:
+            if known is not None and known.equipment is not None and now < known.until:
                 found[equipment_id] = known.equipment
             else:
-                unknown.append(equipment_id)
-        return found | await self.renew(unknown) if unknown else found
+                asked.append(equipment_id)
+        return found | await self.renew(asked) if asked else found
 
     async def renew(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         """Return the topology of each machine as it is registered now, or why there is none, by one statement."""

@@ -225,3 +225,16 @@ async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_cha
     after = Diagnosis.model_validate_json(await diagnostics.answer(request))
     assert after.diagnosis_id != Diagnosis.model_validate_json(both[0]).diagnosis_id
     assert after.input.missing_sensors == ()
+
+
+async def test_batch_with_readings_sees_a_topology_that_another_replica_changed(
+    diagnostics: Diagnostics, machines: Machines, store: Store
+):
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    machines._remember(rig.equipment_id, rig, for_s=0.0)
+    renamed = Equipment.model_validate(rig.model_dump() | {"name": "renamed"})
+    await store.put_equipment(renamed)
+    body = (await outcomes(diagnostics, [inline()]))[0]
+    assert isinstance(body, bytes)
+    assert Diagnosis.model_validate_json(body).topology_revision == renamed.revision
