@@ -22,19 +22,15 @@ from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
 from app.diagnose import Knowledge, Occasion, Scores, diagnose
 from app.errors import CheckpointError, HydraulicDiagnosticsError
-from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
-from app.feature_spec import FeatureSpec
-from app.features import FeaturePlan, batch_features, check_shape, plan_features
+from app.evidence import SummaryBatch
+from app.features import check_shape
 from app.fleet.plan import Plan
 from app.graph import (
     GraphBatch,
-    GraphPlan,
     ModelOutput,
     concatenate,
-    plan_graph,
     split_output,
     take_graphs,
-    tile_graphs,
 )
 from app.implementation import choose
 from app.model import Network, score
@@ -47,6 +43,7 @@ from app.settings import PROJECT_DIR
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
+from app.window_plan import WindowPlan, build_windows, plan_windows
 
 logger = logging.getLogger(__name__)
 
@@ -98,21 +95,13 @@ class _Read(NamedTuple):
     previous: Sequence[Mapping[str, State]]
 
 
-class _Plans(NamedTuple):
-    """What the windows of one topology take from it and a version's feature spec; made once."""
-
-    features: FeaturePlan
-    graph: GraphPlan
-    summary: SummaryPlan
-
-
 @dataclass(frozen=True, slots=True)
 class _Version:
     """A version's checkpoint, its network as it runs here, and the plans of the topologies scored with it last, by digest."""
 
     checkpoint: Checkpoint
     network: Network
-    plans: Recent[str, _Plans]
+    plans: Recent[str, WindowPlan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +294,7 @@ class FleetScorer:
             if len(self._versions) >= MAX_VERSIONS:
                 self._versions.popitem(last=False)
             self._versions[name] = _Version(
-                checkpoint, choose(checkpoint.model, 1).network, Recent(MAX_PLAN_BYTES, _size)
+                checkpoint, choose(checkpoint.model, 1).network, Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes)
             )
         self._versions.move_to_end(name)
         return self._versions[name]
@@ -347,26 +336,14 @@ def _built(
 
 def _group(places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version) -> _Group:
     first = batch[places[0]].equipment
-    plans = version.plans.get(first.structure_digest, lambda: _plans(first, version.checkpoint.feature_spec))
+    plan = version.plans.get(first.structure_digest, lambda: plan_windows(first, version.checkpoint.feature_spec))
     values = []
     for place in places:
         equipment = batch[place].equipment
         values_SN = decode_window(read.windows[place], equipment)
-        check_shape(values_SN, plans.features, equipment.equipment_id)
+        check_shape(values_SN, plan.features, equipment.equipment_id)
         values.append(values_SN)
-    features = batch_features(np.stack(values), plans.features)
-    graph = tile_graphs(plans.graph, features.x_WSTF, features.mask_WST)
-    return _Group(places, range(len(places)), graph, summarise_batch(features, plans.summary))
-
-
-def _plans(equipment: Equipment, spec: FeatureSpec) -> _Plans:
-    return _Plans(plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec))
-
-
-def _size(plans: _Plans) -> int:
-    """Return about the bytes of a plan: nearly all of them are in four arrays of one size."""
-    size: int = 4 * plans.features.mean_STF.nbytes
-    return size
+    return _Group(places, range(len(places)), *build_windows(np.stack(values), plan))
 
 
 def _scored(

@@ -7,8 +7,7 @@ Invariant: a graph is made with the very feature spec of the version that will s
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -16,10 +15,8 @@ from pydantic_core import from_json
 
 from app.bins import Floats
 from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
-from app.evidence import SummaryPlan, plan_summary, summarise_batch
 from app.feature_spec import FeatureSpec
-from app.features import FeaturePlan, batch_features, check_shape, plan_features
-from app.graph import GraphPlan, plan_graph, tile_graphs
+from app.features import check_shape
 from app.schemas.equipment import Equipment
 from app.serving.messages import (
     BuildAnswer,
@@ -31,6 +28,7 @@ from app.serving.messages import (
 )
 from app.serving.recent import Recent
 from app.store.windows import StoredWindow, decode_window
+from app.window_plan import WindowPlan, build_windows, plan_windows
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +44,11 @@ Describe = Callable[[str], Awaitable[VersionDescription]]
 """Asks a version's application for its description."""
 
 
-@dataclass(frozen=True, slots=True)
-class WindowPlan:
-    """All that the windows of one topology take from it and a feature spec; `equipment` has the design's name as its id."""
+class _Topology(NamedTuple):
+    """A topology that was read, with the design's name as its id, and the plan of its windows."""
 
     equipment: Equipment
-    features: FeaturePlan
-    graph: GraphPlan
-    summary: SummaryPlan
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays that grow with the steps, and with them nearly all."""
-        return 4 * self.features.mean_STF.nbytes
+    plan: WindowPlan
 
 
 class GraphBuilder:
@@ -71,7 +61,7 @@ class GraphBuilder:
     def __init__(self, describe: Describe) -> None:
         self._describe = describe
         self._specs: dict[str, FeatureSpec] = {}
-        self._plans: Recent[tuple[str, str], WindowPlan] = Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes)
+        self._known: Recent[tuple[str, str], _Topology] = Recent(MAX_PLAN_BYTES, lambda known: known.plan.nbytes)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def build(self, call: BuildCall) -> BuildAnswer:
@@ -100,16 +90,16 @@ class GraphBuilder:
         windows: Sequence[tuple[int, SentWindow]],
         errors: dict[int, HydraulicDiagnosticsError],
     ) -> list[BuiltGroup]:
-        plan = _tried(
-            lambda: self._plans.get((topology.digest, spec_digest), lambda: _plan(topology, spec)),
+        known = _tried(
+            lambda: self._known.get((topology.digest, spec_digest), lambda: _read(topology, spec)),
             windows[0][1].equipment_id,
         )
-        if isinstance(plan, HydraulicDiagnosticsError):
-            errors |= dict.fromkeys([position for position, _ in windows], plan)
+        if isinstance(known, HydraulicDiagnosticsError):
+            errors |= dict.fromkeys([position for position, _ in windows], known)
             return []
         at_once = max(1, MAX_VALUES_AT_ONCE // max(1, topology.sensors * topology.bins))
         parts = [windows[start : start + at_once] for start in range(0, len(windows), at_once)]
-        return [group for part in parts for group in _built(part, plan, errors)]
+        return [group for part in parts for group in _built(part, known, errors)]
 
     async def _spec(self, application: str, digest: str) -> FeatureSpec:
         known = self._specs.get(digest)
@@ -139,44 +129,38 @@ class GraphBuilder:
             ) from error
 
 
-def _plan(topology: SentTopology, spec: FeatureSpec) -> WindowPlan:
+def _read(topology: SentTopology, spec: FeatureSpec) -> _Topology:
     document = from_json(topology.document)
     # the id is in messages alone, and there each window's own takes its place
     equipment = Equipment.model_validate({**document, "equipment_id": document["design"]})
-    return WindowPlan(
-        equipment, plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec)
-    )
+    return _Topology(equipment, plan_windows(equipment, spec))
 
 
 def _built(
-    windows: Sequence[tuple[int, SentWindow]], plan: WindowPlan, errors: dict[int, HydraulicDiagnosticsError]
+    windows: Sequence[tuple[int, SentWindow]], known: _Topology, errors: dict[int, HydraulicDiagnosticsError]
 ) -> list[BuiltGroup]:
     """Build windows of one topology together, and when that fails each alone; what fails alone is added to the errors."""
     position, first = windows[0]
-    built = _tried(lambda: _group(windows, plan), first.equipment_id)
+    built = _tried(lambda: _group(windows, known), first.equipment_id)
     if isinstance(built, BuiltGroup):
         return [built]
     if len(windows) == 1:
         errors[position] = built
         return []
-    return [group for window in windows for group in _built([window], plan, errors)]
+    return [group for window in windows for group in _built([window], known, errors)]
 
 
-def _group(windows: Sequence[tuple[int, SentWindow]], plan: WindowPlan) -> BuiltGroup:
-    features = batch_features(np.stack([_values(window, plan) for _, window in windows]), plan.features)
-    return BuiltGroup(
-        positions=tuple(position for position, _ in windows),
-        graph=tile_graphs(plan.graph, features.x_WSTF, features.mask_WST),
-        summary=summarise_batch(features, plan.summary),
-    )
+def _group(windows: Sequence[tuple[int, SentWindow]], known: _Topology) -> BuiltGroup:
+    graph, summary = build_windows(np.stack([_values(window, known) for _, window in windows]), known.plan)
+    return BuiltGroup(tuple(position for position, _ in windows), graph, summary)
 
 
-def _values(window: SentWindow, plan: WindowPlan) -> Floats:
+def _values(window: SentWindow, known: _Topology) -> Floats:
     values_SN = window.readings
     if isinstance(values_SN, StoredWindow):
-        named = plan.equipment.model_copy(update={"equipment_id": window.equipment_id})
+        named = known.equipment.model_copy(update={"equipment_id": window.equipment_id})
         values_SN = decode_window(values_SN, named)
-    check_shape(values_SN, plan.features, window.equipment_id)
+    check_shape(values_SN, known.plan.features, window.equipment_id)
     return values_SN
 
 

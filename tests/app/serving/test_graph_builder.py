@@ -116,13 +116,13 @@ async def test_topologies_travel_once_and_machines_of_one_topology_share_a_plan(
     local: LocalChain, monkeypatch: pytest.MonkeyPatch
 ):
     planned: list[str] = []
-    original = graph_builder.plan_features
+    original = graph_builder.plan_windows
 
     def count(equipment: Equipment, spec: FeatureSpec) -> object:
         planned.append(equipment.design)
         return original(equipment, spec)
 
-    monkeypatch.setattr(graph_builder, "plan_features", count)
+    monkeypatch.setattr(graph_builder, "plan_windows", count)
     builder = GraphBuilder(local.describe)
     shorter = rig_equipment("short").model_copy(update={"connections": ()})
     vars(shorter).pop("structure_digest", None)
@@ -142,7 +142,7 @@ async def test_plans_that_are_kept_are_bounded(local: LocalChain, monkeypatch: p
         machine = rig_equipment("rig")
         machine = machine.model_copy(update={"connections": machine.connections[:connections]})
         assert (await build(local, [WindowInput(machine, values(0))], builder)).errors == {}
-        assert len(builder._plans) == 1
+        assert len(builder._known) == 1
 
 
 async def test_large_windows_are_worked_on_a_few_at_a_time(local: LocalChain, monkeypatch: pytest.MonkeyPatch):
@@ -176,7 +176,7 @@ async def test_topology_that_does_not_fit_the_version_fails_alone(local: LocalCh
 
 
 async def test_unexpected_error_of_one_window_disturbs_no_other(local: LocalChain, monkeypatch: pytest.MonkeyPatch):
-    original = graph_builder.batch_features
+    original = graph_builder.build_windows
     poisoned = values(1)
 
     def fail_on_poison(values_WSN: Floats, *arguments: object) -> object:
@@ -184,7 +184,7 @@ async def test_unexpected_error_of_one_window_disturbs_no_other(local: LocalChai
             raise IndexError("of our own")
         return original(values_WSN, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(graph_builder, "batch_features", fail_on_poison)
+    monkeypatch.setattr(graph_builder, "build_windows", fail_on_poison)
     answer = await build(local, [WindowInput(rig_equipment(f"rig-{row}"), values(row)) for row in range(3)])
     assert [group.positions for group in answer.groups] == [(0,), (2,)]
     assert isinstance(answer.errors[1], HydraulicDiagnosticsError)

@@ -23,9 +23,8 @@ from app.bins import Floats
 from app.checkpoint import load
 from app.diagnose import Knowledge, Occasion, Scores, diagnose
 from app.errors import UnknownEquipment
-from app.evidence import InputSummary, SummaryBatch, SummaryPlan, Thresholds, plan_summary, summarise_batch
-from app.features import FeaturePlan, batch_features, plan_features
-from app.graph import GraphBatch, GraphPlan, concatenate, plan_graph, split_output, tile_graphs
+from app.evidence import InputSummary, SummaryBatch, Thresholds
+from app.graph import GraphBatch, concatenate, split_output
 from app.implementation import choose
 from app.model import score
 from app.schemas.diagnosis import Diagnosis
@@ -34,6 +33,7 @@ from app.serving.windows import Bins, interval_of, window_before
 from app.settings import PROJECT_DIR
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
+from app.window_plan import WindowPlan, build_windows, plan_windows
 
 CHECKPOINT = PROJECT_DIR / "app" / "checkpoints" / "1"
 ROUTE = "/v1/diagnoses"
@@ -44,14 +44,6 @@ class Asked(BaseModel):
 
     equipment_id: str
     at: AwareDatetime
-
-
-class Plan(NamedTuple):
-    """What the windows of one topology have in common."""
-
-    features: FeaturePlan
-    graph: GraphPlan
-    summary: SummaryPlan
 
 
 class Group(NamedTuple):
@@ -82,7 +74,7 @@ class Diagnoser:
         self.store = Store(dsn)
         self.checkpoint = load(CHECKPOINT)
         self.network = choose(self.checkpoint.model, threads).network
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, WindowPlan] = {}
         self._topologies: dict[str, Equipment] = {}
         self._thresholds = Thresholds()
 
@@ -132,9 +124,7 @@ class Diagnoser:
     def group(self, positions: Sequence[int], equipment: Equipment, values_WSN: Floats) -> Group:
         """Make the graphs of windows of one topology; `equipment` is any machine of it."""
         plan = self._plan(equipment)
-        features = batch_features(values_WSN, plan.features)
-        graph = tile_graphs(plan.graph, features.x_WSTF, features.mask_WST)
-        return Group(positions, graph, summarise_batch(features, plan.summary))
+        return Group(positions, *build_windows(values_WSN, plan))
 
     def _groups(self, fetched: Sequence[Fetched]) -> list[Group]:
         alike: dict[str, list[int]] = {}
@@ -146,12 +136,10 @@ class Diagnoser:
             groups.append(self.group(positions, fetched[positions[0]].equipment, np.stack(values)))
         return groups
 
-    def _plan(self, equipment: Equipment) -> Plan:
+    def _plan(self, equipment: Equipment) -> WindowPlan:
         plan = self._plans.get(equipment.structure_digest)
         if plan is None:
-            spec = self.checkpoint.feature_spec
-            plan = Plan(plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec))
-            self._plans[equipment.structure_digest] = plan
+            plan = self._plans[equipment.structure_digest] = plan_windows(equipment, self.checkpoint.feature_spec)
         return plan
 
     def conclude(

@@ -1,0 +1,50 @@
+"""From the bins of windows of one topology to their graphs and what their features say of the input, by a plan made once.
+
+The graph builder, a fleet's run and the benchmark's peers call this; training calls the parts, since it needs the features.
+Invariant: a window's graph and summary do not depend on the windows beside it.
+"""
+
+from dataclasses import dataclass
+
+from app.bins import Floats
+from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
+from app.feature_spec import FeatureSpec
+from app.features import FeaturePlan, batch_features, plan_features
+from app.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
+from app.schemas.equipment import Equipment
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """All that windows of one topology take from it and a feature spec; the same for machines that differ in id and name alone."""
+
+    features: FeaturePlan
+    graph: GraphPlan
+    summary: SummaryPlan
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that grow with the steps, and with them nearly all: four of one size."""
+        size: int = 4 * self.features.mean_STF.nbytes
+        return size
+
+
+def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
+    """Work out once what all windows of a topology share.
+
+    Raises:
+        WindowError: no window of this topology can fit the spec.
+    """
+    return WindowPlan(plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec))
+
+
+def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, SummaryBatch]:
+    """Make the graphs of windows of one topology, as one batch in their order, and what their features say.
+
+    Args:
+        values_WSN: bins in the order of `Equipment.sensors`, in the sensors' units, NaN where missing.
+        plan: of their topology.
+    """
+    features = batch_features(values_WSN, plan.features)
+    graph = tile_graphs(plan.graph, features.x_WSTF, features.mask_WST)
+    return graph, summarise_batch(features, plan.summary)

@@ -1,0 +1,39 @@
+"""Windows of one topology by a plan: what each gives alone, and what can never fit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from app.errors import WindowError
+from app.evidence import summarise
+from app.features import window_features
+from app.graph import build_graph, concatenate
+from app.schemas.equipment import Equipment
+from app.window_plan import build_windows, plan_windows
+from tests.app.test_graph import equal
+from tests.small import small, wave
+
+
+def test_windows_built_together_are_what_each_is_alone() -> None:
+    made = small()
+    values_WSN = wave(5, 4, seed=3)
+    graph, summary = build_windows(values_WSN, plan_windows(made.equipment, made.spec))
+    features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
+    equal(graph, concatenate([build_graph(made.equipment, each, made.spec) for each in features]))
+    for place, each in enumerate(features):
+        mine, theirs = (
+            dataclasses.asdict(found)
+            for found in (
+                summary.window(place, made.equipment.sensor_ids),
+                summarise(made.equipment, each, made.spec),
+            )
+        )
+        np.testing.assert_equal(mine, theirs)
+
+
+def test_topology_that_no_window_can_fit_is_refused_with_the_plan() -> None:
+    made = small()
+    other = Equipment.model_validate(made.equipment.model_dump() | {"steps": 2})
+    with pytest.raises(WindowError, match="give the equipment"):
+        plan_windows(other, made.spec)
