@@ -46,7 +46,7 @@ def test_unknown_grade_names_what_there_is() -> None:
 
 
 def test_two_grades_at_one_time_are_refused() -> None:
-    with pytest.raises(InputError, match="one grade of 'pump' at a time, found two labels at 2025-01-01T00:00:06"):
+    with pytest.raises(InputError, match="one label of 'pump' at a time, found two labels at 2025-01-01T00:00:06"):
         label_windows(press(), [label("pump", 0, 12, "new"), label("pump", 6, 18, "worn")])
 
 
