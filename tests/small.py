@@ -13,7 +13,7 @@ from app.schemas.equipment import Component, Connection, Equipment, Grade, Senso
 from train.config import TrainConfig
 from train.fit import network
 from train.labels import Booleans, Integers, WindowLabels
-from train.reference import fit_spec
+from train.reference import spec_of
 from train.windows import Windows, write_windows
 
 START_US = 1_735_689_600_000_000
@@ -104,7 +104,7 @@ def small(members: int = 2, hidden: int = 8) -> Small:
     train = TrainConfig(
         equipment="press-1", members=members, hidden=hidden, heads=2, statistics=("mean", "spread", "end")
     )
-    spec = fit_spec(wave(40, 4), equipment, train)
+    spec = spec_of([wave(40, 4)], equipment, train)
     config = network(spec, train, equipment.steps)
     torch.manual_seed(0)
     return Small(equipment, spec, config, UniversalTemporalGNN(config).eval())
