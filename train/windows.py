@@ -6,33 +6,26 @@ float32 bins as they were written, bit for bit, NaN where missing.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from app.bins import Floats
 from app.errors import InputError
 from app.schemas.equipment import Equipment
 from train.labels import Booleans, Integers, WindowLabels, configurations, warm_up
+from train.shards import Chosen, blocks_of, read_chosen, read_labels, shards, window_bytes, write_shard
 
 if TYPE_CHECKING:
     import ray.data
 
 HEAD = "equipment.json"
 """Written last: a directory without it was not finished."""
-
-SHARD_BYTES = 2**27
-"""Values of a shard, about: 128 MB."""
-
-GROUP_BYTES = 2**22
-"""Values of a row group, the least that is read at a time: 4 MB."""
 
 MOST_BYTES = 2**28
 """Values that are held at once when windows are asked for by position: 256 MB."""
@@ -86,10 +79,10 @@ class Windows:
             Positions [B] and values [B, S, N] of neighbouring ones.
         """
         chosen_W = np.unique(np.asarray(chosen_W, np.int64))
-        size = max(1, min(size, MOST_BYTES // self._window_bytes()))
+        size = max(1, min(size, MOST_BYTES // window_bytes(self.equipment)))
         held: list[tuple[Integers, Floats]] = []
         count = 0
-        for positions, values in self._read(chosen_W):
+        for positions, values in read_chosen(self.directory, self.equipment, chosen_W):
             held.append((positions, values))
             count += len(positions)
             while count >= size:
@@ -113,13 +106,13 @@ class Windows:
             ValueError: the windows have more values than `MOST_BYTES`.
         """
         chosen_W = np.asarray(chosen_W, np.int64)
-        bound = MOST_BYTES // self._window_bytes()
+        bound = MOST_BYTES // window_bytes(self.equipment)
         if len(chosen_W) > bound:
             raise ValueError(f"expected at most {bound} windows at once, found {len(chosen_W)}: read them by batches")
         shape = (len(chosen_W), len(self.equipment.sensors), self.equipment.bins)
         values_BSN = np.empty(shape, np.float32)
         wanted, place_B = np.unique(chosen_W, return_inverse=True)
-        for positions, values in self._read(wanted):
+        for positions, values in read_chosen(self.directory, self.equipment, wanted):
             mine_B = np.flatnonzero((chosen_W >= positions[0]) & (chosen_W <= positions[-1]))
             values_BSN[mine_B] = values[place_B[mine_B] - np.searchsorted(wanted, positions[0])]
         return values_BSN
@@ -134,7 +127,7 @@ class Windows:
         """
         import ray.data
 
-        chosen = _Chosen(np.unique(np.asarray(chosen_W, np.int64)), len(self.equipment.sensors), self.equipment.bins)
+        chosen = Chosen(np.unique(np.asarray(chosen_W, np.int64)), len(self.equipment.sensors), self.equipment.bins)
         first, paths = 0, []
         for path in shards(self.directory):
             rows = pq.read_metadata(path).num_rows
@@ -143,44 +136,6 @@ class Windows:
             first += rows
         data = ray.data.read_parquet(paths or str(shards(self.directory)[0]), columns=["position", "values"])
         return data.map_batches(chosen, batch_format="pyarrow", batch_size=None)
-
-    def _window_bytes(self) -> int:
-        return max(1, 4 * len(self.equipment.sensors) * self.equipment.bins)
-
-    def _read(self, rising_W: Integers) -> Iterator[tuple[Integers, Floats]]:
-        """Read the rows of rising positions, one row group after the other."""
-        chosen = _Chosen(rising_W, len(self.equipment.sensors), self.equipment.bins)
-        first = 0
-        for path in shards(self.directory):
-            if first > rising_W.max(initial=-1):
-                return
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    rows = file.metadata.row_group(group).num_rows
-                    if np.searchsorted(rising_W, first) < np.searchsorted(rising_W, first + rows):
-                        found = chosen(file.read_row_group(group, columns=["position", "values"]))
-                        yield found["position"], found["values"]
-                    first += rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """Takes the chosen windows out of a table of a shard."""
-
-    positions_B: Integers
-    sensors: int
-    bins: int
-
-    def __call__(self, table: pa.Table) -> dict[str, NDArray[Any]]:
-        position_R = table.column("position").to_numpy()
-        place_R = np.searchsorted(self.positions_B, position_R)
-        wanted_R = place_R < len(self.positions_B)
-        wanted_R[wanted_R] = self.positions_B[place_R[wanted_R]] == position_R[wanted_R]
-        values = np.concatenate([_flat(chunk) for chunk in table.column("values").chunks] or [np.empty(0, np.float32)])
-        values_RSN = values.reshape(len(position_R), self.sensors, self.bins)
-        if not wanted_R.all():
-            position_R, values_RSN = position_R[wanted_R], values_RSN[wanted_R]
-        return {"position": position_R, "values": values_RSN}
 
 
 def write_windows(
@@ -206,9 +161,7 @@ def write_windows(
     """
     directory.mkdir(parents=True, exist_ok=True)
     first = 0
-    for number, block in enumerate(
-        _blocks(values, max(1, SHARD_BYTES // max(1, 4 * len(equipment.sensors) * equipment.bins)))
-    ):
+    for number, block in enumerate(blocks_of(values, equipment)):
         rows = np.arange(first, min(first + len(block), len(labels)))
         write_shard(directory, number, equipment, first, labels.only(rows), block)
         first += len(block)
@@ -217,50 +170,6 @@ def write_windows(
     return finish(
         directory, Head(equipment=equipment, machines=tuple(machines), windows=first, warm_up_run=warm_up_run)
     )
-
-
-def write_shard(
-    directory: Path, number: int, equipment: Equipment, first: int, labels: WindowLabels, values_BSN: Floats
-) -> Path:
-    """Write the shard of neighbouring windows, whole or not at all.
-
-    Args:
-        directory: of the shards.
-        number: of the shard; shards have their windows in the order of their numbers.
-        equipment: topology that the machines share.
-        first: position of the first window.
-        labels: of these windows.
-        values_BSN: their bins.
-
-    Raises:
-        ValueError: the values have another shape than labels and topology say.
-    """
-    expected = (len(labels), len(equipment.sensors), equipment.bins)
-    if values_BSN.shape != expected:
-        raise ValueError(f"expected values of windows x sensors x bins {expected}, found {values_BSN.shape}")
-    columns = {
-        "position": pa.array(np.arange(first, first + len(labels), dtype=np.int64)),
-        "machine": pa.array(labels.machine_W.astype(np.int32)),
-        "start_us": pa.array(labels.start_us_W),
-        "values": _fixed(values_BSN.astype(np.float32, copy=False)),
-        "grade": _fixed(labels.grade_WV),
-        "health": _fixed(labels.health_WV),
-        "rate": _fixed(labels.rate_WV),
-        "rul": _fixed(labels.rul_WV),
-        "stable": pa.array(labels.stable_W),
-    }
-    path = directory / f"windows-{number:06d}.parquet"
-    partial = path.with_suffix(".partial")
-    pq.write_table(
-        pa.table(columns),
-        partial,
-        row_group_size=max(1, GROUP_BYTES // max(1, 4 * expected[1] * expected[2])),
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=["position"],
-    )
-    partial.replace(path)
-    return path
 
 
 def finish(directory: Path, head: Head) -> Windows:
@@ -286,26 +195,14 @@ def open_windows(directory: Path) -> Windows:
         raise InputError(
             f"expected prepared windows with '{HEAD}' in '{directory}', found none: prepare them again", "directory"
         ) from error
-    V = len(head.equipment.components)
-    tables = [pq.read_table(path, columns=list(_LABELS)) for path in shards(directory)]
-    found = sum(table.num_rows for table in tables)
-    if found != head.windows:
+    paths = shards(directory)
+    found = sum(pq.read_metadata(path).num_rows for path in paths)
+    if not paths or found != head.windows:
         raise InputError(
             f"expected {head.windows} windows in '{directory}', found {found}: delete it and prepare them again",
             "directory",
         )
-    columns: Mapping[str, NDArray[Any]] = {
-        name: np.concatenate([_column(table, name, V) for table in tables] or [np.empty((0, V))]) for name in _LABELS
-    }
-    labels = WindowLabels(
-        machine_W=columns["machine"].astype(np.int64),
-        start_us_W=columns["start_us"],
-        grade_WV=columns["grade"],
-        health_WV=columns["health"],
-        rate_WV=columns["rate"],
-        rul_WV=columns["rul"],
-        stable_W=columns["stable"],
-    )
+    labels = read_labels(directory, len(head.equipment.components))
     configuration_W = configurations(labels.grade_WV)
     return Windows(
         directory=directory,
@@ -326,14 +223,6 @@ def groups(labels: WindowLabels, configuration_W: Integers) -> Integers:
     return group_W.reshape(-1).astype(np.int64)
 
 
-def shards(directory: Path) -> list[Path]:
-    """Return the shards of a directory in the order of their windows."""
-    return sorted(directory.glob("windows-*.parquet"))
-
-
-_LABELS = ("machine", "start_us", "grade", "health", "rate", "rul", "stable")
-
-
 def _warm_up_of_machines(labels: WindowLabels, configuration_W: Integers, run: int) -> Booleans:
     marked_W = np.zeros(len(labels), np.bool_)
     for machine in np.unique(labels.machine_W):
@@ -342,40 +231,7 @@ def _warm_up_of_machines(labels: WindowLabels, configuration_W: Integers, run: i
     return marked_W
 
 
-def _blocks(values: Iterable[Floats], size: int) -> Iterator[Floats]:
-    """Join blocks up to a size, and part those above it."""
-    held: list[Floats] = []
-    for block in values:
-        for start in range(0, len(block), size):
-            held.append(block[start : start + size])
-            if sum(map(len, held)) >= size:
-                joined = np.concatenate(held)
-                yield joined[:size]
-                held = [joined[size:]] if len(joined) > size else []
-    if held:
-        yield np.concatenate(held)
-
-
 def _joined(held: Sequence[tuple[Integers, Floats]]) -> tuple[Integers, Floats]:
     if len(held) == 1:
         return held[0]
     return np.concatenate([each[0] for each in held]), np.concatenate([each[1] for each in held])
-
-
-def _fixed(values_WX: NDArray[Any]) -> pa.FixedSizeListArray:
-    width = int(np.prod(values_WX.shape[1:]))
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_WX).reshape(-1)), width)
-
-
-def _flat(chunk: pa.Array) -> NDArray[Any]:
-    flat: NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=False)
-    return flat
-
-
-def _column(table: pa.Table, name: str, components: int) -> NDArray[Any]:
-    column = table.column(name)
-    if pa.types.is_fixed_size_list(column.type):
-        flat = [_flat(chunk) for chunk in column.chunks] or [np.empty(0)]
-        return np.concatenate(flat).reshape(-1, components)
-    values: NDArray[Any] = column.to_numpy()
-    return values

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.bins import Doubles, Floats
 from tests.small import graded, graded_windows, press, wave
-from train import windows as stored
+from train import shards as parquet
 from train.config import TrainConfig
 from train.reference import Moments, fit_limits, fit_spec, spec_of
 from train.windows import write_windows
@@ -67,7 +67,7 @@ def with_holes(values_WSN: Floats) -> Floats:
 
 
 def test_only_the_chosen_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "GROUP_BYTES", 4 * 4 * 4 * 12)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 4 * 4 * 4 * 12)
     values_WSN = with_holes(wave(30, 4))
     values_WSN[20] = 250.0
     labels = graded(np.zeros((30, 3), np.int64))

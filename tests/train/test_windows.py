@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.errors import InputError
 from tests.small import graded, graded_windows, press, wave
+from train import shards as parquet
 from train import windows as stored
 from train.windows import groups, open_windows, write_windows
 
@@ -41,10 +42,10 @@ def test_values_come_in_the_order_asked(tmp_path: Path) -> None:
 
 
 def test_batches_cross_row_groups_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "SHARD_BYTES", 25 * 4 * 4 * 12)
-    monkeypatch.setattr(stored, "GROUP_BYTES", 4 * 4 * 4 * 12)
+    monkeypatch.setattr(parquet, "SHARD_BYTES", 25 * 4 * 4 * 12)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 4 * 4 * 4 * 12)
     found = graded_windows(tmp_path)
-    assert len(stored.shards(tmp_path)) == 3
+    assert len(parquet.shards(tmp_path)) == 3
     all_WSN = found.values(np.arange(60))
     chosen = np.array([1, 2, 24, 25, 26, 49, 50, 59])
     batches = list(found.batches(chosen, 3))
@@ -88,7 +89,7 @@ def test_unfinished_directory_is_refused(tmp_path: Path) -> None:
 
 def test_missing_shard_is_told(tmp_path: Path) -> None:
     graded_windows(tmp_path)
-    stored.shards(tmp_path)[0].unlink()
+    parquet.shards(tmp_path)[0].unlink()
     with pytest.raises(InputError, match=r"expected 60 windows .* found 0"):
         open_windows(tmp_path)
 
