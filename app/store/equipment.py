@@ -91,6 +91,15 @@ async def list_equipment(database: Database) -> Sequence[EquipmentRecord]:
     return found
 
 
+async def equipment_of_design(database: Database, design: str) -> list[str]:
+    """Return the ids of the registered equipment of a design, in their order.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    return [row["equipment_id"] for row in await database.fetch("design_equipment", design)]
+
+
 def _record(row: Row) -> EquipmentRecord:
     equipment = Equipment.model_validate_json(row["topology"])
     vars(equipment)["revision"] = row["revision"]  # what the cached property would work out again

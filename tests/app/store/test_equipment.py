@@ -68,3 +68,12 @@ async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, 
     (window,) = await store.read_windows([("press-1", T0_S // 10, 12)])
     assert put.rebuilt_bins == 12
     np.testing.assert_array_equal(decode_window(window, coarse)[0], values.reshape(12, 10).mean(axis=1))
+
+
+async def test_machines_of_a_design_are_listed_by_id(store: Store):
+    for name in ("b", "a"):
+        await store.put_equipment(make_machine(name))
+    await store.put_equipment(make_machine("c").model_copy(update={"design": "lathe"}))
+
+    assert await store.equipment_of_design("press") == ["a", "b"]
+    assert await store.equipment_of_design("mill") == []
