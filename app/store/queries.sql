@@ -165,12 +165,26 @@ where equipment.equipment_id = $1::text and label.end_time > timestamptz 'epoch'
     and label.start_time < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
 order by label.start_time, label.component_id;
 
--- name: design_equipment
--- The registered equipment of a design, in the order of ids.
+-- name: find_equipment
+-- The registered equipment of an id pattern (LIKE) and a design, in the order of ids.
 select equipment.equipment_id
 from equipment
-where equipment.topology ->> 'design' = $1::text
+where ($1::text is null or equipment.equipment_id like $1::text)
+    and ($2::text is null or equipment.topology ->> 'design' = $2::text)
 order by equipment.equipment_id;
+
+-- name: grid_digests
+-- For each interval of an equipment how many bins of the grid it has, and a sum over them that changes when any time or value does.
+select count(grid.time) as bins, coalesce(sum(
+    hash_array_extended(grid.vals, (extract(epoch from grid.time) * 1000000)::bigint)::numeric
+), 0)::text as sum
+from unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as asked (equipment_id, start_us, end_us, position)
+left join equipment on equipment.equipment_id = asked.equipment_id
+left join sensor_grid grid on grid.equipment_key = equipment.equipment_key
+    and grid.time >= timestamptz 'epoch' + asked.start_us * interval '1 microsecond'
+    and grid.time < timestamptz 'epoch' + asked.end_us * interval '1 microsecond'
+group by asked.position
+order by asked.position;
 
 -- name: filled_windows
 -- Which windows (first bin and number of bins) of these equipment hold any bin of the grid, in the order asked.

@@ -39,7 +39,7 @@ async def test_every_engine_is_a_machine_with_its_cycles_as_hours(store: Store, 
     reports: list[EngineProgress] = []
     done = await import_engines(store, engine_topology(), engines, "hpc", "train", START, reports.append)
     assert done == EngineProgress(2, 8 * 24, 8 * 24) == reports[-1]
-    assert await store.equipment_of_design("turbofan") == ["train-1", "train-2"]
+    assert await store.find_equipment(design="turbofan") == ["train-1", "train-2"]
     record = await store.get_equipment("train-2")
     assert record is not None
     (window,) = await store.read_windows([("train-2", START_US // HOUR_US - 1, 5)])

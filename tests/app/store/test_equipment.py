@@ -70,10 +70,14 @@ async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, 
     np.testing.assert_array_equal(decode_window(window, coarse)[0], values.reshape(12, 10).mean(axis=1))
 
 
-async def test_machines_of_a_design_are_listed_by_id(store: Store):
-    for name in ("b", "a"):
+async def test_machines_are_found_by_design_and_pattern(store: Store):
+    for name in ("b_1", "a_1", "ax1"):
         await store.put_equipment(make_machine(name))
     await store.put_equipment(make_machine("c").model_copy(update={"design": "lathe"}))
 
-    assert await store.equipment_of_design("press") == ["a", "b"]
-    assert await store.equipment_of_design("mill") == []
+    assert await store.find_equipment() == ["a_1", "ax1", "b_1", "c"]
+    assert await store.find_equipment(design="press") == ["a_1", "ax1", "b_1"]
+    assert await store.find_equipment("a_*", "press") == ["a_1"]
+    assert await store.find_equipment("*1") == ["a_1", "ax1", "b_1"]
+    assert await store.find_equipment("c") == ["c"]
+    assert await store.find_equipment("%") == []
