@@ -1,6 +1,7 @@
 """A small graded machine that repeats a cycle of 12 s, its windows and an untrained network, for tests of features to training."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,12 @@ from app.model import ModelConfig, UniversalTemporalGNN
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from train.config import TrainConfig
 from train.fit import network
-from train.reference import fit_spec
+from train.labels import Booleans, Integers, WindowLabels
+from train.reference import spec_of
+from train.windows import Windows, write_windows
+
+START_US = 1_735_689_600_000_000
+"""2025-01-01T00:00Z, a whole multiple of the cycle."""
 
 GRADES = (Grade(name="new", health=1.0), Grade(name="worn", health=0.5), Grade(name="failed", health=0.1))
 
@@ -54,6 +60,34 @@ def wave(windows: int, sensors: int, bins: int = 12, seed: int = 0) -> Floats:
     )
 
 
+def graded(grade_WV: Integers, stable_W: Booleans | None = None) -> WindowLabels:
+    """Return labels of windows of the machine that follow each other from 2025 on, with these grades."""
+    healths_VK = np.full((grade_WV.shape[1], len(GRADES) + 1), np.nan, np.float32)
+    for component, each in enumerate(press().components):
+        healths_VK[component, : len(each.grades)] = [grade.health for grade in each.grades]
+    unknown_WV = np.full(grade_WV.shape, np.nan, np.float32)
+    return WindowLabels(
+        machine_W=np.zeros(len(grade_WV), np.int64),
+        start_us_W=START_US + 12_000_000 * np.arange(len(grade_WV), dtype=np.int64),
+        grade_WV=grade_WV,
+        health_WV=np.take_along_axis(healths_VK.T, grade_WV, axis=0),
+        rate_WV=unknown_WV,
+        rul_WV=unknown_WV.copy(),
+        stable_W=np.ones(len(grade_WV), np.bool_) if stable_W is None else stable_W,
+    )
+
+
+def graded_windows(directory: Path, repeats: int = 10) -> Windows:
+    """Write windows whose sensors shift with the grades: six configurations, each `repeats` times, eight windows warming up."""
+    grades = [(pump, valve, -1) for pump in range(3) for valve in range(2)]
+    grade_WV = np.repeat(np.array(grades, np.int64), repeats, axis=0)
+    values_WSN = wave(len(grade_WV), 4)
+    values_WSN[:, 0] += 5.0 * grade_WV[:, :1]
+    values_WSN[:, 2] += 5.0 * grade_WV[:, 1:2]
+    stable_W = np.arange(len(grade_WV)) >= 8
+    return write_windows(directory, press(), ("press-1",), graded(grade_WV, stable_W), [values_WSN], warm_up_run=8)
+
+
 @dataclass(frozen=True, slots=True)
 class Small:
     """Everything that a window needs to become an answer."""
@@ -70,7 +104,7 @@ def small(members: int = 2, hidden: int = 8) -> Small:
     train = TrainConfig(
         equipment="press-1", members=members, hidden=hidden, heads=2, statistics=("mean", "spread", "end")
     )
-    spec = fit_spec(wave(40, 4), equipment, train)
+    spec = spec_of([wave(40, 4)], equipment, train)
     config = network(spec, train, equipment.steps)
     torch.manual_seed(0)
     return Small(equipment, spec, config, UniversalTemporalGNN(config).eval())

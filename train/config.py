@@ -19,6 +19,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     equipment: str
+    design: str | None = None
+    """All machines of this design, which must have one topology; or give `equipment`."""
+    stride_s: Annotated[float, Field(gt=0)] | None = None
+    """Time between the ends of two windows of a run to failure; None for one window."""
+    rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
+    """Operating hours beyond which training does not look: remaining useful life is told up to here."""
     seed: int = 0
     """Of the split, the first weights, the order of windows and everything that is dropped."""
     workers: Positive = 2

@@ -23,7 +23,7 @@ from train.evaluate import HeldOut, grade_probability, score_grades
 from train.labels import Booleans, Integers
 from train.loss import Targets, training_loss
 from train.opinion import fit_opinion
-from train.reference import fit_spec
+from train.reference import spec_of
 from train.split import training_windows
 
 GLANCE = 64
@@ -116,7 +116,7 @@ def run_fit(windows: WindowSet, held_out_W: Booleans, config: TrainConfig, name:
             f"expected at least {config.batch} training windows, found {len(seen)}: import more or lower --batch"
         )
     generator = np.random.default_rng(config.seed)
-    spec = fit_spec(windows.values_WSN[seen], windows.equipment, config)
+    spec = spec_of([windows.values_WSN[seen]], windows.equipment, config)
     material = _material(windows, seen, spec, generator)
     held_W = np.flatnonzero(held_out_W).astype(np.int64)
     graphs, features = window_graphs(windows.values_WSN[held_W if share.rank == 0 else []], windows.equipment, spec)

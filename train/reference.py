@@ -1,64 +1,126 @@
 """Fits a feature spec to training windows: what each sensor showed, per step where the machine repeats a cycle.
 
+It reads each window once, in batches; how much memory it takes does not depend on how many there are.
 Invariant: the spec depends only on the windows given, so a fold's spec has seen nothing of what the fold holds out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from app.bins import Floats, flatness, roughness, step_statistics
+from app.bins import Doubles, Floats, flatness, roughness, step_statistics
 from app.feature_spec import FeatureSpec, Limits, Reference
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
+from train.labels import Integers
+from train.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, mean, sum of squared distances from the mean, lowest and highest of the finite numbers of each place, [X] of any shape."""
+
+    count_X: Doubles
+    mean_X: Doubles
+    square_X: Doubles
+    low_X: Doubles
+    high_X: Doubles
+
+    @classmethod
+    def of(cls, values_RX: Doubles) -> Self:
+        """Take the moments over the first axis."""
+        there_RX = np.isfinite(values_RX)
+        count_X = there_RX.sum(0).astype(np.float64)
+        mean_X = np.where(there_RX, values_RX, 0.0).sum(0) / np.maximum(count_X, 1.0)
+        return cls(
+            count_X=count_X,
+            mean_X=mean_X,
+            square_X=(np.where(there_RX, values_RX - mean_X, 0.0) ** 2).sum(0),
+            low_X=np.where(there_RX, values_RX, np.inf).min(0, initial=np.inf),
+            high_X=np.where(there_RX, values_RX, -np.inf).max(0, initial=-np.inf),
+        )
+
+    def merged(self, other: Self) -> Self:
+        """Return the moments of both together (Chan, Golub and LeVeque, "Updating formulae", 1979)."""
+        count_X = self.count_X + other.count_X
+        share_X = other.count_X / np.maximum(count_X, 1.0)
+        apart_X = other.mean_X - self.mean_X
+        return type(self)(
+            count_X=count_X,
+            mean_X=self.mean_X + apart_X * share_X,
+            square_X=self.square_X + other.square_X + apart_X**2 * self.count_X * share_X,
+            low_X=np.minimum(self.low_X, other.low_X),
+            high_X=np.maximum(self.high_X, other.high_X),
+        )
+
+    @property
+    def spread_X(self) -> Doubles:
+        """Population standard deviation; 0 where there is nothing."""
+        spread_X: Doubles = np.sqrt(self.square_X / np.maximum(self.count_X, 1.0))
+        return spread_X
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the sensors showed so far.
+
+    Moments of the statistics are [S, T, F], where T is 1 without a cycle, and of the bins [S].
+    """
+
+    statistics: Moments
+    bins: Moments
+    flat_S: Doubles
+    roughness_S: Doubles
+
+    def merged(self, other: Self) -> Self:
+        return type(self)(
+            statistics=self.statistics.merged(other.statistics),
+            bins=self.bins.merged(other.bins),
+            flat_S=np.fmax(self.flat_S, other.flat_S),
+            roughness_S=np.maximum(self.roughness_S, other.roughness_S),
+        )
 
 
 def fit_spec(
-    values_WSN: Floats, equipment: Equipment, config: TrainConfig, limits: Mapping[str, Limits] | None = None
+    windows: Windows, chosen_W: Integers, config: TrainConfig, limits: Mapping[str, Limits] | None = None
 ) -> FeatureSpec:
-    """Fit the references of an equipment's design.
+    """Fit the references of a design to windows.
 
     Args:
-        values_WSN: bins of the training windows, NaN where missing; at least one window.
-        equipment: the machine.
+        windows: of machines of the design.
+        chosen_W: positions of those that may be seen; at least one.
         config: names the statistics, the clip and the floor of the spread.
         limits: how far held-out windows left the range, where that is known.
 
     Returns:
         The feature spec; a sensor without any reading in the windows has no reference.
+
+    Raises:
+        ValueError: no window was chosen.
     """
-    raw_WSTF = np.stack(
-        [step_statistics(values_SN, equipment.steps, config.statistics)[0] for values_SN in values_WSN]
-    ).astype(np.float64)
-    if equipment.cycle_s is None:
-        W, S, T, F = raw_WSTF.shape
-        raw_WSTF = raw_WSTF.transpose(0, 2, 1, 3).reshape(W * T, S, 1, F)
-    flat_WS = np.stack([flatness(values_SN) for values_SN in values_WSN])
-    rough_WS = np.stack([roughness(values_SN) for values_SN in values_WSN])
-    references: dict[str, Reference] = {}
-    for index, (_, sensor) in enumerate(equipment.sensors):
-        raw_WTF, bins_WN = raw_WSTF[:, index], values_WSN[:, index].astype(np.float64)
-        if not np.isfinite(raw_WTF).any(axis=0).all():
-            continue
-        low, high = sensor.range
-        floor = max(config.spread_floor * float(np.nanstd(bins_WN)), 1e-4 * (high - low))
-        references[sensor.sensor_id] = Reference(
-            quantity=sensor.quantity,
-            unit=sensor.unit,
-            mean=_table(np.nanmean(raw_WTF, axis=0)),
-            spread=_table(np.maximum(np.nanstd(raw_WTF, axis=0), floor)),
-            low=_table(np.nanmin(raw_WTF, axis=0)),
-            high=_table(np.nanmax(raw_WTF, axis=0)),
-            flat=float(np.nanmax(flat_WS[:, index], initial=0.0)),
-            roughness=float(rough_WS[:, index].max()),
-        )
+    return spec_of((values for _, values in windows.batches(chosen_W)), windows.equipment, config, limits)
+
+
+def spec_of(
+    batches: Iterable[Floats], equipment: Equipment, config: TrainConfig, limits: Mapping[str, Limits] | None = None
+) -> FeatureSpec:
+    """Fit the references to batches of bins [B, S, N]; see `fit_spec`."""
+    shown: _Shown | None = None
+    for values_BSN in batches:
+        if len(values_BSN):
+            found = _show(values_BSN, equipment, config)
+            shown = found if shown is None else shown.merged(found)
+    if shown is None:
+        raise ValueError(f"expected at least one window of '{equipment.design}' to fit references to, found none")
     return FeatureSpec(
         statistics=config.statistics,
         clip=config.clip,
         quantities=tuple(QUANTITIES),
         component_types=COMPONENT_TYPES,
         media=MEDIA,
-        references={equipment.design: references},
+        references={equipment.design: _references(shown, equipment, config)},
         grades={
             equipment.design: {
                 component.component_id: component.grades for component in equipment.components if component.grades
@@ -91,6 +153,41 @@ def fit_limits(excess_WS: Floats, equipment: Equipment, share: float = 0.999) ->
     )
 
 
-def _table(values_RF: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[tuple[float, ...], ...]:
+def _show(values_BSN: Floats, equipment: Equipment, config: TrainConfig) -> _Shown:
+    raw_BSTF = step_statistics(values_BSN, equipment.steps, config.statistics)[0].astype(np.float64)
+    if equipment.cycle_s is None:
+        B, S, T, F = raw_BSTF.shape
+        raw_BSTF = raw_BSTF.transpose(0, 2, 1, 3).reshape(B * T, S, 1, F)
+    S = len(equipment.sensors)
+    return _Shown(
+        statistics=Moments.of(raw_BSTF),
+        bins=Moments.of(values_BSN.astype(np.float64).transpose(0, 2, 1).reshape(-1, S)),
+        flat_S=np.fmax.reduce(flatness(values_BSN), axis=0),
+        roughness_S=roughness(values_BSN).max(0),
+    )
+
+
+def _references(shown: _Shown, equipment: Equipment, config: TrainConfig) -> dict[str, Reference]:
+    references: dict[str, Reference] = {}
+    found, spread_STF, bin_spread_S = shown.statistics, shown.statistics.spread_X, shown.bins.spread_X
+    for index, (_, sensor) in enumerate(equipment.sensors):
+        if not (found.count_X[index] > 0).all():
+            continue
+        low, high = sensor.range
+        floor = max(config.spread_floor * float(bin_spread_S[index]), 1e-4 * (high - low))
+        references[sensor.sensor_id] = Reference(
+            quantity=sensor.quantity,
+            unit=sensor.unit,
+            mean=_table(found.mean_X[index]),
+            spread=_table(np.maximum(spread_STF[index], floor)),
+            low=_table(found.low_X[index]),
+            high=_table(found.high_X[index]),
+            flat=float(np.nan_to_num(shown.flat_S[index])),
+            roughness=float(shown.roughness_S[index]),
+        )
+    return references
+
+
+def _table(values_RF: Doubles) -> tuple[tuple[float, ...], ...]:
     """Round to 7 significant digits, what a float32 reading carries."""
     return tuple(tuple(float(f"{value:.7g}") for value in row) for row in values_RF.tolist())

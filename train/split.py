@@ -1,13 +1,141 @@
-"""Splits windows by configuration, never at random: windows of one configuration are near-duplicates.
+"""Parts labelled windows into those that a fit may see and those that are held out, so that what is held out is not seen in disguise.
 
-Invariant: all windows of one configuration are in one fold.
+Windows of one configuration, and neighbours of one machine, are near-duplicates; a split at random would score what was learned by heart.
+Invariant: no window of a part's held-out group, machine, level or time is among the windows that its fit sees.
 """
 
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from app.errors import InputError
 from train.labels import Booleans, Integers
+from train.windows import Windows
+
+KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
+LEAKY = "random-leaky"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One fit's share of the windows: positions, rising, that it sees, and those that it is scored on."""
+
+    name: str
+    train_W: Integers
+    held_W: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """How windows are parted.
+
+    Args:
+        kind: one of `KINDS`.
+        folds: parts of a split by group or machine.
+        held_share: share of each machine's time that a split by time holds out.
+        warm_up_windows: windows of a configuration's warm-up that a fit sees at most.
+        seed: of every draw.
+    """
+
+    kind: str = "group"
+    folds: int = 5
+    held_share: float = 0.2
+    warm_up_windows: int = 12
+    seed: int = 0
+
+
+def split(windows: Windows, plan: SplitPlan) -> list[Part]:
+    """Part windows.
+
+    - `group`: groups (configurations where windows are graded, else machines) are dealt to folds, see `split_folds`.
+    - `machine`: machines are dealt to folds.
+    - `time`: the last share of each machine's time is held out; the window before it is in neither part, so none overlaps.
+    - `leave-level:C`: each grade of component C is held out in turn.
+    - `leave-block:C+D`: each pair of grades of C and D is held out in turn.
+    - `random-leaky`: windows are dealt to folds one by one. Neighbours are near-duplicates, so its figures are too good.
+
+    Args:
+        windows: labelled windows.
+        plan: how.
+
+    Returns:
+        The parts. Of a warm-up a fit sees a few windows, see `training_windows`.
+
+    Raises:
+        InputError: the kind is not known or refused, a component is not there or has no grades, or there is too little to part.
+    """
+    kind, _, named = plan.kind.partition(":")
+    match kind:
+        case "group":
+            parts = list(_folds(windows, windows.group_W, plan, "groups"))
+        case "machine":
+            parts = list(_folds(windows, windows.labels.machine_W, plan, "machines"))
+        case "time":
+            parts = [_by_time(windows, plan.held_share)]
+        case "leave-level":
+            parts = list(_by_grades(windows, [named]))
+        case "leave-block":
+            parts = list(_by_grades(windows, named.split("+"), count=2))
+        case "random-leaky":
+            warnings.warn(
+                "a random split leaks: neighbouring windows are near-duplicates, so the held-out figures are too good; use "
+                f"one of {KINDS} for figures that hold",
+                stacklevel=2,
+            )
+            parts = list(_folds(windows, np.arange(len(windows)), plan, "windows"))
+        case "random":
+            raise InputError(
+                f"expected a split that keeps near-duplicates together ({KINDS}), found random, which scores what was learned "
+                f"by heart: choose one of these, or ask for {LEAKY} by its name",
+                "split",
+            )
+        case _:
+            raise InputError(f"expected a split of {KINDS}, found '{plan.kind}': choose one of these", "split")
+    return [_with_little_warm_up(part, windows, plan) for part in parts]
+
+
+def whole(windows: Windows, plan: SplitPlan) -> Part:
+    """Return the part that holds out nothing."""
+    held_out_W = np.zeros(len(windows), np.bool_)
+    return _with_little_warm_up(_part("all", held_out_W, ~held_out_W), windows, plan)
+
+
+def set_apart(windows: Windows, seen_W: Integers, share: float, seed: int) -> tuple[Integers, Integers]:
+    """Take whole groups out of the windows that a fit may see, to watch or to calibrate it.
+
+    Args:
+        windows: labelled windows.
+        seen_W: positions of those that may be seen.
+        share: of the groups that is taken; where it is above 0, at least one and at most half of them.
+        seed: of the draw.
+
+    Returns:
+        Positions of the rest and of what was taken, both rising.
+
+    Raises:
+        InputError: there are fewer than two groups, so nothing would be left.
+    """
+    if share <= 0:
+        return np.sort(seen_W), np.empty(0, np.int64)
+    numbers = np.unique(windows.group_W[seen_W])
+    if len(numbers) < 2:
+        raise InputError(
+            f"expected at least 2 groups of windows to set a share of {share:g} apart, found {len(numbers)}: import more "
+            "configurations or machines, or set none apart",
+            "validation_share",
+        )
+    count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
+    # dealt as folds are, so that what is taken has every grade if it can
+    fold_W = split_folds(
+        windows.labels.grade_WV[seen_W],
+        np.searchsorted(numbers, windows.group_W[seen_W]),
+        max(2, round(len(numbers) / count)),
+        seed,
+    )
+    return np.sort(seen_W[fold_W != 0]), np.sort(seen_W[fold_W == 0])
 
 
 def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed: int) -> Integers:
@@ -34,7 +162,8 @@ def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed:
         raise ValueError(
             f"expected at least {folds} configurations for {folds} folds, found {count}: ask for fewer folds"
         )
-    first_C = np.array([np.flatnonzero(configuration_W == number)[0] for number in range(count)])
+    first_C = np.full(count, len(configuration_W), np.int64)
+    np.minimum.at(first_C, configuration_W, np.arange(len(configuration_W)))
     fold_C = np.zeros(count, np.int64)
     sizes = [0] * folds
     seen: list[dict[tuple[tuple[int, int], ...], int]] = [{} for _ in range(folds)]
@@ -76,3 +205,73 @@ def training_windows(
         kept = generator.permutation(candidates)[:warm_up_windows]
         chosen_W[kept] = True
     return np.flatnonzero(chosen_W).astype(np.int64)
+
+
+def _folds(windows: Windows, group_W: Integers, plan: SplitPlan, what: str) -> Iterator[Part]:
+    count = len(np.unique(group_W))
+    if count < plan.folds:
+        raise InputError(
+            f"expected at least {plan.folds} {what} for {plan.folds} folds, found {count}: ask for fewer folds, or split by time",
+            "folds",
+        )
+    fold_W = split_folds(windows.labels.grade_WV, np.unique(group_W, return_inverse=True)[1], plan.folds, plan.seed)
+    for fold in range(plan.folds):
+        yield _part(f"fold {fold + 1}/{plan.folds}", fold_W == fold, fold_W != fold)
+
+
+def _by_time(windows: Windows, held_share: float) -> Part:
+    held_W, seen_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
+    start_us_W, window_us = windows.labels.start_us_W, windows.equipment.bins * windows.equipment.grid_us
+    for machine in np.unique(windows.labels.machine_W):
+        mine_W = windows.labels.machine_W == machine
+        first_us, end_us = int(start_us_W[mine_W].min()), int(start_us_W[mine_W].max()) + window_us
+        late_W = mine_W & (start_us_W >= end_us - round(held_share * (end_us - first_us)))
+        if late_W.any():
+            held_W |= late_W
+            # a window's length lies between the end of what is seen and the start of what is held out
+            seen_W |= mine_W & (start_us_W + 2 * window_us <= start_us_W[late_W].min())
+        else:
+            seen_W |= mine_W
+    if not held_W.any() or not seen_W.any():
+        raise InputError(
+            f"expected windows before and after a gap of one window of {windows.equipment.window_s:g} s, found {int(seen_W.sum())} "
+            f"before and {int(held_W.sum())} after it: change held_share, or import a longer history",
+            "held_share",
+        )
+    return _part("time", held_W, seen_W)
+
+
+def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterator[Part]:
+    """Hold out each combination of grades that the named components have; a window without these grades is in no part."""
+    graded = {each.component_id: place for place, each in enumerate(windows.equipment.components) if each.grades}
+    if len(set(names)) != count or not set(names) <= graded.keys():
+        raise InputError(
+            f"expected {'two components with grades joined by +' if count == 2 else 'a component with grades'} of "
+            f"{', '.join(graded) or 'none'}, found '{'+'.join(names)}': correct the split",
+            "split",
+        )
+    grade_WG = windows.labels.grade_WV[:, [graded[name] for name in names]]
+    known_W = (grade_WG >= 0).all(axis=1)
+    levels = np.unique(grade_WG[known_W], axis=0)
+    if len(levels) < 2:
+        raise InputError(
+            f"expected at least 2 grades of '{'+'.join(names)}' in the labels, found {len(levels)}: label more", "split"
+        )
+    for level_G in levels:
+        held_W = (grade_WG == level_G).all(axis=1)
+        said = [
+            f"{name}={windows.equipment.components[graded[name]].grades[grade].name}"
+            for name, grade in zip(names, level_G.tolist(), strict=True)
+        ]
+        yield _part("+".join(said), held_W, known_W & ~held_W)
+
+
+def _part(name: str, held_out_W: Booleans, seen_W: Booleans) -> Part:
+    return Part(name, np.flatnonzero(seen_W).astype(np.int64), np.flatnonzero(held_out_W).astype(np.int64))
+
+
+def _with_little_warm_up(part: Part, windows: Windows, plan: SplitPlan) -> Part:
+    unseen_W = np.ones(len(windows), np.bool_)
+    unseen_W[part.train_W] = False
+    seen_W = training_windows(unseen_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed)
+    return Part(part.name, seen_W, part.held_W)

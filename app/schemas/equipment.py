@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "pressure": ("bar", "kPa", "MPa", "psi"),
     "differential_pressure": ("bar", "kPa", "MPa", "psi"),
-    "temperature": ("degC", "K", "degF"),
-    "flow": ("l/min", "m3/h", "gpm"),
+    "temperature": ("degC", "K", "degF", "degR"),
+    "flow": ("l/min", "m3/h", "gpm", "kg/s", "lb/s"),
     "vibration": ("mm/s", "m/s2", "g"),
     "power": ("W", "kW"),
     "speed": ("rpm", "m/s", "rad/s"),

@@ -30,7 +30,7 @@ from app.schemas.places import place_of, shown, some_of
 MAX_WORKED_OUT = 1_000
 """Faults of type up to which each becomes a finding; a hostile document has a million."""
 
-_ABSOLUTE_ZERO: Mapping[str, float] = {"K": 0.0, "degC": -273.15, "degF": -459.67}
+_ABSOLUTE_ZERO: Mapping[str, float] = {"K": 0.0, "degC": -273.15, "degF": -459.67, "degR": 0.0}
 
 
 @dataclass(frozen=True, slots=True)

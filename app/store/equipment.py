@@ -91,6 +91,23 @@ async def list_equipment(database: Database) -> Sequence[EquipmentRecord]:
     return found
 
 
+async def find_equipment(database: Database, pattern: str | None = None, design: str | None = None) -> list[str]:
+    """Return the ids of registered equipment, in their order.
+
+    Args:
+        database: migrated.
+        pattern: of the ids, `*` for any part; None for all.
+        design: of the equipment; None for all.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    like = None
+    if pattern is not None:
+        like = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_").replace("*", "%")
+    return [row["equipment_id"] for row in await database.fetch("find_equipment", like, design)]
+
+
 def _record(row: Row) -> EquipmentRecord:
     equipment = Equipment.model_validate_json(row["topology"])
     vars(equipment)["revision"] = row["revision"]  # what the cached property would work out again

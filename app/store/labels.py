@@ -1,6 +1,6 @@
-"""Condition labels: which grade a component had in an interval.
+"""Condition labels: what is known of a component in an interval: its grade, its health, or that it ran until it failed.
 
-Invariant: a component has at most one label that starts at a time; writing it again replaces it.
+Invariant: a component has at most one label that starts at a time, and a label says one thing; writing it again replaces it.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,21 @@ ALL_TIME_US = (-(10**15), 10**16)
 
 
 class ConditionLabel(NamedTuple):
-    """A component's grade in [start_us, end_us), microseconds since 1970-01-01T00:00Z.
+    """What is known of a component in [start_us, end_us), microseconds since 1970-01-01T00:00Z; one of the three that follow.
 
-    `stable` is False while the machine was settling; `cycle` is the number of the cycle in its source, None without.
+    `grade` is the name of its condition; `health` in [0, 1]; `run_to_failure` says that it ran from the start until it failed at the
+    end, which may lie after the last reading. `stable` is False while the machine was settling; `cycle` is the number of the cycle in
+    its source, None without.
     """
 
     component_id: str
     start_us: int
     end_us: int
-    grade: str
+    grade: str | None = None
     stable: bool = True
     cycle: int | None = None
+    health: float | None = None
+    run_to_failure: bool = False
 
 
 async def put_labels(database: Database, equipment_id: str, labels: Sequence[ConditionLabel]) -> int:
@@ -32,7 +36,7 @@ async def put_labels(database: Database, equipment_id: str, labels: Sequence[Con
     Raises:
         UnknownEquipment: it is not registered.
         StoreUnavailable: the database can't be reached.
-        StoreError: it refused, such as a label that ends before it starts.
+        StoreError: it refused, such as a label that ends before it starts or that says both a grade and a health.
     """
     if not labels:
         return 0

@@ -126,7 +126,9 @@ select drop_before($1::timestamptz);
 
 -- name: put_labels
 -- Write condition labels of an equipment; a label of the same component and start is replaced.
-insert into condition_labels (equipment_key, component_id, start_time, end_time, grade, stable, cycle)
+insert into condition_labels (
+    equipment_key, component_id, start_time, end_time, grade, stable, cycle, health, run_to_failure
+)
 select
     equipment.equipment_key,
     label.component_id,
@@ -134,12 +136,16 @@ select
     timestamptz 'epoch' + label.end_us * interval '1 microsecond',
     label.grade,
     label.stable,
-    label.cycle
-from unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::boolean[], $7::integer[])
-    as label (component_id, start_us, end_us, grade, stable, cycle)
+    label.cycle,
+    label.health,
+    label.run_to_failure
+from unnest(
+    $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::boolean[], $7::integer[], $8::double precision[], $9::boolean[]
+) as label (component_id, start_us, end_us, grade, stable, cycle, health, run_to_failure)
 join equipment on equipment.equipment_id = $1::text
 on conflict (equipment_key, component_id, start_time) do update
-    set end_time = excluded.end_time, grade = excluded.grade, stable = excluded.stable, cycle = excluded.cycle
+    set end_time = excluded.end_time, grade = excluded.grade, stable = excluded.stable, cycle = excluded.cycle,
+        health = excluded.health, run_to_failure = excluded.run_to_failure
 returning 1;
 
 -- name: read_labels
@@ -150,12 +156,47 @@ select
     (extract(epoch from label.end_time) * 1000000)::bigint as end_us,
     label.grade,
     label.stable,
-    label.cycle
+    label.cycle,
+    label.health,
+    label.run_to_failure
 from condition_labels label
 join equipment on equipment.equipment_key = label.equipment_key
 where equipment.equipment_id = $1::text and label.end_time > timestamptz 'epoch' + $2::bigint * interval '1 microsecond'
     and label.start_time < timestamptz 'epoch' + $3::bigint * interval '1 microsecond'
 order by label.start_time, label.component_id;
+
+-- name: find_equipment
+-- The registered equipment of an id pattern (LIKE) and a design, in the order of ids.
+select equipment.equipment_id
+from equipment
+where ($1::text is null or equipment.equipment_id like $1::text)
+    and ($2::text is null or equipment.topology ->> 'design' = $2::text)
+order by equipment.equipment_id;
+
+-- name: grid_digests
+-- For each interval of an equipment how many bins of the grid it has, and a sum over them that changes when any time or value does.
+select count(grid.time) as bins, coalesce(sum(
+    hash_array_extended(grid.vals, (extract(epoch from grid.time) * 1000000)::bigint)::numeric
+), 0)::text as sum
+from unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as asked (equipment_id, start_us, end_us, position)
+left join equipment on equipment.equipment_id = asked.equipment_id
+left join sensor_grid grid on grid.equipment_key = equipment.equipment_key
+    and grid.time >= timestamptz 'epoch' + asked.start_us * interval '1 microsecond'
+    and grid.time < timestamptz 'epoch' + asked.end_us * interval '1 microsecond'
+group by asked.position
+order by asked.position;
+
+-- name: filled_windows
+-- Which windows (first bin and number of bins) of these equipment hold any bin of the grid, in the order asked.
+select exists (
+    select from sensor_grid grid
+    where grid.equipment_key = equipment.equipment_key
+        and grid.time >= timestamptz 'epoch' + asked.first * equipment.grid_us * interval '1 microsecond'
+        and grid.time < timestamptz 'epoch' + (asked.first + asked.bins) * equipment.grid_us * interval '1 microsecond'
+) as filled
+from unnest($1::text[], $2::bigint[], $3::bigint[]) with ordinality as asked (equipment_id, first, bins, position)
+left join equipment on equipment.equipment_id = asked.equipment_id
+order by asked.position;
 
 -- name: insert_diagnoses
 -- Store diagnoses; one that is there already stays as it is.

@@ -75,6 +75,10 @@ class Store:
         """Return all registered equipment in the order of ids."""
         return await equipment.list_equipment(self._database)
 
+    async def find_equipment(self, pattern: str | None = None, design: str | None = None) -> list[str]:
+        """Return the ids of an id pattern (`*` for any part) and a design, in their order."""
+        return await equipment.find_equipment(self._database, pattern, design)
+
     async def ingest(
         self, equipment_id: str, sensor_ids: Sequence[str], times_us: ArrayLike, values: ArrayLike
     ) -> Ingested:
@@ -92,6 +96,14 @@ class Store:
     async def read_windows(self, asked: Sequence[tuple[str, int, int]]) -> list[StoredWindow]:
         """Read windows (equipment id, first bin, number of bins) in one statement; see `windows.read_windows`."""
         return await windows.read_windows(self._database, asked)
+
+    async def filled_windows(self, asked: Sequence[tuple[str, int, int]]) -> list[bool]:
+        """Tell which windows (equipment id, first bin, number of bins) hold any reading; see `windows.filled_windows`."""
+        return await windows.filled_windows(self._database, asked)
+
+    async def grid_digests(self, asked: Sequence[tuple[str, int, int]]) -> list[str]:
+        """Return for intervals (equipment id, start and end in microseconds) what changes when their grid does."""
+        return await windows.grid_digests(self._database, asked)
 
     async def data_range(self, equipment_id: str) -> DataRange | None:
         """Return the bins from an equipment's first to its last reading; see `windows.data_range`."""

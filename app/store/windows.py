@@ -112,6 +112,34 @@ async def data_range(database: Database, equipment_id: str) -> DataRange | None:
     return DataRange(found["first_us"] // found["grid_us"], found["last_us"] // found["grid_us"] + 1)
 
 
+async def filled_windows(database: Database, asked: Sequence[tuple[str, int, int]]) -> list[bool]:
+    """Tell which windows hold any reading, without reading them.
+
+    Args:
+        database: migrated.
+        asked: equipment id, first bin since 1970-01-01T00:00Z and number of bins of each window.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    columns = [list(column) for column in zip(*asked, strict=True)] or [[], [], []]
+    return [row["filled"] for row in await database.fetch("filled_windows", *columns)]
+
+
+async def grid_digests(database: Database, asked: Sequence[tuple[str, int, int]]) -> list[str]:
+    """Return for each interval a text that is another one when any of its bins is.
+
+    Args:
+        database: migrated.
+        asked: equipment id, start and end of each interval in microseconds since 1970-01-01T00:00Z.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    columns = [list(column) for column in zip(*asked, strict=True)] or [[], [], []]
+    return [f"{row['bins']}:{row['sum']}" for row in await database.fetch("grid_digests", *columns)]
+
+
 async def read_history(
     database: Database, equipment: Equipment, first: int, end: int, chunk_bins: int = CHUNK_BINS
 ) -> AsyncIterator[tuple[int, Floats]]:

@@ -29,7 +29,7 @@ from app.features import (
 from app.schemas.equipment import Equipment
 from tests.small import Small, press, small, wave
 from train.config import TrainConfig
-from train.reference import fit_spec
+from train.reference import spec_of
 
 ALL = ("mean", "shift", "spread", "dip", "peak", "slope", "start", "end")
 NAN = np.float32(np.nan)
@@ -160,7 +160,7 @@ def test_sensor_that_rests_by_nature_is_not_frozen() -> None:
     equipment = press()
     values_WSN = wave(20, 4)
     values_WSN[::2, 0] = 0.0
-    spec = fit_spec(values_WSN, equipment, TrainConfig(equipment="press-1"))
+    spec = spec_of([values_WSN], equipment, TrainConfig(equipment="press-1"))
     assert not find_faults(values_WSN, plan_features(equipment, spec)).any()
 
 
@@ -309,7 +309,7 @@ def disturbed(windows: int, seed: int) -> Floats:
 def whole(statistics: tuple[str, ...]) -> tuple[Equipment, FeatureSpec]:
     equipment = press()
     config = TrainConfig.model_validate({"equipment": "press-1", "statistics": statistics})
-    return equipment, fit_spec(wave(40, 4), equipment, config)
+    return equipment, spec_of([wave(40, 4)], equipment, config)
 
 
 @pytest.mark.parametrize("seed", range(3))

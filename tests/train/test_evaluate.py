@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.bins import Floats
-from tests.small import press, wave
+from tests.small import graded, press, wave
 from train.config import TrainConfig
 from train.dataset import WindowSet, make_window_set
 from train.evaluate import (
@@ -20,10 +20,8 @@ from train.evaluate import (
     score_components,
     score_grades,
 )
-from train.labels import WindowLabels
 
 CONFIG = TrainConfig(equipment="press-1", folds=2)
-START_US = 1_735_689_600_000_000  # 2025-01-01T00:00Z, a whole multiple of the cycle
 
 
 def windows(repeats: int = 10) -> WindowSet:
@@ -35,8 +33,9 @@ def windows(repeats: int = 10) -> WindowSet:
     values_WSN[:, 2] += 5.0 * grade_WV[:, 1:2]
     stable_W = np.ones(len(grade_WV), np.bool_)
     stable_W[:8] = False
-    labels = WindowLabels(START_US + 12_000_000 * np.arange(len(grade_WV), dtype=np.int64), grade_WV, stable_W)
-    return make_window_set(press(), values_WSN, labels, CONFIG.model_copy(update={"warm_up_run": 8}))
+    return make_window_set(
+        press(), values_WSN, graded(grade_WV, stable_W), CONFIG.model_copy(update={"warm_up_run": 8})
+    )
 
 
 def test_macro_f1_by_hand() -> None:

@@ -13,8 +13,8 @@ from app import card as files
 from app.checkpoint import load
 from app.store.labels import ConditionLabel
 from app.store.store import Store
-from tests.small import press
-from tests.train.test_evaluate import START_US, windows
+from tests.small import START_US, press
+from tests.train.test_evaluate import windows
 from train.__main__ import main, next_directory
 from train.labels import EPOCH, MICROSECOND
 

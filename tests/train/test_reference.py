@@ -1,31 +1,40 @@
 """References fitted to training windows."""
 
-import numpy as np
+from pathlib import Path
 
-from tests.small import press, wave
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.bins import Doubles, Floats
+from tests.small import graded, graded_windows, press, wave
+from train import shards as parquet
 from train.config import TrainConfig
-from train.reference import fit_limits, fit_spec
+from train.reference import Moments, fit_limits, fit_spec, spec_of
+from train.windows import write_windows
 
 CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread"))
 
 
 def test_machine_with_a_cycle_has_a_row_for_each_step() -> None:
     values_WSN = wave(30, 4)
-    reference = fit_spec(values_WSN, press(), CONFIG).references["press"]["P1"]
+    reference = spec_of([values_WSN], press(), CONFIG).references["press"]["P1"]
     steps_WT = values_WSN[:, 0].reshape(30, 4, 3).mean(-1)
     np.testing.assert_allclose([row[0] for row in reference.mean], steps_WT.mean(0), rtol=1e-6)
+    np.testing.assert_allclose([row[0] for row in reference.spread], np.maximum(steps_WT.std(0), 0.04), rtol=1e-4)
     np.testing.assert_allclose([row[0] for row in reference.low], steps_WT.min(0), rtol=1e-6)
 
 
 def test_machine_without_a_cycle_has_one_row() -> None:
     equipment = press().model_copy(update={"cycle_s": None})
-    assert len(fit_spec(wave(5, 4), equipment, CONFIG).references["press"]["P1"].mean) == 1
+    assert len(spec_of([wave(5, 4)], equipment, CONFIG).references["press"]["P1"].mean) == 1
 
 
 def test_spread_never_falls_below_its_floor() -> None:
     values_WSN = wave(5, 4)
     values_WSN[:, 1] = 0.0
-    reference = fit_spec(values_WSN, press(), CONFIG).references["press"]["Q1"]
+    reference = spec_of([values_WSN], press(), CONFIG).references["press"]["Q1"]
     assert min(min(row) for row in reference.spread) == 1e-4 * 400
     assert reference.flat == 1.0
 
@@ -33,7 +42,61 @@ def test_spread_never_falls_below_its_floor() -> None:
 def test_sensor_that_was_never_there_has_no_reference() -> None:
     values_WSN = wave(5, 4)
     values_WSN[:, 2] = np.nan
-    assert set(fit_spec(values_WSN, press(), CONFIG).references["press"]) == {"P1", "Q1", "T1"}
+    assert set(spec_of([values_WSN], press(), CONFIG).references["press"]) == {"P1", "Q1", "T1"}
+
+
+@pytest.mark.parametrize("cycle_s", [12.0, None])
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_batches_give_what_all_windows_at_once_give(cycle_s: float | None, size: int) -> None:
+    equipment, values_WSN = press().model_copy(update={"cycle_s": cycle_s}), with_holes(wave(40, 4) + 1000.0)
+    at_once = spec_of([values_WSN], equipment, CONFIG).references["press"]
+    batches = [values_WSN[start : start + size] for start in range(0, 40, size)]
+    streamed = spec_of(batches, equipment, CONFIG).references["press"]
+    assert streamed.keys() == at_once.keys()
+    for sensor_id, reference in at_once.items():
+        for name in ("mean", "spread", "low", "high", "flat", "roughness"):
+            # a level of 1000 with a spread of 1 leaves 12 of float64's 16 digits; tables are rounded to 7
+            np.testing.assert_allclose(getattr(streamed[sensor_id], name), getattr(reference, name), rtol=2e-7)
+
+
+def with_holes(values_WSN: Floats) -> Floats:
+    values_WSN[3, :, :3] = np.nan
+    values_WSN[5] = np.nan
+    values_WSN[9, 2, 4:] = np.nan
+    return values_WSN
+
+
+def test_only_the_chosen_windows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 4 * 4 * 4 * 12)
+    values_WSN = with_holes(wave(30, 4))
+    values_WSN[20] = 250.0
+    labels = graded(np.zeros((30, 3), np.int64))
+    windows = write_windows(tmp_path, press(), ("press-1",), labels, [values_WSN])
+    chosen = np.flatnonzero(np.arange(30) != 20)
+    assert fit_spec(windows, chosen, CONFIG) == spec_of([values_WSN[chosen]], press(), CONFIG)
+
+
+def test_no_window_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one window of 'press'"):
+        fit_spec(graded_windows(tmp_path), np.empty(0, np.int64), CONFIG)
+
+
+@given(st.lists(st.lists(st.one_of(st.just(np.nan), st.floats(-1e3, 1e3)), max_size=8), min_size=1, max_size=6))
+def test_merged_moments_are_those_of_all(parts: list[list[float]]) -> None:
+    joined = Moments.of(np.array([value for part in parts for value in part], np.float64).reshape(-1, 1))
+    merged = Moments.of(np.array(parts[0], np.float64).reshape(-1, 1))
+    for part in parts[1:]:
+        merged = merged.merged(Moments.of(np.array(part, np.float64).reshape(-1, 1)))
+    assert merged.count_X == joined.count_X
+    if joined.count_X[0]:
+        same(merged.mean_X, joined.mean_X)
+        same(merged.spread_X, joined.spread_X)
+        assert (merged.low_X, merged.high_X) == (joined.low_X, joined.high_X)
+
+
+def same(found: Doubles, expected: Doubles) -> None:
+    # sums of numbers up to 1000 differ by rounding, and the root makes 1e-13 of a zero variance 3e-7
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-5)
 
 
 def test_limits_are_what_most_held_out_windows_stay_below() -> None:

@@ -1,12 +1,18 @@
 """The split: no configuration on both sides."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import InputError
+from tests.small import START_US, graded, press
 from train.labels import configurations
-from train.split import split_folds, training_windows
+from train.split import SplitPlan, set_apart, split, split_folds, training_windows, whole
+from train.windows import Windows, groups
 
 
 def factorial(repeats: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -54,3 +60,119 @@ def test_a_fit_sees_nothing_held_out_and_little_of_a_warm_up() -> None:
     assert (configuration_W[seen] != 1).all()
     assert (seen < 15).sum() == 4
     assert set(range(15, 20)) | set(range(40, 60)) <= set(seen.tolist())
+
+
+PLANS = ("group", "machine", "time", "leave-level:pump", "leave-block:pump+valve")
+
+
+def made(grades: np.ndarray[tuple[int, ...], np.dtype[np.int64]], machines: int = 1, stride: int = 12) -> Windows:
+    """Return windows of machines in turn, each with windows of 12 s every `stride` seconds; nothing is written."""
+    labels = graded(grades)
+    machine_W = np.arange(len(grades)) * machines // max(1, len(grades))
+    place_W = np.arange(len(grades)) - np.searchsorted(machine_W, machine_W)
+    labels = replace(labels, machine_W=machine_W, start_us_W=START_US + 1_000_000 * stride * place_W)
+    configuration_W = configurations(grades)
+    return Windows(
+        directory=Path("nowhere"),
+        equipment=press(),
+        machines=tuple(f"press-{number}" for number in range(machines)),
+        labels=labels,
+        configuration_W=configuration_W,
+        group_W=groups(labels, configuration_W),
+        warm_up_W=np.zeros(len(grades), np.bool_),
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 1)), min_size=12, max_size=60),
+    st.integers(1, 4),
+    st.sampled_from([3, 12]),
+    st.sampled_from(PLANS),
+    st.integers(0, 5),
+)
+def test_what_is_held_out_is_never_seen(
+    grades: list[tuple[int, int]], machines: int, stride: int, kind: str, seed: int
+) -> None:
+    windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
+    try:
+        parts = split(windows, SplitPlan(kind, folds=2, seed=seed))
+    except InputError:
+        return  # too little to part
+    again = split(windows, SplitPlan(kind, folds=2, seed=seed))
+    labels = windows.labels
+    for part, same in zip(parts, again, strict=True):
+        assert part.held_W.size
+        assert not set(part.train_W.tolist()) & set(part.held_W.tolist())
+        assert (np.diff(part.train_W) > 0).all()
+        assert (part.train_W.tolist(), part.held_W.tolist()) == (same.train_W.tolist(), same.held_W.tolist())
+        of_what = {"group": windows.group_W, "machine": labels.machine_W, "leave-level:pump": labels.grade_WV[:, 0]}
+        if kind in of_what:
+            assert not set(of_what[kind][part.train_W].tolist()) & set(of_what[kind][part.held_W].tolist())
+        if kind == "leave-block:pump+valve":
+            held, seen = (
+                {tuple(row) for row in labels.grade_WV[side, :2].tolist()} for side in (part.held_W, part.train_W)
+            )
+            assert len(held) == 1
+            assert not held & seen
+        if kind == "time":
+            for machine in range(machines):
+                seen_us, held_us = (
+                    labels.start_us_W[side[labels.machine_W[side] == machine]] for side in (part.train_W, part.held_W)
+                )
+                if seen_us.size and held_us.size:
+                    # the end of what is seen, and a window's length, before what is held out
+                    assert seen_us.max() + 2 * 12_000_000 <= held_us.min()
+    if kind in {"group", "machine", "leave-level:pump", "leave-block:pump+valve"}:
+        everything = np.concatenate([part.held_W for part in parts])
+        assert len(set(everything.tolist())) == len(everything)
+
+
+def test_parts_are_named() -> None:
+    windows = made(np.array([(pump, valve, -1) for pump in range(3) for valve in range(2)], np.int64))
+    names = {kind: [part.name for part in split(windows, SplitPlan(kind, folds=2))] for kind in (PLANS[0], *PLANS[3:])}
+    assert names["group"] == ["fold 1/2", "fold 2/2"]
+    assert names["leave-level:pump"] == ["pump=new", "pump=worn", "pump=failed"]
+    assert names["leave-block:pump+valve"][:2] == ["pump=new+valve=new", "pump=new+valve=worn"]
+
+
+def test_random_split_is_refused_unless_its_leak_is_named() -> None:
+    windows = made(factorial(1)[:, :3] % 2)
+    with pytest.raises(InputError, match=r"found random, which scores what was learned by heart.*random-leaky"):
+        split(windows, SplitPlan("random"))
+    with pytest.warns(UserWarning, match="near-duplicates, so the held-out figures are too good"):
+        parts = split(windows, SplitPlan("random-leaky", folds=3))
+    assert sorted(position for part in parts for position in part.held_W.tolist()) == list(range(len(windows)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("by-moon", "expected a split of group, machine, time, .* found 'by-moon'"),
+        ("leave-level:tank", "a component with grades of pump, valve, found 'tank'"),
+        ("leave-block:pump", "two components with grades joined by .* found 'pump'"),
+        ("machine", "at least 5 machines for 5 folds, found 1"),
+    ],
+)
+def test_split_that_can_not_be_made_says_why(kind: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        split(made(factorial(1)[:, :3] % 2), SplitPlan(kind))
+
+
+def test_whole_holds_out_nothing_but_most_of_a_warm_up() -> None:
+    windows = replace(made(np.zeros((30, 3), np.int64)), warm_up_W=np.arange(30) < 20)
+    part = whole(windows, SplitPlan(warm_up_windows=4))
+    assert part.held_W.size == 0
+    assert (part.train_W < 20).sum() == 4
+    assert set(range(20, 30)) <= set(part.train_W.tolist())
+
+
+def test_windows_set_apart_are_whole_groups() -> None:
+    windows = made(factorial(2)[:, :3] % 2)
+    seen_W = np.arange(0, len(windows), 2)
+    rest_W, apart_W = set_apart(windows, seen_W, 0.25, 0)
+    assert sorted([*rest_W.tolist(), *apart_W.tolist()]) == seen_W.tolist()
+    assert not set(windows.group_W[rest_W].tolist()) & set(windows.group_W[apart_W].tolist())
+    assert len(np.unique(windows.group_W[apart_W])) == 2
+    assert set_apart(windows, seen_W, 0.0, 0)[1].size == 0
+    with pytest.raises(InputError, match="at least 2 groups"):
+        set_apart(windows, np.array([0]), 0.25, 0)

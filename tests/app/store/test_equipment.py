@@ -68,3 +68,16 @@ async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, 
     (window,) = await store.read_windows([("press-1", T0_S // 10, 12)])
     assert put.rebuilt_bins == 12
     np.testing.assert_array_equal(decode_window(window, coarse)[0], values.reshape(12, 10).mean(axis=1))
+
+
+async def test_machines_are_found_by_design_and_pattern(store: Store):
+    for name in ("b_1", "a_1", "ax1"):
+        await store.put_equipment(make_machine(name))
+    await store.put_equipment(make_machine("c").model_copy(update={"design": "lathe"}))
+
+    assert await store.find_equipment() == ["a_1", "ax1", "b_1", "c"]
+    assert await store.find_equipment(design="press") == ["a_1", "ax1", "b_1"]
+    assert await store.find_equipment("a_*", "press") == ["a_1"]
+    assert await store.find_equipment("*1") == ["a_1", "ax1", "b_1"]
+    assert await store.find_equipment("c") == ["c"]
+    assert await store.find_equipment("%") == []

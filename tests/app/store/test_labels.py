@@ -49,3 +49,43 @@ async def test_label_that_ends_before_it_starts_is_refused(store: Store, machine
 
     with pytest.raises(StoreError):
         await store.put_labels("press-1", [ConditionLabel("pump", 10, 5, "0")])
+
+
+async def test_health_and_run_to_failure_come_back(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    labels = [
+        ConditionLabel("pump", 0, MINUTE_US, health=0.25),
+        ConditionLabel("pump", MINUTE_US, 9 * MINUTE_US, run_to_failure=True, stable=False),
+    ]
+
+    await store.put_labels("press-1", labels)
+
+    assert await store.read_labels("press-1") == labels
+
+
+async def test_label_that_turns_from_a_grade_to_a_health_keeps_nothing(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    await store.put_labels("press-1", [ConditionLabel("pump", 0, MINUTE_US, "0")])
+    await store.put_labels("press-1", [ConditionLabel("pump", 0, MINUTE_US, health=1.0)])
+
+    assert await store.read_labels("press-1") == [ConditionLabel("pump", 0, MINUTE_US, health=1.0)]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        ConditionLabel("pump", 0, MINUTE_US),
+        ConditionLabel("pump", 0, MINUTE_US, "0", health=0.5),
+        ConditionLabel("pump", 0, MINUTE_US, health=0.5, run_to_failure=True),
+        ConditionLabel("pump", 0, MINUTE_US, health=1.5),
+        ConditionLabel("pump", 0, MINUTE_US, health=float("nan")),
+    ],
+)
+async def test_label_that_does_not_say_exactly_one_thing_is_refused(
+    store: Store, machine: Equipment, label: ConditionLabel
+):
+    await store.put_equipment(machine)
+
+    with pytest.raises(StoreError):
+        await store.put_labels("press-1", [label])
+    assert await store.read_labels("press-1") == []

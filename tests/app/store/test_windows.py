@@ -158,3 +158,27 @@ async def test_window_over_a_border_of_months_is_whole(store: Store):
     assert across.newest.timestamp() == border_s + 1
     assert (unknown.slot_sensors, unknown.count) == ((), 0)
     np.testing.assert_array_equal(decode_window(after, machine), [[3]])
+
+
+async def test_windows_without_a_reading_are_known_without_reading_them(store: Store):
+    await store.put_equipment(make_machine(sensors=("A",)))
+    await store.ingest("press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0])
+
+    asked = [("press-1", T0_S, 5), ("press-1", T0_S + 1, 8), ("press-9", T0_S, 5), ("press-1", T0_S + 5, 5)]
+    assert await store.filled_windows(asked) == [True, False, False, True]
+    assert await store.filled_windows([]) == []
+
+
+async def test_digest_of_the_grid_changes_with_its_bins(store: Store):
+    await store.put_equipment(make_machine(sensors=("A", "B")))
+    await store.ingest("press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0])
+    asked = [("press-1", (T0_S - 5) * 1_000_000, (T0_S + 5) * 1_000_000), ("press-1", 0, 5), ("press-9", 0, 5)]
+    first, *empty = await store.grid_digests(asked)
+    assert empty == ["0:0", "0:0"]
+    assert await store.grid_digests(asked[:1]) == [first]
+    await store.ingest("press-1", ["A"], [(T0_S + 60) * 1_000_000], [1.0])
+    assert await store.grid_digests(asked[:1]) == [first]
+
+    await store.ingest("press-1", ["A"], [T0_S * 1_000_000 + 1], [1.5])
+
+    assert await store.grid_digests(asked[:1]) != [first]

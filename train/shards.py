@@ -1,0 +1,188 @@
+"""Shards of labelled windows: Parquet files of rows in order, each written whole or not at all.
+
+Knows rows and columns, not which windows there are (see `train.windows`). Shapes: B windows, S sensors, N bins, V components.
+Invariant: values come back as they were written, bit for bit, NaN where missing.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from app.bins import Floats
+from app.schemas.equipment import Equipment
+from train.labels import Integers, WindowLabels
+
+SHARD_BYTES = 2**27
+"""Values of a shard, about: 128 MB."""
+
+GROUP_BYTES = 2**22
+"""Values of a row group, the least that is read at a time: 4 MB."""
+
+_LABELS = ("machine", "start_us", "grade", "health", "rate", "rul", "stable")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Takes the chosen windows, by rising positions, out of a table of a shard."""
+
+    positions_B: Integers
+    sensors: int
+    bins: int
+
+    def __call__(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+        """Return positions [B] and values [B, S, N] of a table's chosen windows, in its order."""
+        position_R = table.column("position").to_numpy()
+        place_R = np.searchsorted(self.positions_B, position_R)
+        wanted_R = place_R < len(self.positions_B)
+        wanted_R[wanted_R] = self.positions_B[place_R[wanted_R]] == position_R[wanted_R]
+        values = np.concatenate([_flat(chunk) for chunk in table.column("values").chunks] or [np.empty(0, np.float32)])
+        values_RSN = values.reshape(len(position_R), self.sensors, self.bins)
+        if not wanted_R.all():
+            position_R, values_RSN = position_R[wanted_R], values_RSN[wanted_R]
+        return {"position": position_R, "values": values_RSN}
+
+
+def write_shard(
+    directory: Path, number: int, equipment: Equipment, first: int, labels: WindowLabels, values_BSN: Floats
+) -> Path:
+    """Write the shard of neighbouring windows, whole or not at all.
+
+    Args:
+        directory: of the shards.
+        number: of the shard; shards have their windows in the order of their numbers.
+        equipment: topology that the machines share.
+        first: position of the first window.
+        labels: of these windows.
+        values_BSN: their bins.
+
+    Raises:
+        ValueError: the values have another shape than labels and topology say.
+    """
+    expected = (len(labels), len(equipment.sensors), equipment.bins)
+    if values_BSN.shape != expected:
+        raise ValueError(f"expected values of windows x sensors x bins {expected}, found {values_BSN.shape}")
+    columns = {
+        "position": pa.array(np.arange(first, first + len(labels), dtype=np.int64)),
+        "machine": pa.array(labels.machine_W.astype(np.int32)),
+        "start_us": pa.array(labels.start_us_W),
+        "values": _fixed(values_BSN.astype(np.float32, copy=False)),
+        "grade": _fixed(labels.grade_WV),
+        "health": _fixed(labels.health_WV),
+        "rate": _fixed(labels.rate_WV),
+        "rul": _fixed(labels.rul_WV),
+        "stable": pa.array(labels.stable_W),
+    }
+    path = directory / f"windows-{number:06d}.parquet"
+    partial = path.with_suffix(".partial")
+    pq.write_table(
+        pa.table(columns),
+        partial,
+        row_group_size=max(1, GROUP_BYTES // window_bytes(equipment)),
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=["position"],
+    )
+    partial.replace(path)
+    return path
+
+
+def windows_of_a_shard(equipment: Equipment) -> int:
+    """Return how many windows a shard holds."""
+    return max(1, SHARD_BYTES // window_bytes(equipment))
+
+
+def window_bytes(equipment: Equipment) -> int:
+    """Return the size of a window's values."""
+    return max(1, 4 * len(equipment.sensors) * equipment.bins)
+
+
+def read_chosen(directory: Path, equipment: Equipment, rising_W: Integers) -> Iterator[tuple[Integers, Floats]]:
+    """Read windows, one row group after the other.
+
+    Args:
+        directory: of the shards.
+        equipment: topology that the machines share.
+        rising_W: positions, each once.
+
+    Yields:
+        Positions [B] and values [B, S, N] of neighbouring ones.
+    """
+    chosen = Chosen(rising_W, len(equipment.sensors), equipment.bins)
+    first = 0
+    for path in shards(directory):
+        if first > rising_W.max(initial=-1):
+            return
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if np.searchsorted(rising_W, first) < np.searchsorted(rising_W, first + rows):
+                    found = chosen(file.read_row_group(group, columns=["position", "values"]))
+                    yield found["position"], found["values"]
+                first += rows
+
+
+def read_labels(directory: Path, components: int) -> WindowLabels:
+    """Read the labels of all shards; there is at least one shard.
+
+    Args:
+        directory: of the shards.
+        components: V.
+    """
+    tables = [pq.read_table(path, columns=list(_LABELS)) for path in shards(directory)]
+    columns: Mapping[str, NDArray[Any]] = {
+        name: np.concatenate([_column(table, name, components) for table in tables]) for name in _LABELS
+    }
+    return WindowLabels(
+        machine_W=columns["machine"].astype(np.int64),
+        start_us_W=columns["start_us"],
+        grade_WV=columns["grade"],
+        health_WV=columns["health"],
+        rate_WV=columns["rate"],
+        rul_WV=columns["rul"],
+        stable_W=columns["stable"],
+    )
+
+
+def shards(directory: Path) -> list[Path]:
+    """Return the shards of a directory in the order of their windows."""
+    return sorted(directory.glob("windows-*.parquet"))
+
+
+def blocks_of(values: Iterable[Floats], equipment: Equipment) -> Iterator[Floats]:
+    """Join blocks of windows up to the size of a shard, and part those above it."""
+    size = windows_of_a_shard(equipment)
+    held: list[Floats] = []
+    for block in values:
+        for start in range(0, len(block), size):
+            held.append(block[start : start + size])
+            if sum(map(len, held)) >= size:
+                joined = np.concatenate(held)
+                yield joined[:size]
+                held = [joined[size:]] if len(joined) > size else []
+    if held:
+        yield np.concatenate(held)
+
+
+def _fixed(values_WX: NDArray[Any]) -> pa.FixedSizeListArray:
+    width = int(np.prod(values_WX.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_WX).reshape(-1)), width)
+
+
+def _flat(chunk: pa.Array) -> NDArray[Any]:
+    flat: NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=False)
+    return flat
+
+
+def _column(table: pa.Table, name: str, components: int) -> NDArray[Any]:
+    column = table.column(name)
+    if pa.types.is_fixed_size_list(column.type):
+        flat = [_flat(chunk) for chunk in column.chunks] or [np.empty(0)]
+        return np.concatenate(flat).reshape(-1, components)
+    values: NDArray[Any] = column.to_numpy()
+    return values

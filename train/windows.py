@@ -1,0 +1,237 @@
+"""Labelled windows as Parquet shards on disk, and the handle by which they are read: in order, by position, or as a Ray dataset.
+
+Does no training and reads no store (see `train.prepare`). Shapes: W windows, S sensors, N bins, V components, B windows of a batch.
+Invariant: positions count the windows in order of machine and time, from 0, and so do the rows of the shards, one after the other; values are
+float32 bins as they were written, bit for bit, NaN where missing.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from app.bins import Floats
+from app.errors import InputError
+from app.schemas.equipment import Equipment
+from train.labels import Booleans, Integers, WindowLabels, configurations, warm_up
+from train.shards import Chosen, blocks_of, read_chosen, read_labels, shards, window_bytes, write_shard
+
+if TYPE_CHECKING:
+    import ray.data
+
+HEAD = "equipment.json"
+"""Written last: a directory without it was not finished."""
+
+MOST_BYTES = 2**28
+"""Values that are held at once when windows are asked for by position: 256 MB."""
+
+
+class Head(BaseModel):
+    """What the shards of a directory have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    equipment: Equipment
+    machines: tuple[str, ...]
+    windows: int
+    warm_up_run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Labelled windows of machines of one topology: a handle that is cheap to pickle; values stay on disk.
+
+    Args:
+        directory: of the Parquet shards.
+        equipment: topology that all machines share; they differ in id and name only.
+        machines: their ids, in the order of `labels.machine_W`.
+        labels: what is known of the W windows, in order of machine and time.
+        configuration_W: number of the grades of all components together, equal where and only where all grades are.
+        group_W: number of what a split never parts: the configuration where a window is graded, else its machine.
+        warm_up_W: true in a warm-up.
+    """
+
+    directory: Path
+    equipment: Equipment
+    machines: tuple[str, ...]
+    labels: WindowLabels
+    configuration_W: Integers
+    group_W: Integers
+    warm_up_W: Booleans
+
+    def __len__(self) -> int:
+        """Return W."""
+        return len(self.labels)
+
+    def batches(self, chosen_W: Integers, size: int = 512) -> Iterator[tuple[Integers, Floats]]:
+        """Read windows in order of their positions, whatever the order asked; memory does not grow with their number.
+
+        Args:
+            chosen_W: positions; one that is asked twice is read once.
+            size: most windows of a batch; fewer where they are large.
+
+        Yields:
+            Positions [B] and values [B, S, N] of neighbouring ones.
+        """
+        chosen_W = np.unique(np.asarray(chosen_W, np.int64))
+        size = max(1, min(size, MOST_BYTES // window_bytes(self.equipment)))
+        held: list[tuple[Integers, Floats]] = []
+        count = 0
+        for positions, values in read_chosen(self.directory, self.equipment, chosen_W):
+            held.append((positions, values))
+            count += len(positions)
+            while count >= size:
+                positions_B, values_BSN = _joined(held)
+                yield positions_B[:size], values_BSN[:size]
+                held = [(positions_B[size:], values_BSN[size:])]
+                count -= size
+        if count:
+            yield _joined(held)
+
+    def values(self, chosen_W: Integers) -> Floats:
+        """Read few windows whole.
+
+        Args:
+            chosen_W: positions, in any order.
+
+        Returns:
+            [B, S, N] in the order asked.
+
+        Raises:
+            ValueError: the windows have more values than `MOST_BYTES`.
+        """
+        chosen_W = np.asarray(chosen_W, np.int64)
+        bound = MOST_BYTES // window_bytes(self.equipment)
+        if len(chosen_W) > bound:
+            raise ValueError(f"expected at most {bound} windows at once, found {len(chosen_W)}: read them by batches")
+        shape = (len(chosen_W), len(self.equipment.sensors), self.equipment.bins)
+        values_BSN = np.empty(shape, np.float32)
+        wanted, place_B = np.unique(chosen_W, return_inverse=True)
+        for positions, values in read_chosen(self.directory, self.equipment, wanted):
+            mine_B = np.flatnonzero((chosen_W >= positions[0]) & (chosen_W <= positions[-1]))
+            values_BSN[mine_B] = values[place_B[mine_B] - np.searchsorted(wanted, positions[0])]
+        return values_BSN
+
+    def dataset(self, chosen_W: Integers) -> "ray.data.Dataset":
+        """Return windows as a Ray dataset with rows `{position: int64, values: float32 [S, N]}`, in no certain order.
+
+        Ray must be running, and every node must see the directory.
+
+        Args:
+            chosen_W: positions.
+        """
+        import ray.data
+
+        chosen = Chosen(np.unique(np.asarray(chosen_W, np.int64)), len(self.equipment.sensors), self.equipment.bins)
+        first, paths = 0, []
+        for path in shards(self.directory):
+            rows = pq.read_metadata(path).num_rows
+            if np.searchsorted(chosen.positions_B, first) < np.searchsorted(chosen.positions_B, first + rows):
+                paths.append(str(path))
+            first += rows
+        data = ray.data.read_parquet(paths or str(shards(self.directory)[0])).select_columns(["position", "values"])
+        return data.map_batches(chosen, batch_format="pyarrow", batch_size=None)
+
+
+def write_windows(
+    directory: Path,
+    equipment: Equipment,
+    machines: Sequence[str],
+    labels: WindowLabels,
+    values: Iterable[Floats],
+    warm_up_run: int = 50,
+) -> Windows:
+    """Write windows to a new directory and open it; for what is small, and for tests.
+
+    Args:
+        directory: holds no shards yet; made if it is not there.
+        equipment: topology that all machines share.
+        machines: their ids.
+        labels: of all windows.
+        values: blocks [B, S, N] of the windows' bins in the order of `labels`.
+        warm_up_run: an unbroken run of unstable windows of one configuration this long is a warm-up.
+
+    Raises:
+        ValueError: there are other numbers of windows, sensors or bins than labels and topology have.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    first = 0
+    for number, block in enumerate(blocks_of(values, equipment)):
+        rows = np.arange(first, min(first + len(block), len(labels)))
+        write_shard(directory, number, equipment, first, labels.only(rows), block)
+        first += len(block)
+    if first != len(labels):
+        raise ValueError(f"expected values of {len(labels)} windows, found {first}")
+    return finish(
+        directory, Head(equipment=equipment, machines=tuple(machines), windows=first, warm_up_run=warm_up_run)
+    )
+
+
+def finish(directory: Path, head: Head) -> Windows:
+    """Say that all shards are written, and open them."""
+    partial = directory / f"{HEAD}.partial"
+    partial.write_text(head.model_dump_json(), encoding="utf-8")
+    partial.replace(directory / HEAD)
+    return open_windows(directory)
+
+
+def open_windows(directory: Path) -> Windows:
+    """Open the windows of a directory.
+
+    Args:
+        directory: that `write_windows` or `train.prepare` has finished.
+
+    Raises:
+        InputError: the directory was not finished, or shards are missing.
+    """
+    try:
+        head = Head.model_validate(json.loads((directory / HEAD).read_bytes()))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"expected prepared windows with '{HEAD}' in '{directory}', found none: prepare them again", "directory"
+        ) from error
+    paths = shards(directory)
+    found = sum(pq.read_metadata(path).num_rows for path in paths)
+    if not paths or found != head.windows:
+        raise InputError(
+            f"expected {head.windows} windows in '{directory}', found {found}: delete it and prepare them again",
+            "directory",
+        )
+    labels = read_labels(directory, len(head.equipment.components))
+    configuration_W = configurations(labels.grade_WV)
+    return Windows(
+        directory=directory,
+        equipment=head.equipment,
+        machines=head.machines,
+        labels=labels,
+        configuration_W=configuration_W,
+        group_W=groups(labels, configuration_W),
+        warm_up_W=_warm_up_of_machines(labels, configuration_W, head.warm_up_run),
+    )
+
+
+def groups(labels: WindowLabels, configuration_W: Integers) -> Integers:
+    """Number what a split never parts: the configuration where any component is graded, else the machine."""
+    graded_W = (labels.grade_WV >= 0).any(axis=1)
+    pairs_W2 = np.stack([~graded_W, np.where(graded_W, configuration_W, labels.machine_W)], axis=1)
+    _, group_W = np.unique(pairs_W2, axis=0, return_inverse=True)
+    return group_W.reshape(-1).astype(np.int64)
+
+
+def _warm_up_of_machines(labels: WindowLabels, configuration_W: Integers, run: int) -> Booleans:
+    marked_W = np.zeros(len(labels), np.bool_)
+    for machine in np.unique(labels.machine_W):
+        mine_W = labels.machine_W == machine
+        marked_W[mine_W] = warm_up(configuration_W[mine_W], labels.stable_W[mine_W], run)
+    return marked_W
+
+
+def _joined(held: Sequence[tuple[Integers, Floats]]) -> tuple[Integers, Floats]:
+    if len(held) == 1:
+        return held[0]
+    return np.concatenate([each[0] for each in held]), np.concatenate([each[1] for each in held])
