@@ -5,7 +5,6 @@ Invariant: an answer does not depend on how the batch was parted, but for roundi
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from app.errors import LimitExceeded
 from app.graph import GraphBatch
@@ -32,16 +31,16 @@ class BoundedNetwork:
         """Sizes and grade sets."""
         return self._network.config
 
-    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+    def read(self, batch: GraphBatch) -> Averages:
         """Answer for a batch, see `app.model.Network`; where memory ends, in halves.
 
         Raises:
             LimitExceeded: one graph alone does not fit into memory.
         """
         if batch.graphs > 1 and batch.mask_ST.size > self._max_rows:
-            return self._halves(batch, heard_ST)
+            return self._halves(batch)
         try:
-            return self._network.read(batch, heard_ST)
+            return self._network.read(batch)
         except torch.OutOfMemoryError as error:
             if batch.graphs == 1:
                 S, T = batch.mask_ST.shape
@@ -51,14 +50,13 @@ class BoundedNetwork:
         # out of the handler, whose traceback holds the failed pass's tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return self._halves(batch, heard_ST)
+        return self._halves(batch)
 
-    def _halves(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+    def _halves(self, batch: GraphBatch) -> Averages:
         middle = batch.graphs // 2
-        sensors = int(np.searchsorted(batch.sensor_graph_S, middle))
         parts = (
-            self.read(graphs_between(batch, 0, middle), heard_ST[:sensors]),
-            self.read(graphs_between(batch, middle, batch.graphs), heard_ST[sensors:]),
+            self.read(graphs_between(batch, 0, middle)),
+            self.read(graphs_between(batch, middle, batch.graphs)),
         )
         return Averages(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
 

@@ -49,17 +49,16 @@ class GraphBatch:
 class ModelOutput:
     """The network's answer for every component of a batch, float32.
 
-    `health_V` in [0, 1] is the expected health of the grades where the component has a grade set, else that of the health head;
-    `spread_V` its standard deviation; `low_V` and `high_V` the central 90 % interval; `rate_V` health lost per 1000 operating
-    hours. `grade_probability_VK` has NaN beyond the component's grades. Which heads were trained stands in the
-    checkpoint's card: an answer of an untrained head means nothing.
+    `health_V` in [0, 1] and `spread_V` its standard deviation; `rate_V` health lost per 1000 operating hours; `rul_V` remaining
+    life in operating hours and `rul_spread_V` its standard deviation. `grade_probability_VK` has NaN beyond the component's
+    grades. Which heads were trained stands in the checkpoint's card: an answer of an untrained head means nothing.
     """
 
     health_V: Floats
     spread_V: Floats
-    low_V: Floats
-    high_V: Floats
     rate_V: Floats
+    rul_V: Floats
+    rul_spread_V: Floats
     grade_probability_VK: Floats
 
 
@@ -259,9 +258,9 @@ def split_output(output: ModelOutput, sizes: Sequence[int]) -> tuple[ModelOutput
         ModelOutput(
             health_V=output.health_V[end - size : end],
             spread_V=output.spread_V[end - size : end],
-            low_V=output.low_V[end - size : end],
-            high_V=output.high_V[end - size : end],
             rate_V=output.rate_V[end - size : end],
+            rul_V=output.rul_V[end - size : end],
+            rul_spread_V=output.rul_spread_V[end - size : end],
             grade_probability_VK=output.grade_probability_VK[end - size : end],
         )
         for end, size in zip(ends, sizes, strict=True)

@@ -13,14 +13,13 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from app.graph import GraphBatch, Integers
 from app.inference_layers import Attention, Edges, Lstm, Map, Norm, on_device
 from app.layers import MemberAttention, MemberLstm, MemberNorm
-from app.model import Averages, SecondOpinion, UniversalTemporalGNN, place_in_window
+from app.model import Averages, SecondOpinion, UniversalTemporalGNN, place_in_window, spread
 
 MAX_KEPT_TOPOLOGIES = 16
 MAX_KEPT_SENSORS = 256
@@ -55,7 +54,7 @@ class InferenceNetwork:
             self._heads = _Heads(model)
             self._opinion = _Opinion(model.opinion) if model.config.opinion_weight else None
 
-    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+    def read(self, batch: GraphBatch) -> Averages:
         """Answer for a batch, see `app.model.Network`."""
         W = batch.graphs if _of_one_topology(batch) else 1
         with torch.inference_mode():
@@ -63,20 +62,17 @@ class InferenceNetwork:
             x_WSTF = on_device(batch.x_STF, self._device).view(W, -1, *batch.x_STF.shape[1:])
             mask_WST = on_device(batch.mask_ST, self._device).view(x_WSTF.shape[:3])
             state_MDN = self._state(x_WSTF, mask_WST, topology)
-            probability_WVK, trend_3WV = self._heads(state_MDN, topology)
+            probability_WVK, trend_5WV = self._heads(state_MDN, topology)
             if (
                 self._opinion is not None
                 and topology.opinion is not None
                 and x_WSTF.shape[2] == self.config.opinion_steps
             ):
-                heard_WST = (
-                    mask_WST if heard_ST is batch.mask_ST else on_device(heard_ST, self._device).view(mask_WST.shape)
-                )
-                other_WVK = self._opinion(x_WSTF, heard_WST, topology.opinion, topology)
+                other_WVK = self._opinion(x_WSTF, mask_WST, topology.opinion, topology)
                 joined_WVK = torch.lerp(probability_WVK, other_WVK, self.config.opinion_weight)
                 probability_WVK = torch.where(torch.isfinite(other_WVK), joined_WVK, probability_WVK)
-            answer_VL = torch.cat((probability_WVK, trend_3WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
-        return Averages(answer_VL[:, :-3], answer_VL[:, -3], answer_VL[:, -2], answer_VL[:, -1])
+            answer_VL = torch.cat((probability_WVK, trend_5WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
+        return Averages(answer_VL[:, :-5], *answer_VL[:, -5:].T)
 
     def _topology(self, batch: GraphBatch, windows: int) -> "_Topology":
         """Return the topology of a batch of so many windows of it, made anew or kept from an earlier call."""
@@ -264,6 +260,7 @@ class _Heads:
         self._threshold_MGJ = threshold_MGJ / head.temperature_G[:, None]
         direction_MDG = (head.direction_MGD / head.temperature_G[:, None]).mT
         weight_MDL = torch.cat((direction_MDG, model.trend.weight_MLD), 2)
+        self._rate_unit, self._rul_unit_h = model.config.rate_unit, model.config.rul_unit_h
         self._map = Map(weight_MDL, functional.pad(model.trend.bias_MD, (direction_MDG.shape[2], 0)), torch.float32)
 
     def thresholds_of(self, set_V: Tensor) -> Tensor:
@@ -271,18 +268,25 @@ class _Heads:
         return self._threshold_MGJ.index_select(1, set_V)[:, None]
 
     def __call__(self, state_MDN: Tensor, topology: _Topology) -> tuple[Tensor, Tensor]:
-        """Return probabilities [W, V, K], and health, spread and rate [3, W, V]."""
+        """Return probabilities [W, V, K], and the numbers of `Averages` after them [5, W, V]."""
         M, V, set_V = state_MDN.shape[0], topology.components, topology.set_V
         found_MLVW = self._map(state_MDN).view(M, -1, V, state_MDN.shape[2] // V)
         index_MLVW = set_V[:, None].expand(M, 1, V, found_MLVW.shape[3])
         score_MWV = found_MLVW.gather(1, index_MLVW)[:, 0].mT
         worse_WVJ = torch.sigmoid(score_MWV[..., None] - topology.threshold_M1VJ).mean(0)
         beyond_WVL = functional.pad(functional.pad(worse_WVJ, (1, 0), value=1.0), (0, 1))
-        health_MWV, log_variance_MWV, rate_MWV = found_MLVW[:, -3:].mT.unbind(1)
-        health_MWV = torch.sigmoid(health_MWV)
-        variance_WV = log_variance_MWV.exp().mean(0) + health_MWV.var(0, correction=0)
-        trend_3WV = torch.stack((health_MWV.mean(0), variance_WV.sqrt(), rate_MWV.mean(0)))
-        return beyond_WVL[..., :-1] - beyond_WVL[..., 1:], trend_3WV
+        health_MWV, log_variance_MWV, rate_MWV, rul_MWV, rul_log_variance_MWV = found_MLVW[:, -5:].mT.unbind(1)
+        health_MWV, rul_MWV = torch.sigmoid(health_MWV), functional.softplus(rul_MWV)
+        trend_5WV = torch.stack(
+            (
+                health_MWV.mean(0),
+                spread(health_MWV, log_variance_MWV),
+                rate_MWV.mean(0).mul_(self._rate_unit),
+                rul_MWV.mean(0).mul_(self._rul_unit_h),
+                spread(rul_MWV, rul_log_variance_MWV).mul_(self._rul_unit_h),
+            )
+        )
+        return beyond_WVL[..., :-1] - beyond_WVL[..., 1:], trend_5WV
 
 
 class _Asked(NamedTuple):
@@ -314,12 +318,12 @@ class _Opinion:
             weight_SLK, reads_SG, self._bias_GK.index_select(0, set_V), self._asked_G.index_select(0, set_V)[:, None]
         )
 
-    def __call__(self, x_WSTF: Tensor, heard_WST: Tensor, asked: _Asked, topology: _Topology) -> Tensor:
+    def __call__(self, x_WSTF: Tensor, mask_WST: Tensor, asked: _Asked, topology: _Topology) -> Tensor:
         """Return each grade's probability, [W, V, K]; NaN where there is no opinion."""
         W, S, T, F = x_WSTF.shape
         graph_V, set_V = topology.component_graph_V, topology.set_V
         (_, G), K = asked.reads_SG.shape, asked.bias_VK.shape[1]
-        there_SW1 = heard_WST.all(2).T[..., None].to(x_WSTF.dtype)
+        there_SW1 = mask_WST.all(2).T[..., None].to(x_WSTF.dtype)
         told_SWL = torch.bmm(x_WSTF.transpose(0, 1).reshape(S, W, T * F), asked.weight_SLK).mul_(there_SW1)
         both_SWL = torch.cat((told_SWL, there_SW1 * asked.reads_SG[:, None]), 2)
         total_BWL = both_SWL.new_zeros(topology.graphs, W, G * K + G).index_add_(0, topology.sensor_graph_S, both_SWL)

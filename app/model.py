@@ -12,17 +12,15 @@ Invariant: an answer for a graph does not depend on which other graphs are in th
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from app.bins import Floats
-from app.graph import GraphBatch, Integers, ModelOutput, concatenate, without_sensor
+from app.graph import GraphBatch, ModelOutput, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
 
 HARMONICS = 6
@@ -65,6 +63,10 @@ class ModelConfig:
     """T of the second opinion; 0 for none."""
     opinion_weight: float = 0.0
     """Share of the second opinion in a grade's probability, where all its sensors are there; the network has the rest."""
+    rate_unit: float = 1.0
+    """Health lost per 1000 operating hours that an output of 1 of the rate head stands for."""
+    rul_unit_h: float = 1.0
+    """Operating hours that an output of 1 of the head of remaining life stands for."""
 
 
 class GraphTensors(NamedTuple):
@@ -84,10 +86,11 @@ class GraphTensors(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """What the network says of each component, one row for a member.
+    """What the network says of each component, one row for a member; rate and remaining life in the config's units.
 
     `score_MV` and `threshold_MVJ` (J = K - 1, +inf where a set has fewer grades) are the two sides of the cumulative link
     P(grade worse than k) = sigmoid(score - threshold_k); components without a grade set have score 0.
+    The variances are of health and of remaining life, which is never negative.
     """
 
     score_MV: Tensor
@@ -95,15 +98,23 @@ class Heads(NamedTuple):
     health_MV: Tensor
     log_variance_MV: Tensor
     rate_MV: Tensor
+    rul_MV: Tensor
+    rul_log_variance_MV: Tensor
 
 
 class Averages(NamedTuple):
-    """What a network says of each component, averaged over its members, float32 arrays on the host; grades' probabilities as they come."""
+    """What a network says of each component, averaged over its members, float32 arrays on the host.
+
+    Grades' probabilities as they come; health in [0, 1], rate in health lost per 1000 operating hours, remaining life in operating
+    hours. A spread is the root of the members' mean variance and the variance between them.
+    """
 
     probability_VK: Floats
     health_V: Floats
     spread_V: Floats
     rate_V: Floats
+    rul_V: Floats
+    rul_spread_V: Floats
 
 
 class SecondOpinion(nn.Module):
@@ -176,7 +187,7 @@ class UniversalTemporalGNN(nn.Module):
         self.summary = MemberLinear(M, 2 * D, D)
         self.grade = OrdinalHead(M, D, config.grade_sets)
         self.opinion = SecondOpinion(config.grade_sets, config.references, config.opinion_steps, config.features)
-        self.trend = MemberLinear(M, D, 3)
+        self.trend = MemberLinear(M, D, 5)
 
     def forward(self, graph: GraphTensors) -> Heads:
         """Return what each member says of each component."""
@@ -188,8 +199,16 @@ class UniversalTemporalGNN(nn.Module):
             x_MVTD = layer(self._dropped(x_MVTD))
         state_MVD = self._summary(x_MVTD)
         score_MV, threshold_MVJ = self.grade(state_MVD, graph.grade_set_V)
-        health_MV, log_variance_MV, rate_MV = self.trend(state_MVD).unbind(-1)
-        return Heads(score_MV, threshold_MVJ, torch.sigmoid(health_MV), log_variance_MV, rate_MV)
+        health_MV, log_variance_MV, rate_MV, rul_MV, rul_log_variance_MV = self.trend(state_MVD).unbind(-1)
+        return Heads(
+            score_MV,
+            threshold_MVJ,
+            torch.sigmoid(health_MV),
+            log_variance_MV,
+            rate_MV,
+            functional.softplus(rul_MV),
+            rul_log_variance_MV,
+        )
 
     def probability(self, heads: Heads, graph: GraphTensors) -> Tensor:
         """Return the probability of each grade, [V, K]: of the network, joined with the second opinion where there is one."""
@@ -201,15 +220,19 @@ class UniversalTemporalGNN(nn.Module):
         joined_VK = torch.lerp(own_VK, other_VK, self.config.opinion_weight)
         return torch.where(torch.isfinite(other_VK), joined_VK, own_VK)
 
-    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+    def read(self, batch: GraphBatch) -> Averages:
         """Answer for a batch, see `Network`."""
-        device = self.type_MCD.device
         with torch.inference_mode():
-            graph = to_tensors(batch, device)
+            graph = to_tensors(batch, self.type_MCD.device)
             heads: Heads = self(graph)
-            probability_VK = self.probability(heads, graph._replace(mask_ST=torch.tensor(heard_ST, device=device)))
-            variance_V = heads.log_variance_MV.exp().mean(0) + heads.health_MV.var(0, correction=0)
-            averages = (probability_VK, heads.health_MV.mean(0), variance_V.sqrt(), heads.rate_MV.mean(0))
+            averages = (
+                self.probability(heads, graph),
+                heads.health_MV.mean(0),
+                spread(heads.health_MV, heads.log_variance_MV),
+                heads.rate_MV.mean(0) * self.config.rate_unit,
+                heads.rul_MV.mean(0) * self.config.rul_unit_h,
+                spread(heads.rul_MV, heads.rul_log_variance_MV) * self.config.rul_unit_h,
+            )
         return Averages(*(tensor.cpu().numpy() for tensor in averages))
 
     def _components(self, graph: GraphTensors) -> Tensor:
@@ -238,6 +261,11 @@ class UniversalTemporalGNN(nn.Module):
 
     def _dropped(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+
+
+def spread(mean_MV: Tensor, log_variance_MV: Tensor) -> Tensor:
+    """Return the standard deviation of the members' mixture (Lakshminarayanan et al., Deep ensembles, 2017), [V]."""
+    return (log_variance_MV.exp().mean(0) + mean_MV.var(0, correction=0)).sqrt()
 
 
 def place_in_window(steps: int, like: Tensor) -> Tensor:
@@ -273,8 +301,8 @@ class Network(Protocol):
         """Sizes and grade sets."""
         ...
 
-    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
-        """Answer for a batch without gradients, the second opinion hearing the sensors in `heard_ST`."""
+    def read(self, batch: GraphBatch) -> Averages:
+        """Answer for a batch without gradients."""
         ...
 
 
@@ -288,14 +316,23 @@ def score(network: Network, batch: GraphBatch) -> ModelOutput:
     Returns:
         The answer as numpy arrays, see `ModelOutput`.
     """
-    return _output(network.read(batch, batch.mask_ST), batch.grade_set_V, network.config.grade_sets)
+    averages = network.read(batch)
+    probability_VK = averages.probability_VK.astype(np.float32)
+    # the number after the last set's is that of the components without a set
+    grades_V = np.array([*map(len, network.config.grade_sets), 0])[batch.grade_set_V]
+    probability_VK[np.arange(probability_VK.shape[1]) >= grades_V[:, None]] = np.nan
+    return ModelOutput(
+        health_V=averages.health_V,
+        spread_V=averages.spread_V,
+        rate_V=averages.rate_V,
+        rul_V=averages.rul_V,
+        rul_spread_V=averages.rul_spread_V,
+        grade_probability_VK=probability_VK,
+    )
 
 
 def occlude(network: Network, batch: GraphBatch) -> Iterator[Floats]:
     """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
-
-    The second opinion stays heard and reads the left-out sensor at its mean: were it silenced, every sensor would be charged
-    with the difference between the two opinions.
 
     Args:
         network: in evaluation mode.
@@ -311,80 +348,9 @@ def occlude(network: Network, batch: GraphBatch) -> Iterator[Floats]:
     if batch.graphs != 1:
         raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
     S, T, _ = batch.x_STF.shape
-    with_V = score(network, batch).health_V
+    with_V = network.read(batch).health_V
     at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
     for first in range(0, S, at_once):
         left_out = range(first, min(first + at_once, S))
-        copies = concatenate([without_sensor(batch, index) for index in left_out])
-        averages = network.read(copies, np.tile(batch.mask_ST, (len(left_out), 1)))
-        healths = _output(averages, copies.grade_set_V, network.config.grade_sets).health_V
+        healths = network.read(concatenate([without_sensor(batch, index) for index in left_out])).health_V
         yield healths.reshape(len(left_out), -1).T - with_V[:, None]
-
-
-def _output(averages: Averages, grade_set_V: Integers, grade_sets: tuple[tuple[float, ...], ...]) -> ModelOutput:
-    """Read health, spread and interval out of the grades where a component has them, else out of the health head."""
-    probability_VK = averages.probability_VK.astype(np.float32)
-    health_V, spread_V = averages.health_V.astype(np.float32), averages.spread_V.astype(np.float32)
-    reach_V = 1.645 * spread_V
-    low_V, high_V = np.clip(health_V - reach_V, 0.0, 1.0), np.clip(health_V + reach_V, 0.0, 1.0)
-    graded_A = np.flatnonzero(grade_set_V >= 0)
-    if len(graded_A):
-        health_GK, edge_GL = _grade_tables(grade_sets, probability_VK.shape[1])
-        health_AK, edge_AL = health_GK[grade_set_V[graded_A]], edge_GL[grade_set_V[graded_A]]
-        beyond_AK = np.isnan(health_AK)
-        share_AK = np.where(beyond_AK, 0.0, probability_VK[graded_A].astype(np.float64))
-        health_AK = np.where(beyond_AK, 0.0, health_AK)
-        mean_A = (share_AK * health_AK).sum(1)
-        low_A, high_A = _interval(share_AK, edge_AL)
-        health_V[graded_A] = mean_A
-        spread_V[graded_A] = np.sqrt((share_AK * (health_AK - mean_A[:, None]) ** 2).sum(1))
-        low_V[graded_A], high_V[graded_A] = np.minimum(low_A, mean_A), np.maximum(high_A, mean_A)
-        probability_VK[graded_A] = np.where(beyond_AK, np.nan, probability_VK[graded_A])
-    probability_VK[grade_set_V < 0] = np.nan
-    return ModelOutput(health_V, spread_V, low_V, high_V, averages.rate_V.astype(np.float32), probability_VK)
-
-
-@cache
-def _grade_tables(
-    grade_sets: tuple[tuple[float, ...], ...], grades: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the health of each grade of each set, NaN beyond a set's grades, and the edges of its band, 0 beyond."""
-    health_GK, edge_GL = np.full((len(grade_sets), grades), np.nan), np.zeros((len(grade_sets), grades + 1))
-    for number, healths in enumerate(grade_sets):
-        health_GK[number, : len(healths)] = healths
-        edge_GL[number, : len(healths) + 1] = _band_edges(np.array(healths))
-    return health_GK, edge_GL
-
-
-def central_interval(probability_K: NDArray[np.float64], health_K: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the interval of health that holds the central 90 % of the grades' probability.
-
-    A grade stands for a band of health that reaches half-way to its neighbours, and to 0 and 1 at the ends; the interval is made
-    of whole bands, so that a sure answer still says how coarse the grades are.
-
-    Args:
-        probability_K: of each grade, best first, summing to 1.
-        health_K: of each grade, falling.
-
-    Returns:
-        (low, high), 0 <= low <= high <= 1.
-    """
-    low_A, high_A = _interval(probability_K[None], _band_edges(health_K)[None])
-    return float(low_A[0]), float(high_A[0])
-
-
-def _band_edges(health_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where the grades' bands begin and end, [K + 1], from 1 to 0."""
-    return np.concatenate(([1.0], (health_K[:-1] + health_K[1:]) / 2.0, [0.0]))
-
-
-def _interval(
-    probability_AK: NDArray[np.float64], edge_AL: NDArray[np.float64], share: float = 0.9
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return `central_interval` of many answers, of which each has its bands' edges, [A, K + 1]."""
-    tail = (1.0 - share) / 2.0
-    beyond_AK = np.cumsum(probability_AK, axis=1)
-    order_A = np.arange(len(beyond_AK))
-    best_A = np.argmax(beyond_AK > tail, axis=1)
-    worst_A = np.argmax(beyond_AK >= 1.0 - tail - 1e-9, axis=1)
-    return edge_AL[order_A, worst_A + 1], edge_AL[order_A, best_A]

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from app.bins import Floats, step_statistics
-from app.model import central_interval
 from train.config import TrainConfig
 from train.dataset import WindowSet
 from train.labels import Integers
@@ -209,6 +208,16 @@ def calibrate(
             nll_calibrated=_nll(share_WK, true_W),
         )
     return found
+
+
+def central_interval(share_K: NDArray[np.float64], health_K: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the healths between which the central 90 % of the grades' probability lies, in whole bands of health.
+
+    A grade's band reaches half-way to its neighbours, and to 0 and 1 at the ends.
+    """
+    edge_L = np.concatenate(([1.0], (health_K[:-1] + health_K[1:]) / 2.0, [0.0]))
+    beyond_K = np.cumsum(share_K)
+    return float(edge_L[int(np.argmax(beyond_K >= 0.95 - 1e-9)) + 1]), float(edge_L[int(np.argmax(beyond_K > 0.05))])
 
 
 def baselines(windows: WindowSet, config: TrainConfig) -> Mapping[str, Integers]:

@@ -6,7 +6,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from app.bounded import BoundedNetwork, graphs_between
 from app.errors import LimitExceeded
@@ -24,11 +23,11 @@ class Watched:
         self.config: ModelConfig = model.config
         self.read_graphs: list[int] = []
 
-    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+    def read(self, batch: GraphBatch) -> Averages:
         self.read_graphs.append(batch.graphs)
         if batch.graphs > self._graphs:
             raise torch.OutOfMemoryError("no memory left")
-        return self._model.read(batch, heard_ST)
+        return self._model.read(batch)
 
 
 def assert_parted_equals_whole(make: Callable[[UniversalTemporalGNN], BoundedNetwork], batch: GraphBatch) -> None:

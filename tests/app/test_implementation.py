@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from app import implementation as module
 from app.errors import CheckpointError
@@ -34,8 +33,8 @@ class Wrong:
         self._model, self._off, self._turned = model, off, turned
         self.config: ModelConfig = model.config
 
-    def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
-        found = self._model.read(batch, heard_ST)
+    def read(self, batch: GraphBatch) -> Averages:
+        found = self._model.read(batch)
         shares_VK = found.probability_VK[:, ::-1] if self._turned else found.probability_VK
         return found._replace(health_V=found.health_V + self._off, probability_VK=shares_VK)
 
@@ -76,9 +75,9 @@ def test_implementation_with_other_grades_is_never_chosen(monkeypatch: pytest.Mo
 
 def test_implementation_that_depends_on_its_company_is_never_chosen() -> None:
     class Crowded(Wrong):
-        def read(self, batch: GraphBatch, heard_ST: NDArray[np.bool_]) -> Averages:
+        def read(self, batch: GraphBatch) -> Averages:
             self._off = 0.01 if batch.graphs > 1 and len(batch.edge_relation_E) % batch.graphs else 0.0
-            return super().read(batch, heard_ST)
+            return super().read(batch)
 
     def make(model: UniversalTemporalGNN, implementation: Implementation) -> Network:
         return Crowded(model, 0.0) if implementation == PREPARED else built(model, implementation)

@@ -93,7 +93,15 @@ def test_relabelling_the_components_only_moves_the_answers() -> None:
 @pytest.mark.parametrize("members", [1, 3])
 def test_every_part_of_a_network_is_run_as_trained(members: int) -> None:
     torch.manual_seed(3)
-    config = replace(small().config, members=members, attention_layers=3, lstm_layers=2, opinion_weight=0.4)
+    config = replace(
+        small().config,
+        members=members,
+        attention_layers=3,
+        lstm_layers=2,
+        opinion_weight=0.4,
+        rate_unit=0.5,
+        rul_unit_h=2.0,
+    )
     model = UniversalTemporalGNN(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

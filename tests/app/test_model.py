@@ -1,22 +1,16 @@
 """The network: independence of batches and order, agreement with PyTorch's and PyG's own layers, and values by hand."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
 from app.features import window_features
-from app.graph import GraphBatch, build_graph, concatenate
+from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
 from app.layers import MemberAttention, MemberLstm
-from app.model import (
-    UniversalTemporalGNN,
-    central_interval,
-    occlude,
-    score,
-    to_tensors,
-)
+from app.model import UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
 
 CLOSE = 1e-5  # sums over a batch are taken in another order than over a graph alone
@@ -41,12 +35,33 @@ def test_answer_has_one_row_for_a_component() -> None:
     assert np.isnan(output.grade_probability_VK[2]).all()
 
 
-def test_health_of_a_graded_component_is_the_mean_of_its_grades() -> None:
+def test_numbers_are_the_mixture_of_the_members_in_the_units_of_the_config() -> None:
+    made = small(members=2)
+    model = UniversalTemporalGNN(replace(made.config, rate_unit=8.0, rul_unit_h=125.0)).eval()
+    with torch.no_grad():
+        model.trend.weight_MLD.zero_()
+        model.trend.bias_MD.copy_(torch.tensor([[2.0, -1.0, 0.5, 3.0, -2.0], [0.0, 0.0, -0.25, -1.0, -3.0]]))
+    output = score(model, graph(made))
+    health_M, rul_M = 1 / (1 + np.exp([-2.0, 0.0])), np.log1p(np.exp([3.0, -1.0]))
+    expected = {
+        "health_V": health_M.mean(),
+        "spread_V": np.sqrt(np.exp([-1.0, 0.0]).mean() + health_M.var()),
+        "rate_V": 8.0 * 0.125,
+        "rul_V": 125.0 * rul_M.mean(),
+        "rul_spread_V": 125.0 * np.sqrt(np.exp([-2.0, -3.0]).mean() + rul_M.var()),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(output, name), [value] * 3, rtol=1e-6, err_msg=name)
+
+
+def test_health_is_told_whatever_the_grades_say() -> None:
     made = small()
-    output = score(made.model, graph(made))
-    expected = output.grade_probability_VK[0] @ np.array([1.0, 0.5, 0.1])
-    assert output.health_V[0] == pytest.approx(expected, rel=1e-6)
-    assert output.low_V[0] <= output.health_V[0] <= output.high_V[0]
+    before = score(made.model, graph(made))
+    with torch.no_grad():
+        made.model.grade.direction_MGD.add_(3.0)
+    after = score(made.model, graph(made))
+    assert np.abs(before.grade_probability_VK[0] - after.grade_probability_VK[0]).max() > 0.01
+    np.testing.assert_array_equal(after.health_V, before.health_V)
 
 
 def test_batch_of_many_equals_singles() -> None:
@@ -54,9 +69,9 @@ def test_batch_of_many_equals_singles() -> None:
     graphs = [graph(made, seed=seed) for seed in range(4)] + [graph(made, ("valve", "tank", "pump"), 9)]
     together = score(made.model, concatenate(graphs))
     alone = [score(made.model, each) for each in graphs]
-    for name in ("health_V", "spread_V", "low_V", "high_V", "rate_V", "grade_probability_VK"):
+    for field in fields(ModelOutput):
         np.testing.assert_allclose(
-            getattr(together, name), np.concatenate([getattr(each, name) for each in alone]), atol=CLOSE
+            getattr(together, field.name), np.concatenate([getattr(each, field.name) for each in alone]), atol=CLOSE
         )
 
 
@@ -174,13 +189,6 @@ def test_recurrence_agrees_with_the_reference_implementation() -> None:
         x_MNTD = torch.randn(1, 3, 5, 4)
         found, expected = ours(x_MNTD)[0], theirs(x_MNTD[0])[0]
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
-
-
-def test_interval_is_made_of_the_bands_of_the_likely_grades() -> None:
-    health_K = np.array([1.0, 0.5, 0.1])
-    assert central_interval(np.array([1.0, 0.0, 0.0]), health_K) == (0.75, 1.0)
-    assert central_interval(np.array([0.5, 0.46, 0.04]), health_K) == (0.3, 1.0)
-    assert central_interval(np.array([0.0, 0.0, 1.0]), health_K) == (0.0, 0.3)
 
 
 def test_occlusion_is_the_difference_that_a_sensor_makes() -> None:

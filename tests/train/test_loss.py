@@ -38,7 +38,7 @@ def test_last_grade_of_a_short_set_is_finite() -> None:
 
 
 def heads(score: float = 0.0) -> Heads:
-    leaves = [torch.full((1, 2), value, requires_grad=True) for value in (score, 0.5, 0.0, 0.2)]
+    leaves = [torch.full((1, 2), value, requires_grad=True) for value in (score, 0.5, 0.0, 0.2, 0.7, 0.0)]
     return Heads(leaves[0], CUTS.expand(1, 2, 2), *leaves[1:])
 
 
