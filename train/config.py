@@ -3,42 +3,80 @@
 Invariant: a checkpoint's weights follow from its `TrainConfig`, the readings and labels of its data interval and the git revision.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.bins import Statistic
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class TrainConfig(BaseModel):
-    """What a training run does. Widths and counts are documented in `app.model.ModelConfig`."""
+    """What a training run does. Widths and counts are documented in `app.model.ModelConfig`.
+
+    Where an augmentation has a strength, 0 is off; see `train.augment` for what each does to a window.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    equipment: str
+    equipment: str | None = None
+    """The machine whose history is learned; or give `design`."""
     design: str | None = None
     """All machines of this design, which must have one topology; or give `equipment`."""
+    seed: int = 0
+    """Of the split, the first weights, the order of windows and everything that is drawn."""
+
     stride_s: Annotated[float, Field(gt=0)] | None = None
     """Time between the ends of two windows of a run to failure; None for one window."""
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
     """Operating hours beyond which training does not look: remaining useful life is told up to here."""
-    seed: int = 0
-    """Of the split, the first weights, the order of windows and everything that is dropped."""
-    workers: Positive = 2
-    """Processes that share each batch."""
+    split: str = "group"
+    """How windows are held out: see `train.split`."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts of the configurations; each is held out once. The last fit holds out nothing and is the one that is saved."""
+    """Parts of a split by group; each is held out once. The last fit holds out nothing and is the one that is saved."""
+    held_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of each machine's time, its last, that a split by time holds out."""
+    validation_share: Share = 0.0
+    """Share of the training groups that a fit does not learn from but is watched on; 0 to learn from all."""
+    validation_windows: Positive = 512
+    """Windows of the validation that an epoch is scored on at most, evenly sampled."""
+    warm_up_run: Positive = 50
+    """An unbroken run of unstable windows of one configuration this long is a warm-up."""
+    warm_up_windows: Annotated[int, Field(ge=0)] = 12
+    """Windows of a configuration's warm-up that a fit sees at most."""
+
+    workers: str = "2"
+    """Processes that share each batch: a number, or `MIN:MAX` for as many as the cluster has room for while it trains."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Deaths of workers that a fit survives; each costs the epoch that it interrupts."""
+    memory_limit_mb: Annotated[float, Field(ge=0)] = 64.0
+    """Bins and features of the training windows that a worker keeps in memory; what is larger is streamed anew in each epoch, and
+    its windows are shuffled among as many as fit."""
+
     epochs: Positive = 40
     batch: Positive = 32
-    """Windows of a step, over all workers."""
+    """Windows of a step, over all workers and accumulated parts."""
+    accumulate: Positive = 1
+    """Parts in which a worker computes its share of a batch, so that only one part's activations are in memory."""
+    precision: Precision = "fp32"
+    """Of the products in the forward and backward pass; weights, sums and the loss stay in fp32."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    """Highest rate; it rises over the first 15 % of the steps and falls to nothing (Smith and Topin, 2018)."""
+    """Highest rate; it falls to nothing by a half cosine (Loshchilov and Hutter, "SGDR", 2017)."""
+    rise_share: Share = 0.15
+    """Share of the steps over which the rate first rises to its highest."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of matrices alone, apart from the gradient (Loshchilov and Hutter, "AdamW", 2019)."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a member's gradient."""
+    ema: Share = 0.0
+    """Share of the old average that a step keeps in the moving average of the weights, which then is what is saved; 0 for none."""
+    patience: Positive | None = None
+    """Epochs without a better validation score after which a fit ends and its best weights are taken; None to run all epochs and
+    take the last."""
 
     hidden: Positive = 32
     heads: Positive = 4
@@ -57,24 +95,78 @@ class TrainConfig(BaseModel):
     """Largest distance from the reference, in spreads."""
     spread_floor: Annotated[float, Field(gt=0)] = 0.02
     """Smallest spread of a statistic in a step, as a share of the standard deviation of all the sensor's bins."""
+
+    health_weight: Strength = 0.1
+    """Weight of the health head's loss; that of the grades is 1."""
+    rate_weight: Strength = 1.0
+    """Weight of the degradation rate's loss."""
+    rul_weight: Strength = 1.0
+    """Weight of the remaining useful life's loss."""
+    rul_asymmetry: Annotated[float, Field(ge=1)] = 1.5
+    """How much more a squared error of the remaining useful life counts where more is told than is left."""
+
+    augmented_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of training windows that each of the augmentations below touches, each drawn by itself; the shares of `gap_share`
+    and `mixup` are their own."""
     sensor_dropout: Share = 0.05
-    """Share of sensors that is masked in half of the training windows, so that a missing sensor costs little."""
-    mixup: Annotated[float, Field(ge=0)] = 0.4
-    """Both parameters of the beta distribution from which the share of a window in its blend with another is drawn; 0: none."""
-    feature_noise: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation of the noise on the features of training windows, in spreads."""
+    """Share of a touched window's sensors that are masked."""
+    frozen: Share = 0.0
+    """Share of a touched window's sensors that stay at one value from some bin on."""
+    offset: Strength = 0.0
+    """Standard deviation of a sensor's constant error, in standard deviations of its bins."""
+    gain: Strength = 0.0
+    """Standard deviation of a sensor's relative error."""
+    noise: Strength = 0.0
+    """Standard deviation of the noise on bins, in standard deviations of the sensor's bins; by quantity, see `train.augment`."""
+    time_shift_s: Strength = 0.0
+    """Most that a window is moved against its cycle, to both sides."""
+    operating_shift: Strength = 0.0
+    """Standard deviation of a common shift of all temperatures, in standard deviations of their bins, with what follows from the
+    oil's viscosity in flows and pressures."""
     gap_share: Share = 0.1
     """Share of training windows that are shown with gaps in some of their sensors' bins."""
-    health_weight: Annotated[float, Field(ge=0)] = 0.1
-    """Weight in the loss of the health head beside the grades."""
+    mixup: Strength = 0.4
+    """Both parameters of the beta distribution from which the share of a window in its blend with another is drawn; 0: none."""
+    feature_noise: Strength = 0.0
+    """Standard deviation of the noise on the features of training windows, in spreads."""
 
-    warm_up_run: Positive = 50
-    """An unbroken run of unstable windows of one configuration this long is a warm-up."""
-    warm_up_windows: Annotated[int, Field(ge=0)] = 12
-    """Windows of a configuration's warm-up that a fit sees at most."""
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers_are_a_number_or_a_range(cls, value: object) -> str:
+        least, _, most = str(value).partition(":")
+        if not (least.isdecimal() and (most or least).isdecimal() and 1 <= int(least) <= int(most or least)):
+            raise ValueError(f"expected a number of workers or MIN:MAX with 1 <= MIN <= MAX, found '{value}'")
+        return str(value)
 
     @model_validator(mode="after")
-    def _heads_divide_hidden(self) -> Self:
+    def _choices_fit_together(self) -> Self:
+        if (self.equipment is None) == (self.design is None):
+            raise ValueError(
+                "expected one of equipment and design, found " + ("neither" if not self.design else "both")
+            )
         if self.hidden % self.heads:
             raise ValueError(f"expected hidden to be a multiple of heads={self.heads}, found {self.hidden}")
+        if self.patience is not None and not self.validation_share:
+            raise ValueError(
+                "expected a validation_share above 0 for patience, found 0: a fit is stopped by its validation"
+            )
+        if self.batch < self.max_workers * self.accumulate:
+            raise ValueError(
+                f"expected a batch of at least a window for each of {self.max_workers} workers x {self.accumulate} parts, found {self.batch}"
+            )
         return self
+
+    @property
+    def min_workers(self) -> int:
+        """Return the fewest workers that a fit runs with."""
+        return int(self.workers.partition(":")[0])
+
+    @property
+    def max_workers(self) -> int:
+        """Return the most workers that a fit runs with."""
+        return int(self.workers.rpartition(":")[2])
+
+    @property
+    def is_elastic(self) -> bool:
+        """Return whether the number of workers may change while a fit runs."""
+        return ":" in self.workers

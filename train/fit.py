@@ -1,74 +1,85 @@
-"""Fits one network to the windows that are not held out, on one of the workers that share each batch.
+"""Fits one network with Ray Train: one run of its workers, resumed from where an earlier one was killed.
 
-Knows nothing of Ray: how gradients are shared comes in as `Share.wrap`.
-Invariant: a fit's weights and references see no window that it holds out, and all workers draw the same order of windows.
+Invariant: a fit's weights and references see no window but those it is given, and a finished fit is not run again.
 """
 
-import time
+import hashlib
+import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import cast
 
 import numpy as np
+import pyarrow as pa
+import ray.data
 import torch
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ray.data.extensions import ArrowTensorArray
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
 
-from app.bins import Floats
+from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
-from app.graph import GraphBatch, concatenate
-from app.model import GraphTensors, Heads, ModelConfig, UniversalTemporalGNN, to_tensors
+from app.model import ModelConfig, UniversalTemporalGNN
+from train.augment import Instruments
 from train.config import TrainConfig
-from train.dataset import WindowSet, disturb, join, mix, window_graphs, with_gaps
-from train.evaluate import HeldOut, grade_probability, score_grades
-from train.labels import Booleans, Integers
-from train.loss import Targets, training_loss
+from train.feed import count_steps
+from train.labels import Integers
+from train.loop import MERIT, TRAIN, LoopInput, train_loop
 from train.opinion import fit_opinion
-from train.reference import spec_of
-from train.split import training_windows
+from train.progress import EpochRecord, Progress, following
+from train.reference import fit_spec
+from train.session import CPU_OF_A_WORKER, ray_session
+from train.state import newest_state, read_state
+from train.windows import Windows
 
-GLANCE = 64
-"""Held-out windows that an epoch's line is scored on."""
-
-Tensors = TypeVar("Tensors", GraphTensors, Targets)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Which part of each batch is this worker's.
-
-    Args:
-        rank: of this worker, from 0.
-        world: how many workers there are.
-        device: that it computes on.
-        wrap: makes the network share its gradients with the other workers.
-        say: takes a line of progress.
-    """
-
-    rank: int
-    world: int
-    device: torch.device
-    wrap: Callable[[nn.Module], nn.Module]
-    say: Callable[[str], None]
+FITTED = "fitted.json"
+WEIGHTS = "fitted.safetensors"
+NOTES = "notes.ndjson"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Where Ray Train keeps which checkpoints there are; it is not written whole or not at all."""
+SAMPLE_BYTES = 2**25
+"""Bins of the windows on which the instruments are measured, evenly sampled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """A fitted network and, on rank 0, what it answered for the windows that it held out, `held_W` in order of time."""
+class Fitted:
+    """A fitted network: weights of `UniversalTemporalGNN(config)` with the second opinion in them, its features' spec, its epochs."""
 
-    model: UniversalTemporalGNN
+    weights: dict[str, Tensor]
+    config: ModelConfig
     spec: FeatureSpec
-    held_out: HeldOut
-    held_W: Integers
+    history: list[EpochRecord]
+
+    def model(self) -> UniversalTemporalGNN:
+        """Return the network, in evaluation mode."""
+        model = UniversalTemporalGNN(self.config)
+        model.load_state_dict(self.weights)
+        return model.eval()
 
 
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """What a fit is made of: graphs of the windows it sees, whole and with gaps, and their grades."""
+class _Fitted(BaseModel):
+    """`fitted.json`: all of a finished fit but its weights."""
 
-    whole: list[GraphBatch]
-    gappy: list[GraphBatch]
-    grade_WV: Integers
-    healths: list[Floats]
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    spec: FeatureSpec
+    history: tuple[EpochRecord, ...]
 
 
 def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
@@ -90,153 +101,211 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         references=len(spec.sensor_slots()),
         opinion_steps=steps if config.opinion_weight else 0,
         opinion_weight=config.opinion_weight,
+        rate_unit=1000.0 / config.rul_cap_h,
+        rul_unit_h=config.rul_cap_h,
     )
 
 
-def run_fit(windows: WindowSet, held_out_W: Booleans, config: TrainConfig, name: str, share: Share) -> Fit:
-    """Fit one network.
+def run_fit(
+    windows: Windows,
+    train_W: Integers,
+    validation_W: Integers,
+    config: TrainConfig,
+    name: str,
+    storage: Path,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit one network on Ray Train's workers.
+
+    Run again with the same name and storage after a kill, it goes on from the last epoch that was finished; a fit that was finished
+    is read back without starting anything. Several fits share one start of Ray inside a `train.session.ray_session`.
 
     Args:
-        windows: all labelled windows.
-        held_out_W: windows that the fit must not see.
+        windows: of machines of one topology; every worker must see their directory.
+        train_W: positions to learn from; references, instruments and the second opinion come from these too.
+        validation_W: positions that each epoch is scored on, see `TrainConfig.validation_windows`; may be empty.
         config: of the training.
-        name: of the fit, for the lines of progress.
-        share: this worker's.
+        name: of the fit, as progress shows it; characters that no file name should have become dashes in the directory.
+        storage: directory that all nodes see; the fit's own is under it.
+        progress: shows how it goes; None for one of its own.
 
     Returns:
-        The fit.
+        The weights of the last epoch, or with `TrainConfig.patience` those of the best; of the moving average where there is one.
 
     Raises:
+        CheckpointError: the directory holds another fit, or training failed more often than `TrainConfig.max_failures`.
         ValueError: the windows do not fill one batch.
+        KeyboardInterrupt: it was interrupted.
     """
-    seen = training_windows(held_out_W, windows.warm_up_W, windows.configuration_W, config.warm_up_windows, config.seed)
-    steps = len(seen) // config.batch
-    if steps == 0:
-        raise ValueError(
-            f"expected at least {config.batch} training windows, found {len(seen)}: import more or lower --batch"
-        )
-    generator = np.random.default_rng(config.seed)
-    spec = spec_of([windows.values_WSN[seen]], windows.equipment, config)
-    material = _material(windows, seen, spec, generator)
-    held_W = np.flatnonzero(held_out_W).astype(np.int64)
-    graphs, features = window_graphs(windows.values_WSN[held_W if share.rank == 0 else []], windows.equipment, spec)
-    glance = np.linspace(0, len(graphs) - 1, min(GLANCE, len(graphs))).astype(np.int64)
-
-    torch.manual_seed(config.seed)
-    model = UniversalTemporalGNN(network(spec, config, windows.equipment.steps)).to(share.device)
-    wrapped = share.wrap(model)
-    # What is dropped differs between the workers, the first weights do not.
-    torch.manual_seed(config.seed * share.world + share.rank)
-    noise = torch.Generator().manual_seed(config.seed * share.world + share.rank)
-    optimizer = torch.optim.AdamW(wrapped.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.epochs * steps, pct_start=0.15
+    train_W, validation_W = np.sort(train_W), np.sort(validation_W)
+    count_steps(len(train_W), config.batch)
+    directory = storage.resolve() / re.sub(r"[^\w.-]+", "-", name)
+    digest = _digest(windows, train_W, validation_W, config)
+    finished = _finished(directory, digest, config, windows)
+    if finished is not None:
+        return finished
+    resume = _resumable(directory, digest)
+    spec = fit_spec(windows, train_W, config)
+    sized = network(spec, config, windows.equipment.steps)
+    with ExitStack() as stack:
+        stack.enter_context(ray_session(config.max_workers))
+        shown = progress or stack.enter_context(Progress())
+        directory.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(following(directory / NOTES, shown.show))
+        given: LoopInput = {
+            "name": name,
+            "config": config,
+            "windows": windows,
+            "train_W": train_W,
+            "validation_W": validation_W,
+            "spec": spec,
+            "network": sized,
+            "instruments": _instruments(windows, train_W),
+            "is_kept": kept_bytes(windows, len(train_W), spec) <= config.memory_limit_mb * 1e6,
+            "digest": digest,
+            "resume": resume,
+            "notes": directory / NOTES,
+        }
+        best = _train(given, directory)
+        with best.as_directory() as path:
+            saved = read_state(Path(path))
+        last = newest_state(directory)
+        history = list((read_state(last) if last else saved).state.history)
+    prefix = "average." if config.ema else "model."
+    model = UniversalTemporalGNN(sized)
+    found = model.load_state_dict(
+        {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items() if key.startswith(prefix)},
+        strict=False,  # the second opinion is not in it yet
     )
-    for epoch in range(config.epochs):
-        started, total = time.monotonic(), 0.0
-        wrapped.train()
-        order = generator.permutation(len(seen))
-        has_gap_W = generator.random(len(seen)) < config.gap_share
-        for step in range(steps):
-            mine = order[step * config.batch : (step + 1) * config.batch][share.rank :: share.world]
-            loss = _loss(wrapped, material, mine, has_gap_W, config, share.device, generator, noise)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(wrapped.parameters(), config.clip_norm * config.members**0.5)
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) / config.members
-        if share.rank == 0:
-            rate = steps * config.batch / (time.monotonic() - started)
-            score = _glance(model, [graphs[index] for index in glance], windows.labels.grade_WV[held_W[glance]])
-            share.say(
-                f"{name:>9}  epoch {epoch + 1:>3}/{config.epochs}  seed {config.seed}  loss {total / steps:.3f}  "
-                f"held-out macro-F1 {score}  {rate:.0f} samples/s"
-            )
-    if share.rank == 0 and config.opinion_weight:
-        fit_opinion(model, material.whole, material.grade_WV, windows.equipment)
-    excess_WS = np.array([each.excess_S for each in features], np.float32).reshape(
-        len(features), len(windows.equipment.sensors)
-    )
-    return Fit(model, spec, HeldOut(predict(model, graphs), opinions(model, graphs), excess_WS), held_W)
+    assert not set(found.missing_keys) & {key for key, _ in model.named_parameters()}
+    fit_opinion(model, spec, windows, train_W)
+    fitted = Fitted(model.state_dict(), sized, spec, history)
+    _write(directory, fitted, digest)
+    return fitted
 
 
-def predict(model: UniversalTemporalGNN, graphs: list[GraphBatch], batch: int = 64) -> Floats:
-    """Return score - threshold of every member and component of each window, [W, M, V, J].
+def kept_bytes(windows: Windows, count: int, spec: FeatureSpec) -> int:
+    """Return what a number of windows takes in a worker's memory, bins and features."""
+    equipment = windows.equipment
+    return 4 * count * len(equipment.sensors) * (equipment.bins + equipment.steps * spec.features)
 
-    All graphs must have the same components.
+
+def _train(given: LoopInput, directory: Path) -> Checkpoint:
+    """Run Ray Train and return the checkpoint whose weights are wanted."""
+    config, windows = given["config"], given["windows"]
+    is_best_wanted = config.patience is not None
+    try:
+        result = TorchTrainer(
+            cast("Callable[[dict[str, object]], None]", train_loop),
+            train_loop_config=cast("dict[str, object]", given),
+            datasets={
+                TRAIN: _held(windows, given["train_W"]) if given["is_kept"] else windows.dataset(given["train_W"])
+            },
+            dataset_config=DataConfig(datasets_to_split=[] if given["is_kept"] else [TRAIN]),
+            scaling_config=ScalingConfig(
+                num_workers=(config.min_workers, config.max_workers) if config.is_elastic else config.max_workers,
+                use_gpu=torch.cuda.is_available(),
+                resources_per_worker={"CPU": CPU_OF_A_WORKER},
+                elastic_resize_monitor_interval_s=30.0,
+            ),
+            run_config=RunConfig(
+                name=directory.name,
+                storage_path=str(directory.parent),
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                # Ray Train never deletes the last one, so these are the best and the last
+                checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=MERIT),
+            ),
+        ).fit()
+    except TrainingFailedError as error:
+        raise CheckpointError(
+            f"fit '{given['name']}' failed: {error}; run the same command again to go on from its last epoch"
+        ) from error
+    found = _chosen(result, is_best_wanted=is_best_wanted)
+    if found is None:
+        raise CheckpointError(f"expected a checkpoint of fit '{given['name']}' in '{directory}', found none")
+    return found
+
+
+def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
+    """Return windows as a dataset whose blocks this process puts into Ray's memory: no tasks and no processes that read shards.
+
+    For windows that every worker holds anyway, those cost more than the reading.
     """
-    model.eval()
-    parts: list[Floats] = []
-    with torch.inference_mode():
-        for start in range(0, len(graphs), batch):
-            part = graphs[start : start + batch]
-            heads = model(to_tensors(concatenate(part), model.type_MCD.device))
-            logit_MVJ: Tensor = heads.score_MV[..., None] - heads.threshold_MVJ
-            shape = (logit_MVJ.shape[0], len(part), -1, logit_MVJ.shape[-1])
-            parts.append(logit_MVJ.reshape(shape).transpose(0, 1).cpu().numpy())
-    return np.concatenate(parts) if parts else np.empty((0, model.config.members, 0, 0), np.float32)
-
-
-def opinions(model: UniversalTemporalGNN, graphs: list[GraphBatch], batch: int = 64) -> Floats:
-    """Return what the second opinion says of every component of each window, [W, V, K]; NaN where it has none.
-
-    All graphs must have the same components.
-    """
-    parts: list[Floats] = []
-    with torch.inference_mode():
-        for start in range(0, len(graphs), batch):
-            part = graphs[start : start + batch]
-            logit_VK: Tensor = model.opinion(to_tensors(concatenate(part), model.type_MCD.device))
-            parts.append(logit_VK.reshape(len(part), -1, logit_VK.shape[-1]).cpu().numpy())
-    return np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
-
-
-def _material(windows: WindowSet, seen: Integers, spec: FeatureSpec, generator: np.random.Generator) -> _Material:
-    values_WSN, equipment = windows.values_WSN[seen], windows.equipment
-    return _Material(
-        whole=window_graphs(values_WSN, equipment, spec)[0],
-        gappy=window_graphs(with_gaps(values_WSN, generator), equipment, spec)[0],
-        grade_WV=windows.labels.grade_WV[seen],
-        healths=[np.array([grade.health for grade in each.grades], np.float32) for each in equipment.components],
-    )
-
-
-def _loss(
-    wrapped: nn.Module,
-    material: _Material,
-    mine: Integers,
-    has_gap_W: Booleans,
-    config: TrainConfig,
-    device: torch.device,
-    generator: np.random.Generator,
-    noise: torch.Generator,
-) -> Tensor:
-    """Disturb and blend this worker's windows of a batch and return their loss."""
-    chosen = [material.gappy[index] if has_gap_W[index] else material.whole[index] for index in mine.tolist()]
-    graph, targets = join(chosen, material.grade_WV[mine], material.healths)
-    graph = disturb(graph, len(chosen), config, noise)
-    drawn = float(generator.beta(config.mixup, config.mixup)) if config.mixup else 1.0
-    own = max(drawn, 1.0 - drawn)
-    graph, partners = mix(graph, targets, len(chosen), own, noise)
-    heads: Heads = wrapped(_to(graph, device))
-    own_loss, partner_loss = (
-        training_loss(heads, _to(each, device), config.health_weight) for each in (targets, partners)
-    )
-    return own * own_loss + (1.0 - own) * partner_loss
-
-
-def _to(tensors: Tensors, device: torch.device) -> Tensors:
-    return type(tensors)(*(tensor.to(device) for tensor in tensors))
-
-
-def _glance(model: UniversalTemporalGNN, graphs: list[GraphBatch], grade_WV: Integers) -> str:
-    """Return the mean over the graded components of the macro-F1 on a few held-out windows."""
-    if not graphs:
-        return "none held out"
-    logit_WMVJ = predict(model, graphs)
-    scores = [
-        score_grades(grade_WV[:, node], grade_probability(logit_WMVJ[:, :, node], 1.0).argmax(-1)).macro_f1
-        for node in np.flatnonzero((grade_WV >= 0).all(0)).tolist()
+    blocks = [
+        pa.table({"position": position_B, "values": ArrowTensorArray.from_numpy(values_BSN)})
+        for position_B, values_BSN in windows.batches(chosen_W)
     ]
-    return f"{np.mean(scores):.3f}"
+    return ray.data.from_arrow(blocks)
+
+
+def _chosen(result: Result, *, is_best_wanted: bool) -> Checkpoint | None:
+    kept = result.best_checkpoints
+    if not is_best_wanted or not kept:
+        return result.checkpoint
+    best, _ = max(kept, key=lambda pair: float(pair[1][MERIT]))
+    return best
+
+
+def _instruments(windows: Windows, train_W: Integers) -> Instruments:
+    equipment = windows.equipment
+    most = max(1, SAMPLE_BYTES // (4 * len(equipment.sensors) * equipment.bins))
+    sample_W = train_W[np.linspace(0, len(train_W) - 1, min(most, len(train_W))).astype(np.int64)]
+    return Instruments.of(equipment, windows.values(sample_W))
+
+
+def _digest(windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig) -> str:
+    """Return what tells a fit from another one: its data and all of its config but how many workers do it."""
+    digest = hashlib.sha256(config.model_dump_json(exclude={"workers", "max_failures"}).encode())
+    digest.update(windows.equipment.revision.encode())
+    labels = windows.labels
+    for array in (
+        train_W, validation_W, labels.machine_W, labels.start_us_W, labels.grade_WV, labels.health_WV, labels.rate_WV, labels.rul_WV,
+    ):  # fmt: skip
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _finished(directory: Path, digest: str, config: TrainConfig, windows: Windows) -> Fitted | None:
+    """Read a finished fit back."""
+    try:
+        stated = _Fitted.model_validate_json((directory / FITTED).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise CheckpointError(f"'{directory / FITTED}' can't be read, delete the directory: {error}") from error
+    _check_digest(directory, stated.digest, digest)
+    weights = load_tensors((directory / WEIGHTS).read_bytes())
+    return Fitted(weights, network(stated.spec, config, windows.equipment.steps), stated.spec, list(stated.history))
+
+
+def _resumable(directory: Path, digest: str) -> Path | None:
+    """Return the state to go on from where Ray Train's own record of it was cut off by a kill, which is then removed."""
+    newest = newest_state(directory) if directory.exists() else None
+    if newest is not None:
+        _check_digest(directory, read_state(newest).state.digest, digest)
+    try:
+        whole = bool((directory / SNAPSHOT).read_bytes().rstrip().endswith(b"}"))
+    except FileNotFoundError:
+        return newest
+    if whole:
+        return None
+    (directory / SNAPSHOT).unlink()
+    return newest
+
+
+def _check_digest(directory: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise CheckpointError(
+            f"expected '{directory}' to hold this fit, found one of another configuration or other windows: "
+            "give another directory or delete it"
+        )
+
+
+def _write(directory: Path, fitted: Fitted, digest: str) -> None:
+    """Write a finished fit, `fitted.json` last."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.weights.items()}
+    (directory / WEIGHTS).write_bytes(save_tensors(weights))
+    stated = _Fitted(digest=digest, spec=fitted.spec, history=tuple(fitted.history))
+    partial = directory / f"{FITTED}.partial"
+    partial.write_text(stated.model_dump_json(), encoding="utf-8")
+    partial.replace(directory / FITTED)

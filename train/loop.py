@@ -1,76 +1,201 @@
-"""What each of Ray Train's workers runs: every fold's fit and the last one, inside one start of the workers.
+"""What each of Ray Train's workers runs for one fit: epochs from the last checkpoint on, each with a report.
 
-The workers hold the same windows and share each batch; PyTorch's DistributedDataParallel averages their gradients.
-Invariant: rank 0 alone speaks and hands back results, once, at the end.
+The workers share each batch; PyTorch's DistributedDataParallel averages their gradients.
+Invariant: nothing but an epoch that was interrupted is repeated, and rank 0 alone speaks, validates and writes.
 """
 
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.util.queue import Queue
-from safetensors.torch import save as save_tensors
 
-from app.bins import Floats
+from app.feature_spec import FeatureSpec
+from app.model import ModelConfig, UniversalTemporalGNN
+from train.augment import Instruments
 from train.config import TrainConfig
-from train.dataset import WindowSet
-from train.fit import Share, run_fit
+from train.dataset import plan_tensors, tabulate_targets
+from train.epoch import Material, run_epoch
+from train.feed import Feed, KeptFeed, Rows, Share, StreamFeed, count_steps, gather
 from train.labels import Integers
+from train.learner import Learner
+from train.progress import EpochRecord, Note, write_note
+from train.state import FitState, read_state, write_state
+from train.validate import Validation
+from train.windows import Windows
 
-HELD_OUT = "held_out.npz"
-WEIGHTS = "weights.safetensors"
-FEATURE_SPEC = "feature_spec.json"
+TRAIN = "train"
+"""Name of the dataset of the training windows."""
+MERIT = "merit"
+"""The metric by which checkpoints are kept: the validation's score, or the epoch's number where there is none."""
+READ_AT_ONCE = 256
+"""Windows of a piece while a worker fills its memory."""
 
 
 class LoopInput(TypedDict):
-    """What the driver gives each worker; lines put into `progress` are for people."""
+    """What the driver gives each worker: the fit, and a file for what is shown while it runs.
 
+    `is_kept` tells whether workers hold all training windows in memory; `resume` is a state to begin with where Ray Train knows none.
+    """
+
+    name: str
     config: TrainConfig
-    windows: "ray.ObjectRef[WindowSet]"
-    progress: Queue
+    windows: Windows
+    train_W: Integers
+    validation_W: Integers
+    spec: FeatureSpec
+    network: ModelConfig
+    instruments: Instruments
+    is_kept: bool
+    digest: str
+    resume: Path | None
+    notes: Path
 
 
 def train_loop(given: LoopInput) -> None:
-    """Run all fits of a training on this worker; rank 0 reports held-out answers and the last fit's weights as a checkpoint."""
+    """Run a fit on this worker, from its last checkpoint if there is one."""
     torch.set_num_threads(1)
-    config, windows, progress = given["config"], ray.get(given["windows"]), given["progress"]
-    context = ray.train.get_context()
-    share = Share(
-        rank=context.get_world_rank(),
-        world=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-        wrap=ray.train.torch.prepare_model,
-        say=progress.put,
-    )
-    logits: list[Floats] = []
-    opinions: list[Floats] = []
-    excess: list[Floats] = []
-    order: list[Integers] = []
-    for fold in range(config.folds):
-        fit = run_fit(windows, windows.fold_W == fold, config, f"fold {fold + 1}/{config.folds}", share)
-        logits.append(fit.held_out.logit_WMVJ)
-        opinions.append(fit.held_out.opinion_WVK)
-        excess.append(fit.held_out.excess_WS)
-        order.append(fit.held_W)
-    last = run_fit(windows, np.zeros(len(windows.labels), np.bool_), config, "all", share)
-    if share.rank != 0:
-        ray.train.report({})
+    config, train_W = given["config"], given["train_W"]
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    share = Share(context.get_world_rank(), context.get_world_size())
+    steps = count_steps(len(train_W), config.batch)
+    torch.manual_seed(config.seed)
+    model = UniversalTemporalGNN(given["network"]).to(device)
+    learner = Learner(model, _distributed, config, config.epochs * steps)
+    state = _restored(learner, given)
+    if state.done:
         return
-    place = np.argsort(np.concatenate(order))
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        np.savez(
-            directory / HELD_OUT,
-            logit=np.concatenate(logits)[place],
-            opinion=np.concatenate(opinions)[place],
-            excess=np.concatenate(excess)[place],
+    plan = plan_tensors(given["windows"].equipment, given["spec"], device)
+    targets = tabulate_targets(given["windows"].labels, given["network"], device)
+    material = Material(plan, targets, given["instruments"], config)
+    feed = _feed(given, share)
+    watched_W = given["validation_W"] if share.rank == 0 else given["validation_W"][:0]
+    validation = Validation.of(
+        given["windows"], watched_W, config.validation_windows, plan, given["network"].rul_unit_h
+    )
+
+    def tell(epoch: int, done: float, loss: float, samples_s: float, record: EpochRecord | None = None) -> None:
+        if share.rank == 0:
+            note = Note(
+                fit=given["name"],
+                epochs=config.epochs,
+                done=epoch + done,
+                loss=loss,
+                samples_s=samples_s,
+                record=record,
+            )
+            write_note(given["notes"], note)
+
+    for epoch in range(state.epoch, config.epochs):
+        began = time.monotonic()
+        rate = learner.rate
+        passed = run_epoch(
+            learner,
+            feed,
+            material,
+            epoch,
+            share,
+            lambda done, loss, mine_s, epoch=epoch: tell(epoch, done / steps, loss, mine_s * share.world),
         )
-        weights = {key: tensor.cpu().contiguous() for key, tensor in last.model.state_dict().items()}
-        (directory / WEIGHTS).write_bytes(save_tensors(weights))
-        (directory / FEATURE_SPEC).write_text(last.spec.model_dump_json(), encoding="utf-8")
-        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        score = _agreed(validation.score(learner), share, device)
+        record = EpochRecord(
+            epoch=epoch + 1,
+            loss=passed.loss,
+            score=score,
+            learning_rate=rate,
+            samples_s=passed.windows * share.world / passed.seconds,
+            seconds=time.monotonic() - began,
+            workers=share.world,
+        )
+        scale, scale_age = learner.scale()
+        history = (*state.history, record)
+        state = FitState(
+            digest=given["digest"],
+            history=history,
+            steps=learner.taken,
+            done=epoch + 1 == config.epochs or is_stalled(history, config.patience),
+            scale=scale,
+            scale_age=scale_age,
+        )
+        tell(epoch, 1.0, record.loss, record.samples_s, record)
+        _report(learner, state, share)
+        if state.done:
+            return
+
+
+def is_stalled(history: tuple[EpochRecord, ...], patience: int | None) -> bool:
+    """Return whether the best score is `patience` epochs old or older."""
+    scores = [-torch.inf if record.score is None else record.score for record in history]
+    return patience is not None and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def _distributed(model: torch.nn.Module) -> torch.nn.Module:
+    """Share gradients with the other workers; the buffers are the second opinion's, which no step changes."""
+    options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    wrapped: torch.nn.Module = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=options)
+    return wrapped
+
+
+def _restored(learner: Learner, given: LoopInput) -> FitState:
+    """Take the learner to its last checkpoint and return where that was."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None and given["resume"] is None:
+        return FitState(digest=given["digest"], history=(), steps=0, done=False)
+    if checkpoint is None:
+        saved = read_state(Path(given["resume"] or ""))
+    else:
+        with checkpoint.as_directory() as directory:
+            saved = read_state(Path(directory))
+    learner.restore(saved.tensors, saved.state.steps, (saved.state.scale, saved.state.scale_age))
+    return saved.state
+
+
+def _feed(given: LoopInput, share: Share) -> Feed:
+    config, train_W = given["config"], given["train_W"]
+    shard = ray.train.get_dataset_shard(TRAIN)
+    if given["is_kept"]:
+        rows = shard.iter_batches(batch_size=READ_AT_ONCE, batch_format="numpy")
+        return KeptFeed(train_W, gather(iter(rows), train_W), config.batch, config.seed, share)
+
+    def read(size: int, held: int, seed: int) -> Iterator[Rows]:
+        return iter(
+            shard.iter_batches(
+                batch_size=size,
+                batch_format="numpy",
+                local_shuffle_buffer_size=held,
+                local_shuffle_seed=seed,
+                drop_last=True,
+            )
+        )
+
+    equipment = given["windows"].equipment
+    window_bytes = 4 * len(equipment.sensors) * equipment.bins
+    held = max(config.batch, int(config.memory_limit_mb * 1e6 / window_bytes))
+    return StreamFeed(read, len(train_W), held, config.batch, config.seed, share)
+
+
+def _agreed(score: float | None, share: Share, device: torch.device) -> float | None:
+    """Give rank 0's score to all workers."""
+    if share.world == 1:
+        return score
+    told = torch.tensor([float("nan") if score is None else score], dtype=torch.float64, device=device)
+    torch.distributed.broadcast(told, src=0)
+    heard = float(told)
+    return None if np.isnan(heard) else heard
+
+
+def _report(learner: Learner, state: FitState, share: Share) -> None:
+    """Hand an epoch's figures to Ray Train, on rank 0 with the state."""
+    record = state.history[-1]
+    metrics = record.model_dump() | {MERIT: float(record.epoch) if record.score is None else record.score}
+    if share.rank:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        write_state(Path(name), state, learner.state())
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(name))

@@ -1,4 +1,4 @@
-"""The training objective: grades, health and rate of each component, each masked where the windows have no label for it.
+"""The training objective: grades, health, rate and remaining useful life of each component, each masked where a window has no label.
 
 Invariant: a component without a label changes no gradient, and every weight of the network takes part in the graph of the loss, which
 distributed training needs.
@@ -12,16 +12,29 @@ from torch.nn import functional
 
 from app.model import Heads
 
+LOG_VARIANCE = (-9.0, 4.0)
+"""Between these the loss hears a stated variance: below, a grade that is told without error would drive it down for ever."""
+
 
 class Targets(NamedTuple):
-    """Labels of every component of a batch; -1 or NaN where there is none.
+    """Labels of every component of a batch in the network's own units; -1 or NaN where there is none.
 
-    `grade_V` is the position of the grade, `health_V` in [0, 1], `rate_V` health lost per 1000 operating hours.
+    `grade_V` is the position of the grade, `health_V` in [0, 1], `rate_V` and `rul_V` in `ModelConfig.rate_unit` and `rul_unit_h`.
     """
 
     grade_V: Tensor
     health_V: Tensor
     rate_V: Tensor
+    rul_V: Tensor
+
+
+class LossWeights(NamedTuple):
+    """What each head's loss counts beside that of the grades, which is 1; `asymmetry` see `TrainConfig.rul_asymmetry`."""
+
+    health: float
+    rate: float
+    rul: float
+    asymmetry: float
 
 
 def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Tensor:
@@ -40,7 +53,23 @@ def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Ten
     return -log_MV * (grade_V >= 0)
 
 
-def training_loss(heads: Heads, targets: Targets, health_weight: float) -> Tensor:
+def spread_nll(miss_MV: Tensor, log_variance_MV: Tensor, over: float = 1.0) -> Tensor:
+    """Return the normal negative log-likelihood of misses under a stated variance, [M, V], but for a constant.
+
+    Each is weighted by the stated deviation (beta of 1/2: Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation",
+    2022): without it the mean stops learning where the variance has grown to explain its misses.
+
+    Args:
+        miss_MV: what is told minus what is true.
+        log_variance_MV: as the network states it; heard within `LOG_VARIANCE`.
+        over: what a squared miss above zero counts, when one below counts 1.
+    """
+    log_MV = log_variance_MV.clamp(*LOG_VARIANCE)
+    square_MV = miss_MV**2 * torch.where(miss_MV > 0, over, 1.0)
+    return 0.5 * (log_MV + square_MV / log_MV.exp()) * (0.5 * log_MV.detach()).exp()
+
+
+def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
     """Return the sum over the members of the mean loss of a labelled component.
 
     The members' losses are added, not averaged, so that each member learns as fast as if it were alone.
@@ -48,7 +77,7 @@ def training_loss(heads: Heads, targets: Targets, health_weight: float) -> Tenso
     Args:
         heads: what the network says.
         targets: what is known.
-        health_weight: of the health head beside the grades; the rate's is 1.
+        weights: of the heads.
 
     Returns:
         A scalar.
@@ -56,12 +85,21 @@ def training_loss(heads: Heads, targets: Targets, health_weight: float) -> Tenso
     graded = (targets.grade_V >= 0).sum().clamp(min=1)
     grade = ordinal_nll(heads.score_MV, heads.threshold_MVJ, targets.grade_V).sum() / graded
     health_V, has_health_V = _masked(targets.health_V)
-    spare_MV = 0.5 * (heads.log_variance_MV + (heads.health_MV - health_V) ** 2 / heads.log_variance_MV.exp())
-    health = (spare_MV * has_health_V).sum() / has_health_V.sum().clamp(min=1.0)
+    health_MV = spread_nll(heads.health_MV - health_V, heads.log_variance_MV)
     rate_V, has_rate_V = _masked(targets.rate_V)
-    miss_MV = functional.huber_loss(heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none")
-    rate = (miss_MV * has_rate_V).sum() / has_rate_V.sum().clamp(min=1.0)
-    return grade + health_weight * health + rate
+    rate_MV = functional.huber_loss(heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none")
+    rul_V, has_rul_V = _masked(targets.rul_V)
+    rul_MV = spread_nll(heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.asymmetry)
+    return (
+        grade
+        + weights.health * _mean(health_MV, has_health_V)
+        + weights.rate * _mean(rate_MV, has_rate_V)
+        + weights.rul * _mean(rul_MV, has_rul_V)
+    )
+
+
+def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:
+    return (loss_MV * has_V).sum() / has_V.sum().clamp(min=1.0)
 
 
 def _masked(target_V: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,24 +1,28 @@
 """Fits the linear second opinion of a network to its training windows, in closed form.
 
-Invariant: it sees the windows that the network's fit sees and no others.
+Invariant: it sees windows that the network's fit sees and no others, and never more than a bounded number of them at once.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from app.graph import GraphBatch
+from app.bins import Floats
+from app.feature_spec import FeatureSpec
+from app.features import batch_features, plan_features
+from app.graph import plan_graph
 from app.model import UniversalTemporalGNN
-from app.schemas.equipment import Equipment
-from train.labels import Integers
+from train.labels import Booleans, Integers
 from train.reach import sensors_in_reach
+from train.windows import Windows
+
+MOST_WINDOWS = 5_000
+"""Windows that it is fitted to at most, evenly sampled."""
+MOST_INPUTS = 8_192
+"""Features of one component's sensors over all steps; a component with more gets no opinion, since its covariance would not fit."""
 
 
-def fit_opinion(
-    model: UniversalTemporalGNN, graphs: Sequence[GraphBatch], grade_WV: Integers, equipment: Equipment
-) -> None:
+def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> None:
     """Fit and set the model's second opinion.
 
     A linear discriminant for each graded component (Fisher, 1936) with the shrinkage of Ledoit and Wolf (2004), on the
@@ -27,20 +31,26 @@ def fit_opinion(
 
     Args:
         model: whose `opinion` is set.
-        graphs: of the training windows, of one equipment.
-        grade_WV: their grades, -1 where none is known.
-        equipment: the machine.
+        spec: of the model's features.
+        windows: of machines of one topology.
+        chosen_W: positions of the training windows.
     """
-    x_WSTF = np.stack([graph.x_STF for graph in graphs])
-    there_WS = np.stack([graph.mask_ST.all(1) for graph in graphs])
-    slot_S = graphs[0].sensor_slot_S
-    for index, number in enumerate(graphs[0].grade_set_V.tolist()):
-        sensors = [place for place in sensors_in_reach(equipment, index) if slot_S[place] >= 0]
-        known_W = (grade_WV[:, index] >= 0) & there_WS[:, sensors].all(1)
-        if number < 0 or len(np.unique(grade_WV[known_W, index])) < 2:
+    equipment = windows.equipment
+    graded_W = np.sort(chosen_W)[(windows.labels.grade_WV[np.sort(chosen_W)] >= 0).any(1)]
+    if not model.config.opinion_steps or not len(graded_W):
+        return
+    taken_W = graded_W[np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)]
+    x_WSTF, there_WS = _features(windows, taken_W, spec)
+    graph = plan_graph(equipment, spec)
+    for index, number in enumerate(graph.grade_set_V.tolist()):
+        sensors = [place for place in sensors_in_reach(equipment, index) if graph.sensor_slot_S[place] >= 0]
+        grade_W = windows.labels.grade_WV[taken_W, index]
+        known_W = (grade_W >= 0) & there_WS[:, sensors].all(1)
+        inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]
+        if number < 0 or not 0 < inputs <= MOST_INPUTS or len(np.unique(grade_W[known_W])) < 2:
             continue
         x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
-        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x_WL, grade_WV[known_W, index])
+        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x_WL, grade_W[known_W])
         weight_KL, bias_K, grade_K = discriminant.coef_, discriminant.intercept_, discriminant.classes_
         if len(grade_K) == 2:
             weight_KL, bias_K = np.concatenate((0 * weight_KL, weight_KL)), np.concatenate((0 * bias_K, bias_K))
@@ -48,7 +58,17 @@ def fit_opinion(
         opinion = model.opinion
         device = opinion.bias_GK.device
         weight_SKTF = torch.from_numpy(weight_KL.reshape(shape)).float().transpose(0, 1).to(device)
-        for weight_KTF, slot in zip(weight_SKTF, slot_S[sensors].tolist(), strict=True):
+        for weight_KTF, slot in zip(weight_SKTF, graph.sensor_slot_S[sensors].tolist(), strict=True):
             opinion.weight_GRTFK[number, slot][..., torch.from_numpy(grade_K)] = weight_KTF.permute(1, 2, 0)
             opinion.reads_GR[number, slot] = True
         opinion.bias_GK[number, torch.from_numpy(grade_K)] = torch.from_numpy(bias_K).float().to(device)
+
+
+def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:
+    """Return features and which sensors are there in all steps."""
+    plan = plan_features(windows.equipment, spec)
+    parts = [batch_features(values_BSN, plan) for _, values_BSN in windows.batches(taken_W)]
+    return (
+        np.concatenate([part.x_WSTF for part in parts]),
+        np.concatenate([part.mask_WST.all(2) for part in parts]),
+    )

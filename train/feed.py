@@ -1,0 +1,135 @@
+"""Hands each worker its windows of every step, from memory or from a stream.
+
+Knows nothing of Ray: a stream comes in as a function. Shapes: W training windows, B windows of this worker in a step.
+Invariant: what is kept in memory comes in an order that the seed and the epoch alone decide, so that an epoch that is repeated, on
+however many workers, sees the same batches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from app.bins import Floats
+from train.labels import Integers
+
+Rows = Mapping[str, np.ndarray]
+"""Columns `position` [B] and `values` [B, S, N]."""
+Piece = tuple[Integers, Floats]
+"""Positions [B] and bins [B, S, N] of some windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of each batch is this worker's: `rank` of `world`."""
+
+    rank: int
+    world: int
+
+
+class Feed(Protocol):
+    """Where a worker's windows come from."""
+
+    def steps(self, epoch: int) -> Iterator[Piece]:
+        """Yield this worker's windows of each step of an epoch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFeed:
+    """All training windows in memory, dealt anew in each epoch.
+
+    Args:
+        position_W: of the windows, rising.
+        values_WSN: their bins.
+        batch: windows of a step, over all workers.
+        seed: of the order.
+        share: this worker's.
+    """
+
+    position_W: Integers
+    values_WSN: Floats
+    batch: int
+    seed: int
+    share: Share
+
+    def steps(self, epoch: int) -> Iterator[Piece]:
+        """Yield this worker's windows of each whole batch."""
+        order_W = np.random.default_rng((self.seed, epoch)).permutation(len(self.position_W))
+        for first in range(0, len(order_W) - self.batch + 1, self.batch):
+            mine_B = order_W[first : first + self.batch][self.share.rank :: self.share.world]
+            yield self.position_W[mine_B], self.values_WSN[mine_B]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFeed:
+    """A worker's shard of the training windows, read anew in each epoch and shuffled among those that are held.
+
+    Args:
+        read: begins an epoch: takes the windows of a step, the windows to shuffle among and a seed, and yields rows.
+        windows: W over all workers.
+        held: windows to shuffle among.
+        batch: windows of a step, over all workers.
+        seed: of the shuffling.
+        share: this worker's.
+    """
+
+    read: Callable[[int, int, int], Iterator[Rows]]
+    windows: int
+    held: int
+    batch: int
+    seed: int
+    share: Share
+
+    def steps(self, epoch: int) -> Iterator[Piece]:
+        """Yield as many steps as every worker's shard has.
+
+        Raises:
+            RuntimeError: the shard is shorter than its share.
+        """
+        own = self.batch // self.share.world
+        count = self.windows // self.share.world // own
+        rows = self.read(own, self.held, self.seed + epoch * 1_000_003 + self.share.rank)
+        for step in range(count):
+            row = next(rows, None)
+            if row is None:
+                raise RuntimeError(f"expected {count} steps of {own} windows in a worker's shard, found {step}")
+            yield row["position"].astype(np.int64), row["values"]
+
+
+def count_steps(windows: int, batch: int) -> int:
+    """Return the whole batches that windows fill.
+
+    Raises:
+        ValueError: they do not fill one.
+    """
+    if windows < batch:
+        raise ValueError(f"expected at least {batch} training windows, found {windows}: import more or lower --batch")
+    return windows // batch
+
+
+def gather(rows: Iterator[Rows], position_W: Integers) -> Floats:
+    """Put rows that come in any order into the order of their positions.
+
+    Args:
+        rows: every window once.
+        position_W: rising.
+
+    Returns:
+        [W, S, N] bins.
+
+    Raises:
+        ValueError: a window is missing.
+    """
+    values_WSN: Floats | None = None
+    there_W = np.zeros(len(position_W), np.bool_)
+    for row in rows:
+        place_B = np.searchsorted(position_W, row["position"])
+        if values_WSN is None:
+            values_WSN = np.empty((len(position_W), *row["values"].shape[1:]), np.float32)
+        values_WSN[place_B] = row["values"]
+        there_W[place_B] = True
+    if values_WSN is None or not there_W.all():
+        raise ValueError(f"expected {len(position_W)} training windows from the dataset, found {int(there_W.sum())}")
+    return values_WSN
