@@ -1,262 +1,382 @@
-"""What held-out windows say of a training: figures of each component, calibration, and classical baselines on the same folds.
+"""What held-out windows say of a training, as one `Evaluation`: figures beside rivals, intervals, abstention, robustness.
 
-Invariant: no figure uses an answer of weights, references or a temperature that have seen the window's configuration.
+`evaluate_parts` is the only entry. It does no training of networks and writes nothing.
+Invariant: no figure uses an answer of weights, references, temperatures or thresholds that have seen the window's fold.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from app.bins import Floats, step_statistics
+from app.bins import Floats
+from app.calibration import Calibration, ComponentCalibration
+from app.feature_spec import Limits
+from app.schemas.equipment import Equipment
+from train.abstain import abstentions
+from train.baselines import rivals
+from train.certainty import Given, Rows, Temperatures, as_given, fit_temperatures, gather, interval, shares
 from train.config import TrainConfig
-from train.dataset import WindowSet
-from train.labels import Integers
-from train.reach import sensors_in_reach
-from train.split import training_windows
+from train.conformal import cross_fit, residuals
+from train.contender import Answers, contender
+from train.evaluation import (
+    ALONE,
+    NO_MESSAGES,
+    THIS,
+    Certainty,
+    Contender,
+    Evaluation,
+    IntervalFigures,
+    LearningPoint,
+    Listening,
+    PartSize,
+    Robustness,
+    Trajectory,
+    TroubleFigures,
+)
+from train.held import HeldPart
+from train.labels import HOUR_US, Booleans
+from train.predict import Predictions, join
+from train.reference import fit_limits
+from train.robustness import TROUBLES, Trouble
+from train.scores import (
+    Doubles,
+    covered,
+    exact_matches,
+    grade_probability,
+    joined_probability,
+    nll,
+    opinion_probability,
+    reliability,
+)
+from train.windows import Windows
 
-TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
-OPINION_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))
-"""Discriminants overstate what they know; networks that learned from blends understate it."""
+COVERAGE = 0.9
+ROUNDING = 1e-6
+"""Share of the scale by which a truth may miss its interval: labels and answers are float32, the service tells six decimals."""
+MOST_POINTS = 400
+"""Windows of a drawn trajectory."""
+MOST_MACHINES = 4
+"""Machines whose trajectories are drawn."""
 
 
-class Score(BaseModel):
-    """How well the grades of one component were told: accuracy, and F1 averaged over the grades that occur."""
+class _Band(NamedTuple):
+    """Truth, what was told and the ends of its interval, [R], of one quantity of one component."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    accuracy: float
-    macro_f1: float
-    windows: int
-
-
-class ComponentScores(BaseModel):
-    """Scores of one component: pooled over all held-out windows, of each fold, and of warm-ups (not in the others)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pooled: Score
-    folds: tuple[Score, ...]
-    warm_up: Score | None
+    true_R: Floats
+    told_R: Floats
+    low_R: Doubles
+    high_R: Doubles
 
 
-class Calibration(BaseModel):
-    """Whether stated probabilities are met.
+class _Bands(NamedTuple):
+    """Health and remaining life of the component at a position, where it has labels of them."""
 
-    Share of held-out windows whose true health lies in the interval (stated 0.9), its mean width, and the negative log-likelihood
-    before and after the temperatures, which come from the other folds.
+    position: int
+    health: _Band | None
+    rul: _Band | None
+
+
+def evaluate_parts(
+    windows: Windows,
+    parts: Sequence[HeldPart],
+    config: TrainConfig,
+    *,
+    split: str,
+    without_messages: Sequence[HeldPart] | None = None,
+    learning: Mapping[str, Sequence[LearningPoint]] | None = None,
+    given: Given | None = None,
+    cap_h: float | None = None,
+    rival: bool = True,
+) -> Evaluation:
+    """Evaluate what fits say of the windows that they never saw.
+
+    Call `train.held.hold_out` after each part's fit, then this once with all of them. Temperatures, reach and thresholds are
+    cross-fitted between the parts, or between groups of a single part; those of the result's `calibration` and of
+    `certainty[...].temperature` come from all held-out windows and are to be shipped.
+
+    Args:
+        windows: all windows.
+        parts: of one split, at least one; a window is held out by at most one part.
+        config: of the training: `statistics`, `opinion_weight` and `seed` are read.
+        split: name of the split, for the report.
+        without_messages: the same parts, of fits without message passing; None where there are none, which the notes say.
+        learning: epochs of each fit by its name.
+        given: what a checkpoint states: it is checked instead of fitting anew.
+        cap_h: beyond which remaining life is not told apart; None for the largest label.
+        rival: whether classical baselines are fitted to `train_W` of the parts.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        ValueError: no part holds out a window.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    temperature: float
-    opinion_temperature: float
-    interval_coverage: float
-    interval_width: float
-    nll_plain: float
-    nll_calibrated: float
-
-
-class Temperatures(NamedTuple):
-    """What divides the logits of the network and of the second opinion of one component."""
-
-    network: float
-    opinion: float
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What the fold that held a window out said of it.
-
-    `logit_WMVJ` is score - threshold, -inf where a set has fewer grades; `opinion_WVK` the second opinion, NaN where there is none.
-    """
-
-    logit_WMVJ: Floats
-    opinion_WVK: Floats
-    excess_WS: Floats
-
-    def network(self, component: int, temperature: float) -> NDArray[np.float64]:
-        """Return the probability of each grade of a component as the network states it, [W, K]."""
-        return grade_probability(self.logit_WMVJ[:, :, component], temperature)
-
-    def opinion(self, component: int, temperature: float) -> NDArray[np.float64]:
-        """Return that of the second opinion; the network's where it has none."""
-        stated_WK = opinion_probability(self.opinion_WVK[:, component], temperature)
-        return np.where(np.isfinite(stated_WK), stated_WK, self.network(component, 1.0))
-
-    def joined(self, component: int, temperatures: "Temperatures", weight: float) -> NDArray[np.float64]:
-        """Return both joined: the same formula as the model's `probability`."""
-        own_WK = self.network(component, temperatures.network)
-        other_WK = opinion_probability(self.opinion_WVK[:, component], temperatures.opinion)
-        joined_WK: NDArray[np.float64] = np.where(np.isfinite(other_WK), own_WK + weight * (other_WK - own_WK), own_WK)
-        return joined_WK
-
-    def part(self, chosen_W: NDArray[np.bool_]) -> "HeldOut":
-        """Return what was said of some of the windows."""
-        return HeldOut(self.logit_WMVJ[chosen_W], self.opinion_WVK[chosen_W], self.excess_WS[chosen_W])
-
-
-def score_grades(true_W: Integers, predicted_W: Integers) -> Score:
-    """Score predicted grades; a grade counts in the macro-F1 when it occurs among the true or the predicted ones."""
-    f1: list[float] = []
-    for grade in np.union1d(true_W, predicted_W).tolist():
-        hit = int(((true_W == grade) & (predicted_W == grade)).sum())
-        f1.append(2 * hit / int((true_W == grade).sum() + (predicted_W == grade).sum()))
-    return Score(accuracy=float((true_W == predicted_W).mean()), macro_f1=float(np.mean(f1)), windows=len(true_W))
-
-
-def score_components(predicted_WV: Integers, windows: WindowSet, folds: int) -> dict[str, ComponentScores]:
-    """Score the held-out grades of every graded component, warm-ups apart."""
-    scores: dict[str, ComponentScores] = {}
-    for index, component in enumerate(windows.equipment.components):
-        known_W = windows.labels.grade_WV[:, index] >= 0
-        if not known_W.any():
-            continue
-        true_W, predicted_W = windows.labels.grade_WV[:, index], predicted_WV[:, index]
-        steady_W, warm_W = known_W & ~windows.warm_up_W, known_W & windows.warm_up_W
-        by_fold = [steady_W & (windows.fold_W == fold) for fold in range(folds)]
-        scores[component.component_id] = ComponentScores(
-            pooled=score_grades(true_W[steady_W], predicted_W[steady_W]),
-            folds=tuple(score_grades(true_W[held_W], predicted_W[held_W]) for held_W in by_fold if held_W.any()),
-            warm_up=score_grades(true_W[warm_W], predicted_W[warm_W]) if warm_W.any() else None,
+    if not sum(len(part.held_W) for part in parts):
+        raise ValueError("expected parts that hold out windows, found none: give another split")
+    equipment, rows = windows.equipment, gather(windows, parts)
+    names = tuple(part.name for part in parts)
+    graded_V: Booleans = np.any(windows.labels.grade_WV >= 0, axis=0)
+    cap = _cap(windows, cap_h)
+    temperatures = fit_temperatures(rows, equipment, given)
+    share_RVK = shares(rows.predictions, rows.fold_R, temperatures, config.opinion_weight, graded_V)
+    found: dict[str, Contender] = {
+        THIS: contender(rows, names, equipment, _answers(rows.predictions, share_RVK, graded_V), cap)
+    }
+    if config.opinion_weight and np.isfinite(rows.predictions.opinion_WVK).any():
+        alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
+        found[ALONE] = contender(rows, names, equipment, _answers(rows.predictions, alone_RVK, graded_V), cap)
+    notes: list[str] = []
+    if without_messages is None:
+        notes.append("The ablation without message passing was not run: no fit of it was given to this evaluation.")
+    else:
+        plain = gather(windows, without_messages)
+        plain_RVK = shares(plain.predictions, plain.fold_R, fit_temperatures(plain, equipment), 0.0, graded_V)
+        plain_names = tuple(part.name for part in without_messages)
+        found[NO_MESSAGES] = contender(
+            plain, plain_names, equipment, _answers(plain.predictions, plain_RVK, graded_V), cap
         )
-    return scores
-
-
-def grade_probability(logit_WMJ: Floats, temperature: float) -> NDArray[np.float64]:
-    """Return the probability of each grade, mean of the members, [W, K]: the same formula as `OrdinalHead.probability`."""
-    with np.errstate(over="ignore"):
-        worse_WJ = (1.0 / (1.0 + np.exp(-logit_WMJ.astype(np.float64) / temperature))).mean(1)
-    edge_W1 = np.ones((len(worse_WJ), 1))
-    beyond_WK1 = np.concatenate((edge_W1, worse_WJ, 0.0 * edge_W1), axis=1)
-    share_WK: NDArray[np.float64] = beyond_WK1[:, :-1] - beyond_WK1[:, 1:]
-    return share_WK
-
-
-def opinion_probability(logit_WK: Floats, temperature: float) -> NDArray[np.float64]:
-    """Return the probability of each grade as the second opinion states it, [W, K]; NaN where there is none."""
-    scaled_WK = logit_WK.astype(np.float64) / temperature
-    raised_WK = np.exp(scaled_WK - scaled_WK.max(-1, keepdims=True))
-    share_WK: NDArray[np.float64] = raised_WK / raised_WK.sum(-1, keepdims=True)
-    return share_WK
-
-
-def fit_temperatures(held_out: HeldOut, component: int, true_W: Integers) -> Temperatures:
-    """Return the temperatures under which the true grades are most likely (Guo et al., 2017), each from a grid."""
-    return Temperatures(
-        network=_best(
-            [_nll(held_out.network(component, each), true_W) for each in TEMPERATURES.tolist()], TEMPERATURES
-        ),
-        opinion=_best(
-            [_nll(held_out.opinion(component, each), true_W) for each in OPINION_TEMPERATURES.tolist()],
-            OPINION_TEMPERATURES,
-        ),
+    if rival and all(len(part.train_W) for part in parts):
+        for name, told in rivals(windows, parts, config.statistics, config.seed).items():
+            found[name] = contender(rows, names, equipment, Answers(told.grade_WV, rul_RV=told.rul_WV), cap)
+    else:
+        notes.append("Classical baselines were not fitted: the evaluation was given no training windows of theirs.")
+    if not rows.crossed and given is None:
+        notes.append("Intervals and thresholds were checked on the windows that chose them: there is one group only.")
+    bands, certainty, calibration = _certainty(rows, names, equipment, temperatures, share_RVK, config, given, cap)
+    abstention, calibration = abstentions(
+        windows, parts, rows, temperatures, config.opinion_weight, graded_V, calibration, given
+    )
+    return Evaluation(
+        equipment_id=equipment.equipment_id,
+        design=equipment.design,
+        split=split,
+        windows=len(rows.window_R),
+        warm_up_windows=int((~rows.scored_R).sum()),
+        groups=len(np.unique(windows.group_W[rows.window_R])),
+        parts={part.name: PartSize(train=len(part.train_W), held=len(part.held_W)) for part in parts},
+        grades={
+            component.component_id: tuple(grade.name for grade in component.grades)
+            for component, graded in zip(equipment.components, graded_V.tolist(), strict=True)
+            if graded
+        },
+        cap_h=cap if np.isfinite(windows.labels.rul_WV).any() else None,
+        cross_fitted=rows.crossed or given is not None,
+        contenders=found,
+        certainty=certainty,
+        abstention=abstention,
+        robustness=_robustness(windows, parts, rows, temperatures, config.opinion_weight, graded_V, cap),
+        listening=_listening(equipment, parts),
+        learning={name: tuple(points) for name, points in (learning or {}).items()},
+        trajectories=_trajectories(windows, rows, bands),
+        limits=_limits(rows, equipment, given),
+        calibration=calibration,
+        notes=tuple(notes),
     )
 
 
-def cross_calibrated(
-    held_out: HeldOut, windows: WindowSet, config: TrainConfig
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each held-out window's grade probabilities with temperatures from the other folds, [W, V, K]: joined, and the network's alone."""
-    W, _, V, J = held_out.logit_WMVJ.shape
-    joined_WVK, alone_WVK = np.zeros((W, V, J + 1)), np.zeros((W, V, J + 1))
-    for index in range(V):
-        true_W = windows.labels.grade_WV[:, index]
-        steady_W = ~windows.warm_up_W & (true_W >= 0)
-        if not steady_W.any():
+def _cap(windows: Windows, cap_h: float | None) -> float:
+    known = windows.labels.rul_WV[np.isfinite(windows.labels.rul_WV)]
+    return cap_h if cap_h is not None else float(known.max(initial=0.0))
+
+
+def _answers(predictions: Predictions, share_RVK: Doubles, graded_V: Booleans) -> Answers:
+    return Answers(
+        np.where(graded_V, np.nan_to_num(share_RVK, nan=-1.0).argmax(-1), -1).astype(np.int64),
+        share_RVK=share_RVK,
+        health_RV=predictions.health_WV,
+        rul_RV=predictions.rul_WV,
+        rate_RV=predictions.rate_WV,
+    )
+
+
+def _limits(rows: Rows, equipment: Equipment, given: Given | None) -> Limits | None:
+    if given is not None:
+        return given.limits
+    excess_RS = rows.predictions.excess_WS[rows.scored_R]
+    judged_R = np.isfinite(excess_RS).any(1)
+    return fit_limits(excess_RS[judged_R], equipment) if judged_R.any() else None
+
+
+def _certainty(
+    rows: Rows,
+    names: Sequence[str],
+    equipment: Equipment,
+    temperatures: Temperatures,
+    share_RVK: Doubles,
+    config: TrainConfig,
+    given: Given | None,
+    cap_h: float,
+) -> tuple[dict[str, _Bands], dict[str, Certainty], Calibration]:
+    """Fit and check intervals and stated probabilities of every component that has labels."""
+    said, labels = rows.predictions, rows.labels
+    bands: dict[str, _Bands] = {}
+    found: dict[str, Certainty] = {}
+    shipped: dict[str, ComponentCalibration] = {}
+    stated = Calibration(coverage=COVERAGE) if given is None else given.calibration
+    for v, component in enumerate(equipment.components):
+        before = stated.of(equipment.design, component.component_id)
+        health, health_figures = _intervals(
+            rows, names, labels.health_WV[:, v], said.health_WV[:, v], said.spread_WV[:, v], 1.0,
+            None if given is None else before.health_reach,
+        )  # fmt: skip
+        rul, rul_figures = _intervals(
+            rows, names, labels.rul_WV[:, v], said.rul_WV[:, v], said.rul_spread_WV[:, v], cap_h,
+            None if given is None else before.rul_reach,
+        )  # fmt: skip
+        if health_figures is None and rul_figures is None:
             continue
-        for fold in range(config.folds):
-            held_W, others_W = windows.fold_W == fold, steady_W & (windows.fold_W != fold)
-            found = fit_temperatures(held_out.part(others_W), index, true_W[others_W])
-            joined_WVK[held_W, index] = held_out.part(held_W).joined(index, found, config.opinion_weight)
-            alone_WVK[held_W, index] = held_out.part(held_W).network(index, found.network)
-    return joined_WVK, alone_WVK
+        bands[component.component_id] = _Bands(v, health, rul)
+        update: dict[str, float] = {
+            name: figures.reach
+            for name, figures in (("health_reach", health_figures), ("rul_reach", rul_figures))
+            if figures is not None
+        }
+        if rul_figures is not None:
+            update["rul_cap_h"] = cap_h
+        shipped[component.component_id] = before.model_copy(update=update)
+        certainty = Certainty(health=health_figures, rul=rul_figures)
+        if (labels.grade_WV[rows.scored_R, v] >= 0).any():
+            certainty = certainty.model_copy(update=_stated(rows, v, temperatures, share_RVK, config.opinion_weight))
+        found[component.component_id] = certainty
+    calibration = Calibration(coverage=COVERAGE, components={equipment.design: shipped}) if given is None else stated
+    return bands, found, calibration
 
 
-def calibrate(
-    held_out: HeldOut, joined_WVK: NDArray[np.float64], windows: WindowSet, config: TrainConfig
-) -> dict[str, Calibration]:
-    """Fit each graded component's temperatures on all held-out windows, and check them by those of the other folds.
+def _stated(
+    rows: Rows, v: int, temperatures: Temperatures, share_RVK: Doubles, weight: float
+) -> dict[str, float | tuple[tuple[float, float, int], ...]]:
+    """Check the probabilities that are stated of a component's grades."""
+    known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
+    true_R, share_RK = rows.labels.grade_WV[known_R, v], share_RVK[known_R, v]
+    plain_RK = grade_probability(rows.predictions.logit_WMVJ[known_R, :, v], 1.0)
+    opinion_RK = opinion_probability(rows.predictions.opinion_WVK[known_R, v], 1.0)
+    return {
+        "temperature": float(temperatures.network_V[v]),
+        "opinion_temperature": float(temperatures.opinion_V[v]),
+        "nll_plain": nll(joined_probability(plain_RK, opinion_RK, weight) if weight else plain_RK, true_R),
+        "nll_calibrated": nll(share_RK, true_R),
+        "reliability": reliability(share_RK.max(-1), share_RK.argmax(-1) == true_R),
+    }
 
-    Args:
-        held_out: what the folds said.
-        joined_WVK: from `cross_calibrated`.
-        windows: with their grades.
-        config: the weight of the second opinion.
-    """
-    found: dict[str, Calibration] = {}
-    for index, component in enumerate(windows.equipment.components):
-        health_K = np.array([grade.health for grade in component.grades])
-        known_W = ~windows.warm_up_W & (windows.labels.grade_WV[:, index] >= 0)
-        if not known_W.any():
-            continue
-        true_W, steady = windows.labels.grade_WV[known_W, index], held_out.part(known_W)
-        share_WK = joined_WVK[known_W, index]
-        intervals = np.array([central_interval(share_K[: len(health_K)], health_K) for share_K in share_WK])
-        covered_W = (intervals[:, 0] <= health_K[true_W]) & (health_K[true_W] <= intervals[:, 1])
-        temperatures = fit_temperatures(steady, index, true_W)
-        found[component.component_id] = Calibration(
-            temperature=temperatures.network,
-            opinion_temperature=temperatures.opinion,
-            interval_coverage=float(covered_W.mean()),
-            interval_width=float((intervals[:, 1] - intervals[:, 0]).mean()),
-            nll_plain=_nll(steady.joined(index, Temperatures(1.0, 1.0), config.opinion_weight), true_W),
-            nll_calibrated=_nll(share_WK, true_W),
+
+def _intervals(
+    rows: Rows,
+    names: Sequence[str],
+    true_R: Floats,
+    told_R: Floats,
+    spread_R: Floats,
+    cap: float,
+    stated: float | None,
+) -> tuple[_Band | None, IntervalFigures | None]:
+    known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(told_R)
+    if not known_R.any() or cap <= 0:
+        return None, None
+    told_R = np.clip(told_R, 0.0, cap)
+    residual_R = np.where(known_R, residuals(true_R, told_R, spread_R), np.nan)
+    reach = cross_fit(residual_R, rows.fold_R, COVERAGE) if stated is None else as_given(stated, len(true_R))
+    low_R, high_R = interval(told_R, spread_R, reach.of_R, cap)
+    inside_R = covered(true_R, low_R - ROUNDING * cap, high_R + ROUNDING * cap)
+    return _Band(true_R, told_R, low_R, high_R), IntervalFigures(
+        reach=reach.shipped,
+        coverage=float(inside_R[known_R].mean()),
+        parts={
+            name: float(inside_R[own_R].mean())
+            for number, name in enumerate(names)
+            if (own_R := known_R & (rows.part_R == number)).any()
+        },
+        width=float((high_R - low_R)[known_R].mean()),
+        windows=int(known_R.sum()),
+    )
+
+
+def _robustness(
+    windows: Windows,
+    parts: Sequence[HeldPart],
+    rows: Rows,
+    temperatures: Temperatures,
+    weight: float,
+    graded_V: Booleans,
+    cap_h: float,
+) -> Robustness | None:
+    """Compare what is told of the probes with one sensor broken to what is told of them whole."""
+    probes = [(number, part.probes) for number, part in enumerate(parts) if part.probes is not None]
+    if not probes:
+        return None
+    row_R = np.concatenate([rows.of(number, found.window_W) for number, found in probes])
+    scored_R = rows.scored_R[row_R]
+    labels = windows.labels.only(rows.window_R[row_R][scored_R])
+    exact = bool((labels.grade_WV >= 0).any())
+    if not len(labels) or not (exact or np.isfinite(labels.rul_WV).any()):
+        return None
+
+    def figure(predictions: Sequence[Predictions]) -> float:
+        said = join(list(predictions)).only(scored_R)
+        if exact:
+            fold_R = rows.fold_R[row_R][scored_R]
+            answers = _answers(said, shares(said, fold_R, temperatures, weight, graded_V), graded_V)
+            return float(exact_matches(labels.grade_WV, answers.grade_RV).mean())
+        error_RV = np.clip(said.rul_WV, 0.0, cap_h) - np.minimum(labels.rul_WV, cap_h)
+        return float(np.sqrt(np.nanmean(error_RV.astype(np.float64) ** 2)))
+
+    clean = figure([found.clean for _, found in probes])
+    troubles: dict[Trouble, TroubleFigures] = {}
+    for trouble in TROUBLES:
+        by_sensor = {
+            sensor_id: figure([found.troubled[trouble][sensor_id] for _, found in probes])
+            for sensor_id in probes[0][1].troubled[trouble]
+        }
+        mean = float(np.mean([*by_sensor.values()]))
+        worst = (min if exact else max)(by_sensor, key=lambda name, by_sensor=by_sensor: by_sensor[name])  # type: ignore[misc]
+        troubles[trouble] = TroubleFigures(
+            mean=mean, cost=clean - mean if exact else mean - clean, worst_sensor=worst, sensors=by_sensor
         )
-    return found
+    return Robustness(
+        measure="exact match" if exact else "rul rmse", clean=clean, windows=len(labels), troubles=troubles
+    )
 
 
-def central_interval(share_K: NDArray[np.float64], health_K: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the healths between which the central 90 % of the grades' probability lies, in whole bands of health.
+def _listening(equipment: Equipment, parts: Sequence[HeldPart]) -> tuple[Listening, ...]:
+    told = [part.attention_LE for part in parts if part.attention_LE.size]
+    if not told:
+        return ()
+    mean_LE = np.mean(told, axis=0)
+    edges: list[tuple[str, str, str]] = []  # in the order of `plan_graph`
+    for connection in equipment.connections:
+        if connection.evidence != "none":
+            edges.append((connection.source, connection.target, connection.medium))
+        if connection.evidence == "both":
+            edges.append((connection.target, connection.source, connection.medium))
+    return tuple(
+        Listening(source=source, target=target, medium=medium, weights=tuple(mean_LE[:, edge].tolist()))
+        for edge, (source, target, medium) in enumerate(edges)
+    )
 
-    A grade's band reaches half-way to its neighbours, and to 0 and 1 at the ends.
-    """
-    edge_L = np.concatenate(([1.0], (health_K[:-1] + health_K[1:]) / 2.0, [0.0]))
-    beyond_K = np.cumsum(share_K)
-    return float(edge_L[int(np.argmax(beyond_K >= 0.95 - 1e-9)) + 1]), float(edge_L[int(np.argmax(beyond_K > 0.05))])
 
-
-def baselines(windows: WindowSet, config: TrainConfig) -> Mapping[str, Integers]:
-    """Predict held-out grades by linear discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) on the same folds.
-
-    Each component's discriminant reads the sensors whose evidence can reach it along the topology's connections. "step
-    statistics" has the network's own statistics of every step, "window statistics" those of the window as a whole.
-
-    Returns:
-        Grades [W, V] by name of the baseline, -1 where none.
-    """
-    equipment = windows.equipment
-    predicted: dict[str, Integers] = {}
-    for name, steps in (("step statistics", equipment.steps), ("window statistics", 1)):
-        raw_WSTF = np.stack(
-            [step_statistics(values_SN, steps, config.statistics)[0] for values_SN in windows.values_WSN]
-        )
-        grade_WV = np.full(windows.labels.grade_WV.shape, -1, np.int64)
-        for index, component in enumerate(equipment.components):
-            if not component.grades:
+def _trajectories(windows: Windows, rows: Rows, bands: Mapping[str, _Bands]) -> tuple[Trajectory, ...]:
+    """Follow each component of a few machines through the windows that were held out."""
+    found: list[Trajectory] = []
+    for component_id, band in bands.items():
+        for quantity, values in (("health", band.health), ("rul_h", band.rul)):
+            if values is None:
                 continue
-            sensors = sensors_in_reach(equipment, index)
-            x_WL = np.nan_to_num(raw_WSTF[:, sensors].reshape(len(raw_WSTF), -1))
-            for fold in range(config.folds):
-                held_W = windows.fold_W == fold
-                seen = training_windows(
-                    held_W, windows.warm_up_W, windows.configuration_W, config.warm_up_windows, config.seed
+            known_R = rows.scored_R & np.isfinite(values.true_R)
+            for machine in np.unique(rows.labels.machine_W[known_R])[:MOST_MACHINES].tolist():
+                own = np.flatnonzero(known_R & (rows.labels.machine_W == machine))
+                own = own[np.argsort(rows.labels.start_us_W[own], kind="stable")]
+                own = own[np.unique(np.linspace(0, len(own) - 1, min(MOST_POINTS, len(own))).astype(np.int64))]
+                hours = (rows.labels.start_us_W[own] - rows.labels.start_us_W[own[0]]) / HOUR_US
+                told = {
+                    name: tuple(np.round(getattr(values, f"{name}_R")[own].astype(np.float64), 5).tolist())
+                    for name in ("true", "told", "low", "high")
+                }
+                found.append(
+                    Trajectory(
+                        machine=windows.machines[machine],
+                        component_id=component_id,
+                        quantity="health" if quantity == "health" else "rul_h",
+                        hours=tuple(np.round(hours, 4).tolist()),
+                        **told,
+                    )
                 )
-                seen = seen[windows.labels.grade_WV[seen, index] >= 0]
-                discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-                discriminant.fit(x_WL[seen], windows.labels.grade_WV[seen, index])
-                grade_WV[held_W, index] = discriminant.predict(x_WL[held_W])
-        predicted[name] = grade_WV
-    return predicted
-
-
-def _best(losses: list[float], grid: NDArray[np.float64]) -> float:
-    return float(grid[int(np.argmin(losses))])
-
-
-def _nll(share_WK: NDArray[np.float64], true_W: Integers) -> float:
-    return float(-np.log(np.maximum(share_WK[np.arange(len(true_W)), true_W], 1e-12)).mean())
+    return tuple(found)

@@ -1,121 +1,210 @@
-"""Figures against values worked out by hand."""
+"""The whole evaluation on a small machine: every figure is there, and says what the answers were made to say."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.bins import Floats
-from tests.small import graded, press, wave
+from tests.small import Small, graded_windows, press, small, wave
+from train.abstain import TOGETHER
+from train.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
+from train.certainty import Given
 from train.config import TrainConfig
-from train.dataset import WindowSet, make_window_set
-from train.evaluate import (
-    HeldOut,
-    Temperatures,
-    baselines,
-    calibrate,
-    cross_calibrated,
-    fit_temperatures,
-    grade_probability,
-    score_components,
-    score_grades,
-)
+from train.evaluate import evaluate_parts
+from train.evaluation import ALONE, NO_MESSAGES, THIS, LearningPoint
+from train.held import HeldPart, hold_out
+from train.labels import HOUR_US, Integers, WindowLabels
+from train.windows import Windows, write_windows
 
-CONFIG = TrainConfig(equipment="press-1", folds=2)
+CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), opinion_weight=0.0)
 
 
-def windows(repeats: int = 10) -> WindowSet:
-    """Return windows whose sensors shift with the grades: six configurations, each `repeats` times, one of them warming up."""
-    grades = [(pump, valve, -1) for pump in range(3) for valve in range(2)]
-    grade_WV = np.repeat(np.array(grades, np.int64), repeats, axis=0)
-    values_WSN = wave(len(grade_WV), 4)
-    values_WSN[:, 0] += 5.0 * grade_WV[:, :1]
-    values_WSN[:, 2] += 5.0 * grade_WV[:, 1:2]
-    stable_W = np.ones(len(grade_WV), np.bool_)
-    stable_W[:8] = False
-    return make_window_set(
-        press(), values_WSN, graded(grade_WV, stable_W), CONFIG.model_copy(update={"warm_up_run": 8})
+def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
+    """Return a split into two: configurations of even and of odd number."""
+    odd_W = windows.group_W % 2 == 1
+    return [("a", np.flatnonzero(odd_W), np.flatnonzero(~odd_W)), ("b", np.flatnonzero(~odd_W), np.flatnonzero(odd_W))]
+
+
+def oracle(windows: Windows, part: HeldPart, noise: float = 0.0) -> HeldPart:
+    """Return the part with answers that know the grades, but for some noise."""
+    generator = np.random.default_rng(0)
+
+    def knows(window_W: Integers, said: Floats, health: Floats) -> tuple[Floats, Floats]:
+        grade_WV = windows.labels.grade_WV[window_W]
+        cuts = np.arange(said.shape[-1])
+        sure_WMVJ = np.where(grade_WV[:, None, :, None] > cuts, 6.0, -6.0).repeat(said.shape[1], axis=1)
+        spare_WV = np.nan_to_num(windows.labels.health_WV[window_W]) + generator.normal(0, 0.05, health.shape)
+        return (
+            np.where(np.isneginf(said), said, sure_WMVJ + noise * generator.normal(size=sure_WMVJ.shape)).astype(np.float32),
+            spare_WV.astype(np.float32),
+        )  # fmt: skip
+
+    logits, health_WV = knows(part.held_W, part.clean.logit_WMVJ, part.clean.health_WV)
+    return replace(
+        part,
+        clean=replace(part.clean, logit_WMVJ=logits, health_WV=health_WV, spread_WV=np.full_like(health_WV, 0.02)),
     )
 
 
-def test_macro_f1_by_hand() -> None:
-    # grade 0: 1 of 2 found, none wrongly: 2/3; grade 1: 1 of 1 found, one wrongly: 2/3; grade 2 never occurs
-    found = score_grades(np.array([0, 0, 1]), np.array([0, 1, 1]))
-    assert found.macro_f1 == pytest.approx(2 / 3)
-    assert found.accuracy == pytest.approx(2 / 3)
-    assert found.windows == 3
+def held(windows: Windows, machine: Small) -> list[HeldPart]:
+    return [
+        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8)
+        for name, train_W, held_W in halves(windows)
+    ]
 
 
-def test_warm_up_is_scored_apart() -> None:
-    given = windows()
-    predicted_WV = given.labels.grade_WV.copy()
-    predicted_WV[given.warm_up_W, 0] = 2
-    scores = score_components(predicted_WV, given, 2)
-    assert set(scores) == {"pump", "valve"}
-    assert scores["pump"].pooled.macro_f1 == 1.0
-    assert scores["pump"].pooled.windows == 52
-    assert scores["pump"].warm_up is not None
-    assert (scores["pump"].warm_up.windows, scores["pump"].warm_up.accuracy) == (8, 0.0)
-    assert sum(fold.windows for fold in scores["pump"].folds) == 52
+def test_answers_that_are_right_score_as_right(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    parts = [oracle(windows, part) for part in held(windows, small())]
+    found = evaluate_parts(windows, parts, CONFIG, split="group")
+    best = found.contenders[THIS]
+    assert best.exact_match is not None
+    assert (best.exact_match.pooled, best.exact_match.mean) == (1.0, 1.0)
+    assert set(best.grades) == {"pump", "valve"}
+    assert best.grades["pump"].mean_macro_f1 == 1.0
+    assert sum(map(sum, best.grades["pump"].confusion)) == 52
+    assert best.warm_up["pump"].windows == 8
+    assert (found.windows, found.warm_up_windows, found.groups) == (60, 8, 6)
+    assert found.cross_fitted
+    assert any("without message passing was not run" in note for note in found.notes)
 
 
-def said(logit_WMVJ: Floats, opinion_WVK: Floats | None = None) -> HeldOut:
-    """Return held-out answers, without a second opinion unless one is given."""
-    W, _, V, J = logit_WMVJ.shape
-    none_WVK = np.full((W, V, J + 1), np.nan, np.float32)
-    return HeldOut(logit_WMVJ, none_WVK if opinion_WVK is None else opinion_WVK, np.zeros((W, 4), np.float32))
+def test_intervals_of_a_health_that_misses_by_noise_cover_what_they_state(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path, repeats=60)
+    parts = [oracle(windows, part) for part in held(windows, small())]
+    found = evaluate_parts(windows, parts, CONFIG, split="group", rival=False)
+    health = found.certainty["pump"].health
+    assert health is not None
+    assert health.coverage == pytest.approx(0.9, abs=0.03)
+    assert 0.85 * 4.11 < health.reach < 4.11  # 1.645 * 0.05 / 0.02 = 4.11, less what is told above 1 and cut
+    assert found.calibration.of("press", "pump").health_reach == health.reach
+    assert found.certainty["pump"].nll_calibrated is not None
+    assert "tank" not in found.certainty
 
 
-def test_second_opinion_is_joined_where_there_is_one() -> None:
-    logit_WMVJ = np.array([[[[2.0]]], [[[2.0]]]], np.float32)
-    opinion_WVK = np.log(np.array([[[0.9, 0.1]], [[np.nan, np.nan]]], np.float32))
-    own = 1 / (1 + np.exp(-2.0))
-    joined_WK = said(logit_WMVJ, opinion_WVK).joined(0, Temperatures(1.0, 1.0), 0.5)
-    np.testing.assert_allclose(joined_WK, [[(1 - own + 0.9) / 2, (own + 0.1) / 2], [1 - own, own]], atol=1e-6)
-    np.testing.assert_allclose(said(logit_WMVJ, opinion_WVK).network(0, 1.0)[0], [1 - own, own], atol=1e-6)
+def test_every_rival_is_scored_on_the_same_windows(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group")
+    assert set(found.contenders) == {THIS, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
+    for contender in found.contenders.values():
+        assert contender.grades["pump"].pooled.windows == 52
+        assert set(contender.grades["pump"].parts) == {"a", "b"}
+        assert contender.exact_match_smoothed is not None
 
 
-def test_probability_is_the_mean_over_the_members() -> None:
-    logit_WMJ = np.array([[[2.0, -np.inf], [-2.0, -np.inf]]], np.float32)
-    np.testing.assert_allclose(grade_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
+def test_trouble_costs_are_against_the_same_windows_whole(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False).robustness
+    assert found is not None
+    assert found.measure == "exact match"
+    assert set(found.troubles) == {"missing", "frozen", "offset", "noisy"}
+    for figures in found.troubles.values():
+        assert set(figures.sensors) == {"P1", "Q1", "P2", "T1"}
+        assert figures.cost == pytest.approx(found.clean - figures.mean)
 
 
-def test_temperature_finds_the_overstatement() -> None:
-    generator = np.random.default_rng(0)
-    logit_WMJ = generator.normal(0, 2, (4000, 1, 1)).astype(np.float32)
-    true_W = (generator.random(4000) < 1 / (1 + np.exp(-logit_WMJ[:, 0, 0]))).astype(np.int64)
-    assert fit_temperatures(said(2.5 * logit_WMJ[:, :, None]), 0, true_W).network == pytest.approx(2.5, rel=0.15)
-    opinion_WVK = np.stack((np.zeros_like(logit_WMJ[:, 0]), 5.0 * logit_WMJ[:, 0]), -1)
-    found = fit_temperatures(said(logit_WMJ[:, :, None], opinion_WVK), 0, true_W)
-    assert found == pytest.approx((1.0, 5.0), rel=0.15)
+def test_removal_goes_on_until_one_sensor_is_left(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False)
+    assert set(found.abstention) == {"pump", "valve", TOGETHER}
+    pump = found.abstention["pump"]
+    assert [level.away for level in pump.levels] == [0, 1, 2, 3]
+    assert pump.levels[3].answered == 0.0  # three of four sensors is more than `max_missing`
+    assert found.calibration.of("press", "pump").least_confidence == pump.least_confidence
 
 
-def test_calibration_covers_what_it_states() -> None:
-    given = windows(40)
-    generator = np.random.default_rng(1)
-    logit_WMVJ = np.full((len(given.labels), 1, 3, 2), -np.inf, np.float32)
-    for component, grades in ((0, 3), (1, 2)):
-        for cut in range(grades - 1):
-            above_W = np.where(given.labels.grade_WV[:, component] > cut, 3.0, -3.0)
-            logit_WMVJ[:, 0, component, cut] = above_W + generator.normal(0, 1.5, len(given.labels)) - 0.5 * cut
-    joined_WVK, alone_WVK = cross_calibrated(said(logit_WMVJ), given, CONFIG)
-    np.testing.assert_array_equal(joined_WVK, alone_WVK)
-    found = calibrate(said(logit_WMVJ), joined_WVK, given, CONFIG)
-    assert set(found) == {"pump", "valve"}
-    assert found["pump"].interval_coverage >= 0.9
-    assert found["valve"].nll_calibrated < np.log(2)
+def test_attention_of_every_edge_is_told(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False).listening
+    assert [(each.source, each.target) for each in found] == [("pump", "valve"), ("valve", "pump"), ("valve", "tank")]
+    np.testing.assert_allclose([each.weights for each in found], 1.0, rtol=1e-5)  # each target hears one edge only
 
 
-def test_discriminants_tell_what_is_linear_from_the_sensors_in_reach() -> None:
-    # Without connections each reads its component's sensors alone; three configurations would not part pump from valve.
-    given = replace(windows(), equipment=press().model_copy(update={"connections": ()}))
-    found = baselines(given, CONFIG)
-    for name in ("step statistics", "window statistics"):
-        assert score_components(found[name], given, 2)["pump"].pooled.macro_f1 > 0.9
+def test_ablation_and_second_opinion_stand_beside(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    parts = held(windows, small())
+    opinion_WVK = np.zeros((*parts[0].clean.health_WV.shape, 3), np.float32)
+    parts = [replace(part, clean=replace(part.clean, opinion_WVK=opinion_WVK[: len(part.held_W)])) for part in parts]
+    config = CONFIG.model_copy(update={"opinion_weight": 0.5})
+    curve = {"a": (LearningPoint(epoch=1, loss=0.5, score=0.7),)}
+    found = evaluate_parts(windows, parts, config, split="group", without_messages=parts, learning=curve, rival=False)
+    assert {ALONE, NO_MESSAGES} < set(found.contenders)
+    assert found.learning == curve
+    assert not any("message passing" in note for note in found.notes)
 
 
-def test_folds_do_not_share_a_configuration() -> None:
-    given = windows()
-    assert not set(given.configuration_W[given.fold_W == 0]) & set(given.configuration_W[given.fold_W == 1])
-    assert int(given.warm_up_W.sum()) == 8
-    assert replace(given).equipment is given.equipment
+def test_what_a_checkpoint_states_is_checked_and_not_fitted(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    fitted = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False)
+    given = Given({"pump": 2.0, "valve": 1.0}, {}, fitted.calibration, fitted.limits)
+    whole = hold_out(small().model, small().spec, windows, "all", np.array([], np.int64), np.arange(60), probes=0)
+    found = evaluate_parts(windows, [whole], CONFIG, split="all", given=given)
+    assert found.calibration == fitted.calibration
+    assert found.certainty["pump"].temperature == 2.0
+    assert found.abstention["pump"].least_confidence == fitted.calibration.of("press", "pump").least_confidence
+    assert found.robustness is None
+    assert any("baselines were not fitted" in note for note in found.notes)
+
+
+def runs_to_failure(directory: Path, machines: int = 4, hours: int = 40, cap_h: float = 20.0) -> Windows:
+    """Write machines whose pump fails; P1 falls with what is left, capped."""
+    rul_W = np.tile(np.arange(hours - 1, -1, -1), machines)
+    shape = (len(rul_W), 3)
+    capped_W = np.minimum(rul_W, cap_h)
+    columns = {
+        "health_WV": capped_W / cap_h,
+        "rate_WV": np.where(rul_W < cap_h, 1000 / cap_h, 0.0),
+        "rul_WV": capped_W,
+    }
+    labels = WindowLabels(
+        machine_W=np.repeat(np.arange(machines), hours),
+        start_us_W=np.tile(HOUR_US * np.arange(hours), machines),
+        grade_WV=np.full(shape, -1, np.int64),
+        stable_W=np.ones(len(rul_W), np.bool_),
+        **{
+            name: np.where(np.arange(3) == 0, column_W[:, None], np.nan).astype(np.float32)
+            for name, column_W in columns.items()
+        },
+    )
+    values_WSN = wave(len(rul_W), 4)
+    values_WSN[:, 0] += capped_W[:, None]
+    equipment = press().model_copy(
+        update={"components": tuple(c.model_copy(update={"grades": ()}) for c in press().components)}
+    )
+    names = tuple(f"press-{number}" for number in range(machines))
+    return write_windows(directory, equipment, names, labels, [values_WSN])
+
+
+def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None:
+    windows = runs_to_failure(tmp_path)
+    assert windows.group_W.max() == 3
+    machine = small()
+    parts = [
+        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8)
+        for name, train_W, held_W in halves(windows)
+    ]
+    found = evaluate_parts(windows, parts, CONFIG, split="machine")
+    assert found.cap_h == 20.0
+    trees, rule = found.contenders[EXTRA_TREES].life["pump"], found.contenders[PERSISTENCE].life["pump"]
+    assert trees.pooled.rmse_h < 3.0
+    assert rule.pooled.rmse_h == pytest.approx(0.0, abs=1e-4)  # all lives are equally long
+    assert rule.pooled.sign_right is None
+    life = found.contenders[THIS].life["pump"]
+    assert life.pooled.sign_right is not None
+    assert life.pooled.windows == 160
+    assert found.robustness is not None
+    assert found.robustness.measure == "rul rmse"
+    assert found.certainty["pump"].rul is not None
+    assert 0.8 < found.certainty["pump"].rul.coverage <= 1.0
+    assert found.abstention["pump"].least_confidence is None
+    assert {each.quantity for each in found.trajectories} == {"health", "rul_h"}
+    assert not found.contenders[THIS].grades
+
+
+def test_parts_without_windows_are_refused(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    none = hold_out(small().model, small().spec, windows, "none", np.arange(3), np.array([], np.int64))
+    with pytest.raises(ValueError, match="found none"):
+        evaluate_parts(windows, [none], CONFIG, split="group")

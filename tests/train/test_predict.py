@@ -1,0 +1,81 @@
+"""Predictions are what the network says when it serves, whatever is asked together."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.bins import Floats
+from app.features import batch_features, plan_features
+from app.graph import plan_graph, tile_graphs
+from tests.small import graded_windows, small
+from train.predict import Predictions, join, predict
+from train.scores import grade_probability
+
+
+def same(found: Predictions, expected: Predictions) -> None:
+    for each in fields(Predictions):
+        np.testing.assert_allclose(getattr(found, each.name), getattr(expected, each.name), rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> None:
+    windows, machine = graded_windows(tmp_path), small()
+    chosen_W = np.array([3, 11, 40])
+    said = predict(machine.model, machine.spec, windows, chosen_W)
+    features = batch_features(windows.values(chosen_W), plan_features(machine.equipment, machine.spec))
+    batch = tile_graphs(plan_graph(machine.equipment, machine.spec), features.x_WSTF, features.mask_WST)
+    served = machine.model.read(batch)
+    for told_WV, served_V in (
+        (said.health_WV, served.health_V),
+        (said.spread_WV, served.spread_V),
+        (said.rate_WV, served.rate_V),
+        (said.rul_WV, served.rul_V),
+        (said.rul_spread_WV, served.rul_spread_V),
+    ):
+        np.testing.assert_allclose(told_WV.reshape(-1), served_V, rtol=1e-5)
+    own_WK = grade_probability(said.logit_WMVJ[:, :, 0], 1.0)
+    np.testing.assert_allclose(own_WK, served.probability_VK.reshape(3, 3, -1)[:, 0], atol=1e-6)
+    np.testing.assert_array_equal(said.excess_WS, features.excess_WS)
+
+
+def test_order_and_batches_change_nothing(tmp_path: Path) -> None:
+    windows, machine = graded_windows(tmp_path), small()
+    whole = predict(machine.model, machine.spec, windows, np.arange(60))
+    asked_W = np.array([59, 0, 7, 7, 30])
+    same(predict(machine.model, machine.spec, windows, asked_W, size=2), whole.only(asked_W))
+
+
+def test_bins_are_disturbed_before_features_are_made(tmp_path: Path) -> None:
+    windows, machine = graded_windows(tmp_path), small()
+
+    def silence(values_NSB: Floats) -> Floats:
+        return np.where(np.arange(4)[:, None] == 1, np.float32(np.nan), values_NSB)
+
+    said = predict(machine.model, machine.spec, windows, np.arange(5), silence)
+    assert np.isnan(said.excess_WS[:, 1]).all()
+    assert np.isfinite(said.excess_WS[:, 0]).all()
+    assert (said.health_WV != predict(machine.model, machine.spec, windows, np.arange(5)).health_WV).any()
+
+
+def test_no_window_gives_no_prediction(tmp_path: Path) -> None:
+    machine = small()
+    said = predict(machine.model, machine.spec, graded_windows(tmp_path), np.array([], np.int64))
+    assert len(said) == 0
+    assert len(join([said, said])) == 0
+    assert said.excess_WS.shape == (0, 4)
+
+
+def test_network_is_left_in_evaluation_mode(tmp_path: Path) -> None:
+    machine = small()
+    machine.model.train()
+    predict(machine.model, machine.spec, graded_windows(tmp_path), np.arange(2))
+    assert not machine.model.training
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_logits_have_a_row_for_each_member(tmp_path: Path, members: int) -> None:
+    machine = small(members)
+    said = predict(machine.model, machine.spec, graded_windows(tmp_path), np.arange(4))
+    assert said.logit_WMVJ.shape == (4, members, 3, 2)
+    assert np.isneginf(said.logit_WMVJ[:, :, 1, 1]).all()  # the valve has two grades

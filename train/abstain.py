@@ -1,0 +1,200 @@
+"""What is answered, and how wrongly, while sensors are taken away; and the least trust that an answer needs for that.
+
+Invariant: a threshold that a window is judged by was chosen on other folds' windows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binom, norm
+
+from app.bins import Floats
+from app.calibration import Calibration, ComponentCalibration
+from app.evidence import Thresholds
+from app.novelty import window_excess
+from train.certainty import Given, Rows, Temperatures, shares
+from train.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
+from train.evaluation import Abstention, LevelFigures
+from train.held import HeldPart
+from train.labels import Booleans, Integers
+from train.predict import Predictions
+from train.scores import Doubles
+from train.windows import Windows
+
+TOGETHER = "all graded components"
+RANGE_SHARE = 0.999
+"""Of held-out windows, those whose distance from the training range the service answers; as `fit_limits`."""
+CHANCE = 0.05
+
+
+def abstentions(
+    windows: Windows,
+    parts: Sequence[HeldPart],
+    rows: Rows,
+    temperatures: Temperatures,
+    weight: float,
+    graded_V: Booleans,
+    calibration: Calibration,
+    given: Given | None,
+) -> tuple[dict[str, Abstention], Calibration]:
+    """Choose each component's threshold across folds and measure what it does.
+
+    A window is not answered at all where more sensors lack than `Thresholds.max_missing`, or where it leaves the training range
+    further than held-out windows of other folds did; that is how the service does it.
+
+    Args:
+        windows: all windows.
+        parts: with their removals; without any there is nothing to measure.
+        rows: the held-out windows.
+        temperatures: of each fold.
+        weight: of the second opinion.
+        graded_V: components with grades.
+        calibration: gets the thresholds chosen on all removals.
+        given: thresholds of a checkpoint, which are measured instead of chosen.
+
+    Returns:
+        Figures by component id, and pooled over the graded ones; and the calibration to ship.
+    """
+    removals = [(number, part.removals) for number, part in enumerate(parts) if part.removals is not None]
+    if not removals:
+        return {}, calibration
+    equipment, labels = windows.equipment, windows.labels
+    away = removals[0][1].away
+    row_R = np.concatenate([rows.of(number, found.window_W) for number, found in removals])
+    fold_R, scored_R = rows.fold_R[row_R], rows.scored_R[row_R]
+    window_R = rows.window_R[row_R]
+    levels = [
+        [found.predictions[level] for _, found in removals] for level in range(len(away))
+    ]  # by level, then by part
+    silent_LR = np.stack(
+        [_silent(np.concatenate([each.excess_WS for each in level]), fold_R, rows, given) for level in levels]
+    )
+    share_LRVK = [
+        np.concatenate(
+            [
+                shares(each, rows.fold_R[rows.of(number, found.window_W)], temperatures, weight, graded_V)
+                for each, (number, found) in zip(level, removals, strict=True)
+            ]
+        )
+        for level in levels
+    ]
+    found: dict[str, Abstention] = {}
+    shipped: dict[str, ComponentCalibration] = {}
+    pooled: list[tuple[Removal, Doubles]] = []
+    for v, component in enumerate(equipment.components):
+        known_R = scored_R & (
+            (labels.grade_WV[window_R, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[window_R, v])
+        )
+        if not known_R.any():
+            continue
+        removal = (
+            _of_grades([share_RVK[:, v] for share_RVK in share_LRVK], labels.grade_WV[window_R, v], silent_LR)
+            if graded_V[v]
+            else _of_health(levels, v, labels.health_WV[window_R, v].astype(np.float64), silent_LR)
+        ).only(known_R)
+        stated = calibration.of(equipment.design, component.component_id)
+        threshold_R, chosen = _thresholds(
+            removal, fold_R[known_R], stated if given is not None else None, graded=bool(graded_V[v])
+        )
+        found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=bool(graded_V[v]))
+        if graded_V[v]:
+            pooled.append((removal, threshold_R))
+        shipped[component.component_id] = _shipped(stated, chosen, graded=bool(graded_V[v]))
+    if len(pooled) > 1:
+        together = Removal(
+            np.concatenate([removal.trust_LW for removal, _ in pooled], axis=1),
+            np.concatenate([removal.loss_LW for removal, _ in pooled], axis=1),
+        )
+        found[TOGETHER] = _figures(
+            together, np.concatenate([threshold_R for _, threshold_R in pooled]), away, None, graded=True
+        )
+    if given is not None:
+        return found, calibration
+    components = {**calibration.components.get(equipment.design, {}), **shipped}
+    return found, Calibration(
+        coverage=calibration.coverage, components={**calibration.components, equipment.design: components}
+    )
+
+
+def _silent(excess_RS: Floats, fold_R: Integers, rows: Rows, given: Given | None) -> Booleans:
+    useless_R = np.isnan(excess_RS).mean(1) > Thresholds().max_missing
+    excess_R = window_excess(excess_RS)
+    clean_R = window_excess(rows.predictions.excess_WS)
+    limit_R = np.full(len(excess_R), np.inf)
+    for fold in np.unique(fold_R).tolist():
+        if given is not None:
+            limit_R[fold_R == fold] = np.inf if given.limits is None else given.limits.window
+            continue
+        deciding_R = rows.scored_R & others(rows.fold_R, fold)
+        if deciding_R.any():
+            limit_R[fold_R == fold] = np.quantile(clean_R[deciding_R], RANGE_SHARE)
+    silent_R: Booleans = useless_R | (excess_R > limit_R)
+    return silent_R
+
+
+def _of_grades(share_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans) -> Removal:
+    trust_LR = np.stack([share_RK.max(-1) for share_RK in share_LRK])
+    loss_LR = np.stack([share_RK.argmax(-1) != true_R for share_RK in share_LRK]).astype(np.float64)
+    return Removal(np.where(silent_LR, -np.inf, trust_LR), loss_LR)
+
+
+def _of_health(levels: Sequence[Sequence[Predictions]], v: int, true_R: Doubles, silent_LR: Booleans) -> Removal:
+    health_LR = np.stack([np.concatenate([each.health_WV[:, v] for each in level]) for level in levels])
+    spread_LR = np.stack([np.concatenate([each.spread_WV[:, v] for each in level]) for level in levels])
+    return Removal(np.where(silent_LR, -np.inf, -spread_LR.astype(np.float64)), np.abs(health_LR - true_R))
+
+
+def _thresholds(
+    removal: Removal, fold_R: Integers, stated: ComponentCalibration | None, *, graded: bool
+) -> tuple[Doubles, float]:
+    if stated is not None:
+        spread = np.inf if stated.most_spread is None else stated.most_spread
+        chosen = stated.least_confidence if graded else -spread
+        return np.full(len(fold_R), chosen), chosen
+    threshold_R = np.empty(len(fold_R))
+    for fold in np.unique(fold_R).tolist():
+        threshold_R[fold_R == fold] = choose_threshold(removal.only(others(fold_R, fold)))
+    return threshold_R, choose_threshold(removal)
+
+
+def _figures(
+    removal: Removal, threshold_R: Doubles, away: Sequence[int], chosen: float | None, *, graded: bool
+) -> Abstention:
+    full_risk, levels = removal.full_risk, removal_levels(removal, threshold_R, away)
+    allowed = RISK_SLACK * full_risk
+    told = [each for each in levels if each.risk is not None]
+    worst = max((each.risk for each in told if each.risk is not None), default=0.0)
+    beyond = [
+        each
+        for each in told
+        if each.risk is not None and _beyond_chance(each.risk, each.windows, allowed, removal.loss_LW, len(levels))
+    ]
+    return Abstention(
+        least_confidence=max(0.0, chosen) if graded and chosen is not None else None,
+        most_spread=-chosen if not graded and chosen is not None and np.isfinite(chosen) else None,
+        full_risk=full_risk,
+        worst_ratio=worst / full_risk if full_risk > 0 else None,
+        holds=worst <= allowed + 1e-12,
+        holds_beyond_chance=not beyond,
+        levels=tuple(
+            LevelFigures(away=each.away, answered=each.answered, risk=each.risk, windows=each.windows)
+            for each in levels
+        ),
+        curve=risk_coverage(removal.trust_LW[0], removal.loss_LW[0]),
+    )
+
+
+def _beyond_chance(risk: float, count: int, allowed: float, loss_LW: Doubles, levels: int) -> bool:
+    """Tell whether a sample of this size would show such a risk in fewer than one of twenty evaluations, were the true one as allowed."""
+    if risk <= allowed:
+        return False
+    if np.isin(loss_LW, (0.0, 1.0)).all():
+        return bool(binom.sf(round(risk * count) - 1, count, min(allowed, 1.0)) < CHANCE / levels)
+    error = float(loss_LW.std()) / np.sqrt(count)
+    return bool(norm.sf((risk - allowed) / max(error, 1e-12)) < CHANCE / levels)
+
+
+def _shipped(stated: ComponentCalibration, chosen: float, *, graded: bool) -> ComponentCalibration:
+    if graded:
+        return stated.model_copy(update={"least_confidence": min(1.0, max(0.0, chosen))})
+    return stated.model_copy(update={"most_spread": -chosen if np.isfinite(chosen) else None})

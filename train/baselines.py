@@ -1,0 +1,176 @@
+"""Classical rivals on the same parts of the same split: linear discriminants, extra trees, and rules for remaining life.
+
+Invariant: a rival is fitted to windows that the network's fit saw and to no others; memory is bounded by the sample, not by the history.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+from app.bins import Floats, Statistic, step_statistics
+from train.held import HeldPart
+from train.labels import HOUR_US, Integers, WindowLabels
+from train.reach import sensors_in_reach
+from train.windows import Windows
+
+STEP_DISCRIMINANT = "discriminant, step statistics"
+WINDOW_DISCRIMINANT = "discriminant, window statistics"
+EXTRA_TREES = "extra trees, step statistics"
+PERSISTENCE = "mean life less age"
+CONSTANT = "mean remaining life"
+
+MOST_TRAINING = 6000
+"""Windows that a rival is fitted to at most, drawn from those of the fit."""
+TREES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a rival says of the held-out windows, part after part: grades, -1 where none; operating hours left, NaN where none."""
+
+    grade_WV: Integers
+    rul_WV: Floats
+
+
+def rivals(
+    windows: Windows, parts: Sequence[HeldPart], statistics: tuple[Statistic, ...], seed: int = 0, *, trees: int = TREES
+) -> dict[str, Told]:
+    """Fit the classical rivals to each part's training windows and ask them about its held-out ones.
+
+    Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) and extra trees (Geurts, Ernst and Wehenkel, 2006) read, for
+    each graded component, the sensors whose evidence can reach it; "step statistics" are the network's own of every step,
+    "window statistics" those of the window as a whole.
+
+    Args:
+        windows: all windows.
+        parts: of the split.
+        statistics: of a step.
+        seed: of samples and trees.
+        trees: of a forest.
+
+    Returns:
+        By the rival's name; one that can say nothing of these labels is not there.
+    """
+    by_part = [_part(windows, part, statistics, seed, trees) for part in parts]
+    names = list(dict.fromkeys(name for found in by_part for name in found))
+    V = len(windows.equipment.components)
+    nothing = [
+        Told(np.full((len(part.held_W), V), -1, np.int64), np.full((len(part.held_W), V), np.nan, np.float32))
+        for part in parts
+    ]
+    joined: dict[str, Told] = {}
+    for name in names:
+        told = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
+        joined[name] = Told(
+            np.concatenate([each.grade_WV for each in told]), np.concatenate([each.rul_WV for each in told])
+        )
+    return joined
+
+
+def _part(
+    windows: Windows, part: HeldPart, statistics: tuple[Statistic, ...], seed: int, trees: int
+) -> dict[str, Told]:
+    labels, steps = windows.labels, windows.equipment.steps
+    seen_W = _sample(part.train_W, seed)
+    graded = [v for v in range(labels.grade_WV.shape[1]) if len(np.unique(_known(labels.grade_WV[seen_W, v]))) > 1]
+    living = [v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[seen_W, v]).any()]
+    found: dict[str, Told] = {}
+    if graded or living:
+        seen_step, held_step = (_statistics(windows, chosen_W, steps, statistics) for chosen_W in (seen_W, part.held_W))
+    if graded:
+        seen_window, held_window = (_statistics(windows, chosen_W, 1, statistics) for chosen_W in (seen_W, part.held_W))
+        for name, seen, held in (
+            (STEP_DISCRIMINANT, seen_step, held_step),
+            (WINDOW_DISCRIMINANT, seen_window, held_window),
+            (EXTRA_TREES, seen_step, held_step),
+        ):
+            grade_WV = np.full((len(part.held_W), labels.grade_WV.shape[1]), -1, np.int64)
+            for v in graded:
+                known_W = labels.grade_WV[seen_W, v] >= 0
+                model = (
+                    ExtraTreesClassifier(trees, random_state=seed)
+                    if name == EXTRA_TREES
+                    else LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+                )
+                sensors = sensors_in_reach(windows.equipment, v)
+                x_WL, asked_WL = _table(seen[:, sensors], held[:, sensors])
+                grade_WV[:, v] = model.fit(x_WL[known_W], labels.grade_WV[seen_W, v][known_W]).predict(asked_WL)
+            found[name] = Told(grade_WV, np.full(grade_WV.shape, np.nan, np.float32))
+    if living:
+        told = {
+            name: np.full((len(part.held_W), labels.rul_WV.shape[1]), np.nan, np.float32)
+            for name in (PERSISTENCE, CONSTANT, EXTRA_TREES)
+        }
+        x_WL, asked_WL = _table(seen_step, held_step)
+        for v in living:
+            rul_W = labels.rul_WV[seen_W, v]
+            known_W = np.isfinite(rul_W)
+            told[PERSISTENCE][:, v] = life_less_age(labels, part.train_W, part.held_W, v)
+            told[CONSTANT][:, v] = rul_W[known_W].mean()
+            forest = ExtraTreesRegressor(trees, min_samples_leaf=3, max_features=0.3, random_state=seed)
+            told[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(asked_WL)
+        no_grades = np.full((len(part.held_W), labels.grade_WV.shape[1]), -1, np.int64)
+        for name, rul_WV in told.items():
+            before = found.get(name)
+            found[name] = Told(no_grades if before is None else before.grade_WV, rul_WV)
+    return found
+
+
+def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int) -> Floats:
+    """Tell remaining life by the calendar: mean life of the training machines less the age, at least 0, at most the largest label.
+
+    Life and age are counted from the end of the machine's first window; its last one says when it fails.
+
+    Args:
+        labels: of all windows.
+        train_W: positions of the windows that may be used.
+        asked_W: positions of the windows that are asked about.
+        component: that fails.
+    """
+    rul_W = labels.rul_WV[:, component]
+    lives: list[float] = []
+    for machine in np.unique(labels.machine_W[train_W]).tolist():
+        own = train_W[(labels.machine_W[train_W] == machine) & np.isfinite(rul_W[train_W])]
+        if len(own):
+            starts = labels.start_us_W[own]
+            last = own[np.argmax(starts)]
+            lives.append((labels.start_us_W[last] - starts.min()) / HOUR_US + float(rul_W[last]))
+    first_us = {
+        machine: labels.start_us_W[labels.machine_W == machine].min()
+        for machine in np.unique(labels.machine_W[asked_W]).tolist()
+    }
+    begun_W = np.array([first_us[machine] for machine in labels.machine_W[asked_W].tolist()], np.int64)
+    age_W = (labels.start_us_W[asked_W] - begun_W) / HOUR_US
+    told_W: Floats = np.clip(np.mean(lives) - age_W, 0.0, np.nanmax(rul_W[train_W])).astype(np.float32)
+    return told_W
+
+
+def _known(grade_W: Integers) -> Integers:
+    return grade_W[grade_W >= 0]
+
+
+def _sample(train_W: Integers, seed: int) -> Integers:
+    if len(train_W) <= MOST_TRAINING:
+        return train_W
+    return np.sort(np.random.default_rng(seed).choice(train_W, MOST_TRAINING, replace=False))
+
+
+def _statistics(windows: Windows, chosen_W: Integers, steps: int, statistics: tuple[Statistic, ...]) -> Floats:
+    parts = [
+        step_statistics(values_WSN, steps, statistics)[0].astype(np.float32)
+        for _, values_WSN in windows.batches(chosen_W)
+    ]
+    sensors = len(windows.equipment.sensors)
+    return np.concatenate(parts) if parts else np.empty((0, sensors, steps, len(statistics)), np.float32)
+
+
+def _table(seen_WSTF: Floats, asked_WSTF: Floats) -> tuple[Floats, Floats]:
+    """Lay both out as rows; what is missing takes the mean of the seen windows, 0 where they have none."""
+    rows: Iterable[Floats] = (seen_WSTF.reshape(len(seen_WSTF), -1), asked_WSTF.reshape(len(asked_WSTF), -1))
+    seen_WL, asked_WL = (np.where(np.isfinite(each), each, np.nan) for each in rows)
+    count_L = np.maximum(np.isfinite(seen_WL).sum(0), 1)
+    mean_L = (np.nan_to_num(seen_WL).sum(0) / count_L).astype(np.float32)
+    return np.where(np.isnan(seen_WL), mean_L, seen_WL), np.where(np.isnan(asked_WL), mean_L, asked_WL)

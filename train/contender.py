@@ -1,0 +1,168 @@
+"""Scores one way to tell conditions against the labels: the checkpoint, its rivals and its ablations, all by the same functions.
+
+Pure. Invariant: warm-ups count in the warm-up's own score alone, and a part's figure is of the windows that the part holds out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from app.bins import Floats
+from app.schemas.equipment import Equipment
+from train.certainty import Rows
+from train.evaluation import Contender, GradeFigures, LifeFigures, ShareFigures
+from train.labels import Booleans, Integers
+from train.scores import (
+    Doubles,
+    LifeScore,
+    Score,
+    confusion,
+    exact_matches,
+    last_half,
+    runs,
+    score_grades,
+    score_life,
+    smooth,
+)
+
+SMOOTHED = 5
+"""Windows that the smoothed figures look back on."""
+
+Figure = TypeVar("Figure")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is told of R windows: grades, -1 where none; shares of the grades, where they are stated; health; remaining life; rate."""
+
+    grade_RV: Integers
+    share_RVK: Doubles | None = None
+    health_RV: Floats | None = None
+    rul_RV: Floats | None = None
+    rate_RV: Floats | None = None
+
+
+def contender(rows: Rows, parts: Sequence[str], equipment: Equipment, answers: Answers, cap_h: float) -> Contender:
+    """Score answers.
+
+    Args:
+        rows: the held-out windows.
+        parts: names of the parts.
+        equipment: the machine.
+        answers: of these windows.
+        cap_h: beyond which remaining life is not told apart.
+    """
+    true_RV = rows.labels.grade_WV
+    told_V: Booleans = np.any(answers.grade_RV >= 0, axis=0)
+    graded = [v for v in np.flatnonzero((true_RV >= 0).any(0)).tolist() if told_V[v]]
+    smoothed_RV = _smoothed(rows, equipment, answers) if graded else answers.grade_RV
+    ids = [component.component_id for component in equipment.components]
+    warm_R = ~rows.scored_R
+
+    def figures(grade_RV: Integers, v: int) -> GradeFigures | None:
+        def score(chosen_R: Booleans) -> Score:
+            return score_grades(true_RV[chosen_R, v], grade_RV[chosen_R, v])
+
+        known_R = rows.scored_R & (true_RV[:, v] >= 0)
+        if not known_R.any():
+            return None
+        by_part = _by_part(rows, parts, known_R, score)
+        return GradeFigures(
+            pooled=score(known_R),
+            parts=by_part,
+            mean_macro_f1=float(np.mean([each.macro_f1 for each in by_part.values()])),
+            confusion=confusion(true_RV[known_R, v], grade_RV[known_R, v], len(equipment.components[v].grades)),
+        )
+
+    def exact(grade_RV: Integers) -> ShareFigures | None:
+        known_RV = np.where(np.isin(np.arange(true_RV.shape[1]), graded), true_RV, -1)
+        known_R = rows.scored_R & (known_RV >= 0).any(1)
+        if not known_R.any():
+            return None
+        right_R = exact_matches(known_RV, grade_RV)
+        by_part = _by_part(rows, parts, known_R, lambda chosen_R: float(right_R[chosen_R].mean()))
+        return ShareFigures(
+            pooled=float(right_R[known_R].mean()), parts=by_part, mean=float(np.mean([*by_part.values()]))
+        )
+
+    return Contender(
+        grades={ids[v]: found for v in graded if (found := figures(answers.grade_RV, v))},
+        smoothed={ids[v]: found for v in graded if (found := figures(smoothed_RV, v))},
+        exact_match=exact(answers.grade_RV) if graded else None,
+        exact_match_smoothed=exact(smoothed_RV) if graded else None,
+        warm_up={
+            ids[v]: score_grades(true_RV[known_R, v], answers.grade_RV[known_R, v])
+            for v in graded
+            if (known_R := warm_R & (true_RV[:, v] >= 0)).any()
+        },
+        health_mae=_health_mae(rows, ids, answers),
+        life=_life(rows, parts, ids, answers, cap_h),
+    )
+
+
+def _by_part(
+    rows: Rows, parts: Sequence[str], known_R: Booleans, score: Callable[[Booleans], Figure]
+) -> dict[str, Figure]:
+    chosen = {name: known_R & (rows.part_R == number) for number, name in enumerate(parts)}
+    return {name: score(chosen_R) for name, chosen_R in chosen.items() if chosen_R.any()}
+
+
+def _smoothed(rows: Rows, equipment: Equipment, answers: Answers) -> Integers:
+    share_RVK = answers.share_RVK
+    if share_RVK is None:  # a rival tells grades only: each counts as a sure one, so the most frequent of the run wins
+        share_RVK = np.eye(int(answers.grade_RV.max(initial=0)) + 1)[np.maximum(answers.grade_RV, 0)]
+    _, configuration_R = np.unique(rows.labels.grade_WV, axis=0, return_inverse=True)
+    run_R = runs(
+        configuration_R.reshape(-1) * (int(rows.part_R.max()) + 1) + rows.part_R,
+        rows.labels.machine_W,
+        rows.labels.start_us_W,
+        equipment.bins * equipment.grid_us,
+    )
+    grade_RV = np.nan_to_num(smooth(share_RVK, run_R, SMOOTHED), nan=-1.0).argmax(-1)
+    return np.where(answers.grade_RV < 0, -1, grade_RV).astype(np.int64)
+
+
+def _health_mae(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, float]:
+    if answers.health_RV is None:
+        return {}
+    error_RV = np.abs(answers.health_RV.astype(np.float64) - rows.labels.health_WV)[rows.scored_R]
+    return {
+        component_id: float(np.nanmean(error_RV[:, v]))
+        for v, component_id in enumerate(ids)
+        if np.isfinite(error_RV[:, v]).any()
+    }
+
+
+def _life(
+    rows: Rows, parts: Sequence[str], ids: Sequence[str], answers: Answers, cap_h: float
+) -> dict[str, LifeFigures]:
+    found: dict[str, LifeFigures] = {}
+    rul_RV, rate_RV = answers.rul_RV, answers.rate_RV
+    if rul_RV is None:
+        return found
+    labels = rows.labels
+    for v, component_id in enumerate(ids):
+        true_R, told_R = labels.rul_WV[:, v], rul_RV[:, v]
+        known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(told_R)
+        if not known_R.any():
+            continue
+        half_R = last_half(labels.machine_W, labels.start_us_W, true_R)
+        rate_R = None if rate_RV is None else rate_RV[:, v]
+        score = partial(_score_life, true_R, told_R, rate_R, half_R, cap_h)
+        by_part = _by_part(rows, parts, known_R, score)
+        found[component_id] = LifeFigures(
+            pooled=score(known_R),
+            parts=by_part,
+            mean_rmse_h=float(np.mean([each.rmse_h for each in by_part.values()])),
+        )
+    return found
+
+
+def _score_life(
+    true_R: Floats, told_R: Floats, rate_R: Floats | None, half_R: Booleans, cap_h: float, chosen_R: Booleans
+) -> LifeScore:
+    rate = None if rate_R is None else rate_R[chosen_R]
+    return score_life(true_R[chosen_R], told_R[chosen_R], cap_h, rate, half_R[chosen_R])

@@ -1,0 +1,77 @@
+"""Breaks sensors on purpose: one at a time missing, frozen, offset or noisy, and many missing at once.
+
+Pure; acts on bins, before features are made of them, so that the detection of faults takes part as in service.
+Invariant: all bins but those of the sensors named stay as they are.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.bins import Floats
+from train.predict import Disturb
+from train.scores import Doubles
+
+Trouble = Literal["missing", "frozen", "offset", "noisy"]
+TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
+
+
+def usual_spread(values_WSN: Floats) -> Doubles:
+    """Return the standard deviation of all bins of each sensor, [S]; 0 for a sensor without any."""
+    known_WSN = np.isfinite(values_WSN)
+    count_S = np.maximum(known_WSN.sum((0, 2)), 1)
+    filled_WSN = np.where(known_WSN, values_WSN, 0.0).astype(np.float64)
+    mean_S = filled_WSN.sum((0, 2)) / count_S
+    apart_WSN = np.where(known_WSN, filled_WSN - mean_S[:, None], 0.0)
+    spread_S: Doubles = np.sqrt((apart_WSN**2).sum((0, 2)) / count_S)
+    return spread_S
+
+
+def troubled(trouble: Trouble, sensor: int, spread_S: Doubles, seed: int) -> Disturb:
+    """Return what breaks one sensor of every window.
+
+    Missing: no reading. Frozen: the window's first reading throughout. Offset: one usual spread is added. Noisy: white noise of one
+    usual spread is added to every bin.
+
+    Args:
+        trouble: which.
+        sensor: position of the sensor.
+        spread_S: from `usual_spread`.
+        seed: of the noise.
+    """
+    generator = np.random.default_rng(seed)
+
+    def disturb(values_WSN: Floats) -> Floats:
+        broken_WSN = values_WSN.copy()
+        own_WN = broken_WSN[:, sensor]
+        if trouble == "missing":
+            own_WN[:] = np.nan
+        elif trouble == "frozen":
+            first_W1 = np.argmax(np.isfinite(own_WN), axis=1)[:, None]
+            own_WN[:] = np.where(np.isfinite(own_WN), np.take_along_axis(own_WN, first_W1, 1), np.nan)
+        elif trouble == "offset":
+            own_WN += np.float32(spread_S[sensor])
+        else:
+            own_WN += generator.normal(0.0, spread_S[sensor], own_WN.shape).astype(np.float32)
+        return broken_WSN
+
+    return disturb
+
+
+def removed(rank_WS: NDArray[np.int64], away: int) -> Disturb:
+    """Return what takes away, of each window, the sensors whose rank is below `away`; windows come in the order of `rank_WS`.
+
+    Args:
+        rank_WS: order in which each window's sensors go, from `masked_in_turn`.
+        away: how many go.
+    """
+    position = 0
+
+    def disturb(values_WSN: Floats) -> Floats:
+        nonlocal position
+        lost_WS = rank_WS[position : position + len(values_WSN)] < away
+        position += len(values_WSN)
+        return np.where(lost_WS[..., None], np.float32(np.nan), values_WSN)
+
+    return disturb
