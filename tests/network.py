@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from app.calibration import Calibration
 from app.card import DataInterval
 from app.checkpoint import Origin, save
 from app.demo.equipment import rig_equipment
+from app.demo.rig import GRADED_COMPONENTS
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
@@ -24,7 +26,7 @@ def rig_spec() -> FeatureSpec:
     return fit_spec(values_WSN.astype(np.float32), equipment, TrainConfig(equipment=equipment.equipment_id))
 
 
-def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
+def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None) -> Path:
     """Write a checkpoint with random weights, other ones for every version."""
     spec = rig_spec()
     config = ModelConfig(
@@ -49,7 +51,14 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
         seed=int(version),
         command="test",
         data=DataInterval(start=start, end=datetime(2025, 1, 2, tzinfo=UTC), windows=47),
-        trained_heads={"grade": ("cooler", "valve", "pump", "accumulator"), "health": (), "rate": ()},
+        trained_heads={"grade": GRADED_COMPONENTS, "health": GRADED_COMPONENTS, "rate": (), "rul": ()},
     )
-    save(directory / version, UniversalTemporalGNN(config), spec, origin, {"metrics.json": "{}"})
+    save(
+        directory / version,
+        UniversalTemporalGNN(config),
+        spec,
+        calibration or Calibration(),
+        origin,
+        {"metrics.json": "{}"},
+    )
     return directory / version

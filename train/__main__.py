@@ -35,6 +35,7 @@ from safetensors.torch import load as load_tensors
 
 from app import card as files
 from app.bins import Statistic
+from app.calibration import Calibration
 from app.card import DataInterval
 from app.checkpoint import Origin, save
 from app.errors import CheckpointError, HydraulicDiagnosticsError, InputError
@@ -240,14 +241,14 @@ def _write(
         seed=config.seed,
         command=command,
         data=DataInterval(start=start, end=end, windows=len(windows.labels)),
-        trained_heads={"grade": types, "health": types if config.health_weight > 0 else (), "rate": ()},
+        trained_heads={"grade": types, "health": types if config.health_weight > 0 else (), "rate": (), "rul": ()},
     )
     documents = {
         files.METRICS: metrics.model_dump_json(indent=1) + "\n",
         files.TRAIN_CONFIG: config.model_dump_json(indent=1) + "\n",
         files.REPORT: write_report(heading, metrics, config),
     }
-    save(out, model, spec, origin, documents)
+    save(out, model, spec, Calibration(), origin, documents)
 
 
 async def _read(settings: Settings, config: TrainConfig) -> WindowSet:
