@@ -37,18 +37,15 @@ class Told(NamedTuple):
 
 def told_of(output: ModelOutput) -> list[Told]:
     """Return what a model tells of each component, in order."""
-    return [
-        Told(*numbers)
-        for numbers in zip(
-            output.health_V.tolist(),
-            output.spread_V.tolist(),
-            output.rate_V.tolist(),
-            output.rul_V.tolist(),
-            output.rul_spread_V.tolist(),
-            output.grade_probability_VK.tolist(),
-            strict=True,
-        )
-    ]
+    columns = (
+        output.health_V.tolist(),
+        output.spread_V.tolist(),
+        output.rate_V.tolist(),
+        output.rul_V.tolist(),
+        output.rul_spread_V.tolist(),
+        output.grade_probability_VK.tolist(),
+    )
+    return list(map(Told._make, zip(*columns, strict=True)))
 
 
 class Condition(NamedTuple):
@@ -75,6 +72,7 @@ class RemainingLife(NamedTuple):
 
 
 UNTOLD = Health(None, (0.0, 1.0), "none")
+NO_LIFE = RemainingLife(None, None, NO_WEAR_LABELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Knowledge:
     def remaining_life(self, component: Component, told: Told) -> RemainingLife:
         """Return a component's remaining life in operating hours."""
         if not self.taught("rul", component):
-            return RemainingLife(None, None, NO_WEAR_LABELS)
+            return NO_LIFE
         held_to = self._held_to(component)
         reach_h = held_to.rul_reach * told.rul_spread_h
         if not (isfinite(told.rul_h) and isfinite(reach_h)):

@@ -15,7 +15,7 @@ from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
 from train.config import TrainConfig
-from train.reference import spec_of
+from train.reference import fit_spec
 
 
 def rig_spec() -> FeatureSpec:
@@ -23,10 +23,10 @@ def rig_spec() -> FeatureSpec:
     equipment = rig_equipment()
     block = rig_block()
     values_WSN = np.stack([block.values_CR[sensor_id][::40] for sensor_id in equipment.sensor_ids], axis=1)
-    return spec_of([values_WSN.astype(np.float32)], equipment, TrainConfig(equipment=equipment.equipment_id))
+    return fit_spec(values_WSN.astype(np.float32), equipment, TrainConfig(equipment=equipment.equipment_id))
 
 
-def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
+def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None) -> Path:
     """Write a checkpoint with random weights, other ones for every version."""
     spec = rig_spec()
     config = ModelConfig(
@@ -53,5 +53,12 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
         data=DataInterval(start=start, end=datetime(2025, 1, 2, tzinfo=UTC), windows=47),
         trained_heads={"grade": GRADED_COMPONENTS, "health": GRADED_COMPONENTS, "rate": (), "rul": ()},
     )
-    save(directory / version, UniversalTemporalGNN(config), spec, Calibration(), origin, {"metrics.json": "{}"})
+    save(
+        directory / version,
+        UniversalTemporalGNN(config),
+        spec,
+        calibration or Calibration(),
+        origin,
+        {"metrics.json": "{}"},
+    )
     return directory / version

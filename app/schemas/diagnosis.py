@@ -104,7 +104,7 @@ class ComponentDiagnosis(BaseModel):
     probability. `degradation_rate` is health lost per 1000 operating hours, positive when worsening. `rul_h` is remaining life
     in operating hours and `rul_interval_h` holds the true one with the same coverage; training looks only so far ahead, and a
     number that ends there may be larger, which `rul_reason` says of `rul_h`. A component whose answer is less sure than the
-    checkpoint's calibration asks for abstains: all but its id is null or unknown, and the diagnosis says why in `reasons`.
+    checkpoint's calibration asks for abstains: it is told as one that nothing is known of, and `reasons` of the diagnosis say why.
     """
 
     model_config = _FROZEN
@@ -127,7 +127,8 @@ class ComponentDiagnosis(BaseModel):
 class Diagnosis(BaseModel):
     """The full answer for one equipment at one time.
 
-    `health` is that of the worst component that rests on labels; where none does, of the least usual one.
+    `health` is that of the worst component that rests on labels; where there is none, of the least usual one; null where a component
+    with labels is there and none of them could be told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

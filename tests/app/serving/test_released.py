@@ -2,11 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.bins import Floats
+from app.calibration import Calibration, ComponentCalibration
 from app.demo.equipment import rig_equipment
 from app.errors import (
     CheckpointError,
@@ -19,10 +21,12 @@ from app.errors import (
 from app.schemas.equipment import Equipment
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
 from app.serving.metrics import Metrics
+from app.serving.model_server import ModelServer
 from app.serving.recent import Recent
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.traffic import Release, Traffic
 from tests.app.serving.conftest import LocalChain, split
+from tests.network import small_checkpoint
 from tests.rig import rig_block
 
 
@@ -46,6 +50,16 @@ async def test_window_is_scored_by_the_version_with_the_weight(versions: Release
     assert not scored(outcome).fallback
     assert scored(outcome).scores.output.health_V.shape == (7,)
     assert local.scored == ["model-1"]
+
+
+async def test_version_answers_by_its_own_calibration(tmp_path: Path, metrics: Metrics):
+    held_to = ComponentCalibration(least_confidence=0.9, rul_cap_h=125.0)
+    calibration = Calibration(components={"hydraulic-rig": {"pump": held_to}})
+    server = ModelServer(small_checkpoint(tmp_path, "1", calibration=calibration), "cpu")
+    versions = ReleasedVersions(LocalChain({"model-1": server}).chain(), metrics, timeout_s=5.0)
+    versions.set_traffic(Traffic(releases=(Release(version="1", application="model-1", weight=100),)))
+    (outcome,) = await versions.score([window()])
+    assert scored(outcome).knowledge.calibrations == {"pump": held_to}
 
 
 async def test_many_windows_give_what_each_gives_alone(versions: ReleasedVersions):
