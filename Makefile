@@ -29,7 +29,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-bench
+bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
 train: $(STAMP)
@@ -44,10 +44,6 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo 'import os; [os.environ.setdefault(*pair.split("=")) for pair in "$(RAY_DEFAULTS)".split()]' \
 		> "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ray_environment.pth"
 	@touch $(STAMP)
-
-$(VENV)/.installed-bench: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev,bench]'
-	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, read without torch: its card and its feature spec.
+"""What a checkpoint says of itself, read without torch: its card, its feature spec and its calibration.
 
 The graph builder and the ingress read these; only a model replica loads weights (`app.checkpoint`).
 Invariant: what is returned stands in a directory whose files have the SHA-256 that `checkpoint.json` states.
@@ -11,9 +11,11 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
+from app.calibration import Calibration, check_calibration
 from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 
+CALIBRATION = "calibration.json"
 CARD = "checkpoint.json"
 FEATURE_SPEC = "feature_spec.json"
 METRICS = "metrics.json"
@@ -21,9 +23,9 @@ MODEL_CONFIG = "model_config.json"
 TRAIN_CONFIG = "train_config.json"
 WEIGHTS = "weights.safetensors"
 REPORT = "report.md"
-REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, METRICS)
+REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, CALIBRATION, METRICS)
 
-Head = Literal["grade", "health", "rate"]
+Head = Literal["grade", "health", "rate", "rul"]
 
 
 class DataInterval(BaseModel):
@@ -45,7 +47,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     version: str
     created: AwareDatetime
     git_revision: str
@@ -77,7 +79,7 @@ def read_card(directory: Path) -> Card:
             "name a directory that `python -m train` wrote"
         ) from error
     except ValidationError as error:
-        raise CheckpointError(f"'{directory / CARD}' is not the card of a checkpoint of format 1: {error}") from error
+        raise CheckpointError(f"'{directory / CARD}' is not the card of a checkpoint of format 2: {error}") from error
     absent = [name for name in REQUIRED if name not in card.sha256]
     if absent:
         raise CheckpointError(
@@ -104,6 +106,25 @@ def read_feature_spec(directory: Path) -> FeatureSpec:
         return FeatureSpec.model_validate_json((directory / FEATURE_SPEC).read_bytes())
     except (OSError, ValidationError) as error:
         raise CheckpointError(f"'{directory / FEATURE_SPEC}' is not a feature spec: {error}") from error
+
+
+def read_calibration(directory: Path, spec: FeatureSpec) -> Calibration:
+    """Read the calibration of a checkpoint whose card was read.
+
+    Args:
+        directory: of the checkpoint.
+        spec: its feature spec.
+
+    Raises:
+        CheckpointError: the file can't be read as a calibration, or does not belong to the spec.
+    """
+    path = directory / CALIBRATION
+    try:
+        calibration = Calibration.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"'{path}' is not a calibration: {error}") from error
+    check_calibration(calibration, spec, str(path))
+    return calibration
 
 
 def sha256_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from app import card as files
+from app.calibration import Calibration, check_calibration
 from app.card import Card, DataInterval, Head
 from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
@@ -30,6 +31,7 @@ class Checkpoint:
     model: UniversalTemporalGNN
     config: ModelConfig
     feature_spec: FeatureSpec
+    calibration: Calibration
     card: Card
 
 
@@ -50,6 +52,7 @@ def save(
     directory: Path,
     model: UniversalTemporalGNN,
     feature_spec: FeatureSpec,
+    calibration: Calibration,
     origin: Origin,
     documents: Mapping[str, str],
 ) -> Card:
@@ -59,6 +62,7 @@ def save(
         directory: is made if it is not there; must hold no checkpoint.
         model: its weights and config are written.
         feature_spec: how its features are made.
+        calibration: what its answers are held to.
         origin: where it comes from.
         documents: text of further files by name, among them `metrics.json`.
 
@@ -66,8 +70,8 @@ def save(
         The card that was written.
 
     Raises:
-        CheckpointError: the directory already holds a checkpoint, the documents have no metrics, or the spec does not fit
-            the network.
+        CheckpointError: the directory already holds a checkpoint, the documents have no metrics, or network, spec and
+            calibration do not fit each other.
     """
     if (directory / files.CARD).exists():
         raise CheckpointError(
@@ -76,12 +80,14 @@ def save(
     if files.METRICS not in documents:
         raise CheckpointError(f"expected {files.METRICS} among the documents, found {sorted(documents)}")
     _check_fit(model.config, feature_spec, str(directory))
+    check_calibration(calibration, feature_spec, str(directory / files.CALIBRATION))
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     (directory / files.WEIGHTS).write_bytes(save_tensors(weights))
     texts = {
         files.MODEL_CONFIG: json.dumps(asdict(model.config), indent=1) + "\n",
         files.FEATURE_SPEC: feature_spec.model_dump_json() + "\n",
+        files.CALIBRATION: calibration.model_dump_json(indent=1) + "\n",
         **documents,
     }
     for name, text in texts.items():
@@ -107,10 +113,11 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
 
     Raises:
         CheckpointError: a file is missing or has another SHA-256 than the card states, the weights have other names or shapes
-            than the config asks for, or the feature spec does not fit the config.
+            than the config asks for, or config, feature spec and calibration do not fit each other.
     """
     card = files.read_card(directory)
     feature_spec = files.read_feature_spec(directory)
+    calibration = files.read_calibration(directory, feature_spec)
     config = read_config(directory / files.MODEL_CONFIG)
     _check_fit(config, feature_spec, str(directory))
     try:
@@ -125,7 +132,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
     model.load_state_dict(weights)
     model.to(device).eval()
     model.requires_grad_(requires_grad=False)
-    return Checkpoint(model, config, feature_spec, card)
+    return Checkpoint(model, config, feature_spec, calibration, card)
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from app.calibration import Calibration
 from app.card import DataInterval
 from app.checkpoint import Origin, save
 from app.demo.equipment import rig_equipment
+from app.demo.rig import GRADED_COMPONENTS
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
@@ -49,7 +51,7 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8) -> Path:
         seed=int(version),
         command="test",
         data=DataInterval(start=start, end=datetime(2025, 1, 2, tzinfo=UTC), windows=47),
-        trained_heads={"grade": ("cooler", "valve", "pump", "accumulator"), "health": (), "rate": ()},
+        trained_heads={"grade": GRADED_COMPONENTS, "health": GRADED_COMPONENTS, "rate": (), "rul": ()},
     )
-    save(directory / version, UniversalTemporalGNN(config), spec, origin, {"metrics.json": "{}"})
+    save(directory / version, UniversalTemporalGNN(config), spec, Calibration(), origin, {"metrics.json": "{}"})
     return directory / version

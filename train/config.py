@@ -12,6 +12,8 @@ from app.bins import Statistic
 Share = Annotated[float, Field(ge=0, lt=1)]
 Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+NO_MESSAGES = "no-message-passing"
+"""The study that is no split: the same parts without message passing."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -21,7 +23,7 @@ class TrainConfig(BaseModel):
     Where an augmentation has a strength, 0 is off; see `train.augment` for what each does to a window.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     equipment: str | None = None
     """The machine whose history is learned; or give `design`."""
@@ -31,7 +33,7 @@ class TrainConfig(BaseModel):
     """Of the split, the first weights, the order of windows and everything that is drawn."""
 
     stride_s: Annotated[float, Field(gt=0)] | None = None
-    """Time between the starts of two windows of one labelled interval; None for windows side by side."""
+    """Time between the ends of two windows of a run to failure; None for one window."""
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
     """Operating hours beyond which training does not look: remaining useful life is told up to here."""
     split: str = "group"
@@ -40,6 +42,9 @@ class TrainConfig(BaseModel):
     """Parts of a split by group; each is held out once. The last fit holds out nothing and is the one that is saved."""
     held_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each machine's time, its last, that a split by time holds out."""
+    studies: tuple[str, ...] = ()
+    """Further splits on which the same training is scored for the report, by their names in `train.split`, and `no-message-passing` for
+    the ablation of the graph."""
     validation_share: Share = 0.0
     """Share of the training groups that a fit does not learn from but is watched on; 0 to learn from all."""
     validation_windows: Positive = 512
@@ -80,7 +85,8 @@ class TrainConfig(BaseModel):
 
     hidden: Positive = 32
     heads: Positive = 4
-    attention_layers: Positive = 2
+    attention_layers: Annotated[int, Field(ge=0)] = 2
+    """Rounds of message passing; 0 for a network that hears no other component."""
     lstm_layers: Positive = 1
     dropout: Share = 0.0
     members: Positive = 4

@@ -20,7 +20,7 @@ import numpy as np
 
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
-from app.diagnose import Knowledge, Occasion, Scores, diagnose
+from app.diagnose import Occasion, Scores, diagnose
 from app.errors import CheckpointError, HydraulicDiagnosticsError
 from app.evidence import SummaryBatch
 from app.features import check_shape
@@ -33,6 +33,7 @@ from app.graph import (
     take_graphs,
 )
 from app.implementation import choose
+from app.knowledge import Knowledge
 from app.model import Network, score
 from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
@@ -260,10 +261,9 @@ class FleetScorer:
             stale_s=None if newest is None else max(0.0, (self._plan.at - newest).total_seconds()),
             fallback=False,
         )
-        knowledge = Knowledge(
-            version=machine.version,
-            grades=version.checkpoint.feature_spec.grades.get(equipment.design, {}),
-            trained_heads=version.checkpoint.card.trained_heads,
+        taught = version.checkpoint
+        knowledge = Knowledge.of(
+            machine.version, equipment.design, taught.card, taught.feature_spec, taught.calibration
         )
         of_window = summary.window(row, equipment.sensor_ids)
         thresholds, previous = self._plan.thresholds, read.previous[place]

@@ -15,6 +15,7 @@ from app.schemas.times import AwareTime
 State = Literal["healthy", "watch", "degraded", "critical", "unknown"]
 Basis = Literal["labels", "novelty", "none"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Hours = Annotated[float, Field(ge=0.0)]
 Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
 """Name of a released version."""
 
@@ -98,9 +99,12 @@ class ComponentDiagnosis(BaseModel):
     """One component's condition.
 
     `health` is 1 as new and 0 at the failure threshold; `interval` holds the true health with the coverage that the
-    checkpoint's report states. `basis` says what health rests on: grades of training data (`labels`), how usual the
+    checkpoint's report states. `basis` says what health rests on: conditions known in training (`labels`), how usual the
     component's readings are (`novelty`), or nothing. `condition` is the most probable named grade and `confidence` its
-    probability. `degradation_rate` is health lost per 1000 operating hours.
+    probability. `degradation_rate` is health lost per 1000 operating hours, positive when worsening. `rul_h` is remaining life
+    in operating hours and `rul_interval_h` holds the true one with the same coverage; training looks only so far ahead, and a
+    number that ends there may be larger, which `rul_reason` says of `rul_h`. A component whose answer is less sure than the
+    checkpoint's calibration asks for abstains: all but its id is null or unknown, and the diagnosis says why in `reasons`.
     """
 
     model_config = _FROZEN
@@ -114,13 +118,17 @@ class ComponentDiagnosis(BaseModel):
     confidence: Fraction | None
     degradation_rate: float | None
     degradation_reason: str | None
-    rul_h: float | None
+    rul_h: Hours | None
+    rul_interval_h: tuple[Hours, Hours] | None
     rul_reason: str | None
     evidence: tuple[Evidence, ...] = ()
 
 
 class Diagnosis(BaseModel):
-    """The full answer for one equipment at one time. `health` is that of the worst component that rests on labels."""
+    """The full answer for one equipment at one time.
+
+    `health` is that of the worst component that rests on labels; where none does, of the least usual one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 

@@ -129,6 +129,7 @@ class VersionDescription:
     Args:
         card: `checkpoint.json` as JSON text.
         feature_spec: `feature_spec.json` as JSON text.
+        calibration: `calibration.json` as JSON text.
         spec_digest: SHA-256 of the feature spec file.
         device: where the weights are, such as `cpu` or `cuda:0`.
         implementation: how this replica runs the network, such as `inference float32 x1`; see `app.implementation`.
@@ -136,6 +137,7 @@ class VersionDescription:
 
     card: str
     feature_spec: str
+    calibration: str
     spec_digest: str
     device: str
     implementation: str

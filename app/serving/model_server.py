@@ -42,10 +42,10 @@ class ModelServer:
         self._device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
         self.choice = choose(self._checkpoint.model, threads)
-        spec_path = checkpoint_dir / files.FEATURE_SPEC
         self._description = VersionDescription(
             card=self._checkpoint.card.model_dump_json(),
-            feature_spec=spec_path.read_text(encoding="utf-8"),
+            feature_spec=(checkpoint_dir / files.FEATURE_SPEC).read_text(encoding="utf-8"),
+            calibration=(checkpoint_dir / files.CALIBRATION).read_text(encoding="utf-8"),
             spec_digest=self._checkpoint.card.sha256[files.FEATURE_SPEC],
             device=str(self._device),
             implementation=self.choice.implementation.name,

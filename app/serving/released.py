@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from app.calibration import Calibration
 from app.card import Card
-from app.diagnose import Knowledge, Scores
+from app.diagnose import Scores
 from app.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
@@ -26,6 +27,7 @@ from app.errors import (
 from app.evidence import InputSummary
 from app.feature_spec import FeatureSpec
 from app.graph import concatenate, split_output
+from app.knowledge import Knowledge
 from app.schemas.equipment import Equipment
 from app.serving.circuit_breaker import CircuitBreaker
 from app.serving.messages import (
@@ -91,15 +93,12 @@ class Version:
     release: Release
     card: Card
     spec: FeatureSpec
+    calibration: Calibration
     description: VersionDescription
 
     def knowledge_of(self, equipment: Equipment) -> Knowledge:
         """Return what this version was taught about an equipment's design."""
-        return Knowledge(
-            version=self.release.version,
-            grades=self.spec.grades.get(equipment.design, {}),
-            trained_heads=self.card.trained_heads,
-        )
+        return Knowledge.of(self.release.version, equipment.design, self.card, self.spec, self.calibration)
 
 
 class _Part(NamedTuple):
@@ -171,9 +170,10 @@ class ReleasedVersions:
         try:
             card = Card.model_validate_json(description.card)
             spec = FeatureSpec.model_validate_json(description.feature_spec)
+            calibration = Calibration.model_validate_json(description.calibration)
         except ValidationError as error:
             raise ModelUnavailable(
-                f"expected a card and feature spec of this release from {_name(release)}, found {error.error_count()} errors "
+                f"expected the checkpoint's documents from {_name(release)}, found {error.error_count()} errors "
                 "in them: deploy the ingress and the version from the same release"
             ) from error
         if card.version != release.version:
@@ -181,7 +181,7 @@ class ReleasedVersions:
                 f"expected application '{release.application}' to hold version {release.version} as its release says, found "
                 f"version {card.version}: correct the release or the application's checkpoint"
             )
-        version = Version(release=release, card=card, spec=spec, description=description)
+        version = Version(release=release, card=card, spec=spec, calibration=calibration, description=description)
         self._versions[release.version] = version
         return version
 

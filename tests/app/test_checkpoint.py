@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app import card as files
-from app.card import DataInterval, read_card, read_feature_spec, sha256_of
+from app.calibration import Calibration, ComponentCalibration
+from app.card import DataInterval, read_calibration, read_card, read_feature_spec, sha256_of
 from app.checkpoint import Origin, load, save
 from app.errors import CheckpointError
 from app.features import window_features
@@ -22,10 +23,11 @@ from app.graph import build_graph
 from app.model import score
 from tests.small import Small, small, wave
 
+CALIBRATION = Calibration(components={"press": {"pump": ComponentCalibration(health_reach=2.5, least_confidence=0.7)}})
 START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC)
 
 
-def write(directory: Path, made: Small) -> Path:
+def write(directory: Path, made: Small, calibration: Calibration = CALIBRATION) -> Path:
     origin = Origin(
         version="7",
         created=END,
@@ -33,9 +35,9 @@ def write(directory: Path, made: Small) -> Path:
         seed=3,
         command="python -m train",
         data=DataInterval(start=START, end=END, windows=40),
-        trained_heads={"grade": ("pump", "valve"), "health": (), "rate": ()},
+        trained_heads={"grade": ("pump", "valve"), "health": (), "rate": (), "rul": ()},
     )
-    save(directory, made.model, made.spec, origin, {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"})
+    save(directory, made.model, made.spec, calibration, origin, {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"})
     return directory
 
 
@@ -56,6 +58,7 @@ def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
     )
     assert loaded.config == made.config
     assert loaded.feature_spec == made.spec
+    assert loaded.calibration == CALIBRATION
     assert loaded.card.designs == ("press",)
     assert not loaded.model.training
 
@@ -69,11 +72,12 @@ def test_loading_leaves_random_numbers_alone(tmp_path: Path) -> None:
     assert torch.rand(1) == expected
 
 
-def test_card_spec_and_metrics_are_read_without_torch(tmp_path: Path) -> None:
+def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
+    assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
     assert read_card(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
-    program = "import sys, app.card, app.graph; sys.exit('torch' in sys.modules)"
+    program = "import sys, app.card, app.diagnose; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -90,7 +94,9 @@ def test_missing_directory_says_what_to_do(tmp_path: Path) -> None:
         load(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", [files.WEIGHTS, files.FEATURE_SPEC, files.MODEL_CONFIG, files.REPORT])
+@pytest.mark.parametrize(
+    "name", [files.WEIGHTS, files.FEATURE_SPEC, files.CALIBRATION, files.MODEL_CONFIG, files.REPORT]
+)
 def test_changed_file_is_refused(tmp_path: Path, name: str) -> None:
     directory = write(tmp_path / "7", small())
     with (directory / name).open("ab") as file:
@@ -142,6 +148,18 @@ def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
         (edit_json(files.MODEL_CONFIG, lambda data: data.update(grade_sets=3)), "no size of a network"),
         (edit_json(files.FEATURE_SPEC, lambda data: data.update(clip=-1)), "is not a feature spec"),
         (
+            edit_json(files.CALIBRATION, lambda data: data.update(coverage=90)),
+            r"calibration.json' is not a calibration",
+        ),
+        (
+            edit_json(files.CALIBRATION, lambda data: data["components"]["press"]["pump"].update(health_reach=-1)),
+            "health_reach",
+        ),  # type: ignore[index]
+        (
+            edit_json(files.CALIBRATION, lambda data: data["components"].update(lathe={})),  # type: ignore[attr-defined]
+            r"expected designs of the feature spec \(press\) in '.*calibration.json', found 'lathe'",
+        ),
+        (
             edit_json(files.FEATURE_SPEC, lambda data: data["grades"]["press"].pop("valve")),  # type: ignore[index]
             "healths of the grade sets",
         ),
@@ -162,20 +180,21 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
         load(directory)
 
 
-def test_card_that_states_no_weights_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [files.WEIGHTS, files.CALIBRATION])
+def test_card_that_does_not_state_a_needed_file_is_refused(tmp_path: Path, name: str) -> None:
     directory = write(tmp_path / "7", small())
     edit = json.loads((directory / files.CARD).read_text())
-    del edit["sha256"][files.WEIGHTS]
+    del edit["sha256"][name]
     (directory / files.CARD).write_text(json.dumps(edit))
-    with pytest.raises(CheckpointError, match=r"found no weights\.safetensors"):
+    with pytest.raises(CheckpointError, match=f"found no {name}"):
         load(directory)
 
 
 def test_card_of_another_format_is_refused(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
     edit = json.loads((directory / files.CARD).read_text())
-    (directory / files.CARD).write_text(json.dumps({**edit, "format": 2}))
-    with pytest.raises(CheckpointError, match="not the card of a checkpoint of format 1"):
+    (directory / files.CARD).write_text(json.dumps({**edit, "format": 1}))
+    with pytest.raises(CheckpointError, match="not the card of a checkpoint of format 2"):
         load(directory)
 
 
@@ -184,6 +203,18 @@ def test_spec_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has \d+ as relations"):
         write(tmp_path / "7", replace(made, spec=made.spec.model_copy(update={"media": ("shaft",)})))
     assert not (tmp_path / "7").exists()
+
+
+def test_calibration_of_a_component_that_the_spec_does_not_know_is_not_saved(tmp_path: Path) -> None:
+    unknown = Calibration(components={"press": {"tank": ComponentCalibration(least_confidence=0.7)}})
+    with pytest.raises(CheckpointError, match=r"only of components with grades \(pump, valve\), found one of 'tank'"):
+        write(tmp_path / "7", small(), unknown)
+    assert not (tmp_path / "7").exists()
+
+
+def test_calibration_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a calibration"):
+        read_calibration(tmp_path, small().spec)
 
 
 def test_spec_that_can_not_be_read_is_refused(tmp_path: Path) -> None:

@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app import diagnose as diagnose_module
-from app.diagnose import (
-    STATES,
-    Knowledge,
-    Occasion,
-    Scores,
-    diagnose,
-    state_of,
-)
+from app.calibration import ComponentCalibration
+from app.diagnose import STATES, Occasion, Scores, diagnose, state_of
 from app.evidence import InputSummary, Thresholds, abstention_reasons
 from app.features import Fault
 from app.graph import ModelOutput
+from app.knowledge import Knowledge
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
@@ -62,15 +57,16 @@ def f32(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def output(pump: tuple[float, float, float] = (0.1, 0.7, 0.2), rate: float = 2.0) -> ModelOutput:
+def output(
+    pump: tuple[float, float, float] = (0.1, 0.7, 0.2), health: float = 0.47, spread: float = 0.1
+) -> ModelOutput:
     nan = float("nan")
-    health = float(np.dot(pump, [grade.health for grade in GRADES]))
     return ModelOutput(
         health_V=f32(health, 0.9, 0.9),
-        spread_V=f32(0.1, 0.3, 0.3),
-        low_V=f32(max(0.0, health - 0.2), 0.4, 0.4),
-        high_V=f32(min(1.0, health + 0.2), 1.0, 1.0),
-        rate_V=f32(rate, 1.0, 1.0),
+        spread_V=f32(spread, 0.3, 0.3),
+        rate_V=f32(2.0, 1.0, 1.0),
+        rul_V=f32(60.0, 1.0, 1.0),
+        rul_spread_V=f32(10.0, 1.0, 1.0),
         grade_probability_VK=np.array([pump, (nan, nan, nan), (nan, nan, nan)], np.float32),
     )
 
@@ -90,9 +86,12 @@ def summary(**changes: object) -> InputSummary:
     return InputSummary(**(values | changes))  # type: ignore[arg-type]
 
 
-KNOWLEDGE = Knowledge(
-    version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "health": (), "rate": ()}
-)
+def taught(**calibrations: ComponentCalibration) -> Knowledge:
+    heads = {"grade": ("pump",), "health": ("pump",), "rate": ("pump",), "rul": ("pump",)}
+    return Knowledge(version="7", grades={"pump": GRADES}, trained_heads=heads, calibrations=calibrations)  # type: ignore[arg-type]
+
+
+KNOWLEDGE = taught()
 
 
 def make(
@@ -117,8 +116,8 @@ def test_graded_component_names_the_most_probable_grade():
     pump = make().components[0]
     assert (pump.component_id, pump.basis, pump.condition) == ("pump", "labels", "worn")
     assert pump.confidence == pytest.approx(0.7)
-    assert pump.health == pytest.approx(0.1 + 0.35 + 0.02)
-    assert pump.interval[0] <= pump.health <= pump.interval[1]
+    assert pump.health == pytest.approx(0.47)
+    assert pump.interval == pytest.approx((0.47 - 0.1645, 0.47 + 0.1645))
     assert pump.state == "degraded"
 
 
@@ -135,15 +134,16 @@ def test_component_that_nothing_is_known_of_has_no_health():
 
 def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
     told = output()
-    told.health_V[0], told.rate_V[0] = np.nan, np.nan
-    told.grade_probability_VK[0] = np.nan
-    knowledge = Knowledge(version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "rate": ("pump",)})
-    diagnosis = make(Scores(told), knowledge)
+    for values in (told.health_V, told.rate_V, told.rul_V, told.grade_probability_VK):
+        values[0] = np.nan
+    diagnosis = make(Scores(told))
     pump = diagnosis.components[0]
     assert (pump.health, pump.state, pump.basis, pump.interval) == (None, "unknown", "none", (0.0, 1.0))
     assert (pump.condition, pump.confidence) == (None, None)
-    assert (pump.degradation_rate, pump.rul_h) == (None, None)
+    assert (pump.degradation_rate, pump.rul_h, pump.rul_interval_h) == (None, None, None)
     assert "not a finite number" in str(pump.degradation_reason)
+    assert "not a finite number" in str(pump.rul_reason)
+    assert diagnosis.health is None  # that the motor's readings are usual says nothing of the pump
     assert diagnosis.status == "insufficient_evidence"
     assert diagnosis.reasons == (
         "expected finite health from version 7, found none for pump: ask another version, and report this window",
@@ -164,7 +164,9 @@ def test_answer_that_is_not_as_its_schema_says_is_refused():
     assert caught.value.errors()[0]["loc"] == ("input", "faulty_sensors", 0, "reason")
 
 
-@pytest.mark.parametrize("names", [{"health": float("nan")}, {"interval": (-0.1, 1.0)}, {"confidence": 1.5}])
+@pytest.mark.parametrize(
+    "names", [{"health": float("nan")}, {"interval": (-0.1, 1.0)}, {"confidence": 1.5}, {"rul_h": -1.0}]
+)
 def test_component_that_is_not_as_its_schema_says_is_refused(names: dict[str, object], monkeypatch: pytest.MonkeyPatch):
     original = diagnose_module._component
     monkeypatch.setattr(diagnose_module, "_component", lambda *arguments: {**original(*arguments), **names})
@@ -176,26 +178,36 @@ def test_equipment_is_as_healthy_as_its_worst_labelled_component():
     assert make(novelty_V=f32(1.0, 0.01, float("nan"))).health == pytest.approx(0.47)
 
 
-def test_untrained_rate_is_null_with_a_reason():
-    pump = make().components[0]
-    assert (pump.degradation_rate, pump.rul_h) == (None, None)
-    assert "no history of wear" in str(pump.degradation_reason)
-    assert "no history of wear" in str(pump.rul_reason)
+def test_rate_and_remaining_life_are_told_with_the_component():
+    pump, motor, _ = make().components
+    assert (pump.degradation_rate, pump.degradation_reason) == (pytest.approx(2.0), None)
+    assert (pump.rul_h, pump.rul_reason) == (pytest.approx(60.0), None)
+    assert pump.rul_interval_h == pytest.approx((60.0 - 16.45, 60.0 + 16.45))
+    assert (motor.degradation_rate, motor.rul_h, motor.rul_interval_h) == (None, None, None)
+    assert "no history of wear" in str(motor.degradation_reason)
+    assert "no history of wear" in str(motor.rul_reason)
 
 
-def test_trained_rate_gives_remaining_life():
-    taught = Knowledge(version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "rate": ("pump",)})
-    pump = make(knowledge=taught).components[0]
-    assert pump.degradation_rate == pytest.approx(2.0)
-    assert pump.rul_h == pytest.approx(1000 * 0.47 / 2.0)
-    assert pump.rul_reason is None
+def test_component_told_too_unsurely_abstains_and_the_diagnosis_says_why():
+    contribution_VS = np.ones((3, 3), np.float32)
+    diagnosis = make(Scores(output(), contribution_VS), taught(pump=ComponentCalibration(least_confidence=0.75)))
+    pump, motor, _ = diagnosis.components
+    assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
+    assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
+    assert (pump.degradation_rate, pump.rul_h, pump.rul_interval_h) == (None, None, None)
+    assert pump.degradation_reason == pump.rul_reason == diagnose_module.KEPT_BACK
+    assert motor.health == pytest.approx(0.8)
+    assert (diagnosis.status, diagnosis.health) == ("insufficient_evidence", None)
+    (reason,) = diagnosis.reasons
+    assert reason.startswith("expected the condition of 'pump' with a confidence of at least 75.0%, found 70.0%: ")
 
 
-def test_health_that_does_not_fall_has_no_remaining_life():
-    taught = Knowledge(version="7", grades={"pump": GRADES}, trained_heads={"grade": ("pump",), "rate": ("pump",)})
-    pump = make(Scores(output(rate=-1.0)), knowledge=taught).components[0]
-    assert pump.rul_h is None
-    assert "does not fall" in str(pump.rul_reason)
+def test_abstention_stands_beside_the_reasons_of_the_input():
+    diagnosis = make(knowledge=taught(pump=ComponentCalibration(least_confidence=0.75)), coverage_S=f32(0.4, 0.4, 0.4))
+    assert [reason.split(",")[0][:30] for reason in diagnosis.reasons] == [
+        "expected readings in at least ",
+        "expected the condition of 'pum",
+    ]
 
 
 def test_evidence_is_empty_unless_asked_for():
@@ -277,10 +289,11 @@ def test_hysteresis_never_makes_a_state_better_than_it_is(health: float, previou
     assert held <= plain
 
 
-@given(st.lists(st.floats(0.001, 1), min_size=3, max_size=3))
-def test_health_is_always_inside_its_interval(weights: list[float]):
-    share = np.array(weights) / sum(weights)
-    diagnosis = make(Scores(output(tuple(share))))
+@given(st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 100))
+def test_health_is_always_inside_its_interval(health: float, spread: float, reach: float):
+    diagnosis = make(
+        Scores(output(health=health, spread=spread)), taught(pump=ComponentCalibration(health_reach=reach))
+    )
     for component in diagnosis.components:
         low, high = component.interval
         assert 0 <= low <= high <= 1

@@ -186,7 +186,7 @@ def diagnosis(equipment_id: str, components: int = 10) -> Diagnosis:
             component_id=f"component-{index}", health=number(), interval=(number(), number()), state="watch", basis="labels",
             condition="100", confidence=number(), degradation_rate=None,
             degradation_reason="expected diagnoses over at least an hour, found 1: ask again later", rul_h=None,
-            rul_reason="expected a degradation rate, found none",
+            rul_interval_h=None, rul_reason="expected a degradation rate, found none",
         )
         for index in range(components)
     )  # fmt: skip

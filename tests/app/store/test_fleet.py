@@ -26,7 +26,7 @@ def diagnosis(
 ) -> Diagnosis:
     component = ComponentDiagnosis(
         component_id="pump", health=0.5, interval=(0.0, 1.0), state=state, basis="labels", condition=None, confidence=None,
-        degradation_rate=None, degradation_reason=None, rul_h=None, rul_reason=None,
+        degradation_rate=None, degradation_reason=None, rul_h=None, rul_interval_h=None, rul_reason=None,
     )  # fmt: skip
     quality = InputQuality.model_validate(
         {

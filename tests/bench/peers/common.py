@@ -21,11 +21,12 @@ from pydantic import AwareDatetime, BaseModel
 
 from app.bins import Floats
 from app.checkpoint import load
-from app.diagnose import Knowledge, Occasion, Scores, diagnose
+from app.diagnose import Occasion, Scores, diagnose
 from app.errors import UnknownEquipment
 from app.evidence import InputSummary, SummaryBatch, Thresholds
 from app.graph import GraphBatch, concatenate, split_output
 from app.implementation import choose
+from app.knowledge import Knowledge
 from app.model import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
@@ -155,10 +156,9 @@ class Diagnoser:
             stale_s=None if newest is None else (now - newest).total_seconds(),
             fallback=False,
         )
-        knowledge = Knowledge(
-            version=self.checkpoint.card.version,
-            grades=self.checkpoint.feature_spec.grades.get(equipment.design, {}),
-            trained_heads=self.checkpoint.card.trained_heads,
+        taught = self.checkpoint
+        knowledge = Knowledge.of(
+            taught.card.version, equipment.design, taught.card, taught.feature_spec, taught.calibration
         )
         return diagnose(equipment, occasion, scores, summary, knowledge, self._thresholds, {})
 
