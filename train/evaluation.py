@@ -6,7 +6,7 @@ Plain data. Invariant: every figure is of windows that the weights, references a
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from app.calibration import Calibration
 from app.feature_spec import Limits
@@ -221,3 +221,29 @@ class Evaluation(BaseModel):
     limits: Limits | None
     calibration: Calibration
     notes: tuple[str, ...]
+
+
+class Heading(BaseModel):
+    """What the report says of the run itself; `shape` names the network's sizes in words."""
+
+    model_config = _STRICT
+
+    version: str
+    command: str
+    git_revision: str
+    created: AwareDatetime
+    start: AwareDatetime
+    end: AwareDatetime
+    weights: int
+    training_s: float
+    shape: str
+
+
+class Metrics(BaseModel):
+    """`metrics.json`: the evaluation of the training's split, and those of other splits by name."""
+
+    model_config = _STRICT
+
+    heading: Heading | None
+    evaluation: Evaluation
+    studies: Mapping[str, Evaluation] = {}

@@ -1,0 +1,60 @@
+"""Runs are kept in a store of their own directory: parameters, curves, figures and files."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from app.errors import StoreUnavailable
+from tests.small import graded_windows, small
+from tests.train.test_evaluate import CONFIG, held
+from train.evaluate import evaluate_parts
+from train.evaluation import LearningPoint, Metrics
+from train.tracking import SERVER, flatten, keep_run, parameters
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+CURVE = {"part a": (LearningPoint(epoch=1, loss=1.0, score=0.5), LearningPoint(epoch=2, loss=0.5))}
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+    windows = graded_windows(tmp_path_factory.mktemp("graded"))
+    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", learning=CURVE, rival=False)
+    return Metrics(heading=None, evaluation=found, studies={"leave-level:pump": found})
+
+
+def test_run_is_kept_with_parameters_curves_figures_and_files(
+    metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SERVER, raising=False)
+    checkpoint = tmp_path / "7"
+    checkpoint.mkdir()
+    (checkpoint / "metrics.json").write_text("{}")
+    kept = keep_run(checkpoint, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
+    client = MlflowClient(tracking_uri=kept.store)
+    run = client.get_run(kept.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == parameters(CONFIG)
+    assert [point.value for point in client.get_metric_history(kept.run_id, "loss/part a")] == [1.0, 0.5]
+    exact = metrics.evaluation.contenders["this checkpoint"].exact_match
+    assert exact is not None
+    assert run.data.metrics["this checkpoint/exact_match"] == exact.mean
+    assert run.data.metrics["leave-level pump/this checkpoint/exact_match"] == exact.mean
+    assert [each.path for each in client.list_artifacts(kept.run_id, "checkpoint")] == ["checkpoint/metrics.json"]
+    again = keep_run(checkpoint, CONFIG, metrics, tmp_path / "runs", name="8", experiment="press", now=NOW)
+    assert client.get_run(again.run_id).info.experiment_id == run.info.experiment_id
+
+
+def test_names_are_ones_that_servers_take(metrics: Metrics) -> None:
+    names = [name for name, _ in flatten(metrics.evaluation)]
+    assert len(names) == len(set(names))
+    assert all("," not in name and ":" not in name for name in names)
+
+
+def test_store_that_refuses_is_told_after_the_checkpoint_was_written(
+    metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SERVER, "no-such-kind-of-store://here")
+    with pytest.raises(StoreUnavailable, match="written all the same"):
+        keep_run(tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
