@@ -134,7 +134,7 @@ class Windows:
             if np.searchsorted(chosen.positions_B, first) < np.searchsorted(chosen.positions_B, first + rows):
                 paths.append(str(path))
             first += rows
-        data = ray.data.read_parquet(paths or str(shards(self.directory)[0]), columns=["position", "values"])
+        data = ray.data.read_parquet(paths or str(shards(self.directory)[0])).select_columns(["position", "values"])
         return data.map_batches(chosen, batch_format="pyarrow", batch_size=None)
 
 
