@@ -281,6 +281,13 @@ async def _read_values(
                 (machines[int(labels.machine_W[span.places[0]])], span.first, span.end - span.first) for span in some
             ]
             for span, stored in zip(some, await store.read_windows(asked), strict=True):
+                if (
+                    stored.grid_us != equipment.grid_us
+                ):  # bins of another width have other numbers, so none would be found
+                    raise StoreError(
+                        f"expected bins of {equipment.grid_us} us for '{stored.equipment_id}', found {stored.grid_us} us: its "
+                        "topology was changed meanwhile; start again"
+                    )
                 bins_SM = decode_window(stored, equipment)
                 for place in span.places:
                     offset = int(first_B[place]) - span.first
