@@ -1,6 +1,7 @@
 """Labels to windows."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InputError
+from app.schemas.equipment import Equipment
 from tests.small import press
-from train.labels import EPOCH, MICROSECOND, Label, configurations, label_windows, warm_up
+from train.labels import (
+    EPOCH,
+    HOUR_US,
+    MICROSECOND,
+    History,
+    Label,
+    WindowLabels,
+    configurations,
+    join_labels,
+    label_windows,
+    warm_up,
+)
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -71,3 +84,102 @@ def test_stable_windows_are_never_warm_up(windows: list[tuple[int, bool]], longe
     configuration_W = np.array([number for number, _ in windows], np.int64)
     stable_W = np.array([stable for _, stable in windows], np.bool_)
     assert not (warm_up(configuration_W, stable_W, longest) & stable_W).any()
+
+
+HOUR_S = 3600.0
+
+
+def engine(bins: int = 10) -> Equipment:
+    """Return the machine with windows of some hours."""
+    return press().model_copy(update={"grid_s": HOUR_S, "window_s": bins * HOUR_S, "steps": bins // 5, "cycle_s": None})
+
+
+def failing(start_h: float, end_h: float, *, stable: bool = True) -> Label:
+    start, end = (START + timedelta(hours=hours) for hours in (start_h, end_h))
+    return Label("pump", start, end, stable=stable, run_to_failure=True)
+
+
+def hours(start_h: float, end_h: float) -> History:
+    start_us = (START - EPOCH) // MICROSECOND
+    return History(start_us + round(start_h * HOUR_US), start_us + round(end_h * HOUR_US))
+
+
+def ends_h(found: WindowLabels, bins: int = 10) -> list[float]:
+    return ((found.start_us_W - (START - EPOCH) // MICROSECOND) / HOUR_US + bins).tolist()
+
+
+def test_run_to_failure_by_hand() -> None:
+    found = label_windows(engine(), [failing(0, 8)], rul_cap_h=4.0, stride_s=HOUR_S)
+    # a fifth of 10 bins lies in the history when a window ends 2 hours after the start
+    assert ends_h(found) == [2, 3, 4, 5, 6, 7, 8]
+    assert found.rul_WV[:, 0].tolist() == [4, 4, 4, 3, 2, 1, 0]
+    assert found.health_WV[:, 0].tolist() == [1, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert found.rate_WV[:, 0].tolist() == [0, 0, 0, 250, 250, 250, 250]
+    assert np.isnan(found.rul_WV[:, 1:]).all()
+    assert (found.grade_WV == -1).all()
+
+
+def test_windows_of_a_run_to_failure_end_with_the_readings_where_the_failure_is_later() -> None:
+    found = label_windows(engine(), [failing(0, 50)], rul_cap_h=25.0, stride_s=4 * HOUR_S, history=hours(0, 30.5))
+    assert ends_h(found) == [2, 6, 10, 14, 18, 22, 26, 30]
+    assert found.rul_WV[-2:, 0].tolist() == [24, 20]
+
+
+def test_stride_is_one_window_unless_it_is_given() -> None:
+    assert ends_h(label_windows(engine(), [failing(0, 25)])) == [5, 15, 25]
+
+
+def test_history_that_starts_later_than_the_label_counts_from_there() -> None:
+    found = label_windows(engine(), [failing(0, 25)], stride_s=HOUR_S, history=hours(20, 25))
+    assert ends_h(found) == [22, 23, 24, 25]
+
+
+def test_stride_that_is_no_multiple_of_the_grid_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a whole multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"):
+        label_windows(engine(), [failing(0, 25)], stride_s=5400.0)
+
+
+def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
+    found = label_windows(
+        press(), [Label("tank", START, START + timedelta(seconds=30), health=0.4), label("pump", 0, 12, "worn")]
+    )
+    assert found.health_WV[:, 2].tolist() == [np.float32(0.4)] * 2
+    assert found.health_WV[0, 0] == np.float32(0.5)
+    assert (found.grade_WV[:, 2] == -1).all()
+    assert np.isnan(found.rate_WV).all()
+    assert np.isnan(found.rul_WV).all()
+
+
+@pytest.mark.parametrize("said", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}])
+def test_label_says_exactly_one_thing(said: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="a grade, a health or a run to failure"):
+        label_windows(press(), [Label("pump", START, START + timedelta(seconds=12), **said)])
+
+
+def test_machines_are_put_one_after_the_other() -> None:
+    first, second = (label_windows(press(), [label("pump", 0, 24, "worn")], machine=machine) for machine in (0, 1))
+    joined = join_labels([first, second])
+    assert joined.machine_W.tolist() == [0, 0, 1, 1]
+    assert joined.start_us_W.tolist() == [*first.start_us_W.tolist(), *second.start_us_W.tolist()]
+
+
+@given(st.integers(1, 60), st.integers(0, 30), st.integers(1, 7), st.floats(0.5, 50.0))
+def test_run_to_failure_of_any_length(life_h: int, beyond_h: int, stride_h: int, cap_h: float) -> None:
+    found = label_windows(
+        engine(),
+        [failing(0, life_h + beyond_h)],
+        rul_cap_h=cap_h,
+        stride_s=stride_h * HOUR_S,
+        history=hours(0, life_h),
+    )
+    ends = np.array(ends_h(found))
+    assert len(found) == max(0, (life_h - 2) // stride_h + 1)
+    if len(found):
+        assert ends[-1] == life_h
+        assert ends[0] >= 2
+        assert (np.diff(ends) == stride_h).all()
+    rul_W, health_W, rate_W = found.rul_WV[:, 0], found.health_WV[:, 0], found.rate_WV[:, 0]
+    np.testing.assert_allclose(rul_W, np.minimum(life_h + beyond_h - ends, cap_h), rtol=1e-6)
+    assert ((health_W >= 0) & (health_W <= 1)).all()
+    assert (np.diff(health_W) <= 1e-6).all()
+    np.testing.assert_allclose(rate_W, np.where(life_h + beyond_h - ends < cap_h, 1000 / cap_h, 0.0), rtol=1e-6)
