@@ -9,10 +9,8 @@ anything that they or their labels follow from.
 import asyncio
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -34,6 +32,7 @@ from app.store.store import Store
 from app.store.windows import decode_window
 from train.config import TrainConfig
 from train.labels import EPOCH, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
+from train.session import ray_session
 from train.shards import windows_of_a_shard, write_shard
 from train.windows import HEAD, Head, Windows, finish, open_windows
 
@@ -98,7 +97,7 @@ def prepare(settings: Settings, config: TrainConfig) -> Windows:
     partial_directory = directory.with_name(f"{directory.name}.{uuid4().hex[:8]}.partial")
     partial_directory.mkdir(parents=True)
     try:
-        with _ray():
+        with ray_session(1):
             _write(settings, found, partial_directory)
         head = Head(
             equipment=found.equipment,
@@ -231,8 +230,6 @@ def _write(settings: Settings, found: _Found, directory: Path) -> None:
         {"shard": shard, "first": first, "end": min(first + size, len(found.labels))}
         for shard, first in enumerate(range(0, len(found.labels), size))
     ]
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # the labels of all windows go to each node once; nothing here is a secret but the settings, which print as stars
     task = partial(_write_rows, settings=settings, found=ray.put(found), directory=directory.absolute())
@@ -319,21 +316,3 @@ def _take_place(partial_directory: Path, directory: Path) -> None:
     except OSError:
         if not (directory / HEAD).exists():
             raise
-
-
-@contextmanager
-def _ray() -> Iterator[None]:
-    """Use the Ray that runs, or one of this machine for as long as it takes."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    try:
-        yield
-    finally:
-        ray.shutdown()
