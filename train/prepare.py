@@ -51,8 +51,8 @@ TASKS = 8
 LEAST = 64
 """Windows of a shard at least."""
 
-CPU_OF_A_TASK = 0.5
-"""What a task asks of Ray: less than it uses, since it waits for the database half of its time."""
+CPU_OF_A_TASK = 1
+"""What a task asks of Ray: a process starts more slowly than it reads, so there are no more than processors."""
 
 IMPORT_HINT = "import it with its labels (the shipped rig: `python -m app.demo import-rig`) and train again"
 
