@@ -15,7 +15,7 @@ from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
 from train.config import TrainConfig
-from train.reference import fit_spec
+from train.reference import spec_of
 
 
 def rig_spec() -> FeatureSpec:
@@ -23,7 +23,7 @@ def rig_spec() -> FeatureSpec:
     equipment = rig_equipment()
     block = rig_block()
     values_WSN = np.stack([block.values_CR[sensor_id][::40] for sensor_id in equipment.sensor_ids], axis=1)
-    return fit_spec(values_WSN.astype(np.float32), equipment, TrainConfig(equipment=equipment.equipment_id))
+    return spec_of([values_WSN.astype(np.float32)], equipment, TrainConfig(equipment=equipment.equipment_id))
 
 
 def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None) -> Path:

@@ -51,8 +51,8 @@ TASKS = 8
 LEAST = 64
 """Windows of a shard at least."""
 
-CPU_OF_A_TASK = 0.5
-"""What a task asks of Ray: less than it uses, since it waits for the database half of its time."""
+CPU_OF_A_TASK = 1
+"""What a task asks of Ray: a process starts more slowly than it reads, so there are no more than processors."""
 
 IMPORT_HINT = "import it with its labels (the shipped rig: `python -m app.demo import-rig`) and train again"
 
@@ -97,7 +97,7 @@ def prepare(settings: Settings, config: TrainConfig) -> Windows:
     partial_directory = directory.with_name(f"{directory.name}.{uuid4().hex[:8]}.partial")
     partial_directory.mkdir(parents=True)
     try:
-        with ray_session(config.max_workers):
+        with ray_session(1):
             _write(settings, found, partial_directory)
         head = Head(
             equipment=found.equipment,
@@ -230,8 +230,6 @@ def _write(settings: Settings, found: _Found, directory: Path) -> None:
         {"shard": shard, "first": first, "end": min(first + size, len(found.labels))}
         for shard, first in enumerate(range(0, len(found.labels), size))
     ]
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # the labels of all windows go to each node once; nothing here is a secret but the settings, which print as stars
     task = partial(_write_rows, settings=settings, found=ray.put(found), directory=directory.absolute())

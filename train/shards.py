@@ -18,8 +18,8 @@ from app.bins import Floats
 from app.schemas.equipment import Equipment
 from train.labels import Integers, WindowLabels
 
-SHARD_BYTES = 2**27
-"""Values of a shard, about: 128 MB."""
+SHARD_BYTES = 2**25
+"""Values of a shard, about: 32 MB, so that a task that reads one stays small."""
 
 GROUP_BYTES = 2**22
 """Values of a row group, the least that is read at a time: 4 MB."""

@@ -1,0 +1,201 @@
+"""Whether the memory of a training grows with the history: the rig's windows 1, 10 and 100 times, shifted in time, on disk.
+
+Each pass runs in processes of its own: the streaming fit of the references, and one epoch of a small network by Ray Train with windows
+streamed to two workers. Private memory leaves out what processes share, such as Ray's object store, which has a fixed size here.
+Invariant: every figure is the highest of samples of that pass alone.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+import ray
+
+from app.bins import Floats
+from app.demo.archive import SHIPPED_ARCHIVE, open_archive
+from app.demo.equipment import rig_equipment
+from app.demo.rig import GRADED_COMPONENTS, read_blocks
+from train.config import TrainConfig
+from train.fit import run_fit
+from train.labels import WindowLabels, join_labels
+from train.reference import fit_spec
+from train.windows import Windows, open_windows, write_windows
+
+TIMES = (1, 10, 100)
+PASSES = ("references", "epoch")
+OBJECT_STORE_BYTES = 200_000_000
+SAMPLE_S = 0.1
+START_US = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+CYCLE_US = 60_000_000
+
+
+def measure(directory: Path, times: tuple[int, ...] = TIMES, timeout_s: float = 3_000) -> list[dict[str, object]]:
+    """Measure every pass at every size.
+
+    Args:
+        directory: where windows are written, some 5 MB for each time.
+        times: how often the rig's history is repeated.
+        timeout_s: longest time of a pass.
+
+    Returns:
+        Rows of `times`, `windows`, `values_mb`, `pass`, `seconds` and `peaks`: the highest private and resident MB of a process of
+        each kind.
+    """
+    rows: list[dict[str, object]] = []
+    first = _rig(directory / "1")
+    for count in times:
+        windows = first if count == 1 else _repeated(first, directory / str(count), count)
+        size = 4e-6 * len(windows) * len(windows.equipment.sensors) * windows.equipment.bins
+        for name in PASSES:
+            command = [sys.executable, "-m", "tests.bench.train_memory", "--one", name, str(windows.directory)]
+            started = time.monotonic()
+            peaks = _watched(command, timeout_s)
+            rows.append(
+                {
+                    "times": count,
+                    "windows": len(windows),
+                    "values_mb": round(size),
+                    "pass": name,
+                    "seconds": round(time.monotonic() - started),
+                    "peaks": peaks,
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def _rig(directory: Path) -> Windows:
+    """Write the shipped copy of the rig, whose readings are one a second, as its grid would be."""
+    equipment = rig_equipment()
+    places = {each.component_id: place for place, each in enumerate(equipment.components)}
+    values: list[Floats] = []
+    parts: list[WindowLabels] = []
+    for block in read_blocks(open_archive(SHIPPED_ARCHIVE), 200):
+        values.append(np.stack([block.values_CR[name].astype(np.float32) for name in equipment.sensor_ids], axis=1))
+        C, V = len(block.cycle_index_C), len(equipment.components)
+        grade_CV, health_CV = np.full((C, V), -1, np.int64), np.full((C, V), np.nan, np.float32)
+        for column, name in enumerate(GRADED_COMPONENTS):
+            grades = {grade.name: place for place, grade in enumerate(equipment.components[places[name]].grades)}
+            grade_CV[:, places[name]] = [grades[str(grade)] for grade in block.grades_CG[:, column].tolist()]
+            healths = np.array([grade.health for grade in equipment.components[places[name]].grades], np.float32)
+            health_CV[:, places[name]] = healths[grade_CV[:, places[name]]]
+        unknown_CV = np.full((C, V), np.nan, np.float32)
+        parts.append(
+            WindowLabels(
+                machine_W=np.zeros(C, np.int64),
+                start_us_W=START_US + block.cycle_index_C * CYCLE_US,
+                grade_WV=grade_CV,
+                health_WV=health_CV,
+                rate_WV=unknown_CV,
+                rul_WV=unknown_CV,
+                stable_W=block.stable_C,
+            )
+        )
+    return write_windows(directory, equipment, (equipment.equipment_id,), join_labels(parts), values)
+
+
+def _repeated(first: Windows, directory: Path, count: int) -> Windows:
+    """Write a history again and again, each time after the one before."""
+    labels = first.labels
+    span_us = int(labels.start_us_W[-1] - labels.start_us_W[0]) + CYCLE_US
+
+    def values() -> Iterator[Floats]:
+        for _ in range(count):
+            for _, values_BSN in first.batches(np.arange(len(first))):
+                yield values_BSN
+
+    shifted = [replace(labels, start_us_W=labels.start_us_W + number * span_us) for number in range(count)]
+    return write_windows(directory, first.equipment, first.machines, join_labels(shifted), values())
+
+
+def _watched(command: list[str], timeout_s: float) -> dict[str, dict[str, float]]:
+    """Run a pass and sample the memory of its processes, by kind."""
+    peaks: dict[str, dict[str, float]] = {}
+    environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "1", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+        deadline = time.monotonic() + timeout_s
+        while child.poll() is None:
+            for process in _family(child.pid):
+                _note(process, child.pid, peaks)
+            if time.monotonic() > deadline:
+                child.terminate()
+            time.sleep(SAMPLE_S)
+        if child.returncode != 0:
+            said.seek(0)
+            raise RuntimeError(f"the pass ended with {child.returncode}:\n{said.read()[-3000:]}")
+    return peaks
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _note(process: psutil.Process, driver: int, peaks: dict[str, dict[str, float]]) -> None:
+    try:
+        memory, name = process.memory_info(), process.name()
+        title = " ".join(process.cmdline()[:1])
+    except psutil.Error:
+        return
+    kind = "driver" if process.pid == driver else title if title.startswith("ray::") else name
+    kind = kind.split("(", 1)[0]
+    peak = peaks.setdefault(kind, {"private_mb": 0.0, "resident_mb": 0.0})
+    peak["private_mb"] = max(peak["private_mb"], round((memory.rss - memory.shared) / 1e6, 1))
+    peak["resident_mb"] = max(peak["resident_mb"], round(memory.rss / 1e6, 1))
+
+
+def _one(name: str, directory: Path) -> None:
+    """Run one pass in this process."""
+    windows = open_windows(directory)
+    every_W = np.arange(len(windows))
+    if name == "references":
+        fit_spec(windows, every_W, TrainConfig(equipment=windows.machines[0]))
+        return
+    config = TrainConfig(
+        equipment=windows.machines[0], epochs=1, batch=256, hidden=8, heads=2, members=1, attention_layers=1, memory_limit_mb=16,
+        opinion_weight=0.0, validation_windows=1,
+    )  # fmt: skip
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=3,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+    )
+    try:
+        with tempfile.TemporaryDirectory() as storage:
+            run_fit(windows, every_W, np.empty(0, np.int64), config, "memory", Path(storage))
+    finally:
+        ray.shutdown()
+
+
+def main() -> None:
+    """Measure and print one line of JSON for each pass, or run one pass."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.train_memory")
+    parser.add_argument("--one", choices=PASSES, help="run this pass on a directory of windows")
+    parser.add_argument("--times", type=int, nargs="+", default=TIMES)
+    parser.add_argument("directory", type=Path)
+    options = parser.parse_args()
+    if options.one:
+        _one(options.one, options.directory)
+    else:
+        options.directory.mkdir(parents=True, exist_ok=True)
+        measure(options.directory, tuple(options.times))
+
+
+if __name__ == "__main__":
+    main()
