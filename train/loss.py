@@ -95,12 +95,7 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     rate_MV = functional.huber_loss(heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none")
     rul_V, has_rul_V = _masked(targets.rul_V)
     rul_MV = spread_loss(heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.rul, weights.asymmetry)
-    return (
-        grade
-        + _mean(health_MV, has_health_V)
-        + weights.rate * _mean(rate_MV, has_rate_V)
-        + _mean(rul_MV, has_rul_V)
-    )
+    return grade + _mean(health_MV, has_health_V) + weights.rate * _mean(rate_MV, has_rate_V) + _mean(rul_MV, has_rul_V)
 
 
 def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ Invariant: its weights are those of `train.fit.run_fit` with one worker, bit for
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from app.model import UniversalTemporalGNN
-from train.augment import Instruments
 from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Material, run_epoch
@@ -23,6 +24,63 @@ from train.progress import EpochRecord
 from train.reference import fit_spec
 from train.validate import Validation
 from train.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A fit that stands ready: what learns, what it learns from, and how many steps an epoch has."""
+
+    learner: Learner
+    material: Material
+    feed: KeptFeed
+    share: Share
+
+    def epoch(self, number: int) -> EpochRecord:
+        """Run an epoch, from 0, and tell how it went; `samples_s` of all processes."""
+        began, rate = time.monotonic(), self.learner.rate
+        passed = run_epoch(self.learner, self.feed, self.material, number, self.share, _unheard)
+        return EpochRecord(
+            epoch=number + 1,
+            loss=passed.loss,
+            score=None,
+            learning_rate=rate,
+            samples_s=passed.windows * self.share.world / passed.seconds,
+            seconds=time.monotonic() - began,
+            workers=self.share.world,
+        )
+
+
+def begin(
+    windows: Windows,
+    train_W: Integers,
+    config: TrainConfig,
+    share: Share = Share(0, 1),  # noqa: B008
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+) -> Begun:
+    """Make a fit ready in this process, which computes with one thread from here on.
+
+    Args:
+        windows: of machines of one topology.
+        train_W: positions to learn from; all are held in memory.
+        config: of the training.
+        share: this process's of each batch.
+        wrap: makes the network share its gradients with other processes.
+
+    Raises:
+        ValueError: the windows do not fill one batch.
+    """
+    torch.set_num_threads(1)
+    train_W, device = np.sort(train_W), torch.device("cpu")
+    steps = count_steps(len(train_W), config)
+    spec = fit_spec(windows, train_W, config)
+    sized = network(spec, config, windows.equipment.steps)
+    torch.manual_seed(config.seed)
+    learner = Learner(UniversalTemporalGNN(sized), wrap, config, config.epochs * steps)
+    plan = plan_tensors(windows.equipment, spec, device)
+    targets = tabulate_targets(windows.labels, sized, device)
+    material = Material(plan, targets, instruments_of(windows, train_W), config)
+    values_WSN = np.concatenate([values_BSN for _, values_BSN in windows.batches(train_W)])
+    return Begun(learner, material, KeptFeed(train_W, values_WSN, steps, config.batch, config.seed, share), share)
 
 
 def fit_plainly(
@@ -47,37 +105,17 @@ def fit_plainly(
     Raises:
         ValueError: the windows do not fill one batch.
     """
-    torch.set_num_threads(1)
-    train_W, share, device = np.sort(train_W), Share(0, 1), torch.device("cpu")
-    steps = count_steps(len(train_W), config)
-    spec = fit_spec(windows, train_W, config)
-    sized = network(spec, config, windows.equipment.steps)
-    torch.manual_seed(config.seed)
-    learner = Learner(UniversalTemporalGNN(sized), lambda model: model, config, config.epochs * steps)
-    plan = plan_tensors(windows.equipment, spec, device)
-    instruments: Instruments = instruments_of(windows, train_W)
-    material = Material(plan, tabulate_targets(windows.labels, sized, device), instruments, config)
-    values_WSN = np.concatenate([values_BSN for _, values_BSN in windows.batches(train_W)])
-    feed = KeptFeed(train_W, values_WSN, steps, config.batch, config.seed, share)
-    validation = Validation.of(windows, validation_W, config.validation_windows, plan, sized.rul_unit_h)
+    begun = begin(windows, train_W, config)
+    unit_h = begun.learner.model.config.rul_unit_h
+    validation = Validation.of(windows, validation_W, config.validation_windows, begun.material.plan, unit_h)
     history: tuple[EpochRecord, ...] = ()
-    for epoch in range(config.epochs):
-        began, rate = time.monotonic(), learner.rate
-        passed = run_epoch(learner, feed, material, epoch, share, _unheard)
-        record = EpochRecord(
-            epoch=epoch + 1,
-            loss=passed.loss,
-            score=validation.score(learner),
-            learning_rate=rate,
-            samples_s=passed.windows / passed.seconds,
-            seconds=time.monotonic() - began,
-            workers=1,
-        )
-        history = (*history, record)
-        hear(record)
+    for number in range(config.epochs):
+        passed = begun.epoch(number)
+        history = (*history, passed.model_copy(update={"score": validation.score(begun.learner)}))
+        hear(history[-1])
         if is_stalled(history, config.patience):
             break
-    return {name: tensor.detach().clone() for name, tensor in learner.weights().items()}
+    return {name: tensor.detach().clone() for name, tensor in begun.learner.weights().items()}
 
 
 def _unheard(done: int, loss: float, samples_s: float) -> None:

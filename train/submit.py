@@ -14,7 +14,17 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from app.errors import InputError
 from app.settings import PROJECT_DIR
 
-LEFT_OUT = ("var/", ".venv/", ".git/", ".mypy_cache/", ".ruff_cache/", ".pytest_cache/", ".hypothesis/", "build/", ".coverage*")
+LEFT_OUT = (
+    "var/",
+    ".venv/",
+    ".git/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".pytest_cache/",
+    ".hypothesis/",
+    "build/",
+    ".coverage*",
+)
 """Of the sources, what no job needs."""
 PASSED_ON = "HYDRAULIC_"
 """Variables whose names begin so go with the job."""
@@ -71,9 +81,7 @@ def job_environment(environment: Mapping[str, str], dsn: str | None) -> dict[str
         dsn: database that was asked for; None for the one of the environment.
     """
     passed = {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
+        name: value for name, value in environment.items() if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
     }
     return passed | {"PYTHONUNBUFFERED": "1"} | ({"HYDRAULIC_DSN": dsn} if dsn else {})
 

@@ -72,7 +72,9 @@ def main(arguments: list[str]) -> int:
         return 1
     for score, epochs, chosen in tried:
         print(f"score {score:.3f} after {epochs:>3} epochs  {_options(chosen)}")
-    print(f"train with the best: python -m train --equipment {options.equipment or options.design} {_options(tried[0][2])}")
+    print(
+        f"train with the best: python -m train --equipment {options.equipment or options.design} {_options(tried[0][2])}"
+    )
     return 0
 
 
@@ -118,7 +120,9 @@ def search(
         if result.metrics and SCORE in result.metrics and math.isfinite(result.metrics[SCORE])
     ]
     if not found:
-        raise InputError(f"expected a trial with a score, found none: {next(iter(results.errors), 'no label to score on')}")
+        raise InputError(
+            f"expected a trial with a score, found none: {next(iter(results.errors), 'no label to score on')}"
+        )
     return sorted(found, key=lambda trial: -trial[0])
 
 

@@ -43,7 +43,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": system},
     )
     for _ in range(2):
-        started.add_node(num_cpus=1)
+        started.add_node(wait=False, num_cpus=1)
+    started.wait_for_nodes(timeout=120)
     monkeypatch.setenv("RAY_ADDRESS", started.address)
     yield started
     ray.shutdown()

@@ -100,9 +100,7 @@ def test_half_precision_learns_nearly_the_same(tmp_path: Path) -> None:
 def test_parts_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     whole = SMALL.model_copy(update={"mixup": 0.0, "sensor_dropout": 0.0, "gap_share": 0.0})
-    found = [
-        epoch(*begun(windows, whole.model_copy(update={"accumulate": accumulate})), 0) for accumulate in (1, 2)
-    ]
+    found = [epoch(*begun(windows, whole.model_copy(update={"accumulate": accumulate})), 0) for accumulate in (1, 2)]
     assert found[0] == pytest.approx(found[1], rel=1e-3)  # every component with labels has as many in each part
 
 

@@ -1,5 +1,7 @@
 """What decays, how the rate goes, how a member's gradient is cut, how the average follows."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ def test_rate_rises_then_falls_to_nothing() -> None:
     rates = [rate_at(step, 100, 0.01, 0.2) for step in range(101)]
     assert rates[0] == pytest.approx(0.0004)
     assert max(rates) == rates[20] == pytest.approx(0.01)
-    assert all(later < earlier for earlier, later in zip(rates[20:], rates[21:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates[20:]))
     assert rates[60] == pytest.approx(0.005)
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
     assert rate_at(150, 100, 0.01, 0.2) == pytest.approx(0.0, abs=1e-12)
