@@ -5,6 +5,7 @@ changes nothing. Blends and noise on features act after `app.features`.
 Invariant: a missing bin stays missing, and equal windows, strengths and generators give equal windows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,6 +21,7 @@ from train.labels import Booleans
 from train.loss import Targets
 
 Generator = np.random.Generator
+Disturbance = Callable[[Floats], Floats]
 
 VISCOSITY_PER_K = 0.03
 """Share of its viscosity that a mineral oil loses for each kelvin at working temperature (ISO VG 46 around 50 degC)."""
@@ -78,7 +80,7 @@ def augment(values_WSN: Floats, instruments: Instruments, config: TrainConfig, g
         Windows of the same shape.
     """
     some = config.augmented_share
-    steps = (
+    steps: tuple[tuple[float, float, Disturbance], ...] = (
         (config.operating_shift, some, lambda values: shift_operating_point(values, instruments, config.operating_shift, generator)),
         (config.time_shift_s, some, lambda values: shift_time(values, config.time_shift_s * instruments.bins_per_s, generator)),
         (config.gain, some, lambda values: miscalibrate_gain(values, config.gain, generator)),

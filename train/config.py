@@ -59,10 +59,11 @@ class TrainConfig(BaseModel):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Deaths of workers that a fit survives; each costs the epoch that it interrupts."""
     memory_limit_mb: Annotated[float, Field(ge=0)] = 64.0
-    """Bins and features of the training windows that a worker keeps in memory; what is larger is streamed anew in each epoch, and
-    its windows are shuffled among as many as fit."""
+    """Bins of training windows that a worker keeps in memory; more are streamed anew in each epoch, shuffled among as many as fit."""
 
     epochs: Positive = 40
+    epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training windows that an epoch shows, drawn anew; below 1 where windows overlap so much that few say it all."""
     batch: Positive = 32
     """Windows of a step, over all workers and accumulated parts."""
     accumulate: Positive = 1
@@ -102,14 +103,14 @@ class TrainConfig(BaseModel):
     spread_floor: Annotated[float, Field(gt=0)] = 0.02
     """Smallest spread of a statistic in a step, as a share of the standard deviation of all the sensor's bins."""
 
-    health_weight: Strength = 0.1
-    """Weight of the health head's loss; that of the grades is 1."""
+    health_weight: Strength = 1.0
+    """Weight of a squared miss of health; that of the grades' likelihood is 1."""
     rate_weight: Strength = 1.0
     """Weight of the degradation rate's loss."""
-    rul_weight: Strength = 1.0
-    """Weight of the remaining useful life's loss."""
+    rul_weight: Strength = 4.0
+    """Weight of a squared miss of the remaining useful life, in units of its cap."""
     rul_asymmetry: Annotated[float, Field(ge=1)] = 1.5
-    """How much more a squared error of the remaining useful life counts where more is told than is left."""
+    """How much more a squared miss of the remaining useful life counts where more is told than is left."""
 
     augmented_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of training windows that each of the augmentations below touches, each drawn by itself; the shares of `gap_share`

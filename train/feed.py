@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from app.bins import Floats
+from train.config import TrainConfig
 from train.labels import Integers
 
 Rows = Mapping[str, np.ndarray]
@@ -43,6 +44,7 @@ class KeptFeed:
     Args:
         position_W: of the windows, rising.
         values_WSN: their bins.
+        steps_an_epoch: whole batches that an epoch shows, see `count_steps`.
         batch: windows of a step, over all workers.
         seed: of the order.
         share: this worker's.
@@ -50,6 +52,7 @@ class KeptFeed:
 
     position_W: Integers
     values_WSN: Floats
+    steps_an_epoch: int
     batch: int
     seed: int
     share: Share
@@ -57,7 +60,7 @@ class KeptFeed:
     def steps(self, epoch: int) -> Iterator[Piece]:
         """Yield this worker's windows of each whole batch."""
         order_W = np.random.default_rng((self.seed, epoch)).permutation(len(self.position_W))
-        for first in range(0, len(order_W) - self.batch + 1, self.batch):
+        for first in range(0, self.steps_an_epoch * self.batch, self.batch):
             mine_B = order_W[first : first + self.batch][self.share.rank :: self.share.world]
             yield self.position_W[mine_B], self.values_WSN[mine_B]
 
@@ -70,6 +73,7 @@ class StreamFeed:
         read: begins an epoch: takes the windows of a step, the windows to shuffle among and a seed, and yields rows.
         windows: W over all workers.
         held: windows to shuffle among.
+        steps_an_epoch: batches that an epoch shows; of a shard that has more, every so many-th is taken.
         batch: windows of a step, over all workers.
         seed: of the shuffling.
         share: this worker's.
@@ -78,35 +82,40 @@ class StreamFeed:
     read: Callable[[int, int, int], Iterator[Rows]]
     windows: int
     held: int
+    steps_an_epoch: int
     batch: int
     seed: int
     share: Share
 
     def steps(self, epoch: int) -> Iterator[Piece]:
-        """Yield as many steps as every worker's shard has.
+        """Yield as many steps as every worker's shard has, or as an epoch shows.
 
         Raises:
             RuntimeError: the shard is shorter than its share.
         """
         own = self.batch // self.share.world
-        count = self.windows // self.share.world // own
+        there = self.windows // self.share.world // own
+        every = max(1, there // self.steps_an_epoch)
         rows = self.read(own, self.held, self.seed + epoch * 1_000_003 + self.share.rank)
-        for step in range(count):
+        for number in range(there):
             row = next(rows, None)
             if row is None:
-                raise RuntimeError(f"expected {count} steps of {own} windows in a worker's shard, found {step}")
-            yield row["position"].astype(np.int64), row["values"]
+                raise RuntimeError(f"expected {there} batches of {own} windows in a worker's shard, found {number}")
+            if number % every == epoch % every:
+                yield row["position"].astype(np.int64), row["values"]
 
 
-def count_steps(windows: int, batch: int) -> int:
-    """Return the whole batches that windows fill.
+def count_steps(windows: int, config: TrainConfig) -> int:
+    """Return the whole batches of an epoch.
 
     Raises:
-        ValueError: they do not fill one.
+        ValueError: the windows do not fill one.
     """
-    if windows < batch:
-        raise ValueError(f"expected at least {batch} training windows, found {windows}: import more or lower --batch")
-    return windows // batch
+    if windows < config.batch:
+        raise ValueError(
+            f"expected at least {config.batch} training windows, found {windows}: import more or lower --batch"
+        )
+    return max(1, int(config.epoch_share * windows) // config.batch)
 
 
 def gather(rows: Iterator[Rows], position_W: Integers) -> Floats:

@@ -138,7 +138,7 @@ def run_fit(
         KeyboardInterrupt: it was interrupted.
     """
     train_W, validation_W = np.sort(train_W), np.sort(validation_W)
-    count_steps(len(train_W), config.batch)
+    count_steps(len(train_W), config)
     directory = storage.resolve() / re.sub(r"[^\w.-]+", "-", name)
     digest = _digest(windows, train_W, validation_W, config)
     finished = _finished(directory, digest, config, windows)
@@ -160,8 +160,8 @@ def run_fit(
             "validation_W": validation_W,
             "spec": spec,
             "network": sized,
-            "instruments": _instruments(windows, train_W),
-            "is_kept": kept_bytes(windows, len(train_W), spec) <= config.memory_limit_mb * 1e6,
+            "instruments": instruments_of(windows, train_W),
+            "is_kept": kept_bytes(windows, len(train_W)) <= config.memory_limit_mb * 1e6,
             "digest": digest,
             "resume": resume,
             "notes": directory / NOTES,
@@ -184,10 +184,9 @@ def run_fit(
     return fitted
 
 
-def kept_bytes(windows: Windows, count: int, spec: FeatureSpec) -> int:
-    """Return what a number of windows takes in a worker's memory, bins and features."""
-    equipment = windows.equipment
-    return 4 * count * len(equipment.sensors) * (equipment.bins + equipment.steps * spec.features)
+def kept_bytes(windows: Windows, count: int) -> int:
+    """Return what the bins of a number of windows take in a worker's memory."""
+    return 4 * count * len(windows.equipment.sensors) * windows.equipment.bins
 
 
 def _train(given: LoopInput, directory: Path) -> Checkpoint:
@@ -246,7 +245,8 @@ def _chosen(result: Result, *, is_best_wanted: bool) -> Checkpoint | None:
     return best
 
 
-def _instruments(windows: Windows, train_W: Integers) -> Instruments:
+def instruments_of(windows: Windows, train_W: Integers) -> Instruments:
+    """Measure the sensors on some of the training windows, evenly sampled."""
     equipment = windows.equipment
     most = max(1, SAMPLE_BYTES // (4 * len(equipment.sensors) * equipment.bins))
     sample_W = train_W[np.linspace(0, len(train_W) - 1, min(most, len(train_W))).astype(np.int64)]
@@ -279,17 +279,13 @@ def _finished(directory: Path, digest: str, config: TrainConfig, windows: Window
 
 
 def _resumable(directory: Path, digest: str) -> Path | None:
-    """Return the state to go on from where Ray Train's own record of it was cut off by a kill, which is then removed."""
+    """Return the newest state that an earlier run left, and remove Ray Train's own record where a kill cut it off."""
     newest = newest_state(directory) if directory.exists() else None
     if newest is not None:
         _check_digest(directory, read_state(newest).state.digest, digest)
-    try:
-        whole = bool((directory / SNAPSHOT).read_bytes().rstrip().endswith(b"}"))
-    except FileNotFoundError:
-        return newest
-    if whole:
-        return None
-    (directory / SNAPSHOT).unlink()
+    snapshot = directory / SNAPSHOT
+    if snapshot.exists() and not snapshot.read_bytes().rstrip().endswith(b"}"):
+        snapshot.unlink()
     return newest
 
 

@@ -5,7 +5,7 @@ Invariant: a learner restored from a state takes the same next step as the one t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -68,8 +68,8 @@ class Learner:
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         for number, part in enumerate(parts, 1):
-            with self._silence(number == len(parts)):
-                loss = self._loss(part) / len(parts)
+            with self._silence(is_last=number == len(parts)):
+                loss = self.loss(part) / len(parts)
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
@@ -90,11 +90,11 @@ class Learner:
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that would be saved: the moving average where there is one."""
-        return self._average or dict(self.model.named_parameters())
+        return self._average or dict[str, Tensor](self.model.named_parameters())
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that the next step depends on, by a name of its own."""
-        found = {f"model.{name}": tensor for name, tensor in self.model.named_parameters()}
+        found: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in self.model.named_parameters()}
         found |= {f"average.{name}": tensor for name, tensor in self._average.items()}
         for name, parameter in self.model.named_parameters():
             for key, tensor in self._optimizer.state[parameter].items():
@@ -129,7 +129,8 @@ class Learner:
             held = self._scaler.state_dict()
             self._scaler.load_state_dict(held | {"scale": scale[0], "_growth_tracker": scale[1]})
 
-    def _loss(self, part: Part) -> Tensor:
+    def loss(self, part: Part) -> Tensor:
+        """Return the loss of windows that are computed together, summed over the members."""
         low = self._config.precision != "fp32"
         with torch.autocast(self._device.type, DTYPES[self._config.precision], enabled=low):
             heads: Heads = self._wrapped(part.graph)
@@ -139,9 +140,9 @@ class Learner:
             return loss
         return part.share * loss + (1.0 - part.share) * training_loss(heads, part.partners, self._weights)
 
-    def _silence(self, is_last: bool) -> "nullcontext[None]":  # noqa: FBT001
+    def _silence(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Keep gradients from travelling until the last part of a step."""
         if is_last or not isinstance(self._wrapped, DistributedDataParallel):
             return nullcontext()
-        silent: nullcontext[None] = self._wrapped.no_sync()
+        silent: AbstractContextManager[None] = self._wrapped.no_sync()
         return silent

@@ -40,7 +40,8 @@ READ_AT_ONCE = 256
 class LoopInput(TypedDict):
     """What the driver gives each worker: the fit, and a file for what is shown while it runs.
 
-    `is_kept` tells whether workers hold all training windows in memory; `resume` is a state to begin with where Ray Train knows none.
+    `is_kept` tells whether workers hold all training windows in memory; `resume` is the newest state that an
+    earlier run left.
     """
 
     name: str
@@ -63,7 +64,7 @@ def train_loop(given: LoopInput) -> None:
     config, train_W = given["config"], given["train_W"]
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     share = Share(context.get_world_rank(), context.get_world_size())
-    steps = count_steps(len(train_W), config.batch)
+    steps = count_steps(len(train_W), config)
     torch.manual_seed(config.seed)
     model = UniversalTemporalGNN(given["network"]).to(device)
     learner = Learner(model, _distributed, config, config.epochs * steps)
@@ -122,8 +123,8 @@ def train_loop(given: LoopInput) -> None:
             scale=scale,
             scale_age=scale_age,
         )
-        tell(epoch, 1.0, record.loss, record.samples_s, record)
         _report(learner, state, share)
+        tell(epoch, 1.0, record.loss, record.samples_s, record)
         if state.done:
             return
 
@@ -142,25 +143,29 @@ def _distributed(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _restored(learner: Learner, given: LoopInput) -> FitState:
-    """Take the learner to its last checkpoint and return where that was."""
+    """Take the learner to the newest state that there is and return where that was.
+
+    Ray Train may know of an older one: what it is told in the moment of a kill it has not written down yet.
+    """
+    found = [] if given["resume"] is None else [read_state(given["resume"])]
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None and given["resume"] is None:
-        return FitState(digest=given["digest"], history=(), steps=0, done=False)
-    if checkpoint is None:
-        saved = read_state(Path(given["resume"] or ""))
-    else:
+    if checkpoint is not None:
         with checkpoint.as_directory() as directory:
-            saved = read_state(Path(directory))
+            found.append(read_state(Path(directory)))
+    if not found:
+        return FitState(digest=given["digest"], history=(), steps=0, done=False)
+    saved = max(found, key=lambda each: each.state.epoch)
     learner.restore(saved.tensors, saved.state.steps, (saved.state.scale, saved.state.scale_age))
     return saved.state
 
 
 def _feed(given: LoopInput, share: Share) -> Feed:
     config, train_W = given["config"], given["train_W"]
+    steps = count_steps(len(train_W), config)
     shard = ray.train.get_dataset_shard(TRAIN)
     if given["is_kept"]:
         rows = shard.iter_batches(batch_size=READ_AT_ONCE, batch_format="numpy")
-        return KeptFeed(train_W, gather(iter(rows), train_W), config.batch, config.seed, share)
+        return KeptFeed(train_W, gather(iter(rows), train_W), steps, config.batch, config.seed, share)
 
     def read(size: int, held: int, seed: int) -> Iterator[Rows]:
         return iter(
@@ -176,7 +181,7 @@ def _feed(given: LoopInput, share: Share) -> Feed:
     equipment = given["windows"].equipment
     window_bytes = 4 * len(equipment.sensors) * equipment.bins
     held = max(config.batch, int(config.memory_limit_mb * 1e6 / window_bytes))
-    return StreamFeed(read, len(train_W), held, config.batch, config.seed, share)
+    return StreamFeed(read, len(train_W), held, steps, config.batch, config.seed, share)
 
 
 def _agreed(score: float | None, share: Share, device: torch.device) -> float | None:

@@ -15,6 +15,9 @@ from app.model import Heads
 LOG_VARIANCE = (-9.0, 4.0)
 """Between these the loss hears a stated variance: below, a grade that is told without error would drive it down for ever."""
 
+SPREAD_WEIGHT = 0.1
+"""Of the likelihood of a stated spread."""
+
 
 class Targets(NamedTuple):
     """Labels of every component of a batch in the network's own units; -1 or NaN where there is none.
@@ -29,7 +32,7 @@ class Targets(NamedTuple):
 
 
 class LossWeights(NamedTuple):
-    """What each head's loss counts beside that of the grades, which is 1; `asymmetry` see `TrainConfig.rul_asymmetry`."""
+    """What a squared miss of health and RUL and the rate's loss count beside the grades' loss; `asymmetry`: see `TrainConfig`."""
 
     health: float
     rate: float
@@ -53,20 +56,22 @@ def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Ten
     return -log_MV * (grade_V >= 0)
 
 
-def spread_nll(miss_MV: Tensor, log_variance_MV: Tensor, over: float = 1.0) -> Tensor:
-    """Return the normal negative log-likelihood of misses under a stated variance, [M, V], but for a constant.
+def spread_loss(miss_MV: Tensor, log_variance_MV: Tensor, weight: float, over: float = 1.0) -> Tensor:
+    """Return the squared miss and the normal negative log-likelihood of the stated spread, [M, V].
 
-    Each is weighted by the stated deviation (beta of 1/2: Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation",
-    2022): without it the mean stops learning where the variance has grown to explain its misses.
+    The likelihood moves the spread alone: a mean that is fitted by it stops learning where the variance has grown to explain its misses
+    (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation", 2022; they weight it, we part it).
 
     Args:
         miss_MV: what is told minus what is true.
         log_variance_MV: as the network states it; heard within `LOG_VARIANCE`.
-        over: what a squared miss above zero counts, when one below counts 1.
+        weight: of the squared miss.
+        over: how much more a squared miss above zero counts.
     """
     log_MV = log_variance_MV.clamp(*LOG_VARIANCE)
-    square_MV = miss_MV**2 * torch.where(miss_MV > 0, over, 1.0)
-    return 0.5 * (log_MV + square_MV / log_MV.exp()) * (0.5 * log_MV.detach()).exp()
+    square_MV = miss_MV**2
+    stated_MV = log_MV + square_MV.detach() / log_MV.exp()
+    return weight * square_MV * torch.where(miss_MV > 0, over, 1.0) + SPREAD_WEIGHT * stated_MV
 
 
 def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
@@ -85,17 +90,12 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     graded = (targets.grade_V >= 0).sum().clamp(min=1)
     grade = ordinal_nll(heads.score_MV, heads.threshold_MVJ, targets.grade_V).sum() / graded
     health_V, has_health_V = _masked(targets.health_V)
-    health_MV = spread_nll(heads.health_MV - health_V, heads.log_variance_MV)
+    health_MV = spread_loss(heads.health_MV - health_V, heads.log_variance_MV, weights.health)
     rate_V, has_rate_V = _masked(targets.rate_V)
     rate_MV = functional.huber_loss(heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none")
     rul_V, has_rul_V = _masked(targets.rul_V)
-    rul_MV = spread_nll(heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.asymmetry)
-    return (
-        grade
-        + weights.health * _mean(health_MV, has_health_V)
-        + weights.rate * _mean(rate_MV, has_rate_V)
-        + weights.rul * _mean(rul_MV, has_rul_V)
-    )
+    rul_MV = spread_loss(heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.rul, weights.asymmetry)
+    return grade + _mean(health_MV, has_health_V) + weights.rate * _mean(rate_MV, has_rate_V) + _mean(rul_MV, has_rul_V)
 
 
 def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:

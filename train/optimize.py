@@ -57,7 +57,7 @@ def clip_members(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     rows = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-    norm_M = torch.linalg.vector_norm(rows, dim=1)
+    norm_M: Tensor = torch.linalg.vector_norm(rows, dim=1)
     scale_M = (most / (norm_M + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale_M.view(-1, *[1] * (gradient.dim() - 1)))

@@ -104,16 +104,13 @@ class Progress:
 
     def _draw(self, bars: Bars, note: Note) -> None:
         if note.fit not in self._tasks:
-            self._tasks[note.fit] = bars.add_task(note.fit, total=note.epochs, score="")
-        told = {} if note.record is None or note.record.score is None else {"score": f"score {note.record.score:.3f}"}
-        bars.update(
-            self._tasks[note.fit],
-            completed=note.done,
-            loss=note.loss,
-            samples=note.samples_s,
-            epoch=int(note.done),
-            **told,
-        )
+            self._tasks[note.fit] = bars.add_task(
+                note.fit, total=note.epochs, epoch=0, loss=note.loss, samples=note.samples_s, score=""
+            )
+        task = self._tasks[note.fit]
+        bars.update(task, completed=note.done, loss=note.loss, samples=note.samples_s, epoch=int(note.done))
+        if note.record and note.record.score is not None:
+            bars.update(task, score=f"score {note.record.score:.3f}")
 
     def _line(self, note: Note, record: EpochRecord) -> str:
         now = time.monotonic()

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from app.model import Heads
-from train.loss import Targets, ordinal_nll, training_loss
+from train.loss import LossWeights, Targets, ordinal_nll, spread_loss, training_loss
 
 CUTS = torch.tensor([[[-1.0, 1.0]]])
+WEIGHTS = LossWeights(health=2.0, rate=3.0, rul=4.0, asymmetry=1.5)
+NAN = math.nan
 
 
 def sigmoid(value: float) -> float:
@@ -37,24 +39,49 @@ def test_last_grade_of_a_short_set_is_finite() -> None:
     assert loss.item() == pytest.approx(math.log(2))
 
 
+def test_telling_too_much_life_costs_more_than_telling_too_little() -> None:
+    flat = torch.zeros(2)
+    over, under = spread_loss(torch.tensor([0.2, -0.2]), flat, 4.0, over=1.5).tolist()
+    assert over == pytest.approx(4.0 * 1.5 * 0.04 + 0.1 * 0.04)
+    assert under == pytest.approx(4.0 * 0.04 + 0.1 * 0.04)
+
+
+def test_stated_spread_learns_the_size_of_the_misses_and_moves_no_mean() -> None:
+    miss = torch.tensor([0.1, -0.3], requires_grad=True)
+    log_variance = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([log_variance], lr=1.0)
+    for _ in range(500):
+        optimizer.zero_grad()
+        spread_loss(miss, log_variance, 0.0).sum().backward()
+        optimizer.step()
+    assert log_variance.exp().item() == pytest.approx((0.01 + 0.09) / 2, rel=1e-3)
+    assert miss.grad is not None
+    assert miss.grad.abs().max() == 0.0
+
+
 def heads(score: float = 0.0) -> Heads:
-    leaves = [torch.full((1, 2), value, requires_grad=True) for value in (score, 0.5, 0.0, 0.2, 0.7, 0.0)]
+    leaves = [torch.full((1, 2), value, requires_grad=True) for value in (score, 0.5, 0.0, 0.2, 0.8, 0.0)]
     return Heads(leaves[0], CUTS.expand(1, 2, 2), *leaves[1:])
 
 
 def test_without_labels_there_is_no_loss_and_no_gradient_but_a_graph() -> None:
     said = heads()
-    nothing = Targets(torch.tensor([-1, -1]), torch.full((2,), math.nan), torch.full((2,), math.nan))
-    loss = training_loss(said, nothing, 1.0)
+    unknown = torch.full((2,), NAN)
+    loss = training_loss(said, Targets(torch.tensor([-1, -1]), unknown, unknown, unknown), WEIGHTS)
     loss.backward()
     assert loss.item() == 0.0
-    for leaf in (said.score_MV, said.health_MV, said.log_variance_MV, said.rate_MV):
+    for leaf in (said.score_MV, *said[2:]):
         assert leaf.grad is not None
         assert leaf.grad.abs().sum() == 0.0
 
 
 def test_loss_is_the_mean_over_the_labelled() -> None:
     said = heads()
-    targets = Targets(torch.tensor([1, -1]), torch.tensor([math.nan, 0.1]), torch.tensor([0.5, math.nan]))
-    expected = -math.log(sigmoid(1) - sigmoid(-1)) + 2.0 * 0.5 * 0.4**2 + 0.5 * 0.3**2
-    assert training_loss(said, targets, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    targets = Targets(
+        torch.tensor([1, -1]), torch.tensor([NAN, 0.1]), torch.tensor([0.5, NAN]), torch.tensor([0.6, NAN])
+    )
+    grade = -math.log(sigmoid(1) - sigmoid(-1))
+    health = 2.0 * 0.16 + 0.1 * 0.16
+    rul = 4.0 * 1.5 * 0.04 + 0.1 * 0.04
+    expected = grade + health + 3.0 * 0.5 * 0.3**2 + rul
+    assert training_loss(said, targets, WEIGHTS).item() == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,173 @@
+"""How fast a fit learns: with Ray Train's workers, on one core, beside a plain loop without Ray, and beside the products alone.
+
+All have the same network, batches and windows, of the rig's topology with made-up values.
+Invariant: a rate is the median of a fit's epochs after the first, which warms up.
+"""
+
+import multiprocessing
+import os
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from app.demo.equipment import rig_equipment
+from tests.bench.compare import Bench
+from train.config import TrainConfig
+from train.epoch import Draws
+from train.feed import Share
+from train.fit import run_fit
+from train.labels import WindowLabels
+from train.plain import begin
+from train.progress import Progress
+from train.windows import Windows, open_windows, write_windows
+
+WINDOWS = 1_024
+CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=4)
+PRODUCTS = {"aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm"}
+
+
+def measure(bench: Bench) -> dict[str, object]:
+    """Run the fits one after the other, and time the products of a step alone.
+
+    Returns:
+        Windows a second of `ray_2` (two workers), `pinned_1` (one process on one core), `plain_2` (two processes of PyTorch's DDP
+        on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others; milliseconds a window of the plain loop's
+        `forward_backward_ms` and of its matrix products alone, `products_ms`, with `share_of_bound`, the second by the first.
+    """
+    directory = bench.fresh_directory("train")
+    windows = _rig_windows(directory / "windows")
+    pinned = _in_processes(windows.directory, 1, [0])[0]
+    plain = sum(_in_processes(windows.directory, 2, None)) / 2
+    with Progress(is_terminal=False) as progress, tempfile.TemporaryDirectory(dir=directory) as storage:
+        fitted = run_fit(windows, np.arange(WINDOWS), np.empty(0, np.int64), CONFIG, "bench", Path(storage), progress)
+    ray = median(record.samples_s for record in fitted.history[1:])
+    forward_backward_ms, products_ms = _against_products(windows)
+    found: dict[str, object] = {
+        "windows": WINDOWS,
+        "batch": CONFIG.batch,
+        "members": CONFIG.members,
+        "ray_2": ray,
+        "pinned_1": pinned,
+        "plain_2": plain,
+        "ratio_of_one_core": ray / pinned,
+        "ratio_of_plain": ray / plain,
+        "forward_backward_ms": forward_backward_ms,
+        "products_ms": products_ms,
+        "share_of_bound": products_ms / forward_backward_ms,
+    }
+    print("train: " + "  ".join(f"{name} {value:.3g}" for name, value in found.items() if isinstance(value, float)))
+    return found
+
+
+def _rig_windows(directory: Path) -> Windows:
+    equipment, generator = rig_equipment(), np.random.default_rng(0)
+    grades = [len(component.grades) for component in equipment.components]
+    grade_WV = np.stack([generator.integers(0, max(count, 1), WINDOWS) - (count == 0) for count in grades], axis=1)
+    unknown_WV = np.full(grade_WV.shape, np.nan, np.float32)
+    labels = WindowLabels(
+        machine_W=np.zeros(WINDOWS, np.int64),
+        start_us_W=60_000_000 * np.arange(WINDOWS, dtype=np.int64),
+        grade_WV=grade_WV,
+        health_WV=np.where(grade_WV < 0, np.nan, 0.5).astype(np.float32),
+        rate_WV=unknown_WV,
+        rul_WV=unknown_WV.copy(),
+        stable_W=np.ones(WINDOWS, np.bool_),
+    )
+    middle_S = np.array([sum(sensor.range) / 2 for _, sensor in equipment.sensors])
+    noise_WSN = generator.standard_normal((WINDOWS, len(middle_S), equipment.bins))
+    values_WSN = (middle_S[:, None] * (1.0 + 0.01 * noise_WSN)).astype(np.float32)
+    return write_windows(directory, equipment, (equipment.equipment_id,), labels, [values_WSN])
+
+
+def _in_processes(directory: Path, world: int, cores: list[int] | None) -> list[float]:
+    """Run the plain loop in processes of their own and return the windows a second that each states for all."""
+    context = multiprocessing.get_context("spawn")
+    told: Queue[float] = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [
+        context.Process(target=_plain, args=(directory, rank, world, port, cores, told)) for rank in range(world)
+    ]
+    for worker in workers:
+        worker.start()
+    found = [told.get(timeout=600) for _ in workers]
+    for worker in workers:
+        worker.join()
+    return found
+
+
+def _plain(directory: Path, rank: int, world: int, port: int, cores: list[int] | None, told: "Queue[float]") -> None:
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+
+    def wrap(model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    if world > 1:
+        torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    begun = begin(
+        open_windows(directory),
+        np.arange(WINDOWS),
+        CONFIG,
+        Share(rank, world),
+        wrap if world > 1 else lambda model: model,
+    )
+    rates = [begun.epoch(number).samples_s for number in range(CONFIG.epochs)]
+    told.put(median(rates[1:]))
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+class _Recorder(TorchDispatchMode):
+    """Counts the matrix products of what runs under it, by operator and shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[str, tuple[tuple[int, ...], ...]]] = Counter()
+
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
+        self, func, types, args=(), kwargs=None
+    ):
+        if func.name().split(".")[0] in PRODUCTS:
+            shapes = tuple(tuple(each.shape) for each in args if isinstance(each, Tensor))
+            self.found[func.name().split(".")[0], shapes] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _against_products(windows: Windows) -> tuple[float, float]:
+    """Return milliseconds a window of a step's forward and backward pass, and of its products alone, each on its own operands."""
+    begun = begin(windows, np.arange(WINDOWS), CONFIG)
+    piece = next(iter(begun.feed.steps(0)))
+    parts = begun.material.parts(piece, Draws.begin(0, 0, 0))
+    recorder = _Recorder()
+    with recorder:
+        begun.learner.loss(parts[0]).backward()
+    whole = _best_s(lambda: begun.learner.loss(parts[0]).backward())
+    products = 0.0
+    for (name, shapes), count in recorder.found.items():
+        operands = [torch.randn(shape) for shape in shapes]
+        product = getattr(torch, name.removeprefix("aten::"))
+        products += count * _best_s(lambda product=product, operands=operands: product(*operands))
+    return 1e3 * whole / CONFIG.batch, 1e3 * products / CONFIG.batch
+
+
+def _best_s(run: Callable[[], object], rounds: int = 15) -> float:
+    """Return the shortest of some runs: what disturbs a machine only adds."""
+    spent = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        run()
+        spent.append(time.perf_counter() - began)
+    return min(spent)

@@ -1,0 +1,29 @@
+"""A fit in a process of its own, for tests that kill it: `python -m tests.train.fit_alone WINDOWS STORAGE WORKERS`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from train.config import TrainConfig
+from train.fit import run_fit
+from train.windows import open_windows
+
+CONFIG = TrainConfig(
+    equipment="press-1", workers="1", epochs=8, batch=16, hidden=8, heads=2, members=2, attention_layers=1,
+    statistics=("mean", "end"), learning_rate=0.03, validation_share=0.2,
+)  # fmt: skip
+FIT = "fold 1/2"
+
+
+def parted(
+    windows: int,
+) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
+    """Return positions to learn from and to be scored on: every fifth."""
+    order_W = np.arange(windows)
+    return order_W[order_W % 5 != 0], order_W[order_W % 5 == 0]
+
+
+if __name__ == "__main__":
+    found = open_windows(Path(sys.argv[1]))
+    run_fit(found, *parted(len(found)), CONFIG.model_copy(update={"workers": sys.argv[3]}), FIT, Path(sys.argv[2]))

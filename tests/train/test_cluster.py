@@ -1,0 +1,102 @@
+"""Fits that are disturbed: a node of the cluster dies, the whole job is killed; each ends as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+from tests.small import graded_windows
+from tests.system import PROJECT_DIR
+from tests.train.fit_alone import CONFIG, FIT, parted
+from train import fit
+from train.fit import run_fit
+from train.plain import fit_plainly
+from train.progress import EpochRecord, Progress
+from train.session import ray_session
+from train.windows import Windows
+
+REPEATS = 40
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Windows:
+    return graded_windows(tmp_path / "windows", REPEATS)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Return a cluster of three raylets: the head, on which nothing trains, and two with a processor each."""
+    system = {
+        "health_check_initial_delay_ms": 500,
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 3,
+    }
+    started = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": system},
+    )
+    for _ in range(2):
+        started.add_node(wait=False, num_cpus=1)
+    started.wait_for_nodes(timeout=120)
+    monkeypatch.setenv("RAY_ADDRESS", started.address)
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
+    cluster: Cluster, given: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "CPU_OF_A_WORKER", 1.0)  # so that the two workers are on two nodes
+    config = CONFIG.model_copy(update={"workers": "1:2"})
+    doomed = next(iter(cluster.worker_nodes))
+    heard: list[EpochRecord] = []
+
+    def hear(name: str, record: EpochRecord) -> None:
+        heard.append(record)
+        if record.epoch == 3:
+            os.kill(doomed.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+
+    with ray_session(2), Progress(hear=hear) as progress:
+        fitted = run_fit(given, *parted(len(given)), config, FIT, tmp_path / "storage", progress)
+    undisturbed: list[EpochRecord] = []
+    fit_plainly(given, *parted(len(given)), config, undisturbed.append)
+    assert [record.epoch for record in fitted.history] == list(range(1, 9))
+    assert [record.epoch for record in heard] == list(range(1, 9))
+    assert [record.workers for record in heard[:3]] == [2, 2, 2]
+    assert heard[-1].workers == 1
+    assert heard[-1].score is not None
+    assert undisturbed[-1].score is not None
+    assert undisturbed[-1].score > 0.9
+    assert abs(heard[-1].score - undisturbed[-1].score) < 0.1
+
+
+def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(given: Windows, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.train.fit_alone", str(given.directory), str(tmp_path / "storage"), "1"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR), "PYTHONUNBUFFERED": "1"}
+    job = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path, start_new_session=True
+    )
+    assert job.stdout is not None
+    for line in job.stdout:
+        if "epoch   3/8" in line:
+            os.killpg(job.pid, signal.SIGKILL)
+            break
+    job.wait()
+    job.stdout.close()
+    heard: list[EpochRecord] = []
+    with Progress(hear=lambda name, record: heard.append(record)) as progress:
+        fitted = run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage", progress)
+    assert [record.epoch for record in heard] in ([4, 5, 6, 7, 8], [5, 6, 7, 8])
+    assert [record.epoch for record in fitted.history] == list(range(1, 9))
+    undisturbed = fit_plainly(given, *parted(len(given)), CONFIG, lambda record: None)
+    assert all(torch.equal(fitted.weights[name], tensor) for name, tensor in undisturbed.items())
+    assert run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage").history == fitted.history
+    assert not ray.is_initialized()

@@ -1,0 +1,88 @@
+"""Who learns from which window in which step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from train.config import TrainConfig
+from train.feed import KeptFeed, Rows, Share, StreamFeed, count_steps, gather
+
+POSITIONS = np.arange(100, 150)
+VALUES = POSITIONS[:, None, None].astype(np.float32) * np.ones((1, 2, 3), np.float32)
+
+
+def kept(rank: int, world: int, steps: int = 6) -> KeptFeed:
+    return KeptFeed(POSITIONS, VALUES, steps, 8, 0, Share(rank, world))
+
+
+def test_batches_are_the_same_on_any_number_of_workers() -> None:
+    alone = [set(positions.tolist()) for positions, _ in kept(0, 1).steps(3)]
+    shared = zip(*(kept(rank, 3).steps(3) for rank in range(3)), strict=True)
+    together = [set(np.concatenate([positions for positions, _ in parts]).tolist()) for parts in shared]
+    assert alone == together
+    assert [len(batch) for batch in alone] == [8] * 6
+
+
+def test_epoch_repeats_its_order_and_differs_from_the_next() -> None:
+    first, again, following = (
+        np.concatenate([positions for positions, _ in kept(0, 1).steps(epoch)]).tolist() for epoch in (0, 0, 1)
+    )
+    assert first == again
+    assert first != following
+
+
+def test_windows_come_with_their_values() -> None:
+    for positions, values in kept(1, 2).steps(0):
+        np.testing.assert_array_equal(values[:, 0, 0], positions)
+
+
+def test_share_of_an_epoch_shows_other_windows_each_time() -> None:
+    shown = [np.concatenate([positions for positions, _ in kept(0, 1, 2).steps(epoch)]) for epoch in range(12)]
+    assert [len(positions) for positions in shown] == [16] * 12
+    assert len(np.unique(np.concatenate(shown))) > 45
+
+
+def stream(steps: int, rows: int = 25) -> tuple[StreamFeed, list[tuple[int, int, int]]]:
+    asked: list[tuple[int, int, int]] = []
+
+    def read(size: int, held: int, seed: int) -> Iterator[Rows]:
+        asked.append((size, held, seed))
+        for first in range(0, rows - size + 1, size):
+            yield {"position": POSITIONS[first : first + size], "values": VALUES[first : first + size]}
+
+    return StreamFeed(read, 50, 30, steps, 8, 0, Share(1, 2)), asked
+
+
+def test_stream_gives_every_worker_as_many_steps() -> None:
+    feed, asked = stream(6)
+    assert [len(positions) for positions, _ in feed.steps(2)] == [4] * 6
+    assert asked == [(4, 30, 2_000_007)]
+
+
+def test_stream_of_which_an_epoch_shows_a_third_takes_every_third() -> None:
+    feed, _ = stream(2)
+    firsts = [[int(positions[0]) for positions, _ in feed.steps(epoch)] for epoch in range(3)]
+    assert firsts == [[100, 112], [104, 116], [108, 120]]
+
+
+def test_stream_that_ends_early_says_so() -> None:
+    feed, _ = stream(6, rows=9)
+    with pytest.raises(RuntimeError, match="expected 6 batches of 4 windows in a worker's shard, found 2"):
+        list(feed.steps(0))
+
+
+def test_rows_in_any_order_are_put_in_place() -> None:
+    order = np.random.default_rng(0).permutation(50)
+    rows = ({"position": POSITIONS[part], "values": VALUES[part]} for part in np.array_split(order, 7))
+    np.testing.assert_array_equal(gather(rows, POSITIONS), VALUES)
+    with pytest.raises(ValueError, match="expected 50 training windows from the dataset, found 10"):
+        gather(iter([{"position": POSITIONS[:10], "values": VALUES[:10]}]), POSITIONS)
+
+
+def test_windows_that_fill_no_batch_are_refused() -> None:
+    config = TrainConfig(equipment="press-1", batch=64)
+    with pytest.raises(ValueError, match="at least 64 training windows, found 60"):
+        count_steps(60, config)
+    assert count_steps(200, config) == 3
+    assert count_steps(200, config.model_copy(update={"epoch_share": 0.4})) == 1

@@ -1,0 +1,159 @@
+"""Steps, states and precisions of the network in training, without Ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.errors import CheckpointError
+from app.features import window_features
+from app.graph import build_graph, concatenate
+from app.model import UniversalTemporalGNN, to_tensors
+from tests.small import graded_windows, small, wave
+from tests.train.fit_alone import CONFIG, parted
+from train.augment import Instruments
+from train.config import TrainConfig
+from train.dataset import plan_tensors, tabulate_targets
+from train.epoch import Draws, Material, run_epoch
+from train.feed import KeptFeed, Share
+from train.learner import Learner
+from train.loop import is_stalled
+from train.plain import fit_plainly
+from train.progress import EpochRecord
+from train.state import FitState, newest_state, read_state, write_state
+from train.windows import Windows
+
+CPU = torch.device("cpu")
+SMALL = CONFIG.model_copy(update={"epochs": 3})
+
+
+def begun(windows: Windows, config: TrainConfig) -> tuple[Learner, Material, KeptFeed]:
+    made = small()
+    torch.manual_seed(0)
+    learner = Learner(UniversalTemporalGNN(made.config), lambda model: model, config, 9)
+    positions = np.arange(len(windows))
+    values = windows.values(positions)
+    plan = plan_tensors(windows.equipment, made.spec, CPU)
+    material = Material(
+        plan, tabulate_targets(windows.labels, made.config, CPU), Instruments.of(windows.equipment, values), config
+    )
+    return learner, material, KeptFeed(positions, values, 3, config.batch, 0, Share(0, 1))
+
+
+def epoch(learner: Learner, material: Material, feed: KeptFeed, number: int) -> float:
+    return run_epoch(learner, feed, material, number, Share(0, 1), lambda done, loss, samples_s: None).loss
+
+
+def test_training_reads_the_graphs_that_serving_builds() -> None:
+    made, values = small(), wave(3, 4)
+    values[1, 2] = np.nan
+    served = [
+        build_graph(made.equipment, window_features(each, made.equipment, made.spec), made.spec) for each in values
+    ]
+    mine = plan_tensors(made.equipment, made.spec, CPU)
+    mine.read(wave(3, 4, seed=1))  # what is kept from it must be the same for all windows
+    for ours, theirs in zip(mine.read(values), to_tensors(concatenate(served)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_targets_are_in_the_units_of_the_network(tmp_path: Path) -> None:
+    windows, made = graded_windows(tmp_path), small()
+    windows.labels.rul_WV[5] = 62.5
+    windows.labels.rate_WV[5] = 8.0
+    targets = tabulate_targets(windows.labels, made.config, CPU).take(np.array([5, 0]))
+    assert targets.rul_V.tolist()[:3] == [0.5] * 3
+    assert targets.rate_V.tolist()[:3] == [1.0] * 3
+    assert torch.isnan(targets.rul_V[3:]).all()
+    assert targets.grade_V.tolist() == [0, 0, -1, 0, 0, -1]
+    assert targets.health_V.tolist()[:2] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"precision": "fp16"}, {"precision": "bf16"}])
+def test_state_between_epochs_is_all_that_the_next_needs(tmp_path: Path, change: dict[str, object]) -> None:
+    windows = graded_windows(tmp_path / "windows")
+    config = SMALL.model_copy(update={"dropout": 0.1, "offset": 0.1, **change})
+    learner, material, feed = begun(windows, config)
+    epoch(learner, material, feed, 0)
+    state = FitState(digest="", history=(), steps=learner.taken, done=False)
+    write_state(tmp_path, state, learner.state())
+    scale = learner.scale()
+    straight = epoch(learner, material, feed, 1)
+    saved = read_state(tmp_path)
+    resumed, material, feed = begun(windows, config)
+    resumed.restore(saved.tensors, saved.state.steps, scale)
+    assert epoch(resumed, material, feed, 1) == straight
+    for name, tensor in learner.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+def test_half_precision_learns_nearly_the_same(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    losses = {
+        precision: epoch(*begun(windows, SMALL.model_copy(update={"precision": precision})), 0)
+        for precision in ("fp32", "bf16", "fp16")
+    }
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)  # 8 bits of mantissa
+    assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
+def test_parts_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    whole = SMALL.model_copy(update={"mixup": 0.0, "sensor_dropout": 0.0, "gap_share": 0.0})
+    found = [epoch(*begun(windows, whole.model_copy(update={"accumulate": accumulate})), 0) for accumulate in (1, 2)]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)  # every component with labels has as many in each part
+
+
+def test_what_is_drawn_follows_from_seed_epoch_and_rank() -> None:
+    drawn = {
+        (seed, number, rank): float(Draws.begin(seed, number, rank).numbers.random())
+        for seed in range(3) for number in range(3) for rank in range(3)
+    }  # fmt: skip
+    assert len(set(drawn.values())) == 27
+    assert float(Draws.begin(1, 2, 0).numbers.random()) == drawn[1, 2, 0]
+
+
+def test_average_is_what_is_told(tmp_path: Path) -> None:
+    learner, material, feed = begun(graded_windows(tmp_path), SMALL.model_copy(update={"ema": 0.9}))
+    before = {name: tensor.clone() for name, tensor in learner.weights().items()}
+    epoch(learner, material, feed, 0)
+    graph = material.plan.read(wave(2, 4))
+    told = learner.answer(graph)
+    learner.model.load_state_dict(learner.weights(), strict=False)
+    assert torch.equal(told.score_MV, learner.model(graph).score_MV)
+    assert not torch.equal(before["type_MCD"], learner.weights()["type_MCD"])
+
+
+def test_fit_learns_what_is_there_and_stops_when_nothing_gets_better(tmp_path: Path) -> None:
+    windows, heard = graded_windows(tmp_path, 40), list[EpochRecord]()
+    config = CONFIG.model_copy(update={"epochs": 30, "patience": 3})
+    fit_plainly(windows, *parted(len(windows)), config, heard.append)
+    scores = [record.score or 0.0 for record in heard]
+    assert max(scores) > 0.9
+    assert len(heard) < 30
+    assert scores.index(max(scores)) == len(heard) - 4
+
+
+def test_patience_counts_from_the_first_best_score() -> None:
+    def history(*scores: float | None) -> tuple[EpochRecord, ...]:
+        return tuple(
+            EpochRecord(epoch=1, loss=0.0, score=score, learning_rate=0.0, samples_s=0.0, seconds=0.0, workers=1)
+            for score in scores
+        )
+
+    assert not is_stalled(history(0.1, 0.5, 0.5), 2)
+    assert is_stalled(history(0.1, 0.5, 0.5, 0.4), 2)
+    assert not is_stalled(history(0.5, 0.1, 0.1), None)
+
+
+def test_newest_whole_state_is_found_beside_one_that_a_kill_cut_off(tmp_path: Path) -> None:
+    record = EpochRecord(epoch=1, loss=0.0, score=None, learning_rate=0.0, samples_s=0.0, seconds=0.0, workers=1)
+    for epochs, name in enumerate(("a", "b", "c")):
+        (tmp_path / name).mkdir()
+        state = FitState(digest="", history=(record,) * epochs, steps=0, done=False)
+        write_state(tmp_path / name, state, {"x": torch.ones(3)})
+    (tmp_path / "c" / "state.safetensors").write_bytes(b"half")
+    assert newest_state(tmp_path) == tmp_path / "b"
+    with pytest.raises(CheckpointError, match="not the file that was written"):
+        read_state(tmp_path / "c")
+    assert newest_state(tmp_path / "a") is None
