@@ -198,12 +198,13 @@ def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, tuple[str, ...]]:
-    labels, types = windows.labels, [component.type for component in windows.equipment.components]
+def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, dict[str, tuple[str, ...]]]:
+    labels, equipment = windows.labels, windows.equipment
 
-    def labelled(known_WV: Booleans, weight: float = 1.0) -> tuple[str, ...]:
+    def labelled(known_WV: Booleans, weight: float = 1.0) -> dict[str, tuple[str, ...]]:
         known_V: list[bool] = np.asarray(known_WV.any(axis=0)).tolist()
-        return tuple(dict.fromkeys(name for name, has in zip(types, known_V, strict=True) if has and weight))
+        known = [each.component_id for each, has in zip(equipment.components, known_V, strict=True) if has]
+        return {equipment.design: tuple(known)} if known and weight else {}
 
     return {
         "grade": labelled(labels.grade_WV >= 0),
