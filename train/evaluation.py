@@ -224,7 +224,7 @@ class Evaluation(BaseModel):
 
 
 class Heading(BaseModel):
-    """What the report says of the run itself; `shape` names the network's sizes in words."""
+    """What the report says of the run itself, as far as it is known; `shape` names the network's sizes in words."""
 
     model_config = _STRICT
 
@@ -234,9 +234,9 @@ class Heading(BaseModel):
     created: AwareDatetime
     start: AwareDatetime
     end: AwareDatetime
-    weights: int
-    training_s: float
-    shape: str
+    weights: int | None = None
+    training_s: float | None = None
+    shape: str | None = None
 
 
 class Metrics(BaseModel):
