@@ -25,8 +25,8 @@ MOST_INPUTS = 8_192
 def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> None:
     """Fit and set the model's second opinion.
 
-    One direction for each graded component along which its grades lie in order (see `train.ordinal`), on the normalised features of
-    the sensors whose evidence can reach it, where all of them are there. A component whose windows have one grade only gets none.
+    A linear reading of each graded component's grades (see `train.ordinal`), on the normalised features of the sensors whose
+    evidence can reach it, where all of them are there. A component whose windows have one grade only gets none.
 
     Args:
         model: whose `opinion` is set.

@@ -1,8 +1,9 @@
-"""A linear reading of grades along one direction, for the second opinion of a network.
+"""A linear reading of grades for the second opinion of a network: along one direction of wear, and freely.
 
-A discriminant of K grades has K - 1 directions, enough to learn by heart in which stretch of an experiment a grade was shown. Grades
-are steps on one axis of wear; a single direction that must put all of them in order has little room for anything else.
-Invariant: the same windows in another order give the same direction, within rounding.
+Grades are steps on one axis of wear, so one direction must tell them all; a discriminant of K grades has K - 1 directions, which tell
+neighbours apart more sharply, and enough of them to learn by heart in which stretch of an experiment a grade was shown. The reading
+adds the evidence of both, so that the first bounds what the second makes of a stretch that training never showed.
+Invariant: the same windows in another order give the same reading, within rounding.
 """
 
 from typing import NamedTuple
@@ -28,12 +29,12 @@ class OrdinalReading(NamedTuple):
 
 
 def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalReading:
-    """Fit the direction along which health rises, and read grades off it.
+    """Fit a linear reading of grades.
 
-    The direction is Fisher's (1936) for the health of the grades as the target: the inverse of the covariance within grades times
-    the covariance of inputs and health, every grade counting the same. We deviate by adding the scatter of the groups' means about
-    their grade's mean. A window's probability of a grade is that of a normal distribution about the grade's mean place on the
-    direction, with one spread for all grades, so that the logits are linear in the inputs.
+    The discriminant is Fisher's (1936), every grade counting the same. The direction is the one of its kind whose target is the
+    grades' health: the inverse of the same covariance times the covariance of inputs and health; a window's probability of a
+    grade is that of a normal distribution about the grade's mean place on it, with one spread for all grades. We deviate in the
+    covariance: to the windows' scatter within grades is added that of the groups' means, and it is shrunk by a fixed share.
 
     Args:
         x_WL: inputs.
@@ -50,17 +51,18 @@ def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: D
     covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
     covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
     L = x_WL.shape[1]
+    mean_variance = max(float(covariance_LL.trace()) / L, 1e-12)
     covariance_LL *= 1.0 - SHRINKAGE
-    covariance_LL[np.arange(L), np.arange(L)] += SHRINKAGE * max(float(covariance_LL.trace()), 1e-12) / L
-    known_K = health_K[grade_K]
-    toward_L = (mean_KL - mean_KL.mean(0)).T @ (known_K - known_K.mean()) / len(grade_K)
-    direction_L = np.linalg.solve(covariance_LL, toward_L)
-    place_K = mean_KL @ direction_L
+    covariance_LL[np.arange(L), np.arange(L)] += SHRINKAGE * mean_variance
+    middle_L, known_K = mean_KL.mean(0), health_K[grade_K]
+    free_LK = np.linalg.solve(covariance_LL, (mean_KL - middle_L).T)
+    direction_L = free_LK @ (known_K - known_K.mean())
     variance = max(float(np.mean((within_WL @ direction_L) ** 2)), 1e-12)
-    middle = place_K.mean()
     # -(p - p_k)^2 / 2s^2 without the part that all grades share; places are counted from the middle to keep logits small
-    offset_K = (place_K - middle) / variance
-    return OrdinalReading(np.outer(direction_L, offset_K), -offset_K * (place_K + middle) / 2.0, grade_K)
+    place_K = (mean_KL - middle_L) @ direction_L
+    weight_LK = free_LK + np.outer(direction_L, place_K / variance)
+    own_K = ((mean_KL - middle_L) * free_LK.T).sum(1) + place_K**2 / variance
+    return OrdinalReading(weight_LK, -own_K / 2.0 - middle_L @ weight_LK, grade_K)
 
 
 def _between_groups(x_WL: Doubles, place_W: Integers, group_W: Integers) -> Doubles:
