@@ -26,7 +26,7 @@ from train.config import TrainConfig
 from train.engine_windows import engine_windows, last_of_each
 from train.evaluate import evaluate_parts
 from train.evaluation import THIS, Evaluation, Heading
-from train.held import HeldPart, hold_out
+from train.held import hold_out
 from train.report import REPORT_PAGE, write_report
 from train.split import SplitPlan, split
 from train.windows import Windows
@@ -131,7 +131,7 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
         given = _given(checkpoint, design)
         model, spec = checkpoint.model, checkpoint.feature_spec
         official = [hold_out(model, spec, windows, "last window of each engine", train_W, last_W, config.seed)]
-        every = [HeldPart("every cycle", train_W, all_W, hold_out(model, spec, windows, "", train_W, all_W, probes=0, removal_probes=0).clean)]  # fmt: skip
+        every = [hold_out(model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0)]
         of_last = evaluate_parts(windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h)
         of_all = evaluate_parts(windows, every, config, split="every cycle", given=given, cap_h=cap_h, rival=False)
     return _Found(of_last, {"every cycle of the test engines": of_all})
