@@ -5,7 +5,6 @@ Invariant: it sees windows that the network's fit sees and no others, and never 
 
 import numpy as np
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from app.bins import Floats
 from app.feature_spec import FeatureSpec
@@ -13,6 +12,7 @@ from app.features import batch_features, plan_features
 from app.graph import plan_graph
 from app.model import UniversalTemporalGNN
 from train.labels import Booleans, Integers
+from train.ordinal import fit_ordinal
 from train.reach import sensors_in_reach
 from train.windows import Windows
 
@@ -25,9 +25,8 @@ MOST_INPUTS = 8_192
 def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> None:
     """Fit and set the model's second opinion.
 
-    A linear discriminant for each graded component (Fisher, 1936) with the shrinkage of Ledoit and Wolf (2004), on the
-    normalised features of the sensors whose evidence can reach it, where all of them are there. A component whose windows have
-    one grade only gets none.
+    One direction for each graded component along which its grades lie in order (see `train.ordinal`), on the normalised features of
+    the sensors whose evidence can reach it, where all of them are there. A component whose windows have one grade only gets none.
 
     Args:
         model: whose `opinion` is set.
@@ -50,18 +49,17 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
         if number < 0 or not 0 < inputs <= MOST_INPUTS or len(np.unique(grade_W[known_W])) < 2:
             continue
         x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
-        discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x_WL, grade_W[known_W])
-        weight_KL, bias_K, grade_K = discriminant.coef_, discriminant.intercept_, discriminant.classes_
-        if len(grade_K) == 2:
-            weight_KL, bias_K = np.concatenate((0 * weight_KL, weight_KL)), np.concatenate((0 * bias_K, bias_K))
-        shape = (len(grade_K), len(sensors), *x_WSTF.shape[2:])
+        health_K = np.array([grade.health for grade in equipment.components[index].grades])
+        reading = fit_ordinal(x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K)
+        shape = (len(sensors), *x_WSTF.shape[2:], len(reading.grade_K))
         opinion = model.opinion
         device = opinion.bias_GK.device
-        weight_SKTF = torch.from_numpy(weight_KL.reshape(shape)).float().transpose(0, 1).to(device)
-        for weight_KTF, slot in zip(weight_SKTF, graph.sensor_slot_S[sensors].tolist(), strict=True):
-            opinion.weight_GRTFK[number, slot][..., torch.from_numpy(grade_K)] = weight_KTF.permute(1, 2, 0)
+        known_grade_K = torch.from_numpy(reading.grade_K)
+        weight_STFK = torch.from_numpy(reading.weight_LK.reshape(shape)).float().to(device)
+        for weight_TFK, slot in zip(weight_STFK, graph.sensor_slot_S[sensors].tolist(), strict=True):
+            opinion.weight_GRTFK[number, slot][..., known_grade_K] = weight_TFK
             opinion.reads_GR[number, slot] = True
-        opinion.bias_GK[number, torch.from_numpy(grade_K)] = torch.from_numpy(bias_K).float().to(device)
+        opinion.bias_GK[number, known_grade_K] = torch.from_numpy(reading.bias_K).float().to(device)
 
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:

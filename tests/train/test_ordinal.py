@@ -1,0 +1,67 @@
+"""The linear reading of grades along one direction."""
+
+import numpy as np
+
+from app.bins import Doubles
+from train.labels import Integers
+from train.ordinal import fit_ordinal
+
+HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
+
+
+def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
+    """Return inputs of which the first falls with the grade, the second is the group's own, and the others are noise."""
+    generator = np.random.default_rng(seed)
+    group_W = np.arange(windows) % 12
+    grade_W = group_W % 4
+    x_WL = generator.normal(size=(windows, 6))
+    x_WL[:, 0] += 8.0 * HEALTH_K[grade_W]
+    x_WL[:, 1] += 5.0 * generator.normal(size=12)[group_W]
+    return x_WL, grade_W, group_W
+
+
+def test_grades_are_read_off_in_order() -> None:
+    x_WL, grade_W, group_W = graded(240)
+    reading = fit_ordinal(x_WL, grade_W, group_W, HEALTH_K)
+    logit_WK = x_WL @ reading.weight_LK + reading.bias_K
+    assert reading.grade_K.tolist() == [0, 1, 2, 3]
+    assert (logit_WK.argmax(1) == grade_W).mean() > 0.8
+    assert (np.abs(logit_WK.argmax(1) - grade_W) <= 1).all()
+
+
+def test_what_differs_between_groups_is_hardly_heard() -> None:
+    x_WL, grade_W, group_W = graded(240)
+    reading = fit_ordinal(x_WL, grade_W, group_W, HEALTH_K)
+    of_grade, of_group = np.abs(reading.weight_LK[:2, 0])
+    assert of_group < 0.05 * of_grade
+
+
+def test_two_grades_on_one_input_are_parted_in_the_middle() -> None:
+    x_WL = np.array([[0.0], [2.0], [6.0], [8.0]])
+    reading = fit_ordinal(x_WL, np.array([1, 1, 0, 0]), np.array([0, 1, 2, 3]), np.array([1.0, 0.2]))
+    middle_K = np.array([[4.0]]) @ reading.weight_LK + reading.bias_K
+    assert np.isclose(middle_K[0, 0], middle_K[0, 1])
+    # means 1 and 7 and a variance of 1 within grades: the log odds rise by 6 for each unit
+    np.testing.assert_allclose(reading.weight_LK[0, 0] - reading.weight_LK[0, 1], 6.0, rtol=1e-9)
+
+
+def test_grade_that_never_occurred_is_left_out() -> None:
+    x_WL, grade_W, group_W = graded(240)
+    chosen_W = grade_W != 2
+    reading = fit_ordinal(x_WL[chosen_W], grade_W[chosen_W], group_W[chosen_W], HEALTH_K)
+    assert reading.grade_K.tolist() == [0, 1, 3]
+    assert reading.weight_LK.shape == (6, 3)
+
+
+def test_order_of_the_windows_does_not_matter() -> None:
+    x_WL, grade_W, group_W = graded(60)
+    order_W = np.random.default_rng(1).permutation(60)
+    first = fit_ordinal(x_WL, grade_W, group_W, HEALTH_K)
+    second = fit_ordinal(x_WL[order_W], grade_W[order_W], group_W[order_W], HEALTH_K)
+    np.testing.assert_allclose(second.weight_LK, first.weight_LK, rtol=1e-6)
+
+
+def test_inputs_that_never_vary_are_not_heard() -> None:
+    x_WL, grade_W, group_W = graded(60)
+    x_WL[:, 4] = 3.0
+    assert np.allclose(fit_ordinal(x_WL, grade_W, group_W, HEALTH_K).weight_LK[4], 0.0)
