@@ -5,6 +5,7 @@ Invariant: a fit's weights and references see no window but those it is given, a
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ from train.windows import Windows
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
 NOTES = "notes.ndjson"
+RESUMED = "resumed"
+"""Directory of the state that a killed run left."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Where Ray Train keeps which checkpoints there are; it is not written whole or not at all."""
 SAMPLE_BYTES = 2**25
@@ -283,6 +286,11 @@ def _resumable(directory: Path, digest: str) -> Path | None:
     newest = newest_state(directory) if directory.exists() else None
     if newest is not None:
         _check_digest(directory, read_state(newest).state.digest, digest)
+        # Ray Train deletes the checkpoints that newer ones displace, and a worker that is started anew asks for this one again
+        kept = directory / RESUMED
+        if newest != kept:
+            shutil.rmtree(kept, ignore_errors=True)
+            newest = Path(shutil.copytree(newest, kept))
     snapshot = directory / SNAPSHOT
     if snapshot.exists() and not snapshot.read_bytes().rstrip().endswith(b"}"):
         snapshot.unlink()
