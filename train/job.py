@@ -127,9 +127,18 @@ def run_job(job: Job, progress: Progress) -> Outcome:
     progress.say("evaluating what the fits say of windows they never saw")
     learning = {name: _points(records) for name, records in history.items()}
     evaluation = evaluate_parts(
-        windows, of_split, config, split=config.split, without_messages=without, learning=learning, cap_h=config.rul_cap_h
+        windows,
+        of_split,
+        config,
+        split=config.split,
+        without_messages=without,
+        learning=learning,
+        cap_h=config.rul_cap_h,
     )
-    evaluations = {kind: evaluate_parts(windows, of_kind, config, split=kind, cap_h=config.rul_cap_h) for kind, of_kind in of_studies.items()}
+    evaluations = {
+        kind: evaluate_parts(windows, of_kind, config, split=kind, cap_h=config.rul_cap_h)
+        for kind, of_kind in of_studies.items()
+    }
     outcome = Outcome(_heading(job, last, time.monotonic() - started), evaluation, evaluations, history)
     _write(job, last, outcome)
     shutil.rmtree(job.storage, ignore_errors=True)
