@@ -13,10 +13,11 @@ from app import card as files
 from app.checkpoint import load
 from app.store.labels import ConditionLabel
 from app.store.store import Store
-from tests.small import START_US, press
-from tests.train.test_evaluate import windows
+from tests.small import START_US, graded_windows, press
 from train.__main__ import main, next_directory
+from train.evaluation import NO_MESSAGES, THIS, Metrics
 from train.labels import EPOCH, MICROSECOND
+from train.report import MODEL_CARD, REPORT_PAGE
 
 SMALL = [
     "--folds", "2", "--epochs", "2", "--batch", "8", "--hidden", "8", "--heads", "2", "--members", "2",
@@ -24,30 +25,34 @@ SMALL = [
 ]  # fmt: skip
 
 
-async def fill(store: Store, *, labels: bool = True) -> None:
+async def fill(store: Store, directory: Path) -> None:
     """Write the small machine's windows as readings of 1 Hz, with their labels."""
-    given, equipment = windows(), press()
+    given, equipment = graded_windows(directory), press()
+    labels, values_WSN = given.labels, given.values(np.arange(len(given)))
     await store.put_equipment(equipment)
-    times_us = given.labels.start_us_W[:, None] + 1_000_000 * np.arange(12)
+    times_us = labels.start_us_W[:, None] + 1_000_000 * np.arange(12)
     for index, sensor_id in enumerate(equipment.sensor_ids):
         flat_us = times_us.ravel()
         await store.ingest(
-            "press-1", [sensor_id] * len(flat_us), flat_us, given.values_WSN[:, index].ravel().astype(np.float64)
+            "press-1", [sensor_id] * len(flat_us), flat_us, values_WSN[:, index].ravel().astype(np.float64)
         )
-    if labels:
-        await store.put_labels(
-            "press-1",
-            [
-                ConditionLabel(
-                    component.component_id, start_us, start_us + 12_000_000, component.grades[grade].name, bool(stable)
-                )
-                for start_us, grades, stable in zip(
-                    given.labels.start_us_W.tolist(), given.labels.grade_WV.tolist(), given.labels.stable_W, strict=True
-                )
-                for component, grade in zip(equipment.components, grades, strict=True)
-                if grade >= 0
-            ],
-        )
+    await store.put_labels(
+        "press-1",
+        [
+            ConditionLabel(
+                component.component_id,
+                start_us,
+                start_us + 12_000_000,
+                component.grades[grade].name,
+                stable=bool(stable),
+            )
+            for start_us, grades, stable in zip(
+                labels.start_us_W.tolist(), labels.grade_WV.tolist(), labels.stable_W, strict=True
+            )
+            for component, grade in zip(equipment.components, grades, strict=True)
+            if grade >= 0
+        ],
+    )
 
 
 async def run(store: Store, *arguments: str) -> int:
@@ -57,16 +62,20 @@ async def run(store: Store, *arguments: str) -> int:
 
 
 async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
-    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await fill(store)
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
+    await fill(store, tmp_path / "given")
     out = tmp_path / "9"
-    arguments = ["--equipment", "press-1", "--workers", "2", "--dsn", database_dsn, "--out", str(out), *SMALL]
+    arguments = [
+        "--equipment", "press-1", "--workers", "2", "--dsn", database_dsn, "--out", str(out),
+        "--studies", "no-message-passing", "leave-level:valve", *SMALL,
+    ]  # fmt: skip
     assert await run(store, *arguments) == 0
     assert not ray.is_initialized()
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
     said = capsys.readouterr().out
-    for fit in ("fold 1/2", "fold 2/2", "all"):
+    for fit in ("fold 1/2", "fold 2/2", "no-message-passing fold 2/2", "leave-level:valve valve=worn", "all"):
         assert f"{fit}  epoch   2/2" in said
     checkpoint = load(out)
     assert checkpoint.card.version == "9"
@@ -74,14 +83,20 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert checkpoint.card.data.windows == 60
     assert checkpoint.card.data.start == EPOCH + START_US * MICROSECOND
     assert checkpoint.card.data.end == EPOCH + (START_US + 60 * 12_000_000) * MICROSECOND
-    assert checkpoint.card.trained_heads["grade"] == ("pump", "valve")
-    assert checkpoint.card.trained_heads["rate"] == ()
+    assert checkpoint.card.trained_heads["grade"] == {"press": ("pump", "valve")}
+    assert checkpoint.card.trained_heads["rate"] == {}
     assert "press" in checkpoint.feature_spec.limits
-    report, metrics = (out / files.REPORT).read_text(), json.loads((out / files.METRICS).read_text())
-    assert database_dsn not in report + checkpoint.card.command
-    assert f"{metrics['scores']['pump']['pooled']['macro_f1']:.3f}" in report
-    assert len(metrics["scores"]["pump"]["folds"]) == 2
+    assert set(checkpoint.calibration.components["press"]) >= {"pump", "valve"}
+    metrics = Metrics.model_validate_json((out / files.METRICS).read_text())
+    for name in (REPORT_PAGE, MODEL_CARD):
+        assert database_dsn not in (out / name).read_text() + checkpoint.card.command
+    pump = metrics.evaluation.contenders[THIS].grades["pump"]
+    assert f"{pump.mean_macro_f1:.3f}" in (out / REPORT_PAGE).read_text()
+    assert NO_MESSAGES in metrics.evaluation.contenders
+    assert metrics.studies["leave-level:valve"].parts.keys() == {"valve=new", "valve=worn"}
     assert json.loads((out / files.TRAIN_CONFIG).read_text())["epochs"] == 2
+    assert list((tmp_path / "var" / "mlflow").iterdir())
+    assert not list((tmp_path / "var" / "training" / "jobs").iterdir())
     assert await run(store, *arguments) == 1
     assert "already holds a checkpoint" in capsys.readouterr().err
 
@@ -92,7 +107,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
         ("empty", "expected 'press-1' in the store, found no equipment at all"),
         ("registered", "expected condition labels of 'press-1' in the store, found none"),
         ("labelled", "expected readings of 'press-1' in its 1 labelled windows"),
-        ("poor", "'press-1' can't be split: expected at least 2 configurations for 2 folds, found 1"),
+        ("poor", "expected at least 2 groups for 2 folds, found 1"),
     ],
 )
 async def test_store_without_what_is_needed_says_what_to_do(
