@@ -71,7 +71,9 @@ def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
     undisturbed: list[EpochRecord] = []
     fit_plainly(given, *parted(len(given)), config, undisturbed.append)
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
-    assert [record.epoch for record in heard] == list(range(1, 9))
+    # the epoch that the death interrupts comes twice if rank 0 had shown it before the other could report it
+    assert list(dict.fromkeys(record.epoch for record in heard)) == list(range(1, 9))
+    assert len(heard) <= 9
     assert [record.workers for record in heard[:3]] == [2, 2, 2]
     assert heard[-1].workers == 1
     assert heard[-1].score is not None
