@@ -8,9 +8,10 @@ Invariant: the same windows in another order give the same direction, within rou
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve
 
 from app.bins import Doubles
-from train.labels import Integers
+from train.labels import Booleans, Integers
 
 SHRINKAGE = 0.01
 """Share of the mean variance in the covariance: keeps inputs that hardly vary from ruling."""
@@ -27,8 +28,42 @@ class OrdinalReading(NamedTuple):
     grade_K: Integers
 
 
+class OrdinalMoments(NamedTuple):
+    """What readings of the same windows are fitted from, whichever of the inputs they read."""
+
+    within_WL: Doubles
+    mean_KL: Doubles
+    covariance_LL: Doubles
+    toward_L: Doubles
+    grade_K: Integers
+
+
 def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalReading:
-    """Fit the direction along which health rises, and read grades off it.
+    """Fit the direction along which health rises, and read grades off it: `read_off` of `measure`, on all inputs."""
+    return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
+
+
+def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalMoments:
+    """Gather the moments of windows' inputs within and between grades.
+
+    Args:
+        x_WL: inputs.
+        grade_W: grade of each window; at least two occur.
+        group_W: number of each window's group, which a split would never part.
+        health_K: health of each of the component's grades.
+    """
+    grade_K, place_W, count_K = np.unique(grade_W, return_inverse=True, return_counts=True)
+    mean_KL = np.stack([x_WL[place_W == place].mean(0) for place in range(len(grade_K))])
+    within_WL = x_WL - mean_KL[place_W]
+    covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
+    covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
+    known_K = health_K[grade_K]
+    toward_L = (mean_KL - mean_KL.mean(0)).T @ (known_K - known_K.mean()) / len(grade_K)
+    return OrdinalMoments(within_WL, mean_KL, covariance_LL, toward_L, grade_K)
+
+
+def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
+    """Fit the direction along which health rises in some of the inputs, and read grades off it.
 
     The direction is Fisher's (1936) for the health of the grades as the target: the inverse of the covariance within grades times
     the covariance of inputs and health, every grade counting the same. We deviate by adding the scatter of the groups' means about
@@ -36,31 +71,26 @@ def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: D
     direction, with one spread for all grades, so that the logits are linear in the inputs.
 
     Args:
-        x_WL: inputs.
-        grade_W: grade of each window; at least two occur.
-        group_W: number of each window's group, which a split would never part.
-        health_K: health of each of the component's grades.
+        moments: of the windows.
+        is_read_L: the inputs that the reading may use; the others have a weight of 0.
 
     Returns:
-        The reading.
+        The reading, with weights for all inputs.
     """
-    grade_K, place_W, count_K = np.unique(grade_W, return_inverse=True, return_counts=True)
-    mean_KL = np.stack([x_WL[place_W == place].mean(0) for place in range(len(grade_K))])
-    within_WL = x_WL - mean_KL[place_W]
-    covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
-    covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
-    L = x_WL.shape[1]
-    covariance_LL *= 1.0 - SHRINKAGE
-    covariance_LL[np.arange(L), np.arange(L)] += SHRINKAGE * max(float(covariance_LL.trace()), 1e-12) / L
-    known_K = health_K[grade_K]
-    toward_L = (mean_KL - mean_KL.mean(0)).T @ (known_K - known_K.mean()) / len(grade_K)
-    direction_L = np.linalg.solve(covariance_LL, toward_L)
-    place_K = mean_KL @ direction_L
-    variance = max(float(np.mean((within_WL @ direction_L) ** 2)), 1e-12)
+    read = np.flatnonzero(is_read_L)
+    covariance_JJ = (1.0 - SHRINKAGE) * moments.covariance_LL[np.ix_(read, read)]
+    J = np.arange(len(read))
+    covariance_JJ[J, J] += SHRINKAGE * max(float(covariance_JJ.trace()), 1e-12) / len(read)
+    direction_L = np.zeros(len(is_read_L))
+    direction_L[read] = solve(
+        covariance_JJ, moments.toward_L[read], assume_a="pos", overwrite_a=True, check_finite=False
+    )
+    place_K = moments.mean_KL @ direction_L
+    variance = max(float(np.mean((moments.within_WL @ direction_L) ** 2)), 1e-12)
     middle = place_K.mean()
     # -(p - p_k)^2 / 2s^2 without the part that all grades share; places are counted from the middle to keep logits small
     offset_K = (place_K - middle) / variance
-    return OrdinalReading(np.outer(direction_L, offset_K), -offset_K * (place_K + middle) / 2.0, grade_K)
+    return OrdinalReading(np.outer(direction_L, offset_K), -offset_K * (place_K + middle) / 2.0, moments.grade_K)
 
 
 def _between_groups(x_WL: Doubles, place_W: Integers, group_W: Integers) -> Doubles:

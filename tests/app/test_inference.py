@@ -108,9 +108,10 @@ def test_every_part_of_a_network_is_run_as_trained(members: int) -> None:
             parameter.add_(0.3 * torch.randn_like(parameter))
         model.grade.temperature_G.uniform_(0.5, 2.0)
         model.opinion.temperature_G.uniform_(0.5, 2.0)
-        model.opinion.weight_GRTFK.normal_(0.0, 0.1)
-        model.opinion.bias_GK[:, :2] = 0.1
-        model.opinion.reads_GR[:, 1:] = True
+        model.opinion.weight_GAQTFK.normal_(0.0, 0.1)
+        model.opinion.bias_GAK[:, :4, :2] = torch.randn(2, 4, 2)
+        model.opinion.place_GR[0] = torch.tensor([1, -1, 0, 2])
+        model.opinion.place_GR[1, 1:] = torch.arange(3)
     batch = warm_up_graphs(config, 6)
     assert_same(score(InferenceNetwork(model), batch), score(model, batch))
     shorter = replace(batch, x_STF=batch.x_STF[:, 1:], mask_ST=batch.mask_ST[:, 1:])
