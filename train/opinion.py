@@ -59,7 +59,7 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
             len(sensors), device=opinion.place_GR.device
         )
         place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
-        alternatives = opinion.bias_GAK.shape[1] if 1 < len(sensors) and inputs <= MOST_REFITTED_INPUTS else 1
+        alternatives = opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
         for alternative in range(min(alternatives, 1 + len(sensors))):
             # the first reads all, since no place is -1
             _set(opinion, number, alternative, read_off(moments, place_L != alternative - 1))
