@@ -69,7 +69,9 @@ class InferenceNetwork:
                 and topology.opinion is not None
                 and x_WSTF.shape[2] == self.config.opinion_steps
             ):
-                other_WVK = self._opinion(x_WSTF, batch.mask_ST.reshape(mask_WST.shape).all(2), topology.opinion)
+                other_WVK = self._opinion(
+                    x_WSTF, np.all(batch.mask_ST.reshape(mask_WST.shape), axis=2), topology.opinion
+                )
                 joined_WVK = torch.lerp(probability_WVK, other_WVK, self.config.opinion_weight)
                 probability_WVK = torch.where(torch.isfinite(other_WVK), joined_WVK, probability_WVK)
             answer_VL = torch.cat((probability_WVK, trend_5WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
