@@ -41,7 +41,7 @@ class DataInterval(BaseModel):
 class Card(BaseModel):
     """`checkpoint.json`: what a checkpoint is, where it comes from and the SHA-256 of each of its other files.
 
-    `trained_heads` has for each head the component types that had a label for it in training; a head without any was never
+    `trained_heads` has for each head and design the components that had a label for it in training; a head without any was never
     trained and its answers mean nothing.
     """
 
@@ -55,7 +55,7 @@ class Card(BaseModel):
     command: str
     designs: tuple[str, ...]
     data: DataInterval
-    trained_heads: Mapping[Head, tuple[str, ...]]
+    trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
     sha256: Mapping[str, str]
 
 

@@ -45,7 +45,7 @@ class Origin:
     seed: int
     command: str
     data: DataInterval
-    trained_heads: Mapping[Head, tuple[str, ...]]
+    trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
 
 
 def save(

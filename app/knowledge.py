@@ -82,7 +82,8 @@ class Knowledge:
     Args:
         version: its name.
         grades: by component id, grades that labels were trained on; a component that is not in it had no labels.
-        trained_heads: by head (`grade`, `health`, `rate`, `rul`) the component types that had a label for it.
+        trained_heads: by head (`grade`, `health`, `rate`, `rul`) the ids of the components that had a label for it; another one of the
+            same type was never judged by anything.
         calibrations: by component id; one that is not in it is taken as the network states it.
     """
 
@@ -97,13 +98,13 @@ class Knowledge:
         return cls(
             version=version,
             grades=spec.grades.get(design, {}),
-            trained_heads=card.trained_heads,
+            trained_heads={head: designs.get(design, ()) for head, designs in card.trained_heads.items()},
             calibrations=calibration.components.get(design, {}),
         )
 
     def taught(self, head: Head, component: Component) -> bool:
-        """Tell whether a head had labels for components of this type."""
-        return component.type in self.trained_heads.get(head, ())
+        """Tell whether a head had labels of this component."""
+        return component.component_id in self.trained_heads.get(head, ())
 
     def condition(self, component: Component, told: Told) -> Condition | None:
         """Return a component's condition, None where it has no grades or the network's answer is not finite."""

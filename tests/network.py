@@ -44,6 +44,7 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration
     )
     torch.manual_seed(int(version))
     start = datetime(2025, 1, 1, tzinfo=UTC)
+    graded = {"hydraulic-rig": GRADED_COMPONENTS}
     origin = Origin(
         version=version,
         created=start,
@@ -51,7 +52,7 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration
         seed=int(version),
         command="test",
         data=DataInterval(start=start, end=datetime(2025, 1, 2, tzinfo=UTC), windows=47),
-        trained_heads={"grade": GRADED_COMPONENTS, "health": GRADED_COMPONENTS, "rate": (), "rul": ()},
+        trained_heads={"grade": graded, "health": graded, "rate": {}, "rul": {}},
     )
     save(
         directory / version,

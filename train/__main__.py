@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         if options.address:
             from train.submit import submit
 
-            return submit(options.address, arguments, Settings().at(options.dsn))
+            return submit(options.address, without(arguments, "--dsn", "--address"), options.dsn)
         return _train(options, config, shlex.join(["python", "-m", "train", *without_secrets(arguments)]))
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
@@ -82,13 +82,16 @@ def next_directory(parent: Path) -> Path:
 
 def without_secrets(arguments: list[str]) -> list[str]:
     """Return a command's arguments without the database's address, which may hold a password."""
+    return without(arguments, "--dsn")
+
+
+def without(arguments: list[str], *options: str) -> list[str]:
+    """Return a command's arguments without some options and their values."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
-        if skip or argument.startswith("--dsn="):
-            skip = False
-        elif argument == "--dsn":
-            skip = True
+        if skip or argument.partition("=")[0] in options:
+            skip = not skip and argument in options
         else:
             kept.append(argument)
     return kept

@@ -14,14 +14,13 @@ from app.evidence import Thresholds
 from app.novelty import window_excess
 from train.certainty import Given, Rows, Temperatures, shares
 from train.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
-from train.evaluation import Abstention, LevelFigures
+from train.evaluation import TOGETHER, Abstention, LevelFigures
 from train.held import HeldPart
 from train.labels import Booleans, Integers
 from train.predict import Predictions
 from train.scores import Doubles
 from train.windows import Windows
 
-TOGETHER = "all graded components"
 RANGE_SHARE = 0.999
 """Of held-out windows, those whose distance from the training range the service answers; as `fit_limits`."""
 CHANCE = 0.05
@@ -37,7 +36,7 @@ def abstentions(
     calibration: Calibration,
     given: Given | None,
 ) -> tuple[dict[str, Abstention], Calibration]:
-    """Choose each component's threshold across folds and measure what it does.
+    """Choose thresholds across folds and measure what they do: one for all grades together, one for each health without grades.
 
     A window is not answered at all where more sensors lack than `Thresholds.max_missing`, or where it leaves the training range
     further than held-out windows of other folds did; that is how the service does it.
@@ -80,34 +79,31 @@ def abstentions(
     ]
     found: dict[str, Abstention] = {}
     shipped: dict[str, ComponentCalibration] = {}
-    pooled: list[tuple[Removal, Doubles]] = []
+    pooled: list[tuple[str, Removal, Integers]] = []
     for v, component in enumerate(equipment.components):
         known_R = scored_R & (
             (labels.grade_WV[window_R, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[window_R, v])
         )
         if not known_R.any():
             continue
-        removal = (
-            _of_grades([share_RVK[:, v] for share_RVK in share_LRVK], labels.grade_WV[window_R, v], silent_LR)
-            if graded_V[v]
-            else _of_health(levels, v, labels.health_WV[window_R, v].astype(np.float64), silent_LR)
-        ).only(known_R)
-        stated = calibration.of(equipment.design, component.component_id)
-        threshold_R, chosen = _thresholds(
-            removal, fold_R[known_R], stated if given is not None else None, graded=bool(graded_V[v])
-        )
-        found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=bool(graded_V[v]))
         if graded_V[v]:
-            pooled.append((removal, threshold_R))
-        shipped[component.component_id] = _shipped(stated, chosen, graded=bool(graded_V[v]))
-    if len(pooled) > 1:
-        together = Removal(
-            np.concatenate([removal.trust_LW for removal, _ in pooled], axis=1),
-            np.concatenate([removal.loss_LW for removal, _ in pooled], axis=1),
+            told = [share_RVK[:, v] for share_RVK in share_LRVK]
+            removal = _of_grades(told, labels.grade_WV[window_R, v], silent_LR).only(known_R)
+            pooled.append((component.component_id, removal, fold_R[known_R]))
+            continue
+        removal = _of_health(levels, v, labels.health_WV[window_R, v].astype(np.float64), silent_LR).only(known_R)
+        stated = calibration.of(equipment.design, component.component_id)
+        threshold_R, chosen = _thresholds(removal, fold_R[known_R], None if given is None else -_bound(stated))
+        found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=False)
+        shipped[component.component_id] = stated.model_copy(
+            update={"most_spread": -chosen if np.isfinite(chosen) else None}
         )
-        found[TOGETHER] = _figures(
-            together, np.concatenate([threshold_R for _, threshold_R in pooled]), away, None, graded=True
-        )
+    if pooled:
+        of_grades, least = _of_all_grades(pooled, away, calibration, equipment.design, is_given=given is not None)
+        found = {**of_grades, **found}
+        for component_id, _, _ in pooled:
+            stated = calibration.of(equipment.design, component_id)
+            shipped[component_id] = stated.model_copy(update={"least_confidence": min(1.0, max(0.0, least))})
     if given is not None:
         return found, calibration
     components = {**calibration.components.get(equipment.design, {}), **shipped}
@@ -144,13 +140,45 @@ def _of_health(levels: Sequence[Sequence[Predictions]], v: int, true_R: Doubles,
     return Removal(np.where(silent_LR, -np.inf, -spread_LR.astype(np.float64)), np.abs(health_LR - true_R))
 
 
-def _thresholds(
-    removal: Removal, fold_R: Integers, stated: ComponentCalibration | None, *, graded: bool
-) -> tuple[Doubles, float]:
+def _of_all_grades(
+    pooled: Sequence[tuple[str, Removal, Integers]],
+    away: Sequence[int],
+    calibration: Calibration,
+    design: str,
+    *,
+    is_given: bool,
+) -> tuple[dict[str, Abstention], float]:
+    """Choose one confidence for all graded components, whose risk is that of their answers together.
+
+    A component that is hardly ever wrong has too few errors to choose a threshold of its own by: the first one would silence it.
+    """
+    together = Removal(
+        np.concatenate([removal.trust_LW for _, removal, _ in pooled], axis=1),
+        np.concatenate([removal.loss_LW for _, removal, _ in pooled], axis=1),
+    )
+    stated = [calibration.of(design, component_id).least_confidence for component_id, _, _ in pooled]
+    if is_given:
+        threshold_R = np.repeat(stated, [len(fold_R) for _, _, fold_R in pooled])
+        chosen = max(stated)
+    else:
+        threshold_R, chosen = _thresholds(together, np.concatenate([fold_R for _, _, fold_R in pooled]), None)
+    found: dict[str, Abstention] = {}
+    first = 0
+    for component_id, removal, fold_R in pooled:
+        own_R = threshold_R[first : first + len(fold_R)]
+        least = calibration.of(design, component_id).least_confidence if is_given else chosen
+        found[component_id] = _figures(removal, own_R, away, least, graded=True)
+        first += len(fold_R)
+    return {TOGETHER: _figures(together, threshold_R, away, chosen, graded=True), **found}, chosen
+
+
+def _bound(stated: ComponentCalibration) -> float:
+    return np.inf if stated.most_spread is None else stated.most_spread
+
+
+def _thresholds(removal: Removal, fold_R: Integers, stated: float | None) -> tuple[Doubles, float]:
     if stated is not None:
-        spread = np.inf if stated.most_spread is None else stated.most_spread
-        chosen = stated.least_confidence if graded else -spread
-        return np.full(len(fold_R), chosen), chosen
+        return np.full(len(fold_R), stated), stated
     threshold_R = np.empty(len(fold_R))
     for fold in np.unique(fold_R).tolist():
         threshold_R[fold_R == fold] = choose_threshold(removal.only(others(fold_R, fold)))
@@ -192,9 +220,3 @@ def _beyond_chance(risk: float, count: int, allowed: float, loss_LW: Doubles, le
         return bool(binom.sf(round(risk * count) - 1, count, min(allowed, 1.0)) < CHANCE / levels)
     error = float(loss_LW.std()) / np.sqrt(count)
     return bool(norm.sf((risk - allowed) / max(error, 1e-12)) < CHANCE / levels)
-
-
-def _shipped(stated: ComponentCalibration, chosen: float, *, graded: bool) -> ComponentCalibration:
-    if graded:
-        return stated.model_copy(update={"least_confidence": min(1.0, max(0.0, chosen))})
-    return stated.model_copy(update={"most_spread": -chosen if np.isfinite(chosen) else None})

@@ -87,6 +87,7 @@ def augment(values_WSN: Floats, instruments: Instruments, config: TrainConfig, g
         (config.offset, some, lambda values: miscalibrate_offset(values, instruments.scale_S, config.offset, generator)),
         (config.noise, some, lambda values: add_noise(values, instruments, config.noise, generator)),
         (config.frozen, some, lambda values: freeze(values, config.frozen, generator)),
+        (config.history_cut, config.history_cut, lambda values: cut_history(values, generator)),
         (config.gap_share, config.gap_share, lambda values: cut_gaps(values, generator)),
         (config.sensor_dropout, some, lambda values: drop_sensors(values, config.sensor_dropout, generator)),
     )  # fmt: skip
@@ -103,6 +104,16 @@ def drop_sensors(values_WSN: Floats, share: float, generator: Generator) -> Floa
     """Lose a share of the sensors for the whole window."""
     lost_WS = generator.random(values_WSN.shape[:2]) < share
     return np.where(lost_WS[..., None], np.float32(np.nan), values_WSN)
+
+
+def cut_history(values_WSN: Floats, generator: Generator) -> Floats:
+    """Lose the beginning of every window in all sensors, at most 11 of 12 parts of it.
+
+    A worn machine that is watched since a short time must not be taken for a new one.
+    """
+    W, _, N = values_WSN.shape
+    since_W = generator.integers(0, max(1, 11 * N // 12) + 1, W)
+    return np.where(np.arange(N) < since_W[:, None, None], np.float32(np.nan), values_WSN)
 
 
 def freeze(values_WSN: Floats, share: float, generator: Generator) -> Floats:

@@ -130,6 +130,8 @@ class TrainConfig(BaseModel):
     operating_shift: Strength = 0.0
     """Standard deviation of a common shift of all temperatures, in standard deviations of their bins, with what follows from the
     oil's viscosity in flows and pressures."""
+    history_cut: Share = 0.0
+    """Share of training windows that lose their beginning in all sensors, as of a machine that is watched since a short time."""
     gap_share: Share = 0.1
     """Share of training windows that are shown with gaps in some of their sensors' bins."""
     mixup: Strength = 0.4

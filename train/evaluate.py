@@ -140,7 +140,9 @@ def evaluate_parts(
         for name, told in rivals(windows, parts, config.statistics, config.seed).items():
             found[name] = contender(rows, names, equipment, Answers(told.grade_WV, rul_RV=told.rul_WV), cap)
     else:
-        notes.append("Classical baselines were not fitted: the evaluation was given no training windows of theirs.")
+        notes.append(
+            "Classical baselines were not fitted here, for want of windows to fit them to or because they stand elsewhere."
+        )
     if not rows.crossed and given is None:
         notes.append("Intervals and thresholds were checked on the windows that chose them: there is one group only.")
     bands, certainty, calibration = _certainty(rows, names, equipment, temperatures, share_RVK, config, given, cap)

@@ -16,6 +16,7 @@ from train.scores import LifeScore, Score
 THIS = "this checkpoint"
 ALONE = "its network alone"
 NO_MESSAGES = "no message passing"
+TOGETHER = "all graded components"
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -111,7 +112,8 @@ class LevelFigures(BaseModel):
 class Abstention(BaseModel):
     """What happens while sensors are taken away at random, with thresholds from other folds.
 
-    The risk of a graded component is its error rate, of others the mean absolute error of health. `full_risk` is that of all answers
+    The risk of a graded component is its error rate, of others the mean absolute error of health. Graded components have one
+    threshold, chosen by the risk of all their answers together. `full_risk` is that of all answers
     with all sensors; `holds` tells whether no level's risk exceeds it by more than a fifth, `holds_beyond_chance` the same but
     for levels whose excess a sample of that size shows in more than one of twenty cases. `curve` is risk against share answered, all
     sensors there.
@@ -224,7 +226,7 @@ class Evaluation(BaseModel):
 
 
 class Heading(BaseModel):
-    """What the report says of the run itself; `shape` names the network's sizes in words."""
+    """What the report says of the run itself, as far as it is known; `shape` names the network's sizes in words."""
 
     model_config = _STRICT
 
@@ -234,9 +236,9 @@ class Heading(BaseModel):
     created: AwareDatetime
     start: AwareDatetime
     end: AwareDatetime
-    weights: int
-    training_s: float
-    shape: str
+    weights: int | None = None
+    training_s: float | None = None
+    shape: str | None = None
 
 
 class Metrics(BaseModel):

@@ -5,8 +5,9 @@ Invariant: a fit's weights and references see no window but those it is given, a
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -24,10 +25,10 @@ from ray.train import (
     FailureConfig,
     Result,
     RunConfig,
-    ScalingConfig,
     TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import ScalingConfig  # what ray.train gives at run time; its own hint is the older one
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -50,8 +51,12 @@ from train.windows import Windows
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
 NOTES = "notes.ndjson"
+RESUMED = "resumed"
+"""Directory of the state that a killed run left."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Where Ray Train keeps which checkpoints there are; it is not written whole or not at all."""
+RESIZE_S = 30.0
+"""Time between two looks whether an elastic fit can have more workers."""
 SAMPLE_BYTES = 2**25
 """Bins of the windows on which the instruments are measured, evenly sampled."""
 
@@ -206,7 +211,7 @@ def _train(given: LoopInput, directory: Path) -> Checkpoint:
                 num_workers=(config.min_workers, config.max_workers) if config.is_elastic else config.max_workers,
                 use_gpu=torch.cuda.is_available(),
                 resources_per_worker={"CPU": CPU_OF_A_WORKER},
-                elastic_resize_monitor_interval_s=30.0,
+                elastic_resize_monitor_interval_s=RESIZE_S,
             ),
             run_config=RunConfig(
                 name=directory.name,
@@ -242,6 +247,7 @@ def _chosen(result: Result, *, is_best_wanted: bool) -> Checkpoint | None:
     kept = result.best_checkpoints
     if not is_best_wanted or not kept:
         return result.checkpoint
+    best: Checkpoint
     best, _ = max(kept, key=lambda pair: float(pair[1][MERIT]))
     return best
 
@@ -284,10 +290,24 @@ def _resumable(directory: Path, digest: str) -> Path | None:
     newest = newest_state(directory) if directory.exists() else None
     if newest is not None:
         _check_digest(directory, read_state(newest).state.digest, digest)
+        # Ray Train deletes the checkpoints that newer ones displace, and a worker that is started anew asks for this one again
+        newest = _kept(directory, newest)
     snapshot = directory / SNAPSHOT
     if snapshot.exists() and not snapshot.read_bytes().rstrip().endswith(b"}"):
         snapshot.unlink()
     return newest
+
+
+def _kept(directory: Path, newest: Path) -> Path:
+    """Copy a state to where it stays, and return the copy; workers that outlive their killed job by a moment may displace it."""
+    kept = directory / RESUMED
+    while newest != kept:
+        shutil.rmtree(kept, ignore_errors=True)
+        with suppress(FileNotFoundError, shutil.Error):
+            shutil.copytree(newest, kept)
+            break
+        newest = newest_state(directory) or kept
+    return kept
 
 
 def _check_digest(directory: Path, found: str, expected: str) -> None:

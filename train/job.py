@@ -8,6 +8,7 @@ Invariant: the checkpoint's directory is written whole or not at all, and its fi
 import hashlib
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -97,7 +98,7 @@ def run_job(job: Job, progress: Progress) -> Outcome:
         KeyboardInterrupt: it was interrupted; run again, it goes on.
     """
     check_free(job.out)
-    windows, config = job.windows, job.config
+    started, windows, config = time.monotonic(), job.windows, job.config
     # all splits are made before the first fit, so that one that can't be made costs nothing
     parts = split(windows, _plan(config, config.split))
     studies = {kind: split(windows, _plan(config, kind)) for kind in config.studies if kind != NO_MESSAGES}
@@ -126,10 +127,19 @@ def run_job(job: Job, progress: Progress) -> Outcome:
     progress.say("evaluating what the fits say of windows they never saw")
     learning = {name: _points(records) for name, records in history.items()}
     evaluation = evaluate_parts(
-        windows, of_split, config, split=config.split, without_messages=without, learning=learning
+        windows,
+        of_split,
+        config,
+        split=config.split,
+        without_messages=without,
+        learning=learning,
+        cap_h=config.rul_cap_h,
     )
-    evaluations = {kind: evaluate_parts(windows, of_kind, config, split=kind) for kind, of_kind in of_studies.items()}
-    outcome = Outcome(_heading(job), evaluation, evaluations, history)
+    evaluations = {
+        kind: evaluate_parts(windows, of_kind, config, split=kind, cap_h=config.rul_cap_h)
+        for kind, of_kind in of_studies.items()
+    }
+    outcome = Outcome(_heading(job, last, time.monotonic() - started), evaluation, evaluations, history)
     _write(job, last, outcome)
     shutil.rmtree(job.storage, ignore_errors=True)
     return outcome
@@ -143,7 +153,8 @@ def _points(history: Sequence[EpochRecord]) -> tuple[LearningPoint, ...]:
     return tuple(LearningPoint(epoch=each.epoch, loss=each.loss, score=each.score) for each in history)
 
 
-def _heading(job: Job) -> Heading:
+def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
+    config = job.config
     start_us_W, equipment = job.windows.labels.start_us_W, job.windows.equipment
     window = timedelta(microseconds=equipment.bins * equipment.grid_us)
     return Heading(
@@ -153,6 +164,10 @@ def _heading(job: Job) -> Heading:
         created=datetime.now(UTC).replace(microsecond=0),
         start=EPOCH + int(start_us_W.min()) * MICROSECOND,
         end=EPOCH + int(start_us_W.max()) * MICROSECOND + window,
+        weights=sum(parameter.numel() for parameter in last.model().parameters()),
+        training_s=training_s,
+        shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members"
+        + (f", second opinion with weight {config.opinion_weight:g}" if config.opinion_weight else ""),
     )
 
 
@@ -192,12 +207,13 @@ def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, tuple[str, ...]]:
-    labels, types = windows.labels, [component.type for component in windows.equipment.components]
+def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, dict[str, tuple[str, ...]]]:
+    labels, equipment = windows.labels, windows.equipment
 
-    def labelled(known_WV: Booleans, weight: float = 1.0) -> tuple[str, ...]:
-        known_V = known_WV.any(0).tolist()
-        return tuple(dict.fromkeys(name for name, has in zip(types, known_V, strict=True) if has and weight))
+    def labelled(known_WV: Booleans, weight: float = 1.0) -> dict[str, tuple[str, ...]]:
+        known_V: list[bool] = np.asarray(known_WV.any(axis=0)).tolist()
+        known = [each.component_id for each, has in zip(equipment.components, known_V, strict=True) if has]
+        return {equipment.design: tuple(known)} if known and weight else {}
 
     return {
         "grade": labelled(labels.grade_WV >= 0),

@@ -7,6 +7,7 @@ Invariant: nothing but an epoch that was interrupted is repeated, and rank 0 alo
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -92,6 +93,9 @@ def train_loop(given: LoopInput) -> None:
             )
             write_note(given["notes"], note)
 
+    def beat(epoch: int, done: int, loss: float, mine_s: float) -> None:
+        tell(epoch, done / steps, loss, mine_s * share.world)
+
     for epoch in range(state.epoch, config.epochs):
         began = time.monotonic()
         rate = learner.rate
@@ -101,7 +105,7 @@ def train_loop(given: LoopInput) -> None:
             material,
             epoch,
             share,
-            lambda done, loss, mine_s, epoch=epoch: tell(epoch, done / steps, loss, mine_s * share.world),
+            partial(beat, epoch),
         )
         score = _agreed(validation.score(learner), share, device)
         record = EpochRecord(

@@ -54,7 +54,10 @@ def model_card(metrics: Metrics) -> str:
             heading.command,
             "```",
             "",
-            f"Git revision `{heading.git_revision}`; {heading.weights} weights ({heading.shape}); {heading.training_s / 60:.1f} minutes.",
+            f"Git revision `{heading.git_revision}`"
+            + ("" if heading.weights is None else f"; {heading.weights} weights")
+            + ("" if heading.shape is None else f" ({heading.shape})")
+            + ("." if heading.training_s is None else f"; {heading.training_s / 60:.1f} minutes."),
             "",
         ]
     return "\n".join(lines)

@@ -27,9 +27,9 @@ MOST_REFITTED_INPUTS = 4_096
 def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> None:
     """Fit and set the model's second opinion.
 
-    One direction for each graded component along which its grades lie in order (see `train.ordinal`), on the normalised features of
-    the sensors whose evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from
-    the same windows. A component whose windows have one grade only gets none.
+    A linear reading of each graded component's grades (see `train.ordinal`), on the normalised features of the sensors whose
+    evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from the same windows.
+    A component whose windows have one grade only gets none.
 
     Args:
         model: whose `opinion` is set.

@@ -1,8 +1,9 @@
-"""A linear reading of grades along one direction, for the second opinion of a network.
+"""A linear reading of grades for the second opinion of a network: along one direction of wear, and freely.
 
-A discriminant of K grades has K - 1 directions, enough to learn by heart in which stretch of an experiment a grade was shown. Grades
-are steps on one axis of wear; a single direction that must put all of them in order has little room for anything else.
-Invariant: the same windows in another order give the same direction, within rounding.
+Grades are steps on one axis of wear, so one direction must tell them all; a discriminant of K grades has K - 1 directions, which tell
+neighbours apart more sharply, and enough of them to learn by heart in which stretch of an experiment a grade was shown. The reading
+adds the evidence of both, so that the first bounds what the second makes of a stretch that training never showed.
+Invariant: the same windows in another order give the same reading, within rounding.
 """
 
 from typing import NamedTuple
@@ -32,14 +33,16 @@ class OrdinalMoments(NamedTuple):
     """What readings of the same windows are fitted from, whichever of the inputs they read."""
 
     within_WL: Doubles
-    mean_KL: Doubles
+    apart_KL: Doubles
+    """Means of the grades, from the middle of all."""
+    middle_L: Doubles
     covariance_LL: Doubles
-    toward_L: Doubles
+    health_K: Doubles
     grade_K: Integers
 
 
 def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalReading:
-    """Fit the direction along which health rises, and read grades off it: `read_off` of `measure`, on all inputs."""
+    """Fit a linear reading of grades: `read_off` of `measure`, on all inputs."""
     return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
 
 
@@ -57,18 +60,17 @@ def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubl
     within_WL = x_WL - mean_KL[place_W]
     covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
     covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
-    known_K = health_K[grade_K]
-    toward_L = (mean_KL - mean_KL.mean(0)).T @ (known_K - known_K.mean()) / len(grade_K)
-    return OrdinalMoments(within_WL, mean_KL, covariance_LL, toward_L, grade_K)
+    middle_L = mean_KL.mean(0)
+    return OrdinalMoments(within_WL, mean_KL - middle_L, middle_L, covariance_LL, health_K[grade_K], grade_K)
 
 
 def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
-    """Fit the direction along which health rises in some of the inputs, and read grades off it.
+    """Fit a linear reading of grades to some of the inputs.
 
-    The direction is Fisher's (1936) for the health of the grades as the target: the inverse of the covariance within grades times
-    the covariance of inputs and health, every grade counting the same. We deviate by adding the scatter of the groups' means about
-    their grade's mean. A window's probability of a grade is that of a normal distribution about the grade's mean place on the
-    direction, with one spread for all grades, so that the logits are linear in the inputs.
+    The discriminant is Fisher's (1936), every grade counting the same. The direction is the one of its kind whose target is the
+    grades' health: the inverse of the same covariance times the covariance of inputs and health; a window's probability of a
+    grade is that of a normal distribution about the grade's mean place on it, with one spread for all grades. We deviate in the
+    covariance: to the windows' scatter within grades is added that of the groups' means, and it is shrunk by a fixed share.
 
     Args:
         moments: of the windows.
@@ -78,19 +80,20 @@ def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
         The reading, with weights for all inputs.
     """
     read = np.flatnonzero(is_read_L)
-    covariance_JJ = (1.0 - SHRINKAGE) * moments.covariance_LL[np.ix_(read, read)]
-    J = np.arange(len(read))
-    covariance_JJ[J, J] += SHRINKAGE * max(float(covariance_JJ.trace()), 1e-12) / len(read)
-    direction_L = np.zeros(len(is_read_L))
-    direction_L[read] = solve(
-        covariance_JJ, moments.toward_L[read], assume_a="pos", overwrite_a=True, check_finite=False
-    )
-    place_K = moments.mean_KL @ direction_L
+    covariance_JJ = moments.covariance_LL[np.ix_(read, read)]
+    mean_variance = max(float(covariance_JJ.trace()) / len(read), 1e-12)
+    covariance_JJ *= 1.0 - SHRINKAGE
+    covariance_JJ[np.arange(len(read)), np.arange(len(read))] += SHRINKAGE * mean_variance
+    apart_KL, middle_L = moments.apart_KL, moments.middle_L
+    free_LK = np.zeros((len(is_read_L), len(apart_KL)))
+    free_LK[read] = solve(covariance_JJ, apart_KL[:, read].T, assume_a="pos", overwrite_a=True, check_finite=False)
+    direction_L = free_LK @ (moments.health_K - moments.health_K.mean())
     variance = max(float(np.mean((moments.within_WL @ direction_L) ** 2)), 1e-12)
-    middle = place_K.mean()
     # -(p - p_k)^2 / 2s^2 without the part that all grades share; places are counted from the middle to keep logits small
-    offset_K = (place_K - middle) / variance
-    return OrdinalReading(np.outer(direction_L, offset_K), -offset_K * (place_K + middle) / 2.0, moments.grade_K)
+    place_K = apart_KL @ direction_L
+    weight_LK = free_LK + np.outer(direction_L, place_K / variance)
+    own_K = (apart_KL * free_LK.T).sum(1) + place_K**2 / variance
+    return OrdinalReading(weight_LK, -own_K / 2.0 - middle_L @ weight_LK, moments.grade_K)
 
 
 def _between_groups(x_WL: Doubles, place_W: Integers, group_W: Integers) -> Doubles:

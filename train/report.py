@@ -101,8 +101,8 @@ def _first_screen(metrics: Metrics) -> str:
     if heading is not None:
         rows += [
             ("readings", f"{heading.start:%Y-%m-%d %H:%M} to {heading.end:%Y-%m-%d %H:%M} UTC"),
-            ("network", f"{heading.weights} weights; {heading.shape}"),
-            ("trained", f"{heading.created:%Y-%m-%d %H:%M} UTC in {heading.training_s / 60:.1f} min"),
+            ("network", _network(heading)),
+            ("trained", f"{heading.created:%Y-%m-%d %H:%M} UTC{_duration(heading)}"),
             ("revision", heading.git_revision),
         ]
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
@@ -112,6 +112,15 @@ def _first_screen(metrics: Metrics) -> str:
     if heading is not None:
         parts.append(f"<pre>{escape(heading.command)}</pre>")
     return "".join(parts)
+
+
+def _network(heading: Heading) -> str:
+    weights = "" if heading.weights is None else f"{heading.weights} weights"
+    return "; ".join(part for part in (weights, heading.shape or "") if part) or "see model_config.json"
+
+
+def _duration(heading: Heading) -> str:
+    return "" if heading.training_s is None else f" in {heading.training_s / 60:.1f} min"
 
 
 def _figures(evaluation: Evaluation) -> str:

@@ -114,17 +114,40 @@ def read_chosen(directory: Path, equipment: Equipment, rising_W: Integers) -> It
         Positions [B] and values [B, S, N] of neighbouring ones.
     """
     chosen = Chosen(rising_W, len(equipment.sensors), equipment.bins)
+    for path, group in groups_of(directory, rising_W):
+        found = read_groups({"path": np.array([str(path)]), "group": np.array([group])}, chosen)
+        yield found["position"], found["values"]
+
+
+def read_groups(groups: Mapping[str, NDArray[Any]], chosen: Chosen) -> dict[str, NDArray[Any]]:
+    """Read the chosen windows of row groups.
+
+    Args:
+        groups: columns `path` and `group`; at least one row.
+        chosen: which windows.
+
+    Returns:
+        Columns `position` [B] and `values` [B, S, N].
+    """
+    parts = []
+    for path, group in zip(groups["path"].tolist(), groups["group"].tolist(), strict=True):
+        with pq.ParquetFile(path) as file:
+            parts.append(chosen(file.read_row_group(group, columns=["position", "values"])))
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("position", "values")}
+
+
+def groups_of(directory: Path, rising_W: Integers) -> Iterator[tuple[Path, int]]:
+    """Yield shard and number of each row group that holds any of the windows, in order."""
     first = 0
     for path in shards(directory):
         if first > rising_W.max(initial=-1):
             return
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if np.searchsorted(rising_W, first) < np.searchsorted(rising_W, first + rows):
-                    found = chosen(file.read_row_group(group, columns=["position", "values"]))
-                    yield found["position"], found["values"]
-                first += rows
+        about = pq.read_metadata(path)
+        for group in range(about.num_row_groups):
+            rows = about.row_group(group).num_rows
+            if np.searchsorted(rising_W, first) < np.searchsorted(rising_W, first + rows):
+                yield path, group
+            first += rows
 
 
 def read_labels(directory: Path, components: int) -> WindowLabels:

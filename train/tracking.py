@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import BaseModel
 
 from app.errors import StoreUnavailable
+from app.settings import Settings
 from train.evaluation import Evaluation, Metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from train.job import Outcome
 
 SERVER = "MLFLOW_TRACKING_URI"
 AT_ONCE = 900
@@ -99,6 +102,33 @@ def keep_run(
     return Kept(run_id, experiment, store)
 
 
+def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Kept:
+    """Keep what a training gave, in an experiment named like its design; see `keep_run`.
+
+    Args:
+        outcome: of `train.job.run_job`.
+        config: of the training.
+        directory: of the checkpoint that was written.
+
+    Returns:
+        Where it is kept: `var/mlflow` unless a server is named.
+
+    Raises:
+        StoreUnavailable: MLflow's store can't be reached or refuses.
+    """
+    heading, evaluation = outcome.heading, outcome.evaluation
+    return keep_run(
+        directory,
+        config,
+        Metrics(heading=heading, evaluation=evaluation, studies=outcome.studies),
+        Settings().var_dir / "mlflow",
+        name=heading.version,
+        experiment=evaluation.design,
+        now=heading.created,
+        tags={"equipment": evaluation.equipment_id, "git_revision": heading.git_revision},
+    )
+
+
 def local_store(local: Path) -> str:
     """Return the address of the local store, an SQLite file in a directory, which is made if it is not there."""
     local.mkdir(parents=True, exist_ok=True)
@@ -146,9 +176,11 @@ def _values(metrics: Metrics) -> Iterator[_Value]:
     for split, study in metrics.studies.items():
         for name, value in flatten(study, split):
             yield _Value(name, value, 0)
-    if metrics.heading is not None:
-        yield _Value("training_s", metrics.heading.training_s, 0)
-        yield _Value("weights", float(metrics.heading.weights), 0)
+    heading = metrics.heading
+    if heading is not None and heading.training_s is not None:
+        yield _Value("training_s", heading.training_s, 0)
+    if heading is not None and heading.weights is not None:
+        yield _Value("weights", float(heading.weights), 0)
 
 
 def _name(*parts: str) -> str:

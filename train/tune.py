@@ -116,7 +116,7 @@ def search(
         results = tuner.fit()
     found = [
         (float(result.metrics[SCORE]), int(result.metrics["training_iteration"]), dict(result.config or {}))
-        for result in results
+        for result in (results[number] for number in range(len(results)))
         if result.metrics and SCORE in result.metrics and math.isfinite(result.metrics[SCORE])
     ]
     if not found:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.evaluation import ALONE, NO_MESSAGES, THIS, Contender, Evaluation
+from train.evaluation import ALONE, NO_MESSAGES, THIS, TOGETHER, Contender, Evaluation
 
 COVERED = (0.88, 0.92)
 """What intervals that state 90 % must cover."""
@@ -95,7 +95,7 @@ def failures(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple
     found += [
         f"With sensors away the risk of {name} rises to {each.worst_ratio:.2f} times that with all of them."
         for name, each in evaluation.abstention.items()
-        if not each.holds and each.worst_ratio is not None
+        if not each.holds and each.worst_ratio is not None and (name == TOGETHER or each.least_confidence is None)
     ]
     if evaluation.robustness is not None:
         trouble, figures_of = max(evaluation.robustness.troubles.items(), key=lambda item: item[1].cost)

@@ -8,6 +8,7 @@ float32 bins as they were written, bit for bit, NaN where missing.
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,17 @@ from app.bins import Floats
 from app.errors import InputError
 from app.schemas.equipment import Equipment
 from train.labels import Booleans, Integers, WindowLabels, configurations, warm_up
-from train.shards import Chosen, blocks_of, read_chosen, read_labels, shards, window_bytes, write_shard
+from train.shards import (
+    Chosen,
+    blocks_of,
+    groups_of,
+    read_chosen,
+    read_groups,
+    read_labels,
+    shards,
+    window_bytes,
+    write_shard,
+)
 
 if TYPE_CHECKING:
     import ray.data
@@ -127,15 +138,14 @@ class Windows:
         """
         import ray.data
 
-        chosen = Chosen(np.unique(np.asarray(chosen_W, np.int64)), len(self.equipment.sensors), self.equipment.bins)
-        first, paths = 0, []
-        for path in shards(self.directory):
-            rows = pq.read_metadata(path).num_rows
-            if np.searchsorted(chosen.positions_B, first) < np.searchsorted(chosen.positions_B, first + rows):
-                paths.append(str(path))
-            first += rows
-        data = ray.data.read_parquet(paths or str(shards(self.directory)[0])).select_columns(["position", "values"])
-        return data.map_batches(chosen, batch_format="pyarrow", batch_size=None)
+        rising_W = np.unique(np.asarray(chosen_W, np.int64))
+        # a row group is a task of its own: what a worker holds at a time does not depend on how large a shard is
+        groups = [{"path": str(path), "group": group} for path, group in groups_of(self.directory, rising_W)]
+        nothing = [{"path": str(shards(self.directory)[0]), "group": 0}]
+        chosen = Chosen(rising_W, len(self.equipment.sensors), self.equipment.bins)
+        return ray.data.from_items(groups or nothing, override_num_blocks=max(1, len(groups))).map_batches(
+            partial(read_groups, chosen=chosen), batch_size=1, batch_format="numpy"
+        )
 
 
 def write_windows(

@@ -35,7 +35,7 @@ def write(directory: Path, made: Small, calibration: Calibration = CALIBRATION) 
         seed=3,
         command="python -m train",
         data=DataInterval(start=START, end=END, windows=40),
-        trained_heads={"grade": ("pump", "valve"), "health": (), "rate": (), "rul": ()},
+        trained_heads={"grade": {"press": ("pump", "valve")}, "health": {}, "rate": {}, "rul": {}},
     )
     save(directory, made.model, made.spec, calibration, origin, {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"})
     return directory

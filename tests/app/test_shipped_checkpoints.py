@@ -41,7 +41,7 @@ def test_checkpoint_is_whole_and_says_where_it_comes_from(version: str) -> None:
     assert loaded.card.version == version
     assert loaded.card.command.startswith("python -m train --equipment hydraulic-rig")
     assert set(loaded.card.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {files.CARD}
-    assert loaded.card.trained_heads["rate"] == ()
+    assert loaded.card.trained_heads["rate"] == {}
     assert loaded.card.command in (SHIPPED / version / files.REPORT).read_text()
 
 

@@ -48,8 +48,8 @@ def measure(directory: Path, times: tuple[int, ...] = TIMES, timeout_s: float = 
         timeout_s: longest time of a pass.
 
     Returns:
-        Rows of `times`, `windows`, `values_mb`, `pass`, `seconds` and `peaks`: the highest private and resident MB of a process of
-        each kind.
+        Rows of `times`, `windows`, `values_mb`, `pass`, `seconds` and `peaks`: the highest private and resident MB of any process of
+        each kind, which are the driver, Ray Train's workers, tasks that read windows, and Ray's own.
     """
     rows: list[dict[str, object]] = []
     first = _rig(directory / "1")
@@ -147,12 +147,17 @@ def _family(pid: int) -> list[psutil.Process]:
 
 def _note(process: psutil.Process, driver: int, peaks: dict[str, dict[str, float]]) -> None:
     try:
-        memory, name = process.memory_info(), process.name()
+        memory = process.memory_info()
         title = " ".join(process.cmdline()[:1])
     except psutil.Error:
         return
-    kind = "driver" if process.pid == driver else title if title.startswith("ray::") else name
-    kind = kind.split("(", 1)[0]
+    kind = "other"
+    if process.pid == driver:
+        kind = "driver"
+    elif title.startswith(("ray::RayTrainWorker", "ray::execute")):
+        kind = "worker"
+    elif title.startswith(("ray::MapBatches", "ray::IDLE")):
+        kind = "task"
     peak = peaks.setdefault(kind, {"private_mb": 0.0, "resident_mb": 0.0})
     peak["private_mb"] = max(peak["private_mb"], round((memory.rss - memory.shared) / 1e6, 1))
     peak["resident_mb"] = max(peak["resident_mb"], round(memory.rss / 1e6, 1))

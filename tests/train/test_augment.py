@@ -28,6 +28,7 @@ ALL: dict[str, Disturbance] = {
     "time": lambda values, generator: disturbances.shift_time(values, 3.0, generator),
     "operating": lambda values, generator: disturbances.shift_operating_point(values, INSTRUMENTS, 1.0, generator),
     "gaps": disturbances.cut_gaps,
+    "history": disturbances.cut_history,
 }
 
 

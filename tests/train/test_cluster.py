@@ -1,5 +1,6 @@
 """Fits that are disturbed: a node of the cluster dies, the whole job is killed; each ends as if nothing had happened."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
@@ -87,6 +89,10 @@ def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(given: Windows, tm
     assert job.stdout is not None
     for line in job.stdout:
         if "epoch   3/8" in line:
+            # Ray's own processes are in groups of their own
+            for process in psutil.Process(job.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             os.killpg(job.pid, signal.SIGKILL)
             break
     job.wait()

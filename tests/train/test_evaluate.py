@@ -8,12 +8,11 @@ import pytest
 
 from app.bins import Floats
 from tests.small import Small, graded_windows, press, small, wave
-from train.abstain import TOGETHER
 from train.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
 from train.certainty import Given
 from train.config import TrainConfig
 from train.evaluate import evaluate_parts
-from train.evaluation import ALONE, NO_MESSAGES, THIS, LearningPoint
+from train.evaluation import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
 from train.held import HeldPart, hold_out
 from train.labels import HOUR_US, Integers, WindowLabels
 from train.windows import Windows, write_windows

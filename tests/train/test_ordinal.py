@@ -1,4 +1,4 @@
-"""The linear reading of grades along one direction."""
+"""The linear reading of grades, along one direction and freely."""
 
 import numpy as np
 
@@ -38,11 +38,11 @@ def test_what_differs_between_groups_is_hardly_heard() -> None:
 
 def test_two_grades_on_one_input_are_parted_in_the_middle() -> None:
     x_WL = np.array([[0.0], [2.0], [6.0], [8.0]])
-    reading = fit_ordinal(x_WL, np.array([1, 1, 0, 0]), np.array([0, 1, 2, 3]), np.array([1.0, 0.2]))
+    reading = fit_ordinal(x_WL, np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), np.array([1.0, 0.2]))
     middle_K = np.array([[4.0]]) @ reading.weight_LK + reading.bias_K
     assert np.isclose(middle_K[0, 0], middle_K[0, 1])
-    # means 1 and 7 and a variance of 1 within grades: the log odds rise by 6 for each unit
-    np.testing.assert_allclose(reading.weight_LK[0, 0] - reading.weight_LK[0, 1], 6.0, rtol=1e-9)
+    # means 1 and 7 and a variance of 1 within grades: the log odds rise by 6 for each unit, once freely and once along the direction
+    np.testing.assert_allclose(reading.weight_LK[0, 0] - reading.weight_LK[0, 1], 12.0, rtol=1e-9)
 
 
 def test_grade_that_never_occurred_is_left_out() -> None:

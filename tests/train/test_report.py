@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.small import graded_windows, small
-from tests.train.test_evaluate import CONFIG, held, halves, runs_to_failure
+from tests.train.test_evaluate import CONFIG, halves, held, runs_to_failure
 from train.evaluate import evaluate_parts
 from train.evaluation import THIS, Evaluation, Heading, LearningPoint, Metrics
 from train.held import hold_out

@@ -1,0 +1,32 @@
+"""Choices that do not fit together are refused with what to change."""
+
+import pytest
+from pydantic import ValidationError
+
+from train.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most", "elastic"), [("2", 2, 2, False), (3, 3, 3, False), ("1:4", 1, 4, True)]
+)
+def test_workers_are_a_number_or_a_range(asked: object, least: int, most: int, *, elastic: bool) -> None:
+    config = TrainConfig.model_validate({"equipment": "press-1", "workers": asked})
+    assert (config.min_workers, config.max_workers, config.is_elastic) == (least, most, elastic)
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": "4:2"}, "expected a number of workers or MIN:MAX"),
+        ({"workers": "0"}, "expected a number of workers or MIN:MAX"),
+        ({"equipment": None}, "expected one of equipment and design, found neither"),
+        ({"design": "press"}, "expected one of equipment and design, found both"),
+        ({"heads": 5}, "expected hidden to be a multiple of heads=5"),
+        ({"patience": 3}, "expected a validation_share above 0 for patience"),
+        ({"workers": "9", "batch": 8}, "at least a window for each of 9 workers"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate({"equipment": "press-1", **change})

@@ -1,0 +1,133 @@
+"""A checkpoint is evaluated as it is, straight on the files of C-MAPSS."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.calibration import Calibration, ComponentCalibration
+from app.card import DataInterval
+from app.checkpoint import Origin, save
+from app.demo.cmapss import SENSOR_IDS, Engine
+from app.demo.engines import engine_topology
+from app.model import UniversalTemporalGNN
+from train.baselines import EXTRA_TREES, PERSISTENCE
+from train.config import TrainConfig
+from train.engine_windows import engine_windows, last_of_each
+from train.evaluate_command import main
+from train.evaluation import THIS, Metrics
+from train.fit import network
+from train.reference import fit_spec
+
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+CAP_H = 125.0
+
+
+def engines(lives: list[int]) -> list[Engine]:
+    """Return engines that ran for so many cycles, every column a noisy trend."""
+    generator = np.random.default_rng(0)
+    return [
+        Engine(unit, 50 + 0.1 * np.arange(life)[:, None] + generator.normal(0, 1, (life, len(SENSOR_IDS))))
+        for unit, life in enumerate(lives, 1)
+    ]
+
+
+def write(path: Path, found: list[Engine]) -> Path:
+    lines = [
+        " ".join([str(engine.unit), str(cycle), *(f"{value:.4f}" for value in row)])
+        for engine in found
+        for cycle, row in enumerate(engine.values_CR.tolist(), 1)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def checkpoint(directory: Path, tmp_path: Path) -> Path:
+    """Write a checkpoint with random weights that tells the remaining life of one component."""
+    topology = engine_topology()
+    component_id = topology.components[1].component_id
+    windows = engine_windows(tmp_path / "w", topology, engines([150, 160]), [0.0, 0.0], component_id, CAP_H, ("a", "b"))
+    config = TrainConfig(
+        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1, statistics=("mean", "slope"), opinion_weight=0.0
+    )  # fmt: skip
+    spec = fit_spec(windows, np.arange(0, len(windows), 7), config)
+    torch.manual_seed(0)
+    stated = {component_id: ComponentCalibration(rul_reach=2.0, rul_cap_h=CAP_H)}
+    origin = Origin(
+        version="4",
+        created=NOW,
+        git_revision="0" * 40,
+        seed=0,
+        command="test",
+        data=DataInterval(start=NOW, end=NOW, windows=len(windows)),
+        trained_heads={"rul": (topology.components[1].type,)},
+    )
+    documents = {"metrics.json": "{}", "train_config.json": config.model_dump_json()}
+    model = UniversalTemporalGNN(network(spec, config, topology.steps))
+    save(directory, model, spec, Calibration(components={topology.design: stated}), origin, documents)
+    return directory
+
+
+def test_windows_end_at_each_cycle_and_lack_what_came_before(tmp_path: Path) -> None:
+    topology = engine_topology()
+    component_id = topology.components[1].component_id
+    found = engine_windows(
+        tmp_path, topology, engines([topology.bins + 3, 60]), [10.0, 0.0], component_id, 50.0, ("a", "b")
+    )
+    last = last_of_each(found)
+    assert found.labels.machine_W[last].tolist() == [0, 1]
+    assert found.labels.rul_WV[last, 1].tolist() == [10.0, 0.0]
+    assert float(np.nanmax(found.labels.rul_WV)) == 50.0
+    whole_SN, short_SN = found.values(last)
+    assert np.isfinite(whole_SN).all()
+    there_N = np.isfinite(short_SN).all(0)
+    assert int(there_N.sum()) == min(60, topology.bins)
+    assert there_N[-1]
+    first = engines([topology.bins + 3, 60])[0].values_CR
+    column = SENSOR_IDS.index(topology.sensor_ids[0])
+    np.testing.assert_allclose(whole_SN[0], first[-topology.bins :, column], rtol=1e-6)
+
+
+def test_test_file_and_its_remaining_cycles_give_both_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested = write(tmp_path / "test_FD001.txt", engines([120, 140, 100]))
+    trained = write(tmp_path / "train_FD001.txt", engines([180, 200]))
+    (tmp_path / "RUL_FD001.txt").write_text("20\n145\n60\n")
+    directory = checkpoint(tmp_path / "4", tmp_path)
+    arguments = [
+        str(directory),
+        "--cmapss",
+        str(tested),
+        "--rul",
+        str(tmp_path / "RUL_FD001.txt"),
+        "--train",
+        str(trained),
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert f"{THIS}: remaining life of" in told
+    assert "RMSE" in told
+    assert "PHM08" in told
+    metrics = Metrics.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
+    life = next(iter(metrics.evaluation.contenders[THIS].life.values()))
+    assert life.pooled.windows == 3
+    assert {PERSISTENCE, EXTRA_TREES} < set(metrics.evaluation.contenders)
+    assert set(metrics.studies) == {"every cycle of the test engines"}
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_checkpoint_that_tells_no_remaining_life_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tested = write(tmp_path / "test.txt", engines([120]))
+    (tmp_path / "rul.txt").write_text("20\n")
+    arguments = ["app/checkpoints/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "tells the remaining life of one component" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_without_its_remaining_cycles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--cmapss", "test_FD001.txt"])

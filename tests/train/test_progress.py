@@ -1,0 +1,62 @@
+"""What a person sees, on a terminal and elsewhere."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from train.progress import EpochRecord, Note, Progress, following, write_note
+
+
+def note(done: float, score: float | None = 0.75) -> Note:
+    record = EpochRecord(
+        epoch=int(done), loss=0.5, score=score, learning_rate=0.01, samples_s=120.0, seconds=2.0, workers=2
+    )
+    at_end = done == int(done)
+    return Note(fit="fold 1/2", epochs=4, done=done, loss=0.5, samples_s=120.0, record=record if at_end else None)
+
+
+def test_without_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(is_terminal=False) as progress:
+        for done in (0.5, 1.0, 2.0):
+            progress.show(note(done))
+        progress.show(note(3.0, score=None))
+        progress.say("done")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == " fold 1/2  epoch   1/4  loss 0.500  score 0.750  120 samples/s  2 workers  6 s left"
+    assert "score" not in lines[2]
+    assert lines[3] == "done"
+    assert len(lines) == 4
+
+
+def test_on_a_terminal_a_bar_moves_inside_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(is_terminal=True) as progress:
+        progress.show(note(0.5))
+        progress.show(note(2.0))
+        progress.say("half way")
+    said = capsys.readouterr().out
+    assert "fold 1/2" in said
+    assert "epoch 2/4  loss 0.500" in said
+    assert "half way" in said
+
+
+def test_every_record_is_heard_with_its_fit() -> None:
+    heard: list[tuple[str, int]] = []
+    with Progress(is_terminal=False, hear=lambda fit, record: heard.append((fit, record.epoch))) as progress:
+        for done in (0.5, 1.0, 2.0):
+            progress.show(note(done))
+    assert heard == [("fold 1/2", 1), ("fold 1/2", 2)]
+
+
+def test_notes_of_an_earlier_run_are_not_shown_and_none_of_this_is_lost(tmp_path: Path) -> None:
+    path, shown = tmp_path / "notes.ndjson", list[float]()
+    write_note(path, note(1.0))
+    with following(path, lambda each: shown.append(each.done)):
+        write_note(path, note(2.0))
+        time.sleep(0.3)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(note(3.0).model_dump_json())
+            file.flush()
+            file.write("\n")
+        write_note(path, note(4.0))
+    assert shown == [2.0, 3.0, 4.0]

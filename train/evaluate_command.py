@@ -1,0 +1,229 @@
+"""Evaluates a checkpoint as it is: `python -m train evaluate CHECKPOINT`, on windows of the store or on C-MAPSS files.
+
+Nothing is fitted but the classical baselines: temperatures, intervals and thresholds are those that the checkpoint states.
+Invariant: the checkpoint's directory is only read; the report goes elsewhere.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from app import card as files
+from app.checkpoint import Checkpoint, load
+from app.demo.cmapss import read_engines, read_remaining
+from app.demo.engines import TOPOLOGY_FILE, engine_topology
+from app.errors import HydraulicDiagnosticsError, InputError
+from app.settings import Settings
+from train.__main__ import without_secrets
+from train.certainty import Given
+from train.config import TrainConfig
+from train.engine_windows import engine_windows, last_of_each
+from train.evaluate import evaluate_parts
+from train.evaluation import THIS, Evaluation, Heading
+from train.held import hold_out
+from train.report import REPORT_PAGE, write_report
+from train.split import SplitPlan, split
+from train.windows import Windows
+
+SEEN = (
+    "The weights that are evaluated may have been trained on these windows: figures of windows that a fit never saw stand in the "
+    "checkpoint's own report."
+)
+
+
+class _Found(NamedTuple):
+    """The evaluation, and those beside it by name."""
+
+    evaluation: Evaluation
+    studies: dict[str, Evaluation]
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate and return the exit status: 0 done, 1 failed with a message, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.cmapss is None) != (options.rul is None):
+        parser.error("--cmapss and --rul belong together: give both or none")
+    try:
+        checkpoint = load(options.checkpoint)
+        config = _config(checkpoint, options)
+        settings = Settings().at(options.dsn)
+        if options.cmapss is not None:
+            found = _of_engines(checkpoint, config, options)
+        else:
+            from train.prepare import prepare  # starts Ray, which files do not need
+
+            found = _of_windows(checkpoint, config, prepare(settings, config))
+        out: Path = (
+            options.out or settings.var_dir / "evaluations" / f"{found.evaluation.design}-{checkpoint.card.version}"
+        )
+        command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
+        write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)
+    except HydraulicDiagnosticsError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    for line in _lines(found.evaluation):
+        print(line)
+    print(f"wrote {out / REPORT_PAGE}")
+    return 0
+
+
+def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -> _Found:
+    """Evaluate on the windows that the parts of a split hold out; baselines are fitted to what the parts train on."""
+    plan = SplitPlan(config.split, config.folds, config.held_share, config.warm_up_windows, config.seed)
+    parts = [
+        hold_out(checkpoint.model, checkpoint.feature_spec, windows, part.name, part.train_W, part.held_W, config.seed)
+        for part in split(windows, plan)
+    ]
+    evaluation = evaluate_parts(
+        windows,
+        parts,
+        config,
+        split=config.split,
+        given=_given(checkpoint, windows.equipment.design),
+        cap_h=config.rul_cap_h,
+    )
+    return _Found(evaluation.model_copy(update={"notes": (SEEN, *evaluation.notes)}), {})
+
+
+def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.Namespace) -> _Found:
+    """Evaluate on the last window of each test engine, and beside it on all of their windows."""
+    topology = engine_topology(options.topology)
+    design = topology.design
+    failing = {
+        component_id: found.rul_cap_h
+        for component_id, found in checkpoint.calibration.components.get(design, {}).items()
+        if found.rul_cap_h is not None
+    }
+    if len(failing) != 1:
+        raise InputError(
+            f"expected a checkpoint that tells the remaining life of one component of design '{design}', found "
+            f"{', '.join(failing) or 'none'}: evaluate another checkpoint, or import the files and use --equipment",
+            "checkpoint",
+        )
+    ((component_id, cap_h),) = failing.items()
+    tested = read_engines(options.cmapss)
+    remaining = read_remaining(options.rul, len(tested))
+    trained = [] if options.train is None else read_engines(options.train)
+    names = [*(f"train-{engine.unit}" for engine in trained), *(f"test-{engine.unit}" for engine in tested)]
+    with tempfile.TemporaryDirectory() as name:
+        windows = engine_windows(
+            Path(name), topology, [*trained, *tested], [0.0] * len(trained) + remaining, component_id, cap_h, names
+        )
+        is_test_W = windows.labels.machine_W >= len(trained)
+        train_W, all_W = np.flatnonzero(~is_test_W), np.flatnonzero(is_test_W)
+        last_W = np.intersect1d(last_of_each(windows), all_W)
+        if len(last_W) != len(tested):
+            raise InputError(
+                f"expected each of the {len(tested)} engines to have a fifth of a window of {topology.bins} cycles, found "
+                f"{len(tested) - len(last_W)} that have not: give a topology with a shorter window, and train with it",
+                "topology",
+            )
+        given = _given(checkpoint, design)
+        model, spec = checkpoint.model, checkpoint.feature_spec
+        official = [hold_out(model, spec, windows, "last window of each engine", train_W, last_W, config.seed)]
+        every = [hold_out(model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0)]
+        of_last = evaluate_parts(windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h)
+        of_all = evaluate_parts(windows, every, config, split="every cycle", given=given, cap_h=cap_h, rival=False)
+    return _Found(of_last, {"every cycle of the test engines": of_all})
+
+
+def _given(checkpoint: Checkpoint, design: str) -> Given:
+    sets = [
+        (number, component)
+        for number, (of, component) in enumerate(checkpoint.feature_spec.grade_sets())
+        if of == design
+    ]
+    model = checkpoint.model
+    return Given(
+        network={component: float(model.grade.temperature_G[number]) for number, component in sets},
+        opinion={component: float(model.opinion.temperature_G[number]) for number, component in sets},
+        calibration=checkpoint.calibration,
+        limits=checkpoint.feature_spec.limits.get(design),
+    )
+
+
+def _config(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfig:
+    """Read how the checkpoint was trained, and ask for what the command names instead."""
+    path = options.checkpoint / files.TRAIN_CONFIG
+    try:
+        trained = TrainConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        print(f"'{path}' is not of this release: windows are made with the defaults of this one", file=sys.stderr)
+        trained = TrainConfig(equipment=checkpoint.card.designs[0])
+    update: dict[str, object] = {
+        "statistics": checkpoint.feature_spec.statistics,
+        "opinion_weight": checkpoint.config.opinion_weight,
+    }
+    if options.equipment or options.design:
+        update |= {"equipment": options.equipment, "design": options.design}
+    if options.split:
+        update["split"] = options.split
+    return trained.model_copy(update=update)
+
+
+def _heading(checkpoint: Checkpoint, command: str) -> Heading:
+    card, config = checkpoint.card, checkpoint.config
+    return Heading(
+        version=card.version,
+        command=command,
+        git_revision=card.git_revision,
+        created=card.created,
+        start=card.data.start,
+        end=card.data.end,
+        weights=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members",
+    )
+
+
+def _lines(evaluation: Evaluation) -> list[str]:
+    lines = []
+    for name, each in evaluation.contenders.items():
+        told = [f"{component} {figures.pooled.macro_f1:.3f}" for component, figures in each.grades.items()]
+        if told:
+            exact = "" if each.exact_match is None else f", exact match {each.exact_match.pooled:.3f}"
+            lines.append(f"{name}: macro-F1 {', '.join(told)}{exact}")
+        for component, life in each.life.items():
+            error = f"RMSE {life.pooled.rmse_h:.2f} h, PHM08 {life.pooled.phm08:.1f}"
+            lines.append(f"{name}: remaining life of {component}: {error}, {life.pooled.windows} windows")
+    for component, found in evaluation.certainty.items():
+        for quantity, interval in (("health", found.health), ("remaining life", found.rul)):
+            if interval is not None:
+                lines.append(f"{THIS}: 90 % intervals of {component}'s {quantity} hold {interval.coverage:.1%}")
+    return lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    # abbreviations are off: `--ds` would carry a password past `without_secrets` into the report
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m train evaluate", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory that `python -m train` wrote")
+    machines = parser.add_mutually_exclusive_group()
+    machines.add_argument(
+        "--equipment", metavar="ID", help="machine, or pattern with *; without it that of the training"
+    )
+    machines.add_argument("--design", metavar="D", help="all machines of a design")
+    parser.add_argument("--split", metavar="KIND", help="parts that baselines see and that are scored; see train.split")
+    parser.add_argument(
+        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+    )
+    parser.add_argument(
+        "--cmapss", type=Path, metavar="FILE", help="test file of C-MAPSS, such as test_FD001.txt; no store is asked"
+    )
+    parser.add_argument("--rul", type=Path, metavar="FILE", help="its remaining cycles, such as RUL_FD001.txt")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="training file, to which the baselines are fitted")
+    parser.add_argument("--topology", type=Path, default=TOPOLOGY_FILE, metavar="FILE", help="topology of the engines")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory of the report; without it under var/evaluations"
+    )
+    return parser
