@@ -157,7 +157,8 @@ def choose(model: UniversalTemporalGNN, threads: int, make: Make = built) -> Cho
 def warm_up_graphs(config: ModelConfig, graphs: int) -> GraphBatch:
     """Return graphs with the network's shapes and no meaning: a ring of components with noise as features.
 
-    Every sensor that has a reference is there, so that the second opinion speaks; but each fourth window lacks one.
+    Every sensor that has a reference is there, so that the whole second opinion speaks; but each fourth window lacks one
+    sensor, and each eighth two.
     """
     V, S, T = _COMPONENTS, max(config.references, _COMPONENTS), config.opinion_steps or _STEPS
     order_S, order_V = np.arange(S), np.arange(V)
@@ -165,6 +166,7 @@ def warm_up_graphs(config: ModelConfig, graphs: int) -> GraphBatch:
     x_WSTF = np.random.default_rng(0).normal(0.0, 0.5, (graphs, S, T, config.features)).astype(np.float32)
     mask_WST = np.ones((graphs, S, T), np.bool_)
     mask_WST[3::4, 0] = False
+    mask_WST[7::8, 1] = False
     x_WSTF[~mask_WST] = 0.0
     one = GraphBatch(
         x_STF=x_WSTF[0],

@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from app.graph import GraphBatch, Integers
 from app.inference_layers import Attention, Edges, Lstm, Map, Norm, on_device
+from app.inference_opinion import Asked, Opinion
 from app.layers import MemberAttention, MemberLstm, MemberNorm
-from app.model import Averages, SecondOpinion, UniversalTemporalGNN, place_in_window, spread
+from app.model import Averages, UniversalTemporalGNN, place_in_window, spread
 
 MAX_KEPT_TOPOLOGIES = 16
 MAX_KEPT_SENSORS = 256
@@ -52,7 +53,7 @@ class InferenceNetwork:
             self._attend = Map.of(model.attend, dtype)
             self._summary = Map.of(model.summary, dtype)
             self._heads = _Heads(model)
-            self._opinion = _Opinion(model.opinion) if model.config.opinion_weight else None
+            self._opinion = Opinion(model.opinion) if model.config.opinion_weight else None
 
     def read(self, batch: GraphBatch) -> Averages:
         """Answer for a batch, see `app.model.Network`."""
@@ -68,7 +69,9 @@ class InferenceNetwork:
                 and topology.opinion is not None
                 and x_WSTF.shape[2] == self.config.opinion_steps
             ):
-                other_WVK = self._opinion(x_WSTF, mask_WST, topology.opinion, topology)
+                other_WVK = self._opinion(
+                    x_WSTF, np.all(batch.mask_ST.reshape(mask_WST.shape), axis=2), topology.opinion
+                )
                 joined_WVK = torch.lerp(probability_WVK, other_WVK, self.config.opinion_weight)
                 probability_WVK = torch.where(torch.isfinite(other_WVK), joined_WVK, probability_WVK)
             answer_VL = torch.cat((probability_WVK, trend_5WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
@@ -98,12 +101,8 @@ class InferenceNetwork:
         place_MDT = self._place(place_in_window(steps, type_MDV1).expand(M, -1, -1)).mT
         return _Topology(
             components=V,
-            graphs=given.graphs,
             edges=Edges.of(given.edge_index_2E, V, self._device),
             sensor_component_S=on_device(given.sensor_component_S, self._device),
-            sensor_graph_S=on_device(given.sensor_graph_S, self._device),
-            component_graph_V=on_device(given.component_graph_V, self._device),
-            graded_V=on_device(given.grade_set_V >= 0, self._device),
             set_V=set_V,
             pool_VS=on_device(pool_VS, self._device),
             map_SLP=self._sensors.maps_of(on_device(given.sensor_quantity_S, self._device)),
@@ -112,7 +111,9 @@ class InferenceNetwork:
             threshold_M1VJ=self._heads.thresholds_of(set_V),
             opinion=None
             if self._opinion is None
-            else self._opinion.of(on_device(given.sensor_slot_S, self._device), set_V),
+            else self._opinion.of(
+                given.sensor_slot_S, given.sensor_graph_S, given.component_graph_V, given.grade_set_V, given.graphs
+            ),
         )
 
     def _state(self, x_WSTF: Tensor, mask_WST: Tensor, topology: "_Topology") -> Tensor:
@@ -176,12 +177,8 @@ class _Topology(NamedTuple):
     """What weights and topology decide without a window, on the device."""
 
     components: int
-    graphs: int
     edges: Edges
     sensor_component_S: Tensor
-    sensor_graph_S: Tensor
-    component_graph_V: Tensor
-    graded_V: Tensor
     set_V: Tensor
     pool_VS: Tensor
     """1 where a sensor is on a component, else 0."""
@@ -192,7 +189,7 @@ class _Topology(NamedTuple):
     relations_MDE1: list[Tensor]
     """Of each round of message passing."""
     threshold_M1VJ: Tensor
-    opinion: "_Asked | None"
+    opinion: Asked | None
 
 
 def _of_one_topology(batch: GraphBatch) -> bool:
@@ -287,47 +284,3 @@ class _Heads:
             )
         )
         return beyond_WVL[..., :-1] - beyond_WVL[..., 1:], trend_5WV
-
-
-class _Asked(NamedTuple):
-    """The second opinion for one topology."""
-
-    weight_SLK: Tensor
-    reads_SG: Tensor
-    bias_VK: Tensor
-    asked_V1: Tensor
-
-
-class _Opinion:
-    """`SecondOpinion` with its temperature, as probabilities."""
-
-    def __init__(self, opinion: SecondOpinion) -> None:
-        G, references, T, F, K = opinion.weight_GRTFK.shape
-        weight_GRTFK = opinion.weight_GRTFK / opinion.temperature_G[:, None, None, None, None]
-        self._weight_RLK = weight_GRTFK.permute(1, 2, 3, 0, 4).reshape(references, T * F, G * K)
-        self._bias_GK = opinion.bias_GK / opinion.temperature_G[:, None]
-        self._reads_RG = opinion.reads_GR.T.float()
-        self._asked_G = opinion.reads_GR.sum(1)
-
-    def of(self, sensor_slot_S: Tensor, set_V: Tensor) -> _Asked:
-        """Lay out the weights for a topology; a sensor without a reference says nothing."""
-        known_S1, slot_S = (sensor_slot_S >= 0).to(self._reads_RG.dtype)[:, None], sensor_slot_S.clamp(min=0)
-        weight_SLK = self._weight_RLK.index_select(0, slot_S) * known_S1[..., None]
-        reads_SG = self._reads_RG.index_select(0, slot_S) * known_S1
-        return _Asked(
-            weight_SLK, reads_SG, self._bias_GK.index_select(0, set_V), self._asked_G.index_select(0, set_V)[:, None]
-        )
-
-    def __call__(self, x_WSTF: Tensor, mask_WST: Tensor, asked: _Asked, topology: _Topology) -> Tensor:
-        """Return each grade's probability, [W, V, K]; NaN where there is no opinion."""
-        W, S, T, F = x_WSTF.shape
-        graph_V, set_V = topology.component_graph_V, topology.set_V
-        (_, G), K = asked.reads_SG.shape, asked.bias_VK.shape[1]
-        there_SW1 = mask_WST.all(2).T[..., None].to(x_WSTF.dtype)
-        told_SWL = torch.bmm(x_WSTF.transpose(0, 1).reshape(S, W, T * F), asked.weight_SLK).mul_(there_SW1)
-        both_SWL = torch.cat((told_SWL, there_SW1 * asked.reads_SG[:, None]), 2)
-        total_BWL = both_SWL.new_zeros(topology.graphs, W, G * K + G).index_add_(0, topology.sensor_graph_S, both_SWL)
-        logit_VWK = total_BWL[..., : G * K].view(-1, W, G, K)[graph_V, :, set_V] + asked.bias_VK[:, None]
-        heard_VW = total_BWL[..., G * K :][graph_V, :, set_V]
-        speaks_VW = (heard_VW == asked.asked_V1) & (asked.asked_V1 > 0) & topology.graded_V[:, None]
-        return torch.softmax(logit_VWK.masked_fill_(~speaks_VW[..., None], torch.nan), -1).transpose(0, 1)

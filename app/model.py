@@ -2,7 +2,8 @@
 
 Dimension key, used everywhere: `B` graphs in a batch, `V` components (nodes) over the batch, `E` directed message edges over
 the batch, `S` sensors over the batch, `T` steps of a window, `F` features of a sensor at a step, `D` hidden width, `H`
-attention heads, `M` members of the ensemble, `K` grades (padded to the largest grade set), `G` grade sets, `L` inputs of a map.
+attention heads, `M` members of the ensemble, `K` grades (padded to the largest grade set), `G` grade sets, `L` inputs of a map,
+`Q` places of sensors that a grade set reads, `A` alternatives of its second opinion, the whole one first.
 
 The members share nothing but the input: they are independent networks of one shape, run as one batched computation, whose
 answers are averaged. This module reads no file and knows no machine.
@@ -26,6 +27,9 @@ from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, Or
 HARMONICS = 6
 """Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
 
+
+MAX_OPINION_BYTES = 32_000_000
+"""What the alternatives of the second opinion may take beside the whole one; the rig's take 2 MB."""
 
 MAX_OCCLUDED_ROWS = 20_000
 """Sensors times steps of all copies that `occlude` scores at once; bounds its memory."""
@@ -58,9 +62,11 @@ class ModelConfig:
     members: int = 1
     """M: independent networks whose answers are averaged."""
     references: int = 0
-    """R: sensors with a reference in the feature spec; the inputs of the second opinion."""
+    """R: sensors with a reference in the feature spec."""
     opinion_steps: int = 0
     """T of the second opinion; 0 for none."""
+    opinion_sensors: int = 0
+    """Q: the most sensors that the second opinion of a grade set reads."""
     opinion_weight: float = 0.0
     """Share of the second opinion in a grade's probability, where all its sensors are there; the network has the rest."""
     rate_unit: float = 1.0
@@ -118,44 +124,64 @@ class Averages(NamedTuple):
 
 
 class SecondOpinion(nn.Module):
-    """A linear discriminant (Fisher, 1936) for each grade set, beside the network.
+    """A linear reading of the grades of each grade set, beside the network.
 
     It reads the features of every step of the sensors whose evidence can reach the component, and is fitted in closed form on
     the windows that the network is trained on. Where conditions differ by small steps against large common changes, it finds
-    directions that gradients find late; the network in turn keeps its word when a sensor is missing. So it is heard only
-    where all its sensors are there in all steps.
+    directions that gradients find late; the network in turn keeps its word when sensors are missing.
+
+    Of each grade set there is the whole opinion, heard where all its sensors are there in all steps, and alternatives refitted
+    without one sensor, heard where just that one is not; they do not read what is left of it. Where two are not whole, or one
+    whose alternative is not kept, there is no opinion. The alternatives take `MAX_OPINION_BYTES` at most: of a larger network
+    only the first places of each set have one.
     """
 
-    def __init__(self, grade_sets: tuple[tuple[float, ...], ...], references: int, steps: int, features: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sets, grades = max(len(grade_sets), 1), max((len(healths) for healths in grade_sets), default=2)
-        self.register_buffer("weight_GRTFK", torch.zeros(sets, references, steps, features, grades))
-        self.register_buffer("bias_GK", torch.full((sets, grades), -torch.inf))
-        self.register_buffer("reads_GR", torch.zeros(sets, references, dtype=torch.bool))
-        self.weight_GRTFK: Tensor
-        self.bias_GK: Tensor
-        self.register_buffer("temperature_G", torch.ones(sets))
-        self.reads_GR: Tensor
+        G = max(len(config.grade_sets), 1)
+        K = max((len(healths) for healths in config.grade_sets), default=2)
+        R, Q, T, F = config.references, config.opinion_sensors, config.opinion_steps, config.features
+        A = 1 + min(Q, MAX_OPINION_BYTES // max(1, 4 * G * Q * T * F * K))
+        self.register_buffer("weight_GAQTFK", torch.zeros(G, A, Q, T, F, K))
+        self.register_buffer("bias_GAK", torch.full((G, A, K), -torch.inf))
+        self.register_buffer("place_GR", torch.full((G, R), -1, dtype=torch.int64))
+        self.register_buffer("temperature_G", torch.ones(G))
+        self.weight_GAQTFK: Tensor
+        """Alternative 1 + q is that without the sensor at place q, whose own weights there are 0."""
+        self.bias_GAK: Tensor
+        """-inf for grades that did not occur; for all of an alternative that was not fitted."""
+        self.place_GR: Tensor
+        """Place of each sensor among those that the set reads, -1 where it does not read it."""
         self.temperature_G: Tensor
 
     def forward(self, graph: GraphTensors) -> Tensor:
         """Return the logarithm of each grade's probability but for a constant, [V, K]; NaN where it has no opinion."""
-        V = graph.component_type_V.shape[0]
+        V, S = graph.component_type_V.shape[0], graph.x_STF.shape[0]
         graphs = V  # at least as many as there are, without asking the device
-        if graph.x_STF.shape[1] != self.weight_GRTFK.shape[2]:
-            return self.bias_GK.new_full((V, self.bias_GK.shape[1]), torch.nan)
-        there_S = graph.mask_ST.all(1) & (graph.sensor_slot_S >= 0)
-        slot_S = graph.sensor_slot_S.clamp(min=0)
-        told_SGK = torch.einsum("stf,gstfk->sgk", graph.x_STF, self.weight_GRTFK.index_select(1, slot_S))
-        told_SGK = told_SGK * there_S[:, None, None]
-        total_BGK = told_SGK.new_zeros(graphs, *told_SGK.shape[1:]).index_add(0, graph.sensor_graph_S, told_SGK)
-        heard_SG = (self.reads_GR.index_select(1, slot_S).T & there_S[:, None]).to(told_SGK.dtype)
-        heard_BG = heard_SG.new_zeros(graphs, heard_SG.shape[1]).index_add(0, graph.sensor_graph_S, heard_SG)
-        asked_G = self.reads_GR.sum(1)
-        set_V = graph.grade_set_V.clamp(min=0)
-        logit_VK = total_BGK[graph.component_graph_V, set_V] + self.bias_GK.index_select(0, set_V)
-        complete_V = (heard_BG == asked_G)[graph.component_graph_V, set_V] & (asked_G > 0)[set_V]
-        return logit_VK.masked_fill(~(complete_V & (graph.grade_set_V >= 0))[:V, None], torch.nan)
+        G, A, Q, T, F, K = self.weight_GAQTFK.shape
+        if graph.x_STF.shape[1] != T or not Q:
+            return self.bias_GAK.new_full((V, K), torch.nan)
+        place_SG = self.place_GR.index_select(1, graph.sensor_slot_S.clamp(min=0)).T
+        heard_SG = (place_SG >= 0) & (graph.mask_ST.all(1) & (graph.sensor_slot_S >= 0))[:, None]
+        # how many are not heard, and the sum of their places: that of the only one is its place
+        both_S2G = torch.stack((heard_SG.long(), place_SG * heard_SG), 1)
+        both_B2G = both_S2G.new_zeros(graphs, 2, G).index_add(0, graph.sensor_graph_S, both_S2G)
+        read_GR = self.place_GR >= 0
+        lacking_BG = read_GR.sum(1) - both_B2G[:, 0]
+        without_BG = 1 + (self.place_GR * read_GR).sum(1) - both_B2G[:, 1]
+        is_kept_BG = (lacking_BG == 0) | (lacking_BG == 1) & (without_BG < A)
+        choice_BG = torch.where(is_kept_BG & (lacking_BG == 1), without_BG, 0)
+        set_G = torch.arange(G, device=place_SG.device)
+        row_SG = (set_G * A + choice_BG.index_select(0, graph.sensor_graph_S)) * Q + place_SG.clamp(min=0)
+        weight_SGLK = (
+            self.weight_GAQTFK.view(G * A * Q, T * F, K).index_select(0, row_SG.flatten()).view(S, G, T * F, K)
+        )
+        told_SGK = torch.matmul(graph.x_STF.reshape(S, 1, 1, T * F), weight_SGLK)[:, :, 0] * heard_SG[..., None]
+        total_BGK = told_SGK.new_zeros(graphs, G, K).index_add(0, graph.sensor_graph_S, told_SGK)
+        logit_BGK = (total_BGK + self.bias_GAK[set_G, choice_BG]).masked_fill(~is_kept_BG[..., None], torch.nan)
+        logit_VK = logit_BGK[graph.component_graph_V, graph.grade_set_V.clamp(min=0)]
+        is_said_V1 = torch.isfinite(logit_VK).any(1, keepdim=True) & (graph.grade_set_V >= 0)[:, None]
+        return logit_VK.masked_fill(~is_said_V1, torch.nan)
 
 
 class UniversalTemporalGNN(nn.Module):
@@ -186,7 +212,7 @@ class UniversalTemporalGNN(nn.Module):
         self.attend = MemberLinear(M, D, config.heads)
         self.summary = MemberLinear(M, 2 * D, D)
         self.grade = OrdinalHead(M, D, config.grade_sets)
-        self.opinion = SecondOpinion(config.grade_sets, config.references, config.opinion_steps, config.features)
+        self.opinion = SecondOpinion(config)
         self.trend = MemberLinear(M, D, 5)
 
     def forward(self, graph: GraphTensors) -> Heads:

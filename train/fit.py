@@ -41,7 +41,7 @@ from train.config import TrainConfig
 from train.feed import count_steps
 from train.labels import Integers
 from train.loop import MERIT, TRAIN, LoopInput, train_loop
-from train.opinion import fit_opinion
+from train.opinion import fit_opinion, most_sensors
 from train.progress import EpochRecord, Progress, following
 from train.reference import fit_spec
 from train.session import CPU_OF_A_WORKER, ray_session
@@ -105,6 +105,7 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         members=config.members,
         references=len(spec.sensor_slots()),
         opinion_steps=steps if config.opinion_weight else 0,
+        opinion_sensors=most_sensors(spec, steps) if config.opinion_weight else 0,
         opinion_weight=config.opinion_weight,
         rate_unit=1000.0 / config.rul_cap_h,
         rul_unit_h=config.rul_cap_h,

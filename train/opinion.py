@@ -10,9 +10,9 @@ from app.bins import Floats
 from app.feature_spec import FeatureSpec
 from app.features import batch_features, plan_features
 from app.graph import plan_graph
-from app.model import UniversalTemporalGNN
+from app.model import SecondOpinion, UniversalTemporalGNN
 from train.labels import Booleans, Integers
-from train.ordinal import fit_ordinal
+from train.ordinal import OrdinalReading, measure, read_off
 from train.reach import sensors_in_reach
 from train.windows import Windows
 
@@ -20,13 +20,16 @@ MOST_WINDOWS = 5_000
 """Windows that it is fitted to at most, evenly sampled."""
 MOST_INPUTS = 8_192
 """Features of one component's sensors over all steps; a component with more gets no opinion, since its covariance would not fit."""
+MOST_REFITTED_INPUTS = 4_096
+"""The same for its alternatives, each of which solves for nearly as many unknowns again."""
 
 
 def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> None:
     """Fit and set the model's second opinion.
 
     A linear reading of each graded component's grades (see `train.ordinal`), on the normalised features of the sensors whose
-    evidence can reach it, where all of them are there. A component whose windows have one grade only gets none.
+    evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from the same windows.
+    A component whose windows have one grade only gets none.
 
     Args:
         model: whose `opinion` is set.
@@ -50,16 +53,34 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
             continue
         x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
         health_K = np.array([grade.health for grade in equipment.components[index].grades])
-        reading = fit_ordinal(x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K)
-        shape = (len(sensors), *x_WSTF.shape[2:], len(reading.grade_K))
+        moments = measure(x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K)
         opinion = model.opinion
-        device = opinion.bias_GK.device
-        known_grade_K = torch.from_numpy(reading.grade_K)
-        weight_STFK = torch.from_numpy(reading.weight_LK.reshape(shape)).float().to(device)
-        for weight_TFK, slot in zip(weight_STFK, graph.sensor_slot_S[sensors].tolist(), strict=True):
-            opinion.weight_GRTFK[number, slot][..., known_grade_K] = weight_TFK
-            opinion.reads_GR[number, slot] = True
-        opinion.bias_GK[number, known_grade_K] = torch.from_numpy(reading.bias_K).float().to(device)
+        opinion.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
+            len(sensors), device=opinion.place_GR.device
+        )
+        place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
+        alternatives = opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
+        for alternative in range(min(alternatives, 1 + len(sensors))):
+            # the first reads all, since no place is -1
+            _set(opinion, number, alternative, read_off(moments, place_L != alternative - 1))
+
+
+def most_sensors(spec: FeatureSpec, steps: int) -> int:
+    """Return the most sensors that one component's opinion can read: those of the largest design, as far as they are bounded."""
+    most = max((len(references) for references in spec.references.values()), default=0)
+    return min(most, MOST_INPUTS // max(1, steps * spec.features))
+
+
+def _set(opinion: SecondOpinion, number: int, alternative: int, reading: OrdinalReading) -> None:
+    """Write a reading of the inputs of the first places into an opinion's tables."""
+    _, _, _, T, F, _ = opinion.weight_GAQTFK.shape
+    weight_QTFK = torch.from_numpy(reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))).float()
+    opinion.weight_GAQTFK[number, alternative, : len(weight_QTFK)][..., torch.from_numpy(reading.grade_K)] = (
+        weight_QTFK.to(opinion.weight_GAQTFK.device)
+    )
+    opinion.bias_GAK[number, alternative, torch.from_numpy(reading.grade_K)] = (
+        torch.from_numpy(reading.bias_K).float().to(opinion.bias_GAK.device)
+    )
 
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:

@@ -9,9 +9,10 @@ Invariant: the same windows in another order give the same reading, within round
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve
 
 from app.bins import Doubles
-from train.labels import Integers
+from train.labels import Booleans, Integers
 
 SHRINKAGE = 0.01
 """Share of the mean variance in the covariance: keeps inputs that hardly vary from ruling."""
@@ -28,8 +29,43 @@ class OrdinalReading(NamedTuple):
     grade_K: Integers
 
 
+class OrdinalMoments(NamedTuple):
+    """What readings of the same windows are fitted from, whichever of the inputs they read."""
+
+    within_WL: Doubles
+    apart_KL: Doubles
+    """Means of the grades, from the middle of all."""
+    middle_L: Doubles
+    covariance_LL: Doubles
+    health_K: Doubles
+    grade_K: Integers
+
+
 def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalReading:
-    """Fit a linear reading of grades.
+    """Fit a linear reading of grades: `read_off` of `measure`, on all inputs."""
+    return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
+
+
+def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalMoments:
+    """Gather the moments of windows' inputs within and between grades.
+
+    Args:
+        x_WL: inputs.
+        grade_W: grade of each window; at least two occur.
+        group_W: number of each window's group, which a split would never part.
+        health_K: health of each of the component's grades.
+    """
+    grade_K, place_W, count_K = np.unique(grade_W, return_inverse=True, return_counts=True)
+    mean_KL = np.stack([x_WL[place_W == place].mean(0) for place in range(len(grade_K))])
+    within_WL = x_WL - mean_KL[place_W]
+    covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
+    covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
+    middle_L = mean_KL.mean(0)
+    return OrdinalMoments(within_WL, mean_KL - middle_L, middle_L, covariance_LL, health_K[grade_K], grade_K)
+
+
+def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
+    """Fit a linear reading of grades to some of the inputs.
 
     The discriminant is Fisher's (1936), every grade counting the same. The direction is the one of its kind whose target is the
     grades' health: the inverse of the same covariance times the covariance of inputs and health; a window's probability of a
@@ -37,32 +73,27 @@ def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: D
     covariance: to the windows' scatter within grades is added that of the groups' means, and it is shrunk by a fixed share.
 
     Args:
-        x_WL: inputs.
-        grade_W: grade of each window; at least two occur.
-        group_W: number of each window's group, which a split would never part.
-        health_K: health of each of the component's grades.
+        moments: of the windows.
+        is_read_L: the inputs that the reading may use; the others have a weight of 0.
 
     Returns:
-        The reading.
+        The reading, with weights for all inputs.
     """
-    grade_K, place_W, count_K = np.unique(grade_W, return_inverse=True, return_counts=True)
-    mean_KL = np.stack([x_WL[place_W == place].mean(0) for place in range(len(grade_K))])
-    within_WL = x_WL - mean_KL[place_W]
-    covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
-    covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
-    L = x_WL.shape[1]
-    mean_variance = max(float(covariance_LL.trace()) / L, 1e-12)
-    covariance_LL *= 1.0 - SHRINKAGE
-    covariance_LL[np.arange(L), np.arange(L)] += SHRINKAGE * mean_variance
-    middle_L, known_K = mean_KL.mean(0), health_K[grade_K]
-    free_LK = np.linalg.solve(covariance_LL, (mean_KL - middle_L).T)
-    direction_L = free_LK @ (known_K - known_K.mean())
-    variance = max(float(np.mean((within_WL @ direction_L) ** 2)), 1e-12)
+    read = np.flatnonzero(is_read_L)
+    covariance_JJ = moments.covariance_LL[np.ix_(read, read)]
+    mean_variance = max(float(covariance_JJ.trace()) / len(read), 1e-12)
+    covariance_JJ *= 1.0 - SHRINKAGE
+    covariance_JJ[np.arange(len(read)), np.arange(len(read))] += SHRINKAGE * mean_variance
+    apart_KL, middle_L = moments.apart_KL, moments.middle_L
+    free_LK = np.zeros((len(is_read_L), len(apart_KL)))
+    free_LK[read] = solve(covariance_JJ, apart_KL[:, read].T, assume_a="pos", overwrite_a=True, check_finite=False)
+    direction_L = free_LK @ (moments.health_K - moments.health_K.mean())
+    variance = max(float(np.mean((moments.within_WL @ direction_L) ** 2)), 1e-12)
     # -(p - p_k)^2 / 2s^2 without the part that all grades share; places are counted from the middle to keep logits small
-    place_K = (mean_KL - middle_L) @ direction_L
+    place_K = apart_KL @ direction_L
     weight_LK = free_LK + np.outer(direction_L, place_K / variance)
-    own_K = ((mean_KL - middle_L) * free_LK.T).sum(1) + place_K**2 / variance
-    return OrdinalReading(weight_LK, -own_K / 2.0 - middle_L @ weight_LK, grade_K)
+    own_K = (apart_KL * free_LK.T).sum(1) + place_K**2 / variance
+    return OrdinalReading(weight_LK, -own_K / 2.0 - middle_L @ weight_LK, moments.grade_K)
 
 
 def _between_groups(x_WL: Doubles, place_W: Integers, group_W: Integers) -> Doubles:

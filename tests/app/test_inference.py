@@ -12,7 +12,7 @@ from app import card as files
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.features import window_features
-from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
+from app.graph import GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.implementation import warm_up_graphs
 from app.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
 from app.model import UniversalTemporalGNN, occlude, score
@@ -108,11 +108,17 @@ def test_every_part_of_a_network_is_run_as_trained(members: int) -> None:
             parameter.add_(0.3 * torch.randn_like(parameter))
         model.grade.temperature_G.uniform_(0.5, 2.0)
         model.opinion.temperature_G.uniform_(0.5, 2.0)
-        model.opinion.weight_GRTFK.normal_(0.0, 0.1)
-        model.opinion.bias_GK[:, :2] = 0.1
-        model.opinion.reads_GR[:, 1:] = True
+        model.opinion.weight_GAQTFK.normal_(0.0, 0.1)
+        model.opinion.bias_GAK[:, :4, :2] = torch.randn(2, 4, 2)
+        model.opinion.place_GR[0] = torch.tensor([1, -1, 0, 2])
+        model.opinion.place_GR[1, 1:] = torch.arange(3)
     batch = warm_up_graphs(config, 6)
     assert_same(score(InferenceNetwork(model), batch), score(model, batch))
+    one = warm_up_graphs(config, 1)
+    pairs = [without_sensor(without_sensor(one, first), second) for first in range(4) for second in range(4)]
+    other = replace(one, edge_index_2E=one.edge_index_2E[:, 1:], edge_relation_E=one.edge_relation_E[1:])
+    for masked in (concatenate(pairs), concatenate([without_sensor(other, 1), *pairs])):
+        assert_same(score(InferenceNetwork(model), masked), score(model, masked))
     shorter = replace(batch, x_STF=batch.x_STF[:, 1:], mask_ST=batch.mask_ST[:, 1:])
     assert_same(score(InferenceNetwork(model), shorter), score(model, shorter))
 

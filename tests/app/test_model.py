@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from app.features import window_features
-from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
+from app.graph import GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLstm
-from app.model import UniversalTemporalGNN, occlude, score, to_tensors
+from app.model import SecondOpinion, UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
 
 CLOSE = 1e-5  # sums over a batch are taken in another order than over a graph alone
@@ -210,6 +210,42 @@ def test_tensors_are_copies_on_the_device() -> None:
     tensors = to_tensors(whole, "cpu")
     tensors.x_STF.zero_()
     assert np.abs(whole.x_STF).max() > 0
+
+
+def test_each_grade_set_hears_the_alternative_for_its_own_missing_sensor() -> None:
+    opinion, whole = SecondOpinion(small().config), graph(small())
+    generator = torch.Generator().manual_seed(0)
+    opinion.weight_GAQTFK.normal_(generator=generator)
+    opinion.bias_GAK.normal_(generator=generator)
+    opinion.place_GR[0, [2, 0, 3]] = torch.arange(3)
+    opinion.place_GR[1, [1, 2]] = torch.arange(2)
+    slot_S = whole.sensor_slot_S.tolist()
+    heard = {
+        (): (0, 0),
+        (0,): (2, 0),
+        (1,): (0, 1),
+        (2,): (1, 2),
+        (3,): (3, 0),
+        (0, 1): (2, 1),
+        (0, 3): (None, 0),
+        (1, 2): (1, None),
+    }
+    for missing_slots, alternatives in heard.items():
+        shown = whole
+        for slot in missing_slots:
+            shown = without_sensor(shown, slot_S.index(slot))
+        logit_VK = opinion(to_tensors(shown)).numpy()
+        for number, alternative in enumerate(alternatives):
+            if alternative is None:
+                assert np.isnan(logit_VK[number]).all()
+                continue
+            expected_K = opinion.bias_GAK[number, alternative].numpy().copy()
+            for slot, place in enumerate(opinion.place_GR[number].tolist()):
+                if place >= 0 and slot not in missing_slots:
+                    weight_TFK = opinion.weight_GAQTFK[number, alternative, place].numpy()
+                    expected_K += np.einsum("tf,tfk->k", whole.x_STF[slot_S.index(slot)], weight_TFK)
+            np.testing.assert_allclose(logit_VK[number], expected_K, rtol=1e-4, atol=CLOSE)
+        assert np.isnan(logit_VK[2]).all()
 
 
 def test_width_that_heads_do_not_divide_is_refused() -> None:

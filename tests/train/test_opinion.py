@@ -1,4 +1,4 @@
-"""The linear second opinion: fitted in closed form, heard only where all its sensors are there."""
+"""The linear second opinion: fitted in closed form, heard in the alternative that fits the sensors that are there."""
 
 from pathlib import Path
 
@@ -10,40 +10,51 @@ from app import model
 from app.bins import Floats
 from app.features import batch_features, plan_features
 from app.graph import GraphBatch, concatenate, plan_graph, split_graphs, tile_graphs, without_sensor
-from app.model import UniversalTemporalGNN, score, to_tensors
+from app.inference import InferenceNetwork
+from app.model import UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, graded, press, small, wave
+from train import opinion
 from train.labels import Integers
-from train.opinion import fit_opinion
+from train.opinion import fit_opinion, most_sensors
 from train.ordinal import fit_ordinal
+from train.predict import predict
 from train.reach import sensors_in_reach
 from train.windows import Windows, write_windows
 
-
-def graphs_of(values_WSN: Floats, made: Small) -> tuple[GraphBatch, ...]:
-    features = batch_features(values_WSN, plan_features(made.equipment, made.spec))
-    return split_graphs(tile_graphs(plan_graph(made.equipment, made.spec), features.x_WSTF, features.mask_WST))
+Taught = tuple[Small, list[GraphBatch], Windows]
+HEALTH_K = np.array([1.0, 0.5, 0.1])
 
 
-def told_windows(directory: Path) -> Windows:
+def shown(tmp_path: Path) -> Windows:
     """Return windows of a machine whose pump has three grades that its pressure tells."""
     grade_WV = np.full((90, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(90) % 3
     grade_WV[:, 1] = 0
     values_WSN = wave(90, 4)
     values_WSN[:, 0] += 0.3 * grade_WV[:, :1].astype(np.float32)
-    values_WSN[-1, 2] = np.nan  # this one is not fitted to
-    return write_windows(directory, press(), ("press-1",), graded(grade_WV), [values_WSN])
+    values_WSN[:, 1] += 0.2 * grade_WV[:, :1].astype(np.float32)
+    return write_windows(tmp_path / "windows", press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0)
 
 
-Taught = tuple[Small, tuple[GraphBatch, ...], Integers]
+def graphs_of(windows: Windows, made: Small) -> list[GraphBatch]:
+    found = batch_features(windows.values(np.arange(len(windows))), plan_features(made.equipment, made.spec))
+    return list(split_graphs(tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)))
 
 
 @pytest.fixture
 def taught(tmp_path: Path) -> Taught:
-    """Return the machine with a fitted opinion, graphs of its windows and their grades."""
-    made, windows = small(), told_windows(tmp_path)
-    fit_opinion(made.model, made.spec, windows, np.arange(90))
-    return made, graphs_of(windows.values(np.arange(89)), made), windows.labels.grade_WV[:89]
+    """Return the machine with a fitted opinion, and the graphs of its windows."""
+    made, windows = small(), shown(tmp_path)
+    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)))
+    return made, graphs_of(windows, made), windows
+
+
+def fitted_on(sensors: list[int], graphs: list[GraphBatch], windows: Windows, component: int = 0) -> Floats:
+    """Return the logits of a reading that knows these sensors only, of each window."""
+    x_WL = np.stack([graph.x_STF[sensors] for graph in graphs]).reshape(len(graphs), -1).astype(np.float64)
+    grade_W: Integers = windows.labels.grade_WV[:, component]
+    reading = fit_ordinal(x_WL, grade_W, windows.group_W, HEALTH_K)
+    return (x_WL @ reading.weight_LK + reading.bias_K).astype(np.float32)
 
 
 def said(model: UniversalTemporalGNN, graph: GraphBatch) -> Floats:
@@ -53,37 +64,111 @@ def said(model: UniversalTemporalGNN, graph: GraphBatch) -> Floats:
 
 
 def test_opinion_is_the_ordinal_reading_of_the_sensors_in_reach(taught: Taught) -> None:
-    made, graphs, grade_WV = taught
+    made, graphs, windows = taught
     sensors = sensors_in_reach(made.equipment, 0)
-    x_WL = np.stack([graph.x_STF[sensors] for graph in graphs]).reshape(len(graphs), -1).astype(np.float64)
-    health_K = np.array([grade.health for grade in made.equipment.components[0].grades])
-    group_W = np.unique(grade_WV[:, 0], return_inverse=True)[1]
-    reading = fit_ordinal(x_WL, grade_WV[:, 0], group_W, health_K)
-    told_WK = np.stack([said(made.model, graph)[0] for graph in graphs])
-    np.testing.assert_allclose(told_WK, x_WL @ reading.weight_LK + reading.bias_K, rtol=1e-3, atol=1e-3)
-    assert (told_WK.argmax(-1) == grade_WV[:, 0]).mean() > 0.95
+    found = np.stack([said(made.model, graph)[0] for graph in graphs])
+    np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
+    assert (found.argmax(-1) == windows.labels.grade_WV[:, 0]).mean() > 0.95
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_one_missing_sensor_hears_what_was_fitted_without_it(taught: Taught, missing: int) -> None:
+    made, graphs, windows = taught
+    sensors = [sensor for sensor in sensors_in_reach(made.equipment, 0) if sensor != missing]
+    found = np.stack([said(made.model, without_sensor(graph, missing))[0] for graph in graphs])
+    np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_left_of_a_missing_sensor_is_not_read(taught: Taught) -> None:
+    made, graphs, _ = taught
+    broken = without_sensor(graphs[0], 1)
+    partly = without_sensor(graphs[0], 1)
+    partly.x_STF[1, :2], partly.mask_ST[1, :2] = 7.0, True
+    np.testing.assert_array_equal(said(made.model, partly), said(made.model, broken))
+
+
+def test_two_missing_sensors_are_too_many(taught: Taught) -> None:
+    made, graphs, _ = taught
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert np.isnan(said(made.model, without_sensor(without_sensor(graphs[0], first), second))).all()
+
+
+def test_sensor_out_of_reach_is_not_missed(taught: Taught) -> None:
+    made, graphs, _ = taught
+    np.testing.assert_array_equal(said(made.model, without_sensor(graphs[0], 3)), said(made.model, graphs[0]))
+    np.testing.assert_array_equal(
+        said(made.model, without_sensor(without_sensor(graphs[0], 3), 0)),
+        said(made.model, without_sensor(graphs[0], 0)),
+    )
+
+
+def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
+    made, graphs, windows = taught
+    turned = press(("tank", "valve", "pump"))
+    places = [made.equipment.sensor_ids.index(sensor_id) for sensor_id in turned.sensor_ids]
+    found = batch_features(windows.values(np.arange(1))[:, places], plan_features(turned, made.spec))
+    graph = tile_graphs(plan_graph(turned, made.spec), found.x_WSTF, found.mask_WST)
+    for missing in range(4):
+        np.testing.assert_allclose(
+            said(made.model, without_sensor(graph, missing))[[2, 1, 0]],
+            said(made.model, without_sensor(graphs[0], places[missing])),
+            atol=1e-4,  # logits of some tens in float32
+        )
+
+
+def test_serving_hears_the_same_alternatives(taught: Taught) -> None:
+    made, graphs, _ = taught
+    batch = concatenate([graphs[0], *(without_sensor(graphs[1], missing) for missing in range(4)), graphs[2]])
+    found, expected = score(InferenceNetwork(made.model), batch), score(made.model, batch)
+    np.testing.assert_allclose(found.grade_probability_VK, expected.grade_probability_VK, atol=1e-5)
+
+
+def test_training_hears_the_same_alternatives(taught: Taught) -> None:
+    made, graphs, windows = taught
+
+    def without_second(values_NSB: Floats) -> Floats:
+        masked_NSB = values_NSB.copy()
+        masked_NSB[:, 1] = np.nan
+        return masked_NSB
+
+    told = predict(made.model, made.spec, windows, np.arange(5), without_second).opinion_WVK
+    expected = np.stack([said(made.model, without_sensor(graph, 1)) for graph in graphs[:5]])
+    np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_alternatives_that_take_too_much_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, windows = small(), shown(tmp_path)
+    G, _, Q, T, F, K = made.model.opinion.weight_GAQTFK.shape
+    assert Q == most_sensors(made.spec, T) == 4
+    monkeypatch.setattr(model, "MAX_OPINION_BYTES", 2 * 4 * G * Q * T * F * K)
+    bounded = UniversalTemporalGNN(made.config).eval()
+    assert bounded.opinion.weight_GAQTFK.shape[1] == 3
+    fit_opinion(bounded, made.spec, windows, np.arange(len(windows)))
+    graphs = graphs_of(windows, made)
+    heard = [np.isfinite(said(bounded, without_sensor(graphs[0], missing))[0]).all() for missing in range(4)]
+    assert heard == [True, True, False, True]
+    batch = concatenate([without_sensor(graphs[0], missing) for missing in range(4)])
+    np.testing.assert_allclose(
+        score(InferenceNetwork(bounded), batch).grade_probability_VK,
+        score(bounded, batch).grade_probability_VK,
+        atol=1e-5,
+    )
+
+
+def test_component_with_very_many_inputs_has_the_whole_opinion_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, windows = small(), shown(tmp_path)
+    monkeypatch.setattr(opinion, "MOST_REFITTED_INPUTS", 1)
+    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)))
+    graph = graphs_of(windows, made)[0]
+    heard = [np.isfinite(said(made.model, without_sensor(graph, missing))[0]).all() for missing in range(4)]
+    assert heard == [False, False, False, True]
 
 
 def test_component_with_one_grade_or_none_has_no_opinion(taught: Taught) -> None:
     made, graphs, _ = taught
     assert np.isnan(said(made.model, graphs[0])[1:]).all()
-
-
-def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> None:
-    made, windows = small(), told_windows(tmp_path)
-    before = made.model.opinion.weight_GRTFK.clone()
-    made.model.config = model.ModelConfig(
-        **{name: getattr(made.config, name) for name in made.config.__slots__} | {"opinion_steps": 0}
-    )
-    fit_opinion(made.model, made.spec, windows, np.arange(90))
-    assert torch.equal(made.model.opinion.weight_GRTFK, before)
-
-
-def test_opinion_is_left_out_where_one_of_its_sensors_is_missing(taught: Taught) -> None:
-    made, graphs, _ = taught
-    for sensor, heard in ((0, False), (2, False), (3, True)):
-        logit_VK = said(made.model, without_sensor(graphs[0], sensor))
-        assert np.isfinite(logit_VK[0]).all() == heard
 
 
 def test_opinion_on_a_batch_is_that_on_each_graph(taught: Taught) -> None:
@@ -92,25 +177,39 @@ def test_opinion_on_a_batch_is_that_on_each_graph(taught: Taught) -> None:
     together = said(made.model, batch)
     for position, graph in enumerate(split_graphs(batch)):
         np.testing.assert_allclose(
-            together[3 * position : 3 * position + 3], said(made.model, graph), atol=1e-4, rtol=1e-5
+            together[3 * position : 3 * position + 3], said(made.model, graph), atol=1e-5
         )  # sums in another order
 
 
 def test_answer_joins_network_and_opinion_half_and_half(taught: Taught) -> None:
     made, graphs, _ = taught
-    opinion = np.exp(said(made.model, graphs[0])[0] - said(made.model, graphs[0])[0].max())
+    opinion_K = np.exp(said(made.model, graphs[0])[0] - said(made.model, graphs[0])[0].max())
     with torch.inference_mode():
         tensors = to_tensors(graphs[0])
         heads = made.model(tensors)
         own_VK = made.model.grade.probability(heads.score_MV, heads.threshold_MVJ, tensors.grade_set_V).numpy()
     joined = score(made.model, graphs[0]).grade_probability_VK
-    np.testing.assert_allclose(joined[0], 0.5 * own_VK[0] + 0.5 * opinion / opinion.sum(), atol=1e-5)
+    np.testing.assert_allclose(joined[0], 0.5 * own_VK[0] + 0.5 * opinion_K / opinion_K.sum(), atol=1e-5)
     np.testing.assert_allclose(joined[1, :2], own_VK[1, :2], atol=1e-6)
 
 
 def test_machine_of_another_design_is_given_no_opinion(taught: Taught) -> None:
-    made, _, _ = taught
+    made, _, windows = taught
     other = press().model_validate(press().model_dump() | {"design": "other"})
-    features = batch_features(wave(1, 4), plan_features(other, made.spec))
-    graph = tile_graphs(plan_graph(other, made.spec), features.x_WSTF, features.mask_WST)
+    found = batch_features(windows.values(np.arange(1)), plan_features(other, made.spec))
+    graph = tile_graphs(plan_graph(other, made.spec), found.x_WSTF, found.mask_WST)
     assert np.isnan(said(made.model, graph)).all()
+
+
+def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong(taught: Taught) -> None:
+    made, graphs, _ = taught
+    contribution_VS = np.concatenate(list(occlude(made.model, graphs[0])), 1)
+    assert contribution_VS[0, 3] == 0.0  # the tank's sensor is out of the pump's reach
+    assert np.abs(contribution_VS[0, :3]).max() > 0.0
+
+
+def test_evidence_in_pieces_is_that_at_once(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, graphs, _ = taught
+    whole_VS = np.concatenate(list(occlude(made.model, graphs[0])), 1)
+    monkeypatch.setattr(model, "MAX_OCCLUDED_ROWS", 1)
+    np.testing.assert_allclose(np.concatenate(list(occlude(made.model, graphs[0])), 1), whole_VS, atol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 
 from app.bins import Doubles
 from train.labels import Integers
-from train.ordinal import fit_ordinal
+from train.ordinal import fit_ordinal, measure, read_off
 
 HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
 
@@ -65,3 +65,13 @@ def test_inputs_that_never_vary_are_not_heard() -> None:
     x_WL, grade_W, group_W = graded(60)
     x_WL[:, 4] = 3.0
     assert np.allclose(fit_ordinal(x_WL, grade_W, group_W, HEALTH_K).weight_LK[4], 0.0)
+
+
+def test_reading_of_some_inputs_is_that_of_a_fit_which_never_saw_the_others() -> None:
+    x_WL, grade_W, group_W = graded(240)
+    is_read_L = np.array([True, True, False, True, False, True])
+    found = read_off(measure(x_WL, grade_W, group_W, HEALTH_K), is_read_L)
+    expected = fit_ordinal(x_WL[:, is_read_L], grade_W, group_W, HEALTH_K)
+    np.testing.assert_allclose(found.weight_LK[is_read_L], expected.weight_LK, rtol=1e-9)
+    np.testing.assert_allclose(found.bias_K, expected.bias_K, rtol=1e-9)
+    assert not found.weight_LK[~is_read_L].any()
