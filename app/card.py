@@ -22,7 +22,7 @@ METRICS = "metrics.json"
 MODEL_CONFIG = "model_config.json"
 TRAIN_CONFIG = "train_config.json"
 WEIGHTS = "weights.safetensors"
-REPORT = "report.md"
+REPORT = "report.html"
 REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, CALIBRATION, METRICS)
 
 Head = Literal["grade", "health", "rate", "rul"]

@@ -61,7 +61,7 @@ class TrainConfig(BaseModel):
     memory_limit_mb: Annotated[float, Field(ge=0)] = 64.0
     """Bins of training windows that a worker keeps in memory; more are streamed anew in each epoch, shuffled among as many as fit."""
 
-    epochs: Positive = 40
+    epochs: Positive = 20
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training windows that an epoch shows, drawn anew; below 1 where windows overlap so much that few say it all."""
     batch: Positive = 32
@@ -90,7 +90,7 @@ class TrainConfig(BaseModel):
     """Rounds of message passing; 0 for a network that hears no other component."""
     lstm_layers: Positive = 1
     dropout: Share = 0.0
-    members: Positive = 4
+    members: Positive = 2
 
     opinion_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the linear second opinion in a grade's probability; 0 for the network alone."""

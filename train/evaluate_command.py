@@ -27,7 +27,7 @@ from train.engine_windows import engine_windows, last_of_each
 from train.evaluate import evaluate_parts
 from train.evaluation import THIS, Evaluation, Heading
 from train.held import hold_out
-from train.report import REPORT_PAGE, write_report
+from train.report import write_report
 from train.split import SplitPlan, split
 from train.windows import Windows
 
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         return 130
     for line in _lines(found.evaluation):
         print(line)
-    print(f"wrote {out / REPORT_PAGE}")
+    print(f"wrote {out / files.REPORT}")
     return 0
 
 

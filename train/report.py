@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from app.card import METRICS
+from app.card import METRICS, REPORT
 from train import plots
 from train.evaluation import THIS, Contender, Evaluation, Heading, Metrics
 from train.model_card import model_card
@@ -16,7 +16,6 @@ from train.scores import Score
 from train.style import CSS
 from train.verdict import failures, headline
 
-REPORT_PAGE = "report.html"
 MODEL_CARD = "model_card.md"
 
 
@@ -46,7 +45,7 @@ def documents(
     metrics = Metrics(heading=heading, evaluation=evaluation, studies=studies or {})
     return {
         METRICS: metrics.model_dump_json(indent=1) + "\n",
-        REPORT_PAGE: page(metrics),
+        REPORT: page(metrics),
         MODEL_CARD: model_card(metrics),
     }
 

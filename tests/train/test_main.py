@@ -17,7 +17,7 @@ from tests.small import START_US, graded_windows, press
 from train.__main__ import main, next_directory
 from train.evaluation import NO_MESSAGES, THIS, Metrics
 from train.labels import EPOCH, MICROSECOND
-from train.report import MODEL_CARD, REPORT_PAGE
+from train.report import MODEL_CARD
 
 SMALL = [
     "--folds", "2", "--epochs", "2", "--batch", "8", "--hidden", "8", "--heads", "2", "--members", "2",
@@ -88,10 +88,10 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert "press" in checkpoint.feature_spec.limits
     assert set(checkpoint.calibration.components["press"]) >= {"pump", "valve"}
     metrics = Metrics.model_validate_json((out / files.METRICS).read_text())
-    for name in (REPORT_PAGE, MODEL_CARD):
+    for name in (files.REPORT, MODEL_CARD):
         assert database_dsn not in (out / name).read_text() + checkpoint.card.command
     pump = metrics.evaluation.contenders[THIS].grades["pump"]
-    assert f"{pump.mean_macro_f1:.3f}" in (out / REPORT_PAGE).read_text()
+    assert f"{pump.mean_macro_f1:.3f}" in (out / files.REPORT).read_text()
     assert NO_MESSAGES in metrics.evaluation.contenders
     assert metrics.studies["leave-level:valve"].parts.keys() == {"valve=new", "valve=worn"}
     assert json.loads((out / files.TRAIN_CONFIG).read_text())["epochs"] == 2

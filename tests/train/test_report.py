@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from app.card import REPORT
 from tests.small import graded_windows, small
 from tests.train.test_evaluate import CONFIG, halves, held, runs_to_failure
 from train.evaluate import evaluate_parts
 from train.evaluation import THIS, Evaluation, Heading, LearningPoint, Metrics
 from train.held import hold_out
-from train.report import MODEL_CARD, REPORT_PAGE, write_report
+from train.report import MODEL_CARD, write_report
 from train.verdict import failures, headline
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -48,7 +49,7 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> None:
     write_report(graded, tmp_path / "out", HEADING, {"leave-level:pump": graded})
-    page = (tmp_path / "out" / REPORT_PAGE).read_text()
+    page = (tmp_path / "out" / REPORT).read_text()
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert not re.search(r"url\((?!#)", page)
@@ -76,7 +77,7 @@ def test_verdict_compares_with_the_best_rival(graded: Evaluation) -> None:
 
 def test_remaining_life_has_its_table_and_its_verdict(failing: Evaluation, tmp_path: Path) -> None:
     write_report(failing, tmp_path)
-    page, card = (tmp_path / REPORT_PAGE).read_text(), (tmp_path / MODEL_CARD).read_text()
+    page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
     assert "PHM08" in page
     assert "mean life less age" in page
     assert "root mean square error" in headline(failing).sentence
