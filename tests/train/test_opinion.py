@@ -171,6 +171,16 @@ def test_component_with_one_grade_or_none_has_no_opinion(taught: Taught) -> None
     assert np.isnan(said(made.model, graphs[0])[1:]).all()
 
 
+def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> None:
+    made, windows = small(), shown(tmp_path)
+    before = made.model.opinion.weight_GAQTFK.clone()
+    made.model.config = model.ModelConfig(
+        **{name: getattr(made.config, name) for name in made.config.__slots__} | {"opinion_steps": 0}
+    )
+    fit_opinion(made.model, made.spec, windows, np.arange(90))
+    assert torch.equal(made.model.opinion.weight_GAQTFK, before)
+
+
 def test_opinion_on_a_batch_is_that_on_each_graph(taught: Taught) -> None:
     made, graphs, _ = taught
     batch = concatenate([graphs[0], without_sensor(graphs[1], 0), graphs[2]])
