@@ -21,9 +21,9 @@ from train.predict import Predictions, predict
 from train.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
 from train.windows import Windows
 
-PROBES = 160
+PROBES = 96
 """Held-out windows of a part that are shown with broken sensors: sensors x kinds of trouble x these forward passes."""
-REMOVAL_PROBES = 400
+REMOVAL_PROBES = 240
 """Held-out windows of a part whose sensors are taken away one after the other."""
 MOST_SENSORS = 48
 """Sensors that are broken in turn, evenly spaced over a machine that has more."""

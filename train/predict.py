@@ -64,7 +64,7 @@ def predict(
     windows: Windows,
     chosen_W: Integers,
     disturb: Disturb | None = None,
-    size: int = 256,
+    size: int = 32,
 ) -> Predictions:
     """Ask a network about windows, in evaluation mode and without gradients.
 
