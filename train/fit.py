@@ -44,7 +44,7 @@ from train.loop import MERIT, TRAIN, LoopInput, train_loop
 from train.opinion import fit_opinion, most_sensors
 from train.progress import EpochRecord, Progress, following
 from train.reference import fit_spec
-from train.session import CPU_OF_A_WORKER, ray_session
+from train.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
 from train.state import newest_state, read_state
 from train.windows import Windows
 
@@ -172,7 +172,8 @@ def run_fit(
             "resume": resume,
             "notes": directory / NOTES,
         }
-        best = _train(given, directory)
+        with interrupts_kept():
+            best = _train(given, directory)
         with best.as_directory() as path:
             saved = read_state(Path(path))
         last = newest_state(directory)

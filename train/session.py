@@ -30,6 +30,19 @@ SETTINGS = {
 
 
 @contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Put back what Ctrl-C does: Ray Train's own handler stays after its run, and then ends nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+@contextmanager
 def ray_session(workers: int) -> Iterator[None]:
     """Connect to Ray, unless this process already is.
 
@@ -39,7 +52,6 @@ def ray_session(workers: int) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: the run was interrupted; Ray Train's own handler ends the workers first and then raises `SystemExit`.
     """
-    on_interrupt = signal.getsignal(signal.SIGINT)
     before = {name: os.environ.get(name) for name in SETTINGS}
     is_own = not ray.is_initialized()
     try:
@@ -49,12 +61,11 @@ def ray_session(workers: int) -> Iterator[None]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        yield
+        with interrupts_kept():
+            yield
     except SystemExit as stopped:
         raise KeyboardInterrupt from stopped
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, on_interrupt)
         if is_own:
             ray.shutdown()
         for name, value in before.items():

@@ -1,5 +1,6 @@
 """Fits by Ray Train's own workers: one after the other in one session, kept, streamed and elastic."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: p
     expected = fit_plainly(windows, *parted(60), config, undisturbed.append)
     streamed = config.model_copy(update={"memory_limit_mb": 0.0, "workers": "2"})
     elastic = config.model_copy(update={"workers": "1:2", "ema": 0.5, "patience": 2})
+    on_interrupt = signal.getsignal(signal.SIGINT)
     with ray_session(2), Progress() as progress:
         kept = run_fit(windows, *parted(60), config, "kept", storage, progress)
         other = run_fit(windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage, progress)
         grown = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in expected.items())
     assert [record.score for record in kept.history] == [record.score for record in undisturbed]
     assert (kept.model().opinion.place_GR >= 0).any()
