@@ -17,7 +17,7 @@ from app.model import UniversalTemporalGNN
 from train.attention import attention_weights
 from train.conformal import masked_in_turn
 from train.labels import Integers
-from train.predict import Predictions, predict
+from train.predict import Predictions, predict, predict_each
 from train.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
 from train.windows import Windows
 
@@ -116,17 +116,13 @@ def _probes(
     ids = windows.equipment.sensor_ids
     sensors = np.unique(np.linspace(0, len(ids) - 1, min(MOST_SENSORS, len(ids))).astype(np.int64)).tolist()
     spread_S = usual_spread(next(windows.batches(_spaced(held_W, 64), 64))[1])
-    return Probes(
-        window_W=chosen_W,
-        clean=predict(model, spec, windows, chosen_W),
-        troubled={
-            trouble: {
-                ids[sensor]: predict(model, spec, windows, chosen_W, troubled(trouble, sensor, spread_S, seed))
-                for sensor in sensors
-            }
-            for trouble in TROUBLES
-        },
-    )
+    cases = [(trouble, sensor) for trouble in TROUBLES for sensor in sensors]
+    disturbs = [troubled(trouble, sensor, spread_S, seed) for trouble, sensor in cases]
+    clean, *said = predict_each(model, spec, windows, chosen_W, [None, *disturbs])
+    found: dict[Trouble, dict[str, Predictions]] = {trouble: {} for trouble in TROUBLES}
+    for (trouble, sensor), predictions in zip(cases, said, strict=True):
+        found[trouble][ids[sensor]] = predictions
+    return Probes(chosen_W, clean, found)
 
 
 def _removals(
@@ -139,7 +135,7 @@ def _removals(
     return Removals(
         window_W=chosen_W,
         away=away,
-        predictions=tuple(predict(model, spec, windows, chosen_W, removed(rank_WS, count)) for count in away),
+        predictions=tuple(predict_each(model, spec, windows, chosen_W, [removed(rank_WS, count) for count in away])),
     )
 
 

@@ -5,7 +5,7 @@ config has no attention layers, so nothing here differs for it.
 Invariant: what is said of a window does not depend on the windows that are asked with it, and memory does not grow with their number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -79,17 +79,27 @@ def predict(
     Returns:
         The predictions, in the order of `chosen_W`.
     """
+    return predict_each(model, spec, windows, chosen_W, [disturb], size)[0]
+
+
+def predict_each(
+    model: UniversalTemporalGNN,
+    spec: FeatureSpec,
+    windows: Windows,
+    chosen_W: Integers,
+    disturbs: Sequence[Disturb | None],
+    size: int = 32,
+) -> list[Predictions]:
+    """Ask a network about the same windows several times, each time disturbed in another way, and read them once; see `predict`."""
     features, graph = plan_features(windows.equipment, spec), plan_graph(windows.equipment, spec)
     wanted_W, place_W = np.unique(chosen_W, return_inverse=True)
-    parts: list[Predictions] = []
+    nothing = predict_bins(model, np.empty((0, len(features.sensor_ids), features.bins), np.float32), features, graph)
+    said = [[nothing] for _ in disturbs]
     for _, values_NSB in windows.batches(wanted_W, size):
-        shown_NSB = values_NSB if disturb is None else disturb(values_NSB)
-        parts.append(predict_bins(model, shown_NSB, features, graph))
-    if not parts:
-        parts = [
-            predict_bins(model, np.empty((0, len(features.sensor_ids), features.bins), np.float32), features, graph)
-        ]
-    return join(parts).only(place_W.reshape(-1).astype(np.int64))
+        for parts, disturb in zip(said, disturbs, strict=True):
+            shown_NSB = values_NSB if disturb is None else disturb(values_NSB)
+            parts.append(predict_bins(model, shown_NSB, features, graph))
+    return [join(parts).only(place_W.reshape(-1).astype(np.int64)) for parts in said]
 
 
 def predict_bins(
