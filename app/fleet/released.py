@@ -16,8 +16,7 @@ from app.errors import InputError, SettingsError, UnknownVersion
 from app.evidence import Thresholds
 from app.fleet.plan import Asked, Place, Plan
 from app.schemas.places import shown
-from app.serving.build import ModelArgs
-from app.serving.ingress import IngressConfig
+from app.serving.config import IngressConfig, ModelArgs
 from app.serving.traffic import Release, Traffic
 from app.serving.windows import CLOCK_SKEW
 from app.settings import PROJECT_DIR
