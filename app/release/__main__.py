@@ -1,0 +1,127 @@
+"""Changes which model versions answer, without a lost request: `python -m app.release`.
+
+Each command changes `serve_config.yaml` and what runs together, and writes who, when, what and why to the history of releases;
+`--dry-run` prints the change of the file and does nothing. Answers go to standard output, errors to standard error. The exit
+status is 0 when it was done, 1 when it was refused (what ran before goes on), 2 for wrong use, 3 when a guard broke and the promotion
+was rolled back.
+Invariant: the commands decide nothing themselves; see `operations`.
+"""
+
+import argparse
+import asyncio
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from app.errors import HydraulicDiagnosticsError
+from app.release.config_file import ConfigFile
+from app.release.operations import Asker, Releases
+from app.release.serve_api import ServeApi, dashboard_address, ray_token
+from app.release.service_api import ServiceApi, api_key, service_url
+from app.release.shares import parse_weights
+from app.release.source import placement_of
+from app.release.view import difference, status_lines
+from app.settings import PROJECT_DIR, Settings
+from app.store.open import open_store
+
+
+def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name.
+        out: where answers go.
+        err: where errors go.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return asyncio.run(_run(options, out))
+    except HydraulicDiagnosticsError as error:
+        err.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        err.write("interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere.add_argument(
+        "--config", type=Path, default=PROJECT_DIR / "serve_config.yaml", help="the file that says what runs"
+    )
+    everywhere.add_argument("--address", help="Ray's dashboard (RAY_DASHBOARD_ADDRESS, else http://127.0.0.1:8265)")
+    everywhere.add_argument("--url", help="the service; without it as http_options say")
+    changing = argparse.ArgumentParser(add_help=False, parents=[everywhere])
+    changing.add_argument(
+        "--dry-run", action="store_true", help="print what would change in the file, and change nothing"
+    )
+    changing.add_argument("--reason", default="", help="why; goes into the history of releases")
+    changing.add_argument("--actor", default=getpass.getuser(), help="who; the user of this process without it")
+    parser = argparse.ArgumentParser(prog="python -m app.release", description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("status", parents=[everywhere], help="what the file says, what runs, and the last releases")
+    commands.add_parser("diff", parents=[everywhere], help="what the file would change in what runs")
+    commands.add_parser("apply", parents=[changing], help="apply the file as it is")
+    deploy = commands.add_parser(
+        "deploy", parents=[changing], help="add a version with weight 0 and wait until it answered"
+    )
+    deploy.add_argument("version")
+    deploy.add_argument("--checkpoint", help="its directory, relative to the project; without it a registered version")
+    deploy.add_argument("--device", help="auto, cpu, cuda or cuda:N; as the version that is copied without it")
+    split = commands.add_parser("split", parents=[changing], help="give versions their weights")
+    split.add_argument("weights", nargs="+", metavar="VERSION=WEIGHT", help="such as 3=90 4=10")
+    commands.add_parser("rollback", parents=[changing], help="put the weights before those of now in force")
+    retire = commands.add_parser("retire", parents=[changing], help="remove a version without weight")
+    retire.add_argument("version")
+    return parser
+
+
+async def _run(options: argparse.Namespace, out: TextIO) -> int:
+    settings = Settings()
+    file = ConfigFile(options.config)
+    config = file.read().config
+    store = open_store(settings)
+
+    def say(line: str) -> None:
+        out.write(line + "\n")
+        out.flush()
+
+    serve = ServeApi(dashboard_address(options.address), ray_token(os.environ, Path.home()))
+    key = "" if getattr(options, "dry_run", False) else api_key(settings)
+    service = ServiceApi(options.url or service_url(config), key)
+    async with serve, service:
+        try:
+            if options.command == "status":
+                for line in await status_lines(file, serve, service, store):
+                    say(line)
+                return 0
+            if options.command == "diff":
+                found = difference(file.read(), await serve.applications())
+                for line in found or ["what runs is what the file says"]:
+                    say(line)
+                return 0
+            asker = Asker(options.actor, options.reason)
+            releases = Releases(file, serve, service, store, asker, say, dry_run=options.dry_run)
+            if options.command == "apply":
+                await releases.apply()
+            elif options.command == "deploy":
+                await releases.deploy(placement_of(options.version, options.checkpoint, options.device, settings))
+            elif options.command == "split":
+                await releases.split(parse_weights(options.weights))
+            elif options.command == "rollback":
+                await releases.rollback()
+            else:
+                await releases.retire(options.version)
+        finally:
+            await store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], sys.stdout, sys.stderr))
