@@ -62,7 +62,12 @@ def difference(config: ReadConfig, states: Mapping[str, ApplicationState]) -> li
         states: what runs.
     """
     lines: list[str] = []
-    wanted = {application.name: application for application in config.config.applications}
+    # Serve hands the whole's logging down to the applications that have none of their own
+    common = config.config.logging_config
+    wanted = {
+        item.name: item if item.logging_config else item.model_copy(update={"logging_config": common})
+        for item in config.config.applications
+    }
     running = {
         name: Application.model_validate(state.deployed_app_config)
         for name, state in states.items()
