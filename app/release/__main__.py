@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from app.errors import HydraulicDiagnosticsError
+from app.errors import HydraulicDiagnosticsError, InputError
 from app.release.config_file import ConfigFile
+from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.release.operations import Asker, Releases
+from app.release.promotion import GuardBroken, Promotion, promote
 from app.release.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.service_api import ServiceApi, api_key, service_url
-from app.release.shares import parse_weights
+from app.release.shares import parse_steps, parse_weights, with_share
 from app.release.source import placement_of
 from app.release.view import difference, status_lines
 from app.settings import PROJECT_DIR, Settings
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
     options = _parser().parse_args(arguments)
     try:
         return asyncio.run(_run(options, out))
+    except GuardBroken as error:
+        err.write(f"error: {error}\n")
+        return 3
     except HydraulicDiagnosticsError as error:
         err.write(f"error: {error}\n")
         return 1
@@ -76,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     deploy.add_argument("--device", help="auto, cpu, cuda or cuda:N; as the version that is copied without it")
     split = commands.add_parser("split", parents=[changing], help="give versions their weights")
     split.add_argument("weights", nargs="+", metavar="VERSION=WEIGHT", help="such as 3=90 4=10")
+    promote_ = commands.add_parser(
+        "promote", parents=[changing], help="walk a version's weight up, and back when a guard breaks"
+    )
+    promote_.add_argument("version")
+    promote_.add_argument("--steps", default="100", help="weights one after the other, such as 1,10,50,100")
+    promote_.add_argument("--hold", default="0s", help="how long to stay on each, such as 10m")
+    promote_.add_argument("--guard", help="what must hold meanwhile, such as errors<0.1%%,p95<80ms")
     commands.add_parser("rollback", parents=[changing], help="put the weights before those of now in force")
     retire = commands.add_parser("retire", parents=[changing], help="remove a version without weight")
     retire.add_argument("version")
@@ -114,6 +126,15 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
                 await releases.deploy(placement_of(options.version, options.checkpoint, options.device, settings))
             elif options.command == "split":
                 await releases.split(parse_weights(options.weights))
+            elif options.command == "promote":
+                meter = MetricsMeter(service.metrics, 1)
+                promotion = _promotion(options, meter.names)
+                if options.dry_run:
+                    await releases.split(with_share(releases.weights(), promotion.version, promotion.steps[0]))
+                    return 0
+                replicas = await releases.ingress_replicas()
+                meter = MetricsMeter(service.metrics, 1 if replicas <= 1 else 3 * replicas)
+                await promote(releases, promotion, [meter], say)
             elif options.command == "rollback":
                 await releases.rollback()
             else:
@@ -121,6 +142,14 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
         finally:
             await store.close()
     return 0
+
+
+def _promotion(options: argparse.Namespace, measured: frozenset[str]) -> Promotion:
+    guards = parse_guards(options.guard, measured) if options.guard else ()
+    hold_s = parse_duration(options.hold)
+    if guards and hold_s <= 0:
+        raise InputError("expected a time to watch the guards for, found none: give it with --hold")
+    return Promotion(options.version, parse_steps(options.steps), hold_s, guards)
 
 
 if __name__ == "__main__":

@@ -100,19 +100,22 @@ class Releases:
             await self._in_force(before)
         self._say("applied: " + told(_weights(before)))
 
-    async def split(self, weights: Mapping[str, float], action: str = "split", version: str | None = None) -> None:
+    async def split(
+        self, weights: Mapping[str, float], action: str = "split", version: str | None = None, reason: str | None = None
+    ) -> None:
         """Give versions their weights, once those that gain answer.
 
         Args:
             weights: by version; those that are not named get none.
             action: as the history has it.
             version: whom it is about; the one that gains most when None.
+            reason: why; as the asker said when None.
 
         Raises:
             HydraulicDiagnosticsError: it can't be done; the weights before are in force.
         """
         before = self._file.read()
-        await self._move(before, weights, action, version)
+        await self._move(before, weights, action, version, reason)
 
     async def rollback(self) -> None:
         """Put the weights before those of now in force again; a command that is just changing them is waited for.
@@ -206,6 +209,14 @@ class Releases:
         self._say(f"version {version} is gone")
         await self._record(version, "retire", _weights(after))
 
+    async def ingress_replicas(self) -> int:
+        """Return how many ingress replicas run.
+
+        Raises:
+            HydraulicDiagnosticsError: the file can't be used, or Serve does not tell.
+        """
+        return await self._replicas(self._file.read())
+
     def weights(self) -> dict[str, float]:
         """Return the weights of the file.
 
@@ -215,7 +226,12 @@ class Releases:
         return _weights(self._file.read())
 
     async def _move(
-        self, before: ReadConfig, weights: Mapping[str, float], action: str, version: str | None = None
+        self,
+        before: ReadConfig,
+        weights: Mapping[str, float],
+        action: str,
+        version: str | None = None,
+        reason: str | None = None,
     ) -> None:
         started = time.monotonic()
         text = with_weights(before.text, weights)
@@ -241,7 +257,7 @@ class Releases:
                 raise ReleaseError(f"the weights before stay in force: {error.message}") from error
         self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after))}")
         about = version or max(gaining, key=lambda name: weights[name] - had[name])
-        await self._record(about, action, _weights(after))
+        await self._record(about, action, _weights(after), reason)
 
     async def _replace(self, before: ReadConfig, text: str) -> ReadConfig:
         """Change the file and apply it; when Serve does not take it, the file goes back."""
@@ -254,9 +270,11 @@ class Releases:
         return after
 
     async def _in_force(self, config: ReadConfig) -> None:
+        await self._service.wait_weights(_weights(config), await self._replicas(config), IN_FORCE_S)
+
+    async def _replicas(self, config: ReadConfig) -> int:
         door = (await self._serve.applications()).get(config.config.diagnostics.name)
-        replicas = door.deployments["Ingress"].running if door and "Ingress" in door.deployments else 1
-        await self._service.wait_weights(_weights(config), replicas, IN_FORCE_S)
+        return door.deployments["Ingress"].running if door and "Ingress" in door.deployments else 1
 
     async def _take_back(self, version: str) -> None:
         """Remove a version that did not start from the file as it is now."""
@@ -320,11 +338,10 @@ class Releases:
                     most, FOUND, weights, actor=self._asker.actor, reason="in force before, set by hand in the file"
                 )
 
-    async def _record(self, version: str, action: str, weights: Mapping[str, float]) -> None:
+    async def _record(self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None) -> None:
+        why = self._asker.reason if reason is None else reason
         try:
-            await self._history.record_release(
-                version, action, weights, actor=self._asker.actor, reason=self._asker.reason
-            )
+            await self._history.record_release(version, action, weights, actor=self._asker.actor, reason=why)
         except StoreError as error:
             self._say(f"warning: done, but not written to the history of releases: {error.message}")
 

@@ -127,7 +127,7 @@ class ServiceApi:
         Raises:
             ReleaseError: the service does not answer.
         """
-        return (await self._expect("GET", "/metrics")).text
+        return (await self._expect("GET", "/metrics", headers={"connection": "close"})).text
 
     async def _machine_of(self, designs: tuple[str, ...]) -> Equipment:
         listed: list[dict[str, Any]] = (await self._expect("GET", "/v1/equipment")).json()["equipment"]
