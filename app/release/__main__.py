@@ -12,7 +12,7 @@ import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -24,7 +24,8 @@ from app.release.promotion import GuardBroken, Promotion, promote
 from app.release.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.service_api import ServiceApi, api_key, service_url
 from app.release.shares import parse_steps, parse_weights, with_share
-from app.release.source import placement_of
+from app.release.source import has_registry, open_registry, placement_of
+from app.release.versions import described
 from app.release.view import difference, status_lines
 from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store
@@ -70,6 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     changing.add_argument("--actor", default=getpass.getuser(), help="who; the user of this process without it")
     parser = argparse.ArgumentParser(prog="python -m app.release", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="registered versions, newest first")
+    register = commands.add_parser("register", help="validate a checkpoint and give it a number")
+    register.add_argument("checkpoint", type=Path, help="the directory that training wrote")
+    register.add_argument("--run", help="MLflow's id of the training run, for the lineage")
+    register.add_argument("--dry-run", action="store_true", help="validate, and register nothing")
+    fetch = commands.add_parser("fetch", help="write a registered version into an empty directory; replicas call this")
+    fetch.add_argument("version")
+    fetch.add_argument("directory", type=Path)
     commands.add_parser("status", parents=[everywhere], help="what the file says, what runs, and the last releases")
     commands.add_parser("diff", parents=[everywhere], help="what the file would change in what runs")
     commands.add_parser("apply", parents=[changing], help="apply the file as it is")
@@ -96,14 +105,17 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(options: argparse.Namespace, out: TextIO) -> int:
     settings = Settings()
-    file = ConfigFile(options.config)
-    config = file.read().config
-    store = open_store(settings)
 
     def say(line: str) -> None:
         out.write(line + "\n")
         out.flush()
 
+    if options.command in {"list", "register", "fetch"}:
+        await _registered(options, settings, say)
+        return 0
+    file = ConfigFile(options.config)
+    config = file.read().config
+    store = open_store(settings)
     serve = ServeApi(dashboard_address(options.address), ray_token(os.environ, Path.home()))
     key = "" if getattr(options, "dry_run", False) else api_key(settings)
     service = ServiceApi(options.url or service_url(config), key)
@@ -119,29 +131,98 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
                     say(line)
                 return 0
             asker = Asker(options.actor, options.reason)
-            releases = Releases(file, serve, service, store, asker, say, dry_run=options.dry_run)
-            if options.command == "apply":
-                await releases.apply()
-            elif options.command == "deploy":
-                await releases.deploy(placement_of(options.version, options.checkpoint, options.device, settings))
-            elif options.command == "split":
-                await releases.split(parse_weights(options.weights))
-            elif options.command == "promote":
-                meter = MetricsMeter(service.metrics, 1)
-                promotion = _promotion(options, meter.names)
-                if options.dry_run:
-                    await releases.split(with_share(releases.weights(), promotion.version, promotion.steps[0]))
-                    return 0
-                replicas = await releases.ingress_replicas()
-                meter = MetricsMeter(service.metrics, 1 if replicas <= 1 else 3 * replicas)
-                await promote(releases, promotion, [meter], say)
-            elif options.command == "rollback":
-                await releases.rollback()
-            else:
-                await releases.retire(options.version)
+            releases = Releases(file, serve, service, store, asker, say, settings.var_dir, dry_run=options.dry_run)
+            before = releases.weights()
+            await _change(options, releases, service, say, settings)
+            if not options.dry_run:
+                _name_versions(options, before, releases.weights(), settings, say)
         finally:
             await store.close()
     return 0
+
+
+async def _change(
+    options: argparse.Namespace, releases: Releases, service: ServiceApi, say: Callable[[str], None], settings: Settings
+) -> None:
+    match options.command:
+        case "apply":
+            await releases.apply()
+        case "deploy":
+            await releases.deploy(placement_of(options.version, options.checkpoint, options.device, settings))
+        case "split":
+            await releases.split(parse_weights(options.weights))
+        case "promote":
+            promotion = _promotion(options, MetricsMeter.names)
+            if options.dry_run:
+                await releases.split(with_share(releases.weights(), promotion.version, promotion.steps[0]))
+                return
+            replicas = await releases.ingress_replicas()
+            meter = MetricsMeter(service.metrics, 1 if replicas <= 1 else 3 * replicas)
+            await promote(releases, promotion, [meter], say)
+        case "rollback":
+            await releases.rollback()
+        case _:
+            await releases.retire(options.version)
+
+
+def _name_versions(
+    options: argparse.Namespace,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    settings: Settings,
+    say: Callable[[str], None],
+) -> None:
+    """Tell the registry which version is champion, which challenger; what runs does not depend on it."""
+    aliases = {}
+    champion = max(after, key=lambda version: after[version])
+    if champion != max(before, key=lambda version: before[version]):
+        aliases["champion"] = champion
+    if options.command == "deploy":
+        aliases["challenger"] = options.version
+    if not aliases or not has_registry(settings):
+        return
+    try:
+        registry = open_registry(settings)
+        for alias, version in aliases.items():
+            registry.name(alias, version)
+    except HydraulicDiagnosticsError as error:
+        say(f"warning: done, but the registry was not told: {error.message}")
+
+
+async def _registered(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> None:
+    if options.command == "fetch":
+        open_registry(settings).fetch(options.version, options.directory)
+        return
+    if options.command == "list":
+        found = open_registry(settings).versions() if has_registry(settings) else []
+        for item in found or ():
+            say(described(item))
+        if not found:
+            say("nothing is registered yet")
+        return
+    from app.release.validation import reference_score, validate, warm_up
+
+    checkpoint = validate(options.checkpoint, None)
+    say(f"{options.checkpoint}: hashes, shapes and feature spec fit together")
+    store = open_store(settings)
+    try:
+        machines = [record.equipment for record in await store.list_equipment()]
+        for line in warm_up(checkpoint, machines) or [
+            "no machine of its designs is registered: no warm-up was possible"
+        ]:
+            say(line)
+        scores = await reference_score(checkpoint, machines, store)
+    finally:
+        await store.close()
+    for score in scores:
+        say(f"reference set: {score.component_id} ({score.design}) right in {score.right} of {score.windows} windows")
+    if not scores:
+        say("reference set: none, the store has no labelled windows of its designs")
+    if options.dry_run:
+        return
+    tags = {f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}" for score in scores}
+    made = open_registry(settings).register(options.checkpoint, options.run, tags)
+    say(f"registered as version {made.version}")
 
 
 def _promotion(options: argparse.Namespace, measured: frozenset[str]) -> Promotion:

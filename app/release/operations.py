@@ -12,16 +12,17 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from app.card import CARD, Card
+from app.checkpoint_cache import local_directory
 from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, StoreError
 from app.release.config_file import ConfigFile, ReadConfig
 from app.release.edits import APPLICATION_PREFIX, Placement, with_version, with_weights, without_version
 from app.release.history import FOUND, ROLLBACK, in_use, weights_before
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi
-from app.settings import PROJECT_DIR
 from app.store.releases import ReleaseEvent
 
 START_S = 300.0
@@ -64,6 +65,7 @@ class Releases:
         history: where releases are written down.
         asker: who asks.
         say: takes a line about what was done.
+        var_dir: where registered versions are cached on this machine.
         dry_run: say what the file would change to, and change nothing.
     """
 
@@ -75,9 +77,11 @@ class Releases:
         history: History,
         asker: Asker,
         say: Callable[[str], None],
+        var_dir: Path,
         *,
         dry_run: bool = False,
     ) -> None:
+        self._var_dir = var_dir
         self._file = file
         self._serve = serve
         self._service = service
@@ -316,7 +320,7 @@ class Releases:
     def _designs(self, checkpoint: str) -> tuple[str, ...]:
         """Return the designs that a version was trained on, as its card says."""
         try:
-            return Card.model_validate_json((PROJECT_DIR / checkpoint / CARD).read_bytes()).designs
+            return Card.model_validate_json((local_directory(checkpoint, self._var_dir) / CARD).read_bytes()).designs
         except (OSError, ValueError):
             return ()  # not on this machine: any registered machine will do
 

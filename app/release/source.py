@@ -3,12 +3,16 @@
 Invariant: a checkpoint that leaves this module was loaded here as a replica would load it.
 """
 
-from pathlib import Path
+import os
+from typing import TYPE_CHECKING
 
-from app.card import read_card
-from app.errors import CheckpointError
+from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
+from app.errors import CheckpointError, ReleaseError
 from app.release.edits import Placement
 from app.settings import PROJECT_DIR, Settings
+
+if TYPE_CHECKING:
+    from app.release.registry import Registry
 
 SHIPPED = "app/checkpoints"
 
@@ -24,24 +28,41 @@ def placement_of(version: str, checkpoint: str | None, device: str | None, setti
 
     Raises:
         CheckpointError: it is not there, is not what its card says, or holds another version.
+        HydraulicDiagnosticsError: it is not registered, or the registry does not answer.
     """
+    # torch takes seconds to import, and the other commands do not need it
+    from app.release.validation import validate
+
+    if checkpoint is None and not (PROJECT_DIR / SHIPPED / version).is_dir():
+        if not has_registry(settings):
+            raise CheckpointError(
+                f"expected version {version} among the shipped or the registered ones, found neither it nor a registry: register it with "
+                "`python -m app.release register DIRECTORY`, or name its directory with --checkpoint"
+            )
+        validate(cached(version, settings.var_dir / MODELS, open_registry(settings).fetch), version)
+        return Placement(version, f"{REGISTERED}{version}", device)
     given = checkpoint or f"{SHIPPED}/{version}"
-    check_checkpoint(PROJECT_DIR / given, version)
+    validate(local_directory(given, settings.var_dir), version)
     return Placement(version, given, device)
 
 
-def check_checkpoint(directory: Path, version: str) -> None:
-    """Load a checkpoint as a replica does.
+def has_registry(settings: Settings) -> bool:
+    """Tell whether there may be a registry, without importing or making one."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (settings.var_dir / "mlflow" / "mlflow.db").is_file()
+
+
+def open_registry(settings: Settings) -> "Registry":
+    """Open the registry, which takes the seconds that MLflow takes to import.
 
     Raises:
-        CheckpointError: it can't be loaded, or holds another version.
+        ReleaseError: MLflow is not installed.
     """
-    card = read_card(directory)
-    if card.version != version:
-        raise CheckpointError(
-            f"expected version {version} in '{directory}', found version {card.version}: name the right directory or version"
-        )
-    # torch takes seconds to import, and the other commands do not need it
-    from app.checkpoint import load
-
-    load(directory)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        from app.release.registry import Registry
+    except ModuleNotFoundError as error:
+        raise ReleaseError(
+            f"expected MLflow for the registry, found no module '{error.name}': install the project with the extra `train`, or name a "
+            "directory with --checkpoint"
+        ) from error
+    return Registry(settings)

@@ -35,13 +35,21 @@ def warm_up_request(equipment: Equipment, version: str, now: datetime, number: i
             "start": start.isoformat(),
             "step_s": equipment.grid_s,
             "values": {
-                placed.sensor.sensor_id: _wave(*placed.sensor.range, bins, place + number)
+                placed.sensor.sensor_id: wave(*placed.sensor.range, bins, place + number)
                 for place, placed in enumerate(equipment.sensors)
             },
         },
     }
 
 
-def _wave(low: float, high: float, bins: int, phase: float) -> list[float]:
+def wave(low: float, high: float, bins: int, phase: float) -> list[float]:
+    """Return readings of a sensor that swing around the middle of its range.
+
+    Args:
+        low: end of its range, in its unit.
+        high: the other end.
+        bins: how many readings.
+        phase: where the wave begins; readings of other phases differ.
+    """
     middle, swing = (low + high) / 2.0, _SHARE_OF_RANGE * (high - low)
     return [round(middle + swing * math.sin(phase + step / _BINS_OF_A_WAVE), 6) for step in range(bins)]

@@ -5,13 +5,13 @@ Invariant: replicas, resources and weights are not said here but in the configur
 
 from ray import serve
 
-from app.card import read_card
 from app.errors import SettingsError
 from app.serving.builder_replica import GraphBuilderReplica
+from app.serving.checkpoints import find_checkpoint
 from app.serving.config import DiagnosticsArgs, ModelArgs
 from app.serving.ingress import read_declared
 from app.serving.ingress_replica import IngressReplica
-from app.settings import PROJECT_DIR
+from app.settings import PROJECT_DIR, Settings
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
@@ -41,6 +41,5 @@ def model(args: ModelArgs) -> serve.Application:
     # torch takes seconds to import, and building the ingress's application does not need it
     from app.serving.model_replica import ModelReplica
 
-    directory = PROJECT_DIR / args.checkpoint
-    read_card(directory)
-    return serve.deployment(name="Model")(ModelReplica).bind(directory, args.device, args.threads)
+    find_checkpoint(args.checkpoint, Settings())
+    return serve.deployment(name="Model")(ModelReplica).bind(args.checkpoint, args.device, args.threads)

@@ -28,7 +28,9 @@ class ModelArgs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    checkpoint: str = Field(description="checkpoint directory, relative to the project")
+    checkpoint: str = Field(
+        description="directory relative to the project, or registry:VERSION, which each node fetches once into var/models"
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
