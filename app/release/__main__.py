@@ -12,11 +12,12 @@ import asyncio
 import getpass
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from app.errors import HydraulicDiagnosticsError, InputError
+from app.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
 from app.release.config_file import ConfigFile
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.release.operations import Asker, Releases
@@ -29,6 +30,10 @@ from app.release.versions import described
 from app.release.view import difference, status_lines
 from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store
+from app.store.store import Store
+
+DATABASE_S = 60.0
+"""How long to wait for a local database that this command starts."""
 
 
 def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
@@ -206,6 +211,7 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     say(f"{options.checkpoint}: hashes, shapes and feature spec fit together")
     store = open_store(settings)
     try:
+        await _ready(store)
         machines = [record.equipment for record in await store.list_equipment()]
         for line in warm_up(checkpoint, machines) or [
             "no machine of its designs is registered: no warm-up was possible"
@@ -223,6 +229,18 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     tags = {f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}" for score in scores}
     made = open_registry(settings).register(options.checkpoint, options.run, tags)
     say(f"registered as version {made.version}")
+
+
+async def _ready(store: Store) -> None:
+    """Wait for the database, which may just be starting, and bring its schema up to date."""
+    give_up = time.monotonic() + DATABASE_S
+    while True:
+        try:
+            return await store.migrate()
+        except StoreUnavailable:
+            if time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(0.2)
 
 
 def _promotion(options: argparse.Namespace, measured: frozenset[str]) -> Promotion:

@@ -53,7 +53,7 @@ def with_weights(text: str, weights: Mapping[str, float]) -> str:
         weight = weights.get(version, 0.0)
         node = _child(item, "weight")
         if float(node.value) != weight:
-            changes.append(_Change(node.start_mark.index, node.end_mark.index, f"{weight:g}"))
+            changes.append(_Change(node.start_mark.index, node.end_mark.index, _number(weight)))
         for release in _data_releases(wanted):
             if release["version"] == version:
                 release["weight"] = weight
@@ -203,8 +203,8 @@ def _text(node: yaml.Node, key: str) -> str:
 
 
 def _items(node: yaml.Node) -> list[yaml.Node]:
-    if not isinstance(node, yaml.SequenceNode) or node.flow_style:
-        raise _layout("one of them is written in brackets")
+    if not isinstance(node, yaml.SequenceNode):
+        raise _layout("one of them is no list")
     return list(node.value)
 
 
@@ -241,9 +241,10 @@ def _end_of(text: str, item: yaml.Node) -> int:
 
 
 def _without(text: str, item: yaml.Node) -> _Change:
-    """Return the removal of an item's lines, and of one blank line where it would leave two."""
+    """Return the removal of an item's lines, and of the blank line behind them where another, or a comment, stands before."""
     start, end = _start_of(text, item), _end_of(text, item)
-    if text[:start].endswith("\n\n") and text[end:].startswith("\n"):
+    above = text[:start].splitlines()[-1].lstrip()
+    if text[end:].startswith("\n") and (not above or above.startswith("#")):
         end += 1
     return _Change(start, end, "")
 
@@ -272,6 +273,10 @@ def _copied(text: str, item: yaml.Node, values: Mapping[yaml.Node, str | int], a
     for anchor in anchors:
         copied = re.sub(rf"&{re.escape(anchor)}\b *", "", copied)
     return copied
+
+
+def _number(weight: float) -> str:
+    return str(int(weight)) if weight == int(weight) else repr(weight)
 
 
 def _scalar(value: str | int, node: yaml.Node) -> str:

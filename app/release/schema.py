@@ -50,6 +50,7 @@ class GrpcOptions(_Strict):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     grpc_servicer_functions: tuple[str, ...] = ()
     request_timeout_s: Seconds | None = None
+    enable_reflection: bool = False
 
 
 class LoggingOptions(_Strict):

@@ -3,6 +3,7 @@
 Invariant: a checkpoint that leaves this module was loaded here as a replica would load it.
 """
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ def open_registry(settings: Settings) -> "Registry":
         ReleaseError: MLflow is not installed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         from app.release.registry import Registry
     except ModuleNotFoundError as error:
