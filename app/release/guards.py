@@ -18,6 +18,8 @@ from app.errors import InputError
 
 LEAST_CALLS = 20
 """Fewer calls say nothing."""
+MANY_FAILURES = 3
+"""So many failures say enough among any number of calls: a version that hangs is soon left alone, and gets no more of them."""
 RECENT_S = 20.0
 """A version that turns bad late in a step must not hide behind the step's good beginning."""
 _UNITS = {"%": 0.01, "ms": 0.001, "s": 1.0, "": 1.0}
@@ -75,7 +77,8 @@ class Calls(NamedTuple):
     def errors(self) -> Measured:
         """Share that failed."""
         count = int(self.ended)
-        return Measured(self.failed / self.ended if count >= LEAST_CALLS else None, count)
+        enough = count >= LEAST_CALLS or self.failed >= MANY_FAILURES
+        return Measured(self.failed / self.ended if enough else None, count)
 
     @property
     def p95(self) -> Measured:

@@ -15,12 +15,6 @@ from app.release.edits import with_weights
 from tests.system import PROJECT_DIR
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    copied = shutil.copy(PROJECT_DIR / "serve_config.yaml", tmp_path)
-    return Path(copied)
-
-
 def test_file_is_replaced_and_keeps_its_mode(path: Path):
     path.chmod(0o640)
     file = ConfigFile(path)
