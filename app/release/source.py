@@ -58,9 +58,8 @@ def open_registry(settings: Settings) -> "Registry":
     Raises:
         ReleaseError: MLflow is not installed.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")):
+        os.environ.setdefault(name, value)
     try:
         from app.release.registry import Registry
     except ModuleNotFoundError as error:
@@ -68,4 +67,6 @@ def open_registry(settings: Settings) -> "Registry":
             f"expected MLflow for the registry, found no module '{error.name}': install the project with the extra `train`, or name a "
             "directory with --checkpoint"
         ) from error
+    for noisy in ("mlflow", "alembic"):  # after the import, which sets them itself
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     return Registry(settings)
