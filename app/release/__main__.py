@@ -236,10 +236,12 @@ async def _ready(store: Store) -> None:
     give_up = time.monotonic() + DATABASE_S
     while True:
         try:
-            return await store.migrate()
+            await store.migrate()
         except StoreUnavailable:
             if time.monotonic() > give_up:
                 raise
+        else:
+            return
         await asyncio.sleep(0.2)
 
 

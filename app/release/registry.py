@@ -7,12 +7,15 @@ Invariant: what is fetched has the files that were registered, by their SHA-256;
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -30,6 +33,7 @@ CHALLENGER = "challenger"
 SHIPPED = "app/checkpoints"
 CARD_TAG = "card_sha256"
 """Tag with the SHA-256 of the card, which states those of the other files."""
+LATEST_RUNS = 5
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _MAX_TAG = 4_000
 
@@ -55,7 +59,7 @@ class Registry:
 
         Args:
             directory: of the checkpoint.
-            run_id: MLflow's id of the training run, for its lineage; a run of its own without.
+            run_id: MLflow's id of the training run, for its lineage; without it the run that kept this checkpoint, else one of its own.
             scores: of the reference set, as tags.
 
         Raises:
@@ -166,6 +170,25 @@ class Registry:
             self._client.set_terminated(run.info.run_id)
         return self._read(made.version)
 
+    def _training_of(self, directory: Path, card: Card) -> Run | None:
+        """Return the run that a training kept with this very checkpoint among its artifacts, or None."""
+        named = [self._client.get_experiment_by_name(design) for design in card.designs]
+        experiments = [item.experiment_id for item in named if item is not None]
+        if not experiments:
+            return None
+        stated = sha256_of(directory / files.CARD)
+        version = card.version.replace("'", "")
+        runs = self._client.search_runs(experiments, f"tags.version = '{version}'", max_results=LATEST_RUNS)
+        for run in runs:
+            paths = {item.path for item in self._client.list_artifacts(run.info.run_id, ARTIFACT)}
+            if f"{ARTIFACT}/{files.CARD}" not in paths:
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                kept = self._client.download_artifacts(run.info.run_id, f"{ARTIFACT}/{files.CARD}", scratch)
+                if sha256_of(Path(kept)) == stated:
+                    return run
+        return None
+
     def _experiment(self) -> str:
         found = self._client.get_experiment_by_name(NAME)
         if found is not None:
@@ -194,19 +217,24 @@ def _tags(directory: Path, card: Card) -> dict[str, str]:
         "data_windows": str(card.data.windows),
     }
     metrics = json.loads((directory / files.METRICS).read_bytes())
-    tags |= {f"metrics.{name}": value for name, value in _numbers(metrics.get("scores", {}))}
+    tags |= {f"metrics.{name}": f"{value:.6g}" for name, value in _figures(metrics)}
     return {name: value[:_MAX_TAG] for name, value in tags.items()}
 
 
-def _numbers(scores: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return each component's pooled figures."""
-    found = []
-    for component, told in scores.items():
-        pooled = told.get("pooled", {}) if isinstance(told, dict) else {}
-        found += [
-            (f"{component}.{name}", f"{value:.6g}") for name, value in pooled.items() if isinstance(value, int | float)
-        ]
-    return found
+def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return each component's figures: of a training's report, of its first contender, which is the checkpoint itself."""
+    if "scores" in metrics:
+        parts = [(component, told["pooled"]) for component, told in metrics["scores"].items()]
+    else:
+        contenders = metrics.get("evaluation", {}).get("contenders", {})
+        first: Mapping[str, Any] = next(iter(contenders.values()), {})
+        parts = [*first.get("grades", {}).items(), *first.get("life", {}).items()]
+    return [
+        (f"{re.sub(r'[^A-Za-z0-9._-]', '_', component)}.{name.removeprefix('mean_')}", float(value))
+        for component, told in parts
+        for name, value in told.items()
+        if isinstance(value, int | float)
+    ]
 
 
 def _refused(error: MlflowException) -> ReleaseError:
