@@ -15,6 +15,8 @@ HydraulicDiagnosticsError
 ├── LimitExceeded             a body, batch or graph beyond what the service takes
 ├── CheckpointError           a checkpoint that can't be read or does not fit
 ├── SettingsError             configuration that can't be used
+├── ReleaseError              a release that can't be done; what ran before goes on
+│   └── ReleaseConflict       somebody else changes releases at the same moment, or just did
 ├── StoreError                the database refused
 │   └── StoreUnavailable      the database can't be reached; the same call may go through later
 └── ModelUnavailable          no released version answered; the same call may go through later
@@ -138,6 +140,14 @@ class CheckpointError(HydraulicDiagnosticsError):
 
 class SettingsError(HydraulicDiagnosticsError):
     """Configuration that can't be used."""
+
+
+class ReleaseError(HydraulicDiagnosticsError):
+    """A release can't be done, or was given up; what ran before goes on."""
+
+
+class ReleaseConflict(ReleaseError):
+    """Somebody else changes releases at the same moment, or did since the file was read."""
 
 
 class StoreError(HydraulicDiagnosticsError):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
 
 from app.schemas.equipment import Equipment
@@ -20,6 +21,7 @@ from app.store import lease
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.machines import make_machine
+from tests.system import System, running
 
 TIMESCALE_DSN = os.environ.get("TEST_TIMESCALE_DSN")
 _TEMPLATE = f"hydraulic_template_{os.getpid()}"
@@ -45,6 +47,20 @@ async def run_sql(dsn: str, *statements: str) -> None:
             await session.execute(statement)
     finally:
         await session.close()
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The whole system, one for all tests that ask for it; the last of them, `test_stop.py`, ends it."""
+    with running(tmp_path_factory.mktemp("system")) as started:
+        yield started
+
+
+@pytest.fixture
+def client(system: System) -> Iterator[httpx.Client]:
+    """A client of the whole system."""
+    with system.client() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The whole product as its users meet it: real Ray Serve, real PostgreSQL, real rig data, over HTTP.
 
-One system serves all tests of this file; each uses machines of its own where it writes.
+One system serves all tests of this file and those of `test_release.py`; each uses machines of its own where it writes.
 """
 
 import json
@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,22 +22,10 @@ import yaml
 
 from app.demo.equipment import rig_equipment
 from tests.rig import inline_readings, rig_cycle
-from tests.system import PROJECT_DIR, STOP_TIMEOUT_S, System, processes_of, running, stop
+from tests.system import PROJECT_DIR, System
 
 pytestmark = pytest.mark.system
 LABELLED = {"cooler", "valve", "pump", "accumulator"}
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running(tmp_path_factory.mktemp("system")) as started:
-        yield started
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[httpx.Client]:
-    with system.client() as opened:
-        yield opened
 
 
 def iso(time_: datetime) -> str:
@@ -531,13 +518,3 @@ def test_curl_calls_of_the_readme_answer(system: System):
 def test_status_of_the_readme_answers(system: System):
     assert "serve status" in readme_commands("serve status")
     assert "RUNNING" in system.serve("status")
-
-
-def test_ctrl_c_leaves_no_process_behind(system: System):
-    """The last test of this file: it ends the system."""
-    assert len(system.processes()) > 5
-    stop(system.process)
-    give_up = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < give_up and processes_of(system.var_dir):
-        time.sleep(0.2)
-    assert [item.cmdline() for item in processes_of(system.var_dir)] == []

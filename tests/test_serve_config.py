@@ -10,8 +10,8 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from app.errors import CheckpointError, SettingsError
-from app.serving.build import DiagnosticsArgs, ModelArgs, diagnostics, model
-from app.serving.ingress import IngressConfig
+from app.serving.build import diagnostics, model
+from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from tests.system import PROJECT_DIR
 
 CONFIG: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())

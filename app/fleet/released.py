@@ -16,11 +16,11 @@ from app.errors import InputError, SettingsError, UnknownVersion
 from app.evidence import Thresholds
 from app.fleet.plan import Asked, Place, Plan
 from app.schemas.places import shown
-from app.serving.build import ModelArgs
-from app.serving.ingress import IngressConfig
+from app.serving.checkpoints import find_checkpoint
+from app.serving.config import IngressConfig, ModelArgs
 from app.serving.traffic import Release, Traffic
 from app.serving.windows import CLOCK_SKEW
-from app.settings import PROJECT_DIR
+from app.settings import PROJECT_DIR, Settings
 
 
 class Released(NamedTuple):
@@ -113,4 +113,4 @@ def _all_to(version: str, application: str) -> Traffic:
 
 
 def _place(directory: str) -> Place:
-    return Place(directory=directory, weights_sha256=read_card(PROJECT_DIR / directory).sha256[WEIGHTS])
+    return Place(directory=directory, weights_sha256=read_card(find_checkpoint(directory, Settings())).sha256[WEIGHTS])

@@ -37,10 +37,11 @@ from app.knowledge import Knowledge
 from app.model import Network, score
 from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
+from app.serving.checkpoints import find_checkpoint
 from app.serving.recent import Recent
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, interval_of, window_before
-from app.settings import PROJECT_DIR
+from app.settings import Settings
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
@@ -284,7 +285,7 @@ class FleetScorer:
     def _version(self, name: str) -> _Version:
         if name not in self._versions:
             place = self._plan.checkpoints[name]
-            checkpoint = load(PROJECT_DIR / place.directory, self._device)
+            checkpoint = load(find_checkpoint(place.directory, Settings()), self._device)
             found = checkpoint.card.sha256[WEIGHTS]
             if found != place.weights_sha256:
                 raise CheckpointError(

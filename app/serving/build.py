@@ -3,36 +3,15 @@
 Invariant: replicas, resources and weights are not said here but in the configuration file.
 """
 
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from app.card import read_card
 from app.errors import SettingsError
 from app.serving.builder_replica import GraphBuilderReplica
+from app.serving.checkpoints import find_checkpoint
+from app.serving.config import DiagnosticsArgs, ModelArgs
 from app.serving.ingress import read_declared
 from app.serving.ingress_replica import IngressReplica
-from app.settings import PROJECT_DIR
-
-
-class DiagnosticsArgs(BaseModel):
-    """Arguments of the `diagnostics` application."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    equipment: tuple[str, ...] = Field(default=(), description="topology files to register at the start")
-    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
-
-
-class ModelArgs(BaseModel):
-    """Arguments of a version's application."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    checkpoint: str = Field(description="checkpoint directory, relative to the project")
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+from app.settings import PROJECT_DIR, Settings
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
@@ -62,6 +41,5 @@ def model(args: ModelArgs) -> serve.Application:
     # torch takes seconds to import, and building the ingress's application does not need it
     from app.serving.model_replica import ModelReplica
 
-    directory = PROJECT_DIR / args.checkpoint
-    read_card(directory)
-    return serve.deployment(name="Model")(ModelReplica).bind(directory, args.device, args.threads)
+    find_checkpoint(args.checkpoint, Settings())
+    return serve.deployment(name="Model")(ModelReplica).bind(args.checkpoint, args.device, args.threads)

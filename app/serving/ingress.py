@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from app.evidence import Thresholds
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
 from app.serving.api import build_api
 from app.serving.auth import Authenticator
+from app.serving.config import IngressConfig
 from app.serving.diagnostics import Diagnostics
 from app.serving.first_key import ensure_first_key
 from app.serving.logging import configure_logging
@@ -28,26 +28,11 @@ from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
-from app.serving.traffic import Traffic
 from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
-
-MAX_RETENTION_DAYS = 36_500
-
-
-class IngressConfig(BaseModel):
-    """The ingress's `user_config`: releases with their weights, thresholds, and how long the store keeps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    traffic: Traffic
-    thresholds: Thresholds = Thresholds()
-    retention_days: Annotated[
-        float | None, Field(gt=0, le=MAX_RETENTION_DAYS, allow_inf_nan=False, description="null keeps everything")
-    ] = None
 
 
 class Ingress:

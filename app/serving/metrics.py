@@ -4,6 +4,8 @@ Base units and suffixes; label values are few and fixed, never an equipment id.
 Invariant: one `Metrics` belongs to one replica and its own registry, so two in a process do not collide.
 """
 
+import uuid
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -61,6 +63,26 @@ class Metrics:
             ("version",),
             registry=self.registry,
         )
+        self.version_calls = Counter(
+            "hydraulic_version_calls_total",
+            "Calls to a version by what became of them (answered, failed), also those that were tried again or stood in for",
+            ("version", "outcome"),
+            registry=self.registry,
+        )
+        self.version_seconds = Histogram(
+            "hydraulic_version_seconds",
+            "Time that a version took to answer a call, or to fail",
+            ("version",),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.replica = Gauge(
+            "hydraulic_replica_info",
+            "Which replica tells these metrics; a name made up at its start",
+            ("replica",),
+            registry=self.registry,
+        )
+        self.replica.labels(uuid.uuid4().hex[:8]).set(1)
         self.readings = Counter(
             "hydraulic_readings_total",
             "Readings received, by what became of them: accepted, duplicate, rejected",

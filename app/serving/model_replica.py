@@ -3,11 +3,10 @@
 Invariant: its process does what `ModelServer` does and nothing else.
 """
 
-from pathlib import Path
-
 from ray import serve
 
 from app.graph import GraphBatch, ModelOutput
+from app.serving.checkpoints import find_checkpoint
 from app.serving.logging import configure_logging
 from app.serving.model_server import ModelServer
 from app.settings import Settings
@@ -17,11 +16,18 @@ MAX_BATCH_CALLS = 8
 
 
 class ModelReplica(ModelServer):
-    """One replica of one version."""
+    """One replica of one version.
 
-    def __init__(self, checkpoint_dir: Path, device: str, threads: int) -> None:
-        configure_logging(Settings().log_level)
-        super().__init__(checkpoint_dir, device, threads)
+    Args:
+        checkpoint: as `serve_config.yaml` names it; found, or fetched, on this replica's own node.
+        device: see `ModelServer`.
+        threads: see `ModelServer`.
+    """
+
+    def __init__(self, checkpoint: str, device: str, threads: int) -> None:
+        settings = Settings()
+        configure_logging(settings.log_level)
+        super().__init__(find_checkpoint(checkpoint, settings), device, threads)
 
     async def output_of(self, graph: GraphBatch) -> ModelOutput:
         """Return the network's answer for a call's graphs, worked out with those of other calls that wait."""

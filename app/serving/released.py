@@ -166,7 +166,7 @@ class ReleasedVersions:
         known = self._versions.get(release.version)
         if known is not None and known.release.application == release.application:
             return known
-        description = await self._within(self._chain.describe(release.application), _name(release))
+        description = await self._asked(release, self._chain.describe(release.application))
         try:
             card = Card.model_validate_json(description.card)
             spec = FeatureSpec.model_validate_json(description.feature_spec)
@@ -303,12 +303,15 @@ class ReleasedVersions:
         digest = version.description.spec_digest
         windows = [item.window for item in items]
         call = build_call(version.release.application, digest, windows, self._documents)
+        started = time.perf_counter()
         try:
-            return await self._timed("build", self._chain.build(call), "the graph builders")
+            answer = await self._within(self._chain.build(call), "the graph builders")
         except ModelUnavailable as error:
             if isinstance(_of_project(error.__cause__), CheckpointError | ModelUnavailable):
                 raise  # the builders answered, and what they say is of the version
             raise _BuildersFailed(error.message) from error
+        self._metrics.stage_seconds.labels("build").observe(time.perf_counter() - started)
+        return answer
 
     async def _scores_of(
         self, version: Version, parts: Sequence[_Part], *, explain: bool
@@ -343,17 +346,26 @@ class ReleasedVersions:
         call = ScoreCall(
             version.description.spec_digest, graphs[0] if len(graphs) == 1 else concatenate(graphs), explain
         )
-        application = version.release.application
-        answer = await self._timed("score", self._chain.score(application, call), _name(version.release))
+        started = time.perf_counter()
+        answer = await self._asked(version.release, self._chain.score(version.release.application, call))
+        self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
         outputs = split_output(answer.output, [part.group.components for part in parts])
         return [
             Scores(output, answer.contributions[order] if explain else None) for order, output in enumerate(outputs)
         ]
 
-    async def _timed(self, stage: str, call: Awaitable[T], who: str) -> T:
+    async def _asked(self, release: Release, call: Awaitable[T]) -> T:
+        """Await a call to a version, counted as its own: what it failed stays visible when another stands in for it."""
         started = time.perf_counter()
-        answer = await self._within(call, who)
-        self._metrics.stage_seconds.labels(stage).observe(time.perf_counter() - started)
+        try:
+            answer = await self._within(call, _name(release))
+        except ModelUnavailable:
+            self._metrics.version_calls.labels(release.version, "failed").inc()
+            raise
+        else:
+            self._metrics.version_calls.labels(release.version, "answered").inc()
+        finally:
+            self._metrics.version_seconds.labels(release.version).observe(time.perf_counter() - started)
         return answer
 
     async def _within(self, call: Awaitable[T], who: str) -> T:

@@ -8,8 +8,8 @@ import logging
 from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
-from app.serving.build import DiagnosticsArgs
 from app.serving.builder_replica import GraphBuilderReplica
+from app.serving.config import DiagnosticsArgs
 from app.serving.ingress_replica import IngressReplica
 from app.serving.logging import ACCESS_LOGGER
 

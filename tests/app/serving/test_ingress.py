@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from app.errors import StoreUnavailable, TopologyError
 from app.serving.auth import Authenticator
-from app.serving.build import DiagnosticsArgs, diagnostics
+from app.serving.build import diagnostics
+from app.serving.config import DiagnosticsArgs
 from app.serving.first_key import ensure_first_key
 from app.serving.ingress import Ingress, prepare, read_declared
 from app.settings import PROJECT_DIR, Settings

@@ -1,0 +1,84 @@
+"""Registered versions on this node: each fetched once, verified, and then used by every replica of the node.
+
+How a version is fetched is the caller's; this keeps two replicas from fetching at once and a half-fetched one from being used. Nothing
+here knows the registry.
+Invariant: a directory under its final name holds files with the SHA-256 that its card states, or is refused with both hashes.
+"""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from app.card import read_card
+from app.errors import CheckpointError
+from app.settings import PROJECT_DIR
+
+MODELS = "models"
+"""The cache's directory under `var/`."""
+REGISTERED = "registry:"
+"""How `serve_config.yaml` names a registered version's checkpoint: `registry:3`."""
+
+Fetch = Callable[[str, Path], None]
+"""Writes a version's files into an empty directory."""
+
+
+def local_directory(checkpoint: str, var_dir: Path) -> Path:
+    """Return where a checkpoint of `serve_config.yaml` lies on this node, fetched or not.
+
+    Args:
+        checkpoint: a directory relative to the project, or `registry:VERSION`.
+        var_dir: of the settings.
+    """
+    if checkpoint.startswith(REGISTERED):
+        return var_dir / MODELS / checkpoint.removeprefix(REGISTERED)
+    return PROJECT_DIR / checkpoint
+
+
+def cached(version: str, directory: Path, fetch: Fetch) -> Path:
+    """Return a version's directory, fetched when it is not there.
+
+    Args:
+        version: as registered.
+        directory: of the cache, `var/models`.
+        fetch: called at most once on a node, while others wait.
+
+    Returns:
+        A directory whose files are as its card states.
+
+    Raises:
+        CheckpointError: a file is missing, cut or changed, or the card is another version's; also when the cache itself was damaged,
+            since what damaged it should be known before it is fetched again.
+    """
+    final = directory / version
+    if not final.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / f".{version}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not final.is_dir():
+                _fetch(version, final, fetch)
+    _verify(version, final)
+    return final
+
+
+def _fetch(version: str, final: Path, fetch: Fetch) -> None:
+    for left in final.parent.glob(f".{version}.*.part"):
+        shutil.rmtree(left)  # of a process that was killed
+    part = Path(tempfile.mkdtemp(prefix=f".{version}.", suffix=".part", dir=final.parent))
+    try:
+        fetch(version, part)
+        _verify(version, part)
+        part.chmod(0o755)
+        part.rename(final)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _verify(version: str, directory: Path) -> None:
+    card = read_card(directory)
+    if card.version != version:
+        raise CheckpointError(
+            f"expected version {version} in '{directory}', found version {card.version}: remove the directory to fetch it again"
+        )

@@ -1,0 +1,359 @@
+"""Releases as operations: what may be done to the versions that run, in the order in which no request is lost.
+
+Add first (application with weight 0, warmed up by real diagnoses), move weight then, remove last. The file is changed and applied
+together; when what runs does not follow, the file goes back to what does.
+Invariant: no version gets weight before it answered, and none is removed while it has any.
+"""
+
+import asyncio
+import contextlib
+import difflib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from app.card import CARD, Card
+from app.checkpoint_cache import local_directory
+from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, StoreError
+from app.release.config_file import ConfigFile, ReadConfig
+from app.release.edits import APPLICATION_PREFIX, Placement, with_version, with_weights, without_version
+from app.release.history import FOUND, ROLLBACK, in_use, weights_before
+from app.release.serve_api import ServeApi
+from app.release.service_api import ServiceApi
+from app.store.releases import ReleaseEvent
+
+START_S = 300.0
+"""How long a version may take to start: a node may have to fetch it, and load torch."""
+WARM_UP_S = 30.0
+QUICK_WARM_UP_S = 3.0
+IN_FORCE_S = 10.0
+GONE_S = 60.0
+HISTORY = 500
+_LOCK_POLL_S = 0.05
+
+
+class History(Protocol):
+    """Where releases are written down; the store is one."""
+
+    async def record_release(
+        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+    ) -> ReleaseEvent:
+        """Add an event."""
+
+    async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
+        """Return the newest events, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a release, and why."""
+
+    actor: str
+    reason: str
+
+
+class Releases:
+    """What may be done to the versions that run.
+
+    Args:
+        file: `serve_config.yaml`.
+        serve: applies it.
+        service: the running service.
+        history: where releases are written down.
+        asker: who asks.
+        say: takes a line about what was done.
+        var_dir: where registered versions are cached on this machine.
+        dry_run: say what the file would change to, and change nothing.
+    """
+
+    def __init__(
+        self,
+        file: ConfigFile,
+        serve: ServeApi,
+        service: ServiceApi,
+        history: History,
+        asker: Asker,
+        say: Callable[[str], None],
+        var_dir: Path,
+        *,
+        dry_run: bool = False,
+    ) -> None:
+        self._var_dir = var_dir
+        self._file = file
+        self._serve = serve
+        self._service = service
+        self._history = history
+        self._asker = asker
+        self._say = say
+        self._dry_run = dry_run
+
+    async def apply(self) -> None:
+        """Apply the file as it is.
+
+        Raises:
+            HydraulicDiagnosticsError: the file can't be used, or what runs did not follow.
+        """
+        before = self._file.read()
+        if self._dry_run:
+            return
+        async with self._alone("apply"):
+            await self._serve.apply(before.data)
+            await self._in_force(before)
+        self._say("applied: " + told(_weights(before)))
+
+    async def split(
+        self, weights: Mapping[str, float], action: str = "split", version: str | None = None, reason: str | None = None
+    ) -> None:
+        """Give versions their weights, once those that gain answer.
+
+        Args:
+            weights: by version; those that are not named get none.
+            action: as the history has it.
+            version: whom it is about; the one that gains most when None.
+            reason: why; as the asker said when None.
+
+        Raises:
+            HydraulicDiagnosticsError: it can't be done; the weights before are in force.
+        """
+        before = self._file.read()
+        await self._move(before, weights, action, version, reason)
+
+    async def rollback(self) -> None:
+        """Put the weights before those of now in force again; a command that is just changing them is waited for.
+
+        Raises:
+            HydraulicDiagnosticsError: the history knows none, or they can't be had back.
+        """
+        give_up = time.monotonic() + IN_FORCE_S
+        while True:
+            try:
+                return await self._roll_back_once()
+            except ReleaseConflict:
+                if time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(_LOCK_POLL_S)
+
+    async def _roll_back_once(self) -> None:
+        events = await self._events()
+        before = self._file.read()
+        now = in_use(_weights(before))
+        if not events or in_use(events[0].weights) != now:
+            # somebody changed the file by hand: what the history has last is what was before
+            earlier = in_use(events[0].weights) if events else None
+        else:
+            earlier = weights_before(events)
+        if earlier is None:
+            raise ReleaseError(
+                "expected earlier weights in the history of releases, found none: give them with `split`"
+            )
+        gone = sorted(set(earlier) - set(_weights(before)))
+        if gone:
+            raise ReleaseError(
+                f"expected the versions of {told(earlier)}, found {', '.join(gone)} retired: deploy it again, or `split` otherwise"
+            )
+        await self._move(before, earlier, ROLLBACK)
+
+    async def deploy(self, placement: Placement, digest: str | None = None) -> None:
+        """Add a version with weight 0 and wait until it has answered.
+
+        Args:
+            placement: the version; its checkpoint was checked.
+            digest: SHA-256 of the file that the caller has seen; None for whatever it holds.
+
+        Raises:
+            HydraulicDiagnosticsError: it did not start or answer; the file is as it was and the others answer.
+        """
+        before = self._file.read()
+        if digest is not None and digest != before.digest:
+            raise ReleaseConflict(f"expected '{self._file.name}' as you saw it, found it changed: look again")
+        weights = _weights(before)
+        like = max(weights, key=lambda version: weights[version])
+        text = with_version(before.text, placement, like)
+        if self._shown(before, text):
+            return
+        name = APPLICATION_PREFIX + placement.version
+        try:
+            async with self._alone(f"deploy {placement.version}"):
+                await self._replace(before, text)
+            state = await self._serve.wait_running(name, START_S)
+            replicas = sum(item.running for item in state.deployments.values())
+            designs = self._designs(placement.checkpoint)
+            self._say(await self._service.warm_up(placement.version, designs, max(3, 2 * replicas), WARM_UP_S))
+        except ReleaseConflict:
+            raise
+        except (HydraulicDiagnosticsError, asyncio.CancelledError) as error:
+            await self._take_back(placement.version)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise ReleaseError(
+                f"version {placement.version} was refused and taken out again, the others answer as before: {error.message}"
+            ) from error
+        self._say(f"version {placement.version} runs, with weight 0")
+        await self._record(placement.version, "deploy", _weights(self._file.read()))
+
+    async def retire(self, version: str) -> None:
+        """Remove a version that has no weight.
+
+        Raises:
+            HydraulicDiagnosticsError: it has weight, or is not there.
+        """
+        before = self._file.read()
+        text = without_version(before.text, version)
+        if self._shown(before, text):
+            return
+        application = before.config.traffic.find(version)
+        assert application is not None
+        async with self._alone(f"retire {version}"):
+            after = await self._replace(before, text)
+            await self._in_force(after)
+        await self._serve.wait_gone(application.application, GONE_S)
+        self._say(f"version {version} is gone")
+        await self._record(version, "retire", _weights(after))
+
+    async def ingress_replicas(self) -> int:
+        """Return how many ingress replicas run.
+
+        Raises:
+            HydraulicDiagnosticsError: the file can't be used, or Serve does not tell.
+        """
+        return await self._replicas(self._file.read())
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of the file.
+
+        Raises:
+            SettingsError: it can't be used.
+        """
+        return _weights(self._file.read())
+
+    async def _move(
+        self,
+        before: ReadConfig,
+        weights: Mapping[str, float],
+        action: str,
+        version: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        started = time.monotonic()
+        text = with_weights(before.text, weights)
+        had = _weights(before)
+        if in_use(had) == in_use(weights):
+            self._say(f"nothing to do: {told(had)} is what the file says")
+            return
+        if self._shown(before, text):
+            return
+        gaining = [name for name, weight in weights.items() if weight > had[name]]
+        for name in gaining:
+            release = before.config.traffic.find(name)
+            assert release is not None
+            designs = self._designs(before.config.model_args(release.application).checkpoint)
+            self._say(await self._service.warm_up(name, designs, 1, QUICK_WARM_UP_S))
+        await self._note_found(had)
+        async with self._alone(action):
+            after = await self._replace(before, text)
+            try:
+                await self._in_force(after)
+            except ReleaseError as error:
+                await self._replace(after, before.text)
+                raise ReleaseError(f"the weights before stay in force: {error.message}") from error
+        self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after))}")
+        about = version or max(gaining, key=lambda name: weights[name] - had[name])
+        await self._record(about, action, _weights(after), reason)
+
+    async def _replace(self, before: ReadConfig, text: str) -> ReadConfig:
+        """Change the file and apply it; when Serve does not take it, the file goes back."""
+        after = self._file.replace(before, text)
+        try:
+            await self._serve.apply(after.data)
+        except BaseException:
+            self._file.replace(after, before.text)
+            raise
+        return after
+
+    async def _in_force(self, config: ReadConfig) -> None:
+        await self._service.wait_weights(_weights(config), await self._replicas(config), IN_FORCE_S)
+
+    async def _replicas(self, config: ReadConfig) -> int:
+        door = (await self._serve.applications()).get(config.config.diagnostics.name)
+        return door.deployments["Ingress"].running if door and "Ingress" in door.deployments else 1
+
+    async def _take_back(self, version: str) -> None:
+        """Remove a version that did not start from the file as it is now."""
+        async with self._alone(f"take version {version} back", IN_FORCE_S):
+            now = self._file.read()
+            try:
+                text = without_version(now.text, version)
+            except SettingsError:
+                return  # it never came in, or somebody gave it weight meanwhile
+            await self._replace(now, text)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, what: str, patience_s: float = 0.0) -> AsyncIterator[None]:
+        who = f"{what} by {self._asker.actor}, process {os.getpid()}"
+        give_up = time.monotonic() + patience_s
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(self._file.exclusive(who))
+                    break
+                except ReleaseConflict:
+                    if time.monotonic() >= give_up:
+                        raise
+                await asyncio.sleep(_LOCK_POLL_S)
+            yield
+
+    def _shown(self, before: ReadConfig, text: str) -> bool:
+        """In a dry run say what would change in the file, checked as strictly as the file itself."""
+        if not self._dry_run:
+            return False
+        self._file.parse(text)
+        lines = difflib.unified_diff(
+            before.text.splitlines(), text.splitlines(), self._file.name, f"{self._file.name} after", lineterm=""
+        )
+        for line in lines:
+            self._say(line)
+        return True
+
+    def _designs(self, checkpoint: str) -> tuple[str, ...]:
+        """Return the designs that a version was trained on, as its card says."""
+        try:
+            return Card.model_validate_json((local_directory(checkpoint, self._var_dir) / CARD).read_bytes()).designs
+        except (OSError, ValueError):
+            return ()  # not on this machine: any registered machine will do
+
+    async def _events(self) -> list[ReleaseEvent]:
+        try:
+            return await self._history.list_releases(HISTORY)
+        except StoreError as error:
+            raise ReleaseError(
+                f"expected the history of releases in the database, found: {error.message}; give the weights with `split`"
+            ) from error
+
+    async def _note_found(self, weights: Mapping[str, float]) -> None:
+        """Write down weights that no command has set, so that one can go back to them."""
+        with contextlib.suppress(StoreError):
+            events = await self._history.list_releases(1)
+            if not events or in_use(events[0].weights) != in_use(weights):
+                most = max(weights, key=lambda version: weights[version])
+                await self._history.record_release(
+                    most, FOUND, weights, actor=self._asker.actor, reason="in force before, set by hand in the file"
+                )
+
+    async def _record(self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None) -> None:
+        why = self._asker.reason if reason is None else reason
+        try:
+            await self._history.record_release(version, action, weights, actor=self._asker.actor, reason=why)
+        except StoreError as error:
+            self._say(f"warning: done, but not written to the history of releases: {error.message}")
+
+
+def told(weights: Mapping[str, float]) -> str:
+    """Write weights as `split` reads them."""
+    return " ".join(f"{version}={weight:g}" for version, weight in weights.items())
+
+
+def _weights(config: ReadConfig) -> dict[str, float]:
+    return {release.version: release.weight for release in config.config.traffic.releases}

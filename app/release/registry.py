@@ -1,0 +1,242 @@
+"""The registry of versions: MLflow's model registry, a file under `var/` or any server that `MLFLOW_TRACKING_URI` names.
+
+The number that MLflow gives is the version. A registered artifact is the checkpoint as it was trained; its number is written into the
+card of the copy that is fetched. Importing MLflow takes seconds, so whoever does not register or list should not import this.
+Invariant: what is fetched has the files that were registered, by their SHA-256; nothing is registered that was not validated.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from app import card as files
+from app.card import Card, read_card, sha256_of
+from app.errors import CheckpointError, ReleaseError, UnknownVersion
+from app.release.versions import Registered
+from app.settings import PROJECT_DIR, Settings
+
+NAME = "hydraulic-diagnostics"
+ARTIFACT = "checkpoint"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+SHIPPED = "app/checkpoints"
+CARD_TAG = "card_sha256"
+"""Tag with the SHA-256 of the card, which states those of the other files."""
+LATEST_RUNS = 5
+_ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_MAX_TAG = 4_000
+
+
+class Registry:
+    """Registered versions.
+
+    Args:
+        settings: `var_dir` is where the local registry is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory = settings.var_dir.resolve() / "mlflow"
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        if not given:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        self._local = not given
+        uri = given or f"sqlite:///{self._directory / 'mlflow.db'}"
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+    def register(self, directory: Path, run_id: str | None, scores: Mapping[str, str]) -> Registered:
+        """Register a validated checkpoint.
+
+        Args:
+            directory: of the checkpoint.
+            run_id: MLflow's id of the training run, for its lineage; without it the run that kept this checkpoint, else one of its own.
+            scores: of the reference set, as tags.
+
+        Raises:
+            CheckpointError: the directory is not what its card says.
+            ReleaseError: the registry refused or does not answer.
+        """
+        card = read_card(directory)
+        try:
+            self._ensure_model()
+            return self._add(directory, card, run_id, scores)
+        except MlflowException as error:
+            raise _refused(error) from error
+
+    def versions(self) -> list[Registered]:
+        """Return all registered versions, newest first; none when nothing was ever registered.
+
+        Raises:
+            ReleaseError: the registry does not answer.
+        """
+        try:
+            found = self._client.search_model_versions(f"name = '{NAME}'")
+            return sorted((self._read(item.version) for item in found), key=lambda item: -int(item.version))
+        except MlflowException as error:
+            raise _refused(error) from error
+
+    def fetch(self, version: str, directory: Path) -> None:
+        """Write a version's files into an empty directory, its number in the card.
+
+        Raises:
+            UnknownVersion: it is not registered.
+            CheckpointError: a file is not the one that was registered.
+            ReleaseError: the registry does not answer.
+        """
+        try:
+            registered = self._client.get_model_version(NAME, version)
+            uri = self._client.get_model_version_download_uri(NAME, version)
+            with tempfile.TemporaryDirectory(dir=directory) as scratch:
+                from mlflow.artifacts import download_artifacts
+
+                fetched = Path(
+                    download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=self._client.tracking_uri)
+                )
+                for path in fetched.iterdir():
+                    shutil.copy2(path, directory / path.name)
+        except MlflowException as error:
+            if error.error_code == _ABSENT:
+                raise UnknownVersion(
+                    f"expected a registered version, found '{version}': see `python -m app.release list`"
+                ) from error
+            raise _refused(error) from error
+        except OSError as error:
+            raise CheckpointError(f"expected the files of version {version} in the registry, found: {error}") from error
+        stated, found = registered.tags.get(CARD_TAG, ""), sha256_of(directory / files.CARD)
+        if stated != found:
+            raise CheckpointError(
+                f"expected version {version} with a {files.CARD} of SHA-256 {stated}, found {found}: the registry's files were changed; "
+                "register the checkpoint again"
+            )
+        card = read_card(directory).model_copy(update={"version": version})
+        (directory / files.CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def name(self, alias: str, version: str) -> None:
+        """Give a version an alias, which it takes from whoever had it; one that is not registered is left out.
+
+        Raises:
+            ReleaseError: the registry does not answer.
+        """
+        try:
+            self._client.set_registered_model_alias(NAME, alias, version)
+        except MlflowException as error:
+            if error.error_code != _ABSENT:
+                raise _refused(error) from error
+
+    def _ensure_model(self) -> None:
+        """Make the registered model, with the shipped versions in it, so that a number means the same everywhere."""
+        try:
+            self._client.get_registered_model(NAME)
+        except MlflowException as error:
+            if error.error_code != _ABSENT:
+                raise
+        else:
+            return
+        self._client.create_registered_model(NAME, description="Checkpoints of Hydraulic Diagnostics")
+        shipped = sorted((PROJECT_DIR / SHIPPED).iterdir(), key=lambda path: int(path.name))
+        for directory in shipped:
+            added = self._add(directory, read_card(directory), None, {})
+            if added.version != directory.name:
+                raise ReleaseError(
+                    f"expected the shipped version {directory.name} to be registered under its number, found {added.version}: use a "
+                    "registry of its own"
+                )
+
+    def _add(self, directory: Path, card: Card, run_id: str | None, scores: Mapping[str, str]) -> Registered:
+        run = (
+            self._client.get_run(run_id)
+            if run_id
+            else self._client.create_run(self._experiment(), run_name=f"register {directory.name}")
+        )
+        folder = f"{ARTIFACT}-{card.sha256[files.WEIGHTS][:12]}"
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in [files.CARD, *card.sha256]:
+                shutil.copy2(directory / name, scratch)
+            self._client.log_artifacts(run.info.run_id, scratch, folder)
+        tags = _tags(directory, card) | dict(scores)
+        source = f"{run.info.artifact_uri}/{folder}"
+        made = self._client.create_model_version(NAME, source, run.info.run_id, tags=tags)
+        if run_id is None:
+            self._client.set_terminated(run.info.run_id)
+        return self._read(made.version)
+
+    def _training_of(self, directory: Path, card: Card) -> Run | None:
+        """Return the run that a training kept with this very checkpoint among its artifacts, or None."""
+        named = [self._client.get_experiment_by_name(design) for design in card.designs]
+        experiments = [item.experiment_id for item in named if item is not None]
+        if not experiments:
+            return None
+        stated = sha256_of(directory / files.CARD)
+        version = card.version.replace("'", "")
+        runs = self._client.search_runs(experiments, f"tags.version = '{version}'", max_results=LATEST_RUNS)
+        for run in runs:
+            paths = {item.path for item in self._client.list_artifacts(run.info.run_id, ARTIFACT)}
+            if f"{ARTIFACT}/{files.CARD}" not in paths:
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                kept = self._client.download_artifacts(run.info.run_id, f"{ARTIFACT}/{files.CARD}", scratch)
+                if sha256_of(Path(kept)) == stated:
+                    return run
+        return None
+
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(NAME)
+        if found is not None:
+            return str(found.experiment_id)
+        where = (self._directory / "artifacts").as_uri() if self._local else None
+        return str(self._client.create_experiment(NAME, artifact_location=where))
+
+    def _read(self, version: str) -> Registered:
+        item: ModelVersion = self._client.get_model_version(NAME, version)
+        created = datetime.fromtimestamp(item.creation_timestamp / 1000, UTC)
+        return Registered(str(item.version), created, tuple(item.aliases), str(item.run_id or ""), dict(item.tags))
+
+
+def _tags(directory: Path, card: Card) -> dict[str, str]:
+    tags = {
+        CARD_TAG: sha256_of(directory / files.CARD),
+        "weights_sha256": card.sha256[files.WEIGHTS],
+        "trained_as": card.version,
+        "trained_at": card.created.isoformat(),
+        "git_revision": card.git_revision,
+        "seed": str(card.seed),
+        "command": card.command,
+        "designs": ",".join(card.designs),
+        "data_start": card.data.start.isoformat(),
+        "data_end": card.data.end.isoformat(),
+        "data_windows": str(card.data.windows),
+    }
+    metrics = json.loads((directory / files.METRICS).read_bytes())
+    tags |= {f"metrics.{name}": f"{value:.6g}" for name, value in _figures(metrics)}
+    return {name: value[:_MAX_TAG] for name, value in tags.items()}
+
+
+def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return each component's figures: of a training's report, of its first contender, which is the checkpoint itself."""
+    if "scores" in metrics:
+        parts = [(component, told["pooled"]) for component, told in metrics["scores"].items()]
+    else:
+        contenders = metrics.get("evaluation", {}).get("contenders", {})
+        first: Mapping[str, Any] = next(iter(contenders.values()), {})
+        parts = [*first.get("grades", {}).items(), *first.get("life", {}).items()]
+    return [
+        (f"{re.sub(r'[^A-Za-z0-9._-]', '_', component)}.{name.removeprefix('mean_')}", float(value))
+        for component, told in parts
+        for name, value in told.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def _refused(error: MlflowException) -> ReleaseError:
+    first = str(error).partition("\n")[0][:300]
+    return ReleaseError(f"expected the registry to answer, found: {first}: see MLFLOW_TRACKING_URI")

@@ -1,0 +1,59 @@
+"""Finds a checkpoint of `serve_config.yaml` on this node, and has a registered one fetched that is not there yet.
+
+The registry's client is slow to import and large, so a process of its own fetches and ends.
+Invariant: a path that is returned was verified against its card just now.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from app.card import read_card
+from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
+from app.errors import CheckpointError
+from app.settings import PROJECT_DIR, Settings
+
+FETCH_S = 600.0
+
+
+def find_checkpoint(checkpoint: str, settings: Settings) -> Path:
+    """Return a checkpoint's directory.
+
+    Args:
+        checkpoint: a directory relative to the project, or `registry:VERSION`.
+        settings: where the cache is.
+
+    Raises:
+        CheckpointError: it is not there and can't be fetched, or a file of it is not what its card says.
+    """
+    if checkpoint.startswith(REGISTERED):
+        return cached(checkpoint.removeprefix(REGISTERED), settings.var_dir / MODELS, fetch)
+    directory = local_directory(checkpoint, settings.var_dir)
+    read_card(directory)
+    return directory
+
+
+def fetch(version: str, directory: Path) -> None:
+    """Have the registry's files of a version written into a directory.
+
+    Raises:
+        CheckpointError: they can't be had.
+    """
+    command = [sys.executable, "-m", "app.release", "fetch", version, str(directory.resolve())]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=PROJECT_DIR,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=FETCH_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(
+            f"expected version {version} from the registry within {FETCH_S:g} s, found none: does it answer?"
+        ) from error
+    if done.returncode != 0:
+        told = done.stderr.strip().removeprefix("error: ")[-600:]
+        raise CheckpointError(f"expected version {version} from the registry, found: {told}")

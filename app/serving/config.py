@@ -1,0 +1,47 @@
+"""What `serve_config.yaml` may say to this project's applications: their arguments and the ingress's `user_config`, typed.
+
+It imports neither Ray nor torch, so that whoever checks the file need not start either.
+Invariant: a key that is not here is refused.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.evidence import Thresholds
+from app.serving.traffic import Traffic
+
+MAX_RETENTION_DAYS = 36_500
+
+
+class DiagnosticsArgs(BaseModel):
+    """Arguments of the `diagnostics` application."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    equipment: tuple[str, ...] = Field(default=(), description="topology files to register at the start")
+    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+
+
+class ModelArgs(BaseModel):
+    """Arguments of a version's application."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: str = Field(
+        description="directory relative to the project, or registry:VERSION, which each node fetches once into var/models"
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class IngressConfig(BaseModel):
+    """The ingress's `user_config`: releases with their weights, thresholds, and how long the store keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    traffic: Traffic
+    thresholds: Thresholds = Thresholds()
+    retention_days: Annotated[
+        float | None, Field(gt=0, le=MAX_RETENTION_DAYS, allow_inf_nan=False, description="null keeps everything")
+    ] = None

@@ -1,0 +1,136 @@
+"""A stage for operations: Serve's interface and the service's in memory, behind real HTTP clients.
+
+Small and honest: what is applied is in force at once, a version that was marked as broken fails to start or to answer, and each call is
+written down in order.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.demo.equipment import rig_equipment
+from app.release.config_file import ConfigFile
+from app.release.operations import Asker, Releases
+from app.release.serve_api import ServeApi
+from app.release.service_api import ServiceApi
+from app.store.releases import ReleaseEvent
+
+UTC_2026 = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Stage:
+    """Serve and the service as one thing."""
+
+    def __init__(self) -> None:
+        self.applied: dict[str, Any] = {}
+        self.calls: list[str] = []
+        self.failing_to_start: dict[str, str] = {}
+        self.silent: set[str] = set()
+        self.refuses_user_config = False
+        self.metrics = ""
+        self.config_error: str | None = None
+        self._weights: dict[str, float] = {}
+
+    @property
+    def applications(self) -> dict[str, Any]:
+        return {item["name"]: item for item in self.applied.get("applications", [])}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return self._weights
+
+    def put(self, config: dict[str, Any]) -> None:
+        self.applied = config
+        ingress = self.applications["diagnostics"]["deployments"][0]["user_config"]
+        if self.refuses_user_config:
+            self.config_error = "user_config was refused"
+            return
+        self._weights = {item["version"]: item["weight"] for item in ingress["traffic"]["releases"]}
+
+    def dashboard(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            self.calls.append("apply")
+            self.put(json.loads(request.content))
+            return httpx.Response(200)
+        states = {}
+        for name, config in self.applications.items():
+            why = self.failing_to_start.get(name)
+            running = [{"state": "RUNNING"}]
+            deployments = {
+                item["name"]: {"status": "HEALTHY", "message": "", "replicas": running}
+                for item in config.get("deployments", [])
+            }
+            states[name] = {
+                "status": "DEPLOY_FAILED" if why else "RUNNING",
+                "message": why or "",
+                "deployments": deployments,
+                "deployed_app_config": config,
+            }
+        return httpx.Response(200, json={"applications": states})
+
+    def service(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path == "/v1/traffic":
+            releases = [{"version": name, "weight": weight} for name, weight in self.weights.items()]
+            return httpx.Response(200, json={"releases": releases})
+        if path == "/v1/equipment":
+            return httpx.Response(200, json={"equipment": [{"equipment_id": "rig", "design": "hydraulic-rig"}]})
+        if path.startswith("/v1/equipment/"):
+            return httpx.Response(200, json=rig_equipment().model_dump(mode="json"))
+        if path == "/health/ready":
+            return httpx.Response(200, json={"reasons": [self.config_error] if self.config_error else []})
+        if path == "/metrics":
+            return httpx.Response(200, text=self.metrics)
+        asked = json.loads(request.content)["model_version"]
+        self.calls.append(f"warm-up {asked}")
+        if asked in self.silent:
+            return httpx.Response(503, json={"detail": "expected an answer, found none"})
+        return httpx.Response(200, json={"model_version": asked, "fallback": False})
+
+
+class Written:
+    """A history in memory."""
+
+    def __init__(self) -> None:
+        self.events: list[ReleaseEvent] = []
+
+    async def record_release(
+        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+    ) -> ReleaseEvent:
+        event = ReleaseEvent(
+            release_id=len(self.events),
+            released_at=UTC_2026,
+            version=version,
+            action=action,
+            weights=weights,
+            actor=actor,
+            reason=reason,
+        )
+        self.events.append(event)
+        return event
+
+    async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
+        return self.events[::-1][:limit]
+
+
+def serve_api(stage: Stage) -> ServeApi:
+    return ServeApi("http://dashboard", "token", httpx.MockTransport(stage.dashboard))
+
+
+def service_api(stage: Stage) -> ServiceApi:
+    return ServiceApi("http://service", "key", httpx.MockTransport(stage.service))
+
+
+def releases_on(stage: Stage, path: Path, written: Written, said: list[str], *, dry_run: bool = False) -> Releases:
+    """Return the operations on a stage whose file was applied."""
+    file = ConfigFile(path)
+    data: Any = file.read().data
+    stage.put(data)
+    asker = Asker("ann", "a reason")
+    return Releases(
+        file, serve_api(stage), service_api(stage), written, asker, said.append, path.parent, dry_run=dry_run
+    )

@@ -1,0 +1,124 @@
+"""`serve_config.yaml` on disk: never half written, never by two at once, never over what somebody else wrote."""
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from app.errors import ReleaseConflict, SettingsError
+from app.release.config_file import ConfigFile
+from app.release.edits import with_weights
+from tests.system import PROJECT_DIR
+
+
+def test_file_is_replaced_and_keeps_its_mode(path: Path):
+    path.chmod(0o640)
+    file = ConfigFile(path)
+    before = file.read()
+    with file.exclusive("test"):
+        after = file.replace(before, with_weights(before.text, {"1": 90, "2": 10}))
+    assert path.read_text() == after.text != before.text
+    assert [release.weight for release in after.config.traffic.releases] == [90, 10]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert sorted(item.name for item in path.parent.iterdir()) == [".serve_config.yaml.lock", "serve_config.yaml"]
+
+
+def test_file_that_changed_since_it_was_read_is_left_alone(path: Path):
+    file = ConfigFile(path)
+    before = file.read()
+    path.write_text(before.text + "# a person was here\n")
+    with file.exclusive("test"), pytest.raises(ReleaseConflict, match="found it changed since"):
+        file.replace(before, with_weights(before.text, {"1": 90, "2": 10}))
+    assert path.read_text().endswith("# a person was here\n")
+
+
+def test_text_that_cant_be_used_is_not_written(path: Path):
+    file = ConfigFile(path)
+    before = file.read()
+    with file.exclusive("test"), pytest.raises(SettingsError, match="num_replica'"):
+        file.replace(before, before.text.replace("num_replicas", "num_replica"))
+    assert path.read_text() == before.text
+
+
+def test_link_stays_a_link(path: Path, tmp_path: Path):
+    link = tmp_path / "link.yaml"
+    link.symlink_to(path)
+    file = ConfigFile(link)
+    before = file.read()
+    with file.exclusive("test"):
+        file.replace(before, with_weights(before.text, {"2": 100}))
+    assert link.is_symlink()
+    assert path.read_text() != before.text
+
+
+def test_of_two_commands_at_the_same_moment_one_wins_and_the_other_is_told(path: Path):
+    barrier = Barrier(2)
+
+    def change(second: int) -> str:
+        file = ConfigFile(path)
+        before = file.read()
+        text = with_weights(before.text, {"1": 100 - second, "2": second})
+        barrier.wait()
+        try:
+            with file.exclusive(f"command {second}"):
+                file.replace(before, text)
+        except ReleaseConflict as error:
+            return str(error)
+        return "won"
+
+    with ThreadPoolExecutor(2) as both:
+        for _ in range(20):
+            told = sorted(both.map(change, (10, 20)))
+            assert told[1] == "won"
+            assert "another command at work" in told[0] or "found it changed since" in told[0]
+            shutil.copy(PROJECT_DIR / "serve_config.yaml", path)
+
+
+def test_writer_killed_at_any_step_leaves_the_old_or_the_new_text(path: Path):
+    script = Path(__file__).with_name("killed_writer.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)],
+        cwd=PROJECT_DIR,
+        env={"PYTHONPATH": str(PROJECT_DIR), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    steps, old, new = map(int, done.stdout.split())
+    assert steps > 20
+    assert old > 10
+    assert new > 2
+    # the last one came through: nothing is left of those that were killed
+    assert sorted(item.name for item in path.parent.iterdir()) == [".serve_config.yaml.lock", "serve_config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("applications: [", "expected YAML"),
+        ("applications: []\n", "at least 1 item"),
+        ("- 1\n", "ServeConfig"),
+        ("", "ServeConfig"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_in_words(path: Path, text: str, told: str):
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=told):
+        ConfigFile(path).read()
+
+
+def test_key_that_stands_twice_is_refused_with_its_line(path: Path):
+    path.write_text(path.read_text().replace("  port: 8000\n", "  port: 8000\n  port: 9000\n"))
+    with pytest.raises(SettingsError, match="line 8 has the key 'port' a second time"):
+        ConfigFile(path).read()
+
+
+def test_missing_file_is_told(tmp_path: Path):
+    with pytest.raises(SettingsError, match=r"none\.yaml"):
+        ConfigFile(tmp_path / "none.yaml").read()

@@ -1,0 +1,136 @@
+"""Edits of `serve_config.yaml`: what is asked changes, and nothing else."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import SettingsError
+from app.release.edits import Placement, with_version, with_weights, without_version
+from tests.system import PROJECT_DIR
+
+TEXT = (PROJECT_DIR / "serve_config.yaml").read_text()
+THREE = Placement("3", "registry:3")
+
+
+def changed_lines(before: str, after: str) -> list[tuple[str, str]]:
+    pairs = zip(before.splitlines(), after.splitlines(), strict=True)
+    return [(old.strip(), new.strip()) for old, new in pairs if old != new]
+
+
+def releases(text: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = yaml.safe_load(text)["applications"][0]["deployments"][0]["user_config"][
+        "traffic"
+    ]["releases"]
+    return found
+
+
+def test_weights_change_two_lines_and_nothing_else():
+    after = with_weights(TEXT, {"1": 87.5, "2": 12.5})
+    assert changed_lines(TEXT, after) == [("weight: 100", "weight: 87.5"), ("weight: 0", "weight: 12.5")]
+
+
+def test_versions_that_are_not_named_get_no_weight():
+    assert changed_lines(TEXT, with_weights(TEXT, {"2": 100})) == [
+        ("weight: 100", "weight: 0"),
+        ("weight: 0", "weight: 100"),
+    ]
+
+
+def test_unknown_version_is_refused_with_those_that_there_are():
+    with pytest.raises(SettingsError, match="found '7': the file has 1, 2"):
+        with_weights(TEXT, {"7": 100})
+
+
+def test_added_version_is_a_copy_of_its_neighbour_with_weight_0():
+    after = with_version(TEXT, THREE, "1")
+    assert releases(after)[-1] == {"version": "3", "application": "model-3", "weight": 0}
+    names = [item["name"] for item in yaml.safe_load(after)["applications"]]
+    assert names == ["diagnostics", "model-1", "model-2", "model-3", "live-rig"]
+    added = [line for line in after.splitlines() if line not in TEXT.splitlines()]
+    assert added == ['              - version: "3"', "                application: model-3", "  - name: model-3",
+                     "      checkpoint: registry:3"]  # fmt: skip
+    assert after.count("*queue_depth") == TEXT.count("*queue_depth") + 1
+    assert "0\n\n  - name: model-3\n" in after
+    assert "0\n\n  # The demonstration" in after
+
+
+def test_version_can_be_placed_on_another_device():
+    after = with_version(TEXT, THREE._replace(device="cuda:1"), "1")
+    assert yaml.safe_load(after)["applications"][3]["args"]["device"] == "cuda:1"
+
+
+def test_removing_what_was_added_gives_the_same_text():
+    assert without_version(with_version(TEXT, THREE, "2"), "3") == TEXT
+
+
+def test_file_after_ten_releases_differs_in_the_versions_alone():
+    text = TEXT
+    champion = "1"
+    for number in range(3, 13):
+        text = with_version(text, Placement(str(number), f"registry:{number}"), champion)
+        text = with_weights(text, {champion: 90, str(number): 10})
+        text = with_weights(text, {str(number): 100})
+        text = without_version(text, champion)
+        champion = str(number)
+    assert changed_lines(without_version(TEXT, "2"), without_version(text, "2")) == [
+        ('- version: "1"', '- version: "12"'),
+        ("application: model-1", "application: model-12"),
+        ("- name: model-1", "- name: model-12"),
+        ("checkpoint: app/checkpoints/1", "checkpoint: registry:12"),
+    ]
+    comments = [line for line in TEXT.splitlines() if line.lstrip().startswith("#")]
+    assert [line for line in text.splitlines() if line.lstrip().startswith("#")] == comments
+
+
+@pytest.mark.parametrize("version", ["1", "9"])
+def test_version_with_weight_or_unknown_is_not_removed(version: str):
+    with pytest.raises(SettingsError, match=f"version.*{version}"):
+        without_version(TEXT, version)
+
+
+def test_version_that_is_there_is_not_added_again():
+    with pytest.raises(SettingsError, match="not released, found 2, which is"):
+        with_version(TEXT, Placement("2", "x"), "1")
+
+
+def test_layout_written_by_a_program_can_be_edited_too():
+    text = yaml.safe_dump(yaml.safe_load(TEXT))
+    assert without_version(with_version(text, THREE, "1"), "3") == text
+    assert releases(with_weights(text, {"1": 50, "2": 50}))[0]["weight"] == 50
+
+
+def test_comment_on_the_copied_application_is_not_copied():
+    text = TEXT.replace(
+        "      checkpoint: app/checkpoints/1\n", "      # trained by Ann\n      checkpoint: app/checkpoints/1\n"
+    )
+    after = with_version(text, THREE, "1")
+    assert after.count("trained by Ann") == 1
+
+
+def test_anchor_in_the_copied_application_is_not_defined_twice():
+    text = TEXT.replace(
+        "        ray_actor_options:\n          num_cpus: 0.3",
+        "        ray_actor_options: &small\n          num_cpus: 0.3",
+        1,
+    )
+    after = with_version(text, THREE, "1")
+    assert after.count("&small") == 1
+
+
+def test_list_in_brackets_is_refused_with_what_to_do():
+    data = yaml.safe_load(TEXT)
+    start, end = TEXT.index("              - version:"), TEXT.index("          thresholds:")
+    text = TEXT[:start].rstrip() + f" {yaml.safe_dump(releases(TEXT), default_flow_style=True).strip()}\n" + TEXT[end:]
+    assert yaml.safe_load(text) == data
+    with pytest.raises(SettingsError, match="block style"):
+        with_version(text, THREE, "1")
+    assert releases(with_weights(text, {"1": 100})) == releases(TEXT)
+
+
+@settings(deadline=None)  # it reads the file several times, which takes long on a busy machine
+@given(st.floats(0, 100, allow_nan=False))
+def test_any_weight_is_read_as_it_was_written(weight: float):
+    weight = round(weight, 4)
+    after = with_weights(TEXT, {"1": weight, "2": round(100 - weight, 4)})
+    assert [item["weight"] for item in releases(after)] == pytest.approx([weight, 100 - weight], abs=1e-4)

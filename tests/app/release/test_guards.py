@@ -1,0 +1,143 @@
+"""Guards: what is measured from the ingress's metrics, and when a guard breaks."""
+
+import math
+
+import pytest
+
+from app.errors import InputError
+from app.release.guards import (
+    RECENT_S,
+    Guard,
+    Measured,
+    MetricsMeter,
+    broken,
+    parse_duration,
+    parse_guards,
+    read_calls,
+    unknown,
+)
+from app.serving.metrics import Metrics
+
+NAMES = frozenset({"errors", "p95"})
+
+
+def test_guards_are_read_with_their_units():
+    assert parse_guards("errors<0.1%, p95 < 80ms,p95<2s", NAMES) == (
+        Guard("errors", pytest.approx(0.001), "errors<0.1%"),
+        Guard("p95", pytest.approx(0.08), "p95 < 80ms"),
+        Guard("p95", 2.0, "p95<2s"),
+    )
+
+
+@pytest.mark.parametrize("text", ["errors", "errors>1%", "errors<", "errors<x%", "colour<1%", "errors<1%,,p95<1s"])
+def test_what_is_no_guard_is_refused(text: str):
+    with pytest.raises(InputError, match="expected"):
+        parse_guards(text, NAMES)
+
+
+def test_durations_are_read():
+    assert [parse_duration(text) for text in ("90s", "10m", "0.5h")] == [90, 600, 1800]
+    with pytest.raises(InputError, match="such as 30s"):
+        parse_duration("10")
+
+
+class Version:
+    """A version's calls as an ingress replica counts them."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+
+    def answer(self, calls: int, seconds: float, outcome: str = "answered", version: str = "3") -> None:
+        for _ in range(calls):
+            self.metrics.version_calls.labels(version, outcome).inc()
+            self.metrics.version_seconds.labels(version).observe(seconds)
+
+    @property
+    def text(self) -> str:
+        return self.metrics.exposition().decode()
+
+
+def test_calls_of_one_version_are_read():
+    version = Version()
+    version.answer(90, 0.015)
+    version.answer(10, 0.4, "failed")
+    version.answer(50, 9.0, "failed", version="1")
+    replica, calls = read_calls(version.text, "3")
+    assert len(replica) == 8
+    assert (calls.ended, calls.failed) == (100, 10)
+    assert calls.errors == Measured(0.1, 100)
+    # 90 ended within .02, all within .5 and none between .02 and .2: the 95th lies halfway from .2 to .5
+    assert calls.p95 == Measured(pytest.approx(0.35), 100)
+
+
+def test_time_beyond_the_last_bound_is_endless():
+    version = Version()
+    version.answer(30, 60.0)
+    assert read_calls(version.text, "3")[1].p95 == Measured(math.inf, 30)
+
+
+def test_few_calls_say_nothing():
+    version = Version()
+    version.answer(17, 9.0)
+    version.answer(2, 9.0, "failed")
+    calls = read_calls(version.text, "3")[1]
+    assert (calls.errors.value, calls.p95.value) == (None, None)
+
+
+def test_version_that_hangs_and_is_left_alone_is_judged_by_its_few_failures():
+    version = Version()
+    version.answer(3, 10.0, "failed")
+    assert read_calls(version.text, "3")[1].errors == Measured(1.0, 3)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_only_calls_since_the_step_began_count_over_all_replicas():
+    replicas = [Version(), Version()]
+    replicas[0].answer(100, 0.01, "failed")
+    turn = 0
+
+    async def fetch() -> str:
+        nonlocal turn
+        turn += 1
+        return replicas[turn % 2].text
+
+    meter = MetricsMeter(fetch, times=2, clock=Clock())
+    await meter.begin("3")
+    replicas[0].answer(20, 0.01)
+    replicas[1].answer(19, 0.01)
+    replicas[1].answer(1, 0.01, "failed")
+    assert (await meter.measure())["errors"] == Measured(pytest.approx(1 / 40), 40)
+
+
+async def test_version_that_turns_slow_late_does_not_hide_behind_its_good_beginning():
+    version, clock = Version(), Clock()
+
+    async def fetch() -> str:
+        return version.text
+
+    meter = MetricsMeter(fetch, times=1, clock=clock)
+    await meter.begin("3")
+    for _ in range(100):
+        clock.now_s += 1.0
+        version.answer(10, 0.004)
+        assert ((await meter.measure())["p95"].value or 0) <= 0.005
+    for _ in range(round(RECENT_S / 10)):
+        clock.now_s += 1.0
+        version.answer(10, 0.4)
+        found = (await meter.measure())["p95"]
+    assert found.value is not None
+    assert found.value > 0.2
+
+
+def test_guard_breaks_at_its_limit_and_not_without_a_measure():
+    guards = parse_guards("errors<1%,p95<80ms", NAMES)
+    assert broken(guards, {"errors": Measured(0.009, 100), "p95": Measured(0.07, 100)}) is None
+    assert broken(guards, {"errors": Measured(0.01, 100)}) == (guards[0], Measured(0.01, 100))
+    assert broken(guards, {"errors": Measured(None, 3)}) is None
+    assert unknown(guards, {"errors": Measured(0.0, 100)}) == (guards[1],)

@@ -1,0 +1,66 @@
+"""The command line: words instead of traces, and statuses that scripts can use."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from app.release.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    return main(arguments, out, err), out.getvalue(), err.getvalue()
+
+
+def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
+    status, out, err = run("split", "1=90", "2=10", "--dry-run", "--config", str(path))
+    assert (status, err) == (0, "")
+    assert "+                weight: 90" in out.splitlines()
+    status, out, _ = run("promote", "2", "--steps", "25,100", "--dry-run", "--config", str(path))
+    assert status == 0
+    assert "+                weight: 25" in out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["split", "1=90"], "sum to 100, found 90"),
+        (["split", "1=x"], "VERSION=WEIGHT"),
+        (["promote", "2", "--guard", "errors<1%"], "give it with --hold"),
+        (["promote", "2", "--guard", "colour<1%", "--hold", "1s"], "found 'colour'"),
+        (["promote", "2", "--steps", "10,5"], "weights that rise"),
+        (["promote", "9"], "expected a released version, found '9'"),
+        (["deploy", "9"], "register it with"),
+        (["deploy", "3", "--checkpoint", "app/checkpoints/1"], "expected version 3"),
+        (["retire", "1"], "without weight, found 100"),
+        (["split", "9=100"], "found '9': the file has 1, 2"),
+    ],
+)
+def test_what_can_not_be_done_is_an_error_in_a_line(path: Path, arguments: list[str], told: str):
+    status, _, err = run(*arguments, "--dry-run", "--config", str(path))
+    assert status == 1
+    assert told in err
+    assert err.startswith("error: expected")
+    assert err.count("\n") == 1
+
+
+def test_service_that_does_not_run_is_told(path: Path):
+    status, _, err = run("split", "1=90", "2=10", "--config", str(path))
+    assert (status, "expected an API key in" in err) == (1, True)
+
+
+def test_nothing_registered_is_said():
+    assert run("list") == (0, "nothing is registered yet\n", "")
+
+
+def test_wrong_use_is_status_2():
+    with pytest.raises(SystemExit) as ended:
+        run("explode")
+    assert ended.value.code == 2

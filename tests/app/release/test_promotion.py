@@ -1,0 +1,100 @@
+"""Promotions: steps up, and back to where they began when a guard breaks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from app.errors import ReleaseConflict, ReleaseError, UnknownVersion
+from app.release import promotion
+from app.release.guards import Measured, parse_guards
+from app.release.promotion import GuardBroken, Promotion, promote
+from tests.app.release.stage import Stage, Written, releases_on
+
+GUARDS = parse_guards("errors<1%", frozenset({"errors"}))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion, "POLL_S", 0.01)
+
+
+class Told:
+    """A meter that is told what to measure at each step."""
+
+    names = frozenset({"errors"})
+
+    def __init__(self, *of_step: Measured | ReleaseError) -> None:
+        self.of_step = of_step
+        self.step = -1
+
+    async def begin(self, version: str) -> None:
+        self.step += 1
+
+    async def measure(self) -> Mapping[str, Measured]:
+        found = self.of_step[min(self.step, len(self.of_step) - 1)]
+        if isinstance(found, ReleaseError):
+            raise found
+        return {"errors": found}
+
+
+GOOD, BAD = Measured(0.0, 50), Measured(0.5, 50)
+
+
+async def test_steps_are_walked_to_the_end(path: Path, stage: Stage, written: Written, said: list[str]):
+    releases = releases_on(stage, path, written, said)
+    await promote(releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [Told(GOOD)], said.append)
+    assert stage.weights == {"1": 0, "2": 100}
+    assert [(event.action, event.weights["2"]) for event in written.events] == [
+        ("found", 0),
+        ("step", 10),
+        ("step", 50),
+        ("promote", 100),
+    ]
+    await releases.rollback()
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+async def test_broken_guard_rolls_back_to_before_the_first_step_and_is_named(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    with pytest.raises(GuardBroken, match=r"rolled back at weight 50: errors<1%, found 0.5 in 50 calls"):
+        await promote(releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [Told(GOOD, BAD)], said.append)
+    assert stage.weights == {"1": 100, "2": 0}
+    assert written.events[-1].action == "rollback"
+    assert "errors<1%" in written.events[-1].reason
+
+
+async def test_guard_that_cant_be_judged_does_not_let_pass(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(promotion, "BLIND_S", 0.05)
+    releases = releases_on(stage, path, written, said)
+    with pytest.raises(GuardBroken, match="can't be judged, only 3 calls"):
+        await promote(releases, Promotion("2", (10,), 0.03, GUARDS), [Told(Measured(None, 3))], said.append)
+    with pytest.raises(GuardBroken, match="nothing could be measured"):
+        await promote(releases, Promotion("2", (10,), 5.0, GUARDS), [Told(ReleaseError("gone"))], said.append)
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+async def test_weights_that_somebody_else_sets_meanwhile_stay(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+
+    class Rude(Told):
+        async def measure(self) -> Mapping[str, Measured]:
+            await releases.split({"1": 75, "2": 25})
+            return {"errors": GOOD}
+
+    with pytest.raises(ReleaseConflict, match="somebody changed them, and they stay"):
+        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [Rude(GOOD)], said.append)
+    assert stage.weights == {"1": 75, "2": 25}
+
+
+async def test_version_that_is_not_released_is_not_promoted(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    with pytest.raises(UnknownVersion, match="there are 1, 2"):
+        await promote(releases_on(stage, path, written, said), Promotion("9", (100,), 0.0, ()), [], said.append)

@@ -1,0 +1,85 @@
+"""The registry: a real MLflow on a file, from registering to a replica's directory."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.card import CARD, WEIGHTS, sha256_of
+from app.checkpoint import load
+from app.errors import CheckpointError, UnknownVersion
+from app.release.source import open_registry, placement_of
+from app.settings import PROJECT_DIR, Settings
+
+SHIPPED = PROJECT_DIR / "app" / "checkpoints"
+
+pytestmark = [
+    # MLflow's own, on importing it and on its tables
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def var_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("var")
+
+
+def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
+    var_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    settings = Settings(var_dir=var_dir)
+    registry = open_registry(settings)
+    assert registry.versions() == []
+    trained = tmp_path / "trained"
+    shutil.copytree(SHIPPED / "2", trained)
+
+    made = registry.register(trained, None, {"reference.hydraulic-rig.pump": "9/10"})
+    assert made.version == "3"
+    registry.name("champion", "1")
+    registry.name("challenger", "3")
+    registry.name("challenger", "77")  # not registered: nothing to name
+
+    found = {item.version: item for item in registry.versions()}
+    assert sorted(found) == ["1", "2", "3"]
+    assert (found["1"].aliases, found["3"].aliases) == (("champion",), ("challenger",))
+    tags = found["3"].tags
+    assert tags["trained_as"] == "2"
+    assert tags["weights_sha256"] == sha256_of(trained / WEIGHTS)
+    assert tags["reference.hydraulic-rig.pump"] == "9/10"
+    assert {"git_revision", "data_start", "data_end", "designs", "metrics.pump.macro_f1"} <= set(tags)
+    assert found["3"].run_id
+
+    placement = placement_of("3", None, None, settings)
+    assert placement.checkpoint == "registry:3"
+    here = var_dir / "models" / "3"
+    assert load(here).card.version == "3"
+    assert sha256_of(here / WEIGHTS) == sha256_of(trained / WEIGHTS)
+    with pytest.raises(UnknownVersion, match="found '9'"):
+        placement_of("9", None, None, settings)
+
+    damaged = next((var_dir / "mlflow").rglob(f"checkpoint-{tags['weights_sha256'][:12]}/{CARD}"))
+    # the same weights were registered as version 2 before: each has its own run
+    for card in (var_dir / "mlflow").rglob(f"{damaged.parent.name}/{CARD}"):
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"seed": 99}))
+    shutil.rmtree(here)
+    with pytest.raises(CheckpointError, match=r"SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}"):
+        placement_of("3", None, None, settings)
+    assert not here.exists()
+
+
+def test_checkpoint_that_is_not_what_its_card_says_is_not_registered(var_dir: Path, tmp_path: Path):
+    trained = tmp_path / "trained"
+    shutil.copytree(SHIPPED / "2", trained)
+    (trained / WEIGHTS).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        open_registry(Settings(var_dir=var_dir)).register(trained, None, {})
+
+
+def test_version_that_is_nowhere_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(CheckpointError, match="register it with"):
+        placement_of("9", None, None, Settings(var_dir=tmp_path))

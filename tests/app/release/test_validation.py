@@ -1,0 +1,80 @@
+"""Validation before a checkpoint is registered or deployed: on real topologies and real labelled windows."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.demo.equipment import rig_equipment
+from app.errors import CheckpointError
+from app.release.validation import reference_score, validate, warm_up
+from app.settings import PROJECT_DIR
+from app.store.labels import ConditionLabel
+from app.store.store import Store
+from tests.machines import make_machine
+from tests.rig import rig_cycle
+
+SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "2"
+START_US = 1_767_225_600_000_000
+CYCLES = (300, 1000, 1800)
+
+
+def test_shipped_version_is_taken_and_another_number_is_not():
+    assert validate(SHIPPED, "2").card.version == "2"
+    with pytest.raises(CheckpointError, match=r"expected version 3 in .* found version 2"):
+        validate(SHIPPED, "3")
+
+
+def test_cut_file_is_refused(tmp_path: Path):
+    copied = Path(shutil.copytree(SHIPPED, tmp_path / "cut"))
+    weights = copied / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        validate(copied, "2")
+
+
+def test_every_topology_of_its_designs_is_warmed_up_once():
+    checkpoint = validate(SHIPPED, None)
+    rig = rig_equipment()
+    twin = rig.model_copy(update={"equipment_id": "twin"})
+    (line,) = warm_up(checkpoint, [rig, twin, make_machine()])
+    assert rig.equipment_id in line
+
+
+def test_machine_of_its_design_that_does_not_fit_is_named():
+    checkpoint = validate(SHIPPED, None)
+    other = rig_equipment().model_copy(update={"equipment_id": "odd-rig", "steps": 7, "window_s": 70.0})
+    with pytest.raises(CheckpointError, match="fits the registered machine 'odd-rig'"):
+        warm_up(checkpoint, [other])
+
+
+async def test_labelled_windows_of_the_store_are_scored(store: Store):
+    checkpoint = validate(SHIPPED, None)
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    assert await reference_score(checkpoint, [rig], store) == []
+    for place, cycle in enumerate(CYCLES):
+        values, grades = rig_cycle(cycle)
+        start = START_US + place * 60_000_000
+        sensors = [name for name, series in values.items() for _ in series]
+        times = [start + second * 1_000_000 for series in values.values() for second in range(len(series))]
+        flat = np.array([value for series in values.values() for value in series])
+        await store.ingest(rig.equipment_id, sensors, np.array(times), flat)
+        await store.put_labels(
+            rig.equipment_id,
+            [ConditionLabel(name, start, start + 60_000_000, grade) for name, grade in grades.items()],
+        )
+    scores = await reference_score(checkpoint, [rig, make_machine()], store)
+    assert {score.component_id for score in scores} == {"cooler", "valve", "pump", "accumulator"}
+    assert [(score.right, score.windows) for score in scores] == [(3, 3)] * 4
+    assert {score.design for score in scores} == {rig.design}
+
+
+def test_card_alone_is_not_enough(tmp_path: Path):
+    copied = Path(shutil.copytree(SHIPPED, tmp_path / "odd"))
+    config = copied / "model_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden": 3}))
+    with pytest.raises(CheckpointError):
+        validate(copied, None)

@@ -1,0 +1,229 @@
+"""Releases on the running system, under a constant load from a process of its own: not one request may fail.
+
+The commands are those of `python -m app.release`, called in this process; the versions are copies of shipped ones.
+"""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from app.card import WEIGHTS
+from app.release.__main__ import main
+from tests.system import PROJECT_DIR, System
+
+pytestmark = [
+    pytest.mark.system,
+    # MLflow's own, on importing it and on its tables
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+SHIPPED = PROJECT_DIR / "app" / "checkpoints"
+RATE = 20.0
+
+
+class Done(NamedTuple):
+    """A command that ran: its status, what it said, and how long it took."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+
+Release = Callable[..., Done]
+
+
+@pytest.fixture
+def release(system: System, monkeypatch: pytest.MonkeyPatch) -> Release:
+    """`python -m app.release` for the running system."""
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(system.var_dir))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    where = ["--config", str(system.config_path), "--address", system.dashboard_url]
+
+    def run(command: str, *arguments: str) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        places = [] if command in {"list", "register"} else where
+        started = time.monotonic()
+        status = main([command, *arguments, *places], out, err)
+        return Done(status, out.getvalue(), err.getvalue(), time.monotonic() - started)
+
+    return run
+
+
+@pytest.fixture
+def file(system: System) -> Path:
+    """The system's configuration as a person wrote it, with its port."""
+    port = system.config()["http_options"]["port"]
+    text = (PROJECT_DIR / "serve_config.yaml").read_text().replace("port: 8000", f"port: {port}")
+    system.config_path.write_text(text)
+    return system.config_path
+
+
+@pytest.fixture
+def load(system: System, tmp_path: Path) -> Iterator[Path]:
+    """A constant load; the file of its answers."""
+    answers = tmp_path / "answers.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.constant_load", system.url, str(RATE), str(answers)],
+        cwd=PROJECT_DIR,
+        env=os.environ | {"LOAD_KEY": system.key, "PYTHONPATH": str(PROJECT_DIR)},
+    )
+    try:
+        give_up = time.monotonic() + 60
+        while not (answers.is_file() and answers.stat().st_size) and time.monotonic() < give_up:
+            time.sleep(0.1)
+        yield answers
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def answers_of(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines()
+    return sorted((json.loads(line) for line in lines if line.endswith("}")), key=lambda item: item["sent"])
+
+
+def checked(done: Done) -> Done:
+    assert done.status == 0, done
+    return done
+
+
+def trained(directory: Path, like: str, version: str, **damage: bytes) -> Path:
+    """Return a checkpoint as training would have written it."""
+    shutil.copytree(SHIPPED / like, directory)
+    card = json.loads((directory / "checkpoint.json").read_text()) | {"version": version}
+    (directory / "checkpoint.json").write_text(json.dumps(card))
+    for name, content in damage.items():
+        (directory / f"{name}.safetensors").write_bytes(content)
+    return directory
+
+
+def test_versions_come_go_and_come_back_without_a_failed_request(
+    system: System, release: Release, file: Path, load: Path, tmp_path: Path
+):
+    checked(release("apply"))
+    before = file.read_text()
+    registered = checked(release("register", str(trained(tmp_path / "trained", "2", "fresh"))))
+    assert "registered as version 3" in registered.out
+    assert "warm-up on the topology of" in registered.out
+
+    checked(release("deploy", "3", "--reason", "a better one"))
+    assert file.read_text().split('version: "3"')[1].split()[:4] == ["application:", "model-3", "weight:", "0"]
+    moved: list[tuple[float, float]] = []
+    for weights in (("1=90", "3=10"), ("1=50", "3=50"), ("3=100",)):
+        done = checked(release("split", *weights))
+        moved.append((time.time(), float(weights[-1].partition("=")[2])))
+        assert done.seconds < 5
+        time.sleep(2)
+
+    went_back = checked(release("rollback"))
+    assert went_back.seconds < 5
+    assert "1=50" in went_back.out.splitlines()[-1]
+    checked(release("promote", "1"))
+    checked(release("retire", "3"))
+    assert file.read_text() == before
+    with system.client() as client:
+        assert [item["version"] for item in client.get("/v1/traffic").json()["releases"]] == ["1", "2"]
+    assert "a better one" in checked(release("status")).out
+    assert "what runs is what the file says" in checked(release("diff")).out
+
+    time.sleep(1)
+    found = answers_of(load)
+    assert [item for item in found if item["status"] != 200 or item["fallback"]] == []
+    assert len(found) > 100
+    longest = max(later["sent"] - earlier["sent"] for earlier, later in pairwise(found))
+    assert longest < 2, "the load itself has stalled"
+    for (start, weight), (end, _) in pairwise([*moved, (moved[-1][0] + 2, 0.0)]):
+        shares = [item["version"] == "3" for item in found if start < item["sent"] < end]
+        assert sum(shares) / len(shares) == pytest.approx(weight / 100, abs=0.25)
+    flips = [_versions(found, equipment) for equipment in {item["equipment"] for item in found}]
+    assert all(versions in (["1"], ["1", "3", "1"]) for versions in flips), flips
+
+
+def _versions(found: list[dict[str, Any]], equipment: str) -> list[str]:
+    """Return the versions that answered for an equipment, one after the other."""
+    versions = [item["version"] for item in found if item["equipment"] == equipment]
+    return [version for place, version in enumerate(versions) if place == 0 or versions[place - 1] != version]
+
+
+def test_versions_that_can_not_work_are_refused_while_the_others_answer(
+    release: Release, file: Path, load: Path, tmp_path: Path
+):
+    checked(release("apply"))
+    before = file.read_text()
+    weights = (SHIPPED / "2" / WEIGHTS).read_bytes()
+    corrupt = trained(tmp_path / "corrupt", "2", "5", weights=weights[:-100])
+    told = release("deploy", "5", "--checkpoint", str(corrupt))
+    assert (told.status, told.err.count("SHA-256")) == (1, 1)
+    other_spec = trained(tmp_path / "spec", "2", "5")
+    _with_other_spec(other_spec)
+    told = release("deploy", "5", "--checkpoint", str(other_spec))
+    assert told.status == 1
+    assert "do not belong together" in told.err
+    assert file.read_text() == before
+
+    good = trained(tmp_path / "good", "2", "5")
+    file.write_text(before.replace("max_ongoing_requests: 256", "max_ongoing_request: 256"))
+    told = release("deploy", "5", "--checkpoint", str(good))
+    assert told.status == 1
+    assert "did you mean 'max_ongoing_requests'" in told.err
+    file.write_text(before)
+
+    told = release("deploy", "5", "--checkpoint", str(good), "--device", "cuda")
+    assert told.status == 1
+    assert "version 5 was refused and taken out again" in told.err
+    assert "CUDA" in told.err
+    assert file.read_text() == before
+    assert "what runs is what the file says" in checked(release("diff")).out
+    for command in (("retire", "1"), ("split", "1=50", "9=50"), ("split", "1=50"), ("deploy", "77")):
+        told = release(*command)
+        assert told.status == 1, command
+        assert told.err.startswith("error: expected"), told.err
+        assert "Traceback" not in told.err
+    found = answers_of(load)
+    assert [item for item in found if item["status"] != 200 or item["version"] != "1"] == []
+
+
+def _with_other_spec(directory: Path) -> None:
+    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its card."""
+    import hashlib
+
+    path = directory / "feature_spec.json"
+    spec = json.loads(path.read_text())
+    path.write_text(json.dumps(spec | {"quantities": spec["quantities"][:-1]}))
+    card = json.loads((directory / "checkpoint.json").read_text())
+    card["sha256"]["feature_spec.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (directory / "checkpoint.json").write_text(json.dumps(card))
+
+
+def test_guard_that_breaks_rolls_back_by_itself(system: System, release: Release, file: Path, load: Path):
+    checked(release("apply"))
+    before = file.read_text()
+    done = release("promote", "2", "--steps", "40,100", "--hold", "20s", "--guard", "errors<50%,p95<0.1ms")
+    assert done.status == 3, done
+    assert "rolled back at weight 40: p95<0.1ms" in done.err
+    assert done.seconds < 30
+    assert file.read_text() == before
+    with system.client() as client:
+        assert {item["version"]: item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {
+            "1": 100,
+            "2": 0,
+        }
+    done = checked(release("promote", "2", "--steps", "50", "--hold", "4s", "--guard", "errors<50%,p95<9s"))
+    assert "held for" in done.out
+    checked(release("rollback"))
+    assert yaml.safe_load(file.read_text()) == yaml.safe_load(before)
+    assert [item for item in answers_of(load) if item["status"] != 200 or item["fallback"]] == []
