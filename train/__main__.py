@@ -13,6 +13,7 @@ from typing import get_args, get_origin
 
 from pydantic import ValidationError
 
+from app import card as files
 from app.bins import Statistic
 from app.errors import HydraulicDiagnosticsError, InputError
 from app.settings import Settings
@@ -55,12 +56,12 @@ def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> in
     from train.tracking import track
 
     settings = Settings().at(options.dsn)
-    out: Path = options.out or next_directory(
-        settings.var_dir / "checkpoints" / (config.equipment or config.design or "")
-    )
-    check_free(out)
+    if options.out:
+        check_free(options.out)
     with ray_session(config.max_workers), Progress() as progress:
         windows = prepare(settings, config)
+        name = windows.equipment.design if config.design or len(windows.machines) > 1 else windows.machines[0]
+        out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
         progress.say(
             f"{len(windows)} windows of {len(windows.machines)} machines of design {windows.equipment.design}, "
             f"{windows.group_W.max() + 1} groups, {int(windows.warm_up_W.sum())} windows of a warm-up, "
@@ -69,8 +70,9 @@ def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> in
         storage = storage_of(settings.var_dir / "training" / "jobs", windows, config)
         outcome = run_job(Job(windows, config, out, options.version or out.name, command, storage), progress)
     if not options.untracked:
-        track(outcome, config, out)
-    print(f"wrote {out}: see {out / 'report.html'} and {out / 'model_card.md'}")
+        kept = track(outcome, config, out)
+        print(f"kept as run {kept.run_id} of experiment {kept.experiment} in {kept.store}")
+    print(f"wrote {out}: see {out / files.REPORT} and {out / 'model_card.md'}")
     return 0
 
 

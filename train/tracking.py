@@ -78,6 +78,7 @@ def keep_run(
     from mlflow.exceptions import MlflowException
 
     store = os.environ.get(SERVER) or local_store(local)
+    shown = re.sub(r"//[^/@]*@", "//", store)  # without the name and password of who asks
     stamp = round(now.timestamp() * 1000)
     try:
         client = MlflowClient(tracking_uri=store)
@@ -96,10 +97,10 @@ def keep_run(
         client.set_terminated(run_id, "FINISHED", stamp)
     except MlflowException as error:
         raise StoreUnavailable(
-            f"expected MLflow to keep the run '{name}' at {store}, found: {error.message}; the checkpoint in '{directory}' is "
+            f"expected MLflow to keep the run '{name}' at {shown}, found: {error.message}; the checkpoint in '{directory}' is "
             f"written all the same: correct {SERVER}, or unset it for a local store"
         ) from error
-    return Kept(run_id, experiment, store)
+    return Kept(run_id, experiment, shown)
 
 
 def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Kept:

@@ -1,6 +1,5 @@
 """The checkpoints in the repository: whole, as accurate as promised, and able to tell the rig's cycles."""
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from app.graph import build_graph, concatenate
 from app.model import score
 from app.novelty import leaves_range
 from tests.rig import rig_block
-from train.report import Metrics
+from train.evaluation import THIS, Metrics
 
 SHIPPED = Path(files.__file__).parent / "checkpoints"
 ROWS = range(211, 1856, 60)  # none of the first warm-up, which is one condition
@@ -51,13 +50,16 @@ def test_the_two_are_really_different() -> None:
 
 
 def test_default_holds_out_as_promised() -> None:
-    metrics = Metrics.model_validate(json.loads((SHIPPED / "1" / files.METRICS).read_text()))
-    for component, promised in {"cooler": 0.99, "valve": 0.99, "pump": 0.99, "accumulator": 0.93}.items():
-        scores = metrics.scores[component]
-        assert scores.pooled.macro_f1 >= promised
-        assert len(scores.folds) == 5
-        assert scores.warm_up is not None
-        assert metrics.calibration[component].interval_coverage >= 0.9
+    evaluation = Metrics.model_validate_json((SHIPPED / "1" / files.METRICS).read_bytes()).evaluation
+    found = evaluation.contenders[THIS]
+    for component, promised in {"cooler": 0.995, "valve": 0.995, "pump": 0.99, "accumulator": 0.96}.items():
+        assert found.grades[component].mean_macro_f1 >= promised
+        assert len(found.grades[component].parts) == 5
+        interval = evaluation.certainty[component].health
+        assert interval is not None
+        assert 0.88 <= interval.coverage <= 0.92
+    assert found.exact_match is not None
+    assert found.exact_match.mean >= 0.95
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
