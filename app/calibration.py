@@ -23,8 +23,8 @@ class ComponentCalibration(BaseModel):
     Args:
         health_reach: spreads that the interval of health reaches to each side.
         rul_reach: the same of the interval of remaining life.
-        least_confidence: a grade that is told with less is kept back: the component abstains.
-        most_spread: a component without grades whose health has a larger spread abstains; None for no bound.
+        least_confidence: a grade that is told with less while sensors are missing or faulty is kept back: the component abstains.
+        most_spread: a component without grades whose health has a larger spread then abstains; None for no bound.
         rul_cap_h: operating hours ahead that training looked, where remaining life was capped; None where it was not.
     """
 

@@ -112,11 +112,12 @@ def diagnose(
     """
     components: list[_Fields] = []
     doubts: dict[str, str] = {}
+    lacks_sensors = bool(summary.missing or summary.faults)
     for component, told, novelty in zip(
         equipment.components, told_of(scores.output), summary.novelty_V.tolist(), strict=True
     ):
         condition = knowledge.condition(component, told)
-        doubt = knowledge.doubt(component, told, condition)
+        doubt = knowledge.doubt(component, told, condition) if lacks_sensors else ""
         if doubt:
             doubts[component.component_id] = doubt
             components.append(_kept_back(component))

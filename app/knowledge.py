@@ -116,7 +116,10 @@ class Knowledge:
         return Condition(grades[share_K.index(best)].name, unit(best))
 
     def doubt(self, component: Component, told: Told, condition: Condition | None) -> str:
-        """Say why a component abstains: held-out windows showed answers as unsure as this to be wrong too often. Empty if not."""
+        """Say why a component abstains in a window that lacks sensors. Empty if it does not.
+
+        Held-out windows whose sensors were taken away showed answers as unsure as this to be wrong too often.
+        """
         held_to, name = self._held_to(component), component.component_id
         if condition is not None:
             if condition.confidence >= held_to.least_confidence:
@@ -132,7 +135,7 @@ class Knowledge:
                 return ""
             needed = f"the health of '{name}' with a spread of at most {held_to.most_spread:.3f}"
             found = f"{told.spread:.3f}"
-        return f"expected {needed}, found {found}: diagnose another window, and inspect '{name}' if it stays so"
+        return f"expected {needed}, found {found}: bring the missing sensors back, and inspect '{name}' meanwhile"
 
     def health(self, component: Component, told: Told, novelty: float) -> Health:
         """Return a component's health as labels taught it, else by how usual its readings are (NaN where that is not known)."""

@@ -115,8 +115,8 @@ class Removal:
 def choose_threshold(removal: Removal, slack: float = 1.0) -> float:
     """Choose the least trust that an answer needs, so that taking sensors away makes answers fewer and not worse.
 
-    It is the lowest threshold with which, at every level, the mean loss of what is still answered is at most `slack` times the
-    mean loss with all sensors and everything answered.
+    It is the lowest threshold with which, at every level with sensors away, the mean loss of what is still answered is at most
+    `slack` times the mean loss with all sensors and everything answered. With all sensors there it is not asked for.
 
     Args:
         removal: of windows that are used for nothing else; at least one window.
@@ -126,9 +126,10 @@ def choose_threshold(removal: Removal, slack: float = 1.0) -> float:
         -inf where everything may be answered; above every trust where nothing may.
     """
     allowed = slack * removal.full_risk + 1e-12
-    candidates = np.unique(removal.trust_LW[np.isfinite(removal.trust_LW)])
+    away_LW = removal.trust_LW[1:]
+    candidates = np.unique(away_LW[np.isfinite(away_LW)])
     fits_C = np.ones(len(candidates), np.bool_)
-    for trust_W, loss_W in zip(removal.trust_LW, removal.loss_LW, strict=True):
+    for trust_W, loss_W in zip(away_LW, removal.loss_LW[1:], strict=True):
         order = np.argsort(-trust_W, kind="stable")
         total_R = np.concatenate(([0.0], np.cumsum(loss_W[order])))
         answered_C = np.searchsorted(-trust_W[order], -candidates, side="right")
@@ -150,7 +151,7 @@ class Level:
 
 
 def removal_levels(removal: Removal, threshold_W: Doubles, away: Sequence[int]) -> tuple[Level, ...]:
-    """Measure what is answered at every level.
+    """Measure what is answered at every level: with all sensors there whatever is answered at all, else what is sure enough.
 
     Args:
         removal: of W windows.
@@ -159,7 +160,7 @@ def removal_levels(removal: Removal, threshold_W: Doubles, away: Sequence[int]) 
     """
     levels = []
     for count, trust_W, loss_W in zip(away, removal.trust_LW, removal.loss_LW, strict=True):
-        told_W = (trust_W >= threshold_W) & np.isfinite(trust_W)
+        told_W = np.isfinite(trust_W) & ((trust_W >= threshold_W) | (count == 0))
         risk = float(loss_W[told_W].mean()) if told_W.any() else None
         levels.append(Level(count, float(told_W.mean()), risk, int(told_W.sum())))
     return tuple(levels)

@@ -188,9 +188,11 @@ def test_rate_and_remaining_life_are_told_with_the_component():
     assert "no history of wear" in str(motor.rul_reason)
 
 
-def test_component_told_too_unsurely_abstains_and_the_diagnosis_says_why():
+def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagnosis_says_why():
     contribution_VS = np.ones((3, 3), np.float32)
-    diagnosis = make(Scores(output(), contribution_VS), taught(pump=ComponentCalibration(least_confidence=0.75)))
+    knowledge = taught(pump=ComponentCalibration(least_confidence=0.75))
+    assert make(Scores(output(), contribution_VS), knowledge).components[0].condition is not None
+    diagnosis = make(Scores(output(), contribution_VS), knowledge, missing=("Q2",))
     pump, motor, _ = diagnosis.components
     assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
     assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
@@ -203,7 +205,11 @@ def test_component_told_too_unsurely_abstains_and_the_diagnosis_says_why():
 
 
 def test_abstention_stands_beside_the_reasons_of_the_input():
-    diagnosis = make(knowledge=taught(pump=ComponentCalibration(least_confidence=0.75)), coverage_S=f32(0.4, 0.4, 0.4))
+    diagnosis = make(
+        knowledge=taught(pump=ComponentCalibration(least_confidence=0.75)),
+        coverage_S=f32(0.4, 0.4, 0.4),
+        faults=(Fault("Q2", "frozen"),),
+    )
     assert [reason.split(",")[0][:30] for reason in diagnosis.reasons] == [
         "expected readings in at least ",
         "expected the condition of 'pum",

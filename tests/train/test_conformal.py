@@ -78,7 +78,7 @@ def test_nothing_is_answered_where_the_surest_are_wrong() -> None:
     wrong = Removal(np.array([[0.8, 0.7], [0.9, 0.95]]), np.array([[0.0, 0.0], [1.0, 1.0]]))
     threshold = choose_threshold(wrong)
     assert threshold > 0.95
-    assert removal_levels(wrong, np.full(2, threshold), (0, 1))[0].answered == 0.0
+    assert [each.answered for each in removal_levels(wrong, np.full(2, threshold), (0, 1))] == [1.0, 0.0]
 
 
 def test_levels_tell_share_and_risk_of_what_is_answered() -> None:
