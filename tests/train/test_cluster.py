@@ -1,10 +1,12 @@
 """Fits that are disturbed: a node of the cluster dies, the whole job is killed; each ends as if nothing had happened."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     yield started
     ray.shutdown()
     started.shutdown()
+    with warnings.catch_warnings():
+        # Ray's Cluster leaves the sockets open by which it looked for free ports
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(

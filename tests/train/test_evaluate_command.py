@@ -62,7 +62,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
         seed=0,
         command="test",
         data=DataInterval(start=NOW, end=NOW, windows=len(windows)),
-        trained_heads={"rul": (topology.components[1].type,)},
+        trained_heads={"rul": {topology.design: (topology.components[1].component_id,)}},
     )
     documents = {"metrics.json": "{}", "train_config.json": config.model_dump_json()}
     model = UniversalTemporalGNN(network(spec, config, topology.steps))
