@@ -34,7 +34,7 @@ bench: $(STAMP)
 
 train: $(STAMP)
 	$(BIN)/python -m app.demo import-rig
-	$(BIN)/python -m train --equipment hydraulic-rig --workers 2 --out var/checkpoints/hydraulic-rig
+	$(BIN)/python -m train --equipment hydraulic-rig
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, found " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")'

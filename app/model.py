@@ -68,7 +68,7 @@ class ModelConfig:
     opinion_sensors: int = 0
     """Q: the most sensors that the second opinion of a grade set reads."""
     opinion_weight: float = 0.0
-    """Share of the second opinion in a grade's probability, where all its sensors are there; the network has the rest."""
+    """Share of the second opinion in a grade's probability where it has one; the network has the rest."""
     rate_unit: float = 1.0
     """Health lost per 1000 operating hours that an output of 1 of the rate head stands for."""
     rul_unit_h: float = 1.0

@@ -3,9 +3,10 @@
 Invariant: a checkpoint's weights follow from its `TrainConfig`, the readings and labels of its data interval and the git revision.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.bins import Statistic
 
@@ -14,7 +15,23 @@ Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NO_MESSAGES = "no-message-passing"
 """The study that is no split: the same parts without message passing."""
+HARMLESS = frozenset({"workers", "max_failures", "memory_limit_mb", "studies"})
+"""Fields that say how a fit is computed and what is made beside it, not what it learns: it goes on where it was when they change."""
 Precision = Literal["fp32", "bf16", "fp16"]
+
+
+KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
+"""Splits that keep near-duplicates together; see `train.split`."""
+
+
+def _a_split(value: str) -> str:
+    if not re.fullmatch(r"group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+", value):
+        raise ValueError(f"expected a split of {KINDS}, found '{value}'")
+    return value
+
+
+SplitKind = Annotated[str, AfterValidator(_a_split)]
+Study = Annotated[str, AfterValidator(lambda value: value if value == NO_MESSAGES else _a_split(value))]
 
 
 class TrainConfig(BaseModel):
@@ -36,13 +53,13 @@ class TrainConfig(BaseModel):
     """Time between the ends of two windows of a run to failure; None for one window."""
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
     """Operating hours beyond which training does not look: remaining useful life is told up to here."""
-    split: str = "group"
+    split: SplitKind = "group"
     """How windows are held out: see `train.split`."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Parts of a split by group; each is held out once. The last fit holds out nothing and is the one that is saved."""
     held_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each machine's time, its last, that a split by time holds out."""
-    studies: tuple[str, ...] = ()
+    studies: tuple[Study, ...] = ()
     """Further splits on which the same training is scored for the report, by their names in `train.split`, and `no-message-passing` for
     the ablation of the graph."""
     validation_share: Share = 0.0

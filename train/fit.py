@@ -37,7 +37,7 @@ from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from train.augment import Instruments
-from train.config import TrainConfig
+from train.config import HARMLESS, TrainConfig
 from train.feed import count_steps
 from train.labels import Integers
 from train.loop import MERIT, TRAIN, LoopInput, train_loop
@@ -262,8 +262,8 @@ def instruments_of(windows: Windows, train_W: Integers) -> Instruments:
 
 
 def _digest(windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig) -> str:
-    """Return what tells a fit from another one: its data and all of its config but how many workers do it."""
-    digest = hashlib.sha256(config.model_dump_json(exclude={"workers", "max_failures"}).encode())
+    """Return what tells a fit from another one: its data and all of its config but what is `HARMLESS`."""
+    digest = hashlib.sha256(config.model_dump_json(exclude=set(HARMLESS)).encode())
     digest.update(windows.equipment.revision.encode())
     labels = windows.labels
     for array in (

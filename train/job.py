@@ -22,7 +22,8 @@ from app.card import DataInterval, Head
 from app.checkpoint import Origin, save
 from app.errors import CheckpointError
 from app.settings import PROJECT_DIR
-from train.config import NO_MESSAGES, TrainConfig
+from app.store.lease import attempt
+from train.config import HARMLESS, NO_MESSAGES, TrainConfig
 from train.evaluate import evaluate_parts
 from train.evaluation import Evaluation, Heading, LearningPoint
 from train.fit import Fitted, run_fit
@@ -66,20 +67,23 @@ class Outcome:
 
 
 def check_free(out: Path) -> None:
-    """Check that a directory holds no checkpoint.
+    """Check that a checkpoint can be put into a place.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: something is there already.
     """
     if (out / files.CARD).exists():
         raise CheckpointError(f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(
+            f"expected '{out}' to be free for a checkpoint, found something else there: give another --out"
+        )
 
 
 def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
-    """Return the directory in which a job keeps its fits: the same for the same windows and choices."""
-    # how many workers share a batch, and which studies are made beside, changes nothing of what a fit learns
-    told = config.model_dump_json(exclude={"workers", "max_failures", "memory_limit_mb", "studies"})
-    return parent / hashlib.sha256(f"{windows.directory.name}\0{told}".encode()).hexdigest()[:16]
+    """Return the directory in which a job keeps its fits: the same for the same windows, choices and sources."""
+    told = config.model_dump_json(exclude=set(HARMLESS))
+    return parent / hashlib.sha256(f"{windows.directory.name}\0{told}\0{git_revision()}".encode()).hexdigest()[:16]
 
 
 def run_job(job: Job, progress: Progress) -> Outcome:
@@ -98,6 +102,17 @@ def run_job(job: Job, progress: Progress) -> Outcome:
         KeyboardInterrupt: it was interrupted; run again, it goes on.
     """
     check_free(job.out)
+    job.storage.parent.mkdir(parents=True, exist_ok=True)
+    with attempt(job.storage.with_name(f"{job.storage.name}.lock")) as is_ours:
+        if not is_ours:
+            raise CheckpointError(
+                f"expected to be alone with this training, found another process at the same one in '{job.storage}': wait for it, "
+                "or change a setting"
+            )
+        return _run(job, progress)
+
+
+def _run(job: Job, progress: Progress) -> Outcome:
     started, windows, config = time.monotonic(), job.windows, job.config
     # all splits are made before the first fit, so that one that can't be made costs nothing
     parts = split(windows, _plan(config, config.split))

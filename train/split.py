@@ -12,10 +12,10 @@ from itertools import combinations
 import numpy as np
 
 from app.errors import InputError
+from train.config import KINDS
 from train.labels import Booleans, Integers
 from train.windows import Windows
 
-KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
 LEAKY = "random-leaky"
 
 
