@@ -14,6 +14,7 @@ from app.bins import Floats, Statistic, step_statistics
 from train.held import HeldPart
 from train.labels import HOUR_US, Integers, WindowLabels
 from train.reach import sensors_in_reach
+from train.scores import life_runs
 from train.windows import Windows
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
@@ -114,38 +115,46 @@ def _part(
             told[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(asked_WL)
         no_grades = np.full((len(part.held_W), labels.grade_WV.shape[1]), -1, np.int64)
         for name, rul_WV in told.items():
+            if not np.isfinite(rul_WV).any():
+                continue
             before = found.get(name)
             found[name] = Told(no_grades if before is None else before.grade_WV, rul_WV)
     return found
 
 
 def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int) -> Floats:
-    """Tell remaining life by the calendar: mean life of the training machines less the age, at least 0, at most the largest label.
+    """Tell remaining life by the calendar: mean life of the training runs less the age, at least 0, at most the largest label.
 
-    Life and age are counted from the end of the machine's first window; its last one says when it fails.
+    Life and age are counted from the end of the run's first window, see `train.scores.life_runs`: a component that was replaced
+    is new again. The last training window of a run says when it fails; a run that is still at the cap there says nothing.
 
     Args:
         labels: of all windows.
-        train_W: positions of the windows that may be used.
+        train_W: positions of the windows whose remaining life may be used.
         asked_W: positions of the windows that are asked about.
         component: that fails.
+
+    Returns:
+        Operating hours, NaN where the window is in no run to failure; NaN throughout where no training run says when it fails.
     """
-    rul_W = labels.rul_WV[:, component]
+    rul_W, start_us_W = labels.rul_WV[:, component], labels.start_us_W
+    told_W = np.full(len(rul_W), np.nan, np.float32)
+    is_seen_W = np.zeros(len(rul_W), np.bool_)
+    is_seen_W[train_W] = True
+    runs = life_runs(labels.machine_W, start_us_W, rul_W)
+    if not runs:
+        return told_W[asked_W]
+    cap_h = np.nanmax(rul_W)
     lives: list[float] = []
-    for machine in np.unique(labels.machine_W[train_W]).tolist():
-        own = train_W[(labels.machine_W[train_W] == machine) & np.isfinite(rul_W[train_W])]
-        if len(own):
-            starts = labels.start_us_W[own]
-            last = own[np.argmax(starts)]
-            lives.append((labels.start_us_W[last] - starts.min()) / HOUR_US + float(rul_W[last]))
-    first_us = {
-        machine: labels.start_us_W[labels.machine_W == machine].min()
-        for machine in np.unique(labels.machine_W[asked_W]).tolist()
-    }
-    begun_W = np.array([first_us[machine] for machine in labels.machine_W[asked_W].tolist()], np.int64)
-    age_W = (labels.start_us_W[asked_W] - begun_W) / HOUR_US
-    told_W: Floats = np.clip(np.mean(lives) - age_W, 0.0, np.nanmax(rul_W[train_W])).astype(np.float32)
-    return told_W
+    for run in runs:
+        seen = run[is_seen_W[run]]
+        if len(seen) and rul_W[seen[-1]] < cap_h:
+            lives.append((start_us_W[seen[-1]] - start_us_W[run[0]]) / HOUR_US + float(rul_W[seen[-1]]))
+    if lives:
+        for run in runs:
+            age_h = (start_us_W[run] - start_us_W[run[0]]) / HOUR_US
+            told_W[run] = np.clip(np.mean(lives) - age_h, 0.0, cap_h)
+    return told_W[asked_W]
 
 
 def _known(grade_W: Integers) -> Integers:

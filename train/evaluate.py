@@ -121,11 +121,11 @@ def evaluate_parts(
     temperatures = fit_temperatures(rows, equipment, given)
     share_RVK = shares(rows.predictions, rows.fold_R, temperatures, config.opinion_weight, graded_V)
     found: dict[str, Contender] = {
-        THIS: contender(rows, names, equipment, _answers(rows.predictions, share_RVK, graded_V), cap)
+        THIS: contender(windows, rows, names, _answers(rows.predictions, share_RVK, graded_V), cap)
     }
     if config.opinion_weight and np.isfinite(rows.predictions.opinion_WVK).any():
         alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
-        found[ALONE] = contender(rows, names, equipment, _answers(rows.predictions, alone_RVK, graded_V), cap)
+        found[ALONE] = contender(windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap)
     notes: list[str] = []
     if without_messages is None:
         notes.append("The ablation without message passing was not run: no fit of it was given to this evaluation.")
@@ -134,11 +134,11 @@ def evaluate_parts(
         plain_RVK = shares(plain.predictions, plain.fold_R, fit_temperatures(plain, equipment), 0.0, graded_V)
         plain_names = tuple(part.name for part in without_messages)
         found[NO_MESSAGES] = contender(
-            plain, plain_names, equipment, _answers(plain.predictions, plain_RVK, graded_V), cap
+            windows, plain, plain_names, _answers(plain.predictions, plain_RVK, graded_V), cap
         )
     if rival and all(len(part.train_W) for part in parts):
         for name, told in rivals(windows, parts, config.statistics, config.seed).items():
-            found[name] = contender(rows, names, equipment, Answers(told.grade_WV, rul_RV=told.rul_WV), cap)
+            found[name] = contender(windows, rows, names, Answers(told.grade_WV, rul_RV=told.rul_WV), cap)
     else:
         notes.append(
             "Classical baselines were not fitted here, for want of windows to fit them to or because they stand elsewhere."
