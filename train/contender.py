@@ -30,17 +30,17 @@ from train.scores import (
 from train.windows import Windows
 
 SMOOTHED = 5
-"""Windows that the smoothed figures look back on."""
+"""Windows whose probabilities the smoothed figures average. The labels say where they start anew; the service does not smooth."""
 
 Figure = TypeVar("Figure")
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What is told of R windows: grades, -1 where none; shares of the grades, where they are stated; health; remaining life; rate."""
+    """What is told of R windows: grades, -1 where none; probabilities of the grades, NaN where none; health; remaining life; rate."""
 
     grade_RV: Integers
-    share_RVK: Doubles | None = None
+    share_RVK: Doubles
     health_RV: Floats | None = None
     rul_RV: Floats | None = None
     rate_RV: Floats | None = None
@@ -113,8 +113,6 @@ def _by_part(
 
 def _smoothed(rows: Rows, equipment: Equipment, answers: Answers) -> Integers:
     share_RVK = answers.share_RVK
-    if share_RVK is None:  # a rival tells grades only: each counts as a sure one, so the most frequent of the run wins
-        share_RVK = np.eye(int(answers.grade_RV.max(initial=0)) + 1)[np.maximum(answers.grade_RV, 0)]
     _, configuration_R = np.unique(rows.labels.grade_WV, axis=0, return_inverse=True)
     run_R = runs(
         configuration_R.reshape(-1) * (int(rows.part_R.max()) + 1) + rows.part_R,

@@ -138,7 +138,9 @@ def evaluate_parts(
         )
     if rival and all(len(part.train_W) for part in parts):
         for name, told in rivals(windows, parts, config.statistics, config.seed).items():
-            found[name] = contender(windows, rows, names, Answers(told.grade_WV, rul_RV=told.rul_WV), cap)
+            found[name] = contender(
+                windows, rows, names, Answers(told.grade_WV, told.share_WVK.astype(np.float64), rul_RV=told.rul_WV), cap
+            )
     else:
         notes.append(
             "Classical baselines were not fitted here, for want of windows to fit them to or because they stand elsewhere."
