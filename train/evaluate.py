@@ -1,7 +1,8 @@
 """What held-out windows say of a training, as one `Evaluation`: figures beside rivals, intervals, abstention, robustness.
 
 `evaluate_parts` is the only entry. It does no training of networks and writes nothing.
-Invariant: no figure uses an answer of weights, references, temperatures or thresholds that have seen the window's fold.
+Invariant: unless the caller says `seen`, no figure uses an answer of weights, references, temperatures or thresholds that have seen the
+window's fold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,8 +89,9 @@ def evaluate_parts(
     given: Given | None = None,
     cap_h: float | None = None,
     rival: bool = True,
+    seen: bool = False,
 ) -> Evaluation:
-    """Evaluate what fits say of the windows that they never saw.
+    """Evaluate what fits say of the windows that they never saw, or, where it is `seen`, what a checkpoint says of windows it may know.
 
     Call `train.held.hold_out` after each part's fit, then this once with all of them. Temperatures, reach and thresholds are
     cross-fitted between the parts, or between groups of a single part; those of the result's `calibration` and of
@@ -105,6 +107,7 @@ def evaluate_parts(
         given: what a checkpoint states: it is checked instead of fitting anew.
         cap_h: beyond which remaining life is not told apart; None for the largest label.
         rival: whether classical baselines are fitted to `train_W` of the parts.
+        seen: whether windows that are scored may have been in the training of what is scored.
 
     Returns:
         The evaluation.
@@ -166,6 +169,7 @@ def evaluate_parts(
         },
         cap_h=cap if np.isfinite(windows.labels.rul_WV).any() else None,
         cross_fitted=rows.crossed or given is not None,
+        seen=seen,
         contenders=found,
         certainty=certainty,
         abstention=abstention,
