@@ -1,10 +1,10 @@
 """Classical rivals on the same parts of the same split: linear discriminants, extra trees, and rules for remaining life.
 
-Invariant: a rival is fitted to windows that the network's fit saw and to no others; memory is bounded by the sample, not by the history.
+Invariant: a rival is fitted to windows of the part's `train_W`, which the network's fit saw, and to no others; memory is bounded by the sample, not by the history.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -14,6 +14,7 @@ from app.bins import Floats, Statistic, step_statistics
 from train.held import HeldPart
 from train.labels import HOUR_US, Integers, WindowLabels
 from train.reach import sensors_in_reach
+from train.scores import life_runs
 from train.windows import Windows
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
@@ -29,10 +30,16 @@ TREES = 200
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a rival says of the held-out windows, part after part: grades, -1 where none; operating hours left, NaN where none."""
+    """What a rival says of the held-out windows, part after part: probability of each grade and operating hours left, NaN where none."""
 
-    grade_WV: Integers
+    share_WVK: Floats
     rul_WV: Floats
+
+    @property
+    def grade_WV(self) -> Integers:
+        """Return the most probable grade, -1 where none is told."""
+        told_WV = np.isfinite(self.share_WVK).any(-1)
+        return np.where(told_WV, np.nan_to_num(self.share_WVK, nan=-1.0).argmax(-1), -1).astype(np.int64)
 
 
 def rivals(
@@ -56,16 +63,12 @@ def rivals(
     """
     by_part = [_part(windows, part, statistics, seed, trees) for part in parts]
     names = list(dict.fromkeys(name for found in by_part for name in found))
-    V = len(windows.equipment.components)
-    nothing = [
-        Told(np.full((len(part.held_W), V), -1, np.int64), np.full((len(part.held_W), V), np.nan, np.float32))
-        for part in parts
-    ]
+    nothing = [_nothing(windows, len(part.held_W)) for part in parts]
     joined: dict[str, Told] = {}
     for name in names:
         told = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
         joined[name] = Told(
-            np.concatenate([each.grade_WV for each in told]), np.concatenate([each.rul_WV for each in told])
+            np.concatenate([each.share_WVK for each in told]), np.concatenate([each.rul_WV for each in told])
         )
     return joined
 
@@ -87,7 +90,7 @@ def _part(
             (WINDOW_DISCRIMINANT, seen_window, held_window),
             (EXTRA_TREES, seen_step, held_step),
         ):
-            grade_WV = np.full((len(part.held_W), labels.grade_WV.shape[1]), -1, np.int64)
+            said = _nothing(windows, len(part.held_W))
             for v in graded:
                 known_W = labels.grade_WV[seen_W, v] >= 0
                 model = (
@@ -97,8 +100,10 @@ def _part(
                 )
                 sensors = sensors_in_reach(windows.equipment, v)
                 x_WL, asked_WL = _table(seen[:, sensors], held[:, sensors])
-                grade_WV[:, v] = model.fit(x_WL[known_W], labels.grade_WV[seen_W, v][known_W]).predict(asked_WL)
-            found[name] = Told(grade_WV, np.full(grade_WV.shape, np.nan, np.float32))
+                model.fit(x_WL[known_W], labels.grade_WV[seen_W, v][known_W])
+                said.share_WVK[:, v] = 0.0  # of a grade that the fit did not see
+                said.share_WVK[:, v, model.classes_] = model.predict_proba(asked_WL)
+            found[name] = said
     if living:
         told = {
             name: np.full((len(part.held_W), labels.rul_WV.shape[1]), np.nan, np.float32)
@@ -112,40 +117,52 @@ def _part(
             told[CONSTANT][:, v] = rul_W[known_W].mean()
             forest = ExtraTreesRegressor(trees, min_samples_leaf=3, max_features=0.3, random_state=seed)
             told[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(asked_WL)
-        no_grades = np.full((len(part.held_W), labels.grade_WV.shape[1]), -1, np.int64)
         for name, rul_WV in told.items():
-            before = found.get(name)
-            found[name] = Told(no_grades if before is None else before.grade_WV, rul_WV)
+            if not np.isfinite(rul_WV).any():
+                continue
+            found[name] = replace(found.get(name) or _nothing(windows, len(part.held_W)), rul_WV=rul_WV)
     return found
 
 
 def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int) -> Floats:
-    """Tell remaining life by the calendar: mean life of the training machines less the age, at least 0, at most the largest label.
+    """Tell remaining life by the calendar: mean life of the training runs less the age, at least 0, at most the largest label.
 
-    Life and age are counted from the end of the machine's first window; its last one says when it fails.
+    Life and age are counted from the end of the run's first window, see `train.scores.life_runs`: a component that was replaced
+    is new again. The last training window of a run says when it fails; a run that is still at the cap there says nothing.
 
     Args:
         labels: of all windows.
-        train_W: positions of the windows that may be used.
+        train_W: positions of the windows whose remaining life may be used.
         asked_W: positions of the windows that are asked about.
         component: that fails.
+
+    Returns:
+        Operating hours, NaN where the window is in no run to failure; NaN throughout where no training run says when it fails.
     """
-    rul_W = labels.rul_WV[:, component]
+    rul_W, start_us_W = labels.rul_WV[:, component], labels.start_us_W
+    told_W = np.full(len(rul_W), np.nan, np.float32)
+    is_seen_W = np.zeros(len(rul_W), np.bool_)
+    is_seen_W[train_W] = True
+    runs = life_runs(labels.machine_W, start_us_W, rul_W)
+    if not runs:
+        return told_W[asked_W]
+    cap_h = np.nanmax(rul_W)
     lives: list[float] = []
-    for machine in np.unique(labels.machine_W[train_W]).tolist():
-        own = train_W[(labels.machine_W[train_W] == machine) & np.isfinite(rul_W[train_W])]
-        if len(own):
-            starts = labels.start_us_W[own]
-            last = own[np.argmax(starts)]
-            lives.append((labels.start_us_W[last] - starts.min()) / HOUR_US + float(rul_W[last]))
-    first_us = {
-        machine: labels.start_us_W[labels.machine_W == machine].min()
-        for machine in np.unique(labels.machine_W[asked_W]).tolist()
-    }
-    begun_W = np.array([first_us[machine] for machine in labels.machine_W[asked_W].tolist()], np.int64)
-    age_W = (labels.start_us_W[asked_W] - begun_W) / HOUR_US
-    told_W: Floats = np.clip(np.mean(lives) - age_W, 0.0, np.nanmax(rul_W[train_W])).astype(np.float32)
-    return told_W
+    for run in runs:
+        seen = run[is_seen_W[run]]
+        if len(seen) and rul_W[seen[-1]] < cap_h:
+            lives.append((start_us_W[seen[-1]] - start_us_W[run[0]]) / HOUR_US + float(rul_W[seen[-1]]))
+    if lives:
+        for run in runs:
+            age_h = (start_us_W[run] - start_us_W[run[0]]) / HOUR_US
+            told_W[run] = np.clip(np.mean(lives) - age_h, 0.0, cap_h)
+    return told_W[asked_W]
+
+
+def _nothing(windows: Windows, count: int) -> Told:
+    components = windows.equipment.components
+    shape = (count, len(components), max(1, *(len(component.grades) for component in components)))
+    return Told(np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32))
 
 
 def _known(grade_W: Integers) -> Integers:

@@ -27,35 +27,36 @@ from train.scores import (
     score_life,
     smooth,
 )
+from train.windows import Windows
 
 SMOOTHED = 5
-"""Windows that the smoothed figures look back on."""
+"""Windows whose probabilities the smoothed figures average. The labels say where they start anew; the service does not smooth."""
 
 Figure = TypeVar("Figure")
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What is told of R windows: grades, -1 where none; shares of the grades, where they are stated; health; remaining life; rate."""
+    """What is told of R windows: grades, -1 where none; probabilities of the grades, NaN where none; health; remaining life; rate."""
 
     grade_RV: Integers
-    share_RVK: Doubles | None = None
+    share_RVK: Doubles
     health_RV: Floats | None = None
     rul_RV: Floats | None = None
     rate_RV: Floats | None = None
 
 
-def contender(rows: Rows, parts: Sequence[str], equipment: Equipment, answers: Answers, cap_h: float) -> Contender:
+def contender(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answers, cap_h: float) -> Contender:
     """Score answers.
 
     Args:
+        windows: all windows: where a life begins and ends is read from them, since a part may hold only its end.
         rows: the held-out windows.
         parts: names of the parts.
-        equipment: the machine.
-        answers: of these windows.
+        answers: of the held-out windows.
         cap_h: beyond which remaining life is not told apart.
     """
-    true_RV = rows.labels.grade_WV
+    equipment, true_RV = windows.equipment, rows.labels.grade_WV
     told_V: Booleans = np.any(answers.grade_RV >= 0, axis=0)
     graded = [v for v in np.flatnonzero((true_RV >= 0).any(0)).tolist() if told_V[v]]
     smoothed_RV = _smoothed(rows, equipment, answers) if graded else answers.grade_RV
@@ -99,7 +100,7 @@ def contender(rows: Rows, parts: Sequence[str], equipment: Equipment, answers: A
             if (known_R := warm_R & (true_RV[:, v] >= 0)).any()
         },
         health_mae=_health_mae(rows, ids, answers),
-        life=_life(rows, parts, ids, answers, cap_h),
+        life=_life(windows, rows, parts, ids, answers, cap_h),
     )
 
 
@@ -112,8 +113,6 @@ def _by_part(
 
 def _smoothed(rows: Rows, equipment: Equipment, answers: Answers) -> Integers:
     share_RVK = answers.share_RVK
-    if share_RVK is None:  # a rival tells grades only: each counts as a sure one, so the most frequent of the run wins
-        share_RVK = np.eye(int(answers.grade_RV.max(initial=0)) + 1)[np.maximum(answers.grade_RV, 0)]
     _, configuration_R = np.unique(rows.labels.grade_WV, axis=0, return_inverse=True)
     run_R = runs(
         configuration_R.reshape(-1) * (int(rows.part_R.max()) + 1) + rows.part_R,
@@ -137,19 +136,19 @@ def _health_mae(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, f
 
 
 def _life(
-    rows: Rows, parts: Sequence[str], ids: Sequence[str], answers: Answers, cap_h: float
+    windows: Windows, rows: Rows, parts: Sequence[str], ids: Sequence[str], answers: Answers, cap_h: float
 ) -> dict[str, LifeFigures]:
     found: dict[str, LifeFigures] = {}
     rul_RV, rate_RV = answers.rul_RV, answers.rate_RV
     if rul_RV is None:
         return found
-    labels = rows.labels
+    labels = windows.labels
     for v, component_id in enumerate(ids):
-        true_R, told_R = labels.rul_WV[:, v], rul_RV[:, v]
+        true_R, told_R = rows.labels.rul_WV[:, v], rul_RV[:, v]
         known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(told_R)
         if not known_R.any():
             continue
-        half_R = last_half(labels.machine_W, labels.start_us_W, true_R)
+        half_R = last_half(labels.machine_W, labels.start_us_W, labels.rul_WV[:, v], cap_h)[rows.window_R]
         rate_R = None if rate_RV is None else rate_RV[:, v]
         score = partial(_score_life, true_R, told_R, rate_R, half_R, cap_h)
         by_part = _by_part(rows, parts, known_R, score)

@@ -1,7 +1,8 @@
 """What held-out windows say of a training, as one `Evaluation`: figures beside rivals, intervals, abstention, robustness.
 
 `evaluate_parts` is the only entry. It does no training of networks and writes nothing.
-Invariant: no figure uses an answer of weights, references, temperatures or thresholds that have seen the window's fold.
+Invariant: unless the caller says `seen`, no figure uses an answer of weights, references, temperatures or thresholds that have seen the
+window's fold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,8 +89,9 @@ def evaluate_parts(
     given: Given | None = None,
     cap_h: float | None = None,
     rival: bool = True,
+    seen: bool = False,
 ) -> Evaluation:
-    """Evaluate what fits say of the windows that they never saw.
+    """Evaluate what fits say of the windows that they never saw, or, where it is `seen`, what a checkpoint says of windows it may know.
 
     Call `train.held.hold_out` after each part's fit, then this once with all of them. Temperatures, reach and thresholds are
     cross-fitted between the parts, or between groups of a single part; those of the result's `calibration` and of
@@ -105,6 +107,7 @@ def evaluate_parts(
         given: what a checkpoint states: it is checked instead of fitting anew.
         cap_h: beyond which remaining life is not told apart; None for the largest label.
         rival: whether classical baselines are fitted to `train_W` of the parts.
+        seen: whether windows that are scored may have been in the training of what is scored.
 
     Returns:
         The evaluation.
@@ -121,11 +124,11 @@ def evaluate_parts(
     temperatures = fit_temperatures(rows, equipment, given)
     share_RVK = shares(rows.predictions, rows.fold_R, temperatures, config.opinion_weight, graded_V)
     found: dict[str, Contender] = {
-        THIS: contender(rows, names, equipment, _answers(rows.predictions, share_RVK, graded_V), cap)
+        THIS: contender(windows, rows, names, _answers(rows.predictions, share_RVK, graded_V), cap)
     }
     if config.opinion_weight and np.isfinite(rows.predictions.opinion_WVK).any():
         alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
-        found[ALONE] = contender(rows, names, equipment, _answers(rows.predictions, alone_RVK, graded_V), cap)
+        found[ALONE] = contender(windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap)
     notes: list[str] = []
     if without_messages is None:
         notes.append("The ablation without message passing was not run: no fit of it was given to this evaluation.")
@@ -134,11 +137,13 @@ def evaluate_parts(
         plain_RVK = shares(plain.predictions, plain.fold_R, fit_temperatures(plain, equipment), 0.0, graded_V)
         plain_names = tuple(part.name for part in without_messages)
         found[NO_MESSAGES] = contender(
-            plain, plain_names, equipment, _answers(plain.predictions, plain_RVK, graded_V), cap
+            windows, plain, plain_names, _answers(plain.predictions, plain_RVK, graded_V), cap
         )
     if rival and all(len(part.train_W) for part in parts):
         for name, told in rivals(windows, parts, config.statistics, config.seed).items():
-            found[name] = contender(rows, names, equipment, Answers(told.grade_WV, rul_RV=told.rul_WV), cap)
+            found[name] = contender(
+                windows, rows, names, Answers(told.grade_WV, told.share_WVK.astype(np.float64), rul_RV=told.rul_WV), cap
+            )
     else:
         notes.append(
             "Classical baselines were not fitted here, for want of windows to fit them to or because they stand elsewhere."
@@ -164,6 +169,7 @@ def evaluate_parts(
         },
         cap_h=cap if np.isfinite(windows.labels.rul_WV).any() else None,
         cross_fitted=rows.crossed or given is not None,
+        seen=seen,
         contenders=found,
         certainty=certainty,
         abstention=abstention,

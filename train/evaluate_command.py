@@ -5,6 +5,7 @@ Invariant: the checkpoint's directory is only read; the report goes elsewhere.
 """
 
 import argparse
+import re
 import shlex
 import sys
 import tempfile
@@ -27,14 +28,13 @@ from train.engine_windows import engine_windows, last_of_each
 from train.evaluate import evaluate_parts
 from train.evaluation import THIS, Evaluation, Heading
 from train.held import hold_out
+from train.labels import EPOCH, MICROSECOND, Integers
 from train.report import write_report
 from train.split import SplitPlan, split
+from train.verdict import SEEN
 from train.windows import Windows
 
-SEEN = (
-    "The weights that are evaluated may have been trained on these windows: figures of windows that a fit never saw stand in the "
-    "checkpoint's own report."
-)
+ELSEWHERE = "Figures of windows that a fit never saw stand in the checkpoint's own report."
 
 
 class _Found(NamedTuple):
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--cmapss and --rul belong together: give both or none")
     try:
         checkpoint = load(options.checkpoint)
-        config = _config(checkpoint, options)
+        config = config_of(checkpoint, options)
         settings = Settings().at(options.dsn)
         if options.cmapss is not None:
             found = _of_engines(checkpoint, config, options)
@@ -60,9 +60,7 @@ def main(arguments: list[str]) -> int:
             from train.prepare import prepare  # starts Ray, which files do not need
 
             found = _of_windows(checkpoint, config, prepare(settings, config))
-        out: Path = (
-            options.out or settings.var_dir / "evaluations" / f"{found.evaluation.design}-{checkpoint.card.version}"
-        )
+        out: Path = options.out or settings.var_dir / "evaluations" / directory_name(checkpoint.card, found.evaluation)
         command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
         write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)
     except HydraulicDiagnosticsError as error:
@@ -78,12 +76,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -> _Found:
-    """Evaluate on the windows that the parts of a split hold out; baselines are fitted to what the parts train on."""
+    """Evaluate on the windows that the parts of a split hold out; baselines are fitted to what the parts train on.
+
+    The checkpoint was fitted to none of these parts, so the split keeps windows from the baselines alone.
+    """
     plan = SplitPlan(config.split, config.folds, config.held_share, config.warm_up_windows, config.seed)
     parts = [
         hold_out(checkpoint.model, checkpoint.feature_spec, windows, part.name, part.train_W, part.held_W, config.seed)
         for part in split(windows, plan)
     ]
+    seen = may_have_seen(checkpoint.card, windows, np.concatenate([part.held_W for part in parts]))
     evaluation = evaluate_parts(
         windows,
         parts,
@@ -91,8 +93,33 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
         split=config.split,
         given=_given(checkpoint, windows.equipment.design),
         cap_h=config.rul_cap_h,
+        seen=seen,
     )
-    return _Found(evaluation.model_copy(update={"notes": (SEEN, *evaluation.notes)}), {})
+    notes = (ELSEWHERE, *evaluation.notes) if seen else evaluation.notes
+    return _Found(evaluation.model_copy(update={"notes": notes}), {})
+
+
+def may_have_seen(card: files.Card, windows: Windows, asked_W: Integers) -> bool:
+    """Tell whether any of the windows may have been in a checkpoint's training: of a design it was trained on, inside its data interval.
+
+    The card names no machines, so windows of another machine of the design count too.
+
+    Args:
+        card: of the checkpoint.
+        windows: of machines of one design.
+        asked_W: positions of the windows.
+    """
+    if windows.equipment.design not in card.designs:
+        return False
+    start_us, end_us = ((at - EPOCH) // MICROSECOND for at in (card.data.start, card.data.end))
+    start_us_W = windows.labels.start_us_W[asked_W]
+    window_us = windows.equipment.bins * windows.equipment.grid_us
+    return bool(((start_us_W < end_us) & (start_us_W + window_us > start_us)).any())
+
+
+def directory_name(card: files.Card, evaluation: Evaluation) -> str:
+    """Name the directory of a report by design, version and split, so that another split's does not overwrite it."""
+    return f"{evaluation.design}-{card.version}-" + re.sub(r"[^\w.-]+", "-", evaluation.split)
 
 
 def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.Namespace) -> _Found:
@@ -152,14 +179,14 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
     )
 
 
-def _config(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfig:
+def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfig:
     """Read how the checkpoint was trained, and ask for what the command names instead."""
     path = options.checkpoint / files.TRAIN_CONFIG
     try:
         trained = TrainConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         print(f"'{path}' is not of this release: windows are made with the defaults of this one", file=sys.stderr)
-        trained = TrainConfig(equipment=checkpoint.card.designs[0])
+        trained = TrainConfig(design=checkpoint.card.designs[0])
     update: dict[str, object] = {
         "statistics": checkpoint.feature_spec.statistics,
         "opinion_weight": checkpoint.config.opinion_weight,
@@ -186,7 +213,7 @@ def _heading(checkpoint: Checkpoint, command: str) -> Heading:
 
 
 def _lines(evaluation: Evaluation) -> list[str]:
-    lines = []
+    lines = [SEEN] if evaluation.seen else []
     for name, each in evaluation.contenders.items():
         told = [f"{component} {figures.pooled.macro_f1:.3f}" for component, figures in each.grades.items()]
         if told:
@@ -224,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=Path, metavar="FILE", help="training file, to which the baselines are fitted")
     parser.add_argument("--topology", type=Path, default=TOPOLOGY_FILE, metavar="FILE", help="topology of the engines")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="directory of the report; without it under var/evaluations"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory of the report; without it var/evaluations/DESIGN-VERSION-SPLIT",
     )
     return parser

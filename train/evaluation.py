@@ -1,6 +1,7 @@
 """`Evaluation`: all that held-out windows say of a training, as `metrics.json` holds it and the report draws it.
 
-Plain data. Invariant: every figure is of windows that the weights, references and constants it was made with never saw.
+Plain data. Invariant: unless `seen` is true, every figure is of windows that the weights, references and constants it was made with never
+saw.
 """
 
 from collections.abc import Mapping
@@ -53,8 +54,10 @@ class LifeFigures(BaseModel):
 
 
 class Contender(BaseModel):
-    """What one way to tell gets right, by component id. `smoothed` is over five windows, reset where the condition changes.
+    """What one way to tell gets right, by component id. `smoothed` is over five windows.
 
+    Smoothed figures average the stated probabilities. Their reset where the condition changes comes from the labels, which no service
+    has, and the service itself does not smooth: they say what five windows of one condition hold, not what is served.
     Warm-ups count in `warm_up` alone. `health_mae` is of the health that is told, in [0, 1].
     """
 
@@ -199,7 +202,11 @@ class PartSize(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """Everything that was measured. Contenders are by name, `this checkpoint` first; `notes` says what could not be measured and why."""
+    """Everything that was measured. Contenders are by name, `this checkpoint` first; `notes` says what could not be measured and why.
+
+    `seen` tells that the windows may have been in this checkpoint's training: then nothing is held out, and baselines, which did not
+    see them, are no comparison.
+    """
 
     model_config = _STRICT
 
@@ -213,6 +220,7 @@ class Evaluation(BaseModel):
     grades: Mapping[str, tuple[str, ...]]
     cap_h: float | None
     cross_fitted: bool
+    seen: bool = False
     contenders: Mapping[str, Contender]
     certainty: Mapping[str, Certainty]
     abstention: Mapping[str, Abstention]

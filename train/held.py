@@ -53,7 +53,8 @@ class Removals:
 class HeldPart:
     """One part of a split with what its fit says of the windows that it holds out.
 
-    `train_W` and `held_W` are positions in `Windows`; `attention_LE` is of the part's first probes, one row a layer. A part without
+    `train_W` and `held_W` are positions in `Windows`: what the fit saw, without the windows that were set apart to watch it, and
+    what is scored. Of a checkpoint that is evaluated as it is, `train_W` is for the baselines alone; `attention_LE` is of the part's first probes, one row a layer. A part without
     `probes` or `removals` is scored on whole windows only.
     """
 
@@ -84,8 +85,9 @@ def hold_out(
         spec: fitted to the same.
         windows: all windows.
         name: of the part.
-        train_W: positions of the windows that the fit saw; baselines are fitted to the same.
-        held_W: positions of the windows that it did not see, rising.
+        train_W: positions of the windows that the fit learned from, without those set apart to watch it; baselines are fitted to
+            the same.
+        held_W: positions of the windows that are scored, rising.
         seed: of noise and of the order in which sensors go.
         probes: most windows that are shown with broken sensors; 0 for none.
         removal_probes: most windows whose sensors are taken away; 0 for none.

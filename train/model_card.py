@@ -4,7 +4,7 @@ Invariant: it says nothing that `metrics.json` does not hold.
 """
 
 from train.evaluation import THIS, Evaluation, Metrics
-from train.verdict import failures, headline
+from train.verdict import FIVE, failures, headline
 
 
 def model_card(metrics: Metrics) -> str:
@@ -34,9 +34,9 @@ def model_card(metrics: Metrics) -> str:
     lines += [
         f"- split `{evaluation.split}`: "
         + ", ".join(f"{name} {size.train} / {size.held}" for name, size in evaluation.parts.items())
-        + " windows seen / held out",
+        + (" windows that baselines saw / scored" if evaluation.seen else " windows seen / held out"),
         "",
-        "## Figures beside baselines",
+        "## Figures beside baselines" + (", which did not see these windows" if evaluation.seen else ""),
         "",
         *_grades(evaluation),
         *_life(evaluation),
@@ -75,7 +75,9 @@ def _grades(evaluation: Evaluation) -> list[str]:
     if not rows:
         return []
     head = ["macro-F1, one window, mean of the parts", *graded, "exact match"]
-    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, ""]
+    table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, ""]
+    smoothed = evaluation.contenders[THIS].exact_match_smoothed
+    return table if smoothed is None else [*table, f"Exact match from five windows: {smoothed.mean:.3f}; {FIVE}.", ""]
 
 
 def _life(evaluation: Evaluation) -> list[str]:

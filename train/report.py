@@ -1,7 +1,7 @@
 """The figures of a training as `metrics.json`, as a page to look at, `report.html`, and as a short card, `model_card.md`.
 
 The page stands alone: plots are SVG inside it, there is no script, and nothing is fetched.
-Invariant: all three say the same figures, and every one is of windows that the fit which is scored never saw.
+Invariant: all three say the same figures, and say first where these are of windows that may have been in training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from train.evaluation import THIS, Contender, Evaluation, Heading, Metrics
 from train.model_card import model_card
 from train.scores import Score
 from train.style import CSS
-from train.verdict import failures, headline
+from train.verdict import FIVE, SEEN, failures, headline
 
 MODEL_CARD = "model_card.md"
 
@@ -56,7 +56,12 @@ def page(metrics: Metrics) -> str:
     version = "evaluation" if metrics.heading is None else f"checkpoint {metrics.heading.version}"
     sections = [
         _first_screen(metrics),
-        _section("Against the classical baselines", _figures(evaluation)),
+        _section(
+            "Beside classical baselines, which did not see these windows"
+            if evaluation.seen
+            else "Against the classical baselines",
+            _figures(evaluation),
+        ),
         _section("What a grouped split hides", _studies(metrics.studies)),
         _section("Which conditions are taken for which", _confusions(evaluation)),
         _section("Whether it is met what is stated", _certainty(evaluation)),
@@ -129,7 +134,7 @@ def _figures(evaluation: Evaluation) -> str:
     if any(each.grades for each in found.values()):
         parts.append(plots.contenders(found))
         head = ["macro-F1, mean of the parts", *graded, "exact match"]
-        for caption, smoothed in (("One window", False), ("Five windows, reset where the condition changes", True)):
+        for caption, smoothed in (("One window", False), (f"Five windows: {FIVE}", True)):
             rows = [
                 [
                     name,
@@ -249,11 +254,15 @@ def _robustness(evaluation: Evaluation) -> str:
 
 def _method(evaluation: Evaluation) -> str:
     lines = [
-        "Every figure is of windows that the fit which is scored never saw; warm-ups are scored apart.",
-        "Temperatures, intervals and thresholds that judge a part come from the other parts."
+        f"{SEEN} Warm-ups are scored apart."
+        if evaluation.seen
+        else "Every figure is of windows that the fit which is scored never saw; warm-ups are scored apart.",
+        "Temperatures, intervals and thresholds are those that the checkpoint states."
+        if evaluation.seen
+        else "Temperatures, intervals and thresholds that judge a part come from the other parts."
         if evaluation.cross_fitted
         else "Temperatures, intervals and thresholds were judged by the windows that chose them.",
-        "Baselines are fitted to the same parts, each on the sensors whose evidence can reach its component.",
+        "Baselines are fitted to the training windows of the same parts, each on the sensors whose evidence can reach its component.",
         (
             "Frozen: the window's first reading throughout. Offset: one standard deviation of the sensor's readings. Noisy: white noise of one "
             "standard deviation. Faults that the service finds by itself are masked as in service."

@@ -27,7 +27,7 @@ class Score(BaseModel):
 class LifeScore(BaseModel):
     """How well remaining life was told: root mean square error and mean error in hours, the PHM08 score and the share of right signs of the rate.
 
-    `sign_right` is of the windows in the last half of life, None where none has a rate.
+    `sign_right` is of the windows in the last half of life, None where none has a rate or where no run's end is known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,7 +86,7 @@ def score_life(
         told_W: operating hours.
         cap_h: beyond which life is not told apart; at least 0.
         rate_W: told degradation rate of the same windows; None where there is none.
-        last_half_W: true for windows in the last half of their machine's life, where health falls and a right rate is positive.
+        last_half_W: true for windows in the last half of their run to failure, where health falls and a right rate is positive.
     """
     true_W, told_W = np.clip(true_W, 0.0, cap_h), np.clip(told_W, 0.0, cap_h)
     error_W = told_W.astype(np.float64) - true_W
@@ -162,21 +162,42 @@ def smooth(share_WVK: Doubles, run_W: Integers, width: int = 5) -> Doubles:
     return averaged
 
 
-def last_half(machine_W: Integers, start_us_W: Integers, rul_W: Floats) -> Booleans:
-    """Mark the windows in the last half of each machine's life, from its first window to the end that its last one foretells.
+def life_runs(machine_W: Integers, start_us_W: Integers, rul_W: Floats) -> list[Integers]:
+    """Find each run to failure of a component: positions of its windows in order of time, of those whose remaining life is known.
+
+    On one machine a new run begins where remaining life rises: until its failure it only falls.
 
     Args:
         machine_W: place of the machine.
         start_us_W: start of each window.
         rul_W: true remaining life in operating hours, NaN where none is known.
     """
+    known = np.flatnonzero(np.isfinite(rul_W)).astype(np.int64)
+    if not len(known):
+        return []
+    known = known[np.lexsort((start_us_W[known], machine_W[known]))]
+    begins = (np.diff(machine_W[known]) != 0) | (np.diff(rul_W[known]) > 0)
+    return np.split(known, np.flatnonzero(begins) + 1)
+
+
+def last_half(machine_W: Integers, start_us_W: Integers, rul_W: Floats, cap_h: float) -> Booleans:
+    """Mark the windows in the last half of each run to failure, from its first window to the end that its last one foretells.
+
+    Give all windows and not those of a part, which may hold only the end of a life. No window is marked of a run whose last
+    window is at the cap: when it fails is not known.
+
+    Args:
+        machine_W: place of the machine.
+        start_us_W: start of each window.
+        rul_W: true remaining life in operating hours, at most the cap, NaN where none is known.
+        cap_h: beyond which remaining life is not told apart.
+    """
     marked_W = np.zeros(len(machine_W), np.bool_)
-    known_W = np.isfinite(rul_W)
-    for machine in np.unique(machine_W[known_W]).tolist():
-        own = np.flatnonzero((machine_W == machine) & known_W)
-        first, last = own[np.argmin(start_us_W[own])], own[np.argmax(start_us_W[own])]
-        life_us = start_us_W[last] - start_us_W[first] + float(rul_W[last]) * HOUR_US
-        marked_W[own] = start_us_W[own] >= start_us_W[first] + life_us / 2
+    for run in life_runs(machine_W, start_us_W, rul_W):
+        first, last = run[0], run[-1]
+        if rul_W[last] < cap_h:
+            life_us = start_us_W[last] - start_us_W[first] + float(rul_W[last]) * HOUR_US
+            marked_W[run] = start_us_W[run] >= start_us_W[first] + life_us / 2
     return marked_W
 
 

@@ -1,6 +1,7 @@
 """A checkpoint is evaluated as it is, straight on the files of C-MAPSS."""
 
-from datetime import UTC, datetime
+import argparse
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,22 @@ import pytest
 import torch
 
 from app.calibration import Calibration, ComponentCalibration
-from app.card import DataInterval
-from app.checkpoint import Origin, save
+from app.card import TRAIN_CONFIG, DataInterval, read_card
+from app.checkpoint import Origin, load, save
 from app.demo.cmapss import SENSOR_IDS, Engine
 from app.demo.engines import engine_topology
 from app.model import UniversalTemporalGNN
+from tests.small import graded_windows, small
+from tests.train.test_evaluate import CONFIG
 from train.baselines import EXTRA_TREES, PERSISTENCE
 from train.config import TrainConfig
 from train.engine_windows import engine_windows, last_of_each
-from train.evaluate_command import main
+from train.evaluate import evaluate_parts
+from train.evaluate_command import config_of, directory_name, main, may_have_seen
 from train.evaluation import THIS, Metrics
 from train.fit import network
+from train.held import hold_out
+from train.labels import EPOCH, MICROSECOND
 from train.reference import fit_spec
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -126,6 +132,36 @@ def test_checkpoint_that_tells_no_remaining_life_is_refused(tmp_path: Path, caps
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
     assert "tells the remaining life of one component" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)  # of 12 s each, from the start of 2025 on
+    one = read_card(Path("app/checkpoints/1"))
+    start = EPOCH + int(windows.labels.start_us_W[10]) * MICROSECOND
+    data = DataInterval(start=start, end=start + timedelta(minutes=1), windows=5)
+    card = one.model_copy(update={"designs": ("press",), "data": data})
+    assert may_have_seen(card, windows, np.array([0, 10]))
+    assert may_have_seen(card, windows, np.array([14]))
+    assert not may_have_seen(card, windows, np.array([9, 15]))
+    assert not may_have_seen(one, windows, np.arange(60))  # another design
+
+
+def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
+    windows, card = graded_windows(tmp_path), read_card(Path("app/checkpoints/1"))
+    whole = hold_out(
+        small().model, small().spec, windows, "all", np.arange(0), np.arange(60), probes=0, removal_probes=0
+    )
+    found = evaluate_parts(windows, [whole], CONFIG, split="leave-block:pump+valve", rival=False)
+    assert directory_name(card, found) == "press-1-leave-block-pump-valve"
+    assert directory_name(card, found.model_copy(update={"split": "time"})) == "press-1-time"
+
+
+def test_checkpoint_without_a_readable_training_is_evaluated_on_its_design(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path / "4", tmp_path)
+    loaded = load(directory)
+    (directory / TRAIN_CONFIG).write_text("{}")
+    config = config_of(loaded, argparse.Namespace(checkpoint=directory, equipment=None, design=None, split=None))
+    assert (config.equipment, config.design) == (None, loaded.card.designs[0])
 
 
 def test_file_without_its_remaining_cycles_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,30 @@ def test_verdict_compares_with_the_best_rival(graded: Evaluation) -> None:
     assert any(line.startswith("leave-level:pump: ") for line in lines)
 
 
+def test_windows_that_may_have_been_in_training_are_not_called_held_out(graded: Evaluation, tmp_path: Path) -> None:
+    seen = graded.model_copy(update={"seen": True})
+    told = headline(seen)
+    assert told.sentence.startswith("These windows may have been in the training of this checkpoint")
+    assert not any("discriminant" in tile.note or "trees" in tile.note for tile in told.tiles)
+    assert not any(" is better, " in line for line in failures(seen, {"leave-level:pump": seen}))
+    write_report(seen, tmp_path, HEADING)
+    page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
+    assert card.splitlines()[2] == told.sentence
+    for text in (page, card):
+        assert "held-out windows:" not in text
+        assert "never saw" not in text
+        assert "Against the classical baselines" not in text
+
+
+def test_smoothed_figures_say_where_their_reset_comes_from(graded: Evaluation, tmp_path: Path) -> None:
+    write_report(graded, tmp_path, HEADING)
+    for name in (REPORT, MODEL_CARD):
+        assert (
+            "the labels say where the five start anew; the service itself does not smooth"
+            in (tmp_path / name).read_text()
+        )
+
+
 def test_remaining_life_has_its_table_and_its_verdict(failing: Evaluation, tmp_path: Path) -> None:
     write_report(failing, tmp_path)
     page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()

@@ -13,6 +13,7 @@ from train.scores import (
     grade_probability,
     joined_probability,
     last_half,
+    life_runs,
     nll,
     opinion_probability,
     phm08,
@@ -65,7 +66,20 @@ def test_last_half_of_life_ends_at_the_failure_and_not_at_the_last_window() -> N
     # machine 0 is seen for 4 h and fails 4 h later: only its last window is in the second half of these 8 h
     machine_W, start_us_W = np.array([0, 0, 0, 1, 1]), HOUR_US * np.array([0, 2, 4, 0, 9])
     rul_W = np.array([8, 6, 4, 9, 0], np.float32)
-    assert last_half(machine_W, start_us_W, rul_W).tolist() == [False, False, True, False, True]
+    assert last_half(machine_W, start_us_W, rul_W, 20.0).tolist() == [False, False, True, False, True]
+
+
+def test_machine_that_was_repaired_lives_twice() -> None:
+    # fails after 3 h, then after 4 h; the window between the two is of no run
+    machine_W, start_us_W = np.zeros(8, np.int64), HOUR_US * np.arange(8)
+    rul_W = np.array([3, 2, 1, np.nan, 3, 2, 1, 0], np.float32)
+    assert [run.tolist() for run in life_runs(machine_W, start_us_W, rul_W)] == [[0, 1, 2], [4, 5, 6, 7]]
+    assert np.flatnonzero(last_half(machine_W, start_us_W, rul_W, 20.0)).tolist() == [2, 6, 7]
+
+
+def test_life_whose_end_is_beyond_the_cap_has_no_last_half() -> None:
+    start_us_W, rul_W = HOUR_US * np.arange(4), np.full(4, 33.3, np.float32)
+    assert not last_half(np.zeros(4, np.int64), start_us_W, rul_W, 33.3).any()
 
 
 def test_runs_break_at_another_condition_machine_or_gap() -> None:
