@@ -127,8 +127,9 @@ def _run(job: Job, progress: Progress) -> Outcome:
 
     def held(part: Part, chosen: TrainConfig, study: str) -> HeldPart:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
+        seen_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
         return hold_out(
-            fitted.model(), fitted.spec, windows, part.name, part.train_W, part.held_W, seed=chosen.seed,
+            fitted.model(), fitted.spec, windows, part.name, seen_W, part.held_W, seed=chosen.seed,
             # what missing and broken sensors cost is asked of the training's own split alone
             **({"probes": 0, "removal_probes": 0} if study else {}),
         )  # fmt: skip
