@@ -10,7 +10,7 @@ import contextlib
 import difflib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,6 +53,19 @@ class Asker:
 
     actor: str
     reason: str
+
+
+class WeightsTaken(ReleaseConflict):
+    """Somebody else changed the weights in use.
+
+    Args:
+        found: the weights by version, which stay.
+    """
+
+    def __init__(self, found: Mapping[str, float]) -> None:
+        super().__init__(
+            f"expected the weights of this promotion in the file, found {told(found)}: somebody changed them, and they stay"
+        )
 
 
 class Releases:
@@ -121,17 +134,53 @@ class Releases:
         before = self._file.read()
         await self._move(before, weights, action, version, reason)
 
+    async def follow(
+        self,
+        own: Sequence[Mapping[str, float]],
+        weights: Mapping[str, float],
+        action: str,
+        version: str,
+        reason: str | None = None,
+    ) -> None:
+        """Give versions their weights if nobody else changed them; a command that is just changing the file is waited for.
+
+        Args:
+            own: weights that may be there; versions that have none may come and go.
+            weights: by version; those that are not named get none.
+            action: as the history has it.
+            version: whom it is about.
+            reason: why; as the asker said when None.
+
+        Raises:
+            WeightsTaken: others are there.
+            HydraulicDiagnosticsError: it can't be done; the weights before are in force.
+        """
+
+        async def once() -> None:
+            before = self._file.read()
+            if in_use(_weights(before)) not in [in_use(known) for known in own]:
+                raise WeightsTaken(_weights(before))
+            await self._move(before, in_use(weights), action, version, reason)
+
+        await self._patiently(once)
+
     async def rollback(self) -> None:
         """Put the weights before those of now in force again; a command that is just changing them is waited for.
 
         Raises:
             HydraulicDiagnosticsError: the history knows none, or they can't be had back.
         """
+        await self._patiently(self._roll_back_once)
+
+    async def _patiently(self, once: Callable[[], Awaitable[None]]) -> None:
+        """Try again while another command is at work, or the file can't be read because somebody is saving it."""
         give_up = time.monotonic() + IN_FORCE_S
         while True:
             try:
-                return await self._roll_back_once()
-            except ReleaseConflict:
+                return await once()
+            except WeightsTaken:
+                raise
+            except (ReleaseConflict, SettingsError):
                 if time.monotonic() > give_up:
                     raise
             await asyncio.sleep(_LOCK_POLL_S)
@@ -268,8 +317,10 @@ class Releases:
         after = self._file.replace(before, text)
         try:
             await self._serve.apply(after.data)
-        except BaseException:
+        except BaseException as error:
             self._file.replace(after, before.text)
+            if isinstance(error, asyncio.CancelledError):  # Serve may have taken it before it could answer
+                await self._serve.apply(before.data)
             raise
         return after
 
