@@ -69,10 +69,7 @@ async def promote(
             await _hold(releases, promotion, weights, meters, say)
     except WeightsTaken:
         raise
-    except (
-        Exception,
-        asyncio.CancelledError,
-    ) as error:  # whatever it is, Ctrl-C too: no weights stay that nobody watches
+    except (Exception, asyncio.CancelledError) as error:  # Ctrl-C cancels: no weights stay that nobody watches
         reason = _in_words(error, step)
         say(reason)
         await _go_back(releases, own, before, version, reason)
