@@ -24,7 +24,7 @@ from app import card as files
 from app.card import Card, read_card, sha256_of
 from app.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.release.versions import Registered
-from app.settings import PROJECT_DIR, Settings
+from app.settings import PROJECT_DIR, Settings, without_passwords
 
 NAME = "hydraulic-diagnostics"
 ARTIFACT = "checkpoint"
@@ -238,5 +238,5 @@ def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _refused(error: MlflowException) -> ReleaseError:
-    first = str(error).partition("\n")[0][:300]
+    first = without_passwords(str(error)).partition("\n")[0][:300]
     return ReleaseError(f"expected the registry to answer, found: {first}: see MLFLOW_TRACKING_URI")

@@ -8,7 +8,7 @@ import pytest
 
 from app.card import CARD, WEIGHTS, sha256_of
 from app.checkpoint import load
-from app.errors import CheckpointError, UnknownVersion
+from app.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.release.source import open_registry, placement_of
 from app.settings import PROJECT_DIR, Settings
 
@@ -83,3 +83,11 @@ def test_version_that_is_nowhere_says_what_to_do(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(CheckpointError, match="register it with"):
         placement_of("9", None, None, Settings(var_dir=tmp_path))
+
+
+def test_password_of_a_server_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ReleaseError, match=r"found: .*127\.0\.0\.1") as caught:
+        open_registry(Settings(var_dir=tmp_path)).versions()
+    assert "secret" not in caught.value.message
