@@ -223,7 +223,11 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     for score in scores:
         say(f"reference set: {score.component_id} ({score.design}) right in {score.right} of {score.windows} windows")
     if not scores:
-        say("reference set: none, the store has no labelled windows of its designs")
+        data = checkpoint.card.data
+        say(
+            "reference set: none, the store has no labelled windows of its designs outside of the training's data "
+            f"({data.start:%Y-%m-%d %H:%M}Z to {data.end:%Y-%m-%d %H:%M}Z)"
+        )
     if options.dry_run:
         return
     tags = {f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}" for score in scores}
