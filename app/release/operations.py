@@ -1,7 +1,8 @@
 """Releases as operations: what may be done to the versions that run, in the order in which no request is lost.
 
 Add first (application with weight 0, warmed up by real diagnoses), move weight then, remove last. The file is changed and applied
-together; when what runs does not follow, the file goes back to what does.
+together; when what runs does not follow, the file goes back to what does. It is one long file because all commands share one order of
+warm-up, lock, file, Serve and history, which must be seen in one place.
 Invariant: no version gets weight before it answered, and none is removed while it has any.
 """
 
@@ -23,6 +24,7 @@ from app.release.edits import APPLICATION_PREFIX, Placement, with_version, with_
 from app.release.history import FOUND, ROLLBACK, in_use, weights_before
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi
+from app.release.view import difference
 from app.store.releases import ReleaseEvent
 
 START_S = 300.0
@@ -104,18 +106,35 @@ class Releases:
         self._dry_run = dry_run
 
     async def apply(self) -> None:
-        """Apply the file as it is.
+        """Apply the file as it is, once versions that gain weight by it answer.
 
         Raises:
-            HydraulicDiagnosticsError: the file can't be used, or what runs did not follow.
+            HydraulicDiagnosticsError: the file can't be used, a version that gains does not answer, or what runs did not follow.
         """
         before = self._file.read()
+        weights = _weights(before)
+        states = await self._serve.applications()
         if self._dry_run:
+            for line in difference(before, states) or ["what runs is what the file says"]:
+                self._say(line)
             return
+        door = states.get(before.config.diagnostics.name)
+        had: Mapping[str, float] = {}
+        if door is not None and door.status == "RUNNING":
+            had = await self._service.weights()
+            await self._warm_up(before, [name for name, weight in weights.items() if weight > had.get(name, 0.0)])
+            await self._note_found(had)
+        else:
+            self._say("nothing answers yet: no version was warmed up before it has its weight")
         async with self._alone("apply"):
+            if self._file.read().text != before.text:
+                raise ReleaseConflict(
+                    f"expected '{self._file.name}' as it was read, found it changed since: look at it again"
+                )
             await self._serve.apply(before.data)
             await self._in_force(before)
-        self._say("applied: " + told(_weights(before)))
+        self._say("applied: " + told(weights))
+        await self._record(max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights)
 
     async def split(
         self, weights: Mapping[str, float], action: str = "split", version: str | None = None, reason: str | None = None
@@ -295,11 +314,7 @@ class Releases:
         if self._shown(before, text):
             return
         gaining = [name for name, weight in weights.items() if weight > had[name]]
-        for name in gaining:
-            release = before.config.traffic.find(name)
-            assert release is not None
-            designs = self._designs(before.config.model_args(release.application).checkpoint)
-            self._say(await self._service.warm_up(name, designs, 1, QUICK_WARM_UP_S))
+        await self._warm_up(before, gaining)
         await self._note_found(had)
         async with self._alone(action):
             after = await self._replace(before, text)
@@ -311,6 +326,13 @@ class Releases:
         self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after))}")
         about = version or max(gaining, key=lambda name: weights[name] - had[name])
         await self._record(about, action, _weights(after), reason)
+
+    async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
+        for version in versions:
+            release = config.config.traffic.find(version)
+            assert release is not None
+            designs = self._designs(config.config.model_args(release.application).checkpoint)
+            self._say(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
 
     async def _replace(self, before: ReadConfig, text: str) -> ReadConfig:
         """Change the file and apply it; when Serve does not take it, the file goes back."""
