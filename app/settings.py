@@ -4,6 +4,7 @@ Replicas, releases and weights stand in `serve_config.yaml`; hyper-parameters in
 Invariant: a value here is read from `HYDRAULIC_*` variables or `.env`, and is never logged.
 """
 
+import re
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+_WHO_ASKS = re.compile(r"//[^/\s]*@")
 
 
 class Settings(BaseSettings):
@@ -49,3 +51,8 @@ class Settings(BaseSettings):
     def at(self, dsn: str | None) -> Self:
         """Return these settings with another database; with none or an empty one, as they are."""
         return self.model_copy(update={"dsn": SecretStr(dsn)}) if dsn else self
+
+
+def without_passwords(text: str) -> str:
+    """Return a text with `user:password@` taken out of every address in it, as errors and logs may show it."""
+    return _WHO_ASKS.sub("//", text)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import BaseModel
 
 from app.errors import StoreUnavailable
-from app.settings import Settings
+from app.settings import Settings, without_passwords
 from train.evaluation import Evaluation, Metrics
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def keep_run(
     from mlflow.exceptions import MlflowException
 
     store = os.environ.get(SERVER) or local_store(local)
-    shown = re.sub(r"//[^/@]*@", "//", store)  # without the name and password of who asks
+    shown = without_passwords(store)
     stamp = round(now.timestamp() * 1000)
     try:
         client = MlflowClient(tracking_uri=store)
@@ -97,7 +97,7 @@ def keep_run(
         client.set_terminated(run_id, "FINISHED", stamp)
     except MlflowException as error:
         raise StoreUnavailable(
-            f"expected MLflow to keep the run '{name}' at {shown}, found: {error.message}; the checkpoint in '{directory}' is "
+            f"expected MLflow to keep the run '{name}' at {shown}, found: {without_passwords(error.message)}; the checkpoint in '{directory}' is "
             f"written all the same: correct {SERVER}, or unset it for a local store"
         ) from error
     return Kept(run_id, experiment, shown)

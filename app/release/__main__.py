@@ -1,7 +1,7 @@
 """Changes which model versions answer, without a lost request: `python -m app.release`.
 
 Each command changes `serve_config.yaml` and what runs together, and writes who, when, what and why to the history of releases;
-`--dry-run` prints the change of the file and does nothing. Answers go to standard output, errors to standard error. The exit
+`--dry-run` prints the change and does nothing. Answers go to standard output, errors to standard error. The exit
 status is 0 when it was done, 1 when it was refused (what ran before goes on), 2 for wrong use, 3 when a guard broke and the promotion
 was rolled back.
 Invariant: the commands decide nothing themselves; see `operations`.
@@ -69,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     everywhere.add_argument("--address", help="Ray's dashboard (RAY_DASHBOARD_ADDRESS, else http://127.0.0.1:8265)")
     everywhere.add_argument("--url", help="the service; without it as http_options say")
     changing = argparse.ArgumentParser(add_help=False, parents=[everywhere])
-    changing.add_argument(
-        "--dry-run", action="store_true", help="print what would change in the file, and change nothing"
-    )
+    changing.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
     changing.add_argument("--reason", default="", help="why; goes into the history of releases")
     changing.add_argument("--actor", default=getpass.getuser(), help="who; the user of this process without it")
     parser = argparse.ArgumentParser(prog="python -m app.release", description=(__doc__ or "").partition("\n")[0])
@@ -223,7 +221,11 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     for score in scores:
         say(f"reference set: {score.component_id} ({score.design}) right in {score.right} of {score.windows} windows")
     if not scores:
-        say("reference set: none, the store has no labelled windows of its designs")
+        data = checkpoint.card.data
+        say(
+            "reference set: none, the store has no labelled windows of its designs outside of the training's data "
+            f"({data.start:%Y-%m-%d %H:%M}Z to {data.end:%Y-%m-%d %H:%M}Z)"
+        )
     if options.dry_run:
         return
     tags = {f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}" for score in scores}

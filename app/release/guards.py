@@ -22,7 +22,8 @@ MANY_FAILURES = 3
 """So many failures say enough among any number of calls: a version that hangs is soon left alone, and gets no more of them."""
 RECENT_S = 20.0
 """A version that turns bad late in a step must not hide behind the step's good beginning."""
-_UNITS = {"%": 0.01, "ms": 0.001, "s": 1.0, "": 1.0}
+_UNITS: Mapping[str, Mapping[str, float]] = {"errors": {"%": 0.01}, "p95": {"ms": 0.001, "s": 1.0}}
+"""Units of each guard, one of which must stand there: a bare 80 would be 80 seconds to one and milliseconds to another reader."""
 _GUARD = re.compile(r"\s*([a-z][a-z0-9_]*)\s*<\s*([0-9]+(?:\.[0-9]+)?)\s*(%|ms|s)?\s*")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -166,7 +167,7 @@ def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
     """Read `errors<0.1%,p95<80ms`.
 
     Raises:
-        InputError: a part is no guard, or its name is not measured.
+        InputError: a part is no guard, its name is not measured, or its unit is none of that name's.
     """
     guards = []
     for part in text.split(","):
@@ -176,7 +177,12 @@ def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
         name, number, unit = found.groups()
         if name not in known:
             raise InputError(f"expected a guard on {', '.join(sorted(known))}, found '{name}'")
-        guards.append(Guard(name, float(number) * _UNITS[unit or ""], part.strip()))
+        units = _UNITS.get(name, {"": 1.0})
+        if (unit or "") not in units:
+            raise InputError(
+                f"expected {name} in {' or '.join(units) or 'no unit'}, found '{part.strip()}': such as errors<0.1%, p95<80ms"
+            )
+        guards.append(Guard(name, float(number) * units[unit or ""], part.strip()))
     return tuple(guards)
 
 

@@ -1,7 +1,8 @@
 """Releases as operations: what may be done to the versions that run, in the order in which no request is lost.
 
 Add first (application with weight 0, warmed up by real diagnoses), move weight then, remove last. The file is changed and applied
-together; when what runs does not follow, the file goes back to what does.
+together; when what runs does not follow, the file goes back to what does. It is one long file because all commands share one order of
+warm-up, lock, file, Serve and history, which must be seen in one place.
 Invariant: no version gets weight before it answered, and none is removed while it has any.
 """
 
@@ -10,7 +11,7 @@ import contextlib
 import difflib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from app.release.edits import APPLICATION_PREFIX, Placement, with_version, with_
 from app.release.history import FOUND, ROLLBACK, in_use, weights_before
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi
+from app.release.view import difference
 from app.store.releases import ReleaseEvent
 
 START_S = 300.0
@@ -53,6 +55,19 @@ class Asker:
 
     actor: str
     reason: str
+
+
+class WeightsTaken(ReleaseConflict):
+    """Somebody else changed the weights in use.
+
+    Args:
+        found: the weights by version, which stay.
+    """
+
+    def __init__(self, found: Mapping[str, float]) -> None:
+        super().__init__(
+            f"expected the weights of this promotion in the file, found {told(found)}: somebody changed them, and they stay"
+        )
 
 
 class Releases:
@@ -91,18 +106,35 @@ class Releases:
         self._dry_run = dry_run
 
     async def apply(self) -> None:
-        """Apply the file as it is.
+        """Apply the file as it is, once versions that gain weight by it answer.
 
         Raises:
-            HydraulicDiagnosticsError: the file can't be used, or what runs did not follow.
+            HydraulicDiagnosticsError: the file can't be used, a version that gains does not answer, or what runs did not follow.
         """
         before = self._file.read()
+        weights = _weights(before)
+        states = await self._serve.applications()
         if self._dry_run:
+            for line in difference(before, states) or ["what runs is what the file says"]:
+                self._say(line)
             return
+        door = states.get(before.config.diagnostics.name)
+        had: Mapping[str, float] = {}
+        if door is not None and door.status == "RUNNING":
+            had = await self._service.weights()
+            await self._warm_up(before, [name for name, weight in weights.items() if weight > had.get(name, 0.0)])
+            await self._note_found(had)
+        else:
+            self._say("nothing answers yet: no version was warmed up before it has its weight")
         async with self._alone("apply"):
+            if self._file.read().text != before.text:
+                raise ReleaseConflict(
+                    f"expected '{self._file.name}' as it was read, found it changed since: look at it again"
+                )
             await self._serve.apply(before.data)
             await self._in_force(before)
-        self._say("applied: " + told(_weights(before)))
+        self._say("applied: " + told(weights))
+        await self._record(max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights)
 
     async def split(
         self, weights: Mapping[str, float], action: str = "split", version: str | None = None, reason: str | None = None
@@ -121,17 +153,53 @@ class Releases:
         before = self._file.read()
         await self._move(before, weights, action, version, reason)
 
+    async def follow(
+        self,
+        own: Sequence[Mapping[str, float]],
+        weights: Mapping[str, float],
+        action: str,
+        version: str,
+        reason: str | None = None,
+    ) -> None:
+        """Give versions their weights if nobody else changed them; a command that is just changing the file is waited for.
+
+        Args:
+            own: weights that may be there; versions that have none may come and go.
+            weights: by version; those that are not named get none.
+            action: as the history has it.
+            version: whom it is about.
+            reason: why; as the asker said when None.
+
+        Raises:
+            WeightsTaken: others are there.
+            HydraulicDiagnosticsError: it can't be done; the weights before are in force.
+        """
+
+        async def once() -> None:
+            before = self._file.read()
+            if in_use(_weights(before)) not in [in_use(known) for known in own]:
+                raise WeightsTaken(_weights(before))
+            await self._move(before, in_use(weights), action, version, reason)
+
+        await self._patiently(once)
+
     async def rollback(self) -> None:
         """Put the weights before those of now in force again; a command that is just changing them is waited for.
 
         Raises:
             HydraulicDiagnosticsError: the history knows none, or they can't be had back.
         """
+        await self._patiently(self._roll_back_once)
+
+    async def _patiently(self, once: Callable[[], Awaitable[None]]) -> None:
+        """Try again while another command is at work, or the file can't be read because somebody is saving it."""
         give_up = time.monotonic() + IN_FORCE_S
         while True:
             try:
-                return await self._roll_back_once()
-            except ReleaseConflict:
+                return await once()
+            except WeightsTaken:
+                raise
+            except (ReleaseConflict, SettingsError):
                 if time.monotonic() > give_up:
                     raise
             await asyncio.sleep(_LOCK_POLL_S)
@@ -246,11 +314,7 @@ class Releases:
         if self._shown(before, text):
             return
         gaining = [name for name, weight in weights.items() if weight > had[name]]
-        for name in gaining:
-            release = before.config.traffic.find(name)
-            assert release is not None
-            designs = self._designs(before.config.model_args(release.application).checkpoint)
-            self._say(await self._service.warm_up(name, designs, 1, QUICK_WARM_UP_S))
+        await self._warm_up(before, gaining)
         await self._note_found(had)
         async with self._alone(action):
             after = await self._replace(before, text)
@@ -263,13 +327,22 @@ class Releases:
         about = version or max(gaining, key=lambda name: weights[name] - had[name])
         await self._record(about, action, _weights(after), reason)
 
+    async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
+        for version in versions:
+            release = config.config.traffic.find(version)
+            assert release is not None
+            designs = self._designs(config.config.model_args(release.application).checkpoint)
+            self._say(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
+
     async def _replace(self, before: ReadConfig, text: str) -> ReadConfig:
         """Change the file and apply it; when Serve does not take it, the file goes back."""
         after = self._file.replace(before, text)
         try:
             await self._serve.apply(after.data)
-        except BaseException:
+        except BaseException as error:
             self._file.replace(after, before.text)
+            if isinstance(error, asyncio.CancelledError):  # Serve may have taken it before it could answer
+                await self._serve.apply(before.data)
             raise
         return after
 

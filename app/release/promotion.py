@@ -1,7 +1,7 @@
-"""Walks a version's weight up in steps, watches it on each, and goes back by itself when a guard breaks.
+"""Walks a version's weight up in steps, watches it on each, and goes back by itself when a guard breaks or anything else stops it.
 
 Invariant: it ends with all steps done, with the weights from before the first step, or, when somebody else changed the weights meanwhile,
-with theirs.
+with theirs. Only where the way back fails too, or the process is killed, do a step's weights stay; the error says so.
 """
 
 import asyncio
@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from app.errors import ReleaseConflict, ReleaseError, UnknownVersion
+from app.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
 from app.release.guards import Guard, Measured, Meter, broken, unknown
-from app.release.history import ROLLBACK, STEP
-from app.release.operations import Releases
+from app.release.history import ROLLBACK, STEP, in_use
+from app.release.operations import Releases, WeightsTaken, told
 from app.release.shares import with_share
 
 POLL_S = 1.0
 BLIND_S = 10.0
-"""How long measuring may fail before that counts as a broken guard."""
+"""How long measuring, or reading the file, may fail before that counts as a broken guard."""
 PROMOTE = "promote"
 
 
@@ -47,8 +47,8 @@ async def promote(
 
     Raises:
         GuardBroken: a guard broke, or could not be judged; the weights from before are in force again.
-        ReleaseConflict: somebody else changed the weights meanwhile, and they stay.
-        HydraulicDiagnosticsError: weights could not be moved.
+        WeightsTaken: somebody else changed the weights meanwhile, and they stay.
+        HydraulicDiagnosticsError: a step could not be made; the weights from before are in force, or the message says that they are not.
     """
     before = releases.weights()
     version = promotion.version
@@ -56,20 +56,66 @@ async def promote(
         raise UnknownVersion(
             f"expected a released version, found '{version}': there are {', '.join(before)}; deploy it"
         )
-    for place, step in enumerate(promotion.steps):
-        weights = with_share(before, version, step)
-        last = place == len(promotion.steps) - 1
-        await releases.split(weights, PROMOTE if last else STEP, version)
-        if last and not promotion.guards:
-            return
-        for meter in meters:
-            await meter.begin(version)
-        reason = await _watch(releases, promotion, weights, meters, say)
-        if reason is not None:
-            say(f"guard broken at weight {step:g}: {reason}")
-            await releases.split(before, ROLLBACK, version, reason=f"guard broken at weight {step:g}: {reason}")
-            raise GuardBroken(f"version {version} was rolled back at weight {step:g}: {reason}")
+    own = [before]
+    step = 0.0
+    try:
+        for place, step in enumerate(promotion.steps):
+            weights = with_share(before, version, step)
+            own = [own[-1], weights]
+            last = place == len(promotion.steps) - 1
+            await releases.follow(own[:1], weights, PROMOTE if last else STEP, version)
+            if last and not promotion.guards:
+                return
+            await _hold(releases, promotion, weights, meters, say)
+    except WeightsTaken:
+        raise
+    except (Exception, asyncio.CancelledError) as error:  # Ctrl-C cancels: no weights stay that nobody watches
+        reason = _in_words(error, step)
+        say(reason)
+        await _go_back(releases, own, before, version, reason)
+        if isinstance(error, GuardBroken):
+            raise GuardBroken(
+                f"version {version} was rolled back at weight {step:g}: {reason.partition(': ')[2]}"
+            ) from error
+        if isinstance(error, HydraulicDiagnosticsError):
+            raise ReleaseError(f"{reason}; the weights before the promotion are in force: {told(before)}") from error
+        raise
     say(f"version {version} was promoted")
+
+
+async def _hold(
+    releases: Releases,
+    promotion: Promotion,
+    weights: Mapping[str, float],
+    meters: Sequence[Meter],
+    say: Callable[[str], None],
+) -> None:
+    for meter in meters:
+        await meter.begin(promotion.version)
+    reason = await _watch(releases, promotion, weights, meters, say)
+    if reason is not None:
+        raise GuardBroken(f"guard broken at weight {weights[promotion.version]:g}: {reason}")
+
+
+async def _go_back(
+    releases: Releases, own: Sequence[Mapping[str, float]], before: Mapping[str, float], version: str, reason: str
+) -> None:
+    try:
+        await releases.follow(own, before, ROLLBACK, version, reason)
+    except WeightsTaken:
+        raise
+    except HydraulicDiagnosticsError as error:
+        raise ReleaseError(
+            f"{reason}; expected to go back to {told(before)}, found: {error.message}: look at `status`, and give the weights with `split`"
+        ) from error
+
+
+def _in_words(error: BaseException, step: float) -> str:
+    if isinstance(error, GuardBroken):
+        return error.message
+    if isinstance(error, asyncio.CancelledError):
+        return f"interrupted at weight {step:g}"
+    return f"stopped at weight {step:g}: {error}"
 
 
 async def _watch(
@@ -80,15 +126,18 @@ async def _watch(
     say: Callable[[str], None],
 ) -> str | None:
     """Stay on a step; return why it can't be stayed on, or None when its time is over and everything held."""
-    began = measured_at = time.monotonic()
+    began = read_at = measured_at = time.monotonic()
     measured: dict[str, Measured] = {}
     while True:
         await asyncio.sleep(min(POLL_S, promotion.hold_s))
-        if releases.weights() != dict(weights):
-            raise ReleaseConflict(
-                "expected the weights of this promotion in the file, found others: somebody changed them, and they stay"
-            )
         now = time.monotonic()
+        try:
+            if in_use(found_weights := releases.weights()) != in_use(weights):
+                raise WeightsTaken(found_weights)
+            read_at = now
+        except SettingsError as error:  # somebody may just be saving it
+            if now - read_at > BLIND_S:
+                return f"the file could not be read for {BLIND_S:g} s: {error.message}"
         try:
             if promotion.guards:
                 measured = {name: found for meter in meters for name, found in (await meter.measure()).items()}

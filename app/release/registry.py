@@ -5,17 +5,18 @@ card of the copy that is fetched. Importing MLflow takes seconds, so whoever doe
 Invariant: what is fetched has the files that were registered, by their SHA-256; nothing is registered that was not validated.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -24,17 +25,17 @@ from app import card as files
 from app.card import Card, read_card, sha256_of
 from app.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.release.versions import Registered
-from app.settings import PROJECT_DIR, Settings
+from app.settings import PROJECT_DIR, Settings, without_passwords
 
 NAME = "hydraulic-diagnostics"
 ARTIFACT = "checkpoint"
-CHAMPION = "champion"
-CHALLENGER = "challenger"
 SHIPPED = "app/checkpoints"
 CARD_TAG = "card_sha256"
 """Tag with the SHA-256 of the card, which states those of the other files."""
 LATEST_RUNS = 5
+"""How many runs of a checkpoint's version are looked through for the one that trained it."""
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_THERE = "RESOURCE_ALREADY_EXISTS"
 _MAX_TAG = 4_000
 
 
@@ -48,8 +49,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self._directory = settings.var_dir.resolve() / "mlflow"
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        if not given:
-            self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._local = not given
         uri = given or f"sqlite:///{self._directory / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
@@ -59,17 +59,18 @@ class Registry:
 
         Args:
             directory: of the checkpoint.
-            run_id: MLflow's id of the training run, for its lineage; without it the run that kept this checkpoint, else one of its own.
+            run_id: MLflow's id of the training run, for its lineage; without it the run that kept this very checkpoint, else one of its own.
             scores: of the reference set, as tags.
 
         Raises:
             CheckpointError: the directory is not what its card says.
-            ReleaseError: the registry refused or does not answer.
+            ReleaseError: the registry refused, does not answer, or has another checkpoint under the number of a shipped one.
         """
         card = read_card(directory)
         try:
-            self._ensure_model()
-            return self._add(directory, card, run_id, scores)
+            with self._alone():
+                self._ensure_model()
+                return self._add(directory, card, run_id or self._training_of(directory, card), scores)
         except MlflowException as error:
             raise _refused(error) from error
 
@@ -133,23 +134,36 @@ class Registry:
             if error.error_code != _ABSENT:
                 raise _refused(error) from error
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other commands of this machine to end registering; between machines only numbers are compared."""
+        with (self._directory / "register.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _ensure_model(self) -> None:
-        """Make the registered model, with the shipped versions in it, so that a number means the same everywhere."""
+        """Make what is not there yet of the registered model and the shipped versions, so that a number means the same everywhere."""
         try:
-            self._client.get_registered_model(NAME)
+            self._client.create_registered_model(NAME, description="Checkpoints of Hydraulic Diagnostics")
         except MlflowException as error:
-            if error.error_code != _ABSENT:
+            if error.error_code != _THERE:
                 raise
-        else:
-            return
-        self._client.create_registered_model(NAME, description="Checkpoints of Hydraulic Diagnostics")
-        shipped = sorted((PROJECT_DIR / SHIPPED).iterdir(), key=lambda path: int(path.name))
-        for directory in shipped:
-            added = self._add(directory, read_card(directory), None, {})
-            if added.version != directory.name:
+        for directory in sorted((PROJECT_DIR / SHIPPED).iterdir(), key=lambda path: int(path.name)):
+            stated = sha256_of(directory / files.CARD)
+            try:
+                found = self._client.get_model_version(NAME, directory.name).tags.get(CARD_TAG, "")
+            except MlflowException as error:
+                if error.error_code != _ABSENT:
+                    raise
+                added = self._add(directory, read_card(directory), None, {})
+                if added.version == directory.name:
+                    continue
+                self._client.delete_model_version(NAME, added.version)
+                found = f"the next free number {added.version}"
+            if found != stated:
                 raise ReleaseError(
-                    f"expected the shipped version {directory.name} to be registered under its number, found {added.version}: use a "
-                    "registry of its own"
+                    f"expected the shipped version {directory.name} (card {stated[:12]}) under its number in the registry, found "
+                    f"{found[:40]}: use a registry of its own with MLFLOW_TRACKING_URI or HYDRAULIC_VAR_DIR"
                 )
 
     def _add(self, directory: Path, card: Card, run_id: str | None, scores: Mapping[str, str]) -> Registered:
@@ -170,8 +184,8 @@ class Registry:
             self._client.set_terminated(run.info.run_id)
         return self._read(made.version)
 
-    def _training_of(self, directory: Path, card: Card) -> Run | None:
-        """Return the run that a training kept with this very checkpoint among its artifacts, or None."""
+    def _training_of(self, directory: Path, card: Card) -> str | None:
+        """Return the id of the run that a training kept with this very checkpoint among its artifacts, or None."""
         named = [self._client.get_experiment_by_name(design) for design in card.designs]
         experiments = [item.experiment_id for item in named if item is not None]
         if not experiments:
@@ -186,7 +200,7 @@ class Registry:
             with tempfile.TemporaryDirectory() as scratch:
                 kept = self._client.download_artifacts(run.info.run_id, f"{ARTIFACT}/{files.CARD}", scratch)
                 if sha256_of(Path(kept)) == stated:
-                    return run
+                    return str(run.info.run_id)
         return None
 
     def _experiment(self) -> str:
@@ -238,5 +252,5 @@ def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def _refused(error: MlflowException) -> ReleaseError:
-    first = str(error).partition("\n")[0][:300]
+    first = without_passwords(str(error)).partition("\n")[0][:300]
     return ReleaseError(f"expected the registry to answer, found: {first}: see MLFLOW_TRACKING_URI")

@@ -5,12 +5,14 @@ Invariant: a checkpoint that passes was loaded and run here as a replica would, 
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from app.bins import Floats
+from app.card import DataInterval
 from app.checkpoint import Checkpoint, load
 from app.errors import CheckpointError, WindowError
 from app.graph import ModelOutput, split_output
@@ -24,6 +26,7 @@ from app.window_plan import build_windows, plan_windows
 
 MAX_REFERENCE_WINDOWS = 240
 WINDOWS_OF_A_BATCH = 24
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ComponentScore(NamedTuple):
@@ -80,10 +83,12 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
 
 
 async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment], store: Store) -> list[ComponentScore]:
-    """Score labelled windows of the store: the newest stable ones of each machine of the checkpoint's designs.
+    """Score labelled windows of the store: stable ones, spread over the time of each machine of the checkpoint's designs.
+
+    Windows that touch the card's data interval are left out: the weights were fitted on them and their score would flatter.
 
     Returns:
-        For each component how often its grade was told right; empty when the store has no labelled windows.
+        For each component how often its grade was told right; empty when the store has no other labelled windows.
 
     Raises:
         StoreError: the database can't be reached.
@@ -94,7 +99,7 @@ async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment],
         if machine.design not in checkpoint.card.designs:
             continue
         grades = checkpoint.feature_spec.grades.get(machine.design, {})
-        windows = await _labelled(machine, store)
+        windows = await _labelled(machine, store, checkpoint.card.data)
         for start in range(0, len(windows), WINDOWS_OF_A_BATCH):
             part = windows[start : start + WINDOWS_OF_A_BATCH]
             read = await store.read_windows([(machine.equipment_id, first, machine.bins) for first, _ in part])
@@ -113,12 +118,17 @@ async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment],
     return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(counted.items())]
 
 
-async def _labelled(machine: Equipment, store: Store) -> list[tuple[int, dict[str, str]]]:
-    """Return the first bins of labelled windows, spread over the labels, with the grade of each component."""
+async def _labelled(machine: Equipment, store: Store, seen: DataInterval) -> list[tuple[int, dict[str, str]]]:
+    """Return the first bins of labelled windows outside of an interval, spread over time, with the grade of each component."""
     told: dict[int, dict[str, str]] = {}
+    window = timedelta(seconds=machine.window_s)
     for label in await store.read_labels(machine.equipment_id):
-        if label.stable and label.grade is not None and label.end_us - label.start_us >= machine.bins * machine.grid_us:
-            told.setdefault(-(-label.start_us // machine.grid_us), {})[label.component_id] = label.grade
+        if not label.stable or label.grade is None or label.end_us - label.start_us < machine.bins * machine.grid_us:
+            continue
+        first = -(-label.start_us // machine.grid_us)
+        start = EPOCH + timedelta(microseconds=first * machine.grid_us)
+        if start >= seen.end or start + window <= seen.start:
+            told.setdefault(first, {})[label.component_id] = label.grade
     windows = sorted(told.items())
     step = max(1, -(-len(windows) // MAX_REFERENCE_WINDOWS))
     return windows[::step]

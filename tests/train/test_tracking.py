@@ -58,3 +58,11 @@ def test_store_that_refuses_is_told_after_the_checkpoint_was_written(
     monkeypatch.setenv(SERVER, "no-such-kind-of-store://here")
     with pytest.raises(StoreUnavailable, match="written all the same"):
         keep_run(tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
+
+
+def test_password_of_a_server_is_not_told(metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SERVER, "http://ann:secret@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StoreUnavailable, match=r"http://127\.0\.0\.1:1") as caught:
+        keep_run(tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
+    assert "secret" not in caught.value.message

@@ -35,6 +35,20 @@ def test_what_is_no_guard_is_refused(text: str):
         parse_guards(text, NAMES)
 
 
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("p95<80", "p95 in ms or s"),
+        ("p95<5%", "p95 in ms or s"),
+        ("errors<0.01", "errors in %"),
+        ("errors<1s", "errors in %"),
+    ],
+)
+def test_unit_that_is_not_of_the_guard_is_refused(text: str, units: str):
+    with pytest.raises(InputError, match=f"expected {units}, found '{text}'"):
+        parse_guards(text, NAMES)
+
+
 def test_durations_are_read():
     assert [parse_duration(text) for text in ("90s", "10m", "0.5h")] == [90, 600, 1800]
     with pytest.raises(InputError, match="such as 30s"):

@@ -79,6 +79,49 @@ async def test_rollback_of_weights_set_by_hand_is_to_the_last_command(
     assert stage.weights == {"1": 90, "2": 10}
 
 
+async def test_apply_warms_up_who_gains_and_is_written_down(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.1)
+    releases = releases_on(stage, path, written, said)
+    path.write_text(path.read_text().replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10"))
+    stage.silent.add("2")
+    with pytest.raises(ReleaseError, match="version 2 to answer a warm-up"):
+        await releases.apply()
+    assert (stage.weights, written.events) == ({"1": 100, "2": 0}, [])
+    stage.silent.clear()
+    stage.calls.clear()
+    await releases.apply()
+    assert stage.calls == ["warm-up 2", "apply"]
+    assert [(event.action, event.version, dict(event.weights)) for event in written.events] == [
+        ("found", "1", {"1": 100, "2": 0}),
+        ("apply", "2", {"1": 90, "2": 10}),
+    ]
+    await releases.rollback()
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+async def test_apply_where_nothing_runs_yet_waits_for_no_answer(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    stage.applied = {}
+    await releases.apply()
+    assert stage.calls == ["apply"]
+    assert "nothing answers yet" in said[0]
+
+
+async def test_dry_run_of_apply_shows_how_what_runs_would_change(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said, dry_run=True)
+    path.write_text(path.read_text().replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10"))
+    await releases.apply()
+    changed = {line.replace(" ", "") for line in said if "weight" in line and line.startswith(("+", "-"))}
+    assert changed == {"-weight:100", "+weight:90", "-weight:0", "+weight:10"}
+    assert (stage.calls, written.events) == ([], [])
+
+
 async def test_rollback_to_a_retired_version_says_so(path: Path, stage: Stage, written: Written, said: list[str]):
     releases = releases_on(stage, path, written, said)
     await releases.split({"2": 100})

@@ -1,14 +1,19 @@
 """Promotions: steps up, and back to where they began when a guard breaks."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.errors import ReleaseConflict, ReleaseError, UnknownVersion
-from app.release import promotion
+from app.release import operations, promotion
+from app.release.config_file import ConfigFile
+from app.release.edits import Placement
 from app.release.guards import Measured, parse_guards
 from app.release.promotion import GuardBroken, Promotion, promote
+from app.release.serve_api import ServeApi
 from tests.app.release.stage import Stage, Written, releases_on
 
 GUARDS = parse_guards("errors<1%", frozenset({"errors"}))
@@ -91,6 +96,114 @@ async def test_weights_that_somebody_else_sets_meanwhile_stay(
     with pytest.raises(ReleaseConflict, match="somebody changed them, and they stay"):
         await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [Rude(GOOD)], said.append)
     assert stage.weights == {"1": 75, "2": 25}
+
+
+async def test_versions_without_weight_may_come_and_go_meanwhile(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    await releases.deploy(Placement("3", "app/checkpoints/2"))
+
+    class Busy(Told):
+        async def begin(self, version: str) -> None:
+            await super().begin(version)
+            if self.step == 0:
+                await releases.deploy(Placement("4", "app/checkpoints/2"))
+                await releases.retire("3")
+
+    await promote(releases, Promotion("2", (10, 100), 0.03, GUARDS), [Busy(GOOD)], said.append)
+    assert stage.weights == {"1": 0, "2": 100, "4": 0}
+
+
+async def test_version_that_stops_answering_between_steps_loses_its_weight(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.05)
+    releases = releases_on(stage, path, written, said)
+
+    class Silencing(Told):
+        async def measure(self) -> Mapping[str, Measured]:
+            stage.silent.add("2")
+            return {"errors": GOOD}
+
+    with pytest.raises(ReleaseError, match=r"stopped at weight 50: .*status 503.*in force: 1=100 2=0"):
+        await promote(releases, Promotion("2", (10, 50), 0.03, GUARDS), [Silencing(GOOD)], said.append)
+    assert stage.weights == {"1": 100, "2": 0}
+    assert written.events[-1].action == "rollback"
+
+
+@pytest.mark.parametrize("where", ["hold", "apply"])
+async def test_interrupted_promotion_goes_back(
+    path: Path, stage: Stage, written: Written, said: list[str], where: str, monkeypatch: pytest.MonkeyPatch
+):
+    releases = releases_on(stage, path, written, said)
+    before = path.read_text()
+    reached = asyncio.Event()
+
+    class Waiting(Told):
+        async def measure(self) -> Mapping[str, Measured]:
+            reached.set()
+            return {"errors": GOOD}
+
+    if where == "apply":
+
+        async def hangs(serve: ServeApi, config: Any) -> None:
+            stage.put(config)
+            monkeypatch.undo()
+            reached.set()
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr("app.release.serve_api.ServeApi.apply", hangs)
+    promoting = asyncio.create_task(
+        promote(releases, Promotion("2", (10, 50), 60.0, GUARDS), [Waiting(GOOD)], said.append)
+    )
+    await reached.wait()
+    assert stage.weights == {"1": 90, "2": 10}
+    promoting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await promoting
+    assert stage.weights == {"1": 100, "2": 0}
+    assert path.read_text() == before
+    assert "interrupted at weight 10" in said
+
+
+async def test_half_saved_file_and_a_busy_lock_are_waited_for(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    tasks: list[asyncio.Task[None]] = []
+
+    async def save_and_work() -> None:
+        text = path.read_text()
+        path.write_text(text[: len(text) // 2])
+        await asyncio.sleep(0.1)
+        path.write_text(text)
+        with ConfigFile(path).exclusive("retire by bob"):
+            broken.append(BAD)
+            await asyncio.sleep(0.2)
+
+    class Disturbed(Told):
+        async def measure(self) -> Mapping[str, Measured]:
+            if not tasks:
+                tasks.append(asyncio.create_task(save_and_work()))
+            return {"errors": broken[-1]}
+
+    broken = [GOOD]
+    with pytest.raises(GuardBroken, match="rolled back at weight 10: errors<1%"):
+        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [Disturbed()], said.append)
+    await tasks[0]
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+async def test_way_back_that_fails_is_told(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.05)
+    releases = releases_on(stage, path, written, said)
+    stage.silent.add("1")
+    with pytest.raises(ReleaseError, match=r"guard broken at weight 10: .*go back to 1=100 2=0, found: .*status 503"):
+        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [Told(BAD)], said.append)
+    assert stage.weights == {"1": 90, "2": 10}
 
 
 async def test_version_that_is_not_released_is_not_promoted(

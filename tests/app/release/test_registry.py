@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from app.card import CARD, WEIGHTS, sha256_of
+from app.card import CARD, WEIGHTS, read_card, sha256_of
 from app.checkpoint import load
-from app.errors import CheckpointError, UnknownVersion
+from app.errors import CheckpointError, ReleaseError, UnknownVersion
+from app.release.registry import ARTIFACT, CARD_TAG, NAME
 from app.release.source import open_registry, placement_of
 from app.settings import PROJECT_DIR, Settings
 
@@ -79,7 +81,48 @@ def test_checkpoint_that_is_not_what_its_card_says_is_not_registered(var_dir: Pa
         open_registry(Settings(var_dir=var_dir)).register(trained, None, {})
 
 
+def test_shipped_versions_are_completed_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    settings = Settings(var_dir=tmp_path / "var")
+    registry = open_registry(settings)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/var/mlflow/mlflow.db")
+    client.create_registered_model(NAME)  # by a command that was killed here
+    trained = tmp_path / "trained"
+    shutil.copytree(SHIPPED / "2", trained)
+    assert registry.register(trained, None, {}).version == "3"
+    assert registry.register(trained, None, {}).version == "4"
+
+    client.set_model_version_tag(NAME, "1", CARD_TAG, "0" * 64)
+    with pytest.raises(ReleaseError, match=r"expected the shipped version 1 .* found 000.*registry of its own"):
+        registry.register(trained, None, {})
+    client.delete_model_version(NAME, "1")
+    with pytest.raises(ReleaseError, match="found the next free number 5"):
+        registry.register(trained, None, {})
+    assert sorted(item.version for item in registry.versions()) == ["2", "3", "4"]
+
+
+def test_run_that_kept_the_checkpoint_is_its_lineage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registry = open_registry(Settings(var_dir=tmp_path / "var"))
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/var/mlflow/mlflow.db")
+    artifacts = (tmp_path / "var" / "mlflow" / "artifacts").as_uri()
+    experiment = client.create_experiment(read_card(SHIPPED / "2").designs[0], artifact_location=artifacts)
+    kept, other = (client.create_run(experiment, tags={"version": "2"}).info.run_id for _ in range(2))
+    client.log_artifacts(kept, str(SHIPPED / "2"), ARTIFACT)
+    client.log_artifacts(other, str(SHIPPED / "1"), ARTIFACT)
+    assert registry.register(SHIPPED / "2", None, {}).run_id == kept
+    assert registry.register(SHIPPED / "2", other, {}).run_id == other
+
+
 def test_version_that_is_nowhere_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(CheckpointError, match="register it with"):
         placement_of("9", None, None, Settings(var_dir=tmp_path))
+
+
+def test_password_of_a_server_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ReleaseError, match=r"found: .*127\.0\.0\.1") as caught:
+        open_registry(Settings(var_dir=tmp_path)).versions()
+    assert "secret" not in caught.value.message

@@ -10,6 +10,7 @@ import pytest
 from app.demo.equipment import rig_equipment
 from app.errors import CheckpointError
 from app.release.validation import reference_score, validate, warm_up
+from app.schemas.equipment import Equipment
 from app.settings import PROJECT_DIR
 from app.store.labels import ConditionLabel
 from app.store.store import Store
@@ -50,14 +51,10 @@ def test_machine_of_its_design_that_does_not_fit_is_named():
         warm_up(checkpoint, [other])
 
 
-async def test_labelled_windows_of_the_store_are_scored(store: Store):
-    checkpoint = validate(SHIPPED, None)
-    rig = rig_equipment()
-    await store.put_equipment(rig)
-    assert await reference_score(checkpoint, [rig], store) == []
+async def put_cycles(store: Store, rig: Equipment, first_us: int) -> None:
     for place, cycle in enumerate(CYCLES):
         values, grades = rig_cycle(cycle)
-        start = START_US + place * 60_000_000
+        start = first_us + place * 60_000_000
         sensors = [name for name, series in values.items() for _ in series]
         times = [start + second * 1_000_000 for series in values.values() for second in range(len(series))]
         flat = np.array([value for series in values.values() for value in series])
@@ -66,10 +63,28 @@ async def test_labelled_windows_of_the_store_are_scored(store: Store):
             rig.equipment_id,
             [ConditionLabel(name, start, start + 60_000_000, grade) for name, grade in grades.items()],
         )
+
+
+async def test_labelled_windows_of_the_store_are_scored(store: Store):
+    checkpoint = validate(SHIPPED, None)
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    assert await reference_score(checkpoint, [rig], store) == []
+    await put_cycles(store, rig, START_US)
     scores = await reference_score(checkpoint, [rig, make_machine()], store)
     assert {score.component_id for score in scores} == {"cooler", "valve", "pump", "accumulator"}
     assert [(score.right, score.windows) for score in scores] == [(3, 3)] * 4
     assert {score.design for score in scores} == {rig.design}
+
+
+async def test_windows_that_the_weights_were_fitted_on_are_left_out(store: Store):
+    checkpoint = validate(SHIPPED, None)
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    # the first begins within the data interval, the others right after it
+    await put_cycles(store, rig, round(checkpoint.card.data.end.timestamp() * 1e6) - 60_000_000)
+    scores = await reference_score(checkpoint, [rig], store)
+    assert [score.windows for score in scores] == [2] * 4
 
 
 def test_card_alone_is_not_enough(tmp_path: Path):
