@@ -140,7 +140,7 @@ def run_fit(
 
     Raises:
         CheckpointError: the directory holds another fit, or training failed more often than `TrainConfig.max_failures`.
-        ValueError: the windows do not fill one batch.
+        InputError: the windows do not fill one batch.
         KeyboardInterrupt: it was interrupted.
     """
     train_W, validation_W = np.sort(train_W), np.sort(validation_W)
