@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
 
 def command_of(config: TrainConfig, chosen: Mapping[str, float]) -> str:
     """Return the command of a training with the hyper-parameters of a trial; it learns from all windows and is watched on none."""
-    said = config.model_dump() | chosen
+    said = config.model_dump() | dict(chosen)
     given = {
         name: str(said[name])
         for name, field in TrainConfig.model_fields.items()
