@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from app.bins import Floats
+from app.errors import InputError
 from train.config import TrainConfig
 from train.labels import Integers
 
@@ -73,7 +74,7 @@ class StreamFeed:
         read: begins an epoch: takes the windows of a step, the windows to shuffle among and a seed, and yields rows.
         windows: W over all workers.
         held: windows to shuffle among.
-        steps_an_epoch: batches that an epoch shows; of a shard that has more, every so many-th is taken.
+        steps_an_epoch: batches that an epoch shows, see `count_steps`; of a shard that has more, so many evenly spaced ones.
         batch: windows of a step, over all workers.
         seed: of the shuffling.
         share: this worker's.
@@ -88,20 +89,24 @@ class StreamFeed:
     share: Share
 
     def steps(self, epoch: int) -> Iterator[Piece]:
-        """Yield as many steps as every worker's shard has, or as an epoch shows.
+        """Yield as many steps as an epoch shows, whatever the number of workers, each epoch one batch further on in the shard.
 
         Raises:
             RuntimeError: the shard is shorter than its share.
         """
         own = self.batch // self.share.world
         there = self.windows // self.share.world // own
-        every = max(1, there // self.steps_an_epoch)
+        # a worker's part of a batch is rounded down, so a shard never has fewer batches than are shown
+        shown = {
+            (step * there + (epoch * self.steps_an_epoch) % there) // self.steps_an_epoch
+            for step in range(self.steps_an_epoch)
+        }
         rows = self.read(own, self.held, self.seed + epoch * 1_000_003 + self.share.rank)
         for number in range(there):
             row = next(rows, None)
             if row is None:
                 raise RuntimeError(f"expected {there} batches of {own} windows in a worker's shard, found {number}")
-            if number % every == epoch % every:
+            if number in shown:
                 yield row["position"].astype(np.int64), row["values"]
 
 
@@ -109,11 +114,13 @@ def count_steps(windows: int, config: TrainConfig) -> int:
     """Return the whole batches of an epoch.
 
     Raises:
-        ValueError: the windows do not fill one.
+        InputError: the windows do not fill one.
     """
     if windows < config.batch:
-        raise ValueError(
-            f"expected at least {config.batch} training windows, found {windows}: import more or lower --batch"
+        raise InputError(
+            f"expected at least {config.batch} training windows, one batch, found {windows}: import more, lower --batch or "
+            "hold out less",
+            "batch",
         )
     return max(1, int(config.epoch_share * windows) // config.batch)
 

@@ -18,15 +18,7 @@ import ray.data
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ray.data.extensions import ArrowTensorArray
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    DataConfig,
-    FailureConfig,
-    Result,
-    RunConfig,
-    TrainingFailedError,
-)
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import ScalingConfig  # what ray.train gives at run time; its own hint is the older one
 from safetensors.torch import load as load_tensors
@@ -45,7 +37,7 @@ from train.opinion import fit_opinion, most_sensors
 from train.progress import EpochRecord, Progress, following
 from train.reference import fit_spec
 from train.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
-from train.state import newest_state, read_state
+from train.state import Saved, best_state, newest_state, read_state
 from train.windows import Windows
 
 FITTED = "fitted.json"
@@ -140,7 +132,7 @@ def run_fit(
 
     Raises:
         CheckpointError: the directory holds another fit, or training failed more often than `TrainConfig.max_failures`.
-        ValueError: the windows do not fill one batch.
+        InputError: the windows do not fill one batch.
         KeyboardInterrupt: it was interrupted.
     """
     train_W, validation_W = np.sort(train_W), np.sort(validation_W)
@@ -173,11 +165,8 @@ def run_fit(
             "notes": directory / NOTES,
         }
         with interrupts_kept():
-            best = _train(given, directory)
-        with best.as_directory() as path:
-            saved = read_state(Path(path))
-        last = newest_state(directory)
-        history = list((read_state(last) if last else saved).state.history)
+            _train(given, directory)
+    saved, history = taken_state(directory, name, is_best_wanted=config.patience is not None)
     prefix = "average." if config.ema else "model."
     model = UniversalTemporalGNN(sized)
     found = model.load_state_dict(
@@ -186,7 +175,7 @@ def run_fit(
     )
     assert not set(found.missing_keys) & {key for key, _ in model.named_parameters()}
     fit_opinion(model, spec, windows, train_W)
-    fitted = Fitted(model.state_dict(), sized, spec, history)
+    fitted = Fitted(model.state_dict(), sized, spec, list(history))
     _write(directory, fitted, digest)
     return fitted
 
@@ -196,12 +185,33 @@ def kept_bytes(windows: Windows, count: int) -> int:
     return 4 * count * len(windows.equipment.sensors) * windows.equipment.bins
 
 
-def _train(given: LoopInput, directory: Path) -> Checkpoint:
-    """Run Ray Train and return the checkpoint whose weights are wanted."""
+def taken_state(directory: Path, name: str, *, is_best_wanted: bool) -> tuple[Saved, tuple[EpochRecord, ...]]:
+    """Read the state whose weights a fit takes, and the history of all its epochs.
+
+    The states on disk decide, not what Ray Train knows of them: of those from before a kill it may know nothing.
+
+    Args:
+        directory: of the fit.
+        name: of the fit, for the message.
+        is_best_wanted: to take the state of most merit instead of the last.
+
+    Raises:
+        CheckpointError: there is no state.
+    """
+    last = newest_state(directory)
+    taken = best_state(directory) if is_best_wanted else last
+    if last is None or taken is None:
+        raise CheckpointError(
+            f"expected a checkpoint of fit '{name}' in '{directory}', found none: run the same command again"
+        )
+    return read_state(taken), read_state(last).state.history
+
+
+def _train(given: LoopInput, directory: Path) -> None:
+    """Run Ray Train; it leaves the states of the best epoch and of the last."""
     config, windows = given["config"], given["windows"]
-    is_best_wanted = config.patience is not None
     try:
-        result = TorchTrainer(
+        TorchTrainer(
             cast("Callable[[dict[str, object]], None]", train_loop),
             train_loop_config=cast("dict[str, object]", given),
             datasets={
@@ -226,10 +236,6 @@ def _train(given: LoopInput, directory: Path) -> Checkpoint:
         raise CheckpointError(
             f"fit '{given['name']}' failed: {error}; run the same command again to go on from its last epoch"
         ) from error
-    found = _chosen(result, is_best_wanted=is_best_wanted)
-    if found is None:
-        raise CheckpointError(f"expected a checkpoint of fit '{given['name']}' in '{directory}', found none")
-    return found
 
 
 def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
@@ -242,15 +248,6 @@ def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
         for position_B, values_BSN in windows.batches(chosen_W)
     ]
     return ray.data.from_arrow(blocks)
-
-
-def _chosen(result: Result, *, is_best_wanted: bool) -> Checkpoint | None:
-    kept = result.best_checkpoints
-    if not is_best_wanted or not kept:
-        return result.checkpoint
-    best: Checkpoint
-    best, _ = max(kept, key=lambda pair: float(pair[1][MERIT]))
-    return best
 
 
 def instruments_of(windows: Windows, train_W: Integers) -> Instruments:

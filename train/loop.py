@@ -33,7 +33,7 @@ from train.windows import Windows
 TRAIN = "train"
 """Name of the dataset of the training windows."""
 MERIT = "merit"
-"""The metric by which checkpoints are kept: the validation's score, or the epoch's number where there is none."""
+"""The metric by which checkpoints are kept, see `FitState.merit`."""
 READ_AT_ONCE = 256
 """Windows of a piece while a worker fills its memory."""
 
@@ -201,7 +201,7 @@ def _agreed(score: float | None, share: Share, device: torch.device) -> float | 
 def _report(learner: Learner, state: FitState, share: Share) -> None:
     """Hand an epoch's figures to Ray Train, on rank 0 with the state."""
     record = state.history[-1]
-    metrics = record.model_dump() | {MERIT: float(record.epoch) if record.score is None else record.score}
+    metrics = record.model_dump() | {MERIT: state.merit}
     if share.rank:
         ray.train.report(metrics)
         return

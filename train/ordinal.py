@@ -41,11 +41,6 @@ class OrdinalMoments(NamedTuple):
     grade_K: Integers
 
 
-def fit_ordinal(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalReading:
-    """Fit a linear reading of grades: `read_off` of `measure`, on all inputs."""
-    return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
-
-
 def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalMoments:
     """Gather the moments of windows' inputs within and between grades.
 

@@ -67,7 +67,7 @@ def begin(
         wrap: makes the network share its gradients with other processes.
 
     Raises:
-        ValueError: the windows do not fill one batch.
+        InputError: the windows do not fill one batch.
     """
     torch.set_num_threads(1)
     train_W, device = np.sort(train_W), torch.device("cpu")
@@ -103,7 +103,7 @@ def fit_plainly(
         The weights after the last epoch, without a second opinion.
 
     Raises:
-        ValueError: the windows do not fill one batch.
+        InputError: the windows do not fill one batch.
     """
     begun = begin(windows, train_W, config)
     unit_h = begun.learner.model.config.rul_unit_h

@@ -24,6 +24,8 @@ SETTINGS = {
     API_SERVER: "http://127.0.0.1:9",
     # A worker's report waits until the controller has taken the one before; its two seconds would be the shortest epoch.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Tune's own handler of Ctrl-C would end a search as if it were done.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Nobody takes a machine away from a cluster that is one machine; on one that is not, whoever starts it may say otherwise.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }

@@ -1,7 +1,8 @@
 """Parts labelled windows into those that a fit may see and those that are held out, so that what is held out is not seen in disguise.
 
 Windows of one configuration, and neighbours of one machine, are near-duplicates; a split at random would score what was learned by heart.
-Invariant: no window of a part's held-out group, machine, level or time is among the windows that its fit sees.
+Invariant: no window of a part's held-out group, machine, level or time is among the windows that its fit sees, and none that shares a
+moment of its machine with one that is held out; but for a split that is asked for as leaky.
 """
 
 import warnings
@@ -62,7 +63,8 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
         plan: how.
 
     Returns:
-        The parts. Of a warm-up a fit sees a few windows, see `training_windows`.
+        The parts. Of a warm-up a fit sees a few windows, see `training_windows`; of windows that overlap one that is held out, none,
+        but for `random-leaky`.
 
     Raises:
         InputError: the kind is not known or refused, a component is not there or has no grades, or there is too little to part.
@@ -94,6 +96,8 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
             )
         case _:
             raise InputError(f"expected a split of {KINDS}, found '{plan.kind}': choose one of these", "split")
+    if kind != LEAKY:
+        parts = [Part(part.name, not_overlapping(windows, part.train_W, part.held_W), part.held_W) for part in parts]
     return [_with_little_warm_up(part, windows, plan) for part in parts]
 
 
@@ -113,7 +117,7 @@ def set_apart(windows: Windows, seen_W: Integers, share: float, seed: int) -> tu
         seed: of the draw.
 
     Returns:
-        Positions of the rest and of what was taken, both rising.
+        Positions of the rest, without windows that overlap one that was taken, and of what was taken; both rising.
 
     Raises:
         InputError: there are fewer than two groups, so nothing would be left.
@@ -135,7 +139,35 @@ def set_apart(windows: Windows, seen_W: Integers, share: float, seed: int) -> tu
         max(2, round(len(numbers) / count)),
         seed,
     )
-    return np.sort(seen_W[fold_W != 0]), np.sort(seen_W[fold_W == 0])
+    taken_W = np.sort(seen_W[fold_W == 0])
+    return not_overlapping(windows, np.sort(seen_W[fold_W != 0]), taken_W), taken_W
+
+
+def not_overlapping(windows: Windows, seen_W: Integers, held_W: Integers) -> Integers:
+    """Leave out the windows that share a moment with a held-out window of the same machine: the two share bins.
+
+    Windows of a run to failure overlap each other where the stride is shorter than a window, and those of intervals with grades.
+
+    Args:
+        windows: labelled windows.
+        seen_W: positions of those that may be seen.
+        held_W: positions of those that must not.
+
+    Returns:
+        Those of `seen_W` that overlap none of `held_W`, in their order.
+    """
+    start_us_W, machine_W = windows.labels.start_us_W, windows.labels.machine_W
+    window_us = windows.equipment.bins * windows.equipment.grid_us
+    is_apart_W = np.ones(len(seen_W), np.bool_)
+    for machine in np.unique(machine_W[held_W]):
+        held_us_W = np.sort(start_us_W[held_W[machine_W[held_W] == machine]])
+        mine_W = machine_W[seen_W] == machine
+        seen_us_W = start_us_W[seen_W[mine_W]]
+        # the first held-out window that does not end before the seen one begins
+        next_W = np.searchsorted(held_us_W, seen_us_W - window_us, side="right")
+        next_us_W = np.append(held_us_W, np.iinfo(np.int64).max)[next_W]
+        is_apart_W[mine_W] = next_us_W >= seen_us_W + window_us
+    return seen_W[is_apart_W]
 
 
 def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed: int) -> Integers:

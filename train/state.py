@@ -45,6 +45,12 @@ class FitState(BaseModel):
         """Return how many epochs are behind."""
         return len(self.history)
 
+    @property
+    def merit(self) -> float:
+        """Return what states are compared by: the validation's score, or the number of epochs where there is none."""
+        score = self.history[-1].score if self.history else None
+        return float(self.epoch) if score is None else score
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:
@@ -79,10 +85,21 @@ def read_state(directory: Path) -> Saved:
 
 def newest_state(parent: Path) -> Path | None:
     """Return the directory under a parent whose state is whole and has the most epochs; None when there is none."""
-    found: dict[Path, int] = {}
+    found = _states(parent)
+    return max(found, key=lambda path: found[path].epoch, default=None)
+
+
+def best_state(parent: Path) -> Path | None:
+    """Return the directory under a parent whose state is whole and has the most merit, of equals the newest; None when there is none."""
+    found = _states(parent)
+    return max(found, key=lambda path: (found[path].merit, found[path].epoch), default=None)
+
+
+def _states(parent: Path) -> dict[Path, FitState]:
+    found: dict[Path, FitState] = {}
     for path in parent.glob(f"*/{STATE}"):
         try:
-            found[path.parent] = read_state(path.parent).state.epoch
+            found[path.parent] = read_state(path.parent).state
         except CheckpointError:
             continue  # cut off by a kill while it was written
-    return max(found, key=lambda path: found[path], default=None)
+    return found

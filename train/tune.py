@@ -2,30 +2,33 @@
 
 Each trial is one fit in one process, scored on validation groups after every epoch; ASHA (Li et al., "A system for massively parallel
 hyperparameter tuning", 2020) ends those that lag behind. Trials run side by side, so no trial needs workers of its own.
-Invariant: no trial sees the windows that `train.split` holds out for figures beyond those it is scored on.
+Invariant: no trial learns from or is scored on what the first part of the split holds out. Of a training with the same split, folds and
+seed, the figures of that part are of windows that the search never saw; those of its other parts are not, and are a little too good.
 """
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypedDict
 
-import numpy as np
 import ray
-from pydantic import ValidationError
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from app.errors import HydraulicDiagnosticsError, InputError
 from app.settings import Settings
+from train.__main__ import config_of
 from train.config import TrainConfig
+from train.feed import count_steps
 from train.labels import Integers
 from train.plain import fit_plainly
 from train.prepare import prepare
 from train.progress import EpochRecord
 from train.session import ray_session
-from train.split import set_apart
+from train.split import SplitPlan, set_apart, split
 from train.windows import Windows
 
 SCORE = "score"
@@ -53,55 +56,77 @@ def main(arguments: list[str]) -> int:
     """Run a search, print its trials best first and the options that repeat the best; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = TrainConfig(
-            equipment=options.equipment,
-            design=options.design,
-            epochs=options.epochs,
-            members=options.members,
-            seed=options.seed,
-            validation_share=options.validation_share,
-            workers="1",
-        )
-        windows = prepare(Settings().at(options.dsn), config)
-        tried = search(windows, config, options.trials, options.at_once)
-    except ValidationError as error:
-        print(f"error: the search can't run so: {error}", file=sys.stderr)
-        return 1
+        config = config_of(options)
+        for name in ("trials", "at_once"):
+            if getattr(options, name) < 1:
+                raise InputError(
+                    f"the search can't run so: expected --{name.replace('_', '-')} of at least 1, found {getattr(options, name)}",
+                    name,
+                )
+        settings = Settings().at(options.dsn)
+        windows = prepare(settings, config)
+        tried = search(windows, config, options.trials, options.at_once, settings.var_dir / "training" / "tune")
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the trials so far are under var/training/tune", file=sys.stderr)
+        return 130
     for score, epochs, chosen in tried:
         print(f"score {score:.3f} after {epochs:>3} epochs  {_options(chosen)}")
-    print(
-        f"train with the best: python -m train --equipment {options.equipment or options.design} {_options(tried[0][2])}"
-    )
+    print(f"train with the best: {command_of(config, tried[0][2])}")
     return 0
 
 
+def command_of(config: TrainConfig, chosen: Mapping[str, float]) -> str:
+    """Return the command of a training with the hyper-parameters of a trial; it learns from all windows and is watched on none."""
+    said = config.model_dump() | dict(chosen)
+    given = {
+        name: str(said[name])
+        for name, field in TrainConfig.model_fields.items()
+        if said[name] != field.default and name not in {"workers", "validation_share"}
+    }
+    return shlex.join(
+        ["python", "-m", "train", *(word for name, value in given.items() for word in (_option(name), value))]
+    )
+
+
+def parted(windows: Windows, config: TrainConfig) -> tuple[Integers, Integers]:
+    """Return what trials learn from and what they are scored on: nothing of what the split's first part holds out.
+
+    Raises:
+        InputError: the windows can't be split as asked.
+    """
+    plan = SplitPlan(config.split, config.folds, config.held_share, config.warm_up_windows, config.seed)
+    return set_apart(windows, split(windows, plan)[0].train_W, config.validation_share, config.seed)
+
+
 def search(
-    windows: Windows, config: TrainConfig, trials: int, at_once: int
+    windows: Windows, config: TrainConfig, trials: int, at_once: int, storage: Path
 ) -> list[tuple[float, int, dict[str, float]]]:
-    """Try hyper-parameters.
+    """Try hyper-parameters on what the first part of the split lets a fit see, of a warm-up a few windows.
 
     Args:
         windows: of machines of one topology; every node must see their directory.
         config: of all trials but for what `SPACE` holds.
         trials: how many.
         at_once: how many side by side.
+        storage: directory that all nodes see, for Ray Tune's record of the search.
 
     Returns:
         Last score, epochs and hyper-parameters of each trial, the best score first.
 
     Raises:
-        InputError: no trial came to a score.
+        InputError: the windows can't be split as asked or do not fill a batch, or no trial came to a score.
     """
-    train_W, validation_W = set_apart(windows, np.arange(len(windows)), config.validation_share, config.seed)
+    train_W, validation_W = parted(windows, config)
+    count_steps(len(train_W), config.model_copy(update={"batch": min(SPACE["batch"])}))
     given: Trial = {"windows": windows, "train_W": train_W, "validation_W": validation_W, "config": config}
     with ray_session(at_once):
         held = ray.put(given)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_try, held=held), {"cpu": 1}),
-            param_space=_space(),
+            param_space=_space(len(train_W)),
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
@@ -111,7 +136,7 @@ def search(
                     time_attr="training_iteration", max_t=config.epochs, grace_period=max(1, config.epochs // 8)
                 ),
             ),
-            run_config=tune.RunConfig(verbose=0),
+            run_config=tune.RunConfig(storage_path=str(storage.absolute()), verbose=0),
         )
         results = tuner.fit()
     found = [
@@ -137,15 +162,22 @@ def _try(chosen: dict[str, float], held: "ray.ObjectRef[Trial]") -> None:
     fit_plainly(given["windows"], given["train_W"], given["validation_W"], config, hear)
 
 
-def _space() -> dict[str, object]:
+def _space(windows: int) -> dict[str, object]:
+    """Return what Ray Tune draws from, without batches that the windows do not fill."""
     return {
-        name: tune.loguniform(*values) if isinstance(values[0], float) else tune.choice(list(values))
+        name: tune.loguniform(*values)
+        if isinstance(values[0], float)
+        else tune.choice([value for value in values if name != "batch" or value <= windows])
         for name, values in SPACE.items()
     }
 
 
 def _options(chosen: Mapping[str, float]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value:.4g}" for name, value in sorted(chosen.items()))
+    return " ".join(f"{_option(name)} {value:.4g}" for name, value in sorted(chosen.items()))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,8 +191,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dsn", help="database; without it HYDRAULIC_DSN, or the local one")
     parser.add_argument("--trials", type=int, default=16, help="default 16")
     parser.add_argument("--at-once", type=int, default=2, help="trials side by side, default 2")
-    parser.add_argument("--epochs", type=int, default=16, help="of a trial that is not ended early, default 16")
-    parser.add_argument("--members", type=int, default=1, help="networks of a trial, default 1")
-    parser.add_argument("--validation-share", type=float, default=0.2, help="of the groups, default 0.2")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--epochs", default=16, help="of a trial that is not ended early, default 16")
+    parser.add_argument("--members", default=1, help="networks of a trial, default 1")
+    parser.add_argument("--validation-share", default=0.2, help="of the groups that trials may see, default 0.2")
+    parser.add_argument(
+        "--split", default="group", help="as of the training; its first part is held out, default group"
+    )
+    parser.add_argument("--folds", default=5, help="as of the training, default 5")
+    parser.add_argument("--seed", default=0, help="default 0")
+    parser.set_defaults(workers="1")
     return parser

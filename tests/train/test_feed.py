@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from app.errors import InputError
 from train.config import TrainConfig
 from train.feed import KeptFeed, Rows, Share, StreamFeed, count_steps, gather
 
@@ -66,6 +67,28 @@ def test_stream_of_which_an_epoch_shows_a_third_takes_every_third() -> None:
     assert firsts == [[100, 112], [104, 116], [108, 120]]
 
 
+@pytest.mark.parametrize(("epoch_share", "world", "steps"), [(0.6, 1, 18), (0.6, 3, 18), (1.0, 3, 31), (0.03, 3, 1)])
+def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
+    epoch_share: float, world: int, steps: int
+) -> None:
+    config = TrainConfig(equipment="press-1", batch=32, epoch_share=epoch_share)
+    shard = np.arange(1000 // world)
+
+    def read(size: int, held: int, seed: int) -> Iterator[Rows]:
+        for first in range(0, len(shard) - size + 1, size):
+            yield {"position": shard[first : first + size], "values": np.empty((size, 1, 1), np.float32)}
+
+    feed = StreamFeed(read, 1000, 30, count_steps(1000, config), config.batch, 0, Share(0, world))
+    own = 32 // world
+    there = len(shard) // own
+    for epoch in range(5):
+        taken = [int(positions[0]) // own for positions, _ in feed.steps(epoch)]
+        assert len(taken) == steps
+        gaps = np.diff([-1, *taken, there])
+        assert (gaps > 0).all()
+        assert gaps.max() <= -(-there // steps)
+
+
 def test_stream_that_ends_early_says_so() -> None:
     feed, _ = stream(6, rows=9)
     with pytest.raises(RuntimeError, match="expected 6 batches of 4 windows in a worker's shard, found 2"):
@@ -82,7 +105,8 @@ def test_rows_in_any_order_are_put_in_place() -> None:
 
 def test_windows_that_fill_no_batch_are_refused() -> None:
     config = TrainConfig(equipment="press-1", batch=64)
-    with pytest.raises(ValueError, match="at least 64 training windows, found 60"):
+    with pytest.raises(InputError, match=r"at least 64 training windows, .*found 60: .* lower --batch") as refused:
         count_steps(60, config)
+    assert refused.value.field == "batch"
     assert count_steps(200, config) == 3
     assert count_steps(200, config.model_copy(update={"epoch_share": 0.4})) == 1

@@ -10,7 +10,7 @@ import torch
 from app.errors import CheckpointError
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, parted
-from train.fit import run_fit
+from train.fit import FITTED, SNAPSHOT, run_fit
 from train.plain import fit_plainly
 from train.progress import EpochRecord, Progress
 from train.session import ray_session
@@ -28,7 +28,13 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: p
         kept = run_fit(windows, *parted(60), config, "kept", storage, progress)
         other = run_fit(windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage, progress)
         grown = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
+        # killed after its last epoch, while Ray Train wrote its record
+        (storage / "elastic" / FITTED).unlink()
+        (storage / "elastic" / SNAPSHOT).write_text('{"torn": ')
+        torn = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
     assert signal.getsignal(signal.SIGINT) is on_interrupt
+    assert torn.history == grown.history
+    assert all(torch.equal(torn.weights[name], tensor) for name, tensor in grown.weights.items())
     assert all(torch.equal(kept.weights[name], tensor) for name, tensor in expected.items())
     assert [record.score for record in kept.history] == [record.score for record in undisturbed]
     assert (kept.model().opinion.place_GR >= 0).any()

@@ -16,7 +16,7 @@ from tests.small import Small, graded, press, small, wave
 from train import opinion
 from train.labels import Integers
 from train.opinion import fit_opinion, most_sensors
-from train.ordinal import fit_ordinal
+from train.ordinal import measure, read_off
 from train.predict import predict
 from train.reach import sensors_in_reach
 from train.windows import Windows, write_windows
@@ -53,7 +53,7 @@ def fitted_on(sensors: list[int], graphs: list[GraphBatch], windows: Windows, co
     """Return the logits of a reading that knows these sensors only, of each window."""
     x_WL = np.stack([graph.x_STF[sensors] for graph in graphs]).reshape(len(graphs), -1).astype(np.float64)
     grade_W: Integers = windows.labels.grade_WV[:, component]
-    reading = fit_ordinal(x_WL, grade_W, windows.group_W, HEALTH_K)
+    reading = read_off(measure(x_WL, grade_W, windows.group_W, HEALTH_K), np.ones(x_WL.shape[1], np.bool_))
     return (x_WL @ reading.weight_LK + reading.bias_K).astype(np.float32)
 
 

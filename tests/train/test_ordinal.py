@@ -4,7 +4,7 @@ import numpy as np
 
 from app.bins import Doubles
 from train.labels import Integers
-from train.ordinal import fit_ordinal, measure, read_off
+from train.ordinal import OrdinalReading, measure, read_off
 
 HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
 
@@ -20,9 +20,14 @@ def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
     return x_WL, grade_W, group_W
 
 
+def of_all(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles = HEALTH_K) -> OrdinalReading:
+    """Return the reading that may use every input."""
+    return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
+
+
 def test_grades_are_read_off_in_order() -> None:
     x_WL, grade_W, group_W = graded(240)
-    reading = fit_ordinal(x_WL, grade_W, group_W, HEALTH_K)
+    reading = of_all(x_WL, grade_W, group_W)
     logit_WK = x_WL @ reading.weight_LK + reading.bias_K
     assert reading.grade_K.tolist() == [0, 1, 2, 3]
     assert (logit_WK.argmax(1) == grade_W).mean() > 0.8
@@ -31,14 +36,14 @@ def test_grades_are_read_off_in_order() -> None:
 
 def test_what_differs_between_groups_is_hardly_heard() -> None:
     x_WL, grade_W, group_W = graded(240)
-    reading = fit_ordinal(x_WL, grade_W, group_W, HEALTH_K)
+    reading = of_all(x_WL, grade_W, group_W)
     of_grade, of_group = np.abs(reading.weight_LK[:2, 0])
     assert of_group < 0.05 * of_grade
 
 
 def test_two_grades_on_one_input_are_parted_in_the_middle() -> None:
     x_WL = np.array([[0.0], [2.0], [6.0], [8.0]])
-    reading = fit_ordinal(x_WL, np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), np.array([1.0, 0.2]))
+    reading = of_all(x_WL, np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), np.array([1.0, 0.2]))
     middle_K = np.array([[4.0]]) @ reading.weight_LK + reading.bias_K
     assert np.isclose(middle_K[0, 0], middle_K[0, 1])
     # means 1 and 7 and a variance of 1 within grades: the log odds rise by 6 for each unit, once freely and once along the direction
@@ -48,7 +53,7 @@ def test_two_grades_on_one_input_are_parted_in_the_middle() -> None:
 def test_grade_that_never_occurred_is_left_out() -> None:
     x_WL, grade_W, group_W = graded(240)
     chosen_W = grade_W != 2
-    reading = fit_ordinal(x_WL[chosen_W], grade_W[chosen_W], group_W[chosen_W], HEALTH_K)
+    reading = of_all(x_WL[chosen_W], grade_W[chosen_W], group_W[chosen_W])
     assert reading.grade_K.tolist() == [0, 1, 3]
     assert reading.weight_LK.shape == (6, 3)
 
@@ -56,22 +61,22 @@ def test_grade_that_never_occurred_is_left_out() -> None:
 def test_order_of_the_windows_does_not_matter() -> None:
     x_WL, grade_W, group_W = graded(60)
     order_W = np.random.default_rng(1).permutation(60)
-    first = fit_ordinal(x_WL, grade_W, group_W, HEALTH_K)
-    second = fit_ordinal(x_WL[order_W], grade_W[order_W], group_W[order_W], HEALTH_K)
+    first = of_all(x_WL, grade_W, group_W)
+    second = of_all(x_WL[order_W], grade_W[order_W], group_W[order_W])
     np.testing.assert_allclose(second.weight_LK, first.weight_LK, rtol=1e-6)
 
 
 def test_inputs_that_never_vary_are_not_heard() -> None:
     x_WL, grade_W, group_W = graded(60)
     x_WL[:, 4] = 3.0
-    assert np.allclose(fit_ordinal(x_WL, grade_W, group_W, HEALTH_K).weight_LK[4], 0.0)
+    assert np.allclose(of_all(x_WL, grade_W, group_W).weight_LK[4], 0.0)
 
 
 def test_reading_of_some_inputs_is_that_of_a_fit_which_never_saw_the_others() -> None:
     x_WL, grade_W, group_W = graded(240)
     is_read_L = np.array([True, True, False, True, False, True])
     found = read_off(measure(x_WL, grade_W, group_W, HEALTH_K), is_read_L)
-    expected = fit_ordinal(x_WL[:, is_read_L], grade_W, group_W, HEALTH_K)
+    expected = of_all(x_WL[:, is_read_L], grade_W, group_W)
     np.testing.assert_allclose(found.weight_LK[is_read_L], expected.weight_LK, rtol=1e-9)
     np.testing.assert_allclose(found.bias_K, expected.bias_K, rtol=1e-9)
     assert not found.weight_LK[~is_read_L].any()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from app.errors import InputError
 from tests.small import START_US, graded, press
-from train.labels import configurations
-from train.split import SplitPlan, set_apart, split, split_folds, training_windows, whole
+from train.labels import Integers, configurations
+from train.split import SplitPlan, not_overlapping, set_apart, split, split_folds, training_windows, whole
 from train.windows import Windows, groups
 
 
@@ -125,6 +125,48 @@ def test_what_is_held_out_is_never_seen(
     if kind in {"group", "machine", "leave-level:pump", "leave-block:pump+valve"}:
         everything = np.concatenate([part.held_W for part in parts])
         assert len(set(everything.tolist())) == len(everything)
+
+
+def shares_a_moment(windows: Windows, first_W: Integers, second_W: Integers) -> bool:
+    """Return whether a window of 12 s overlaps one of the others on its machine, pair by pair."""
+    labels = windows.labels
+    return any(
+        labels.machine_W[first] == labels.machine_W[second]
+        and abs(int(labels.start_us_W[first] - labels.start_us_W[second])) < 12_000_000
+        for first in first_W.tolist()
+        for second in second_W.tolist()
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 1)), min_size=12, max_size=40),
+    st.integers(1, 4),
+    st.sampled_from([1, 5, 11, 12]),
+    st.sampled_from(PLANS),
+    st.integers(0, 5),
+)
+def test_no_train_window_overlaps_a_held_one_of_its_machine(
+    grades: list[tuple[int, int]], machines: int, stride: int, kind: str, seed: int
+) -> None:
+    windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
+    try:
+        parts = split(windows, SplitPlan(kind, folds=2, seed=seed))
+    except InputError:
+        return  # too little to part
+    for part in parts:
+        assert not shares_a_moment(windows, part.train_W, part.held_W)
+        if stride == 12 and kind == "group":
+            # windows that touch do not overlap: nothing is lost
+            assert len(part.train_W) + len(part.held_W) == len(windows)
+        if len(np.unique(windows.group_W[part.train_W])) > 1:
+            rest_W, apart_W = set_apart(windows, part.train_W, 0.3, seed)
+            assert not shares_a_moment(windows, rest_W, apart_W)
+
+
+def test_only_what_overlaps_is_left_out() -> None:
+    windows = made(np.zeros((12, 3), np.int64), machines=2, stride=5)
+    assert not_overlapping(windows, np.array([0, 1, 2, 4, 5, 6, 9]), np.array([3])).tolist() == [0, 6, 9]
+    assert not_overlapping(windows, np.array([0, 1]), np.empty(0, np.int64)).tolist() == [0, 1]
 
 
 def test_parts_are_named() -> None:

@@ -1,5 +1,7 @@
 """What goes with a job to a cluster, and what is said when there is none."""
 
+from pathlib import Path
+
 import pytest
 
 from app.errors import InputError
@@ -10,17 +12,39 @@ from train.submit import job_environment, submit
 def test_database_travels_as_a_variable_and_local_matters_stay() -> None:
     here = {
         "HYDRAULIC_DSN": "old",
-        "HYDRAULIC_VAR_DIR": "/here",
+        "HYDRAULIC_VAR_DIR": "/shared",
         "HYDRAULIC_API_KEY": "k",
         "HYDRAULIC_LOG_LEVEL": "INFO",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "HOME": "/",
     }
-    found = job_environment(here, "new")
-    assert found == {"HYDRAULIC_DSN": "new", "HYDRAULIC_LOG_LEVEL": "INFO", "PYTHONUNBUFFERED": "1"}
-    assert job_environment(here, None)["HYDRAULIC_DSN"] == "old"
+    found = job_environment(here, "new", "0abc-dirty")
+    assert found == {
+        "HYDRAULIC_DSN": "new",
+        "HYDRAULIC_VAR_DIR": "/shared",
+        "HYDRAULIC_LOG_LEVEL": "INFO",
+        "HYDRAULIC_GIT_REVISION": "0abc-dirty",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "PYTHONUNBUFFERED": "1",
+    }
+    assert job_environment(here, None, "0abc")["HYDRAULIC_DSN"] == "old"
 
 
-def test_address_where_no_cluster_answers_is_named() -> None:
+def test_directory_of_a_job_is_the_same_from_wherever_it_runs() -> None:
+    found = job_environment({"HYDRAULIC_VAR_DIR": "shared"}, None, "0abc")
+    assert found["HYDRAULIC_VAR_DIR"] == str(Path.cwd() / "shared")
+
+
+@pytest.mark.parametrize("here", [{}, {"HYDRAULIC_VAR_DIR": ""}])
+def test_job_without_a_shared_directory_is_refused(here: dict[str, str]) -> None:
+    with pytest.raises(
+        InputError, match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* see, found none"
+    ):
+        job_environment(here, None, "0abc")
+
+
+def test_address_where_no_cluster_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", "/shared")
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(InputError, match=f"dashboard answers at '{address}'"):
         submit(address, ["--equipment", "press-1"])

@@ -6,17 +6,62 @@ import pytest
 
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
-from train.tune import SPACE, main, search
+from train.config import TrainConfig
+from train.split import SplitPlan, split
+from train.tune import SPACE, command_of, main, parted, search
 
 
 def test_search_gives_every_trial_with_the_best_first(tmp_path: Path) -> None:
-    windows = graded_windows(tmp_path, 20)
-    tried = search(windows, CONFIG.model_copy(update={"epochs": 2, "heads": 4, "hidden": 16}), trials=2, at_once=1)
+    windows, storage = graded_windows(tmp_path / "windows", 40), tmp_path / "tune"
+    config = CONFIG.model_copy(update={"epochs": 2, "heads": 4, "hidden": 16})
+    tried = search(windows, config, trials=2, at_once=1, storage=storage)
+    assert list(storage.iterdir())
     assert len(tried) == 2
     assert tried[0][0] >= tried[1][0]
     for _, epochs, chosen in tried:
         assert epochs in (1, 2)
         assert set(chosen) == set(SPACE)
+
+
+def test_command_of_the_best_says_all_that_differs_from_a_plain_training() -> None:
+    config = TrainConfig(design="two presses", epochs=16, members=1, folds=3, validation_share=0.2, workers="1")
+    chosen = {"learning_rate": 0.0123456789, "hidden": 48, "batch": 32}
+    assert command_of(config, chosen) == (
+        "python -m train --design 'two presses' --folds 3 --epochs 16 --learning-rate 0.0123456789 --hidden 48 --members 1"
+    )
+
+
+def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path, 10)
+    config = CONFIG.model_copy(update={"warm_up_windows": 2})
+    train_W, validation_W = parted(windows, config)
+    seen = {*train_W.tolist(), *validation_W.tolist()}
+    held_W = split(windows, SplitPlan())[0].held_W
+    assert len(seen) == len(train_W) + len(validation_W)
+    assert not seen & set(held_W.tolist())
+    assert windows.warm_up_W[sorted(seen)].sum() <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1"),
+        (["--folds", "many"], "--folds: Input should be a valid integer"),
+        (["--trials", "0"], "expected --trials of at least 1, found 0"),
+    ],
+)
+def test_value_that_can_not_be_used_is_named(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--equipment", "press-1", *options]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_interrupted_search_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.tune.prepare", interrupted)
+    assert main(["--equipment", "press-1"]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_search_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
