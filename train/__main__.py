@@ -36,6 +36,11 @@ def main(arguments: list[str]) -> int:
     try:
         config = config_of(options)
         if options.address:
+            if options.out and not options.out.is_absolute():
+                raise InputError(
+                    f"expected --out with --address to be absolute and on a disk that the cluster shares, found '{options.out}'",
+                    "out",
+                )
             from train.submit import submit
 
             return submit(options.address, without(arguments, "--dsn", "--address"), options.dsn)
