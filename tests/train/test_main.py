@@ -96,7 +96,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert metrics.studies["leave-level:valve"].parts.keys() == {"valve=new", "valve=worn"}
     assert json.loads((out / files.TRAIN_CONFIG).read_text())["epochs"] == 2
     assert list((tmp_path / "var" / "mlflow").iterdir())
-    assert not list((tmp_path / "var" / "training" / "jobs").iterdir())
+    assert [path.suffix for path in (tmp_path / "var" / "training" / "jobs").iterdir()] == [".lock"]
     assert await run(store, *arguments) == 1
     assert "already holds a checkpoint" in capsys.readouterr().err
 
