@@ -21,6 +21,7 @@ import yaml
 
 from app.card import WEIGHTS
 from app.release.__main__ import main
+from app.store.embedded import release_embedded
 from tests.system import PROJECT_DIR, System
 
 pytestmark = [
@@ -57,7 +58,11 @@ def release(system: System, monkeypatch: pytest.MonkeyPatch) -> Release:
         out, err = io.StringIO(), io.StringIO()
         places = [] if command in {"list", "register"} else where
         started = time.monotonic()
-        status = main([command, *arguments, *places], out, err)
+        try:
+            status = main([command, *arguments, *places], out, err)
+        finally:
+            # a command of its own process would have ended; this one must not keep the database up
+            release_embedded((system.var_dir / "postgres").resolve())
         return Done(status, out.getvalue(), err.getvalue(), time.monotonic() - started)
 
     return run
