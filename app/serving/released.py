@@ -12,10 +12,6 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
-from app.calibration import Calibration
-from app.card import Card
 from app.diagnose import Scores
 from app.errors import (
     CheckpointError,
@@ -25,10 +21,8 @@ from app.errors import (
     UnknownVersion,
 )
 from app.evidence import InputSummary
-from app.feature_spec import FeatureSpec
 from app.graph import concatenate, split_output
 from app.knowledge import Knowledge
-from app.schemas.equipment import Equipment
 from app.serving.circuit_breaker import CircuitBreaker
 from app.serving.messages import (
     BuildAnswer,
@@ -43,6 +37,7 @@ from app.serving.messages import (
 from app.serving.metrics import Metrics
 from app.serving.recent import Recent
 from app.serving.traffic import Release, Traffic, order_of_versions
+from app.serving.version import Version, name_of, read_version
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +79,6 @@ class Scored:
     summary: InputSummary
     knowledge: Knowledge
     fallback: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A released version as its replicas describe it."""
-
-    release: Release
-    card: Card
-    spec: FeatureSpec
-    calibration: Calibration
-    description: VersionDescription
-
-    def knowledge_of(self, equipment: Equipment) -> Knowledge:
-        """Return what this version was taught about an equipment's design."""
-        return Knowledge.of(self.release.version, equipment.design, self.card, self.spec, self.calibration)
 
 
 class _Part(NamedTuple):
@@ -167,21 +147,7 @@ class ReleasedVersions:
         if known is not None and known.release.application == release.application:
             return known
         description = await self._asked(release, self._chain.describe(release.application))
-        try:
-            card = Card.model_validate_json(description.card)
-            spec = FeatureSpec.model_validate_json(description.feature_spec)
-            calibration = Calibration.model_validate_json(description.calibration)
-        except ValidationError as error:
-            raise ModelUnavailable(
-                f"expected the checkpoint's documents from {_name(release)}, found {error.error_count()} errors "
-                "in them: deploy the ingress and the version from the same release"
-            ) from error
-        if card.version != release.version:
-            raise ModelUnavailable(
-                f"expected application '{release.application}' to hold version {release.version} as its release says, found "
-                f"version {card.version}: correct the release or the application's checkpoint"
-            )
-        version = Version(release=release, card=card, spec=spec, calibration=calibration, description=description)
+        version = read_version(release, description)
         self._versions[release.version] = version
         return version
 
@@ -191,7 +157,7 @@ class ReleasedVersions:
         Raises:
             ModelUnavailable: no replica answered in time.
         """
-        await self._within(self._chain.probe(release.application), _name(release))
+        await self._within(self._chain.probe(release.application), name_of(release))
 
     async def score(self, windows: Sequence[WindowToScore]) -> list[Scored | HydraulicDiagnosticsError]:
         """Score windows, each with the version that is its own.
@@ -358,7 +324,7 @@ class ReleasedVersions:
         """Await a call to a version, counted as its own: what it failed stays visible when another stands in for it."""
         started = time.perf_counter()
         try:
-            answer = await self._within(call, _name(release))
+            answer = await self._within(call, name_of(release))
         except ModelUnavailable:
             self._metrics.version_calls.labels(release.version, "failed").inc()
             raise
@@ -391,10 +357,6 @@ class ReleasedVersions:
 
     def _breaker(self, version: str) -> CircuitBreaker:
         return self._breakers.setdefault(version, CircuitBreaker(time.monotonic))
-
-
-def _name(release: Release) -> str:
-    return f"version {release.version}"
 
 
 def _of_project(error: BaseException | None) -> HydraulicDiagnosticsError | None:

@@ -1,0 +1,60 @@
+"""A released version as its replicas describe it: the documents of its checkpoint, read without torch.
+
+Invariant: a version that is returned is the one that its release names.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from app.calibration import Calibration
+from app.card import Card
+from app.errors import ModelUnavailable
+from app.feature_spec import FeatureSpec
+from app.knowledge import Knowledge
+from app.schemas.equipment import Equipment
+from app.serving.messages import VersionDescription
+from app.serving.traffic import Release
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A released version as its replicas describe it."""
+
+    release: Release
+    card: Card
+    spec: FeatureSpec
+    calibration: Calibration
+    description: VersionDescription
+
+    def knowledge_of(self, equipment: Equipment) -> Knowledge:
+        """Return what this version was taught about an equipment's design."""
+        return Knowledge.of(self.release.version, equipment.design, self.card, self.spec, self.calibration)
+
+
+def name_of(release: Release) -> str:
+    """Return what messages call a release."""
+    return f"version {release.version}"
+
+
+def read_version(release: Release, description: VersionDescription) -> Version:
+    """Read what a release's replicas say of it.
+
+    Raises:
+        ModelUnavailable: the documents can't be read, or are of another version than the release says.
+    """
+    try:
+        card = Card.model_validate_json(description.card)
+        spec = FeatureSpec.model_validate_json(description.feature_spec)
+        calibration = Calibration.model_validate_json(description.calibration)
+    except ValidationError as error:
+        raise ModelUnavailable(
+            f"expected the checkpoint's documents from {name_of(release)}, found {error.error_count()} errors "
+            "in them: deploy the ingress and the version from the same release"
+        ) from error
+    if card.version != release.version:
+        raise ModelUnavailable(
+            f"expected application '{release.application}' to hold version {release.version} as its release says, found "
+            f"version {card.version}: correct the release or the application's checkpoint"
+        )
+    return Version(release=release, card=card, spec=spec, calibration=calibration, description=description)
