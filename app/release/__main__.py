@@ -20,7 +20,8 @@ from typing import TextIO
 from app.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
 from app.release.config_file import ConfigFile
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
-from app.release.operations import Asker, Releases
+from app.release.ledger import Asker
+from app.release.operations import Releases
 from app.release.promotion import GuardBroken, Promotion, promote
 from app.release.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.service_api import ServiceApi, api_key, service_url

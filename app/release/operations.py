@@ -1,8 +1,7 @@
 """Releases as operations: what may be done to the versions that run, in the order in which no request is lost.
 
 Add first (application with weight 0, warmed up by real diagnoses), move weight then, remove last. The file is changed and applied
-together; when what runs does not follow, the file goes back to what does. It is one long file because all commands share one order of
-warm-up, lock, file, Serve and history, which must be seen in one place.
+together; when what runs does not follow, the file goes back to what does.
 Invariant: no version gets weight before it answered, and none is removed while it has any.
 """
 
@@ -12,20 +11,18 @@ import difflib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from app.card import CARD, Card
 from app.checkpoint_cache import local_directory
-from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, StoreError
+from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError
 from app.release.config_file import ConfigFile, ReadConfig
 from app.release.edits import APPLICATION_PREFIX, Placement, with_version, with_weights, without_version
-from app.release.history import FOUND, ROLLBACK, in_use, weights_before
+from app.release.history import ROLLBACK, in_use, weights_before
+from app.release.ledger import Asker, History, Ledger, told
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi
 from app.release.view import difference
-from app.store.releases import ReleaseEvent
 
 START_S = 300.0
 """How long a version may take to start: a node may have to fetch it, and load torch."""
@@ -33,28 +30,7 @@ WARM_UP_S = 30.0
 QUICK_WARM_UP_S = 3.0
 IN_FORCE_S = 10.0
 GONE_S = 60.0
-HISTORY = 500
 _LOCK_POLL_S = 0.05
-
-
-class History(Protocol):
-    """Where releases are written down; the store is one."""
-
-    async def record_release(
-        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
-    ) -> ReleaseEvent:
-        """Add an event."""
-
-    async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
-        """Return the newest events, newest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks for a release, and why."""
-
-    actor: str
-    reason: str
 
 
 class WeightsTaken(ReleaseConflict):
@@ -100,7 +76,7 @@ class Releases:
         self._file = file
         self._serve = serve
         self._service = service
-        self._history = history
+        self._ledger = Ledger(history, asker, say)
         self._asker = asker
         self._say = say
         self._dry_run = dry_run
@@ -123,7 +99,7 @@ class Releases:
         if door is not None and door.status == "RUNNING":
             had = await self._service.weights()
             await self._warm_up(before, [name for name, weight in weights.items() if weight > had.get(name, 0.0)])
-            await self._note_found(had)
+            await self._ledger.note_found(had)
         else:
             self._say("nothing answers yet: no version was warmed up before it has its weight")
         async with self._alone("apply"):
@@ -134,7 +110,7 @@ class Releases:
             await self._serve.apply(before.data)
             await self._in_force(before)
         self._say("applied: " + told(weights))
-        await self._record(max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights)
+        await self._ledger.record(max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights)
 
     async def split(
         self, weights: Mapping[str, float], action: str = "split", version: str | None = None, reason: str | None = None
@@ -205,7 +181,7 @@ class Releases:
             await asyncio.sleep(_LOCK_POLL_S)
 
     async def _roll_back_once(self) -> None:
-        events = await self._events()
+        events = await self._ledger.events()
         before = self._file.read()
         now = in_use(_weights(before))
         if not events or in_use(events[0].weights) != now:
@@ -260,7 +236,7 @@ class Releases:
                 f"version {placement.version} was refused and taken out again, the others answer as before: {error.message}"
             ) from error
         self._say(f"version {placement.version} runs, with weight 0")
-        await self._record(placement.version, "deploy", _weights(self._file.read()))
+        await self._ledger.record(placement.version, "deploy", _weights(self._file.read()))
 
     async def retire(self, version: str) -> None:
         """Remove a version that has no weight.
@@ -279,7 +255,7 @@ class Releases:
             await self._in_force(after)
         await self._serve.wait_gone(application.application, GONE_S)
         self._say(f"version {version} is gone")
-        await self._record(version, "retire", _weights(after))
+        await self._ledger.record(version, "retire", _weights(after))
 
     async def ingress_replicas(self) -> int:
         """Return how many ingress replicas run.
@@ -315,7 +291,7 @@ class Releases:
             return
         gaining = [name for name, weight in weights.items() if weight > had[name]]
         await self._warm_up(before, gaining)
-        await self._note_found(had)
+        await self._ledger.note_found(had)
         async with self._alone(action):
             after = await self._replace(before, text)
             try:
@@ -325,7 +301,7 @@ class Releases:
                 raise ReleaseError(f"the weights before stay in force: {error.message}") from error
         self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after))}")
         about = version or max(gaining, key=lambda name: weights[name] - had[name])
-        await self._record(about, action, _weights(after), reason)
+        await self._ledger.record(about, action, _weights(after), reason)
 
     async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
         for version in versions:
@@ -396,36 +372,6 @@ class Releases:
             return Card.model_validate_json((local_directory(checkpoint, self._var_dir) / CARD).read_bytes()).designs
         except (OSError, ValueError):
             return ()  # not on this machine: any registered machine will do
-
-    async def _events(self) -> list[ReleaseEvent]:
-        try:
-            return await self._history.list_releases(HISTORY)
-        except StoreError as error:
-            raise ReleaseError(
-                f"expected the history of releases in the database, found: {error.message}; give the weights with `split`"
-            ) from error
-
-    async def _note_found(self, weights: Mapping[str, float]) -> None:
-        """Write down weights that no command has set, so that one can go back to them."""
-        with contextlib.suppress(StoreError):
-            events = await self._history.list_releases(1)
-            if not events or in_use(events[0].weights) != in_use(weights):
-                most = max(weights, key=lambda version: weights[version])
-                await self._history.record_release(
-                    most, FOUND, weights, actor=self._asker.actor, reason="in force before, set by hand in the file"
-                )
-
-    async def _record(self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None) -> None:
-        why = self._asker.reason if reason is None else reason
-        try:
-            await self._history.record_release(version, action, weights, actor=self._asker.actor, reason=why)
-        except StoreError as error:
-            self._say(f"warning: done, but not written to the history of releases: {error.message}")
-
-
-def told(weights: Mapping[str, float]) -> str:
-    """Write weights as `split` reads them."""
-    return " ".join(f"{version}={weight:g}" for version, weight in weights.items())
 
 
 def _weights(config: ReadConfig) -> dict[str, float]:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from app.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
 from app.release.guards import Guard, Measured, Meter, broken, unknown
 from app.release.history import ROLLBACK, STEP, in_use
-from app.release.operations import Releases, WeightsTaken, told
+from app.release.ledger import told
+from app.release.operations import Releases, WeightsTaken
 from app.release.shares import with_share
 
 POLL_S = 1.0

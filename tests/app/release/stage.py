@@ -14,7 +14,8 @@ import httpx
 
 from app.demo.equipment import rig_equipment
 from app.release.config_file import ConfigFile
-from app.release.operations import Asker, Releases
+from app.release.ledger import Asker
+from app.release.operations import Releases
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi
 from app.store.releases import ReleaseEvent
