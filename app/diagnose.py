@@ -112,12 +112,12 @@ def diagnose(
     """
     components: list[_Fields] = []
     doubts: dict[str, str] = {}
-    lacks_sensors = bool(summary.missing or summary.faults)
-    for component, told, novelty in zip(
-        equipment.components, told_of(scores.output), summary.novelty_V.tolist(), strict=True
+    lacking = _lacking(equipment, summary)
+    for index, (component, told, novelty) in enumerate(
+        zip(equipment.components, told_of(scores.output), summary.novelty_V.tolist(), strict=True)
     ):
         condition = knowledge.condition(component, told)
-        doubt = knowledge.doubt(component, told, condition) if lacks_sensors else ""
+        doubt = knowledge.doubt(component, told, condition) if index in lacking else ""
         if doubt:
             doubts[component.component_id] = doubt
             components.append(_kept_back(component))
@@ -178,6 +178,16 @@ def state_of(health: float, previous: State | None, thresholds: Thresholds) -> S
         while rank > before and health < borders[rank - 1] + thresholds.hysteresis:
             rank -= 1
     return STATES[rank]
+
+
+def _lacking(equipment: Equipment, summary: InputSummary) -> set[int]:
+    """Return the positions of the components that a missing or faulty sensor's evidence would have reached."""
+    away = {*summary.missing, *(fault.sensor_id for fault in summary.faults)}
+    if not away:
+        return set()
+    return equipment.reached_from(
+        placed.component_index for placed in equipment.sensors if placed.sensor.sensor_id in away
+    )
 
 
 def _kept_back(component: Component) -> _Fields:

@@ -116,7 +116,7 @@ class Knowledge:
         return Condition(grades[share_K.index(best)].name, unit(best))
 
     def doubt(self, component: Component, told: Told, condition: Condition | None) -> str:
-        """Say why a component abstains in a window that lacks sensors. Empty if it does not.
+        """Say why a component abstains in a window that lacks a sensor whose evidence could reach it. Empty if it does not.
 
         Held-out windows whose sensors were taken away showed answers as unsure as this to be wrong too often.
         """

@@ -12,6 +12,7 @@ from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
 from app.evidence import Thresholds
 from app.novelty import window_excess
+from app.schemas.equipment import Equipment
 from train.certainty import Given, Rows, Temperatures, shares
 from train.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
 from train.evaluation import TOGETHER, Abstention, LevelFigures
@@ -39,7 +40,8 @@ def abstentions(
     """Choose thresholds across folds and measure what they do: one for all grades together, one for each health without grades.
 
     A window is not answered at all where more sensors lack than `Thresholds.max_missing`, or where it leaves the training range
-    further than held-out windows of other folds did; that is how the service does it.
+    further than held-out windows of other folds did; trust is asked for where a sensor lacks that the component's evidence could come
+    from. That is how the service does it.
 
     Args:
         windows: all windows.
@@ -57,17 +59,21 @@ def abstentions(
     removals = [(number, part.removals) for number, part in enumerate(parts) if part.removals is not None]
     if not removals:
         return {}, calibration
-    equipment, labels = windows.equipment, windows.labels
+    equipment = windows.equipment
     away = removals[0][1].away
     row_R = np.concatenate([rows.of(number, found.window_W) for number, found in removals])
     fold_R, scored_R = rows.fold_R[row_R], rows.scored_R[row_R]
-    window_R = rows.window_R[row_R]
+    labels = rows.labels.only(row_R)
     levels = [
         [found.predictions[level] for _, found in removals] for level in range(len(away))
     ]  # by level, then by part
     silent_LR = np.stack(
         [_silent(np.concatenate([each.excess_WS for each in level]), fold_R, rows, given) for level in levels]
     )
+    lacking_LRV = np.stack(
+        [_lacking(np.concatenate([each.excess_WS for each in level]), equipment) for level in levels]
+    )
+    lacking_LRV[0] = True  # what is sure with all sensors there is measured as it is
     share_LRVK = [
         np.concatenate(
             [
@@ -81,17 +87,17 @@ def abstentions(
     shipped: dict[str, ComponentCalibration] = {}
     pooled: list[tuple[str, Removal, Integers]] = []
     for v, component in enumerate(equipment.components):
-        known_R = scored_R & (
-            (labels.grade_WV[window_R, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[window_R, v])
-        )
+        known_R = scored_R & ((labels.grade_WV[:, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[:, v]))
         if not known_R.any():
             continue
         if graded_V[v]:
             told = [share_RVK[:, v] for share_RVK in share_LRVK]
-            removal = _of_grades(told, labels.grade_WV[window_R, v], silent_LR).only(known_R)
+            removal = _of_grades(told, labels.grade_WV[:, v], silent_LR, lacking_LRV[..., v]).only(known_R)
             pooled.append((component.component_id, removal, fold_R[known_R]))
             continue
-        removal = _of_health(levels, v, labels.health_WV[window_R, v].astype(np.float64), silent_LR).only(known_R)
+        removal = _of_health(levels, v, labels.health_WV[:, v].astype(np.float64), silent_LR, lacking_LRV[..., v]).only(
+            known_R
+        )
         stated = calibration.of(equipment.design, component.component_id)
         threshold_R, chosen = _thresholds(removal, fold_R[known_R], None if given is None else -_bound(stated))
         found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=False)
@@ -128,16 +134,31 @@ def _silent(excess_RS: Floats, fold_R: Integers, rows: Rows, given: Given | None
     return silent_R
 
 
-def _of_grades(share_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans) -> Removal:
+def _lacking(excess_RS: Floats, equipment: Equipment) -> Booleans:
+    """Tell which components lack a sensor that their evidence could come from, [R, V]."""
+    lacks_RS = np.isnan(excess_RS)
+    lacks_RV = np.zeros((len(excess_RS), len(equipment.components)), np.bool_)
+    for v in range(len(equipment.components)):
+        lacks_RV[:, v] = lacks_RS[:, equipment.sensors_in_reach(v)].any(1)
+    return lacks_RV
+
+
+def _trust(told_LR: Doubles, silent_LR: Booleans, lacking_LR: Booleans) -> Doubles:
+    return np.where(silent_LR, -np.inf, np.where(lacking_LR, told_LR, np.inf))
+
+
+def _of_grades(share_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans, lacking_LR: Booleans) -> Removal:
     trust_LR = np.stack([share_RK.max(-1) for share_RK in share_LRK])
     loss_LR = np.stack([share_RK.argmax(-1) != true_R for share_RK in share_LRK]).astype(np.float64)
-    return Removal(np.where(silent_LR, -np.inf, trust_LR), loss_LR)
+    return Removal(_trust(trust_LR, silent_LR, lacking_LR), loss_LR)
 
 
-def _of_health(levels: Sequence[Sequence[Predictions]], v: int, true_R: Doubles, silent_LR: Booleans) -> Removal:
+def _of_health(
+    levels: Sequence[Sequence[Predictions]], v: int, true_R: Doubles, silent_LR: Booleans, lacking_LR: Booleans
+) -> Removal:
     health_LR = np.stack([np.concatenate([each.health_WV[:, v] for each in level]) for level in levels])
     spread_LR = np.stack([np.concatenate([each.spread_WV[:, v] for each in level]) for level in levels])
-    return Removal(np.where(silent_LR, -np.inf, -spread_LR.astype(np.float64)), np.abs(health_LR - true_R))
+    return Removal(_trust(-spread_LR.astype(np.float64), silent_LR, lacking_LR), np.abs(health_LR - true_R))
 
 
 def _of_all_grades(

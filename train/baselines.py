@@ -13,7 +13,6 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from app.bins import Floats, Statistic, step_statistics
 from train.held import HeldPart
 from train.labels import HOUR_US, Integers, WindowLabels
-from train.reach import sensors_in_reach
 from train.scores import life_runs
 from train.windows import Windows
 
@@ -98,7 +97,7 @@ def _part(
                     if name == EXTRA_TREES
                     else LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
                 )
-                sensors = sensors_in_reach(windows.equipment, v)
+                sensors = windows.equipment.sensors_in_reach(v)
                 x_WL, asked_WL = _table(seen[:, sensors], held[:, sensors])
                 model.fit(x_WL[known_W], labels.grade_WV[seen_W, v][known_W])
                 said.share_WVK[:, v] = 0.0  # of a grade that the fit did not see

@@ -4,7 +4,7 @@ Invariant: what is applied to a fold was fitted to other folds, save where there
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +60,13 @@ class Rows:
 
 
 def gather(windows: Windows, parts: Sequence[HeldPart]) -> Rows:
-    """Put what the parts hold out one after the other."""
+    """Put what the parts hold out one after the other; a grade that a part's fit was never shown counts as not labelled.
+
+    No fit can know the name of such a grade: it would be scored as wrong whatever was learned.
+    """
     window_R = np.concatenate([part.held_W for part in parts])
+    labels = windows.labels.only(window_R)
+    shown_RV = np.concatenate([_shown(windows.labels.grade_WV, part) for part in parts])
     part_R = np.repeat(np.arange(len(parts)), [len(part.held_W) for part in parts])
     fold_R = fold_of(part_R, windows.group_W[window_R])
     return Rows(
@@ -69,10 +74,19 @@ def gather(windows: Windows, parts: Sequence[HeldPart]) -> Rows:
         part_R=part_R,
         fold_R=fold_R,
         scored_R=~windows.warm_up_W[window_R],
-        labels=windows.labels.only(window_R),
+        labels=replace(labels, grade_WV=np.where(shown_RV, labels.grade_WV, -1)),
         predictions=join([part.clean for part in parts]),
         crossed=len(np.unique(fold_R)) > 1,
     )
+
+
+def _shown(grade_WV: Integers, part: HeldPart) -> Booleans:
+    """Tell which held-out windows' grades the part's fit was shown, [held, V]; all where it is not known what it saw."""
+    held_HV = grade_WV[part.held_W]
+    if not len(part.train_W):
+        return np.ones(held_HV.shape, np.bool_)
+    seen_WV = grade_WV[part.train_W]
+    return np.stack([np.isin(held_HV[:, v], seen_WV[:, v]) for v in range(held_HV.shape[1])], axis=1)
 
 
 @dataclass(frozen=True, slots=True)

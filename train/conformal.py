@@ -95,7 +95,7 @@ class Removal:
     """What was said of one component while sensors were taken away, one row for a level.
 
     `trust_LW` is what the answer claims for itself, larger is surer: confidence of a grade, minus the spread of a health;
-    -inf where the window as a whole is not answered. `loss_LW` is what the answer costs: 1 for a wrong grade, the absolute error of a
+    -inf where the window as a whole is not answered, inf where it is answered however unsure it is. `loss_LW` is what the answer costs: 1 for a wrong grade, the absolute error of a
     health. The first row has all sensors.
     """
 
@@ -160,7 +160,7 @@ def removal_levels(removal: Removal, threshold_W: Doubles, away: Sequence[int]) 
     """
     levels = []
     for count, trust_W, loss_W in zip(away, removal.trust_LW, removal.loss_LW, strict=True):
-        told_W = np.isfinite(trust_W) & ((trust_W >= threshold_W) | (count == 0))
+        told_W = (trust_W > -np.inf) & ((trust_W >= threshold_W) | (count == 0))
         risk = float(loss_W[told_W].mean()) if told_W.any() else None
         levels.append(Level(count, float(told_W.mean()), risk, int(told_W.sum())))
     return tuple(levels)

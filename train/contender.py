@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from app.bins import Floats
-from app.schemas.equipment import Equipment
 from train.certainty import Rows
 from train.evaluation import Contender, GradeFigures, LifeFigures, ShareFigures
 from train.labels import Booleans, Integers
@@ -59,7 +58,7 @@ def contender(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answe
     equipment, true_RV = windows.equipment, rows.labels.grade_WV
     told_V: Booleans = np.any(answers.grade_RV >= 0, axis=0)
     graded = [v for v in np.flatnonzero((true_RV >= 0).any(0)).tolist() if told_V[v]]
-    smoothed_RV = _smoothed(rows, equipment, answers) if graded else answers.grade_RV
+    smoothed_RV = _smoothed(windows, rows, answers) if graded else answers.grade_RV
     ids = [component.component_id for component in equipment.components]
     warm_R = ~rows.scored_R
 
@@ -111,9 +110,9 @@ def _by_part(
     return {name: score(chosen_R) for name, chosen_R in chosen.items() if chosen_R.any()}
 
 
-def _smoothed(rows: Rows, equipment: Equipment, answers: Answers) -> Integers:
-    share_RVK = answers.share_RVK
-    _, configuration_R = np.unique(rows.labels.grade_WV, axis=0, return_inverse=True)
+def _smoothed(windows: Windows, rows: Rows, answers: Answers) -> Integers:
+    share_RVK, equipment = answers.share_RVK, windows.equipment
+    _, configuration_R = np.unique(windows.labels.grade_WV[rows.window_R], axis=0, return_inverse=True)
     run_R = runs(
         configuration_R.reshape(-1) * (int(rows.part_R.max()) + 1) + rows.part_R,
         rows.labels.machine_W,

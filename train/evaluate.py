@@ -130,6 +130,15 @@ def evaluate_parts(
         alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
         found[ALONE] = contender(windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap)
     notes: list[str] = []
+    if (never_WV := rows.labels.grade_WV != windows.labels.grade_WV[rows.window_R]).any():
+        names_V = [
+            each.component_id
+            for each, never in zip(equipment.components, never_WV.any(0).tolist(), strict=True)
+            if never
+        ]
+        notes.append(
+            f"Grades that a part's training never showed can't be told and are not scored: of {', '.join(names_V)}."
+        )
     if without_messages is None:
         notes.append("The ablation without message passing was not run: no fit of it was given to this evaluation.")
     else:
@@ -173,7 +182,7 @@ def evaluate_parts(
         contenders=found,
         certainty=certainty,
         abstention=abstention,
-        robustness=_robustness(windows, parts, rows, temperatures, config.opinion_weight, graded_V, cap),
+        robustness=_robustness(parts, rows, temperatures, config.opinion_weight, graded_V, cap),
         listening=_listening(equipment, parts),
         learning={name: tuple(points) for name, points in (learning or {}).items()},
         trajectories=_trajectories(windows, rows, bands),
@@ -299,7 +308,6 @@ def _intervals(
 
 
 def _robustness(
-    windows: Windows,
     parts: Sequence[HeldPart],
     rows: Rows,
     temperatures: Temperatures,
@@ -313,7 +321,7 @@ def _robustness(
         return None
     row_R = np.concatenate([rows.of(number, found.window_W) for number, found in probes])
     scored_R = rows.scored_R[row_R]
-    labels = windows.labels.only(rows.window_R[row_R][scored_R])
+    labels = rows.labels.only(row_R[scored_R])
     exact = bool((labels.grade_WV >= 0).any())
     if not len(labels) or not (exact or np.isfinite(labels.rul_WV).any()):
         return None

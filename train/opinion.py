@@ -13,7 +13,6 @@ from app.graph import plan_graph
 from app.model import SecondOpinion, UniversalTemporalGNN
 from train.labels import Booleans, Integers
 from train.ordinal import OrdinalReading, measure, read_off
-from train.reach import sensors_in_reach
 from train.windows import Windows
 
 MOST_WINDOWS = 5_000
@@ -45,7 +44,7 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
     x_WSTF, there_WS = _features(windows, taken_W, spec)
     graph = plan_graph(equipment, spec)
     for index, number in enumerate(graph.grade_set_V.tolist()):
-        sensors = [place for place in sensors_in_reach(equipment, index) if graph.sensor_slot_S[place] >= 0]
+        sensors = [place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0]
         grade_W = windows.labels.grade_WV[taken_W, index]
         known_W = (grade_W >= 0) & there_WS[:, sensors].all(1)
         inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]

@@ -7,7 +7,7 @@ Invariant: an `Equipment` never changes; equal topologies have the same `revisio
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
@@ -186,3 +186,29 @@ class Equipment(BaseModel):
             if component.component_id == component_id:
                 return index
         raise KeyError(component_id)
+
+    def reached_from(self, components: Iterable[int]) -> set[int]:
+        """Return the positions of the components that evidence of these can be brought to by connections, these included."""
+        reached = set(components)
+        new = set(reached)
+        while new := {target for each in new for target in self._told[each]} - reached:
+            reached |= new
+        return reached
+
+    def sensors_in_reach(self, component: int) -> list[int]:
+        """Return the positions in `sensors` of those whose evidence can be brought to a component, its own included."""
+        sources = [index for index in range(len(self.components)) if component in self.reached_from([index])]
+        return [place for place, placed in enumerate(self.sensors) if placed.component_index in sources]
+
+    @cached_property
+    def _told(self) -> tuple[frozenset[int], ...]:
+        """By component, to which others its connections bring evidence directly."""
+        told: list[set[int]] = [set() for _ in self.components]
+        position = {component.component_id: index for index, component in enumerate(self.components)}
+        for connection in self.connections:
+            source, target = position[connection.source], position[connection.target]
+            if connection.evidence != "none":
+                told[source].add(target)
+            if connection.evidence == "both":
+                told[target].add(source)
+        return tuple(map(frozenset, told))

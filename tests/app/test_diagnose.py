@@ -192,7 +192,7 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
     contribution_VS = np.ones((3, 3), np.float32)
     knowledge = taught(pump=ComponentCalibration(least_confidence=0.75))
     assert make(Scores(output(), contribution_VS), knowledge).components[0].condition is not None
-    diagnosis = make(Scores(output(), contribution_VS), knowledge, missing=("Q2",))
+    diagnosis = make(Scores(output(), contribution_VS), knowledge, missing=("q",))
     pump, motor, _ = diagnosis.components
     assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
     assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
@@ -208,7 +208,7 @@ def test_abstention_stands_beside_the_reasons_of_the_input():
     diagnosis = make(
         knowledge=taught(pump=ComponentCalibration(least_confidence=0.75)),
         coverage_S=f32(0.4, 0.4, 0.4),
-        faults=(Fault("Q2", "frozen"),),
+        faults=(Fault("q", "frozen"),),
     )
     assert [reason.split(",")[0][:30] for reason in diagnosis.reasons] == [
         "expected readings in at least ",
@@ -305,3 +305,14 @@ def test_health_is_always_inside_its_interval(health: float, spread: float, reac
         assert 0 <= low <= high <= 1
         if component.health is not None:
             assert low <= component.health <= high
+
+
+@pytest.mark.parametrize("evidence", ["both", "forward", "backward", "none"])
+def test_component_abstains_only_where_the_missing_sensor_could_have_told_of_it(evidence: str):
+    shaft = {"source": "motor", "target": "pump", "medium": "shaft", "evidence": evidence}
+    if evidence == "backward":
+        shaft |= {"source": "pump", "target": "motor", "evidence": "forward"}
+    line = {"source": "tank", "target": "pump", "medium": "suction_line"}
+    knowledge = taught(pump=ComponentCalibration(least_confidence=0.75))
+    diagnosis = make(knowledge=knowledge, equipment=press(connections=[shaft, line]), missing=("w",))
+    assert (diagnosis.components[0].basis == "none") == (evidence in ("both", "forward"))

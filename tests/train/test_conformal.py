@@ -81,6 +81,14 @@ def test_nothing_is_answered_where_the_surest_are_wrong() -> None:
     assert [each.answered for each in removal_levels(wrong, np.full(2, threshold), (0, 1))] == [1.0, 0.0]
 
 
+def test_what_no_missing_sensor_could_tell_of_is_answered_however_unsure() -> None:
+    apart = Removal(np.array([[0.9, 0.8, 0.7], [0.9, 0.95, math.inf]]), np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]))
+    threshold = choose_threshold(apart)
+    assert 0.95 < threshold < math.inf
+    _, second = removal_levels(apart, np.full(3, threshold), (0, 1))
+    assert (second.windows, second.risk) == (1, 1.0)
+
+
 def test_levels_tell_share_and_risk_of_what_is_answered() -> None:
     silent = Removal(np.array([[0.9, 0.8], [-np.inf, 0.6]]), np.array([[0.0, 1.0], [1.0, 1.0]]))
     first, second = removal_levels(silent, np.full(2, -np.inf), (0, 3))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from app.bins import Floats
+from app.calibration import Calibration, ComponentCalibration
+from app.schemas.equipment import Equipment
 from tests.small import Small, graded_windows, press, small, wave
 from train.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
 from train.certainty import Given
@@ -21,9 +23,9 @@ CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), 
 
 
 def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
-    """Return a split into two: configurations of even and of odd number."""
-    odd_W = windows.group_W % 2 == 1
-    return [("a", np.flatnonzero(odd_W), np.flatnonzero(~odd_W)), ("b", np.flatnonzero(~odd_W), np.flatnonzero(odd_W))]
+    """Return a split into two of three configurations, each of which shows every grade of pump and valve."""
+    one_W = np.isin(windows.group_W, (1, 2, 5))
+    return [("a", np.flatnonzero(one_W), np.flatnonzero(~one_W)), ("b", np.flatnonzero(~one_W), np.flatnonzero(one_W))]
 
 
 def oracle(windows: Windows, part: HeldPart, noise: float = 0.0) -> HeldPart:
@@ -112,6 +114,40 @@ def test_removal_goes_on_until_one_sensor_is_left(tmp_path: Path) -> None:
     assert [level.away for level in pump.levels] == [0, 1, 2, 3]
     assert pump.levels[3].answered == 0.0  # three of four sensors is more than `max_missing`
     assert found.calibration.of("press", "pump").least_confidence == pump.least_confidence
+
+
+def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(tmp_path: Path) -> None:
+    windows, machine = graded_windows(tmp_path), small()
+    grade_W = windows.labels.grade_WV[:, 0]
+    levels = [(str(level), np.flatnonzero(grade_W != level), np.flatnonzero(grade_W == level)) for level in range(3)]
+    parts = [
+        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=0, removal_probes=0)
+        for name, train_W, held_W in levels
+    ]
+    found = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False)
+    assert set(found.contenders[THIS].grades) == {"valve"}
+    assert found.contenders[THIS].grades["valve"].pooled.windows == 52
+    assert "Grades that a part's training never showed can't be told and are not scored: of pump." in found.notes
+
+
+def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    parts = held(windows, small())
+    never = ComponentCalibration(least_confidence=1.0)
+    stated = Calibration(coverage=0.9, components={"press": {"pump": never, "valve": never}})
+
+    def answered(machine: Equipment) -> float:
+        seen = replace(windows, equipment=machine)
+        found = evaluate_parts(seen, parts, CONFIG, split="group", rival=False, given=Given({}, {}, stated, None))
+        return found.abstention["valve"].levels[1].answered
+
+    lost_RS = np.concatenate([np.isnan(part.removals.predictions[1].excess_WS) for part in parts if part.removals])
+    assert set(lost_RS.sum(1)) == {1}
+    scored_R = np.concatenate([~windows.warm_up_W[part.removals.window_W] for part in parts if part.removals])
+    # of P1, Q1, P2 and T1 the valve hears all but T1 along its lines, and P2 alone without them
+    assert answered(windows.equipment) == pytest.approx(lost_RS[scored_R, 3].mean())
+    apart = Equipment.model_validate(windows.equipment.model_dump() | {"connections": ()})
+    assert answered(apart) == pytest.approx(1.0 - lost_RS[scored_R, 2].mean())
 
 
 def test_attention_of_every_edge_is_told(tmp_path: Path) -> None:

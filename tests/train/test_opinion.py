@@ -18,7 +18,6 @@ from train.labels import Integers
 from train.opinion import fit_opinion, most_sensors
 from train.ordinal import measure, read_off
 from train.predict import predict
-from train.reach import sensors_in_reach
 from train.windows import Windows, write_windows
 
 Taught = tuple[Small, list[GraphBatch], Windows]
@@ -65,7 +64,7 @@ def said(model: UniversalTemporalGNN, graph: GraphBatch) -> Floats:
 
 def test_opinion_is_the_ordinal_reading_of_the_sensors_in_reach(taught: Taught) -> None:
     made, graphs, windows = taught
-    sensors = sensors_in_reach(made.equipment, 0)
+    sensors = made.equipment.sensors_in_reach(0)
     found = np.stack([said(made.model, graph)[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
     assert (found.argmax(-1) == windows.labels.grade_WV[:, 0]).mean() > 0.95
@@ -74,7 +73,7 @@ def test_opinion_is_the_ordinal_reading_of_the_sensors_in_reach(taught: Taught) 
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_one_missing_sensor_hears_what_was_fitted_without_it(taught: Taught, missing: int) -> None:
     made, graphs, windows = taught
-    sensors = [sensor for sensor in sensors_in_reach(made.equipment, 0) if sensor != missing]
+    sensors = [sensor for sensor in made.equipment.sensors_in_reach(0) if sensor != missing]
     found = np.stack([said(made.model, without_sensor(graph, missing))[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
 
