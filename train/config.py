@@ -15,7 +15,7 @@ Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NO_MESSAGES = "no-message-passing"
 """The study that is no split: the same parts without message passing."""
-HARMLESS = frozenset({"workers", "max_failures", "memory_limit_mb", "studies"})
+HARMLESS = frozenset({"workers", "max_failures", "memory_limit_mb", "studies", "keep_fits"})
 """Fields that say how a fit is computed and what is made beside it, not what it learns: it goes on where it was when they change."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -42,6 +42,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    keep_fits: bool = False
+    """Keep the finished fits beside the checkpoint that they gave, so that the same training goes on from them with other `studies` or
+    another `opinion_weight`."""
     equipment: str | None = None
     """The machine whose history is learned; or give `design`."""
     design: str | None = None
@@ -181,6 +184,11 @@ class TrainConfig(BaseModel):
                 f"expected a batch of at least a window for each of {self.max_workers} workers x {self.accumulate} parts, found {self.batch}"
             )
         return self
+
+    def of_fits(self) -> str:
+        """Return as JSON what the fits depend on: how much the second opinion is heard is decided after them."""
+        told = self.model_dump_json(exclude={*HARMLESS, "opinion_weight"})
+        return f"{told} {bool(self.opinion_weight)}"
 
     @property
     def min_workers(self) -> int:

@@ -29,7 +29,7 @@ from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from train.augment import Instruments
-from train.config import HARMLESS, TrainConfig
+from train.config import TrainConfig
 from train.feed import count_steps
 from train.labels import Integers
 from train.loop import MERIT, TRAIN, LoopInput, train_loop
@@ -259,8 +259,8 @@ def instruments_of(windows: Windows, train_W: Integers) -> Instruments:
 
 
 def _digest(windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig) -> str:
-    """Return what tells a fit from another one: its data and all of its config but what is `HARMLESS`."""
-    digest = hashlib.sha256(config.model_dump_json(exclude=set(HARMLESS)).encode())
+    """Return what tells a fit from another one: its data and what of its config it depends on."""
+    digest = hashlib.sha256(config.of_fits().encode())
     digest.update(windows.equipment.revision.encode())
     labels = windows.labels
     for array in (

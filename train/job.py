@@ -24,7 +24,7 @@ from app.checkpoint import Origin, save
 from app.errors import CheckpointError
 from app.settings import PROJECT_DIR
 from app.store.lease import attempt
-from train.config import HARMLESS, NO_MESSAGES, TrainConfig
+from train.config import NO_MESSAGES, TrainConfig
 from train.evaluate import evaluate_parts
 from train.evaluation import Evaluation, Heading, LearningPoint
 from train.fit import Fitted, run_fit
@@ -46,7 +46,7 @@ class Job:
         out: directory of the checkpoint; must hold none.
         version: name of the checkpoint.
         command: that makes it again, for the card and the report.
-        storage: directory of the job's fits, which all nodes see; it is removed when the checkpoint is written.
+        storage: directory of the job's fits, which all nodes see; it is removed when the checkpoint is written, unless they are to be kept.
     """
 
     windows: Windows
@@ -83,8 +83,7 @@ def check_free(out: Path) -> None:
 
 def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
     """Return the directory in which a job keeps its fits: the same for the same windows, choices and sources."""
-    told = config.model_dump_json(exclude=set(HARMLESS))
-    return parent / hashlib.sha256(f"{windows.directory.name}\0{told}\0{git_revision()}".encode()).hexdigest()[:16]
+    return parent / hashlib.sha256(f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}".encode()).hexdigest()[:16]
 
 
 def run_job(job: Job, progress: Progress) -> Outcome:
@@ -158,7 +157,10 @@ def _run(job: Job, progress: Progress) -> Outcome:
     }
     outcome = Outcome(_heading(job, last, time.monotonic() - started), evaluation, evaluations, history)
     _write(job, last, outcome)
-    shutil.rmtree(job.storage, ignore_errors=True)
+    if config.keep_fits:
+        progress.say(f"the fits stay in {job.storage}")
+    else:
+        shutil.rmtree(job.storage, ignore_errors=True)
     return outcome
 
 

@@ -47,5 +47,8 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: p
     again = run_fit(windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage)
     assert again.history == other.history
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in other.weights.items())
+    louder = streamed.model_copy(update={"opinion_weight": 0.9})  # heard after the fit, which is the same
+    heard = run_fit(windows, np.arange(60), np.empty(0, np.int64), louder, "streamed 1/2", storage)
+    assert (heard.history, heard.model().config.opinion_weight) == (other.history, 0.9)
     with pytest.raises(CheckpointError, match="found one of another configuration or other windows"):
         run_fit(windows, np.arange(50), np.empty(0, np.int64), streamed, "streamed 1/2", storage)
