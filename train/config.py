@@ -112,8 +112,13 @@ class TrainConfig(BaseModel):
     dropout: Share = 0.0
     members: Positive = 2
 
-    opinion_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    opinion_weight: Annotated[float, Field(ge=0, le=1)] = 0.85
     """Share of the linear second opinion in a grade's probability; 0 for the network alone."""
+    opinion_offset: Strength = 0.3
+    """Standard deviation of a sensor's constant error that the second opinion is not to heed, in standard deviations of its bins."""
+    opinion_warmer_k: Strength = 10.0
+    """Standard deviation, in kelvin, of the oil's temperature that the second opinion is not to heed, with what follows from its
+    viscosity in pressures and flows."""
 
     statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = (
         "mean", "shift", "spread", "dip", "peak", "slope", "start", "end",

@@ -174,7 +174,7 @@ def run_fit(
         strict=False,  # the second opinion is not in it yet
     )
     assert not set(found.missing_keys) & {key for key, _ in model.named_parameters()}
-    fit_opinion(model, spec, windows, train_W)
+    fit_opinion(model, spec, windows, train_W, config)
     fitted = Fitted(model.state_dict(), sized, spec, list(history))
     _write(directory, fitted, digest)
     return fitted

@@ -83,7 +83,10 @@ def check_free(out: Path) -> None:
 
 def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
     """Return the directory in which a job keeps its fits: the same for the same windows, choices and sources."""
-    return parent / hashlib.sha256(f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}".encode()).hexdigest()[:16]
+    return (
+        parent
+        / hashlib.sha256(f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}".encode()).hexdigest()[:16]
+    )
 
 
 def run_job(job: Job, progress: Progress) -> Outcome:

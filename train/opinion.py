@@ -6,24 +6,31 @@ Invariant: it sees windows that the network's fit sees and no others, and never 
 import numpy as np
 import torch
 
-from app.bins import Floats
+from app.bins import Doubles, Floats
 from app.feature_spec import FeatureSpec
 from app.features import batch_features, plan_features
 from app.graph import plan_graph
 from app.model import SecondOpinion, UniversalTemporalGNN
+from train.augment import Instruments
+from train.config import TrainConfig
 from train.labels import Booleans, Integers
+from train.nuisance import directions
 from train.ordinal import OrdinalReading, measure, read_off
 from train.windows import Windows
 
 MOST_WINDOWS = 5_000
 """Windows that it is fitted to at most, evenly sampled."""
+NUISANCE_WINDOWS = 64
+"""Windows, evenly sampled, on which it is measured how disturbances move the features."""
 MOST_INPUTS = 8_192
 """Features of one component's sensors over all steps; a component with more gets no opinion, since its covariance would not fit."""
 MOST_REFITTED_INPUTS = 4_096
 """The same for its alternatives, each of which solves for nearly as many unknowns again."""
 
 
-def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> None:
+def fit_opinion(
+    model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers, config: TrainConfig
+) -> None:
     """Fit and set the model's second opinion.
 
     A linear reading of each graded component's grades (see `train.ordinal`), on the normalised features of the sensors whose
@@ -35,6 +42,7 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
         spec: of the model's features.
         windows: of machines of one topology.
         chosen_W: positions of the training windows.
+        config: says how much offsets and the oil's temperature may vary without being heard.
     """
     equipment = windows.equipment
     graded_W = np.sort(chosen_W)[(windows.labels.grade_WV[np.sort(chosen_W)] >= 0).any(1)]
@@ -42,6 +50,7 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
         return
     taken_W = graded_W[np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)]
     x_WSTF, there_WS = _features(windows, taken_W, spec)
+    nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
     graph = plan_graph(equipment, spec)
     for index, number in enumerate(graph.grade_set_V.tolist()):
         sensors = [place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0]
@@ -52,7 +61,8 @@ def fit_opinion(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows
             continue
         x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
         health_K = np.array([grade.health for grade in equipment.components[index].grades])
-        moments = measure(x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K)
+        nuisance_DL = nuisance_DSTF[:, sensors].reshape(-1, inputs)
+        moments = measure(x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K, nuisance_DL)
         opinion = model.opinion
         opinion.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
             len(sensors), device=opinion.place_GR.device
@@ -80,6 +90,16 @@ def _set(opinion: SecondOpinion, number: int, alternative: int, reading: Ordinal
     opinion.bias_GAK[number, alternative, torch.from_numpy(reading.grade_K)] = (
         torch.from_numpy(reading.bias_K).float().to(opinion.bias_GAK.device)
     )
+
+
+def _nuisances(windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig) -> Doubles:
+    """Return how what says nothing of wear moves the features, measured on some windows."""
+    values_WSN = windows.values(
+        taken_W[np.linspace(0, len(taken_W) - 1, min(NUISANCE_WINDOWS, len(taken_W))).astype(np.int64)]
+    )
+    instruments = Instruments.of(windows.equipment, values_WSN)
+    features = plan_features(windows.equipment, spec)
+    return directions(values_WSN, features, instruments, config.opinion_offset, config.opinion_warmer_k)
 
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:

@@ -16,7 +16,7 @@ from train.labels import Booleans, Integers
 
 SHRINKAGE = 0.01
 """Share of the mean variance in the covariance: keeps inputs that hardly vary from ruling."""
-GROUP_WEIGHT = 5.0
+GROUP_WEIGHT = 3.0
 """How much the scatter between groups of one grade counts beside that of all its windows: what differs between groups, such as the
 operating point, comes in other amounts in a group that was never seen."""
 
@@ -37,11 +37,14 @@ class OrdinalMoments(NamedTuple):
     """Means of the grades, from the middle of all."""
     middle_L: Doubles
     covariance_LL: Doubles
+    nuisance_DL: Doubles
     health_K: Doubles
     grade_K: Integers
 
 
-def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles) -> OrdinalMoments:
+def measure(
+    x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles, nuisance_DL: Doubles | None = None
+) -> OrdinalMoments:
     """Gather the moments of windows' inputs within and between grades.
 
     Args:
@@ -49,6 +52,7 @@ def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubl
         grade_W: grade of each window; at least two occur.
         group_W: number of each window's group, which a split would never part.
         health_K: health of each of the component's grades.
+        nuisance_DL: how far what says nothing of the grade moves the inputs, from `train.nuisance`; None for nothing.
     """
     grade_K, place_W, count_K = np.unique(grade_W, return_inverse=True, return_counts=True)
     mean_KL = np.stack([x_WL[place_W == place].mean(0) for place in range(len(grade_K))])
@@ -56,7 +60,11 @@ def measure(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubl
     covariance_LL = (within_WL / count_K[place_W, None]).T @ within_WL / len(grade_K)
     covariance_LL += GROUP_WEIGHT * _between_groups(x_WL, place_W, group_W)
     middle_L = mean_KL.mean(0)
-    return OrdinalMoments(within_WL, mean_KL - middle_L, middle_L, covariance_LL, health_K[grade_K], grade_K)
+    if nuisance_DL is None:
+        nuisance_DL = np.empty((0, x_WL.shape[1]))
+    return OrdinalMoments(
+        within_WL, mean_KL - middle_L, middle_L, covariance_LL, nuisance_DL, health_K[grade_K], grade_K
+    )
 
 
 def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
@@ -65,7 +73,8 @@ def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
     The discriminant is Fisher's (1936), every grade counting the same. The direction is the one of its kind whose target is the
     grades' health: the inverse of the same covariance times the covariance of inputs and health; a window's probability of a
     grade is that of a normal distribution about the grade's mean place on it, with one spread for all grades. We deviate in the
-    covariance: to the windows' scatter within grades is added that of the groups' means, and it is shrunk by a fixed share.
+    covariance: to the windows' scatter within grades is added that of the groups' means, it is shrunk by a fixed share, and gets
+    what the nuisances would add if windows were disturbed by them.
 
     Args:
         moments: of the windows.
@@ -79,6 +88,7 @@ def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
     mean_variance = max(float(covariance_JJ.trace()) / len(read), 1e-12)
     covariance_JJ *= 1.0 - SHRINKAGE
     covariance_JJ[np.arange(len(read)), np.arange(len(read))] += SHRINKAGE * mean_variance
+    covariance_JJ += moments.nuisance_DL[:, read].T @ moments.nuisance_DL[:, read]
     apart_KL, middle_L = moments.apart_KL, moments.middle_L
     free_LK = np.zeros((len(is_read_L), len(apart_KL)))
     free_LK[read] = solve(covariance_JJ, apart_KL[:, read].T, assume_a="pos", overwrite_a=True, check_finite=False)

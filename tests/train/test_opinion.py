@@ -14,12 +14,14 @@ from app.inference import InferenceNetwork
 from app.model import UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, graded, press, small, wave
 from train import opinion
+from train.config import TrainConfig
 from train.labels import Integers
 from train.opinion import fit_opinion, most_sensors
 from train.ordinal import measure, read_off
 from train.predict import predict
 from train.windows import Windows, write_windows
 
+CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
 Taught = tuple[Small, list[GraphBatch], Windows]
 HEALTH_K = np.array([1.0, 0.5, 0.1])
 
@@ -44,7 +46,7 @@ def graphs_of(windows: Windows, made: Small) -> list[GraphBatch]:
 def taught(tmp_path: Path) -> Taught:
     """Return the machine with a fitted opinion, and the graphs of its windows."""
     made, windows = small(), shown(tmp_path)
-    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)))
+    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     return made, graphs_of(windows, made), windows
 
 
@@ -142,7 +144,7 @@ def test_alternatives_that_take_too_much_are_not_kept(tmp_path: Path, monkeypatc
     monkeypatch.setattr(model, "MAX_OPINION_BYTES", 2 * 4 * G * Q * T * F * K)
     bounded = UniversalTemporalGNN(made.config).eval()
     assert bounded.opinion.weight_GAQTFK.shape[1] == 3
-    fit_opinion(bounded, made.spec, windows, np.arange(len(windows)))
+    fit_opinion(bounded, made.spec, windows, np.arange(len(windows)), CONFIG)
     graphs = graphs_of(windows, made)
     heard = [np.isfinite(said(bounded, without_sensor(graphs[0], missing))[0]).all() for missing in range(4)]
     assert heard == [True, True, False, True]
@@ -159,7 +161,7 @@ def test_component_with_very_many_inputs_has_the_whole_opinion_only(
 ) -> None:
     made, windows = small(), shown(tmp_path)
     monkeypatch.setattr(opinion, "MOST_REFITTED_INPUTS", 1)
-    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)))
+    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     graph = graphs_of(windows, made)[0]
     heard = [np.isfinite(said(made.model, without_sensor(graph, missing))[0]).all() for missing in range(4)]
     assert heard == [False, False, False, True]
@@ -176,7 +178,7 @@ def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> N
     made.model.config = model.ModelConfig(
         **{name: getattr(made.config, name) for name in made.config.__slots__} | {"opinion_steps": 0}
     )
-    fit_opinion(made.model, made.spec, windows, np.arange(90))
+    fit_opinion(made.model, made.spec, windows, np.arange(90), CONFIG)
     assert torch.equal(made.model.opinion.weight_GAQTFK, before)
 
 
@@ -190,15 +192,16 @@ def test_opinion_on_a_batch_is_that_on_each_graph(taught: Taught) -> None:
         )  # sums in another order
 
 
-def test_answer_joins_network_and_opinion_half_and_half(taught: Taught) -> None:
+def test_answer_joins_network_and_opinion_by_the_opinions_weight(taught: Taught) -> None:
     made, graphs, _ = taught
     opinion_K = np.exp(said(made.model, graphs[0])[0] - said(made.model, graphs[0])[0].max())
     with torch.inference_mode():
         tensors = to_tensors(graphs[0])
         heads = made.model(tensors)
         own_VK = made.model.grade.probability(heads.score_MV, heads.threshold_MVJ, tensors.grade_set_V).numpy()
-    joined = score(made.model, graphs[0]).grade_probability_VK
-    np.testing.assert_allclose(joined[0], 0.5 * own_VK[0] + 0.5 * opinion_K / opinion_K.sum(), atol=1e-5)
+    joined, heard = score(made.model, graphs[0]).grade_probability_VK, made.model.config.opinion_weight
+    assert 0 < heard < 1
+    np.testing.assert_allclose(joined[0], (1 - heard) * own_VK[0] + heard * opinion_K / opinion_K.sum(), atol=1e-5)
     np.testing.assert_allclose(joined[1, :2], own_VK[1, :2], atol=1e-6)
 
 
