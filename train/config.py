@@ -37,7 +37,7 @@ Study = Annotated[str, AfterValidator(lambda value: value if value == NO_MESSAGE
 class TrainConfig(BaseModel):
     """What a training run does. Widths and counts are documented in `app.model.ModelConfig`.
 
-    Where an augmentation has a strength, 0 is off; see `train.augment` for what each does to a window.
+    See `train.augment` for what the augmentations do to a window; 0 is off.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -138,31 +138,15 @@ class TrainConfig(BaseModel):
     """How much more a squared miss of the remaining useful life counts where more is told than is left."""
 
     augmented_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of training windows that each of the augmentations below touches, each drawn by itself; the shares of `gap_share`
-    and `mixup` are their own."""
+    """Share of training windows that lose sensors."""
     sensor_dropout: Share = 0.05
-    """Share of a touched window's sensors that are masked."""
-    frozen: Share = 0.0
-    """Share of a touched window's sensors that stay at one value from some bin on."""
-    offset: Strength = 0.0
-    """Standard deviation of a sensor's constant error, in standard deviations of its bins."""
-    gain: Strength = 0.0
-    """Standard deviation of a sensor's relative error."""
-    noise: Strength = 0.0
-    """Standard deviation of the noise on bins, in standard deviations of the sensor's bins; by quantity, see `train.augment`."""
-    time_shift_s: Strength = 0.0
-    """Most that a window is moved against its cycle, to both sides."""
-    operating_shift: Strength = 0.0
-    """Standard deviation of a common shift of all temperatures, in standard deviations of their bins, with what follows from the
-    oil's viscosity in flows and pressures."""
+    """Share of such a window's sensors that are masked."""
     history_cut: Share = 0.0
     """Share of training windows that lose their beginning in all sensors, as of a machine that is watched since a short time."""
     gap_share: Share = 0.1
     """Share of training windows that are shown with gaps in some of their sensors' bins."""
     mixup: Strength = 0.4
     """Both parameters of the beta distribution from which the share of a window in its blend with another is drawn; 0: none."""
-    feature_noise: Strength = 0.0
-    """Standard deviation of the noise on the features of training windows, in spreads."""
 
     @field_validator("workers", mode="before")
     @classmethod

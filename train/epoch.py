@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from train.augment import Instruments, augment, blend, with_feature_noise
+from train.augment import augment, blend
 from train.config import TrainConfig
 from train.dataset import TargetTable, TensorPlan
 from train.feed import Feed, Piece, Share
@@ -46,7 +46,6 @@ class Material:
 
     plan: TensorPlan
     targets: TargetTable
-    instruments: Instruments
     config: TrainConfig
 
     def parts(self, piece: Piece, draws: Draws) -> list[Part]:
@@ -64,10 +63,8 @@ class Material:
 
     def _part(self, position_B: Integers, values_BSN: np.ndarray, draws: Draws) -> Part:
         config = self.config
-        graph = self.plan.read(augment(values_BSN, self.instruments, config, draws.numbers))
+        graph = self.plan.read(augment(values_BSN, config, draws.numbers))
         targets = self.targets.take(position_B)
-        if config.feature_noise:
-            graph = with_feature_noise(graph, config.feature_noise, draws.tensors)
         if not config.mixup:
             return Part(graph, targets, targets, 1.0)
         drawn = float(draws.numbers.beta(config.mixup, config.mixup))

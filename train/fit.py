@@ -28,7 +28,6 @@ from torch import Tensor
 from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
-from train.augment import Instruments
 from train.config import TrainConfig
 from train.feed import count_steps
 from train.labels import Integers
@@ -49,8 +48,6 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Where Ray Train keeps which checkpoints there are; it is not written whole or not at all."""
 RESIZE_S = 30.0
 """Time between two looks whether an elastic fit can have more workers."""
-SAMPLE_BYTES = 2**25
-"""Bins of the windows on which the instruments are measured, evenly sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def run_fit(
 
     Args:
         windows: of machines of one topology; every worker must see their directory.
-        train_W: positions to learn from; references, instruments and the second opinion come from these too.
+        train_W: positions to learn from; references and the second opinion come from these too.
         validation_W: positions that each epoch is scored on, see `TrainConfig.validation_windows`; may be empty.
         config: of the training.
         name: of the fit, as progress shows it; characters that no file name should have become dashes in the directory.
@@ -158,7 +155,6 @@ def run_fit(
             "validation_W": validation_W,
             "spec": spec,
             "network": sized,
-            "instruments": instruments_of(windows, train_W),
             "is_kept": kept_bytes(windows, len(train_W)) <= config.memory_limit_mb * 1e6,
             "digest": digest,
             "resume": resume,
@@ -248,14 +244,6 @@ def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
         for position_B, values_BSN in windows.batches(chosen_W)
     ]
     return ray.data.from_arrow(blocks)
-
-
-def instruments_of(windows: Windows, train_W: Integers) -> Instruments:
-    """Measure the sensors on some of the training windows, evenly sampled."""
-    equipment = windows.equipment
-    most = max(1, SAMPLE_BYTES // (4 * len(equipment.sensors) * equipment.bins))
-    sample_W = train_W[np.linspace(0, len(train_W) - 1, min(most, len(train_W))).astype(np.int64)]
-    return Instruments.of(equipment, windows.values(sample_W))
 
 
 def _digest(windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig) -> str:

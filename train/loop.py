@@ -18,7 +18,6 @@ import torch
 
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
-from train.augment import Instruments
 from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Material, run_epoch
@@ -52,7 +51,6 @@ class LoopInput(TypedDict):
     validation_W: Integers
     spec: FeatureSpec
     network: ModelConfig
-    instruments: Instruments
     is_kept: bool
     digest: str
     resume: Path | None
@@ -74,7 +72,7 @@ def train_loop(given: LoopInput) -> None:
         return
     plan = plan_tensors(given["windows"].equipment, given["spec"], device)
     targets = tabulate_targets(given["windows"].labels, given["network"], device)
-    material = Material(plan, targets, given["instruments"], config)
+    material = Material(plan, targets, config)
     feed = _feed(given, share)
     watched_W = given["validation_W"] if share.rank == 0 else given["validation_W"][:0]
     validation = Validation.of(

@@ -7,12 +7,15 @@ Invariant: features of a sensor that a disturbance does not touch do not move.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from app.bins import Doubles, Floats
 from app.features import FeaturePlan, batch_features
-from train.augment import Instruments
+from app.schemas.equipment import Equipment
+from train.labels import Booleans
 
 VISCOSITY_PER_K = 0.03
 """Share of its viscosity that a mineral oil loses for each kelvin at working temperature (ISO VG 46 around 50 degC)."""
@@ -20,6 +23,38 @@ LAMINAR_SHARE = 0.1
 """Share of a pressure that is laminar loss, which follows the viscosity."""
 LEAKAGE_SHARE = 0.05
 """Share of a flow that leaks inside the pump, which goes against the viscosity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What disturbances take from the sensors: how much each varies in training, what it measures, and a kelvin in its unit."""
+
+    scale_S: Doubles
+    quantity_S: tuple[str, ...]
+    kelvin_S: Doubles
+
+    @classmethod
+    def of(cls, equipment: Equipment, values_WSN: Floats) -> Self:
+        """Measure them on training windows.
+
+        Args:
+            equipment: the machine; its sensors are S.
+            values_WSN: some of its training windows.
+        """
+        there_WSN = np.isfinite(values_WSN)
+        count_S = np.maximum(there_WSN.sum((0, 2)), 1)
+        mean_S = np.where(there_WSN, values_WSN, 0.0).sum((0, 2), dtype=np.float64) / count_S
+        square_WSN = np.where(there_WSN, values_WSN - mean_S[:, None], 0.0) ** 2
+        sensors = [sensor for _, sensor in equipment.sensors]
+        return cls(
+            scale_S=np.sqrt(square_WSN.sum((0, 2)) / count_S),
+            quantity_S=tuple(sensor.quantity for sensor in sensors),
+            kelvin_S=np.array([5 / 9 if sensor.unit in ("degF", "degR") else 1.0 for sensor in sensors]),
+        )
+
+    def measuring(self, quantity: str) -> Booleans:
+        """Return which sensors measure a quantity, [S]."""
+        return np.array([each == quantity for each in self.quantity_S])
 
 
 def directions(

@@ -11,10 +11,9 @@ from app.feature_spec import FeatureSpec
 from app.features import batch_features, plan_features
 from app.graph import plan_graph
 from app.model import SecondOpinion, UniversalTemporalGNN
-from train.augment import Instruments
 from train.config import TrainConfig
 from train.labels import Booleans, Integers
-from train.nuisance import directions
+from train.nuisance import Instruments, directions
 from train.ordinal import OrdinalReading, measure, read_off
 from train.windows import Windows
 

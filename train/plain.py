@@ -16,7 +16,7 @@ from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Material, run_epoch
 from train.feed import KeptFeed, Share, count_steps
-from train.fit import instruments_of, network
+from train.fit import network
 from train.labels import Integers
 from train.learner import Learner
 from train.loop import is_stalled
@@ -78,7 +78,7 @@ def begin(
     learner = Learner(UniversalTemporalGNN(sized), wrap, config, config.epochs * steps)
     plan = plan_tensors(windows.equipment, spec, device)
     targets = tabulate_targets(windows.labels, sized, device)
-    material = Material(plan, targets, instruments_of(windows, train_W), config)
+    material = Material(plan, targets, config)
     values_WSN = np.concatenate([values_BSN for _, values_BSN in windows.batches(train_W)])
     return Begun(learner, material, KeptFeed(train_W, values_WSN, steps, config.batch, config.seed, share), share)
 

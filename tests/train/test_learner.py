@@ -12,7 +12,6 @@ from app.graph import build_graph, concatenate
 from app.model import UniversalTemporalGNN, to_tensors
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, parted
-from train.augment import Instruments
 from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Draws, Material, run_epoch
@@ -35,9 +34,7 @@ def begun(windows: Windows, config: TrainConfig) -> tuple[Learner, Material, Kep
     positions = np.arange(len(windows))
     values = windows.values(positions)
     plan = plan_tensors(windows.equipment, made.spec, CPU)
-    material = Material(
-        plan, tabulate_targets(windows.labels, made.config, CPU), Instruments.of(windows.equipment, values), config
-    )
+    material = Material(plan, tabulate_targets(windows.labels, made.config, CPU), config)
     return learner, material, KeptFeed(positions, values, 3, config.batch, 0, Share(0, 1))
 
 

@@ -8,9 +8,8 @@ import pytest
 from app.bins import Floats
 from app.features import batch_features, plan_features
 from tests.small import graded, press, small, wave
-from train.augment import Instruments
 from train.config import TrainConfig
-from train.nuisance import directions, warmed
+from train.nuisance import Instruments, directions, warmed
 from train.opinion import fit_opinion
 from train.predict import predict
 from train.windows import Windows, write_windows
