@@ -59,14 +59,21 @@ class Rows:
         return found
 
 
-def gather(windows: Windows, parts: Sequence[HeldPart]) -> Rows:
+def gather(windows: Windows, parts: Sequence[HeldPart], *, fitted_elsewhere: bool = False) -> Rows:
     """Put what the parts hold out one after the other; a grade that a part's fit was never shown counts as not labelled.
 
     No fit can know the name of such a grade: it would be scored as wrong whatever was learned.
+
+    Args:
+        windows: all windows.
+        parts: of one split.
+        fitted_elsewhere: whether what answered was not fitted to the parts' training windows, so that they do not say what it was shown.
     """
     window_R = np.concatenate([part.held_W for part in parts])
     labels = windows.labels.only(window_R)
-    shown_RV = np.concatenate([_shown(windows.labels.grade_WV, part) for part in parts])
+    shown_RV = np.concatenate(
+        [_shown(windows.labels.grade_WV, part, fitted_elsewhere=fitted_elsewhere) for part in parts]
+    )
     part_R = np.repeat(np.arange(len(parts)), [len(part.held_W) for part in parts])
     fold_R = fold_of(part_R, windows.group_W[window_R])
     return Rows(
@@ -80,10 +87,10 @@ def gather(windows: Windows, parts: Sequence[HeldPart]) -> Rows:
     )
 
 
-def _shown(grade_WV: Integers, part: HeldPart) -> Booleans:
+def _shown(grade_WV: Integers, part: HeldPart, *, fitted_elsewhere: bool) -> Booleans:
     """Tell which held-out windows' grades the part's fit was shown, [held, V]; all where it is not known what it saw."""
     held_HV = grade_WV[part.held_W]
-    if not len(part.train_W):
+    if fitted_elsewhere or not len(part.train_W):
         return np.ones(held_HV.shape, np.bool_)
     seen_WV = grade_WV[part.train_W]
     return np.stack([np.isin(held_HV[:, v], seen_WV[:, v]) for v in range(held_HV.shape[1])], axis=1)

@@ -117,7 +117,7 @@ def evaluate_parts(
     """
     if not sum(len(part.held_W) for part in parts):
         raise ValueError("expected parts that hold out windows, found none: give another split")
-    equipment, rows = windows.equipment, gather(windows, parts)
+    equipment, rows = windows.equipment, gather(windows, parts, fitted_elsewhere=given is not None)
     names = tuple(part.name for part in parts)
     graded_V: Booleans = np.any(windows.labels.grade_WV >= 0, axis=0)
     cap = _cap(windows, cap_h)

@@ -128,6 +128,10 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(tmp
     assert set(found.contenders[THIS].grades) == {"valve"}
     assert found.contenders[THIS].grades["valve"].pooled.windows == 52
     assert "Grades that a part's training never showed can't be told and are not scored: of pump." in found.notes
+    # of a checkpoint that was fitted to other windows nobody knows what it was shown
+    given = Given({}, {}, Calibration(coverage=0.9), None)
+    whole = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False, given=given)
+    assert set(whole.contenders[THIS].grades) == {"pump", "valve"}
 
 
 def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path: Path) -> None:
