@@ -30,7 +30,7 @@ SHADOWS: dict[str, dict[str, object] | None] = {
     "sleeps": {"sleep_s": SLEEP_S},
     "raises": {"raises": True},
 }
-"""What each shadow does, as arguments of a misbehaving version."""
+"""What each shadow does, as arguments of `slow_and_broken.model`."""
 _COPIES = re.compile(r'hydraulic_shadow_copies_total\{.*outcome="(\w+)".*\}')
 
 
@@ -81,7 +81,7 @@ def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
             copy.deepcopy(model)
             | {
                 "name": version,
-                "import_path": "tests.bench.misbehaving:model",
+                "import_path": "tests.bench.slow_and_broken:model",
                 "args": {"checkpoint": str(checkpoint), **behaviour},
             }
         )

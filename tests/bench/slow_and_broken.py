@@ -1,4 +1,4 @@
-"""Versions that misbehave on purpose, as applications for the benchmark's configuration; the service itself has none.
+"""Versions that are slow or broken on purpose, as applications for the benchmark's configuration; the service itself has none.
 
 Invariant: they start and answer probes as the real ones do; only scores come late or not at all.
 """
@@ -12,8 +12,8 @@ from app.serving.messages import ScoreAnswer, ScoreCall
 from app.serving.model_replica import ModelReplica
 
 
-class MisbehavingArgs(BaseModel):
-    """Arguments of a misbehaving version's application: its checkpoint, how long it sleeps, and whether it raises after that."""
+class BrokenArgs(BaseModel):
+    """Arguments of such a version's application: its checkpoint, how long it sleeps, and whether it raises after that."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,10 +22,10 @@ class MisbehavingArgs(BaseModel):
     raises: bool = False
 
 
-class MisbehavingReplica(ModelReplica):
+class BrokenReplica(ModelReplica):
     """A model replica that sleeps before it scores, or raises."""
 
-    def __init__(self, args: MisbehavingArgs) -> None:
+    def __init__(self, args: BrokenArgs) -> None:
         super().__init__(args.checkpoint, "cpu", 1)
         self._args = args
 
@@ -36,6 +36,6 @@ class MisbehavingReplica(ModelReplica):
         return await super().score(call)
 
 
-def model(args: MisbehavingArgs) -> serve.Application:
-    """Bind a misbehaving version as `app.serving.build` binds a real one."""
-    return serve.deployment(name="Model")(MisbehavingReplica).bind(args)
+def model(args: BrokenArgs) -> serve.Application:
+    """Bind such a version as `app.serving.build` binds a real one."""
+    return serve.deployment(name="Model")(BrokenReplica).bind(args)
