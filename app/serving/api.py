@@ -312,7 +312,7 @@ def _add_release_routes(api: FastAPI, service: Service) -> None:
     @api.get(
         "/v1/traffic",
         tags=["models"],
-        summary="How traffic is split, and who is a shadow; with equipment_id, which version answers for it",
+        summary="How traffic is split; with equipment_id, which version answers for it",
         dependencies=[_access(service, "read")],
     )
     async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
