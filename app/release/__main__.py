@@ -134,7 +134,6 @@ def _end_at_sigterm() -> None:
 
 
 async def _run(options: argparse.Namespace, out: TextIO) -> int:
-    _end_at_sigterm()
     settings = Settings()
 
     def say(line: str) -> None:
@@ -161,6 +160,7 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
                 for line in found or ["what runs is what the file says"]:
                     say(line)
                 return 0
+            _end_at_sigterm()
             asker = Asker(options.actor, options.reason)
             releases = Releases(file, serve, service, store, asker, say, settings.var_dir, dry_run=options.dry_run)
             before = releases.weights()
