@@ -217,6 +217,51 @@ def _with_other_spec(directory: Path) -> None:
     (directory / "checkpoint.json").write_text(json.dumps(card))
 
 
+def _contrary(directory: Path) -> None:
+    """Turn a checkpoint's weights so that it tells other conditions, correctly stated in its card."""
+    import hashlib
+
+    from safetensors.numpy import load_file, save_file
+
+    turned = {"opinion.weight_GAQTFK", "opinion.bias_GAK", "grade.direction_MGD"}
+    tensors = load_file(directory / WEIGHTS)
+    save_file({name: -item if name in turned else item for name, item in tensors.items()}, directory / WEIGHTS)
+    card = json.loads((directory / "checkpoint.json").read_text())
+    card["sha256"][WEIGHTS] = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
+    (directory / "checkpoint.json").write_text(json.dumps(card))
+
+
+def test_version_that_tells_other_conditions_is_rolled_back_by_its_pairs(
+    system: System, release: Release, file: Path, load: Path, tmp_path: Path
+):
+    checked(release("apply"))
+    contrary = trained(tmp_path / "contrary", "2", "6")
+    _contrary(contrary)
+    checked(release("deploy", "6", "--checkpoint", str(contrary)))
+    before = file.read_text()
+    checked(release("shadow", "6"))
+    assert '            shadows: ["6"]\n' in file.read_text()
+    assert ", a shadow; application 'model-6'" in checked(release("status")).out
+    checked(release("shadow", "6", "--off"))
+    assert file.read_text() == before
+
+    done = release("promote", "6", "--steps", "30,100", "--hold", "20s", "--guard", "errors<50%,disagreement<20%")
+    assert done.status == 3, done
+    assert "rolled back at weight 30: disagreement<20%, found 1 in " in done.err
+    assert done.seconds < 30
+    assert file.read_text() == before
+    with system.client() as client:
+        traffic = client.get("/v1/traffic").json()
+        assert {item["version"]: item["weight"] for item in traffic["releases"]} == {"1": 100, "2": 0, "6": 0}
+        assert traffic["shadows"] == []
+        metrics = client.get("/metrics").text
+    for pair in ('against="1",outcome="disagreed",version="6"', 'against="6",outcome="disagreed",version="1"'):
+        assert pair in metrics
+    assert 'outcome="failed"' not in metrics
+    checked(release("retire", "6"))
+    assert [item for item in answers_of(load) if item["status"] != 200 or item["fallback"]] == []
+
+
 def test_guard_that_breaks_rolls_back_by_itself(system: System, release: Release, file: Path, load: Path):
     checked(release("apply"))
     before = file.read_text()

@@ -3,7 +3,7 @@
 Each command changes `serve_config.yaml` and what runs together, and writes who, when, what and why to the history of releases;
 `--dry-run` prints the change and does nothing. Answers go to standard output, errors to standard error. The exit
 status is 0 when it was done, 1 when it was refused (what ran before goes on), 2 for wrong use, 3 when a guard broke and the promotion
-was rolled back.
+was rolled back, 130 and 143 when Ctrl-C or SIGTERM ended it.
 Invariant: the commands decide nothing themselves; see `operations`.
 """
 
@@ -11,21 +11,23 @@ import argparse
 import asyncio
 import getpass
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from app.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
 from app.release.config_file import ConfigFile
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.release.ledger import Asker
 from app.release.operations import Releases
-from app.release.promotion import GuardBroken, Promotion, promote
+from app.release.promotion import GuardBroken, Promotion, new_shadows, promote
 from app.release.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.service_api import ServiceApi, api_key, service_url
-from app.release.shares import parse_steps, parse_weights, with_share
+from app.release.shares import ShadowChange, parse_steps, parse_weights, with_share
 from app.release.source import has_registry, open_registry, placement_of
 from app.release.versions import described
 from app.release.view import difference, status_lines
@@ -60,6 +62,9 @@ def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
     except KeyboardInterrupt:
         err.write("interrupted\n")
         return 130
+    except asyncio.CancelledError:
+        err.write("terminated\n")
+        return 143
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,17 +99,38 @@ def _parser() -> argparse.ArgumentParser:
     deploy.add_argument("--device", help="auto, cpu, cuda or cuda:N; as the version that is copied without it")
     split = commands.add_parser("split", parents=[changing], help="give versions their weights")
     split.add_argument("weights", nargs="+", metavar="VERSION=WEIGHT", help="such as 3=90 4=10")
+    shadow = commands.add_parser(
+        "shadow",
+        parents=[changing],
+        help="let a version answer on copies of what others return, and store what it says",
+    )
+    shadow.add_argument("version")
+    shadow.add_argument("--off", action="store_true", help="end it")
     promote_ = commands.add_parser(
         "promote", parents=[changing], help="walk a version's weight up, and back when a guard breaks"
     )
     promote_.add_argument("version")
     promote_.add_argument("--steps", default="100", help="weights one after the other, such as 1,10,50,100")
     promote_.add_argument("--hold", default="0s", help="how long to stay on each, such as 10m")
-    promote_.add_argument("--guard", help="what must hold meanwhile, such as errors<0.1%%,p95<80ms")
+    promote_.add_argument("--guard", help="what must hold meanwhile, such as errors<0.1%%,p95<80ms,disagreement<5%%")
     commands.add_parser("rollback", parents=[changing], help="put the weights before those of now in force")
     retire = commands.add_parser("retire", parents=[changing], help="remove a version without weight")
     retire.add_argument("version")
     return parser
+
+
+def _end_at_sigterm() -> None:
+    """Have SIGTERM cancel this task, as Ctrl-C does, so that what was begun is taken back; a second one does not cut that short."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals go to the main thread
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def end(task: "asyncio.Task[Any]") -> None:
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end, task)
 
 
 async def _run(options: argparse.Namespace, out: TextIO) -> int:
@@ -134,6 +160,7 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
                 for line in found or ["what runs is what the file says"]:
                     say(line)
                 return 0
+            _end_at_sigterm()
             asker = Asker(options.actor, options.reason)
             releases = Releases(file, serve, service, store, asker, say, settings.var_dir, dry_run=options.dry_run)
             before = releases.weights()
@@ -155,10 +182,13 @@ async def _change(
             await releases.deploy(placement_of(options.version, options.checkpoint, options.device, settings))
         case "split":
             await releases.split(parse_weights(options.weights))
+        case "shadow":
+            await releases.shadow(options.version, on=not options.off)
         case "promote":
             promotion = _promotion(options, MetricsMeter.names)
             if options.dry_run:
-                await releases.split(with_share(releases.weights(), promotion.version, promotion.steps[0]))
+                weights = with_share(releases.weights(), promotion.version, promotion.steps[0])
+                await releases.split(weights, shadows=ShadowChange(add=new_shadows(releases, promotion)))
                 return
             replicas = await releases.ingress_replicas()
             meter = MetricsMeter(service.metrics, 1 if replicas <= 1 else 3 * replicas)

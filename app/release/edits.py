@@ -60,6 +60,40 @@ def with_weights(text: str, weights: Mapping[str, float]) -> str:
     return _checked(_changed(text, changes), wanted)
 
 
+def with_shadows(text: str, versions: Sequence[str]) -> str:
+    """Say which versions are shadows; where none is left the key goes, unless a comment is about it.
+
+    Raises:
+        SettingsError: the file is laid out so that it can't be changed in place.
+    """
+    if not text.endswith("\n"):
+        text += "\n"
+    traffic = _traffic(_compose(text))
+    keys = {key.value: (key, value) for key, value in traffic.value} if isinstance(traffic, yaml.MappingNode) else {}
+    wanted = yaml.safe_load(text)
+    data = _data_traffic(wanted)
+    had = data.get("shadows", [])
+    shadows = [*(name for name in had if name in versions), *(name for name in versions if name not in had)]
+    if shadows or "shadows" in data:
+        data["shadows"] = shadows
+    rendered = "[" + ", ".join(f'"{version}"' for version in shadows) + "]"
+    if "shadows" not in keys:
+        releases, listed = keys["releases"]
+        after = _end_of(text, listed)
+        line = " " * releases.start_mark.column + f"shadows: {rendered}\n" if shadows else ""
+        return _checked(_changed(text, [_Change(after, after, line)]), wanted)
+    key, node = keys["shadows"]
+    start, end = text.rfind("\n", 0, key.start_mark.index) + 1, _end_of(text, node)
+    if not shadows and not _is_commented(text, start, end):
+        del data["shadows"]
+        changes = [_Change(start, end, "")]
+    elif isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        changes = _changed_lines(text, key, node, shadows)
+    else:
+        changes = [_Change(node.start_mark.index, node.end_mark.index, rendered)]
+    return _checked(_changed(text, changes), wanted)
+
+
 def with_version(text: str, placement: Placement, like: str) -> str:
     """Add a version: its application after the last one that holds a version, its release with weight 0 after the last.
 
@@ -120,7 +154,7 @@ def without_version(text: str, version: str) -> str:
     """Remove a version's release and application; comments around them stay.
 
     Raises:
-        SettingsError: the version is not released or has weight, or the file is laid out so that nothing can be removed.
+        SettingsError: the version is not released, has weight or is a shadow, or the file is laid out so that nothing can be removed.
     """
     root = _compose(text)
     releases = {_text(item, "version"): item for item in _items(_releases(root))}
@@ -131,6 +165,10 @@ def without_version(text: str, version: str) -> str:
     if weight > 0:
         raise SettingsError(
             f"expected version {version} without weight, found {weight:g}: split its traffic to others before it goes"
+        )
+    if version in _data_traffic(yaml.safe_load(text)).get("shadows", []):
+        raise SettingsError(
+            f"expected version {version} to be no shadow, found it one: end that with `shadow {version} --off`"
         )
     name = _text(item, "application")
     application = next(found for found in _items(_child(root, "applications")) if _text(found, "name") == name)
@@ -209,10 +247,14 @@ def _items(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _releases(root: yaml.Node) -> yaml.Node:
+    return _child(_traffic(root), "releases")
+
+
+def _traffic(root: yaml.Node) -> yaml.Node:
     applications = _items(_child(root, "applications"))
     door = next(item for item in applications if _text(item, "import_path") == DIAGNOSTICS)
     ingress = next(item for item in _items(_child(door, "deployments")) if _text(item, "name") == "Ingress")
-    return _child(_child(_child(ingress, "user_config"), "traffic"), "releases")
+    return _child(_child(ingress, "user_config"), "traffic")
 
 
 def _changed(text: str, changes: Sequence[_Change]) -> str:
@@ -247,6 +289,25 @@ def _without(text: str, item: yaml.Node) -> _Change:
     if text[end:].startswith("\n") and (not above or above.startswith("#")):
         end += 1
     return _Change(start, end, "")
+
+
+def _changed_lines(text: str, key: yaml.Node, node: yaml.SequenceNode, wanted: Sequence[str]) -> list[_Change]:
+    """Return the changes of a list in block style that leave its other lines as they are."""
+    there = {str(item.value): item for item in node.value}
+    last = node.value[-1]
+    after, margin = _end_of(text, last), text[_start_of(text, last) : last.start_mark.index]
+    added = "".join(f'{margin}"{version}"\n' for version in wanted if version not in there)
+    cut = [
+        _Change(_start_of(text, item), _end_of(text, item), "") for name, item in there.items() if name not in wanted
+    ]
+    emptied = [] if wanted else [_Change(key.end_mark.index + 1, key.end_mark.index + 1, " []")]
+    return [*cut, *emptied, _Change(after, after, added)]
+
+
+def _is_commented(text: str, start: int, end: int) -> bool:
+    """Tell whether a comment stands in these lines or right above them."""
+    above = text[:start].splitlines()
+    return "#" in text[start:end] or (bool(above) and above[-1].lstrip().startswith("#"))
 
 
 def _blank_before(text: str, item: yaml.Node) -> bool:

@@ -1,7 +1,8 @@
 """Guards of a promotion: what must stay below what, measured since a step began and in its last seconds.
 
 `errors` is the share of calls to the version that failed, `p95` the time within which 95 of 100 calls to it ended; both also count
-calls for which another version stood in. Other meters may add other names.
+calls for which another version stood in. `disagreement` is the share of answers to which a shadow told something else, counting those
+that the version returned and those that it was the shadow of. Other meters may add other names.
 Invariant: a guard breaks on measured calls alone, never on their absence.
 """
 
@@ -17,12 +18,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.errors import InputError
 
 LEAST_CALLS = 20
-"""Fewer calls say nothing."""
+"""Fewer calls, or pairs of answers, say nothing."""
 MANY_FAILURES = 3
 """So many failures say enough among any number of calls: a version that hangs is soon left alone, and gets no more of them."""
 RECENT_S = 20.0
 """A version that turns bad late in a step must not hide behind the step's good beginning."""
-_UNITS: Mapping[str, Mapping[str, float]] = {"errors": {"%": 0.01}, "p95": {"ms": 0.001, "s": 1.0}}
+DISAGREEMENT = "disagreement"
+"""The guard that needs the versions to shadow each other."""
+_UNITS: Mapping[str, Mapping[str, float]] = {
+    "errors": {"%": 0.01},
+    DISAGREEMENT: {"%": 0.01},
+    "p95": {"ms": 0.001, "s": 1.0},
+}
 """Units of each guard, one of which must stand there: a bare 80 would be 80 seconds to one and milliseconds to another reader."""
 _GUARD = re.compile(r"\s*([a-z][a-z0-9_]*)\s*<\s*([0-9]+(?:\.[0-9]+)?)\s*(%|ms|s)?\s*")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
@@ -57,22 +64,39 @@ class Meter(Protocol):
 
 
 class Calls(NamedTuple):
-    """Calls to a version that one replica has counted: how many ended, failed, and ended within each bound of seconds."""
+    """Calls to a version that one replica has counted: how many ended, failed, and ended within each bound of seconds.
+
+    `compared` is how many answers of the version have an answer of another one beside them, and `disagreed` how many of these differ.
+    """
 
     ended: float = 0.0
     failed: float = 0.0
     within: Mapping[float, float] = {}
+    compared: float = 0.0
+    disagreed: float = 0.0
 
     def since(self, before: "Calls") -> "Calls":
         """Return the calls after an earlier count."""
         within = {bound: count - before.within.get(bound, 0.0) for bound, count in self.within.items()}
-        return Calls(self.ended - before.ended, self.failed - before.failed, within)
+        return Calls(
+            self.ended - before.ended,
+            self.failed - before.failed,
+            within,
+            self.compared - before.compared,
+            self.disagreed - before.disagreed,
+        )
 
     def joined(self, other: "Calls") -> "Calls":
         """Return the calls of both."""
         bounds = self.within.keys() | other.within.keys()
         within = {bound: self.within.get(bound, 0.0) + other.within.get(bound, 0.0) for bound in bounds}
-        return Calls(self.ended + other.ended, self.failed + other.failed, within)
+        return Calls(
+            self.ended + other.ended,
+            self.failed + other.failed,
+            within,
+            self.compared + other.compared,
+            self.disagreed + other.disagreed,
+        )
 
     @property
     def errors(self) -> Measured:
@@ -80,6 +104,12 @@ class Calls(NamedTuple):
         count = int(self.ended)
         enough = count >= LEAST_CALLS or self.failed >= MANY_FAILURES
         return Measured(self.failed / self.ended if enough else None, count)
+
+    @property
+    def disagreement(self) -> Measured:
+        """Share of the compared answers that differ."""
+        count = int(self.compared)
+        return Measured(self.disagreed / self.compared if count >= LEAST_CALLS else None, count)
 
     @property
     def p95(self) -> Measured:
@@ -107,7 +137,7 @@ class MetricsMeter:
         clock: monotonic seconds.
     """
 
-    names = frozenset({"errors", "p95"})
+    names = frozenset({"errors", "p95", DISAGREEMENT})
 
     def __init__(self, fetch: Callable[[], Awaitable[str]], times: int, clock: Callable[[], float] = time.monotonic):
         self._fetch = fetch
@@ -137,7 +167,11 @@ class MetricsMeter:
             self._totals.popleft()
         recent = total.since(self._totals[0][1])
         self._totals.append((now, total))
-        return {"errors": _worse(total.errors, recent.errors), "p95": _worse(total.p95, recent.p95)}
+        return {
+            "errors": _worse(total.errors, recent.errors),
+            "p95": _worse(total.p95, recent.p95),
+            DISAGREEMENT: _worse(total.disagreement, recent.disagreement),
+        }
 
     async def _look(self) -> None:
         for _ in range(self._times):
@@ -149,10 +183,17 @@ class MetricsMeter:
 def read_calls(metrics: str, version: str) -> tuple[str, Calls]:
     """Take the replica's name and the calls to a version out of metrics in the Prometheus text format."""
     replica, ended, failed, within = "", 0.0, 0.0, {}
+    compared = {"agreed": 0.0, "disagreed": 0.0}
     for family in text_string_to_metric_families(metrics):
         for sample in family.samples:
             if sample.name == "hydraulic_replica_info":
                 replica = sample.labels["replica"]
+            elif sample.name == "hydraulic_shadow_copies_total":
+                if (
+                    version in {sample.labels["version"], sample.labels["against"]}
+                    and sample.labels["outcome"] in compared
+                ):
+                    compared[sample.labels["outcome"]] += sample.value
             elif sample.labels.get("version") != version:
                 continue
             elif sample.name == "hydraulic_version_calls_total":
@@ -160,7 +201,7 @@ def read_calls(metrics: str, version: str) -> tuple[str, Calls]:
                 failed += sample.value if sample.labels["outcome"] == "failed" else 0.0
             elif sample.name == "hydraulic_version_seconds_bucket":
                 within[float(sample.labels["le"])] = sample.value
-    return replica, Calls(ended, failed, within)
+    return replica, Calls(ended, failed, within, sum(compared.values()), compared["disagreed"])
 
 
 def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
@@ -205,6 +246,11 @@ def broken(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tuple
         if found.value is not None and found.value >= guard.limit:
             return guard, found
     return None
+
+
+def counted(guard: str) -> str:
+    """Return what a guard's measure rests on, in words."""
+    return "pairs of answers" if guard == DISAGREEMENT else "calls"
 
 
 def unknown(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tuple[Guard, ...]:

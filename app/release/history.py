@@ -12,6 +12,9 @@ FOUND = "found"
 ROLLBACK = "rollback"
 STEP = "step"
 """A weight on the way of a promotion: going back from it goes to before the promotion."""
+SHADOW = "shadow"
+UNSHADOW = "shadow off"
+"""These two change no weights, so there is nothing to go back from."""
 
 
 def weights_before(events: Sequence[ReleaseEvent]) -> dict[str, float] | None:
@@ -23,6 +26,8 @@ def weights_before(events: Sequence[ReleaseEvent]) -> dict[str, float] | None:
     stack: list[dict[str, float]] = []
     walking: str | None = None
     for event in reversed(events):
+        if event.action in {SHADOW, UNSHADOW}:
+            continue
         weights = in_use(event.weights)
         if event.action == ROLLBACK:
             while stack and stack[-1] != weights:

@@ -4,7 +4,7 @@ Invariant: a release that was done stays done, whether it could be written down 
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,6 +82,7 @@ class Ledger:
             self._say(f"warning: done, but not written to the history of releases: {error.message}")
 
 
-def told(weights: Mapping[str, float]) -> str:
-    """Write weights as `split` reads them."""
-    return " ".join(f"{version}={weight:g}" for version, weight in weights.items())
+def told(weights: Mapping[str, float], shadows: Sequence[str] = ()) -> str:
+    """Write weights as `split` reads them, and who is a shadow."""
+    written = " ".join(f"{version}={weight:g}" for version, weight in weights.items())
+    return f"{written}, shadows {' '.join(shadows)}" if shadows else written

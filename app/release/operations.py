@@ -6,22 +6,29 @@ Invariant: no version gets weight before it answered, and none is removed while 
 """
 
 import asyncio
-import contextlib
 import difflib
-import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from app.card import CARD, Card
 from app.checkpoint_cache import local_directory
-from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError
+from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
+from app.release.change import LOCK_POLL_S, Change
 from app.release.config_file import ConfigFile, ReadConfig
-from app.release.edits import APPLICATION_PREFIX, Placement, with_version, with_weights, without_version
-from app.release.history import ROLLBACK, in_use, weights_before
+from app.release.edits import (
+    APPLICATION_PREFIX,
+    Placement,
+    with_shadows,
+    with_version,
+    with_weights,
+    without_version,
+)
+from app.release.history import ROLLBACK, SHADOW, UNSHADOW, in_use, weights_before
 from app.release.ledger import Asker, History, Ledger, told
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi
+from app.release.shares import UNCHANGED, ShadowChange
 from app.release.view import difference
 
 START_S = 300.0
@@ -30,7 +37,6 @@ WARM_UP_S = 30.0
 QUICK_WARM_UP_S = 3.0
 IN_FORCE_S = 10.0
 GONE_S = 60.0
-_LOCK_POLL_S = 0.05
 
 
 class WeightsTaken(ReleaseConflict):
@@ -77,7 +83,7 @@ class Releases:
         self._serve = serve
         self._service = service
         self._ledger = Ledger(history, asker, say)
-        self._asker = asker
+        self._change = Change(file, serve, service, asker.actor)
         self._say = say
         self._dry_run = dry_run
 
@@ -102,32 +108,66 @@ class Releases:
             await self._ledger.note_found(had)
         else:
             self._say("nothing answers yet: no version was warmed up before it has its weight")
-        async with self._alone("apply"):
+        async with self._change.alone("apply"):
             if self._file.read().text != before.text:
                 raise ReleaseConflict(
                     f"expected '{self._file.name}' as it was read, found it changed since: look at it again"
                 )
             await self._serve.apply(before.data)
-            await self._in_force(before)
+            await self._change.in_force(before, IN_FORCE_S)
         self._say("applied: " + told(weights))
         await self._ledger.record(max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights)
 
     async def split(
-        self, weights: Mapping[str, float], action: str = "split", version: str | None = None, reason: str | None = None
+        self, weights: Mapping[str, float], action: str = "split", shadows: ShadowChange = UNCHANGED
     ) -> None:
         """Give versions their weights, once those that gain answer.
 
         Args:
             weights: by version; those that are not named get none.
             action: as the history has it.
-            version: whom it is about; the one that gains most when None.
-            reason: why; as the asker said when None.
+            shadows: who becomes one, and who no longer is.
 
         Raises:
             HydraulicDiagnosticsError: it can't be done; the weights before are in force.
         """
+        await self._move(self._file.read(), weights, action, shadows=shadows)
+
+    async def shadow(self, version: str, *, on: bool) -> None:
+        """Make a version answer on copies of what others have returned, once it answers at all, or no longer.
+
+        Raises:
+            HydraulicDiagnosticsError: it can't be done; who was a shadow still is.
+        """
         before = self._file.read()
-        await self._move(before, weights, action, version, reason)
+        weights = _weights(before)
+        if version not in weights:
+            raise UnknownVersion(
+                f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
+            )
+        shadows = ShadowChange(add=[version]) if on else ShadowChange(remove=[version])
+        await self._move(before, weights, SHADOW if on else UNSHADOW, version, shadows=shadows)
+
+    async def unshadow(self, versions: Sequence[str], version: str, reason: str) -> None:
+        """End that versions are shadows, whatever the weights; a command that is just changing the file is waited for.
+
+        Args:
+            versions: those that are none are left out.
+            version: whom it is about.
+            reason: why.
+
+        Raises:
+            HydraulicDiagnosticsError: it can't be done.
+        """
+
+        async def once() -> None:
+            before = self._file.read()
+            if set(versions) & set(before.config.traffic.shadows):
+                change = ShadowChange(remove=versions)
+                await self._move(before, _weights(before), UNSHADOW, version, reason, change)
+
+        if versions:
+            await self._patiently(once)
 
     async def follow(
         self,
@@ -136,6 +176,7 @@ class Releases:
         action: str,
         version: str,
         reason: str | None = None,
+        shadows: ShadowChange = UNCHANGED,
     ) -> None:
         """Give versions their weights if nobody else changed them; a command that is just changing the file is waited for.
 
@@ -145,6 +186,7 @@ class Releases:
             action: as the history has it.
             version: whom it is about.
             reason: why; as the asker said when None.
+            shadows: who becomes one, and who no longer is.
 
         Raises:
             WeightsTaken: others are there.
@@ -155,7 +197,7 @@ class Releases:
             before = self._file.read()
             if in_use(_weights(before)) not in [in_use(known) for known in own]:
                 raise WeightsTaken(_weights(before))
-            await self._move(before, in_use(weights), action, version, reason)
+            await self._move(before, in_use(weights), action, version, reason, shadows)
 
         await self._patiently(once)
 
@@ -178,7 +220,7 @@ class Releases:
             except (ReleaseConflict, SettingsError):
                 if time.monotonic() > give_up:
                     raise
-            await asyncio.sleep(_LOCK_POLL_S)
+            await asyncio.sleep(LOCK_POLL_S)
 
     async def _roll_back_once(self) -> None:
         events = await self._ledger.events()
@@ -220,8 +262,8 @@ class Releases:
             return
         name = APPLICATION_PREFIX + placement.version
         try:
-            async with self._alone(f"deploy {placement.version}"):
-                await self._replace(before, text)
+            async with self._change.alone(f"deploy {placement.version}"):
+                await self._change.replace(before, text)
             state = await self._serve.wait_running(name, START_S)
             replicas = sum(item.running for item in state.deployments.values())
             designs = self._designs(placement.checkpoint)
@@ -250,9 +292,9 @@ class Releases:
             return
         application = before.config.traffic.find(version)
         assert application is not None
-        async with self._alone(f"retire {version}"):
-            after = await self._replace(before, text)
-            await self._in_force(after)
+        async with self._change.alone(f"retire {version}"):
+            after = await self._change.replace(before, text)
+            await self._change.in_force(after, IN_FORCE_S)
         await self._serve.wait_gone(application.application, GONE_S)
         self._say(f"version {version} is gone")
         await self._ledger.record(version, "retire", _weights(after))
@@ -263,7 +305,7 @@ class Releases:
         Raises:
             HydraulicDiagnosticsError: the file can't be used, or Serve does not tell.
         """
-        return await self._replicas(self._file.read())
+        return await self._change.ingress_replicas(self._file.read())
 
     def weights(self) -> dict[str, float]:
         """Return the weights of the file.
@@ -273,6 +315,14 @@ class Releases:
         """
         return _weights(self._file.read())
 
+    def shadows(self) -> tuple[str, ...]:
+        """Return the shadows of the file.
+
+        Raises:
+            SettingsError: it can't be used.
+        """
+        return self._file.read().config.traffic.shadows
+
     async def _move(
         self,
         before: ReadConfig,
@@ -280,26 +330,26 @@ class Releases:
         action: str,
         version: str | None = None,
         reason: str | None = None,
+        shadows: ShadowChange = UNCHANGED,
     ) -> None:
         started = time.monotonic()
+        had, shadowed = _weights(before), before.config.traffic.shadows
+        shadowing = shadows.of(shadowed)
         text = with_weights(before.text, weights)
-        had = _weights(before)
-        if in_use(had) == in_use(weights):
-            self._say(f"nothing to do: {told(had)} is what the file says")
+        if shadowing != shadowed:
+            text = with_shadows(text, shadowing)
+        if text == before.text:
+            self._say(f"nothing to do: {told(had, shadowed)} is what the file says")
             return
         if self._shown(before, text):
             return
         gaining = [name for name, weight in weights.items() if weight > had[name]]
-        await self._warm_up(before, gaining)
+        new = [name for name in shadowing if name not in shadowed and name not in gaining]
+        await self._warm_up(before, [*gaining, *new])
         await self._ledger.note_found(had)
-        async with self._alone(action):
-            after = await self._replace(before, text)
-            try:
-                await self._in_force(after)
-            except ReleaseError as error:
-                await self._replace(after, before.text)
-                raise ReleaseError(f"the weights before stay in force: {error.message}") from error
-        self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after))}")
+        async with self._change.alone(action):
+            after = await self._change.put_in_force(before, text, IN_FORCE_S)
+        self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after), shadowing)}")
         about = version or max(gaining, key=lambda name: weights[name] - had[name])
         await self._ledger.record(about, action, _weights(after), reason)
 
@@ -310,49 +360,15 @@ class Releases:
             designs = self._designs(config.config.model_args(release.application).checkpoint)
             self._say(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
 
-    async def _replace(self, before: ReadConfig, text: str) -> ReadConfig:
-        """Change the file and apply it; when Serve does not take it, the file goes back."""
-        after = self._file.replace(before, text)
-        try:
-            await self._serve.apply(after.data)
-        except BaseException as error:
-            self._file.replace(after, before.text)
-            if isinstance(error, asyncio.CancelledError):  # Serve may have taken it before it could answer
-                await self._serve.apply(before.data)
-            raise
-        return after
-
-    async def _in_force(self, config: ReadConfig) -> None:
-        await self._service.wait_weights(_weights(config), await self._replicas(config), IN_FORCE_S)
-
-    async def _replicas(self, config: ReadConfig) -> int:
-        door = (await self._serve.applications()).get(config.config.diagnostics.name)
-        return door.deployments["Ingress"].running if door and "Ingress" in door.deployments else 1
-
     async def _take_back(self, version: str) -> None:
         """Remove a version that did not start from the file as it is now."""
-        async with self._alone(f"take version {version} back", IN_FORCE_S):
+        async with self._change.alone(f"take version {version} back", IN_FORCE_S):
             now = self._file.read()
             try:
                 text = without_version(now.text, version)
             except SettingsError:
                 return  # it never came in, or somebody gave it weight meanwhile
-            await self._replace(now, text)
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, what: str, patience_s: float = 0.0) -> AsyncIterator[None]:
-        who = f"{what} by {self._asker.actor}, process {os.getpid()}"
-        give_up = time.monotonic() + patience_s
-        with contextlib.ExitStack() as held:
-            while True:
-                try:
-                    held.enter_context(self._file.exclusive(who))
-                    break
-                except ReleaseConflict:
-                    if time.monotonic() >= give_up:
-                        raise
-                await asyncio.sleep(_LOCK_POLL_S)
-            yield
+            await self._change.replace(now, text)
 
     def _shown(self, before: ReadConfig, text: str) -> bool:
         """In a dry run say what would change in the file, checked as strictly as the file itself."""

@@ -1,7 +1,9 @@
 """Walks a version's weight up in steps, watches it on each, and goes back by itself when a guard breaks or anything else stops it.
 
+A guard on disagreement makes the version and those that it takes weight from shadow each other meanwhile.
 Invariant: it ends with all steps done, with the weights from before the first step, or, when somebody else changed the weights meanwhile,
-with theirs. Only where the way back fails too, or the process is killed, do a step's weights stay; the error says so.
+with theirs; and with the shadows from before. Only where the way back fails too, or the process is killed, do a step's weights or
+shadows stay; the error says so.
 """
 
 import asyncio
@@ -10,16 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
-from app.release.guards import Guard, Measured, Meter, broken, unknown
+from app.release.guards import DISAGREEMENT, Guard, Measured, Meter, broken, counted, unknown
 from app.release.history import ROLLBACK, STEP, in_use
 from app.release.ledger import told
 from app.release.operations import Releases, WeightsTaken
-from app.release.shares import with_share
+from app.release.shares import ShadowChange, with_share
 
 POLL_S = 1.0
 BLIND_S = 10.0
 """How long measuring, or reading the file, may fail before that counts as a broken guard."""
 PROMOTE = "promote"
+DONE = "the promotion is over"
+NOTHING = Measured(None, 0)
 
 
 class GuardBroken(ReleaseError):
@@ -57,6 +61,43 @@ async def promote(
         raise UnknownVersion(
             f"expected a released version, found '{version}': there are {', '.join(before)}; deploy it"
         )
+    added = new_shadows(releases, promotion)
+    try:
+        await _walk(releases, promotion, before, added, meters, say)
+        await releases.unshadow(added, version, DONE)
+    except BaseException:  # also when somebody else's weights stay: they did not ask for these shadows
+        try:
+            await releases.unshadow(added, version, DONE)
+        except HydraulicDiagnosticsError as left:
+            say(
+                f"warning: expected to end the shadows {' '.join(added)}, found: {left.message}: use `shadow VERSION --off`"
+            )
+        raise
+    say(f"version {version} was promoted")
+
+
+def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
+    """Return the versions that a promotion makes shadows, those that are some already left out.
+
+    Raises:
+        SettingsError: the file can't be used.
+    """
+    if all(guard.name != DISAGREEMENT for guard in promotion.guards):
+        return ()
+    pair = dict.fromkeys([promotion.version, *in_use(releases.weights())])
+    return tuple(version for version in pair if version not in releases.shadows())
+
+
+async def _walk(
+    releases: Releases,
+    promotion: Promotion,
+    before: Mapping[str, float],
+    added: Sequence[str],
+    meters: Sequence[Meter],
+    say: Callable[[str], None],
+) -> None:
+    """Walk the steps; on an error the weights and shadows from before are in force again, or it says why not."""
+    version = promotion.version
     own = [before]
     step = 0.0
     try:
@@ -64,7 +105,8 @@ async def promote(
             weights = with_share(before, version, step)
             own = [own[-1], weights]
             last = place == len(promotion.steps) - 1
-            await releases.follow(own[:1], weights, PROMOTE if last else STEP, version)
+            action = PROMOTE if last else STEP
+            await releases.follow(own[:1], weights, action, version, shadows=ShadowChange(add=added))
             if last and not promotion.guards:
                 return
             await _hold(releases, promotion, weights, meters, say)
@@ -73,7 +115,7 @@ async def promote(
     except (Exception, asyncio.CancelledError) as error:  # Ctrl-C cancels: no weights stay that nobody watches
         reason = _in_words(error, step)
         say(reason)
-        await _go_back(releases, own, before, version, reason)
+        await _go_back(releases, own, before, version, reason, added)
         if isinstance(error, GuardBroken):
             raise GuardBroken(
                 f"version {version} was rolled back at weight {step:g}: {reason.partition(': ')[2]}"
@@ -81,7 +123,6 @@ async def promote(
         if isinstance(error, HydraulicDiagnosticsError):
             raise ReleaseError(f"{reason}; the weights before the promotion are in force: {told(before)}") from error
         raise
-    say(f"version {version} was promoted")
 
 
 async def _hold(
@@ -99,10 +140,15 @@ async def _hold(
 
 
 async def _go_back(
-    releases: Releases, own: Sequence[Mapping[str, float]], before: Mapping[str, float], version: str, reason: str
+    releases: Releases,
+    own: Sequence[Mapping[str, float]],
+    before: Mapping[str, float],
+    version: str,
+    reason: str,
+    added: Sequence[str],
 ) -> None:
     try:
-        await releases.follow(own, before, ROLLBACK, version, reason)
+        await releases.follow(own, before, ROLLBACK, version, reason, ShadowChange(remove=added))
     except WeightsTaken:
         raise
     except HydraulicDiagnosticsError as error:
@@ -147,7 +193,7 @@ async def _watch(
             if now - measured_at > BLIND_S:
                 return f"nothing could be measured for {BLIND_S:g} s: {error.message}"
         if (found := broken(promotion.guards, measured)) is not None:
-            return f"{found[0].text}, found {found[1].value:.4g} in {found[1].calls} calls"
+            return f"{found[0].text}, found {found[1].value:.4g} in {found[1].calls} {counted(found[0].name)}"
         if now - began < promotion.hold_s:
             continue
         still = unknown(promotion.guards, measured)
@@ -156,13 +202,14 @@ async def _watch(
             return None
         if now - began > 2 * promotion.hold_s + POLL_S:
             names = ", ".join(guard.text for guard in still)
-            calls = min(measured[guard.name].calls for guard in still) if measured else 0
-            return f"{names} can't be judged, only {calls} calls came in {now - began:.0f} s"
+            fewest = min(still, key=lambda guard: measured.get(guard.name, NOTHING).calls)
+            calls = measured.get(fewest.name, NOTHING).calls
+            return f"{names} can't be judged, only {calls} {counted(fewest.name)} came in {now - began:.0f} s"
 
 
 def _told(measured: Mapping[str, Measured]) -> str:
     return ", ".join(
-        f"{name} {found.value:.4g} in {found.calls} calls"
+        f"{name} {found.value:.4g} in {found.calls} {counted(name)}"
         for name, found in measured.items()
         if found.value is not None
     )

@@ -13,10 +13,12 @@ import httpx
 from pydantic import ValidationError
 
 from app.errors import ReleaseError
+from app.release.ledger import told
 from app.release.schema import ServeConfig
 from app.release.warm_up import warm_up_request
 from app.schemas.equipment import Equipment
 from app.serving.first_key import FILE_NAME
+from app.serving.traffic import Traffic
 from app.settings import Settings
 
 TIMEOUT_S = 30.0
@@ -56,30 +58,32 @@ class ServiceApi:
         answer = await self._expect("GET", "/v1/traffic")
         return {release["version"]: release["weight"] for release in answer.json()["releases"]}
 
-    async def wait_weights(self, wanted: Mapping[str, float], replicas: int, within_s: float) -> None:
-        """Wait until every ingress replica has weights in force.
+    async def wait_traffic(self, wanted: Traffic, replicas: int, within_s: float) -> None:
+        """Wait until every ingress replica has weights and shadows in force.
 
         Args:
-            wanted: the weights by version.
+            wanted: as the file says it.
             replicas: of the ingress; each question goes over a connection of its own, to whichever answers.
             within_s: before giving up.
 
         Raises:
             ReleaseError: they are not in force in time, or the ingress refused them.
         """
+        weights = {release.version: release.weight for release in wanted.releases}
         give_up = time.monotonic() + within_s
         agreed = 0
         needed = 1 if replicas <= 1 else 4 * replicas
         headers = {} if replicas <= 1 else {"connection": "close"}
         while agreed < needed:
-            answer = await self._expect("GET", "/v1/traffic", headers=headers)
-            found = {release["version"]: release["weight"] for release in answer.json()["releases"]}
-            agreed = agreed + 1 if found == dict(wanted) else 0
+            answer = (await self._expect("GET", "/v1/traffic", headers=headers)).json()
+            found = {release["version"]: release["weight"] for release in answer["releases"]}
+            shadows = tuple(answer.get("shadows", ()))
+            agreed = agreed + 1 if (found, shadows) == (weights, wanted.shadows) else 0
             if not agreed:
                 if time.monotonic() > give_up:
                     raise ReleaseError(
-                        f"expected the weights {_told(wanted)} in force within {within_s:g} s, found {_told(found)}"
-                        f"{await self._refusal()}"
+                        f"expected {told(weights, wanted.shadows)} in force within {within_s:g} s, found "
+                        f"{told(found, shadows)}{await self._refusal()}"
                     )
                 await asyncio.sleep(POLL_S)
 
@@ -196,7 +200,3 @@ def _problem_of(answer: httpx.Response) -> str:
         return f"status {answer.status_code}, {problem['detail']}"
     except (ValueError, KeyError, TypeError):
         return f"status {answer.status_code}"
-
-
-def _told(weights: Mapping[str, float]) -> str:
-    return " ".join(f"{version}={weight:g}" for version, weight in weights.items())

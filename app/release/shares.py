@@ -1,13 +1,29 @@
-"""Weights as a person writes them, and how they are shared when one version gets another.
+"""Weights as a person writes them, how they are shared when one version gets another, and how shadows change beside them.
 
 Pure. Invariant: weights that come out sum to 100.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from app.errors import InputError
 
 _DIGITS = 4
+
+
+class ShadowChange(NamedTuple):
+    """Versions that become shadows, and versions that no longer are."""
+
+    add: Sequence[str] = ()
+    remove: Sequence[str] = ()
+
+    def of(self, shadows: Sequence[str]) -> tuple[str, ...]:
+        """Return the shadows after the change of these."""
+        kept = [version for version in shadows if version not in self.remove]
+        return (*kept, *(version for version in self.add if version not in kept))
+
+
+UNCHANGED = ShadowChange()
 
 
 def parse_weights(parts: Sequence[str]) -> dict[str, float]:

@@ -39,8 +39,9 @@ async def status_lines(file: ConfigFile, serve: ServeApi, service: ServiceApi, s
         state = states.get(release.application)
         replicas = sum(item.running for item in state.deployments.values()) if state else 0
         in_force = f"{weights[release.version]:g}" if release.version in weights else "none"
+        role = ", a shadow" if release.version in config.config.traffic.shadows else ""
         lines.append(
-            f"version {release.version}: weight {release.weight:g} in the file, {in_force} in force; application "
+            f"version {release.version}: weight {release.weight:g} in the file, {in_force} in force{role}; application "
             f"'{release.application}' {state.status if state else 'absent'}, {replicas} replica(s); checkpoint "
             f"{config.config.model_args(release.application).checkpoint}"
         )

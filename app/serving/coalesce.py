@@ -83,6 +83,11 @@ class Door(Generic[Item, Outcome]):
         """Whether nothing waits and nothing is under way."""
         return not (self._single or self._bulk or self._running)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether callers wait although work is under way, so many that they would start beside it if that were free."""
+        return bool(self._running) and len(self._single) + len(self._bulk) >= self._limits.early
+
     def enter(self, item: Item, weight: int = 1, *, bulk: bool = False) -> "asyncio.Future[Outcome]":
         """Let an item wait for its batch.
 
@@ -234,6 +239,11 @@ class Doors(Generic[Item, Outcome]):
             self._doors = {name: known for name, known in self._doors.items() if not known.idle}
             door = self._doors[kind] = Door(self._work_of(kind), self._limits, self._started)
         return door
+
+    @property
+    def crowded(self) -> bool:
+        """Whether callers wait in any of the doors for more than their turn."""
+        return any(door.crowded for door in self._doors.values())
 
     async def close(self) -> None:
         """Give up what waits and what is under way."""

@@ -7,20 +7,19 @@ Invariant: an item that can't be answered yields its error and disturbs no other
 
 import asyncio
 import logging
-import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from app.bins import Floats
 from app.diagnose import Occasion, diagnose
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError, UnknownDiagnosis, WindowError
+from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
 from app.evidence import Thresholds
-from app.schemas.diagnosis import DiagnosisRequest, State
+from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown
 from app.serving.answers import AnswerKey, Answers
 from app.serving.coalesce import DoorLimits, Doors, Work
@@ -30,9 +29,10 @@ from app.serving.messages import WindowInput
 from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.requests import Resolved, resolve
+from app.serving.shadows import Returned, Shadows
+from app.serving.window_source import WindowSource, age_s
 from app.serving.windows import interval_of
 from app.store.store import Store
-from app.store.windows import StoredWindow
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,15 @@ class _Kind(NamedTuple):
     explain: bool
 
 
+class _Concluded(NamedTuple):
+    """A diagnosis that was made: as JSON, as itself, and what it was made of."""
+
+    body: bytes
+    diagnosis: Diagnosis
+    occasion: Occasion
+    previous: Mapping[str, State]
+
+
 class Diagnostics:
     """Makes diagnoses, stores them and finds them again.
 
@@ -86,19 +95,25 @@ class Diagnostics:
         self._metrics = metrics
         self._now = now
         self._thresholds = Thresholds()
-        self._journal = Journal(store.insert_diagnoses, metrics)
+        self._source = WindowSource(store, machines, metrics)
+        self._journal: Journal[Diagnosis] = Journal(
+            store.insert_diagnoses, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored
+        )
         self._states: OrderedDict[str, _Stood] = OrderedDict()
         self._doors: Doors[Resolved, bytes] = Doors(self._work_of, DoorLimits(), metrics.batch_size.observe)
+        self._shadows = Shadows(versions.apart(), store.insert_shadow_answers, metrics, lambda: self._doors.crowded)
         self._answers = Answers(metrics)
         machines.when_changed(self._answers.forget)
 
     def start(self) -> None:
-        """Begin to write diagnoses to the store, in the running event loop."""
+        """Begin to write diagnoses and what shadows told to the store, in the running event loop."""
         self._journal.start()
+        self._shadows.start()
 
     async def close(self) -> None:
         """Give up what is under way and write what waits."""
         await self._doors.close()
+        await self._shadows.close()
         await self._journal.close()
 
     def set_thresholds(self, thresholds: Thresholds) -> None:
@@ -207,13 +222,13 @@ class Diagnostics:
         outcomes: list[Outcome] = []
         ready: dict[int, WindowToScore] = {}
         newest_s: dict[int, float | None] = {}
-        items, windows = await self._windows_of_now(items, now)
+        items, windows = await self._source.read(items, now)
         for position, (item, found) in enumerate(zip(items, windows, strict=True)):
             if isinstance(found, HydraulicDiagnosticsError):
                 outcomes.append(found)
                 continue
             outcomes.append(RuntimeError("not answered yet"))
-            newest_s[position] = _age_s(found, now)
+            newest_s[position] = age_s(found, now)
             ready[position] = WindowToScore(
                 WindowInput(item.equipment, found), item.request.model_version, kind.explain
             )
@@ -223,7 +238,9 @@ class Diagnostics:
                 outcomes[position] = outcome
                 continue
             try:
-                outcomes[position] = self._conclude(items[position], outcome, newest_s[position], now)
+                made = self._conclude(items[position], outcome, newest_s[position], now)
+                outcomes[position] = made.body
+                self._show(ready[position], outcome, made)
             except ValidationError as error:
                 outcomes[position] = _of_our_own(error)
             except Exception as error:
@@ -231,60 +248,7 @@ class Diagnostics:
                 outcomes[position] = error
         return outcomes
 
-    async def _windows_of_now(
-        self, items: Sequence[Resolved], now: datetime
-    ) -> tuple[Sequence[Resolved], list[StoredWindow | Floats | HydraulicDiagnosticsError]]:
-        """Return the items with their readings, those whose topology was changed meanwhile with the new one."""
-        windows = await self._windows(items)
-        changed = [
-            position
-            for position, window in enumerate(windows)
-            if isinstance(window, StoredWindow) and window.revision != items[position].equipment.revision
-        ]
-        if not changed:
-            return items, windows
-        registered = await self._machines.renew([items[position].equipment.equipment_id for position in changed])
-        resolved = list(items)
-        again: list[int] = []
-        for position in changed:
-            equipment = registered[items[position].equipment.equipment_id]
-            if isinstance(equipment, HydraulicDiagnosticsError):
-                windows[position] = equipment
-                continue
-            try:
-                resolved[position] = resolve(items[position].request, equipment, now)
-                again.append(position)
-            except HydraulicDiagnosticsError as error:
-                windows[position] = error
-        found = await self._windows([resolved[position] for position in again])
-        for position, window in zip(again, found, strict=True):
-            empty = isinstance(window, StoredWindow) and not window.count
-            windows[position] = _empty(resolved[position]) if empty else window
-        return resolved, windows
-
-    async def _windows(self, items: Sequence[Resolved]) -> list[StoredWindow | Floats | HydraulicDiagnosticsError]:
-        """Return each item's readings: those that it brought, or those of the store, in one statement."""
-        stored = [item for item in items if item.inline is None]
-        if not stored:
-            return [item.inline for item in items if item.inline is not None]
-        started = time.perf_counter()
-        try:
-            windows = iter(
-                await self._store.read_windows([(item.equipment.equipment_id, *item.bins) for item in stored])
-            )
-        except StoreError as error:
-            return [error if item.inline is None else item.inline for item in items]
-        self._metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
-        found: list[StoredWindow | Floats | HydraulicDiagnosticsError] = []
-        for item in items:
-            if item.inline is not None:
-                found.append(item.inline)
-                continue
-            window = next(windows)
-            found.append(window if window.count or window.revision != item.equipment.revision else _empty(item))
-        return found
-
-    def _conclude(self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime) -> bytes:
+    def _conclude(self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime) -> _Concluded:
         equipment = resolved.equipment
         inline = resolved.inline is not None
         occasion = Occasion(
@@ -309,7 +273,16 @@ class Diagnostics:
                 self._states.popitem(last=False)
         self._journal.add(diagnosis)
         self._metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
-        return body
+        return _Concluded(body, diagnosis, occasion, previous or {})
+
+    def _show(self, asked: WindowToScore, scored: Scored, made: _Concluded) -> None:
+        """Give the shadows what the version that traffic chose has told; what was forced or stood in for compares nothing."""
+        traffic = self._versions.traffic
+        if traffic.shadows and asked.forced_version is None and not scored.fallback:
+            returned = Returned(
+                asked.window, made.occasion, made.previous, self._thresholds, made.diagnosis, scored.seconds
+            )
+            self._shadows.offer(returned, traffic)
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
         """Return how the machine stood before this window; None when a newer one was diagnosed already."""
@@ -380,18 +353,3 @@ def _of_our_own(error: ValidationError) -> RuntimeError:
     """Keep what we made ourselves, and is not as its schema says, from being told as the caller's mistake."""
     logger.error("schema not kept", extra={"reason": str(error)})
     return RuntimeError(f"expected our own {error.title} to be as its schema says, found {error.error_count()} errors")
-
-
-def _age_s(readings: StoredWindow | Floats, now: datetime) -> float | None:
-    if not isinstance(readings, StoredWindow) or readings.newest is None:
-        return None
-    return max(0.0, (now - readings.newest).total_seconds())
-
-
-def _empty(resolved: Resolved) -> WindowError:
-    window = interval_of(resolved.bins, resolved.equipment)
-    return WindowError(
-        f"expected readings of '{resolved.equipment.equipment_id}' in [{window.start.isoformat()}, {window.end.isoformat()}), "
-        "found none: post readings, or give `at` where there are some",
-        "at",
-    )

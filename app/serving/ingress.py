@@ -77,7 +77,7 @@ class Ingress:
         self.service.retention.set_days(config.retention_days)
         self.service.status.config_error = None
         weights = {release.version: release.weight for release in config.traffic.releases}
-        logger.info("traffic", extra={"weights": weights})
+        logger.info("traffic", extra={"weights": weights, "shadows": config.traffic.shadows})
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the HTTP interface, after the constructor."""

@@ -1,17 +1,18 @@
-"""Writes diagnoses to the store behind the answer, in few statements, so that no caller waits for it.
+"""Writes diagnoses, and what shadows told, to the store behind the answer, in few statements, so that no caller waits for it.
 
-Invariant: what waits is bounded; a diagnosis that is dropped because the database stayed away is counted.
+Invariant: what waits is bounded; what is dropped because the database stayed away is counted.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from prometheus_client import Counter, Gauge
 
 from app.errors import StoreError
-from app.schemas.diagnosis import Diagnosis
-from app.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -20,21 +21,34 @@ MAX_WRITTEN_AT_ONCE = 500
 PAUSE_S = 0.2
 RETRY_S = 2.0
 
-Insert = Callable[[Sequence[Diagnosis]], Awaitable[None]]
+Entry = TypeVar("Entry")
 
 
-class Journal:
-    """Diagnoses on their way to the store.
+class Journal(Generic[Entry]):
+    """Entries on their way to the store.
 
     Args:
-        insert: stores several diagnoses in one statement; idempotent by id.
-        metrics: where the length of the queue and what is dropped are counted.
+        insert: stores several entries in one statement; idempotent by id.
+        id_of: an entry's id.
+        length: shows how many wait.
+        dropped: counts what is dropped.
+        most: entries that may wait.
     """
 
-    def __init__(self, insert: Insert, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        insert: Callable[[Sequence[Entry]], Awaitable[None]],
+        id_of: Callable[[Entry], Hashable],
+        length: Gauge,
+        dropped: Counter,
+        most: int = MAX_WAITING,
+    ) -> None:
         self._insert = insert
-        self._metrics = metrics
-        self._waiting: OrderedDict[str, Diagnosis] = OrderedDict()
+        self._id_of = id_of
+        self._length = length
+        self._dropped = dropped
+        self._most = most
+        self._waiting: OrderedDict[Hashable, Entry] = OrderedDict()
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -52,20 +66,20 @@ class Journal:
         try:
             await self.flush()
         except StoreError as error:
-            logger.warning("diagnoses lost at shutdown", extra={"count": len(self._waiting), "reason": str(error)})
+            logger.warning("answers lost at shutdown", extra={"count": len(self._waiting), "reason": str(error)})
 
-    def add(self, diagnosis: Diagnosis) -> None:
-        """Take a diagnosis; the oldest one is dropped when too many wait."""
-        self._waiting[diagnosis.diagnosis_id] = diagnosis
-        if len(self._waiting) > MAX_WAITING:
+    def add(self, entry: Entry) -> None:
+        """Take an entry; the oldest one is dropped when too many wait."""
+        self._waiting[self._id_of(entry)] = entry
+        if len(self._waiting) > self._most:
             self._waiting.popitem(last=False)
-            self._metrics.unstored.inc()
-        self._metrics.journal_length.set(len(self._waiting))
+            self._dropped.inc()
+        self._length.set(len(self._waiting))
         self._wake.set()
 
-    def waiting(self, diagnosis_id: str) -> Diagnosis | None:
-        """Return a diagnosis that is not stored yet, or None."""
-        return self._waiting.get(diagnosis_id)
+    def waiting(self, entry_id: Hashable) -> Entry | None:
+        """Return an entry that is not stored yet, or None."""
+        return self._waiting.get(entry_id)
 
     async def flush(self) -> None:
         """Write what waits now; what is added meanwhile waits for the next time.
@@ -79,9 +93,9 @@ class Journal:
             for start in range(0, len(waiting), MAX_WRITTEN_AT_ONCE):
                 batch = waiting[start : start + MAX_WRITTEN_AT_ONCE]
                 await self._insert(batch)
-                for diagnosis in batch:
-                    self._waiting.pop(diagnosis.diagnosis_id, None)
-                self._metrics.journal_length.set(len(self._waiting))
+                for entry in batch:
+                    self._waiting.pop(self._id_of(entry), None)
+                self._length.set(len(self._waiting))
 
     async def _run(self) -> None:
         failing = False
@@ -94,7 +108,7 @@ class Journal:
                 failing = False
             except StoreError as error:
                 if not failing:
-                    logger.warning("diagnoses can't be stored, trying again", extra={"reason": str(error)})
+                    logger.warning("answers can't be stored, trying again", extra={"reason": str(error)})
                 failing = True
                 await asyncio.sleep(RETRY_S)
                 self._wake.set()

@@ -99,6 +99,23 @@ class Metrics:
             "Diagnoses answered that wait to be stored",
             registry=self.registry,
         )
+        self.shadow_copies = Counter(
+            "hydraulic_shadow_copies_total",
+            "Copies of answers for a shadow version, by the version whose answer was returned and what became of them: agreed, disagreed, "
+            "dropped (the shadow or the service was busy), failed",
+            ("version", "against", "outcome"),
+            registry=self.registry,
+        )
+        self.shadow_unstored = Counter(
+            "hydraulic_shadow_answers_unstored_total",
+            "Answers of shadows that were dropped before they were stored, because the database stayed away",
+            registry=self.registry,
+        )
+        self.shadow_journal_length = Gauge(
+            "hydraulic_shadow_answers_waiting",
+            "Answers of shadows that wait to be stored",
+            registry=self.registry,
+        )
         self.config_rejected = Counter(
             "hydraulic_config_rejected_total",
             "Configurations of the ingress that were refused; the old one stays in force",

@@ -73,12 +73,16 @@ class WindowToScore:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A window's scores, what its features say of the input, what the version knows, and whether it stood in."""
+    """A window's scores, what its features say of the input, what the version knows, and whether it stood in.
+
+    `seconds` is how long building and scoring took, for all windows that went through together.
+    """
 
     scores: Scores
     summary: InputSummary
     knowledge: Knowledge
     fallback: bool
+    seconds: float
 
 
 class _Part(NamedTuple):
@@ -114,6 +118,10 @@ class ReleasedVersions:
         self._breakers: dict[str, CircuitBreaker] = {}
         self._traffic: Traffic | None = None
         self._documents: Recent[str, bytes] = Recent(MAX_DOCUMENT_BYTES, len)
+
+    def apart(self) -> "ReleasedVersions":
+        """Return another door to the same deployments: what fails there opens no circuit here and counts in no figure of callers."""
+        return ReleasedVersions(self._chain, Metrics(), self._timeout_s)
 
     @property
     def traffic(self) -> Traffic:
@@ -241,6 +249,7 @@ class ReleasedVersions:
         self, release: Release, items: Sequence[WindowToScore], *, fallback: bool
     ) -> list[Scored | HydraulicDiagnosticsError]:
         version = await self.version(release)
+        started = time.perf_counter()
         built = await self._build(version, items)
         outcomes: list[Scored | HydraulicDiagnosticsError] = [
             built.errors.get(position) or ModelUnavailable("not scored yet") for position in range(len(items))
@@ -252,6 +261,7 @@ class ReleasedVersions:
                 batches.setdefault(key, []).append(_Part(group, place))
         for (_, explain), parts in batches.items():
             answers = await self._scores_of(version, parts, explain=explain)
+            seconds = time.perf_counter() - started
             for part, answer in zip(parts, answers, strict=True):
                 if not isinstance(answer, Scores):
                     outcomes[part.position] = answer
@@ -262,6 +272,7 @@ class ReleasedVersions:
                     summary=part.group.summary.window(part.place, equipment.sensor_ids),
                     knowledge=version.knowledge_of(equipment),
                     fallback=fallback,
+                    seconds=seconds,
                 )
         return outcomes
 

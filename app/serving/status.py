@@ -113,9 +113,9 @@ class Status:
         return listed
 
     def traffic_report(self, equipment_id: str | None) -> dict[str, Any]:
-        """Return releases and weights, and with an equipment id the version that answers for it."""
+        """Return releases, weights and shadows, and with an equipment id the version that answers for it."""
         traffic = self._versions.traffic
-        report: dict[str, Any] = {"releases": [release.model_dump(mode="json") for release in traffic.releases]}
+        report: dict[str, Any] = traffic.model_dump(mode="json")
         if equipment_id is not None:
             report["equipment_id"] = equipment_id
             report["version"] = order_of_versions(equipment_id, traffic)[0].version

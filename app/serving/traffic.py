@@ -12,23 +12,29 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+VersionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+
 
 class Release(BaseModel):
     """A version that receives traffic: the Serve application that answers for it and its weight."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+    version: VersionName
     application: Annotated[str, StringConstraints(min_length=1)]
     weight: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
 class Traffic(BaseModel):
-    """All releases and how traffic is split between them; weights are percentages and sum to 100."""
+    """All releases and how traffic is split between them; weights are percentages and sum to 100.
+
+    A shadow, whatever its weight, also answers on a copy of what another version has returned; its answer is stored beside that one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     releases: Annotated[tuple[Release, ...], Field(min_length=1, max_length=16)]
+    shadows: Annotated[tuple[VersionName, ...], Field(max_length=16)] = ()
 
     @model_validator(mode="after")
     def _weights_sum_to_100(self) -> "Traffic":
@@ -38,6 +44,17 @@ class Traffic(BaseModel):
         versions = [release.version for release in self.releases]
         if len(set(versions)) < len(versions):
             raise ValueError(f"expected each version once, found {versions}: remove the repeated release")
+        return self
+
+    @model_validator(mode="after")
+    def _shadows_are_released_once(self) -> "Traffic":
+        unknown = [version for version in self.shadows if self.find(version) is None]
+        if unknown:
+            raise ValueError(
+                f"expected shadows that are released, found {', '.join(unknown)}: take them out of shadows, or deploy them"
+            )
+        if len(set(self.shadows)) < len(self.shadows):
+            raise ValueError(f"expected each shadow once, found {list(self.shadows)}: remove the repeated one")
         return self
 
     def find(self, version: str) -> Release | None:

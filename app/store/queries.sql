@@ -222,6 +222,17 @@ where equipment_id = $1::text
 order by window_end desc, created_at desc
 limit $4::integer;
 
+-- name: insert_shadow_answers
+-- Store what shadow versions told; an answer that is there already stays as it is.
+insert into shadow_answers (
+    diagnosis_id, created_at, equipment_id, window_start, window_end, version, against, latency_s, against_latency_s, body
+)
+select * from unnest(
+    $1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[], $8::real[],
+    $9::real[], $10::json[]
+)
+on conflict do nothing;
+
 -- name: record_release
 -- Add an event to the history of releases.
 insert into releases (version, action, weights, actor, reason)

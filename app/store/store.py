@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
-from app.store import diagnoses, equipment, keys, labels, migrate, readings, releases, windows
+from app.store import diagnoses, equipment, keys, labels, migrate, readings, releases, shadow_answers, windows
 from app.store.equipment import EquipmentRecord, PutResult
 from app.store.fleet import FleetRuns
 from app.store.keys import ApiKey, CreatedKey
@@ -21,6 +21,7 @@ from app.store.partitions import Partitions
 from app.store.pool import Database, PoolLimits, first_value
 from app.store.readings import Ingested, Readings
 from app.store.releases import ReleaseEvent
+from app.store.shadow_answers import ShadowAnswer
 from app.store.windows import CHUNK_BINS, DataRange, Floats, StoredWindow
 
 
@@ -49,7 +50,7 @@ class Store:
         await self._database.close()
 
     async def drop_before(self, cutoff: datetime) -> int:
-        """Drop readings, grid and diagnoses in the months (on TimescaleDB: chunks) that end by `cutoff`; returns how many.
+        """Drop readings, grid, diagnoses and answers of shadows in the months (on TimescaleDB: chunks) that end by `cutoff`; returns how many.
 
         Reads and writes go on: one that is long makes this wait, in short tries, and raise StoreUnavailable in the end.
         What went before stays gone.
@@ -138,6 +139,10 @@ class Store:
     ) -> list[bytes]:
         """Return diagnoses whose window ends in [start, end), as JSON, newest first."""
         return await diagnoses.diagnosis_history(self._database, equipment_id, start, end, limit)
+
+    async def insert_shadow_answers(self, items: Sequence[ShadowAnswer]) -> None:
+        """Store what shadows told in one statement; may be repeated."""
+        await shadow_answers.insert_shadow_answers(self._database, self._partitions, items)
 
     def fleet_runs(self) -> FleetRuns:
         """Return the runs over the whole fleet; see `fleet.FleetRuns`."""

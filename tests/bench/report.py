@@ -48,6 +48,7 @@ def write_summary(found: Found, output: Path) -> str:
         "memory": _memory,
         "scale": _scale,
         "observability": _observability,
+        "shadow": _shadow,
         "store_read": _store_read,
     }
     parts += [part for name, write in writers.items() if name in found for part in write(found[name])]
@@ -225,6 +226,23 @@ def _observability(section: Found) -> list[str]:
             "at 32 connections."
         ),
     ]
+
+
+def _shadow(section: Found) -> list[str]:
+    groups: dict[tuple[str, str], list[Found]] = {}
+    for row in section["rows"]:
+        groups.setdefault((row["shadow"], row["point"]), []).append(row)
+    rows = []
+    for (shadow, point), group in groups.items():
+        figures = [statistics.median(row[name] for row in group) for name in ("throughput", "p50", "p95", "cpu_ms")]
+        copies: Counter[str] = Counter()
+        for row in group:
+            copies.update(row["copies"])
+        errors = sum(sum(row["errors"].values()) for row in group)
+        told = ", ".join(f"{outcome} {count:,.0f}" for outcome, count in copies.items() if count) or "none"
+        rows.append([shadow, point, *(_number(value, 1) for value in figures), str(errors), told])
+    head = ["shadow", "load", "a second", "p50 ms", "p95 ms", "CPU ms a request", "errors", "copies"]
+    return ["## What shadows cost callers", _table(head, rows)]
 
 
 def _store_read(section: Found) -> list[str]:

@@ -34,6 +34,7 @@ class Stage:
         self.refuses_user_config = False
         self.metrics = ""
         self.config_error: str | None = None
+        self.shadows: list[str] = []
         self._weights: dict[str, float] = {}
 
     @property
@@ -51,6 +52,7 @@ class Stage:
             self.config_error = "user_config was refused"
             return
         self._weights = {item["version"]: item["weight"] for item in ingress["traffic"]["releases"]}
+        self.shadows = ingress["traffic"].get("shadows", [])
 
     def dashboard(self, request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
@@ -77,7 +79,7 @@ class Stage:
         path = request.url.path
         if path == "/v1/traffic":
             releases = [{"version": name, "weight": weight} for name, weight in self.weights.items()]
-            return httpx.Response(200, json={"releases": releases})
+            return httpx.Response(200, json={"releases": releases, "shadows": self.shadows})
         if path == "/v1/equipment":
             return httpx.Response(200, json={"equipment": [{"equipment_id": "rig", "design": "hydraulic-rig"}]})
         if path.startswith("/v1/equipment/"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import SettingsError
-from app.release.edits import Placement, with_version, with_weights, without_version
+from app.release.edits import Placement, with_shadows, with_version, with_weights, without_version
 from tests.system import PROJECT_DIR
 
 TEXT = (PROJECT_DIR / "serve_config.yaml").read_text()
@@ -134,3 +134,61 @@ def test_any_weight_is_read_as_it_was_written(weight: float):
     weight = round(weight, 4)
     after = with_weights(TEXT, {"1": weight, "2": round(100 - weight, 4)})
     assert [item["weight"] for item in releases(after)] == pytest.approx([weight, 100 - weight], abs=1e-4)
+
+
+def shadows(text: str) -> list[str] | None:
+    traffic = yaml.safe_load(text)["applications"][0]["deployments"][0]["user_config"]["traffic"]
+    found: list[str] | None = traffic.get("shadows")
+    return found
+
+
+def test_shadows_are_one_line_behind_the_releases_and_go_with_the_last():
+    after = with_shadows(TEXT, ["2"])
+    added = [line for line in after.splitlines() if line not in TEXT.splitlines()]
+    assert added == ['            shadows: ["2"]']
+    assert after.index("shadows:") < after.index("          thresholds:")
+    both = with_shadows(after, ["1", "2"])
+    assert '            shadows: ["2", "1"]\n' in both
+    assert with_shadows(both, ["1"]).count('shadows: ["1"]') == 1
+    assert with_shadows(both, []) == with_shadows(TEXT, []) == TEXT
+
+
+@pytest.mark.parametrize(
+    "written", ["            # who looks on\n            shadows: []\n", "            shadows: []  # who looks on\n"]
+)
+def test_key_that_a_comment_is_about_stays(written: str):
+    text = TEXT.replace("          thresholds:\n", written + "          thresholds:\n")
+    after = with_shadows(text, ["2", "1"])
+    assert after == text.replace("[]", '["2", "1"]')
+    assert with_shadows(after, []) == text
+
+
+def test_shadows_a_line_each_keep_their_comments():
+    lines = [
+        "            shadows:",
+        '              - "1"  # the champion',
+        "              # the challenger",
+        '              - "2"',
+    ]
+    text = TEXT.replace("          thresholds:\n", "\n".join([*lines, "          thresholds:\n"]))
+    one = with_shadows(text, ["2"])
+    assert shadows(one) == ["2"]
+    assert one == text.replace(lines[1] + "\n", "")
+    assert with_shadows(one, ["2", "1"]) == one.replace(lines[3], lines[3] + '\n              - "1"')
+    none = with_shadows(text, [])
+    assert shadows(none) == []
+    assert "# the challenger" in none
+
+
+def test_shadows_go_into_a_layout_written_by_a_program():
+    text = yaml.safe_dump(yaml.safe_load(TEXT))
+    after = with_shadows(text, ["2"])
+    assert shadows(after) == ["2"]
+    assert with_shadows(after, []) == text
+    assert shadows(with_shadows(yaml.safe_dump(yaml.safe_load(after)), ["2", "1"])) == ["2", "1"]
+
+
+def test_shadow_is_not_removed():
+    with pytest.raises(SettingsError, match="`shadow 2 --off`"):
+        without_version(with_shadows(TEXT, ["2"]), "2")
+    assert shadows(without_version(with_shadows(TEXT, ["1"]), "2")) == ["1"]

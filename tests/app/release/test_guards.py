@@ -18,7 +18,7 @@ from app.release.guards import (
 )
 from app.serving.metrics import Metrics
 
-NAMES = frozenset({"errors", "p95"})
+NAMES = MetricsMeter.names
 
 
 def test_guards_are_read_with_their_units():
@@ -42,6 +42,7 @@ def test_what_is_no_guard_is_refused(text: str):
         ("p95<5%", "p95 in ms or s"),
         ("errors<0.01", "errors in %"),
         ("errors<1s", "errors in %"),
+        ("disagreement<5", "disagreement in %"),
     ],
 )
 def test_unit_that_is_not_of_the_guard_is_refused(text: str, units: str):
@@ -102,6 +103,38 @@ def test_version_that_hangs_and_is_left_alone_is_judged_by_its_few_failures():
     version = Version()
     version.answer(3, 10.0, "failed")
     assert read_calls(version.text, "3")[1].errors == Measured(1.0, 3)
+
+
+def test_disagreement_is_of_all_pairs_that_the_version_is_in():
+    version = Version()
+    for shadow, against, outcome, count in (
+        ("3", "1", "agreed", 15),
+        ("1", "3", "agreed", 3),
+        ("1", "3", "disagreed", 2),
+        ("3", "1", "dropped", 50),
+        ("3", "1", "failed", 50),
+        ("2", "1", "disagreed", 50),
+    ):
+        version.metrics.shadow_copies.labels(shadow, against, outcome).inc(count)
+    assert read_calls(version.text, "3")[1].disagreement == Measured(0.1, 20)
+    assert read_calls(version.text, "1")[1].disagreement == Measured(pytest.approx(52 / 70), 70)
+    assert read_calls(version.text, "9")[1].disagreement == Measured(None, 0)
+
+
+async def test_only_pairs_since_the_step_began_count():
+    version = Version()
+    copies = version.metrics.shadow_copies
+    copies.labels("3", "1", "disagreed").inc(100)
+
+    async def fetch() -> str:
+        return version.text
+
+    meter = MetricsMeter(fetch, times=1, clock=Clock())
+    await meter.begin("3")
+    copies.labels("3", "1", "agreed").inc(19)
+    assert (await meter.measure())["disagreement"] == Measured(None, 19)
+    copies.labels("1", "3", "disagreed").inc(1)
+    assert (await meter.measure())["disagreement"] == Measured(0.05, 20)
 
 
 class Clock:

@@ -59,3 +59,8 @@ def test_promotion_that_was_rolled_back_leaves_nothing_behind():
 def test_without_history_there_is_no_way_back():
     assert weights_before([]) is None
     assert weights_before(events(("split", HALF))) is None
+
+
+def test_shadows_are_no_step_and_hide_none():
+    history = [("found", ALL), ("step", MOST), ("shadow", MOST), ("step", HALF), ("shadow off", HALF)]
+    assert weights_before(events(*history)) == ALL

@@ -26,6 +26,11 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
     status, out, _ = run("promote", "2", "--steps", "25,100", "--dry-run", "--config", str(path))
     assert status == 0
     assert "+                weight: 25" in out.splitlines()
+    guarded = ("--guard", "disagreement<5%", "--hold", "1s", "--dry-run", "--config", str(path))
+    assert '+            shadows: ["2", "1"]' in run("promote", "2", "--steps", "25", *guarded)[1].splitlines()
+    status, out, _ = run("shadow", "2", "--dry-run", "--config", str(path))
+    assert status == 0
+    assert '+            shadows: ["2"]' in out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -41,6 +46,7 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
         (["deploy", "3", "--checkpoint", "app/checkpoints/1"], "expected version 3"),
         (["retire", "1"], "without weight, found 100"),
         (["split", "9=100"], "found '9': the file has 1, 2"),
+        (["shadow", "9"], "expected a released version, found '9'"),
     ],
 )
 def test_what_can_not_be_done_is_an_error_in_a_line(path: Path, arguments: list[str], told: str):

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, StoreUnavailable
+from app.errors import (
+    HydraulicDiagnosticsError,
+    ReleaseConflict,
+    ReleaseError,
+    SettingsError,
+    StoreUnavailable,
+    UnknownVersion,
+)
 from app.release import operations
 from app.release.config_file import ConfigFile
 from app.release.edits import Placement
@@ -245,3 +252,59 @@ async def test_version_with_weight_is_not_retired(path: Path, stage: Stage, writ
     with pytest.raises(HydraulicDiagnosticsError, match="without weight, found 100"):
         await releases_on(stage, path, written, said).retire("1")
     assert stage.calls == []
+
+
+async def test_shadow_has_answered_before_it_gets_copies_and_is_written_down(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    before = path.read_text()
+    await releases.shadow("2", on=True)
+    assert stage.calls == ["warm-up 2", "apply"]
+    assert (stage.shadows, stage.weights) == (["2"], {"1": 100, "2": 0})
+    assert said[-1].endswith("1=100 2=0, shadows 2")
+    await releases.shadow("2", on=True)
+    assert said[-1] == "nothing to do: 1=100 2=0, shadows 2 is what the file says"
+    with pytest.raises(SettingsError, match="shadow 2 --off"):
+        await releases.retire("2")
+    await releases.shadow("2", on=False)
+    assert stage.shadows == []
+    assert path.read_text() == before
+    assert [(event.action, event.version) for event in written.events] == [
+        ("found", "1"),
+        ("shadow", "2"),
+        ("shadow off", "2"),
+    ]
+    with pytest.raises(UnknownVersion, match="there are 1, 2"):
+        await releases.shadow("9", on=True)
+
+
+async def test_version_that_does_not_answer_becomes_no_shadow(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.1)
+    stage.silent.add("2")
+    releases = releases_on(stage, path, written, said)
+    with pytest.raises(ReleaseError, match="version 2 to answer a warm-up"):
+        await releases.shadow("2", on=True)
+    assert (releases.shadows(), stage.calls.count("apply"), written.events) == ((), 0, [])
+
+
+async def test_shadows_that_the_ingress_refuses_are_taken_back(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    before = path.read_text()
+    releases = releases_on(stage, path, written, said)
+    stage.refuses_user_config = True
+    with pytest.raises(ReleaseError, match=r"expected 1=100 2=0, shadows 2 in force.*user_config was refused"):
+        await releases.shadow("2", on=True)
+    assert path.read_text() == before
+
+
+async def test_rollback_goes_past_shadows(path: Path, stage: Stage, written: Written, said: list[str]):
+    releases = releases_on(stage, path, written, said)
+    await releases.split({"1": 90, "2": 10})
+    await releases.shadow("2", on=True)
+    await releases.rollback()
+    assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, ["2"])

@@ -211,3 +211,111 @@ async def test_version_that_is_not_released_is_not_promoted(
 ):
     with pytest.raises(UnknownVersion, match="there are 1, 2"):
         await promote(releases_on(stage, path, written, said), Promotion("9", (100,), 0.0, ()), [], said.append)
+
+
+DISAGREEMENT = parse_guards("disagreement<5%", frozenset({"disagreement"}))
+
+
+class Pairs(Told):
+    """A meter of disagreement that notes who was a shadow at each step."""
+
+    names = frozenset({"disagreement"})
+
+    def __init__(self, stage: Stage, *of_step: Measured | ReleaseError) -> None:
+        super().__init__(*of_step)
+        self.stage = stage
+        self.shadows: list[list[str]] = []
+
+    async def begin(self, version: str) -> None:
+        await super().begin(version)
+        self.shadows.append(self.stage.shadows)
+
+    async def measure(self) -> Mapping[str, Measured]:
+        return {"disagreement": (await super().measure())["errors"]}
+
+
+async def test_guard_on_disagreement_makes_both_versions_shadows_meanwhile(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    before = path.read_text()
+    meter = Pairs(stage, GOOD)
+    await promote(releases, Promotion("2", (10, 100), 0.03, DISAGREEMENT), [meter], said.append)
+    assert meter.shadows == [["2", "1"], ["2", "1"]]
+    assert (stage.weights, stage.shadows) == ({"1": 0, "2": 100}, [])
+    await releases.rollback()
+    assert path.read_text() == before
+
+
+async def test_version_that_disagrees_is_rolled_back_and_no_shadow_is_left(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+    before = path.read_text()
+    with pytest.raises(GuardBroken, match=r"weight 10: disagreement<5%, found 0.5 in 50 pairs of answers"):
+        await promote(releases, Promotion("2", (10, 100), 5.0, DISAGREEMENT), [Pairs(stage, BAD)], said.append)
+    assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, [])
+    assert path.read_text() == before
+    # weights and shadows went back together
+    assert [event.action for event in written.events] == ["found", "step", "rollback"]
+
+
+async def test_shadow_of_before_is_one_afterwards(path: Path, stage: Stage, written: Written, said: list[str]):
+    releases = releases_on(stage, path, written, said)
+    await releases.shadow("2", on=True)
+    before = path.read_text()
+    meter = Pairs(stage, BAD)
+    with pytest.raises(GuardBroken):
+        await promote(releases, Promotion("2", (10,), 5.0, DISAGREEMENT), [meter], said.append)
+    assert meter.shadows == [["2", "1"]]
+    assert stage.shadows == ["2"]
+    assert path.read_text() == before
+
+
+async def test_interrupted_promotion_leaves_no_shadow(path: Path, stage: Stage, written: Written, said: list[str]):
+    releases = releases_on(stage, path, written, said)
+    before = path.read_text()
+    promoting = asyncio.create_task(
+        promote(releases, Promotion("2", (10, 50), 60.0, DISAGREEMENT), [Pairs(stage, GOOD)], said.append)
+    )
+    while not stage.shadows:
+        await asyncio.sleep(0.01)
+    promoting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await promoting
+    assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, [])
+    assert path.read_text() == before
+
+
+async def test_weights_of_somebody_else_stay_and_the_shadows_go(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    releases = releases_on(stage, path, written, said)
+
+    class Rude(Pairs):
+        async def measure(self) -> Mapping[str, Measured]:
+            await releases.split({"1": 75, "2": 25})
+            return await super().measure()
+
+    with pytest.raises(ReleaseConflict, match="somebody changed them, and they stay"):
+        await promote(releases, Promotion("2", (10, 50), 5.0, DISAGREEMENT), [Rude(stage, GOOD)], said.append)
+    assert (stage.weights, stage.shadows) == ({"1": 75, "2": 25}, [])
+
+
+async def test_shadows_that_can_not_be_ended_are_told(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    releases = releases_on(stage, path, written, said)
+
+    class Sealing(Pairs):
+        async def measure(self) -> Mapping[str, Measured]:
+            if self.step == 1:
+                stage.refuses_user_config = True
+            return await super().measure()
+
+    meter = Sealing(stage, GOOD)
+    with pytest.raises(ReleaseError, match="weights before stay in force"):
+        await promote(releases, Promotion("2", (10, 100), 0.03, DISAGREEMENT), [meter], said.append)
+    assert said[-1].startswith("warning: expected to end the shadows 2 1")
+    assert stage.weights == {"1": 0, "2": 100}

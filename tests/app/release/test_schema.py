@@ -57,6 +57,8 @@ INGRESS = ("applications", 0, "deployments", 0)
         (("applications", 1, "args", "checkpiont"), "x", r"args\.checkpiont.*did you mean 'checkpoint'"),
         (("applications", 0, "args", "timeout"), 3, r"args\.timeout"),
         ((*INGRESS, "user_config", "trafic"), {}, r"user_config\.trafic.*did you mean 'traffic'"),
+        ((*INGRESS, "user_config", "traffic", "shadows"), ["9"], "expected shadows that are released, found 9"),
+        ((*INGRESS, "user_config", "traffic", "shadow"), ["1"], r"traffic\.shadow: nobody reads 'shadow'"),
         ((*INGRESS, "user_config", "thresholds", "wach"), 0.1, r"thresholds\.wach"),
         ((*INGRESS, "user_config", "traffic", "releases", 0, "wieght"), 1, r"releases\[0\]\.wieght"),
         ((*INGRESS, "user_config", "traffic", "releases", 0, "weight"), 77, "weights that sum to 100, found 77"),

@@ -244,3 +244,17 @@ async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(w
     works.finished.set()
     await asyncio.sleep(0.01)
     assert works.batches[1] == [100]
+
+
+async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_under_way(works: Works):
+    doors: Doors[int, int] = Doors(lambda _: works, DoorLimits(size=8, bulk=2, early=2, under_way=1), lambda _: None)
+    assert not doors.crowded
+    futures = [doors.to("one").enter(0)]
+    await turn()
+    futures.append(doors.to("one").enter(1))
+    assert not doors.crowded
+    futures.append(doors.to("one").enter(2))
+    assert doors.crowded
+    works.finished.set()
+    await asyncio.gather(*futures)
+    assert not doors.crowded

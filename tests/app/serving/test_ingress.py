@@ -42,7 +42,10 @@ async def test_good_configuration_is_taken(ingress: Ingress):
     ingress.reconfigure(GOOD)
     report = ingress.service.status.traffic_report(None)
     assert [item["weight"] for item in report["releases"]] == [100, 0]
+    assert report["shadows"] == []
     assert ingress.service.status.config_error is None
+    ingress.reconfigure(GOOD | {"traffic": GOOD["traffic"] | {"shadows": ["2"]}})
+    assert ingress.service.status.traffic_report(None)["shadows"] == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Diagnoses on their way to the store."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 
 import pytest
 
@@ -27,6 +28,12 @@ class Database:
         self.statements.append([item.diagnosis_id for item in items])
 
 
+def journal_of(
+    insert: Callable[[Sequence[Diagnosis]], Awaitable[None]], metrics: Metrics, most: int = journal.MAX_WAITING
+) -> Journal[Diagnosis]:
+    return Journal(insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most)
+
+
 def numbered(number: int) -> Diagnosis:
     return make().model_copy(update={"diagnosis_id": f"d{number}"})
 
@@ -39,7 +46,7 @@ async def until(condition, timeout_s: float = 5.0) -> None:
 
 async def test_what_comes_together_is_written_in_one_statement():
     database = Database()
-    written = Journal(database.insert, Metrics())
+    written = journal_of(database.insert, Metrics())
     written.start()
     for number in range(100):
         written.add(numbered(number))
@@ -51,7 +58,7 @@ async def test_what_comes_together_is_written_in_one_statement():
 
 async def test_what_waits_is_found_and_flushed():
     database = Database()
-    written = Journal(database.insert, Metrics())
+    written = journal_of(database.insert, Metrics())
     written.add(numbered(1))
     assert written.waiting("d1") is not None
     await written.flush()
@@ -67,7 +74,7 @@ async def test_flush_ends_although_others_go_on_adding():
         await asyncio.sleep(0)
         written.add(numbered(count))
 
-    written = Journal(insert, Metrics())
+    written = journal_of(insert, Metrics())
     written.add(numbered(0))
     async with asyncio.timeout(1.0):
         await written.flush()
@@ -79,7 +86,7 @@ async def test_nothing_is_lost_while_the_database_is_away_for_a_while(monkeypatc
     monkeypatch.setattr(journal, "RETRY_S", 0.02)
     database, metrics = Database(), Metrics()
     database.away = True
-    written = Journal(database.insert, metrics)
+    written = journal_of(database.insert, metrics)
     written.start()
     written.add(numbered(1))
     await asyncio.sleep(0.2)
@@ -90,10 +97,9 @@ async def test_nothing_is_lost_while_the_database_is_away_for_a_while(monkeypatc
     await written.close()
 
 
-async def test_too_many_waiting_drop_the_oldest_and_are_counted(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(journal, "MAX_WAITING", 3)
+async def test_too_many_waiting_drop_the_oldest_and_are_counted():
     metrics = Metrics()
-    written = Journal(Database().insert, metrics)
+    written = journal_of(Database().insert, metrics, most=3)
     for number in range(5):
         written.add(numbered(number))
     assert metrics.unstored._value.get() == 2
@@ -103,7 +109,7 @@ async def test_too_many_waiting_drop_the_oldest_and_are_counted(monkeypatch: pyt
 
 async def test_close_writes_what_waits_and_survives_a_database_that_is_away():
     database = Database()
-    written = Journal(database.insert, Metrics())
+    written = journal_of(database.insert, Metrics())
     written.start()
     written.add(numbered(1))
     await written.close()

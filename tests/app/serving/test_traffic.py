@@ -81,3 +81,17 @@ def test_repeated_version_is_refused():
 def test_unknown_key_of_a_release_is_refused():
     with pytest.raises(ValidationError, match="wieght"):
         Release.model_validate({"version": "1", "application": "model-1", "wieght": 100})
+
+
+def test_shadow_may_have_any_weight_and_routes_nothing():
+    split = traffic(v1=30, v2=70, v3=0)
+    shadowed = Traffic(releases=split.releases, shadows=("2", "3"))
+    assert [chosen(item, shadowed) for item in IDS] == [chosen(item, split) for item in IDS]
+
+
+@pytest.mark.parametrize(
+    ("shadows", "told"), [(("9",), "shadows that are released, found 9"), (("1", "1"), "each shadow once")]
+)
+def test_shadow_that_is_not_released_once_is_refused(shadows: tuple[str, ...], told: str):
+    with pytest.raises(ValidationError, match=told):
+        Traffic(releases=traffic(v1=100).releases, shadows=shadows)

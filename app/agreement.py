@@ -1,0 +1,28 @@
+"""Where two diagnoses of the same window say different things.
+
+Pure. Invariant: only what a reader would act on counts, conditions and states, never a difference of digits.
+"""
+
+from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
+
+
+def differing_components(one: Diagnosis, other: Diagnosis) -> tuple[str, ...]:
+    """Return the ids of the components of which two versions tell different things, in the order of the topology.
+
+    A component differs in its condition where either version tells one, else in its state. What one tells and the other keeps back
+    differs.
+
+    Args:
+        one: of a window.
+        other: of the same window and topology.
+    """
+    return tuple(
+        first.component_id
+        for first, second in zip(one.components, other.components, strict=True)
+        if _told(first, second) != _told(second, first)
+    )
+
+
+def _told(component: ComponentDiagnosis, beside: ComponentDiagnosis) -> str | None:
+    graded = component.condition is not None or beside.condition is not None
+    return component.condition if graded else component.state

@@ -1,0 +1,80 @@
+"""Commands that a signal ends: what was begun is taken back."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.release.config_file import ConfigFile
+from app.release.serve_api import APPLICATIONS
+from tests.app.release.stage import Stage
+from tests.system import PROJECT_DIR
+
+
+@pytest.fixture
+def url(stage: Stage) -> Iterator[str]:
+    """The stage behind a real server: the dashboard and the service at one address."""
+
+    class Asked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            request = httpx.Request(self.command, f"http://stage{self.path}", content=body)
+            answer = stage.dashboard(request) if self.path == APPLICATIONS else stage.service(request)
+            self.send_response(answer.status_code)
+            self.send_header("content-length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_PUT = do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_promotion_that_is_ended_goes_back(
+    stage: Stage, path: Path, url: str, database_dsn: str, tmp_path: Path, ending: signal.Signals, status: int
+):
+    stage.put(ConfigFile(path).read().data)  # type: ignore[arg-type]
+    before = path.read_text()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app.release", "promote", "2", "--steps", "10,100", "--hold", "600s"),
+        *("--guard", "errors<1%,disagreement<5%", "--config", str(path), "--address", url, "--url", url),
+        cwd=PROJECT_DIR,
+        env=os.environ
+        | {
+            "HYDRAULIC_API_KEY": "x" * 32,
+            "HYDRAULIC_DSN": database_dsn,
+            "HYDRAULIC_VAR_DIR": str(tmp_path / "var"),
+            "PYTHONPATH": str(PROJECT_DIR),
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        while stage.weights != {"1": 90, "2": 10} and process.returncode is None:
+            await asyncio.sleep(0.05)
+        assert stage.shadows == ["2", "1"]
+        process.send_signal(ending)
+        if ending is signal.SIGTERM:
+            process.send_signal(ending)  # a second one must not cut the way back short
+        out, err = await process.communicate()
+    assert process.returncode == status, (out, err)
+    assert b"interrupted at weight 10" in out
+    assert path.read_text() == before
+    assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, [])

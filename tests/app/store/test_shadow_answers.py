@@ -1,0 +1,58 @@
+"""What shadows told, in the database."""
+
+import json
+from datetime import UTC, datetime
+
+import asyncpg
+
+from app.store.shadow_answers import ShadowAnswer
+from app.store.store import Store
+from tests.app.store.test_diagnoses import diagnosis
+
+DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def answer(version: str = "2", day: datetime = DAY) -> ShadowAnswer:
+    told = diagnosis("d", DAY, day).model_copy(update={"model_version": version})
+    return ShadowAnswer(told, "1", 0.25, 0.5)
+
+
+async def rows(dsn: str) -> list[asyncpg.Record]:
+    session = await asyncpg.connect(dsn)
+    found = await session.fetch("select * from shadow_answers order by version")
+    await session.close()
+    return list(found)
+
+
+async def test_answer_is_stored_once_beside_the_returned_diagnosis(store: Store, database_dsn: str):
+    await store.insert_shadow_answers([answer("2"), answer("3")])
+    await store.insert_shadow_answers([answer("2")])
+    await store.insert_shadow_answers([])
+
+    first, second = await rows(database_dsn)
+
+    assert (first["version"], second["version"]) == ("2", "3")
+    told = answer().diagnosis
+    assert dict(first) == {
+        "diagnosis_id": "d",
+        "created_at": DAY,
+        "equipment_id": told.equipment_id,
+        "window_start": told.window.start,
+        "window_end": told.window.end,
+        "version": "2",
+        "against": "1",
+        "latency_s": 0.25,
+        "against_latency_s": 0.5,
+        "body": told.model_dump_json(),
+    }
+    assert json.loads(first["body"])["model_version"] == "2"
+
+
+async def test_answers_go_with_the_diagnoses_of_their_time(store: Store, database_dsn: str):
+    await store.insert_diagnoses([diagnosis("d", DAY, DAY)])
+    await store.insert_shadow_answers([answer("2"), answer("3", datetime(2026, 5, 1, 12, tzinfo=UTC))])
+
+    await store.drop_before(datetime(2026, 4, 15, tzinfo=UTC))
+
+    assert await store.get_diagnosis("d") is None
+    assert [row["version"] for row in await rows(database_dsn)] == ["3"]
