@@ -381,3 +381,105 @@ left join lateral (
     limit 1
 ) newest on true
 order by asked.position;
+
+-- name: compared_versions
+-- The shadow version and the returned version of all pairs of answers made in [start, end), found by jumping through the index.
+with recursive pair as (
+    (select version, against from shadow_answers order by version, against limit 1)
+    union all
+    select next.version, next.against
+    from pair
+    cross join lateral (
+        select answer.version, answer.against
+        from shadow_answers answer
+        where (answer.version, answer.against) > (pair.version, pair.against)
+        order by answer.version, answer.against
+        limit 1
+    ) next
+)
+select version, against
+from pair
+where exists (
+    select from shadow_answers answer
+    where answer.version = pair.version and answer.against = pair.against
+        and answer.created_at >= $1::timestamptz and answer.created_at < $2::timestamptz
+)
+order by version, against;
+
+-- name: answer_pairs
+-- Pairs of answers of the versions $1 and $2 made from $3 on and before an answer's time and id ($4, $5), newest first, with what either
+-- told of each component and with the label of each that holds the whole window; `returned` is null where it is not stored.
+with page as (
+    select *
+    from (
+        (
+            select *, true as a_is_shadow
+            from shadow_answers
+            where version = $1::text and against = $2::text
+                and created_at >= $3::timestamptz and created_at <= $4::timestamptz
+                and (created_at, diagnosis_id) < ($4::timestamptz, $5::text)
+            order by created_at desc, diagnosis_id desc
+            limit $6::integer
+        )
+        union all
+        (
+            select *, false as a_is_shadow
+            from shadow_answers
+            where version = $2::text and against = $1::text
+                and created_at >= $3::timestamptz and created_at <= $4::timestamptz
+                and (created_at, diagnosis_id) < ($4::timestamptz, $5::text)
+            order by created_at desc, diagnosis_id desc
+            limit $6::integer
+        )
+    ) either
+    order by created_at desc, diagnosis_id desc
+    limit $6::integer
+)
+select
+    page.diagnosis_id,
+    page.created_at,
+    page.equipment_id,
+    page.window_start,
+    page.window_end,
+    page.a_is_shadow,
+    page.latency_s,
+    page.against_latency_s,
+    page.body ->> 'status' as shadow_status,
+    diagnosis.status as returned_status,
+    (
+        select json_agg(json_build_array(
+            component -> 'component_id', component -> 'health', component -> 'condition', component -> 'state'
+        ))
+        from json_array_elements(page.body -> 'components') component
+    ) as shadow,
+    (
+        select json_agg(json_build_array(
+            component -> 'component_id', component -> 'health', component -> 'condition', component -> 'state'
+        ))
+        from json_array_elements(diagnosis.body -> 'components') component
+    ) as returned,
+    (
+        select json_agg(json_build_array(
+            label.component_id,
+            (extract(epoch from label.start_time) * 1000000)::bigint,
+            (extract(epoch from label.end_time) * 1000000)::bigint,
+            label.grade,
+            label.health
+        ))
+        from json_array_elements(page.body -> 'components') component
+        cross join lateral (
+            -- labels of a component do not overlap: the last one that has begun is the one that can hold the window
+            select known.*
+            from condition_labels known
+            where known.equipment_key = equipment.equipment_key
+                and known.component_id = component ->> 'component_id'
+                and known.start_time <= page.window_start
+            order by known.start_time desc
+            limit 1
+        ) label
+        where label.end_time >= page.window_end and label.stable and not label.run_to_failure
+    ) as truths
+from page
+left join diagnoses diagnosis on diagnosis.diagnosis_id = page.diagnosis_id and diagnosis.created_at = page.created_at
+left join equipment on equipment.equipment_id = page.equipment_id
+order by page.created_at desc, page.diagnosis_id desc;
