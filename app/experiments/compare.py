@@ -115,12 +115,12 @@ def sentence(found: Experiment) -> str:
 
 
 def _elsewhere(found: Experiment, conditions: int) -> str:
+    by = f"by {conditions} machines or conditions of one"
     if found.elsewhere == found.verdict:
-        return f"Other machines and conditions will not differ from that, by {conditions} conditions of machines"
+        return f"That goes for others like these too, {by}"
     if found.elsewhere == "unknown":
-        more = _about(found.more_conditions, "than these")
-        return f"Of other machines and conditions it is not yet known, by {conditions} conditions of machines: {more}"
-    return f"For other machines and conditions only this is known: {found.elsewhere}, by {conditions} conditions of machines"
+        return f"Whether that goes for others like these is not yet known, {by}: {_about(found.more_conditions, 'of them')}"
+    return f"For others like these only this is known, {by}: {found.elsewhere}"
 
 
 def _about(more: int | None, what: str) -> str:
