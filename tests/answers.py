@@ -78,7 +78,7 @@ def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
         row = row_of[first.diagnosis_id]
         start_us, end_us = (int((at - BEGINNING) / MICROSECOND) for at in (first.window.start, first.window.end))
         truths = tuple(
-            KnownTruth(name, start_us, end_us, str(grade), None)
+            KnownTruth(name, str(grade), None)
             for name, grade in zip(GRADED_COMPONENTS, block.grades_CG[row].tolist(), strict=True)
         )
         found.append(

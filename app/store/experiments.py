@@ -5,15 +5,14 @@ neither a grade nor a health and is left out.
 Invariant: what is in memory at once is bounded by the page, whatever the tables hold.
 """
 
-import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from app.store.pool import Database, Row
 
-PAGE = 500
-"""Pairs of one statement: some tens of milliseconds of the server's time."""
+PAGE = 200
+"""Pairs of one statement: so few that reading them does not hold up the answers of the process that reads."""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every answer."""
 _MICROSECOND = timedelta(microseconds=1)
@@ -29,11 +28,9 @@ class ToldComponent(NamedTuple):
 
 
 class KnownTruth(NamedTuple):
-    """What a label says of a component: its grade, or its health. Times in microseconds since 1970 (UTC)."""
+    """What a label says of a component: its grade, or its health."""
 
     component_id: str
-    start_us: int
-    end_us: int
     grade: str | None
     health: float | None
 
@@ -94,7 +91,7 @@ class AnswerPairs:
             asked = min(PAGE, most)
             rows = await self._database.fetch("answer_pairs", a, b, start, last, last_id, asked)
             # a copy whose returned answer is not stored comes without it, so that the page still ends where it ends
-            whole = [_pair_of(row) for row in rows if row["returned"] is not None]
+            whole = [_pair_of(row) for row in rows if row["returned_status"] is not None]
             if whole:
                 yield whole
             if len(rows) < asked:
@@ -104,7 +101,7 @@ class AnswerPairs:
 
 
 def _pair_of(row: Row) -> PairRow:
-    shadow, returned = _told(row["shadow"]), _told(row["returned"])
+    shadow, returned = _told(row, "shadow"), _told(row, "returned")
     abstained = (row["shadow_status"] != "ok", row["returned_status"] != "ok")
     latency_s = (row["latency_s"], row["against_latency_s"])
     by_shadow = row["a_is_shadow"]
@@ -117,12 +114,18 @@ def _pair_of(row: Row) -> PairRow:
         told=(shadow, returned) if by_shadow else (returned, shadow),
         abstained=abstained if by_shadow else abstained[::-1],
         latency_s=latency_s if by_shadow else latency_s[::-1],
-        truths=tuple(KnownTruth(*item) for item in json.loads(row["truths"])) if row["truths"] else (),
+        truths=_known(row),
     )
 
 
-def _told(text: str) -> tuple[ToldComponent, ...]:
-    return tuple(ToldComponent(*item) for item in json.loads(text))
+def _told(row: Row, whose: str) -> tuple[ToldComponent, ...]:
+    columns = [row[f"{whose}_{name}"] or () for name in ("component_ids", "healths", "conditions", "states")]
+    return tuple(ToldComponent(*item) for item in zip(*columns, strict=True))
+
+
+def _known(row: Row) -> tuple[KnownTruth, ...]:
+    columns = [row[f"truth_{name}"] or () for name in ("component_ids", "grades", "healths")]
+    return tuple(KnownTruth(*item) for item in zip(*columns, strict=True))
 
 
 def _us(at: datetime) -> int:

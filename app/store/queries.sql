@@ -444,42 +444,50 @@ select
     page.a_is_shadow,
     page.latency_s,
     page.against_latency_s,
-    page.body ->> 'status' as shadow_status,
+    whole.status as shadow_status,
     diagnosis.status as returned_status,
-    (
-        select json_agg(json_build_array(
-            component -> 'component_id', component -> 'health', component -> 'condition', component -> 'state'
-        ))
-        from json_array_elements(page.body -> 'components') component
-    ) as shadow,
-    (
-        select json_agg(json_build_array(
-            component -> 'component_id', component -> 'health', component -> 'condition', component -> 'state'
-        ))
-        from json_array_elements(diagnosis.body -> 'components') component
-    ) as returned,
-    (
-        select json_agg(json_build_array(
-            label.component_id,
-            (extract(epoch from label.start_time) * 1000000)::bigint,
-            (extract(epoch from label.end_time) * 1000000)::bigint,
-            label.grade,
-            label.health
-        ))
-        from json_array_elements(page.body -> 'components') component
-        cross join lateral (
-            -- labels of a component do not overlap: the last one that has begun is the one that can hold the window
-            select known.*
-            from condition_labels known
-            where known.equipment_key = equipment.equipment_key
-                and known.component_id = component ->> 'component_id'
-                and known.start_time <= page.window_start
-            order by known.start_time desc
-            limit 1
-        ) label
-        where label.end_time >= page.window_end and label.stable and not label.run_to_failure
-    ) as truths
+    shadow.component_ids as shadow_component_ids,
+    shadow.healths as shadow_healths,
+    shadow.conditions as shadow_conditions,
+    shadow.states as shadow_states,
+    returned.component_ids as returned_component_ids,
+    returned.healths as returned_healths,
+    returned.conditions as returned_conditions,
+    returned.states as returned_states,
+    truth.component_ids as truth_component_ids,
+    truth.grades as truth_grades,
+    truth.healths as truth_healths
 from page
 left join diagnoses diagnosis on diagnosis.diagnosis_id = page.diagnosis_id and diagnosis.created_at = page.created_at
 left join equipment on equipment.equipment_id = page.equipment_id
+cross join lateral json_to_record(page.body) as whole (status text, components json)
+cross join lateral (
+    select
+        array_agg(component_id) as component_ids, array_agg(health) as healths, array_agg(condition) as conditions,
+        array_agg(state) as states
+    from json_to_recordset(whole.components)
+        as component (component_id text, health double precision, condition text, state text)
+) shadow
+cross join lateral (
+    select
+        array_agg(component_id) as component_ids, array_agg(health) as healths, array_agg(condition) as conditions,
+        array_agg(state) as states
+    from json_to_recordset(diagnosis.body -> 'components')
+        as component (component_id text, health double precision, condition text, state text)
+) returned
+cross join lateral (
+    select array_agg(label.component_id) as component_ids, array_agg(label.grade) as grades, array_agg(label.health) as healths
+    from unnest(shadow.component_ids) as told (component_id)
+    cross join lateral (
+        -- labels of a component do not overlap: the last one that has begun is the one that can hold the window
+        select known.component_id, known.end_time, known.grade, known.health, known.stable
+        from condition_labels known
+        where known.equipment_key = equipment.equipment_key
+            and known.component_id = told.component_id
+            and known.start_time <= page.window_start
+        order by known.start_time desc
+        limit 1
+    ) label
+    where label.end_time >= page.window_end and label.stable and num_nonnulls(label.grade, label.health) = 1
+) truth
 order by page.created_at desc, page.diagnosis_id desc;

@@ -1,10 +1,13 @@
 """How often, and how soon, the verdict on two versions is right: real answers of shipped and damaged checkpoints on the rig's cycles.
 
+A section of `make bench`, and `python -m tests.bench.verdict` alone.
+
 The worse version is version 1 with noise on its weights. Equal versions are the same two, with a coin that says for each window, or for each stay
 of the machine in one condition, whose answer is whose. Each trial has an order of its own and reads the verdict after every 50 diagnoses.
 Invariant: what is called is compared with what is true of the two.
 """
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,22 @@ from tests.bench.compare import Bench
 
 NOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TRIALS = 20
-EQUAL_TRIALS = 200
+EQUAL_TRIALS = 100
 DECIDERS: tuple[Decider, ...] = ("by_window", "by_condition")
 
 
 def measure(_: Bench) -> dict[str, object]:
-    """Run the trials for versions that are worse by more and more."""
+    """Run the trials; they need no service."""
+    return run_trials()
+
+
+def run_trials() -> dict[str, object]:
+    """Run the trials for versions that are worse by more and more.
+
+    Returns:
+        By the noise: how often either version is right by component; and by what counts once how many trials called the worse
+        version worse, after how many diagnoses, and how many told equal versions apart.
+    """
     shipped = answers(load(SHIPPED / "1"))
     found: dict[str, object] = {}
     for noise in NOISES:
@@ -48,3 +61,7 @@ def _told(calls: list[Call]) -> dict[str, object]:
         "wrong": sum(call.verdict not in ("worse", "unknown") for call in calls),
         "diagnoses_least_median_most": took,
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run_trials(), indent=1))

@@ -23,7 +23,7 @@ def experiment(first: str, second: str, labels: str | None = None, *, machines: 
             number,
             answer(a),
             answer(b),
-            *([grade(labels[number], number)] if labels else []),
+            *([grade(labels[number])] if labels else []),
             machine=f"m{number % machines}",
         )
         for number, (a, b) in enumerate(zip(first, second, strict=True))
@@ -70,10 +70,9 @@ def test_estimate_of_how_many_more_is_of_the_right_size():
     for _ in range(30):
         wrong = generator.random(1500) < 0.05
         pairs = gathered(
-            [
-                row(number, (told("a"),), (told("b" if each else "a"),), grade("a", number))
-                for number, each in enumerate(wrong)
-            ][::-1]
+            [row(number, (told("a"),), (told("b" if each else "a"),), grade("a")) for number, each in enumerate(wrong)][
+                ::-1
+            ]
         )
         counts = range(60, 1500, 20)
         looks = (truths_of(pairs.only(np.arange(count))) for count in counts)
@@ -116,7 +115,7 @@ def test_versions_that_hardly_ever_differ_are_alike_once_there_is_enough():
 def test_better_here_and_worse_there_is_neither():
     both = (told("a"), told("a", name="valve"))
     rows = [
-        row(number, both, (told("b"), told("b", name="valve")), grade("b", number), grade("a", number, "valve"))
+        row(number, both, (told("b"), told("b", name="valve")), grade("b"), grade("a", "valve"))
         for number in range(100)
     ]
     found = compare("3", "4", gathered(rows[::-1]), ALL)

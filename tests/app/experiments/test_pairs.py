@@ -30,8 +30,8 @@ def row(
     )  # fmt: skip
 
 
-def grade(name: str, number: int = 0, component_id: str = "pump") -> KnownTruth:
-    return KnownTruth(component_id, number * WINDOW_US, (number + 1) * WINDOW_US, name, None)
+def grade(name: str, component_id: str = "pump") -> KnownTruth:
+    return KnownTruth(component_id, name, None)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def grade(name: str, number: int = 0, component_id: str = "pump") -> KnownTruth:
         (told("1"), grade("1"), 1.0),
         (told("2"), grade("1"), 0.0),
         (told(None, None, "unknown"), grade("1"), 0.0),
-        (told("1", 0.75), KnownTruth("pump", 0, 1, None, 0.5), 0.75),
-        (told(None, None, "unknown"), KnownTruth("pump", 0, 1, None, 1.0), 0.0),
+        (told("1", 0.75), KnownTruth("pump", None, 0.5), 0.75),
+        (told(None, None, "unknown"), KnownTruth("pump", None, 1.0), 0.0),
     ],
 )
 def test_answer_is_right_by_its_grade_or_near_by_its_health(answer: ToldComponent, truth: KnownTruth, right: float):
@@ -82,12 +82,12 @@ def test_windows_of_a_machine_under_equal_labels_are_of_one_condition():
     both = (told("0"),), (told("0"),)
     pairs = gathered(
         [
-            row(6, *both, KnownTruth("pump", 6, 7, None, 0.81), machine="press"),
-            row(5, *both, KnownTruth("pump", 5, 6, None, 0.79), machine="press"),
-            row(4, *both, grade("0", 4), machine="other"),
-            row(3, *both, grade("0", 3)),
-            row(2, *both, grade("1", 2)),
-            row(1, *both, grade("0", 1)),
+            row(6, *both, KnownTruth("pump", None, 0.81), machine="press"),
+            row(5, *both, KnownTruth("pump", None, 0.79), machine="press"),
+            row(4, *both, grade("0"), machine="other"),
+            row(3, *both, grade("0")),
+            row(2, *both, grade("1")),
+            row(1, *both, grade("0")),
         ]
     )
     one, two, three, four, five, six = pairs.condition_P.tolist()
@@ -97,7 +97,7 @@ def test_windows_of_a_machine_under_equal_labels_are_of_one_condition():
 
 
 def test_some_of_the_pairs_are_as_they_were():
-    rows = [row(number, (told(str(number)),), (told("0"),), grade("0", number)) for number in (3, 2, 1)]
+    rows = [row(number, (told(str(number)),), (told("0"),), grade("0")) for number in (3, 2, 1)]
     some = gathered(rows).only(np.array([0, 2]))
     alone = gathered([rows[0], rows[2]])
     assert (some.score_2PC == alone.score_2PC).all()
