@@ -1,6 +1,7 @@
 """From the store to verdicts: which versions have answers in common, and what came of them.
 
-The HTTP interface and the command line call this. Invariant: what it holds in memory is bounded by `most` pairs of two versions.
+The HTTP interface and the command line call this.
+Invariant: one question reads at most `MOST` answers, however many versions there are, and holds those of two versions at a time.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from app.experiments.report import Experiment, Experiments
 from app.store.experiments import BEGINNING, PairRow
 
 MOST = 20_000
-"""Most answers of two versions that are read."""
+"""Most answers that one question reads, of all versions together."""
 USUAL = 5_000
 """As many are read when nobody says how many."""
 
@@ -27,7 +28,7 @@ class AskedFor(NamedTuple):
         b: the version that the verdict is of; None for any.
         start: of the interval in which answers were made; None for the beginning.
         end: of the interval; None for now.
-        most: answers of two versions that are read, the newest.
+        most: answers of two versions that are read, the newest; fewer where many versions share `MOST`.
     """
 
     a: str | None = None
@@ -57,23 +58,25 @@ async def read_experiments(source: AnswerSource, asked: AskedFor, now: datetime)
     """
     start, end = asked.start or BEGINNING, asked.end or now + timedelta(microseconds=1)
     found = []
-    for a, b in _oriented(await source.versions(start, end), asked):
-        experiment = await _experiment(source, a, b, asked._replace(start=start, end=end))
+    wanted = _oriented(await source.versions(start, end), asked)
+    most = min(asked.most, MOST // max(1, len(wanted)))
+    for a, b in wanted:
+        experiment = await _experiment(source, a, b, start, end, most)
         if experiment is not None:
             found.append(experiment)
     return Experiments(experiments=tuple(found))
 
 
-async def _experiment(source: AnswerSource, a: str, b: str, asked: AskedFor) -> Experiment | None:
-    assert asked.start is not None
-    assert asked.end is not None
+async def _experiment(
+    source: AnswerSource, a: str, b: str, start: datetime, end: datetime, most: int
+) -> Experiment | None:
     gathering = Gathering()
-    # one more than counts, to know whether there are more
     read = 0
-    async for rows in source.pages(a, b, asked.start, asked.end, asked.most + 1):
-        gathering.add(rows[: max(0, asked.most - read)])
+    # one more than counts, to know whether there are more
+    async for rows in source.pages(a, b, start, end, most + 1):
+        gathering.add(rows[: max(0, most - read)])
         read += len(rows)
-    complete = read <= asked.most
+    complete = read <= most
 
     def work() -> Experiment | None:
         pairs = gathering.pairs()
