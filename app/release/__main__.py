@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from app.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
+from app.release.compare import compared
 from app.release.config_file import ConfigFile
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.release.ledger import Asker
@@ -91,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", parents=[everywhere], help="what the file says, what runs, and the last releases")
     commands.add_parser("diff", parents=[everywhere], help="what the file would change in what runs")
     commands.add_parser("apply", parents=[changing], help="apply the file as it is")
+    compare = commands.add_parser("compare", help="which of two versions is right more often, and how they differ")
+    compare.add_argument("a", help="the version to compare with")
+    compare.add_argument("b", help="the version that the verdict is of")
+    compare.add_argument("--days", type=float, help="how far back answers count; all that are kept without it")
     deploy = commands.add_parser(
         "deploy", parents=[changing], help="add a version with weight 0 and wait until it answered"
     )
@@ -142,6 +148,9 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
 
     if options.command in {"list", "register", "fetch"}:
         await _registered(options, settings, say)
+        return 0
+    if options.command == "compare":
+        await _compare(options, settings, say)
         return 0
     file = ConfigFile(options.config)
     config = file.read().config
@@ -262,6 +271,18 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     tags = {f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}" for score in scores}
     made = open_registry(settings).register(options.checkpoint, options.run, tags)
     say(f"registered as version {made.version}")
+
+
+async def _compare(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> None:
+    if options.a == options.b:
+        raise InputError(f"expected two versions, found {options.a} twice: compare it with another one")
+    store = open_store(settings)
+    try:
+        await _ready(store)
+        for line in await compared(store.answer_pairs(), options.a, options.b, options.days, datetime.now(UTC)):
+            say(line)
+    finally:
+        await store.close()
 
 
 async def _ready(store: Store) -> None:

@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -30,9 +29,10 @@ from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
 from app.serving.access_log import AccessLog
 from app.serving.direct import DirectPaths, DirectRoute
+from app.serving.experiments import add_experiment_route
 from app.serving.openapi import answer_of, body_of, document_bodies
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
-from app.serving.requests import parse_batch
+from app.serving.requests import checked_interval, parse_batch
 from app.serving.service import Service
 from app.store.keys import Scope as KeyScope
 
@@ -43,8 +43,6 @@ MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
 MAX_BATCH_BYTES = 32 * 1024 * 1024
 MAX_TOPOLOGY_BYTES = 2 * 1024 * 1024
 MAX_HISTORY = 1_000
-EARLIEST_HISTORY = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST_HISTORY = datetime(2200, 1, 1, tzinfo=UTC)
 CLIENT_GONE = 499
 """Status under which a request is logged whose caller left before its body was read; nobody receives it."""
 
@@ -80,6 +78,7 @@ def build_api(service: Service) -> ASGIApp:
     _add_equipment_routes(api, service)
     _add_diagnosis_routes(api, service)
     _add_release_routes(api, service)
+    add_experiment_route(api, service.store, _access(service, "read"))
     _add_error_answers(api)
     document_bodies(api)
     return AccessLog(DirectPaths(api), service.metrics)
@@ -271,7 +270,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         end: Annotated[AwareTime | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
     ) -> Response:
-        found = await service.diagnostics.history(_known_form(equipment_id), _checked(start, end), limit)
+        found = await service.diagnostics.history(_known_form(equipment_id), checked_interval(start, end), limit)
         return _json(b'{"diagnoses":[' + b",".join(found) + b"]}")
 
 
@@ -282,21 +281,6 @@ def _line(index: int, outcome: bytes | Exception, trace_id: str) -> bytes:
         index,
         orjson.dumps(problem_of(outcome, trace_id).model_dump(mode="json")),
     )
-
-
-def _checked(start: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None]:
-    for field, at in (("start", start), ("end", end)):
-        if at is not None and not EARLIEST_HISTORY <= at <= LATEST_HISTORY:
-            raise InputError(
-                f"expected a time from {EARLIEST_HISTORY.year} to {LATEST_HISTORY.year}, found {at.isoformat()}: correct `{field}`",
-                field,
-            )
-    if start is not None and end is not None and start >= end:
-        raise InputError(
-            f"expected start before end, found {start.isoformat()} and {end.isoformat()}: exchange or widen them",
-            "start",
-        )
-    return start, end
 
 
 def _add_release_routes(api: FastAPI, service: Service) -> None:

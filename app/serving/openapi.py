@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.experiments.report import Experiments
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer, Reading
@@ -22,6 +23,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     BatchRequest,
     Diagnosis,
     IngestAnswer,
+    Experiments,
     Problem,
 )
 

@@ -1,4 +1,4 @@
-"""What a request for a diagnosis means: which machine, which window, and the readings that came with it.
+"""What a request means: which machine, which window, the readings that came with it, which interval of time.
 
 Pure: machines and the clock are arguments.
 Invariant: a request that can't be resolved says what was expected of the caller.
@@ -6,7 +6,7 @@ Invariant: a request that can't be resolved says what was expected of the caller
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +20,9 @@ from app.schemas.equipment import Equipment
 from app.schemas.places import shown
 from app.schemas.topology import parse_equipment
 from app.serving.windows import Bins, inline_window, window_before
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,30 @@ def resolve(request: DiagnosisRequest, registered: Equipment | None, now: dateti
         raise InputError("expected either `at` or `readings`, found both: leave one out", "at")
     bins, values_SN = inline_window(equipment, request.readings, now)
     return Resolved(request, equipment, bins, values_SN)
+
+
+def checked_interval(start: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None]:
+    """Return an interval as it was given.
+
+    Args:
+        start: None for the beginning.
+        end: None for no end.
+
+    Raises:
+        InputError: a time is not one of this service, or the start is not before the end.
+    """
+    for field, at in (("start", start), ("end", end)):
+        if at is not None and not EARLIEST <= at <= LATEST:
+            raise InputError(
+                f"expected a time from {EARLIEST.year} to {LATEST.year}, found {at.isoformat()}: correct `{field}`",
+                field,
+            )
+    if start is not None and end is not None and start >= end:
+        raise InputError(
+            f"expected start before end, found {start.isoformat()} and {end.isoformat()}: exchange or widen them",
+            "start",
+        )
+    return start, end
 
 
 def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) -> Equipment:

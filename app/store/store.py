@@ -13,6 +13,7 @@ from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.store import diagnoses, equipment, keys, labels, migrate, readings, releases, shadow_answers, windows
 from app.store.equipment import EquipmentRecord, PutResult
+from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
 from app.store.keys import ApiKey, CreatedKey
 from app.store.labels import ALL_TIME_US, ConditionLabel
@@ -147,6 +148,10 @@ class Store:
     def fleet_runs(self) -> FleetRuns:
         """Return the runs over the whole fleet; see `fleet.FleetRuns`."""
         return FleetRuns(self._database)
+
+    def answer_pairs(self) -> AnswerPairs:
+        """Return the pairs of answers of two versions; see `experiments.AnswerPairs`."""
+        return AnswerPairs(self._database)
 
     async def create_key(self, name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
         """Make an API key; its secret is returned here and never again."""

@@ -50,6 +50,7 @@ def write_summary(found: Found, output: Path) -> str:
         "observability": _observability,
         "shadow": _shadow,
         "store_read": _store_read,
+        "verdict": _verdict,
     }
     parts += [part for name, write in writers.items() if name in found for part in write(found[name])]
     text = "\n\n".join(parts) + "\n"
@@ -165,6 +166,36 @@ def _fleet(section: Found) -> list[str]:
             f"first line after {first:.0f} ms; {cpu:.2f} ms of CPU a graph; {sum(row['errors'] for row in rows):.0f} errors."
         ),
     ]
+
+
+def _verdict(section: Found) -> list[str]:
+    parts = ["## The verdict on two versions"]
+    for decider in ("by_window", "by_condition"):
+        rows = []
+        for noise, found in section.items():
+            told, took = found[decider], found[decider]["diagnoses_least_median_most"]
+            rows.append(
+                [
+                    noise,
+                    ", ".join(f"{name} {right:.1%}" for name, right in found["right_of_worse"].items()),
+                    f"{told['right']} of {told['trials']}",
+                    str(told["wrong"]),
+                    "" if took is None else " / ".join(f"{count:.0f}" for count in took),
+                    f"{told['equal_by_window_told_apart']} of {told['equal_trials']}",
+                    f"{told['equal_by_condition_told_apart']} of {told['equal_trials']}",
+                ]
+            )
+        head = [
+            "noise",
+            "worse version right in",
+            "called worse",
+            "called wrongly",
+            "diagnoses, least / median / most",
+            "equal by window, told apart",
+            "equal by condition, told apart",
+        ]
+        parts.append(f"**{decider}**, read after every 50 diagnoses\n\n" + _table(head, rows))
+    return parts
 
 
 def _cache(section: Found) -> list[str]:

@@ -1,0 +1,1 @@
+"""Two versions compared on windows that both answered: how they differ, and which is right more often where labels have arrived."""

@@ -1,0 +1,161 @@
+"""Compares two versions, and says in words what came of it.
+
+Pure. Invariant: every sentence states the figures that it rests on.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from app.experiments.pairs import Floats, Pairs
+from app.experiments.report import Accuracy, ComponentComparison, Experiment, Latency, Share
+from app.experiments.verdict import (
+    MATTERS,
+    accuracy_of,
+    differs,
+    disagreement_of,
+    health_difference_of,
+    more_needed,
+    share_of,
+    truths_of,
+    verdict_of,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOLD = 4
+"""Components that a sentence names."""
+
+
+class Reading(NamedTuple):
+    """How pairs were read: answers that asked for a window again, and whether all there were came in."""
+
+    repeated: int
+    complete: bool
+
+
+def compare(a: str, b: str, pairs: Pairs, reading: Reading) -> Experiment:
+    """Compare a version with another one.
+
+    Args:
+        a: the version compared with; the first of each pair.
+        b: the version that the verdict is of.
+        pairs: at least one.
+        reading: how they were read.
+    """
+    truths = truths_of(pairs)
+    verdict, elsewhere = verdict_of(truths, "by_window"), verdict_of(truths, "by_condition")
+    more = more_needed(truths, "by_window") if verdict == "unknown" else None
+    more_conditions = more_needed(truths, "by_condition") if elsewhere == "unknown" else None
+    accuracies = {truth.component_id: accuracy_of(truth, len(truths)) for truth in truths}
+    untold_2PC = np.isnan(pairs.health_2PC) & ~pairs.graded_2PC
+    components = tuple(
+        ComponentComparison(
+            component_id=component_id,
+            disagreement=disagreement_of(pairs, place),
+            untold_a=int(untold_2PC[0, :, place].sum()),
+            untold_b=int(untold_2PC[1, :, place].sum()),
+            health_difference=health_difference_of(pairs, place),
+            accuracy=accuracies.get(component_id),
+        )
+        for place, component_id in enumerate(pairs.component_ids)
+    )
+    disagreement = share_of(np.any(differs(pairs), axis=1))
+    found = Experiment(
+        a=a,
+        b=b,
+        verdict=verdict,
+        sentence="",
+        more=more,
+        elsewhere=elsewhere,
+        more_conditions=more_conditions,
+        windows=len(pairs),
+        machines=len(np.unique(pairs.machine_P)),
+        repeated=reading.repeated,
+        complete=reading.complete,
+        start=_time(int(pairs.created_us_P.min())),
+        end=_time(int(pairs.created_us_P.max())),
+        disagreement=disagreement,
+        abstained_a=int(pairs.abstained_2P[0].sum()),
+        abstained_b=int(pairs.abstained_2P[1].sum()),
+        latency_a=_latency(pairs.latency_2P[0]),
+        latency_b=_latency(pairs.latency_2P[1]),
+        components=components,
+    )
+    return found.model_copy(update={"sentence": sentence(found)})
+
+
+def sentence(found: Experiment) -> str:
+    """Say a verdict in words, with the figures that it rests on."""
+    known = {item.component_id: item.accuracy for item in found.components if item.accuracy is not None}
+    if not known:
+        return (
+            f"not yet known: no label says whether {found.b} or {found.a} is right. "
+            f"{_differing(found.disagreement, found.components)}"
+        )
+    better = [_figures(found, name, each) for name, each in known.items() if each.verdict == "better"]
+    worse = [_figures(found, name, each) for name, each in known.items() if each.verdict == "worse"]
+    match found.verdict:
+        case "better" | "worse":
+            others = [name for name, each in known.items() if each.verdict not in ("better", "worse")]
+            rest = f"; no difference is known at {_listed(others)}" if others else ""
+            said = f"{found.b} is {found.verdict}: {_listed(better or worse)}{rest}"
+        case "mixed":
+            said = (
+                f"{found.b} is better at some components and worse at others: {_listed(better)}; but {_listed(worse)}"
+            )
+        case "alike":
+            windows = max(each.windows for each in known.values())
+            said = f"{found.b} is as good as {found.a}: within {MATTERS:.0%} at {_listed(list(known))}, by {windows} labelled windows"
+        case _:
+            furthest = max(known, key=lambda name: abs(known[name].difference))
+            return f"not yet known, {_about(found.more, 'labelled windows')}: so far {_figures(found, furthest, known[furthest])}"
+    return f"{said}. {_elsewhere(found, max(each.conditions for each in known.values()))}"
+
+
+def _elsewhere(found: Experiment, conditions: int) -> str:
+    by = f"by {conditions} machines or conditions of one"
+    if found.elsewhere == found.verdict:
+        return f"That goes for others like these too, {by}"
+    if found.elsewhere == "unknown":
+        return f"Whether that goes for others like these is not yet known, {by}: {_about(found.more_conditions, 'of them')}"
+    return f"For others like these only this is known, {by}: {found.elsewhere}"
+
+
+def _about(more: int | None, what: str) -> str:
+    return f"more {what} than can be told" if more is None else f"about {_rounded(more)} more {what}"
+
+
+def _figures(found: Experiment, component_id: str, accuracy: Accuracy) -> str:
+    return (
+        f"{component_id} right in {accuracy.b:.1%} with {found.b} and in {accuracy.a:.1%} with {found.a} "
+        f"of {accuracy.windows} labelled windows"
+    )
+
+
+def _differing(disagreement: Share, components: Sequence[ComponentComparison]) -> str:
+    if not disagreement.count:
+        return f"They told the same in all {disagreement.windows} windows"
+    order = sorted(components, key=lambda item: -item.disagreement.count)
+    parts = [f"{item.component_id} in {item.disagreement.count}" for item in order if item.disagreement.count]
+    return f"They differ in {disagreement.count} of {disagreement.windows} windows: {_listed(parts)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    shown = [*parts[:_TOLD], *([f"{len(parts) - _TOLD} more"] if len(parts) > _TOLD else [])]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _rounded(number: int) -> str:
+    """Return a number with two digits that count: it is an estimate."""
+    return f"{float(f'{number:.2g}'):,.0f}"
+
+
+def _latency(latency_P: Floats) -> Latency:
+    p50, p95 = np.quantile(latency_P, [0.5, 0.95]).tolist()
+    return Latency(p50_s=round(p50, 4), p95_s=round(p95, 4))
+
+
+def _time(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)

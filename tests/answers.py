@@ -1,0 +1,177 @@
+"""What real checkpoints tell of the rig's shipped cycles, as pairs of answers: for trials of the verdict on two versions."""
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import card as files
+from app.checkpoint import Checkpoint, load
+from app.demo.equipment import rig_equipment
+from app.demo.importer import DEFAULT_START
+from app.demo.rig import GRADED_COMPONENTS
+from app.diagnose import Occasion, Scores, diagnose
+from app.evidence import Thresholds
+from app.experiments.pairs import Booleans, Integers, Pairs, gathered
+from app.experiments.report import Verdict
+from app.experiments.verdict import Decider, truths_of, verdict_of
+from app.graph import split_output
+from app.implementation import choose
+from app.knowledge import Knowledge
+from app.model import score
+from app.schemas.diagnosis import Diagnosis, Window
+from app.store.experiments import BEGINNING, KnownTruth, PairRow, ToldComponent
+from app.window_plan import build_windows, plan_windows
+from tests.rig import rig_block
+
+SHIPPED = Path(files.__file__).parent / "checkpoints"
+CYCLE = timedelta(seconds=60)
+MICROSECOND = timedelta(microseconds=1)
+WINDOWS_OF_A_BATCH = 64
+
+
+def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
+    """Return a shipped checkpoint whose weights had normal noise added: so many times the spread of each tensor."""
+    found = load(SHIPPED / version)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in found.model.state_dict().values():
+            if weight.is_floating_point() and weight.numel() > 1:
+                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
+    return found
+
+
+def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis]:
+    """Return what a checkpoint tells of the shipped cycles, each at its own time, without states of earlier ones."""
+    equipment, block = rig_equipment(), rig_block()
+    chosen = np.array(rows or range(len(block.cycle_index_C)))
+    values_WSN = np.stack([block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1).astype(np.float32)
+    plan = plan_windows(equipment, checkpoint.feature_spec)
+    network = choose(checkpoint.model, 1).network
+    card = checkpoint.card
+    knowledge = Knowledge.of(card.version, equipment.design, card, checkpoint.feature_spec, checkpoint.calibration)
+    found = []
+    for start in range(0, len(chosen), WINDOWS_OF_A_BATCH):
+        part = chosen[start : start + WINDOWS_OF_A_BATCH]
+        graph, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
+        outputs = split_output(score(network, graph), [len(equipment.components)] * len(part))
+        for place, (row, output) in enumerate(zip(part.tolist(), outputs, strict=True)):
+            begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
+            occasion = Occasion(
+                f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False
+            )
+            of_window = summary.window(place, equipment.sensor_ids)
+            found.append(diagnose(equipment, occasion, Scores(output), of_window, knowledge, Thresholds(), {}))
+    return found
+
+
+def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
+    """Return two versions' answers about the same cycles as the store would, newest first, with the labels of stable cycles."""
+    block = rig_block()
+    row_of = {f"{row:032x}": row for row in range(len(block.cycle_index_C))}
+    found = []
+    for first, second in zip(a, b, strict=True):
+        row = row_of[first.diagnosis_id]
+        start_us, end_us = (int((at - BEGINNING) / MICROSECOND) for at in (first.window.start, first.window.end))
+        truths = tuple(
+            KnownTruth(name, str(grade), None)
+            for name, grade in zip(GRADED_COMPONENTS, block.grades_CG[row].tolist(), strict=True)
+        )
+        found.append(
+            PairRow(
+                first.diagnosis_id, end_us, first.equipment_id, start_us, end_us,
+                (_told(first), _told(second)), (first.status != "ok", second.status != "ok"), (0.01, 0.01),
+                truths if block.stable_C[row] else (),
+            )
+        )  # fmt: skip
+    return found[::-1]
+
+
+def _told(found: Diagnosis) -> tuple[ToldComponent, ...]:
+    return tuple(ToldComponent(item.component_id, item.health, item.condition, item.state) for item in found.components)
+
+
+def pairs_of(a: list[Diagnosis], b: list[Diagnosis]) -> Pairs:
+    """Return two versions' answers as pairs."""
+    return gathered(pair_rows(a, b))
+
+
+def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
+    """Return pairs with the two versions' answers exchanged in some of them."""
+
+    def of(values_2P: NDArray[Any]) -> NDArray[Any]:
+        found_2P = values_2P.copy()
+        found_2P[:, chosen_P] = values_2P[::-1][:, chosen_P]
+        return found_2P
+
+    return replace(
+        pairs,
+        told_2PC=of(pairs.told_2PC),
+        graded_2PC=of(pairs.graded_2PC),
+        health_2PC=of(pairs.health_2PC),
+        score_2PC=of(pairs.score_2PC),
+        abstained_2P=of(pairs.abstained_2P),
+        latency_2P=of(pairs.latency_2P),
+    )
+
+
+class Call(NamedTuple):
+    """The first verdict of a trial that was known, after how many diagnoses, and the last one; `unknown` after all of them."""
+
+    verdict: Verdict
+    diagnoses: int
+    last: Verdict
+
+
+def first_call(pairs: Pairs, generator: np.random.Generator, decider: Decider = "by_window", every: int = 50) -> Call:
+    """Look at the verdict after every so many diagnoses, which come in an order of the generator's, up to all of them."""
+    order_P = generator.permutation(len(pairs))
+    first = None
+    for count in [*range(every, len(pairs), every), len(pairs)]:
+        found = verdict_of(truths_of(pairs.only(order_P[:count])), decider)
+        if first is None and found != "unknown":
+            first = found, count
+    return Call(*(first or ("unknown", len(pairs))), found)
+
+
+def told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window") -> list[Call]:
+    """Run trials with two versions of which the second is worse; in every other one they change places.
+
+    Returns:
+        What was called of the version that is worse; `better` and `worse` are as if they had not changed places.
+    """
+    calls = []
+    for seed in range(trials):
+        turned = seed % 2 == 1
+        found = first_call(exchanged(pairs, np.full(len(pairs), turned)), np.random.default_rng(seed), decider)
+        turn: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"} if turned else {}
+        calls.append(Call(turn.get(found.verdict, found.verdict), found.diagnoses, turn.get(found.last, found.last)))
+    return calls
+
+
+def equals_told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window", unit_P: Integers | None = None) -> int:
+    """Count trials in which a difference is called, at any look, between two versions that are equally often right.
+
+    Args:
+        pairs: of any two versions; a coin says for each unit whose answers are whose.
+        trials: each with coins and an order of its own.
+        decider: what counts once.
+        unit_P: number of each pair's unit; without it each window is one.
+    """
+    called = 0
+    for seed in range(trials):
+        generator = np.random.default_rng(1_000 + seed)
+        unit = np.arange(len(pairs)) if unit_P is None else unit_P
+        coin_P = (generator.random(int(unit.max()) + 1) < 0.5)[unit]
+        called += first_call(exchanged(pairs, coin_P), generator, decider).verdict in ("better", "worse", "mixed")
+    return called
+
+
+def accuracy(pairs: Pairs) -> list[dict[str, float]]:
+    """Return how often either version was right, by component that has labels."""
+    found = truths_of(pairs)
+    return [{truth.component_id: round(truth.right_2[side], 4) for truth in found} for side in (0, 1)]

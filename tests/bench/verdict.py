@@ -1,0 +1,67 @@
+"""How often, and how soon, the verdict on two versions is right: real answers of shipped and damaged checkpoints on the rig's cycles.
+
+A section of `make bench`, and `python -m tests.bench.verdict` alone.
+
+The worse version is version 1 with noise on its weights. Equal versions are the same two, with a coin that says for each window, or for each stay
+of the machine in one condition, whose answer is whose. Each trial has an order of its own and reads the verdict after every 50 diagnoses.
+Invariant: what is called is compared with what is true of the two.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from app.checkpoint import load
+from app.experiments.verdict import Decider
+from tests.answers import SHIPPED, Call, accuracy, answers, damaged, equals_told_apart, pairs_of, told_apart
+from tests.bench.compare import Bench
+
+NOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
+TRIALS = 20
+EQUAL_TRIALS = 100
+DECIDERS: tuple[Decider, ...] = ("by_window", "by_condition")
+
+
+def measure(_: Bench) -> dict[str, object]:
+    """Run the trials; they need no service."""
+    return run_trials()
+
+
+def run_trials() -> dict[str, object]:
+    """Run the trials for versions that are worse by more and more.
+
+    Returns:
+        By the noise: how often either version is right by component; and by what counts once how many trials called the worse
+        version worse, after how many diagnoses, and how many told equal versions apart.
+    """
+    shipped = answers(load(SHIPPED / "1"))
+    found: dict[str, object] = {}
+    for noise in NOISES:
+        pairs = pairs_of(shipped, answers(damaged("1", noise)))
+        right, wrong = accuracy(pairs)
+        entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
+        for decider in DECIDERS:
+            entry[decider] = _told(told_apart(pairs, TRIALS, decider)) | {
+                "equal_by_window_told_apart": equals_told_apart(pairs, EQUAL_TRIALS, decider),
+                "equal_by_condition_told_apart": equals_told_apart(pairs, EQUAL_TRIALS, decider, pairs.condition_P),
+                "equal_trials": EQUAL_TRIALS,
+            }
+            print(f"noise {noise:g}, {decider}: {entry[decider]}", flush=True)
+        found[f"{noise:g}"] = entry
+    return found
+
+
+def _told(calls: list[Call]) -> dict[str, object]:
+    right = [call.diagnoses for call in calls if call.verdict == "worse" and call.last in ("worse", "unknown")]
+    took = np.quantile(right, [0, 0.5, 1]).tolist() if right else None
+    return {
+        "trials": len(calls),
+        "right": len(right),
+        "wrong": sum(call.verdict not in ("worse", "unknown") for call in calls),
+        "diagnoses_least_median_most": took,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(run_trials(), indent=1))
