@@ -275,8 +275,11 @@ def test_guard_that_breaks_rolls_back_by_itself(system: System, release: Release
             "1": 100,
             "2": 0,
         }
-    done = checked(release("promote", "2", "--steps", "50", "--hold", "4s", "--guard", "errors<50%,p95<9s"))
+    done = checked(
+        release("promote", "2", "--steps", "50", "--hold", "4s", "--guard", "errors<50%,p95<9s,disagreement<50%")
+    )
     assert "held for" in done.out
+    assert "disagreement 0 in " in done.out
     checked(release("rollback"))
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(before)
     assert [item for item in answers_of(load) if item["status"] != 200 or item["fallback"]] == []

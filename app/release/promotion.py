@@ -84,8 +84,8 @@ def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
     """
     if all(guard.name != DISAGREEMENT for guard in promotion.guards):
         return ()
-    pair = dict.fromkeys([promotion.version, *in_use(releases.weights())])
-    return tuple(version for version in pair if version not in releases.shadows())
+    pair, shadows = dict.fromkeys([promotion.version, *in_use(releases.weights())]), releases.shadows()
+    return tuple(version for version in pair if version not in shadows)
 
 
 async def _walk(
