@@ -73,10 +73,11 @@ class WindowToScore:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A window's scores, what its features say of the input, what the version knows, and whether it stood in."""
+    """A window's scores, what its features say of the input, its digest, what the version knows, and whether it stood in."""
 
     scores: Scores
     summary: InputSummary
+    input_digest: str
     knowledge: Knowledge
     fallback: bool
 
@@ -260,6 +261,7 @@ class ReleasedVersions:
                 outcomes[part.position] = Scored(
                     scores=answer,
                     summary=part.group.summary.window(part.place, equipment.sensor_ids),
+                    input_digest=part.group.digests[part.place],
                     knowledge=version.knowledge_of(equipment),
                     fallback=fallback,
                 )
