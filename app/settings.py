@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     statement_cache_size: int = Field(
         default=100, ge=0, description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode"
     )
+    serve_config: Path = Field(
+        default=PROJECT_DIR / "serve_config.yaml",
+        description="the file that says what runs: `app.release` changes it, and the ingress when it is asked to over HTTP",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     def at(self, dsn: str | None) -> Self:

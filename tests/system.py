@@ -127,7 +127,8 @@ def running(directory: Path) -> Iterator[System]:
     var_dir = directory / "var"
     var_dir.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRAULIC_", "RAY_"))}
-    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "PYTHONUNBUFFERED": "1"} | own_ports()
+    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "HYDRAULIC_SERVE_CONFIG": str(config_path)}
+    environment |= {"PYTHONUNBUFFERED": "1"} | own_ports()
     log_path = directory / "serve.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

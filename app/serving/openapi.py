@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer, Reading
+from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
 from app.serving.problems import Problem
 
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -22,6 +23,10 @@ _BODIES: tuple[type[BaseModel], ...] = (
     BatchRequest,
     Diagnosis,
     IngestAnswer,
+    TrafficOrder,
+    DeployOrder,
+    RollbackOrder,
+    ReleaseAnswer,
     Problem,
 )
 

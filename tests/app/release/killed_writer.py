@@ -15,7 +15,7 @@ from app.release import config_file
 from app.release.config_file import ConfigFile
 from app.release.edits import with_weights
 
-STEPS = {"exclusive", "replace", "_sync_directory"}
+STEPS = {"exclusive", "_lock", "replace", "_write", "_sync_directory"}
 
 
 def killer(at: int) -> Callable[[FrameType, str, Any], Any]:
