@@ -96,7 +96,15 @@ def versions(local: LocalChain, metrics: Metrics) -> ReleasedVersions:
 
 
 @pytest.fixture
-async def service(store: Store, versions: ReleasedVersions, metrics: Metrics, tmp_path: Path) -> AsyncIterator[Service]:
+def desk(store: Store, tmp_path: Path) -> ReleaseDesk:
+    """A desk whose file is not there."""
+    return ReleaseDesk(Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1")
+
+
+@pytest.fixture
+async def service(
+    store: Store, versions: ReleasedVersions, metrics: Metrics, desk: ReleaseDesk
+) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
@@ -107,7 +115,7 @@ async def service(store: Store, versions: ReleasedVersions, metrics: Metrics, tm
         diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
-        desk=ReleaseDesk(Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1"),
+        desk=desk,
         metrics=metrics,
         store=store,
     )
