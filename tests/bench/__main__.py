@@ -17,7 +17,7 @@ from pathlib import Path
 
 from app.settings import Settings
 from app.store.embedded import ensure_embedded, release_embedded
-from tests.bench import cache, cold_start, fleet, memory, observability, scale, store_read, train
+from tests.bench import cache, cold_start, fleet, memory, observability, releases, scale, store_read, train
 from tests.bench.compare import Bench, Point, compare
 from tests.bench.database import Fleet, prepare
 from tests.bench.peers.environment import peers_environment
@@ -34,6 +34,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "observability": observability.measure,
     "store_read": store_read.measure_read,
     "train": train.measure,
+    "releases": releases.measure,
 }
 
 
