@@ -190,7 +190,7 @@ class _Order:
         from app.release.view import difference
 
         asked, path, settings = self._asked, self._path(), self._settings
-        read = ConfigFile(path).read()
+        read = ConfigFile(path, asked.seen).read()
         serve = ServeApi(await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home()))
         service = ServiceApi(service_url(read.config), asked.key.get_secret_value())
         async with serve, service:

@@ -71,8 +71,8 @@ class Commands:
     system: System
     steps: list[dict[str, object]] = field(default_factory=list)
 
-    def must(self, *arguments: str, status: int = 0) -> None:
-        """Run a command of `python -m app.release` that has to end with a status."""
+    def must(self, *arguments: str, status: int = 0, says: str = "") -> None:
+        """Run a command of `python -m app.release` that has to end with a status and say something."""
         where = ["--config", str(self.system.config_path), "--address", self.system.dashboard_url]
         command = [sys.executable, "-m", "app.release", *arguments, *where]
         environment = self.system.environment | {"PYTHONPATH": str(PROJECT_DIR)}
@@ -80,8 +80,9 @@ class Commands:
             done = subprocess.run(
                 command, cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False, timeout=300
             )
-            step |= {"status": done.returncode, "told": (done.stderr or done.stdout).strip().splitlines()[-1][-300:]}
+            step |= {"status": done.returncode, "told": (done.stderr or done.stdout).strip().splitlines()[-1][:400]}
         assert done.returncode == status, (arguments, done)
+        assert says in done.stdout + done.stderr, (arguments, done)
 
     def ask(self, method: str, path: str, body: object) -> None:
         """Do a release over HTTP."""
@@ -137,17 +138,35 @@ def _do_all(release: Commands, directory: Path) -> None:
     release.ask("POST", "/v1/traffic/rollback", {"reason": "over HTTP"})
 
     whole = file.read_text()
-    release.must("deploy", "6", "--checkpoint", str(_version(directory, "6")), status=1)
-    release.must("deploy", "7", "--checkpoint", str(_corrupt(_version(directory, "7"))), status=1)
-    release.must("deploy", "8", "--checkpoint", str(_with_other_spec(_version(directory, "8"))), status=1)
+    release.must("deploy", "6", "--checkpoint", str(_version(directory, "6")), status=1, says="constructor raises")
+    release.must("deploy", "7", "--checkpoint", str(_corrupt(_version(directory, "7"))), status=1, says="SHA-256")
+    release.must(
+        "deploy",
+        "8",
+        "--checkpoint",
+        str(_with_other_spec(_version(directory, "8"))),
+        status=1,
+        says="do not belong together",
+    )
     assert file.read_text() == whole
     file.write_text(whole.replace("max_ongoing_requests: 256", "max_ongoing_request: 256"))
-    release.must("apply", status=1)
+    release.must("apply", status=1, says="did you mean 'max_ongoing_requests'")
     file.write_text(whole)
 
     for version, guard in (("9", "errors<0.1%"), ("10", "p95<80ms")):
         release.must("deploy", version, "--checkpoint", str(_version(directory, version)))
-        release.must("promote", version, "--steps", "50,100", "--hold", "60s", "--guard", guard, status=3)
+        release.must(
+            "promote",
+            version,
+            "--steps",
+            "50,100",
+            "--hold",
+            "60s",
+            "--guard",
+            guard,
+            status=3,
+            says="was rolled back at weight 50",
+        )
         release.must("retire", version)
     assert file.read_text() == whole
 

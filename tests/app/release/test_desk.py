@@ -84,6 +84,8 @@ async def test_of_two_orders_that_saw_the_same_file_one_wins_and_the_other_is_to
     assert "another command at work" in refused["detail"] or "found it changed" in refused["detail"]
     answer = await client.put("/v1/traffic", json=weights(50, 50), headers={"if-match": seen})
     assert (answer.status_code, "found it changed" in answer.json()["detail"]) == (409, True)
+    answer = await client.post("/v1/traffic/rollback", headers={"if-match": seen})
+    assert answer.status_code == 409
     answer = await client.put("/v1/traffic", json=weights(50, 50), headers={"if-match": "x"})
     assert (answer.status_code, answer.json()["field"]) == (422, "If-Match")
 
