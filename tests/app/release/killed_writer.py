@@ -1,4 +1,4 @@
-"""Splits traffic over and over, killed with SIGKILL one line of its work later each time: `python -m ... PATH`.
+"""Splits traffic over and over in a new file, killed with SIGKILL one line of its work later each time: `python -m ... PATH`.
 
 The lines are those of the command and of the file: each write, sync and rename has its own. After each kill the file must hold the old or
 the new text, and the next command must work. Prints how many steps there were, and how often the old and the new text was found.
@@ -22,6 +22,15 @@ STEPS = {
     config_file.__file__: {"exclusive", "_lock", "replace", "_write", "_sync_directory"},
     operations.__file__: {"_move", "_replace", "_in_force", "_alone"},
 }
+
+
+# as short as may be: it is read some hundred times
+TEXT = """applications:
+  - {name: diagnostics, import_path: "app.main:diagnostics", deployments: [{name: Ingress, user_config: {traffic: {releases: [
+      {version: "1", application: model-1, weight: 100}, {version: "2", application: model-2, weight: 0}]}}}]}
+  - {name: model-1, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/checkpoints/1}}
+  - {name: model-2, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/checkpoints/2}}
+"""
 
 
 def killer(at: int) -> Callable[[FrameType, str, Any], Any]:
@@ -49,13 +58,12 @@ def split(path: Path, second: float) -> None:
 
 def main(path: Path) -> None:
     """Kill at every line until the command comes through."""
-    before = path.read_text()
-    after = with_weights(before, {"1": 50, "2": 50})
-    found = {before: 0, after: 0}
+    after = with_weights(TEXT, {"1": 50, "2": 50})
+    found = {TEXT: 0, after: 0}
     step, status = 0, 1
     while status != 0:
         step += 1
-        path.write_text(before)
+        path.write_text(TEXT)
         child = os.fork()
         if child == 0:
             sys.settrace(killer(step))
@@ -68,7 +76,7 @@ def main(path: Path) -> None:
         split(path, 20)
         weights = [release.weight for release in ConfigFile(path).read().config.traffic.releases]
         assert weights == [80, 20], f"after step {step} the next command left {weights}"
-    sys.stdout.write(f"{step} {found[before]} {found[after]}\n")
+    sys.stdout.write(f"{step} {found[TEXT]} {found[after]}\n")
 
 
 if __name__ == "__main__":
