@@ -249,6 +249,7 @@ async def _replayed(options: argparse.Namespace, settings: Settings, say: Callab
     store = open_store(settings)
     try:
         given = read_given(options.readings) if options.readings else None
+        await _ready(store)
         done = await replay(options.diagnosis_id, store, find, given)
     finally:
         await store.close()
