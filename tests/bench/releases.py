@@ -89,7 +89,18 @@ class Commands:
         with self._watched(f"{method} {path} {json.dumps(body)}") as step, self.system.client() as client:
             answer = client.request(method, path, json=body)
             step |= {"status": answer.status_code, "told": answer.text[-300:]}
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code in {200, 202}, answer.text
+
+    def wait_available(self, version: str) -> None:
+        """Wait until a version answers for itself: its deployment may go on after the order was answered."""
+        give_up = time.monotonic() + 120
+        while time.monotonic() < give_up:
+            with self.system.client() as client:
+                models = client.get("/v1/models").json()["models"]
+            if any(item["version"] == version and item["available"] for item in models):
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"version {version} did not come")
 
     @contextlib.contextmanager
     def _watched(self, name: str) -> Iterator[dict[str, object]]:
@@ -136,6 +147,9 @@ def _do_all(release: Commands, directory: Path) -> None:
     release.ask("PUT", "/v1/traffic", {"weights": {"1": 60, "2": 40}, "reason": "over HTTP"})
     time.sleep(STAY_S)
     release.ask("POST", "/v1/traffic/rollback", {"reason": "over HTTP"})
+    release.must("retire", "2")
+    release.ask("POST", "/v1/models/2/deploy", {"reason": "over HTTP"})
+    release.wait_available("2")
 
     whole = file.read_text()
     release.must("deploy", "6", "--checkpoint", str(_version(directory, "6")), status=1, says="constructor raises")
