@@ -63,7 +63,7 @@ async def test_old_months_are_dropped_whole_and_come_back_when_written(
 
     dropped = await store.drop_before(datetime(2025, 3, 20, tzinfo=UTC))
 
-    assert dropped == 6
+    assert dropped == 8
     assert await partitions(database_dsn) == ["2025_03"]
     assert (await store.ingest("press-1", ["PS1"], [us(2025, 1)], [1])).accepted == 1
     assert await partitions(database_dsn) == ["2025_01", "2025_03"]
@@ -94,8 +94,8 @@ async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, mach
     assert await partitions(database_dsn) == ["2025_01", "2025_03"]
     await reading.rollback()
     await long_read.close()
-    # the grid's and the diagnoses' partitions may have gone already
-    assert await patient.drop_before(datetime(2025, 3, 1, tzinfo=UTC)) in (1, 2, 3)
+    # the partitions of the other tables may have gone already
+    assert await patient.drop_before(datetime(2025, 3, 1, tzinfo=UTC)) in (1, 2, 3, 4)
     assert await partitions(database_dsn) == ["2025_03"]
     await patient.close()
 
