@@ -52,7 +52,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """When and about what a diagnosis is made: its identity, its window and where its readings came from."""
+    """When and about what a diagnosis is made: its identity, its window, and where its readings came from, with the digest of its bins."""
 
     diagnosis_id: str
     created_at: datetime
@@ -60,6 +60,7 @@ class Occasion:
     source: str
     stale_s: float | None
     fallback: bool
+    input_digest: str
 
 
 class _Weight(TypedDict):
@@ -145,6 +146,7 @@ def diagnose(
             "created_at": occasion.created_at,
             "window": occasion.window,
             "model_version": knowledge.version,
+            "weights_sha256": knowledge.weights_sha256,
             "topology_revision": equipment.revision,
             "fallback": occasion.fallback,
             "input": {
@@ -154,6 +156,7 @@ def diagnose(
                 "unusual_sensors": [equipment.sensor_ids[position] for position in beyond.tolist()],
                 "coverage": unit(float(summary.coverage_S.mean())) if summary.coverage_S.size else 0.0,
                 "stale_s": occasion.stale_s,
+                "digest": occasion.input_digest,
             },
             "status": "insufficient_evidence" if reasons else "ok",
             "reasons": reasons,

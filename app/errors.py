@@ -16,7 +16,8 @@ HydraulicDiagnosticsError
 ├── CheckpointError           a checkpoint that can't be read or does not fit
 ├── SettingsError             configuration that can't be used
 ├── ReleaseError              a release that can't be done; what ran before goes on
-│   └── ReleaseConflict       somebody else changes releases at the same moment, or just did
+│   ├── ReleaseConflict       somebody else changes releases at the same moment, or just did
+│   └── ReleasesElsewhere     the file that says what runs can't be changed from here
 ├── StoreError                the database refused
 │   └── StoreUnavailable      the database can't be reached; the same call may go through later
 └── ModelUnavailable          no released version answered; the same call may go through later
@@ -148,6 +149,10 @@ class ReleaseError(HydraulicDiagnosticsError):
 
 class ReleaseConflict(ReleaseError):
     """Somebody else changes releases at the same moment, or did since the file was read."""
+
+
+class ReleasesElsewhere(ReleaseError):
+    """The file that says what runs is not here, or can't be written here."""
 
 
 class StoreError(HydraulicDiagnosticsError):

@@ -10,7 +10,7 @@ from math import inf, isfinite
 from typing import NamedTuple, Self
 
 from app.calibration import AS_STATED, Calibration, ComponentCalibration
-from app.card import Card, Head
+from app.card import WEIGHTS, Card, Head
 from app.feature_spec import FeatureSpec
 from app.graph import ModelOutput
 from app.schemas.diagnosis import Basis
@@ -81,6 +81,7 @@ class Knowledge:
 
     Args:
         version: its name.
+        weights_sha256: of its weights.
         grades: by component id, grades that labels were trained on; a component that is not in it had no labels.
         trained_heads: by head (`grade`, `health`, `rate`, `rul`) the ids of the components that had a label for it; another one of the
             same type was never judged by anything.
@@ -88,6 +89,7 @@ class Knowledge:
     """
 
     version: str
+    weights_sha256: str
     grades: Mapping[str, Sequence[Grade]]
     trained_heads: Mapping[Head, Sequence[str]]
     calibrations: Mapping[str, ComponentCalibration]
@@ -97,6 +99,7 @@ class Knowledge:
         """Take what the documents of a version's checkpoint say of a design."""
         return cls(
             version=version,
+            weights_sha256=card.sha256[WEIGHTS],
             grades=spec.grades.get(design, {}),
             trained_heads={head: designs.get(design, ()) for head, designs in card.trained_heads.items()},
             calibrations=calibration.components.get(design, {}),

@@ -6,9 +6,9 @@ Invariant: a value here is read from `HYDRAULIC_*` variables or `.env`, and is n
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     )
     statement_cache_size: int = Field(
         default=100, ge=0, description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode"
+    )
+    serve_config: Annotated[Path, AfterValidator(lambda path: PROJECT_DIR / path)] = Field(
+        default=PROJECT_DIR / "serve_config.yaml",
+        description="the file that says what runs, relative to the project: `app.release` changes it, and so does the ingress over HTTP",
     )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 

@@ -117,8 +117,8 @@ def own_ports() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(directory: Path) -> Iterator[System]:
-    """Start the system, wait until it is ready, and stop it with Ctrl-C."""
+def running(directory: Path, **variables: str) -> Iterator[System]:
+    """Start the system, with further variables in its environment, wait until it is ready, and stop it with Ctrl-C."""
     port = free_port()
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
@@ -127,7 +127,8 @@ def running(directory: Path) -> Iterator[System]:
     var_dir = directory / "var"
     var_dir.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRAULIC_", "RAY_"))}
-    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "PYTHONUNBUFFERED": "1"} | own_ports()
+    environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "HYDRAULIC_SERVE_CONFIG": str(config_path)}
+    environment |= {"PYTHONUNBUFFERED": "1"} | own_ports() | variables
     log_path = directory / "serve.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

@@ -17,12 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 import yaml
 
 from app.card import WEIGHTS
 from app.release.__main__ import main
 from app.store.embedded import release_embedded
+from tests.rig import inline_readings, rig_cycle
 from tests.system import PROJECT_DIR, System
 
 pytestmark = [
@@ -57,7 +59,7 @@ def release(system: System, monkeypatch: pytest.MonkeyPatch) -> Release:
 
     def run(command: str, *arguments: str) -> Done:
         out, err = io.StringIO(), io.StringIO()
-        places = [] if command in {"list", "register"} else where
+        places = {"list": [], "register": [], "replay": where[:2]}.get(command, where)
         started = time.monotonic()
         try:
             status = main([command, *arguments, *places], out, err)
@@ -167,6 +169,76 @@ def test_versions_come_go_and_come_back_without_a_failed_request(
     routed = [item for item in found if item["sent"] > applied]
     flips = [_versions(routed, equipment) for equipment in {item["equipment"] for item in routed}]
     assert all(versions in (["1"], ["1", "3", "1"]) for versions in flips), flips
+
+
+def test_admin_keys_release_over_http_whichever_ingress_replica_answers(
+    system: System, release: Release, file: Path, load: Path, tmp_path: Path
+):
+    file.write_text(
+        file.read_text().replace(
+            "        num_replicas: 1\n        max_ongoing", "        num_replicas: 2\n        max_ongoing"
+        )
+    )
+    checked(release("apply"))
+    before = file.read_text()
+    with system.client() as client:
+        _wait_for_ingress_replicas(client, 2)
+        began = time.time()
+        for second in (10, 60, 100):
+            started = time.monotonic()
+            answer = client.put(
+                "/v1/traffic", json={"weights": {"1": 100 - second, "2": second}, "reason": "over HTTP"}
+            )
+            assert answer.status_code == 200, answer.text
+            assert time.monotonic() - started < 5
+            for _ in range(8):
+                told = httpx.get(
+                    f"{system.url}/v1/traffic", headers=dict(client.headers) | {"connection": "close"}
+                ).json()
+                assert {item["version"]: item["weight"] for item in told["releases"]} == answer.json()["weights"]
+        answer = client.post("/v1/traffic/rollback", json={"reason": "enough"})
+        assert (answer.status_code, answer.json()["weights"]) == (200, {"1": 40, "2": 60})
+        answer = client.post("/v1/models/2/deploy")
+        assert (answer.status_code, "which is: retire it first" in answer.json()["detail"]) == (409, True)
+        answer = client.put("/v1/traffic", json={"weights": {"1": 100}}, headers={"if-match": '"0"'})
+        assert answer.status_code == 409
+        assert client.put("/v1/traffic", json={"weights": {"1": 100}}).status_code == 200
+    assert file.read_text() == before
+    assert "rollback 1 by first start" in checked(release("status")).out
+    request = tmp_path / "request.json"
+    request.write_text(
+        json.dumps(
+            {"equipment_id": "hydraulic-rig", "readings": inline_readings(rig_cycle(7)[0], "2026-01-01T00:00:00Z")}
+        )
+    )
+    with system.client() as client:
+        asked = client.post("/v1/diagnoses", content=request.read_text()).json()["diagnosis_id"]
+        client.get("/v1/equipment/hydraulic-rig/diagnoses", params={"limit": 1}).raise_for_status()  # writes what waits
+    # of several replicas another one may hold it for a moment yet
+    told = _eventually(lambda: release("replay", asked, "--readings", str(request)))
+    assert "are the same within 1e-05" in told.out
+    time.sleep(1)
+    found = [item for item in answers_of(load) if item["sent"] > began]
+    assert [item for item in found if item["status"] != 200 or item["fallback"]] == []
+    assert {item["version"] for item in found} == {"1", "2"}
+    file.write_text(file.read_text().replace("num_replicas: 2", "num_replicas: 1"))
+    checked(release("apply"))
+
+
+def _eventually(run: Callable[[], Done]) -> Done:
+    give_up = time.monotonic() + 30
+    while (done := run()).status != 0 and time.monotonic() < give_up:
+        time.sleep(1)
+    return checked(done)
+
+
+def _wait_for_ingress_replicas(client: httpx.Client, count: int) -> None:
+    """Wait until so many ingress replicas answer, each on connections of its own."""
+    give_up, seen = time.monotonic() + 60, set()
+    while len(seen) < count:
+        assert time.monotonic() < give_up, f"only {len(seen)} ingress replicas answered"
+        metrics = client.get("/metrics", headers={"connection": "close"}).text
+        seen |= {line for line in metrics.splitlines() if line.startswith("hydraulic_replica_info{")}
 
 
 def _versions(found: list[dict[str, Any]], equipment: str) -> list[str]:

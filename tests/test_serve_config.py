@@ -10,7 +10,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from app.errors import CheckpointError, SettingsError
-from app.serving.build import diagnostics, model
+from app.main import diagnostics, model
 from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from tests.system import PROJECT_DIR
 
@@ -66,7 +66,7 @@ def test_autoscaling_has_bounds_and_no_misspelt_number():
 
 def test_user_config_releases_exactly_the_model_applications():
     config = IngressConfig.model_validate(application("diagnostics")["deployments"][0]["user_config"])
-    models = {item["name"] for item in CONFIG["applications"] if item["import_path"] == "app.serving.build:model"}
+    models = {item["name"] for item in CONFIG["applications"] if item["import_path"] == "app.main:model"}
     assert {release.application for release in config.traffic.releases} == models
     assert [release.weight for release in config.traffic.releases] == [100, 0]
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from app.bins import window_digest
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
 from app.diagnose import Occasion, Scores, diagnose
@@ -112,20 +113,22 @@ class _Group:
 
     Args:
         places: of the machines in the batch.
-        rows: of the windows in the summary.
+        rows: of the windows in the summary and the digests.
         graph: their graphs, in this order.
         summary: what their features say of the input.
+        digests: of their bins.
     """
 
     places: Sequence[int]
     rows: Sequence[int]
     graph: GraphBatch
     summary: SummaryBatch
+    digests: Sequence[str]
 
     def alone(self) -> "list[_Group]":
         """Return a group for each window."""
         return [
-            _Group([place], [row], take_graphs(self.graph, [order]), self.summary)
+            _Group([place], [row], take_graphs(self.graph, [order]), self.summary, self.digests)
             for order, (place, row) in enumerate(zip(self.places, self.rows, strict=True))
         ]
 
@@ -233,7 +236,7 @@ class FleetScorer:
         for group, outputs in _scored(groups, version.network, failures):
             for place, row, output in zip(group.places, group.rows, outputs, strict=True):
                 try:
-                    diagnosis = self._diagnosis(batch[place], read, place, output, group.summary, row, version)
+                    diagnosis = self._diagnosis(batch[place], read, place, output, group, row, version)
                 except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
                     failures[place] = error
                     continue
@@ -249,7 +252,7 @@ class FleetScorer:
         read: _Read,
         place: int,
         output: ModelOutput,
-        summary: SummaryBatch,
+        group: _Group,
         row: int,
         version: _Version,
     ) -> Diagnosis:
@@ -261,12 +264,13 @@ class FleetScorer:
             source="store",
             stale_s=None if newest is None else max(0.0, (self._plan.at - newest).total_seconds()),
             fallback=False,
+            input_digest=group.digests[row],
         )
         taught = version.checkpoint
         knowledge = Knowledge.of(
             machine.version, equipment.design, taught.card, taught.feature_spec, taught.calibration
         )
-        of_window = summary.window(row, equipment.sensor_ids)
+        of_window = group.summary.window(row, equipment.sensor_ids)
         thresholds, previous = self._plan.thresholds, read.previous[place]
         return diagnose(equipment, occasion, Scores(output), of_window, knowledge, thresholds, previous)
 
@@ -344,7 +348,8 @@ def _group(places: Sequence[int], batch: Sequence[_Machine], read: _Read, versio
         values_SN = decode_window(read.windows[place], equipment)
         check_shape(values_SN, plan.features, equipment.equipment_id)
         values.append(values_SN)
-    return _Group(places, range(len(places)), *build_windows(np.stack(values), plan))
+    digests = [window_digest(values_SN) for values_SN in values]
+    return _Group(places, range(len(places)), *build_windows(np.stack(values), plan), digests)
 
 
 def _scored(

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,10 +30,10 @@ from app.release.promotion import GuardBroken, Promotion, new_shadows, promote
 from app.release.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.service_api import ServiceApi, api_key, service_url
 from app.release.shares import ShadowChange, parse_steps, parse_weights, with_share
-from app.release.source import has_registry, open_registry, placement_of
+from app.release.source import aliases, directory_of, has_registry, name_versions, open_registry, placement_of
 from app.release.versions import described
 from app.release.view import difference, status_lines
-from app.settings import PROJECT_DIR, Settings
+from app.settings import Settings
 from app.store.open import open_store
 from app.store.store import Store
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
 def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False)
     everywhere.add_argument(
-        "--config", type=Path, default=PROJECT_DIR / "serve_config.yaml", help="the file that says what runs"
+        "--config", type=Path, help="the file that says what runs (HYDRAULIC_SERVE_CONFIG, else serve_config.yaml)"
     )
     everywhere.add_argument("--address", help="Ray's dashboard (RAY_DASHBOARD_ADDRESS, else http://127.0.0.1:8265)")
     everywhere.add_argument("--url", help="the service; without it as http_options say")
@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="write a registered version into an empty directory; replicas call this")
     fetch.add_argument("version")
     fetch.add_argument("directory", type=Path)
+    check = commands.add_parser(
+        "check", help="check a version as `deploy` does, and print where its checkpoint is; the service calls this"
+    )
+    check.add_argument("version")
+    alias = commands.add_parser("alias", help="name registered versions; the service calls this")
+    alias.add_argument("names", nargs="+", metavar="ALIAS=VERSION", help="such as champion=3")
     commands.add_parser("status", parents=[everywhere], help="what the file says, what runs, and the last releases")
     commands.add_parser("diff", parents=[everywhere], help="what the file would change in what runs")
     commands.add_parser("apply", parents=[changing], help="apply the file as it is")
@@ -120,6 +126,17 @@ def _parser() -> argparse.ArgumentParser:
     promote_.add_argument("--hold", default="0s", help="how long to stay on each, such as 10m")
     promote_.add_argument("--guard", help="what must hold meanwhile, such as errors<0.1%%,p95<80ms,disagreement<5%%")
     commands.add_parser("rollback", parents=[changing], help="put the weights before those of now in force")
+    replay = commands.add_parser(
+        "replay", help="make a stored diagnosis again, and say whether its scores are the same"
+    )
+    replay.add_argument("diagnosis_id")
+    replay.add_argument(
+        "--readings", type=Path, help="the request, or its readings, of a diagnosis that brought its own"
+    )
+    replay.add_argument(
+        "--checkpoint", type=Path, help="the version's directory, when this machine does not know where it is"
+    )
+    replay.add_argument("--config", type=Path, help="the file that says what runs")
     retire = commands.add_parser("retire", parents=[changing], help="remove a version without weight")
     retire.add_argument("version")
     return parser
@@ -146,13 +163,15 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
         out.write(line + "\n")
         out.flush()
 
-    if options.command in {"list", "register", "fetch"}:
+    if options.command in {"list", "register", "fetch", "check", "alias"}:
         await _registered(options, settings, say)
         return 0
     if options.command == "compare":
         await _compare(options, settings, say)
         return 0
-    file = ConfigFile(options.config)
+    if options.command == "replay":
+        return await _replayed(options, settings, say)
+    file = ConfigFile(options.config or settings.serve_config)
     config = file.read().config
     store = open_store(settings)
     serve = ServeApi(dashboard_address(options.address), ray_token(os.environ, Path.home()))
@@ -175,7 +194,8 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
             before = releases.weights()
             await _change(options, releases, service, say, settings)
             if not options.dry_run:
-                _name_versions(options, before, releases.weights(), settings, say)
+                deployed = options.version if options.command == "deploy" else None
+                name_versions(aliases(before, releases.weights(), deployed), settings, say)
         finally:
             await store.close()
     return 0
@@ -208,33 +228,15 @@ async def _change(
             await releases.retire(options.version)
 
 
-def _name_versions(
-    options: argparse.Namespace,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    settings: Settings,
-    say: Callable[[str], None],
-) -> None:
-    """Tell the registry which version is champion, which challenger; what runs does not depend on it."""
-    aliases = {}
-    champion = max(after, key=lambda version: after[version])
-    if champion != max(before, key=lambda version: before[version]):
-        aliases["champion"] = champion
-    if options.command == "deploy":
-        aliases["challenger"] = options.version
-    if not aliases or not has_registry(settings):
-        return
-    try:
-        registry = open_registry(settings)
-        for alias, version in aliases.items():
-            registry.name(alias, version)
-    except HydraulicDiagnosticsError as error:
-        say(f"warning: done, but the registry was not told: {error.message}")
-
-
 async def _registered(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> None:
     if options.command == "fetch":
         open_registry(settings).fetch(options.version, options.directory)
+        return
+    if options.command == "check":
+        say(placement_of(options.version, None, None, settings).checkpoint)
+        return
+    if options.command == "alias":
+        name_versions(dict(item.split("=", 1) for item in options.names), settings, say)
         return
     if options.command == "list":
         found = open_registry(settings).versions() if has_registry(settings) else []
@@ -283,6 +285,28 @@ async def _compare(options: argparse.Namespace, settings: Settings, say: Callabl
             say(line)
     finally:
         await store.close()
+
+
+async def _replayed(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> int:
+    # torch takes seconds to import, and the other commands do not need it
+    from app.release.replay import read_given, replay
+
+    def find(version: str) -> Path:
+        given: Path | None = options.checkpoint
+        return given or directory_of(
+            version, ConfigFile(options.config or settings.serve_config).read().config, settings
+        )
+
+    store = open_store(settings)
+    try:
+        given = read_given(options.readings) if options.readings else None
+        await _ready(store)
+        done = await replay(options.diagnosis_id, store, find, given)
+    finally:
+        await store.close()
+    for line in done.lines:
+        say(line)
+    return 0 if done.same else 1
 
 
 async def _ready(store: Store) -> None:

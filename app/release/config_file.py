@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 import yaml
 
-from app.errors import ReleaseConflict, SettingsError
+from app.errors import ReleaseConflict, ReleasesElsewhere, SettingsError
 from app.release.schema import ServeConfig, read_schema
 
 
@@ -33,9 +33,11 @@ class ConfigFile:
 
     Args:
         path: of `serve_config.yaml`; a link stays one, and what it points to is replaced.
+        seen: SHA-256 of the text that whoever asks has seen, which the first reading must find; None for whatever it holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seen: str | None = None) -> None:
+        self._seen = seen
         self.path = path.resolve()
         self.name = path.name
         self._lock_path = self.path.with_name(f".{self.path.name}.lock")
@@ -45,12 +47,19 @@ class ConfigFile:
 
         Raises:
             SettingsError: it can't be read, or has a key or a value that can't be used.
+            ReleaseConflict: it is not as it was seen.
         """
         try:
             text = self.path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"expected the service's configuration in '{self.path}', found: {error}") from error
-        return self.parse(text)
+        found = self.parse(text)
+        if self._seen not in (None, found.digest):
+            raise ReleaseConflict(
+                f"expected '{self.name}' as you saw it, found it changed ({found.digest[:12]}): look at it and ask again"
+            )
+        self._seen = None  # from here on `replace` compares
+        return found
 
     def parse(self, text: str) -> ReadConfig:
         """Read a text as if it stood in the file.
@@ -78,8 +87,9 @@ class ConfigFile:
 
         Raises:
             ReleaseConflict: another command is at work.
+            ReleasesElsewhere: nothing can be written beside the file.
         """
-        with self._lock_path.open("a+", encoding="utf-8") as lock:
+        with self._lock() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -94,6 +104,18 @@ class ConfigFile:
                 left.unlink(missing_ok=True)  # of a command that was killed
             yield
 
+    def _lock(self) -> IO[str]:
+        try:
+            return self._lock_path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> ReleasesElsewhere:
+        return ReleasesElsewhere(
+            f"expected to write '{self.name}' and beside it, found: {error.strerror}: make it writable here, name another with "
+            "HYDRAULIC_SERVE_CONFIG, or use `python -m app.release` where it is"
+        )
+
     def replace(self, before: ReadConfig, text: str) -> ReadConfig:
         """Replace the file's text, while `exclusive` is held.
 
@@ -107,6 +129,7 @@ class ConfigFile:
         Raises:
             ReleaseConflict: the file has another text than `before`.
             SettingsError: the new text can't be used; the file stays as it is.
+            ReleasesElsewhere: it can't be written.
         """
         after = self.parse(text)
         if self.path.read_bytes() != before.text.encode("utf-8"):
@@ -114,6 +137,14 @@ class ConfigFile:
                 f"expected '{self.name}' as it was read ({before.digest[:12]}), found it changed since: look at it and "
                 "give the command again"
             )
+        try:
+            self._write(text)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return after
+
+    def _write(self, text: str) -> None:
+        """Put a text in the file's place, whole, and have it outlast a power cut."""
         descriptor, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
@@ -126,7 +157,6 @@ class ConfigFile:
             Path(name).unlink(missing_ok=True)
             raise
         _sync_directory(self.path.parent)
-        return after
 
 
 def _sync_directory(directory: Path) -> None:

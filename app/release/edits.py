@@ -324,8 +324,9 @@ def _copied(text: str, item: yaml.Node, values: Mapping[yaml.Node, str | int], a
     for node, value in values.items():
         if not start <= node.start_mark.index < end:
             raise _layout("a value that would have to be changed stands elsewhere, under an anchor")
-        rendered = _scalar(value, node)
-        changes.append(_Change(node.start_mark.index - start, node.end_mark.index - start, rendered))
+        remark = re.match(r" +#[^\n]*", text[node.end_mark.index :])  # it is about the value that was copied
+        after = node.end_mark.index + (remark.end() if remark else 0)
+        changes.append(_Change(node.start_mark.index - start, after - start, _scalar(value, node)))
     copied = _changed(text[start:end], changes)
     if not copied.endswith("\n"):
         copied += "\n"

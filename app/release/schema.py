@@ -15,8 +15,8 @@ from app.schemas.places import place_of, shown
 from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from app.serving.traffic import Traffic
 
-DIAGNOSTICS = "app.serving.build:diagnostics"
-MODEL = "app.serving.build:model"
+DIAGNOSTICS = "app.main:diagnostics"
+MODEL = "app.main:model"
 _TOLD_ERRORS = 5
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

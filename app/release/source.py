@@ -5,11 +5,17 @@ Invariant: a checkpoint that leaves this module was loaded here as a replica wou
 
 import logging
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
-from app.errors import CheckpointError, ReleaseError
+from app.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
 from app.release.edits import Placement
+from app.release.schema import ServeConfig
+from app.serving.checkpoints import FETCH_S, find_checkpoint
 from app.settings import PROJECT_DIR, Settings
 
 if TYPE_CHECKING:
@@ -47,9 +53,91 @@ def placement_of(version: str, checkpoint: str | None, device: str | None, setti
     return Placement(version, given, device)
 
 
+def check(version: str, device: str | None) -> Placement:
+    """Find and check a shipped or registered version as `placement_of` does, in a process of its own: torch and MLflow stay out of this one.
+
+    Raises:
+        ReleaseError: it is not there, or is not what its card says.
+    """
+    command = [sys.executable, "-m", "app.release", "check", version]
+    done = subprocess.run(
+        command, cwd=PROJECT_DIR, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=FETCH_S
+    )
+    if done.returncode != 0:
+        told = done.stderr.strip().removeprefix("error: ")[-600:]
+        raise ReleaseError(f"version {version} was refused: {told}")
+    return Placement(version, done.stdout.strip(), device)
+
+
+def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:
+    """Find a version's checkpoint on this machine: as the file releases it, else shipped, else registered.
+
+    Raises:
+        CheckpointError: it is in none of these places, can't be fetched, or is not what its card says.
+    """
+    release = config.traffic.find(version)
+    if release is not None:
+        return find_checkpoint(config.model_args(release.application).checkpoint, settings)
+    if (PROJECT_DIR / SHIPPED / version).is_dir():
+        return find_checkpoint(f"{SHIPPED}/{version}", settings)
+    if has_registry(settings) or (settings.var_dir / MODELS / version).is_dir():
+        return find_checkpoint(f"{REGISTERED}{version}", settings)
+    raise CheckpointError(
+        f"expected version {version} among the released, the shipped or the registered ones, found it nowhere on this machine: "
+        "name its directory with --checkpoint"
+    )
+
+
 def has_registry(settings: Settings) -> bool:
     """Tell whether there may be a registry, without importing or making one."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (settings.var_dir / "mlflow" / "mlflow.db").is_file()
+
+
+def aliases(before: Mapping[str, float], after: Mapping[str, float], deployed: str | None) -> dict[str, str]:
+    """Return which registered version is champion, and which challenger, where a change of weights or a deployment made another one so.
+
+    Args:
+        before: weights by version.
+        after: the same.
+        deployed: the version that was just deployed, or None.
+    """
+    named = {}
+    champion = max(after, key=lambda version: after[version])
+    if champion != max(before, key=lambda version: before[version]):
+        named["champion"] = champion
+    if deployed is not None:
+        named["challenger"] = deployed
+    return named
+
+
+def name_versions(names: Mapping[str, str], settings: Settings, say: Callable[[str], None]) -> None:
+    """Tell the registry its aliases' versions; what runs does not depend on it, so a registry that refuses is told and fails nothing."""
+    if not names or not has_registry(settings):
+        return
+    try:
+        registry = open_registry(settings)
+        for alias, version in names.items():
+            registry.name(alias, version)
+    except HydraulicDiagnosticsError as error:
+        say(f"warning: done, but the registry was not told: {error.message}")
+
+
+def name_apart(names: Mapping[str, str], settings: Settings, say: Callable[[str], None]) -> None:
+    """Do what `name_versions` does in a process of its own, which nobody waits for: MLflow stays out of this one."""
+    if not names or not has_registry(settings):
+        return
+    command = [
+        sys.executable,
+        "-m",
+        "app.release",
+        "alias",
+        *(f"{alias}={version}" for alias, version in names.items()),
+    ]
+    done = subprocess.run(
+        command, cwd=PROJECT_DIR, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=FETCH_S
+    )
+    if done.returncode != 0 or done.stdout:
+        say((done.stdout or done.stderr).strip()[-600:])
 
 
 def open_registry(settings: Settings) -> "Registry":

@@ -69,7 +69,7 @@ class InputQuality(BaseModel):
 
     `coverage` is the share of the window's sensor bins that hold a reading; `missing_sensors` had none at all;
     `faulty_sensors` were left out; `unusual_sensors` leave the range of training further than held-out windows did;
-    `stale_s` is the age of the newest reading when asked, null for inline readings.
+    `stale_s` is the age of the newest reading when asked, null for inline readings. `digest` is that of the window's bins.
     """
 
     model_config = _FROZEN
@@ -80,6 +80,10 @@ class InputQuality(BaseModel):
     unusual_sensors: tuple[str, ...]
     coverage: Fraction
     stale_s: float | None
+    digest: Annotated[
+        str | None,
+        Field(description="BLAKE2b-128 of the window's bins as float32; null in diagnoses from before it was kept"),
+    ] = None
 
 
 class Evidence(BaseModel):
@@ -138,6 +142,9 @@ class Diagnosis(BaseModel):
     created_at: datetime
     window: Window
     model_version: str
+    weights_sha256: Annotated[
+        str | None, Field(description="of the version's weights; null in diagnoses from before it was kept")
+    ] = None
     topology_revision: str
     fallback: bool
     input: InputQuality

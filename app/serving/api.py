@@ -11,30 +11,30 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import orjson
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, StreamingResponse
-from fastapi.security import HTTPBearer
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from app.errors import HydraulicDiagnosticsError, InputError, LimitExceeded, UnknownDiagnosis, UnknownEquipment
+from app.errors import HydraulicDiagnosticsError, InputError, UnknownDiagnosis, UnknownEquipment
 from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Identifier
 from app.schemas.places import shown
 from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
 from app.serving.access_log import AccessLog
+from app.serving.admin import add_admin_routes
 from app.serving.direct import DirectPaths, DirectRoute
 from app.serving.experiments import add_experiment_route
 from app.serving.openapi import answer_of, body_of, document_bodies
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.requests import checked_interval, parse_batch
+from app.serving.routes import access, json_answer, read_body
 from app.serving.service import Service
-from app.store.keys import Scope as KeyScope
 
 logger = logging.getLogger(__name__)
 
@@ -78,40 +78,11 @@ def build_api(service: Service) -> ASGIApp:
     _add_equipment_routes(api, service)
     _add_diagnosis_routes(api, service)
     _add_release_routes(api, service)
-    add_experiment_route(api, service.store, _access(service, "read"))
+    add_experiment_route(api, service.store, access(service.authenticator, "read"))
+    add_admin_routes(api, service.authenticator, service.desk)
     _add_error_answers(api)
     document_bodies(api)
     return AccessLog(DirectPaths(api), service.metrics)
-
-
-def _access(service: Service, scope: KeyScope) -> Any:
-    bearer = HTTPBearer(auto_error=False, description="An API key")
-
-    async def check(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:
-        await service.authenticator.require(request.headers, scope)
-
-    return Depends(check)
-
-
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status_code=status, media_type="application/json")
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the request's body.
-
-    Raises:
-        LimitExceeded: it is longer than `limit` bytes; no more than that is read.
-    """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise LimitExceeded(f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise LimitExceeded(f"expected a body of at most {limit} bytes, found more: send it in parts", "body")
-    return bytes(body)
 
 
 def _known_form(equipment_id: str) -> str:
@@ -130,13 +101,13 @@ def _add_health_routes(api: FastAPI, service: Service) -> None:
     @api.head("/health/live", include_in_schema=False)
     @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
     async def live() -> Response:
-        return _json(b'{"status":"live"}')
+        return json_answer(b'{"status":"live"}')
 
     @api.head("/health/ready", include_in_schema=False)
     @api.get("/health/ready", tags=["health"], summary="Whether the database and a model really answer")
     async def ready() -> Response:
         readiness = await service.status.readiness()
-        return _json(orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503)
+        return json_answer(orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503)
 
     @api.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -152,16 +123,21 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         "/v1/equipment/{equipment_id}",
         tags=["equipment"],
         summary="Register a machine's topology; the linter's findings come back",
-        dependencies=[_access(service, "admin")],
+        dependencies=[access(service.authenticator, "admin")],
         openapi_extra=body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
-        answer = await service.machines.put(equipment_id, await _read_body(request, MAX_TOPOLOGY_BYTES))
-        return _json(answer.model_dump_json().encode(), 201 if answer.created else 200)
+        answer = await service.machines.put(equipment_id, await read_body(request, MAX_TOPOLOGY_BYTES))
+        return json_answer(answer.model_dump_json().encode(), 201 if answer.created else 200)
 
-    @api.get("/v1/equipment", tags=["equipment"], summary="List machines", dependencies=[_access(service, "read")])
+    @api.get(
+        "/v1/equipment",
+        tags=["equipment"],
+        summary="List machines",
+        dependencies=[access(service.authenticator, "read")],
+    )
     async def list_equipment() -> Response:
-        return _json(
+        return json_answer(
             orjson.dumps({"equipment": [item.model_dump(mode="json") for item in await service.machines.summaries()]})
         )
 
@@ -169,26 +145,26 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         "/v1/equipment/{equipment_id}",
         tags=["equipment"],
         summary="A machine's topology",
-        dependencies=[_access(service, "read")],
+        dependencies=[access(service.authenticator, "read")],
         responses=answer_of("Equipment"),
     )
     async def get_equipment(equipment_id: str) -> Response:
-        return _json((await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode())
+        return json_answer((await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode())
 
     @api.post(
         "/v1/readings",
         tags=["readings"],
         summary="Store readings; idempotent on (equipment, sensor, time)",
-        dependencies=[_access(service, "ingest")],
+        dependencies=[access(service.authenticator, "ingest")],
         openapi_extra=body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
         responses=answer_of("IngestAnswer"),
     )
     async def post_readings(request: Request) -> Response:
-        body = await _read_body(request, MAX_READINGS_BYTES)
+        body = await read_body(request, MAX_READINGS_BYTES)
         answer = await service.machines.ingest(body, request.headers.get("content-type", ""))
         if answer.rejected and not answer.accepted and not answer.duplicates:
             return respond(_all_rejected(answer, request.scope["trace_id"]))
-        return _json(answer.model_dump_json(exclude_none=True).encode())
+        return json_answer(answer.model_dump_json(exclude_none=True).encode())
 
 
 def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
@@ -209,8 +185,8 @@ def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
 def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
     async def post_diagnosis(request: Request) -> Response:
         await service.authenticator.require(request.headers, "diagnose")
-        body = await _read_body(request, MAX_DIAGNOSIS_BYTES)
-        return _json(await service.diagnostics.answer(DiagnosisRequest.model_validate_json(body)))
+        body = await read_body(request, MAX_DIAGNOSIS_BYTES)
+        return json_answer(await service.diagnostics.answer(DiagnosisRequest.model_validate_json(body)))
 
     api.router.add_api_route(
         "/v1/diagnoses",
@@ -218,7 +194,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         methods=["POST"],
         tags=["diagnoses"],
         summary="Diagnose a machine from its stored readings, or from readings given inline",
-        dependencies=[_access(service, "diagnose")],
+        dependencies=[access(service.authenticator, "diagnose")],
         openapi_extra=body_of("DiagnosisRequest"),
         responses=answer_of("Diagnosis"),
         route_class_override=DirectRoute,
@@ -228,12 +204,12 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         "/v1/diagnoses/batch",
         tags=["diagnoses"],
         summary="Diagnose many machines; one NDJSON line for each item with its index, as it is ready",
-        dependencies=[_access(service, "diagnose")],
+        dependencies=[access(service.authenticator, "diagnose")],
         openapi_extra=body_of("BatchRequest"),
         responses=answer_of("Diagnosis", "application/x-ndjson"),
     )
     async def post_batch(request: Request) -> Response:
-        items = parse_batch(await _read_body(request, MAX_BATCH_BYTES))
+        items = parse_batch(await read_body(request, MAX_BATCH_BYTES))
         trace_id = request.scope["trace_id"]
 
         async def lines() -> AsyncIterator[bytes]:
@@ -246,7 +222,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         "/v1/diagnoses/{diagnosis_id}",
         tags=["diagnoses"],
         summary="A stored diagnosis",
-        dependencies=[_access(service, "read")],
+        dependencies=[access(service.authenticator, "read")],
         responses=answer_of("Diagnosis"),
     )
     async def get_diagnosis(diagnosis_id: str) -> Response:
@@ -256,13 +232,13 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
                 "GET /v1/equipment/{equipment_id}/diagnoses",
                 "diagnosis_id",
             )
-        return _json(await service.diagnostics.stored_diagnosis(diagnosis_id))
+        return json_answer(await service.diagnostics.stored_diagnosis(diagnosis_id))
 
     @api.get(
         "/v1/equipment/{equipment_id}/diagnoses",
         tags=["diagnoses"],
         summary="A machine's diagnoses whose window ends in [start, end), newest first",
-        dependencies=[_access(service, "read")],
+        dependencies=[access(service.authenticator, "read")],
     )
     async def get_history(
         equipment_id: str,
@@ -271,7 +247,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
     ) -> Response:
         found = await service.diagnostics.history(_known_form(equipment_id), checked_interval(start, end), limit)
-        return _json(b'{"diagnoses":[' + b",".join(found) + b"]}")
+        return json_answer(b'{"diagnoses":[' + b",".join(found) + b"]}")
 
 
 def _line(index: int, outcome: bytes | Exception, trace_id: str) -> bytes:
@@ -288,19 +264,19 @@ def _add_release_routes(api: FastAPI, service: Service) -> None:
         "/v1/models",
         tags=["models"],
         summary="Released versions: what they were trained on and how well they did",
-        dependencies=[_access(service, "read")],
+        dependencies=[access(service.authenticator, "read")],
     )
     async def models() -> Response:
-        return _json(orjson.dumps({"models": await service.status.models()}))
+        return json_answer(orjson.dumps({"models": await service.status.models()}))
 
     @api.get(
         "/v1/traffic",
         tags=["models"],
         summary="How traffic is split; with equipment_id, which version answers for it",
-        dependencies=[_access(service, "read")],
+        dependencies=[access(service.authenticator, "read")],
     )
     async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
-        return _json(orjson.dumps(service.status.traffic_report(equipment_id)))
+        return json_answer(orjson.dumps(service.status.traffic_report(equipment_id)))
 
 
 def _add_error_answers(api: FastAPI) -> None:

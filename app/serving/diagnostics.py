@@ -258,6 +258,7 @@ class Diagnostics:
             source="inline" if inline else "store",
             stale_s=stale_s,
             fallback=scored.fallback,
+            input_digest=scored.input_digest,
         )
         live = not inline and resolved.request.model_version is None
         previous = self._previous(equipment.equipment_id, occasion.window.end) if live else None

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic_core import from_json
 
-from app.bins import Floats
+from app.bins import Floats, window_digest
 from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
 from app.feature_spec import FeatureSpec
 from app.features import check_shape
@@ -151,8 +151,14 @@ def _built(
 
 
 def _group(windows: Sequence[tuple[int, SentWindow]], known: _Topology) -> BuiltGroup:
-    graph, summary = build_windows(np.stack([_values(window, known) for _, window in windows]), known.plan)
-    return BuiltGroup(tuple(position for position, _ in windows), graph, summary)
+    values_WSN = np.stack([_values(window, known) for _, window in windows])
+    graph, summary = build_windows(values_WSN, known.plan)
+    return BuiltGroup(
+        tuple(position for position, _ in windows),
+        graph,
+        summary,
+        tuple(window_digest(values) for values in values_WSN),
+    )
 
 
 def _values(window: SentWindow, known: _Topology) -> Floats:

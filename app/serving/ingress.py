@@ -5,7 +5,7 @@ the old one in force, is reported in the log, in `hydraulic_config_rejected_tota
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
+from app.serving.admin import Desk
 from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.config import IngressConfig
@@ -34,6 +35,8 @@ from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
+OpenDesk = Callable[[Settings, Store], Desk]
+
 
 class Ingress:
     """One ingress replica, as a class that Serve wraps: constructed, given its HTTP interface, then configured.
@@ -42,9 +45,10 @@ class Ingress:
         chain: the calls to the other deployments.
         equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
         timeout_s: of each call to another deployment.
+        open_desk: makes what does releases.
     """
 
-    def __init__(self, chain: Chain, equipment_files: tuple[str, ...], timeout_s: float) -> None:
+    def __init__(self, chain: Chain, equipment_files: tuple[str, ...], timeout_s: float, open_desk: OpenDesk) -> None:
         settings = Settings()
         configure_logging(settings.log_level)
         metrics = Metrics()
@@ -59,6 +63,7 @@ class Ingress:
             diagnostics=Diagnostics(store, machines, self._versions, metrics, utc_now),
             status=Status(store, self._versions, partial(prepare, store, settings, declared)),
             retention=Retention(store, utc_now),
+            desk=open_desk(settings, store),
             metrics=metrics,
             store=store,
         )

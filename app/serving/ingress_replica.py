@@ -10,7 +10,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.serving import handles
-from app.serving.ingress import Ingress
+from app.serving.ingress import Ingress, OpenDesk
 from app.serving.released import Chain
 
 
@@ -22,8 +22,12 @@ class IngressReplica(Ingress):
         builder: handle of the graph-builder pool.
         equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
         timeout_s: of each call to another deployment.
+        open_desk: makes what does releases; a function of a module, which is what travels.
     """
 
-    def __init__(self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float) -> None:
+    def __init__(
+        self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float, open_desk: OpenDesk
+    ) -> None:
         build = partial(handles.build, handles.passing(builder))
-        super().__init__(Chain(build, handles.score, handles.describe, handles.probe), equipment_files, timeout_s)
+        chain = Chain(build, handles.score, handles.describe, handles.probe)
+        super().__init__(chain, equipment_files, timeout_s, open_desk)

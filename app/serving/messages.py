@@ -81,11 +81,13 @@ class BuiltGroup:
         positions: of the windows in the call.
         graph: their graphs, in this order.
         summary: what their features say of the input.
+        digests: of their bins.
     """
 
     positions: tuple[int, ...]
     graph: GraphBatch
     summary: SummaryBatch
+    digests: tuple[str, ...]
 
     def graphs(self, places: Sequence[int]) -> GraphBatch:
         """Return the graphs of the windows at these places among the positions."""

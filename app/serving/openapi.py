@@ -14,6 +14,7 @@ from app.experiments.report import Experiments
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer, Reading
+from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
 from app.serving.problems import Problem
 
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -24,6 +25,10 @@ _BODIES: tuple[type[BaseModel], ...] = (
     Diagnosis,
     IngestAnswer,
     Experiments,
+    TrafficOrder,
+    DeployOrder,
+    RollbackOrder,
+    ReleaseAnswer,
     Problem,
 )
 

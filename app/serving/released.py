@@ -73,13 +73,14 @@ class WindowToScore:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A window's scores, what its features say of the input, what the version knows, and whether it stood in.
+    """A window's scores, its input's summary and digest, what the version knows, whether it stood in.
 
     `seconds` is how long building and scoring took, for all windows that went through together.
     """
 
     scores: Scores
     summary: InputSummary
+    input_digest: str
     knowledge: Knowledge
     fallback: bool
     seconds: float
@@ -270,6 +271,7 @@ class ReleasedVersions:
                 outcomes[part.position] = Scored(
                     scores=answer,
                     summary=part.group.summary.window(part.place, equipment.sensor_ids),
+                    input_digest=part.group.digests[part.place],
                     knowledge=version.knowledge_of(equipment),
                     fallback=fallback,
                     seconds=seconds,

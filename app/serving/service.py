@@ -6,6 +6,7 @@ Invariant: starting needs neither the database nor a model; closing writes what 
 import logging
 from dataclasses import dataclass
 
+from app.serving.admin import Desk
 from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.machines import Machines
@@ -26,6 +27,7 @@ class Service:
     diagnostics: Diagnostics
     status: Status
     retention: Retention
+    desk: Desk
     metrics: Metrics
     store: Store
 
@@ -37,7 +39,7 @@ class Service:
 
     async def close(self) -> None:
         """Write what waits and close the connections; a part that fails to close keeps no other from it."""
-        for part in (self.retention, self.status, self.diagnostics, self.store):
+        for part in (self.desk, self.retention, self.status, self.diagnostics, self.store):
             try:
                 await part.close()
             except Exception:

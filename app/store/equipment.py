@@ -10,7 +10,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from app.schemas.equipment import Equipment
-from app.store.pool import Database, Row
+from app.store.pool import Database, Row, first_value
 from app.store.sql import queries
 
 PAGE = 100
@@ -75,6 +75,16 @@ async def get_equipment(database: Database, equipment_ids: Sequence[str]) -> dic
     """
     rows = await database.fetch("get_equipment", list(equipment_ids))
     return {row["equipment_id"]: _record(row) for row in rows}
+
+
+async def topology_of_revision(database: Database, equipment_id: str, revision: str) -> Equipment | None:
+    """Return the topology that an equipment has, or had, at a revision; None when it is not kept.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+    """
+    topology: str | None = first_value(await database.fetch("topology_of_revision", equipment_id, revision))
+    return None if topology is None else Equipment.model_validate_json(topology)
 
 
 async def list_equipment(database: Database) -> Sequence[EquipmentRecord]:

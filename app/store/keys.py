@@ -8,7 +8,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,6 +43,13 @@ class CreatedKey(BaseModel):
     secret: str
 
 
+class KnownKey(NamedTuple):
+    """Whose a key is that was shown, and what it may do."""
+
+    name: str
+    scopes: frozenset[str]
+
+
 def hash_secret(secret: str) -> str:
     """Return the SHA-256 of a secret in hexadecimal, by which it is looked up."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -73,14 +80,14 @@ async def create_key(database: Database, name: str, scopes: Sequence[str], secre
     return CreatedKey(key=ApiKey(**rows[0]), secret=secret)
 
 
-async def find_key(database: Database, secret_hash: str) -> frozenset[str] | None:
-    """Return the scopes of the key with this hash; None when there is none or it was revoked.
+async def find_key(database: Database, secret_hash: str) -> KnownKey | None:
+    """Return the key with this hash; None when there is none or it was revoked.
 
     Raises:
         StoreUnavailable: the database can't be reached.
     """
     rows = await database.fetch("find_key", bytes.fromhex(secret_hash))
-    return frozenset(rows[0]["scopes"]) if rows else None
+    return KnownKey(rows[0]["name"], frozenset(rows[0]["scopes"])) if rows else None
 
 
 async def revoke_key(database: Database, key_id: int) -> bool:

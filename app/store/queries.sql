@@ -5,9 +5,14 @@
 select pg_advisory_xact_lock(7207003, hashtext($1::text));
 
 -- name: put_equipment
--- Register an equipment, or replace its topology; `before` is null when it was not registered.
+-- Register an equipment, or replace its topology and keep the one before; `before` is null when it was not registered.
 with known as (
-    select revision, grid_us from equipment where equipment_id = $1
+    select equipment_key, topology, revision, grid_us from equipment where equipment_id = $1
+),
+kept as (
+    insert into replaced_topologies (equipment_key, revision, topology)
+    select equipment_key, revision, topology from known where revision <> $3
+    on conflict (equipment_key, revision) do update set replaced_at = excluded.replaced_at
 )
 insert into equipment (equipment_id, topology, revision, grid_us)
 values ($1::text, $2::jsonb, $3::text, $4::bigint)
@@ -50,6 +55,20 @@ select
 from equipment
 where equipment.equipment_id = any ($1::text[])
 order by equipment.equipment_id;
+
+-- name: topology_of_revision
+-- The topology that an equipment has, or had, at a revision.
+select topology from equipment where equipment_id = $1::text and revision = $2::text
+union all
+select replaced.topology
+from replaced_topologies replaced
+join equipment on equipment.equipment_key = replaced.equipment_key
+where equipment.equipment_id = $1::text and replaced.revision = $2::text
+limit 1;
+
+-- name: drop_replaced_topologies
+-- Drop topologies that were replaced before the month of a time: no diagnosis that is kept was made with them.
+delete from replaced_topologies where replaced_at < date_trunc('month', $1::timestamptz, 'UTC');
 
 -- name: list_equipment
 -- Registered equipment after an id, in the order of ids.

@@ -15,7 +15,7 @@ from app.store import diagnoses, equipment, keys, labels, migrate, readings, rel
 from app.store.equipment import EquipmentRecord, PutResult
 from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
-from app.store.keys import ApiKey, CreatedKey
+from app.store.keys import ApiKey, CreatedKey, KnownKey
 from app.store.labels import ALL_TIME_US, ConditionLabel
 from app.store.migrate import Edition
 from app.store.partitions import Partitions
@@ -53,12 +53,13 @@ class Store:
     async def drop_before(self, cutoff: datetime) -> int:
         """Drop readings, grid, diagnoses and answers of shadows in the months (on TimescaleDB: chunks) that end by `cutoff`; returns how many.
 
-        Reads and writes go on: one that is long makes this wait, in short tries, and raise StoreUnavailable in the end.
+        Topologies that were replaced before it go too. Reads and writes go on: one that is long makes this wait, in short tries, and raise StoreUnavailable in the end.
         What went before stays gone.
         """
         total = 0
         while dropped := first_value(await self._database.fetch("drop_before", cutoff)):
             total += dropped
+        await self._database.fetch("drop_replaced_topologies", cutoff)
         return total
 
     async def put_equipment(self, item: Equipment) -> PutResult:
@@ -72,6 +73,10 @@ class Store:
     async def get_equipment_of(self, equipment_ids: Sequence[str]) -> dict[str, EquipmentRecord]:
         """Return the registered ones of these equipment, by id, in one statement."""
         return await equipment.get_equipment(self._database, equipment_ids)
+
+    async def topology_of_revision(self, equipment_id: str, revision: str) -> Equipment | None:
+        """Return the topology that an equipment has, or had, at a revision; None when it is not kept."""
+        return await equipment.topology_of_revision(self._database, equipment_id, revision)
 
     async def list_equipment(self) -> Sequence[EquipmentRecord]:
         """Return all registered equipment in the order of ids."""
@@ -157,8 +162,8 @@ class Store:
         """Make an API key; its secret is returned here and never again."""
         return await keys.create_key(self._database, name, scopes, secret)
 
-    async def find_key(self, secret_hash: str) -> frozenset[str] | None:
-        """Return the scopes of the key with this SHA-256 in hexadecimal, or None."""
+    async def find_key(self, secret_hash: str) -> KnownKey | None:
+        """Return the key with this SHA-256 in hexadecimal, or None."""
         return await keys.find_key(self._database, secret_hash)
 
     async def revoke_key(self, key_id: int) -> bool:

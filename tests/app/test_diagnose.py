@@ -88,7 +88,13 @@ def summary(**changes: object) -> InputSummary:
 
 def taught(**calibrations: ComponentCalibration) -> Knowledge:
     heads = {"grade": ("pump",), "health": ("pump",), "rate": ("pump",), "rul": ("pump",)}
-    return Knowledge(version="7", grades={"pump": GRADES}, trained_heads=heads, calibrations=calibrations)  # type: ignore[arg-type]
+    return Knowledge(
+        version="7",
+        weights_sha256="ab12",
+        grades={"pump": GRADES},
+        trained_heads=heads,
+        calibrations=calibrations,  # type: ignore[arg-type]
+    )
 
 
 KNOWLEDGE = taught()
@@ -107,9 +113,15 @@ def make(
         source="store",
         stale_s=1.5,
         fallback=False,
+        input_digest="cd34",
     )
     machine = equipment or press()
     return diagnose(machine, occasion, scores or Scores(output()), summary(**changes), knowledge, Thresholds(), {})
+
+
+def test_what_is_needed_to_make_it_again_is_kept():
+    made = make()
+    assert (made.weights_sha256, made.input.digest, made.topology_revision) == ("ab12", "cd34", press().revision)
 
 
 def test_graded_component_names_the_most_probable_grade():

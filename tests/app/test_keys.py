@@ -24,7 +24,8 @@ def scopes_of(dsn: str, secret: str) -> frozenset[str] | None:
     async def find() -> frozenset[str] | None:
         store = Store(dsn)
         try:
-            return await store.find_key(hash_secret(secret))
+            found = await store.find_key(hash_secret(secret))
+            return None if found is None else found.scopes
         finally:
             await store.close()
 

@@ -23,6 +23,7 @@ def knowledge(
 ) -> Knowledge:
     return Knowledge(
         version="7",
+        weights_sha256="ab12",
         grades={"fan": grades} if grades else {},
         trained_heads=dict.fromkeys(heads, ("fan",)),
         calibrations={} if calibration is None else {"fan": calibration},

@@ -1,8 +1,20 @@
 """Settings: what an error may show of an address."""
 
+from pathlib import Path
+
 import pytest
 
-from app.settings import without_passwords
+from app.settings import PROJECT_DIR, Settings, without_passwords
+
+
+def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(monkeypatch: pytest.MonkeyPatch):
+    assert Settings().serve_config == PROJECT_DIR / "serve_config.yaml"
+    for given, found in (
+        ("plant/serve.yaml", PROJECT_DIR / "plant/serve.yaml"),
+        ("/etc/serve.yaml", Path("/etc/serve.yaml")),
+    ):
+        monkeypatch.setenv("HYDRAULIC_SERVE_CONFIG", given)
+        assert Settings().serve_config == found
 
 
 @pytest.mark.parametrize(

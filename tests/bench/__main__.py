@@ -17,7 +17,19 @@ from pathlib import Path
 
 from app.settings import Settings
 from app.store.embedded import ensure_embedded, release_embedded
-from tests.bench import cache, cold_start, fleet, memory, observability, scale, shadow, store_read, train, verdict
+from tests.bench import (
+    cache,
+    cold_start,
+    fleet,
+    memory,
+    observability,
+    releases,
+    scale,
+    shadow,
+    store_read,
+    train,
+    verdict,
+)
 from tests.bench.compare import Bench, Point, compare
 from tests.bench.database import Fleet, prepare
 from tests.bench.peers.environment import peers_environment
@@ -36,6 +48,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "store_read": store_read.measure_read,
     "train": train.measure,
     "verdict": verdict.measure,
+    "releases": releases.measure,
 }
 
 

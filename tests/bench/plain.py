@@ -8,6 +8,7 @@ import logging
 from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
+from app.release.desk import open_desk
 from app.serving.builder_replica import GraphBuilderReplica
 from app.serving.config import DiagnosticsArgs
 from app.serving.ingress_replica import IngressReplica
@@ -26,6 +27,8 @@ class PlainIngress(IngressReplica):
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
-    """Bind the plain ingress as `app.serving.build` binds the real one."""
+    """Bind the plain ingress as `app.main` binds the real one."""
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
-    return serve.deployment(name="Ingress")(PlainIngress).bind(builder.bind(), args.equipment, args.timeout_s)
+    return serve.deployment(name="Ingress")(PlainIngress).bind(
+        builder.bind(), args.equipment, args.timeout_s, open_desk
+    )

@@ -51,6 +51,7 @@ def write_summary(found: Found, output: Path) -> str:
         "shadow": _shadow,
         "store_read": _store_read,
         "verdict": _verdict,
+        "releases": _releases,
     }
     parts += [part for name, write in writers.items() if name in found for part in write(found[name])]
     text = "\n\n".join(parts) + "\n"
@@ -285,6 +286,15 @@ def _store_read(section: Found) -> list[str]:
         "## Reading 60 minutes of 20 sensors at 1 Hz",
         _table(["other machines in the table", "rows to a pandas pivot", "grid bytes to numpy", "ratio"], rows),
     ]
+
+
+def _releases(section: Found) -> list[str]:
+    rows = [
+        [row["step"], str(row["status"]), f"{row['seconds']:.2f}", ", ".join(map(str, row["in_force_s"]))]
+        for row in section["steps"]
+    ]
+    told = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
+    return ["## Releases under load", told, _table(["step", "status", "s", "weights in force after, s"], rows)]
 
 
 def _plot(section: Found, output: Path) -> None:

@@ -78,6 +78,8 @@ async def test_batches_answer_as_single_machines_do(store: Store, rigs: tuple[st
     for name in rigs:
         first, second = await stored(store, name)
         assert first.diagnosis_id != second.diagnosis_id
+        assert first.input.digest == second.input.digest is not None
+        assert first.weights_sha256 == second.weights_sha256 is not None
         for mine, theirs in zip(first.components, second.components, strict=True):
             assert (mine.component_id, mine.state) == (theirs.component_id, theirs.state)
             # sums over a batch of other size are rounded otherwise

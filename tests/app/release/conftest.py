@@ -6,6 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.app.release.stage import Stage, Written
+from tests.app.serving.conftest import (  # noqa: F401 - the service in this process, for what it stores
+    checkpoints,
+    client,
+    desk,
+    local,
+    metrics,
+    service,
+    versions,
+)
 from tests.system import PROJECT_DIR
 
 

@@ -1,8 +1,10 @@
-"""Replaces a file over and over, killed with SIGKILL one line of `config_file` later each time: `python -m ... PATH`.
+"""Splits traffic over and over in a new file, killed with SIGKILL one line of its work later each time: `python -m ... PATH`.
 
-Prints how many steps there were, and how often the old and the new text was found afterwards; fails when anything else was.
+The lines are those of the command and of the file: each write, sync and rename has its own. After each kill the file must hold the old or
+the new text, and the next command must work. Prints how many steps there were, and how often the old and the new text was found.
 """
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,11 +13,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from app.release import config_file
+from app.release import config_file, operations
 from app.release.config_file import ConfigFile
 from app.release.edits import with_weights
+from tests.app.release.stage import Stage, Written, releases_on
 
-STEPS = {"exclusive", "replace", "_sync_directory"}
+STEPS = {
+    config_file.__file__: {"exclusive", "_lock", "replace", "_write", "_sync_directory"},
+    operations.__file__: {"_move", "_replace", "_in_force", "_alone"},
+}
+
+
+# as short as may be: it is read some hundred times
+TEXT = """applications:
+  - {name: diagnostics, import_path: "app.main:diagnostics", deployments: [{name: Ingress, user_config: {traffic: {releases: [
+      {version: "1", application: model-1, weight: 100}, {version: "2", application: model-2, weight: 0}]}}}]}
+  - {name: model-1, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/checkpoints/1}}
+  - {name: model-2, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/checkpoints/2}}
+"""
 
 
 def killer(at: int) -> Callable[[FrameType, str, Any], Any]:
@@ -24,7 +39,7 @@ def killer(at: int) -> Callable[[FrameType, str, Any], Any]:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal seen
-        if frame.f_code.co_filename != config_file.__file__ or frame.f_code.co_name not in STEPS:
+        if frame.f_code.co_name not in STEPS.get(frame.f_code.co_filename, ()):
             return None
         if event == "line":
             seen += 1
@@ -35,27 +50,33 @@ def killer(at: int) -> Callable[[FrameType, str, Any], Any]:
     return trace
 
 
+def split(path: Path, second: float) -> None:
+    """Do what `split 1=... 2=...` does, on a stage."""
+    releases = releases_on(Stage(), path, Written(), [])  # type: ignore[arg-type]
+    asyncio.run(releases.split({"1": 100 - second, "2": second}))
+
+
 def main(path: Path) -> None:
-    """Kill at every line until the writer comes through."""
-    file = ConfigFile(path)
-    before = file.read()
-    after = with_weights(before.text, {"1": 50, "2": 50})
-    found = {before.text: 0, after: 0}
+    """Kill at every line until the command comes through."""
+    after = with_weights(TEXT, {"1": 50, "2": 50})
+    found = {TEXT: 0, after: 0}
     step, status = 0, 1
     while status != 0:
         step += 1
-        path.write_text(before.text)
+        path.write_text(TEXT)
         child = os.fork()
         if child == 0:
             sys.settrace(killer(step))
-            with file.exclusive("the one that is killed"):
-                file.replace(before, after)
+            split(path, 50)
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         text = path.read_text()
         assert text in found, f"after step {step} the file is neither the old nor the new one"
         found[text] += 1
-    sys.stdout.write(f"{step} {found[before.text]} {found[after]}\n")
+        split(path, 20)
+        weights = [release.weight for release in ConfigFile(path).read().config.traffic.releases]
+        assert weights == [80, 20], f"after step {step} the next command left {weights}"
+    sys.stdout.write(f"{step} {found[TEXT]} {found[after]}\n")
 
 
 if __name__ == "__main__":

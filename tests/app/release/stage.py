@@ -4,10 +4,14 @@ Small and honest: what is applied is in force at once, a version that was marked
 written down in order.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -32,6 +36,7 @@ class Stage:
         self.failing_to_start: dict[str, str] = {}
         self.silent: set[str] = set()
         self.refuses_user_config = False
+        self.apply_s = 0.0
         self.metrics = ""
         self.config_error: str | None = None
         self.shadows: list[str] = []
@@ -57,6 +62,7 @@ class Stage:
     def dashboard(self, request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
             self.calls.append("apply")
+            time.sleep(self.apply_s)
             self.put(json.loads(request.content))
             return httpx.Response(200)
         states = {}
@@ -71,7 +77,8 @@ class Stage:
                 "status": "DEPLOY_FAILED" if why else "RUNNING",
                 "message": why or "",
                 "deployments": deployments,
-                "deployed_app_config": config,
+                # Serve hands the whole's logging down to applications without their own
+                "deployed_app_config": {"logging_config": self.applied.get("logging_config")} | config,
             }
         return httpx.Response(200, json={"applications": states})
 
@@ -118,6 +125,36 @@ class Written:
 
     async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
         return self.events[::-1][:limit]
+
+
+@contextlib.contextmanager
+def listening(stage: Stage) -> Iterator[int]:
+    """Have a stage answer on a port of this machine, as the dashboard and as the service."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            request = httpx.Request(self.command, f"http://stage{self.path}", content=body)
+            answer = stage.dashboard(request) if self.path.startswith("/api/serve") else stage.service(request)
+            self.send_response(answer.status_code)
+            self.send_header("content-length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_PUT = do_POST = answer
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def serve_api(stage: Stage) -> ServeApi:

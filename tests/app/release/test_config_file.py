@@ -78,7 +78,7 @@ def test_of_two_commands_at_the_same_moment_one_wins_and_the_other_is_told(path:
             shutil.copy(PROJECT_DIR / "serve_config.yaml", path)
 
 
-def test_writer_killed_at_any_step_leaves_the_old_or_the_new_text(path: Path):
+def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_one_works(path: Path):
     script = Path(__file__).with_name("killed_writer.py")
     done = subprocess.run(
         [sys.executable, str(script), str(path)],
@@ -87,13 +87,13 @@ def test_writer_killed_at_any_step_leaves_the_old_or_the_new_text(path: Path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     steps, old, new = map(int, done.stdout.split())
-    assert steps > 20
-    assert old > 10
-    assert new > 2
+    assert steps > 40
+    assert old > 20
+    assert new > 10
     # the last one came through: nothing is left of those that were killed
     assert sorted(item.name for item in path.parent.iterdir()) == [".serve_config.yaml.lock", "serve_config.yaml"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.release.__main__ import main
+from app.release.source import aliases
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +71,21 @@ def test_wrong_use_is_status_2():
     with pytest.raises(SystemExit) as ended:
         run("explode")
     assert ended.value.code == 2
+
+
+def test_checked_version_is_told_by_its_checkpoint_and_a_missing_one_refused():
+    assert run("check", "1") == (0, "app/checkpoints/1\n", "")
+    status, out, err = run("check", "77")
+    assert (status, out, "register it with" in err) == (1, "", True)
+
+
+def test_replay_of_what_is_not_stored_is_an_error(database_dsn: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HYDRAULIC_DSN", database_dsn)
+    status, out, err = run("replay", "0" * 32)
+    assert (status, out, "expected the id of a stored diagnosis" in err) == (1, "", True)
+
+
+def test_names_change_with_the_most_weight_and_with_a_deployment():
+    assert aliases({"1": 100, "2": 0}, {"1": 40, "2": 60}, None) == {"champion": "2"}
+    assert aliases({"1": 100, "2": 0}, {"1": 100, "2": 0, "3": 0}, "3") == {"challenger": "3"}
+    assert aliases({"1": 90, "2": 10}, {"1": 80, "2": 20}, None) == {}

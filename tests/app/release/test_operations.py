@@ -1,5 +1,6 @@
 """Operations on releases: add first, move weight when it answered, remove last; the file always says what runs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from app.errors import (
 from app.release import operations
 from app.release.config_file import ConfigFile
 from app.release.edits import Placement
+from app.release.promotion import Promotion, promote
 from app.store.releases import ReleaseEvent
 from tests.app.release.stage import Stage, Written, releases_on
 
 TWO = Placement("3", "app/checkpoints/2")
+FILES = Path(__file__).parent / "files"
 
 
 async def test_split_warms_up_who_gains_and_then_moves(path: Path, stage: Stage, written: Written, said: list[str]):
@@ -308,3 +311,23 @@ async def test_rollback_goes_past_shadows(path: Path, stage: Stage, written: Wri
     await releases.shadow("2", on=True)
     await releases.rollback()
     assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, ["2"])
+
+
+async def test_file_after_ten_releases_reads_as_if_a_person_had_written_it(
+    tmp_path: Path, stage: Stage, written: Written, said: list[str]
+):
+    path = Path(shutil.copy(FILES / "before.yaml", tmp_path / "serve_config.yaml"))
+    releases = releases_on(stage, path, written, said)
+    await releases.deploy(Placement("3", "registry:3"))
+    await releases.split({"1": 90, "3": 10})
+    await releases.split({"1": 50, "3": 50})
+    await releases.rollback()
+    await promote(releases, Promotion("3", (25.0, 100.0), 0.01, ()), [], said.append)
+    await releases.retire("2")
+    await releases.deploy(Placement("4", "registry:4", "cpu"))
+    await releases.split({"1": 12.5, "3": 75, "4": 12.5})
+    await promote(releases, Promotion("4", (100.0,), 0.0, ()), [], said.append)
+    await releases.retire("1")
+    assert path.read_text() == (FILES / "after.yaml").read_text()
+    assert stage.applied == yaml.safe_load(path.read_text())
+    assert stage.weights == {"3": 0, "4": 100}

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.demo.equipment import rig_equipment
+from app.release.desk import ReleaseDesk
 from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
@@ -22,6 +23,7 @@ from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
 from app.serving.traffic import Release, Traffic
+from app.settings import Settings
 from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint
@@ -94,7 +96,15 @@ def versions(local: LocalChain, metrics: Metrics) -> ReleasedVersions:
 
 
 @pytest.fixture
-async def service(store: Store, versions: ReleasedVersions, metrics: Metrics) -> AsyncIterator[Service]:
+def desk(store: Store, tmp_path: Path) -> ReleaseDesk:
+    """A desk whose file is not there."""
+    return ReleaseDesk(Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1")
+
+
+@pytest.fixture
+async def service(
+    store: Store, versions: ReleasedVersions, metrics: Metrics, desk: ReleaseDesk
+) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
@@ -105,6 +115,7 @@ async def service(store: Store, versions: ReleasedVersions, metrics: Metrics) ->
         diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
+        desk=desk,
         metrics=metrics,
         store=store,
     )

@@ -79,6 +79,7 @@ async def test_stored_and_inline_readings_give_equal_health(client: httpx.AsyncC
     inline = await client.post("/v1/diagnoses", json=rig_request(700))
     assert stored.json()["window"] == inline.json()["window"]
     assert stored.json()["components"] == inline.json()["components"]
+    assert stored.json()["input"]["digest"] == inline.json()["input"]["digest"]
     assert stored.json()["input"]["stale_s"] > 0
 
 

@@ -6,22 +6,25 @@ import pytest
 
 from app.errors import Forbidden, StoreUnavailable, Unauthenticated
 from app.serving.auth import AWAY_S, CACHE_S, Authenticator
-from app.store.keys import hash_secret
+from app.store.keys import KnownKey, hash_secret
 
 
 class Keys:
-    """The smallest store of keys: hashes to scopes, with a switch that takes it away."""
+    """The smallest store of keys: hashes to names and scopes, with a switch that takes it away."""
 
     def __init__(self, **secrets: str) -> None:
-        self.scopes = {hash_secret(secret): frozenset(scopes.split()) for secret, scopes in secrets.items()}
+        self.known = {
+            hash_secret(secret): KnownKey(f"{secret}'s", frozenset(scopes.split()))
+            for secret, scopes in secrets.items()
+        }
         self.away = False
         self.asked = 0
 
-    async def find(self, key_hash: str) -> frozenset[str] | None:
+    async def find(self, key_hash: str) -> KnownKey | None:
         self.asked += 1
         if self.away:
             raise StoreUnavailable("expected the database, found nothing")
-        return self.scopes.get(key_hash)
+        return self.known.get(key_hash)
 
 
 class Clock:
@@ -38,7 +41,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 async def test_key_with_the_scope_passes_by_either_header():
     door = Authenticator(Keys(reader="read").find)
-    await door.require(bearer("reader"), "read")
+    assert await door.require(bearer("reader"), "read") == "reader's"
     await door.require({"x-api-key": "reader"}, "read")
     await door.require({"authorization": "bearer reader"}, "read")
 
@@ -69,7 +72,7 @@ async def test_revoked_key_stops_when_the_memory_ends():
     keys, clock = Keys(reader="read"), Clock()
     door = Authenticator(keys.find, clock=clock)
     await door.require(bearer("reader"), "read")
-    keys.scopes.clear()
+    keys.known.clear()
     await door.require(bearer("reader"), "read")
     clock.now += CACHE_S
     with pytest.raises(Unauthenticated):
@@ -89,7 +92,8 @@ async def test_known_key_works_while_the_database_is_away_and_an_unknown_one_say
 
 async def test_key_of_the_environment_needs_no_store():
     keys = Keys()
-    await Authenticator(keys.find, extra_key="from-the-environment").require(bearer("from-the-environment"), "admin")
+    door = Authenticator(keys.find, extra_key="from-the-environment")
+    assert await door.require(bearer("from-the-environment"), "admin") == "HYDRAULIC_API_KEY"
     assert keys.asked == 0
 
 

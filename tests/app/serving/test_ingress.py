@@ -11,8 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from app.errors import StoreUnavailable, TopologyError
+from app.main import diagnostics
+from app.release.desk import open_desk
 from app.serving.auth import Authenticator
-from app.serving.build import diagnostics
 from app.serving.config import DiagnosticsArgs
 from app.serving.first_key import ensure_first_key
 from app.serving.ingress import Ingress, prepare, read_declared
@@ -35,7 +36,7 @@ GOOD: dict[str, Any] = {
 @pytest.fixture
 async def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
-    return Ingress(LocalChain({}).chain(), (), 1.0)
+    return Ingress(LocalChain({}).chain(), (), 1.0, open_desk)
 
 
 async def test_good_configuration_is_taken(ingress: Ingress):

@@ -11,7 +11,7 @@ async def test_key_is_found_by_its_hash_until_it_is_revoked(store: Store):
     created = await store.create_key("line 3", ["read", "diagnose", "read"])
 
     assert await store.any_key()
-    assert await store.find_key(hash_secret(created.secret)) == {"read", "diagnose"}
+    assert await store.find_key(hash_secret(created.secret)) == ("line 3", {"read", "diagnose"})
     assert await store.find_key(hash_secret("hd_wrong")) is None
     assert await store.revoke_key(created.key.key_id)
     assert await store.find_key(hash_secret(created.secret)) is None

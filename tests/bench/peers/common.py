@@ -155,6 +155,7 @@ class Diagnoser:
             source="store",
             stale_s=None if newest is None else (now - newest).total_seconds(),
             fallback=False,
+            input_digest="",
         )
         taught = self.checkpoint
         knowledge = Knowledge.of(

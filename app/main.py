@@ -1,11 +1,14 @@
 """The composition root: what `serve_config.yaml` imports, typed, so that a wrong argument fails before anything starts.
 
+It stands above serving and releases, which know nothing of each other, and gives the ingress its release desk.
+
 Invariant: replicas, resources and weights are not said here but in the configuration file.
 """
 
 from ray import serve
 
 from app.errors import SettingsError
+from app.release.desk import open_desk
 from app.serving.builder_replica import GraphBuilderReplica
 from app.serving.checkpoints import find_checkpoint
 from app.serving.config import DiagnosticsArgs, ModelArgs
@@ -29,7 +32,7 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
         read_declared(PROJECT_DIR / name)
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
     ingress = serve.deployment(name="Ingress")(IngressReplica)
-    return ingress.bind(builder.bind(), args.equipment, args.timeout_s)
+    return ingress.bind(builder.bind(), args.equipment, args.timeout_s, open_desk)
 
 
 def model(args: ModelArgs) -> serve.Application:

@@ -1,0 +1,207 @@
+"""Releases over HTTP: the real routes, keys, desk, operations, file and history; Serve and the service it releases are the stage's."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from app.release.config_file import ConfigFile
+from app.release.desk import ReleaseDesk
+from app.release.edits import without_version
+from app.settings import Settings
+from app.store.store import Store
+from tests.app.release.stage import Stage, listening
+
+
+@pytest.fixture
+def file(path: Path, stage: Stage) -> Iterator[Path]:
+    """The file that the stage runs."""
+    with listening(stage) as port:
+        path.write_text(path.read_text().replace("port: 8000", f"port: {port}"))
+        stage.put(yaml.safe_load(path.read_text()))
+        yield path
+
+
+@pytest.fixture
+def desk(store: Store, file: Path, tmp_path: Path) -> ReleaseDesk:
+    port = yaml.safe_load(file.read_text())["http_options"]["port"]
+    settings = Settings(serve_config=file, var_dir=tmp_path / "var")
+    return ReleaseDesk(settings, store, lambda: f"http://127.0.0.1:{port}")
+
+
+def weights(first: float, second: float, **more: Any) -> dict[str, Any]:
+    return {"weights": {"1": first, "2": second}} | more
+
+
+async def test_weights_are_put_in_force_and_the_key_s_name_is_in_the_history(
+    client: httpx.AsyncClient, store: Store, stage: Stage, file: Path
+):
+    answer = await client.put("/v1/traffic", json=weights(90, 10, reason="a try"))
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["state"], body["weights"]) == ("done", {"1": 90, "2": 10})
+    assert stage.weights == {"1": 90, "2": 10}
+    read = ConfigFile(file).read()
+    assert (body["digest"], answer.headers["etag"]) == (read.digest, f'"{read.digest}"')
+    assert "in force after" in body["said"][-1]
+    event = (await store.list_releases())[0]
+    assert (event.action, event.actor, event.reason, event.version) == ("split", "test", "a try", "2")
+
+    answer = await client.post("/v1/traffic/rollback")
+    assert (answer.status_code, answer.json()["weights"]) == (200, {"1": 100, "2": 0})
+    assert stage.weights == {"1": 100, "2": 0}
+    assert (await store.list_releases())[0].action == "rollback"
+
+
+async def test_dry_run_tells_the_difference_and_changes_nothing(
+    client: httpx.AsyncClient, store: Store, stage: Stage, file: Path
+):
+    before = file.read_text()
+    answer = await client.put("/v1/traffic", params={"dry_run": "true"}, json=weights(90, 10))
+    assert (answer.status_code, answer.json()["state"]) == (200, "would_change")
+    assert "+                weight: 90" in answer.json()["said"]
+    assert (file.read_text(), stage.calls, await store.list_releases()) == (before, [], [])
+
+
+async def test_of_two_orders_that_saw_the_same_file_one_wins_and_the_other_is_told(
+    client: httpx.AsyncClient, stage: Stage
+):
+    seen = (await client.put("/v1/traffic", params={"dry_run": "true"}, json=weights(90, 10))).headers["etag"]
+    stage.apply_s = 0.2
+    answers = await asyncio.gather(
+        *(
+            client.put("/v1/traffic", json=weights(100 - second, second), headers={"if-match": seen})
+            for second in (10, 20)
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    refused = next(answer.json() for answer in answers if answer.status_code == 409)
+    assert refused["type"].endswith(":release-conflict")
+    assert "another command at work" in refused["detail"] or "found it changed" in refused["detail"]
+    answer = await client.put("/v1/traffic", json=weights(50, 50), headers={"if-match": seen})
+    assert (answer.status_code, "found it changed" in answer.json()["detail"]) == (409, True)
+    answer = await client.post("/v1/traffic/rollback", headers={"if-match": seen})
+    assert answer.status_code == 409
+    answer = await client.put("/v1/traffic", json=weights(50, 50), headers={"if-match": "x"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "If-Match")
+
+
+async def test_command_at_work_is_named(client: httpx.AsyncClient, file: Path, stage: Stage):
+    with ConfigFile(file).exclusive("deploy 3 by ann"):
+        answer = await client.put("/v1/traffic", json=weights(90, 10))
+    assert (answer.status_code, "deploy 3 by ann" in answer.json()["detail"]) == (409, True)
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+async def test_file_that_is_not_what_runs_is_refused(client: httpx.AsyncClient, file: Path, stage: Stage):
+    file.write_text(file.read_text().replace("max_ongoing_requests: 256", "max_ongoing_requests: 128"))
+    for answer in (
+        await client.put("/v1/traffic", json=weights(90, 10)),
+        await client.post("/v1/traffic/rollback", json={}),
+        await client.post("/v1/models/3/deploy"),
+    ):
+        assert answer.status_code == 409
+        assert "application 'diagnostics' differs" in answer.json()["detail"]
+    assert stage.calls == []
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_file_that_is_elsewhere_or_can_not_be_written_is_told(
+    client: httpx.AsyncClient, file: Path, stage: Stage, gone: bool
+):
+    if gone:
+        file.unlink()
+    else:
+        # root may write everywhere; a directory can't be opened by anybody
+        (file.parent / f".{file.name}.lock").mkdir()
+    answer = await client.put("/v1/traffic", json=weights(90, 10))
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (501, "releases-elsewhere")
+    assert "HYDRAULIC_SERVE_CONFIG" in answer.json()["detail"]
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (weights(90, 20), "sum to 100, found 110"),
+        ({"weights": {"1": "x"}}, "valid number"),
+        ({"weights": {}}, "at least 1 item"),
+        (weights(100, 0, raeson="x"), "check its spelling"),
+    ],
+)
+async def test_order_that_can_not_be_is_refused_in_words(client: httpx.AsyncClient, body: dict[str, Any], told: str):
+    answer = await client.put("/v1/traffic", json=body)
+    assert (answer.status_code, told in answer.json()["detail"]) == (422, True), answer.text
+
+
+async def test_version_that_is_not_released_or_does_not_answer_gets_no_weight(client: httpx.AsyncClient, stage: Stage):
+    answer = await client.put("/v1/traffic", json={"weights": {"9": 100}})
+    assert (answer.status_code, "found '9': the file has 1, 2" in answer.json()["detail"]) == (409, True)
+    stage.silent.add("2")
+    answer = await client.put("/v1/traffic", json=weights(0, 100))
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (422, "release-refused")
+    assert stage.weights == {"1": 100, "2": 0}
+
+
+async def test_keys_without_the_scope_change_nothing(client: httpx.AsyncClient, store: Store, stage: Stage):
+    reader = (await store.create_key("reader", ["read", "diagnose", "ingest"])).secret
+    for headers, status in (({"authorization": f"Bearer {reader}"}, 403), ({"authorization": ""}, 401)):
+        for method, where in (
+            ("PUT", "/v1/traffic"),
+            ("POST", "/v1/traffic/rollback"),
+            ("POST", "/v1/models/3/deploy"),
+        ):
+            answer = await client.request(method, where, json=weights(90, 10), headers=headers)
+            assert answer.status_code == status
+    assert stage.calls == []
+
+
+async def test_shipped_version_is_checked_and_deployed(
+    client: httpx.AsyncClient, stage: Stage, file: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    whole = file.read_text()
+    file.write_text(without_version(whole, "2"))
+    stage.put(yaml.safe_load(file.read_text()))
+    answer = await client.post("/v1/models/77/deploy")
+    assert (answer.status_code, "version 77 was refused: expected version 77" in answer.json()["detail"]) == (422, True)
+    answer = await client.post("/v1/models/2/deploy", json={"reason": "back"})
+    assert answer.status_code == 200, answer.text
+    assert yaml.safe_load(file.read_text()) == yaml.safe_load(whole)
+    assert (await store.list_releases())[0].reason == "back"
+    assert stage.applications["model-2"]["args"]["checkpoint"] == "app/checkpoints/2"
+    answer = await client.post("/v1/models/2/deploy")
+    assert (answer.status_code, "retire it first" in answer.json()["detail"]) == (409, True)
+
+
+async def done(store: Store) -> None:
+    """Wait until an order has come to its end, which is the history."""
+    for _ in range(200):
+        if "split" in [event.action for event in await store.list_releases()]:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the order has not come to its end")
+
+
+async def test_order_goes_on_when_its_caller_leaves(client: httpx.AsyncClient, stage: Stage, store: Store):
+    stage.apply_s = 0.5
+    asking = asyncio.create_task(client.put("/v1/traffic", json=weights(40, 60)))
+    while "apply" not in stage.calls:
+        await asyncio.sleep(0.02)
+    asking.cancel()
+    await done(store)
+    assert stage.weights == {"1": 40, "2": 60}
+
+
+async def test_caller_is_told_before_the_request_s_time_is_over(
+    client: httpx.AsyncClient, stage: Stage, store: Store, file: Path
+):
+    file.write_text(file.read_text().replace("request_timeout_s: 60", "request_timeout_s: 1"))
+    stage.apply_s = 2.0
+    answer = await client.put("/v1/traffic", json=weights(40, 60))
+    assert (answer.status_code, answer.json()["state"]) == (202, "running")
+    await done(store)
+    assert stage.weights == {"1": 40, "2": 60}

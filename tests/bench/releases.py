@@ -1,0 +1,257 @@
+"""Every kind of release on the running system under a constant load, good and bad ones: which requests fail, and how long each takes.
+
+`python -m tests.bench.releases` runs this section alone, in about seven minutes, and writes `var/bench/releases.json`.
+Invariant: commands run as a person runs them, in processes of their own; misbehaving versions are made by `misbehaving/`, not by the app.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from threading import Event, Thread
+
+import httpx
+
+from app.card import CARD, FEATURE_SPEC, WEIGHTS
+from app.settings import Settings
+from tests.bench.compare import Bench
+from tests.system import PROJECT_DIR, System, running
+
+RATE = 20.0
+SECONDS = 300.0
+STAY_S = 10.0
+"""How long each split stays."""
+SHIPPED = PROJECT_DIR / "app" / "checkpoints"
+KINDS = {"6": "raises", "9": "errs", "10": "sleeps"}
+
+
+def measure(_: Bench) -> dict[str, object]:
+    """Run the section for `make bench`."""
+    return run(SECONDS)
+
+
+def run(seconds: float) -> dict[str, object]:
+    """Release for at least so many seconds of load.
+
+    Returns:
+        `requests`, `failed`, `stood_in` and `longest_gap_s` of the load; `steps`: what was done, its exit status, how long it took as a
+        whole, after how long its weights were in force, and what it said last.
+    """
+    with tempfile.TemporaryDirectory(prefix="hydraulic-releases-", ignore_cleanup_errors=True) as parent:
+        directory = Path(parent)
+        path = os.pathsep.join([str(Path(__file__).parent / "misbehaving"), str(PROJECT_DIR)])
+        with running(directory, PYTHONPATH=path, MISBEHAVING=json.dumps(KINDS)) as system:
+            port = system.config()["http_options"]["port"]
+            text = (PROJECT_DIR / "serve_config.yaml").read_text().replace("port: 8000", f"port: {port}")
+            system.config_path.write_text(text)
+            release = Commands(system)
+            release.must("apply")
+            with _load(system, directory / "answers.jsonl") as answers:
+                began = time.time()
+                _do_all(release, directory)
+                time.sleep(max(0.0, began + seconds - time.time()))
+                return {"seconds": round(time.time() - began), **_requests(answers), "steps": release.steps}
+
+
+@dataclass
+class Commands:
+    """The commands on a running system, each measured."""
+
+    system: System
+    steps: list[dict[str, object]] = field(default_factory=list)
+
+    def must(self, *arguments: str, status: int = 0, says: str = "") -> None:
+        """Run a command of `python -m app.release` that has to end with a status and say something."""
+        where = ["--config", str(self.system.config_path), "--address", self.system.dashboard_url]
+        command = [sys.executable, "-m", "app.release", *arguments, *where]
+        environment = self.system.environment | {"PYTHONPATH": str(PROJECT_DIR)}
+        with self._watched(" ".join(arguments)) as step:
+            done = subprocess.run(
+                command, cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False, timeout=300
+            )
+            step |= {"status": done.returncode, "told": (done.stderr or done.stdout).strip().splitlines()[-1][:400]}
+        assert done.returncode == status, (arguments, done)
+        assert says in done.stdout + done.stderr, (arguments, done)
+
+    def ask(self, method: str, path: str, body: object) -> None:
+        """Do a release over HTTP."""
+        with self._watched(f"{method} {path} {json.dumps(body)}") as step, self.system.client() as client:
+            answer = client.request(method, path, json=body)
+            step |= {"status": answer.status_code, "told": answer.text[-300:]}
+        assert answer.status_code in {200, 202}, answer.text
+
+    def wait_available(self, version: str) -> None:
+        """Wait until a version answers for itself: its deployment may go on after the order was answered."""
+        give_up = time.monotonic() + 120
+        while time.monotonic() < give_up:
+            with self.system.client() as client:
+                models = client.get("/v1/models").json()["models"]
+            if any(item["version"] == version and item["available"] for item in models):
+                return
+            time.sleep(0.5)
+        raise AssertionError(f"version {version} did not come")
+
+    @contextlib.contextmanager
+    def _watched(self, name: str) -> Iterator[dict[str, object]]:
+        """Measure a step: `in_force_s` is when its last weights were first seen from outside."""
+        step: dict[str, object] = {"step": name}
+        done, seen = Event(), [(0.0, self._weights())]
+        started = time.monotonic()
+
+        def watch() -> None:
+            while not done.is_set():
+                found = self._weights()
+                if found != seen[-1][1]:
+                    seen.append((time.monotonic() - started, found))
+                done.wait(0.02)
+
+        watcher = Thread(target=watch)
+        watcher.start()
+        try:
+            yield step
+        finally:
+            step["seconds"] = round(time.monotonic() - started, 2)
+            done.set()
+            watcher.join()
+            step["in_force_s"] = [round(at, 2) for at, _ in seen[1:]]
+            step["weights"] = seen[-1][1]
+            self.steps.append(step)
+            print(json.dumps(step), flush=True)
+
+    def _weights(self) -> dict[str, float]:
+        headers = {"authorization": f"Bearer {self.system.key}"}
+        told = httpx.get(f"{self.system.url}/v1/traffic", headers=headers, timeout=30).json()
+        return {item["version"]: item["weight"] for item in told["releases"]}
+
+
+def _do_all(release: Commands, directory: Path) -> None:
+    file = release.system.config_path
+    release.must("deploy", "3", "--checkpoint", str(_version(directory, "3")), "--reason", "a good one")
+    for weights in (("1=90", "3=10"), ("1=50", "3=50"), ("3=100",)):
+        release.must("split", *weights)
+        time.sleep(STAY_S)
+    release.must("rollback")
+    release.must("split", "1=100")
+    release.must("retire", "3")
+    release.ask("PUT", "/v1/traffic", {"weights": {"1": 60, "2": 40}, "reason": "over HTTP"})
+    time.sleep(STAY_S)
+    release.ask("POST", "/v1/traffic/rollback", {"reason": "over HTTP"})
+    release.must("retire", "2")
+    release.ask("POST", "/v1/models/2/deploy", {"reason": "over HTTP"})
+    release.wait_available("2")
+
+    whole = file.read_text()
+    release.must("deploy", "6", "--checkpoint", str(_version(directory, "6")), status=1, says="constructor raises")
+    release.must("deploy", "7", "--checkpoint", str(_corrupt(_version(directory, "7"))), status=1, says="SHA-256")
+    release.must(
+        "deploy",
+        "8",
+        "--checkpoint",
+        str(_with_other_spec(_version(directory, "8"))),
+        status=1,
+        says="do not belong together",
+    )
+    assert file.read_text() == whole
+    file.write_text(whole.replace("max_ongoing_requests: 256", "max_ongoing_request: 256"))
+    release.must("apply", status=1, says="did you mean 'max_ongoing_requests'")
+    file.write_text(whole)
+
+    for version, guard in (("9", "errors<0.1%"), ("10", "p95<80ms")):
+        release.must("deploy", version, "--checkpoint", str(_version(directory, version)))
+        release.must(
+            "promote",
+            version,
+            "--steps",
+            "50,100",
+            "--hold",
+            "60s",
+            "--guard",
+            guard,
+            status=3,
+            says="was rolled back at weight 50",
+        )
+        release.must("retire", version)
+    assert file.read_text() == whole
+
+
+def _version(directory: Path, version: str) -> Path:
+    """Return a checkpoint as training would have written it."""
+    made = Path(shutil.copytree(SHIPPED / "2", directory / f"version-{version}"))
+    _change_card(made, version=version)
+    return made
+
+
+def _corrupt(made: Path) -> Path:
+    (made / WEIGHTS).write_bytes((made / WEIGHTS).read_bytes()[:-100])
+    return made
+
+
+def _with_other_spec(made: Path) -> Path:
+    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its card."""
+    spec = json.loads((made / FEATURE_SPEC).read_text())
+    (made / FEATURE_SPEC).write_text(json.dumps(spec | {"quantities": spec["quantities"][:-1]}))
+    stated = json.loads((made / CARD).read_text())["sha256"]
+    _change_card(made, sha256=stated | {FEATURE_SPEC: hashlib.sha256((made / FEATURE_SPEC).read_bytes()).hexdigest()})
+    return made
+
+
+def _change_card(made: Path, **changes: object) -> None:
+    card = json.loads((made / CARD).read_text()) | changes
+    (made / CARD).write_text(json.dumps(card))
+
+
+@contextlib.contextmanager
+def _load(system: System, answers: Path) -> Iterator[Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.constant_load", system.url, str(RATE), str(answers)],
+        cwd=PROJECT_DIR,
+        env=os.environ | {"LOAD_KEY": system.key, "PYTHONPATH": str(PROJECT_DIR)},
+    )
+    try:
+        while not (answers.is_file() and answers.stat().st_size):
+            time.sleep(0.1)
+        yield answers
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _requests(answers: Path) -> dict[str, object]:
+    time.sleep(1.0)
+    found = [json.loads(line) for line in answers.read_text().splitlines() if line.endswith("}")]
+    sent = sorted(item["sent"] for item in found)
+    took = sorted(item["answered"] - item["sent"] for item in found)
+    return {
+        "requests": len(found),
+        "failed": [item for item in found if item["status"] != 200],
+        "stood_in": sum(bool(item["fallback"]) for item in found),
+        "longest_gap_s": round(max(later - earlier for earlier, later in pairwise(sent)), 2),
+        "p50_ms": round(1000 * took[len(took) // 2], 1),
+        "p99_ms": round(1000 * took[len(took) * 99 // 100], 1),
+    }
+
+
+def main() -> None:
+    """Run this section alone."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.releases", description="releases under load")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of load, at the least")
+    found = run(parser.parse_args().seconds)
+    output = Settings().var_dir / "bench"
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "releases.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in found.items() if name != "steps"}))
+
+
+if __name__ == "__main__":
+    main()
