@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from app import card as files
+from app.bins import window_digest
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.demo.importer import DEFAULT_START
@@ -62,8 +63,9 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         for place, (row, output) in enumerate(zip(part.tolist(), outputs, strict=True)):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
             occasion = Occasion(
-                f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False
-            )
+                f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
+                input_digest=window_digest(values_WSN[start + place]),
+            )  # fmt: skip
             of_window = summary.window(place, equipment.sensor_ids)
             found.append(diagnose(equipment, occasion, Scores(output), of_window, knowledge, Thresholds(), {}))
     return found
