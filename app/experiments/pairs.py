@@ -5,7 +5,8 @@ Dimensions: `P` pairs, `C` components over all machines, and 2 versions, the one
 Pure. Invariant: a score is there where one label holds the whole window, and both versions have one or neither.
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -95,7 +96,7 @@ class Gathering:
 
     def pairs(self) -> Pairs:
         """Return what was gathered, in the order of time."""
-        rows = sorted(self._first.values(), key=lambda row: row.created_us)
+        rows = list(_apart(sorted(self._first.values(), key=lambda row: row.created_us)))
         component_ids = tuple(sorted({item.component_id for row in rows for told in row.told for item in told}))
         place_of = {component_id: place for place, component_id in enumerate(component_ids)}
         shape = (len(rows), len(component_ids))
@@ -127,6 +128,18 @@ class Gathering:
             abstained_2P=np.array([row.abstained for row in rows], np.bool_).reshape(-1, 2).T,
             latency_2P=np.array([row.latency_s for row in rows], np.float64).reshape(-1, 2).T,
         )
+
+
+def _apart(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+    """Yield rows whose window shares no time with that of a row before, of the same machine: shared readings err together."""
+    taken: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        windows = taken.setdefault(row.equipment_id, [])
+        place = bisect(windows, (row.start_us, row.end_us))
+        free_before = not place or windows[place - 1][1] <= row.start_us
+        if free_before and (place == len(windows) or row.end_us <= windows[place][0]):
+            windows.insert(place, (row.start_us, row.end_us))
+            yield row
 
 
 def gathered(rows: Sequence[PairRow]) -> Pairs:

@@ -24,6 +24,7 @@ from app.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
 from app.release.compare import compared
 from app.release.config_file import ConfigFile
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
+from app.release.history import in_use
 from app.release.ledger import Asker
 from app.release.operations import Releases
 from app.release.promotion import GuardBroken, Promotion, new_shadows, promote
@@ -220,7 +221,9 @@ async def _change(
                 await releases.split(weights, shadows=ShadowChange(add=new_shadows(releases, promotion)))
                 return
             replicas = await releases.ingress_replicas()
-            meter = MetricsMeter(service.metrics, 1 if replicas <= 1 else 3 * replicas)
+            meter = MetricsMeter(
+                service.metrics, 1 if replicas <= 1 else 3 * replicas, tuple(in_use(releases.weights()))
+            )
             await promote(releases, promotion, [meter], say)
         case "rollback":
             await releases.rollback()

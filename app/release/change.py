@@ -82,8 +82,10 @@ class Change:
         after = await self.replace(before, text)
         try:
             await self.in_force(after, within_s)
-        except ReleaseError as error:
+        except (ReleaseError, asyncio.CancelledError) as error:
             await self.replace(after, before.text)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             raise ReleaseError(f"the weights before stay in force: {error.message}") from error
         return after
 

@@ -58,7 +58,6 @@ class ConfigFile:
             raise ReleaseConflict(
                 f"expected '{self.name}' as you saw it, found it changed ({found.digest[:12]}): look at it and ask again"
             )
-        self._seen = None  # from here on `replace` compares
         return found
 
     def parse(self, text: str) -> ReadConfig:
@@ -141,6 +140,7 @@ class ConfigFile:
             self._write(text)
         except OSError as error:
             raise self._unwritable(error) from error
+        self._seen = None  # it is ours from here on
         return after
 
     def _write(self, text: str) -> None:

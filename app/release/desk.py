@@ -8,6 +8,7 @@ Invariant: an order that was begun goes on to its end when its caller leaves; it
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,6 +31,7 @@ USUAL_TIMEOUT_S = 60.0
 SHARE_OF_TIMEOUT = 0.7
 """Of `request_timeout_s`, after which a caller is told that the order is still worked on."""
 CLOSE_S = 5.0
+SETTLE_S = 2.0
 
 
 class ReleaseDesk:
@@ -80,6 +82,11 @@ class ReleaseDesk:
         here = asyncio.get_running_loop()
         order = _Order(self._settings, _History(self._store, here), self._dashboard, asked, work, deployed)
         config = await asyncio.to_thread(order.config)
+        under_way = next((order.deployed for order in self._orders.values() if order.deployed is not None), None)
+        if deployed is not None and under_way is not None:
+            raise ReleaseConflict(
+                f"expected no other deployment under way here, found that of version {under_way}: ask again when it is done"
+            )
         task = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(order.run())))
         self._orders[task] = order
         task.add_done_callback(self._ended)
@@ -139,7 +146,7 @@ class _Order:
         self._dashboard = dashboard
         self._asked = asked
         self._work = work
-        self._deployed = deployed
+        self.deployed = deployed
         self._said: list[str] = []
         self.names: Mapping[str, str] = {}
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
@@ -194,8 +201,14 @@ class _Order:
         serve = ServeApi(await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home()))
         service = ServiceApi(service_url(read.config), asked.key.get_secret_value())
         async with serve, service:
-            found = [line for line in difference(read, await serve.applications()) if line.startswith("application")]
-            if found:
+            give_up = time.monotonic() + SETTLE_S
+            while found := [
+                line for line in difference(read, await serve.applications()) if line.startswith("application")
+            ]:
+                if time.monotonic() < give_up:  # another command may be between the file and Serve
+                    await asyncio.sleep(0.2)
+                    read = ConfigFile(path, asked.seen).read()
+                    continue
                 raise ReleaseConflict(
                     f"expected what runs in '{path.name}' of this node, found: {'; '.join(found)}: see `python -m app.release diff`, and "
                     "`apply` it, or name the file that runs with HYDRAULIC_SERVE_CONFIG"
@@ -206,7 +219,7 @@ class _Order:
             )
             await self._work(releases)
             if not asked.dry_run:
-                self.names = aliases(_weights(read), releases.weights(), self._deployed)
+                self.names = aliases(_weights(read), releases.weights(), self.deployed)
 
     def _path(self) -> Path:
         path = self._settings.serve_config

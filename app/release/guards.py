@@ -10,12 +10,14 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.errors import InputError
+from app.experiments.confidence import Sample, mean_interval
 
 LEAST_CALLS = 20
 """Fewer calls, or pairs of answers, say nothing."""
@@ -23,6 +25,9 @@ MANY_FAILURES = 3
 """So many failures say enough among any number of calls: a version that hangs is soon left alone, and gets no more of them."""
 RECENT_S = 20.0
 """A version that turns bad late in a step must not hide behind the step's good beginning."""
+ALPHA = 0.05
+"""Probability of a disagreement guard that breaks by chance in a step, over all looks; far less for the looks at its last seconds, which do not add up."""
+RECENT_ALPHA = ALPHA / 50
 DISAGREEMENT = "disagreement"
 """The guard that needs the versions to shadow each other."""
 _UNITS: Mapping[str, Mapping[str, float]] = {
@@ -45,10 +50,16 @@ class Guard(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A measure, and on how much it rests; a value of None says nothing."""
+    """A measure, and on how much it rests; a value of None says nothing. `least` is what it surely is, where chance has a share in it."""
 
     value: float | None
     calls: int
+    least: float | None = None
+
+    @property
+    def judged(self) -> float | None:
+        """What a guard is held against."""
+        return self.value if self.least is None else self.least
 
 
 class Meter(Protocol):
@@ -105,11 +116,13 @@ class Calls(NamedTuple):
         enough = count >= LEAST_CALLS or self.failed >= MANY_FAILURES
         return Measured(self.failed / self.ended if enough else None, count)
 
-    @property
-    def disagreement(self) -> Measured:
-        """Share of the compared answers that differ."""
+    def disagreement(self, alpha: float = ALPHA) -> Measured:
+        """Share of the compared answers that differ, and its always-valid lower bound."""
         count = int(self.compared)
-        return Measured(self.disagreed / self.compared if count >= LEAST_CALLS else None, count)
+        if count < LEAST_CALLS:
+            return Measured(None, count)
+        told = Sample(np.array([0.0, 1.0]), np.array([self.compared - self.disagreed, self.disagreed]))
+        return Measured(self.disagreed / self.compared, count, mean_interval(told, alpha)[0])
 
     @property
     def p95(self) -> Measured:
@@ -134,14 +147,22 @@ class MetricsMeter:
     Args:
         fetch: returns the metrics of one replica, whichever answers.
         times: how often to ask, so that each replica answers once or more.
+        beside: versions whose answers are compared with the promoted one's; other shadows are no affair of it.
         clock: monotonic seconds.
     """
 
     names = frozenset({"errors", "p95", DISAGREEMENT})
 
-    def __init__(self, fetch: Callable[[], Awaitable[str]], times: int, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        fetch: Callable[[], Awaitable[str]],
+        times: int,
+        beside: Collection[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._fetch = fetch
         self._times = times
+        self._beside = beside
         self._clock = clock
         self._version = ""
         self._first: dict[str, Calls] = {}
@@ -170,17 +191,17 @@ class MetricsMeter:
         return {
             "errors": _worse(total.errors, recent.errors),
             "p95": _worse(total.p95, recent.p95),
-            DISAGREEMENT: _worse(total.disagreement, recent.disagreement),
+            DISAGREEMENT: _worse(total.disagreement(), recent.disagreement(RECENT_ALPHA)),
         }
 
     async def _look(self) -> None:
         for _ in range(self._times):
-            replica, calls = read_calls(await self._fetch(), self._version)
+            replica, calls = read_calls(await self._fetch(), self._version, self._beside)
             self._first.setdefault(replica, calls)
             self._newest[replica] = calls
 
 
-def read_calls(metrics: str, version: str) -> tuple[str, Calls]:
+def read_calls(metrics: str, version: str, beside: Collection[str]) -> tuple[str, Calls]:
     """Take the replica's name and the calls to a version out of metrics in the Prometheus text format."""
     replica, ended, failed, within = "", 0.0, 0.0, {}
     compared = {"agreed": 0.0, "disagreed": 0.0}
@@ -189,10 +210,8 @@ def read_calls(metrics: str, version: str) -> tuple[str, Calls]:
             if sample.name == "hydraulic_replica_info":
                 replica = sample.labels["replica"]
             elif sample.name == "hydraulic_shadow_copies_total":
-                if (
-                    version in {sample.labels["version"], sample.labels["against"]}
-                    and sample.labels["outcome"] in compared
-                ):
+                pair = {sample.labels["version"], sample.labels["against"]}
+                if version in pair and pair - {version} <= set(beside) and sample.labels["outcome"] in compared:
                     compared[sample.labels["outcome"]] += sample.value
             elif sample.labels.get("version") != version:
                 continue
@@ -243,7 +262,7 @@ def broken(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tuple
     """Return the first guard that does not hold, and what was measured."""
     for guard in guards:
         found = measured.get(guard.name, Measured(None, 0))
-        if found.value is not None and found.value >= guard.limit:
+        if found.judged is not None and found.judged >= guard.limit:
             return guard, found
     return None
 
@@ -259,6 +278,6 @@ def unknown(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tupl
 
 
 def _worse(whole: Measured, recent: Measured) -> Measured:
-    if whole.value is None or recent.value is None:
+    if whole.judged is None or recent.judged is None:
         return whole
-    return whole if whole.value >= recent.value else recent
+    return whole if whole.judged >= recent.judged else recent

@@ -66,7 +66,7 @@ def check(version: str, device: str | None) -> Placement:
     if done.returncode != 0:
         told = done.stderr.strip().removeprefix("error: ")[-600:]
         raise ReleaseError(f"version {version} was refused: {told}")
-    return Placement(version, done.stdout.strip(), device)
+    return Placement(version, done.stdout.splitlines()[-1], device)
 
 
 def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:

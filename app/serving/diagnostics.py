@@ -101,7 +101,13 @@ class Diagnostics:
         )
         self._states: OrderedDict[str, _Stood] = OrderedDict()
         self._doors: Doors[Resolved, bytes] = Doors(self._work_of, DoorLimits(), metrics.batch_size.observe)
-        self._shadows = Shadows(versions.apart(), store.insert_shadow_answers, metrics, lambda: self._doors.crowded)
+        self._shadows = Shadows(
+            versions.apart(),
+            store.insert_shadow_answers,
+            metrics,
+            lambda: self._doors.crowded,
+            lambda: versions.traffic,
+        )
         self._answers = Answers(metrics)
         machines.when_changed(self._answers.forget)
 
@@ -278,12 +284,14 @@ class Diagnostics:
 
     def _show(self, asked: WindowToScore, scored: Scored, made: _Concluded) -> None:
         """Give the shadows what the version that traffic chose has told; what was forced or stood in for compares nothing."""
-        traffic = self._versions.traffic
-        if traffic.shadows and asked.forced_version is None and not scored.fallback:
-            returned = Returned(
-                asked.window, made.occasion, made.previous, self._thresholds, made.diagnosis, scored.seconds
+        if not self._versions.traffic.shadows or asked.forced_version is not None or scored.fallback:
+            return
+        try:
+            self._shadows.offer(
+                Returned(asked.window, made.occasion, made.previous, self._thresholds, made.diagnosis, scored.seconds)
             )
-            self._shadows.offer(returned, traffic)
+        except Exception:  # the caller has its answer
+            logger.exception("copy not made", extra={"equipment_id": made.diagnosis.equipment_id})
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
         """Return how the machine stood before this window; None when a newer one was diagnosed already."""

@@ -98,6 +98,7 @@ class Shadows:
         insert: stores several answers in one statement; idempotent by id.
         metrics: where copies, and answers that wait to be stored, are counted.
         crowded: tells whether callers wait; then no copy is made.
+        traffic: returns what is in force, which names the shadows.
         limits: see `ShadowLimits`.
     """
 
@@ -107,6 +108,7 @@ class Shadows:
         insert: Callable[[Sequence[ShadowAnswer]], Awaitable[None]],
         metrics: Metrics,
         crowded: Callable[[], bool],
+        traffic: Callable[[], Traffic],
         limits: ShadowLimits | None = None,
     ) -> None:
         self._versions = versions
@@ -116,7 +118,8 @@ class Shadows:
         self._metrics = metrics
         self._crowded = crowded
         self._limits = limits or ShadowLimits()
-        self._traffic: Traffic | None = None
+        self._traffic = traffic
+        self._known: Traffic | None = None
         self._lanes: dict[str, _Lane] = {}
 
     def start(self) -> None:
@@ -131,15 +134,15 @@ class Shadows:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._journal.close()
 
-    def offer(self, returned: Returned, traffic: Traffic) -> None:
+    def offer(self, returned: Returned) -> None:
         """Give the shadows a copy of what another version has returned; comes back at once.
 
         Args:
             returned: told to its caller.
-            traffic: in force, which names the shadows.
         """
-        if traffic is not self._traffic:
-            self._traffic = traffic
+        traffic = self._traffic()
+        if traffic is not self._known:
+            self._known = traffic
             self._versions.set_traffic(traffic)
         against = returned.diagnosis.model_version
         for version in traffic.shadows:
@@ -173,7 +176,7 @@ class Shadows:
             lane.task = None
 
     def _wanted(self, version: str) -> bool:
-        return self._traffic is not None and version in self._traffic.shadows
+        return version in self._traffic().shadows
 
     async def _ask(self, version: str, batch: Sequence[Returned]) -> None:
         windows = [WindowToScore(returned.window, version, explain=False) for returned in batch]

@@ -67,8 +67,9 @@ where equipment.equipment_id = $1::text and replaced.revision = $2::text
 limit 1;
 
 -- name: drop_replaced_topologies
--- Drop topologies that were replaced before the month of a time: no diagnosis that is kept was made with them.
-delete from replaced_topologies where replaced_at < date_trunc('month', $1::timestamptz, 'UTC');
+-- Drop topologies that were replaced more than a month before the month of a time: no diagnosis that is kept was made with them.
+-- Of diagnoses whole months go, on TimescaleDB whole chunks of 30 days, which begin where they like.
+delete from replaced_topologies where replaced_at < date_trunc('month', $1::timestamptz, 'UTC') - interval '31 days';
 
 -- name: list_equipment
 -- Registered equipment after an id, in the order of ids.

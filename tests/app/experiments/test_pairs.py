@@ -59,6 +59,17 @@ def test_window_that_was_asked_for_again_counts_once_with_its_first_answer():
     assert pairs.told_2PC[0, 0, 0] != pairs.told_2PC[1, 0, 0]
 
 
+def test_windows_that_share_readings_count_once():
+    def at(start_us: int, created_us: int, machine: str = "rig") -> PairRow:
+        whole = row(0, (told("0"),), (told("1"),), created=created_us, machine=machine)
+        return whole._replace(start_us=start_us, end_us=start_us + WINDOW_US)
+
+    tenth = WINDOW_US // 10
+    overlapping = [at(place * tenth, place) for place in range(30)]
+    pairs = gathered([*overlapping, at(tenth, 99, machine="other")])
+    assert pairs.created_us_P.tolist() == [0, 10, 20, 99]
+
+
 def test_state_speaks_where_there_is_no_condition_and_never_equals_one():
     pairs = gathered(
         [

@@ -18,15 +18,15 @@ TRIALS = 20
 
 @cache
 def pairs() -> Pairs:
-    """Version 1 as it is shipped, and with noise of 0.4 spreads on its weights."""
-    return pairs_of(answers(load(SHIPPED / "1")), answers(damaged("1", 0.4)))
+    """Version 1 as it is shipped, and with noise of 0.33 spreads on its weights."""
+    return pairs_of(answers(load(SHIPPED / "1")), answers(damaged("1", 0.33)))
 
 
 def test_the_damaged_version_is_worse_by_what_is_stated():
     right, wrong = accuracy(pairs())
     assert min(right.values()) > 0.99
-    assert wrong["accumulator"] == pytest.approx(0.87, abs=0.04)
-    assert wrong["valve"] == pytest.approx(0.91, abs=0.04)
+    assert wrong["accumulator"] == pytest.approx(0.85, abs=0.04)
+    assert wrong["valve"] == pytest.approx(0.92, abs=0.04)
     assert int(np.isfinite(pairs().score_2PC[0]).any(axis=1).sum()) == 1129
 
 

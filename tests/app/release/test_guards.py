@@ -77,7 +77,7 @@ def test_calls_of_one_version_are_read():
     version.answer(90, 0.015)
     version.answer(10, 0.4, "failed")
     version.answer(50, 9.0, "failed", version="1")
-    replica, calls = read_calls(version.text, "3")
+    replica, calls = read_calls(version.text, "3", {"1"})
     assert len(replica) == 8
     assert (calls.ended, calls.failed) == (100, 10)
     assert calls.errors == Measured(0.1, 100)
@@ -88,24 +88,24 @@ def test_calls_of_one_version_are_read():
 def test_time_beyond_the_last_bound_is_endless():
     version = Version()
     version.answer(30, 60.0)
-    assert read_calls(version.text, "3")[1].p95 == Measured(math.inf, 30)
+    assert read_calls(version.text, "3", {"1"})[1].p95 == Measured(math.inf, 30)
 
 
 def test_few_calls_say_nothing():
     version = Version()
     version.answer(17, 9.0)
     version.answer(2, 9.0, "failed")
-    calls = read_calls(version.text, "3")[1]
+    calls = read_calls(version.text, "3", {"1"})[1]
     assert (calls.errors.value, calls.p95.value) == (None, None)
 
 
 def test_version_that_hangs_and_is_left_alone_is_judged_by_its_few_failures():
     version = Version()
     version.answer(3, 10.0, "failed")
-    assert read_calls(version.text, "3")[1].errors == Measured(1.0, 3)
+    assert read_calls(version.text, "3", {"1"})[1].errors == Measured(1.0, 3)
 
 
-def test_disagreement_is_of_all_pairs_that_the_version_is_in():
+def test_disagreement_is_of_the_pairs_with_those_that_the_version_takes_weight_from():
     version = Version()
     for shadow, against, outcome, count in (
         ("3", "1", "agreed", 15),
@@ -116,9 +116,20 @@ def test_disagreement_is_of_all_pairs_that_the_version_is_in():
         ("2", "1", "disagreed", 50),
     ):
         version.metrics.shadow_copies.labels(shadow, against, outcome).inc(count)
-    assert read_calls(version.text, "3")[1].disagreement == Measured(0.1, 20)
-    assert read_calls(version.text, "1")[1].disagreement == Measured(pytest.approx(52 / 70), 70)
-    assert read_calls(version.text, "9")[1].disagreement == Measured(None, 0)
+    version.metrics.shadow_copies.labels("5", "3", "disagreed").inc(80)  # a shadow that is no party to this
+    found = read_calls(version.text, "3", {"1"})[1].disagreement()
+    assert (found.value, found.calls) == (0.1, 20)
+    assert 0.0 < (found.least or 0.0) < 0.1
+    assert read_calls(version.text, "3", {"9"})[1].disagreement() == Measured(None, 0)
+
+
+@pytest.mark.parametrize(("disagreed", "breaks"), [(1, False), (2, False), (20, True)])
+def test_guard_on_disagreement_breaks_when_chance_is_no_excuse(disagreed: int, breaks: bool):
+    version = Version()
+    version.metrics.shadow_copies.labels("3", "1", "disagreed").inc(disagreed)
+    version.metrics.shadow_copies.labels("3", "1", "agreed").inc(20 - disagreed)
+    found = read_calls(version.text, "3", {"1"})[1].disagreement()
+    assert (broken(parse_guards("disagreement<5%", MetricsMeter.names), {"disagreement": found}) is not None) == breaks
 
 
 async def test_only_pairs_since_the_step_began_count():
@@ -129,12 +140,13 @@ async def test_only_pairs_since_the_step_began_count():
     async def fetch() -> str:
         return version.text
 
-    meter = MetricsMeter(fetch, times=1, clock=Clock())
+    meter = MetricsMeter(fetch, times=1, beside={"1"}, clock=Clock())
     await meter.begin("3")
     copies.labels("3", "1", "agreed").inc(19)
     assert (await meter.measure())["disagreement"] == Measured(None, 19)
     copies.labels("1", "3", "disagreed").inc(1)
-    assert (await meter.measure())["disagreement"] == Measured(0.05, 20)
+    found = (await meter.measure())["disagreement"]
+    assert (found.value, found.calls) == (0.05, 20)
 
 
 class Clock:
@@ -154,7 +166,7 @@ async def test_only_calls_since_the_step_began_count_over_all_replicas():
         turn += 1
         return replicas[turn % 2].text
 
-    meter = MetricsMeter(fetch, times=2, clock=Clock())
+    meter = MetricsMeter(fetch, times=2, beside={"1"}, clock=Clock())
     await meter.begin("3")
     replicas[0].answer(20, 0.01)
     replicas[1].answer(19, 0.01)
@@ -168,7 +180,7 @@ async def test_version_that_turns_slow_late_does_not_hide_behind_its_good_beginn
     async def fetch() -> str:
         return version.text
 
-    meter = MetricsMeter(fetch, times=1, clock=clock)
+    meter = MetricsMeter(fetch, times=1, beside={"1"}, clock=clock)
     await meter.begin("3")
     for _ in range(100):
         clock.now_s += 1.0

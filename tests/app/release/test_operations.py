@@ -1,5 +1,6 @@
 """Operations on releases: add first, move weight when it answered, remove last; the file always says what runs."""
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,22 @@ async def test_shadows_that_the_ingress_refuses_are_taken_back(
     with pytest.raises(ReleaseError, match=r"expected 1=100 2=0, shadows 2 in force.*user_config was refused"):
         await releases.shadow("2", on=True)
     assert path.read_text() == before
+
+
+async def test_weights_whose_command_is_interrupted_are_taken_back(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
+    before = path.read_text()
+    stage.refuses_user_config = True  # never in force
+    moving = asyncio.create_task(releases_on(stage, path, written, said).split({"1": 90, "2": 10}))
+    while path.read_text() == before:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    moving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    assert path.read_text() == before
+    assert stage.applied == yaml.safe_load(before)
 
 
 async def test_rollback_goes_past_shadows(path: Path, stage: Stage, written: Written, said: list[str]):

@@ -208,6 +208,16 @@ async def test_callers_that_wait_shed_the_copies(
     assert copies(metrics)[("2", "1", "dropped")] == 1
 
 
+async def test_copies_that_wait_for_a_shadow_that_was_ended_are_not_asked(
+    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics
+):
+    versions.set_traffic(shadowed(100, "2"))
+    await ask(diagnostics, inline())
+    versions.set_traffic(shadowed(100))
+    await until(lambda: bool(copies(metrics)))
+    assert copies(metrics) == {("2", "1", "dropped"): 1}
+
+
 async def test_copy_larger_than_all_that_may_wait_goes_alone(
     diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics
 ):
