@@ -3,7 +3,12 @@
 Pure. Invariant: only what a reader would act on counts, conditions and states, never a difference of digits.
 """
 
-from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis
+from app.schemas.diagnosis import Diagnosis
+
+
+def shown(condition: str | None, state: str) -> tuple[str, str]:
+    """Return what a reader sees first of a component: its condition, or its state where it has none; the one never equals the other."""
+    return ("state", state) if condition is None else ("condition", condition)
 
 
 def differing_components(one: Diagnosis, other: Diagnosis) -> tuple[str, ...]:
@@ -19,10 +24,5 @@ def differing_components(one: Diagnosis, other: Diagnosis) -> tuple[str, ...]:
     return tuple(
         first.component_id
         for first, second in zip(one.components, other.components, strict=True)
-        if _told(first, second) != _told(second, first)
+        if shown(first.condition, first.state) != shown(second.condition, second.state)
     )
-
-
-def _told(component: ComponentDiagnosis, beside: ComponentDiagnosis) -> str | None:
-    graded = component.condition is not None or beside.condition is not None
-    return component.condition if graded else component.state

@@ -29,7 +29,7 @@ _TOLD = 4
 
 
 class Reading(NamedTuple):
-    """How pairs were read: answers that asked for a window again, and whether all there were came in."""
+    """How pairs were read: answers that asked again for a window or a part of it, and whether all there were came in."""
 
     repeated: int
     complete: bool

@@ -1,6 +1,6 @@
 """Windows that two versions both answered, as arrays: what either told of each component, and how right that was.
 
-A window counts once, with the answer that came first, however often it was asked for.
+A window counts once, with the answer that came first, however often it was asked for; one that shares readings with it does not count.
 Dimensions: `P` pairs, `C` components over all machines, and 2 versions, the one compared with first.
 Pure. Invariant: a score is there where one label holds the whole window, and both versions have one or neither.
 """
@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from app.agreement import shown
 from app.store.experiments import KnownTruth, PairRow, ToldComponent
 
 Floats = NDArray[np.float64]
@@ -110,7 +111,7 @@ class Gathering:
             for side, told in enumerate(row.told):
                 for item in told:
                     at = side, pair, place_of[item.component_id]
-                    told_2PC[at] = things.of(_shown(item))
+                    told_2PC[at] = things.of(shown(item.condition, item.state))
                     graded_2PC[at] = item.condition is not None
                     if item.health is not None:
                         health_2PC[at] = item.health
@@ -159,11 +160,6 @@ def score(told: ToldComponent, truth: KnownTruth) -> float:
         return float(told.condition == truth.grade)
     assert truth.health is not None
     return 0.0 if told.health is None else 1.0 - abs(told.health - truth.health)
-
-
-def _shown(item: ToldComponent) -> tuple[str, str]:
-    """Return what a reader sees first; a condition never equals a state."""
-    return ("state", item.state) if item.condition is None else ("condition", item.condition)
 
 
 def _said_of_both(row: PairRow) -> dict[str, KnownTruth]:

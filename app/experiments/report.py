@@ -90,7 +90,7 @@ class Experiment(BaseModel):
     at another, `alike` within a point at each that is labelled. `more` is about how many labelled windows more make it known, if they are
     like those so far; null when it is known or when there are none. `elsewhere` and `more_conditions` say the same of other machines and
     conditions, where all windows of one machine under the same labels count once. A window counts once, `repeated` is how many
-    answers asked for one again. `complete` is false when there were more answers than were read: the newest are compared then.
+    answers asked for one again, or for one that shares readings with it. `complete` is false when there were more answers than were read: the newest are compared then.
     """
 
     model_config = _FROZEN

@@ -6,7 +6,7 @@ of one machine in one condition resemble each other, so they count once together
 week is one observation of that kind, not ten thousand.
 All components share one probability of error, in equal parts; disagreement and health differences decide nothing and have their own.
 Pure. Invariant: of two versions that are equally often right one is called better or worse with a probability of at most `ALPHA`,
-however often somebody looks, as long as labels do not come because of what was told.
+however often somebody looks, as long as errors in different windows are independent and labels do not come because of what was told.
 """
 
 from collections.abc import Sequence

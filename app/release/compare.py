@@ -47,7 +47,7 @@ def lines_of(found: Experiment) -> list[str]:
     """Return a comparison as lines, the verdict first."""
     a, b = found.a, found.b
     newest = "" if found.complete else "the newest "
-    again = f", {found.repeated} answers asked for one again" if found.repeated else ""
+    again = f", {found.repeated} answers asked again for one or a part of it" if found.repeated else ""
     interval = f"{found.start:%Y-%m-%d %H:%M}Z to {found.end:%Y-%m-%d %H:%M}Z"
     differ = _share(found.disagreement.count, found.disagreement.windows)
     lines = [

@@ -33,7 +33,7 @@ class ConfigFile:
 
     Args:
         path: of `serve_config.yaml`; a link stays one, and what it points to is replaced.
-        seen: SHA-256 of the text that whoever asks has seen, which the first reading must find; None for whatever it holds.
+        seen: SHA-256 of the text that whoever asks has seen, which every reading must find until this one replaces it; None for whatever it holds.
     """
 
     def __init__(self, path: Path, seen: str | None = None) -> None:

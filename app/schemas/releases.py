@@ -58,8 +58,8 @@ class RollbackOrder(BaseModel):
 class ReleaseAnswer(BaseModel):
     """What became of an order.
 
-    `state` is `done`; `running` when it takes longer than a request may, which only a deployment does: `GET /v1/models` lists the version
-    once it is there, and what went wrong is in the log; `would_change` for a dry run, whose `said` is the difference of the file. `weights`
+    `state` is `done`; `running` when it takes longer than a request may, as a deployment can: `GET /v1/models` lists the version
+    once it is there, `GET /v1/traffic` has the weights, and what went wrong is in the log; `would_change` for a dry run, whose `said` is the difference of the file. `weights`
     and `digest`, for `If-Match`, are those of the file afterwards.
     """
 
