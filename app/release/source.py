@@ -5,8 +5,6 @@ Invariant: a checkpoint that leaves this module was loaded here as a replica wou
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
 from app.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
 from app.release.edits import Placement
 from app.release.schema import ServeConfig
-from app.serving.checkpoints import FETCH_S, find_checkpoint
+from app.serving.checkpoints import find_checkpoint, run_apart
 from app.settings import PROJECT_DIR, Settings
 
 if TYPE_CHECKING:
@@ -59,14 +57,11 @@ def check(version: str, device: str | None) -> Placement:
     Raises:
         ReleaseError: it is not there, or is not what its card says.
     """
-    command = [sys.executable, "-m", "app.release", "check", version]
-    done = subprocess.run(
-        command, cwd=PROJECT_DIR, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=FETCH_S
-    )
-    if done.returncode != 0:
-        told = done.stderr.strip().removeprefix("error: ")[-600:]
-        raise ReleaseError(f"version {version} was refused: {told}")
-    return Placement(version, done.stdout.splitlines()[-1], device)
+    try:
+        told = run_apart("check", version)
+    except ReleaseError as error:
+        raise ReleaseError(f"version {version} was refused: {error.message}") from error
+    return Placement(version, told.splitlines()[-1], device)
 
 
 def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:
@@ -126,18 +121,12 @@ def name_apart(names: Mapping[str, str], settings: Settings, say: Callable[[str]
     """Do what `name_versions` does in a process of its own, which nobody waits for: MLflow stays out of this one."""
     if not names or not has_registry(settings):
         return
-    command = [
-        sys.executable,
-        "-m",
-        "app.release",
-        "alias",
-        *(f"{alias}={version}" for alias, version in names.items()),
-    ]
-    done = subprocess.run(
-        command, cwd=PROJECT_DIR, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=FETCH_S
-    )
-    if done.returncode != 0 or done.stdout:
-        say((done.stdout or done.stderr).strip()[-600:])
+    try:
+        told = run_apart("alias", *(f"{alias}={version}" for alias, version in names.items()))
+    except ReleaseError as error:
+        told = error.message
+    if told:
+        say(told.strip()[-600:])
 
 
 def open_registry(settings: Settings) -> "Registry":

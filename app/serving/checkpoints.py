@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.card import read_card
 from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
-from app.errors import CheckpointError
+from app.errors import CheckpointError, ReleaseError
 from app.settings import PROJECT_DIR, Settings
 
 FETCH_S = 600.0
@@ -39,7 +39,22 @@ def fetch(version: str, directory: Path) -> None:
     Raises:
         CheckpointError: they can't be had.
     """
-    command = [sys.executable, "-m", "app.release", "fetch", version, str(directory.resolve())]
+    try:
+        run_apart("fetch", version, str(directory.resolve()))
+    except ReleaseError as error:
+        raise CheckpointError(f"expected version {version} from the registry, found: {error.message}") from error
+
+
+def run_apart(*arguments: str) -> str:
+    """Run `python -m app.release` in a process of its own, so that torch and MLflow stay out of this one.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        ReleaseError: it failed, or took too long.
+    """
+    command = [sys.executable, "-m", "app.release", *arguments]
     try:
         done = subprocess.run(
             command,
@@ -51,9 +66,9 @@ def fetch(version: str, directory: Path) -> None:
             timeout=FETCH_S,
         )
     except subprocess.TimeoutExpired as error:
-        raise CheckpointError(
-            f"expected version {version} from the registry within {FETCH_S:g} s, found none: does it answer?"
+        raise ReleaseError(
+            f"expected `python -m app.release {arguments[0]}` to end within {FETCH_S:g} s, found it still at work: does the registry answer?"
         ) from error
     if done.returncode != 0:
-        told = done.stderr.strip().removeprefix("error: ")[-600:]
-        raise CheckpointError(f"expected version {version} from the registry, found: {told}")
+        raise ReleaseError(done.stderr.strip().removeprefix("error: ")[-600:])
+    return done.stdout

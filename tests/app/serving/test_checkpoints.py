@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import CheckpointError
-from app.serving.checkpoints import find_checkpoint
+from app.errors import CheckpointError, ReleaseError
+from app.serving import checkpoints
+from app.serving.checkpoints import find_checkpoint, run_apart
 from app.settings import PROJECT_DIR, Settings
 
 SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "1"
@@ -33,3 +34,9 @@ def test_version_that_can_not_be_fetched_says_why(tmp_path: Path, monkeypatch: p
     with pytest.raises(CheckpointError, match="version 9 from the registry, found: expected a registered version"):
         find_checkpoint("registry:9", Settings(var_dir=tmp_path))
     assert not (tmp_path / "models" / "9").exists()
+
+
+def test_command_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints, "FETCH_S", 0.05)
+    with pytest.raises(ReleaseError, match=r"release check` to end within 0.05 s, found it still at work"):
+        run_apart("check", "1")
