@@ -74,7 +74,7 @@ class Change:
         return after
 
     async def put_in_force(self, before: ReadConfig, text: str, within_s: float) -> ReadConfig:
-        """Change weights and shadows, while `alone`, and wait until they are in force; when they do not come, those before stay.
+        """Change the file, while `alone`, and wait until its weights and shadows are in force; when they do not come, those before stay.
 
         Raises:
             HydraulicDiagnosticsError: it can't be done.

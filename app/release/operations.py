@@ -290,8 +290,7 @@ class Releases:
         application = before.config.traffic.find(version)
         assert application is not None
         async with self._change.alone(f"retire {version}"):
-            after = await self._change.replace(before, text)
-            await self._change.in_force(after, IN_FORCE_S)
+            after = await self._change.put_in_force(before, text, IN_FORCE_S)
         await self._serve.wait_gone(application.application, GONE_S)
         self._say(f"version {version} is gone")
         await self._ledger.record(version, "retire", _weights(after))

@@ -258,6 +258,19 @@ async def test_version_with_weight_is_not_retired(path: Path, stage: Stage, writ
     assert stage.calls == []
 
 
+async def test_version_whose_end_the_ingress_refuses_stays(
+    path: Path, stage: Stage, written: Written, said: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(operations, "IN_FORCE_S", 0.1)
+    before = path.read_text()
+    releases = releases_on(stage, path, written, said)
+    stage.refuses_user_config = True
+    with pytest.raises(ReleaseError, match="user_config was refused"):
+        await releases.retire("2")
+    assert path.read_text() == before
+    assert stage.applied == yaml.safe_load(before)
+
+
 async def test_shadow_has_answered_before_it_gets_copies_and_is_written_down(
     path: Path, stage: Stage, written: Written, said: list[str]
 ):
