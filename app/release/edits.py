@@ -7,6 +7,7 @@ Invariant: a changed text reads as what was read before, changed exactly as aske
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import yaml
@@ -338,7 +339,8 @@ def _copied(text: str, item: yaml.Node, values: Mapping[yaml.Node, str | int], a
 
 
 def _number(weight: float) -> str:
-    return str(int(weight)) if weight == int(weight) else repr(weight)
+    # YAML reads 1e-05 as a text
+    return str(int(weight)) if weight == int(weight) else format(Decimal(repr(weight)), "f")
 
 
 def _scalar(value: str | int, node: yaml.Node) -> str:

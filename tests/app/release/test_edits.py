@@ -30,6 +30,12 @@ def test_weights_change_two_lines_and_nothing_else():
     assert changed_lines(TEXT, after) == [("weight: 100", "weight: 87.5"), ("weight: 0", "weight: 12.5")]
 
 
+def test_very_small_weight_is_written_as_a_number():
+    after = with_weights(TEXT, {"1": 99.99999, "2": 0.00001})
+    assert changed_lines(TEXT, after) == [("weight: 100", "weight: 99.99999"), ("weight: 0", "weight: 0.00001")]
+    assert [item["weight"] for item in releases(after)] == [99.99999, 1e-05]
+
+
 def test_versions_that_are_not_named_get_no_weight():
     assert changed_lines(TEXT, with_weights(TEXT, {"2": 100})) == [
         ("weight: 100", "weight: 0"),
