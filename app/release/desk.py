@@ -92,7 +92,7 @@ class ReleaseDesk:
         task.add_done_callback(self._ended)
         timeout_s = config.http_options.request_timeout_s or USUAL_TIMEOUT_S
         done, _ = await asyncio.wait({task}, timeout=SHARE_OF_TIMEOUT * timeout_s)
-        return task.result() if done else order.answer("running")
+        return task.result() if done else await asyncio.to_thread(order.answer, "running")
 
     def _ended(self, task: asyncio.Task[ReleaseAnswer]) -> None:
         order = self._orders.pop(task)

@@ -59,9 +59,8 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
     """Add the routes that change releases."""
     may = access(authenticator, "admin")
 
-    async def asked(request: Request, reason: str, *, dry_run: bool) -> Asked:
-        name = await authenticator.require(request.headers, "admin")
-        return Asked(name, SecretStr(key_in(request.headers) or ""), reason, _seen(request), dry_run)
+    def asked(request: Request, reason: str, *, dry_run: bool) -> Asked:
+        return Asked(request.state.key_name, SecretStr(key_in(request.headers) or ""), reason, _seen(request), dry_run)
 
     @api.put(
         "/v1/traffic",
@@ -73,7 +72,7 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
     )
     async def put_traffic(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
         order = TrafficOrder.model_validate_json(await read_body(request, MAX_ORDER_BYTES))
-        return _answered(await desk.split(await asked(request, order.reason, dry_run=dry_run), order.weights))
+        return _answered(await desk.split(asked(request, order.reason, dry_run=dry_run), order.weights))
 
     @api.post(
         "/v1/traffic/rollback",
@@ -85,7 +84,7 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
     )
     async def roll_back(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
         order = RollbackOrder.model_validate_json(await read_body(request, MAX_ORDER_BYTES) or b"{}")
-        return _answered(await desk.rollback(await asked(request, order.reason, dry_run=dry_run)))
+        return _answered(await desk.rollback(asked(request, order.reason, dry_run=dry_run)))
 
     @api.post(
         "/v1/models/{version}/deploy",
@@ -97,7 +96,7 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
     )
     async def deploy(request: Request, version: Version, *, dry_run: Annotated[bool, Query()] = False) -> Response:
         order = DeployOrder.model_validate_json(await read_body(request, MAX_ORDER_BYTES) or b"{}")
-        return _answered(await desk.deploy(await asked(request, order.reason, dry_run=dry_run), version, order.device))
+        return _answered(await desk.deploy(asked(request, order.reason, dry_run=dry_run), version, order.device))
 
 
 def _answered(answer: ReleaseAnswer) -> Response:

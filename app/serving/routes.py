@@ -14,11 +14,14 @@ from app.store.keys import Scope
 
 
 def access(authenticator: Authenticator, scope: Scope) -> Any:
-    """Return a route's dependency that lets pass who may, and names the key in the interface's document."""
+    """Return a route's dependency that lets pass who may, and names the key in the interface's document.
+
+    The request's `state.key_name` then has the name of the key.
+    """
     bearer = HTTPBearer(auto_error=False, description="An API key")
 
     async def check(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:
-        await authenticator.require(request.headers, scope)
+        request.state.key_name = await authenticator.require(request.headers, scope)
 
     return Depends(check)
 
