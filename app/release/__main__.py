@@ -239,7 +239,12 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
         say(placement_of(options.version, None, None, settings).checkpoint)
         return
     if options.command == "alias":
-        name_versions(dict(item.split("=", 1) for item in options.names), settings, say)
+        named = [item.partition("=") for item in options.names]
+        if bad := [
+            item for item, (alias, _, version) in zip(options.names, named, strict=True) if not (alias and version)
+        ]:
+            raise InputError(f"expected ALIAS=VERSION, found '{bad[0]}': such as champion=3")
+        name_versions({alias: version for alias, _, version in named}, settings, say)
         return
     if options.command == "list":
         found = open_registry(settings).versions() if has_registry(settings) else []

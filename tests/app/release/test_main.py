@@ -79,6 +79,11 @@ def test_checked_version_is_told_by_its_checkpoint_and_a_missing_one_refused():
     assert (status, out, "register it with" in err) == (1, "", True)
 
 
+def test_alias_without_a_version_is_refused_with_the_form_that_is_meant():
+    status, out, err = run("alias", "champion=1", "challenger")
+    assert (status, out, "expected ALIAS=VERSION, found 'challenger'" in err) == (1, "", True)
+
+
 def test_replay_of_what_is_not_stored_is_an_error(database_dsn: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HYDRAULIC_DSN", database_dsn)
     status, out, err = run("replay", "0" * 32)
