@@ -4,46 +4,21 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.release.config_file import ConfigFile
-from app.release.serve_api import APPLICATIONS
-from tests.app.release.stage import Stage
+from tests.app.release.stage import Stage, listening
 from tests.system import PROJECT_DIR
 
 
 @pytest.fixture
 def url(stage: Stage) -> Iterator[str]:
     """The stage behind a real server: the dashboard and the service at one address."""
-
-    class Asked(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            request = httpx.Request(self.command, f"http://stage{self.path}", content=body)
-            answer = stage.dashboard(request) if self.path == APPLICATIONS else stage.service(request)
-            self.send_response(answer.status_code)
-            self.send_header("content-length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
-
-        do_PUT = do_POST = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(stage) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
