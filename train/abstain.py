@@ -12,7 +12,6 @@ from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
 from app.evidence import Thresholds
 from app.novelty import window_excess
-from app.schemas.equipment import Equipment
 from train.certainty import Given, Rows, Temperatures, shares
 from train.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
 from train.evaluation import TOGETHER, Abstention, LevelFigures
@@ -70,9 +69,8 @@ def abstentions(
     silent_LR = np.stack(
         [_silent(np.concatenate([each.excess_WS for each in level]), fold_R, rows, given) for level in levels]
     )
-    lacking_LRV = np.stack(
-        [_lacking(np.concatenate([each.excess_WS for each in level]), equipment) for level in levels]
-    )
+    reach_V = [equipment.sensors_in_reach(v) for v in range(len(equipment.components))]
+    lacking_LRV = np.stack([_lacking(np.concatenate([each.excess_WS for each in level]), reach_V) for level in levels])
     lacking_LRV[0] = True  # what is sure with all sensors there is measured as it is
     share_LRVK = [
         np.concatenate(
@@ -134,13 +132,10 @@ def _silent(excess_RS: Floats, fold_R: Integers, rows: Rows, given: Given | None
     return silent_R
 
 
-def _lacking(excess_RS: Floats, equipment: Equipment) -> Booleans:
+def _lacking(excess_RS: Floats, reach_V: Sequence[Sequence[int]]) -> Booleans:
     """Tell which components lack a sensor that their evidence could come from, [R, V]."""
     lacks_RS = np.isnan(excess_RS)
-    lacks_RV = np.zeros((len(excess_RS), len(equipment.components)), np.bool_)
-    for v in range(len(equipment.components)):
-        lacks_RV[:, v] = lacks_RS[:, equipment.sensors_in_reach(v)].any(1)
-    return lacks_RV
+    return np.stack([lacks_RS[:, list(sensors)].any(1) for sensors in reach_V], axis=1)
 
 
 def _trust(told_LR: Doubles, silent_LR: Booleans, lacking_LR: Booleans) -> Doubles:
