@@ -16,6 +16,7 @@ from app.bins import Doubles, Floats
 from app.features import FeaturePlan, batch_features
 from app.schemas.equipment import Equipment
 from train.labels import Booleans
+from train.robustness import usual_spread
 
 VISCOSITY_PER_K = 0.03
 """Share of its viscosity that a mineral oil loses for each kelvin at working temperature (ISO VG 46 around 50 degC)."""
@@ -41,13 +42,9 @@ class Instruments:
             equipment: the machine; its sensors are S.
             values_WSN: some of its training windows.
         """
-        there_WSN = np.isfinite(values_WSN)
-        count_S = np.maximum(there_WSN.sum((0, 2)), 1)
-        mean_S = np.where(there_WSN, values_WSN, 0.0).sum((0, 2), dtype=np.float64) / count_S
-        square_WSN = np.where(there_WSN, values_WSN - mean_S[:, None], 0.0) ** 2
         sensors = [sensor for _, sensor in equipment.sensors]
         return cls(
-            scale_S=np.sqrt(square_WSN.sum((0, 2)) / count_S),
+            scale_S=usual_spread(values_WSN),
             quantity_S=tuple(sensor.quantity for sensor in sensors),
             kelvin_S=np.array([5 / 9 if sensor.unit in ("degF", "degR") else 1.0 for sensor in sensors]),
         )
