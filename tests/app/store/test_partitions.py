@@ -70,7 +70,7 @@ async def test_old_months_are_dropped_whole_and_come_back_when_written(
 
 
 async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, machine: Equipment, database_dsn: str):
-    patient = Store(database_dsn, PoolLimits(retry_s=0.6))
+    patient = Store(database_dsn, PoolLimits(retry_s=2.0))
     await store.put_equipment(machine)
     await store.ingest("press-1", ["PS1"] * 2, [us(2025, 1), us(2025, 3)], [1, 2])
     long_read = await asyncpg.connect(database_dsn)
@@ -90,7 +90,7 @@ async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, mach
     with pytest.raises(StoreUnavailable, match="55P03"):
         await dropping
     assert second > 3
-    assert slowest_s < 0.5
+    assert slowest_s < 1.5
     assert await partitions(database_dsn) == ["2025_01", "2025_03"]
     await reading.rollback()
     await long_read.close()
