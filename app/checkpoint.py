@@ -23,6 +23,9 @@ from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 
+LATER = {"distance_axes"}
+"""Keys of `model_config.json` that checkpoints of earlier trainings lack; they have the default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -146,7 +149,7 @@ def read_config(path: Path) -> ModelConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path}' can't be read: {error}") from error
     expected = {field.name for field in fields(ModelConfig)}
-    if not isinstance(data, dict) or set(data) != expected:
+    if not isinstance(data, dict) or not expected - LATER <= set(data) <= expected:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(f"expected the keys {sorted(expected)} in '{path}', found {found}")
     try:

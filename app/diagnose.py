@@ -113,14 +113,18 @@ def diagnose(
     """
     components: list[_Fields] = []
     doubts: dict[str, str] = {}
+    strange: dict[str, float] = {}
     lacking = _lacking(equipment, summary)
     for index, (component, told, novelty) in enumerate(
         zip(equipment.components, told_of(scores.output), summary.novelty_V.tolist(), strict=True)
     ):
         condition = knowledge.condition(component, told)
         doubt = knowledge.doubt(component, told, condition) if index in lacking else ""
-        if doubt:
+        if told.distance > thresholds.max_distance:  # false where it is not known
+            strange[component.component_id] = told.distance
+        elif doubt:
             doubts[component.component_id] = doubt
+        if component.component_id in strange or doubt:
             components.append(_kept_back(component))
         else:
             components.append(_component(component, told, novelty, condition, knowledge, thresholds, previous))
@@ -130,7 +134,12 @@ def diagnose(
             item["evidence"] = _evidence(
                 index, item["basis"], scores.contribution_VS[index], summary, sensors_of[index], equipment.sensor_ids
             )
-    untold = (*_reasons_of_silence(equipment, components, knowledge, doubts), *doubts.values())
+    explained = doubts.keys() | strange.keys()
+    untold = (
+        *_reasons_of_silence(equipment, components, knowledge, explained),
+        *_reason_of_distance(strange, thresholds),
+        *doubts.values(),
+    )
     reasons = (*abstention_reasons(equipment, summary, thresholds), *untold)
     labelled = [item["health"] for item in components if item["basis"] == "labels" and item["health"] is not None]
     usual = [item["health"] for item in components if item["basis"] == "novelty" and item["health"] is not None]
@@ -243,17 +252,27 @@ def _component(
 
 
 def _reasons_of_silence(
-    equipment: Equipment, components: Sequence[_Fields], knowledge: Knowledge, doubts: Container[str]
+    equipment: Equipment, components: Sequence[_Fields], knowledge: Knowledge, explained: Container[str]
 ) -> tuple[str, ...]:
     silent = tuple(
         component.component_id
         for component, item in zip(equipment.components, components, strict=True)
-        if item["health"] is None and component.component_id not in doubts and knowledge.taught("health", component)
+        if item["health"] is None and component.component_id not in explained and knowledge.taught("health", component)
     )
     if not silent:
         return ()
     told = f"expected finite health from version {knowledge.version}, found none for {listed(silent)}"
     return (f"{told}: ask another version, and report this window",)
+
+
+def _reason_of_distance(strange: Mapping[str, float], thresholds: Thresholds) -> tuple[str, ...]:
+    if not strange:
+        return ()
+    told = (
+        f"expected evidence within {thresholds.max_distance:g} times the distance from training that held-out conditions kept, "
+        f"found {max(strange.values()):.2g} times for {listed(tuple(strange))}"
+    )
+    return (f"{told}: inspect the machine, and train on labelled windows of this condition",)
 
 
 def _evidence(

@@ -22,7 +22,8 @@ class Thresholds:
 
     `watch`, `degraded` and `critical` are the healths below which a component is in that state; it leaves a worse state
     for a better one only when its health is `hysteresis` above the border. With less than `min_coverage` of the window's
-    bins filled, or more than `max_missing` of the sensors without use, the evidence is insufficient.
+    bins filled, or more than `max_missing` of the sensors without use, the evidence is insufficient; so it is for one component where
+    its evidence is further from training's than `max_distance`, of which 1.0 is what windows of held-out conditions stayed within.
     """
 
     watch: float = 0.85
@@ -31,6 +32,7 @@ class Thresholds:
     hysteresis: float = 0.02
     min_coverage: float = 0.5
     max_missing: float = 0.4
+    max_distance: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.critical < self.degraded < self.watch <= 1.0:
@@ -42,6 +44,8 @@ class Thresholds:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:  # false for NaN too
                 raise ValueError(f"expected {name} in [0, 1], found {value:g}: correct the thresholds")
+        if not self.max_distance > 0.0:
+            raise ValueError(f"expected max_distance above 0, found {self.max_distance:g}: correct the thresholds")
 
 
 @dataclass(frozen=True, slots=True)

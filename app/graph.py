@@ -52,6 +52,7 @@ class ModelOutput:
     `health_V` in [0, 1] and `spread_V` its standard deviation; `rate_V` health lost per 1000 operating hours; `rul_V` remaining
     life in operating hours and `rul_spread_V` its standard deviation. `grade_probability_VK` has NaN beyond the component's
     grades. Which heads were trained stands in the checkpoint's card: an answer of an untrained head means nothing.
+    `distance_V` is how far the evidence is from training's, 1.0 where windows of held-out conditions ended; NaN where it is not known.
     """
 
     health_V: Floats
@@ -60,6 +61,7 @@ class ModelOutput:
     rul_V: Floats
     rul_spread_V: Floats
     grade_probability_VK: Floats
+    distance_V: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ def split_output(output: ModelOutput, sizes: Sequence[int]) -> tuple[ModelOutput
             rul_V=output.rul_V[end - size : end],
             rul_spread_V=output.rul_spread_V[end - size : end],
             grade_probability_VK=output.grade_probability_VK[end - size : end],
+            distance_V=output.distance_V[end - size : end],
         )
         for end, size in zip(ends, sizes, strict=True)
     )

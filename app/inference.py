@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from app.distance import LaidOut
 from app.graph import GraphBatch, Integers
 from app.inference_layers import Attention, Edges, Lstm, Map, Norm, on_device
 from app.inference_opinion import Asked, Opinion
@@ -54,6 +55,7 @@ class InferenceNetwork:
             self._summary = Map.of(model.summary, dtype)
             self._heads = _Heads(model)
             self._opinion = Opinion(model.opinion) if model.config.opinion_weight else None
+            self._distance = model.distance
 
     def read(self, batch: GraphBatch) -> Averages:
         """Answer for a batch, see `app.model.Network`."""
@@ -64,18 +66,19 @@ class InferenceNetwork:
             mask_WST = on_device(batch.mask_ST, self._device).view(x_WSTF.shape[:3])
             state_MDN = self._state(x_WSTF, mask_WST, topology)
             probability_WVK, trend_5WV = self._heads(state_MDN, topology)
-            if (
-                self._opinion is not None
-                and topology.opinion is not None
-                and x_WSTF.shape[2] == self.config.opinion_steps
-            ):
-                other_WVK = self._opinion(
-                    x_WSTF, np.all(batch.mask_ST.reshape(mask_WST.shape), axis=2), topology.opinion
-                )
+            there_WS = np.all(batch.mask_ST.reshape(mask_WST.shape), axis=2)
+            is_read = x_WSTF.shape[2] == self.config.opinion_steps
+            if self._opinion is not None and topology.opinion is not None and is_read:
+                other_WVK = self._opinion(x_WSTF, there_WS, topology.opinion)
                 joined_WVK = torch.lerp(probability_WVK, other_WVK, self.config.opinion_weight)
                 probability_WVK = torch.where(torch.isfinite(other_WVK), joined_WVK, probability_WVK)
-            answer_VL = torch.cat((probability_WVK, trend_5WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
-        return Averages(answer_VL[:, :-5], *answer_VL[:, -5:].T)
+            distance_WV = torch.full_like(trend_5WV[0], torch.nan)
+            if self._distance is not None and topology.distance is not None and is_read:
+                there = on_device(there_WS.astype(np.float32), self._device)
+                distance_WV = self._distance(x_WSTF, there, topology.distance)
+            numbers_6WV = torch.cat((trend_5WV, distance_WV[None]))
+            answer_VL = torch.cat((probability_WVK, numbers_6WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
+        return Averages(answer_VL[:, :-6], *answer_VL[:, -6:].T)
 
     def _topology(self, batch: GraphBatch, windows: int) -> "_Topology":
         """Return the topology of a batch of so many windows of it, made anew or kept from an earlier call."""
@@ -112,6 +115,11 @@ class InferenceNetwork:
             opinion=None
             if self._opinion is None
             else self._opinion.of(
+                given.sensor_slot_S, given.sensor_graph_S, given.component_graph_V, given.grade_set_V, given.graphs
+            ),
+            distance=None
+            if self._distance is None
+            else self._distance.lay_out(
                 given.sensor_slot_S, given.sensor_graph_S, given.component_graph_V, given.grade_set_V, given.graphs
             ),
         )
@@ -190,6 +198,7 @@ class _Topology(NamedTuple):
     """Of each round of message passing."""
     threshold_M1VJ: Tensor
     opinion: Asked | None
+    distance: LaidOut | None
 
 
 def _of_one_topology(batch: GraphBatch) -> bool:

@@ -33,6 +33,7 @@ class Told(NamedTuple):
     rul_h: float
     rul_spread_h: float
     share_K: Sequence[float]
+    distance: float
 
 
 def told_of(output: ModelOutput) -> list[Told]:
@@ -44,6 +45,7 @@ def told_of(output: ModelOutput) -> list[Told]:
         output.rul_V.tolist(),
         output.rul_spread_V.tolist(),
         output.grade_probability_VK.tolist(),
+        output.distance_V.tolist(),
     )
     return list(map(Told._make, zip(*columns, strict=True)))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.bins import Floats
+from app.distance import EvidenceDistance, mask_of
 from app.graph import GraphBatch, ModelOutput, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
 
@@ -69,6 +70,8 @@ class ModelConfig:
     """Q: the most sensors that the second opinion of a grade set reads."""
     opinion_weight: float = 0.0
     """Share of the second opinion in a grade's probability where it has one; the network has the rest."""
+    distance_axes: int = 0
+    """Principal axes of the distance of a component's evidence from training, see `app.distance`; 0 for none."""
     rate_unit: float = 1.0
     """Health lost per 1000 operating hours that an output of 1 of the rate head stands for."""
     rul_unit_h: float = 1.0
@@ -112,7 +115,7 @@ class Averages(NamedTuple):
     """What a network says of each component, averaged over its members, float32 arrays on the host.
 
     Grades' probabilities as they come; health in [0, 1], rate in health lost per 1000 operating hours, remaining life in operating
-    hours. A spread is the root of the members' mean variance and the variance between them.
+    hours. A spread is the root of the members' mean variance and the variance between them. The distance is that of `app.distance`.
     """
 
     probability_VK: Floats
@@ -121,6 +124,7 @@ class Averages(NamedTuple):
     rate_V: Floats
     rul_V: Floats
     rul_spread_V: Floats
+    distance_V: Floats
 
 
 class SecondOpinion(nn.Module):
@@ -213,6 +217,7 @@ class UniversalTemporalGNN(nn.Module):
         self.summary = MemberLinear(M, 2 * D, D)
         self.grade = OrdinalHead(M, D, config.grade_sets)
         self.opinion = SecondOpinion(config)
+        self.distance = distance_of(config)
         self.trend = MemberLinear(M, D, 5)
 
     def forward(self, graph: GraphTensors) -> Heads:
@@ -258,8 +263,31 @@ class UniversalTemporalGNN(nn.Module):
                 heads.rate_MV.mean(0) * self.config.rate_unit,
                 heads.rul_MV.mean(0) * self.config.rul_unit_h,
                 spread(heads.rul_MV, heads.rul_log_variance_MV) * self.config.rul_unit_h,
+                self.distances(batch),
             )
         return Averages(*(tensor.cpu().numpy() for tensor in averages))
+
+    def distances(self, batch: GraphBatch, windows: int = 1) -> Tensor:
+        """Return how far each component's evidence is from training's, see `app.distance`; [V], NaN where that is not known.
+
+        Args:
+            batch: graphs.
+            windows: how many times one topology is in it, as `tile_graphs` makes it.
+        """
+        S, T, F = batch.x_STF.shape
+        if self.distance is None or self.config.opinion_steps != T or not S:
+            return self.type_MCD.new_full((len(batch.component_type_V),), torch.nan)
+        x_WSTF = torch.as_tensor(batch.x_STF, device=self.type_MCD.device).view(windows, -1, T, F)
+        there_WS = torch.as_tensor(mask_of(batch.mask_ST.reshape(windows, -1, T)), device=self.type_MCD.device)
+        laid_out = self.distance.lay_out(
+            batch.sensor_slot_S[: S // windows],
+            batch.sensor_graph_S[: S // windows],
+            batch.component_graph_V[: len(batch.component_graph_V) // windows],
+            batch.grade_set_V[: len(batch.grade_set_V) // windows],
+            batch.graphs // windows,
+        )
+        told_WV: Tensor = self.distance(x_WSTF, there_WS, laid_out)
+        return told_WV.reshape(-1)
 
     def _components(self, graph: GraphTensors) -> Tensor:
         """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""
@@ -287,6 +315,20 @@ class UniversalTemporalGNN(nn.Module):
 
     def _dropped(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+
+
+def distance_of(config: ModelConfig) -> EvidenceDistance | None:
+    """Make the empty tables of the distance from training for a network, None where it has none."""
+    if not (config.distance_axes and config.opinion_steps and config.opinion_sensors):
+        return None
+    return EvidenceDistance(
+        sets=max(len(config.grade_sets), 1),
+        places=config.opinion_sensors,
+        inputs=config.opinion_steps * config.features,
+        grades=max((len(healths) for healths in config.grade_sets), default=2),
+        axes=config.distance_axes,
+        references=config.references,
+    )
 
 
 def spread(mean_MV: Tensor, log_variance_MV: Tensor) -> Tensor:
@@ -354,6 +396,7 @@ def score(network: Network, batch: GraphBatch) -> ModelOutput:
         rul_V=averages.rul_V,
         rul_spread_V=averages.rul_spread_V,
         grade_probability_VK=probability_VK,
+        distance_V=averages.distance_V,
     )
 
 

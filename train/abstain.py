@@ -17,7 +17,7 @@ from train.conformal import RISK_SLACK, Removal, choose_threshold, others, remov
 from train.evaluation import TOGETHER, Abstention, LevelFigures
 from train.held import HeldPart
 from train.labels import Booleans, Integers
-from train.predict import Predictions
+from train.predict import Predictions, join
 from train.scores import Doubles
 from train.windows import Windows
 
@@ -38,8 +38,7 @@ def abstentions(
 ) -> tuple[dict[str, Abstention], Calibration]:
     """Choose thresholds across folds and measure what they do: one for all grades together, one for each health without grades.
 
-    A window is not answered at all where more sensors lack than `Thresholds.max_missing`, or where it leaves the training range
-    further than held-out windows of other folds did; trust is asked for where a sensor lacks that the component's evidence could come
+    What `silences` says is not answered; of the rest, trust is asked for where a sensor lacks that the component's evidence could come
     from. That is how the service does it.
 
     Args:
@@ -66,9 +65,7 @@ def abstentions(
     levels = [
         [found.predictions[level] for _, found in removals] for level in range(len(away))
     ]  # by level, then by part
-    silent_LR = np.stack(
-        [_silent(np.concatenate([each.excess_WS for each in level]), fold_R, rows, given) for level in levels]
-    )
+    silent_LRV = np.stack([silences(join(level), fold_R, rows, given) for level in levels])
     reach_V = [equipment.sensors_in_reach(v) for v in range(len(equipment.components))]
     lacking_LRV = np.stack([_lacking(np.concatenate([each.excess_WS for each in level]), reach_V) for level in levels])
     lacking_LRV[0] = True  # what is sure with all sensors there is measured as it is
@@ -90,12 +87,12 @@ def abstentions(
             continue
         if graded_V[v]:
             told = [share_RVK[:, v] for share_RVK in share_LRVK]
-            removal = _of_grades(told, labels.grade_WV[:, v], silent_LR, lacking_LRV[..., v]).only(known_R)
+            removal = _of_grades(told, labels.grade_WV[:, v], silent_LRV[..., v], lacking_LRV[..., v]).only(known_R)
             pooled.append((component.component_id, removal, fold_R[known_R]))
             continue
-        removal = _of_health(levels, v, labels.health_WV[:, v].astype(np.float64), silent_LR, lacking_LRV[..., v]).only(
-            known_R
-        )
+        removal = _of_health(
+            levels, v, labels.health_WV[:, v].astype(np.float64), silent_LRV[..., v], lacking_LRV[..., v]
+        ).only(known_R)
         stated = calibration.of(equipment.design, component.component_id)
         threshold_R, chosen = _thresholds(removal, fold_R[known_R], None if given is None else -_bound(stated))
         found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=False)
@@ -116,9 +113,20 @@ def abstentions(
     )
 
 
-def _silent(excess_RS: Floats, fold_R: Integers, rows: Rows, given: Given | None) -> Booleans:
-    useless_R = np.isnan(excess_RS).mean(1) > Thresholds().max_missing
-    excess_R = window_excess(excess_RS)
+def silences(predictions: Predictions, fold_R: Integers, rows: Rows, given: Given | None) -> Booleans:
+    """Tell which components are not answered for in some windows, whatever the network says, [R, V].
+
+    None of a window where more sensors lack than `Thresholds.max_missing`, or that leaves the training range further than held-out
+    windows of other folds did; and none whose evidence is further from training's than `Thresholds.max_distance`.
+
+    Args:
+        predictions: of the windows.
+        fold_R: of each.
+        rows: the held-out windows.
+        given: limits of a checkpoint, by which it is told instead of by the other folds.
+    """
+    useless_R = np.isnan(predictions.excess_WS).mean(1) > Thresholds().max_missing
+    excess_R = window_excess(predictions.excess_WS)
     clean_R = window_excess(rows.predictions.excess_WS)
     limit_R = np.full(len(excess_R), np.inf)
     for fold in np.unique(fold_R).tolist():
@@ -128,8 +136,9 @@ def _silent(excess_RS: Floats, fold_R: Integers, rows: Rows, given: Given | None
         deciding_R = rows.scored_R & others(rows.fold_R, fold)
         if deciding_R.any():
             limit_R[fold_R == fold] = np.quantile(clean_R[deciding_R], RANGE_SHARE)
-    silent_R: Booleans = useless_R | (excess_R > limit_R)
-    return silent_R
+    silent_R = useless_R | (excess_R > limit_R)
+    silent_RV: Booleans = silent_R[:, None] | (predictions.distance_WV > Thresholds().max_distance)
+    return silent_RV
 
 
 def _lacking(excess_RS: Floats, reach_V: Sequence[Sequence[int]]) -> Booleans:

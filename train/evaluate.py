@@ -14,7 +14,7 @@ from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
 from app.feature_spec import Limits
 from app.schemas.equipment import Equipment
-from train.abstain import abstentions
+from train.abstain import abstentions, silences
 from train.baselines import rivals
 from train.certainty import Given, Rows, Temperatures, as_given, fit_temperatures, gather, interval, shares
 from train.config import TrainConfig
@@ -24,6 +24,7 @@ from train.evaluation import (
     ALONE,
     NO_MESSAGES,
     THIS,
+    Answered,
     Certainty,
     Contender,
     Evaluation,
@@ -49,6 +50,7 @@ from train.scores import (
     nll,
     opinion_probability,
     reliability,
+    score_grades,
 )
 from train.windows import Windows
 
@@ -181,6 +183,7 @@ def evaluate_parts(
         seen=seen,
         contenders=found,
         certainty=certainty,
+        answered=_answered(equipment, rows, share_RVK, graded_V, given),
         abstention=abstention,
         robustness=_robustness(parts, rows, temperatures, config.opinion_weight, graded_V, cap),
         listening=_listening(equipment, parts),
@@ -205,6 +208,23 @@ def _answers(predictions: Predictions, share_RVK: Doubles, graded_V: Booleans) -
         rul_RV=predictions.rul_WV,
         rate_RV=predictions.rate_WV,
     )
+
+
+def _answered(
+    equipment: Equipment, rows: Rows, share_RVK: Doubles, graded_V: Booleans, given: Given | None
+) -> dict[str, Answered]:
+    silent_RV = silences(rows.predictions, rows.fold_R, rows, given)
+    found: dict[str, Answered] = {}
+    for v in np.flatnonzero(graded_V).tolist():
+        known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
+        told_R = known_R & ~silent_RV[:, v]
+        if known_R.any():
+            grade_R = np.nan_to_num(share_RVK[told_R, v], nan=-1.0).argmax(-1)
+            found[equipment.components[v].component_id] = Answered(
+                share=float(told_R.sum() / known_R.sum()),
+                score=score_grades(rows.labels.grade_WV[told_R, v], grade_R) if told_R.any() else None,
+            )
+    return found
 
 
 def _limits(rows: Rows, equipment: Equipment, given: Given | None) -> Limits | None:

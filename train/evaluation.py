@@ -134,6 +134,18 @@ class Abstention(BaseModel):
     curve: tuple[tuple[float, float], ...]
 
 
+class Answered(BaseModel):
+    """Of a graded component's held-out windows, all sensors there: the share that is answered, and the score of these answers.
+
+    The rest is too far from training, see `train.abstain.silences`. No `score` where none is answered.
+    """
+
+    model_config = _STRICT
+
+    share: float
+    score: Score | None
+
+
 class TroubleFigures(BaseModel):
     """One kind of trouble, one sensor at a time: mean over the sensors, what it costs against clean input, and each sensor's figure."""
 
@@ -223,6 +235,7 @@ class Evaluation(BaseModel):
     seen: bool = False
     contenders: Mapping[str, Contender]
     certainty: Mapping[str, Certainty]
+    answered: Mapping[str, Answered] = {}
     abstention: Mapping[str, Abstention]
     robustness: Robustness | None
     listening: tuple[Listening, ...]

@@ -29,6 +29,7 @@ from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
+from train.distance import most_axes
 from train.feed import count_steps
 from train.labels import Integers
 from train.loop import MERIT, TRAIN, LoopInput, train_loop
@@ -78,14 +79,16 @@ class _Fitted(BaseModel):
 
 def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
     """Size the network by the feature spec's vocabularies, the windows' steps and the training's choices."""
+    grade_sets = tuple(
+        tuple(grade.health for grade in spec.grades[design][component]) for design, component in spec.grade_sets()
+    )
+    sensors = most_sensors(spec, steps) if config.opinion_weight else 0
     return ModelConfig(
         features=spec.features,
         quantities=len(spec.quantities),
         component_types=len(spec.component_types),
         relations=2 * len(spec.media),
-        grade_sets=tuple(
-            tuple(grade.health for grade in spec.grades[design][component]) for design, component in spec.grade_sets()
-        ),
+        grade_sets=grade_sets,
         hidden=config.hidden,
         heads=config.heads,
         attention_layers=config.attention_layers,
@@ -94,8 +97,9 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         members=config.members,
         references=len(spec.sensor_slots()),
         opinion_steps=steps if config.opinion_weight else 0,
-        opinion_sensors=most_sensors(spec, steps) if config.opinion_weight else 0,
+        opinion_sensors=sensors,
         opinion_weight=config.opinion_weight,
+        distance_axes=most_axes(len(grade_sets), sensors, steps * spec.features, max(map(len, grade_sets), default=2)),
         rate_unit=1000.0 / config.rul_cap_h,
         rul_unit_h=config.rul_cap_h,
     )

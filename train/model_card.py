@@ -75,7 +75,14 @@ def _grades(evaluation: Evaluation) -> list[str]:
     if not rows:
         return []
     head = ["macro-F1, one window, mean of the parts", *graded, "exact match"]
-    table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, ""]
+    near = [
+        "-"
+        if (found := evaluation.answered.get(c)) is None or found.score is None
+        else f"{found.score.macro_f1:.3f}, {found.score.within_one:.3f} of {found.share:.1%}"
+        for c in graded
+    ]
+    told = f"| answered, pooled: macro-F1, within one grade, of the windows | {' | '.join(near)} | - |"
+    table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, told, ""]
     smoothed = evaluation.contenders[THIS].exact_match_smoothed
     return table if smoothed is None else [*table, f"Exact match from five windows: {smoothed.mean:.3f}; {FIVE}.", ""]
 

@@ -1,4 +1,4 @@
-"""Fits the linear second opinion of a network to its training windows, in closed form.
+"""Fits the linear second opinion of a network to its training windows, in closed form, and their distance from it.
 
 Invariant: it sees windows that the network's fit sees and no others, and never more than a bounded number of them at once.
 """
@@ -12,6 +12,7 @@ from app.features import batch_features, plan_features
 from app.graph import plan_graph
 from app.model import SecondOpinion, UniversalTemporalGNN
 from train.config import TrainConfig
+from train.distance import fit_distance, set_distance
 from train.labels import Booleans, Integers
 from train.nuisance import Instruments, directions
 from train.ordinal import OrdinalReading, measure, read_off
@@ -30,14 +31,14 @@ MOST_REFITTED_INPUTS = 4_096
 def fit_opinion(
     model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers, config: TrainConfig
 ) -> None:
-    """Fit and set the model's second opinion.
+    """Fit and set the model's second opinion, and the distance from training of what it reads.
 
     A linear reading of each graded component's grades (see `train.ordinal`), on the normalised features of the sensors whose
     evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from the same windows.
     A component whose windows have one grade only gets none.
 
     Args:
-        model: whose `opinion` is set.
+        model: whose `opinion` and `distance` are set.
         spec: of the model's features.
         windows: of machines of one topology.
         chosen_W: positions of the training windows.
@@ -66,6 +67,20 @@ def fit_opinion(
         opinion.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
             len(sensors), device=opinion.place_GR.device
         )
+        if model.distance is not None:
+            apart = fit_distance(
+                x_WL,
+                grade_W[known_W],
+                windows.group_W[taken_W][known_W],
+                health_K,
+                nuisance_DL,
+                ~windows.warm_up_W[taken_W][known_W],
+                moments,
+                model.distance.axes,
+                config.seed,
+            )
+            if apart is not None:
+                set_distance(model.distance, number, apart, graph.sensor_slot_S[sensors], moments.grade_K)
         place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
         alternatives = opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
         for alternative in range(min(alternatives, 1 + len(sensors))):

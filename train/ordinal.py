@@ -84,11 +84,7 @@ def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
         The reading, with weights for all inputs.
     """
     read = np.flatnonzero(is_read_L)
-    covariance_JJ = moments.covariance_LL[np.ix_(read, read)]
-    mean_variance = max(float(covariance_JJ.trace()) / len(read), 1e-12)
-    covariance_JJ *= 1.0 - SHRINKAGE
-    covariance_JJ[np.arange(len(read)), np.arange(len(read))] += SHRINKAGE * mean_variance
-    covariance_JJ += moments.nuisance_DL[:, read].T @ moments.nuisance_DL[:, read]
+    covariance_JJ = covariance(moments, read)
     apart_KL, middle_L = moments.apart_KL, moments.middle_L
     free_LK = np.zeros((len(is_read_L), len(apart_KL)))
     free_LK[read] = solve(covariance_JJ, apart_KL[:, read].T, assume_a="pos", overwrite_a=True, check_finite=False)
@@ -99,6 +95,16 @@ def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
     weight_LK = free_LK + np.outer(direction_L, place_K / variance)
     own_K = (apart_KL * free_LK.T).sum(1) + place_K**2 / variance
     return OrdinalReading(weight_LK, -own_K / 2.0 - middle_L @ weight_LK, moments.grade_K)
+
+
+def covariance(moments: OrdinalMoments, read_J: Integers) -> Doubles:
+    """Return the covariance of some of the inputs about their grade's mean, [J, J]: shrunk, and with what the nuisances add."""
+    covariance_JJ = moments.covariance_LL[np.ix_(read_J, read_J)]
+    mean_variance = max(float(covariance_JJ.trace()) / len(read_J), 1e-12)
+    covariance_JJ *= 1.0 - SHRINKAGE
+    covariance_JJ[np.arange(len(read_J)), np.arange(len(read_J))] += SHRINKAGE * mean_variance
+    covariance_JJ += moments.nuisance_DL[:, read_J].T @ moments.nuisance_DL[:, read_J]
+    return covariance_JJ
 
 
 def _between_groups(x_WL: Doubles, place_W: Integers, group_W: Integers) -> Doubles:

@@ -30,7 +30,7 @@ class Predictions:
 
     `logit_WMVJ` is score - threshold before any temperature, -inf where a set has fewer grades; `opinion_WVK` the second opinion's
     logits; health and its spread in [0, 1]; rate in health lost per 1000 operating hours; RUL and its spread in operating hours;
-    `excess_WS` how far each sensor leaves the training range, NaN for a sensor without use.
+    `distance_WV` how far a component's evidence is from training's, 1.0 at the limit; `excess_WS` how far each sensor leaves the training range, NaN for a sensor without use.
     """
 
     logit_WMVJ: Floats
@@ -40,6 +40,7 @@ class Predictions:
     rate_WV: Floats
     rul_WV: Floats
     rul_spread_WV: Floats
+    distance_WV: Floats
     excess_WS: Floats
 
     def __len__(self) -> int:
@@ -128,10 +129,12 @@ def predict_bins(
             none_WV,
             none_WV,
             none_WV,
+            none_WV,
             found.excess_WS,
         )
     with torch.inference_mode():
-        tensors = to_tensors(tile_graphs(graph, found.x_WSTF, found.mask_WST), device)
+        batch = tile_graphs(graph, found.x_WSTF, found.mask_WST)
+        tensors = to_tensors(batch, device)
         heads = model(tensors)
         opinion_VK = model.opinion(tensors)
         logit_MVJ = heads.score_MV[..., None] - heads.threshold_MVJ
@@ -142,8 +145,21 @@ def predict_bins(
             config.rate_unit * heads.rate_MV.mean(0),
             config.rul_unit_h * heads.rul_MV.mean(0),
             config.rul_unit_h * spread(heads.rul_MV, heads.rul_log_variance_MV),
+            model.distances(batch, W),
         )
     logit_WMVJ = logit_MVJ.reshape(config.members, W, V, -1).transpose(0, 1).float().cpu().numpy()
     opinion_WVK, *by_component = (tensor.float().reshape(W, V, -1).cpu().numpy() for tensor in told)
-    health_WV, spread_WV, rate_WV, rul_WV, rul_spread_WV = (values.reshape(W, V) for values in by_component)
-    return Predictions(logit_WMVJ, opinion_WVK, health_WV, spread_WV, rate_WV, rul_WV, rul_spread_WV, found.excess_WS)
+    health_WV, spread_WV, rate_WV, rul_WV, rul_spread_WV, distance_WV = (
+        values.reshape(W, V) for values in by_component
+    )
+    return Predictions(
+        logit_WMVJ,
+        opinion_WVK,
+        health_WV,
+        spread_WV,
+        rate_WV,
+        rul_WV,
+        rul_spread_WV,
+        distance_WV,
+        found.excess_WS,
+    )

@@ -145,6 +145,8 @@ def _figures(evaluation: Evaluation) -> str:
                 if each.grades
             ]
             parts.append(_table(caption, head, rows))
+        near = ["macro-F1 (within one grade), pooled", *graded, "exact match"]
+        parts.append(_table("What is answered, all sensors there", near, _where_answered(evaluation)))
         for component in graded:
             rows = [
                 [name, *(_cell(figures.parts, part) for part in evaluation.parts), f"{figures.pooled.macro_f1:.3f}",
@@ -180,7 +182,7 @@ def _studies(studies: Mapping[str, Evaluation]) -> str:
             if each.grades
         ]
         head = ["macro-F1 (within one grade), pooled", *graded, "exact match"]
-        parts.append(_table(split, head, rows))
+        parts.append(_table(split, head, [*rows, *_where_answered(evaluation)]))
     return "".join(parts)
 
 
@@ -274,6 +276,16 @@ def _method(evaluation: Evaluation) -> str:
             f"Of held-out windows 99.9 % leave the training range by at most {evaluation.limits.window:.4f}; further out the service abstains."
         )
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _where_answered(evaluation: Evaluation) -> list[list[str]]:
+    """Return the rows of what a service would answer, and of how many windows."""
+    found = [evaluation.answered.get(component) for component in evaluation.grades]
+    if not any(found):
+        return []
+    told = ["-" if each is None or each.score is None else f"{each.score.macro_f1:.3f} ({each.score.within_one:.3f})" for each in found]  # fmt: skip
+    shares = ["-" if each is None else f"{each.share:.1%}" for each in found]
+    return [["where its evidence is near enough to training's", *told, "-"], ["share of the windows", *shares, "-"]]
 
 
 def _f1(contender: Contender, component: str, *, smoothed: bool) -> str:

@@ -20,7 +20,7 @@ from app.checkpoint import Origin, load, save
 from app.errors import CheckpointError
 from app.features import window_features
 from app.graph import build_graph
-from app.model import score
+from app.model import UniversalTemporalGNN, score
 from tests.small import Small, small, wave
 
 CALIBRATION = Calibration(components={"press": {"pump": ComponentCalibration(health_reach=2.5, least_confidence=0.7)}})
@@ -112,6 +112,17 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     (directory / files.WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=r"expected the checkpoint's file '.*weights.safetensors'"):
         load(directory)
+
+
+def test_checkpoint_of_a_training_that_knew_no_distance_is_read(tmp_path: Path) -> None:
+    made = small()
+    config = replace(made.config, distance_axes=0)
+    directory = write(tmp_path / "7", replace(made, config=config, model=UniversalTemporalGNN(config).eval()))
+    edit_json(files.MODEL_CONFIG, lambda data: data.pop("distance_axes"))(directory)
+    loaded = load(directory)
+    assert loaded.config == config
+    graph = build_graph(made.equipment, window_features(wave(1, 4)[0], made.equipment, made.spec), made.spec)
+    assert np.isnan(score(loaded.model, graph).distance_V).all()
 
 
 def edit_json(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:

@@ -58,7 +58,10 @@ def f32(*values: float) -> np.ndarray:
 
 
 def output(
-    pump: tuple[float, float, float] = (0.1, 0.7, 0.2), health: float = 0.47, spread: float = 0.1
+    pump: tuple[float, float, float] = (0.1, 0.7, 0.2),
+    health: float = 0.47,
+    spread: float = 0.1,
+    distance: float = 0.4,
 ) -> ModelOutput:
     nan = float("nan")
     return ModelOutput(
@@ -68,6 +71,7 @@ def output(
         rul_V=f32(60.0, 1.0, 1.0),
         rul_spread_V=f32(10.0, 1.0, 1.0),
         grade_probability_VK=np.array([pump, (nan, nan, nan), (nan, nan, nan)], np.float32),
+        distance_V=f32(distance, nan, nan),
     )
 
 
@@ -104,6 +108,7 @@ def make(
     scores: Scores | None = None,
     knowledge: Knowledge = KNOWLEDGE,
     equipment: Equipment | None = None,
+    thresholds: Thresholds | None = None,
     **changes: object,
 ) -> Diagnosis:
     occasion = Occasion(
@@ -116,7 +121,9 @@ def make(
         input_digest="cd34",
     )
     machine = equipment or press()
-    return diagnose(machine, occasion, scores or Scores(output()), summary(**changes), knowledge, Thresholds(), {})
+    return diagnose(
+        machine, occasion, scores or Scores(output()), summary(**changes), knowledge, thresholds or Thresholds(), {}
+    )
 
 
 def test_what_is_needed_to_make_it_again_is_kept():
@@ -160,6 +167,31 @@ def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
     assert diagnosis.reasons == (
         "expected finite health from version 7, found none for pump: ask another version, and report this window",
     )
+
+
+def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so():
+    diagnosis = make(Scores(output(distance=1.3)))
+    pump, motor = diagnosis.components[:2]
+    assert (pump.health, pump.state, pump.condition, pump.basis) == (None, "unknown", None, "none")
+    assert motor.health is not None
+    assert (diagnosis.health, diagnosis.status) == (None, "insufficient_evidence")
+    (reason,) = diagnosis.reasons
+    assert reason == (
+        "expected evidence within 1 times the distance from training that held-out conditions kept, found 1.3 times for pump: "
+        "inspect the machine, and train on labelled windows of this condition"
+    )
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, float("nan")])
+def test_component_whose_evidence_is_near_or_can_not_be_placed_is_told(distance: float):
+    diagnosis = make(Scores(output(distance=distance)))
+    assert (diagnosis.components[0].condition, diagnosis.status) == ("worn", "ok")
+
+
+def test_distance_that_is_allowed_is_a_threshold():
+    assert make(Scores(output(distance=1.3)), thresholds=Thresholds(max_distance=1.4)).status == "ok"
+    with pytest.raises(ValueError, match="expected max_distance above 0, found nan"):
+        Thresholds(max_distance=float("nan"))
 
 
 @pytest.mark.parametrize("name", ["hysteresis", "min_coverage", "max_missing"])

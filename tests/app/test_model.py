@@ -105,7 +105,7 @@ def test_component_without_sensor_or_reading_still_gets_an_answer() -> None:
     assert np.isfinite(score(made.model, blind).health_V).all()
 
 
-SHARED = ("grade.temperature_G", "opinion.")
+SHARED = ("grade.temperature_G", "opinion.", "distance.")
 """Tensors that belong to all members together."""
 
 

@@ -1,7 +1,7 @@
 """How fast a fit learns: with Ray Train's workers, on one core, beside a plain loop without Ray, and beside the products alone.
 
-All have the same network, batches and windows, of the rig's topology with made-up values.
-Invariant: a rate is the median of a fit's epochs after the first, which warms up.
+All have the same network, batches and windows, of the rig's topology with made-up values; the systems take turns.
+Invariant: a rate is the median over the rounds of the medians of a fit's epochs after the first, which warms up.
 """
 
 import multiprocessing
@@ -11,7 +11,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from multiprocessing.queues import Queue
+from operator import truediv
 from pathlib import Path
 from statistics import median
 
@@ -33,7 +35,10 @@ from train.progress import Progress
 from train.windows import Windows, open_windows, write_windows
 
 WINDOWS = 1_024
-CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=4)
+CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=5)
+BATCHES = (CONFIG.batch, 128)
+"""Windows of a step over all workers: as training has them by itself, where each of two workers gets few, and as a larger history would."""
+ROUNDS = 3
 PRODUCTS = {"aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm"}
 
 
@@ -41,33 +46,41 @@ def measure(bench: Bench) -> dict[str, object]:
     """Run the fits one after the other, and time the products of a step alone.
 
     Returns:
-        Windows a second of `ray_2` (two workers), `pinned_1` (one process on one core), `plain_2` (two processes of PyTorch's DDP
-        on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others; milliseconds a window of the plain loop's
-        `forward_backward_ms` and of its matrix products alone, `products_ms`, with `share_of_bound`, the second by the first.
+        For each batch, windows a second of `ray_2` (two workers), `pinned_1` (one process on one core), `plain_2` (two processes of
+        PyTorch's DDP on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others. Of the default batch milliseconds
+        a window of the plain loop's `forward_backward_ms` and of its matrix products alone, `products_ms`, with `share_of_bound`, the
+        second by the first.
     """
     directory = bench.fresh_directory("train")
     windows = _rig_windows(directory / "windows")
-    pinned = _in_processes(windows.directory, 1, [0])[0]
-    plain = sum(_in_processes(windows.directory, 2, None)) / 2
-    with Progress(is_terminal=False) as progress, tempfile.TemporaryDirectory(dir=directory) as storage:
-        fitted = run_fit(windows, np.arange(WINDOWS), np.empty(0, np.int64), CONFIG, "bench", Path(storage), progress)
-    ray = median(record.samples_s for record in fitted.history[1:])
+    rates: dict[int, dict[str, list[float]]] = {batch: {} for batch in BATCHES}
+    for round_, (batch, told) in product(range(ROUNDS), rates.items()):
+        config = CONFIG.model_copy(update={"batch": batch})
+        told.setdefault("pinned_1", []).append(_in_processes(windows.directory, config, 1, [0])[0])
+        told.setdefault("plain_2", []).append(sum(_in_processes(windows.directory, config, 2, None)) / 2)
+        with Progress(is_terminal=False) as progress, tempfile.TemporaryDirectory(dir=directory) as storage:
+            fitted = run_fit(
+                windows, np.arange(WINDOWS), np.empty(0, np.int64), config, f"bench {round_}", Path(storage), progress
+            )
+        told.setdefault("ray_2", []).append(median(record.samples_s for record in fitted.history[1:]))
+    by_batch: dict[str, dict[str, float]] = {}
+    for batch, told in rates.items():
+        found = {name: median(values) for name, values in told.items()}
+        found["ratio_of_one_core"] = median(map(truediv, told["ray_2"], told["pinned_1"]))
+        found["ratio_of_plain"] = median(map(truediv, told["ray_2"], told["plain_2"]))
+        by_batch[str(batch)] = found
+        print(f"train, batch {batch}: " + "  ".join(f"{name} {value:.3g}" for name, value in found.items()))
     forward_backward_ms, products_ms = _against_products(windows)
-    found: dict[str, object] = {
+    print(f"train: forward and backward {forward_backward_ms:.3g} ms a window, products alone {products_ms:.3g} ms")
+    return {
         "windows": WINDOWS,
-        "batch": CONFIG.batch,
         "members": CONFIG.members,
-        "ray_2": ray,
-        "pinned_1": pinned,
-        "plain_2": plain,
-        "ratio_of_one_core": ray / pinned,
-        "ratio_of_plain": ray / plain,
+        "batches": by_batch,
+        "rounds": {str(batch): told for batch, told in rates.items()},
         "forward_backward_ms": forward_backward_ms,
         "products_ms": products_ms,
         "share_of_bound": products_ms / forward_backward_ms,
     }
-    print("train: " + "  ".join(f"{name} {value:.3g}" for name, value in found.items() if isinstance(value, float)))
-    return found
 
 
 def _rig_windows(directory: Path) -> Windows:
@@ -90,7 +103,7 @@ def _rig_windows(directory: Path) -> Windows:
     return write_windows(directory, equipment, (equipment.equipment_id,), labels, [values_WSN])
 
 
-def _in_processes(directory: Path, world: int, cores: list[int] | None) -> list[float]:
+def _in_processes(directory: Path, config: TrainConfig, world: int, cores: list[int] | None) -> list[float]:
     """Run the plain loop in processes of their own and return the windows a second that each states for all."""
     context = multiprocessing.get_context("spawn")
     told: Queue[float] = context.Queue()
@@ -98,7 +111,8 @@ def _in_processes(directory: Path, world: int, cores: list[int] | None) -> list[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     workers = [
-        context.Process(target=_plain, args=(directory, rank, world, port, cores, told)) for rank in range(world)
+        context.Process(target=_plain, args=(directory, config, rank, world, port, cores, told))
+        for rank in range(world)
     ]
     for worker in workers:
         worker.start()
@@ -108,7 +122,15 @@ def _in_processes(directory: Path, world: int, cores: list[int] | None) -> list[
     return found
 
 
-def _plain(directory: Path, rank: int, world: int, port: int, cores: list[int] | None, told: "Queue[float]") -> None:
+def _plain(
+    directory: Path,
+    config: TrainConfig,
+    rank: int,
+    world: int,
+    port: int,
+    cores: list[int] | None,
+    told: "Queue[float]",
+) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)
 
@@ -120,11 +142,11 @@ def _plain(directory: Path, rank: int, world: int, port: int, cores: list[int] |
     begun = begin(
         open_windows(directory),
         np.arange(WINDOWS),
-        CONFIG,
+        config,
         Share(rank, world),
         wrap if world > 1 else lambda model: model,
     )
-    rates = [begun.epoch(number).samples_s for number in range(CONFIG.epochs)]
+    rates = [begun.epoch(number).samples_s for number in range(config.epochs)]
     told.put(median(rates[1:]))
     if world > 1:
         torch.distributed.destroy_process_group()
@@ -158,8 +180,8 @@ def _against_products(windows: Windows) -> tuple[float, float]:
     products = 0.0
     for (name, shapes), count in recorder.found.items():
         operands = [torch.randn(shape) for shape in shapes]
-        product = getattr(torch, name.removeprefix("aten::"))
-        products += count * _best_s(lambda product=product, operands=operands: product(*operands))
+        run = getattr(torch, name.removeprefix("aten::"))
+        products += count * _best_s(lambda run=run, operands=operands: run(*operands))
     return 1e3 * whole / CONFIG.batch, 1e3 * products / CONFIG.batch
 
 

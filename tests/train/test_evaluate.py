@@ -154,6 +154,33 @@ def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path:
     assert answered(apart) == pytest.approx(1.0 - lost_RS[scored_R, 2].mean())
 
 
+def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    parts = [oracle(windows, part) for part in held(windows, small())]
+
+    def far(part: HeldPart) -> HeldPart:
+        strange_W = np.arange(len(part.held_W)) % 3 == 0
+        wrong_W = strange_W[:, None, None] & (np.arange(part.clean.logit_WMVJ.shape[2]) == 0)[:, None]
+        distance_WV = np.full_like(part.clean.health_WV, 0.5)
+        distance_WV[strange_W, 0] = 1.5
+        logits = np.where(wrong_W[:, None], -part.clean.logit_WMVJ, part.clean.logit_WMVJ)
+        inside_WS = np.zeros_like(part.clean.excess_WS)
+        clean = replace(part.clean, distance_WV=distance_WV, logit_WMVJ=logits, excess_WS=inside_WS)
+        return replace(part, clean=clean)
+
+    found = evaluate_parts(windows, [far(part) for part in parts], CONFIG, split="group", rival=False)
+    pump, valve = found.answered["pump"], found.answered["valve"]
+    assert pump.share == pytest.approx(2 / 3, abs=0.05)
+    assert valve.share == 1.0
+    assert pump.score is not None
+    assert pump.score.accuracy == 1.0
+    assert found.contenders[THIS].grades["pump"].pooled.accuracy < 0.8
+
+    nowhere = [replace(p, clean=replace(p.clean, distance_WV=np.full_like(p.clean.health_WV, 2.0))) for p in parts]
+    silent = evaluate_parts(windows, nowhere, CONFIG, split="group", rival=False).answered["pump"]
+    assert (silent.share, silent.score) == (0.0, None)
+
+
 def test_attention_of_every_edge_is_told(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False).listening

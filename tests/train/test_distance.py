@@ -1,0 +1,176 @@
+"""How far evidence is from training: the tables that serve are the fit, whole or with sensors away, and the limit is of unseen groups."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.bins import Doubles, Floats
+from app.features import batch_features, plan_features
+from app.graph import GraphBatch, concatenate, plan_graph, tile_graphs, without_sensor
+from app.inference import InferenceNetwork
+from app.model import UniversalTemporalGNN, score
+from tests.small import Small, graded, press, small, wave
+from train.config import TrainConfig
+from train.distance import AXES, DistanceFit, distances, fit_distance, most_axes
+from train.opinion import fit_opinion
+from train.ordinal import covariance, measure
+from train.windows import Windows, write_windows
+
+CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
+HEALTH_K = np.array([1.0, 0.5, 0.1])
+Taught = tuple[Small, Windows]
+
+
+def shown(directory: Path, groups: int = 12) -> Windows:
+    """Return windows whose pump has three grades that its pressure tells, in groups that differ by the tank's grade."""
+    grade_WV = np.full((240, 3), -1, np.int64)
+    grade_WV[:, 0] = np.arange(240) % 3
+    grade_WV[:, 1] = 0
+    values_WSN = wave(240, 4)
+    values_WSN[:, 0] += 0.3 * grade_WV[:, :1].astype(np.float32)
+    windows = write_windows(directory / "w", press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0)
+    return replace(windows, group_W=np.arange(240) // 3 % groups)
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> Taught:
+    made, windows = small(), shown(tmp_path)
+    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
+    return made, windows
+
+
+def graphs_of(values_WSN: Floats, made: Small) -> GraphBatch:
+    found = batch_features(values_WSN, plan_features(made.equipment, made.spec))
+    return tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
+
+
+def told(model: UniversalTemporalGNN, batch: GraphBatch, windows: int = 1) -> Floats:
+    found_WV: Floats = model.distances(batch, windows).numpy().reshape(batch.graphs, -1)
+    return found_WV
+
+
+def inputs(values_WSN: Floats, made: Small, sensors: list[int]) -> Doubles:
+    found = batch_features(values_WSN, plan_features(made.equipment, made.spec))
+    return found.x_WSTF[:, sensors].reshape(len(values_WSN), -1).astype(np.float64)
+
+
+def fit_by_hand(windows: Windows, made: Small) -> DistanceFit:
+    sensors = list(made.equipment.sensors_in_reach(0))
+    x_WL, grade_W = inputs(windows.values(np.arange(len(windows))), made, sensors), windows.labels.grade_WV[:, 0]
+    nothing_DL = np.empty((0, x_WL.shape[1]))
+    moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
+    assert made.model.distance is not None
+    found = fit_distance(
+        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL, np.ones(len(windows), np.bool_), moments,
+        made.model.distance.axes, CONFIG.seed,
+    )  # fmt: skip
+    assert found is not None
+    return found
+
+
+def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
+    made, windows = taught
+    values_WSN = windows.values(np.arange(0, 240, 7))
+    values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
+    found = fit_by_hand(windows, made)
+    expected_W = distances(inputs(values_WSN, made, list(made.equipment.sensors_in_reach(0))), found) / found.limit
+    batch = graphs_of(values_WSN, made)
+    np.testing.assert_allclose(told(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(told(made.model, batch, len(values_WSN)), told(made.model, batch), rtol=1e-4, atol=1e-5)
+
+
+def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None:
+    made, windows = taught
+    sensors = list(made.equipment.sensors_in_reach(0))
+    x_WL, grade_W = inputs(windows.values(np.arange(240)), made, sensors), windows.labels.grade_WV[:, 0]
+    moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K)
+    covariance_LL = covariance(moments, np.arange(x_WL.shape[1]))
+    variance_C, axes_LC = np.linalg.eigh(covariance_LL)
+    whole = DistanceFit(moments.middle_L + moments.apart_KL, axes_LC, variance_C, 1.0, 1.0)
+    away_KWL = x_WL[None] - whole.mean_KL[:, None]
+    exact_KW = np.einsum("kwl,lm,kwm->kw", away_KWL, np.linalg.inv(covariance_LL), away_KWL)
+    np.testing.assert_allclose(distances(x_WL, whole), exact_KW.min(0) / x_WL.shape[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_sensor_that_is_away_is_left_out_of_the_distance(taught: Taught, missing: int) -> None:
+    made, windows = taught
+    sensors, found = list(made.equipment.sensors_in_reach(0)), fit_by_hand(windows, made)
+    values_WSN = windows.values(np.arange(0, 240, 31))
+    x_WL = inputs(values_WSN, made, sensors)
+    each = x_WL.shape[1] // len(sensors)
+    place = sensors.index(missing)
+    square_KW = []
+    for mean_L in found.mean_KL:
+        away_WL = x_WL - mean_L
+        away_WL[:, place * each : (place + 1) * each] = 0.0
+        along_WC = (away_WL @ found.axes_LC) ** 2
+        rest_W = ((away_WL**2).sum(1) - along_WC.sum(1)) / found.rest
+        square_KW.append((along_WC / found.variance_C).sum(1) + rest_W)
+    expected_W = np.min(square_KW, axis=0) / (each * (len(sensors) - 1)) / found.limit
+    alone = [without_sensor(graphs_of(values_WSN[[w]], made), missing) for w in range(len(values_WSN))]
+    np.testing.assert_allclose(told(made.model, concatenate(alone))[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+
+
+def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taught: Taught) -> None:
+    made, windows = taught
+    batch = graphs_of(windows.values(np.arange(2)), made)
+    assert np.isnan(told(made.model, batch)[:, 1:]).all()  # the valve was shown one grade only
+    for sensor in range(len(batch.sensor_slot_S)):
+        batch = without_sensor(batch, sensor)
+    assert np.isnan(told(made.model, batch)).all()
+
+
+def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:
+    made, windows = taught
+    values_WSN = windows.values(np.arange(5))
+    values_WSN[2, 0] = np.nan
+    expected_WV = told(made.model, graphs_of(values_WSN, made))
+    network = InferenceNetwork(made.model)
+    found = score(network, graphs_of(values_WSN, made)).distance_V.reshape(5, -1)
+    np.testing.assert_allclose(found, expected_WV, rtol=1e-3, atol=1e-4)
+    alone = np.stack([score(network, graphs_of(values_WSN[[w]], made)).distance_V for w in range(5)])
+    np.testing.assert_allclose(alone, expected_WV, rtol=1e-3, atol=1e-4)
+
+
+def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: Taught) -> None:
+    made, windows = taught
+    usual_WSN = windows.values(np.arange(240))
+    assert (told(made.model, graphs_of(usual_WSN, made))[:, 0] <= 1.0).mean() > 0.97
+    other_WSN = usual_WSN.copy()
+    other_WSN[:, 1] += 5.0  # what Q1 never did
+    assert (told(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
+
+
+def test_limit_is_of_windows_whose_group_was_not_learned(tmp_path: Path) -> None:
+    made, windows = small(), shown(tmp_path)
+    near = fit_by_hand(windows, made).limit
+    apart = np.array([0.0, 2.0] * 6)[windows.group_W].astype(np.float32)
+    values_WSN = windows.values(np.arange(240)) + apart[:, None, None] * np.sin(np.arange(12, dtype=np.float32))
+    shifted = write_windows(tmp_path / "s", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0)
+    one_of_a_kind = replace(shifted, group_W=np.where(apart > 0, 99, windows.group_W))
+    assert fit_by_hand(one_of_a_kind, made).limit > 3 * near
+
+
+def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
+    made, windows = small(), shown(tmp_path, groups=4)
+    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
+    assert made.model.distance is not None
+    assert np.isposinf(made.model.distance.limit_G.numpy()).all()
+    assert np.isnan(told(made.model, graphs_of(windows.values(np.arange(2)), made))).all()
+
+
+def test_same_windows_give_the_same_fit(tmp_path: Path) -> None:
+    windows = shown(tmp_path)
+    first, again = (fit_by_hand(windows, small()) for _ in range(2))
+    assert first.limit == again.limit
+    np.testing.assert_array_equal(first.axes_LC, again.axes_LC)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes"), [((4, 17, 108, 4), AXES), ((100, 30, 108, 4), 20), ((400, 75, 108, 4), 0), ((0, 0, 108, 2), 0)]
+)
+def test_tables_are_bounded(sizes: tuple[int, int, int, int], axes: int) -> None:
+    assert most_axes(*sizes) == axes
