@@ -24,11 +24,13 @@ ABSENT = 1e30
 class LaidOut(NamedTuple):
     """The tables for one topology of B graphs; arrays are on the host."""
 
-    map_SLC: Tensor
-    """0 where a set does not read a sensor."""
+    map_B: list[Tensor]
+    """Of each graph, [S of the graph x L, G x C]; 0 where a set does not read a sensor."""
     centre_SX: Tensor
     """What the means of the grades add for each sensor, X = G x K x (axes + 1)."""
     read_SG: Tensor
+    of_graph_B: list[Tensor | slice]
+    """The sensors of each graph."""
     pool_BS: Tensor
     component_graph_V: Tensor
     grade_set_V: Tensor
@@ -84,13 +86,18 @@ class EvidenceDistance(nn.Module):
         read_SG = torch.as_tensor((place_SG >= 0).astype(np.float32), device=device)
         row = torch.as_tensor(row_SG.reshape(-1), device=device)
         map_SGLC = self.map_GQLC.view(G * Q, L, C).index_select(0, row).view(S, G, L, C) * read_SG[..., None, None]
+        map_SLD = map_SGLC.transpose(1, 2).reshape(S, L, G * C)
         centre_SGKX = self.centre_GQKX.view(G * Q, K, -1).index_select(0, row).view(S, G, K, -1)
-        pool_BS = (np.arange(graphs)[:, None] == sensor_graph_S).astype(np.float32)
+        pool_BS = np.arange(graphs)[:, None] == sensor_graph_S
+        of_graph_B: list[Tensor | slice] = [
+            slice(None) if own_S.all() else torch.as_tensor(np.flatnonzero(own_S), device=device) for own_S in pool_BS
+        ]
         return LaidOut(
-            map_SLC=map_SGLC.transpose(1, 2).reshape(S, L, G * C),
+            map_B=[map_SLD[own].reshape(-1, G * C) for own in of_graph_B],
             centre_SX=(centre_SGKX * read_SG[..., None, None]).reshape(S, -1),
             read_SG=read_SG,
-            pool_BS=torch.as_tensor(pool_BS, device=device),
+            of_graph_B=of_graph_B,
+            pool_BS=torch.as_tensor(pool_BS.astype(np.float32), device=device),
             component_graph_V=torch.tensor(component_graph_V, device=device),
             grade_set_V=torch.as_tensor(grade_set_V.clip(0), device=device),
             is_graded_V=torch.as_tensor(grade_set_V >= 0, device=device),
@@ -106,15 +113,16 @@ class EvidenceDistance(nn.Module):
         """
         (W, S), (G, _, L, C), (B, _) = there_WS.shape, self.map_GQLC.shape, laid_out.pool_BS.shape
         K, A = C - self.axes, self.axes
-        there_SW = there_WS.T
-        x_SWL = x_WSTF.transpose(0, 1).reshape(S, W, L)
-        told_SWC = torch.bmm(x_SWL, laid_out.map_SLC) * there_SW[..., None]
-        norm_SW = x_SWL.square().sum(2) * there_SW
+        x_WSL = x_WSTF.reshape(W, S, L) * there_WS[..., None]
+        told_B = [
+            x_WSL[:, own].reshape(W, -1) @ map_JD
+            for own, map_JD in zip(laid_out.of_graph_B, laid_out.map_B, strict=True)
+        ]
+        told_BWGC = torch.stack(told_B).view(B, W, G, C)
         pool_BS = laid_out.pool_BS
-        told_BWGC = (pool_BS @ told_SWC.view(S, -1)).view(B, W, G, C)
         pool_BWS = pool_BS[:, None] * there_WS
         centre_BWGKX = (pool_BWS @ laid_out.centre_SX).view(B, W, G, K, A + 1)
-        norm_BWG = (pool_BS[:, None] * norm_SW.T) @ laid_out.read_SG
+        norm_BWG = (pool_BS[:, None] * x_WSL.square().sum(2)) @ laid_out.read_SG
         inputs_BWG = (pool_BWS @ laid_out.read_SG) * L
         square_BWGKA = (told_BWGC[..., None, :A] - centre_BWGKX[..., :A]).square()
         whole_BWGK = norm_BWG[..., None] - 2.0 * told_BWGC[..., A:] + centre_BWGKX[..., A]
