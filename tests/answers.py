@@ -36,12 +36,15 @@ WINDOWS_OF_A_BATCH = 64
 
 
 def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
-    """Return a shipped checkpoint whose weights had normal noise added: so many times the spread of each tensor."""
+    """Return a shipped checkpoint whose weights had normal noise added: so many times the spread of each tensor.
+
+    What it abstains from stays what the shipped one abstains from: the tables of the distance are left alone.
+    """
     found = load(SHIPPED / version)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in found.model.state_dict().values():
-            if weight.is_floating_point() and weight.numel() > 1:
+        for name, weight in found.model.state_dict().items():
+            if weight.is_floating_point() and weight.numel() > 1 and not name.startswith("distance."):
                 weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
     return found
 

@@ -44,13 +44,18 @@ def close_for(name: str, tolerance: float = CLOSE) -> float:
     return tolerance * max(1.0, units.get(name, 1.0))
 
 
+def relative_for(name: str) -> float:
+    """Return how far answers may be apart in relation to themselves: far from training a distance is large."""
+    return 1e-4 if name == "distance_V" else 0.0
+
+
 def assert_same(found: ModelOutput, expected: ModelOutput, tolerance: float = CLOSE) -> None:
     for field in fields(ModelOutput):
         np.testing.assert_allclose(
             getattr(found, field.name),
             getattr(expected, field.name),
             atol=close_for(field.name, tolerance),
-            rtol=0,
+            rtol=relative_for(field.name),
             err_msg=field.name,
         )
 
@@ -79,7 +84,7 @@ def test_batch_of_many_equals_singles_in_any_company() -> None:
                 getattr(together, field.name),
                 np.concatenate([getattr(part, field.name) for part in parts]),
                 atol=close_for(field.name),
-                rtol=0,
+                rtol=relative_for(field.name),
             )
 
 
