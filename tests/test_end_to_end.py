@@ -399,7 +399,7 @@ def _replicas(system: System, deployment: str) -> int:
 
 
 def _replicas_become(system: System, deployment: str, expected: int) -> bool:
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 180  # each look starts a process, and so does a replica
     while time.monotonic() < give_up and _replicas(system, deployment) != expected:
         time.sleep(0.5)
     return _replicas(system, deployment) == expected
