@@ -211,7 +211,7 @@ class Diagnostics:
 
     def _order(self, resolved: Resolved) -> tuple[str, ...]:
         releases = self._versions.order(resolved.equipment.equipment_id, resolved.request.model_version)
-        return tuple(release.version for release in releases)
+        return tuple([release.version for release in releases])
 
     def _work_of(self, kind: Hashable) -> "Work[Resolved, bytes]":
         assert isinstance(kind, _Kind)

@@ -174,21 +174,21 @@ class ReleasedVersions:
             For each window its scores, or why there are none.
         """
         outcomes: list[Scored | HydraulicDiagnosticsError | None] = [None] * len(windows)
-        groups: dict[tuple[Release, ...], list[int]] = {}
+        groups: dict[tuple[str, ...], tuple[tuple[Release, ...], list[int]]] = {}
         for position, item in enumerate(windows):
             try:
                 order = self.order(item.window.equipment.equipment_id, item.forced_version)
             except (UnknownVersion, ModelUnavailable) as error:
                 outcomes[position] = error
                 continue
-            groups.setdefault(order, []).append(position)
+            groups.setdefault(tuple([release.version for release in order]), (order, []))[1].append(position)
         answers = await asyncio.gather(
             *(
                 self._score_group(releases, [windows[position] for position in group])
-                for releases, group in groups.items()
+                for releases, group in groups.values()
             )
         )
-        for group, answer in zip(groups.values(), answers, strict=True):
+        for (_, group), answer in zip(groups.values(), answers, strict=True):
             for position, outcome in zip(group, answer, strict=True):
                 outcomes[position] = outcome
         return [_answered(outcome) for outcome in outcomes]
