@@ -7,7 +7,7 @@ Invariant: an item that can't be answered yields its error and disturbs no other
 
 import asyncio
 import logging
-import uuid
+import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from datetime import datetime
@@ -255,7 +255,7 @@ class Diagnostics:
         equipment = resolved.equipment
         inline = resolved.inline is not None
         occasion = Occasion(
-            diagnosis_id=uuid.uuid4().hex,
+            diagnosis_id=secrets.token_hex(16),
             created_at=now,
             window=interval_of(resolved.bins, equipment),
             source="inline" if inline else "store",
