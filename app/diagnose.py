@@ -5,18 +5,17 @@ Invariant: what can't be told is null, with a reason.
 """
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
-from typing import TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from app.errors import LimitExceeded
 from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
-from app.graph import ModelOutput
-from app.knowledge import DIGITS, UNTOLD, Condition, Knowledge, Told, told_of, unit
+from app.knowledge import DIGITS, UNTOLD, Condition, Knowledge, Told, unit
 from app.schemas.diagnosis import Basis, Diagnosis, State, Window
 from app.schemas.equipment import Component, Equipment
 
@@ -37,21 +36,19 @@ def too_large_to_explain(sensors: int) -> LimitExceeded:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(NamedTuple):
     """A model's output for one equipment, components in topology order.
 
     Args:
-        output: for this equipment's components alone.
+        told: of this equipment's components alone.
         contribution_VS: health without a sensor less health with it, or None when not asked for.
     """
 
-    output: ModelOutput
+    told: Sequence[Told]
     contribution_VS: F32 | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
+class Occasion(NamedTuple):
     """When and about what a diagnosis is made: its identity, its window, and where its readings came from, with the digest of its bins."""
 
     diagnosis_id: str
@@ -61,6 +58,32 @@ class Occasion:
     stale_s: float | None
     fallback: bool
     input_digest: str
+
+
+class _Interval(TypedDict):
+    """The fields of a `Window`."""
+
+    start: datetime
+    end: datetime
+
+
+class _Fault(TypedDict):
+    """The fields of a `FaultySensor`."""
+
+    sensor_id: str
+    reason: str
+
+
+class _Quality(TypedDict):
+    """The fields of an `InputQuality`."""
+
+    source: str
+    missing_sensors: Sequence[str]
+    faulty_sensors: Sequence[_Fault]
+    unusual_sensors: Sequence[str]
+    coverage: float
+    stale_s: float | None
+    digest: str
 
 
 class _Weight(TypedDict):
@@ -88,6 +111,24 @@ class _Fields(TypedDict):
     evidence: Sequence[_Weight]
 
 
+class DiagnosisFields(TypedDict):
+    """The fields of a `Diagnosis`, in its order, as plain values."""
+
+    diagnosis_id: str
+    equipment_id: str
+    created_at: datetime
+    window: _Interval
+    model_version: str
+    weights_sha256: str
+    topology_revision: str
+    fallback: bool
+    input: _Quality
+    status: Literal["ok", "insufficient_evidence"]
+    reasons: Sequence[str]
+    health: float | None
+    components: Sequence[_Fields]
+
+
 def diagnose(
     equipment: Equipment,
     occasion: Occasion,
@@ -97,7 +138,29 @@ def diagnose(
     thresholds: Thresholds,
     previous: Mapping[str, State],
 ) -> Diagnosis:
-    """Make the full answer for one equipment at one time.
+    """Make the full answer for one equipment at one time, as `tell` does, and hold it to its schema.
+
+    Raises:
+        ValidationError: a value is not as the schema says, which is an error of ours.
+    """
+    return Diagnosis.model_validate(tell(equipment, occasion, scores, summary, knowledge, thresholds, previous))
+
+
+def as_json(fields: DiagnosisFields) -> bytes:
+    """Return a diagnosis as JSON: the text that `Diagnosis` makes of the same fields, at a tenth of its cost."""
+    return orjson.dumps(fields, option=orjson.OPT_UTC_Z)
+
+
+def tell(
+    equipment: Equipment,
+    occasion: Occasion,
+    scores: Scores,
+    summary: InputSummary,
+    knowledge: Knowledge,
+    thresholds: Thresholds,
+    previous: Mapping[str, State],
+) -> DiagnosisFields:
+    """Work out the full answer for one equipment at one time.
 
     Args:
         equipment: the topology that the scores are of.
@@ -107,16 +170,13 @@ def diagnose(
         knowledge: what the version was taught.
         thresholds: where states begin and when to abstain.
         previous: last known state by component id, for hysteresis; empty when there is none.
-
-    Raises:
-        ValidationError: a value is not as the schema says, which is an error of ours.
     """
     components: list[_Fields] = []
     doubts: dict[str, str] = {}
     strange: dict[str, float] = {}
     lacking = _lacking(equipment, summary)
     for index, (component, told, novelty) in enumerate(
-        zip(equipment.components, told_of(scores.output), summary.novelty_V.tolist(), strict=True)
+        zip(equipment.components, scores.told, summary.novelty_V.tolist(), strict=True)
     ):
         condition = knowledge.condition(component, told)
         doubt = knowledge.doubt(component, told, condition) if index in lacking else ""
@@ -146,33 +206,29 @@ def diagnose(
     known = labelled or (
         [] if untold else usual
     )  # usual readings of the others say nothing of a component that is not told
-    beyond = np.flatnonzero(summary.excess_S > summary.excess_limit_S)
-    # one validation of plain values costs a fraction of what one for each part does, and refuses the same
-    return Diagnosis.model_validate(
-        {
-            "diagnosis_id": occasion.diagnosis_id,
-            "equipment_id": equipment.equipment_id,
-            "created_at": occasion.created_at,
-            "window": occasion.window,
-            "model_version": knowledge.version,
-            "weights_sha256": knowledge.weights_sha256,
-            "topology_revision": equipment.revision,
-            "fallback": occasion.fallback,
-            "input": {
-                "source": "inline" if occasion.source == "inline" else "store",
-                "missing_sensors": summary.missing,
-                "faulty_sensors": [{"sensor_id": item.sensor_id, "reason": item.reason} for item in summary.faults],
-                "unusual_sensors": [equipment.sensor_ids[position] for position in beyond.tolist()],
-                "coverage": unit(float(summary.coverage_S.mean())) if summary.coverage_S.size else 0.0,
-                "stale_s": occasion.stale_s,
-                "digest": occasion.input_digest,
-            },
-            "status": "insufficient_evidence" if reasons else "ok",
-            "reasons": reasons,
-            "health": min(known) if known else None,
-            "components": components,
-        }
-    )
+    return {
+        "diagnosis_id": occasion.diagnosis_id,
+        "equipment_id": equipment.equipment_id,
+        "created_at": occasion.created_at,
+        "window": {"start": occasion.window.start, "end": occasion.window.end},
+        "model_version": knowledge.version,
+        "weights_sha256": knowledge.weights_sha256,
+        "topology_revision": equipment.revision,
+        "fallback": occasion.fallback,
+        "input": {
+            "source": "inline" if occasion.source == "inline" else "store",
+            "missing_sensors": summary.missing,
+            "faulty_sensors": [{"sensor_id": item.sensor_id, "reason": item.reason} for item in summary.faults],
+            "unusual_sensors": summary.beyond,
+            "coverage": unit(summary.coverage),
+            "stale_s": occasion.stale_s,
+            "digest": occasion.input_digest,
+        },
+        "status": "insufficient_evidence" if reasons else "ok",
+        "reasons": reasons,
+        "health": min(known) if known else None,
+        "components": components,
+    }
 
 
 def state_of(health: float, previous: State | None, thresholds: Thresholds) -> State:

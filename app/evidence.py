@@ -5,13 +5,15 @@ Pure. Invariant: an abstention says what was expected, what was found and what t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.bins import Floats
 from app.feature_spec import FeatureSpec
-from app.features import Fault, FeatureBatch, SensorFeatures, faults_of, missing_sensors
+from app.features import Fault, FeatureBatch, SensorFeatures, faults_of
 from app.novelty import NoveltyPlan, leaves_range, novelty_health, plan_novelty
 from app.schemas.equipment import Equipment
 
@@ -48,14 +50,13 @@ class Thresholds:
             raise ValueError(f"expected max_distance above 0, found {self.max_distance:g}: correct the thresholds")
 
 
-@dataclass(frozen=True, slots=True)
-class InputSummary:
+class InputSummary(NamedTuple):
     """What the features say of the input; sensors and components in topology order.
 
     Args:
-        coverage_S: share of the window's bins that hold a reading.
+        coverage: share of the window's sensor bins that hold a reading.
         excess_S: how far each sensor leaves the range of training, 0 inside it; NaN for sensors that can't be judged.
-        excess_limit_S: what held-out windows of training stayed below; infinite where that is not known.
+        beyond: sensors that leave it further than held-out windows of training did.
         missing: sensors without a reading.
         unreferenced: sensors that the checkpoint has no reference for.
         faults: sensors left out, and why.
@@ -64,9 +65,9 @@ class InputSummary:
         novelty_without_S: that of the sensor's component had the sensor not been there; NaN where nothing can be said.
     """
 
-    coverage_S: Floats
+    coverage: float
     excess_S: Floats
-    excess_limit_S: Floats
+    beyond: tuple[str, ...]
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
     faults: tuple[Fault, ...]
@@ -79,7 +80,8 @@ class InputSummary:
 class SummaryBatch:
     """What the features say of the input of W windows of one topology; see `InputSummary`.
 
-    `fault_WS` is as in `FeatureBatch`; `unreferenced_S` and `excess_limit_S` hold for every window.
+    `coverage_WS` and `fault_WS` are as in `FeatureBatch`; `excess_limit_S` is what held-out windows of training stayed below,
+    infinite where that is not known; it and `unreferenced_S` hold for every window.
     """
 
     coverage_WS: Floats
@@ -91,21 +93,27 @@ class SummaryBatch:
     novelty_WV: Floats
     novelty_without_WS: Floats
 
-    def window(self, index: int, sensor_ids: Sequence[str]) -> InputSummary:
-        """Return what is said of one window; `sensor_ids` are those of the topology."""
-        return InputSummary(
-            coverage_S=self.coverage_WS[index],
-            excess_S=self.excess_WS[index],
-            excess_limit_S=self.excess_limit_S,
-            missing=missing_sensors(self.coverage_WS[index], sensor_ids),
-            unreferenced=tuple(
-                name for name, alien in zip(sensor_ids, self.unreferenced_S.tolist(), strict=True) if alien
-            ),
-            faults=faults_of(self.fault_WS[index], sensor_ids),
-            unusual=bool(self.unusual_W[index]),
-            novelty_V=self.novelty_WV[index],
-            novelty_without_S=self.novelty_without_WS[index],
-        )
+    def windows(self, sensor_ids: Sequence[str]) -> list[InputSummary]:
+        """Return what is said of each window; `sensor_ids` are those of the topology."""
+        coverage_W = self.coverage_WS.mean(axis=1).tolist() if len(sensor_ids) else [0.0] * len(self.coverage_WS)
+        beyond_W = _named(self.excess_WS > self.excess_limit_S, sensor_ids)
+        missing_W = _named(self.coverage_WS == 0.0, sensor_ids)
+        unreferenced = tuple(compress(sensor_ids, self.unreferenced_S.tolist()))
+        faulty = set(np.flatnonzero(self.fault_WS.any(axis=1)).tolist())
+        return [
+            InputSummary(
+                coverage=coverage_W[index],
+                excess_S=self.excess_WS[index],
+                beyond=beyond_W[index],
+                missing=missing_W[index],
+                unreferenced=unreferenced,
+                faults=faults_of(self.fault_WS[index], sensor_ids) if index in faulty else (),
+                unusual=unusual,
+                novelty_V=self.novelty_WV[index],
+                novelty_without_S=self.novelty_without_WS[index],
+            )
+            for index, unusual in enumerate(self.unusual_W.tolist())
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +171,9 @@ def summarise(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec)
     plan = plan_summary(equipment, spec)
     novelty = novelty_health(features.excess_S[None], plan.novelty)
     return InputSummary(
-        coverage_S=features.coverage_S,
+        coverage=float(features.coverage_S.mean()) if features.coverage_S.size else 0.0,
         excess_S=features.excess_S,
-        excess_limit_S=plan.excess_limit_S,
+        beyond=_named(features.excess_S[None] > plan.excess_limit_S, equipment.sensor_ids)[0],
         missing=features.missing,
         unreferenced=features.unreferenced,
         faults=features.faulty,
@@ -178,11 +186,10 @@ def summarise(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec)
 def abstention_reasons(equipment: Equipment, summary: InputSummary, thresholds: Thresholds) -> tuple[str, ...]:
     """Say why the evidence is insufficient; empty when it is not."""
     reasons = []
-    coverage = float(summary.coverage_S.mean()) if summary.coverage_S.size else 0.0
-    if coverage < thresholds.min_coverage:
+    if summary.coverage < thresholds.min_coverage:
         reasons.append(
-            f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor bins, found {coverage:.0%}: "
-            "check that the sensors send"
+            f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor bins, found "
+            f"{summary.coverage:.0%}: check that the sensors send"
         )
     useless = (*summary.missing, *(fault.sensor_id for fault in summary.faults))
     share = len(useless) / max(1, len(equipment.sensors))
@@ -211,3 +218,11 @@ def listed(names: Sequence[str], limit: int = 10) -> str:
     """Return the first names of a list as text, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+def _named(flag_WS: NDArray[np.bool_], sensor_ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the names of the sensors that are flagged in each window; mostly there are none."""
+    named: list[tuple[str, ...]] = [()] * len(flag_WS)
+    for window in np.flatnonzero(flag_WS.any(axis=1)).tolist():
+        named[window] = tuple(compress(sensor_ids, flag_WS[window].tolist()))
+    return named

@@ -178,5 +178,7 @@ class Knowledge:
 
 
 def unit(value: float) -> float:
-    """Bring a number into [0, 1] and to the decimals that are told."""
-    return round(min(1.0, max(0.0, value)), DIGITS)
+    """Bring a number into [0, 1] and to the decimals that are told; one that is not a number to 0."""
+    if not value > 0.0:
+        return 0.0
+    return 1.0 if value >= 1.0 else round(value, DIGITS)

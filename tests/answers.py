@@ -22,7 +22,7 @@ from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.graph import split_output
 from app.implementation import choose
-from app.knowledge import Knowledge
+from app.knowledge import Knowledge, told_of
 from app.model import score
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, ToldComponent
@@ -63,14 +63,15 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         part = chosen[start : start + WINDOWS_OF_A_BATCH]
         graph, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
         outputs = split_output(score(network, graph), [len(equipment.components)] * len(part))
-        for place, (row, output) in enumerate(zip(part.tolist(), outputs, strict=True)):
+        summaries = summary.windows(equipment.sensor_ids)
+        for place, (row, output, of_window) in enumerate(zip(part.tolist(), outputs, summaries, strict=True)):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
             occasion = Occasion(
                 f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
             )  # fmt: skip
-            of_window = summary.window(place, equipment.sensor_ids)
-            found.append(diagnose(equipment, occasion, Scores(output), of_window, knowledge, Thresholds(), {}))
+            told = Scores(told_of(output))
+            found.append(diagnose(equipment, occasion, told, of_window, knowledge, Thresholds(), {}))
     return found
 
 

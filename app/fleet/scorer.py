@@ -23,7 +23,7 @@ from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
 from app.diagnose import Occasion, Scores, diagnose
 from app.errors import CheckpointError, HydraulicDiagnosticsError
-from app.evidence import SummaryBatch
+from app.evidence import InputSummary, SummaryBatch
 from app.features import check_shape
 from app.fleet.plan import Plan
 from app.graph import (
@@ -34,7 +34,7 @@ from app.graph import (
     take_graphs,
 )
 from app.implementation import choose
-from app.knowledge import Knowledge
+from app.knowledge import Knowledge, told_of
 from app.model import Network, score
 from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
@@ -43,6 +43,7 @@ from app.serving.recent import Recent
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, interval_of, window_before
 from app.settings import Settings
+from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
@@ -137,7 +138,7 @@ class _Group:
 class _Computed:
     """A batch's diagnoses that are to be stored, and the outcomes of all its machines."""
 
-    diagnoses: Sequence[Diagnosis]
+    diagnoses: Sequence[StoredDiagnosis]
     outcomes: Sequence[Outcome]
 
 
@@ -232,15 +233,18 @@ class FleetScorer:
                 outcomes[place] = Outcome(machine.equipment.equipment_id, "failed", machine.version, NO_READINGS)
         failures: dict[int, Exception] = {}
         groups = [group for places in alike.values() for group in _built(places, batch, read, version, failures)]
-        diagnoses: list[Diagnosis] = []
+        diagnoses: list[StoredDiagnosis] = []
         for group, outputs in _scored(groups, version.network, failures):
+            summaries = group.summary.windows(batch[group.places[0]].equipment.sensor_ids)
             for place, row, output in zip(group.places, group.rows, outputs, strict=True):
                 try:
-                    diagnosis = self._diagnosis(batch[place], read, place, output, group, row, version)
+                    diagnosis = self._diagnosis(
+                        batch[place], read, place, output, summaries[row], group.digests[row], version
+                    )
                 except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
                     failures[place] = error
                     continue
-                diagnoses.append(diagnosis)
+                diagnoses.append(StoredDiagnosis.of(diagnosis))
                 outcomes[place] = Outcome(batch[place].equipment.equipment_id, diagnosis.status, batch[place].version)
         outcomes |= {place: self._failed(batch[place], error) for place, error in failures.items()}
         share_s = (time.perf_counter() - started) / len(batch)
@@ -252,8 +256,8 @@ class FleetScorer:
         read: _Read,
         place: int,
         output: ModelOutput,
-        group: _Group,
-        row: int,
+        summary: InputSummary,
+        input_digest: str,
         version: _Version,
     ) -> Diagnosis:
         equipment, newest = machine.equipment, read.windows[place].newest
@@ -264,15 +268,14 @@ class FleetScorer:
             source="store",
             stale_s=None if newest is None else max(0.0, (self._plan.at - newest).total_seconds()),
             fallback=False,
-            input_digest=group.digests[row],
+            input_digest=input_digest,
         )
         taught = version.checkpoint
         knowledge = Knowledge.of(
             machine.version, equipment.design, taught.card, taught.feature_spec, taught.calibration
         )
-        of_window = group.summary.window(row, equipment.sensor_ids)
-        thresholds, previous = self._plan.thresholds, read.previous[place]
-        return diagnose(equipment, occasion, Scores(output), of_window, knowledge, thresholds, previous)
+        scores, thresholds, previous = Scores(told_of(output)), self._plan.thresholds, read.previous[place]
+        return diagnose(equipment, occasion, scores, summary, knowledge, thresholds, previous)
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
         """Return the outcome of a machine that can't be scored; the first of each error not the project's is logged whole."""

@@ -24,7 +24,7 @@ from app.errors import CheckpointError, InputError, UnknownDiagnosis, WindowErro
 from app.evidence import Thresholds
 from app.features import check_shape
 from app.implementation import choose
-from app.knowledge import Knowledge
+from app.knowledge import Knowledge, told_of
 from app.model import score
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
@@ -241,8 +241,8 @@ def _made(then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: 
         fallback=then.fallback,
         input_digest=window_digest(values_SN),
     )
-    of_window = summary.window(0, equipment.sensor_ids)
-    return diagnose(equipment, occasion, Scores(output), of_window, taught, Thresholds(), {})
+    (of_window,) = summary.windows(equipment.sensor_ids)
+    return diagnose(equipment, occasion, Scores(told_of(output)), of_window, taught, Thresholds(), {})
 
 
 def _compared(then: Diagnosis, now: Diagnosis, head: str, changed: Sequence[str]) -> Replayed:

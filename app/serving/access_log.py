@@ -54,5 +54,9 @@ class AccessLog:
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.note_request(scope["method"], route, status, seconds)
-        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.info("access", extra={**fields, "trace_id": scope["trace_id"]})
+        if logger.isEnabledFor(logging.INFO):
+            # without looking for the line of code that it comes from, and for what else Ray puts into a record
+            line = logging.LogRecord(logger.name, logging.INFO, "", 0, "access", None, None)
+            fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            vars(line).update(fields, trace_id=scope["trace_id"])
+            logger.handle(line)

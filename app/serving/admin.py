@@ -71,7 +71,7 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
         responses=answer_of("ReleaseAnswer"),
     )
     async def put_traffic(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
-        order = TrafficOrder.model_validate_json(await read_body(request, MAX_ORDER_BYTES))
+        order = TrafficOrder.model_validate_json(await read_body(request.headers, request.receive, MAX_ORDER_BYTES))
         return _answered(await desk.split(asked(request, order.reason, dry_run=dry_run), order.weights))
 
     @api.post(
@@ -83,7 +83,9 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
         responses=answer_of("ReleaseAnswer"),
     )
     async def roll_back(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
-        order = RollbackOrder.model_validate_json(await read_body(request, MAX_ORDER_BYTES) or b"{}")
+        order = RollbackOrder.model_validate_json(
+            await read_body(request.headers, request.receive, MAX_ORDER_BYTES) or b"{}"
+        )
         return _answered(await desk.rollback(asked(request, order.reason, dry_run=dry_run)))
 
     @api.post(
@@ -95,7 +97,9 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
         responses=answer_of("ReleaseAnswer"),
     )
     async def deploy(request: Request, version: Version, *, dry_run: Annotated[bool, Query()] = False) -> Response:
-        order = DeployOrder.model_validate_json(await read_body(request, MAX_ORDER_BYTES) or b"{}")
+        order = DeployOrder.model_validate_json(
+            await read_body(request.headers, request.receive, MAX_ORDER_BYTES) or b"{}"
+        )
         return _answered(await desk.deploy(asked(request, order.reason, dry_run=dry_run), version, order.device))
 
 

@@ -33,7 +33,7 @@ from app.serving.experiments import add_experiment_route
 from app.serving.openapi import answer_of, body_of, document_bodies
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.requests import checked_interval, parse_batch
-from app.serving.routes import access, json_answer, read_body
+from app.serving.routes import access, headers_of, json_answer, read_body
 from app.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,9 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         openapi_extra=body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
-        answer = await service.machines.put(equipment_id, await read_body(request, MAX_TOPOLOGY_BYTES))
+        answer = await service.machines.put(
+            equipment_id, await read_body(request.headers, request.receive, MAX_TOPOLOGY_BYTES)
+        )
         return json_answer(answer.model_dump_json().encode(), 201 if answer.created else 200)
 
     @api.get(
@@ -160,7 +162,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         responses=answer_of("IngestAnswer"),
     )
     async def post_readings(request: Request) -> Response:
-        body = await read_body(request, MAX_READINGS_BYTES)
+        body = await read_body(request.headers, request.receive, MAX_READINGS_BYTES)
         answer = await service.machines.ingest(body, request.headers.get("content-type", ""))
         if answer.rejected and not answer.accepted and not answer.duplicates:
             return respond(_all_rejected(answer, request.scope["trace_id"]))
@@ -183,10 +185,11 @@ def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
 
 
 def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
-    async def post_diagnosis(request: Request) -> Response:
-        await service.authenticator.require(request.headers, "diagnose")
-        body = await read_body(request, MAX_DIAGNOSIS_BYTES)
-        return json_answer(await service.diagnostics.answer(DiagnosisRequest.model_validate_json(body)))
+    async def post_diagnosis(request: Request) -> bytes:
+        headers = headers_of(request.scope)
+        await service.authenticator.require(headers, "diagnose")
+        body = await read_body(headers, request.receive, MAX_DIAGNOSIS_BYTES)
+        return await service.diagnostics.answer(DiagnosisRequest.model_validate_json(body))
 
     api.router.add_api_route(
         "/v1/diagnoses",
@@ -197,6 +200,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         dependencies=[access(service.authenticator, "diagnose")],
         openapi_extra=body_of("DiagnosisRequest"),
         responses=answer_of("Diagnosis"),
+        response_model=None,
         route_class_override=DirectRoute,
     )
 
@@ -209,7 +213,7 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         responses=answer_of("Diagnosis", "application/x-ndjson"),
     )
     async def post_batch(request: Request) -> Response:
-        items = parse_batch(await read_body(request, MAX_BATCH_BYTES))
+        items = parse_batch(await read_body(request.headers, request.receive, MAX_BATCH_BYTES))
         trace_id = request.scope["trace_id"]
 
         async def lines() -> AsyncIterator[bytes]:

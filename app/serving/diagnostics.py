@@ -7,16 +7,14 @@ Invariant: an item that can't be answered yields its error and disturbs no other
 
 import asyncio
 import logging
-import uuid
+import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from app.diagnose import Occasion, diagnose
+from app.diagnose import DiagnosisFields, Occasion, as_json, tell
 from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
 from app.evidence import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
@@ -32,6 +30,7 @@ from app.serving.requests import Resolved, resolve
 from app.serving.shadows import Returned, Shadows
 from app.serving.window_source import WindowSource, age_s
 from app.serving.windows import interval_of
+from app.store.diagnoses import StoredDiagnosis
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -62,10 +61,10 @@ class _Kind(NamedTuple):
 
 
 class _Concluded(NamedTuple):
-    """A diagnosis that was made: as JSON, as itself, and what it was made of."""
+    """A diagnosis that was made: as JSON, as its fields, and what it was made of."""
 
     body: bytes
-    diagnosis: Diagnosis
+    fields: DiagnosisFields
     occasion: Occasion
     previous: Mapping[str, State]
 
@@ -96,7 +95,7 @@ class Diagnostics:
         self._now = now
         self._thresholds = Thresholds()
         self._source = WindowSource(store, machines, metrics)
-        self._journal: Journal[Diagnosis] = Journal(
+        self._journal: Journal[StoredDiagnosis] = Journal(
             store.insert_diagnoses, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored
         )
         self._states: OrderedDict[str, _Stood] = OrderedDict()
@@ -212,7 +211,7 @@ class Diagnostics:
 
     def _order(self, resolved: Resolved) -> tuple[str, ...]:
         releases = self._versions.order(resolved.equipment.equipment_id, resolved.request.model_version)
-        return tuple(release.version for release in releases)
+        return tuple([release.version for release in releases])
 
     def _work_of(self, kind: Hashable) -> "Work[Resolved, bytes]":
         assert isinstance(kind, _Kind)
@@ -247,8 +246,6 @@ class Diagnostics:
                 made = self._conclude(items[position], outcome, newest_s[position], now)
                 outcomes[position] = made.body
                 self._show(ready[position], outcome, made)
-            except ValidationError as error:
-                outcomes[position] = _of_our_own(error)
             except Exception as error:
                 logger.exception("diagnosis not made", extra={"equipment_id": items[position].equipment.equipment_id})
                 outcomes[position] = error
@@ -258,7 +255,7 @@ class Diagnostics:
         equipment = resolved.equipment
         inline = resolved.inline is not None
         occasion = Occasion(
-            diagnosis_id=uuid.uuid4().hex,
+            diagnosis_id=secrets.token_hex(16),
             created_at=now,
             window=interval_of(resolved.bins, equipment),
             source="inline" if inline else "store",
@@ -268,19 +265,31 @@ class Diagnostics:
         )
         live = not inline and resolved.request.model_version is None
         previous = self._previous(equipment.equipment_id, occasion.window.end) if live else None
-        diagnosis = diagnose(
+        told = tell(
             equipment, occasion, scored.scores, scored.summary, scored.knowledge, self._thresholds, previous or {}
         )
-        body = diagnosis.__pydantic_serializer__.to_json(diagnosis)
+        body = as_json(told)
         if previous is not None:
-            states = {item.component_id: item.state for item in diagnosis.components}
+            states = {item["component_id"]: item["state"] for item in told["components"]}
             self._states[equipment.equipment_id] = _Stood(occasion.window.end, previous, states)
             self._states.move_to_end(equipment.equipment_id)
             if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
-        self._journal.add(diagnosis)
-        self._metrics.diagnoses.labels(diagnosis.model_version, diagnosis.status, str(diagnosis.fallback).lower()).inc()
-        return _Concluded(body, diagnosis, occasion, previous or {})
+        self._journal.add(
+            StoredDiagnosis(
+                occasion.diagnosis_id,
+                now,
+                equipment.equipment_id,
+                occasion.window.start,
+                occasion.window.end,
+                told["model_version"],
+                told["status"],
+                told["health"],
+                body.decode(),
+            )
+        )
+        self._metrics.diagnoses.labels(told["model_version"], told["status"], str(scored.fallback).lower()).inc()
+        return _Concluded(body, told, occasion, previous or {})
 
     def _show(self, asked: WindowToScore, scored: Scored, made: _Concluded) -> None:
         """Give the shadows what the version that traffic chose has told; what was forced or stood in for compares nothing."""
@@ -288,10 +297,17 @@ class Diagnostics:
             return
         try:
             self._shadows.offer(
-                Returned(asked.window, made.occasion, made.previous, self._thresholds, made.diagnosis, scored.seconds)
+                Returned(
+                    asked.window,
+                    made.occasion,
+                    made.previous,
+                    self._thresholds,
+                    Diagnosis.model_validate(made.fields),
+                    scored.seconds,
+                )
             )
         except Exception:  # the caller has its answer
-            logger.exception("copy not made", extra={"equipment_id": made.diagnosis.equipment_id})
+            logger.exception("copy not made", extra={"equipment_id": made.fields["equipment_id"]})
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
         """Return how the machine stood before this window; None when a newer one was diagnosed already."""
@@ -310,7 +326,7 @@ class Diagnostics:
         """
         waiting = self._journal.waiting(diagnosis_id)
         if waiting is not None:
-            return waiting.model_dump_json().encode()
+            return waiting.body.encode()
         body = await self._store.get_diagnosis(diagnosis_id)
         if body is None:
             raise UnknownDiagnosis(
@@ -356,9 +372,3 @@ def _outcome(found: bytes | BaseException) -> Outcome:
     if isinstance(found, BaseException) and not isinstance(found, Exception):
         raise found
     return found
-
-
-def _of_our_own(error: ValidationError) -> RuntimeError:
-    """Keep what we made ourselves, and is not as its schema says, from being told as the caller's mistake."""
-    logger.error("schema not kept", extra={"reason": str(error)})
-    return RuntimeError(f"expected our own {error.title} to be as its schema says, found {error.error_count()} errors")

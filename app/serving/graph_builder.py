@@ -164,8 +164,7 @@ def _group(windows: Sequence[tuple[int, SentWindow]], known: _Topology) -> Built
 def _values(window: SentWindow, known: _Topology) -> Floats:
     values_SN = window.readings
     if isinstance(values_SN, StoredWindow):
-        named = known.equipment.model_copy(update={"equipment_id": window.equipment_id})
-        values_SN = decode_window(values_SN, named)
+        values_SN = decode_window(values_SN, known.equipment)
     check_shape(values_SN, known.plan.features, window.equipment_id)
     return values_SN
 

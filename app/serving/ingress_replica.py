@@ -3,6 +3,7 @@
 Invariant: its process does what `Ingress` does and nothing else; it imports no torch.
 """
 
+import gc
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,10 @@ from ray.serve.handle import DeploymentHandle
 from app.serving import handles
 from app.serving.ingress import Ingress, OpenDesk
 from app.serving.released import Chain
+
+COLLECT_AFTER = (20_000, 20, 20)
+"""Of `gc.set_threshold`: a batch of diagnoses is thousands of objects that go by themselves, and looking for cycles among them
+after each 700 is a tenth of the work."""
 
 
 @serve.ingress()
@@ -28,6 +33,7 @@ class IngressReplica(Ingress):
     def __init__(
         self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float, open_desk: OpenDesk
     ) -> None:
+        gc.set_threshold(*COLLECT_AFTER)
         build = partial(handles.build, handles.passing(builder))
         chain = Chain(build, handles.score, handles.describe, handles.probe)
         super().__init__(chain, equipment_files, timeout_s, open_desk)

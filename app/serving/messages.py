@@ -17,8 +17,7 @@ from app.serving.recent import Recent
 from app.store.windows import StoredWindow
 
 
-@dataclass(frozen=True, slots=True)
-class WindowInput:
+class WindowInput(NamedTuple):
     """One window to build a graph of; `build_call` makes of it what travels.
 
     Args:

@@ -19,6 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.requests = Counter(
             "hydraulic_http_requests_total",
             "HTTP requests answered",
@@ -124,8 +125,14 @@ class Metrics:
 
     def note_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; a method that is none of `HTTP_METHODS` counts as other."""
-        self.requests.labels(method if method in HTTP_METHODS else "other", route, str(status)).inc()
-        self.request_seconds.labels(route).observe(seconds)
+        method = method if method in HTTP_METHODS else "other"
+        found = self._of_request.get((method, route, status))
+        if found is None:  # finding a child by its labels takes longer than to count
+            found = self.requests.labels(method, route, str(status)), self.request_seconds.labels(route)
+            self._of_request[method, route, status] = found
+        requests, request_seconds = found
+        requests.inc()
+        request_seconds.observe(seconds)
 
     def exposition(self) -> bytes:
         """Return all metrics in the Prometheus text format."""

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
@@ -21,8 +21,8 @@ from app.errors import (
     UnknownVersion,
 )
 from app.evidence import InputSummary
-from app.graph import concatenate, split_output
-from app.knowledge import Knowledge
+from app.graph import concatenate
+from app.knowledge import Knowledge, told_of
 from app.serving.circuit_breaker import CircuitBreaker
 from app.serving.messages import (
     BuildAnswer,
@@ -62,8 +62,7 @@ class Chain:
     probe: Probe
 
 
-@dataclass(frozen=True, slots=True)
-class WindowToScore:
+class WindowToScore(NamedTuple):
     """A window, the version that the caller forces, if any, and whether evidence is wanted."""
 
     window: WindowInput
@@ -71,8 +70,7 @@ class WindowToScore:
     explain: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """A window's scores, its input's summary and digest, what the version knows, whether it stood in.
 
     `seconds` is how long building and scoring took, for all windows that went through together.
@@ -87,10 +85,11 @@ class Scored:
 
 
 class _Part(NamedTuple):
-    """A window: the group that it was built in, and its place there."""
+    """A window: the group that it was built in, its place there, and what is said of its input."""
 
     group: BuiltGroup
     place: int
+    summary: InputSummary
 
     @property
     def position(self) -> int:
@@ -175,21 +174,21 @@ class ReleasedVersions:
             For each window its scores, or why there are none.
         """
         outcomes: list[Scored | HydraulicDiagnosticsError | None] = [None] * len(windows)
-        groups: dict[tuple[Release, ...], list[int]] = {}
+        groups: dict[tuple[str, ...], tuple[tuple[Release, ...], list[int]]] = {}
         for position, item in enumerate(windows):
             try:
                 order = self.order(item.window.equipment.equipment_id, item.forced_version)
             except (UnknownVersion, ModelUnavailable) as error:
                 outcomes[position] = error
                 continue
-            groups.setdefault(order, []).append(position)
+            groups.setdefault(tuple([release.version for release in order]), (order, []))[1].append(position)
         answers = await asyncio.gather(
             *(
                 self._score_group(releases, [windows[position] for position in group])
-                for releases, group in groups.items()
+                for releases, group in groups.values()
             )
         )
-        for group, answer in zip(groups.values(), answers, strict=True):
+        for (_, group), answer in zip(groups.values(), answers, strict=True):
             for position, outcome in zip(group, answer, strict=True):
                 outcomes[position] = outcome
         return [_answered(outcome) for outcome in outcomes]
@@ -255,11 +254,13 @@ class ReleasedVersions:
         outcomes: list[Scored | HydraulicDiagnosticsError] = [
             built.errors.get(position) or ModelUnavailable("not scored yet") for position in range(len(items))
         ]
+        taught: dict[str, Knowledge] = {}
         batches: dict[tuple[int, bool], list[_Part]] = {}
         for group in built.groups:
-            for place, position in enumerate(group.positions):
+            summaries = group.summary.windows(items[group.positions[0]].window.equipment.sensor_ids)
+            for place, (position, summary) in enumerate(zip(group.positions, summaries, strict=True)):
                 key = (group.graph.x_STF.shape[1], items[position].explain)
-                batches.setdefault(key, []).append(_Part(group, place))
+                batches.setdefault(key, []).append(_Part(group, place, summary))
         for (_, explain), parts in batches.items():
             answers = await self._scores_of(version, parts, explain=explain)
             seconds = time.perf_counter() - started
@@ -267,12 +268,14 @@ class ReleasedVersions:
                 if not isinstance(answer, Scores):
                     outcomes[part.position] = answer
                     continue
-                equipment = items[part.position].window.equipment
+                design = items[part.position].window.equipment.design
+                if design not in taught:
+                    taught[design] = version.knowledge_of(design)
                 outcomes[part.position] = Scored(
                     scores=answer,
-                    summary=part.group.summary.window(part.place, equipment.sensor_ids),
+                    summary=part.summary,
                     input_digest=part.group.digests[part.place],
-                    knowledge=version.knowledge_of(equipment),
+                    knowledge=taught[design],
                     fallback=fallback,
                     seconds=seconds,
                 )
@@ -328,9 +331,11 @@ class ReleasedVersions:
         started = time.perf_counter()
         answer = await self._asked(version.release, self._chain.score(version.release.application, call))
         self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
-        outputs = split_output(answer.output, [part.group.components for part in parts])
+        told = told_of(answer.output)
+        ends = list(accumulate(part.group.components for part in parts))
         return [
-            Scores(output, answer.contributions[order] if explain else None) for order, output in enumerate(outputs)
+            Scores(told[start:end], answer.contributions[order] if explain else None)
+            for order, (start, end) in enumerate(pairwise([0, *ends]))
         ]
 
     async def _asked(self, release: Release, call: Awaitable[T]) -> T:

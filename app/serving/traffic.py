@@ -75,8 +75,9 @@ def order_of_versions(equipment_id: str, traffic: Traffic) -> tuple[Release, ...
     """
     weighted = [release for release in traffic.releases if release.weight > 0]
     idle = [release for release in traffic.releases if release.weight == 0]
-    ranked = sorted(weighted, key=lambda release: _distance(equipment_id, release))
-    return (*ranked, *idle)
+    if len(weighted) > 1:
+        weighted.sort(key=lambda release: _distance(equipment_id, release))
+    return (*weighted, *idle)
 
 
 def _distance(equipment_id: str, release: Release) -> float:

@@ -12,7 +12,6 @@ from app.card import Card
 from app.errors import ModelUnavailable
 from app.feature_spec import FeatureSpec
 from app.knowledge import Knowledge
-from app.schemas.equipment import Equipment
 from app.serving.messages import VersionDescription
 from app.serving.traffic import Release
 
@@ -27,9 +26,9 @@ class Version:
     calibration: Calibration
     description: VersionDescription
 
-    def knowledge_of(self, equipment: Equipment) -> Knowledge:
-        """Return what this version was taught about an equipment's design."""
-        return Knowledge.of(self.release.version, equipment.design, self.card, self.spec, self.calibration)
+    def knowledge_of(self, design: str) -> Knowledge:
+        """Return what this version was taught about a design."""
+        return Knowledge.of(self.release.version, design, self.card, self.spec, self.calibration)
 
 
 def name_of(release: Release) -> str:

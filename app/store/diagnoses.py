@@ -5,23 +5,30 @@ Invariant: a stored diagnosis never changes; storing it again is without effect.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple, Self
 
 from app.schemas.diagnosis import Diagnosis
 from app.store.partitions import Partitions, months_of_days
 from app.store.pool import Database, first_value
 
 
-async def insert_diagnoses(database: Database, partitions: Partitions, diagnoses: Sequence[Diagnosis]) -> None:
-    """Store diagnoses in one statement; may be repeated.
+class StoredDiagnosis(NamedTuple):
+    """A diagnosis as a row: the columns of `insert_diagnoses` in their order, the last one the answer itself as JSON."""
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-        StoreError: it refused.
-    """
-    if not diagnoses:
-        return
-    rows = [
-        (
+    diagnosis_id: str
+    created_at: datetime
+    equipment_id: str
+    start: datetime
+    end: datetime
+    model_version: str
+    status: str
+    health: float | None
+    body: str
+
+    @classmethod
+    def of(cls, item: Diagnosis) -> Self:
+        """Return the row of a diagnosis."""
+        return cls(
             item.diagnosis_id,
             item.created_at,
             item.equipment_id,
@@ -32,9 +39,18 @@ async def insert_diagnoses(database: Database, partitions: Partitions, diagnoses
             item.health,
             item.model_dump_json(),
         )
-        for item in diagnoses
-    ]
-    columns = [list(column) for column in zip(*rows, strict=True)]
+
+
+async def insert_diagnoses(database: Database, partitions: Partitions, diagnoses: Sequence[StoredDiagnosis]) -> None:
+    """Store diagnoses in one statement; may be repeated.
+
+    Raises:
+        StoreUnavailable: the database can't be reached.
+        StoreError: it refused.
+    """
+    if not diagnoses:
+        return
+    columns = [list(column) for column in zip(*diagnoses, strict=True)]
     await partitions.write(
         months_of_days(item.created_at for item in diagnoses), lambda: database.fetch("insert_diagnoses", *columns)
     )

@@ -9,9 +9,9 @@ from datetime import datetime
 
 from numpy.typing import ArrayLike
 
-from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.store import diagnoses, equipment, keys, labels, migrate, readings, releases, shadow_answers, windows
+from app.store.diagnoses import StoredDiagnosis
 from app.store.equipment import EquipmentRecord, PutResult
 from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
@@ -132,7 +132,7 @@ class Store:
         """Return the labels that overlap an interval, by time, then component."""
         return await labels.read_labels(self._database, equipment_id, start_us, end_us)
 
-    async def insert_diagnoses(self, items: Sequence[Diagnosis]) -> None:
+    async def insert_diagnoses(self, items: Sequence[StoredDiagnosis]) -> None:
         """Store diagnoses in one statement; may be repeated."""
         await diagnoses.insert_diagnoses(self._database, self._partitions, items)
 

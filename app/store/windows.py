@@ -7,6 +7,7 @@ Invariant: a decoded value is the float32 of the grid, bit for bit; NaN where th
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -172,7 +173,7 @@ def decode_window(window: StoredWindow, equipment: Equipment) -> Floats:
 
     Args:
         window: as `read_windows` gave it.
-        equipment: whose it is.
+        equipment: whose it is, or another one of the same sensors and grid.
 
     Returns:
         [S, N] means in the order of `Equipment.sensors`, NaN where there is no reading.
@@ -182,11 +183,10 @@ def decode_window(window: StoredWindow, equipment: Equipment) -> Floats:
     """
     if window.count and window.grid_us != equipment.grid_us:
         raise WindowError(
-            f"expected bins of {equipment.grid_us} us for '{equipment.equipment_id}', found {window.grid_us} us: its "
+            f"expected bins of {equipment.grid_us} us for '{window.equipment_id}', found {window.grid_us} us: its "
             "topology was changed meanwhile; ask again"
         )
-    slots = {sensor_id: slot for slot, sensor_id in enumerate(window.slot_sensors)}
-    slots_S = np.array([slots.get(sensor_id, -1) for sensor_id in equipment.sensor_ids], np.int64)
+    slots_S = _slots(window.slot_sensors, equipment.sensor_ids)
     values_SN = np.full((len(slots_S), window.bins), np.nan, np.float32)
     if not window.count:
         return values_SN
@@ -200,10 +200,17 @@ def decode_window(window: StoredWindow, equipment: Equipment) -> Floats:
         stored = np.flatnonzero((slots_S >= 0) & (slots_S < width))
         # An element is its length, always 4 bytes, and its value.
         columns = _HEAD_WORDS + 1 + 2 * slots_S[stored]
-        values_SN[np.ix_(stored, bins_R[start : start + len(rows_RW)])] = rows_RW[:, columns].T.view(">f4")
+        values_SN[stored[:, None], bins_R[start : start + len(rows_RW)]] = rows_RW[:, columns].T.view(">f4")
         start += len(rows_RW)
         words = words[rows_RW.size :]
     return values_SN
+
+
+@lru_cache(maxsize=1_000)
+def _slots(slot_sensors: tuple[str, ...], sensor_ids: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the place of each sensor in the stored arrays, -1 where it has none; not to be written to."""
+    slots = {sensor_id: slot for slot, sensor_id in enumerate(slot_sensors)}
+    return np.array([slots.get(sensor_id, -1) for sensor_id in sensor_ids], np.int64)
 
 
 def _rows_of_width(words: NDArray[np.uint32], width: int, most: int) -> NDArray[np.uint32]:

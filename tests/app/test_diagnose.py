@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app import diagnose as diagnose_module
+from app.bins import Floats
 from app.calibration import ComponentCalibration
-from app.diagnose import STATES, Occasion, Scores, diagnose, state_of
+from app.diagnose import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
 from app.evidence import InputSummary, Thresholds, abstention_reasons
 from app.features import Fault
 from app.graph import ModelOutput
-from app.knowledge import Knowledge
+from app.knowledge import Knowledge, told_of
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
@@ -75,11 +76,15 @@ def output(
     )
 
 
+def scores_of(found: ModelOutput, contribution_VS: Floats | None = None) -> Scores:
+    return Scores(told_of(found), contribution_VS)
+
+
 def summary(**changes: object) -> InputSummary:
     values: dict[str, object] = {
-        "coverage_S": f32(1, 1, 1),
+        "coverage": 1.0,
         "excess_S": f32(0, 0, 0),
-        "excess_limit_S": f32(0.1, 0.1, 0.1),
+        "beyond": (),
         "missing": (),
         "unreferenced": (),
         "faults": (),
@@ -120,10 +125,11 @@ def make(
         fallback=False,
         input_digest="cd34",
     )
-    machine = equipment or press()
-    return diagnose(
-        machine, occasion, scores or Scores(output()), summary(**changes), knowledge, thresholds or Thresholds(), {}
-    )
+    machine, found, limits = equipment or press(), scores or scores_of(output()), thresholds or Thresholds()
+    made = diagnose(machine, occasion, found, summary(**changes), knowledge, limits, {})
+    told = tell(machine, occasion, found, summary(**changes), knowledge, limits, {})
+    assert as_json(told) == made.model_dump_json().encode()
+    return made
 
 
 def test_what_is_needed_to_make_it_again_is_kept():
@@ -155,7 +161,7 @@ def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
     told = output()
     for values in (told.health_V, told.rate_V, told.rul_V, told.grade_probability_VK):
         values[0] = np.nan
-    diagnosis = make(Scores(told))
+    diagnosis = make(scores_of(told))
     pump = diagnosis.components[0]
     assert (pump.health, pump.state, pump.basis, pump.interval) == (None, "unknown", "none", (0.0, 1.0))
     assert (pump.condition, pump.confidence) == (None, None)
@@ -170,7 +176,7 @@ def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
 
 
 def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so():
-    diagnosis = make(Scores(output(distance=1.3)))
+    diagnosis = make(scores_of(output(distance=1.3)))
     pump, motor = diagnosis.components[:2]
     assert (pump.health, pump.state, pump.condition, pump.basis) == (None, "unknown", None, "none")
     assert motor.health is not None
@@ -184,12 +190,12 @@ def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so(
 
 @pytest.mark.parametrize("distance", [0.0, 1.0, float("nan")])
 def test_component_whose_evidence_is_near_or_can_not_be_placed_is_told(distance: float):
-    diagnosis = make(Scores(output(distance=distance)))
+    diagnosis = make(scores_of(output(distance=distance)))
     assert (diagnosis.components[0].condition, diagnosis.status) == ("worn", "ok")
 
 
 def test_distance_that_is_allowed_is_a_threshold():
-    assert make(Scores(output(distance=1.3)), thresholds=Thresholds(max_distance=1.4)).status == "ok"
+    assert make(scores_of(output(distance=1.3)), thresholds=Thresholds(max_distance=1.4)).status == "ok"
     with pytest.raises(ValueError, match="expected max_distance above 0, found nan"):
         Thresholds(max_distance=float("nan"))
 
@@ -235,8 +241,8 @@ def test_rate_and_remaining_life_are_told_with_the_component():
 def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagnosis_says_why():
     contribution_VS = np.ones((3, 3), np.float32)
     knowledge = taught(pump=ComponentCalibration(least_confidence=0.75))
-    assert make(Scores(output(), contribution_VS), knowledge).components[0].condition is not None
-    diagnosis = make(Scores(output(), contribution_VS), knowledge, missing=("q",))
+    assert make(scores_of(output(), contribution_VS), knowledge).components[0].condition is not None
+    diagnosis = make(scores_of(output(), contribution_VS), knowledge, missing=("q",))
     pump, motor, _ = diagnosis.components
     assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
     assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
@@ -251,7 +257,7 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
 def test_abstention_stands_beside_the_reasons_of_the_input():
     diagnosis = make(
         knowledge=taught(pump=ComponentCalibration(least_confidence=0.75)),
-        coverage_S=f32(0.4, 0.4, 0.4),
+        coverage=0.4,
         faults=(Fault("q", "frozen"),),
     )
     assert [reason.split(",")[0][:30] for reason in diagnosis.reasons] == [
@@ -266,21 +272,21 @@ def test_evidence_is_empty_unless_asked_for():
 
 def test_evidence_is_ordered_by_weight_and_leaves_out_what_is_not_known():
     contribution_VS = np.array([[0.1, -0.4, np.nan], [0, 0, 0], [0, 0, 0]], np.float32)
-    pump, motor, _ = make(Scores(output(), contribution_VS)).components
+    pump, motor, _ = make(scores_of(output(), contribution_VS)).components
     assert [(item.sensor_id, pytest.approx(item.contribution)) for item in pump.evidence] == [("q", -0.4), ("p", 0.1)]
     assert [item.sensor_id for item in motor.evidence] == []
 
 
 def test_evidence_of_novelty_is_what_the_sensor_takes_away():
     contribution_VS = np.zeros((3, 3), np.float32)
-    motor = make(Scores(output(), contribution_VS), novelty_without_S=f32(1, 1, 1)).components[1]
+    motor = make(scores_of(output(), contribution_VS), novelty_without_S=f32(1, 1, 1)).components[1]
     assert [(item.sensor_id, pytest.approx(item.contribution, abs=1e-6)) for item in motor.evidence] == [("w", 0.2)]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"coverage_S": f32(0.4, 0.4, 0.4)}, "expected readings in at least 50% .* found 40%"),
+        ({"coverage": 0.4}, "expected readings in at least 50% .* found 40%"),
         ({"missing": ("p", "q")}, "at most 40% of the sensors missing or faulty, found 67% .p, q."),
         ({"faults": (Fault("p", "frozen"), Fault("q", "noisy"))}, "found 67%"),
         ({"unreferenced": ("w",)}, "trained on for design 'press', found w"),
@@ -305,7 +311,7 @@ def test_unusual_window_of_a_cyclic_machine_asks_for_the_cycle():
 
 
 def test_input_quality_is_told():
-    quality = make(missing=("p",), faults=(Fault("q", "frozen"),), excess_S=f32(np.nan, np.nan, 0.3)).input
+    quality = make(missing=("p",), faults=(Fault("q", "frozen"),), beyond=("w",)).input
     assert quality.missing_sensors == ("p",)
     assert [(item.sensor_id, item.reason) for item in quality.faulty_sensors] == [("q", "frozen")]
     assert quality.unusual_sensors == ("w",)
@@ -342,13 +348,59 @@ def test_hysteresis_never_makes_a_state_better_than_it_is(health: float, previou
 @given(st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 100))
 def test_health_is_always_inside_its_interval(health: float, spread: float, reach: float):
     diagnosis = make(
-        Scores(output(health=health, spread=spread)), taught(pump=ComponentCalibration(health_reach=reach))
+        scores_of(output(health=health, spread=spread)), taught(pump=ComponentCalibration(health_reach=reach))
     )
     for component in diagnosis.components:
         low, high = component.interval
         assert 0 <= low <= high <= 1
         if component.health is not None:
             assert low <= component.health <= high
+
+
+NUMBERS = st.floats(width=32)
+NAMES = st.sets(st.sampled_from(["p", "q", "w"])).map(sorted).map(tuple)
+TIMES = st.timedeltas(timedelta(days=-20_000), timedelta(days=60_000)).map(lambda since: START + since)
+
+
+@st.composite
+def told_fields(draw: st.DrawFn) -> DiagnosisFields:
+    """Draw the fields of any diagnosis of the press: a network that answers anything, about an input of any quality."""
+    values_8V = np.array(draw(st.lists(NUMBERS, min_size=24, max_size=24)), np.float32).reshape(8, 3)
+    values_8V[[1, 4]] = np.abs(values_8V[[1, 4]])  # spreads
+    shares_VK = np.array(
+        draw(st.lists(st.floats(0, 1, width=32) | st.just(np.nan), min_size=9, max_size=9)), np.float32
+    )
+    found = ModelOutput(*values_8V[:5], shares_VK.reshape(3, 3), values_8V[5])
+    contribution_VS = np.array(draw(st.lists(NUMBERS, min_size=9, max_size=9)), np.float32).reshape(3, 3)
+    faults = tuple(Fault(name, draw(st.sampled_from(["out_of_range", "frozen", "noisy"]))) for name in draw(NAMES))
+    end = draw(TIMES)
+    occasion = Occasion(
+        diagnosis_id=draw(st.text("0123456789abcdef", min_size=32, max_size=32)),
+        created_at=draw(TIMES),
+        window=Window(start=end - timedelta(minutes=1), end=end),
+        source=draw(st.sampled_from(["store", "inline"])),
+        stale_s=draw(st.none() | st.floats(0, 1e9)),
+        fallback=draw(st.booleans()),
+        input_digest="cd34",
+    )
+    input_quality = summary(
+        coverage=draw(st.floats(0, 1)), missing=draw(NAMES), faults=faults, beyond=draw(NAMES), unusual=draw(st.booleans()),
+        novelty_V=values_8V[6], novelty_without_S=values_8V[7], excess_S=contribution_VS[0],
+    )  # fmt: skip
+    knowledge = taught(
+        pump=ComponentCalibration(
+            least_confidence=draw(st.floats(0, 1)), rul_cap_h=draw(st.none() | st.floats(1e-3, 1e6))
+        )
+    )
+    scores = scores_of(found, draw(st.sampled_from([None, contribution_VS])))
+    previous = dict.fromkeys(draw(st.sets(st.sampled_from(["pump", "motor"]))), draw(st.sampled_from(STATES)))
+    limits = Thresholds(max_distance=draw(st.sampled_from([1.0, 1e30])))
+    return tell(press(), occasion, scores, input_quality, knowledge, limits, previous)
+
+
+@given(told_fields())
+def test_text_of_an_answer_is_what_the_schema_makes_of_its_fields(fields: DiagnosisFields):
+    assert as_json(fields) == Diagnosis.model_validate(fields).model_dump_json().encode()
 
 
 @pytest.mark.parametrize("evidence", ["both", "forward", "backward", "none"])

@@ -12,7 +12,7 @@ from app.schemas.equipment import Component, Grade
 NAN, INF = float("nan"), float("inf")
 GRADES = (Grade(name="new", health=1.0), Grade(name="worn", health=0.5), Grade(name="gone", health=0.1))
 FAN = Component(component_id="fan", type="fan")
-TOLD = Told(0.5, 0.1, 2.0, 60.0, 10.0, (0.1, 0.7, 0.2, NAN))
+TOLD = Told(0.5, 0.1, 2.0, 60.0, 10.0, (0.1, 0.7, 0.2, NAN), NAN)
 ALL_HEADS: tuple[Head, ...] = ("grade", "health", "rate", "rul")
 
 

@@ -1,7 +1,5 @@
 """Windows of one topology by a plan: what each gives alone, and what can never fit."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -21,15 +19,8 @@ def test_windows_built_together_are_what_each_is_alone() -> None:
     graph, summary = build_windows(values_WSN, plan_windows(made.equipment, made.spec))
     features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
     equal(graph, concatenate([build_graph(made.equipment, each, made.spec) for each in features]))
-    for place, each in enumerate(features):
-        mine, theirs = (
-            dataclasses.asdict(found)
-            for found in (
-                summary.window(place, made.equipment.sensor_ids),
-                summarise(made.equipment, each, made.spec),
-            )
-        )
-        np.testing.assert_equal(mine, theirs)
+    for mine, each in zip(summary.windows(made.equipment.sensor_ids), features, strict=True):
+        np.testing.assert_equal(mine._asdict(), summarise(made.equipment, each, made.spec)._asdict())
 
 
 def test_topology_that_no_window_can_fit_is_refused_with_the_plan() -> None:

@@ -21,6 +21,7 @@ from app.model import Network, score
 from app.schemas.diagnosis import Diagnosis, Window
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins
+from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageSizes
 from app.store.store import Store
 from app.store.windows import decode_window
@@ -110,7 +111,7 @@ async def test_page_that_ends_in_the_middle_leaves_whole_batches(
     run = await begin(store, plan)
     insert, calls = store.insert_diagnoses, 0
 
-    async def failing_later(items: list[Diagnosis]) -> None:
+    async def failing_later(items: list[StoredDiagnosis]) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
@@ -226,7 +227,7 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
             "components": tuple(item.model_copy(update={"state": "critical"}) for item in fresh.components),
         }
     )
-    await store.insert_diagnoses([before])
+    await store.insert_diagnoses([StoredDiagnosis.of(before)])
 
     async def states(name: str, plan: Plan) -> dict[str, str]:
         run = await begin(store, plan, name)

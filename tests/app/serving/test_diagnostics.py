@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import orjson
 import pytest
-from pydantic import ValidationError
 
 from app.demo.equipment import rig_equipment
+from app.diagnose import DiagnosisFields
 from app.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
@@ -20,6 +20,7 @@ from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions
 from app.serving.windows import Bins
 from app.store.store import Store
+from tests.app.serving.conftest import LocalChain
 from tests.rig import inline_readings, rig_cycle
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -91,18 +92,39 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 
 
 @pytest.mark.usefixtures("registered")
-async def test_diagnosis_that_breaks_its_own_schema_is_not_told_as_the_callers_mistake(
+async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(*_: object) -> Diagnosis:
-        return Diagnosis.model_validate({})
+    def broken(*_: object) -> DiagnosisFields:
+        raise KeyError("of our own")
 
-    monkeypatch.setattr(module, "diagnose", broken)
-    with pytest.raises(RuntimeError, match="our own Diagnosis"):
+    monkeypatch.setattr(module, "tell", broken)
+    with pytest.raises(KeyError, match="of our own"):
         await diagnostics.answer(inline())
-    outcome = (await outcomes(diagnostics, [inline()]))[0]
-    assert isinstance(outcome, RuntimeError)
-    assert not isinstance(outcome, ValidationError)
+    assert isinstance((await outcomes(diagnostics, [inline()]))[0], KeyError)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("broken", [False, True])
+async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes(
+    diagnostics: Diagnostics, local: LocalChain, store: Store, explain: bool, broken: bool
+):
+    rig = rig_equipment()
+    await store.put_equipment(rig)
+    start_us = round(NOW.timestamp() * 1e6) - 60_000_000
+    for name in rig.sensor_ids[2:]:  # two are missing
+        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, rig_cycle(0)[0][name])
+    local.broken = {"model-1"} if broken else set()
+    for request in (DiagnosisRequest(equipment_id=rig.equipment_id, explain=explain), inline(explain=explain)):
+        body = await diagnostics.answer(request)
+        made = Diagnosis.model_validate_json(body)
+        assert made.model_dump_json().encode() == body
+        assert made.fallback == broken
+        assert (made.input.source == "inline") == (request.readings is not None)
+        assert any(item.evidence for item in made.components) == explain
+        assert await diagnostics.stored_diagnosis(made.diagnosis_id) == body
+        await diagnostics._journal.flush()
+        assert await diagnostics.stored_diagnosis(made.diagnosis_id) == body
 
 
 @pytest.mark.usefixtures("registered")
@@ -147,13 +169,13 @@ class Known:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.previous: list[dict[str, str]] = []
-        original = module.diagnose
+        original = module.tell
 
-        def noting(*arguments: object) -> Diagnosis:
+        def noting(*arguments: object) -> DiagnosisFields:
             self.previous.append(dict(arguments[-1]))  # type: ignore[call-overload]
             return original(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(module, "diagnose", noting)
+        monkeypatch.setattr(module, "tell", noting)
 
 
 async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(

@@ -7,10 +7,10 @@ from operator import attrgetter
 import pytest
 
 from app.errors import StoreUnavailable
-from app.schemas.diagnosis import Diagnosis
 from app.serving import journal
 from app.serving.journal import Journal
 from app.serving.metrics import Metrics
+from app.store.diagnoses import StoredDiagnosis
 from tests.app.test_diagnose import make
 
 
@@ -21,7 +21,7 @@ class Database:
         self.away = False
         self.statements: list[list[str]] = []
 
-    async def insert(self, items: Sequence[Diagnosis]) -> None:
+    async def insert(self, items: Sequence[StoredDiagnosis]) -> None:
         await asyncio.sleep(0)
         if self.away:
             raise StoreUnavailable("expected the database, found nothing")
@@ -29,13 +29,13 @@ class Database:
 
 
 def journal_of(
-    insert: Callable[[Sequence[Diagnosis]], Awaitable[None]], metrics: Metrics, most: int = journal.MAX_WAITING
-) -> Journal[Diagnosis]:
+    insert: Callable[[Sequence[StoredDiagnosis]], Awaitable[None]], metrics: Metrics, most: int = journal.MAX_WAITING
+) -> Journal[StoredDiagnosis]:
     return Journal(insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most)
 
 
-def numbered(number: int) -> Diagnosis:
-    return make().model_copy(update={"diagnosis_id": f"d{number}"})
+def numbered(number: int) -> StoredDiagnosis:
+    return StoredDiagnosis.of(make())._replace(diagnosis_id=f"d{number}")
 
 
 async def until(condition, timeout_s: float = 5.0) -> None:
@@ -68,7 +68,7 @@ async def test_what_waits_is_found_and_flushed():
 async def test_flush_ends_although_others_go_on_adding():
     count = 0
 
-    async def insert(items: Sequence[Diagnosis]) -> None:
+    async def insert(items: Sequence[StoredDiagnosis]) -> None:
         nonlocal count
         count += 1
         await asyncio.sleep(0)

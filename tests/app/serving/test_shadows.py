@@ -10,7 +10,6 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
-from app.serving import diagnostics as diagnostics_module
 from app.serving import shadows as module
 from app.serving.diagnostics import Diagnostics
 from app.serving.machines import Machines
@@ -235,7 +234,6 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
         raise KeyError("of our own")
 
     monkeypatch.setattr(module, "diagnose", broken)
-    assert module.diagnose is not diagnostics_module.diagnose
     versions.set_traffic(shadowed(100, "2"))
     assert (await ask(diagnostics, inline())).model_version == "1"
     await until(lambda: bool(copies(metrics)))

@@ -2,6 +2,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
+from app.store.diagnoses import StoredDiagnosis
 from app.store.store import Store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,7 +27,7 @@ def diagnosis(diagnosis_id: str, end: datetime, created_at: datetime = NOW, equi
 async def test_stored_diagnosis_comes_back_as_it_was(store: Store):
     stored = diagnosis("d1", NOW)
 
-    await store.insert_diagnoses([stored])
+    await store.insert_diagnoses([StoredDiagnosis.of(stored)])
 
     body = await store.get_diagnosis("d1")
     assert body is not None
@@ -35,8 +36,11 @@ async def test_stored_diagnosis_comes_back_as_it_was(store: Store):
 
 
 async def test_storing_again_changes_nothing(store: Store):
-    await store.insert_diagnoses([diagnosis("d1", NOW), diagnosis("d2", NOW)])
-    await store.insert_diagnoses([diagnosis("d2", NOW, equipment_id="other"), diagnosis("d3", NOW)])
+    for pair in (
+        [diagnosis("d1", NOW), diagnosis("d2", NOW)],
+        [diagnosis("d2", NOW, equipment_id="other"), diagnosis("d3", NOW)],
+    ):
+        await store.insert_diagnoses([StoredDiagnosis.of(item) for item in pair])
     await store.insert_diagnoses([])
 
     assert len(await store.diagnosis_history("rig", None, None, 10)) == 3
@@ -46,7 +50,10 @@ async def test_storing_again_changes_nothing(store: Store):
 async def test_history_is_newest_first_within_the_interval_over_months(store: Store):
     ends = [NOW - timedelta(days=30 * age) for age in range(4)]
     await store.insert_diagnoses(
-        [diagnosis(f"d{age}", end, created_at=NOW - timedelta(days=40 * age)) for age, end in enumerate(ends)]
+        [
+            StoredDiagnosis.of(diagnosis(f"d{age}", end, created_at=NOW - timedelta(days=40 * age)))
+            for age, end in enumerate(ends)
+        ]
     )
 
     async def ids(start: datetime | None, end: datetime | None, limit: int = 10) -> list[str]:

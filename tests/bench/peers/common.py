@@ -26,7 +26,7 @@ from app.errors import UnknownEquipment
 from app.evidence import InputSummary, SummaryBatch, Thresholds
 from app.graph import GraphBatch, concatenate, split_output
 from app.implementation import choose
-from app.knowledge import Knowledge
+from app.knowledge import Knowledge, told_of
 from app.model import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
@@ -110,11 +110,11 @@ class Diagnoser:
         outputs = iter(split_output(output, [len(item.equipment.components) for item in order]))
         diagnoses: dict[int, Diagnosis] = {}
         for group in groups:
-            for place, position in enumerate(group.positions):
+            summaries = group.summary.windows(fetched[group.positions[0]].equipment.sensor_ids)
+            for position, summary in zip(group.positions, summaries, strict=True):
                 item = fetched[position]
-                summary = group.summary.window(place, item.equipment.sensor_ids)
                 diagnoses[position] = self.conclude(
-                    item.equipment, item.bins, item.window.newest, Scores(next(outputs)), summary
+                    item.equipment, item.bins, item.window.newest, Scores(told_of(next(outputs))), summary
                 )
         return [diagnoses[position] for position in range(len(fetched))]
 

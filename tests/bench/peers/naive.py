@@ -19,6 +19,7 @@ from torch_geometric.data import Batch, Data
 from app.bins import Floats
 from app.diagnose import Scores
 from app.graph import GraphBatch
+from app.knowledge import told_of
 from app.model import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
@@ -102,8 +103,8 @@ def build() -> FastAPI:
             group = diagnoser.group([0], equipment, pivot(rows, equipment, bins)[None])
             output = score(diagnoser.network, through_pyg(group.graph))
             newest = max((row["time"] for row in rows), default=None)
-            summary = group.summary.window(0, equipment.sensor_ids)
-            return diagnoser.conclude(equipment, bins, newest, Scores(output), summary)
+            (summary,) = group.summary.windows(equipment.sensor_ids)
+            return diagnoser.conclude(equipment, bins, newest, Scores(told_of(output)), summary)
 
         return await asyncio.to_thread(work)
 
