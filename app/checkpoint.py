@@ -127,10 +127,12 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
         weights = load_tensors((directory / files.WEIGHTS).read_bytes())
     except SafetensorError as error:
         raise CheckpointError(f"'{directory / files.WEIGHTS}' is not a safetensors file: {error}") from error
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the first weights are drawn and thrown away: leave the caller's sequence alone
-        model = UniversalTemporalGNN(config)
+    # the first weights are drawn and thrown away: leave the caller's sequence alone
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model = UniversalTemporalGNN(config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"'{directory / files.MODEL_CONFIG}' has no sizes of a network: {error}") from error
     _check_weights(model, weights, directory)
     model.load_state_dict(weights)
     model.to(device).eval()

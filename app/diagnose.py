@@ -182,7 +182,7 @@ def tell(
         doubt = knowledge.doubt(component, told, condition) if index in lacking else ""
         if told.distance > thresholds.max_distance:  # false where it is not known
             strange[component.component_id] = told.distance
-        elif doubt:
+        if doubt:
             doubts[component.component_id] = doubt
         if component.component_id in strange or doubt:
             components.append(_kept_back(component))
@@ -324,11 +324,11 @@ def _reasons_of_silence(
 def _reason_of_distance(strange: Mapping[str, float], thresholds: Thresholds) -> tuple[str, ...]:
     if not strange:
         return ()
-    told = (
-        f"expected evidence within {thresholds.max_distance:g} times the distance from training that held-out conditions kept, "
-        f"found {max(strange.values()):.2g} times for {listed(tuple(strange))}"
+    found = ", ".join(f"{name} {distance:.3g}" for name, distance in strange.items())
+    expected = f"at most {thresholds.max_distance:g} times as far from training as is usual of held-out conditions"
+    return (
+        f"expected evidence {expected}, found {found}: inspect the machine, and train on labelled windows of this condition",
     )
-    return (f"{told}: inspect the machine, and train on labelled windows of this condition",)
 
 
 def _evidence(

@@ -1,41 +1,52 @@
-"""How far a component's evidence is from what training showed of its grades, in units of what held-out conditions stayed within.
+"""How far a component's evidence is from what training showed of its grades; 1.0 is where windows of held-out groups begin to be outliers.
 
 The distance is Mahalanobis', from the nearest grade's mean, under the covariance that the second opinion is fitted with, as a few principal
-axes and one variance for all the rest (Tipping and Bishop, Probabilistic principal component analysis, 1999). We deviate where sensors are
-away: what is there is measured against its share of the axes, and the sum divided by the inputs that are there.
-Dimension key: see `app/model.py`; further `C` = axes and K means, `W` windows that share one topology of B graphs.
+axes and one variance for all the rest (Tipping and Bishop, Probabilistic principal component analysis, 1999), divided by the number of
+inputs. Of a window with gaps it is that of the inputs that are there, under their own part of the covariance, so that what is absent
+neither adds nor excuses anything.
+Dimension key: see `app/model.py`; further `A` = axes, `C` = axes and K means, `W` windows with the same sensors, `J` = inputs of all their
+sensors, `D` = sets that read one of them.
 Invariant: a component's distance reads the sensors that its grades are read from, and no others.
 """
 
-from typing import NamedTuple
+from collections import OrderedDict
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.bins import Floats
-from app.graph import Integers
+from app.graph import GraphBatch, Integers
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 ABSENT = 1e30
 """Squared norm of the mean of a grade that training never showed: finite, so that nothing times it is NaN, and never the nearest."""
+MAX_KEPT = 32
+"""Sets of sensors, and patterns of gaps in them, that tables are kept for between calls."""
 
 
-class LaidOut(NamedTuple):
-    """The tables for one topology of B graphs; arrays are on the host."""
+class _LaidOut(NamedTuple):
+    """The tables for one set of sensors in this order."""
 
-    map_B: list[Tensor]
-    """Of each graph, [S of the graph x L, G x C]; 0 where a set does not read a sensor."""
-    centre_SX: Tensor
-    """What the means of the grades add for each sensor, X = G x K x (axes + 1)."""
-    read_SG: Tensor
-    of_graph_B: list[Tensor | slice]
-    """The sensors of each graph."""
-    pool_BS: Tensor
-    component_graph_V: Tensor
-    grade_set_V: Tensor
-    """Of each component; the first set's for those without one."""
-    is_graded_V: Tensor
+    sets_D: Tensor
+    map_JDC: Tensor
+    """0 where a set does not read a sensor."""
+    read_SD: Tensor
+
+
+class _Pattern(NamedTuple):
+    """What follows from which inputs are there."""
+
+    inverse_DAA: Tensor
+    """See `_inverse`."""
+    centre_DKA: Tensor
+    """Means of the grades, on the axes, of the inputs that are there."""
+    norm_DK: Tensor
+    """Their squared norms."""
+    inputs_D: Tensor
 
 
 class EvidenceDistance(nn.Module):
@@ -68,75 +79,118 @@ class EvidenceDistance(nn.Module):
         """What distances are divided by; infinite for a set that has none."""
         self.place_GR: Tensor
         """Place of each sensor among those that the set reads, -1 where it does not read it."""
+        self._laid_out: OrderedDict[bytes, _LaidOut] = OrderedDict()
+        self._patterns: OrderedDict[tuple[bytes, bytes], _Pattern] = OrderedDict()
 
-    def lay_out(
-        self,
-        sensor_slot_S: Integers,
-        sensor_graph_S: Integers,
-        component_graph_V: Integers,
-        grade_set_V: Integers,
-        graphs: int,
-    ) -> LaidOut:
-        """Take from the tables what a topology of some graphs needs; see `GraphBatch` for the arrays."""
-        S = len(sensor_slot_S)
-        G, Q, L, C = self.map_GQLC.shape
-        K, device = C - self.axes, self.map_GQLC.device
-        place_SG = np.where(sensor_slot_S[:, None] >= 0, self.place_GR.cpu().numpy()[:, sensor_slot_S.clip(0)].T, -1)
-        row_SG = np.arange(G) * Q + place_SG.clip(0)
-        read_SG = torch.as_tensor((place_SG >= 0).astype(np.float32), device=device)
-        row = torch.as_tensor(row_SG.reshape(-1), device=device)
-        map_SGLC = self.map_GQLC.view(G * Q, L, C).index_select(0, row).view(S, G, L, C) * read_SG[..., None, None]
-        map_SLD = map_SGLC.transpose(1, 2).reshape(S, L, G * C)
-        centre_SGKX = self.centre_GQKX.view(G * Q, K, -1).index_select(0, row).view(S, G, K, -1)
-        pool_BS = np.arange(graphs)[:, None] == sensor_graph_S
-        of_graph_B: list[Tensor | slice] = [
-            slice(None) if own_S.all() else torch.as_tensor(np.flatnonzero(own_S), device=device) for own_S in pool_BS
-        ]
-        return LaidOut(
-            map_B=[map_SLD[own].reshape(-1, G * C) for own in of_graph_B],
-            centre_SX=(centre_SGKX * read_SG[..., None, None]).reshape(S, -1),
-            read_SG=read_SG,
-            of_graph_B=of_graph_B,
-            pool_BS=torch.as_tensor(pool_BS.astype(np.float32), device=device),
-            component_graph_V=torch.tensor(component_graph_V, device=device),
-            grade_set_V=torch.as_tensor(grade_set_V.clip(0), device=device),
-            is_graded_V=torch.as_tensor(grade_set_V >= 0, device=device),
-        )
+    def forget(self) -> None:
+        """Drop what was worked out from the tables, which have changed."""
+        self._laid_out.clear()
+        self._patterns.clear()
 
-    def forward(self, x_WSTF: Tensor, there_WS: Tensor, laid_out: LaidOut) -> Tensor:
-        """Return distances over their limits, [W, V]; NaN where a component has none, or no sensor of it is there.
+    def forward(self, batch: GraphBatch, x_STF: Tensor) -> Tensor:
+        """Return distances over their limits, [V]; NaN where a component has none, or nothing that it is read from is there.
 
         Args:
-            x_WSTF: features, on the device.
-            there_WS: 1.0 where a sensor is there in all steps, else 0.0.
-            laid_out: of the windows' topology.
+            batch: graphs; the sensors of each lie together.
+            x_STF: its features on the device.
         """
-        (W, S), (G, _, L, C), (B, _) = there_WS.shape, self.map_GQLC.shape, laid_out.pool_BS.shape
-        K, A = C - self.axes, self.axes
-        x_WSL = x_WSTF.reshape(W, S, L) * there_WS[..., None]
-        told_B = [
-            x_WSL[:, own].reshape(W, -1) @ map_JD
-            for own, map_JD in zip(laid_out.of_graph_B, laid_out.map_B, strict=True)
-        ]
-        told_BWGC = torch.stack(told_B).view(B, W, G, C)
-        pool_BS = laid_out.pool_BS
-        pool_BWS = pool_BS[:, None] * there_WS
-        centre_BWGKX = (pool_BWS @ laid_out.centre_SX).view(B, W, G, K, A + 1)
-        norm_BWG = (pool_BS[:, None] * x_WSL.square().sum(2)) @ laid_out.read_SG
-        inputs_BWG = (pool_BWS @ laid_out.read_SG) * L
-        square_BWGKA = (told_BWGC[..., None, :A] - centre_BWGKX[..., :A]).square()
-        whole_BWGK = norm_BWG[..., None] - 2.0 * told_BWGC[..., A:] + centre_BWGKX[..., A]
-        rest_G1, variance_GA = self.variance_GX[:, A:], self.variance_GX[:, :A]
-        along_GA = 1.0 / variance_GA - 1.0 / rest_G1
-        distance_BWGK = (square_BWGKA * along_GA[:, None]).sum(-1) + whole_BWGK / rest_G1
-        relative_BWG = distance_BWGK.amin(-1).clamp(min=0.0) / (inputs_BWG * self.limit_G)
-        is_judged_BWG = (inputs_BWG > 0) & torch.isfinite(self.limit_G)
-        relative_BWG = relative_BWG.masked_fill(~is_judged_BWG, torch.nan)
-        found_VW = relative_BWG[laid_out.component_graph_V, :, laid_out.grade_set_V]
-        return found_VW.masked_fill(~laid_out.is_graded_V[:, None], torch.nan).T
+        G, device = len(self.limit_G), x_STF.device
+        counts_B = np.bincount(batch.sensor_graph_S, minlength=batch.graphs)
+        first_B = np.cumsum(counts_B) - counts_B
+        alike: dict[tuple[bytes, bytes], list[int]] = {}
+        for graph, (first, count) in enumerate(zip(first_B.tolist(), counts_B.tolist(), strict=True)):
+            own = slice(first, first + count)
+            key = batch.sensor_slot_S[own].tobytes(), np.packbits(batch.mask_ST[own]).tobytes()
+            alike.setdefault(key, []).append(graph)
+        found_BG = torch.full((batch.graphs, G), torch.nan, device=device)
+        for key, graphs in alike.items():
+            first, count = int(first_B[graphs[0]]), int(counts_B[graphs[0]])
+            own = slice(first, first + count)
+            laid_out = self._tables(key[0], batch.sensor_slot_S[own])
+            if not len(laid_out.sets_D):
+                continue
+            pattern = self._pattern(key, laid_out, batch.mask_ST[own])
+            rows_WS = torch.as_tensor(first_B[graphs][:, None] + np.arange(count), device=device)
+            absent_ST1 = torch.as_tensor(~batch.mask_ST[own], device=device)[..., None]
+            x_WSTF = x_STF[rows_WS].masked_fill(absent_ST1, 0.0)
+            told_WD = self._measured(x_WSTF.flatten(2), laid_out, pattern)
+            found_BG[torch.as_tensor(graphs, device=device)[:, None], laid_out.sets_D] = told_WD
+        set_V = torch.as_tensor(batch.grade_set_V, device=device)
+        found_V = found_BG[torch.as_tensor(batch.component_graph_V, device=device), set_V.clamp(min=0)]
+        return found_V.masked_fill(set_V < 0, torch.nan)
+
+    def _tables(self, key: bytes, slot_S: Integers) -> _LaidOut:
+        known = _kept(self._laid_out, key)
+        if known is not None:
+            return known
+        place_GS = self.place_GR.cpu().numpy()[:, slot_S.clip(0)]
+        place_GS = np.where(slot_S >= 0, place_GS, -1)
+        sets_D = np.flatnonzero((place_GS >= 0).any(1) & np.isfinite(self.limit_G.cpu().numpy()))
+        device = self.map_GQLC.device
+        _, Q, L, C = self.map_GQLC.shape
+        place_SD = place_GS[sets_D].T
+        row = torch.as_tensor((sets_D * Q + place_SD.clip(0)).reshape(-1), device=device)
+        read_SD = torch.as_tensor((place_SD >= 0).astype(np.float32), device=device)
+        map_SDLC = self.map_GQLC.flatten(0, 1).index_select(0, row).view(*place_SD.shape, L, C)
+        map_JDC = (map_SDLC * read_SD[..., None, None]).transpose(1, 2).flatten(0, 1)
+        made = _LaidOut(torch.as_tensor(sets_D, device=device), map_JDC, read_SD)
+        _kept(self._laid_out, key, made)
+        return made
+
+    def _pattern(self, key: tuple[bytes, bytes], laid_out: _LaidOut, mask_ST: NDArray[np.bool_]) -> _Pattern:
+        known = _kept(self._patterns, key)
+        if known is not None:
+            return known
+        A, device = self.axes, laid_out.map_JDC.device
+        (S, T), J = mask_ST.shape, len(laid_out.map_JDC)
+        there_J = torch.as_tensor(mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32), device=device)
+        map_DJC = (laid_out.map_JDC * there_J[:, None, None]).transpose(0, 1)
+        axes_DJA, mean_DJK = map_DJC[..., :A], map_DJC[..., A:]
+        # a grade that did not occur has a mean of zeros here, and no place with a norm of its own
+        occurs_DK = self.centre_GQKX[laid_out.sets_D, ..., A].amin(1) < ABSENT
+        norm_DK = mean_DJK.square().sum(1).masked_fill(~occurs_DK, ABSENT)
+        read_SD = laid_out.read_SD.cpu().numpy()
+        inputs_D = torch.as_tensor(read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32)
+        made = _Pattern(self._inverse(axes_DJA, laid_out.sets_D), mean_DJK.mT @ axes_DJA, norm_DK, inputs_D)
+        _kept(self._patterns, key, made)
+        return made
+
+    def _inverse(self, axes_DJA: Tensor, sets_D: Tensor) -> Tensor:
+        """Return what the square of the deviations on the axes is lessened by, [D, A, A], in units of 1 / rest.
+
+        The covariance of the inputs that are there is U diag(v - r) U' + r I with their rows U of the axes; by Woodbury's identity its
+        inverse is (I - U (r diag(1 / (v - r)) + U'U)^-1 U') / r.
+        """
+        variance_DA, rest_D1 = self.variance_GX[sets_D, : self.axes], self.variance_GX[sets_D, self.axes :]
+        over_DA = (variance_DA - rest_D1) / rest_D1
+        gram_DAA = (axes_DJA.mT @ axes_DJA).double()
+        # axes that say nothing beyond the rest have 0 here, and are left out by it
+        root_DA = over_DA.clamp(min=0.0).sqrt().double()
+        identity_AA = torch.eye(self.axes, dtype=torch.float64, device=gram_DAA.device)
+        inner_DAA = identity_AA + root_DA[:, :, None] * gram_DAA * root_DA[:, None, :]
+        solved_DAA = torch.linalg.inv(inner_DAA)
+        less_DAA: Tensor = root_DA[:, :, None] * solved_DAA * root_DA[:, None, :]
+        return less_DAA.float()
+
+    def _measured(self, x_WSL: Tensor, laid_out: _LaidOut, pattern: _Pattern) -> Tensor:
+        A, (_, D, C) = self.axes, laid_out.map_JDC.shape
+        told_WDC = (x_WSL.flatten(1) @ laid_out.map_JDC.flatten(1)).view(-1, D, C)
+        norm_WD = x_WSL.square().sum(2) @ laid_out.read_SD
+        along_WDKA = told_WDC[..., None, :A] - pattern.centre_DKA
+        whole_WDK = norm_WD[..., None] - 2.0 * told_WDC[..., A:] + pattern.norm_DK
+        less_WDK = ((along_WDKA @ pattern.inverse_DAA) * along_WDKA).sum(-1)
+        rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
+        distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0) / rest_D
+        # what no number comes of is no usual evidence
+        relative_WD = (distance_WD / (pattern.inputs_D * limit_D)).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return relative_WD.masked_fill(pattern.inputs_D == 0, torch.nan)
 
 
-def mask_of(mask_WST: NDArray[np.bool_]) -> Floats:
-    """Return 1.0 for each window's sensor that is there in all steps, else 0.0, [W, S] float32."""
-    there_WS: Floats = np.asarray(mask_WST.all(2)).astype(np.float32)
-    return there_WS
+def _kept(cache: OrderedDict[Key, Value], key: Key, made: Value | None = None) -> Value | None:
+    """Return what is kept under a key, the newest last; or keep what was made, and no more than `MAX_KEPT`."""
+    found = cache.pop(key, None) if made is None else made
+    if found is not None:
+        cache[key] = found
+    if len(cache) > MAX_KEPT:
+        cache.popitem(last=False)
+    return found

@@ -6,6 +6,7 @@ Pure. Invariant: an abstention says what was expected, what was found and what t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ class Thresholds:
     `watch`, `degraded` and `critical` are the healths below which a component is in that state; it leaves a worse state
     for a better one only when its health is `hysteresis` above the border. With less than `min_coverage` of the window's
     bins filled, or more than `max_missing` of the sensors without use, the evidence is insufficient; so it is for one component where
-    its evidence is further from training's than `max_distance`, of which 1.0 is what windows of held-out conditions stayed within.
+    its evidence is further from training's than `max_distance`, of which 1.0 is where windows of held-out conditions begin to be outliers; a
+    large number never lets it abstain for that. What a checkpoint states of missing sensors was measured at 1.0.
     """
 
     watch: float = 0.85
@@ -46,8 +48,10 @@ class Thresholds:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:  # false for NaN too
                 raise ValueError(f"expected {name} in [0, 1], found {value:g}: correct the thresholds")
-        if not self.max_distance > 0.0:
-            raise ValueError(f"expected max_distance above 0, found {self.max_distance:g}: correct the thresholds")
+        if not 0.0 < self.max_distance < inf:  # false for NaN too
+            raise ValueError(
+                f"expected max_distance above 0 and finite, found {self.max_distance:g}: correct the thresholds"
+            )
 
 
 class InputSummary(NamedTuple):

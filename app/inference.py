@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.distance import LaidOut
 from app.graph import GraphBatch, Integers
 from app.inference_layers import Attention, Edges, Lstm, Map, Norm, on_device
 from app.inference_opinion import Asked, Opinion
@@ -55,7 +54,7 @@ class InferenceNetwork:
             self._summary = Map.of(model.summary, dtype)
             self._heads = _Heads(model)
             self._opinion = Opinion(model.opinion) if model.config.opinion_weight else None
-            self._distance = model.distance
+            self._distances = model.distances
 
     def read(self, batch: GraphBatch) -> Averages:
         """Answer for a batch, see `app.model.Network`."""
@@ -72,11 +71,8 @@ class InferenceNetwork:
                 other_WVK = self._opinion(x_WSTF, there_WS, topology.opinion)
                 joined_WVK = torch.lerp(probability_WVK, other_WVK, self.config.opinion_weight)
                 probability_WVK = torch.where(torch.isfinite(other_WVK), joined_WVK, probability_WVK)
-            distance_WV = torch.full_like(trend_5WV[0], torch.nan)
-            if self._distance is not None and topology.distance is not None and is_read:
-                there = on_device(there_WS.astype(np.float32), self._device)
-                distance_WV = self._distance(x_WSTF, there, topology.distance)
-            numbers_6WV = torch.cat((trend_5WV, distance_WV[None]))
+            distance_V = self._distances(batch, x_WSTF.view(batch.x_STF.shape))
+            numbers_6WV = torch.cat((trend_5WV, distance_V.view_as(trend_5WV[:1])))
             answer_VL = torch.cat((probability_WVK, numbers_6WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
         return Averages(answer_VL[:, :-6], *answer_VL[:, -6:].T)
 
@@ -115,11 +111,6 @@ class InferenceNetwork:
             opinion=None
             if self._opinion is None
             else self._opinion.of(
-                given.sensor_slot_S, given.sensor_graph_S, given.component_graph_V, given.grade_set_V, given.graphs
-            ),
-            distance=None
-            if self._distance is None
-            else self._distance.lay_out(
                 given.sensor_slot_S, given.sensor_graph_S, given.component_graph_V, given.grade_set_V, given.graphs
             ),
         )
@@ -198,7 +189,6 @@ class _Topology(NamedTuple):
     """Of each round of message passing."""
     threshold_M1VJ: Tensor
     opinion: Asked | None
-    distance: LaidOut | None
 
 
 def _of_one_topology(batch: GraphBatch) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.bins import Floats
-from app.distance import EvidenceDistance, mask_of
+from app.distance import EvidenceDistance
 from app.graph import GraphBatch, ModelOutput, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
 
@@ -263,31 +263,21 @@ class UniversalTemporalGNN(nn.Module):
                 heads.rate_MV.mean(0) * self.config.rate_unit,
                 heads.rul_MV.mean(0) * self.config.rul_unit_h,
                 spread(heads.rul_MV, heads.rul_log_variance_MV) * self.config.rul_unit_h,
-                self.distances(batch),
+                self.distances(batch, graph.x_STF),
             )
         return Averages(*(tensor.cpu().numpy() for tensor in averages))
 
-    def distances(self, batch: GraphBatch, windows: int = 1) -> Tensor:
+    def distances(self, batch: GraphBatch, x_STF: Tensor) -> Tensor:
         """Return how far each component's evidence is from training's, see `app.distance`; [V], NaN where that is not known.
 
         Args:
             batch: graphs.
-            windows: how many times one topology is in it, as `tile_graphs` makes it.
+            x_STF: its features on the network's device.
         """
-        S, T, F = batch.x_STF.shape
-        if self.distance is None or self.config.opinion_steps != T or not S:
-            return self.type_MCD.new_full((len(batch.component_type_V),), torch.nan)
-        x_WSTF = torch.as_tensor(batch.x_STF, device=self.type_MCD.device).view(windows, -1, T, F)
-        there_WS = torch.as_tensor(mask_of(batch.mask_ST.reshape(windows, -1, T)), device=self.type_MCD.device)
-        laid_out = self.distance.lay_out(
-            batch.sensor_slot_S[: S // windows],
-            batch.sensor_graph_S[: S // windows],
-            batch.component_graph_V[: len(batch.component_graph_V) // windows],
-            batch.grade_set_V[: len(batch.grade_set_V) // windows],
-            batch.graphs // windows,
-        )
-        told_WV: Tensor = self.distance(x_WSTF, there_WS, laid_out)
-        return told_WV.reshape(-1)
+        if self.distance is None or x_STF.shape[1] != self.config.opinion_steps:
+            return x_STF.new_full((len(batch.component_type_V),), torch.nan)
+        told_V: Tensor = self.distance(batch, x_STF)
+        return told_V
 
     def _components(self, graph: GraphTensors) -> Tensor:
         """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""

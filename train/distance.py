@@ -1,4 +1,4 @@
-"""Fits the distance of a component's evidence from training, and the limit within which windows of held-out groups stay.
+"""Fits the distance of a component's evidence from training, and the limit beyond which windows of held-out groups are outliers.
 
 Closed form, like the second opinion whose inputs and covariance it takes; see `app.distance` for what is done with it.
 Invariant: the limit comes from windows whose groups the covariance that judges them had not seen.
@@ -24,6 +24,10 @@ Hoaglin, How to detect and handle outliers, 1993, of their modified z-score)."""
 FEWEST_AXES = 8
 MOST_BYTES = 32_000_000
 """Of the tables of all grade sets; the rig's take 1.6 MB."""
+USUAL_SHARE = 0.95
+"""Of held-out windows, those that the limit lets pass in any case: where most windows are alike, many more count as outliers."""
+LEAST_VARIANCE = 1e-4
+"""Of features in units of their usual spread; what is finer is rounding."""
 MAD = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 
@@ -89,7 +93,8 @@ def fit_distance(
     log_R = np.log(np.maximum(np.concatenate(apart), 1e-12))
     middle = float(np.median(log_R))
     deviation = MAD * float(np.median(np.abs(log_R - middle)))
-    return _fit(moments, axes)._replace(limit=float(np.exp(middle + LIMIT_SCORE * deviation)))
+    limit = max(float(np.exp(middle + LIMIT_SCORE * deviation)), float(np.exp(np.quantile(log_R, USUAL_SHARE))))
+    return _fit(moments, axes)._replace(limit=limit)
 
 
 def distances(x_WL: Doubles, fit: DistanceFit) -> Doubles:
@@ -116,6 +121,7 @@ def set_distance(
         slot_S: references of the sensors whose features the inputs are, in their order.
         grade_K: numbers of the grades that the means are of.
     """
+    distance.forget()
     L, (S, A) = distance.map_GQLC.shape[2], (len(slot_S), fit.axes_LC.shape[1])
     axes_SLC = fit.axes_LC.reshape(S, L, A)
     mean_KSL = fit.mean_KL.reshape(-1, S, L)
@@ -129,7 +135,7 @@ def set_distance(
     distance.variance_GX[number] = fit.rest  # of axes that are not there too
     distance.variance_GX[number, :A] = torch.from_numpy(fit.variance_C).float()
     distance.limit_G[number] = fit.limit
-    distance.place_GR[number, torch.from_numpy(slot_S)] = torch.arange(S)
+    distance.place_GR[number, torch.from_numpy(slot_S)] = torch.arange(S, device=distance.place_GR.device)
 
 
 def _fit(moments: OrdinalMoments, axes: int) -> DistanceFit:
@@ -137,5 +143,5 @@ def _fit(moments: OrdinalMoments, axes: int) -> DistanceFit:
     covariance_LL = covariance(moments, np.arange(inputs))
     # the start of the iteration is drawn unless it is given
     variance_C, axes_LC = eigsh(covariance_LL, k=axes, v0=np.ones(inputs))
-    rest = max((float(covariance_LL.trace()) - float(variance_C.sum())) / (inputs - axes), 1e-12)
+    rest = max((float(covariance_LL.trace()) - float(variance_C.sum())) / (inputs - axes), LEAST_VARIANCE)
     return DistanceFit(moments.middle_L + moments.apart_KL, axes_LC, np.maximum(variance_C, rest), rest, float("inf"))

@@ -141,6 +141,13 @@ def evaluate_parts(
         notes.append(
             f"Grades that a part's training never showed can't be told and are not scored: of {', '.join(names_V)}."
         )
+    placed_V = np.isfinite(rows.predictions.distance_WV).any(0)
+    if (graded_V & ~placed_V).any():
+        names_V = [equipment.components[v].component_id for v in np.flatnonzero(graded_V & ~placed_V).tolist()]
+        notes.append(
+            f"How far evidence is from training is not known of {', '.join(names_V)}, which never abstain for that: there were too few groups, "
+            "or no second opinion."
+        )
     if without_messages is None:
         notes.append("The ablation without message passing was not run: no fit of it was given to this evaluation.")
     else:

@@ -137,7 +137,7 @@ class Abstention(BaseModel):
 class Answered(BaseModel):
     """Of a graded component's held-out windows, all sensors there: the share that is answered, and the score of these answers.
 
-    The rest is too far from training, see `train.abstain.silences`. No `score` where none is answered.
+    The rest is too far from training, itself or its whole window, see `train.abstain.silences`. No `score` where none is answered.
     """
 
     model_config = _STRICT

@@ -52,6 +52,9 @@ def fit_opinion(
     x_WSTF, there_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
     graph = plan_graph(equipment, spec)
+    if model.distance is not None:
+        model.distance.limit_G.fill_(torch.inf)
+        model.distance.forget()
     for index, number in enumerate(graph.grade_set_V.tolist()):
         sensors = [place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0]
         grade_W = windows.labels.grade_WV[taken_W, index]

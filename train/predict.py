@@ -145,7 +145,7 @@ def predict_bins(
             config.rate_unit * heads.rate_MV.mean(0),
             config.rul_unit_h * heads.rul_MV.mean(0),
             config.rul_unit_h * spread(heads.rul_MV, heads.rul_log_variance_MV),
-            model.distances(batch, W),
+            model.distances(batch, tensors.x_STF),
         )
     logit_WMVJ = logit_MVJ.reshape(config.members, W, V, -1).transpose(0, 1).float().cpu().numpy()
     opinion_WVK, *by_component = (tensor.float().reshape(W, V, -1).cpu().numpy() for tensor in told)

@@ -285,7 +285,7 @@ def _where_answered(evaluation: Evaluation) -> list[list[str]]:
         return []
     told = ["-" if each is None or each.score is None else f"{each.score.macro_f1:.3f} ({each.score.within_one:.3f})" for each in found]  # fmt: skip
     shares = ["-" if each is None else f"{each.share:.1%}" for each in found]
-    return [["where its evidence is near enough to training's", *told, "-"], ["share of the windows", *shares, "-"]]
+    return [["where it is answered", *told, "-"], ["share of the windows", *shares, "-"]]
 
 
 def _f1(contender: Contender, component: str, *, smoothed: bool) -> str:

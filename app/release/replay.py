@@ -24,7 +24,7 @@ from app.errors import CheckpointError, InputError, UnknownDiagnosis, WindowErro
 from app.evidence import Thresholds
 from app.features import check_shape
 from app.implementation import choose
-from app.knowledge import Knowledge, told_of
+from app.knowledge import Knowledge, Told, told_of
 from app.model import score
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
@@ -242,7 +242,19 @@ def _made(then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: 
         input_digest=window_digest(values_SN),
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
-    return diagnose(equipment, occasion, Scores(told_of(output)), of_window, taught, Thresholds(), {})
+    told = told_of(output)
+    return diagnose(equipment, occasion, Scores(told), of_window, taught, _thresholds(then, equipment, told), {})
+
+
+def _thresholds(then: Diagnosis, equipment: Equipment, told: Sequence[Told]) -> Thresholds:
+    """Return thresholds by which a component that was told is not too far from training now; those of then were not kept."""
+    answered = {item.component_id for item in then.components if item.basis != "none"}
+    distances = [
+        one.distance
+        for component, one in zip(equipment.components, told, strict=True)
+        if component.component_id in answered and math.isfinite(one.distance)
+    ]
+    return Thresholds(max_distance=max((1.0 + CLOSE) * max(distances, default=0.0), CLOSE))
 
 
 def _compared(then: Diagnosis, now: Diagnosis, head: str, changed: Sequence[str]) -> Replayed:

@@ -183,7 +183,7 @@ def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so(
     assert (diagnosis.health, diagnosis.status) == (None, "insufficient_evidence")
     (reason,) = diagnosis.reasons
     assert reason == (
-        "expected evidence within 1 times the distance from training that held-out conditions kept, found 1.3 times for pump: "
+        "expected evidence at most 1 times as far from training as is usual of held-out conditions, found pump 1.3: "
         "inspect the machine, and train on labelled windows of this condition"
     )
 
@@ -196,7 +196,7 @@ def test_component_whose_evidence_is_near_or_can_not_be_placed_is_told(distance:
 
 def test_distance_that_is_allowed_is_a_threshold():
     assert make(scores_of(output(distance=1.3)), thresholds=Thresholds(max_distance=1.4)).status == "ok"
-    with pytest.raises(ValueError, match="expected max_distance above 0, found nan"):
+    with pytest.raises(ValueError, match="expected max_distance above 0 and finite, found nan"):
         Thresholds(max_distance=float("nan"))
 
 

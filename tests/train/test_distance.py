@@ -5,17 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from app.bins import Doubles, Floats
 from app.features import batch_features, plan_features
-from app.graph import GraphBatch, concatenate, plan_graph, tile_graphs, without_sensor
+from app.graph import GraphBatch, plan_graph, split_output, tile_graphs, without_sensor
 from app.inference import InferenceNetwork
 from app.model import UniversalTemporalGNN, score
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.distance import AXES, DistanceFit, distances, fit_distance, most_axes
+from train.labels import Booleans, Integers
 from train.opinion import fit_opinion
 from train.ordinal import covariance, measure
+from train.predict import predict
 from train.windows import Windows, write_windows
 
 CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
@@ -46,8 +49,8 @@ def graphs_of(values_WSN: Floats, made: Small) -> GraphBatch:
     return tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
 
 
-def told(model: UniversalTemporalGNN, batch: GraphBatch, windows: int = 1) -> Floats:
-    found_WV: Floats = model.distances(batch, windows).numpy().reshape(batch.graphs, -1)
+def told(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
+    found_WV: Floats = model.distances(batch, torch.tensor(batch.x_STF)).numpy().reshape(batch.graphs, -1)
     return found_WV
 
 
@@ -56,14 +59,14 @@ def inputs(values_WSN: Floats, made: Small, sensors: list[int]) -> Doubles:
     return found.x_WSTF[:, sensors].reshape(len(values_WSN), -1).astype(np.float64)
 
 
-def fit_by_hand(windows: Windows, made: Small) -> DistanceFit:
+def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = None) -> DistanceFit:
     sensors = list(made.equipment.sensors_in_reach(0))
     x_WL, grade_W = inputs(windows.values(np.arange(len(windows))), made, sensors), windows.labels.grade_WV[:, 0]
     nothing_DL = np.empty((0, x_WL.shape[1]))
     moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
     assert made.model.distance is not None
     found = fit_distance(
-        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL, np.ones(len(windows), np.bool_), moments,
+        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL, np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
         made.model.distance.axes, CONFIG.seed,
     )  # fmt: skip
     assert found is not None
@@ -78,7 +81,6 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
     expected_W = distances(inputs(values_WSN, made, list(made.equipment.sensors_in_reach(0))), found) / found.limit
     batch = graphs_of(values_WSN, made)
     np.testing.assert_allclose(told(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
-    np.testing.assert_allclose(told(made.model, batch, len(values_WSN)), told(made.model, batch), rtol=1e-4, atol=1e-5)
 
 
 def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None:
@@ -94,24 +96,33 @@ def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None
     np.testing.assert_allclose(distances(x_WL, whole), exact_KW.min(0) / x_WL.shape[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("missing", [0, 1])
-def test_sensor_that_is_away_is_left_out_of_the_distance(taught: Taught, missing: int) -> None:
+def covariance_of(found: DistanceFit) -> Doubles:
+    """Return the covariance that a fit stands for."""
+    L = len(found.axes_LC)
+    return found.rest * np.eye(L) + (found.axes_LC * (found.variance_C - found.rest)) @ found.axes_LC.T
+
+
+@pytest.mark.parametrize(
+    ("sensors", "steps"), [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)), ([1], slice(2))]
+)  # fmt: skip
+def test_what_is_away_is_left_out_of_the_covariance_too(taught: Taught, sensors: list[int], steps: slice) -> None:
     made, windows = taught
-    sensors, found = list(made.equipment.sensors_in_reach(0)), fit_by_hand(windows, made)
+    read, found = list(made.equipment.sensors_in_reach(0)), fit_by_hand(windows, made)
     values_WSN = windows.values(np.arange(0, 240, 31))
-    x_WL = inputs(values_WSN, made, sensors)
-    each = x_WL.shape[1] // len(sensors)
-    place = sensors.index(missing)
-    square_KW = []
-    for mean_L in found.mean_KL:
-        away_WL = x_WL - mean_L
-        away_WL[:, place * each : (place + 1) * each] = 0.0
-        along_WC = (away_WL @ found.axes_LC) ** 2
-        rest_W = ((away_WL**2).sum(1) - along_WC.sum(1)) / found.rest
-        square_KW.append((along_WC / found.variance_C).sum(1) + rest_W)
-    expected_W = np.min(square_KW, axis=0) / (each * (len(sensors) - 1)) / found.limit
-    alone = [without_sensor(graphs_of(values_WSN[[w]], made), missing) for w in range(len(values_WSN))]
-    np.testing.assert_allclose(told(made.model, concatenate(alone))[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+    values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
+    batch = graphs_of(values_WSN, made)
+    W, S, (T, F) = len(values_WSN), len(batch.sensor_slot_S) // len(values_WSN), batch.x_STF.shape[1:]
+    mask_WST = np.ones((W, S, T), np.bool_)
+    mask_WST[:, sensors, steps] = False
+    there_J = np.repeat(mask_WST[0, read].reshape(-1), F)
+    x_WJ = inputs(values_WSN, made, read)[:, there_J]
+    precision_JJ = np.linalg.inv(covariance_of(found)[np.ix_(there_J, there_J)])
+    away_KWJ = x_WJ[None] - found.mean_KL[:, None, there_J]
+    exact_KW = np.einsum("kwi,ij,kwj->kw", away_KWJ, precision_JJ, away_KWJ)
+    expected_W = exact_KW.min(0) / there_J.sum() / found.limit
+    x_STF = np.where(mask_WST.reshape(W * S, T)[..., None], batch.x_STF, np.nan)
+    gaps = replace(batch, mask_ST=mask_WST.reshape(W * S, T), x_STF=x_STF)
+    np.testing.assert_allclose(told(made.model, gaps)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
 
 
 def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taught: Taught) -> None:
@@ -144,14 +155,65 @@ def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: 
     assert (told(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
 
 
+def limit_of(windows: Windows, made: Small, group_W: Integers, is_scored_W: Booleans | None = None) -> float:
+    return fit_by_hand(replace(windows, group_W=group_W), made, is_scored_W).limit
+
+
+def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
+    """Return windows of twelve courses, each of which moves all sensors in its own way, and the course of each."""
+    windows, course_W = shown(tmp_path), np.arange(240) // 3 % 12
+    phase_QS1 = np.random.default_rng(1).uniform(0.0, 2.0 * np.pi, (12, 4, 1))
+    course_QSN = (2.0 * np.sin(np.arange(12) + phase_QS1)).astype(np.float32)
+    values_WSN = windows.values(np.arange(240)) + course_QSN[course_W]
+    made = write_windows(tmp_path / "s", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0)
+    return made, course_W
+
+
 def test_limit_is_of_windows_whose_group_was_not_learned(tmp_path: Path) -> None:
+    made, (windows, course_W) = small(), shaken(tmp_path)
+    # the same windows: in one case each group is a course of its own, in the other each shows all courses
+    mixed_W = np.arange(240) // 36
+    assert limit_of(windows, made, course_W) > 2 * limit_of(windows, made, mixed_W)
+
+
+def test_warm_ups_do_not_widen_the_limit(tmp_path: Path) -> None:
+    made, (windows, course_W) = small(), shaken(tmp_path)
+    warm_W = course_W >= 8
+    group_W = np.where(warm_W, course_W, np.arange(240) // 36)
+    assert limit_of(windows, made, group_W, ~warm_W) < 0.5 * limit_of(windows, made, group_W)
+
+
+def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
-    near = fit_by_hand(windows, made).limit
-    apart = np.array([0.0, 2.0] * 6)[windows.group_W].astype(np.float32)
-    values_WSN = windows.values(np.arange(240)) + apart[:, None, None] * np.sin(np.arange(12, dtype=np.float32))
-    shifted = write_windows(tmp_path / "s", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0)
-    one_of_a_kind = replace(shifted, group_W=np.where(apart > 0, 99, windows.group_W))
-    assert fit_by_hand(one_of_a_kind, made).limit > 3 * near
+    loud_W = np.arange(240) % 5 < 2
+    values_WSN = windows.values(np.arange(240))
+    mean_WS1 = values_WSN.mean(2, keepdims=True)
+    values_WSN = np.where(loud_W[:, None, None], values_WSN, mean_WS1 + 0.05 * (values_WSN - mean_WS1))
+    uneven = write_windows(tmp_path / "u", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0)
+    uneven = replace(uneven, group_W=windows.group_W)
+    fit_opinion(made.model, made.spec, uneven, np.arange(240), CONFIG)
+    assert (told(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
+
+
+def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
+    made, windows = small(), shown(tmp_path)
+    shown_W = np.flatnonzero(windows.labels.grade_WV[:, 0] > 0)
+    fit_opinion(made.model, made.spec, windows, shown_W, CONFIG)
+    far_WSN = windows.values(shown_W[:4]) + np.float32(5.0)
+    assert (told(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
+    assert np.isfinite(told(made.model, graphs_of(windows.values(shown_W), made))[:, 0]).all()
+
+
+def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
+    made, windows = taught
+    chosen_W = np.arange(0, 240, 17)
+    expected_WV = told(made.model, graphs_of(windows.values(chosen_W), made))
+    found = predict(made.model, made.spec, windows, chosen_W).distance_WV
+    assert np.isfinite(expected_WV[:, 0]).all()
+    np.testing.assert_allclose(found, expected_WV, rtol=1e-4, atol=1e-5)
+    output = score(made.model, graphs_of(windows.values(chosen_W), made))
+    parts = split_output(output, [3] * len(chosen_W))
+    np.testing.assert_allclose(np.stack([part.distance_V for part in parts]), expected_WV, rtol=1e-4, atol=1e-5)
 
 
 def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
