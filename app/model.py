@@ -6,7 +6,8 @@ attention heads, `M` members of the ensemble, `K` grades (padded to the largest 
 `Q` places of sensors that a grade set reads, `A` alternatives of its second opinion, the whole one first.
 
 The members share nothing but the input: they are independent networks of one shape, run as one batched computation, whose
-answers are averaged. This module reads no file and knows no machine.
+answers are averaged. This module reads no file and knows no machine. It is long because the network, its second opinion and what is asked of
+both are one definition that checkpoints hold to; the layers, the distance and the serving forms of all three stand elsewhere.
 Invariant: an answer for a graph does not depend on which other graphs are in the batch, nor on the order of its nodes.
 """
 

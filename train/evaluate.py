@@ -1,6 +1,7 @@
 """What held-out windows say of a training, as one `Evaluation`: figures beside rivals, intervals, abstention, robustness.
 
-`evaluate_parts` is the only entry. It does no training of networks and writes nothing.
+`evaluate_parts` is the only entry. It does no training of networks and writes nothing. It is long because each section of the report is
+one short function over the same held-out rows; scoring, certainty, abstention and baselines stand elsewhere.
 Invariant: unless the caller says `seen`, no figure uses an answer of weights, references, temperatures or thresholds that have seen the
 window's fold.
 """
