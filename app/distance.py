@@ -22,8 +22,8 @@ from app.graph import GraphBatch, Integers
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-ABSENT = 1e30
-"""Squared norm of the mean of a grade that training never showed: finite, so that nothing times it is NaN, and never the nearest."""
+NEVER_NEAREST = 1e30
+"""Squared norm given to the mean of a grade that training never showed: finite, so that nothing times it is NaN."""
 MAX_KEPT = 32
 """Sets of sensors, and patterns of gaps in them, that tables are kept for between calls."""
 
@@ -65,14 +65,14 @@ class EvidenceDistance(nn.Module):
         super().__init__()
         self.axes = axes
         self.register_buffer("map_GQLC", torch.zeros(sets, places, inputs, axes + grades))
-        self.register_buffer("centre_GQKX", torch.zeros(sets, places, grades, axes + 1))
+        self.register_buffer("occurs_GK", torch.zeros(sets, grades, dtype=torch.bool))
         self.register_buffer("variance_GX", torch.zeros(sets, axes + 1))
         self.register_buffer("limit_G", torch.full((sets,), torch.inf))
         self.register_buffer("place_GR", torch.full((sets, references), -1, dtype=torch.int64))
         self.map_GQLC: Tensor
         """Axes, then the means of the grades, as columns."""
-        self.centre_GQKX: Tensor
-        """Each mean on the axes, and its squared norm: `ABSENT` for a grade that did not occur."""
+        self.occurs_GK: Tensor
+        """Which grades training showed; the others have means of zeros."""
         self.variance_GX: Tensor
         """Along each axis, and in each of all other directions."""
         self.limit_G: Tensor
@@ -146,9 +146,7 @@ class EvidenceDistance(nn.Module):
         there_J = torch.as_tensor(mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32), device=device)
         map_DJC = (laid_out.map_JDC * there_J[:, None, None]).transpose(0, 1)
         axes_DJA, mean_DJK = map_DJC[..., :A], map_DJC[..., A:]
-        # a grade that did not occur has a mean of zeros here, and no place with a norm of its own
-        occurs_DK = self.centre_GQKX[laid_out.sets_D, ..., A].amin(1) < ABSENT
-        norm_DK = mean_DJK.square().sum(1).masked_fill(~occurs_DK, ABSENT)
+        norm_DK = mean_DJK.square().sum(1).masked_fill(~self.occurs_GK[laid_out.sets_D], NEVER_NEAREST)
         read_SD = laid_out.read_SD.cpu().numpy()
         inputs_D = torch.as_tensor(read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32)
         made = _Pattern(self._inverse(axes_DJA, laid_out.sets_D), mean_DJK.mT @ axes_DJA, norm_DK, inputs_D)

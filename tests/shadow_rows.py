@@ -7,8 +7,8 @@ from typing import NamedTuple
 import asyncpg
 
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
-from app.store.diagnoses import StoredDiagnosis
 from app.store.store import Store
+from tests.rows import stored_row
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -51,7 +51,7 @@ def diagnosis(
 
 async def put_pairs(dsn: str, store: Store, returned: Sequence[Diagnosis], shadow: Sequence[Diagnosis]) -> None:
     """Store returned diagnoses, and for each what a shadow told; 0.02 s of the former, 0.03 s of the latter."""
-    await store.insert_diagnoses([StoredDiagnosis.of(item) for item in returned])
+    await store.insert_diagnoses([stored_row(item) for item in returned])
     await put_shadow_answers(dsn, returned, shadow)
 
 

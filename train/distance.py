@@ -11,7 +11,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 
 from app.bins import Doubles
-from app.distance import ABSENT, EvidenceDistance
+from app.distance import EvidenceDistance
 from train.labels import Booleans, Integers
 from train.ordinal import OrdinalMoments, covariance, measure
 
@@ -123,15 +123,10 @@ def set_distance(
     """
     distance.forget()
     L, (S, A) = distance.map_GQLC.shape[2], (len(slot_S), fit.axes_LC.shape[1])
-    axes_SLC = fit.axes_LC.reshape(S, L, A)
-    mean_KSL = fit.mean_KL.reshape(-1, S, L)
-    centre_SKC = np.einsum("ksl,slc->skc", mean_KSL, axes_SLC)
-    distance.map_GQLC[number, :S, :, :A] = torch.from_numpy(axes_SLC).float()
-    distance.centre_GQKX[number, :, :, -1] = ABSENT
-    for place, grade in enumerate(grade_K.tolist()):
-        distance.map_GQLC[number, :S, :, distance.axes + grade] = torch.from_numpy(mean_KSL[place]).float()
-        distance.centre_GQKX[number, :S, grade, :A] = torch.from_numpy(centre_SKC[:, place]).float()
-        distance.centre_GQKX[number, :S, grade, -1] = torch.from_numpy((mean_KSL[place] ** 2).sum(1)).float()
+    mean_SLK = np.moveaxis(fit.mean_KL.reshape(-1, S, L), 0, -1)
+    distance.map_GQLC[number, :S, :, :A] = torch.from_numpy(fit.axes_LC.reshape(S, L, A)).float()
+    distance.map_GQLC[number, :S, :, distance.axes + torch.from_numpy(grade_K)] = torch.from_numpy(mean_SLK).float()
+    distance.occurs_GK[number] = torch.isin(torch.arange(distance.occurs_GK.shape[1]), torch.from_numpy(grade_K))
     distance.variance_GX[number] = fit.rest  # of axes that are not there too
     distance.variance_GX[number, :A] = torch.from_numpy(fit.variance_C).float()
     distance.limit_G[number] = fit.limit

@@ -21,25 +21,20 @@ import numpy as np
 from app.bins import window_digest
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
-from app.diagnose import Occasion, Scores, diagnose
+from app.diagnose import DiagnosisFields, Occasion, Scores, as_json, tell
 from app.errors import CheckpointError, HydraulicDiagnosticsError
 from app.evidence import InputSummary, SummaryBatch
 from app.features import check_shape
 from app.fleet.plan import Plan
-from app.graph import (
-    GraphBatch,
-    ModelOutput,
-    concatenate,
-    split_output,
-    take_graphs,
-)
+from app.graph import GraphBatch, concatenate, take_graphs
 from app.implementation import choose
-from app.knowledge import Knowledge, told_of
+from app.knowledge import Knowledge, Told, told_of
 from app.model import Network, score
-from app.schemas.diagnosis import Diagnosis, State, Window
+from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.checkpoints import find_checkpoint
 from app.serving.recent import Recent
+from app.serving.stored import row_of
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, interval_of, window_before
 from app.settings import Settings
@@ -106,6 +101,11 @@ class _Version:
     checkpoint: Checkpoint
     network: Network
     plans: Recent[str, WindowPlan]
+
+    def knowledge_of(self, name: str, design: str) -> Knowledge:
+        """Return what the version was taught of a design."""
+        taught = self.checkpoint
+        return Knowledge.of(name, design, taught.card, taught.feature_spec, taught.calibration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,33 +234,33 @@ class FleetScorer:
         failures: dict[int, Exception] = {}
         groups = [group for places in alike.values() for group in _built(places, batch, read, version, failures)]
         diagnoses: list[StoredDiagnosis] = []
-        for group, outputs in _scored(groups, version.network, failures):
-            summaries = group.summary.windows(batch[group.places[0]].equipment.sensor_ids)
-            for place, row, output in zip(group.places, group.rows, outputs, strict=True):
+        for group, told in _scored(groups, version.network, failures):
+            first = batch[group.places[0]]
+            knowledge = version.knowledge_of(first.version, first.equipment.design)
+            summaries = group.summary.windows(first.equipment.sensor_ids)
+            for place, row, scores in zip(group.places, group.rows, told, strict=True):
                 try:
-                    diagnosis = self._diagnosis(
-                        batch[place], read, place, output, summaries[row], group.digests[row], version
-                    )
+                    made = self._told(batch[place], read, place, scores, summaries[row], group.digests[row], knowledge)
+                    diagnoses.append(row_of(made, as_json(made)))
                 except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
                     failures[place] = error
                     continue
-                diagnoses.append(StoredDiagnosis.of(diagnosis))
-                outcomes[place] = Outcome(batch[place].equipment.equipment_id, diagnosis.status, batch[place].version)
+                outcomes[place] = Outcome(batch[place].equipment.equipment_id, made["status"], batch[place].version)
         outcomes |= {place: self._failed(batch[place], error) for place, error in failures.items()}
         share_s = (time.perf_counter() - started) / len(batch)
         return _Computed(diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes.values()])
 
-    def _diagnosis(
+    def _told(
         self,
         machine: _Machine,
         read: _Read,
         place: int,
-        output: ModelOutput,
+        scores: Scores,
         summary: InputSummary,
         input_digest: str,
-        version: _Version,
-    ) -> Diagnosis:
-        equipment, newest = machine.equipment, read.windows[place].newest
+        knowledge: Knowledge,
+    ) -> DiagnosisFields:
+        newest = read.windows[place].newest
         occasion = Occasion(
             diagnosis_id=machine.diagnosis_id,
             created_at=self._run.created_at,
@@ -270,12 +270,8 @@ class FleetScorer:
             fallback=False,
             input_digest=input_digest,
         )
-        taught = version.checkpoint
-        knowledge = Knowledge.of(
-            machine.version, equipment.design, taught.card, taught.feature_spec, taught.calibration
-        )
-        scores, thresholds, previous = Scores(told_of(output)), self._plan.thresholds, read.previous[place]
-        return diagnose(equipment, occasion, scores, summary, knowledge, thresholds, previous)
+        thresholds, previous = self._plan.thresholds, read.previous[place]
+        return tell(machine.equipment, occasion, scores, summary, knowledge, thresholds, previous)
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
         """Return the outcome of a machine that can't be scored; the first of each error not the project's is logged whole."""
@@ -357,12 +353,12 @@ def _group(places: Sequence[int], batch: Sequence[_Machine], read: _Read, versio
 
 def _scored(
     groups: Sequence[_Group], network: Network, failures: dict[int, Exception]
-) -> Iterator[tuple[_Group, Sequence[ModelOutput]]]:
-    """Score graphs in one forward pass, and when it fails each window in its own, so that a bad one fails alone."""
+) -> Iterator[tuple[_Group, Sequence[Scores]]]:
+    """Score the windows of groups in one forward pass, and when it fails each in its own, so that a bad one fails alone."""
     if not groups:
         return
     try:
-        output = score(network, concatenate([group.graph for group in groups]))
+        told = told_of(score(network, concatenate([group.graph for group in groups])))
     except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
         windows = [window for group in groups for window in group.alone()]
         if len(windows) == 1:
@@ -371,11 +367,17 @@ def _scored(
         for window in windows:
             yield from _scored([window], network, failures)
         return
-    for group, part in zip(
-        groups, split_output(output, [len(item.graph.component_type_V) for item in groups]), strict=True
-    ):
-        components = len(group.graph.component_type_V) // group.graph.graphs
-        yield group, split_output(part, [components] * group.graph.graphs)
+    start = 0
+    for group in groups:
+        end = start + len(group.graph.component_type_V)
+        yield group, _apart(told[start:end], group.graph.graphs)
+        start = end
+
+
+def _apart(told: Sequence[Told], windows: int) -> list[Scores]:
+    """Return the scores of each of some windows of one topology."""
+    components = len(told) // windows
+    return [Scores(told[first : first + components]) for first in range(0, len(told), components)]
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

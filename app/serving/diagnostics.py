@@ -28,6 +28,7 @@ from app.serving.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.requests import Resolved, resolve
 from app.serving.shadows import Returned, Shadows
+from app.serving.stored import row_of
 from app.serving.window_source import WindowSource, age_s
 from app.serving.windows import interval_of
 from app.store.diagnoses import StoredDiagnosis
@@ -275,19 +276,7 @@ class Diagnostics:
             self._states.move_to_end(equipment.equipment_id)
             if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
-        self._journal.add(
-            StoredDiagnosis(
-                occasion.diagnosis_id,
-                now,
-                equipment.equipment_id,
-                occasion.window.start,
-                occasion.window.end,
-                told["model_version"],
-                told["status"],
-                told["health"],
-                body.decode(),
-            )
-        )
+        self._journal.add(row_of(told, body))
         self._metrics.diagnoses.labels(told["model_version"], told["status"], str(scored.fallback).lower()).inc()
         return _Concluded(body, told, occasion, previous or {})
 

@@ -5,9 +5,8 @@ Invariant: a stored diagnosis never changes; storing it again is without effect.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from app.schemas.diagnosis import Diagnosis
 from app.store.partitions import Partitions, months_of_days
 from app.store.pool import Database, first_value
 
@@ -24,21 +23,6 @@ class StoredDiagnosis(NamedTuple):
     status: str
     health: float | None
     body: str
-
-    @classmethod
-    def of(cls, item: Diagnosis) -> Self:
-        """Return the row of a diagnosis."""
-        return cls(
-            item.diagnosis_id,
-            item.created_at,
-            item.equipment_id,
-            item.window.start,
-            item.window.end,
-            item.model_version,
-            item.status,
-            item.health,
-            item.model_dump_json(),
-        )
 
 
 async def insert_diagnoses(database: Database, partitions: Partitions, diagnoses: Sequence[StoredDiagnosis]) -> None:

@@ -28,7 +28,6 @@ import numpy as np
 
 from app.errors import StoreUnavailable
 from app.settings import Settings
-from app.store.diagnoses import StoredDiagnosis
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.pool import PoolLimits
 from app.store.readings import Readings
@@ -36,6 +35,7 @@ from app.store.store import Store
 from cluster import capacity
 from tests.bench.store_filled import END_S, FULL, HOUR_S, QUICK, SENSORS, SMALL, Filled, Sizes, diagnosis
 from tests.plans import nested_plans
+from tests.rows import stored_row
 
 READS = 16
 """Reads that each replica has under way when connections are counted: twice what its pool lets through."""
@@ -238,7 +238,7 @@ async def measure_diagnoses(large: Filled, rounds: int) -> list[dict[str, float]
         server, client = [], []
         for turn in range(max(3, rounds // 3) + 1):
             times = max(1, 64 // batch)
-            items = [[StoredDiagnosis.of(diagnosis(name)) for name in large.some(batch)] for _ in range(times)]
+            items = [[stored_row(diagnosis(name)) for name in large.some(batch)] for _ in range(times)]
             before, began = large.server_cpu_ms(), time.process_time()
             for item in items:
                 await large.store.insert_diagnoses(item)
@@ -290,7 +290,7 @@ async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
     created = datetime(2027, 3, 1, tzinfo=UTC)
     for _ in range(8):
         items = [diagnosis(name).model_copy(update={"created_at": created}) for name in names]
-        await large.store.insert_diagnoses([StoredDiagnosis.of(item) for item in items])
+        await large.store.insert_diagnoses([stored_row(item) for item in items])
     diagnoses_wal = float(await large.session.fetchval(wal) - before)
     sizes = {
         table: float(await large.session.fetchval(f"select pg_total_relation_size('{table}_2027_03')"))

@@ -27,6 +27,7 @@ from app.store.store import Store
 from app.store.windows import decode_window
 from tests.app.fleet.conftest import AT, NOW, START, add_rig, write_config
 from tests.machines import make_machine
+from tests.rows import stored_row
 
 
 async def begin(store: Store, plan: Plan, name: str = "nightly") -> FleetRun:
@@ -227,7 +228,7 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
             "components": tuple(item.model_copy(update={"state": "critical"}) for item in fresh.components),
         }
     )
-    await store.insert_diagnoses([StoredDiagnosis.of(before)])
+    await store.insert_diagnoses([stored_row(before)])
 
     async def states(name: str, plan: Plan) -> dict[str, str]:
         run = await begin(store, plan, name)

@@ -12,6 +12,7 @@ from app.serving.journal import Journal
 from app.serving.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
 from tests.app.test_diagnose import make
+from tests.rows import stored_row
 
 
 class Database:
@@ -35,7 +36,7 @@ def journal_of(
 
 
 def numbered(number: int) -> StoredDiagnosis:
-    return StoredDiagnosis.of(make())._replace(diagnosis_id=f"d{number}")
+    return stored_row(make())._replace(diagnosis_id=f"d{number}")
 
 
 async def until(condition, timeout_s: float = 5.0) -> None:

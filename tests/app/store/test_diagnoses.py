@@ -2,8 +2,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, Window
-from app.store.diagnoses import StoredDiagnosis
 from app.store.store import Store
+from tests.rows import stored_row
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ def diagnosis(diagnosis_id: str, end: datetime, created_at: datetime = NOW, equi
 async def test_stored_diagnosis_comes_back_as_it_was(store: Store):
     stored = diagnosis("d1", NOW)
 
-    await store.insert_diagnoses([StoredDiagnosis.of(stored)])
+    await store.insert_diagnoses([stored_row(stored)])
 
     body = await store.get_diagnosis("d1")
     assert body is not None
@@ -40,7 +40,7 @@ async def test_storing_again_changes_nothing(store: Store):
         [diagnosis("d1", NOW), diagnosis("d2", NOW)],
         [diagnosis("d2", NOW, equipment_id="other"), diagnosis("d3", NOW)],
     ):
-        await store.insert_diagnoses([StoredDiagnosis.of(item) for item in pair])
+        await store.insert_diagnoses([stored_row(item) for item in pair])
     await store.insert_diagnoses([])
 
     assert len(await store.diagnosis_history("rig", None, None, 10)) == 3
@@ -51,7 +51,7 @@ async def test_history_is_newest_first_within_the_interval_over_months(store: St
     ends = [NOW - timedelta(days=30 * age) for age in range(4)]
     await store.insert_diagnoses(
         [
-            StoredDiagnosis.of(diagnosis(f"d{age}", end, created_at=NOW - timedelta(days=40 * age)))
+            stored_row(diagnosis(f"d{age}", end, created_at=NOW - timedelta(days=40 * age)))
             for age, end in enumerate(ends)
         ]
     )

@@ -3,10 +3,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, InputQuality, State, Window
-from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageSizes, Selection
 from app.store.store import Store
 from tests.machines import make_machine
+from tests.rows import stored_row
 
 T0 = datetime(2025, 1, 1, tzinfo=UTC)
 RUN = FleetRun("nightly", T0, "{}")
@@ -88,7 +88,7 @@ async def test_page_tells_what_is_done_and_what_is_not_registered(store: Store, 
     assert first["gone"].equipment is None
     assert first["a_1"].equipment == make_machine("a_1")
 
-    await store.insert_diagnoses([StoredDiagnosis.of(diagnosis(first["a_1"].diagnosis_id, "a_1", T0))])
+    await store.insert_diagnoses([stored_row(diagnosis(first["a_1"].diagnosis_id, "a_1", T0))])
 
     again = {item.equipment_id: item for item in await runs.read_page(RUN, page, ALL)}
     assert {name: item.done for name, item in again.items()} == {"a_1": True, "b-1": False, "gone": False}
@@ -102,7 +102,7 @@ async def test_states_are_those_of_the_newest_earlier_window_of_stored_readings(
     minute = timedelta(minutes=1)
     await store.insert_diagnoses(
         [
-            StoredDiagnosis.of(item)
+            stored_row(item)
             for item in (
                 diagnosis("1" * 32, "a", T0, "healthy"),
                 diagnosis("2" * 32, "a", T0 + minute, "degraded"),

@@ -8,11 +8,11 @@ import pytest
 
 from app.errors import StoreError
 from app.store import migrate
-from app.store.diagnoses import StoredDiagnosis
 from app.store.migrate import read_migrations
 from app.store.store import Store
 from tests.app.store.test_diagnoses import diagnosis
 from tests.conftest import TIMESCALE_DSN, run_sql, with_database
+from tests.rows import stored_row
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_diagnoses_stored_before_their_bodies_were_text_stay(empty_dsn: st
     await store.migrate()
 
     stored = diagnosis("e", datetime(2026, 3, 1, 12, tzinfo=UTC))
-    await store.insert_diagnoses([StoredDiagnosis.of(stored)])
+    await store.insert_diagnoses([stored_row(stored)])
     old = await store.get_diagnosis("d")
     assert old is not None
     assert json.loads(old) == {"a": None, "b": 1.5}
