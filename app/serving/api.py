@@ -28,6 +28,7 @@ from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
 from app.serving.access_log import AccessLog
 from app.serving.admin import add_admin_routes
+from app.serving.callers import Callers
 from app.serving.direct import DirectPaths, DirectRoute
 from app.serving.experiments import add_experiment_route
 from app.serving.openapi import answer_of, body_of, document_bodies
@@ -82,7 +83,7 @@ def build_api(service: Service) -> ASGIApp:
     add_admin_routes(api, service.authenticator, service.desk)
     _add_error_answers(api)
     document_bodies(api)
-    return AccessLog(DirectPaths(api), service.metrics)
+    return AccessLog(DirectPaths(api, Callers()), service.metrics)
 
 
 def _known_form(equipment_id: str) -> str:

@@ -31,8 +31,9 @@ class DoorLimits:
         size: most items of a batch.
         weight: most weight of a batch of more than one item.
         age_s: a batch that has gathered this long starts although others are under way, while `under_way` allows.
-        early: this many items that have gathered, for each batch that is under way, start beside it, while `under_way`
-            allows; a full batch starts in any case. So few callers share large batches, and many keep all replicas busy.
+        early: this many items that have gathered, for each batch that is under way, start beside it if they are as many as all
+            those under way, while `under_way` allows; a full batch starts in any case. So few callers overlap, many share large
+            batches, and very many keep all replicas busy.
         under_way: most batches under way at a time; what Serve's autoscaling of the replicas behind can see of the queue.
         bulk: items of a batch that are kept for those that came in bulk, while such wait.
     """
@@ -72,6 +73,8 @@ class Door(Generic[Item, Outcome]):
         self._single: deque[_Waiting[Item, Outcome]] = deque()
         self._bulk: deque[_Waiting[Item, Outcome]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._items = 0
+        """Under way."""
         self._woken: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -127,6 +130,7 @@ class Door(Generic[Item, Outcome]):
             batch = self._next_batch()
             if not batch:
                 return
+            self._items += len(batch)
             task = asyncio.ensure_future(self._run(batch))
             self._running.add(task)
             task.add_done_callback(partial(self._ended, batch), context=self._context)
@@ -138,7 +142,7 @@ class Door(Generic[Item, Outcome]):
         waiting = len(self._single) + len(self._bulk)
         if not waiting or len(self._running) >= self._limits.under_way:
             return False
-        if waiting >= min(self._limits.early * len(self._running), self._limits.size):
+        if waiting >= min(max(self._limits.early * len(self._running), self._items), self._limits.size):
             return True
         return asyncio.get_running_loop().time() >= self._oldest() + self._limits.age_s
 
@@ -200,6 +204,7 @@ class Door(Generic[Item, Outcome]):
 
     def _ended(self, batch: Sequence[_Waiting[Item, Outcome]], task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
+        self._items -= len(batch)
         error = None if task.cancelled() else task.exception()
         for waiting in batch:
             if task.cancelled():

@@ -2,6 +2,7 @@
 
 The framework documents them (a `DirectRoute` is in the OpenAPI document like any other) and answers everything else. An endpoint
 is called with the request alone, checks the key itself and returns JSON; only an error is answered by an object of the framework.
+Whoever leaves or waits too long is given up by `callers`.
 Invariant: an error is answered by the handler that the framework would call.
 """
 
@@ -11,6 +12,8 @@ from typing import cast
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
+
+from app.serving.callers import WATCHED, Callers
 
 Endpoint = Callable[[Request], Awaitable[bytes]]
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -25,16 +28,19 @@ class DirectPaths:
 
     Args:
         api: with all its routes and error handlers.
+        callers: watches those who wait.
     """
 
-    def __init__(self, api: FastAPI) -> None:
+    def __init__(self, api: FastAPI, callers: Callers) -> None:
         self._api = api
+        self._callers = callers
         self._routes = {
             (method, route.path): route
             for route in api.routes
             if isinstance(route, DirectRoute)
             for method in route.methods or ()
         }
+        assert self._routes.keys() == WATCHED
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -45,12 +51,12 @@ class DirectPaths:
             await self._api(scope, receive, send)
             return
         scope["route"] = route
-        request = Request(scope, receive)
         try:
-            body = await cast("Endpoint", route.endpoint)(request)
+            with self._callers.watching(receive) as caller:
+                body = await cast("Endpoint", route.endpoint)(Request(scope, caller.receive))
         except Exception as error:
             handler, expected = self._handler_of(error)
-            await (await handler(request, error))(scope, receive, send)
+            await (await handler(Request(scope, receive), error))(scope, receive, send)
             if not expected:
                 raise
             return

@@ -23,6 +23,7 @@ from tests.bench import (
     fleet,
     memory,
     observability,
+    profile,
     releases,
     scale,
     shadow,
@@ -38,6 +39,7 @@ from tests.bench.systems import OURS, PEERS
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "compare": compare,
+    "profile": profile.measure,
     "cold_start": cold_start.measure,
     "fleet": fleet.measure,
     "cache": cache.measure,

@@ -72,7 +72,7 @@ class Bench:
 
 @dataclass
 class Measured:
-    """One load on one system in one round; times in ms, memory in MB."""
+    """One load on one system in one round; times in ms, memory in MB; `cpu_ms_of` is `cpu_ms` by what the processes are."""
 
     system: str
     point: str
@@ -85,6 +85,7 @@ class Measured:
     sent: int
     errors: dict[str, int]
     cpu_ms: float
+    cpu_ms_of: dict[str, float]
     postgres_cpu_ms: float
     load_cpu_ms: float
     late_ms: float
@@ -163,9 +164,10 @@ class Asker:
             process.stdin.write(json.dumps(plan))
             process.stdin.close()
             _expect(process.stdout.readline(), "begin")
-            cpu_s, postgres_s = meter.cpu_s(processes), meter.cpu_s(postgres)
+            cpu_s, postgres_s = meter.cpu_by_name(processes), meter.cpu_s(postgres)
             _expect(process.stdout.readline(), "end")
-            cpu_s, postgres_s = meter.cpu_s(processes) - cpu_s, meter.cpu_s(postgres) - postgres_s
+            cpu_s = {name: spent - cpu_s.get(name, 0.0) for name, spent in meter.cpu_by_name(processes).items()}
+            postgres_s = meter.cpu_s(postgres) - postgres_s
             result = json.loads(process.stdout.readline())
         self._asked += result["sent"]
         latencies, done = result["latencies_ms"], max(1, result["in_time"])
@@ -185,7 +187,8 @@ class Asker:
             p99=percentile(latencies, 0.99),
             sent=result["sent"],
             errors=result["errors"],
-            cpu_ms=1000.0 * cpu_s / done,
+            cpu_ms=1000.0 * sum(cpu_s.values()) / done,
+            cpu_ms_of={name: 1000.0 * spent / done for name, spent in cpu_s.items()},
             postgres_cpu_ms=1000.0 * postgres_s / done,
             load_cpu_ms=result["cpu_ms"] / done,
             late_ms=result["late_ms"],

@@ -31,6 +31,16 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
     return total
 
 
+def cpu_by_name(processes: Sequence[psutil.Process]) -> dict[str, float]:
+    """Return the same by what the processes are, see `name_of`; replicas of one deployment together."""
+    found: dict[str, float] = {}
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            name = name_of(process)
+            found[name] = found.get(name, 0.0) + cpu_s([process])
+    return found
+
+
 def memory_of(processes: Sequence[psutil.Process]) -> list[Memory]:
     """Return the memory of each process, the largest first."""
     found = []
@@ -47,7 +57,7 @@ def name_of(process: psutil.Process) -> str:
     joined = " ".join(command)
     replica = re.search(r"ray::(?:ServeReplica:)?([\w:.-]+)", joined)
     if replica:
-        return replica[1].rstrip(":")
+        return replica[1].split(".")[0].rstrip(":")  # what follows a dot is the call under way
     module = re.search(r"-m ([\w.]+)", joined)
     if module:
         return module[1]

@@ -16,6 +16,8 @@ from tests.bench.compare import medians, titles
 from tests.bench.systems import OURS, PEERS
 
 AGAINST = {"fastapi": "(a)", "litserve": "(c)", "naive": "(f)"}
+LEAST_CPU_MS = 0.01
+MOST_LIBRARIES = 8
 NOT_OURS = "Peers do no authentication, journal, metrics, validation of limits or fallback; their answers are the same diagnoses."
 
 Found = Mapping[str, Any]
@@ -48,6 +50,7 @@ def write_summary(found: Found, output: Path) -> str:
         "memory": _memory,
         "scale": _scale,
         "observability": _observability,
+        "profile": _profile,
         "shadow": _shadow,
         "store_read": _store_read,
         "verdict": _verdict,
@@ -257,6 +260,35 @@ def _observability(section: Found) -> list[str]:
             f"With them {section['ratio']:.3f} of the throughput and {section['cpu_ratio']:.3f} of the CPU a request without them, "
             "at 32 connections."
         ),
+    ]
+
+
+def _profile(section: Found) -> list[str]:
+    loads = list(section["cpu"])
+    spent: dict[str, float] = {}
+    for told in section["cpu"].values():
+        for name, ms in told.items():
+            spent[name] = max(spent.get(name, 0.0), ms)
+    names = sorted(spent, key=lambda name: -section["cpu"][loads[-1]].get(name, 0.0))
+    cpu = [
+        [
+            name,
+            *(_number(section["cpu"][load].get(name, 0.0), 2) for load in loads),
+            _number(section["idle"].get(name, 0.0), 3),
+        ]
+        for name in names
+        if spent[name] >= LEAST_CPU_MS
+    ]
+    looks = [
+        [load, replica, ", ".join(f"{library} {share:.0%}" for library, share in list(shares.items())[:MOST_LIBRARIES])]
+        for load, replicas in section["samples"].items()
+        for replica, shares in replicas.items()
+    ]
+    return [
+        "## Where the time goes",
+        "**CPU of each process, ms a request, and cores when nobody asks**\n\n"
+        + _table(["process", *loads, "idle"], cpu),
+        "**Whose Python held the interpreter**\n\n" + _table(["load", "replica", "share of looks"], looks),
     ]
 
 

@@ -86,6 +86,28 @@ async def test_enough_waiting_items_start_beside_what_is_under_way_up_to_the_lim
     works.finished.set()
 
 
+async def test_no_batch_starts_beside_a_larger_one_before_as_many_wait(works: Works):
+    entrance = door(works, size=16, early=2, under_way=3)
+    for item in range(6):
+        entrance.enter(item)
+    await turn()
+    for item in range(5):
+        entrance.enter(item)
+        await turn()
+    assert works.sizes == [6]
+    entrance.enter(5)
+    await turn()
+    assert works.sizes == [6, 6]
+    for item in range(11):
+        entrance.enter(item)
+    await turn()
+    assert works.sizes == [6, 6]
+    entrance.enter(11)
+    await turn()
+    assert works.sizes == [6, 6, 12]
+    works.finished.set()
+
+
 async def test_batch_that_gathered_long_enough_starts_although_another_is_under_way(works: Works):
     entrance = door(works, age_s=0.02)
     entrance.enter(0)

@@ -1,0 +1,149 @@
+"""Callers of direct paths are given up when they leave or wait too long, without a task for each."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from app.errors import ModelUnavailable
+from app.serving.callers import NO_WATCH, Callers, Unwatched, middlewares
+from app.serving.routes import read_body
+
+Message = MutableMapping[str, Any]
+
+
+class Connection:
+    """Gives a body in parts, each when it is told to, and then waits until it is closed, as servers do."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+        self.asked = 0
+        self._given = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    def give(self) -> None:
+        self._given.set()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    async def receive(self) -> Message:
+        self.asked += 1
+        if self.parts:
+            await self._given.wait()
+            self._given.clear()
+            return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
+        await self._closed.wait()
+        return {"type": "http.disconnect"}
+
+
+async def answer(callers: Callers, connection: Connection, work: "asyncio.Future[str]") -> str:
+    with callers.watching(connection.receive) as caller:
+        await read_body({}, caller.receive, 100)
+        return await work
+
+
+async def test_caller_that_leaves_is_given_up_with_its_work():
+    connection, work = Connection(b"{}"), asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(answer(Callers(look_s=0.01), connection, work))
+    connection.give()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    connection.close()
+    with pytest.raises(ClientDisconnect):
+        await asyncio.wait_for(task, 1.0)
+    assert work.cancelled()
+
+
+async def test_caller_that_waits_too_long_is_told_so():
+    connection, work = Connection(b"{}"), asyncio.get_running_loop().create_future()
+    connection.give()
+    with pytest.raises(ModelUnavailable, match=r"within 0\.05 s"):
+        await answer(Callers(look_s=0.01, answer_s=0.05), connection, work)
+    assert work.cancelled()
+
+
+async def test_caller_whose_body_does_not_come_is_given_up_too():
+    connection = Connection(b"{}")
+    with pytest.raises(ModelUnavailable):
+        await answer(Callers(look_s=0.01, answer_s=0.05), connection, asyncio.get_running_loop().create_future())
+
+
+async def test_nothing_of_a_body_is_taken_away():
+    connection, work = Connection(b"{", b"}"), asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(answer(Callers(look_s=0.005), connection, work))
+    await asyncio.sleep(0.03)
+    assert connection.asked == 1
+    connection.give()
+    await asyncio.sleep(0.03)
+    assert connection.asked == 2
+    connection.give()
+    await asyncio.sleep(0.03)
+    assert connection.asked > 2
+    work.set_result("told")
+    assert await task == "told"
+
+
+async def test_what_others_cancel_stays_cancelled():
+    connection = Connection(b"{}")
+    connection.give()
+    task = asyncio.create_task(answer(Callers(), connection, asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_one_that_can_not_be_watched_hides_no_other(caplog: pytest.LogCaptureFixture):
+    callers, loop = Callers(look_s=0.01), asyncio.get_running_loop()
+    bad, good = Connection(b"{}"), Connection(b"{}")
+    works = [loop.create_future(), loop.create_future()]
+    tasks = [asyncio.create_task(answer(callers, each, work)) for each, work in zip((bad, good), works, strict=True)]
+    for each in (bad, good):
+        each.give()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    async def broken() -> Message:
+        raise OSError("no such connection")
+
+    next(item for item in callers._waiting if item._receive == bad.receive)._receive = broken
+    good.close()
+    with pytest.raises(ClientDisconnect):
+        await asyncio.wait_for(tasks[1], 1.0)
+    assert "caller not watched" in caplog.text
+    works[0].set_result("told")
+    assert await tasks[0] == "told"
+
+
+async def test_no_timer_runs_while_nobody_waits():
+    callers, connection = Callers(look_s=0.01), Connection(b"{}")
+    connection.give()
+    work = asyncio.get_running_loop().create_future()
+    work.set_result("told")
+    assert await answer(callers, connection, work) == "told"
+    await asyncio.sleep(0.05)
+    assert callers._timer is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("POST", "/v1/diagnoses", {**dict(NO_WATCH), b"a": b"b"}),
+        ("GET", "/v1/diagnoses", {b"a": b"b", b"x-request-timeout-seconds": b"5"}),
+        ("POST", "/v1/diagnoses/batch", {b"a": b"b", b"x-request-timeout-seconds": b"5"}),
+    ],
+)
+async def test_serve_is_told_not_to_watch_watched_paths_alone(method: str, path: str, expected: dict[bytes, bytes]):
+    seen: list[dict[bytes, bytes]] = []
+
+    async def inner(scope: Message, *_: object) -> None:
+        seen.append(dict(scope["headers"]))
+
+    headers = [(b"a", b"b"), (b"x-request-timeout-seconds", b"5")]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
+    assert seen == [expected]
+    assert [item.cls for item in middlewares()] == [Unwatched]

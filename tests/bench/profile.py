@@ -1,0 +1,132 @@
+"""Where the chain's time goes under load: CPU by process, and by library of the replicas that answer.
+
+Each load runs twice, the second time with py-spy looking at the replicas a hundred times a second; a look counts for the library of the
+innermost Python function of the thread that holds the interpreter, compiled code for the one that called it. What runs without it
+(gRPC's own threads, matrix products) is in the CPU by process alone.
+Invariant: CPU figures are of loads without the sampler.
+"""
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from app.settings import PROJECT_DIR
+from tests.bench import meter
+from tests.bench.compare import Asker, Bench, Point
+from tests.bench.systems import OURS, Running, running
+
+CONCURRENCIES = (1, 32, 128)
+SETTLE_S = 1.5
+"""From the start of a load until it is steady."""
+LEAST_SHARE = 0.005
+_FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]*?)(?::\d+)?\)$")
+
+
+def measure(bench: Bench) -> dict[str, object]:
+    """Put each load on the service, alone and under the sampler.
+
+    Returns:
+        `cpu`: by load, median CPU milliseconds a request by process, with `load` and `postgres`; `idle`: CPU seconds a second by
+        process of a service that nobody asks; `samples`: by load and replica the share of looks by library.
+    """
+    cpu: dict[str, dict[str, float]] = {}
+    samples: dict[str, dict[str, dict[str, float]]] = {}
+    with running(OURS, bench.dsn, bench.fresh_directory("profile"), bench.peers_python) as system:
+        asker = Asker(bench, system, bench.fleet.pairs(seed=11))
+        for concurrency in CONCURRENCIES:
+            asker.load(Point(concurrency), min(3.0, bench.seconds))
+        idle = _idle(system, bench.seconds)
+        for concurrency in CONCURRENCIES:
+            point = Point(concurrency)
+            rows = [asker.load(point, bench.seconds) for _ in range(bench.rounds)]
+            by_round = [row.cpu_ms_of | {"load": row.load_cpu_ms, "postgres": row.postgres_cpu_ms} for row in rows]
+            names = {name for told in by_round for name in told}
+            cpu[point.label] = {name: statistics.median(told.get(name, 0.0) for told in by_round) for name in names}
+            samples[point.label] = _sampled(asker, system, point, bench.seconds)
+    for label, told in cpu.items():
+        most = sorted(told.items(), key=lambda item: -item[1])[:6]
+        print(f"profile {label}: " + "  ".join(f"{name} {spent:.2f} ms" for name, spent in most), flush=True)
+    return {"cpu": cpu, "idle": idle, "samples": samples}
+
+
+def _idle(system: Running, seconds: float) -> dict[str, float]:
+    processes = system.processes()
+    before, began = meter.cpu_by_name(processes), time.perf_counter()
+    time.sleep(seconds)
+    after, took_s = meter.cpu_by_name(processes), time.perf_counter() - began
+    return {name: (spent - before.get(name, 0.0)) / took_s for name, spent in after.items()}
+
+
+def _sampled(asker: Asker, system: Running, point: Point, seconds: float) -> dict[str, dict[str, float]]:
+    replicas = [item for item in system.processes() if _is_replica(item)]
+    with tempfile.TemporaryDirectory() as directory:
+        spies = [_spy(item, Path(directory), seconds) for item in replicas]
+        asker.load(point, seconds + 2 * SETTLE_S)
+        for spy in spies:
+            spy.wait(timeout=60)
+        found: dict[str, dict[str, float]] = {}
+        for item in replicas:
+            path = Path(directory) / str(item.pid)
+            shares = libraries(path.read_text().splitlines()) if path.exists() else {}
+            if shares:
+                found[f"{meter.name_of(item)} ({item.pid})"] = shares
+    return found
+
+
+def _is_replica(process: psutil.Process) -> bool:
+    try:
+        return any(name in meter.name_of(process) for name in ("Ingress", "GraphBuilder", "Model"))
+    except psutil.Error:
+        return False
+
+
+def _spy(process: psutil.Process, directory: Path, seconds: float) -> "subprocess.Popen[bytes]":
+    spy = Path(sys.executable).with_name("py-spy")
+    return subprocess.Popen(
+        [
+            *("sh", "-c", f'sleep {SETTLE_S}; exec "$@"', "sh"),
+            *(str(spy), "record", "--pid", str(process.pid), "--duration", str(round(seconds)), "--rate", "100"),
+            *("--gil", "--format", "raw", "--full-filenames", "--output", str(directory / str(process.pid))),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def libraries(stacks: Sequence[str]) -> dict[str, float]:
+    """Return the share of looks by library of the innermost function, the largest first, and `other` for what is rare.
+
+    Args:
+        stacks: lines of py-spy's raw format, `outer (file:line);...;inner (file:line) count`.
+    """
+    counts: Counter[str] = Counter()
+    for line in stacks:
+        stack, _, count = line.rpartition(" ")
+        counts[library_of(stack.rsplit(";", 1)[-1])] += int(count)
+    total = counts.total()
+    shares = {name: count / total for name, count in counts.most_common() if count / total >= LEAST_SHARE}
+    return shares | ({"other": 1.0 - sum(shares.values())} if shares and sum(shares.values()) < 1.0 else {})
+
+
+def library_of(frame: str) -> str:
+    """Return the library of a frame such as `read (/project/app/store/pool.py:12)`: a module of this project, a package, or Python."""
+    match = _FRAME.match(frame)
+    if match is None:
+        return "python"
+    file = match["file"]
+    if "site-packages/" in file:
+        parts = file.split("site-packages/", 1)[1].split("/")
+        return ".".join(parts[:2]) if parts[0] == "ray" and len(parts) > 2 else parts[0].removesuffix(".py")
+    if file.startswith(f"{PROJECT_DIR}/"):
+        return ".".join(Path(file).relative_to(PROJECT_DIR).with_suffix("").parts[:3])
+    if "asyncio" in file or "selectors" in file:
+        return "asyncio"
+    return "python"
