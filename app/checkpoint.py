@@ -19,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from app import card as files
 from app.calibration import Calibration, check_calibration
 from app.card import Card, DataInterval, Head
+from app.distance import NEVER_NEAREST
 from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
@@ -124,7 +125,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
     config = read_config(directory / files.MODEL_CONFIG)
     _check_fit(config, feature_spec, str(directory))
     try:
-        weights = load_tensors((directory / files.WEIGHTS).read_bytes())
+        weights = _as_now(load_tensors((directory / files.WEIGHTS).read_bytes()))
     except SafetensorError as error:
         raise CheckpointError(f"'{directory / files.WEIGHTS}' is not a safetensors file: {error}") from error
     # the first weights are drawn and thrown away: leave the caller's sequence alone
@@ -179,6 +180,14 @@ def _check_fit(config: ModelConfig, spec: FeatureSpec, where: str) -> None:
                 f"the parts of checkpoint '{where}' do not belong together: {files.MODEL_CONFIG} has {network} as {what}, "
                 f"{files.FEATURE_SPEC} has {features}: take both from one training"
             )
+
+
+def _as_now(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights under today's names: which grades occurred was once said by the norms of their means."""
+    centre_GQKX = weights.pop("distance.centre_GQKX", None)
+    if centre_GQKX is not None:
+        weights["distance.occurs_GK"] = (centre_GQKX[..., -1] < NEVER_NEAREST).any(1)
+    return weights
 
 
 def _check_weights(model: UniversalTemporalGNN, weights: Mapping[str, torch.Tensor], directory: Path) -> None:

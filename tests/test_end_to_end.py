@@ -150,20 +150,21 @@ def test_callers_that_leave_are_given_up_and_the_others_are_answered(system: Sys
     values, _ = rig_cycle(700)
     left = 'hydraulic_http_requests_total{method="POST",route="/v1/diagnoses",status="499"}'
     before = samples(client).get(left, 0.0)
-    sockets = []
-    for minute in range(24):
-        readings = inline_readings(values, f"2026-02-01T00:{minute:02d}:00Z")
-        body = json.dumps({"equipment_id": "hydraulic-rig", "readings": readings, "explain": True}).encode()
-        connection = socket.create_connection(("127.0.0.1", httpx.URL(system.url).port or 80), timeout=10)
-        head = f"POST /v1/diagnoses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {system.key}\r\ncontent-length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
-        sockets.append(connection)
-    for connection in sockets:
-        connection.close()
-    assert diagnose(client, equipment_id="hydraulic-rig", readings=inline_readings(values, "2026-02-02T00:00:00Z"))
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 30
+    burst = 0
     while samples(client).get(left, 0.0) == before and time.monotonic() < give_up:
-        time.sleep(0.2)
+        burst += 1
+        sockets = []
+        for second in range(24):
+            readings = inline_readings(values, f"2026-02-01T00:{burst:02d}:{second:02d}Z")
+            body = json.dumps({"equipment_id": "hydraulic-rig", "readings": readings, "explain": True}).encode()
+            connection = socket.create_connection(("127.0.0.1", httpx.URL(system.url).port or 80), timeout=10)
+            head = f"POST /v1/diagnoses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {system.key}\r\ncontent-length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            sockets.append(connection)
+        for connection in sockets:
+            connection.close()
+        assert diagnose(client, equipment_id="hydraulic-rig", readings=inline_readings(values, "2026-02-02T00:00:00Z"))
     assert samples(client).get(left, 0.0) > before
 
 

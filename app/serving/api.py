@@ -320,7 +320,7 @@ def _add_error_answers(api: FastAPI) -> None:
             type=TYPE_PREFIX + "client-gone",
             title="The caller left",
             status=CLIENT_GONE,
-            detail="expected the whole body, found the connection closed: send it again",
+            detail="expected the caller to wait for the answer, found the connection closed: send it again",
             trace_id=request.scope["trace_id"],
         )
         return respond(problem)

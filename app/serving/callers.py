@@ -2,7 +2,7 @@
 
 Serve would do it with two tasks of the event loop for each request, which cost a diagnosis a tenth of its processor time under load;
 `Unwatched` tells it not to, and is given to Serve by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH (RAY_DEFAULTS in the Makefile). Where that
-is not set, both watch.
+is not set, both watch. A request that waits for one of the replica's `max_ongoing_requests` is not looked at, but its time runs.
 Invariant: the server is asked whether a caller has left only when the whole body was read, so nothing of it is taken away.
 """
 
@@ -11,6 +11,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray import serve
+from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD  # has no public name
+from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +28,8 @@ LOOK_S = 0.1
 """Time between two looks at who has left."""
 ANSWER_S = 60.0
 """Longest that a caller waits; as `request_timeout_s` of `serve_config.yaml`, which holds for the other paths."""
+ARRIVED = "hydraulic.arrived"
+"""Key of a scope: time of the event loop when the request came."""
 NO_WATCH = ((b"x-request-disconnect-disabled", b"?1"), (b"x-request-timeout-seconds", b"0"))
 """What tells Serve to watch neither connection nor clock of a request."""
 
@@ -42,6 +47,7 @@ class Caller:
         self._began = began
         self._answer_s = answer_s
         self.given_up: Exception | None = None
+        self._cancels = 0
         self._receive = receive
         self._is_read = False
         self._task = asyncio.current_task()
@@ -54,14 +60,27 @@ class Caller:
 
     def look(self, now: float) -> None:
         """Give the caller up if it has left or waits too long."""
-        if self.given_up is not None or self._task is None:
+        if self._task is None:
             return
-        if now - self._began >= self._answer_s:
+        if self.given_up is not None:
+            pass
+        elif now - self._began >= self._answer_s:
             self.given_up = ModelUnavailable(f"expected an answer within {self._answer_s:g} s, found none: ask again")
         elif self._is_read and _has_left(self._receive):
             self.given_up = ClientDisconnect()
         if self.given_up is not None:
+            # again at each look, should something have swallowed the one before
+            self._cancels += 1
             self._task.cancel()
+
+    def take_back(self) -> int:
+        """Take back the cancellations that came from here, and return how many others there are."""
+        if self._task is None:
+            return 0
+        for _ in range(self._cancels):
+            self._task.uncancel()
+        self._cancels = 0
+        return self._task.cancelling()
 
 
 class Callers:
@@ -79,10 +98,11 @@ class Callers:
         self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
-    def watching(self, receive: Receive) -> Iterator[Caller]:
+    def watching(self, scope: Scope, receive: Receive) -> Iterator[Caller]:
         """Watch the request of the current task.
 
         Args:
+            scope: of the request.
             receive: of its connection; who answers receives by the caller's instead.
 
         Raises:
@@ -90,20 +110,20 @@ class Callers:
             ModelUnavailable: it waited too long; likewise.
         """
         loop = asyncio.get_running_loop()
-        caller = Caller(receive, loop.time(), self._answer_s)
+        caller = Caller(receive, scope.get(ARRIVED, loop.time()), self._answer_s)
         self._waiting.add(caller)
         if self._timer is None:
             self._timer = loop.call_later(self._look_s, self._look, loop)
         try:
             yield caller
         except asyncio.CancelledError:
-            task = asyncio.current_task()
             # whoever else cancels it wants it to end
-            if caller.given_up is None or task is None or task.uncancel() > 0:
+            if caller.given_up is None or caller.take_back() > 0:
                 raise
             raise caller.given_up from None
         finally:
             self._waiting.discard(caller)
+            caller.take_back()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(self._look_s, self._look, loop) if self._waiting else None
@@ -117,7 +137,7 @@ class Callers:
 
 
 def _has_left(receive: Receive) -> bool:
-    """Ask a connection without waiting whether it is closed."""
+    """Ask a connection without waiting whether it is closed; what it would wait for is given up at once."""
     asked = receive().__await__()
     try:
         next(asked)
@@ -129,7 +149,7 @@ def _has_left(receive: Receive) -> bool:
 
 
 class Unwatched:
-    """Around Serve's own handling of a request in an ingress replica: of watched paths Serve watches nothing.
+    """Around Serve's own handling of a request in a replica: of watched paths Serve watches nothing.
 
     Args:
         inner: the rest of the application.
@@ -142,9 +162,17 @@ class Unwatched:
         """Answer one ASGI connection."""
         if scope["type"] == "http" and (scope["method"], scope["path"]) in WATCHED:
             scope["headers"] = [*scope["headers"], *NO_WATCH]
+            scope[ARRIVED] = asyncio.get_running_loop().time()
         await self._inner(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Serve puts around the application of each HTTP server that it starts."""
-    return [Middleware(Unwatched)]
+    """Return what Serve puts around the application of each HTTP server that it starts.
+
+    Nothing for a proxy, which nobody else would watch, and where requests are answered in another thread than they come in.
+    """
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return []
+    return [] if RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD else [Middleware(Unwatched)]

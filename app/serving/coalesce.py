@@ -31,9 +31,8 @@ class DoorLimits:
         size: most items of a batch.
         weight: most weight of a batch of more than one item.
         age_s: a batch that has gathered this long starts although others are under way, while `under_way` allows.
-        early: this many items that have gathered, for each batch that is under way, start beside it if they are as many as all
-            those under way, while `under_way` allows; a full batch starts in any case. So few callers overlap, many share large
-            batches, and very many keep all replicas busy.
+        early: a batch starts beside others once max(early x batches under way, items under way) wait, or a full batch does, while
+            `under_way` allows. So few callers overlap, and many share large batches.
         under_way: most batches under way at a time; what Serve's autoscaling of the replicas behind can see of the queue.
         bulk: items of a batch that are kept for those that came in bulk, while such wait.
     """
@@ -88,8 +87,8 @@ class Door(Generic[Item, Outcome]):
 
     @property
     def crowded(self) -> bool:
-        """Whether callers wait although work is under way, so many that they would start beside it if that were free."""
-        return bool(self._running) and len(self._single) + len(self._bulk) >= self._limits.early
+        """Whether callers wait although work is under way, as many as would start beside it if `under_way` allowed."""
+        return bool(self._running) and len(self._single) + len(self._bulk) >= self._enough
 
     def enter(self, item: Item, weight: int = 1, *, bulk: bool = False) -> "asyncio.Future[Outcome]":
         """Let an item wait for its batch.
@@ -142,9 +141,14 @@ class Door(Generic[Item, Outcome]):
         waiting = len(self._single) + len(self._bulk)
         if not waiting or len(self._running) >= self._limits.under_way:
             return False
-        if waiting >= min(max(self._limits.early * len(self._running), self._items), self._limits.size):
+        if waiting >= self._enough:
             return True
         return asyncio.get_running_loop().time() >= self._oldest() + self._limits.age_s
+
+    @property
+    def _enough(self) -> int:
+        """So many waiting items start at once."""
+        return min(max(self._limits.early * len(self._running), self._items), self._limits.size)
 
     def _oldest(self) -> float:
         return min(queue[0].since for queue in (self._single, self._bulk) if queue)

@@ -52,7 +52,7 @@ class DirectPaths:
             return
         scope["route"] = route
         try:
-            with self._callers.watching(receive) as caller:
+            with self._callers.watching(scope, receive) as caller:
                 body = await cast("Endpoint", route.endpoint)(Request(scope, caller.receive))
         except Exception as error:
             handler, expected = self._handler_of(error)

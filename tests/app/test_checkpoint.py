@@ -125,6 +125,24 @@ def test_checkpoint_of_a_training_that_knew_no_distance_is_read(tmp_path: Path) 
     assert np.isnan(score(loaded.model, graph).distance_V).all()
 
 
+def test_checkpoint_that_told_the_grades_that_occurred_by_norms_is_read(tmp_path: Path) -> None:
+    made = small()
+    assert made.model.distance is not None
+    made.model.distance.occurs_GK[0, 1:] = True
+    directory = write(tmp_path / "7", made)
+    weights = load_file(directory / files.WEIGHTS)
+    occurs_GK = weights.pop("distance.occurs_GK")
+    centre_GQKX = torch.zeros(len(occurs_GK), 2, occurs_GK.shape[1], 3)
+    centre_GQKX[..., -1] = torch.where(occurs_GK, 2.0, 1e30)[:, None]
+    save_file({**weights, "distance.centre_GQKX": centre_GQKX}, directory / files.WEIGHTS)
+    restate(directory, files.WEIGHTS)
+    loaded = load(directory).model
+    assert loaded.distance is not None
+    assert torch.equal(loaded.distance.occurs_GK, occurs_GK)
+    assert occurs_GK.any()
+    assert not occurs_GK.all()
+
+
 def edit_json(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
     def edit(directory: Path) -> None:
         data = json.loads((directory / name).read_text())

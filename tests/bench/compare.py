@@ -164,10 +164,9 @@ class Asker:
             process.stdin.write(json.dumps(plan))
             process.stdin.close()
             _expect(process.stdout.readline(), "begin")
-            cpu_s, postgres_s = meter.cpu_by_name(processes), meter.cpu_s(postgres)
+            before_s, postgres_s = meter.cpu_of_each(processes), meter.cpu_s(postgres)
             _expect(process.stdout.readline(), "end")
-            cpu_s = {name: spent - cpu_s.get(name, 0.0) for name, spent in meter.cpu_by_name(processes).items()}
-            postgres_s = meter.cpu_s(postgres) - postgres_s
+            cpu_s, postgres_s = meter.spent_since(before_s), meter.cpu_s(postgres) - postgres_s
             result = json.loads(process.stdout.readline())
         self._asked += result["sent"]
         latencies, done = result["latencies_ms"], max(1, result["in_time"])

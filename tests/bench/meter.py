@@ -6,7 +6,7 @@ Invariant: a figure is a difference between two readings of the kernel's own cou
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -31,13 +31,18 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
     return total
 
 
-def cpu_by_name(processes: Sequence[psutil.Process]) -> dict[str, float]:
-    """Return the same by what the processes are, see `name_of`; replicas of one deployment together."""
+def cpu_of_each(processes: Sequence[psutil.Process]) -> dict[psutil.Process, float]:
+    """Return the same of each process."""
+    return {process: cpu_s([process]) for process in processes}
+
+
+def spent_since(before: Mapping[psutil.Process, float]) -> dict[str, float]:
+    """Return the CPU seconds that processes have used since a reading, by what they are; replicas of one deployment together."""
     found: dict[str, float] = {}
-    for process in processes:
+    for process, earlier_s in before.items():
         with contextlib.suppress(psutil.Error):
             name = name_of(process)
-            found[name] = found.get(name, 0.0) + cpu_s([process])
+            found[name] = found.get(name, 0.0) + cpu_s([process]) - earlier_s
     return found
 
 

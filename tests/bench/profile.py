@@ -58,20 +58,26 @@ def measure(bench: Bench) -> dict[str, object]:
 
 
 def _idle(system: Running, seconds: float) -> dict[str, float]:
-    processes = system.processes()
-    before, began = meter.cpu_by_name(processes), time.perf_counter()
+    before, began = meter.cpu_of_each(system.processes()), time.perf_counter()
     time.sleep(seconds)
-    after, took_s = meter.cpu_by_name(processes), time.perf_counter() - began
-    return {name: (spent - before.get(name, 0.0)) / took_s for name, spent in after.items()}
+    took_s = time.perf_counter() - began
+    return {name: spent / took_s for name, spent in meter.spent_since(before).items()}
 
 
 def _sampled(asker: Asker, system: Running, point: Point, seconds: float) -> dict[str, dict[str, float]]:
     replicas = [item for item in system.processes() if _is_replica(item)]
     with tempfile.TemporaryDirectory() as directory:
         spies = [_spy(item, Path(directory), seconds) for item in replicas]
-        asker.load(point, seconds + 2 * SETTLE_S)
-        for spy in spies:
-            spy.wait(timeout=60)
+        try:
+            asker.load(point, seconds + 2 * SETTLE_S)
+            failed = [spy.args for spy in spies if spy.wait(timeout=60)]
+        finally:
+            for spy in spies:
+                spy.kill()
+        if failed:
+            raise RuntimeError(
+                f"expected py-spy to look at the replicas, found that it could not: run {failed[0]} to see why"
+            )
         found: dict[str, dict[str, float]] = {}
         for item in replicas:
             path = Path(directory) / str(item.pid)

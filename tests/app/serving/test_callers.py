@@ -1,15 +1,18 @@
 """Callers of direct paths are given up when they leave or wait too long, without a task for each."""
 
 import asyncio
+import contextlib
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+import yaml
 from starlette.requests import ClientDisconnect
 
 from app.errors import ModelUnavailable
-from app.serving.callers import NO_WATCH, Callers, Unwatched, middlewares
+from app.serving.callers import ANSWER_S, ARRIVED, NO_WATCH, Callers, Unwatched, middlewares
 from app.serving.routes import read_body
+from app.settings import PROJECT_DIR
 
 Message = MutableMapping[str, Any]
 
@@ -40,7 +43,7 @@ class Connection:
 
 
 async def answer(callers: Callers, connection: Connection, work: "asyncio.Future[str]") -> str:
-    with callers.watching(connection.receive) as caller:
+    with callers.watching({}, connection.receive) as caller:
         await read_body({}, caller.receive, 100)
         return await work
 
@@ -128,6 +131,44 @@ async def test_no_timer_runs_while_nobody_waits():
     assert callers._timer is None
 
 
+async def test_time_runs_from_when_the_request_came():
+    connection = Connection(b"{}")
+    connection.give()
+    arrived = asyncio.get_running_loop().time() - 59.95
+    with pytest.raises(ModelUnavailable), Callers(look_s=0.01).watching({ARRIVED: arrived}, connection.receive):
+        await asyncio.wait_for(asyncio.get_running_loop().create_future(), 5.0)
+
+
+async def stubborn(connection: Connection) -> None:
+    """Answer, deaf to the first two cancellations."""
+    with Callers(look_s=0.01).watching({}, connection.receive) as caller:
+        await read_body({}, caller.receive, 100)
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_who_swallows_the_end_is_told_again_and_leaves_nothing_cancelled():
+    connection = Connection(b"{}")
+    connection.give()
+    connection.close()
+    with pytest.raises(ClientDisconnect):
+        await stubborn(connection)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+def test_longest_wait_is_that_of_the_other_paths():
+    config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
+    assert config["http_options"]["request_timeout_s"] == ANSWER_S
+
+
+def test_serve_watches_by_itself_outside_a_replica():
+    assert middlewares() == []
+
+
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
@@ -141,9 +182,9 @@ async def test_serve_is_told_not_to_watch_watched_paths_alone(method: str, path:
 
     async def inner(scope: Message, *_: object) -> None:
         seen.append(dict(scope["headers"]))
+        assert (ARRIVED in scope) == (len(seen[0]) == 3)
 
     headers = [(b"a", b"b"), (b"x-request-timeout-seconds", b"5")]
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
     assert seen == [expected]
-    assert [item.cls for item in middlewares()] == [Unwatched]

@@ -280,3 +280,15 @@ async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_
     works.finished.set()
     await asyncio.gather(*futures)
     assert not doors.crowded
+
+
+async def test_door_with_a_large_batch_under_way_is_crowded_once_as_many_wait(works: Works):
+    doors: Doors[int, int] = Doors(lambda _: works, DoorLimits(size=16, bulk=2, early=2, under_way=1), lambda _: None)
+    futures = [doors.to("one").enter(item) for item in range(6)]
+    await turn()
+    futures += [doors.to("one").enter(item) for item in range(5)]
+    assert not doors.crowded
+    futures.append(doors.to("one").enter(5))
+    assert doors.crowded
+    works.finished.set()
+    await asyncio.gather(*futures)
