@@ -47,7 +47,7 @@ class Constants:
         database_ingest_tick_us: the same, a post for each second of each machine.
         ingress_ms: the ingress's part of a diagnosis.
         builder_ms: the builder's, 62 windows in a call.
-        model_ms: the model's, 32 graphs in a call.
+        model_ms: the model's, 62 graphs in a call.
         database_window_ms: reading a window, 32 in a statement, beside 10,000 machines and a year.
         database_diagnosis_ms: storing a diagnosis, 32 in a statement.
         ingress_mb: memory of an ingress or builder replica.

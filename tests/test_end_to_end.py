@@ -51,25 +51,20 @@ def diagnose(client: httpx.Client, **request: object) -> dict[str, Any]:
 
 def test_live_rig_is_diagnosed_from_arriving_readings(client: httpx.Client):
     assert "hydraulic-rig" in [item["equipment_id"] for item in client.get("/v1/equipment").json()["equipment"]]
-    give_up = time.monotonic() + 30
+    # the minute that it replays follows from the clock: where the condition changes a component abstains, and is told some minutes later
+    give_up = time.monotonic() + 270
     answer = client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True})
-    while answer.status_code != 200 and time.monotonic() < give_up:
+    while (answer.status_code != 200 or answer.json()["status"] != "ok") and time.monotonic() < give_up:
         time.sleep(0.5)
         answer = client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True})
     diagnosis = answer.json()
-    assert answer.status_code == 200, diagnosis
+    assert (answer.status_code, diagnosis["status"]) == (200, "ok"), diagnosis
     components = {item["component_id"]: item for item in diagnosis["components"]}
     assert set(components) >= LABELLED
-    # which minute of the experiment it replays follows from the clock; at a change of condition a component may abstain
-    untold = {name for name, item in components.items() if item["health"] is None}
-    assert diagnosis["status"] == ("insufficient_evidence" if untold else "ok"), diagnosis
-    assert all(any(f"{name} " in reason for reason in diagnosis["reasons"]) for name in untold), diagnosis["reasons"]
-    assert untold <= LABELLED
-    for name in components.keys() - untold:
-        item = components[name]
+    for name, item in components.items():
         assert 0 <= item["interval"][0] <= item["health"] <= item["interval"][1] <= 1, name
         assert item["evidence"], name
-    assert all(components[name]["condition"] for name in LABELLED - untold)
+    assert all(components[name]["condition"] for name in LABELLED)
     assert diagnosis["input"]["coverage"] > 0.9
     assert diagnosis["input"]["stale_s"] < 70
     ended = datetime.fromisoformat(diagnosis["window"]["end"])

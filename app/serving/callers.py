@@ -60,18 +60,16 @@ class Caller:
 
     def look(self, now: float) -> None:
         """Give the caller up if it has left or waits too long."""
-        if self._task is None:
-            return
-        if self.given_up is not None:
-            pass
-        elif now - self._began >= self._answer_s:
-            self.given_up = ModelUnavailable(f"expected an answer within {self._answer_s:g} s, found none: ask again")
-        elif self._is_read and _has_left(self._receive):
-            self.given_up = ClientDisconnect()
-        if self.given_up is not None:
+        self.given_up = self.given_up or self._reason(now)
+        if self.given_up is not None and self._task is not None:
             # again at each look, should something have swallowed the one before
             self._cancels += 1
             self._task.cancel()
+
+    def _reason(self, now: float) -> Exception | None:
+        if now - self._began >= self._answer_s:
+            return ModelUnavailable(f"expected an answer within {self._answer_s:g} s, found none: ask again")
+        return ClientDisconnect() if self._is_read and _has_left(self._receive) else None
 
     def take_back(self) -> int:
         """Take back the cancellations that came from here, and return how many others there are."""
