@@ -97,24 +97,26 @@ class EvidenceDistance(nn.Module):
         G, device = len(self.limit_G), x_STF.device
         counts_B = np.bincount(batch.sensor_graph_S, minlength=batch.graphs)
         first_B = np.cumsum(counts_B) - counts_B
-        alike: dict[tuple[bytes, bytes], list[int]] = {}
-        for graph, (first, count) in enumerate(zip(first_B.tolist(), counts_B.tolist(), strict=True)):
-            own = slice(first, first + count)
-            key = batch.sensor_slot_S[own].tobytes(), np.packbits(batch.mask_ST[own]).tobytes()
-            alike.setdefault(key, []).append(graph)
         found_BG = torch.full((batch.graphs, G), torch.nan, device=device)
-        for key, graphs in alike.items():
+        for key, graphs in _alike(batch, first_B, counts_B).items():
             first, count = int(first_B[graphs[0]]), int(counts_B[graphs[0]])
             own = slice(first, first + count)
             laid_out = self._tables(key[0], batch.sensor_slot_S[own])
             if not len(laid_out.sets_D):
                 continue
             pattern = self._pattern(key, laid_out, batch.mask_ST[own])
-            rows_WS = torch.as_tensor(first_B[graphs][:, None] + np.arange(count), device=device)
-            absent_ST1 = torch.as_tensor(~batch.mask_ST[own], device=device)[..., None]
-            x_WSTF = x_STF[rows_WS].masked_fill(absent_ST1, 0.0)
+            all_alike = len(graphs) == batch.graphs
+            if all_alike:
+                x_WSTF = x_STF.view(batch.graphs, count, *x_STF.shape[1:])
+            else:
+                x_WSTF = x_STF[torch.as_tensor(first_B[graphs][:, None] + np.arange(count), device=device)]
+            if not batch.mask_ST[own].all():
+                x_WSTF = x_WSTF.masked_fill(torch.as_tensor(~batch.mask_ST[own], device=device)[..., None], 0.0)
             told_WD = self._measured(x_WSTF.flatten(2), laid_out, pattern)
-            found_BG[torch.as_tensor(graphs, device=device)[:, None], laid_out.sets_D] = told_WD
+            if all_alike:
+                found_BG[:, laid_out.sets_D] = told_WD
+            else:
+                found_BG[torch.as_tensor(graphs, device=device)[:, None], laid_out.sets_D] = told_WD
         set_V = torch.as_tensor(batch.grade_set_V, device=device)
         found_V = found_BG[torch.as_tensor(batch.component_graph_V, device=device), set_V.clamp(min=0)]
         return found_V.masked_fill(set_V < 0, torch.nan)
@@ -176,12 +178,25 @@ class EvidenceDistance(nn.Module):
         norm_WD = x_WSL.square().sum(2) @ laid_out.read_SD
         along_WDKA = told_WDC[..., None, :A] - pattern.centre_DKA
         whole_WDK = norm_WD[..., None] - 2.0 * told_WDC[..., A:] + pattern.norm_DK
-        less_WDK = ((along_WDKA @ pattern.inverse_DAA) * along_WDKA).sum(-1)
+        # one product for each set: matmul would repeat its matrix for each window
+        along_DLA = along_WDKA.transpose(0, 1).flatten(1, 2)
+        less_DWK = (torch.bmm(along_DLA, pattern.inverse_DAA) * along_DLA).sum(-1).view(D, len(told_WDC), -1)
+        less_WDK = less_DWK.transpose(0, 1)
         rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
         distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0) / rest_D
         # what no number comes of is no usual evidence
         relative_WD = (distance_WD / (pattern.inputs_D * limit_D)).nan_to_num(nan=torch.inf, posinf=torch.inf)
         return relative_WD.masked_fill(pattern.inputs_D == 0, torch.nan)
+
+
+def _alike(batch: GraphBatch, first_B: Integers, counts_B: Integers) -> dict[tuple[bytes, bytes], list[int]]:
+    """Return graphs by what their tables depend on: their sensors, and which of their inputs are there."""
+    alike: dict[tuple[bytes, bytes], list[int]] = {}
+    for graph, (first, count) in enumerate(zip(first_B.tolist(), counts_B.tolist(), strict=True)):
+        own = slice(first, first + count)
+        key = batch.sensor_slot_S[own].tobytes(), batch.mask_ST[own].tobytes()
+        alike.setdefault(key, []).append(graph)
+    return alike
 
 
 def _kept(cache: OrderedDict[Key, Value], key: Key, made: Value | None = None) -> Value | None:

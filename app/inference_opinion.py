@@ -1,7 +1,7 @@
 """The second opinion as serving runs it, with its temperature, as probabilities.
 
 Which alternative is heard is found on the host, where the masks come from: windows to which the same sensors are missing share
-their weights, and where none is missing, those are laid out once for the topology.
+their weights, and where none is missing, what is heard is laid out once for the topology.
 Further letters: `W` windows that share one topology; `N` = G x A x Q rows of the table of weights.
 Invariant: the answer is that of `app.model.SecondOpinion` but for rounding, and nothing is read back from the device.
 """
@@ -31,8 +31,12 @@ class Asked(NamedTuple):
     """1 where a sensor is of a graph, else 0."""
     component_graph_V: Integers
     grade_set_V: Integers
+    choice_BG: Integers
+    """Alternatives heard in a window to which no sensor of the topology is missing."""
     weight_SLK: Tensor
-    """Of the whole opinion of all sets, L = T x F inputs and G x K columns."""
+    """Theirs, of all sets: L = T x F inputs and G x K columns."""
+    bias_V1K: Tensor
+    """Theirs, NaN where there is no opinion."""
     device_sensor_graph_S: Tensor
     device_component_graph_V: Tensor
     device_set_V: Tensor
@@ -64,21 +68,27 @@ class Opinion:
         graphs: int,
     ) -> Asked | None:
         """Lay out the weights for a topology, None where nothing is read; a sensor without a reference says nothing."""
-        G = self._shape[0]
         if not self._shape[2]:
             return None
         place_SG = np.where(sensor_slot_S[:, None] >= 0, self._place_GR[:, sensor_slot_S.clip(0)].T, -1)
         pool_BS = (np.arange(graphs)[:, None] == sensor_graph_S).astype(np.float32)
+        choice_1BG, is_said_1BG = self._chosen(np.ones((1, len(place_SG)), np.bool_), place_SG, pool_BS)
+        set_V = grade_set_V.clip(0)
+        is_silent_V = ~is_said_1BG[0, component_graph_V, set_V] | (grade_set_V < 0)
+        device_set_V = on_device(set_V, self._device)
+        bias_VK = self._bias_GAK[device_set_V, on_device(choice_1BG[0, component_graph_V, set_V], self._device)]
         return Asked(
             place_SG,
             sensor_graph_S,
             pool_BS,
             component_graph_V,
             grade_set_V,
-            self._weights(place_SG, np.zeros((len(place_SG), G), np.int64)),
+            choice_1BG[0],
+            self._weights(place_SG, choice_1BG[0][sensor_graph_S]),
+            bias_VK.masked_fill(on_device(is_silent_V, self._device)[:, None], torch.nan)[:, None],
             on_device(sensor_graph_S, self._device),
             on_device(component_graph_V, self._device),
-            on_device(grade_set_V.clip(0), self._device),
+            device_set_V,
         )
 
     def __call__(self, x_WSTF: Tensor, there_WS: Booleans, asked: Asked) -> Tensor:
@@ -90,11 +100,22 @@ class Opinion:
             asked: of the windows' topology.
         """
         (W, S, T, F), (B, _), (G, _, _, _, _, K) = x_WSTF.shape, asked.pool_BS.shape, self._shape
-        choice_WBG, is_said_WBG = self._chosen(there_WS, asked)
         x_SWL = x_WSTF.transpose(0, 1).reshape(S, W, T * F)
-        told_SWL = x_SWL.new_empty(S, W, G * K)
+        if there_WS.all():
+            told_SWL, bias_VWK = torch.bmm(x_SWL, asked.weight_SLK), asked.bias_V1K
+        else:
+            told_SWL, bias_VWK = self._told_in_part(x_SWL, there_WS, asked)
+        total_BWL = told_SWL.new_zeros(B, W, G * K).index_add_(0, asked.device_sensor_graph_S, told_SWL)
+        logit_VWK = total_BWL.view(B, W, G, K)[asked.device_component_graph_V, :, asked.device_set_V]
+        return torch.softmax(logit_VWK + bias_VWK, -1).transpose(0, 1)
+
+    def _told_in_part(self, x_SWL: Tensor, there_WS: Booleans, asked: Asked) -> tuple[Tensor, Tensor]:
+        """Return what each sensor tells, [S, W, G x K], and the bias, [V, W, K], of windows to which sensors are missing."""
+        choice_WBG, is_said_WBG = self._chosen(there_WS, asked.place_SG, asked.pool_BS)
+        S, W, _ = x_SWL.shape
+        told_SWL = x_SWL.new_empty(S, W, asked.weight_SLK.shape[2])
         for window_P, choice_BG in _patterns(choice_WBG):
-            if not choice_BG.any():
+            if (choice_BG == asked.choice_BG).all():
                 weight_SLK = asked.weight_SLK
             else:
                 weight_SLK = self._weights(asked.place_SG, choice_BG[asked.sensor_graph_S])
@@ -104,22 +125,20 @@ class Opinion:
                 chosen_P = on_device(window_P, self._device)
                 told_SWL.index_copy_(1, chosen_P, torch.bmm(x_SWL.index_select(1, chosen_P), weight_SLK))
         told_SWL.mul_(on_device(there_WS.T.astype(np.float32), self._device)[..., None])
-        total_BWL = told_SWL.new_zeros(B, W, G * K).index_add_(0, asked.device_sensor_graph_S, told_SWL)
         graph_V, set_V = asked.component_graph_V, asked.grade_set_V.clip(0)
         choice_VW = on_device(choice_WBG[:, graph_V, set_V].T, self._device)
         is_silent_VW = on_device((~is_said_WBG[:, graph_V, set_V] | (asked.grade_set_V < 0)).T, self._device)
-        logit_VWK = total_BWL.view(B, W, G, K)[asked.device_component_graph_V, :, asked.device_set_V]
-        logit_VWK = logit_VWK + self._bias_GAK[asked.device_set_V[:, None], choice_VW]
-        return torch.softmax(logit_VWK.masked_fill_(is_silent_VW[..., None], torch.nan), -1).transpose(0, 1)
+        bias_VWK = self._bias_GAK[asked.device_set_V[:, None], choice_VW]
+        return told_SWL, bias_VWK.masked_fill(is_silent_VW[..., None], torch.nan)
 
-    def _chosen(self, there_WS: Booleans, asked: Asked) -> tuple[Integers, Booleans]:
+    def _chosen(self, there_WS: Booleans, place_SG: Integers, pool_BS: Floats) -> tuple[Integers, Booleans]:
         """Return which alternative fits what is there, and whether there is one, [W, B, G]."""
         G, A = self._shape[:2]
         is_read_GR = self._place_GR >= 0
-        heard_WSG = there_WS[..., None] & (asked.place_SG >= 0)
+        heard_WSG = there_WS[..., None] & (place_SG >= 0)
         # sums of small whole numbers: exact in float32
-        lacking_WBG = is_read_GR.sum(1) - np.matmul(asked.pool_BS, heard_WSG.astype(np.float32))
-        place_WBG = np.matmul(asked.pool_BS, (heard_WSG * asked.place_SG).astype(np.float32))
+        lacking_WBG = is_read_GR.sum(1) - np.matmul(pool_BS, heard_WSG.astype(np.float32))
+        place_WBG = np.matmul(pool_BS, (heard_WSG * place_SG).astype(np.float32))
         without_WBG = 1 + (self._place_GR * is_read_GR).sum(1) - place_WBG
         choice_WBG = np.where((lacking_WBG == 1) & (without_WBG < A), without_WBG, 0.0).astype(np.int64)
         is_kept_WBG = (lacking_WBG == 0) | (lacking_WBG == 1) & (choice_WBG > 0)

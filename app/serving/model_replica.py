@@ -1,4 +1,4 @@
-"""A model server as a deployment, which scores the calls that wait together.
+"""A model server as a deployment, which scores the calls that wait together; a call that finds nothing under way waits for none.
 
 Invariant: its process does what `ModelServer` does and nothing else.
 """
@@ -31,6 +31,8 @@ class ModelReplica(ModelServer):
 
     async def output_of(self, graph: GraphBatch) -> ModelOutput:
         """Return the network's answer for a call's graphs, worked out with those of other calls that wait."""
+        if self.idle:  # a batch of one would cost two turns of the event loop
+            return await super().output_of(graph)
         output: ModelOutput = await self._merged(graph)
         return output
 

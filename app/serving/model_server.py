@@ -25,7 +25,7 @@ from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
 
-_LOOP_MS = 3.0
+_LOOP_MS = 5.0
 """A forward pass that takes less runs in the event loop: a thread's two changes cost a good part of it."""
 
 
@@ -69,6 +69,11 @@ class ModelServer:
                 "checkpoint": checkpoint_dir.name,
             },
         )
+
+    @property
+    def idle(self) -> bool:
+        """Whether no forward pass is under way."""
+        return not self._computing.locked()
 
     async def describe(self) -> VersionDescription:
         """Tell what this version is."""

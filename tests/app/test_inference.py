@@ -106,6 +106,19 @@ def test_relabelling_the_components_only_moves_the_answers() -> None:
         )
 
 
+def of_fewer_sensors(graph: GraphBatch, sensors: int) -> GraphBatch:
+    """Return the graph of a topology that never had its first sensors."""
+    return replace(
+        graph,
+        x_STF=graph.x_STF[sensors:],
+        mask_ST=graph.mask_ST[sensors:],
+        sensor_component_S=graph.sensor_component_S[sensors:],
+        sensor_quantity_S=graph.sensor_quantity_S[sensors:],
+        sensor_slot_S=graph.sensor_slot_S[sensors:],
+        sensor_graph_S=graph.sensor_graph_S[sensors:],
+    )
+
+
 @pytest.mark.parametrize("members", [1, 3])
 def test_every_part_of_a_network_is_run_as_trained(members: int) -> None:
     torch.manual_seed(3)
@@ -134,6 +147,10 @@ def test_every_part_of_a_network_is_run_as_trained(members: int) -> None:
     pairs = [without_sensor(without_sensor(one, first), second) for first in range(4) for second in range(4)]
     other = replace(one, edge_index_2E=one.edge_index_2E[:, 1:], edge_relation_E=one.edge_relation_E[1:])
     for masked in (concatenate(pairs), concatenate([without_sensor(other, 1), *pairs])):
+        assert_same(score(InferenceNetwork(model), masked), score(model, masked))
+    for fewer in (of_fewer_sensors(one, 1), of_fewer_sensors(one, 2)):
+        assert_same(score(InferenceNetwork(model), fewer), score(model, fewer))
+        masked = concatenate([fewer, without_sensor(fewer, 2), fewer])
         assert_same(score(InferenceNetwork(model), masked), score(model, masked))
     shorter = replace(batch, x_STF=batch.x_STF[:, 1:], mask_ST=batch.mask_ST[:, 1:])
     assert_same(score(InferenceNetwork(model), shorter), score(model, shorter))
