@@ -10,12 +10,14 @@ Invariant: a component's distance reads the sensors that its grades are read fro
 """
 
 from collections import OrderedDict
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from app.graph import GraphBatch, Integers
 
@@ -28,13 +30,23 @@ MAX_KEPT = 32
 """Sets of sensors, and patterns of gaps in them, that tables are kept for between calls."""
 
 
+class _Read(NamedTuple):
+    """What the sets that read the same sensors make of them, laid out so that one row after the other is gone through."""
+
+    sensor_P: Tensor
+    map_LJ: Tensor
+    """L = sets times C rows, J = inputs of these sensors."""
+
+
 class _LaidOut(NamedTuple):
     """The tables for one set of sensors in this order."""
 
     sets_D: Tensor
+    """Those that read the same sensors one after the other, as in `reads`."""
     map_JDC: Tensor
     """0 where a set does not read a sensor."""
     read_SD: Tensor
+    reads: tuple[_Read, ...]
 
 
 class _Pattern(NamedTuple):
@@ -46,7 +58,8 @@ class _Pattern(NamedTuple):
     """Means of the grades, on the axes, of the inputs that are there."""
     norm_DK: Tensor
     """Their squared norms."""
-    inputs_D: Tensor
+    scale_D: Tensor
+    """From a squared deviation to a share of the limit, NaN where no input is there."""
 
 
 class EvidenceDistance(nn.Module):
@@ -128,14 +141,23 @@ class EvidenceDistance(nn.Module):
         place_GS = self.place_GR.cpu().numpy()[:, slot_S.clip(0)]
         place_GS = np.where(slot_S >= 0, place_GS, -1)
         sets_D = np.flatnonzero((place_GS >= 0).any(1) & np.isfinite(self.limit_G.cpu().numpy()))
+        # those that read the same sensors one after the other
+        sets_D = sets_D[np.lexsort((place_GS[sets_D] >= 0).T)]
         device = self.map_GQLC.device
         _, Q, L, C = self.map_GQLC.shape
         place_SD = place_GS[sets_D].T
         row = torch.as_tensor((sets_D * Q + place_SD.clip(0)).reshape(-1), device=device)
-        read_SD = torch.as_tensor((place_SD >= 0).astype(np.float32), device=device)
+        is_read_SD = place_SD >= 0
+        read_SD = torch.as_tensor(is_read_SD.astype(np.float32), device=device)
         map_SDLC = self.map_GQLC.flatten(0, 1).index_select(0, row).view(*place_SD.shape, L, C)
         map_JDC = (map_SDLC * read_SD[..., None, None]).transpose(1, 2).flatten(0, 1)
-        made = _LaidOut(torch.as_tensor(sets_D, device=device), map_JDC, read_SD)
+        reads = []
+        for _, alike in groupby(range(len(sets_D)), lambda column: is_read_SD[:, column].tobytes()):
+            columns = list(alike)
+            sensor_P = torch.as_tensor(np.flatnonzero(is_read_SD[:, columns[0]]), device=device)
+            map_PDLC = map_SDLC[:, columns].index_select(0, sensor_P)
+            reads.append(_Read(sensor_P, map_PDLC.permute(1, 3, 0, 2).reshape(len(columns) * C, -1)))
+        made = _LaidOut(torch.as_tensor(sets_D, device=device), map_JDC, read_SD, tuple(reads))
         _kept(self._laid_out, key, made)
         return made
 
@@ -151,7 +173,9 @@ class EvidenceDistance(nn.Module):
         norm_DK = mean_DJK.square().sum(1).masked_fill(~self.occurs_GK[laid_out.sets_D], NEVER_NEAREST)
         read_SD = laid_out.read_SD.cpu().numpy()
         inputs_D = torch.as_tensor(read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32)
-        made = _Pattern(self._inverse(axes_DJA, laid_out.sets_D), mean_DJK.mT @ axes_DJA, norm_DK, inputs_D)
+        rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
+        scale_D = (1.0 / (rest_D * inputs_D * limit_D)).masked_fill(inputs_D == 0, torch.nan)
+        made = _Pattern(self._inverse(axes_DJA, laid_out.sets_D), mean_DJK.mT @ axes_DJA, norm_DK, scale_D)
         _kept(self._patterns, key, made)
         return made
 
@@ -174,7 +198,10 @@ class EvidenceDistance(nn.Module):
 
     def _measured(self, x_WSL: Tensor, laid_out: _LaidOut, pattern: _Pattern) -> Tensor:
         A, (_, D, C) = self.axes, laid_out.map_JDC.shape
-        told_WDC = (x_WSL.flatten(1) @ laid_out.map_JDC.flatten(1)).view(-1, D, C)
+        told = [
+            functional.linear(x_WSL.index_select(1, read.sensor_P).flatten(1), read.map_LJ) for read in laid_out.reads
+        ]
+        told_WDC = torch.cat(told, 1).view(-1, D, C)
         norm_WD = x_WSL.square().sum(2) @ laid_out.read_SD
         along_WDKA = told_WDC[..., None, :A] - pattern.centre_DKA
         whole_WDK = norm_WD[..., None] - 2.0 * told_WDC[..., A:] + pattern.norm_DK
@@ -182,11 +209,9 @@ class EvidenceDistance(nn.Module):
         along_DLA = along_WDKA.transpose(0, 1).flatten(1, 2)
         less_DWK = (torch.bmm(along_DLA, pattern.inverse_DAA) * along_DLA).sum(-1).view(D, len(told_WDC), -1)
         less_WDK = less_DWK.transpose(0, 1)
-        rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
-        distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0) / rest_D
         # what no number comes of is no usual evidence
-        relative_WD = (distance_WD / (pattern.inputs_D * limit_D)).nan_to_num(nan=torch.inf, posinf=torch.inf)
-        return relative_WD.masked_fill(pattern.inputs_D == 0, torch.nan)
+        distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return distance_WD * pattern.scale_D
 
 
 def _alike(batch: GraphBatch, first_B: Integers, counts_B: Integers) -> dict[tuple[bytes, bytes], list[int]]:
