@@ -103,6 +103,7 @@ class _Fields(TypedDict):
     basis: Basis
     condition: str | None
     confidence: float | None
+    distance: float | None
     degradation_rate: float | None
     degradation_reason: str | None
     rul_h: float | None
@@ -185,7 +186,7 @@ def tell(
         if doubt:
             doubts[component.component_id] = doubt
         if component.component_id in strange or doubt:
-            components.append(_kept_back(component))
+            components.append(_kept_back(component, told))
         else:
             components.append(_component(component, told, novelty, condition, knowledge, thresholds, previous))
     if scores.contribution_VS is not None:
@@ -258,7 +259,7 @@ def _lacking(equipment: Equipment, summary: InputSummary) -> set[int]:
     )
 
 
-def _kept_back(component: Component) -> _Fields:
+def _kept_back(component: Component, told: Told) -> _Fields:
     """Return the answer about a component that abstains."""
     return {
         "component_id": component.component_id,
@@ -268,6 +269,7 @@ def _kept_back(component: Component) -> _Fields:
         "basis": UNTOLD.basis,
         "condition": None,
         "confidence": None,
+        "distance": _distance(told),
         "degradation_rate": None,
         "degradation_reason": KEPT_BACK,
         "rul_h": None,
@@ -298,6 +300,7 @@ def _component(
         "basis": basis,
         "condition": None if condition is None else condition.name,
         "confidence": None if condition is None else condition.confidence,
+        "distance": _distance(told),
         "degradation_rate": rate,
         "degradation_reason": rate_reason,
         "rul_h": rul_h,
@@ -305,6 +308,10 @@ def _component(
         "rul_reason": rul_reason,
         "evidence": (),
     }
+
+
+def _distance(told: Told) -> float | None:
+    return round(max(0.0, told.distance), DIGITS) if isfinite(told.distance) else None
 
 
 def _reasons_of_silence(

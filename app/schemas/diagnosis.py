@@ -107,7 +107,8 @@ class ComponentDiagnosis(BaseModel):
     component's readings are (`novelty`), or nothing. `condition` is the most probable named grade and `confidence` its
     probability. `degradation_rate` is health lost per 1000 operating hours, positive when worsening. `rul_h` is remaining life
     in operating hours and `rul_interval_h` holds the true one with the same coverage; training looks only so far ahead, and a
-    number that ends there may be larger, which `rul_reason` says of `rul_h`. A component whose answer is less sure than the
+    number that ends there may be larger, which `rul_reason` says of `rul_h`. `distance` is how far the component's evidence is from
+    training's, in units of where windows of held-out conditions begin to be outliers; null where that is not known. A component whose answer is less sure than the
     checkpoint's calibration asks for abstains: it is told as one that nothing is known of, and `reasons` of the diagnosis say why.
     """
 
@@ -120,6 +121,12 @@ class ComponentDiagnosis(BaseModel):
     basis: Basis
     condition: str | None
     confidence: Fraction | None
+    distance: Annotated[
+        float | None,
+        Field(
+            ge=0.0, description="from training, 1 where held-out windows begin to be outliers; null before it was told"
+        ),
+    ] = None
     degradation_rate: float | None
     degradation_reason: str | None
     rul_h: Hours | None

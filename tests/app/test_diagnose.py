@@ -1,6 +1,7 @@
 """From scores to a diagnosis."""
 
 from datetime import UTC, datetime, timedelta
+from math import isnan
 
 import numpy as np
 import pytest
@@ -179,6 +180,7 @@ def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so(
     diagnosis = make(scores_of(output(distance=1.3)))
     pump, motor = diagnosis.components[:2]
     assert (pump.health, pump.state, pump.condition, pump.basis) == (None, "unknown", None, "none")
+    assert (pump.distance, motor.distance) == (pytest.approx(1.3), None)
     assert motor.health is not None
     assert (diagnosis.health, diagnosis.status) == (None, "insufficient_evidence")
     (reason,) = diagnosis.reasons
@@ -192,6 +194,13 @@ def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so(
 def test_component_whose_evidence_is_near_or_can_not_be_placed_is_told(distance: float):
     diagnosis = make(scores_of(output(distance=distance)))
     assert (diagnosis.components[0].condition, diagnosis.status) == ("worn", "ok")
+    assert diagnosis.components[0].distance == (None if isnan(distance) else distance)
+
+
+def test_evidence_that_no_distance_can_be_worked_out_of_is_too_far_and_told_without_a_number():
+    diagnosis = make(scores_of(output(distance=float("inf"))))
+    assert (diagnosis.components[0].basis, diagnosis.components[0].distance) == ("none", None)
+    assert "found pump inf" in diagnosis.reasons[0]
 
 
 def test_distance_that_is_allowed_is_a_threshold():
@@ -246,6 +255,7 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
     pump, motor, _ = diagnosis.components
     assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
     assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
+    assert pump.distance == pytest.approx(0.4)
     assert (pump.degradation_rate, pump.rul_h, pump.rul_interval_h) == (None, None, None)
     assert pump.degradation_reason == pump.rul_reason == diagnose_module.KEPT_BACK
     assert motor.health == pytest.approx(0.8)
