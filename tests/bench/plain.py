@@ -18,8 +18,9 @@ from app.serving.logging import ACCESS_LOGGER
 class PlainIngress(IngressReplica):
     """An ingress replica whose counters do not count and whose access lines are not written."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
+    async def __init__(self, *arguments: object) -> None:  # type: ignore[misc]
+        # Serve makes the constructor of what it decorates a coroutine
+        await super().__init__(*arguments)  # type: ignore[arg-type,misc,func-returns-value]
         logging.getLogger(ACCESS_LOGGER).disabled = True
         for kind, method in ((Counter, "inc"), (Gauge, "set"), (Histogram, "observe")):
             setattr(kind, method, lambda *_: None)
