@@ -277,7 +277,7 @@ class Diagnostics:
             if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
         self._journal.add(row_of(told, body))
-        self._metrics.diagnoses.labels(told["model_version"], told["status"], str(scored.fallback).lower()).inc()
+        self._metrics.note_diagnosis(told["model_version"], told["status"], fallback=scored.fallback)
         return _Concluded(body, told, occasion, previous or {})
 
     def _show(self, asked: WindowToScore, scored: Scored, made: _Concluded) -> None:

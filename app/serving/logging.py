@@ -2,12 +2,14 @@
 
 In a replica all goes to the replica's own log file of Serve, which the dashboard shows, and all but the access lines to standard
 error too, which `serve run` prints; elsewhere all goes to standard error.
-Invariant: configured here alone; nothing is logged per request at INFO but the access line.
+Invariant: configured here alone; nothing is logged per request at INFO but the access line, and no other line waits.
 """
 
+import asyncio
 import logging
 import logging.handlers
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 
@@ -15,6 +17,9 @@ import orjson
 
 ACCESS_LOGGER = "app.serving.access_log"
 LINES_A_LOOK = 200
+GATHER_S = 0.2
+"""Access lines of so long are written together: a write for each request made the requests beside it wait for the interpreter."""
+MAX_GATHERED = 1_000
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -61,8 +66,9 @@ def configure_logging(level: str) -> None:
 
 
 class _ReplicaFile(logging.Handler):
-    """Writes lines into Serve's own log file of a replica, at once, where Serve's lines wait for a thousand of them.
+    """Writes lines into Serve's own log file of a replica, where Serve's lines wait for a thousand of them.
 
+    Lines are written at once and in their order, but for access lines in an event loop, which wait for `GATHER_S` at most.
     Serve's handler looks at the file before every line whether it has become too long; here once in `LINES_A_LOOK`.
     """
 
@@ -70,20 +76,51 @@ class _ReplicaFile(logging.Handler):
         super().__init__()
         self._file = file
         self._lines = 0
+        self._gathered: list[logging.LogRecord] = []
+        self._due_in: asyncio.AbstractEventLoop | None = None
+        """Event loop that will flush."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record."""
+        """Write one record, and what waits before it; or let it wait."""
+        self._gathered.append(record)
+        if record.name != ACCESS_LOGGER or len(self._gathered) >= MAX_GATHERED or not self._will_flush():
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self.lock or nullcontext():
+            records, self._gathered = self._gathered, []
+            if records:
+                self._write(records)
+
+    def _will_flush(self) -> bool:
+        """See to it that the running event loop flushes soon, and tell whether it will."""
         try:
-            line = self.format(record)
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # none runs in this thread
+            return False
+        if self._due_in is not loop:
+            self._due_in = loop
+            # left to fire when another line was flushed meanwhile, maybe by another thread, which could not cancel it
+            loop.call_later(GATHER_S, self._due)
+        return True
+
+    def _due(self) -> None:
+        self._due_in = None
+        self.flush()
+
+    def _write(self, records: Sequence[logging.LogRecord]) -> None:
+        try:
+            lines = "".join(f"{self.format(record)}\n" for record in records)
             with self._file.lock or nullcontext():
-                self._lines += 1
-                if self._lines % LINES_A_LOOK == 0 and self._file.shouldRollover(record):
+                looks, self._lines = self._lines // LINES_A_LOOK, self._lines + len(records)
+                if self._lines // LINES_A_LOOK > looks and self._file.shouldRollover(records[-1]):
                     self._file.doRollover()
                 if self._file.stream is not None:  # closed while the replica stops
-                    self._file.stream.write(line + "\n")
+                    self._file.stream.write(lines)
                     self._file.stream.flush()
         except Exception:  # noqa: BLE001 - a line that can't be written fails no request; logging tells it as it tells its own
-            self.handleError(record)
+            self.handleError(records[-1])
 
 
 def _file_of_the_replica() -> logging.handlers.RotatingFileHandler | None:

@@ -20,6 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_diagnosis: dict[tuple[str, str, bool], Counter] = {}
         self.requests = Counter(
             "hydraulic_http_requests_total",
             "HTTP requests answered",
@@ -133,6 +134,14 @@ class Metrics:
         requests, request_seconds = found
         requests.inc()
         request_seconds.observe(seconds)
+
+    def note_diagnosis(self, version: str, status: str, *, fallback: bool) -> None:
+        """Count an answered diagnosis."""
+        found = self._of_diagnosis.get((version, status, fallback))
+        if found is None:
+            found = self.diagnoses.labels(version, status, str(fallback).lower())
+            self._of_diagnosis[version, status, fallback] = found
+        found.inc()
 
     def exposition(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
