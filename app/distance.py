@@ -44,7 +44,7 @@ class _LaidOut(NamedTuple):
     sets_D: Tensor
     """Those that read the same sensors one after the other, as in `reads`."""
     map_JDC: Tensor
-    """0 where a set does not read a sensor."""
+    """0 where a set does not read a sensor; patterns are worked out from it."""
     read_SD: Tensor
     reads: tuple[_Read, ...]
 
@@ -59,7 +59,9 @@ class _Pattern(NamedTuple):
     norm_DK: Tensor
     """Their squared norms."""
     scale_D: Tensor
-    """From a squared deviation to a share of the limit, NaN where no input is there."""
+    """From a squared deviation to a share of the limit; infinite where no input is there."""
+    is_blind_D: Tensor
+    """Whether no input is there."""
 
 
 class EvidenceDistance(nn.Module):
@@ -142,7 +144,8 @@ class EvidenceDistance(nn.Module):
         place_GS = np.where(slot_S >= 0, place_GS, -1)
         sets_D = np.flatnonzero((place_GS >= 0).any(1) & np.isfinite(self.limit_G.cpu().numpy()))
         # those that read the same sensors one after the other
-        sets_D = sets_D[np.lexsort((place_GS[sets_D] >= 0).T)]
+        if len(slot_S):
+            sets_D = sets_D[np.lexsort((place_GS[sets_D] >= 0).T)]
         device = self.map_GQLC.device
         _, Q, L, C = self.map_GQLC.shape
         place_SD = place_GS[sets_D].T
@@ -174,8 +177,9 @@ class EvidenceDistance(nn.Module):
         read_SD = laid_out.read_SD.cpu().numpy()
         inputs_D = torch.as_tensor(read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32)
         rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
-        scale_D = (1.0 / (rest_D * inputs_D * limit_D)).masked_fill(inputs_D == 0, torch.nan)
-        made = _Pattern(self._inverse(axes_DJA, laid_out.sets_D), mean_DJK.mT @ axes_DJA, norm_DK, scale_D)
+        scale_D = 1.0 / (rest_D * inputs_D * limit_D)
+        inverse_DAA = self._inverse(axes_DJA, laid_out.sets_D)
+        made = _Pattern(inverse_DAA, mean_DJK.mT @ axes_DJA, norm_DK, scale_D, inputs_D == 0)
         _kept(self._patterns, key, made)
         return made
 
@@ -198,11 +202,12 @@ class EvidenceDistance(nn.Module):
 
     def _measured(self, x_WSL: Tensor, laid_out: _LaidOut, pattern: _Pattern) -> Tensor:
         A, (_, D, C) = self.axes, laid_out.map_JDC.shape
-        told = [
-            functional.linear(x_WSL.index_select(1, read.sensor_P).flatten(1), read.map_LJ) for read in laid_out.reads
-        ]
-        told_WDC = torch.cat(told, 1).view(-1, D, C)
-        norm_WD = x_WSL.square().sum(2) @ laid_out.read_SD
+        told, norms = [], []
+        for read in laid_out.reads:
+            x_WJ = x_WSL.index_select(1, read.sensor_P).flatten(1)
+            told.append(functional.linear(x_WJ, read.map_LJ))
+            norms.append(x_WJ.square().sum(1, keepdim=True).expand(-1, len(read.map_LJ) // C))
+        told_WDC, norm_WD = torch.cat(told, 1).view(-1, D, C), torch.cat(norms, 1)
         along_WDKA = told_WDC[..., None, :A] - pattern.centre_DKA
         whole_WDK = norm_WD[..., None] - 2.0 * told_WDC[..., A:] + pattern.norm_DK
         # one product for each set: matmul would repeat its matrix for each window
@@ -210,8 +215,8 @@ class EvidenceDistance(nn.Module):
         less_DWK = (torch.bmm(along_DLA, pattern.inverse_DAA) * along_DLA).sum(-1).view(D, len(told_WDC), -1)
         less_WDK = less_DWK.transpose(0, 1)
         # what no number comes of is no usual evidence
-        distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
-        return distance_WD * pattern.scale_D
+        distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0) * pattern.scale_D
+        return distance_WD.nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(pattern.is_blind_D, torch.nan)
 
 
 def _alike(batch: GraphBatch, first_B: Integers, counts_B: Integers) -> dict[tuple[bytes, bytes], list[int]]:

@@ -108,8 +108,8 @@ class ComponentDiagnosis(BaseModel):
     probability. `degradation_rate` is health lost per 1000 operating hours, positive when worsening. `rul_h` is remaining life
     in operating hours and `rul_interval_h` holds the true one with the same coverage; training looks only so far ahead, and a
     number that ends there may be larger, which `rul_reason` says of `rul_h`. `distance` is how far the component's evidence is from
-    training's, in units of where windows of held-out conditions begin to be outliers; null where that is not known. A component whose answer is less sure than the
-    checkpoint's calibration asks for abstains: it is told as one that nothing is known of, and `reasons` of the diagnosis say why.
+    training's; null where that is not known, where no finite number comes of it, and in diagnoses from before it was told.
+    A component whose answer is less sure than the checkpoint's calibration asks for abstains: it is told as one that nothing is known of, and `reasons` of the diagnosis say why.
     """
 
     model_config = _FROZEN
@@ -124,7 +124,9 @@ class ComponentDiagnosis(BaseModel):
     distance: Annotated[
         float | None,
         Field(
-            ge=0.0, description="from training, 1 where held-out windows begin to be outliers; null before it was told"
+            ge=0.0,
+            allow_inf_nan=False,
+            description="of the evidence from training's; 1 is where windows of held-out conditions begin to be outliers",
         ),
     ] = None
     degradation_rate: float | None

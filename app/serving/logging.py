@@ -68,7 +68,7 @@ def configure_logging(level: str) -> None:
 class _ReplicaFile(logging.Handler):
     """Writes lines into Serve's own log file of a replica, where Serve's lines wait for a thousand of them.
 
-    Lines are written at once and in their order, but for access lines in an event loop, which wait for `GATHER_S` at most.
+    Lines are written at once and in their order, but for access lines in an event loop, which wait for `GATHER_S` while it runs.
     Serve's handler looks at the file before every line whether it has become too long; here once in `LINES_A_LOOK`.
     """
 
@@ -110,8 +110,8 @@ class _ReplicaFile(logging.Handler):
         self.flush()
 
     def _write(self, records: Sequence[logging.LogRecord]) -> None:
+        lines = "".join([self._line(record) for record in records])
         try:
-            lines = "".join(f"{self.format(record)}\n" for record in records)
             with self._file.lock or nullcontext():
                 looks, self._lines = self._lines // LINES_A_LOOK, self._lines + len(records)
                 if self._lines // LINES_A_LOOK > looks and self._file.shouldRollover(records[-1]):
@@ -121,6 +121,14 @@ class _ReplicaFile(logging.Handler):
                     self._file.stream.flush()
         except Exception:  # noqa: BLE001 - a line that can't be written fails no request; logging tells it as it tells its own
             self.handleError(records[-1])
+
+    def _line(self, record: logging.LogRecord) -> str:
+        """Return a record's line; nothing, told as logging tells its own errors, when it can't be formatted."""
+        try:
+            return f"{self.format(record)}\n"
+        except Exception:  # noqa: BLE001 - whatever is in a record, those beside it are written
+            self.handleError(record)
+            return ""
 
 
 def _file_of_the_replica() -> logging.handlers.RotatingFileHandler | None:

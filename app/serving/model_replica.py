@@ -1,4 +1,4 @@
-"""A model server as a deployment, which scores the calls that wait together; a call that finds nothing under way waits for none.
+"""A model server as a deployment: calls that come while a pass runs off the event loop are scored together, one that finds none at once.
 
 Invariant: its process does what `ModelServer` does and nothing else.
 """
@@ -30,7 +30,7 @@ class ModelReplica(ModelServer):
         super().__init__(find_checkpoint(checkpoint, settings), device, threads)
 
     async def output_of(self, graph: GraphBatch) -> ModelOutput:
-        """Return the network's answer for a call's graphs, worked out with those of other calls that wait."""
+        """Return the network's answer for a call's graphs; while a pass runs off the event loop, with those of other calls that wait."""
         if self.idle:  # a batch of one would cost two turns of the event loop
             return await super().output_of(graph)
         output: ModelOutput = await self._merged(graph)

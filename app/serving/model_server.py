@@ -1,14 +1,15 @@
 """One version's weights on one device: scores graphs, and tells what each sensor contributes.
 
 It knows nothing of Ray; `model_replica` makes a deployment of it that merges calls that wait.
-Invariant: one forward pass runs at a time, and one that would hold up the event loop runs off it; a server that exists has already
-scored graphs.
+Invariant: one forward pass runs at a time, also when its caller has left, and one that would hold up the event loop runs off it; a
+server that exists has already scored graphs.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 logger = logging.getLogger(__name__)
 
 _LOOP_MS = 5.0
-"""A forward pass that takes less runs in the event loop: a thread's two changes cost a good part of it."""
+"""A forward pass that takes less runs in the event loop: a thread's two changes cost a good part of it. A lone graph takes some 3."""
+
+T = TypeVar("T")
 
 
 class ModelServer:
@@ -51,6 +54,8 @@ class ModelServer:
             implementation=self.choice.implementation.name,
         )
         self._computing = asyncio.Lock()
+        self._turns: set[asyncio.Task[object]] = set()
+        """Passes off the event loop, that run or wait to."""
         self._rows_in_loop = int(self.choice.lone_rows * _LOOP_MS / self.choice.lone_ms)
         logger.info(
             "implementation chosen",
@@ -72,8 +77,8 @@ class ModelServer:
 
     @property
     def idle(self) -> bool:
-        """Whether no forward pass is under way."""
-        return not self._computing.locked()
+        """Whether no forward pass runs or waits to."""
+        return not (self._turns or self._computing.locked())
 
     async def describe(self) -> VersionDescription:
         """Tell what this version is."""
@@ -110,10 +115,22 @@ class ModelServer:
 
     async def outputs_of(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
         """Return the network's answers for the graphs of several calls, those of one number of steps together."""
-        async with self._computing:
-            if sum(graph.mask_ST.size for graph in graphs) <= self._rows_in_loop:
+        if sum(graph.mask_ST.size for graph in graphs) <= self._rows_in_loop:
+            async with self._computing:
                 return self._forward(graphs)
-            return await asyncio.to_thread(self._forward, graphs)
+        return await self._in_turn(lambda: self._forward(graphs))
+
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        """Do work in a thread when it is its turn; a caller that is cancelled meanwhile leaves it to end, and the next waits for it."""
+
+        async def turn() -> T:
+            async with self._computing:
+                return await asyncio.to_thread(work)
+
+        task = asyncio.create_task(turn())
+        self._turns.add(task)
+        task.add_done_callback(self._turns.discard)
+        return await asyncio.shield(task)
 
     def _forward(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
         outputs: dict[int, ModelOutput] = {}
@@ -133,8 +150,7 @@ class ModelServer:
         parts = occlude(self.choice.network, graph)
         found: list[Floats] = []
         while True:
-            async with self._computing:
-                part = await asyncio.to_thread(next, parts, None)
+            part = await self._in_turn(lambda: next(parts, None))
             if part is None:
                 return np.concatenate(found, axis=1)
             found.append(part)

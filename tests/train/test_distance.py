@@ -9,7 +9,7 @@ import torch
 
 from app.bins import Doubles, Floats
 from app.features import batch_features, plan_features
-from app.graph import GraphBatch, plan_graph, split_output, tile_graphs, without_sensor
+from app.graph import GraphBatch, concatenate, plan_graph, split_output, tile_graphs, without_sensor
 from app.inference import InferenceNetwork
 from app.model import UniversalTemporalGNN, score
 from tests.small import Small, graded, press, small, wave
@@ -132,6 +132,38 @@ def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taug
     for sensor in range(len(batch.sensor_slot_S)):
         batch = without_sensor(batch, sensor)
     assert np.isnan(told(made.model, batch)).all()
+
+
+def test_graph_without_sensors_is_told_nothing_of_and_harms_no_other(taught: Taught) -> None:
+    made, windows = taught
+    batch = graphs_of(windows.values(np.arange(1)), made)
+    bare = replace(
+        batch,
+        x_STF=batch.x_STF[:0],
+        mask_ST=batch.mask_ST[:0],
+        sensor_component_S=batch.sensor_component_S[:0],
+        sensor_quantity_S=batch.sensor_quantity_S[:0],
+        sensor_slot_S=batch.sensor_slot_S[:0],
+        sensor_graph_S=batch.sensor_graph_S[:0],
+    )
+    assert np.isnan(told(made.model, bare)).all()
+    found = score(InferenceNetwork(made.model), concatenate([bare, batch])).distance_V.reshape(2, -1)
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(found[1], told(made.model, batch)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(taught: Taught) -> None:
+    made, windows = taught
+    batch = graphs_of(windows.values(np.arange(1)), made)
+    read = set(made.equipment.sensors_in_reach(0))
+    unread = set(range(len(batch.sensor_slot_S))) - read
+    assert read
+    assert unread
+    for sensor in (*read, *unread):
+        x_STF = batch.x_STF.copy()
+        x_STF[sensor] = np.nan
+        found = told(made.model, replace(batch, x_STF=x_STF))[0, 0]
+        assert found == (np.inf if sensor in read else pytest.approx(told(made.model, batch)[0, 0]))
 
 
 def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import logging.handlers
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,14 @@ async def test_so_many_access_lines_wait_and_no_more(written: Path, monkeypatch:
     assert len(written.read_text().splitlines()) == 2
     logging.getLogger("app").handlers[0].flush()  # as logging does at the end of a process
     assert len(written.read_text().splitlines()) == 3
+
+
+async def test_line_that_can_not_be_formatted_loses_no_other(written: Path):
+    logging.getLogger(ACCESS_LOGGER).info("access")
+    logging.getLogger("app.test").warning(
+        "file", extra={"path": os.fsdecode(b"\xff.csv")}
+    )  # orjson takes no surrogates
+    assert [orjson.loads(line)["event"] for line in written.read_text().splitlines()] == ["access"]
 
 
 def test_access_logger_is_the_one_that_writes_access_lines():

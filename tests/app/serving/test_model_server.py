@@ -14,6 +14,7 @@ from app.errors import CheckpointError, LimitExceeded, WindowError
 from app.feature_spec import FeatureSpec
 from app.features import window_features
 from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
+from app.implementation import warm_up_graphs
 from app.serving import model_server
 from app.serving.messages import ScoreCall
 from app.serving.model_server import ModelServer
@@ -131,3 +132,31 @@ async def test_small_pass_stays_in_the_event_loop_and_a_large_one_leaves_it(
 def test_directory_without_a_checkpoint_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError):
         ModelServer(tmp_path, "cpu")
+
+
+async def test_pass_whose_caller_has_left_ends_before_the_next_begins(server: ModelServer):
+    graph = warm_up_graphs(server.choice.network.config, 256)  # too many for the event loop
+    at_once, most = 0, 0
+    forward = server._forward
+
+    def counted(graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            return forward(graphs)
+        finally:
+            at_once -= 1
+
+    server._forward = counted  # type: ignore[method-assign]
+    for _ in range(3):
+        asked = asyncio.create_task(server.output_of(graph))
+        while not at_once:
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        assert not server.idle
+    await server.output_of(graph)
+    assert most == 1
+    await asyncio.sleep(0)
+    assert server.idle
