@@ -109,7 +109,8 @@ class ComponentDiagnosis(BaseModel):
     in operating hours and `rul_interval_h` holds the true one with the same coverage; training looks only so far ahead, and a
     number that ends there may be larger, which `rul_reason` says of `rul_h`. `distance` is how far the component's evidence is from
     training's; null where that is not known, where no finite number comes of it, and in diagnoses from before it was told.
-    A component whose answer is less sure than the checkpoint's calibration asks for abstains: it is told as one that nothing is known of, and `reasons` of the diagnosis say why.
+    A component whose answer is less sure than the checkpoint's calibration asks for abstains: it is told as one that nothing is
+    known of, and `reasons` of the diagnosis say why.
     """
 
     model_config = _FROZEN
