@@ -34,9 +34,9 @@ class Asked(NamedTuple):
     choice_BG: Integers
     """Alternatives heard in a window to which no sensor of the topology is missing."""
     weight_SLK: Tensor
-    """Theirs, of all sets: L = T x F inputs and G x K columns."""
+    """Of the alternatives in `choice_BG`, of all sets: L = T x F inputs and G x K columns."""
     bias_V1K: Tensor
-    """Theirs, NaN where there is no opinion."""
+    """Of the same, NaN where there is no opinion."""
     device_sensor_graph_S: Tensor
     device_component_graph_V: Tensor
     device_set_V: Tensor
@@ -73,10 +73,6 @@ class Opinion:
         place_SG = np.where(sensor_slot_S[:, None] >= 0, self._place_GR[:, sensor_slot_S.clip(0)].T, -1)
         pool_BS = (np.arange(graphs)[:, None] == sensor_graph_S).astype(np.float32)
         choice_1BG, is_said_1BG = self._chosen(np.ones((1, len(place_SG)), np.bool_), place_SG, pool_BS)
-        set_V = grade_set_V.clip(0)
-        is_silent_V = ~is_said_1BG[0, component_graph_V, set_V] | (grade_set_V < 0)
-        device_set_V = on_device(set_V, self._device)
-        bias_VK = self._bias_GAK[device_set_V, on_device(choice_1BG[0, component_graph_V, set_V], self._device)]
         return Asked(
             place_SG,
             sensor_graph_S,
@@ -85,10 +81,10 @@ class Opinion:
             grade_set_V,
             choice_1BG[0],
             self._weights(place_SG, choice_1BG[0][sensor_graph_S]),
-            bias_VK.masked_fill(on_device(is_silent_V, self._device)[:, None], torch.nan)[:, None],
+            self._biases(choice_1BG, is_said_1BG, component_graph_V, grade_set_V),
             on_device(sensor_graph_S, self._device),
             on_device(component_graph_V, self._device),
-            device_set_V,
+            on_device(grade_set_V.clip(0), self._device),
         )
 
     def __call__(self, x_WSTF: Tensor, there_WS: Booleans, asked: Asked) -> Tensor:
@@ -125,11 +121,17 @@ class Opinion:
                 chosen_P = on_device(window_P, self._device)
                 told_SWL.index_copy_(1, chosen_P, torch.bmm(x_SWL.index_select(1, chosen_P), weight_SLK))
         told_SWL.mul_(on_device(there_WS.T.astype(np.float32), self._device)[..., None])
-        graph_V, set_V = asked.component_graph_V, asked.grade_set_V.clip(0)
-        choice_VW = on_device(choice_WBG[:, graph_V, set_V].T, self._device)
-        is_silent_VW = on_device((~is_said_WBG[:, graph_V, set_V] | (asked.grade_set_V < 0)).T, self._device)
-        bias_VWK = self._bias_GAK[asked.device_set_V[:, None], choice_VW]
-        return told_SWL, bias_VWK.masked_fill(is_silent_VW[..., None], torch.nan)
+        return told_SWL, self._biases(choice_WBG, is_said_WBG, asked.component_graph_V, asked.grade_set_V)
+
+    def _biases(
+        self, choice_WBG: Integers, is_said_WBG: Booleans, component_graph_V: Integers, grade_set_V: Integers
+    ) -> Tensor:
+        """Return the bias of the alternative that each component hears, [V, W, K], NaN where there is no opinion."""
+        set_V = grade_set_V.clip(0)
+        choice_VW = on_device(choice_WBG[:, component_graph_V, set_V].T, self._device)
+        is_silent_VW = on_device((~is_said_WBG[:, component_graph_V, set_V] | (grade_set_V < 0)).T, self._device)
+        bias_VWK = self._bias_GAK[on_device(set_V, self._device)[:, None], choice_VW]
+        return bias_VWK.masked_fill(is_silent_VW[..., None], torch.nan)
 
     def _chosen(self, there_WS: Booleans, place_SG: Integers, pool_BS: Floats) -> tuple[Integers, Booleans]:
         """Return which alternative fits what is there, and whether there is one, [W, B, G]."""
