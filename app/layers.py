@@ -85,6 +85,16 @@ class MemberAttention(nn.Module):
     def forward(self, x_MVTD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor) -> Tensor:
         """Return the message to every component, [M, V, T, D]."""
         M, V, T, D = x_MVTD.shape
+        told_METD, weight_METH = self.listen(x_MVTD, edge_index_2E, edge_relation_E)
+        told_METHC = told_METD.view(*weight_METH.shape, D // self.heads)
+        weighted_METD = (weight_METH[..., None] * told_METHC).view(told_METD.shape)
+        message_MVTD = torch.zeros_like(x_MVTD).index_add(1, edge_index_2E[1], weighted_METD)
+        out_MND: Tensor = self.out(message_MVTD.view(M, V * T, D))
+        return out_MND.view(M, V, T, D)
+
+    def listen(self, x_MVTD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is told along each edge, [M, E, T, D], and how much each head listens to it, [M, E, T, H]."""
+        M, V, T, D = x_MVTD.shape
         source_E, target_E = edge_index_2E
         rows_MND = x_MVTD.reshape(M, V * T, D)
         relation_ME1D = self.relation_MRD.index_select(1, edge_relation_E)[:, :, None]
@@ -92,11 +102,7 @@ class MemberAttention(nn.Module):
         pair_METD = told_METD + self.target(rows_MND).view(M, V, T, D).index_select(1, target_E)
         by_head = (M, target_E.shape[0], T, self.heads, D // self.heads)
         logit_METH = (functional.leaky_relu(pair_METD, 0.2).view(by_head) * self.attention_MHC[:, None, None]).sum(-1)
-        weight_METH = _softmax_over_incoming(logit_METH, target_E, V)
-        weighted_METD = (weight_METH[..., None] * told_METD.view(by_head)).view(told_METD.shape)
-        message_MVTD = torch.zeros_like(x_MVTD).index_add(1, target_E, weighted_METD)
-        out_MND: Tensor = self.out(message_MVTD.view(M, V * T, D))
-        return out_MND.view(M, V, T, D)
+        return told_METD, _softmax_over_incoming(logit_METH, target_E, V)
 
 
 class MemberLstm(nn.Module):
