@@ -15,6 +15,7 @@ import orjson
 
 from app.errors import LimitExceeded
 from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
+from app.graph import Contributions
 from app.knowledge import DIGITS, UNTOLD, Condition, Knowledge, Told, unit
 from app.schemas.diagnosis import Basis, Diagnosis, State, Window
 from app.schemas.equipment import Component, Equipment
@@ -24,6 +25,8 @@ F32 = npt.NDArray[np.float32]
 STATES: tuple[State, ...] = ("critical", "degraded", "watch", "healthy")
 MAX_EXPLAINED_SENSORS = 128
 """Sensors of a graph that evidence is worked out for: it costs a forward pass for each of them."""
+NAMED = 3
+"""Sensors that a reason names at most as those whose readings are unlike training's."""
 KEPT_BACK = "this component's condition is not told, see the reasons of the diagnosis"
 
 
@@ -41,11 +44,11 @@ class Scores(NamedTuple):
 
     Args:
         told: of this equipment's components alone.
-        contribution_VS: health without a sensor less health with it, or None when not asked for.
+        contributions: of each sensor, or None when not asked for.
     """
 
     told: Sequence[Told]
-    contribution_VS: F32 | None = None
+    contributions: Contributions | None = None
 
 
 class Occasion(NamedTuple):
@@ -110,6 +113,7 @@ class _Fields(TypedDict):
     rul_interval_h: tuple[float, float] | None
     rul_reason: str | None
     evidence: Sequence[_Weight]
+    distance_evidence: Sequence[_Weight]
 
 
 class DiagnosisFields(TypedDict):
@@ -189,16 +193,18 @@ def tell(
             components.append(_kept_back(component, told))
         else:
             components.append(_component(component, told, novelty, condition, knowledge, thresholds, previous))
-    if scores.contribution_VS is not None:
+    if scores.contributions is not None:
         sensors_of = _sensor_positions(equipment)
         for index, item in enumerate(components):
+            health_S, distance_S = scores.contributions.health_VS[index], scores.contributions.distance_VS[index]
             item["evidence"] = _evidence(
-                index, item["basis"], scores.contribution_VS[index], summary, sensors_of[index], equipment.sensor_ids
+                index, item["basis"], health_S, summary, sensors_of[index], equipment.sensor_ids
             )
+            item["distance_evidence"] = _distance_evidence(distance_S, equipment.sensor_ids)
     explained = doubts.keys() | strange.keys()
     untold = (
         *_reasons_of_silence(equipment, components, knowledge, explained),
-        *_reason_of_distance(strange, thresholds),
+        *_reason_of_distance(strange, components, thresholds),
         *doubts.values(),
     )
     reasons = (*abstention_reasons(equipment, summary, thresholds), *untold)
@@ -276,6 +282,7 @@ def _kept_back(component: Component, told: Told) -> _Fields:
         "rul_interval_h": None,
         "rul_reason": KEPT_BACK,
         "evidence": (),
+        "distance_evidence": (),
     }
 
 
@@ -307,6 +314,7 @@ def _component(
         "rul_interval_h": rul_interval_h,
         "rul_reason": rul_reason,
         "evidence": (),
+        "distance_evidence": (),
     }
 
 
@@ -328,10 +336,19 @@ def _reasons_of_silence(
     return (f"{told}: ask another version, and report this window",)
 
 
-def _reason_of_distance(strange: Mapping[str, float], thresholds: Thresholds) -> tuple[str, ...]:
+def _reason_of_distance(
+    strange: Mapping[str, float], components: Sequence[_Fields], thresholds: Thresholds
+) -> tuple[str, ...]:
     if not strange:
         return ()
-    found = ", ".join(f"{name} {distance:.3g}" for name, distance in strange.items())
+    from_sensors = {
+        item[
+            "component_id"
+        ]: f" (led by {', '.join(weight['sensor_id'] for weight in item['distance_evidence'][:NAMED])})"
+        for item in components
+        if item["distance_evidence"]
+    }
+    found = ", ".join(f"{name} {distance:.3g}{from_sensors.get(name, '')}" for name, distance in strange.items())
     expected = f"at most {thresholds.max_distance:g} times as far from training as is usual of held-out conditions"
     return (
         f"expected evidence {expected}, found {found}: inspect the machine, and train on labelled windows of this condition",
@@ -363,6 +380,14 @@ def _evidence(
             key=lambda position: -abs(found[position]),
         )
     return [{"sensor_id": sensor_ids[position], "contribution": round(found[position], DIGITS)} for position in order]
+
+
+def _distance_evidence(contribution_S: F32, sensor_ids: Sequence[str]) -> list[_Weight]:
+    """Return the sensors that a component's evidence is further from training with than without, the furthest first."""
+    found = zip(sensor_ids, contribution_S.tolist(), strict=True)
+    further = [(name, round(weight, DIGITS)) for name, weight in found if isfinite(weight)]
+    further.sort(key=lambda each: -each[1])
+    return [{"sensor_id": name, "contribution": weight} for name, weight in further if weight > 0.0]
 
 
 def _sensor_positions(equipment: Equipment) -> list[list[int]]:

@@ -5,9 +5,10 @@ graph without edges between them. Shapes: see the dimension key in `app/model.py
 Invariant: graph g's arrays in a batch are those it has alone, shifted only in the numbers of its components.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,24 @@ class ModelOutput:
     rul_spread_V: Floats
     grade_probability_VK: Floats
     distance_V: Floats
+
+
+class Contributions(NamedTuple):
+    """What each sensor contributes to what is told of each component of one graph, found by leaving it out; [V, S] float32.
+
+    Args:
+        health_VS: health without the sensor less health with it, positive where it speaks for a worse condition.
+        distance_VS: distance with the sensor less distance without it, positive where its readings are unusual; NaN where
+            either is not known.
+    """
+
+    health_VS: Floats
+    distance_VS: Floats
+
+    @classmethod
+    def joined(cls, parts: "Iterable[Contributions]") -> "Contributions":
+        """Return those of all sensors from those of some after the other."""
+        return cls(*(np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from app.bins import Floats
 from app.distance import EvidenceDistance
-from app.graph import GraphBatch, ModelOutput, concatenate, without_sensor
+from app.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
 
 HARMONICS = 6
@@ -391,7 +391,7 @@ def score(network: Network, batch: GraphBatch) -> ModelOutput:
     )
 
 
-def occlude(network: Network, batch: GraphBatch) -> Iterator[Floats]:
+def occlude(network: Network, batch: GraphBatch) -> Iterator[Contributions]:
     """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
 
     Args:
@@ -399,8 +399,7 @@ def occlude(network: Network, batch: GraphBatch) -> Iterator[Floats]:
         batch: one graph.
 
     Yields:
-        [V, S of the part] health without the sensor minus health with it, positive where the sensor speaks for a worse
-        condition: the sensors in order, in parts whose copies fit into one bounded forward pass.
+        [V, S of the part]: the sensors in order, in parts whose copies fit into one bounded forward pass.
 
     Raises:
         ValueError: the batch holds more than one graph.
@@ -408,9 +407,14 @@ def occlude(network: Network, batch: GraphBatch) -> Iterator[Floats]:
     if batch.graphs != 1:
         raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
     S, T, _ = batch.x_STF.shape
-    with_V = network.read(batch).health_V
+    whole = network.read(batch)
     at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
     for first in range(0, S, at_once):
         left_out = range(first, min(first + at_once, S))
-        healths = network.read(concatenate([without_sensor(batch, index) for index in left_out])).health_V
-        yield healths.reshape(len(left_out), -1).T - with_V[:, None]
+        without = network.read(concatenate([without_sensor(batch, index) for index in left_out]))
+        health_VS, distance_VS = (
+            values.reshape(len(left_out), -1).T for values in (without.health_V, without.distance_V)
+        )
+        with np.errstate(invalid="ignore"):  # infinite with and without
+            further_VS = whole.distance_V[:, None] - distance_VS
+        yield Contributions(health_VS - whole.health_V[:, None], further_VS)

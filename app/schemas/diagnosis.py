@@ -99,6 +99,18 @@ class Evidence(BaseModel):
     contribution: float
 
 
+class DistanceEvidence(BaseModel):
+    """How much of a component's distance from training one sensor accounts for.
+
+    `contribution` is the distance with this sensor less the distance without it; sensors that bring it no further are left out.
+    """
+
+    model_config = _FROZEN
+
+    sensor_id: str
+    contribution: float
+
+
 class ComponentDiagnosis(BaseModel):
     """One component's condition.
 
@@ -136,6 +148,10 @@ class ComponentDiagnosis(BaseModel):
     rul_interval_h: tuple[Hours, Hours] | None
     rul_reason: str | None
     evidence: tuple[Evidence, ...] = ()
+    distance_evidence: Annotated[
+        tuple[DistanceEvidence, ...],
+        Field(description="with `explain`: whose readings are unlike training's, the most unlike first"),
+    ] = ()
 
 
 class Diagnosis(BaseModel):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from app.bins import Floats
 from app.errors import HydraulicDiagnosticsError
 from app.evidence import SummaryBatch
-from app.graph import GraphBatch, ModelOutput, take_graphs
+from app.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment
 from app.serving.recent import Recent
 from app.store.windows import StoredWindow
@@ -117,10 +117,10 @@ class ScoreCall:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAnswer:
-    """A model's output for the graphs of a call, and [V, S] contributions for each graph when they were asked for."""
+    """A model's output for the graphs of a call, and the sensors' contributions for each graph when they were asked for."""
 
     output: ModelOutput
-    contributions: tuple[Floats, ...] = ()
+    contributions: tuple[Contributions, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from app import card as files
-from app.bins import Floats
 from app.checkpoint import Checkpoint, load
 from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.errors import CheckpointError, WindowError
-from app.graph import GraphBatch, ModelOutput, concatenate, split_graphs, split_output
+from app.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
 from app.implementation import choose, warm_up_graphs
 from app.model import occlude, score
 from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
@@ -145,14 +144,14 @@ class ModelServer:
             outputs.update(zip(positions, split_output(score(self.choice.network, merged), sizes), strict=True))
         return [outputs[position] for position in range(len(graphs))]
 
-    async def _contributions_of(self, graph: GraphBatch) -> Floats:
+    async def _contributions_of(self, graph: GraphBatch) -> Contributions:
         """Return what each sensor contributes; between the parts other calls get their turn."""
         parts = occlude(self.choice.network, graph)
-        found: list[Floats] = []
+        found: list[Contributions] = []
         while True:
             part = await self._in_turn(lambda: next(parts, None))
             if part is None:
-                return np.concatenate(found, axis=1)
+                return Contributions.joined(found)
             found.append(part)
 
     async def probe(self) -> None:

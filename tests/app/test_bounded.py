@@ -9,7 +9,7 @@ import torch
 
 from app.bounded import BoundedNetwork, graphs_between
 from app.errors import LimitExceeded
-from app.graph import GraphBatch, ModelOutput, concatenate
+from app.graph import Contributions, GraphBatch, ModelOutput, concatenate
 from app.implementation import warm_up_graphs
 from app.model import Averages, ModelConfig, UniversalTemporalGNN, occlude, score
 from tests.small import small
@@ -89,6 +89,6 @@ def test_graph_that_alone_ends_the_memory_is_refused() -> None:
 def test_evidence_is_worked_out_through_it() -> None:
     made = small()
     graph = warm_up_graphs(made.config, 1)
-    found = np.concatenate(list(occlude(BoundedNetwork(Watched(made.model, graphs=2)), graph)), 1)
-    expected = np.concatenate(list(occlude(made.model, graph)), 1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = Contributions.joined(occlude(BoundedNetwork(Watched(made.model, graphs=2)), graph))
+    expected = Contributions.joined(occlude(made.model, graph))
+    np.testing.assert_allclose(found.health_VS, expected.health_VS, atol=1e-5)

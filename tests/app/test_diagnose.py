@@ -15,7 +15,7 @@ from app.calibration import ComponentCalibration
 from app.diagnose import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
 from app.evidence import InputSummary, Thresholds, abstention_reasons
 from app.features import Fault
-from app.graph import ModelOutput
+from app.graph import Contributions, ModelOutput
 from app.knowledge import Knowledge, told_of
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
@@ -77,8 +77,11 @@ def output(
     )
 
 
-def scores_of(found: ModelOutput, contribution_VS: Floats | None = None) -> Scores:
-    return Scores(told_of(found), contribution_VS)
+def scores_of(found: ModelOutput, contribution_VS: Floats | None = None, distance_VS: Floats | None = None) -> Scores:
+    if contribution_VS is None:
+        return Scores(told_of(found))
+    unknown_VS = np.full_like(contribution_VS, np.nan)
+    return Scores(told_of(found), Contributions(contribution_VS, unknown_VS if distance_VS is None else distance_VS))
 
 
 def summary(**changes: object) -> InputSummary:
@@ -287,6 +290,27 @@ def test_evidence_is_ordered_by_weight_and_leaves_out_what_is_not_known():
     assert [item.sensor_id for item in motor.evidence] == []
 
 
+def test_component_that_is_far_from_training_tells_whose_readings_are():
+    distance_VS = np.array([[0.2, np.inf, 0.9], [np.nan] * 3, [np.nan] * 3], np.float32)
+    diagnosis = make(scores_of(output(distance=1.3), np.ones((3, 3), np.float32), distance_VS))
+    pump, motor, _ = diagnosis.components
+    assert [(item.sensor_id, item.contribution) for item in pump.distance_evidence] == [
+        ("w", pytest.approx(0.9)),
+        ("p", pytest.approx(0.2)),
+    ]
+    assert (pump.evidence, motor.distance_evidence) == ((), ())
+    assert "found pump 1.3 (led by w, p): inspect" in diagnosis.reasons[0]
+    (reason,) = make(scores_of(output(distance=1.3))).reasons
+    assert "found pump 1.3: inspect" in reason
+
+
+def test_sensors_that_bring_evidence_no_further_are_not_among_those_that_do():
+    distance_VS = np.array([[-0.2, 0.0, 1e-9], [np.nan] * 3, [np.nan] * 3], np.float32)
+    diagnosis = make(scores_of(output(distance=1.3), np.ones((3, 3), np.float32), distance_VS))
+    assert diagnosis.components[0].distance_evidence == ()
+    assert "found pump 1.3: inspect" in diagnosis.reasons[0]
+
+
 def test_evidence_of_novelty_is_what_the_sensor_takes_away():
     contribution_VS = np.zeros((3, 3), np.float32)
     motor = make(scores_of(output(), contribution_VS), novelty_without_S=f32(1, 1, 1)).components[1]
@@ -402,7 +426,7 @@ def told_fields(draw: st.DrawFn) -> DiagnosisFields:
             least_confidence=draw(st.floats(0, 1)), rul_cap_h=draw(st.none() | st.floats(1e-3, 1e6))
         )
     )
-    scores = scores_of(found, draw(st.sampled_from([None, contribution_VS])))
+    scores = scores_of(found, draw(st.sampled_from([None, contribution_VS])), contribution_VS.T)
     previous = dict.fromkeys(draw(st.sets(st.sampled_from(["pump", "motor"]))), draw(st.sampled_from(STATES)))
     limits = Thresholds(max_distance=draw(st.sampled_from([1.0, 1e30])))
     return tell(press(), occasion, scores, input_quality, knowledge, limits, previous)

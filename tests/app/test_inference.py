@@ -12,7 +12,7 @@ from app import card as files
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.features import window_features
-from app.graph import GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
+from app.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.implementation import warm_up_graphs
 from app.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
 from app.model import UniversalTemporalGNN, occlude, score
@@ -185,8 +185,26 @@ def test_features_of_absent_steps_are_not_read() -> None:
 
 def test_evidence_is_what_the_trained_network_gives() -> None:
     model, graph = shipped("1").model, rig_graphs("1")[0]
-    found, expected = (np.concatenate(list(occlude(each, graph)), 1) for each in (InferenceNetwork(model), model))
-    np.testing.assert_allclose(found, expected, atol=2 * CLOSE)
+    found, expected = (Contributions.joined(occlude(each, graph)) for each in (InferenceNetwork(model), model))
+    np.testing.assert_allclose(found.health_VS, expected.health_VS, atol=2 * CLOSE)
+    np.testing.assert_allclose(found.distance_VS, expected.distance_VS, rtol=1e-3, atol=1e-4)
+    assert np.isfinite(found.distance_VS).any()
+
+
+def test_sensor_whose_readings_are_changed_leads_what_is_unusual_of_those_that_are_read_from_it() -> None:
+    equipment = rig_equipment()
+    checkpoint = shipped("1")
+    block = rig_block()
+    values_SN = np.stack([block.values_CR[name][600] for name in equipment.sensor_ids]).astype(np.float32)
+    changed = equipment.sensor_ids.index("PS1")
+    values_SN[changed] = values_SN[changed].mean() + 1.5 * (values_SN[changed] - values_SN[changed].mean())
+    spec, network = checkpoint.feature_spec, InferenceNetwork(checkpoint.model)
+    graph = build_graph(equipment, window_features(values_SN, equipment, spec), spec)
+    found = Contributions.joined(occlude(network, graph))
+    names = [component.component_id for component in equipment.components]
+    for name in ("pump", "valve", "accumulator"):
+        assert score(network, graph).distance_V[names.index(name)] > 1.0
+        assert int(found.distance_VS[names.index(name)].argmax()) == changed
 
 
 def test_arrays_that_are_read_only_are_read_and_given_ones_left_alone() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.features import window_features
-from app.graph import GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
+from app.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLstm
 from app.model import SecondOpinion, UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
@@ -194,14 +194,14 @@ def test_recurrence_agrees_with_the_reference_implementation() -> None:
 def test_occlusion_is_the_difference_that_a_sensor_makes() -> None:
     made = small()
     whole = graph(made)
-    contribution_VS = np.concatenate(list(occlude(made.model, whole)), 1)
+    contribution_VS = Contributions.joined(occlude(made.model, whole)).health_VS
     x_STF, mask_ST = whole.x_STF.copy(), whole.mask_ST.copy()
     x_STF[2], mask_ST[2] = 0.0, False
     without = score(made.model, replace(whole, x_STF=x_STF, mask_ST=mask_ST)).health_V
     np.testing.assert_allclose(contribution_VS[:, 2], without - score(made.model, whole).health_V, atol=CLOSE)
     assert contribution_VS[0, 3] == pytest.approx(0.0, abs=CLOSE)  # the tank tells the pump nothing
     with pytest.raises(ValueError, match="expected one graph, found 2"):
-        np.concatenate(list(occlude(made.model, concatenate([whole, whole]))), 1)
+        list(occlude(made.model, concatenate([whole, whole])))
 
 
 def test_tensors_are_copies_on_the_device() -> None:

@@ -9,7 +9,7 @@ import torch
 from app import model
 from app.bins import Floats
 from app.features import batch_features, plan_features
-from app.graph import GraphBatch, concatenate, plan_graph, split_graphs, tile_graphs, without_sensor
+from app.graph import Contributions, GraphBatch, concatenate, plan_graph, split_graphs, tile_graphs, without_sensor
 from app.inference import InferenceNetwork
 from app.model import UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, graded, press, small, wave
@@ -215,13 +215,15 @@ def test_machine_of_another_design_is_given_no_opinion(taught: Taught) -> None:
 
 def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong(taught: Taught) -> None:
     made, graphs, _ = taught
-    contribution_VS = np.concatenate(list(occlude(made.model, graphs[0])), 1)
+    contribution_VS = Contributions.joined(occlude(made.model, graphs[0])).health_VS
     assert contribution_VS[0, 3] == 0.0  # the tank's sensor is out of the pump's reach
     assert np.abs(contribution_VS[0, :3]).max() > 0.0
 
 
 def test_evidence_in_pieces_is_that_at_once(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
     made, graphs, _ = taught
-    whole_VS = np.concatenate(list(occlude(made.model, graphs[0])), 1)
+    (whole,) = occlude(made.model, graphs[0])
     monkeypatch.setattr(model, "MAX_OCCLUDED_ROWS", 1)
-    np.testing.assert_allclose(np.concatenate(list(occlude(made.model, graphs[0])), 1), whole_VS, atol=1e-6)
+    found = list(occlude(made.model, graphs[0]))
+    assert len(found) == whole.health_VS.shape[1]
+    np.testing.assert_allclose(Contributions.joined(found).health_VS, whole.health_VS, atol=1e-6)

@@ -141,10 +141,10 @@ async def test_window_that_cant_be_built_disturbs_no_other(versions: ReleasedVer
 
 async def test_evidence_is_made_only_for_those_who_ask(versions: ReleasedVersions):
     plain, explained = await versions.score([window(), window(explain=True)])
-    assert scored(plain).scores.contribution_VS is None
-    contribution_VS = scored(explained).scores.contribution_VS
-    assert contribution_VS is not None
-    assert contribution_VS.shape == (7, 17)
+    assert scored(plain).scores.contributions is None
+    contributions = scored(explained).scores.contributions
+    assert contributions is not None
+    assert contributions.health_VS.shape == contributions.distance_VS.shape == (7, 17)
 
 
 async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_number_of_steps(
@@ -185,7 +185,7 @@ async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_n
         np.testing.assert_array_equal(item.summary.excess_S, scored(alone).summary.excess_S)
         assert item.summary.unreferenced == scored(alone).summary.unreferenced
     assert together[3].summary.unreferenced == machines[3].sensor_ids
-    assert [item.scores.contribution_VS is not None for item in together] == [False] * 4 + [True]
+    assert [item.scores.contributions is not None for item in together] == [False] * 4 + [True]
 
 
 async def test_without_traffic_nothing_answers(local: LocalChain, metrics: Metrics):
