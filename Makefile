@@ -13,6 +13,8 @@ RAY_DEFAULTS := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SERVE_ENABLE_H
 	RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2 RAY_worker_niceness=0 RAY_enable_metrics_collection=0 RAY_event_stats=0 \
 	RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000 RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.25 \
 	RAY_SERVE_HAPROXY_METRICS_ENABLED=0 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=app.serving.callers:middlewares
+# And where a collector is named.
+TRACING_DEFAULTS := RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=app.serving.tracing:processors OTEL_SERVICE_NAME=hydraulic-diagnostics
 
 .PHONY: run test check bench train clean
 
@@ -44,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
 	@# What Ray reads from the environment before it starts, as defaults of this environment's own commands; see README, "How it runs".
-	@echo 'import os; [os.environ.setdefault(*pair.split("=")) for pair in "$(RAY_DEFAULTS)".split()]' \
+	@echo 'import os; [os.environ.setdefault(*pair.split("=")) for pair in "$(RAY_DEFAULTS)".split()]; os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") and [os.environ.setdefault(*pair.split("=")) for pair in "$(TRACING_DEFAULTS)".split()]' \
 		> "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ray_environment.pth"
 	@touch $(STAMP)
 

@@ -20,6 +20,7 @@ from app.schemas.equipment import Equipment
 from app.store import lease
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.store import Store
+from tests.collector import Collector, collecting
 from tests.machines import make_machine
 from tests.system import System, running
 
@@ -50,9 +51,21 @@ async def run_sql(dsn: str, *statements: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The whole system, one for all tests that ask for it; the last of them, `test_stop.py`, ends it."""
-    with running(tmp_path_factory.mktemp("system")) as started:
+def collector() -> Iterator[Collector]:
+    """Takes the whole system's spans."""
+    with collecting() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
+    """The whole system, one for all tests that ask for it; the last of them, `test_stop.py`, ends it.
+
+    It traces, but only requests whose callers say that they are sampled.
+    """
+    variables = {"RAY_SERVE_TRACING_SAMPLING_RATIO": "0", "OTEL_BSP_SCHEDULE_DELAY": "500"}
+    directory = tmp_path_factory.mktemp("system")
+    with running(directory, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **variables) as started:
         yield started
 
 

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from app.demo.equipment import rig_equipment
+from tests.collector import Collector
 from tests.rig import inline_readings, rig_cycle
 from tests.system import PROJECT_DIR, System
 
@@ -192,6 +193,35 @@ def test_machine_whose_arrays_exceed_a_message_is_answered(client: httpx.Client)
     readings = {"start": RIG_START, "step_s": 100.0, "values": {item["sensor_id"]: [1.0] * 10 for item in sensors}}
     diagnosis = diagnose(client, equipment_id="large", equipment=topology, readings=readings)
     assert (diagnosis["status"], diagnosis["fallback"]) == ("insufficient_evidence", False)
+
+
+def test_sampled_request_is_one_trace_through_all_processes_and_others_are_none(system: System, collector: Collector):
+    traces = [os.urandom(16).hex() for _ in range(2)]
+    for trace, flags in zip(traces, ("00", "01"), strict=True):
+        with system.client(traceparent=f"00-{trace}-b7ad6b7169203331-{flags}") as client:
+            answer = client.post(
+                "/v1/diagnoses",
+                json={
+                    "equipment_id": "hydraulic-rig",
+                    "readings": inline_readings(rig_cycle(0)[0], "2026-01-01T00:00:00Z"),
+                },
+            )
+            assert (answer.status_code, answer.headers["x-trace-id"]) == (200, trace)
+    spans = collector.of_trace(traces[1], least=6)
+    assert spans.keys() >= {
+        "POST /v1/diagnoses",
+        "diagnose",
+        "route_to_replica GraphBuilder build",
+        "replica_handle_request GraphBuilder build",
+        "route_to_replica Model score",
+        "replica_handle_request Model score",
+    }
+    assert spans["POST /v1/diagnoses"].parent_span_id.hex() == "b7ad6b7169203331"
+    assert spans["diagnose"].parent_span_id == spans["POST /v1/diagnoses"].span_id
+    assert spans["route_to_replica Model score"].parent_span_id == spans["diagnose"].span_id
+    assert spans["replica_handle_request Model score"].parent_span_id == spans["route_to_replica Model score"].span_id
+    assert {name for name, _ in collector.spans} == {"hydraulic-diagnostics"}
+    assert {span.trace_id.hex() for _, span in collector.spans} == {traces[1]}
 
 
 def test_forced_version_answers_and_an_unknown_one_is_a_problem(client: httpx.Client):

@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.serving import tracing
 from app.serving.metrics import Metrics
 from app.serving.problems import trace_id_of
 
@@ -30,7 +31,7 @@ class AccessLog:
             return
         started, finished = time.perf_counter(), False
         parent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
-        trace_id = scope["trace_id"] = trace_id_of(parent.decode("latin-1"))
+        trace_id = scope["trace_id"] = tracing.trace_id() or trace_id_of(parent.decode("latin-1"))
         status = 0
 
         async def send_noting_status(message: Message) -> None:
@@ -54,6 +55,7 @@ class AccessLog:
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.note_request(scope["method"], route, status, seconds)
+        tracing.note_request(scope["method"], route, status)
         if logger.isEnabledFor(logging.INFO):
             # without looking for the line of code that it comes from, and for what else Ray puts into a record
             line = logging.LogRecord(logger.name, logging.INFO, "", 0, "access", None, None)

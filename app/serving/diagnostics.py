@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagn
 from app.evidence import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown
+from app.serving import tracing
 from app.serving.answers import AnswerKey, Answers
 from app.serving.coalesce import DoorLimits, Doors, Work
 from app.serving.journal import Journal
@@ -137,7 +139,7 @@ class Diagnostics:
         if request.equipment is None:
             asked = self._machines.remembered if request.readings is None else self._machines.topology
             registered = await asked(request.equipment_id)
-        return await self._enter(resolve(request, registered, self._now()))
+        return await self._enter(_traced(resolve(request, registered, self._now())))
 
     async def answer_many(
         self, items: Sequence[DiagnosisRequest | Exception]
@@ -179,7 +181,7 @@ class Diagnostics:
                 outcomes.append(known)
                 continue
             try:
-                resolved = resolve(request, known, now)
+                resolved = _traced(resolve(request, known, now))
                 order = self._order(resolved)
             except HydraulicDiagnosticsError as error:
                 outcomes.append(error)
@@ -218,7 +220,11 @@ class Diagnostics:
         assert isinstance(kind, _Kind)
 
         async def work(items: Sequence[Resolved]) -> list[Outcome]:
-            return await self._answer_together(kind, items)
+            callers = [item.asked_by for item in items]
+            with tracing.batch_span(
+                "diagnose", callers, version=kind.version, explain=kind.explain, windows=len(items)
+            ):
+                return await self._answer_together(kind, items)
 
         return work
 
@@ -344,6 +350,12 @@ def _key_of(resolved: Resolved, order: tuple[str, ...]) -> AnswerKey:
         forced=request.model_version is not None,
         explain=request.explain,
     )
+
+
+def _traced(resolved: Resolved) -> Resolved:
+    """Return a request with its caller's span, which its batch is told of."""
+    caller = tracing.caller()
+    return resolved if caller is None else replace(resolved, asked_by=caller)
 
 
 def _outcomes(task: asyncio.Task[list[Outcome]], count: int) -> list[Outcome]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.serving import tracing
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 from app.store.windows import StoredWindow
 
@@ -38,7 +39,9 @@ def passing(handle: DeploymentHandle[Any]) -> Passing:
 
 async def build(builder: Passing, call: BuildCall) -> BuildAnswer:
     """Have the graph-builder pool build graphs."""
-    found: BuildAnswer = await builder.for_bytes(build_bytes(call)).build.remote(call)
+    with tracing.nobody():
+        answer = builder.for_bytes(build_bytes(call)).build.remote(call)
+    found: BuildAnswer = await answer
     return found
 
 
@@ -56,20 +59,26 @@ def build_bytes(call: BuildCall) -> int:
 
 async def describe(application: str) -> VersionDescription:
     """Ask a version's application what it is."""
-    found: VersionDescription = await _model(application).by_value.describe.remote()
+    with tracing.nobody():
+        answer = _model(application).by_value.describe.remote()
+    found: VersionDescription = await answer
     return found
 
 
 async def score(application: str, call: ScoreCall) -> ScoreAnswer:
     """Have a version's application score graphs."""
     size = call.graph.x_STF.nbytes + call.graph.mask_ST.nbytes
-    found: ScoreAnswer = await _model(application).for_bytes(size).score.remote(call)
+    with tracing.nobody():
+        answer = _model(application).for_bytes(size).score.remote(call)
+    found: ScoreAnswer = await answer
     return found
 
 
 async def probe(application: str) -> None:
     """Have a version's application show that it answers."""
-    await _model(application).by_value.probe.remote()
+    with tracing.nobody():
+        answer = _model(application).by_value.probe.remote()
+    await answer
 
 
 @cache

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from opentelemetry.trace import SpanContext
 from pydantic import ValidationError
 from pydantic_core import from_json
 
@@ -27,12 +28,16 @@ LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A request whose machine and window are known; `inline` holds its readings when they came with it."""
+    """A request whose machine and window are known.
+
+    `inline` holds its readings when they came with it; `asked_by` is its caller's span, where that is traced.
+    """
 
     request: DiagnosisRequest
     equipment: Equipment
     bins: Bins
     inline: Floats | None
+    asked_by: SpanContext | None = None
 
     @property
     def weight(self) -> int:

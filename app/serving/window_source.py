@@ -9,6 +9,7 @@ from datetime import datetime
 
 from app.bins import Floats
 from app.errors import HydraulicDiagnosticsError, StoreError, WindowError
+from app.serving import tracing
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics
 from app.serving.requests import Resolved, resolve
@@ -71,9 +72,10 @@ class WindowSource:
             return [item.inline for item in items if item.inline is not None]
         started = time.perf_counter()
         try:
-            windows = iter(
-                await self._store.read_windows([(item.equipment.equipment_id, *item.bins) for item in stored])
-            )
+            with tracing.span("read windows", windows=len(stored)):
+                windows = iter(
+                    await self._store.read_windows([(item.equipment.equipment_id, *item.bins) for item in stored])
+                )
         except StoreError as error:
             return [error if item.inline is None else item.inline for item in items]
         self._metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)

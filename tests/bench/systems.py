@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,8 @@ STOP_TIMEOUT_S = 40.0
 OURS = "ours"
 PLAIN = "ours-plain"
 """The service without metrics and access lines."""
+TRACED = "ours-traced"
+"""The service with spans of one request in a hundred, which is Serve's default."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Running:
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of the system."""
-        if self.name in (OURS, PLAIN):
+        if self.name in (OURS, PLAIN, TRACED):
             return processes_of(self.directory)
         with contextlib.suppress(psutil.Error):
             parent = psutil.Process(self.process.pid)
@@ -152,10 +154,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(name: str, dsn: str, directory: Path, peers_python: Path) -> Iterator[Running]:
-    """Start a system on a database, wait until it is ready, and stop it."""
-    own = name in (OURS, PLAIN)
-    system = _start_ours(name, dsn, directory) if own else _start_peer(name, dsn, directory, peers_python)
+def running(name: str, dsn: str, directory: Path, peers_python: Path, **variables: str) -> Iterator[Running]:
+    """Start a system on a database, ours with further variables in its environment, wait until it is ready, and stop it."""
+    own = name in (OURS, PLAIN, TRACED)
+    system = _start_ours(name, dsn, directory, variables) if own else _start_peer(name, dsn, directory, peers_python)
     try:
         _wait_until_ready(system, "/health/ready" if own else PEERS[name].ready)
         yield system
@@ -174,7 +176,7 @@ def _start_peer(name: str, dsn: str, directory: Path, peers_python: Path) -> Run
     return Running(name, port, {}, directory, _spawn(command, environment, directory), peer.as_list, time.time())
 
 
-def _start_ours(name: str, dsn: str, directory: Path) -> Running:
+def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, str]) -> Running:
     port, key = free_port(), secrets.token_urlsafe(32)
     directory.mkdir(parents=True)
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
@@ -193,6 +195,7 @@ def _start_ours(name: str, dsn: str, directory: Path) -> Running:
         "HYDRAULIC_API_KEY": key,
         "PYTHONPATH": str(PROJECT_DIR),
         **own_ports(),
+        **variables,
     }
     command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "serve_config.yaml")]
     headers = {"authorization": f"Bearer {key}"}

@@ -1,0 +1,101 @@
+"""Spans of the way of a request, as OpenTelemetry has them; there are some only where a collector is named by `OTEL_EXPORTER_OTLP_ENDPOINT`.
+
+Serve makes a span of each request that is sampled and of each call between deployments that stands under one, and asks `processors` for the
+way out, in each replica. What it can't know is told here: that one batch of work belongs to many requests, what a request was, and
+that work without a sampled request behind it is nobody's trace.
+Invariant: a span goes out only as part of a sampled request's trace, and tells no reading and no key.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.util.types import AttributeValue
+
+METHOD, STATUS = "http.request.method", "http.response.status_code"
+"""Attributes of a request's span, by OpenTelemetry's semantic conventions for HTTP; its route is in its name, since Serve has an own one."""
+
+_NOBODY = trace.set_span_in_context(NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags())))
+"""Stands above work that no sampled request asked for: without a parent, Serve would begin a trace of its own for some of it."""
+
+
+class RequestSpans(BatchSpanProcessor):
+    """Sends spans in batches, but no trace that began elsewhere than at a request: a replica that is told of none begins one."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        if span.parent is not None or METHOD in (span.attributes or {}):
+            super().on_end(span)
+
+
+def processors() -> list[SpanProcessor]:
+    """Return where spans go, for Serve, which calls this in every replica."""
+    # where nothing is traced, nothing is to be paid for it
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    return [RequestSpans(OTLPSpanExporter())]
+
+
+def caller() -> SpanContext | None:
+    """Return the span that the work at hand is of, None where that is not traced or not sampled."""
+    found = trace.get_current_span().get_span_context()
+    return found if found.is_valid and found.trace_flags.sampled else None
+
+
+def trace_id() -> str | None:
+    """Return the id of the trace that the work at hand is of, as 32 hexadecimal digits; None as for `caller`."""
+    found = caller()
+    return None if found is None else trace.format_trace_id(found.trace_id)
+
+
+def note_request(method: str, route: str, status: int) -> None:
+    """Say of the span at hand which request it was of."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.update_name(f"{method} {route}")
+        span.set_attributes({METHOD: method, STATUS: status})
+
+
+@contextmanager
+def span(name: str, **attributes: AttributeValue) -> Iterator[None]:
+    """Make a span of the work inside, as a part of the one at hand; where that is not sampled, none."""
+    if caller() is None:
+        yield
+        return
+    with trace.get_tracer(__name__).start_as_current_span(name, attributes=attributes):
+        yield
+
+
+@contextmanager
+def batch_span(name: str, callers: Sequence[SpanContext | None], **attributes: AttributeValue) -> Iterator[None]:
+    """Make a span of the work inside, which many requests wait for: a part of the first sampled one, linked to the others.
+
+    Args:
+        name: of the span.
+        callers: the span of each request, or None.
+        attributes: of the span.
+    """
+    sampled = list({each.span_id: each for each in callers if each is not None}.values())
+    if not sampled:
+        yield
+        return
+    parent = trace.set_span_in_context(NonRecordingSpan(sampled[0]))
+    links = [Link(each) for each in sampled[1:]]
+    with trace.get_tracer(__name__).start_as_current_span(name, parent, links=links, attributes=attributes):
+        yield
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Let calls inside be of no trace, unless the work at hand is of one."""
+    if caller() is not None:
+        yield
+        return
+    token = context.attach(_NOBODY)
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -1,0 +1,110 @@
+"""Spans: what belongs to whom, and what goes out. A real process of Serve's is in `tests/test_end_to_end.py`."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
+
+from app.serving import tracing
+from app.serving.tracing import RequestSpans
+
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
+def request(number: int, flags: TraceFlags = SAMPLED) -> SpanContext:
+    return SpanContext(100 + number, 200 + number, is_remote=True, trace_flags=flags)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """The spans that ended, of a provider of the test's own: the process has one for good once it is set."""
+    provider, exporter = TracerProvider(sampler=ParentBased(ALWAYS_ON)), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    yield exporter
+    provider.shutdown()
+
+
+def names(exporter: InMemorySpanExporter) -> list[str]:
+    return [span.name for span in exporter.get_finished_spans()]
+
+
+def under(caller: SpanContext) -> AbstractContextManager[Span]:
+    return trace.use_span(NonRecordingSpan(caller))
+
+
+def test_batch_is_a_part_of_the_first_sampled_request_and_linked_to_the_others(ended: InMemorySpanExporter) -> None:
+    callers = [None, request(1), request(2), request(1)]
+    with tracing.batch_span("diagnose", callers, windows=4), tracing.span("read windows"):
+        assert tracing.trace_id() == trace.format_trace_id(request(1).trace_id)
+    read, batch = ended.get_finished_spans()
+    assert (batch.name, batch.parent, dict(batch.attributes or {})) == ("diagnose", request(1), {"windows": 4})
+    assert [link.context for link in batch.links] == [request(2)]
+    assert (read.name, read.parent) == ("read windows", batch.context)
+
+
+def test_work_that_no_sampled_request_asked_for_has_no_span(ended: InMemorySpanExporter) -> None:
+    with tracing.batch_span("diagnose", [None, None]), tracing.span("read windows"):
+        assert (tracing.caller(), tracing.trace_id()) == (None, None)
+    with under(request(1, TraceFlags())), tracing.span("read windows"):
+        assert tracing.caller() is None
+    assert names(ended) == []
+
+
+def test_calls_of_nobody_begin_no_trace_and_those_of_somebody_are_his(ended: InMemorySpanExporter) -> None:
+    def call(name: str) -> None:
+        with trace.get_tracer("serve").start_as_current_span(name):
+            pass
+
+    with tracing.nobody():
+        call("of nobody")
+    with under(request(3)), tracing.nobody():
+        call("of a request")
+    (span,) = ended.get_finished_spans()
+    assert (span.name, span.parent) == ("of a request", request(3))
+    assert not trace.get_current_span().get_span_context().is_valid  # what was attached is gone
+
+
+def test_span_of_a_request_is_named_by_its_route_and_keeps_its_status(ended: InMemorySpanExporter) -> None:
+    with trace.get_tracer("serve").start_as_current_span("replica_handle_request"):
+        tracing.note_request("GET", "/v1/equipment/{equipment_id}", 404)
+    tracing.note_request("GET", "/metrics", 200)  # of no span
+    (span,) = ended.get_finished_spans()
+    assert span.name == "GET /v1/equipment/{equipment_id}"
+    assert dict(span.attributes or {}) == {"http.request.method": "GET", "http.response.status_code": 404}
+
+
+def test_error_of_a_batch_is_told_of_its_span_and_goes_on(ended: InMemorySpanExporter) -> None:
+    with pytest.raises(KeyError), tracing.batch_span("diagnose", [request(1)]):
+        raise KeyError("of our own")
+    (span,) = ended.get_finished_spans()
+    assert not span.status.is_ok
+
+
+def test_trace_that_did_not_begin_at_a_request_stays_here() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+    provider.add_span_processor(RequestSpans(exporter))
+    tracer = provider.get_tracer("serve")
+    with tracer.start_as_current_span("replica_handle_request Model score"):
+        pass
+    with tracer.start_as_current_span("request"):
+        tracing.note_request("POST", "/v1/diagnoses", 200)
+        with tracer.start_as_current_span("route_to_replica"):
+            pass
+    provider.shutdown()
+    found: list[ReadableSpan] = list(exporter.get_finished_spans())
+    assert sorted(span.name for span in found) == ["POST /v1/diagnoses", "route_to_replica"]
+
+
+def test_way_out_takes_no_argument_and_gives_a_list_as_serve_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    (processor,) = tracing.processors()
+    assert isinstance(processor, RequestSpans)
+    processor.shutdown()

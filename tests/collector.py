@@ -1,0 +1,61 @@
+"""A collector of spans: takes what OpenTelemetry's exporter posts, and keeps it in memory."""
+
+import contextlib
+import gzip
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+class Collector:
+    """Spans that came, and the name of the service that sent each."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.spans: list[tuple[str, Span]] = []
+
+    def take(self, body: bytes) -> None:
+        """Keep the spans of a message."""
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            names = [item.value.string_value for item in resource.resource.attributes if item.key == "service.name"]
+            self.spans += [(names[0], span) for scope in resource.scope_spans for span in scope.spans]
+
+    def of_trace(self, trace_id: str, least: int, timeout_s: float = 20.0) -> dict[str, Span]:
+        """Wait until at least so many spans of a trace have come, and return them by name."""
+        give_up = time.monotonic() + timeout_s
+        while True:
+            found = {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
+            if len(found) >= least or time.monotonic() > give_up:
+                return found
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[Collector]:
+    """Run a collector on a free port."""
+
+    class Post(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            collector.take(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Post)
+    collector = Collector(server.server_port)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield collector
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
