@@ -84,7 +84,7 @@ PEERS: dict[str, Peer] = {
         "(d) BentoML, adaptive batching",
         "bentoml_peer",
         (),
-        "batchable API without a hop between services, batches of at most 32, one worker, no metrics, no access log",
+        "batchable API without a hop between services, plain dictionaries as answers, batches of at most 32, two workers, no metrics, no access log",
         ready="/readyz",
         own_environment=True,
         as_list=True,

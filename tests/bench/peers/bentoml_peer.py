@@ -1,6 +1,7 @@
 """Peer (d): BentoML with adaptive batching, in the peers' own environment.
 
-The batchable API is the public one, so a request goes through one process; BentoML asks that its body be a list, here of one.
+The batchable API is the public one, so a request goes through one process; BentoML asks that its body be a list, here of one. An answer is a
+plain dictionary, since of a model BentoML works out the JSON schema anew for each answer.
 Invariant: BentoML alone decides how long a batch gathers.
 """
 
@@ -8,12 +9,13 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bentoml
 
-from app.schemas.diagnosis import Diagnosis
-from tests.bench.peers.common import ROUTE, Asked, Diagnoser, SizeLog, compute_thread, options
+from tests.bench.peers.common import ROUTE, Asked, Diagnoser, Fetched, SizeLog, compute_thread, options
 
 LATENCY_MS = 2_000
 MOST = 32
@@ -21,7 +23,7 @@ MOST = 32
 
 @bentoml.service(
     name="diagnostics",
-    workers=1,
+    workers=2,
     traffic={"timeout": 60, "max_concurrency": 1024},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
@@ -39,11 +41,14 @@ class Diagnostics:
         self._sizes = SizeLog(Path(os.environ["BENCH_SIZES"]))
 
     @bentoml.api(route=ROUTE, batchable=True, max_batch_size=MOST, max_latency_ms=LATENCY_MS)
-    async def diagnose(self, items: list[Asked], /) -> list[Diagnosis]:
+    async def diagnose(self, items: list[Asked], /) -> list[dict[str, Any]]:
         """Answer a batch."""
         self._sizes.note(len(items))
         fetched = await self._diagnoser.fetch(items)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._diagnoser.answer, fetched)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, fetched)
+
+    def _answer(self, fetched: Sequence[Fetched]) -> list[dict[str, Any]]:
+        return [item.model_dump(mode="json") for item in self._diagnoser.answer(fetched)]
 
 
 if __name__ == "__main__":
