@@ -74,8 +74,7 @@ def facts() -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Run the sections and write what came of them."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="the service beside its peers")
     parser.add_argument("--systems", nargs="+", default=[OURS, *PEERS], choices=[OURS, *PEERS])
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
@@ -85,7 +84,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--machines", type=int, default=200)
     parser.add_argument("--cycles", type=int, default=60)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the sections and write what came of them."""
+    given = _parser().parse_args()
 
     output = Settings().var_dir / "bench"
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

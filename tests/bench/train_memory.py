@@ -188,13 +188,17 @@ def _one(name: str, directory: Path) -> None:
         ray.shutdown()
 
 
-def main() -> None:
-    """Measure and print one line of JSON for each pass, or run one pass."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.train_memory")
     parser.add_argument("--one", choices=PASSES, help="run this pass on a directory of windows")
     parser.add_argument("--times", type=int, nargs="+", default=TIMES)
     parser.add_argument("directory", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and print one line of JSON for each pass, or run one pass."""
+    options = _parser().parse_args()
     if options.one:
         _one(options.one, options.directory)
     else:
