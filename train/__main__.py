@@ -23,6 +23,7 @@ COMMANDS = {
     "labels": "train.label_command",
     "evaluate": "train.evaluate_command",
     "tune": "train.tune",
+    "prune": "train.prune",
 }
 """Modules with `main(arguments)`, each imported when it is asked for: what trains needs seconds to import."""
 
@@ -63,8 +64,7 @@ def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> in
     settings = Settings().at(options.dsn)
     if options.out:
         check_free(options.out)
-    with ray_session(config.max_workers), Progress() as progress:
-        windows = prepare(settings, config)
+    with ray_session(config.max_workers), Progress() as progress, prepare(settings, config) as windows:
         name = windows.equipment.design if config.design or len(windows.machines) > 1 else windows.machines[0]
         out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
         progress.say(

@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> int:
         else:
             from train.prepare import prepare  # starts Ray, which files do not need
 
-            found = _of_windows(checkpoint, config, prepare(settings, config))
+            with prepare(settings, config) as windows:
+                found = _of_windows(checkpoint, config, windows)
         out: Path = options.out or settings.var_dir / "evaluations" / directory_name(checkpoint.card, found.evaluation)
         command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
         write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)

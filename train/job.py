@@ -33,7 +33,11 @@ from train.labels import EPOCH, MICROSECOND, Booleans
 from train.progress import EpochRecord, Progress
 from train.report import documents
 from train.split import Part, SplitPlan, set_apart, split, whole
+from train.usage import USES, lock_of
 from train.windows import Windows
+
+PATIENCE_S = 1.0
+"""Time for which a job that seems to be at work is asked again: `train.prune` holds it for an instant to see whether it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def run_job(job: Job, progress: Progress) -> Outcome:
     """
     check_free(job.out)
     job.storage.parent.mkdir(parents=True, exist_ok=True)
-    with attempt(job.storage.with_name(f"{job.storage.name}.lock")) as is_ours:
+    with attempt(lock_of(job.storage), patience_s=PATIENCE_S) as is_ours:
         if not is_ours:
             raise CheckpointError(
                 f"expected to be alone with this training, found another process at the same one in '{job.storage}': wait for it, "
@@ -121,6 +125,8 @@ def _run(job: Job, progress: Progress) -> Outcome:
     parts = split(windows, _plan(config, config.split))
     studies = {kind: split(windows, _plan(config, kind)) for kind in config.studies if kind != NO_MESSAGES}
     history: dict[str, Sequence[EpochRecord]] = {}
+    job.storage.mkdir(exist_ok=True)
+    (job.storage / USES).write_text(windows.directory.name, encoding="utf-8")
 
     def fit(part: Part, chosen: TrainConfig, name: str) -> Fitted:
         seen_W, watched_W = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ from train.config import TrainConfig
 from train.labels import EPOCH, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
 from train.session import ray_session
 from train.shards import windows_of_a_shard, write_shard
-from train.windows import HEAD, Head, Windows, finish, open_windows
+from train.usage import in_use
+from train.windows import BEGUN, HEAD, Head, Windows, finish, open_windows
 
 FORMAT = "1"
 """Of the shards; another one makes all be prepared again."""
@@ -75,14 +77,17 @@ class _Span(NamedTuple):
     end: int
 
 
-def prepare(settings: Settings, config: TrainConfig) -> Windows:
+@contextmanager
+def prepare(settings: Settings, config: TrainConfig) -> Iterator[Windows]:
     """Write the labelled windows of a training to shards under `var/training`, or take those that are there.
+
+    For the length of the block they are in use: `train.prune` leaves them.
 
     Args:
         settings: which database; and where `var` is.
         config: names the machines by `equipment` (an id, or a pattern with `*`) or `design`; stride, cap and warm-up.
 
-    Returns:
+    Yields:
         The windows that hold any reading.
 
     Raises:
@@ -92,24 +97,32 @@ def prepare(settings: Settings, config: TrainConfig) -> Windows:
     """
     found = asyncio.run(_look(settings, config))
     directory = settings.var_dir / "training" / found.digest[:16]
-    if (directory / HEAD).exists():
-        return open_windows(directory)
+    with ExitStack() as stack:
+        # what is pruned between its preparation and its use is prepared again
+        while not stack.enter_context(in_use(directory / HEAD)):
+            _make(settings, config, found, directory)
+        yield open_windows(directory)
+
+
+def _make(settings: Settings, config: TrainConfig, found: _Found, directory: Path) -> None:
+    """Write the shards beside their place and move them there, unless another process is faster."""
     partial_directory = directory.with_name(f"{directory.name}.{uuid4().hex[:8]}.partial")
     partial_directory.mkdir(parents=True)
     try:
-        with ray_session(1):
-            _write(settings, found, partial_directory)
-        head = Head(
-            equipment=found.equipment,
-            machines=found.machines,
-            windows=len(found.labels),
-            warm_up_run=config.warm_up_run,
-        )
-        finish(partial_directory, head)
-        _take_place(partial_directory, directory)
+        (partial_directory / BEGUN).touch()
+        with in_use(partial_directory / BEGUN):
+            with ray_session(1):
+                _write(settings, found, partial_directory)
+            head = Head(
+                equipment=found.equipment,
+                machines=found.machines,
+                windows=len(found.labels),
+                warm_up_run=config.warm_up_run,
+            )
+            finish(partial_directory, head)
+            _take_place(partial_directory, directory)
     finally:
         shutil.rmtree(partial_directory, ignore_errors=True)
-    return open_windows(directory)
 
 
 async def _look(settings: Settings, config: TrainConfig) -> _Found:

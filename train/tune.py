@@ -29,6 +29,7 @@ from train.prepare import prepare
 from train.progress import EpochRecord
 from train.session import ray_session
 from train.split import SplitPlan, set_apart, split
+from train.usage import SEARCHES, in_use
 from train.windows import Windows
 
 SCORE = "score"
@@ -64,8 +65,8 @@ def main(arguments: list[str]) -> int:
                     name,
                 )
         settings = Settings().at(options.dsn)
-        windows = prepare(settings, config)
-        tried = search(windows, config, options.trials, options.at_once, settings.var_dir / "training" / "tune")
+        with prepare(settings, config) as windows:
+            tried = search(windows, config, options.trials, options.at_once, settings.var_dir / "training" / "tune")
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -122,7 +123,9 @@ def search(
     train_W, validation_W = parted(windows, config)
     count_steps(len(train_W), config.model_copy(update={"batch": min(SPACE["batch"])}))
     given: Trial = {"windows": windows, "train_W": train_W, "validation_W": validation_W, "config": config}
-    with ray_session(at_once):
+    storage.mkdir(parents=True, exist_ok=True)
+    (storage / SEARCHES).touch()
+    with in_use(storage / SEARCHES), ray_session(at_once):
         held = ray.put(given)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_try, held=held), {"cpu": 1}),

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     import ray.data
 
 HEAD = "equipment.json"
-"""Written last: a directory without it was not finished."""
+"""Written last: a directory without it was not finished. Who uses the windows holds it, see `train.usage`."""
+
+BEGUN = f"{HEAD}.partial"
+"""What becomes the head: who prepares windows holds it, and so holds the head of the finished ones."""
 
 MOST_BYTES = 2**28
 """Values that are held at once when windows are asked for by position: 256 MB."""
@@ -184,7 +187,7 @@ def write_windows(
 
 def finish(directory: Path, head: Head) -> Windows:
     """Say that all shards are written, and open them."""
-    partial = directory / f"{HEAD}.partial"
+    partial = directory / BEGUN
     partial.write_text(head.model_dump_json(), encoding="utf-8")
     partial.replace(directory / HEAD)
     return open_windows(directory)

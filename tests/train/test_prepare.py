@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,10 @@ from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.app.demo.engines import write_engines
 from tests.small import START_US, press, wave
+from tests.train.test_leftovers import LONG_AGO, aged
 from train import prepare as preparing
 from train.config import TrainConfig
+from train.leftovers import IN_USE, Kind, Leftover, remove, survey
 from train.prepare import prepare
 from train.windows import Windows
 
@@ -58,7 +62,11 @@ async def fill(store: Store, equipment: Equipment, values_WSN: Floats, grade: st
 
 
 async def prepared(settings: Settings, config: TrainConfig = CONFIG) -> Windows:
-    return await asyncio.to_thread(prepare, settings, config)
+    def take() -> Windows:
+        with prepare(settings, config) as windows:
+            return windows
+
+    return await asyncio.to_thread(take)
 
 
 async def test_windows_are_the_grid_bit_for_bit(
@@ -110,6 +118,50 @@ async def test_shards_are_used_again_until_readings_labels_or_choices_change(sto
     other = await prepared(settings, CONFIG.model_copy(update={"warm_up_run": 3}))
     assert other.directory not in seen
     assert not list((settings.var_dir / "training").glob("*.partial"))
+
+
+async def test_windows_are_in_use_from_the_preparation_on_and_marked_when_they_are_taken_again(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, press(), wave(30, 4))
+    training, write, seen = settings.var_dir / "training", preparing._write, []
+
+    def watched(*given: Any) -> None:
+        seen.extend(survey(training))
+        write(*given)
+
+    def take() -> list[Leftover]:
+        with prepare(settings, CONFIG):
+            return survey(training)
+
+    monkeypatch.setattr(preparing, "_write", watched)
+    taken = await asyncio.to_thread(take)
+    assert [(each.kind, each.busy) for each in seen] == [(Kind.UNFINISHED, IN_USE)]
+    assert [(each.kind, each.busy) for each in taken] == [(Kind.WINDOWS, IN_USE)]
+    aged(training)
+    assert [(each.busy, each.changed) for each in survey(training)] == [("", LONG_AGO)]
+    await asyncio.to_thread(take)
+    assert len(seen) == 1
+    assert survey(training)[0].changed > LONG_AGO
+    assert remove(training, survey(training)[0]) == ""
+    await asyncio.to_thread(take)
+    assert len(seen) == 2
+
+
+async def test_windows_that_are_removed_before_they_are_held_are_prepared_again(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, press(), wave(30, 4))
+    training, take_place, removed = settings.var_dir / "training", preparing._take_place, []
+
+    def pruned(partial_directory: Path, directory: Path) -> None:
+        take_place(partial_directory, directory)
+        if not removed:
+            removed.append(shutil.move(directory, training / "aside"))
+
+    monkeypatch.setattr(preparing, "_take_place", pruned)
+    assert len(await prepared(settings)) == 30
+    assert removed
 
 
 async def test_reading_after_the_labelled_time_changes_nothing(store: Store, settings: Settings) -> None:

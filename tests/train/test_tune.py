@@ -7,15 +7,16 @@ import pytest
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.config import TrainConfig
+from train.leftovers import Kind, survey
 from train.split import SplitPlan, split
 from train.tune import SPACE, command_of, main, parted, search
 
 
 def test_search_gives_every_trial_with_the_best_first(tmp_path: Path) -> None:
-    windows, storage = graded_windows(tmp_path / "windows", 40), tmp_path / "tune"
+    windows, storage = graded_windows(tmp_path / "windows", 40), tmp_path / "training" / "tune"
     config = CONFIG.model_copy(update={"epochs": 2, "heads": 4, "hidden": 16})
     tried = search(windows, config, trials=2, at_once=1, storage=storage)
-    assert list(storage.iterdir())
+    assert [(each.kind, each.busy) for each in survey(storage.parent)] == [(Kind.SEARCH, "")]
     assert len(tried) == 2
     assert tried[0][0] >= tried[1][0]
     for _, epochs, chosen in tried:

@@ -1,0 +1,235 @@
+"""What of a training's leftovers goes and what stays, and the command that does it."""
+
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.store.lease import attempt
+from tests.small import graded_windows
+from tests.train.test_leftovers import DIGEST, JOB, PARTIAL, SEARCH, aged, written
+from train.__main__ import main
+from train.leftovers import IN_USE, Kind, Leftover
+from train.prune import MOMENT, judge, told
+from train.usage import SEARCHES, USES, in_use, lock_of
+from train.windows import BEGUN, HEAD, open_windows
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+DAYS_30 = timedelta(days=30)
+
+
+def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> Leftover:
+    """Return something that was changed last so many days ago."""
+    return Leftover(name, kind, 1, NOW - timedelta(days=days), busy, uses)
+
+
+def gone(*found: Leftover, days: float = 30) -> list[str]:
+    return [each.leftover.name for each in judge(found, NOW, timedelta(days=days)) if each.goes]
+
+
+@pytest.mark.parametrize("kind", [Kind.WINDOWS, Kind.UNFINISHED, Kind.FITS, Kind.SEARCH])
+def test_goes_from_the_day_on_and_not_before(kind: Kind) -> None:
+    assert gone(left("a", kind, 30), left("b", kind, 29.999)) == ["a"]
+    assert gone(left("a", kind, 0.001), days=0) == ["a"]
+
+
+@pytest.mark.parametrize("days", [0, 30])
+def test_what_is_in_use_stays_whatever_its_age(days: int) -> None:
+    assert gone(*(left(kind, kind, 400, IN_USE) for kind in Kind if kind is not Kind.CUT_OFF), days=days) == []
+
+
+def test_unknown_stays_and_half_removed_goes_at_any_age() -> None:
+    assert gone(left("a", Kind.UNKNOWN, 400), left("b", Kind.CUT_OFF, 0)) == ["b"]
+
+
+def test_windows_stay_as_long_as_fits_that_came_of_them_are_used() -> None:
+    windows, others = left("w", Kind.WINDOWS, 90), left("v", Kind.WINDOWS, 90)
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 3, uses="w")) == ["v"]
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 31, uses="w")) == ["w", "v", "jobs/a"]
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 90, IN_USE, uses="w"), days=0) == ["v"]
+    (verdict, *_) = judge([windows, left("jobs/a", Kind.FITS, 3, uses="w")], NOW, DAYS_30)
+    assert verdict.why == "last used 2026-05-29 00:00Z by jobs/a"
+
+
+def test_fits_at_work_that_name_no_windows_keep_all_windows() -> None:
+    found = [left("w", Kind.WINDOWS, 90), left("jobs/a", Kind.FITS, 90, IN_USE), left("jobs/b", Kind.FITS, 90)]
+    assert gone(*found) == ["jobs/b"]
+
+
+def test_preparation_that_began_this_moment_stays() -> None:
+    moment = MOMENT / timedelta(days=1)
+    assert gone(left("a", Kind.UNFINISHED, 0.9 * moment), left("b", Kind.UNFINISHED, moment), days=0) == ["b"]
+
+
+def test_what_a_clock_ahead_marked_stays() -> None:
+    assert gone(left("a", Kind.WINDOWS, -1), days=0) == []
+
+
+LEFTOVERS = st.lists(
+    st.builds(
+        left,
+        st.sampled_from("abcd"),
+        st.sampled_from(Kind),
+        st.floats(-1, 100),
+        st.sampled_from(["", IN_USE]),
+        st.sampled_from(["", "a", "b"]),
+    ),
+    max_size=6,
+)
+
+
+@given(LEFTOVERS, st.integers(0, 60), st.integers(0, 60))
+def test_more_days_never_take_more_and_nothing_changed_within_them_goes(
+    found: list[Leftover], days: int, more: int
+) -> None:
+    few, many = (judge(found, NOW, timedelta(days=each)) for each in (days, days + more))
+    assert [verdict.leftover for verdict in few] == found
+    for verdict, later in zip(few, many, strict=True):
+        assert verdict.goes or not later.goes
+        if verdict.goes and verdict.leftover.kind is not Kind.CUT_OFF:
+            assert NOW - verdict.leftover.changed >= timedelta(days=days)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (999_700, "1.0 MB"), (5 * 10**15, "5000 TB")],
+)
+def test_sizes_are_told_as_people_read_them(size: int, said: str) -> None:
+    assert told(size) == said
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Windows, fits that came of them, a search, what a killed preparation left, and a file of somebody's, all 60 days old."""
+    directory = tmp_path / "training"
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
+    graded_windows(directory / DIGEST)
+    written(directory / PARTIAL / BEGUN, "")
+    written(directory / "jobs" / JOB / "all" / "checkpoint_1" / "state.json")
+    written(directory / "jobs" / JOB / USES, DIGEST)
+    written(lock_of(directory / "jobs" / JOB), "")
+    written(directory / "tune" / SEARCH / "tuner.pkl")
+    written(directory / "tune" / SEARCHES, "")
+    written(directory / "notes.txt")
+    aged(directory, datetime.now(UTC) - timedelta(days=60))
+    return directory
+
+
+def names(training: Path) -> set[str]:
+    """Return what is there of what the fixture made."""
+    all_of_it = (DIGEST, PARTIAL, f"jobs/{JOB}", f"tune/{SEARCH}", "notes.txt")
+    return {name for name in all_of_it if (training / name).exists()}
+
+
+def test_what_was_not_used_for_30_days_goes_and_the_unknown_stays(
+    training: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prune"]) == 0
+    assert names(training) == {"notes.txt"}
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["left", *["removed"] * 5]
+    assert any(line.startswith("left      unknown") and "notes.txt" in line for line in lines)
+    assert lines[-1].startswith(f"removed 4 of 4 in {training}, ")
+    assert lines[-1].endswith("; 1 unknown")
+
+
+def test_dry_run_tells_the_same_and_changes_nothing(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
+    assert main(["prune", "--dry-run"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
+    dry = capsys.readouterr().out
+    assert main(["prune"]) == 0
+    assert capsys.readouterr().out == dry.replace("would go", "removed ").replace("would remove", "removed")
+
+
+def test_all_stays_that_was_used_within_the_days(training: Path) -> None:
+    assert main(["prune", "--days", "61"]) == 0
+    assert len(names(training)) == 5
+
+
+def test_windows_prepared_long_ago_and_opened_today_stay(training: Path) -> None:
+    with in_use(training / DIGEST / HEAD):  # as `train.prepare` does, see its test
+        pass
+    assert main(["prune"]) == 0
+    assert names(training) == {DIGEST, "notes.txt"}
+    assert len(open_windows(training / DIGEST)) == 60
+
+
+def test_training_of_many_days_keeps_its_windows_by_its_last_epoch(training: Path) -> None:
+    os.utime(training / "jobs" / JOB / "all" / "checkpoint_1" / "state.json")
+    assert main(["prune"]) == 0
+    assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
+
+
+def test_no_days_take_nothing_that_is_in_use(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with attempt(lock_of(training / "jobs" / JOB)) as is_ours:
+        assert is_ours
+        aged(training, datetime.now(UTC) - timedelta(days=60))
+        assert main(["prune", "--days", "0"]) == 0
+    assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
+    assert f"in use by jobs/{JOB}" in capsys.readouterr().out
+    assert main(["prune", "--days", "0"]) == 0
+    assert names(training) == {"notes.txt"}
+
+
+def test_nothing_there_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
+    assert main(["prune"]) == 0
+    assert capsys.readouterr().out == f"there is nothing in {tmp_path / 'training'}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("days", ["-1", "many", "0.5", "", "36501", "٣"])
+def test_days_that_can_not_be_are_told_and_nothing_goes(
+    training: Path, capsys: pytest.CaptureFixture[str], days: str
+) -> None:
+    assert main(["prune", f"--days={days}"]) == 1
+    assert f"error: expected --days as a whole number from 0 to 36500, found '{days}': give" in capsys.readouterr().err
+    assert len(names(training)) == 5
+
+
+def test_place_that_can_not_be_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "training")
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
+    assert main(["prune"]) == 1
+    assert "set HYDRAULIC_VAR_DIR to where training keeps its files" in capsys.readouterr().err
+
+
+def test_what_can_not_be_removed_is_told_and_the_rest_goes(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = shutil.rmtree
+
+    def refused(path: Path) -> None:
+        if DIGEST in path.name:
+            raise PermissionError(13, "Permission denied", str(path))
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    assert main(["prune"]) == 1
+    said = capsys.readouterr()
+    assert f"error: expected to be able to remove '{training / DIGEST}', found Permission denied" in said.err
+    assert "removed 3 of 4" in said.out
+    assert names(training) == {"notes.txt"}
+
+
+def test_interrupted_command_says_that_the_same_goes_on(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", interrupted)
+        assert main(["prune"]) == 130
+    assert "the same command removes the rest" in capsys.readouterr().err
+    assert main(["prune"]) == 0
+    assert {path.name for path in training.iterdir()} == {"jobs", "tune", "notes.txt"}

@@ -1,0 +1,110 @@
+"""Locks and marks of what is in use."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from train.usage import alone, in_use
+
+LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file in a directory that was used long ago."""
+    directory = tmp_path / "windows"
+    directory.mkdir()
+    path = directory / "head"
+    path.touch()
+    os.utime(directory, (LONG_AGO, LONG_AGO))
+    return path
+
+
+def test_use_is_shared_and_nobody_is_alone_meanwhile(file: Path) -> None:
+    with in_use(file) as first, in_use(file) as second:
+        assert (first, second) == (True, True)
+        with alone(file) as is_ours:
+            assert not is_ours
+    with alone(file) as is_ours:
+        assert is_ours
+
+
+def test_directory_is_marked_at_both_ends_of_its_use(file: Path) -> None:
+    with in_use(file):
+        assert file.parent.stat().st_mtime > LONG_AGO
+        os.utime(file.parent, (LONG_AGO, LONG_AGO))
+    assert file.parent.stat().st_mtime > LONG_AGO
+
+
+def test_use_that_fails_marks_its_end_too(file: Path) -> None:
+    def fail() -> None:
+        with in_use(file):
+            os.utime(file.parent, (LONG_AGO, LONG_AGO))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert file.parent.stat().st_mtime > LONG_AGO
+    with alone(file) as is_ours:
+        assert is_ours
+
+
+def test_looking_marks_and_makes_nothing(file: Path) -> None:
+    with alone(file):
+        pass
+    with alone(file.with_name("other")) as is_ours:
+        assert not is_ours
+    with in_use(file.with_name("other")) as is_there:
+        assert not is_there
+    assert file.parent.stat().st_mtime == LONG_AGO
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_use_that_comes_while_its_directory_is_taken_away_finds_nothing(file: Path) -> None:
+    found: list[bool] = []
+    opened = threading.Event()
+
+    def use() -> None:
+        opened.set()
+        with in_use(file) as is_there:
+            found.append(is_there)
+
+    with alone(file) as is_ours:
+        assert is_ours
+        user = threading.Thread(target=use)
+        user.start()
+        opened.wait(5)
+        user.join(0.2)  # it has the file open by now and waits for the lock
+        assert user.is_alive()
+        file.parent.rename(file.parent.with_name("aside"))
+    user.join(5)
+    assert found == [False]
+
+
+def test_lock_goes_along_when_a_preparation_takes_its_place(file: Path) -> None:
+    place = file.parent.with_name("place")
+    with in_use(file):
+        file.write_text("written")
+        file.replace(file.with_name("whole"))
+        file.parent.rename(place)
+        with alone(place / "whole") as is_ours:
+            assert not is_ours
+
+
+def test_killed_user_holds_nothing(file: Path) -> None:
+    use = "import sys, pathlib, train.usage as usage\nwith usage.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", use, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == "on\n"
+        with alone(file) as is_ours:
+            assert not is_ours
+        user.kill()
+        user.wait(5)
+        with alone(file) as is_ours:
+            assert is_ours
