@@ -3,16 +3,18 @@
 Serve makes a span of each request that is sampled and of each call between deployments that stands under one, and asks `processors` for the
 way out, in each replica. What it can't know is told here: that one batch of work belongs to many requests, what a request was, and
 that work without a sampled request behind it is nobody's trace.
-Invariant: a span goes out only as part of a sampled request's trace, and tells no reading and no key.
+Invariant: a span that is made here is a part of a sampled request's trace, and tells no reading and no text of an error; Serve's own spans tell
+the errors of calls between deployments.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 METHOD, STATUS = "http.request.method", "http.response.status_code"
@@ -65,7 +67,7 @@ def span(name: str, **attributes: AttributeValue) -> Iterator[None]:
     if caller() is None:
         yield
         return
-    with trace.get_tracer(__name__).start_as_current_span(name, attributes=attributes):
+    with _part(name, None, (), attributes):
         yield
 
 
@@ -84,8 +86,24 @@ def batch_span(name: str, callers: Sequence[SpanContext | None], **attributes: A
         return
     parent = trace.set_span_in_context(NonRecordingSpan(sampled[0]))
     links = [Link(each) for each in sampled[1:]]
-    with trace.get_tracer(__name__).start_as_current_span(name, parent, links=links, attributes=attributes):
+    with _part(name, parent, links, attributes):
         yield
+
+
+@contextmanager
+def _part(
+    name: str, parent: Context | None, links: Sequence[Link], attributes: Mapping[str, AttributeValue]
+) -> Iterator[None]:
+    # by itself OpenTelemetry would send the text of an error and of all its causes, with passwords and readings in it
+    tracer = trace.get_tracer(__name__)
+    with tracer.start_as_current_span(
+        name, parent, links=links, attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as made:
+        try:
+            yield
+        except Exception as error:
+            made.set_status(StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 @contextmanager
