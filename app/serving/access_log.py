@@ -31,6 +31,7 @@ class AccessLog:
             return
         started, finished = time.perf_counter(), False
         parent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+        tracing.begin_request(scope["method"])
         trace_id = scope["trace_id"] = tracing.trace_id() or trace_id_of(parent.decode("latin-1"))
         status = 0
 

@@ -32,6 +32,7 @@ ARRIVED = "hydraulic.arrived"
 """Key of a scope: time of the event loop when the request came."""
 NO_WATCH = ((b"x-request-disconnect-disabled", b"?1"), (b"x-request-timeout-seconds", b"0"))
 """What tells Serve to watch neither connection nor clock of a request."""
+TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 
 
 class Caller:
@@ -147,7 +148,7 @@ def _has_left(receive: Receive) -> bool:
 
 
 class Unwatched:
-    """Around Serve's own handling of a request in a replica: of watched paths Serve watches nothing.
+    """Around Serve's own handling of a request in a replica: of watched paths Serve watches nothing, and it is given no trace that it can't read.
 
     Args:
         inner: the rest of the application.
@@ -158,6 +159,9 @@ class Unwatched:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
+        if not all(value.isascii() for name, value in scope.get("headers", ()) if name in TRACE_HEADERS):
+            # Serve would fail on them before anybody could answer; they count as not given
+            scope["headers"] = [header for header in scope["headers"] if header[0] not in TRACE_HEADERS]
         if scope["type"] == "http" and (scope["method"], scope["path"]) in WATCHED:
             scope["headers"] = [*scope["headers"], *NO_WATCH]
             scope[ARRIVED] = asyncio.get_running_loop().time()

@@ -3,6 +3,7 @@
 Serve makes a span of each request that is sampled and of each call between deployments that stands under one, and asks `processors` for the
 way out, in each replica. What it can't know is told here: that one batch of work belongs to many requests, what a request was, and
 that work without a sampled request behind it is nobody's trace.
+Serve leaves a request's trace in the context that it ran in; with uvloop, which Ray takes, no other request of the connection finds it there.
 Invariant: a span that is made here is a part of a sampled request's trace, and tells no reading and no text of an error; Serve's own spans tell
 the errors of calls between deployments.
 """
@@ -19,17 +20,19 @@ from opentelemetry.util.types import AttributeValue
 
 METHOD, STATUS = "http.request.method", "http.response.status_code"
 """Attributes of a request's span, by OpenTelemetry's semantic conventions for HTTP; its route is in its name, since Serve has an own one."""
+SERVER_ERROR = 500
+"""The least status that is an error of the service, by the same."""
 
 _NOBODY = trace.set_span_in_context(NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags())))
 """Stands above work that no sampled request asked for: without a parent, Serve would begin a trace of its own for some of it."""
 
 
 class RequestSpans(BatchSpanProcessor):
-    """Sends spans in batches, but no trace that began elsewhere than at a request: a replica that is told of none begins one."""
+    """Sends spans in batches, but no trace that began elsewhere than at a request."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a span that has ended."""
-        if span.parent is not None or METHOD in (span.attributes or {}):
+        if _is_of_a_request(span):
             super().on_end(span)
 
 
@@ -42,9 +45,12 @@ def processors() -> list[SpanProcessor]:
 
 
 def caller() -> SpanContext | None:
-    """Return the span that the work at hand is of, None where that is not traced or not sampled."""
-    found = trace.get_current_span().get_span_context()
-    return found if found.is_valid and found.trace_flags.sampled else None
+    """Return the span that the work at hand is of, None where that is not traced, not sampled, or of no request."""
+    span = trace.get_current_span()
+    found = span.get_span_context()
+    if not (found.is_valid and found.trace_flags.sampled):
+        return None
+    return found if _is_of_a_request(span) else None
 
 
 def trace_id() -> str | None:
@@ -53,12 +59,25 @@ def trace_id() -> str | None:
     return None if found is None else trace.format_trace_id(found.trace_id)
 
 
+def begin_request(method: str) -> None:
+    """Say of the span at hand that it is a request's."""
+    trace.get_current_span().set_attribute(METHOD, method)
+
+
 def note_request(method: str, route: str, status: int) -> None:
-    """Say of the span at hand which request it was of."""
+    """Say of the span at hand which request it was of, and how that was answered; status 0 where it was not."""
     span = trace.get_current_span()
     if span.is_recording():
         span.update_name(f"{method} {route}")
-        span.set_attributes({METHOD: method, STATUS: status})
+        if status:
+            span.set_attribute(STATUS, status)
+        if status >= SERVER_ERROR:
+            span.set_status(StatusCode.ERROR)
+
+
+def _is_of_a_request(span: object) -> bool:
+    """Tell whether a span is a part of another one, or begins at a request; where a replica is told of no trace, Serve begins one there."""
+    return not isinstance(span, ReadableSpan) or span.parent is not None or METHOD in (span.attributes or {})
 
 
 @contextmanager

@@ -188,3 +188,16 @@ async def test_serve_is_told_not_to_watch_watched_paths_alone(method: str, path:
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
     assert seen == [expected]
+
+
+@pytest.mark.parametrize("name", [b"traceparent", b"tracestate"])
+async def test_trace_that_can_not_be_read_counts_as_not_given(name: bytes):
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def inner(scope: Message, _receive: object, _send: object) -> None:
+        seen.append(scope["headers"])
+
+    for value in (b"\xff\xfe", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
+        scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": [(b"a", b"\xff"), (name, value)]}
+        await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
+    assert seen == [[(b"a", b"\xff")], [(b"a", b"\xff"), (name, value)]]

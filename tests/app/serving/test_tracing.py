@@ -73,11 +73,30 @@ def test_calls_of_nobody_begin_no_trace_and_those_of_somebody_are_his(ended: InM
 
 def test_span_of_a_request_is_named_by_its_route_and_keeps_its_status(ended: InMemorySpanExporter) -> None:
     with trace.get_tracer("serve").start_as_current_span("replica_handle_request"):
+        tracing.begin_request("GET")
         tracing.note_request("GET", "/v1/equipment/{equipment_id}", 404)
     tracing.note_request("GET", "/metrics", 200)  # of no span
     (span,) = ended.get_finished_spans()
     assert span.name == "GET /v1/equipment/{equipment_id}"
     assert dict(span.attributes or {}) == {"http.request.method": "GET", "http.response.status_code": 404}
+
+
+def test_request_that_was_not_answered_has_no_status_and_a_failed_one_is_an_error(ended: InMemorySpanExporter) -> None:
+    for status in (0, 499, 503):
+        with trace.get_tracer("serve").start_as_current_span("replica_handle_request"):
+            tracing.note_request("POST", "/v1/diagnoses", status)
+    told = [(dict(span.attributes or {}), span.status.is_ok) for span in ended.get_finished_spans()]
+    assert told == [({}, True), ({tracing.STATUS: 499}, True), ({tracing.STATUS: 503}, False)]
+
+
+def test_trace_that_a_replica_began_by_itself_is_nobodys(ended: InMemorySpanExporter) -> None:
+    with trace.get_tracer("serve").start_as_current_span("replica_handle_request GraphBuilder build"):
+        assert tracing.caller() is None
+        with tracing.nobody(), trace.get_tracer("serve").start_as_current_span("route_to_replica Model describe"):
+            pass
+        tracing.begin_request("POST")
+        assert tracing.caller() is not None
+    assert names(ended) == ["replica_handle_request GraphBuilder build"]
 
 
 def test_error_of_a_batch_is_told_of_its_span_and_goes_on(ended: InMemorySpanExporter) -> None:
@@ -96,6 +115,7 @@ def test_trace_that_did_not_begin_at_a_request_stays_here() -> None:
     with tracer.start_as_current_span("replica_handle_request Model score"):
         pass
     with tracer.start_as_current_span("request"):
+        tracing.begin_request("POST")
         tracing.note_request("POST", "/v1/diagnoses", 200)
         with tracer.start_as_current_span("route_to_replica"):
             pass
