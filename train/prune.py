@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from app.errors import HydraulicDiagnosticsError, InputError
 from app.settings import Settings
 from train.leftovers import Kind, Leftover, remove, survey
@@ -108,24 +110,16 @@ def _prune(training: Path, verdicts: Sequence[Verdict], *, is_dry: bool) -> int:
         if goes:
             gone.append(leftover)
         word = ("would go" if is_dry else "removed") if goes else "left" if leftover.kind is Kind.UNKNOWN else "stays"
-        print(f"{word:<8}  {leftover.kind:<18}  {leftover.name:<{width}}  {told(leftover.size):>8}  {why}", flush=True)
+        print(
+            f"{word:<8}  {leftover.kind:<18}  {leftover.name:<{width}}  {decimal(leftover.size):>9}  {why}", flush=True
+        )
     known = [verdict.leftover for verdict in verdicts if verdict.leftover.kind is not Kind.UNKNOWN]
-    sizes = [told(sum(leftover.size for leftover in some)) for some in (gone, known)]
+    sizes = [decimal(sum(leftover.size for leftover in some)) for some in (gone, known)]
     print(
         f"{'would remove' if is_dry else 'removed'} {len(gone)} of {len(known)} in {training}, {sizes[0]} of {sizes[1]}; "
         f"{len(verdicts) - len(known)} unknown"
     )
     return status
-
-
-def told(size: int) -> str:
-    """Return a number of bytes as people read it."""
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
 
 
 def _days(given: str) -> timedelta:

@@ -14,7 +14,7 @@ from tests.small import graded_windows
 from tests.train.test_leftovers import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main
 from train.leftovers import IN_USE, Kind, Leftover
-from train.prune import MOMENT, judge, told
+from train.prune import MOMENT, judge
 from train.usage import SEARCHES, USES, in_use, lock_of
 from train.windows import BEGUN, HEAD, open_windows
 
@@ -92,14 +92,6 @@ def test_more_days_never_take_more_and_nothing_changed_within_them_goes(
         assert verdict.goes or not later.goes
         if verdict.goes and verdict.leftover.kind is not Kind.CUT_OFF:
             assert NOW - verdict.leftover.changed >= timedelta(days=days)
-
-
-@pytest.mark.parametrize(
-    ("size", "said"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (999_700, "1.0 MB"), (5 * 10**15, "5000 TB")],
-)
-def test_sizes_are_told_as_people_read_them(size: int, said: str) -> None:
-    assert told(size) == said
 
 
 @pytest.fixture
