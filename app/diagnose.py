@@ -341,14 +341,14 @@ def _reason_of_distance(
 ) -> tuple[str, ...]:
     if not strange:
         return ()
-    from_sensors = {
-        item[
-            "component_id"
-        ]: f" (led by {', '.join(weight['sensor_id'] for weight in item['distance_evidence'][:NAMED])})"
+    leading = {
+        item["component_id"]: ", ".join(weight["sensor_id"] for weight in item["distance_evidence"][:NAMED])
         for item in components
-        if item["distance_evidence"]
     }
-    found = ", ".join(f"{name} {distance:.3g}{from_sensors.get(name, '')}" for name, distance in strange.items())
+    found = ", ".join(
+        f"{name} {distance:.3g}" + (f" (led by {leading[name]})" if leading[name] else "")
+        for name, distance in strange.items()
+    )
     expected = f"at most {thresholds.max_distance:g} times as far from training as is usual of held-out conditions"
     return (
         f"expected evidence {expected}, found {found}: inspect the machine, and train on labelled windows of this condition",

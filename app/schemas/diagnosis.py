@@ -102,7 +102,8 @@ class Evidence(BaseModel):
 class DistanceEvidence(BaseModel):
     """How much of a component's distance from training one sensor accounts for.
 
-    `contribution` is the distance with this sensor less the distance without it; sensors that bring it no further are left out.
+    `contribution` is the distance with this sensor less the distance without it; sensors that bring it no further are left out, and so
+    is one without which no distance is known, or whose share is no finite number.
     """
 
     model_config = _FROZEN
@@ -150,7 +151,7 @@ class ComponentDiagnosis(BaseModel):
     evidence: tuple[Evidence, ...] = ()
     distance_evidence: Annotated[
         tuple[DistanceEvidence, ...],
-        Field(description="with `explain`: whose readings are unlike training's, the most unlike first"),
+        Field(description="with `explain`: how much of `distance` each sensor accounts for, the most first"),
     ] = ()
 
 
