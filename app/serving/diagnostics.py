@@ -40,8 +40,10 @@ logger = logging.getLogger(__name__)
 
 ITEMS_AT_ONCE = 32
 """Items of a large batch that are resolved together."""
-GROUPS_AT_ONCE = 4
-"""Such groups that are under way for one large batch: as many as the stages of a diagnosis, and one that gathers."""
+GROUPS_AT_ONCE = 8
+"""Such groups that are under way for one large batch: the door makes batches of two, so that each stage of a diagnosis has one."""
+GROUPS_BESIDE_SINGLES = 4
+"""The same while others wait for single answers, who find fewer windows before them."""
 MAX_REMEMBERED_STATES = 50_000
 
 Outcome = bytes | Exception
@@ -153,7 +155,8 @@ class Diagnostics:
         running: dict[asyncio.Task[list[Outcome]], list[int]] = {}
         try:
             while True:
-                while len(running) < GROUPS_AT_ONCE and (group := next(groups, None)) is not None:
+                most = GROUPS_BESIDE_SINGLES if self._doors.serve_singles else GROUPS_AT_ONCE
+                while len(running) < most and (group := next(groups, None)) is not None:
                     indices = [index for index, _ in group]
                     running[asyncio.create_task(self._answer_group([item for _, item in group]))] = indices
                 if not running:

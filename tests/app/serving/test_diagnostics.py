@@ -92,6 +92,29 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 
 
 @pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("beside_a_single", [False, True])
+async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
+    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch, beside_a_single: bool
+):
+    monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
+    look_up, under_way, most = machines.remembered_of, 0, 0
+
+    async def counting(equipment_ids: list[str]) -> object:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.05)
+        under_way -= 1
+        return await look_up(equipment_ids)
+
+    monkeypatch.setattr(machines, "remembered_of", counting)
+    if beside_a_single:
+        await diagnostics.answer(inline())
+    assert len(await outcomes(diagnostics, [inline()] * 12)) == 12
+    assert most == (module.GROUPS_BESIDE_SINGLES if beside_a_single else module.GROUPS_AT_ONCE)
+
+
+@pytest.mark.usefixtures("registered")
 async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
