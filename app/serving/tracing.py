@@ -4,8 +4,7 @@ Serve makes a span of each request that is sampled and of each call between depl
 way out, in each replica. What it can't know is told here: that one batch of work belongs to many requests, what a request was, and
 that work without a sampled request behind it is nobody's trace.
 Serve leaves a request's trace in the context that it ran in; with uvloop, which Ray takes, no other request of the connection finds it there.
-Invariant: a span that is made here is a part of a sampled request's trace, and tells no reading and no text of an error; Serve's own spans tell
-the errors of calls between deployments.
+Invariant: a span that goes out is a part of a sampled request's trace, and tells no reading, and of an error its kind and not its text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, StatusCode, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 METHOD, STATUS = "http.request.method", "http.response.status_code"
@@ -28,12 +27,12 @@ _NOBODY = trace.set_span_in_context(NonRecordingSpan(SpanContext(1, 1, is_remote
 
 
 class RequestSpans(BatchSpanProcessor):
-    """Sends spans in batches, but no trace that began elsewhere than at a request."""
+    """Sends spans in batches, but no trace that began elsewhere than at a request, and no error's text."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take a span that has ended."""
         if _is_of_a_request(span):
-            super().on_end(span)
+            super().on_end(_without_texts(span))
 
 
 def processors() -> list[SpanProcessor]:
@@ -78,6 +77,26 @@ def note_request(method: str, route: str, status: int) -> None:
 def _is_of_a_request(span: object) -> bool:
     """Tell whether a span is a part of another one, or begins at a request; where a replica is told of no trace, Serve begins one there."""
     return not isinstance(span, ReadableSpan) or span.parent is not None or METHOD in (span.attributes or {})
+
+
+def _without_texts(span: ReadableSpan) -> ReadableSpan:
+    """Return a span with the kinds of its errors alone: Serve adds their text and that of all their causes, with passwords and readings in it."""
+    if not span.events:
+        return span  # what is told here of an error has no event
+    kinds = dict.fromkeys(str((event.attributes or {}).get("exception.type", event.name)) for event in span.events)
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=span.attributes,
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code, None if span.status.is_ok else ", ".join(kinds)),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
 
 
 @contextmanager

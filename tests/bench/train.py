@@ -35,8 +35,8 @@ from train.progress import Progress
 from train.windows import Windows, open_windows, write_windows
 
 WINDOWS = 1_024
-CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=5)
-BATCHES = (CONFIG.batch, 128)
+CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=8)
+BATCHES = (CONFIG.batch, 2 * CONFIG.batch, 128)
 """Windows of a step over all workers: as training has them by itself, where each of two workers gets few, and as a larger history would."""
 ROUNDS = 3
 PRODUCTS = {"aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm"}
@@ -47,7 +47,8 @@ def measure(bench: Bench) -> dict[str, object]:
 
     Returns:
         For each batch, windows a second of `ray_2` (two workers), `pinned_1` (one process on one core), `plain_2` (two processes of
-        PyTorch's DDP on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others. Of the default batch milliseconds
+        PyTorch's DDP on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others, and `ratio_of_a_share`, where it was
+        measured, to one process that takes as many windows a step as each of the two does. Of the default batch milliseconds
         a window of the plain loop's `forward_backward_ms` and of its matrix products alone, `products_ms`, with `share_of_bound`, the
         second by the first.
     """
@@ -68,6 +69,8 @@ def measure(bench: Bench) -> dict[str, object]:
         found = {name: median(values) for name, values in told.items()}
         found["ratio_of_one_core"] = median(map(truediv, told["ray_2"], told["pinned_1"]))
         found["ratio_of_plain"] = median(map(truediv, told["ray_2"], told["plain_2"]))
+        if batch // 2 in rates:
+            found["ratio_of_a_share"] = median(map(truediv, told["ray_2"], rates[batch // 2]["pinned_1"]))
         by_batch[str(batch)] = found
         print(f"train, batch {batch}: " + "  ".join(f"{name} {value:.3g}" for name, value in found.items()))
     forward_backward_ms, products_ms = _against_products(windows)

@@ -124,6 +124,32 @@ def test_trace_that_did_not_begin_at_a_request_stays_here() -> None:
     assert sorted(span.name for span in found) == ["POST /v1/diagnoses", "route_to_replica"]
 
 
+def test_error_that_serve_tells_of_a_call_goes_out_as_its_kind() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
+    provider.add_span_processor(RequestSpans(exporter))
+    caller = NonRecordingSpan(request(1))
+    with (
+        pytest.raises(KeyError),
+        provider.get_tracer("serve").start_as_current_span(
+            "route_to_replica", trace.set_span_in_context(caller), attributes={"app": "model-1"}
+        ),
+    ):
+        raise KeyError("s3cret") from ValueError("183.7123")
+    provider.shutdown()
+    (span,) = exporter.get_finished_spans()
+    assert not any(text in span.to_json() for text in ("s3cret", "183.7123"))
+    assert (span.status.is_ok, span.status.description) == (False, "KeyError")
+    assert (span.name, dict(span.attributes or {}), span.parent) == (
+        "route_to_replica",
+        {"app": "model-1"},
+        request(1),
+    )
+    assert span.context is not None
+    assert span.context.trace_id == request(1).trace_id
+    assert None not in (span.start_time, span.end_time)
+
+
 def test_way_out_takes_no_argument_and_gives_a_list_as_serve_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     (processor,) = tracing.processors()
