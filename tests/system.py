@@ -91,11 +91,12 @@ def processes_of(var_dir: Path) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that nobody listens on now, below those that connections are given: one of these may be taken before it is used."""
+    while True:
+        port = 28_000 + secrets.randbelow(4_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("0.0.0.0", port))
+            return port
 
 
 def own_ports() -> dict[str, str]:
