@@ -8,9 +8,10 @@ export PYTHONUNBUFFERED := 1
 # by gRPC; a replica that is stopped may go once HAProxy knows, which takes a second; replicas answer people, so they do not run as nice
 # as batch workers (15); Ray's own metrics, beside those of /metrics, cost a fifth of the throughput, so they are asked for, not given;
 # callers of the hot route are watched by app/serving/callers.py, since Serve takes two tasks of the event loop for each, and Serve's count
-# of requests from HAProxy's log is off, since a process parses a line for each. The C library keeps up to 256 MB that a process
-# freed: it gave the network's intermediate results back to the kernel after each pass, and took 20 to 38 page faults for each window.
-RAY_DEFAULTS := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
+# of requests from HAProxy's log is off, since a process parses a line for each. glibc takes blocks below 32 MB from its
+# arenas and gives back of an arena's top what is beyond 256 MB, in the processes started from here: it gave the network's intermediate
+# results back after each pass, and took 20 to 38 page faults for each window.
+ENVIRONMENT_DEFAULTS := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
 	RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2 RAY_worker_niceness=0 RAY_enable_metrics_collection=0 RAY_event_stats=0 \
 	RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000 RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.25 \
 	RAY_SERVE_HAPROXY_METRICS_ENABLED=0 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=app.serving.callers:middlewares \
@@ -48,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
 	@# What Ray reads from the environment before it starts, as defaults of this environment's own commands; see README, "How it runs".
-	@echo 'import os; [os.environ.setdefault(*pair.split("=")) for pair in "$(RAY_DEFAULTS)".split()]; os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") and [os.environ.setdefault(*pair.split("=")) for pair in "$(TRACING_DEFAULTS)".split()]' \
+	@echo 'import os; [os.environ.setdefault(*pair.split("=")) for pair in "$(ENVIRONMENT_DEFAULTS)".split()]; os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") and [os.environ.setdefault(*pair.split("=")) for pair in "$(TRACING_DEFAULTS)".split()]' \
 		> "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ray_environment.pth"
 	@touch $(STAMP)
 

@@ -90,13 +90,21 @@ def processes_of(var_dir: Path) -> list[psutil.Process]:
     return list(found.values())
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a port that nobody listens on now, below those that connections are given: one of these may be taken before it is used."""
+    """Return a port that nobody listens on now and that was not given before, below those that Linux and Serve choose from.
+
+    One that connections are given may be taken before it is used.
+    """
     while True:
-        port = 28_000 + secrets.randbelow(4_000)
+        port = 28_000 + secrets.randbelow(2_000)
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("0.0.0.0", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def own_ports() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Who waits for an answer of a direct path: whoever has left, or waits too long, is given up, by one timer for all.
 
 Serve would do it with two tasks of the event loop for each request, which cost a diagnosis a tenth of its processor time under load;
-`Unwatched` tells it not to, and is given to Serve by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH (RAY_DEFAULTS in the Makefile). Where that
+`Unwatched` tells it not to, and is given to Serve by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH (ENVIRONMENT_DEFAULTS in the Makefile). Where that
 is not set, both watch. A request that waits for one of the replica's `max_ongoing_requests` is not looked at, but its time runs.
 Invariant: the server is asked whether a caller has left only when the whole body was read, so nothing of it is taken away.
 """

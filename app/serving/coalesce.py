@@ -16,9 +16,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
 
-RECENT_S = 1.0
-"""So long after its last single item a door counts as one that serves them."""
-
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -77,7 +74,6 @@ class Door(Generic[Item, Outcome]):
         self._running: set[asyncio.Task[None]] = set()
         self._items = 0
         """Under way."""
-        self._single_at = float("-inf")
         self._woken: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -94,11 +90,6 @@ class Door(Generic[Item, Outcome]):
         """Whether callers wait although work is under way, as many as would start beside it if `under_way` allowed."""
         return bool(self._running) and len(self._single) + len(self._bulk) >= self._enough
 
-    @property
-    def serves_singles(self) -> bool:
-        """Whether somebody came lately who waits for one answer."""
-        return asyncio.get_running_loop().time() < self._single_at + RECENT_S
-
     def enter(self, item: Item, weight: int = 1, *, bulk: bool = False) -> "asyncio.Future[Outcome]":
         """Let an item wait for its batch.
 
@@ -112,8 +103,6 @@ class Door(Generic[Item, Outcome]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
-        if not bulk:
-            self._single_at = loop.time()
         (self._bulk if bulk else self._single).append(_Waiting(item, weight, loop.time(), future))
         if self._woken is None:
             # what else arrives in this turn of the loop goes along
@@ -264,11 +253,6 @@ class Doors(Generic[Item, Outcome]):
     def crowded(self) -> bool:
         """Whether callers wait in any of the doors for more than their turn."""
         return any(door.crowded for door in self._doors.values())
-
-    @property
-    def serve_singles(self) -> bool:
-        """Whether somebody came lately to any of the doors who waits for one answer."""
-        return any(door.serves_singles for door in self._doors.values())
 
     async def close(self) -> None:
         """Give up what waits and what is under way."""

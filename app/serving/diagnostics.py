@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -42,8 +43,9 @@ ITEMS_AT_ONCE = 32
 """Items of a large batch that are resolved together."""
 GROUPS_AT_ONCE = 8
 """Such groups that are under way for one large batch: the door makes batches of two, so that each stage of a diagnosis has one."""
-GROUPS_BESIDE_SINGLES = 4
-"""The same while others wait for single answers, who find fewer windows before them."""
+FEWER_GROUPS = 4
+"""The same until the first is answered, which comes sooner then, and while others wait for single answers and for `RECENT_S` after."""
+RECENT_S = 1.0
 MAX_REMEMBERED_STATES = 50_000
 
 Outcome = bytes | Exception
@@ -113,6 +115,10 @@ class Diagnostics:
             lambda: versions.traffic,
         )
         self._answers = Answers(metrics)
+        self._singles = 0
+        """Who wait for a single answer."""
+        self._single_at = -inf
+        """When the last of them had it, in time of the event loop."""
         machines.when_changed(self._answers.forget)
 
     def start(self) -> None:
@@ -137,11 +143,16 @@ class Diagnostics:
         Raises:
             HydraulicDiagnosticsError: it can't be answered, and why.
         """
-        registered = None
-        if request.equipment is None:
-            asked = self._machines.remembered if request.readings is None else self._machines.topology
-            registered = await asked(request.equipment_id)
-        return await self._enter(_traced(resolve(request, registered, self._now())))
+        self._singles += 1
+        try:
+            registered = None
+            if request.equipment is None:
+                asked = self._machines.remembered if request.readings is None else self._machines.topology
+                registered = await asked(request.equipment_id)
+            return await self._enter(_traced(resolve(request, registered, self._now())))
+        finally:
+            self._singles -= 1
+            self._single_at = asyncio.get_running_loop().time()
 
     async def answer_many(
         self, items: Sequence[DiagnosisRequest | Exception]
@@ -153,21 +164,26 @@ class Diagnostics:
         requests = [(index, item) for index, item in enumerate(items) if isinstance(item, DiagnosisRequest)]
         groups = iter([requests[start : start + ITEMS_AT_ONCE] for start in range(0, len(requests), ITEMS_AT_ONCE)])
         running: dict[asyncio.Task[list[Outcome]], list[int]] = {}
+        is_first = True
         try:
             while True:
-                most = GROUPS_BESIDE_SINGLES if self._doors.serve_singles else GROUPS_AT_ONCE
+                most = FEWER_GROUPS if is_first or self._serves_singles() else GROUPS_AT_ONCE
                 while len(running) < most and (group := next(groups, None)) is not None:
                     indices = [index for index, _ in group]
                     running[asyncio.create_task(self._answer_group([item for _, item in group]))] = indices
                 if not running:
                     return
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                is_first = False
                 for task in done:
                     indices = running.pop(task)
                     yield list(zip(indices, _outcomes(task, len(indices)), strict=True))
         finally:
             for task in running:
                 task.cancel()
+
+    def _serves_singles(self) -> bool:
+        return self._singles > 0 or asyncio.get_running_loop().time() < self._single_at + RECENT_S
 
     async def _answer_group(self, requests: Sequence[DiagnosisRequest]) -> list[Outcome]:
         registered_ones = [item for item in requests if item.equipment is None]

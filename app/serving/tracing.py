@@ -12,13 +12,14 @@ from contextlib import contextmanager
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 METHOD, STATUS = "http.request.method", "http.response.status_code"
 """Attributes of a request's span, by OpenTelemetry's semantic conventions for HTTP; its route is in its name, since Serve has an own one."""
+ERROR_TYPE = "exception.type"
 SERVER_ERROR = 500
 """The least status that is an error of the service, by the same."""
 
@@ -81,18 +82,21 @@ def _is_of_a_request(span: object) -> bool:
 
 def _without_texts(span: ReadableSpan) -> ReadableSpan:
     """Return a span with the kinds of its errors alone: Serve adds their text and that of all their causes, with passwords and readings in it."""
-    if not span.events:
-        return span  # what is told here of an error has no event
-    kinds = dict.fromkeys(str((event.attributes or {}).get("exception.type", event.name)) for event in span.events)
+    is_own = span.instrumentation_scope is not None and span.instrumentation_scope.name == __name__
+    description = span.status.description if is_own else None
+    if not span.events and span.status.description == description:
+        return span
+    kinds = [(event, (event.attributes or {}).get(ERROR_TYPE)) for event in span.events]
     return ReadableSpan(
         name=span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
         attributes=span.attributes,
+        events=[Event("exception", {ERROR_TYPE: kind}, event.timestamp) for event, kind in kinds if kind is not None],
         links=span.links,
         kind=span.kind,
-        status=Status(span.status.status_code, None if span.status.is_ok else ", ".join(kinds)),
+        status=Status(span.status.status_code, description),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,

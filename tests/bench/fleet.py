@@ -7,10 +7,12 @@ import http.client
 import json
 import statistics
 import time
+from typing import Any
 
 from tests.bench import meter
 from tests.bench.compare import Bench, raw_model
 from tests.bench.systems import OURS, Running, running
+from tests.system import processes_of
 
 ITEMS = 1_000
 
@@ -19,8 +21,8 @@ def measure(bench: Bench) -> dict[str, object]:
     """Send batches of different windows.
 
     Returns:
-        `rows`: for each batch its items, errors, graphs a second, ms to the first line and CPU ms an item; `limit`: graphs a
-        second of the network alone.
+        `rows`: for each batch its items, errors, graphs a second, ms to the first line and CPU ms an item, of all processes and by
+        what they are, with `postgres` and `client`; `limit`: graphs a second of the network alone.
     """
     rows = []
     with running(OURS, bench.dsn, bench.fresh_directory("fleet"), bench.peers_python) as system:
@@ -28,19 +30,22 @@ def measure(bench: Bench) -> dict[str, object]:
         for first in range(0, ITEMS * (bench.rounds + 1), ITEMS):
             chosen = [pairs[number % len(pairs)] for number in range(first, first + ITEMS)]
             items = [{"equipment_id": equipment_id, "at": at.isoformat()} for equipment_id, at in chosen]
-            row = _send(system, items)
+            row = _send(bench, system, items)
             if first:  # the first warms up
                 rows.append(row)
+    for name, spent in sorted(rows[-1]["cpu_ms_of"].items(), key=lambda item: -item[1])[:6]:
+        print(f"fleet: {name} {spent:.2f} ms", flush=True)
     limit = max(row["graphs_a_second"] for row in raw_model(bench, 0))
     told = statistics.median(row["graphs_a_second"] for row in rows)
     print(f"fleet: {told:.0f} graphs/s, {told / limit:.2f} of the network alone")
     return {"rows": rows, "limit": limit}
 
 
-def _send(system: Running, items: list[dict[str, str]]) -> dict[str, float]:
+def _send(bench: Bench, system: Running, items: list[dict[str, str]]) -> dict[str, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=120)
-    processes = system.processes()
-    cpu_s, began = meter.cpu_s(processes), time.perf_counter()
+    processes, postgres = system.processes(), processes_of(bench.postgres)
+    before_s, postgres_s, client_s = meter.cpu_of_each(processes), meter.cpu_s(postgres), time.process_time()
+    began = time.perf_counter()
     connection.request(
         "POST",
         "/v1/diagnoses/batch",
@@ -53,13 +58,16 @@ def _send(system: Running, items: list[dict[str, str]]) -> dict[str, float]:
         first_s = first_s or time.perf_counter() - began
         lines.append(line)
     took_s = time.perf_counter() - began
-    cpu_s = meter.cpu_s(processes) - cpu_s
+    cpu_s = meter.spent_since(before_s)
+    others_s = {"postgres": meter.cpu_s(postgres) - postgres_s, "client": time.process_time() - client_s}
     connection.close()
     good = sum(b'"components"' in line for line in lines)
+    each_ms = 1000.0 / max(1, good)
     return {
         "items": len(items),
         "errors": len(items) - good,
         "graphs_a_second": good / took_s,
         "first_line_ms": 1000.0 * first_s,
-        "cpu_ms": 1000.0 * cpu_s / max(1, good),
+        "cpu_ms": each_ms * sum(cpu_s.values()),
+        "cpu_ms_of": {name: each_ms * spent for name, spent in (cpu_s | others_s).items()},
     }

@@ -6,7 +6,6 @@ Invariant: a rate is the median over the rounds of the medians of a fit's epochs
 
 import multiprocessing
 import os
-import socket
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.demo.equipment import rig_equipment
 from tests.bench.compare import Bench
+from tests.system import free_port
 from train.config import TrainConfig
 from train.epoch import Draws
 from train.feed import Share
@@ -110,9 +110,7 @@ def _in_processes(directory: Path, config: TrainConfig, world: int, cores: list[
     """Run the plain loop in processes of their own and return the windows a second that each states for all."""
     context = multiprocessing.get_context("spawn")
     told: Queue[float] = context.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = [
         context.Process(target=_plain, args=(directory, config, rank, world, port, cores, told))
         for rank in range(world)

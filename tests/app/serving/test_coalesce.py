@@ -6,7 +6,6 @@ from contextvars import ContextVar
 
 import pytest
 
-from app.serving import coalesce as module
 from app.serving.coalesce import Door, DoorLimits, Doors
 
 
@@ -188,17 +187,6 @@ async def test_closing_leaves_nobody_waiting(works: Works):
     await turn()
     assert [future.cancelled() for future in futures] == [True, True]
     assert entrance.idle
-
-
-async def test_doors_tell_for_a_while_that_they_serve_single_items(monkeypatch: pytest.MonkeyPatch):
-    doors: Doors[int, int] = Doors(lambda _: Works(held=False), DoorLimits(), lambda _: None)
-    await doors.to("a").enter(1, bulk=True)
-    assert not doors.serve_singles
-    await doors.to("a").enter(2)
-    assert doors.serve_singles
-    monkeypatch.setattr(module, "RECENT_S", 0.0)
-    assert not doors.serve_singles
-    await doors.close()
 
 
 async def test_sizes_are_told_and_idle_doors_are_forgotten():

@@ -92,26 +92,37 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("beside_a_single", [False, True])
+@pytest.mark.parametrize("single", ["none", "answered", "waits"])
 async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
-    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch, beside_a_single: bool
+    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch, single: str
 ):
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
-    look_up, under_way, most = machines.remembered_of, 0, 0
+    monkeypatch.setattr(module, "RECENT_S", 600.0 if single == "answered" else 0.0)
+    look_up, under_way, most, most_at_first = machines.remembered_of, 0, 0, 0
 
     async def counting(equipment_ids: list[str]) -> object:
-        nonlocal under_way, most
+        nonlocal under_way, most, most_at_first
         under_way += 1
         most = max(most, under_way)
         await asyncio.sleep(0.05)
         under_way -= 1
+        most_at_first = most_at_first or most
         return await look_up(equipment_ids)
 
+    async def waiting(_: str) -> None:
+        await asyncio.Event().wait()
+
     monkeypatch.setattr(machines, "remembered_of", counting)
-    if beside_a_single:
-        await diagnostics.answer(inline())
-    assert len(await outcomes(diagnostics, [inline()] * 12)) == 12
-    assert most == (module.GROUPS_BESIDE_SINGLES if beside_a_single else module.GROUPS_AT_ONCE)
+    if single == "waits":
+        monkeypatch.setattr(machines, "topology", waiting)
+    asked = asyncio.create_task(diagnostics.answer(inline())) if single != "none" else None
+    if asked is not None:
+        await asyncio.wait([asked], timeout=None if single == "answered" else 0.01)
+    assert len(await outcomes(diagnostics, [inline()] * 20)) == 20
+    assert most_at_first == module.FEWER_GROUPS
+    assert most == (module.GROUPS_AT_ONCE if single == "none" else module.FEWER_GROUPS)
+    if asked is not None:
+        asked.cancel()
 
 
 @pytest.mark.usefixtures("registered")
