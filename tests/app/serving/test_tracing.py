@@ -31,6 +31,15 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider.shutdown()
 
 
+@pytest.fixture
+def sent() -> Iterator[tuple[TracerProvider, InMemorySpanExporter]]:
+    """A provider, and the spans that leave it by `RequestSpans` when it is shut down."""
+    provider, exporter = TracerProvider(sampler=ParentBased(ALWAYS_ON)), InMemorySpanExporter()
+    provider.add_span_processor(RequestSpans(exporter))
+    yield provider, exporter
+    provider.shutdown()
+
+
 def names(exporter: InMemorySpanExporter) -> list[str]:
     return [span.name for span in exporter.get_finished_spans()]
 
@@ -107,10 +116,8 @@ def test_error_of_a_batch_is_told_of_its_span_and_goes_on(ended: InMemorySpanExp
     assert not any(text in span.to_json() for text in ("s3cret", "183.7123"))  # what is told of an error is its kind
 
 
-def test_trace_that_did_not_begin_at_a_request_stays_here() -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
-    provider.add_span_processor(RequestSpans(exporter))
+def test_trace_that_did_not_begin_at_a_request_stays_here(sent: tuple[TracerProvider, InMemorySpanExporter]) -> None:
+    provider, exporter = sent
     tracer = provider.get_tracer("serve")
     with tracer.start_as_current_span("replica_handle_request Model score"):
         pass
@@ -124,10 +131,10 @@ def test_trace_that_did_not_begin_at_a_request_stays_here() -> None:
     assert sorted(span.name for span in found) == ["POST /v1/diagnoses", "route_to_replica"]
 
 
-def test_error_that_serve_tells_of_a_call_goes_out_as_its_kind() -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
-    provider.add_span_processor(RequestSpans(exporter))
+def test_error_that_serve_tells_of_a_call_goes_out_as_its_kind(
+    sent: tuple[TracerProvider, InMemorySpanExporter],
+) -> None:
+    provider, exporter = sent
     caller = trace.set_span_in_context(NonRecordingSpan(request(1)))
     tracer = provider.get_tracer("serve")
     # as Serve does: what was raised is an event, and the status a word of its own or none
@@ -153,10 +160,10 @@ def test_error_that_serve_tells_of_a_call_goes_out_as_its_kind() -> None:
     assert (other.status.is_ok, other.status.description) == (False, None)
 
 
-def test_kind_of_an_error_that_is_told_here_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON))
-    provider.add_span_processor(RequestSpans(exporter))
+def test_kind_of_an_error_that_is_told_here_goes_out(
+    sent: tuple[TracerProvider, InMemorySpanExporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, exporter = sent
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     with pytest.raises(KeyError), tracing.batch_span("diagnose", [request(1)]):
         raise KeyError("s3cret")
