@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import WindowError
+from app.core.errors import WindowError
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

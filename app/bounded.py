@@ -6,7 +6,7 @@ Invariant: an answer does not depend on how the batch was parted, but for roundi
 import numpy as np
 import torch
 
-from app.errors import LimitExceeded
+from app.core.errors import LimitExceeded
 from app.graph import GraphBatch
 from app.model import Averages, ModelConfig, Network
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from app.calibration import Calibration, check_calibration
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 
 CALIBRATION = "calibration.json"

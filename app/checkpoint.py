@@ -19,8 +19,8 @@ from safetensors.torch import save as save_tensors
 from app import card as files
 from app.calibration import Calibration, check_calibration
 from app.card import Card, DataInterval, Head
+from app.core.errors import CheckpointError
 from app.distance import NEVER_NEAREST
-from app.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.card import read_card
-from app.errors import CheckpointError
-from app.settings import PROJECT_DIR
+from app.core.errors import CheckpointError
+from app.core.settings import PROJECT_DIR
 
 MODELS = "models"
 """The cache's directory under `var/`."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from app.errors import LimitExceeded
+from app.core.errors import LimitExceeded
 from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
 from app.graph import Contributions
 from app.knowledge import DIGITS, UNTOLD, Condition, Knowledge, Told, unit

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bins import Doubles, Floats, Statistic, check_bins, flatness, roughness, step_statistics
-from app.errors import WindowError
+from app.core.errors import WindowError
 from app.feature_spec import FeatureSpec, Reference
 from app.schemas.equipment import Equipment
 

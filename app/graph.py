@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bins import Floats
-from app.errors import WindowError
+from app.core.errors import WindowError
 from app.feature_spec import FeatureSpec
 from app.features import SensorFeatures
 from app.schemas.equipment import Equipment

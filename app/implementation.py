@@ -17,7 +17,7 @@ import torch
 
 from app.bins import Floats
 from app.bounded import BoundedNetwork, graphs_between
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from app.graph import GraphBatch, Integers, ModelOutput, concatenate
 from app.inference import InferenceNetwork
 from app.model import ModelConfig, Network, UniversalTemporalGNN, score

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from app.errors import HydraulicDiagnosticsError
-from app.settings import Settings
+from app.core.errors import HydraulicDiagnosticsError
+from app.core.settings import Settings
 from app.store.keys import SCOPES
 from app.store.open import open_store
 from app.store.store import Store

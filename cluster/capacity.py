@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from app.errors import InputError
+from app.core.errors import InputError
 
 MEASURED = Path(__file__).with_name("measured.json")
 PAGE = Path(__file__).with_name("CAPACITY.md")

@@ -16,8 +16,8 @@ import asyncpg
 import httpx
 import pytest
 
+from app.core import file_locks as lease
 from app.schemas.equipment import Equipment
-from app.store import lease
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.collector import Collector, collecting

@@ -24,6 +24,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve._private import constants
 
+from app.core.settings import Settings
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.release.shares import parse_steps
 from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
@@ -32,7 +33,6 @@ from app.schemas.releases import TrafficOrder
 from app.serving.api import build_api
 from app.serving.metrics import Metrics
 from app.serving.service import Service
-from app.settings import Settings
 from app.store.keys import SCOPES
 from tests.bench.__main__ import SECTIONS
 from tests.system import PROJECT_DIR

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from app.errors import CheckpointError, SettingsError
+from app.core.errors import CheckpointError, SettingsError
 from app.main import diagnostics, model
 from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from tests.system import PROJECT_DIR

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from app import card as files
 from app.bins import Statistic
-from app.errors import HydraulicDiagnosticsError, InputError
-from app.settings import Settings
+from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.settings import Settings
 from train.config import TrainConfig
 
 COMMANDS = {

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from app import card as files
 from app.checkpoint import Checkpoint, load
+from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.settings import Settings
 from app.demo.cmapss import read_engines, read_remaining
 from app.demo.engines import TOPOLOGY_FILE, engine_topology
-from app.errors import HydraulicDiagnosticsError, InputError
-from app.settings import Settings
 from train.__main__ import without_secrets
 from train.certainty import Given
 from train.config import TrainConfig

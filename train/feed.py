@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from app.bins import Floats
-from app.errors import InputError
+from app.core.errors import InputError
 from train.config import TrainConfig
 from train.labels import Integers
 

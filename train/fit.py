@@ -25,7 +25,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from app.feature_spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig

@@ -21,9 +21,9 @@ import numpy as np
 from app import card as files
 from app.card import DataInterval, Head
 from app.checkpoint import Origin, save
-from app.errors import CheckpointError
-from app.settings import PROJECT_DIR
-from app.store.lease import attempt
+from app.core.errors import CheckpointError
+from app.core.file_locks import attempt
+from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
 from train.evaluate import evaluate_parts
 from train.evaluation import Evaluation, Heading, LearningPoint

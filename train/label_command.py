@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-from app.errors import HydraulicDiagnosticsError, InputError
+from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.settings import Settings
 from app.schemas.equipment import Equipment
-from app.settings import Settings
 from app.store.labels import ConditionLabel
 from app.store.open import open_store
 from app.store.store import Store

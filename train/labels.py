@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bins import Floats
-from app.errors import InputError
+from app.core.errors import InputError
 from app.schemas.equipment import Equipment
 
 Integers = NDArray[np.int64]

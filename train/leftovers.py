@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
 
-from app.errors import InputError
-from app.store.lease import attempt
+from app.core.errors import InputError
+from app.core.file_locks import attempt
 from train.usage import SEARCHES, USES, alone, lock_of
 from train.windows import BEGUN, HEAD
 
@@ -43,7 +43,7 @@ _NAMES: Mapping[str, Mapping[Kind, str]] = {
 }
 """Names of directories that training makes, by the directory that they are in."""
 _LOCKS: Mapping[str, str] = {"jobs": rf"{_DIGEST}\.lock", "tune": re.escape(SEARCHES)}
-"""Names of files that are empty and never removed, see `app.store.lease`."""
+"""Names of files that are empty and never removed, see `app.core.file_locks`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ import ray.exceptions
 from numpy.typing import NDArray
 
 from app.bins import Floats
-from app.errors import HydraulicDiagnosticsError, StoreError
+from app.core.errors import HydraulicDiagnosticsError, StoreError
+from app.core.settings import Settings
 from app.schemas.equipment import Equipment
-from app.settings import Settings
 from app.store.open import open_store
 from app.store.store import Store
 from app.store.windows import decode_window

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from app.errors import HydraulicDiagnosticsError, InputError
-from app.settings import Settings
+from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.settings import Settings
 from train.leftovers import Kind, Leftover, remove, survey
 
 MOST_DAYS = 36_500

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from app.errors import InputError
+from app.core.errors import InputError
 from train.config import KINDS
 from train.labels import Booleans, Integers
 from train.windows import Windows

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from app.card import sha256_of
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from train.progress import EpochRecord
 
 TENSORS = "state.safetensors"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from app.errors import InputError
-from app.settings import PROJECT_DIR
+from app.core.errors import InputError
+from app.core.settings import PROJECT_DIR
 from train.job import git_revision
 
 LEFT_OUT = (

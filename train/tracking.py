@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel
 
-from app.errors import StoreUnavailable
-from app.settings import Settings, without_passwords
+from app.core.errors import StoreUnavailable
+from app.core.settings import Settings, without_passwords
 from train.evaluation import Evaluation, Metrics
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from app.errors import HydraulicDiagnosticsError, InputError
-from app.settings import Settings
+from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.settings import Settings
 from train.__main__ import config_of
 from train.config import TrainConfig
 from train.feed import count_steps

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from app.store.lease import try_lock
+from app.core.file_locks import try_lock
 
 USES = ".windows"
 """File of a job's directory with the name of the directory of its windows, which stay as long as its fits; no fit is named like it."""

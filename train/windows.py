@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from app.bins import Floats
-from app.errors import InputError
+from app.core.errors import InputError
 from app.schemas.equipment import Equipment
 from train.labels import Booleans, Integers, WindowLabels, configurations, warm_up
 from train.shards import (

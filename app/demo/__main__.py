@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from app.arguments import time_argument
+from app.core.arguments import time_argument
+from app.core.errors import HydraulicDiagnosticsError
+from app.core.settings import Settings
 from app.demo.archive import SHIPPED_ARCHIVE, open_archive, pack
 from app.demo.cmapss import read_engines, read_remaining
 from app.demo.engines import TOPOLOGY_FILE, EngineProgress, engine_topology, import_engines
@@ -19,9 +21,7 @@ from app.demo.equipment import rig_equipment
 from app.demo.feed import run_feed
 from app.demo.importer import DEFAULT_START, Progress, import_rig
 from app.demo.rig import open_directory, survey
-from app.errors import HydraulicDiagnosticsError
 from app.serving.logging import configure_logging
-from app.settings import Settings
 from app.store.open import open_store
 
 

@@ -10,8 +10,8 @@ import lzma
 import tarfile
 from pathlib import Path
 
+from app.core.errors import ReadingError
 from app.demo.rig import INDEX_FILE, PROFILE_FILE, SENSOR_IDS, RigFiles, read_blocks
-from app.errors import ReadingError
 
 SHIPPED_ARCHIVE = Path(__file__).resolve().parent / "data" / "uci_hydraulic.tar.xz"
 MAX_MEMBER_BYTES = 1 << 26

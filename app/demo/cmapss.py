@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import ReadingError
+from app.core.errors import ReadingError
 
 SENSOR_IDS = (*(f"setting{number}" for number in range(1, 4)), *(f"s{number}" for number in range(1, 22)))
 """What the columns after unit and cycle are called, in their order."""

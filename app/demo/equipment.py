@@ -5,8 +5,8 @@ Invariant: it has a sensor for every file of the published layout, and a compone
 
 from pathlib import Path
 
+from app.core.errors import TopologyError
 from app.demo.rig import CYCLE_S, GRADED_COMPONENTS, SENSOR_IDS
-from app.errors import TopologyError
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment, read_equipment
 

@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from app.core.errors import StoreUnavailable
+from app.core.settings import Settings
 from app.demo.archive import SHIPPED_ARCHIVE, open_archive
 from app.demo.columns import Columns, second_columns
 from app.demo.replay import Replay
-from app.errors import StoreUnavailable
 from app.schemas.equipment import Equipment
-from app.settings import Settings
 from app.store.open import open_store
 from app.store.store import Store
 

@@ -10,12 +10,12 @@ import logging
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
+from app.core.errors import HydraulicDiagnosticsError
+from app.core.settings import Settings
 from app.demo.equipment import rig_equipment
 from app.demo.feed import run_feed
-from app.errors import HydraulicDiagnosticsError
 from app.schemas.equipment import Equipment, Identifier
 from app.serving.logging import configure_logging
-from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.errors import ReadingError
 from app.demo.rig import CYCLE_S, RigFiles, read_blocks, survey
-from app.errors import ReadingError
 
 
 def cycle_at(minute: int, cycles: int) -> int:

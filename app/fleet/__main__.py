@@ -17,18 +17,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from app.arguments import time_argument
-from app.errors import (
+from app.core.arguments import time_argument
+from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
     InputError,
     SettingsError,
     UnknownError,
 )
+from app.core.settings import PROJECT_DIR, Settings
 from app.fleet.plan import Asked, Plan, check_asked, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan
 from app.fleet.tally import Summary, Tally, told
-from app.settings import PROJECT_DIR, Settings
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
 from app.store.open import open_store
 

@@ -15,11 +15,11 @@ import ray
 import ray.data
 import ray.exceptions
 
-from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable, StoreError, StoreUnavailable
+from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable, StoreError, StoreUnavailable
+from app.core.settings import Settings
 from app.fleet.plan import Plan
 from app.fleet.scorer import Outcome
 from app.fleet.worker import PAGE, PAGES_AT_ONCE, FleetWorker
-from app.settings import Settings
 from app.store.fleet import FleetRun, Page
 
 CPU_OF_A_WORKER = 0.5

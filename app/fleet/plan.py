@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.evidence import Thresholds
 from app.schemas.places import shown
 from app.schemas.times import AwareTime

@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from app.card import WEIGHTS, read_card
-from app.errors import InputError, SettingsError, UnknownVersion
+from app.core.errors import InputError, SettingsError, UnknownVersion
+from app.core.settings import PROJECT_DIR, Settings
 from app.evidence import Thresholds
 from app.fleet.plan import Asked, Place, Plan
 from app.schemas.places import shown
@@ -20,7 +21,6 @@ from app.serving.checkpoints import find_checkpoint
 from app.serving.config import IngressConfig, ModelArgs
 from app.serving.traffic import Release, Traffic
 from app.serving.windows import CLOCK_SKEW
-from app.settings import PROJECT_DIR, Settings
 
 
 class Released(NamedTuple):

@@ -21,8 +21,9 @@ import numpy as np
 from app.bins import window_digest
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
+from app.core.errors import CheckpointError, HydraulicDiagnosticsError
+from app.core.settings import Settings
 from app.diagnose import DiagnosisFields, Occasion, Scores, as_json, tell
-from app.errors import CheckpointError, HydraulicDiagnosticsError
 from app.evidence import InputSummary, SummaryBatch
 from app.features import check_shape
 from app.fleet.plan import Plan
@@ -37,7 +38,6 @@ from app.serving.recent import Recent
 from app.serving.stored import row_of
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, interval_of, window_before
-from app.settings import Settings
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store

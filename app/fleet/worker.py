@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.errors import HydraulicDiagnosticsError
+from app.core.errors import HydraulicDiagnosticsError
+from app.core.settings import Settings
 from app.fleet.plan import Plan
 from app.fleet.scorer import FleetScorer, Outcome
 from app.serving.logging import configure_logging
-from app.settings import Settings
 from app.store.fleet import FleetRun, Page
 from app.store.open import open_store
 from app.store.pool import PoolLimits

@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from app.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
+from app.core.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
+from app.core.settings import Settings
 from app.release.compare import compared
 from app.release.config_file import ConfigFile
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
@@ -34,7 +35,6 @@ from app.release.shares import ShadowChange, parse_steps, parse_weights, with_sh
 from app.release.source import aliases, directory_of, has_registry, name_versions, open_registry, placement_of
 from app.release.versions import described
 from app.release.view import difference, status_lines
-from app.settings import Settings
 from app.store.open import open_store
 from app.store.store import Store
 

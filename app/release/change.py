@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 
-from app.errors import ReleaseConflict, ReleaseError
+from app.core.errors import ReleaseConflict, ReleaseError
 from app.release.config_file import ConfigFile, ReadConfig
 from app.release.serve_api import ServeApi
 from app.release.service_api import ServiceApi

@@ -5,7 +5,7 @@ Invariant: the verdict is the one that `GET /v1/experiments` gives.
 
 from datetime import datetime, timedelta
 
-from app.errors import InputError, ReleaseError
+from app.core.errors import InputError, ReleaseError
 from app.experiments.reading import MOST, AnswerSource, AskedFor, read_experiments
 from app.experiments.report import ComponentComparison, Experiment, HealthDifference, Latency
 

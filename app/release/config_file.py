@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 import yaml
 
-from app.errors import ReleaseConflict, ReleasesElsewhere, SettingsError
+from app.core.errors import ReleaseConflict, ReleasesElsewhere, SettingsError
 from app.release.schema import ServeConfig, read_schema
 
 

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleasesElsewhere
+from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleasesElsewhere
+from app.core.settings import Settings
 from app.schemas.releases import ReleaseAnswer
-from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.release.config_file import ReadConfig

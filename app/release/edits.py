@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from app.errors import SettingsError
+from app.core.errors import SettingsError
 from app.release.schema import DIAGNOSTICS, MODEL
 
 APPLICATION_PREFIX = "model-"

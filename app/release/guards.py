@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.experiments.confidence import Sample, mean_interval
 
 LEAST_CALLS = 20

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.errors import ReleaseError, StoreError
+from app.core.errors import ReleaseError, StoreError
 from app.release.history import FOUND, in_use
 from app.store.releases import ReleaseEvent
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from app.card import CARD, Card
 from app.checkpoint_cache import local_directory
-from app.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
+from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
 from app.release.change import LOCK_POLL_S, Change
 from app.release.config_file import ConfigFile, ReadConfig
 from app.release.edits import (

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from app.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
+from app.core.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
 from app.release.guards import DISAGREEMENT, Guard, Measured, Meter, broken, counted, unknown
 from app.release.history import ROLLBACK, STEP, in_use
 from app.release.ledger import told

@@ -23,9 +23,9 @@ from mlflow.tracking import MlflowClient
 
 from app import card as files
 from app.card import Card, read_card, sha256_of
-from app.errors import CheckpointError, ReleaseError, UnknownVersion
+from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
+from app.core.settings import PROJECT_DIR, Settings, without_passwords
 from app.release.versions import Registered
-from app.settings import PROJECT_DIR, Settings, without_passwords
 
 NAME = "hydraulic-diagnostics"
 ARTIFACT = "checkpoint"

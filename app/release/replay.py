@@ -19,8 +19,8 @@ from pydantic_core import from_json
 from app.bins import Floats, window_digest
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
+from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
 from app.diagnose import Occasion, Scores, diagnose
-from app.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
 from app.evidence import Thresholds
 from app.features import check_shape
 from app.implementation import choose

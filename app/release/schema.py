@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.errors import SettingsError
+from app.core.errors import SettingsError
 from app.schemas.places import place_of, shown
 from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from app.serving.traffic import Traffic

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.errors import ReleaseError
+from app.core.errors import ReleaseError
 
 APPLICATIONS = "/api/serve/applications/"
 TIMEOUT_S = 30.0

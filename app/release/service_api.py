@@ -12,14 +12,14 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
-from app.errors import ReleaseError
+from app.core.errors import ReleaseError
+from app.core.settings import Settings
 from app.release.ledger import told
 from app.release.schema import ServeConfig
 from app.release.warm_up import warm_up_request
 from app.schemas.equipment import Equipment
 from app.serving.first_key import FILE_NAME
 from app.serving.traffic import Traffic
-from app.settings import Settings
 
 TIMEOUT_S = 30.0
 POLL_S = 0.05

@@ -6,7 +6,7 @@ Pure. Invariant: weights that come out sum to 100.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from app.errors import InputError
+from app.core.errors import InputError
 
 _DIGITS = 4
 

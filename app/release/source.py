@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
-from app.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
+from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
+from app.core.settings import PROJECT_DIR, Settings
 from app.release.edits import Placement
 from app.release.schema import ServeConfig
 from app.serving.checkpoints import find_checkpoint, run_apart
-from app.settings import PROJECT_DIR, Settings
 
 if TYPE_CHECKING:
     from app.release.registry import Registry

@@ -14,7 +14,7 @@ import numpy as np
 from app.bins import Floats
 from app.card import DataInterval
 from app.checkpoint import Checkpoint, load
-from app.errors import CheckpointError, WindowError
+from app.core.errors import CheckpointError, WindowError
 from app.graph import ModelOutput, split_output
 from app.implementation import choose
 from app.model import Network, score

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from app.errors import ReleaseError, StoreError
+from app.core.errors import ReleaseError, StoreError
 from app.release.config_file import ConfigFile, ReadConfig
 from app.release.history import in_use
 from app.release.schema import Application

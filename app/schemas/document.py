@@ -16,7 +16,7 @@ from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
-from app.errors import TopologyError
+from app.core.errors import TopologyError
 from app.schemas.places import shown
 
 MAX_YAML_BYTES = 256 * 1024

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from app.errors import TopologyError
+from app.core.errors import TopologyError
 from app.schemas.document import read_document
 from app.schemas.equipment import (
     COMPONENT_TYPES,

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple, Protocol
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import SecretStr
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.schemas.diagnosis import Version
 from app.schemas.places import shown
 from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 
 class Desk(Protocol):
-    """Does releases. Its methods raise the errors of `app.errors` that `app.release` does."""
+    """Does releases. Its methods raise the errors of `app.core.errors` that `app.release` does."""
 
     async def split(self, asked: Asked, weights: Mapping[str, float]) -> ReleaseAnswer:
         """Give versions their weights."""

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from app.errors import HydraulicDiagnosticsError, InputError, UnknownDiagnosis, UnknownEquipment
+from app.core.errors import HydraulicDiagnosticsError, InputError, UnknownDiagnosis, UnknownEquipment
 from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Identifier
 from app.schemas.places import shown

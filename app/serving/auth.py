@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
-from app.errors import Forbidden, StoreUnavailable, Unauthenticated
+from app.core.errors import Forbidden, StoreUnavailable, Unauthenticated
 from app.store.keys import KnownKey, Scope, hash_secret
 
 CACHE_S = 10.0

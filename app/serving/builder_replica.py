@@ -3,10 +3,10 @@
 Invariant: its process does what `GraphBuilder` does and nothing else.
 """
 
+from app.core.settings import Settings
 from app.serving import handles
 from app.serving.graph_builder import GraphBuilder
 from app.serving.logging import configure_logging
-from app.settings import Settings
 
 
 class GraphBuilderReplica(GraphBuilder):

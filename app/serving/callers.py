@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ModelUnavailable
+from app.core.errors import ModelUnavailable
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from app.card import read_card
 from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
-from app.errors import CheckpointError, ReleaseError
-from app.settings import PROJECT_DIR, Settings
+from app.core.errors import CheckpointError, ReleaseError
+from app.core.settings import PROJECT_DIR, Settings
 
 FETCH_S = 600.0
 

@@ -16,8 +16,8 @@ from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
+from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
 from app.diagnose import DiagnosisFields, Occasion, as_json, tell
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
 from app.evidence import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.experiments.reading import MOST, USUAL, AskedFor, read_experiments
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime

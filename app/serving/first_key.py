@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from app.settings import Settings
+from app.core.settings import Settings
 from app.store.keys import SCOPES, new_secret
 from app.store.store import Store
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from app.bins import Floats, window_digest
-from app.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
+from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
 from app.feature_spec import FeatureSpec
 from app.features import check_shape
 from app.schemas.equipment import Equipment

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.errors import LimitExceeded, ReadingError
+from app.core.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown, some_of
 from app.schemas.readings import MAX_LISTED_REJECTED, Reading, RejectedLine

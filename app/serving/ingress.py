@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
+from app.core.settings import PROJECT_DIR, Settings
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
 from app.serving.admin import Desk
@@ -29,7 +30,6 @@ from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
-from app.settings import PROJECT_DIR, Settings
 from app.store.open import open_store
 from app.store.store import Store
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from prometheus_client import Counter, Gauge
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 
 logger = logging.getLogger(__name__)
 

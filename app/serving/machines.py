@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
+from app.core.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding, lint, read_equipment

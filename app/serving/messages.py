@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.bins import Floats
-from app.errors import HydraulicDiagnosticsError
+from app.core.errors import HydraulicDiagnosticsError
 from app.evidence import SummaryBatch
 from app.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment

@@ -5,11 +5,11 @@ Invariant: its process does what `ModelServer` does and nothing else.
 
 from ray import serve
 
+from app.core.settings import Settings
 from app.graph import GraphBatch, ModelOutput
 from app.serving.checkpoints import find_checkpoint
 from app.serving.logging import configure_logging
 from app.serving.model_server import ModelServer
-from app.settings import Settings
 
 MAX_BATCH_CALLS = 8
 """Calls come with up to 64 windows each, and what is merged is read in bounded parts anyway."""

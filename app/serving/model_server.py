@@ -16,8 +16,8 @@ import torch
 
 from app import card as files
 from app.checkpoint import Checkpoint, load
+from app.core.errors import CheckpointError, WindowError
 from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
-from app.errors import CheckpointError, WindowError
 from app.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
 from app.implementation import choose, warm_up_graphs
 from app.model import occlude, score

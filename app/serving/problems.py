@@ -11,7 +11,7 @@ import orjson
 from fastapi import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from app.errors import (
+from app.core.errors import (
     CheckpointError,
     Forbidden,
     HydraulicDiagnosticsError,

@@ -12,14 +12,14 @@ from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-from app.diagnose import Scores
-from app.errors import (
+from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
     LimitExceeded,
     ModelUnavailable,
     UnknownVersion,
 )
+from app.diagnose import Scores
 from app.evidence import InputSummary
 from app.graph import concatenate
 from app.knowledge import Knowledge, told_of

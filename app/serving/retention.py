@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)

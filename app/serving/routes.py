@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from app.errors import LimitExceeded
+from app.core.errors import LimitExceeded
 from app.serving.auth import Authenticator
 from app.store.keys import Scope as KeyScope
 

@@ -14,8 +14,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from app.agreement import differing_components
+from app.core.errors import HydraulicDiagnosticsError
 from app.diagnose import Occasion, diagnose
-from app.errors import HydraulicDiagnosticsError
 from app.evidence import Thresholds
 from app.schemas.diagnosis import Diagnosis, State
 from app.serving.journal import Journal

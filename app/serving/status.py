@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
+from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
 from app.serving.released import ReleasedVersions
 from app.serving.traffic import Release, order_of_versions
 from app.store.store import Store

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from app.calibration import Calibration
 from app.card import Card
-from app.errors import ModelUnavailable
+from app.core.errors import ModelUnavailable
 from app.feature_spec import FeatureSpec
 from app.knowledge import Knowledge
 from app.serving.messages import VersionDescription

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from app.bins import Floats
-from app.errors import HydraulicDiagnosticsError, StoreError, WindowError
+from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
 from app.serving import tracing
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics

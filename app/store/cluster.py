@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app.errors import StoreError, StoreUnavailable
+from app.core.errors import StoreError, StoreUnavailable
 
 ROLE = "hydraulic"
 DATABASE = "postgres"

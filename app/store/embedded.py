@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from app.errors import StoreError, StoreUnavailable
-from app.store import lease
+from app.core import file_locks as lease
+from app.core.errors import StoreError, StoreUnavailable
 from app.store.cluster import DATABASE, PORT, ROLE, answers
 from app.store.keeper import DEFAULT_GRACE_S, LOG_FILE
 

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from app.errors import HydraulicDiagnosticsError, StoreError
-from app.store import lease
+from app.core import file_locks as lease
+from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.store.cluster import Cluster, make_runtime
 
 DEFAULT_GRACE_S = 1.5

@@ -6,7 +6,7 @@ Invariant: a component has at most one label that starts at a time, and a label 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.errors import UnknownEquipment
+from app.core.errors import UnknownEquipment
 from app.store.pool import Database
 
 ALL_TIME_US = (-(10**15), 10**16)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 from app.store.pool import Database, Row, Session
 from app.store.sql import queries
 

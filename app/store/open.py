@@ -6,7 +6,7 @@ Invariant: opening does nothing yet; the local server is started when the first 
 from functools import partial
 from pathlib import Path
 
-from app.settings import Settings
+from app.core.settings import Settings
 from app.store.embedded import ensure_embedded
 from app.store.pool import PoolLimits
 from app.store.store import Store

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
-from app.errors import StoreError, StoreUnavailable
+from app.core.errors import StoreError, StoreUnavailable
 from app.store.sql import queries
 
 logger = logging.getLogger(__name__)

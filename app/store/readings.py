@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from app.errors import ReadingError, UnknownEquipment
+from app.core.errors import ReadingError, UnknownEquipment
 from app.store.partitions import Partitions, months_of
 from app.store.pool import Database, first_value
 

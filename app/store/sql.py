@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 
 _HERE = Path(__file__).parent
 _HEAD = re.compile(r"^-- name:[ \t]*(?P<name>\S*)[ \t]*\n-- (?P<purpose>\S[^\n]*)\n(?P<text>.*)\Z", re.DOTALL)

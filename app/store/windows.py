@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import UnknownEquipment, WindowError
+from app.core.errors import UnknownEquipment, WindowError
 from app.schemas.equipment import Equipment
 from app.store.pool import Database
 

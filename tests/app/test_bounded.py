@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.bounded import BoundedNetwork, graphs_between
-from app.errors import LimitExceeded
+from app.core.errors import LimitExceeded
 from app.graph import Contributions, GraphBatch, ModelOutput, concatenate
 from app.implementation import warm_up_graphs
 from app.model import Averages, ModelConfig, UniversalTemporalGNN, occlude, score

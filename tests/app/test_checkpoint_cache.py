@@ -11,8 +11,8 @@ import pytest
 
 from app.card import CARD, WEIGHTS, sha256_of
 from app.checkpoint_cache import cached, local_directory
-from app.errors import CheckpointError
-from app.settings import PROJECT_DIR
+from app.core.errors import CheckpointError
+from app.core.settings import PROJECT_DIR
 
 SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "1"
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from app.bins import Floats, bin_series, flatness, roughness, step_statistics
-from app.errors import WindowError
+from app.core.errors import WindowError
 from app.feature_spec import FeatureSpec, Reference
 from app.features import (
     FAULT_REASONS,

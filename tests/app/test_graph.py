@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.errors import WindowError
+from app.core.errors import WindowError
 from app.features import batch_features, plan_features, window_features
 from app.graph import (
     GraphBatch,

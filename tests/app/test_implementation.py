@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app import implementation as module
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from app.graph import GraphBatch
 from app.implementation import Implementation, Trial, built, candidates, choose, warm_up_graphs
 from app.model import Averages, ModelConfig, Network, UniversalTemporalGNN, score

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.errors import WindowError
+from app.core.errors import WindowError
 from app.evidence import summarise
 from app.features import window_features
 from app.graph import build_graph, concatenate

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.settings import Settings
+from app.core.settings import Settings
 from app.store.embedded import ensure_embedded, release_embedded
 from tests.bench import (
     cache,

@@ -17,9 +17,9 @@ from pathlib import Path
 import asyncpg
 import numpy as np
 
+from app.core.settings import PROJECT_DIR
 from app.demo.equipment import rig_equipment
 from app.schemas.equipment import Component, Connection, Equipment, Sensor
-from app.settings import PROJECT_DIR
 from app.store.store import Store
 from tests.rig import rig_block
 

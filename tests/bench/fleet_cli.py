@@ -22,12 +22,12 @@ import asyncpg
 import numpy as np
 
 from app.checkpoint import load
+from app.core.settings import PROJECT_DIR
 from app.demo.equipment import rig_equipment
 from app.features import window_features
 from app.graph import GraphBatch, build_graph, concatenate
 from app.implementation import choose
 from app.model import score
-from app.settings import PROJECT_DIR
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.rig import rig_block

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from app.settings import PROJECT_DIR
+from app.core.settings import PROJECT_DIR
 from tests.bench import meter
 from tests.bench.compare import Asker, Bench, Point
 from tests.bench.systems import OURS, Running, running

@@ -24,7 +24,7 @@ from threading import Event, Thread
 import httpx
 
 from app.card import CARD, FEATURE_SPEC, WEIGHTS
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.bench.compare import Bench
 from tests.system import PROJECT_DIR, System, running
 

@@ -26,8 +26,8 @@ from typing import Any
 import asyncpg
 import numpy as np
 
-from app.errors import StoreUnavailable
-from app.settings import Settings
+from app.core.errors import StoreUnavailable
+from app.core.settings import Settings
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.pool import PoolLimits
 from app.store.readings import Readings

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.settings import PROJECT_DIR
+from app.core.settings import PROJECT_DIR
 from tests.bench.profile import libraries, library_of
 
 

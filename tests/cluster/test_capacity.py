@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InputError
+from app.core.errors import InputError
 from cluster.capacity import (
     MEASURED,
     MONTH_S,

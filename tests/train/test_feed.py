@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from app.errors import InputError
+from app.core.errors import InputError
 from train.config import TrainConfig
 from train.feed import KeptFeed, Rows, Share, StreamFeed, count_steps, gather
 

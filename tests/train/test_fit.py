@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, parted
 from train.fit import FITTED, SNAPSHOT, run_fit

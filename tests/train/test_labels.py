@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.schemas.equipment import Equipment
 from tests.small import press
 from train.labels import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from app.features import window_features
 from app.graph import build_graph, concatenate
 from app.model import UniversalTemporalGNN, to_tensors

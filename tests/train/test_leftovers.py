@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import InputError
-from app.store.lease import attempt
+from app.core.errors import InputError
+from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train import job as training_job

@@ -14,11 +14,11 @@ import ray
 from pydantic import SecretStr
 
 from app.bins import Floats
+from app.core.errors import StoreError
+from app.core.settings import Settings
 from app.demo.cmapss import read_engines
 from app.demo.engines import engine_topology, import_engines
-from app.errors import StoreError
 from app.schemas.equipment import Equipment
-from app.settings import Settings
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.app.demo.engines import write_engines

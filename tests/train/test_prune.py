@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.store.lease import attempt
+from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.test_leftovers import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main

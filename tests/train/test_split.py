@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InputError
+from app.core.errors import InputError
 from tests.small import START_US, graded, press
 from train.labels import Integers, configurations
 from train.split import SplitPlan, not_overlapping, set_apart, split, split_folds, training_windows, whole

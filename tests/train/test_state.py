@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.errors import CheckpointError
+from app.core.errors import CheckpointError
 from train.fit import RESUMED, taken_state
 from train.progress import EpochRecord
 from train.state import STATE, TENSORS, FitState, best_state, newest_state, read_state, write_state

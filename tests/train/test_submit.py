@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import InputError
+from app.core.errors import InputError
 from tests.system import free_port
 from train.submit import job_environment, submit
 

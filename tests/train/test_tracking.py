@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from app.errors import StoreUnavailable
+from app.core.errors import StoreUnavailable
 from tests.small import graded_windows, small
 from tests.train.test_evaluate import CONFIG, held
 from train.evaluate import evaluate_parts

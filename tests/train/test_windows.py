@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InputError
+from app.core.errors import InputError
 from tests.small import graded, graded_windows, press, wave
 from train import shards as parquet
 from train import windows as stored

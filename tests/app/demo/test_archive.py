@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.core.errors import ReadingError
 from app.demo.archive import SHIPPED_ARCHIVE, open_archive, pack
 from app.demo.rig import SENSOR_IDS, CycleBlock, open_directory, read_blocks, survey
-from app.errors import ReadingError
 
 WriteRig = Callable[..., Path]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.core.errors import ReadingError
 from app.demo.cmapss import SENSOR_IDS, read_engines, read_remaining
-from app.errors import ReadingError
 from tests.app.demo.engines import write_engines
 
 Lines = list[str]

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.core.errors import ReadingError, TopologyError
 from app.demo.__main__ import main
 from app.demo.cmapss import SENSOR_IDS, read_engines
 from app.demo.engines import EngineProgress, engine_topology, import_engines
-from app.errors import ReadingError, TopologyError
 from app.store import labels
 from app.store.labels import ConditionLabel
 from app.store.store import Store

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from app.core.errors import TopologyError
 from app.demo.equipment import check_fits_layout, rig_equipment
 from app.demo.rig import SENSOR_IDS
-from app.errors import TopologyError
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment
 

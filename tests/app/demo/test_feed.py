@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from app.core.errors import StoreError, StoreUnavailable
 from app.demo.equipment import rig_equipment
 from app.demo.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, Clock, LiveFeed
 from app.demo.replay import Replay
-from app.errors import StoreError, StoreUnavailable
 from app.schemas.equipment import Equipment
 
 START_S = 1_764_000_000

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.core.errors import ReadingError, StoreError, TopologyError
 from app.demo.equipment import rig_equipment
 from app.demo.importer import DEFAULT_START, Progress, import_rig
 from app.demo.rig import CYCLE_S, RigFiles, open_directory, read_blocks
-from app.errors import ReadingError, StoreError, TopologyError
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 

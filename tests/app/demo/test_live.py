@@ -9,12 +9,12 @@ import pytest
 from pydantic import ValidationError
 from ray import serve
 
+from app.core.errors import HydraulicDiagnosticsError, StoreError
+from app.core.settings import Settings
 from app.demo import live
 from app.demo.equipment import rig_equipment
 from app.demo.live import LiveRig, LiveRigArgs, live_rig
-from app.errors import HydraulicDiagnosticsError, StoreError
 from app.schemas.equipment import Equipment
-from app.settings import Settings
 
 
 async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

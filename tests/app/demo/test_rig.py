@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.errors import ReadingError
 from app.demo.rig import SENSOR_IDS, RigFiles, open_directory, read_blocks, survey
-from app.errors import ReadingError
 
 WriteRig = Callable[..., Path]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from app.card import WEIGHTS, read_card
-from app.errors import CheckpointError, InputError, SettingsError, UnknownVersion
+from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
+from app.core.settings import PROJECT_DIR
 from app.fleet.plan import Asked, Plan, check_asked, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan, read_released
-from app.settings import PROJECT_DIR
 from app.store.fleet import Selection
 from tests.app.fleet.conftest import AT, NOW, write_config
 

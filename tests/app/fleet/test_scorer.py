@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from app.checkpoint import load
+from app.core.errors import CheckpointError, StoreError
 from app.demo.equipment import rig_equipment
-from app.errors import CheckpointError, StoreError
 from app.evidence import Thresholds
 from app.features import window_features
 from app.fleet import scorer as module

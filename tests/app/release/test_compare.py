@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import InputError, ReleaseError
+from app.core.errors import InputError, ReleaseError
 from app.experiments.reading import AskedFor, read_experiments
 from app.release.__main__ import main
 from app.release.compare import compared

@@ -9,7 +9,7 @@ from threading import Barrier
 
 import pytest
 
-from app.errors import ReleaseConflict, SettingsError
+from app.core.errors import ReleaseConflict, SettingsError
 from app.release.config_file import ConfigFile
 from app.release.edits import with_weights
 from tests.system import PROJECT_DIR

@@ -9,10 +9,10 @@ import httpx
 import pytest
 import yaml
 
+from app.core.settings import Settings
 from app.release.config_file import ConfigFile
 from app.release.desk import ReleaseDesk
 from app.release.edits import without_version
-from app.settings import Settings
 from app.store.store import Store
 from tests.app.release.stage import Stage, listening
 

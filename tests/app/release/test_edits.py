@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import SettingsError
+from app.core.errors import SettingsError
 from app.release.edits import Placement, with_shadows, with_version, with_weights, without_version
 from tests.system import PROJECT_DIR
 

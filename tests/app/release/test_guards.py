@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.release.guards import (
     RECENT_S,
     Guard,

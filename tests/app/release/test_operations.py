@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.errors import (
+from app.core.errors import (
     HydraulicDiagnosticsError,
     ReleaseConflict,
     ReleaseError,

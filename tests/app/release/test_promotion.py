@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import ReleaseConflict, ReleaseError, UnknownVersion
+from app.core.errors import ReleaseConflict, ReleaseError, UnknownVersion
 from app.release import operations, promotion
 from app.release.config_file import ConfigFile
 from app.release.edits import Placement

@@ -9,10 +9,10 @@ from mlflow import MlflowClient
 
 from app.card import CARD, WEIGHTS, read_card, sha256_of
 from app.checkpoint import load
-from app.errors import CheckpointError, ReleaseError, UnknownVersion
+from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
+from app.core.settings import PROJECT_DIR, Settings
 from app.release.registry import ARTIFACT, CARD_TAG, NAME
 from app.release.source import open_registry, placement_of
-from app.settings import PROJECT_DIR, Settings
 
 SHIPPED = PROJECT_DIR / "app" / "checkpoints"
 

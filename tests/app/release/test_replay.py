@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from app.card import sha256_of
+from app.core.errors import CheckpointError, InputError, UnknownDiagnosis
 from app.demo.equipment import rig_equipment
-from app.errors import CheckpointError, InputError, UnknownDiagnosis
 from app.release.replay import Given, Replayed, read_given, replay
 from app.schemas.readings import InlineReadings
 from app.serving.service import Service

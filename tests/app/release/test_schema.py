@@ -8,7 +8,7 @@ import yaml
 from ray.serve import schema as ray_schema
 from ray.serve.config import AutoscalingConfig
 
-from app.errors import SettingsError
+from app.core.errors import SettingsError
 from app.release import schema
 from tests.system import PROJECT_DIR
 

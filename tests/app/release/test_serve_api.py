@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.errors import ReleaseError
+from app.core.errors import ReleaseError
 from app.release.serve_api import ApplicationState, ServeApi, dashboard_address, ray_token
 from tests.app.release.stage import Stage, serve_api
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import InputError
+from app.core.errors import InputError
 from app.release.shares import parse_steps, parse_weights, with_share
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.core.errors import CheckpointError
+from app.core.settings import PROJECT_DIR
 from app.demo.equipment import rig_equipment
-from app.errors import CheckpointError
 from app.release.validation import reference_score, validate, warm_up
 from app.schemas.equipment import Equipment
-from app.settings import PROJECT_DIR
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.machines import make_machine

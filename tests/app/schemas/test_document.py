@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import TopologyError
+from app.core.errors import TopologyError
 from app.schemas.document import read_document
 
 PLAIN = st.recursive(

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import TopologyError
+from app.core.errors import TopologyError
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from app.schemas.topology import Finding, check_equipment, lint, parse_equipment, read_equipment
 

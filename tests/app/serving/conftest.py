@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.core.settings import Settings
 from app.demo.equipment import rig_equipment
 from app.release.desk import ReleaseDesk
 from app.serving.api import build_api
@@ -23,7 +24,6 @@ from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
 from app.serving.traffic import Release, Traffic
-from app.settings import Settings
 from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from starlette.requests import ClientDisconnect
 
-from app.errors import ModelUnavailable
+from app.core.errors import ModelUnavailable
+from app.core.settings import PROJECT_DIR
 from app.serving.callers import ANSWER_S, ARRIVED, NO_WATCH, Callers, Unwatched, middlewares
 from app.serving.routes import read_body
-from app.settings import PROJECT_DIR
 
 Message = MutableMapping[str, Any]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import CheckpointError, ReleaseError
+from app.core.errors import CheckpointError, ReleaseError
+from app.core.settings import PROJECT_DIR, Settings
 from app.serving import checkpoints
 from app.serving.checkpoints import find_checkpoint, run_apart
-from app.settings import PROJECT_DIR, Settings
 
 SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "1"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from app.bins import Floats
+from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.demo.equipment import rig_equipment
-from app.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.evidence import InputSummary, summarise
 from app.feature_spec import FeatureSpec
 from app.features import window_features

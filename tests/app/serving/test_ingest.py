@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import LimitExceeded, ReadingError
+from app.core.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment
 from app.serving.ingest import UNLISTED, Parsed, microseconds, parse_readings

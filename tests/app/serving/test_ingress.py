@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.errors import StoreUnavailable, TopologyError
+from app.core.errors import StoreUnavailable, TopologyError
+from app.core.settings import PROJECT_DIR, Settings
 from app.main import diagnostics
 from app.release.desk import open_desk
 from app.serving.auth import Authenticator
 from app.serving.config import DiagnosticsArgs
 from app.serving.first_key import ensure_first_key
 from app.serving.ingress import Ingress, prepare, read_declared
-from app.settings import PROJECT_DIR, Settings
 from app.store.keys import CreatedKey
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain

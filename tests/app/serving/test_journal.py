@@ -6,7 +6,7 @@ from operator import attrgetter
 
 import pytest
 
-from app.errors import StoreUnavailable
+from app.core.errors import StoreUnavailable
 from app.serving import journal
 from app.serving.journal import Journal
 from app.serving.metrics import Metrics

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from app.core.errors import StoreUnavailable, UnknownEquipment
 from app.demo.equipment import rig_equipment
-from app.errors import StoreUnavailable, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.serving import machines as module
 from app.serving.ingress import utc_now

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.equipment import rig_equipment
-from app.errors import CheckpointError, LimitExceeded, WindowError
 from app.feature_spec import FeatureSpec
 from app.features import window_features
 from app.graph import GraphBatch, ModelOutput, build_graph, concatenate

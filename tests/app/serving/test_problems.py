@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from app import errors
+from app.core import errors
 from app.schemas.diagnosis import DiagnosisRequest
 from app.serving.problems import TYPE_PREFIX, problem_of, respond, trace_id_of
 

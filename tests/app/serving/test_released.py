@@ -9,8 +9,7 @@ import pytest
 
 from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
-from app.demo.equipment import rig_equipment
-from app.errors import (
+from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
     LimitExceeded,
@@ -18,6 +17,7 @@ from app.errors import (
     UnknownVersion,
     WindowError,
 )
+from app.demo.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
 from app.serving.metrics import Metrics

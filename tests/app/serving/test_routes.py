@@ -4,7 +4,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.errors import LimitExceeded
+from app.core.errors import LimitExceeded
 from app.serving.routes import headers_of, read_body
 
 

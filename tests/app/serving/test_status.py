@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from app.errors import ModelUnavailable, TopologyError
+from app.core.errors import ModelUnavailable, TopologyError
 from app.serving import status
 from app.serving.released import ReleasedVersions
 from app.serving.service import Service

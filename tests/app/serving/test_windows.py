@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import WindowError
+from app.core.errors import WindowError
 from app.schemas.equipment import Equipment
 from app.schemas.readings import InlineReadings
 from app.schemas.topology import parse_equipment

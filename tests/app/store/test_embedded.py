@@ -18,8 +18,9 @@ import asyncpg
 import psutil
 import pytest
 
-from app.errors import StoreError, StoreUnavailable
-from app.store import cluster, lease
+from app.core import file_locks as lease
+from app.core.errors import StoreError, StoreUnavailable
+from app.store import cluster
 from app.store.cluster import Cluster, answers
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.keeper import LOG_FILE
@@ -330,7 +331,7 @@ def test_runs_as_an_ordinary_user():
 
 
 async def test_environment_chooses_the_database(tmp_path: Path, server_dsn: str, database_dsn: str):
-    from app.settings import Settings
+    from app.core.settings import Settings
 
     named = open_store(Settings(dsn=database_dsn, var_dir=tmp_path))
     assert not await named.any_key()

@@ -1,7 +1,7 @@
 import asyncpg
 import pytest
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 from app.store.keys import hash_secret
 from app.store.store import Store
 

@@ -1,6 +1,6 @@
 import pytest
 
-from app.errors import StoreError, UnknownEquipment
+from app.core.errors import StoreError, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
 from app.store.store import Store

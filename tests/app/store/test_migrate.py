@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 from app.store import migrate
 from app.store.migrate import read_migrations
 from app.store.store import Store

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from app.errors import StoreUnavailable
+from app.core.errors import StoreUnavailable
 from app.schemas.equipment import Equipment
 from app.store.partitions import months_of_days
 from app.store.pool import PoolLimits

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from app.errors import StoreError, StoreUnavailable
-from app.settings import Settings
+from app.core.errors import StoreError, StoreUnavailable
+from app.core.settings import Settings
 from app.store.open import open_store
 from app.store.pool import PATIENT, Database, PoolLimits
 from app.store.store import Store

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.bins import bin_series
-from app.errors import ReadingError, UnknownEquipment
+from app.core.errors import ReadingError, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.store.pool import PoolLimits
 from app.store.readings import CHUNK, EARLIEST, Readings

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import StoreError
+from app.core.errors import StoreError
 from app.store import sql
 from app.store.sql import queries, read_statements
 

@@ -4,7 +4,7 @@ import asyncpg
 import numpy as np
 import pytest
 
-from app.errors import UnknownEquipment, WindowError
+from app.core.errors import UnknownEquipment, WindowError
 from app.schemas.equipment import Equipment
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window

@@ -21,8 +21,9 @@ from pydantic import AwareDatetime, BaseModel
 
 from app.bins import Floats
 from app.checkpoint import load
+from app.core.errors import UnknownEquipment
+from app.core.settings import PROJECT_DIR
 from app.diagnose import Occasion, Scores, diagnose
-from app.errors import UnknownEquipment
 from app.evidence import InputSummary, SummaryBatch, Thresholds
 from app.graph import GraphBatch, concatenate, split_output
 from app.implementation import choose
@@ -31,7 +32,6 @@ from app.model import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.windows import Bins, interval_of, window_before
-from app.settings import PROJECT_DIR
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
 from app.window_plan import WindowPlan, build_windows, plan_windows

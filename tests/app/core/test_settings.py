@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import PROJECT_DIR, Settings, without_passwords
+from app.core.settings import PROJECT_DIR, Settings, without_passwords
 
 
 def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(monkeypatch: pytest.MonkeyPatch):
