@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.errors import CheckpointError
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from app.calibration import Calibration, check_calibration
 from app.core.errors import CheckpointError
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 
 CALIBRATION = "calibration.json"
 CARD = "checkpoint.json"

@@ -21,7 +21,7 @@ from app.calibration import Calibration, check_calibration
 from app.card import Card, DataInterval, Head
 from app.core.errors import CheckpointError
 from app.distance import NEVER_NEAREST
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 
 LATER = {"distance_axes"}

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Floats
-from app.feature_spec import FeatureSpec
-from app.features import Fault, FeatureBatch, SensorFeatures, faults_of
-from app.novelty import NoveltyPlan, leaves_range, novelty_health, plan_novelty
+from app.features.binning import Floats
+from app.features.extraction import Fault, FeatureBatch, SensorFeatures, faults_of
+from app.features.range_novelty import NoveltyPlan, leaves_range, novelty_health, plan_novelty
+from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
 

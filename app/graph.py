@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Floats
 from app.core.errors import WindowError
-from app.feature_spec import FeatureSpec
-from app.features import SensorFeatures
+from app.features.binning import Floats
+from app.features.extraction import SensorFeatures
+from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
 Integers = NDArray[np.int64]

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from app.bins import Floats
 from app.bounded import BoundedNetwork, graphs_between
 from app.core.errors import CheckpointError
+from app.features.binning import Floats
 from app.graph import GraphBatch, Integers, ModelOutput, concatenate
 from app.inference import InferenceNetwork
 from app.model import ModelConfig, Network, UniversalTemporalGNN, score

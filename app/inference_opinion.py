@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.bins import Floats
+from app.features.binning import Floats
 from app.graph import Integers
 from app.inference_layers import on_device
 from app.model import SecondOpinion

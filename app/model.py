@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.bins import Floats
 from app.distance import EvidenceDistance
+from app.features.binning import Floats
 from app.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
 

@@ -6,10 +6,10 @@ Invariant: a window's graph and summary do not depend on the windows beside it.
 
 from dataclasses import dataclass
 
-from app.bins import Floats
 from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
-from app.feature_spec import FeatureSpec
-from app.features import FeaturePlan, batch_features, plan_features
+from app.features.binning import Floats
+from app.features.extraction import FeaturePlan, batch_features, plan_features
+from app.features.spec import FeatureSpec
 from app.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
 from app.schemas.equipment import Equipment
 

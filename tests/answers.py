@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from app import card as files
-from app.bins import window_digest
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.demo.importer import DEFAULT_START
@@ -20,6 +19,7 @@ from app.evidence import Thresholds
 from app.experiments.pairs import Booleans, Integers, Pairs, gathered
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
+from app.features.binning import window_digest
 from app.graph import split_output
 from app.implementation import choose
 from app.knowledge import Knowledge, told_of

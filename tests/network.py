@@ -11,7 +11,7 @@ from app.card import DataInterval
 from app.checkpoint import Origin, save
 from app.demo.equipment import rig_equipment
 from app.demo.rig import GRADED_COMPONENTS
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
 from train.config import TrainConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.bins import Floats
-from app.feature_spec import FeatureSpec
+from app.features.binning import Floats
+from app.features.spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from train.config import TrainConfig

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from app.bins import bin_series
-from app.features import window_features
+from app.features.binning import bin_series
+from app.features.extraction import window_features
 from app.graph import GraphBatch, build_graph, concatenate
 from app.model import to_tensors
 from app.store.store import Store

@@ -14,9 +14,9 @@ from typing import get_args, get_origin
 from pydantic import ValidationError
 
 from app import card as files
-from app.bins import Statistic
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
+from app.features.binning import Statistic
 from train.config import TrainConfig
 
 COMMANDS = {

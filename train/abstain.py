@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binom, norm
 
-from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
 from app.evidence import Thresholds
-from app.novelty import window_excess
+from app.features.binning import Floats
+from app.features.range_novelty import window_excess
 from train.certainty import Given, Rows, Temperatures, shares
 from train.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
 from train.evaluation import TOGETHER, Abstention, LevelFigures

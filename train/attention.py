@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from app.bins import Floats
+from app.features.binning import Floats
 from app.graph import GraphBatch
 from app.layers import MemberAttention
 from app.model import UniversalTemporalGNN, to_tensors

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-from app.bins import Floats, Statistic, step_statistics
+from app.features.binning import Floats, Statistic, step_statistics
 from train.held import HeldPart
 from train.labels import HOUR_US, Integers, WindowLabels
 from train.scores import life_runs

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.calibration import Calibration
-from app.feature_spec import Limits
+from app.features.spec import Limits
 from app.schemas.equipment import Equipment
 from train.conformal import Reach, fold_of, others
 from train.held import HeldPart

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Floats
+from app.features.binning import Floats
 from train.labels import Booleans, Integers
 from train.scores import Doubles
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.bins import Floats
+from app.features.binning import Floats
 from train.certainty import Rows
 from train.evaluation import Contender, GradeFigures, LifeFigures, ShareFigures
 from train.labels import Booleans, Integers

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from app.bins import Floats
-from app.feature_spec import FeatureSpec
-from app.features import FeatureBatch, FeaturePlan, batch_features, plan_features
+from app.features.binning import Floats
+from app.features.extraction import FeatureBatch, FeaturePlan, batch_features, plan_features
+from app.features.spec import FeatureSpec
 from app.graph import GraphPlan, plan_graph, tile_graphs
 from app.model import GraphTensors, ModelConfig, to_tensors
 from app.schemas.equipment import Equipment

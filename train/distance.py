@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
 
-from app.bins import Doubles
 from app.distance import EvidenceDistance
+from app.features.binning import Doubles
 from train.labels import Booleans, Integers
 from train.ordinal import OrdinalMoments, covariance, measure
 

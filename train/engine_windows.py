@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.bins import Floats
 from app.demo.cmapss import SENSOR_IDS, Engine
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.labels import EPOCH, HOUR_US, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
 from train.windows import Windows, write_windows

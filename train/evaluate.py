@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
-from app.feature_spec import Limits
+from app.features.binning import Floats
+from app.features.spec import Limits
 from app.schemas.equipment import Equipment
 from train.abstain import abstentions, silences
 from train.baselines import rivals

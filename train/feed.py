@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from app.bins import Floats
 from app.core.errors import InputError
+from app.features.binning import Floats
 from train.config import TrainConfig
 from train.labels import Integers
 

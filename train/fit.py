@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from app.core.errors import CheckpointError
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.distance import most_axes

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.bins import Floats
-from app.feature_spec import FeatureSpec
-from app.features import batch_features, plan_features
+from app.features.binning import Floats
+from app.features.extraction import batch_features, plan_features
+from app.features.spec import FeatureSpec
 from app.graph import plan_graph, tile_graphs
 from app.model import UniversalTemporalGNN
 from train.attention import attention_weights

@@ -15,8 +15,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Floats
 from app.core.errors import InputError
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 
 Integers = NDArray[np.int64]

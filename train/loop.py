@@ -16,7 +16,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 from app.model import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets

@@ -12,8 +12,8 @@ from typing import Self
 
 import numpy as np
 
-from app.bins import Doubles, Floats
-from app.features import FeaturePlan, batch_features
+from app.features.binning import Doubles, Floats
+from app.features.extraction import FeaturePlan, batch_features
 from app.schemas.equipment import Equipment
 from train.labels import Booleans
 from train.robustness import usual_spread

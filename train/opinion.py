@@ -6,9 +6,9 @@ Invariant: it sees windows that the network's fit sees and no others, and never 
 import numpy as np
 import torch
 
-from app.bins import Doubles, Floats
-from app.feature_spec import FeatureSpec
-from app.features import batch_features, plan_features
+from app.features.binning import Doubles, Floats
+from app.features.extraction import batch_features, plan_features
+from app.features.spec import FeatureSpec
 from app.graph import plan_graph
 from app.model import SecondOpinion, UniversalTemporalGNN
 from train.config import TrainConfig

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve
 
-from app.bins import Doubles
+from app.features.binning import Doubles
 from train.labels import Booleans, Integers
 
 SHRINKAGE = 0.01

@@ -24,9 +24,9 @@ import ray.data
 import ray.exceptions
 from numpy.typing import NDArray
 
-from app.bins import Floats
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.settings import Settings
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.store.open import open_store
 from app.store.store import Store

@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 
-from app.bins import Doubles, Floats, flatness, roughness, step_statistics
-from app.feature_spec import FeatureSpec, Limits, Reference
+from app.features.binning import Doubles, Floats, flatness, roughness, step_statistics
+from app.features.spec import FeatureSpec, Limits, Reference
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
 from train.labels import Integers

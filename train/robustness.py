@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Floats
+from app.features.binning import Floats
 from train.predict import Disturb
 from train.scores import Doubles
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from app.bins import Floats
+from app.features.binning import Floats
 from train.labels import HOUR_US, Booleans, Integers
 
 Doubles = NDArray[np.float64]

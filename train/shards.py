@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from app.bins import Floats
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.labels import Integers, WindowLabels
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from app.bins import Floats
 from app.core.errors import InputError
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.labels import Booleans, Integers, WindowLabels, configurations, warm_up
 from train.shards import (

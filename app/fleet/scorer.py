@@ -18,14 +18,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from app.bins import window_digest
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.diagnose import DiagnosisFields, Occasion, Scores, as_json, tell
 from app.evidence import InputSummary, SummaryBatch
-from app.features import check_shape
+from app.features.binning import window_digest
+from app.features.extraction import check_shape
 from app.fleet.plan import Plan
 from app.graph import GraphBatch, concatenate, take_graphs
 from app.implementation import choose

@@ -16,13 +16,13 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.bins import Floats, window_digest
 from app.card import WEIGHTS
 from app.checkpoint import Checkpoint, load
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
 from app.diagnose import Occasion, Scores, diagnose
 from app.evidence import Thresholds
-from app.features import check_shape
+from app.features.binning import Floats, window_digest
+from app.features.extraction import check_shape
 from app.implementation import choose
 from app.knowledge import Knowledge, Told, told_of
 from app.model import score

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.bins import Floats
 from app.card import DataInterval
 from app.checkpoint import Checkpoint, load
 from app.core.errors import CheckpointError, WindowError
+from app.features.binning import Floats
 from app.graph import ModelOutput, split_output
 from app.implementation import choose
 from app.model import Network, score

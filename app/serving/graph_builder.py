@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 from pydantic_core import from_json
 
-from app.bins import Floats, window_digest
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
-from app.feature_spec import FeatureSpec
-from app.features import check_shape
+from app.features.binning import Floats, window_digest
+from app.features.extraction import check_shape
+from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 from app.serving.messages import (
     BuildAnswer,

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from app.bins import Floats
 from app.core.errors import HydraulicDiagnosticsError
 from app.evidence import SummaryBatch
+from app.features.binning import Floats
 from app.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment
 from app.serving.recent import Recent

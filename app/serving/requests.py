@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanContext
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.bins import Floats
 from app.core.errors import InputError, LimitExceeded
 from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.features.binning import Floats
 from app.schemas.diagnosis import MAX_BATCH_ITEMS, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown

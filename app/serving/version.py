@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app.calibration import Calibration
 from app.card import Card
 from app.core.errors import ModelUnavailable
-from app.feature_spec import FeatureSpec
+from app.features.spec import FeatureSpec
 from app.knowledge import Knowledge
 from app.serving.messages import VersionDescription
 from app.serving.traffic import Release

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from app.bins import Floats
 from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
+from app.features.binning import Floats
 from app.serving import tracing
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.bins import Floats, bin_series
 from app.core.errors import WindowError
+from app.features.binning import Floats, bin_series
 from app.schemas.diagnosis import Window
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown

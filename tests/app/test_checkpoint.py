@@ -18,7 +18,7 @@ from app.calibration import Calibration, ComponentCalibration
 from app.card import DataInterval, read_calibration, read_card, read_feature_spec, sha256_of
 from app.checkpoint import Origin, load, save
 from app.core.errors import CheckpointError
-from app.features import window_features
+from app.features.extraction import window_features
 from app.graph import build_graph
 from app.model import UniversalTemporalGNN, score
 from tests.small import Small, small, wave

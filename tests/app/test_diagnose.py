@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app import diagnose as diagnose_module
-from app.bins import Floats
 from app.calibration import ComponentCalibration
 from app.diagnose import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
 from app.evidence import InputSummary, Thresholds, abstention_reasons
-from app.features import Fault
+from app.features.binning import Floats
+from app.features.extraction import Fault
 from app.graph import Contributions, ModelOutput
 from app.knowledge import Knowledge, told_of
 from app.schemas.diagnosis import Diagnosis, Window

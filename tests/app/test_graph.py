@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.core.errors import WindowError
-from app.features import batch_features, plan_features, window_features
+from app.features.extraction import batch_features, plan_features, window_features
 from app.graph import (
     GraphBatch,
     build_graph,

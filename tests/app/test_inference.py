@@ -11,7 +11,7 @@ import torch
 from app import card as files
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
-from app.features import window_features
+from app.features.extraction import window_features
 from app.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.implementation import warm_up_graphs
 from app.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.features import window_features
+from app.features.extraction import window_features
 from app.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.layers import MemberAttention, MemberLstm
 from app.model import SecondOpinion, UniversalTemporalGNN, occlude, score, to_tensors

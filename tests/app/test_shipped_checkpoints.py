@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from app import card as files
-from app.bins import Floats
 from app.card import read_card
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
-from app.features import window_features
+from app.features.binning import Floats
+from app.features.extraction import window_features
+from app.features.range_novelty import leaves_range
 from app.graph import build_graph, concatenate
 from app.model import score
-from app.novelty import leaves_range
 from tests.rig import rig_block
 from train.evaluation import THIS, Metrics
 

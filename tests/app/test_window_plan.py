@@ -5,7 +5,7 @@ import pytest
 
 from app.core.errors import WindowError
 from app.evidence import summarise
-from app.features import window_features
+from app.features.extraction import window_features
 from app.graph import build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.window_plan import build_windows, plan_windows

@@ -24,7 +24,7 @@ import numpy as np
 from app.checkpoint import load
 from app.core.settings import PROJECT_DIR
 from app.demo.equipment import rig_equipment
-from app.features import window_features
+from app.features.extraction import window_features
 from app.graph import GraphBatch, build_graph, concatenate
 from app.implementation import choose
 from app.model import score

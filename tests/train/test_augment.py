@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.bins import Floats
+from app.features.binning import Floats
 from tests.small import small, wave
 from train import augment as disturbances
 from train.augment import augment, blend

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.bins import Floats
+from app.features.binning import Floats
 from tests.small import graded_windows, small
 from train.baselines import EXTRA_TREES, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, life_less_age, rivals
 from train.held import hold_out

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.bins import Doubles, Floats
-from app.features import batch_features, plan_features
+from app.features.binning import Doubles, Floats
+from app.features.extraction import batch_features, plan_features
 from app.graph import GraphBatch, concatenate, plan_graph, split_output, tile_graphs, without_sensor
 from app.inference import InferenceNetwork
 from app.model import UniversalTemporalGNN, score

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from tests.small import Small, graded_windows, press, small, wave
 from train.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.core.errors import CheckpointError
-from app.features import window_features
+from app.features.extraction import window_features
 from app.graph import build_graph, concatenate
 from app.model import UniversalTemporalGNN, to_tensors
 from tests.small import graded_windows, small, wave

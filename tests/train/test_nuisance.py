@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.bins import Floats
-from app.features import batch_features, plan_features
+from app.features.binning import Floats
+from app.features.extraction import batch_features, plan_features
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.nuisance import Instruments, directions, warmed

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from app import model
-from app.bins import Floats
-from app.features import batch_features, plan_features
+from app.features.binning import Floats
+from app.features.extraction import batch_features, plan_features
 from app.graph import Contributions, GraphBatch, concatenate, plan_graph, split_graphs, tile_graphs, without_sensor
 from app.inference import InferenceNetwork
 from app.model import UniversalTemporalGNN, occlude, score, to_tensors

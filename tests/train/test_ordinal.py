@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from app.bins import Doubles
+from app.features.binning import Doubles
 from train.labels import Integers
 from train.ordinal import OrdinalReading, measure, read_off
 

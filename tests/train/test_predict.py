@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.bins import Floats
-from app.features import batch_features, plan_features
+from app.features.binning import Floats
+from app.features.extraction import batch_features, plan_features
 from app.graph import plan_graph, tile_graphs
 from tests.small import graded_windows, small
 from train.predict import Predictions, join, predict

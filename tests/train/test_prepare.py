@@ -13,11 +13,11 @@ import pytest
 import ray
 from pydantic import SecretStr
 
-from app.bins import Floats
 from app.core.errors import StoreError
 from app.core.settings import Settings
 from app.demo.cmapss import read_engines
 from app.demo.engines import engine_topology, import_engines
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
 from app.store.store import Store

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bins import Doubles, Floats
+from app.features.binning import Doubles, Floats
 from tests.small import graded, graded_windows, press, wave
 from train import shards as parquet
 from train.config import TrainConfig

@@ -11,7 +11,7 @@ from app.checkpoint import load
 from app.core.errors import CheckpointError, StoreError
 from app.demo.equipment import rig_equipment
 from app.evidence import Thresholds
-from app.features import window_features
+from app.features.extraction import window_features
 from app.fleet import scorer as module
 from app.fleet.plan import Asked, Plan
 from app.fleet.released import make_plan

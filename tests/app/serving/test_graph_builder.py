@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from app.bins import Floats
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.demo.equipment import rig_equipment
 from app.evidence import InputSummary, summarise
-from app.feature_spec import FeatureSpec
-from app.features import window_features
+from app.features.binning import Floats
+from app.features.extraction import window_features
+from app.features.spec import FeatureSpec
 from app.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.serving import graph_builder

@@ -11,8 +11,8 @@ import pytest
 
 from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.equipment import rig_equipment
-from app.feature_spec import FeatureSpec
-from app.features import window_features
+from app.features.extraction import window_features
+from app.features.spec import FeatureSpec
 from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
 from app.implementation import warm_up_graphs
 from app.serving import model_server

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.bins import Floats
 from app.calibration import Calibration, ComponentCalibration
 from app.core.errors import (
     CheckpointError,
@@ -18,6 +17,7 @@ from app.core.errors import (
     WindowError,
 )
 from app.demo.equipment import rig_equipment
+from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
 from app.serving.metrics import Metrics

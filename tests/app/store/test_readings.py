@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.bins import bin_series
 from app.core.errors import ReadingError, UnknownEquipment
+from app.features.binning import bin_series
 from app.schemas.equipment import Equipment
 from app.store.pool import PoolLimits
 from app.store.readings import CHUNK, EARLIEST, Readings

@@ -19,12 +19,12 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import AwareDatetime, BaseModel
 
-from app.bins import Floats
 from app.checkpoint import load
 from app.core.errors import UnknownEquipment
 from app.core.settings import PROJECT_DIR
 from app.diagnose import Occasion, Scores, diagnose
 from app.evidence import InputSummary, SummaryBatch, Thresholds
+from app.features.binning import Floats
 from app.graph import GraphBatch, concatenate, split_output
 from app.implementation import choose
 from app.knowledge import Knowledge, told_of

@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 from torch_geometric.data import Batch, Data
 
-from app.bins import Floats
 from app.diagnose import Scores
+from app.features.binning import Floats
 from app.graph import GraphBatch
 from app.knowledge import told_of
 from app.model import score

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from app.bins import Floats
-from app.features import window_features
-from app.novelty import leaves_range, novelty_health, plan_novelty, window_excess
+from app.features.binning import Floats
+from app.features.extraction import window_features
+from app.features.range_novelty import leaves_range, novelty_health, plan_novelty, window_excess
 from tests.small import Small, small, wave
 from train.reference import fit_limits
 

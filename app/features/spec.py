@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.bins import Statistic
+from app.features.binning import Statistic
 from app.schemas.equipment import Grade
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from app.bins import Floats, bin_series, flatness, roughness, step_statistics
 from app.core.errors import WindowError
-from app.feature_spec import FeatureSpec, Reference
-from app.features import (
+from app.features.binning import Floats, bin_series, flatness, roughness, step_statistics
+from app.features.extraction import (
     FAULT_REASONS,
     VALUES_AT_ONCE,
     Fault,
@@ -26,6 +25,7 @@ from app.features import (
     range_excess,
     window_features,
 )
+from app.features.spec import FeatureSpec, Reference
 from app.schemas.equipment import Equipment
 from tests.small import Small, press, small, wave
 from train.config import TrainConfig

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Doubles, Floats
-from app.feature_spec import FeatureSpec
+from app.features.binning import Doubles, Floats
+from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
 

@@ -1,6 +1,6 @@
 """From the bins of a window to what the network reads: statistics of every step, normalised, and what is wrong with them.
 
-With `app.bins` the only feature code: training, serving and the tests of parity call the same functions. It reads no file, knows no machine
+With `app.features.binning` the only feature code: training, serving and the tests of parity call the same functions. It reads no file, knows no machine
 and fills a value in one place only: `normalise` writes 0.0, the reference mean, where there is nothing to normalise, and
 the mask says so. Shapes: W windows, S sensors, N bins, T steps, F statistics of a step.
 Invariant: equal bins and an equal spec give bitwise equal features, whatever way the bins came and whatever came with them.
@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bins import Doubles, Floats, Statistic, check_bins, flatness, roughness, step_statistics
 from app.core.errors import WindowError
-from app.feature_spec import FeatureSpec, Reference
+from app.features.binning import Doubles, Floats, Statistic, check_bins, flatness, roughness, step_statistics
+from app.features.spec import FeatureSpec, Reference
 from app.schemas.equipment import Equipment
 
 FaultReason = Literal["out_of_range", "frozen", "noisy"]

@@ -1,7 +1,7 @@
 """What bins say by themselves: readings to bins, and bins to the statistics of steps, how flat and how rough they are.
 
 It knows no machine, no reference and no unit. Any number of leading axes, such as windows, goes through in one pass.
-Shapes: see `app.features`.
+Shapes: see `app.features.extraction`.
 Invariant: a row's numbers do not depend, in any bit, on the rows beside it.
 """
 
