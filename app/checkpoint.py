@@ -20,9 +20,9 @@ from app import card as files
 from app.calibration import Calibration, check_calibration
 from app.card import Card, DataInterval, Head
 from app.core.errors import CheckpointError
-from app.distance import NEVER_NEAREST
 from app.features.spec import FeatureSpec
-from app.model import ModelConfig, UniversalTemporalGNN
+from app.model.network import ModelConfig, UniversalTemporalGNN
+from app.model.ood_detector import NEVER_NEAREST
 
 LATER = {"distance_axes"}
 """Keys of `model_config.json` that checkpoints of earlier trainings lack; they have the default."""

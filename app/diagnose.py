@@ -15,8 +15,8 @@ import orjson
 
 from app.core.errors import LimitExceeded
 from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
-from app.graph import Contributions
 from app.knowledge import DIGITS, UNTOLD, Condition, Knowledge, Told, unit
+from app.model.graph import Contributions
 from app.schemas.diagnosis import Basis, Diagnosis, State, Window
 from app.schemas.equipment import Component, Equipment
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from app.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.card import WEIGHTS, Card, Head
 from app.features.spec import FeatureSpec
-from app.graph import ModelOutput
+from app.model.graph import ModelOutput
 from app.schemas.diagnosis import Basis
 from app.schemas.equipment import Component, Grade
 

@@ -10,7 +10,7 @@ from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batc
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
+from app.model.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
 from app.schemas.equipment import Equipment
 
 

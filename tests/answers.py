@@ -20,10 +20,10 @@ from app.experiments.pairs import Booleans, Integers, Pairs, gathered
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
-from app.graph import split_output
-from app.implementation import choose
 from app.knowledge import Knowledge, told_of
-from app.model import score
+from app.model.graph import split_output
+from app.model.network import score
+from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, ToldComponent
 from app.window_plan import build_windows, plan_windows

@@ -12,7 +12,7 @@ from app.checkpoint import Origin, save
 from app.demo.equipment import rig_equipment
 from app.demo.rig import GRADED_COMPONENTS
 from app.features.spec import FeatureSpec
-from app.model import ModelConfig, UniversalTemporalGNN
+from app.model.network import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
 from train.config import TrainConfig
 from train.reference import spec_of

@@ -8,7 +8,7 @@ import torch
 
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
-from app.model import ModelConfig, UniversalTemporalGNN
+from app.model.network import ModelConfig, UniversalTemporalGNN
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from train.config import TrainConfig
 from train.fit import network

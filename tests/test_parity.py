@@ -5,8 +5,8 @@ import torch
 
 from app.features.binning import bin_series
 from app.features.extraction import window_features
-from app.graph import GraphBatch, build_graph, concatenate
-from app.model import to_tensors
+from app.model.graph import GraphBatch, build_graph, concatenate
+from app.model.network import to_tensors
 from app.store.store import Store
 from app.store.windows import decode_window
 from tests.small import press, small

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from app.features.binning import Floats
-from app.graph import GraphBatch
-from app.layers import MemberAttention
-from app.model import UniversalTemporalGNN, to_tensors
+from app.model.graph import GraphBatch
+from app.model.layers import MemberAttention
+from app.model.network import UniversalTemporalGNN, to_tensors
 
 
 def attention_weights(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from app.features.binning import Floats
-from app.model import GraphTensors
+from app.model.network import GraphTensors
 from train.config import TrainConfig
 from train.loss import Targets
 

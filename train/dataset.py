@@ -12,8 +12,8 @@ import torch
 from app.features.binning import Floats
 from app.features.extraction import FeatureBatch, FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.graph import GraphPlan, plan_graph, tile_graphs
-from app.model import GraphTensors, ModelConfig, to_tensors
+from app.model.graph import GraphPlan, plan_graph, tile_graphs
+from app.model.network import GraphTensors, ModelConfig, to_tensors
 from app.schemas.equipment import Equipment
 from train.labels import Integers, WindowLabels
 from train.loss import Targets

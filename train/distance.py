@@ -1,6 +1,6 @@
 """Fits the distance of a component's evidence from training, and the limit beyond which windows of held-out groups are outliers.
 
-Closed form, like the second opinion whose inputs and covariance it takes; see `app.distance` for what is done with it.
+Closed form, like the second opinion whose inputs and covariance it takes; see `app.model.ood_detector` for what is done with it.
 Invariant: the limit comes from windows whose groups the covariance that judges them had not seen.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import eigsh
 
-from app.distance import EvidenceDistance
 from app.features.binning import Doubles
+from app.model.ood_detector import EvidenceDistance
 from train.labels import Booleans, Integers
 from train.ordinal import OrdinalMoments, covariance, measure
 

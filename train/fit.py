@@ -27,7 +27,7 @@ from torch import Tensor
 
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
-from app.model import ModelConfig, UniversalTemporalGNN
+from app.model.network import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.distance import most_axes
 from train.feed import count_steps

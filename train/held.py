@@ -12,8 +12,8 @@ import numpy as np
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.graph import plan_graph, tile_graphs
-from app.model import UniversalTemporalGNN
+from app.model.graph import plan_graph, tile_graphs
+from app.model.network import UniversalTemporalGNN
 from train.attention import attention_weights
 from train.conformal import masked_in_turn
 from train.labels import Integers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from app.model import GraphTensors, Heads, UniversalTemporalGNN
+from app.model.network import GraphTensors, Heads, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.loss import LossWeights, Targets, training_loss
 from train.optimize import clip_members, follow, make_optimizer, rate_at

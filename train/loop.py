@@ -17,7 +17,7 @@ import ray.train.torch
 import torch
 
 from app.features.spec import FeatureSpec
-from app.model import ModelConfig, UniversalTemporalGNN
+from app.model.network import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Material, run_epoch

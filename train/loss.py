@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.model import Heads
+from app.model.network import Heads
 
 LOG_VARIANCE = (-9.0, 4.0)
 """Between these the loss hears a stated variance: below, a grade that is told without error would drive it down for ever."""

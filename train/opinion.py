@@ -9,8 +9,8 @@ import torch
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.graph import plan_graph
-from app.model import SecondOpinion, UniversalTemporalGNN
+from app.model.graph import plan_graph
+from app.model.network import SecondOpinion, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.distance import fit_distance, set_distance
 from train.labels import Booleans, Integers

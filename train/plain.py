@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.model import UniversalTemporalGNN
+from app.model.network import UniversalTemporalGNN
 from train.config import TrainConfig
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Material, run_epoch

@@ -1,6 +1,6 @@
 """What a network says of windows that stay on disk: bins to features to graphs to heads, a few windows at a time.
 
-Features come from `app.features.extraction` and graphs from `app.graph`, as when serving; a network without message passing is one whose
+Features come from `app.features.extraction` and graphs from `app.model.graph`, as when serving; a network without message passing is one whose
 config has no attention layers, so nothing here differs for it.
 Invariant: what is said of a window does not depend on the windows that are asked with it, and memory does not grow with their number.
 """
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.graph import GraphPlan, plan_graph, tile_graphs
-from app.model import UniversalTemporalGNN, spread, to_tensors
+from app.model.graph import GraphPlan, plan_graph, tile_graphs
+from app.model.network import UniversalTemporalGNN, spread, to_tensors
 from train.labels import Integers
 from train.windows import Windows
 

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from app.model import GraphTensors
+from app.model.network import GraphTensors
 from train.dataset import TensorPlan
 from train.labels import Integers
 from train.learner import Learner

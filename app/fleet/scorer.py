@@ -27,10 +27,10 @@ from app.evidence import InputSummary, SummaryBatch
 from app.features.binning import window_digest
 from app.features.extraction import check_shape
 from app.fleet.plan import Plan
-from app.graph import GraphBatch, concatenate, take_graphs
-from app.implementation import choose
 from app.knowledge import Knowledge, Told, told_of
-from app.model import Network, score
+from app.model.graph import GraphBatch, concatenate, take_graphs
+from app.model.network import Network, score
+from app.model.runtime.selection import choose
 from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.checkpoints import find_checkpoint

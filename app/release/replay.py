@@ -23,9 +23,9 @@ from app.diagnose import Occasion, Scores, diagnose
 from app.evidence import Thresholds
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
-from app.implementation import choose
 from app.knowledge import Knowledge, Told, told_of
-from app.model import score
+from app.model.network import score
+from app.model.runtime.selection import choose
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown

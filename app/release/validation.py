@@ -15,9 +15,9 @@ from app.card import DataInterval
 from app.checkpoint import Checkpoint, load
 from app.core.errors import CheckpointError, WindowError
 from app.features.binning import Floats
-from app.graph import ModelOutput, split_output
-from app.implementation import choose
-from app.model import Network, score
+from app.model.graph import ModelOutput, split_output
+from app.model.network import Network, score
+from app.model.runtime.selection import choose
 from app.release.warm_up import wave
 from app.schemas.equipment import Equipment
 from app.store.store import Store

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from app.core.errors import HydraulicDiagnosticsError
 from app.evidence import SummaryBatch
 from app.features.binning import Floats
-from app.graph import Contributions, GraphBatch, ModelOutput, take_graphs
+from app.model.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment
 from app.serving.recent import Recent
 from app.store.windows import StoredWindow
@@ -133,7 +133,7 @@ class VersionDescription:
         calibration: `calibration.json` as JSON text.
         spec_digest: SHA-256 of the feature spec file.
         device: where the weights are, such as `cpu` or `cuda:0`.
-        implementation: how this replica runs the network, such as `inference float32 x1`; see `app.implementation`.
+        implementation: how this replica runs the network, such as `inference float32 x1`; see `app.model.runtime.selection`.
     """
 
     card: str

@@ -6,7 +6,7 @@ Invariant: its process does what `ModelServer` does and nothing else.
 from ray import serve
 
 from app.core.settings import Settings
-from app.graph import GraphBatch, ModelOutput
+from app.model.graph import GraphBatch, ModelOutput
 from app.serving.checkpoints import find_checkpoint
 from app.serving.logging import configure_logging
 from app.serving.model_server import ModelServer

@@ -18,9 +18,9 @@ from app import card as files
 from app.checkpoint import Checkpoint, load
 from app.core.errors import CheckpointError, WindowError
 from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
-from app.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
-from app.implementation import choose, warm_up_graphs
-from app.model import occlude, score
+from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
+from app.model.network import occlude, score
+from app.model.runtime.selection import choose, warm_up_graphs
 from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)

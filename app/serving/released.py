@@ -21,8 +21,8 @@ from app.core.errors import (
 )
 from app.diagnose import Scores
 from app.evidence import InputSummary
-from app.graph import concatenate
 from app.knowledge import Knowledge, told_of
+from app.model.graph import concatenate
 from app.serving.circuit_breaker import CircuitBreaker
 from app.serving.messages import (
     BuildAnswer,

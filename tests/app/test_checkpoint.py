@@ -19,8 +19,8 @@ from app.card import DataInterval, read_calibration, read_card, read_feature_spe
 from app.checkpoint import Origin, load, save
 from app.core.errors import CheckpointError
 from app.features.extraction import window_features
-from app.graph import build_graph
-from app.model import UniversalTemporalGNN, score
+from app.model.graph import build_graph
+from app.model.network import UniversalTemporalGNN, score
 from tests.small import Small, small, wave
 
 CALIBRATION = Calibration(components={"press": {"pump": ComponentCalibration(health_reach=2.5, least_confidence=0.7)}})

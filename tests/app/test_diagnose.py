@@ -15,8 +15,8 @@ from app.diagnose import STATES, DiagnosisFields, Occasion, Scores, as_json, dia
 from app.evidence import InputSummary, Thresholds, abstention_reasons
 from app.features.binning import Floats
 from app.features.extraction import Fault
-from app.graph import Contributions, ModelOutput
 from app.knowledge import Knowledge, told_of
+from app.model.graph import Contributions, ModelOutput
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment

@@ -13,8 +13,8 @@ from app.demo.equipment import rig_equipment
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.range_novelty import leaves_range
-from app.graph import build_graph, concatenate
-from app.model import score
+from app.model.graph import build_graph, concatenate
+from app.model.network import score
 from tests.rig import rig_block
 from train.evaluation import THIS, Metrics
 

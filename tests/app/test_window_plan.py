@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from tests.app.test_graph import equal
 
 from app.core.errors import WindowError
 from app.evidence import summarise
 from app.features.extraction import window_features
-from app.graph import build_graph, concatenate
+from app.model.graph import build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.window_plan import build_windows, plan_windows
-from tests.app.test_graph import equal
 from tests.small import small, wave
 
 

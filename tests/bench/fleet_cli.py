@@ -25,9 +25,9 @@ from app.checkpoint import load
 from app.core.settings import PROJECT_DIR
 from app.demo.equipment import rig_equipment
 from app.features.extraction import window_features
-from app.graph import GraphBatch, build_graph, concatenate
-from app.implementation import choose
-from app.model import score
+from app.model.graph import GraphBatch, build_graph, concatenate
+from app.model.network import score
+from app.model.runtime.selection import choose
 from app.store.embedded import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.rig import rig_block

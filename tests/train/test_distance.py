@@ -9,9 +9,9 @@ import torch
 
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features, plan_features
-from app.graph import GraphBatch, concatenate, plan_graph, split_output, tile_graphs, without_sensor
-from app.inference import InferenceNetwork
-from app.model import UniversalTemporalGNN, score
+from app.model.graph import GraphBatch, concatenate, plan_graph, split_output, tile_graphs, without_sensor
+from app.model.network import UniversalTemporalGNN, score
+from app.model.runtime.inference import InferenceNetwork
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.distance import AXES, DistanceFit, distances, fit_distance, most_axes

@@ -13,7 +13,7 @@ from app.card import TRAIN_CONFIG, DataInterval, read_card
 from app.checkpoint import Origin, load, save
 from app.demo.cmapss import SENSOR_IDS, Engine
 from app.demo.engines import engine_topology
-from app.model import UniversalTemporalGNN
+from app.model.network import UniversalTemporalGNN
 from tests.small import graded_windows, small
 from tests.train.test_evaluate import CONFIG
 from train.baselines import EXTRA_TREES, PERSISTENCE

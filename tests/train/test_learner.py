@@ -8,8 +8,8 @@ import torch
 
 from app.core.errors import CheckpointError
 from app.features.extraction import window_features
-from app.graph import build_graph, concatenate
-from app.model import UniversalTemporalGNN, to_tensors
+from app.model.graph import build_graph, concatenate
+from app.model.network import UniversalTemporalGNN, to_tensors
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, parted
 from train.config import TrainConfig

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from app.model import Heads
+from app.model.network import Heads
 from train.loss import LossWeights, Targets, ordinal_nll, spread_loss, training_loss
 
 CUTS = torch.tensor([[[-1.0, 1.0]]])

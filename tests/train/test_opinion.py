@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from app import model
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
-from app.graph import Contributions, GraphBatch, concatenate, plan_graph, split_graphs, tile_graphs, without_sensor
-from app.inference import InferenceNetwork
-from app.model import UniversalTemporalGNN, occlude, score, to_tensors
+from app.model.graph import (
+    Contributions,
+    GraphBatch,
+    concatenate,
+    plan_graph,
+    split_graphs,
+    tile_graphs,
+    without_sensor,
+)
+from app.model.network import UniversalTemporalGNN, occlude, score, to_tensors
+from app.model.network import network as model
+from app.model.runtime.inference import InferenceNetwork
 from tests.small import Small, graded, press, small, wave
 from train import opinion
 from train.config import TrainConfig

@@ -8,7 +8,7 @@ import pytest
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
-from app.graph import plan_graph, tile_graphs
+from app.model.graph import plan_graph, tile_graphs
 from tests.small import graded_windows, small
 from train.predict import Predictions, join, predict
 from train.scores import grade_probability

@@ -16,8 +16,8 @@ from app.fleet import scorer as module
 from app.fleet.plan import Asked, Plan
 from app.fleet.released import make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
-from app.graph import GraphBatch, ModelOutput, build_graph
-from app.model import Network, score
+from app.model.graph import GraphBatch, ModelOutput, build_graph
+from app.model.network import Network, score
 from app.schemas.diagnosis import Diagnosis, Window
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins

@@ -12,7 +12,7 @@ from app.evidence import InputSummary, summarise
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
-from app.graph import GraphBatch, build_graph, concatenate
+from app.model.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.serving import graph_builder
 from app.serving.graph_builder import GraphBuilder

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.graph import GraphBatch, ModelOutput
-from app.implementation import warm_up_graphs
+from app.model.graph import GraphBatch, ModelOutput
+from app.model.runtime.selection import warm_up_graphs
 from app.serving.model_replica import ModelReplica
 
 

@@ -13,8 +13,8 @@ from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
-from app.graph import GraphBatch, ModelOutput, build_graph, concatenate
-from app.implementation import warm_up_graphs
+from app.model.graph import GraphBatch, ModelOutput, build_graph, concatenate
+from app.model.runtime.selection import warm_up_graphs
 from app.serving import model_server
 from app.serving.messages import ScoreCall
 from app.serving.model_server import ModelServer

@@ -25,10 +25,10 @@ from app.core.settings import PROJECT_DIR
 from app.diagnose import Occasion, Scores, diagnose
 from app.evidence import InputSummary, SummaryBatch, Thresholds
 from app.features.binning import Floats
-from app.graph import GraphBatch, concatenate, split_output
-from app.implementation import choose
 from app.knowledge import Knowledge, told_of
-from app.model import score
+from app.model.graph import GraphBatch, concatenate, split_output
+from app.model.network import score
+from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.windows import Bins, interval_of, window_before

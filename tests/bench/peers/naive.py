@@ -18,9 +18,9 @@ from torch_geometric.data import Batch, Data
 
 from app.diagnose import Scores
 from app.features.binning import Floats
-from app.graph import GraphBatch
 from app.knowledge import told_of
-from app.model import score
+from app.model.graph import GraphBatch
+from app.model.network import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.windows import Bins, interval_of

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from app.inference import InferenceNetwork
-from app.model import score
+from app.model.network import score
+from app.model.runtime.inference import InferenceNetwork
 from tests.bench.peers.common import Asked, Diagnoser, Fetched
 
 

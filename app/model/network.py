@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.distance import EvidenceDistance
 from app.features.binning import Floats
-from app.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
-from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
+from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
+from app.model.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
+from app.model.ood_detector import EvidenceDistance
 
 HARMONICS = 6
 """Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
@@ -72,7 +72,7 @@ class ModelConfig:
     opinion_weight: float = 0.0
     """Share of the second opinion in a grade's probability where it has one; the network has the rest."""
     distance_axes: int = 0
-    """Principal axes of the distance of a component's evidence from training, see `app.distance`; 0 for none."""
+    """Principal axes of the distance of a component's evidence from training, see `app.model.ood_detector`; 0 for none."""
     rate_unit: float = 1.0
     """Health lost per 1000 operating hours that an output of 1 of the rate head stands for."""
     rul_unit_h: float = 1.0
@@ -116,7 +116,7 @@ class Averages(NamedTuple):
     """What a network says of each component, averaged over its members, float32 arrays on the host.
 
     Grades' probabilities as they come; health in [0, 1], rate in health lost per 1000 operating hours, remaining life in operating
-    hours. A spread is the root of the members' mean variance and the variance between them. The distance is that of `app.distance`.
+    hours. A spread is the root of the members' mean variance and the variance between them. The distance is that of `app.model.ood_detector`.
     """
 
     probability_VK: Floats
@@ -269,7 +269,7 @@ class UniversalTemporalGNN(nn.Module):
         return Averages(*(tensor.cpu().numpy() for tensor in averages))
 
     def distances(self, batch: GraphBatch, x_STF: Tensor) -> Tensor:
-        """Return how far each component's evidence is from training's, see `app.distance`; [V], NaN where that is not known.
+        """Return how far each component's evidence is from training's, see `app.model.ood_detector`; [V], NaN where that is not known.
 
         Args:
             batch: graphs.

@@ -12,10 +12,10 @@ from app import card as files
 from app.checkpoint import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.features.extraction import window_features
-from app.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
-from app.implementation import warm_up_graphs
-from app.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
-from app.model import UniversalTemporalGNN, occlude, score
+from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
+from app.model.network import UniversalTemporalGNN, occlude, score
+from app.model.runtime.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
+from app.model.runtime.selection import warm_up_graphs
 from tests.rig import rig_block
 from tests.small import small
 

@@ -4,7 +4,7 @@ The distance is Mahalanobis', from the nearest grade's mean, under the covarianc
 axes and one variance for all the rest (Tipping and Bishop, Probabilistic principal component analysis, 1999), divided by the number of
 inputs. Of a window with gaps it is that of the inputs that are there, under their own part of the covariance, so that what is absent
 neither adds nor excuses anything.
-Dimension key: see `app/model.py`; further `A` = axes, `C` = axes and K means, `W` windows with the same sensors, `J` = inputs of all their
+Dimension key: see `app/model/network.py`; further `A` = axes, `C` = axes and K means, `W` windows with the same sensors, `J` = inputs of all their
 sensors, `D` = sets that read one of them.
 Invariant: a component's distance reads the sensors that its grades are read from, and no others.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.graph import GraphBatch, Integers
+from app.model.graph import GraphBatch, Integers
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

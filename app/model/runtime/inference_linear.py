@@ -3,7 +3,7 @@
 Which alternative is heard is found on the host, where the masks come from: windows to which the same sensors are missing share
 their weights, and where none is missing, what is heard is laid out once for the topology.
 Further letters: `W` windows that share one topology; `N` = G x A x Q rows of the table of weights.
-Invariant: the answer is that of `app.model.SecondOpinion` but for rounding, and nothing is read back from the device.
+Invariant: the answer is that of `app.model.network.SecondOpinion` but for rounding, and nothing is read back from the device.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.features.binning import Floats
-from app.graph import Integers
-from app.inference_layers import on_device
-from app.model import SecondOpinion
+from app.model.graph import Integers
+from app.model.network import SecondOpinion
+from app.model.runtime.inference_layers import on_device
 
 Booleans = NDArray[np.bool_]
 

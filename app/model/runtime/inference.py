@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.graph import GraphBatch, Integers
-from app.inference_layers import Attention, Edges, Lstm, Map, Norm, on_device
-from app.inference_opinion import Asked, Opinion
-from app.layers import MemberAttention, MemberLstm, MemberNorm
-from app.model import Averages, UniversalTemporalGNN, place_in_window, spread
+from app.model.graph import GraphBatch, Integers
+from app.model.layers import MemberAttention, MemberLstm, MemberNorm
+from app.model.network import Averages, UniversalTemporalGNN, place_in_window, spread
+from app.model.runtime.inference_layers import Attention, Edges, Lstm, Map, Norm, on_device
+from app.model.runtime.inference_linear import Asked, Opinion
 
 MAX_KEPT_TOPOLOGIES = 16
 MAX_KEPT_SENSORS = 256
@@ -57,7 +57,7 @@ class InferenceNetwork:
             self._distances = model.distances
 
     def read(self, batch: GraphBatch) -> Averages:
-        """Answer for a batch, see `app.model.Network`."""
+        """Answer for a batch, see `app.model.network.Network`."""
         W = batch.graphs if _of_one_topology(batch) else 1
         with torch.inference_mode():
             topology = self._topology(batch, W)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from app.core.errors import LimitExceeded
-from app.graph import GraphBatch
-from app.model import Averages, ModelConfig, Network
+from app.model.graph import GraphBatch
+from app.model.network import Averages, ModelConfig, Network
 
 MAX_ROWS = 20_000
 """Sensors times steps of the graphs in one forward pass; bounds its memory. A larger graph is read alone."""
@@ -32,7 +32,7 @@ class BoundedNetwork:
         return self._network.config
 
     def read(self, batch: GraphBatch) -> Averages:
-        """Answer for a batch, see `app.model.Network`; where memory ends, in halves.
+        """Answer for a batch, see `app.model.network.Network`; where memory ends, in halves.
 
         Raises:
             LimitExceeded: one graph alone does not fit into memory.

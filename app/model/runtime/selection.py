@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from app.bounded import BoundedNetwork, graphs_between
 from app.core.errors import CheckpointError
 from app.features.binning import Floats
-from app.graph import GraphBatch, Integers, ModelOutput, concatenate
-from app.inference import InferenceNetwork
-from app.model import ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.graph import GraphBatch, Integers, ModelOutput, concatenate
+from app.model.network import ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.runtime.bounded import BoundedNetwork, graphs_between
+from app.model.runtime.inference import InferenceNetwork
 
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-3}
 """Largest difference of a health from the reference's, by the type of the numbers."""
@@ -37,7 +37,7 @@ _FASTER_THREADED = 0.7
 
 
 class Implementation(NamedTuple):
-    """A way to run a network: `network`, as it is trained, or `inference`, see `app.inference`."""
+    """A way to run a network: `network`, as it is trained, or `inference`, see `app.model.runtime.inference`."""
 
     kind: str
     dtype: torch.dtype

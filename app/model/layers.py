@@ -1,4 +1,4 @@
-"""The network's layers, each run for all members of the ensemble at once; shapes by the dimension key of `app.model`.
+"""The network's layers, each run for all members of the ensemble at once; shapes by the dimension key of `app.model.network`.
 
 Invariant: no member reads another's numbers, and no row another row's, save along edges and steps.
 """

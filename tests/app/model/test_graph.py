@@ -5,7 +5,7 @@ import pytest
 
 from app.core.errors import WindowError
 from app.features.extraction import batch_features, plan_features, window_features
-from app.graph import (
+from app.model.graph import (
     GraphBatch,
     build_graph,
     concatenate,

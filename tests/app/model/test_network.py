@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from app.features.extraction import window_features
-from app.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
-from app.layers import MemberAttention, MemberLstm
-from app.model import SecondOpinion, UniversalTemporalGNN, occlude, score, to_tensors
+from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
+from app.model.layers import MemberAttention, MemberLstm
+from app.model.network import SecondOpinion, UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
 
 CLOSE = 1e-5  # sums over a batch are taken in another order than over a graph alone

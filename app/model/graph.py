@@ -1,7 +1,7 @@
 """The graph that the network reads and the answer that it gives: plain numpy arrays, so that both travel between replicas by value.
 
 `tile_graphs` joins a topology with the features of its windows; `concatenate` puts graphs of different size side by side as one
-graph without edges between them. Shapes: see the dimension key in `app/model.py`.
+graph without edges between them. Shapes: see the dimension key in `app/model/network.py`.
 Invariant: graph g's arrays in a batch are those it has alone, shifted only in the numbers of its components.
 """
 

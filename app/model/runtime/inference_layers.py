@@ -1,7 +1,7 @@
-"""The layers of `app.layers` as `app.inference` runs them: the width before the rows, results overwritten.
+"""The layers of `app.model.layers` as `app.model.runtime.inference` runs them: the width before the rows, results overwritten.
 
 Further letters: `R` rows of a component, steps x windows; `N` = V x R; `Q` = 4 D gates; `P` the largest in-degree.
-Invariant: a layer answers as its namesake of `app.layers` does but for rounding, and keeps no result between calls.
+Invariant: a layer answers as its namesake of `app.model.layers` does but for rounding, and keeps no result between calls.
 """
 
 from typing import NamedTuple
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from app.graph import Integers
-from app.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm
+from app.model.graph import Integers
+from app.model.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm
 
 _EPSILON = 1e-5
 """Of the layer normalisation, as `torch.nn.functional.layer_norm` has it."""

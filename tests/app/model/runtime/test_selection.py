@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from app.model.network.runtime import selection as module
 
-from app import implementation as module
 from app.core.errors import CheckpointError
-from app.graph import GraphBatch
-from app.implementation import Implementation, Trial, built, candidates, choose, warm_up_graphs
-from app.model import Averages, ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.graph import GraphBatch
+from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.runtime.selection import Implementation, Trial, built, candidates, choose, warm_up_graphs
 from tests.small import small
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

@@ -1,0 +1,1 @@
+"""The graph, the network, the linear classifier and the OOD detector."""
