@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import NamedTuple, Self
 
-from app.calibration import AS_STATED, Calibration, ComponentCalibration
-from app.card import WEIGHTS, Card, Head
+from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
+from app.checkpoint.manifest import WEIGHTS, Card, Head
 from app.features.spec import FeatureSpec
 from app.model.graph import ModelOutput
 from app.schemas.diagnosis import Basis

@@ -7,11 +7,11 @@ Invariant: replicas, resources and weights are not said here but in the configur
 
 from ray import serve
 
+from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.desk import open_desk
 from app.serving.builder_replica import GraphBuilderReplica
-from app.serving.checkpoints import find_checkpoint
 from app.serving.config import DiagnosticsArgs, ModelArgs
 from app.serving.ingress import read_declared
 from app.serving.ingress_replica import IngressReplica

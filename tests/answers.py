@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app import card as files
-from app.checkpoint import Checkpoint, load
+from app.checkpoint import manifest as files
+from app.checkpoint.files import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.demo.importer import DEFAULT_START
 from app.demo.rig import GRADED_COMPONENTS
@@ -29,7 +29,7 @@ from app.store.experiments import BEGINNING, KnownTruth, PairRow, ToldComponent
 from app.window_plan import build_windows, plan_windows
 from tests.rig import rig_block
 
-SHIPPED = Path(files.__file__).parent / "checkpoints"
+SHIPPED = Path(files.__file__).parents[1] / "weights"
 CYCLE = timedelta(seconds=60)
 MICROSECOND = timedelta(microseconds=1)
 WINDOWS_OF_A_BATCH = 64

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.calibration import Calibration
-from app.card import DataInterval
-from app.checkpoint import Origin, save
+from app.checkpoint.calibration import Calibration
+from app.checkpoint.files import Origin, save
+from app.checkpoint.manifest import DataInterval
 from app.demo.equipment import rig_equipment
 from app.demo.rig import GRADED_COMPONENTS
 from app.features.spec import FeatureSpec

@@ -43,7 +43,7 @@ from train.label_command import COLUMNS
 README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
 CHAPTERS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE))
 SOURCES = ("app", "train", "cluster", "tests")
-SHIPPED = "app/checkpoints/1"
+SHIPPED = "app/weights/1"
 """What training writes is named without a directory."""
 OF_SERVICE = {"fetch", "check", "alias"}
 """Commands of `app.release` that the service calls itself and people need not know."""

@@ -21,7 +21,7 @@ import httpx
 import pytest
 import yaml
 
-from app.card import WEIGHTS
+from app.checkpoint.manifest import WEIGHTS
 from app.release.__main__ import main
 from app.store.embedded import release_embedded
 from tests.rig import inline_readings, rig_cycle
@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-SHIPPED = PROJECT_DIR / "app" / "checkpoints"
+SHIPPED = PROJECT_DIR / "app" / "weights"
 RATE = 20.0
 
 

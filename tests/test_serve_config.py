@@ -79,7 +79,7 @@ def test_applications_build_with_their_arguments():
 
 def test_wrong_argument_is_named():
     with pytest.raises(ValidationError, match="checkpiont"):
-        ModelArgs.model_validate({"checkpiont": "app/checkpoints/1"})
+        ModelArgs.model_validate({"checkpiont": "app/weights/1"})
     with pytest.raises(SettingsError, match=r"missing\.yaml"):
         diagnostics(DiagnosticsArgs(equipment=("missing.yaml",)))
     with pytest.raises(CheckpointError, match=r"checkpoint\.json"):

@@ -13,7 +13,7 @@ from typing import get_args, get_origin
 
 from pydantic import ValidationError
 
-from app import card as files
+from app.checkpoint import manifest as files
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
 from app.features.binning import Statistic

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binom, norm
 
-from app.calibration import Calibration, ComponentCalibration
+from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.evidence import Thresholds
 from app.features.binning import Floats
 from app.features.range_novelty import window_excess

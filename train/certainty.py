@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.calibration import Calibration
+from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
 from app.schemas.equipment import Equipment
 from train.conformal import Reach, fold_of, others

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.calibration import Calibration, ComponentCalibration
+from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.features.spec import Limits
 from app.schemas.equipment import Equipment

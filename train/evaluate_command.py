@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from app import card as files
-from app.checkpoint import Checkpoint, load
+from app.checkpoint import manifest as files
+from app.checkpoint.files import Checkpoint, load
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
 from app.demo.cmapss import read_engines, read_remaining

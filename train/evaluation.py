@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from app.calibration import Calibration
+from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
 from train.robustness import Trouble
 from train.scores import LifeScore, Score

@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from app import card as files
-from app.card import DataInterval, Head
-from app.checkpoint import Origin, save
+from app.checkpoint import manifest as files
+from app.checkpoint.files import Origin, save
+from app.checkpoint.manifest import DataInterval, Head
 from app.core.errors import CheckpointError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
@@ -260,7 +260,7 @@ def git_revision() -> str:
             ["git", "rev-parse", "HEAD"], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "train", "app", ":!app/checkpoints"],
+            ["git", "status", "--porcelain", "--", "train", "app", ":!app/weights"],
             cwd=PROJECT_DIR, capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):

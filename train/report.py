@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from app.card import METRICS, REPORT
+from app.checkpoint.manifest import METRICS, REPORT
 from train import plots
 from train.evaluation import THIS, Contender, Evaluation, Heading, Metrics
 from train.model_card import model_card
@@ -41,7 +41,7 @@ def write_report(
 def documents(
     evaluation: Evaluation, heading: Heading | None = None, studies: Mapping[str, Evaluation] | None = None
 ) -> dict[str, str]:
-    """Return the text of each of the report's files by name, as `app.checkpoint.save` takes them; see `write_report`."""
+    """Return the text of each of the report's files by name, as `app.checkpoint.files.save` takes them; see `write_report`."""
     metrics = Metrics(heading=heading, evaluation=evaluation, studies=studies or {})
     return {
         METRICS: metrics.model_dump_json(indent=1) + "\n",

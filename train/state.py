@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from app.card import sha256_of
+from app.checkpoint.manifest import sha256_of
 from app.core.errors import CheckpointError
 from train.progress import EpochRecord
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from app.card import WEIGHTS, read_card
+from app.checkpoint.locate import find_checkpoint
+from app.checkpoint.manifest import WEIGHTS, read_card
 from app.core.errors import InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings
 from app.evidence import Thresholds
 from app.fleet.plan import Asked, Place, Plan
 from app.schemas.places import shown
-from app.serving.checkpoints import find_checkpoint
 from app.serving.config import IngressConfig, ModelArgs
 from app.serving.traffic import Release, Traffic
 from app.serving.windows import CLOCK_SKEW

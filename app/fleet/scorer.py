@@ -18,8 +18,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from app.card import WEIGHTS
-from app.checkpoint import Checkpoint, load
+from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.locate import find_checkpoint
+from app.checkpoint.manifest import WEIGHTS
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.diagnose import DiagnosisFields, Occasion, Scores, as_json, tell
@@ -33,7 +34,6 @@ from app.model.network import Network, score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
-from app.serving.checkpoints import find_checkpoint
 from app.serving.recent import Recent
 from app.serving.stored import row_of
 from app.serving.traffic import order_of_versions

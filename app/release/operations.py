@@ -11,8 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from app.card import CARD, Card
-from app.checkpoint_cache import local_directory
+from app.checkpoint.manifest import CARD, Card
+from app.checkpoint.node_cache import local_directory
 from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
 from app.release.change import LOCK_POLL_S, Change
 from app.release.config_file import ConfigFile, ReadConfig

@@ -21,15 +21,15 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from app import card as files
-from app.card import Card, read_card, sha256_of
+from app.checkpoint import manifest as files
+from app.checkpoint.manifest import Card, read_card, sha256_of
 from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings, without_passwords
 from app.release.versions import Registered
 
 NAME = "hydraulic-diagnostics"
 ARTIFACT = "checkpoint"
-SHIPPED = "app/checkpoints"
+SHIPPED = "app/weights"
 CARD_TAG = "card_sha256"
 """Tag with the SHA-256 of the card, which states those of the other files."""
 LATEST_RUNS = 5

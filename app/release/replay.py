@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from app.card import WEIGHTS
-from app.checkpoint import Checkpoint, load
+from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.manifest import WEIGHTS
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
 from app.diagnose import Occasion, Scores, diagnose
 from app.evidence import Thresholds

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
+from app.checkpoint.locate import find_checkpoint, run_apart
+from app.checkpoint.node_cache import MODELS, REGISTERED, cached, local_directory
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.edits import Placement
 from app.release.schema import ServeConfig
-from app.serving.checkpoints import find_checkpoint, run_apart
 
 if TYPE_CHECKING:
     from app.release.registry import Registry
 
-SHIPPED = "app/checkpoints"
+SHIPPED = "app/weights"
 
 
 def placement_of(version: str, checkpoint: str | None, device: str | None, settings: Settings) -> Placement:

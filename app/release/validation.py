@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.card import DataInterval
-from app.checkpoint import Checkpoint, load
+from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.manifest import DataInterval
 from app.core.errors import CheckpointError, WindowError
 from app.features.binning import Floats
 from app.model.graph import ModelOutput, split_output

@@ -5,9 +5,9 @@ Invariant: its process does what `ModelServer` does and nothing else.
 
 from ray import serve
 
+from app.checkpoint.locate import find_checkpoint
 from app.core.settings import Settings
 from app.model.graph import GraphBatch, ModelOutput
-from app.serving.checkpoints import find_checkpoint
 from app.serving.logging import configure_logging
 from app.serving.model_server import ModelServer
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from app import card as files
-from app.checkpoint import Checkpoint, load
+from app.checkpoint import manifest as files
+from app.checkpoint.files import Checkpoint, load
 from app.core.errors import CheckpointError, WindowError
 from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output

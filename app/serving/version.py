@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from app.calibration import Calibration
-from app.card import Card
+from app.checkpoint.calibration import Calibration
+from app.checkpoint.manifest import Card
 from app.core.errors import ModelUnavailable
 from app.features.spec import FeatureSpec
 from app.knowledge import Knowledge

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app import diagnose as diagnose_module
-from app.calibration import ComponentCalibration
+from app.checkpoint.calibration import ComponentCalibration
 from app.diagnose import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
 from app.evidence import InputSummary, Thresholds, abstention_reasons
 from app.features.binning import Floats

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calibration import ComponentCalibration
-from app.card import Head
+from app.checkpoint.calibration import ComponentCalibration
+from app.checkpoint.manifest import Head
 from app.knowledge import NO_WEAR_LABELS, NOT_FINITE, UNTOLD, Condition, Knowledge, Told
 from app.schemas.equipment import Component, Grade
 

@@ -21,7 +21,7 @@ from typing import Any
 import asyncpg
 import numpy as np
 
-from app.checkpoint import load
+from app.checkpoint.files import load
 from app.core.settings import PROJECT_DIR
 from app.demo.equipment import rig_equipment
 from app.features.extraction import window_features
@@ -33,7 +33,7 @@ from app.store.store import Store
 from tests.rig import rig_block
 
 T0 = datetime(2025, 1, 1, tzinfo=UTC)
-CHECKPOINT = PROJECT_DIR / "app" / "checkpoints" / "1"
+CHECKPOINT = PROJECT_DIR / "app" / "weights" / "1"
 
 REGISTER = """
 insert into equipment (equipment_id, topology, revision, grid_us)

@@ -23,7 +23,7 @@ from threading import Event, Thread
 
 import httpx
 
-from app.card import CARD, FEATURE_SPEC, WEIGHTS
+from app.checkpoint.manifest import CARD, FEATURE_SPEC, WEIGHTS
 from app.core.settings import Settings
 from tests.bench.compare import Bench
 from tests.system import PROJECT_DIR, System, running
@@ -32,7 +32,7 @@ RATE = 20.0
 SECONDS = 300.0
 STAY_S = 10.0
 """How long each split stays."""
-SHIPPED = PROJECT_DIR / "app" / "checkpoints"
+SHIPPED = PROJECT_DIR / "app" / "weights"
 KINDS = {"6": "raises", "9": "errs", "10": "sleeps"}
 
 

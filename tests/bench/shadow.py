@@ -74,7 +74,7 @@ def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
             continue
         version = f"shadow-{name}"
         checkpoint = directory / version
-        shutil.copytree(PROJECT_DIR / "app" / "checkpoints" / "2", checkpoint)
+        shutil.copytree(PROJECT_DIR / "app" / "weights" / "2", checkpoint)
         card = json.loads((checkpoint / "checkpoint.json").read_text()) | {"version": version}
         (checkpoint / "checkpoint.json").write_text(json.dumps(card))
         config["applications"].append(

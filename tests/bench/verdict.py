@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from app.checkpoint import load
+from app.checkpoint.files import load
 from app.experiments.verdict import Decider
 from tests.answers import SHIPPED, Call, accuracy, answers, damaged, equals_told_apart, pairs_of, told_apart
 from tests.bench.compare import Bench

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.calibration import Calibration, ComponentCalibration
+from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from tests.small import Small, graded_windows, press, small, wave

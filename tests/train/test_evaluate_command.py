@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.calibration import Calibration, ComponentCalibration
-from app.card import TRAIN_CONFIG, DataInterval, read_card
-from app.checkpoint import Origin, load, save
+from app.checkpoint.calibration import Calibration, ComponentCalibration
+from app.checkpoint.files import Origin, load, save
+from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_card
 from app.demo.cmapss import SENSOR_IDS, Engine
 from app.demo.engines import engine_topology
 from app.model.network import UniversalTemporalGNN
@@ -128,7 +128,7 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
 def test_checkpoint_that_tells_no_remaining_life_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tested = write(tmp_path / "test.txt", engines([120]))
     (tmp_path / "rul.txt").write_text("20\n")
-    arguments = ["app/checkpoints/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
+    arguments = ["app/weights/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
     assert "tells the remaining life of one component" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -136,7 +136,7 @@ def test_checkpoint_that_tells_no_remaining_life_is_refused(tmp_path: Path, caps
 
 def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)  # of 12 s each, from the start of 2025 on
-    one = read_card(Path("app/checkpoints/1"))
+    one = read_card(Path("app/weights/1"))
     start = EPOCH + int(windows.labels.start_us_W[10]) * MICROSECOND
     data = DataInterval(start=start, end=start + timedelta(minutes=1), windows=5)
     card = one.model_copy(update={"designs": ("press",), "data": data})
@@ -147,7 +147,7 @@ def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_pat
 
 
 def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
-    windows, card = graded_windows(tmp_path), read_card(Path("app/checkpoints/1"))
+    windows, card = graded_windows(tmp_path), read_card(Path("app/weights/1"))
     whole = hold_out(
         small().model, small().spec, windows, "all", np.arange(0), np.arange(60), probes=0, removal_probes=0
     )

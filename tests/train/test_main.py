@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import ray
 
-from app import card as files
-from app.checkpoint import load
+from app.checkpoint import manifest as files
+from app.checkpoint.files import load
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.small import START_US, graded_windows, press

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.card import REPORT
+from app.checkpoint.manifest import REPORT
 from tests.small import graded_windows, small
 from tests.train.test_evaluate import CONFIG, halves, held, runs_to_failure
 from train.evaluate import evaluate_parts

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.checkpoint import load
+from app.checkpoint.files import load
 from app.experiments.pairs import Pairs
 from app.experiments.verdict import Decider
 from tests.answers import SHIPPED, accuracy, answers, damaged, equals_told_apart, pairs_of, told_apart

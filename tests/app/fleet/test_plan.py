@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.card import WEIGHTS, read_card
+from app.checkpoint.manifest import WEIGHTS, read_card
 from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR
 from app.fleet.plan import Asked, Plan, check_asked, like_pattern, read_ids, run_name

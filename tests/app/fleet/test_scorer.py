@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.checkpoint import load
+from app.checkpoint.files import load
 from app.core.errors import CheckpointError, StoreError
 from app.demo.equipment import rig_equipment
 from app.evidence import Thresholds

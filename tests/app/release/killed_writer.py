@@ -28,8 +28,8 @@ STEPS = {
 TEXT = """applications:
   - {name: diagnostics, import_path: "app.main:diagnostics", deployments: [{name: Ingress, user_config: {traffic: {releases: [
       {version: "1", application: model-1, weight: 100}, {version: "2", application: model-2, weight: 0}]}}}]}
-  - {name: model-1, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/checkpoints/1}}
-  - {name: model-2, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/checkpoints/2}}
+  - {name: model-1, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/weights/1}}
+  - {name: model-2, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/weights/2}}
 """
 
 

@@ -172,7 +172,7 @@ async def test_shipped_version_is_checked_and_deployed(
     assert answer.status_code == 200, answer.text
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(whole)
     assert (await store.list_releases())[0].reason == "back"
-    assert stage.applications["model-2"]["args"]["checkpoint"] == "app/checkpoints/2"
+    assert stage.applications["model-2"]["args"]["checkpoint"] == "app/weights/2"
     answer = await client.post("/v1/models/2/deploy")
     assert (answer.status_code, "retire it first" in answer.json()["detail"]) == (409, True)
 

@@ -83,7 +83,7 @@ def test_file_after_ten_releases_differs_in_the_versions_alone():
         ('- version: "1"', '- version: "12"'),
         ("application: model-1", "application: model-12"),
         ("- name: model-1", "- name: model-12"),
-        ("checkpoint: app/checkpoints/1", "checkpoint: registry:12"),
+        ("checkpoint: app/weights/1", "checkpoint: registry:12"),
     ]
     comments = [line for line in TEXT.splitlines() if line.lstrip().startswith("#")]
     assert [line for line in text.splitlines() if line.lstrip().startswith("#")] == comments
@@ -108,7 +108,7 @@ def test_layout_written_by_a_program_can_be_edited_too():
 
 def test_comment_on_the_copied_application_is_not_copied():
     text = TEXT.replace(
-        "      checkpoint: app/checkpoints/1\n", "      # trained by Ann\n      checkpoint: app/checkpoints/1\n"
+        "      checkpoint: app/weights/1\n", "      # trained by Ann\n      checkpoint: app/weights/1\n"
     )
     after = with_version(text, THREE, "1")
     assert after.count("trained by Ann") == 1

@@ -44,7 +44,7 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
         (["promote", "2", "--steps", "10,5"], "weights that rise"),
         (["promote", "9"], "expected a released version, found '9'"),
         (["deploy", "9"], "register it with"),
-        (["deploy", "3", "--checkpoint", "app/checkpoints/1"], "expected version 3"),
+        (["deploy", "3", "--checkpoint", "app/weights/1"], "expected version 3"),
         (["retire", "1"], "without weight, found 100"),
         (["split", "9=100"], "found '9': the file has 1, 2"),
         (["shadow", "9"], "expected a released version, found '9'"),
@@ -74,7 +74,7 @@ def test_wrong_use_is_status_2():
 
 
 def test_checked_version_is_told_by_its_checkpoint_and_a_missing_one_refused():
-    assert run("check", "1") == (0, "app/checkpoints/1\n", "")
+    assert run("check", "1") == (0, "app/weights/1\n", "")
     status, out, err = run("check", "77")
     assert (status, out, "register it with" in err) == (1, "", True)
 

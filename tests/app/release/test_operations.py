@@ -23,7 +23,7 @@ from app.release.promotion import Promotion, promote
 from app.store.releases import ReleaseEvent
 from tests.app.release.stage import Stage, Written, releases_on
 
-TWO = Placement("3", "app/checkpoints/2")
+TWO = Placement("3", "app/weights/2")
 FILES = Path(__file__).parent / "files"
 
 
@@ -163,7 +163,7 @@ async def test_deployed_version_has_weight_0_and_has_answered(
     await releases_on(stage, path, written, said).deploy(TWO)
     assert stage.calls == ["apply", "warm-up 3", "warm-up 3", "warm-up 3"]
     assert stage.weights == {"1": 100, "2": 0, "3": 0}
-    assert stage.applications["model-3"]["args"]["checkpoint"] == "app/checkpoints/2"
+    assert stage.applications["model-3"]["args"]["checkpoint"] == "app/weights/2"
     assert stage.applied == yaml.safe_load(path.read_text())
     assert written.events[-1].action == "deploy"
 

@@ -102,13 +102,13 @@ async def test_versions_without_weight_may_come_and_go_meanwhile(
     path: Path, stage: Stage, written: Written, said: list[str]
 ):
     releases = releases_on(stage, path, written, said)
-    await releases.deploy(Placement("3", "app/checkpoints/2"))
+    await releases.deploy(Placement("3", "app/weights/2"))
 
     class Busy(Told):
         async def begin(self, version: str) -> None:
             await super().begin(version)
             if self.step == 0:
-                await releases.deploy(Placement("4", "app/checkpoints/2"))
+                await releases.deploy(Placement("4", "app/weights/2"))
                 await releases.retire("3")
 
     await promote(releases, Promotion("2", (10, 100), 0.03, GUARDS), [Busy(GOOD)], said.append)

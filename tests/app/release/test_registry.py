@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from app.card import CARD, WEIGHTS, read_card, sha256_of
-from app.checkpoint import load
+from app.checkpoint.files import load
+from app.checkpoint.manifest import CARD, WEIGHTS, read_card, sha256_of
 from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.registry import ARTIFACT, CARD_TAG, NAME
 from app.release.source import open_registry, placement_of
 
-SHIPPED = PROJECT_DIR / "app" / "checkpoints"
+SHIPPED = PROJECT_DIR / "app" / "weights"
 
 pytestmark = [
     # MLflow's own, on importing it and on its tables

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from app.card import sha256_of
+from app.checkpoint.manifest import sha256_of
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis
 from app.demo.equipment import rig_equipment
 from app.release.replay import Given, Replayed, read_given, replay

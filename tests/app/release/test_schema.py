@@ -80,4 +80,4 @@ def test_mistake_is_refused_with_its_place(place: tuple[str | int, ...], value: 
 def test_file_of_the_project_is_taken():
     config = schema.read_schema(CONFIG, "serve_config.yaml")
     assert [release.version for release in config.traffic.releases] == ["1", "2"]
-    assert config.model_args("model-1").checkpoint == "app/checkpoints/1"
+    assert config.model_args("model-1").checkpoint == "app/weights/1"

@@ -17,7 +17,7 @@ from app.store.store import Store
 from tests.machines import make_machine
 from tests.rig import rig_cycle
 
-SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "2"
+SHIPPED = PROJECT_DIR / "app" / "weights" / "2"
 START_US = 1_767_225_600_000_000
 CYCLES = (300, 1000, 1800)
 

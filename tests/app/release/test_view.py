@@ -18,7 +18,7 @@ async def test_status_tells_file_force_application_and_history(path: Path, stage
     assert lines[0].startswith(
         "version 1: weight 100 in the file, 100 in force; application 'model-1' RUNNING, 1 replica"
     )
-    assert lines[0].endswith("checkpoint app/checkpoints/1")
+    assert lines[0].endswith("checkpoint app/weights/1")
     assert lines[-1].endswith("split 1 by ann -> 1=100: first")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.calibration import Calibration, ComponentCalibration
+from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,

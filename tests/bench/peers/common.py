@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import AwareDatetime, BaseModel
 
-from app.checkpoint import load
+from app.checkpoint.files import load
 from app.core.errors import UnknownEquipment
 from app.core.settings import PROJECT_DIR
 from app.diagnose import Occasion, Scores, diagnose
@@ -36,7 +36,7 @@ from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
 from app.window_plan import WindowPlan, build_windows, plan_windows
 
-CHECKPOINT = PROJECT_DIR / "app" / "checkpoints" / "1"
+CHECKPOINT = PROJECT_DIR / "app" / "weights" / "1"
 ROUTE = "/v1/diagnoses"
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from app import card as files
-from app.checkpoint import Checkpoint, load
+from app.checkpoint import manifest as files
+from app.checkpoint.files import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
@@ -20,7 +20,7 @@ from tests.rig import rig_block
 from tests.small import small
 
 CLOSE = 1e-6  # the same float32 sums in another order, of numbers near 1
-SHIPPED = Path(files.__file__).parent / "checkpoints"
+SHIPPED = Path(files.__file__).parents[1] / "weights"
 
 
 @cache

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from app.card import read_card
+from app.checkpoint.manifest import read_card
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR
 

@@ -1,6 +1,6 @@
 """What a checkpoint says of itself, read without torch: its card, its feature spec and its calibration.
 
-The graph builder and the ingress read these; only a model replica loads weights (`app.checkpoint`).
+The graph builder and the ingress read these; only a model replica loads weights (`app.checkpoint.files`).
 Invariant: what is returned stands in a directory whose files have the SHA-256 that `checkpoint.json` states.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from app.calibration import Calibration, check_calibration
+from app.checkpoint.calibration import Calibration, check_calibration
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
 

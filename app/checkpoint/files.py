@@ -1,4 +1,4 @@
-"""Saves and loads checkpoints: weights as safetensors, everything else as JSON beside them; see `app.card` for the files.
+"""Saves and loads checkpoints: weights as safetensors, everything else as JSON beside them; see `app.checkpoint.manifest` for the files.
 
 Nothing pickled is written or read. Loading builds the network from its saved config and refuses parts that do not fit, naming both
 sides.
@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from app import card as files
-from app.calibration import Calibration, check_calibration
-from app.card import Card, DataInterval, Head
+from app.checkpoint import manifest as files
+from app.checkpoint.calibration import Calibration, check_calibration
+from app.checkpoint.manifest import Card, DataInterval, Head
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
 from app.model.network import ModelConfig, UniversalTemporalGNN

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import card as files
-from app.card import read_card
-from app.checkpoint import Checkpoint, load
+from app.checkpoint import manifest as files
+from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.manifest import read_card
 from app.demo.equipment import rig_equipment
 from app.features.binning import Floats
 from app.features.extraction import window_features
@@ -18,7 +18,7 @@ from app.model.network import score
 from tests.rig import rig_block
 from train.evaluation import THIS, Metrics
 
-SHIPPED = Path(files.__file__).parent / "checkpoints"
+SHIPPED = Path(files.__file__).parents[1] / "weights"
 ROWS = range(211, 1856, 60)  # none of the first warm-up, which is one condition
 
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from app.calibration import AS_STATED, Calibration, ComponentCalibration, check_calibration
+from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration, check_calibration
 from app.core.errors import CheckpointError
 from tests.small import small
 

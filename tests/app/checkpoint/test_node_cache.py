@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from app.card import CARD, WEIGHTS, sha256_of
-from app.checkpoint_cache import cached, local_directory
+from app.checkpoint.manifest import CARD, WEIGHTS, sha256_of
+from app.checkpoint.node_cache import cached, local_directory
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR
 
-SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "1"
+SHIPPED = PROJECT_DIR / "app" / "weights" / "1"
 
 
 class Source:
@@ -86,4 +86,4 @@ def test_directory_of_another_version_is_refused(tmp_path: Path):
 
 def test_checkpoint_of_the_file_is_found_on_this_node(tmp_path: Path):
     assert local_directory("registry:7", tmp_path) == tmp_path / "models" / "7"
-    assert local_directory("app/checkpoints/1", tmp_path) == SHIPPED
+    assert local_directory("app/weights/1", tmp_path) == SHIPPED

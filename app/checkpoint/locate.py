@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.card import read_card
-from app.checkpoint_cache import MODELS, REGISTERED, cached, local_directory
+from app.checkpoint.manifest import read_card
+from app.checkpoint.node_cache import MODELS, REGISTERED, cached, local_directory
 from app.core.errors import CheckpointError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app import card as files
-from app.calibration import Calibration, ComponentCalibration
-from app.card import DataInterval, read_calibration, read_card, read_feature_spec, sha256_of
-from app.checkpoint import Origin, load, save
+from app.checkpoint import manifest as files
+from app.checkpoint.calibration import Calibration, ComponentCalibration
+from app.checkpoint.files import Origin, load, save
+from app.checkpoint.manifest import DataInterval, read_calibration, read_card, read_feature_spec, sha256_of
 from app.core.errors import CheckpointError
 from app.features.extraction import window_features
 from app.model.graph import build_graph
@@ -77,7 +77,7 @@ def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path
     assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
     assert read_card(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
-    program = "import sys, app.card, app.diagnose; sys.exit('torch' in sys.modules)"
+    program = "import sys, app.checkpoint.manifest, app.diagnose; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from app.checkpoint import locate as checkpoints
+from app.checkpoint.locate import find_checkpoint, run_apart
 from app.core.errors import CheckpointError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
-from app.serving import checkpoints
-from app.serving.checkpoints import find_checkpoint, run_apart
 
-SHIPPED = PROJECT_DIR / "app" / "checkpoints" / "1"
+SHIPPED = PROJECT_DIR / "app" / "weights" / "1"
 
 
 def test_directory_of_the_project_is_verified(tmp_path: Path):
     settings = Settings(var_dir=tmp_path)
-    assert find_checkpoint("app/checkpoints/1", settings) == SHIPPED
+    assert find_checkpoint("app/weights/1", settings) == SHIPPED
     copied = Path(shutil.copytree(SHIPPED, tmp_path / "cut"))
     (copied / "metrics.json").write_text("{}")
     with pytest.raises(CheckpointError, match="SHA-256"):
