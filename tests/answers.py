@@ -14,19 +14,19 @@ from app.checkpoint.files import Checkpoint, load
 from app.demo.equipment import rig_equipment
 from app.demo.importer import DEFAULT_START
 from app.demo.rig import GRADED_COMPONENTS
-from app.diagnose import Occasion, Scores, diagnose
-from app.evidence import Thresholds
+from app.diagnosis.build import Occasion, Scores, diagnose
+from app.diagnosis.decoder import Knowledge, told_of
+from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.experiments.pairs import Booleans, Integers, Pairs, gathered
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
-from app.knowledge import Knowledge, told_of
 from app.model.graph import split_output
 from app.model.network import score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, ToldComponent
-from app.window_plan import build_windows, plan_windows
 from tests.rig import rig_block
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"

@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from app.diagnose import DiagnosisFields
+from app.diagnosis.build import DiagnosisFields
 from app.schemas.diagnosis import Diagnosis
 from app.serving.stored import row_of
 from app.store.diagnoses import StoredDiagnosis

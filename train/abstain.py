@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
-from app.evidence import Thresholds
+from app.diagnosis.input_quality import Thresholds
 from app.features.binning import Floats
 from app.features.range_novelty import window_excess
 from train.certainty import Given, Rows, Temperatures, shares

@@ -1,6 +1,6 @@
 """What held-out windows showed of a checkpoint's spreads and confidences: `calibration.json`, read without torch.
 
-It says how far an interval reaches and when a component's answer is kept back; `app.diagnose` applies it, nothing here measures.
+It says how far an interval reaches and when a component's answer is kept back; `app.diagnosis.build` applies it, nothing here measures.
 Invariant: a calibration that fits a feature spec names no design and no grades that the spec does not know.
 """
 

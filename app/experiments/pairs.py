@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.agreement import shown
+from app.diagnosis.agreement import shown
 from app.store.experiments import KnownTruth, PairRow, ToldComponent
 
 Floats = NDArray[np.float64]

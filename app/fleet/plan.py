@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from app.core.errors import InputError
-from app.evidence import Thresholds
+from app.diagnosis.input_quality import Thresholds
 from app.schemas.places import shown
 from app.schemas.times import AwareTime
 from app.serving.traffic import Traffic

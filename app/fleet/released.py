@@ -15,7 +15,7 @@ from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.manifest import WEIGHTS, read_card
 from app.core.errors import InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings
-from app.evidence import Thresholds
+from app.diagnosis.input_quality import Thresholds
 from app.fleet.plan import Asked, Place, Plan
 from app.schemas.places import shown
 from app.serving.config import IngressConfig, ModelArgs

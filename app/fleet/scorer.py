@@ -23,12 +23,13 @@ from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.manifest import WEIGHTS
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
-from app.diagnose import DiagnosisFields, Occasion, Scores, as_json, tell
-from app.evidence import InputSummary, SummaryBatch
+from app.diagnosis.build import DiagnosisFields, Occasion, Scores, as_json, tell
+from app.diagnosis.decoder import Knowledge, Told, told_of
+from app.diagnosis.input_quality import InputSummary, SummaryBatch
+from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import window_digest
 from app.features.extraction import check_shape
 from app.fleet.plan import Plan
-from app.knowledge import Knowledge, Told, told_of
 from app.model.graph import GraphBatch, concatenate, take_graphs
 from app.model.network import Network, score
 from app.model.runtime.selection import choose
@@ -42,7 +43,6 @@ from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
-from app.window_plan import WindowPlan, build_windows, plan_windows
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ from pydantic_core import from_json
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import WEIGHTS
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
-from app.diagnose import Occasion, Scores, diagnose
-from app.evidence import Thresholds
+from app.diagnosis.build import Occasion, Scores, diagnose
+from app.diagnosis.decoder import Knowledge, Told, told_of
+from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
-from app.knowledge import Knowledge, Told, told_of
 from app.model.network import score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
@@ -34,7 +35,6 @@ from app.schemas.topology import parse_equipment
 from app.serving.windows import EPOCH, MICROSECOND, inline_window
 from app.store.store import Store
 from app.store.windows import decode_window
-from app.window_plan import build_windows, plan_windows
 
 CLOSE = 1e-5
 """Most that a score may differ by: absolute up to 1, and in proportion above, where hours are."""

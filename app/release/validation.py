@@ -14,6 +14,7 @@ import numpy as np
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import DataInterval
 from app.core.errors import CheckpointError, WindowError
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
 from app.model.graph import ModelOutput, split_output
 from app.model.network import Network, score
@@ -22,7 +23,6 @@ from app.release.warm_up import wave
 from app.schemas.equipment import Equipment
 from app.store.store import Store
 from app.store.windows import decode_window
-from app.window_plan import build_windows, plan_windows
 
 MAX_REFERENCE_WINDOWS = 240
 WINDOWS_OF_A_BATCH = 24

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.evidence import Thresholds
+from app.diagnosis.input_quality import Thresholds
 from app.serving.traffic import Traffic
 
 MAX_RETENTION_DAYS = 36_500

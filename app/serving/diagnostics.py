@@ -1,7 +1,7 @@
 """Requests to diagnoses: machine, door, window, scores, answer and journal, for one request or thousands.
 
 What a request means is in `requests`, who waits for whom in `coalesce`, what is known already in `answers`, the decisions in
-`released` and `app.diagnose`; this is the way between them. Answers are JSON bytes, made once.
+`released` and `app.diagnosis.build`; this is the way between them. Answers are JSON bytes, made once.
 Invariant: an item that can't be answered yields its error and disturbs no other.
 """
 
@@ -17,8 +17,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
-from app.diagnose import DiagnosisFields, Occasion, as_json, tell
-from app.evidence import Thresholds
+from app.diagnosis.build import DiagnosisFields, Occasion, as_json, tell
+from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown
 from app.serving import tracing

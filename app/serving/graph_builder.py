@@ -14,6 +14,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
+from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
 from app.features.spec import FeatureSpec
@@ -28,7 +29,6 @@ from app.serving.messages import (
 )
 from app.serving.recent import Recent
 from app.store.windows import StoredWindow, decode_window
-from app.window_plan import WindowPlan, build_windows, plan_windows
 
 logger = logging.getLogger(__name__)
 

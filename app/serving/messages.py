@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError
-from app.evidence import SummaryBatch
+from app.diagnosis.input_quality import SummaryBatch
 from app.features.binning import Floats
 from app.model.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment

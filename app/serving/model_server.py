@@ -17,7 +17,7 @@ import torch
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.core.errors import CheckpointError, WindowError
-from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
 from app.model.network import occlude, score
 from app.model.runtime.selection import choose, warm_up_graphs

@@ -19,9 +19,9 @@ from app.core.errors import (
     ModelUnavailable,
     UnknownVersion,
 )
-from app.diagnose import Scores
-from app.evidence import InputSummary
-from app.knowledge import Knowledge, told_of
+from app.diagnosis.build import Scores
+from app.diagnosis.decoder import Knowledge, told_of
+from app.diagnosis.input_quality import InputSummary
 from app.model.graph import concatenate
 from app.serving.circuit_breaker import CircuitBreaker
 from app.serving.messages import (

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from app.core.errors import InputError, LimitExceeded
-from app.diagnose import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.features.binning import Floats
 from app.schemas.diagnosis import MAX_BATCH_ITEMS, DiagnosisRequest
 from app.schemas.equipment import Equipment

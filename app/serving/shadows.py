@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from app.agreement import differing_components
 from app.core.errors import HydraulicDiagnosticsError
-from app.diagnose import Occasion, diagnose
-from app.evidence import Thresholds
+from app.diagnosis.agreement import differing_components
+from app.diagnosis.build import Occasion, diagnose
+from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, State
 from app.serving.journal import Journal
 from app.serving.messages import WindowInput

@@ -1,6 +1,6 @@
 """A diagnosis as the row that the store keeps: one way for the service's journal and the fleet's runs."""
 
-from app.diagnose import DiagnosisFields
+from app.diagnosis.build import DiagnosisFields
 from app.store.diagnoses import StoredDiagnosis
 
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from app.checkpoint.calibration import Calibration
 from app.checkpoint.manifest import Card
 from app.core.errors import ModelUnavailable
+from app.diagnosis.decoder import Knowledge
 from app.features.spec import FeatureSpec
-from app.knowledge import Knowledge
 from app.serving.messages import VersionDescription
 from app.serving.traffic import Release
 

@@ -77,7 +77,7 @@ def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path
     assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
     assert read_card(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
-    program = "import sys, app.checkpoint.manifest, app.diagnose; sys.exit('torch' in sys.modules)"
+    program = "import sys, app.checkpoint.manifest, app.diagnosis.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.core.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
 from app.demo.equipment import rig_equipment
-from app.diagnose import DiagnosisFields
+from app.diagnosis.build import DiagnosisFields
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.serving import diagnostics as module

@@ -8,7 +8,7 @@ import pytest
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.demo.equipment import rig_equipment
-from app.evidence import InputSummary, summarise
+from app.diagnosis.input_quality import InputSummary, summarise
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec

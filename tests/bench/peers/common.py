@@ -22,10 +22,11 @@ from pydantic import AwareDatetime, BaseModel
 from app.checkpoint.files import load
 from app.core.errors import UnknownEquipment
 from app.core.settings import PROJECT_DIR
-from app.diagnose import Occasion, Scores, diagnose
-from app.evidence import InputSummary, SummaryBatch, Thresholds
+from app.diagnosis.build import Occasion, Scores, diagnose
+from app.diagnosis.decoder import Knowledge, told_of
+from app.diagnosis.input_quality import InputSummary, SummaryBatch, Thresholds
+from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import Floats
-from app.knowledge import Knowledge, told_of
 from app.model.graph import GraphBatch, concatenate, split_output
 from app.model.network import score
 from app.model.runtime.selection import choose
@@ -34,7 +35,6 @@ from app.schemas.equipment import Equipment
 from app.serving.windows import Bins, interval_of, window_before
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
-from app.window_plan import WindowPlan, build_windows, plan_windows
 
 CHECKPOINT = PROJECT_DIR / "app" / "weights" / "1"
 ROUTE = "/v1/diagnoses"

@@ -16,9 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 from torch_geometric.data import Batch, Data
 
-from app.diagnose import Scores
+from app.diagnosis.build import Scores
+from app.diagnosis.decoder import told_of
 from app.features.binning import Floats
-from app.knowledge import told_of
 from app.model.graph import GraphBatch
 from app.model.network import score
 from app.schemas.diagnosis import Diagnosis

@@ -1,4 +1,4 @@
-"""From a model's output to a diagnosis: what `app.knowledge` tells of each component, its state and evidence, and abstention.
+"""From a model's output to a diagnosis: what `app.diagnosis.decoder` tells of each component, its state and evidence, and abstention.
 
 Pure: no clock, no store, no random numbers. It knows no machine.
 Invariant: what can't be told is null, with a reason.
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import orjson
 
 from app.core.errors import LimitExceeded
-from app.evidence import InputSummary, Thresholds, abstention_reasons, listed
-from app.knowledge import DIGITS, UNTOLD, Condition, Knowledge, Told, unit
+from app.diagnosis.decoder import DIGITS, UNTOLD, Condition, Knowledge, Told, unit
+from app.diagnosis.input_quality import InputSummary, Thresholds, abstention_reasons, listed
 from app.model.graph import Contributions
 from app.schemas.diagnosis import Basis, Diagnosis, State, Window
 from app.schemas.equipment import Component, Equipment

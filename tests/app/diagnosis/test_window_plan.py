@@ -5,11 +5,11 @@ import pytest
 from tests.app.test_graph import equal
 
 from app.core.errors import WindowError
-from app.evidence import summarise
+from app.diagnosis.input_quality import summarise
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.extraction import window_features
 from app.model.graph import build_graph, concatenate
 from app.schemas.equipment import Equipment
-from app.window_plan import build_windows, plan_windows
 from tests.small import small, wave
 
 

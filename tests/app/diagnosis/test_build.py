@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app import diagnose as diagnose_module
 from app.checkpoint.calibration import ComponentCalibration
-from app.diagnose import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
-from app.evidence import InputSummary, Thresholds, abstention_reasons
+from app.diagnosis import build as diagnose_module
+from app.diagnosis.build import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
+from app.diagnosis.decoder import Knowledge, told_of
+from app.diagnosis.input_quality import InputSummary, Thresholds, abstention_reasons
 from app.features.binning import Floats
 from app.features.extraction import Fault
-from app.knowledge import Knowledge, told_of
 from app.model.graph import Contributions, ModelOutput
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade

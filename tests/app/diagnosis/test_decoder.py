@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.checkpoint.calibration import ComponentCalibration
 from app.checkpoint.manifest import Head
-from app.knowledge import NO_WEAR_LABELS, NOT_FINITE, UNTOLD, Condition, Knowledge, Told
+from app.diagnosis.decoder import NO_WEAR_LABELS, NOT_FINITE, UNTOLD, Condition, Knowledge, Told
 from app.schemas.equipment import Component, Grade
 
 NAN, INF = float("nan"), float("inf")

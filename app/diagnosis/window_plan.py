@@ -6,7 +6,7 @@ Invariant: a window's graph and summary do not depend on the windows beside it.
 
 from dataclasses import dataclass
 
-from app.evidence import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
+from app.diagnosis.input_quality import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec

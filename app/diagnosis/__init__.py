@@ -1,0 +1,1 @@
+"""From a prediction to a diagnosis: input quality, decoding, states and abstention."""
