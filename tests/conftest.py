@@ -18,7 +18,7 @@ import pytest
 
 from app.core import file_locks as lease
 from app.schemas.equipment import Equipment
-from app.store.embedded import ensure_embedded, release_embedded
+from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.collector import Collector, collecting
 from tests.machines import make_machine

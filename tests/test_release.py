@@ -23,7 +23,7 @@ import yaml
 
 from app.checkpoint.manifest import WEIGHTS
 from app.release.__main__ import main
-from app.store.embedded import release_embedded
+from app.store.embedded.server import release_embedded
 from tests.rig import inline_readings, rig_cycle
 from tests.system import PROJECT_DIR, System
 

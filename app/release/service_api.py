@@ -18,8 +18,8 @@ from app.release.ledger import told
 from app.release.schema import ServeConfig
 from app.release.warm_up import warm_up_request
 from app.schemas.equipment import Equipment
-from app.serving.first_key import FILE_NAME
 from app.serving.traffic import Traffic
+from app.store.first_key import FILE_NAME
 
 TIMEOUT_S = 30.0
 POLL_S = 0.05

@@ -22,7 +22,6 @@ from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.config import IngressConfig
 from app.serving.diagnostics import Diagnostics
-from app.serving.first_key import ensure_first_key
 from app.serving.logging import configure_logging
 from app.serving.machines import Machines
 from app.serving.metrics import Metrics
@@ -30,6 +29,7 @@ from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention
 from app.serving.service import Service
 from app.serving.status import Status
+from app.store.first_key import ensure_first_key
 from app.store.open import open_store
 from app.store.store import Store
 

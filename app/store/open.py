@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from app.core.settings import Settings
-from app.store.embedded import ensure_embedded
+from app.store.embedded.server import ensure_embedded
 from app.store.pool import PoolLimits
 from app.store.store import Store
 

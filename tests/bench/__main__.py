@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.settings import Settings
-from app.store.embedded import ensure_embedded, release_embedded
+from app.store.embedded.server import ensure_embedded, release_embedded
 from tests.bench import (
     cache,
     cold_start,

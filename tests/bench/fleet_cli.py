@@ -28,7 +28,7 @@ from app.features.extraction import window_features
 from app.model.graph import GraphBatch, build_graph, concatenate
 from app.model.network import score
 from app.model.runtime.selection import choose
-from app.store.embedded import ensure_embedded, release_embedded
+from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.rig import rig_block
 

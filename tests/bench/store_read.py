@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from app.schemas.equipment import Equipment
-from app.store.embedded import ensure_embedded, release_embedded
+from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.store import Store
 from app.store.windows import Floats, decode_window
 from tests.bench.compare import Bench

@@ -28,7 +28,7 @@ import numpy as np
 
 from app.core.errors import StoreUnavailable
 from app.core.settings import Settings
-from app.store.embedded import ensure_embedded, release_embedded
+from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.pool import PoolLimits
 from app.store.readings import Readings
 from app.store.store import Store

@@ -16,8 +16,8 @@ from app.main import diagnostics
 from app.release.desk import open_desk
 from app.serving.auth import Authenticator
 from app.serving.config import DiagnosticsArgs
-from app.serving.first_key import ensure_first_key
 from app.serving.ingress import Ingress, prepare, read_declared
+from app.store.first_key import ensure_first_key
 from app.store.keys import CreatedKey
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
 
 import pytest
+from tests.app.test_diagnose import make
 
 from app.core.errors import StoreUnavailable
 from app.serving import journal
 from app.serving.journal import Journal
 from app.serving.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
-from tests.app.test_diagnose import make
 from tests.rows import stored_row
 
 

@@ -1,4 +1,4 @@
-"""The process that keeps the local server running while somebody uses it: `python -m app.store.keeper DIRECTORY`.
+"""The process that keeps the local server running while somebody uses it: `python -m app.store.embedded.supervisor DIRECTORY`.
 
 It belongs to no user of the database: it detaches itself, so that neither Ctrl-C in a terminal nor Ray ending a worker
 reaches it. It starts PostgreSQL, starts it again when it dies, and stops it soon after the last user has gone.
@@ -21,7 +21,7 @@ from types import FrameType
 
 from app.core import file_locks as lease
 from app.core.errors import HydraulicDiagnosticsError, StoreError
-from app.store.cluster import Cluster, make_runtime
+from app.store.embedded.postgres import Cluster, make_runtime
 
 DEFAULT_GRACE_S = 1.5
 LOG_FILE = "server.log"
@@ -184,7 +184,7 @@ def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
     with lease.attempt(directory / lease.KEEPER_LOCK, patience_s=1.0) as alone:
         if not alone:
             return False
-        log = logging.getLogger(f"app.store.keeper.{os.getpid()}")
+        log = logging.getLogger(f"app.store.embedded.supervisor.{os.getpid()}")
         log.propagate = False
         log.setLevel(logging.INFO)
         file = logging.handlers.RotatingFileHandler(directory / LOG_FILE, maxBytes=_LOG_BYTES, backupCount=2)
@@ -211,7 +211,9 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: the directory and the options, as on the command line.
     """
-    parser = argparse.ArgumentParser(prog="app.store.keeper", description="keep the local PostgreSQL while it is used")
+    parser = argparse.ArgumentParser(
+        prog="app.store.embedded.supervisor", description="keep the local PostgreSQL while it is used"
+    )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--grace-s", type=float, default=DEFAULT_GRACE_S, help="how long it outlives its last user")
     parsed = parser.parse_args(arguments)

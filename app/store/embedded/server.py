@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 from app.core import file_locks as lease
 from app.core.errors import StoreError, StoreUnavailable
-from app.store.cluster import DATABASE, PORT, ROLE, answers
-from app.store.keeper import DEFAULT_GRACE_S, LOG_FILE
+from app.store.embedded.postgres import DATABASE, PORT, ROLE, answers
+from app.store.embedded.supervisor import DEFAULT_GRACE_S, LOG_FILE
 
 _POLL_S = 0.02
 _RESTART_PAUSE_S = 5.0
-_PROJECT_DIR = Path(__file__).resolve().parents[2]
+_PROJECT_DIR = Path(__file__).resolve().parents[3]
 
 
 class _Lease(NamedTuple):
@@ -100,7 +100,7 @@ def _start_keeper(directory: Path, grace_s: float) -> bool:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_PROJECT_DIR), environment.get("PYTHONPATH"))))
         with (directory / LOG_FILE).open("ab") as log:
             done = subprocess.run(
-                [sys.executable, "-m", "app.store.keeper", directory, "--grace-s", str(grace_s)],
+                [sys.executable, "-m", "app.store.embedded.supervisor", directory, "--grace-s", str(grace_s)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

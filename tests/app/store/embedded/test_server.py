@@ -20,10 +20,10 @@ import pytest
 
 from app.core import file_locks as lease
 from app.core.errors import StoreError, StoreUnavailable
-from app.store import cluster
-from app.store.cluster import Cluster, answers
-from app.store.embedded import ensure_embedded, release_embedded
-from app.store.keeper import LOG_FILE
+from app.store.embedded import postgres as cluster
+from app.store.embedded.postgres import Cluster, answers
+from app.store.embedded.server import ensure_embedded, release_embedded
+from app.store.embedded.supervisor import LOG_FILE
 from app.store.open import embedded_directory, open_store
 from app.store.store import Store
 from tests.machines import make_machine
@@ -33,7 +33,7 @@ T0_US = 1_700_000_000_000_000
 USER = """
 import sys
 from pathlib import Path
-from app.store.embedded import ensure_embedded
+from app.store.embedded.server import ensure_embedded
 print(ensure_embedded(Path(sys.argv[1]), grace_s=0.3), flush=True)
 sys.stdin.read()
 """

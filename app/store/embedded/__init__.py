@@ -1,0 +1,1 @@
+"""The local PostgreSQL server that is used when no DSN is set."""
