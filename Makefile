@@ -22,7 +22,7 @@ TRACING_DEFAULTS := RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=app.serving.tracing:p
 .PHONY: run test check bench train clean
 
 run: $(STAMP)
-	@$(BIN)/python -m app.serving.ports serve_config.yaml
+	@$(BIN)/python -m app.cli.ports serve_config.yaml
 	@echo "Starting on http://127.0.0.1:8000 (Ctrl-C stops all). When it says ready, in another terminal:"
 	@echo "  curl -s http://127.0.0.1:8000/v1/diagnoses -H \"Authorization: Bearer \$$(cat var/api_key)\" -d '{\"equipment_id\": \"hydraulic-rig\", \"explain\": true}'"
 	@# a script that starts this in the background hands down an ignored Ctrl-C; serve must hear it to stop what it started

@@ -1,4 +1,4 @@
-"""`python -m app.keys`: makes, lists and revokes API keys in the store that the environment means.
+"""`python -m app.cli.keys`: makes, lists and revokes API keys in the store that the environment means.
 
 Invariant: a secret is printed once, when it is made, and nowhere else.
 """
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str], out: TextIO) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app.keys", description="API keys of the service")
+    parser = argparse.ArgumentParser(prog="python -m app.cli.keys", description="API keys of the service")
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key; its secret is printed once")
     create.add_argument("name", help="whose key it is")
@@ -59,7 +59,7 @@ async def _run(options: argparse.Namespace, store: Store, out: TextIO) -> None:
                 out.write(f"{key.key_id}\t{key.shown}...\t{','.join(key.scopes)}\t{state}\t{key.name}\n")
         elif not await store.revoke_key(options.key_id):
             raise HydraulicDiagnosticsError(
-                f"expected the number of a key, found {options.key_id}: see `python -m app.keys list`"
+                f"expected the number of a key, found {options.key_id}: see `python -m app.cli.keys list`"
             )
     finally:
         await store.close()

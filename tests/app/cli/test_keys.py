@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from app.keys import main
+from app.cli.keys import main
 from app.store.keys import hash_secret
 from app.store.store import Store
 

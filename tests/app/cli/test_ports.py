@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.serving.ports import main, ports_of
+from app.cli.ports import main, ports_of
 from tests.system import PROJECT_DIR, free_port
 
 CONFIG = PROJECT_DIR / "serve_config.yaml"

@@ -1,4 +1,4 @@
-"""Looks before a start whether somebody listens where this service will: `python -m app.serving.ports CONFIG`.
+"""Looks before a start whether somebody listens where this service will: `python -m app.cli.ports CONFIG`.
 
 HAProxy shares a port with another HAProxy without a word, and the two services then answer for each other.
 Invariant: it listens nowhere and asks nothing of whoever does.
