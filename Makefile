@@ -17,7 +17,7 @@ ENVIRONMENT_DEFAULTS := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SERVE_
 	RAY_SERVE_HAPROXY_METRICS_ENABLED=0 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=app.serving.callers:middlewares \
 	MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
 # And where a collector is named.
-TRACING_DEFAULTS := RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=app.serving.tracing:processors OTEL_SERVICE_NAME=hydraulic-diagnostics
+TRACING_DEFAULTS := RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=app.serving.observability.tracing:processors OTEL_SERVICE_NAME=hydraulic-diagnostics
 
 .PHONY: run test check bench train clean
 

@@ -21,7 +21,7 @@ from app.demo.equipment import rig_equipment
 from app.demo.feed import run_feed
 from app.demo.importer import DEFAULT_START, Progress, import_rig
 from app.demo.rig import open_directory, survey
-from app.serving.logging import configure_logging
+from app.serving.observability.logging import configure_logging
 from app.store.open import open_store
 
 

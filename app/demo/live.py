@@ -15,7 +15,7 @@ from app.core.settings import Settings
 from app.demo.equipment import rig_equipment
 from app.demo.feed import run_feed
 from app.schemas.equipment import Equipment, Identifier
-from app.serving.logging import configure_logging
+from app.serving.observability.logging import configure_logging
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from app.core.errors import HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.fleet.plan import Plan
 from app.fleet.scorer import FleetScorer, Outcome
-from app.serving.logging import configure_logging
+from app.serving.observability.logging import configure_logging
 from app.store.fleet import FleetRun, Page
 from app.store.open import open_store
 from app.store.pool import PoolLimits

@@ -237,6 +237,6 @@ def _weights(read: "ReadConfig") -> dict[str, float]:
 
 def open_desk(settings: Settings, store: "Store") -> ReleaseDesk:
     """Make the desk of an ingress replica of a running cluster."""
-    from app.serving.dashboard import dashboard_of_cluster
+    from app.serving.observability.dashboard import dashboard_of_cluster
 
     return ReleaseDesk(settings, store, dashboard_of_cluster)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 
 MAX_ANSWERS = 5_000
 """About 4 KB each."""

@@ -21,13 +21,13 @@ from app.diagnosis.build import DiagnosisFields, Occasion, as_json, tell
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown
-from app.serving import tracing
 from app.serving.answers import AnswerKey, Answers
 from app.serving.coalesce import DoorLimits, Doors, Work
 from app.serving.journal import Journal
 from app.serving.machines import Machines
 from app.serving.messages import WindowInput
-from app.serving.metrics import Metrics
+from app.serving.observability import tracing
+from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.requests import Resolved, resolve
 from app.serving.shadows import Returned, Shadows

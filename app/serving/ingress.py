@@ -22,9 +22,9 @@ from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.config import IngressConfig
 from app.serving.diagnostics import Diagnostics
-from app.serving.logging import configure_logging
 from app.serving.machines import Machines
-from app.serving.metrics import Metrics
+from app.serving.observability.logging import configure_logging
+from app.serving.observability.metrics import Metrics
 from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention
 from app.serving.service import Service

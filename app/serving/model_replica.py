@@ -8,8 +8,8 @@ from ray import serve
 from app.checkpoint.locate import find_checkpoint
 from app.core.settings import Settings
 from app.model.graph import GraphBatch, ModelOutput
-from app.serving.logging import configure_logging
 from app.serving.model_server import ModelServer
+from app.serving.observability.logging import configure_logging
 
 MAX_BATCH_CALLS = 8
 """Calls come with up to 64 windows each, and what is merged is read in bounded parts anyway."""

@@ -34,7 +34,7 @@ from app.serving.messages import (
     WindowInput,
     build_call,
 )
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 from app.serving.recent import Recent
 from app.serving.traffic import Release, Traffic, order_of_versions
 from app.serving.version import Version, name_of, read_version

@@ -10,7 +10,7 @@ from app.serving.admin import Desk
 from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.machines import Machines
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 from app.serving.retention import Retention
 from app.serving.status import Status
 from app.store.store import Store

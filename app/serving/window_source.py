@@ -9,9 +9,9 @@ from datetime import datetime
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
 from app.features.binning import Floats
-from app.serving import tracing
 from app.serving.machines import Machines
-from app.serving.metrics import Metrics
+from app.serving.observability import tracing
+from app.serving.observability.metrics import Metrics
 from app.serving.requests import Resolved, resolve
 from app.serving.windows import interval_of
 from app.store.store import Store

@@ -12,7 +12,7 @@ from app.release.desk import open_desk
 from app.serving.builder_replica import GraphBuilderReplica
 from app.serving.config import DiagnosticsArgs
 from app.serving.ingress_replica import IngressReplica
-from app.serving.logging import ACCESS_LOGGER
+from app.serving.observability.logging import ACCESS_LOGGER
 
 
 class PlainIngress(IngressReplica):

@@ -16,7 +16,7 @@ from app.release.guards import (
     read_calls,
     unknown,
 )
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 
 NAMES = MetricsMeter.names
 

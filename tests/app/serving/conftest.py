@@ -17,8 +17,8 @@ from app.serving.graph_builder import GraphBuilder
 from app.serving.ingress import utc_now
 from app.serving.machines import Machines
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
-from app.serving.metrics import Metrics
 from app.serving.model_server import ModelServer
+from app.serving.observability.metrics import Metrics
 from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention
 from app.serving.service import Service

@@ -8,8 +8,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.serving.access_log import AccessLog
-from app.serving.logging import ACCESS_LOGGER, JsonFormatter
-from app.serving.metrics import Metrics
+from app.serving.observability.logging import ACCESS_LOGGER, JsonFormatter
+from app.serving.observability.metrics import Metrics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

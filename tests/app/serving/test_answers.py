@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from app.serving.answers import AnswerKey, Answers
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 
 
 @dataclass

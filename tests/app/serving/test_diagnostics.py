@@ -16,7 +16,7 @@ from app.serving import diagnostics as module
 from app.serving import requests
 from app.serving.diagnostics import Diagnostics, Outcome
 from app.serving.machines import Machines
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions
 from app.serving.windows import Bins
 from app.store.store import Store

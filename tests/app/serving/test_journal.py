@@ -10,7 +10,7 @@ from tests.app.test_diagnose import make
 from app.core.errors import StoreUnavailable
 from app.serving import journal
 from app.serving.journal import Journal
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
 from tests.rows import stored_row
 

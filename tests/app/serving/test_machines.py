@@ -10,7 +10,7 @@ from app.schemas.equipment import Equipment
 from app.serving import machines as module
 from app.serving.ingress import utc_now
 from app.serving.machines import Machines
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 from app.store.equipment import EquipmentRecord
 from app.store.store import Store
 

@@ -20,8 +20,8 @@ from app.demo.equipment import rig_equipment
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
-from app.serving.metrics import Metrics
 from app.serving.model_server import ModelServer
+from app.serving.observability.metrics import Metrics
 from app.serving.recent import Recent
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.traffic import Release, Traffic

@@ -14,7 +14,7 @@ from app.serving import shadows as module
 from app.serving.diagnostics import Diagnostics
 from app.serving.machines import Machines
 from app.serving.messages import ScoreAnswer, ScoreCall
-from app.serving.metrics import Metrics
+from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions
 from app.serving.shadows import ShadowLimits
 from app.serving.traffic import Traffic

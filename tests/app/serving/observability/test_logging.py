@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.serving import logging as module
-from app.serving.logging import ACCESS_LOGGER, configure_logging
+from app.serving.observability import logging as module
+from app.serving.observability.logging import ACCESS_LOGGER, configure_logging
 
 
 @pytest.fixture(autouse=True)

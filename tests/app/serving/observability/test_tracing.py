@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, StatusCode, TraceFlags
 
-from app.serving import tracing
-from app.serving.tracing import RequestSpans
+from app.serving.observability import tracing
+from app.serving.observability.tracing import RequestSpans
 
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
