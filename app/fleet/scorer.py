@@ -35,7 +35,7 @@ from app.model.network import Network, score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
-from app.serving.recent import Recent
+from app.serving.rpc.recent import Recent
 from app.serving.stored import row_of
 from app.serving.traffic import order_of_versions
 from app.serving.windows import Bins, interval_of, window_before

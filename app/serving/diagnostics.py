@@ -25,11 +25,11 @@ from app.serving.answers import AnswerKey, Answers
 from app.serving.coalesce import DoorLimits, Doors, Work
 from app.serving.journal import Journal
 from app.serving.machines import Machines
-from app.serving.messages import WindowInput
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.requests import Resolved, resolve
+from app.serving.rpc.messages import WindowInput
 from app.serving.shadows import Returned, Shadows
 from app.serving.stored import row_of
 from app.serving.window_source import WindowSource, age_s

@@ -19,7 +19,7 @@ from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
-from app.serving.messages import (
+from app.serving.rpc.messages import (
     BuildAnswer,
     BuildCall,
     BuiltGroup,
@@ -27,7 +27,7 @@ from app.serving.messages import (
     SentWindow,
     VersionDescription,
 )
-from app.serving.recent import Recent
+from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow, decode_window
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from app.serving import handles
 from app.serving.ingress import Ingress, OpenDesk
 from app.serving.released import Chain
+from app.serving.rpc import client as handles
 
 COLLECT_AFTER = (20_000, 20, 20)
 """Of `gc.set_threshold`: a batch of diagnoses is thousands of objects that go by themselves, and looking for cycles among them

@@ -21,7 +21,7 @@ from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding, lint, read_equipment
 from app.serving.ingest import parse_readings
 from app.serving.observability.metrics import Metrics
-from app.serving.recent import Recent
+from app.serving.rpc.recent import Recent
 from app.store.readings import Ingested, Readings
 from app.store.store import Store
 

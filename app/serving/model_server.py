@@ -21,7 +21,7 @@ from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
 from app.model.network import occlude, score
 from app.model.runtime.selection import choose, warm_up_graphs
-from app.serving.messages import ScoreAnswer, ScoreCall, VersionDescription
+from app.serving.rpc.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from app.diagnosis.decoder import Knowledge, told_of
 from app.diagnosis.input_quality import InputSummary
 from app.model.graph import concatenate
 from app.serving.circuit_breaker import CircuitBreaker
-from app.serving.messages import (
+from app.serving.observability.metrics import Metrics
+from app.serving.rpc.messages import (
     BuildAnswer,
     BuildCall,
     BuiltGroup,
@@ -34,8 +35,7 @@ from app.serving.messages import (
     WindowInput,
     build_call,
 )
-from app.serving.observability.metrics import Metrics
-from app.serving.recent import Recent
+from app.serving.rpc.recent import Recent
 from app.serving.traffic import Release, Traffic, order_of_versions
 from app.serving.version import Version, name_of, read_version
 

@@ -19,9 +19,9 @@ from app.diagnosis.build import Occasion, diagnose
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, State
 from app.serving.journal import Journal
-from app.serving.messages import WindowInput
 from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
+from app.serving.rpc.messages import WindowInput
 from app.serving.traffic import Traffic
 from app.store.shadow_answers import ShadowAnswer
 

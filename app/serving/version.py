@@ -12,7 +12,7 @@ from app.checkpoint.manifest import Card
 from app.core.errors import ModelUnavailable
 from app.diagnosis.decoder import Knowledge
 from app.features.spec import FeatureSpec
-from app.serving.messages import VersionDescription
+from app.serving.rpc.messages import VersionDescription
 from app.serving.traffic import Release
 
 

@@ -8,8 +8,8 @@ import asyncio
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from app.serving.messages import ScoreAnswer, ScoreCall
 from app.serving.model_replica import ModelReplica
+from app.serving.rpc.messages import ScoreAnswer, ScoreCall
 
 
 class BrokenArgs(BaseModel):

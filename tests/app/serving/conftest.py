@@ -16,11 +16,11 @@ from app.serving.diagnostics import Diagnostics
 from app.serving.graph_builder import GraphBuilder
 from app.serving.ingress import utc_now
 from app.serving.machines import Machines
-from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 from app.serving.model_server import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention
+from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 from app.serving.service import Service
 from app.serving.status import Status
 from app.serving.traffic import Release, Traffic

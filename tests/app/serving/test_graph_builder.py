@@ -16,8 +16,8 @@ from app.model.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.serving import graph_builder
 from app.serving.graph_builder import GraphBuilder
-from app.serving.messages import BuildAnswer, BuildCall, VersionDescription, WindowInput, build_call
-from app.serving.recent import Recent
+from app.serving.rpc.messages import BuildAnswer, BuildCall, VersionDescription, WindowInput, build_call
+from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow
 from tests.app.serving.conftest import LocalChain
 from tests.app.serving.test_released import values

@@ -16,8 +16,8 @@ from app.features.spec import FeatureSpec
 from app.model.graph import GraphBatch, ModelOutput, build_graph, concatenate
 from app.model.runtime.selection import warm_up_graphs
 from app.serving import model_server
-from app.serving.messages import ScoreCall
 from app.serving.model_server import ModelServer
+from app.serving.rpc.messages import ScoreCall
 from tests.app.serving.test_released import values
 
 

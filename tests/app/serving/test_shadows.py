@@ -13,9 +13,9 @@ from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving import shadows as module
 from app.serving.diagnostics import Diagnostics
 from app.serving.machines import Machines
-from app.serving.messages import ScoreAnswer, ScoreCall
 from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions
+from app.serving.rpc.messages import ScoreAnswer, ScoreCall
 from app.serving.shadows import ShadowLimits
 from app.serving.traffic import Traffic
 from app.store.store import Store

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.serving.recent import Recent
+from app.serving.rpc.recent import Recent
 
 
 def test_value_is_made_once_and_the_oldest_goes_first() -> None:

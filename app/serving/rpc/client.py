@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from app.serving.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 from app.serving.observability import tracing
+from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
 from app.store.windows import StoredWindow
 
 MAX_VALUE_BYTES = 2 * 1024 * 1024

@@ -13,7 +13,7 @@ from app.diagnosis.input_quality import SummaryBatch
 from app.features.binning import Floats
 from app.model.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment
-from app.serving.recent import Recent
+from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow
 
 

@@ -1,0 +1,1 @@
+"""Messages between deployments and the client that sends them."""
