@@ -11,8 +11,8 @@ from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.desk import open_desk
-from app.serving.builder_replica import GraphBuilderReplica
 from app.serving.config import DiagnosticsArgs, ModelArgs
+from app.serving.graph_builder.deployment import GraphBuilderReplica
 from app.serving.ingress import read_declared
 from app.serving.ingress_replica import IngressReplica
 
@@ -42,7 +42,7 @@ def model(args: ModelArgs) -> serve.Application:
         CheckpointError: the checkpoint is not there or is not what its card says.
     """
     # torch takes seconds to import, and building the ingress's application does not need it
-    from app.serving.model_replica import ModelReplica
+    from app.serving.model_server.deployment import ModelReplica
 
     find_checkpoint(args.checkpoint, Settings())
     return serve.deployment(name="Model")(ModelReplica).bind(args.checkpoint, args.device, args.threads)

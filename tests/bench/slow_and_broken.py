@@ -8,7 +8,7 @@ import asyncio
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from app.serving.model_replica import ModelReplica
+from app.serving.model_server.deployment import ModelReplica
 from app.serving.rpc.messages import ScoreAnswer, ScoreCall
 
 

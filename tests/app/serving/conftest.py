@@ -13,10 +13,10 @@ from app.release.desk import ReleaseDesk
 from app.serving.api import build_api
 from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
-from app.serving.graph_builder import GraphBuilder
+from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.ingress import utc_now
 from app.serving.machines import Machines
-from app.serving.model_server import ModelServer
+from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.released import Chain, ReleasedVersions
 from app.serving.retention import Retention

@@ -19,7 +19,7 @@ from app.core.errors import (
 from app.demo.equipment import rig_equipment
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
-from app.serving.model_server import ModelServer
+from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call

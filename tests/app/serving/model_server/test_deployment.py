@@ -7,7 +7,7 @@ import pytest
 
 from app.model.graph import GraphBatch, ModelOutput
 from app.model.runtime.selection import warm_up_graphs
-from app.serving.model_replica import ModelReplica
+from app.serving.model_server.deployment import ModelReplica
 
 
 async def test_lone_call_goes_alone_and_those_that_come_meanwhile_are_merged(

@@ -8,7 +8,7 @@ from ray import serve
 from app.checkpoint.locate import find_checkpoint
 from app.core.settings import Settings
 from app.model.graph import GraphBatch, ModelOutput
-from app.serving.model_server import ModelServer
+from app.serving.model_server.server import ModelServer
 from app.serving.observability.logging import configure_logging
 
 MAX_BATCH_CALLS = 8

@@ -15,8 +15,8 @@ from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphBatch, ModelOutput, build_graph, concatenate
 from app.model.runtime.selection import warm_up_graphs
-from app.serving import model_server
-from app.serving.model_server import ModelServer
+from app.serving.model_server import server as model_server
+from app.serving.model_server.server import ModelServer
 from app.serving.rpc.messages import ScoreCall
 from tests.app.serving.test_released import values
 
@@ -100,7 +100,7 @@ async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelSer
 
 
 async def test_implementation_is_chosen_logged_and_told(checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture):
-    with caplog.at_level("INFO", "app.serving.model_server"):
+    with caplog.at_level("INFO", "app.serving.model_server.server"):
         server = ModelServer(checkpoints["model-1"], "cpu", threads=2)
     (record,) = [record for record in caplog.records if record.message == "implementation chosen"]
     assert [trial.split(":")[0] for trial in record.__dict__["trials"]] == [

@@ -4,7 +4,7 @@ Invariant: its process does what `GraphBuilder` does and nothing else.
 """
 
 from app.core.settings import Settings
-from app.serving.graph_builder import GraphBuilder
+from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.observability.logging import configure_logging
 from app.serving.rpc import client as handles
 

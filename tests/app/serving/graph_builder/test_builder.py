@@ -14,8 +14,8 @@ from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
-from app.serving import graph_builder
-from app.serving.graph_builder import GraphBuilder
+from app.serving.graph_builder import builder as graph_builder
+from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.rpc.messages import BuildAnswer, BuildCall, VersionDescription, WindowInput, build_call
 from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow

@@ -1,0 +1,1 @@
+"""The model deployment: one version's weights on one device."""
