@@ -7,14 +7,14 @@ export PYTHONUNBUFFERED := 1
 # A token guards the local cluster, and commands such as serve deploy send it; HAProxy in front of the replicas, calls between them
 # by gRPC; a replica that is stopped may go once HAProxy knows, which takes a second; replicas answer people, so they do not run as nice
 # as batch workers (15); Ray's own metrics, beside those of /metrics, cost a fifth of the throughput, so they are asked for, not given;
-# callers of the hot route are watched by app/serving/callers.py, since Serve takes two tasks of the event loop for each, and Serve's count
+# callers of the hot route are watched by app/serving/fastpath/disconnect_monitor.py, since Serve takes two tasks of the event loop for each, and Serve's count
 # of requests from HAProxy's log is off, since a process parses a line for each. glibc takes blocks below 32 MB from its
 # arenas and gives back of an arena's top what is beyond 256 MB, in the processes started from here: it gave the network's intermediate
 # results back after each pass, and took 20 to 38 page faults for each window.
 ENVIRONMENT_DEFAULTS := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
 	RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=2 RAY_worker_niceness=0 RAY_enable_metrics_collection=0 RAY_event_stats=0 \
 	RAY_SERVE_METRICS_EXPORT_INTERVAL_MS=2000 RAY_SERVE_CONTROL_LOOP_INTERVAL_S=0.25 \
-	RAY_SERVE_HAPROXY_METRICS_ENABLED=0 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=app.serving.callers:middlewares \
+	RAY_SERVE_HAPROXY_METRICS_ENABLED=0 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=app.serving.fastpath.disconnect_monitor:middlewares \
 	MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
 # And where a collector is named.
 TRACING_DEFAULTS := RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH=app.serving.observability.tracing:processors OTEL_SERVICE_NAME=hydraulic-diagnostics

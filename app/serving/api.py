@@ -28,9 +28,9 @@ from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
 from app.serving.access_log import AccessLog
 from app.serving.admin import add_admin_routes
-from app.serving.callers import Callers
-from app.serving.direct import DirectPaths, DirectRoute
 from app.serving.experiments import add_experiment_route
+from app.serving.fastpath.direct_routes import DirectPaths, DirectRoute
+from app.serving.fastpath.disconnect_monitor import Callers
 from app.serving.openapi import answer_of, body_of, document_bodies
 from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.requests import checked_interval, parse_batch

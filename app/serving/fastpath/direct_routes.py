@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.serving.callers import WATCHED, Callers
+from app.serving.fastpath.disconnect_monitor import WATCHED, Callers
 
 Endpoint = Callable[[Request], Awaitable[bytes]]
 Handler = Callable[[Request, Exception], Awaitable[Response]]

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from app.core.errors import ModelUnavailable
 from app.core.settings import PROJECT_DIR
-from app.serving.callers import ANSWER_S, ARRIVED, NO_WATCH, Callers, Unwatched, middlewares
+from app.serving.fastpath.disconnect_monitor import ANSWER_S, ARRIVED, NO_WATCH, Callers, Unwatched, middlewares
 from app.serving.routes import read_body
 
 Message = MutableMapping[str, Any]

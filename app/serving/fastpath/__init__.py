@@ -1,0 +1,1 @@
+"""Measured shortcuts around Ray Serve and FastAPI; safe to ignore when reading."""
