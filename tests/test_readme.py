@@ -30,7 +30,7 @@ from app.release.shares import parse_steps
 from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.readings import InlineReadings, Reading
 from app.schemas.releases import TrafficOrder
-from app.serving.api import build_api
+from app.serving.http.app import build_api
 from app.serving.observability.metrics import Metrics
 from app.serving.service import Service
 from app.store.keys import SCOPES

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.release.config_file import ReadConfig
     from app.release.operations import Releases
     from app.release.schema import ServeConfig
-    from app.serving.admin import Asked
+    from app.serving.http.routes.releases import Asked
     from app.store.releases import ReleaseEvent
     from app.store.store import Store
 

@@ -17,11 +17,11 @@ from starlette.types import ASGIApp
 from app.core.settings import PROJECT_DIR, Settings
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
-from app.serving.admin import Desk
-from app.serving.api import build_api
-from app.serving.auth import Authenticator
 from app.serving.config import IngressConfig
 from app.serving.diagnostics import Diagnostics
+from app.serving.http.app import build_api
+from app.serving.http.auth import Authenticator
+from app.serving.http.routes.releases import Desk
 from app.serving.machines import Machines
 from app.serving.observability.logging import configure_logging
 from app.serving.observability.metrics import Metrics

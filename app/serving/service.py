@@ -6,9 +6,9 @@ Invariant: starting needs neither the database nor a model; closing writes what 
 import logging
 from dataclasses import dataclass
 
-from app.serving.admin import Desk
-from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
+from app.serving.http.auth import Authenticator
+from app.serving.http.routes.releases import Desk
 from app.serving.machines import Machines
 from app.serving.observability.metrics import Metrics
 from app.serving.retention import Retention

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-ACCESS_LOGGER = "app.serving.access_log"
+ACCESS_LOGGER = "app.serving.http.access_log"
 LINES_A_LOOK = 200
 GATHER_S = 0.2
 """Access lines of so long are written together: a write for each request made the requests beside it wait for the interpreter."""

@@ -10,10 +10,10 @@ import pytest
 from app.core.settings import Settings
 from app.demo.equipment import rig_equipment
 from app.release.desk import ReleaseDesk
-from app.serving.api import build_api
-from app.serving.auth import Authenticator
 from app.serving.diagnostics import Diagnostics
 from app.serving.graph_builder.builder import GraphBuilder
+from app.serving.http.app import build_api
+from app.serving.http.auth import Authenticator
 from app.serving.ingress import utc_now
 from app.serving.machines import Machines
 from app.serving.model_server.server import ModelServer

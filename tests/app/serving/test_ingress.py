@@ -14,8 +14,8 @@ from app.core.errors import StoreUnavailable, TopologyError
 from app.core.settings import PROJECT_DIR, Settings
 from app.main import diagnostics
 from app.release.desk import open_desk
-from app.serving.auth import Authenticator
 from app.serving.config import DiagnosticsArgs
+from app.serving.http.auth import Authenticator
 from app.serving.ingress import Ingress, prepare, read_declared
 from app.store.first_key import ensure_first_key
 from app.store.keys import CreatedKey

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from app.core.errors import ModelUnavailable
 from app.core.settings import PROJECT_DIR
 from app.serving.fastpath.disconnect_monitor import ANSWER_S, ARRIVED, NO_WATCH, Callers, Unwatched, middlewares
-from app.serving.routes import read_body
+from app.serving.http.routes.common import read_body
 
 Message = MutableMapping[str, Any]
 

@@ -102,6 +102,6 @@ async def test_line_that_can_not_be_formatted_loses_no_other(written: Path):
 
 
 def test_access_logger_is_the_one_that_writes_access_lines():
-    from app.serving import access_log
+    from app.serving.http import access_log
 
     assert access_log.logger.name == ACCESS_LOGGER

@@ -26,15 +26,15 @@ from app.schemas.equipment import Identifier
 from app.schemas.places import shown
 from app.schemas.readings import IngestAnswer
 from app.schemas.times import AwareTime
-from app.serving.access_log import AccessLog
-from app.serving.admin import add_admin_routes
-from app.serving.experiments import add_experiment_route
 from app.serving.fastpath.direct_routes import DirectPaths, DirectRoute
 from app.serving.fastpath.disconnect_monitor import Callers
-from app.serving.openapi import answer_of, body_of, document_bodies
-from app.serving.problems import TYPE_PREFIX, Problem, problem_of, respond
+from app.serving.http.access_log import AccessLog
+from app.serving.http.openapi import answer_of, body_of, document_bodies
+from app.serving.http.problems import TYPE_PREFIX, Problem, problem_of, respond
+from app.serving.http.routes.common import access, headers_of, json_answer, read_body
+from app.serving.http.routes.experiments import add_experiment_route
+from app.serving.http.routes.releases import add_admin_routes
 from app.serving.requests import checked_interval, parse_batch
-from app.serving.routes import access, headers_of, json_answer, read_body
 from app.serving.service import Service
 
 logger = logging.getLogger(__name__)

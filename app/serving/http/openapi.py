@@ -15,7 +15,7 @@ from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer, Reading
 from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
-from app.serving.problems import Problem
+from app.serving.http.problems import Problem
 
 _BODIES: tuple[type[BaseModel], ...] = (
     Equipment,

@@ -13,7 +13,7 @@ from app.core.errors import InputError
 from app.experiments.reading import MOST, USUAL, AskedFor, read_experiments
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime
-from app.serving.openapi import answer_of
+from app.serving.http.openapi import answer_of
 from app.serving.requests import checked_interval
 from app.store.store import Store
 

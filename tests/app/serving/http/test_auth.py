@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.core.errors import Forbidden, StoreUnavailable, Unauthenticated
-from app.serving.auth import AWAY_S, CACHE_S, Authenticator
+from app.serving.http.auth import AWAY_S, CACHE_S, Authenticator
 from app.store.keys import KnownKey, hash_secret
 
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.errors import LimitExceeded
-from app.serving.auth import Authenticator
+from app.serving.http.auth import Authenticator
 from app.store.keys import Scope as KeyScope
 
 

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.serving.access_log import AccessLog
+from app.serving.http.access_log import AccessLog
 from app.serving.observability.logging import ACCESS_LOGGER, JsonFormatter
 from app.serving.observability.metrics import Metrics
 

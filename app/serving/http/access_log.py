@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.serving.http.problems import trace_id_of
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
-from app.serving.problems import trace_id_of
 
 logger = logging.getLogger(__name__)
 

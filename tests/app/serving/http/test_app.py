@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.demo.equipment import rig_equipment
-from app.serving.api import build_api
+from app.serving.http.app import build_api
 from app.serving.released import ReleasedVersions
 from app.serving.service import Service
 from app.serving.status import Status

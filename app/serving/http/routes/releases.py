@@ -14,9 +14,9 @@ from app.core.errors import InputError
 from app.schemas.diagnosis import Version
 from app.schemas.places import shown
 from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
-from app.serving.auth import Authenticator, key_in
-from app.serving.openapi import answer_of, body_of
-from app.serving.routes import access, json_answer, read_body
+from app.serving.http.auth import Authenticator, key_in
+from app.serving.http.openapi import answer_of, body_of
+from app.serving.http.routes.common import access, json_answer, read_body
 
 MAX_ORDER_BYTES = 16 * 1024
 

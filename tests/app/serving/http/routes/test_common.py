@@ -5,7 +5,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from app.core.errors import LimitExceeded
-from app.serving.routes import headers_of, read_body
+from app.serving.http.routes.common import headers_of, read_body
 
 
 class Parts:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from app.core import errors
 from app.schemas.diagnosis import DiagnosisRequest
-from app.serving.problems import TYPE_PREFIX, problem_of, respond, trace_id_of
+from app.serving.http.problems import TYPE_PREFIX, problem_of, respond, trace_id_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

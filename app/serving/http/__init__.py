@@ -1,0 +1,1 @@
+"""The HTTP interface: application, authentication, problem documents and the access log."""
