@@ -11,10 +11,10 @@ from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.desk import open_desk
-from app.serving.config import DiagnosticsArgs, ModelArgs
 from app.serving.graph_builder.deployment import GraphBuilderReplica
-from app.serving.ingress import read_declared
-from app.serving.ingress_replica import IngressReplica
+from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
+from app.serving.ingress.deployment import IngressReplica
+from app.serving.ingress.startup import read_declared
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:

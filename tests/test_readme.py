@@ -31,8 +31,8 @@ from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, D
 from app.schemas.readings import InlineReadings, Reading
 from app.schemas.releases import TrafficOrder
 from app.serving.http.app import build_api
+from app.serving.ingress.service import Service
 from app.serving.observability.metrics import Metrics
-from app.serving.service import Service
 from app.store.keys import SCOPES
 from tests.bench.__main__ import SECTIONS
 from tests.system import PROJECT_DIR

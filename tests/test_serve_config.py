@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from app.core.errors import CheckpointError, SettingsError
 from app.main import diagnostics, model
-from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
+from app.serving.ingress.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from tests.system import PROJECT_DIR
 
 CONFIG: dict[str, Any] = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())

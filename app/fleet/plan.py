@@ -18,7 +18,7 @@ from app.core.errors import InputError
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.places import shown
 from app.schemas.times import AwareTime
-from app.serving.traffic import Traffic
+from app.serving.ingress.traffic import Traffic
 from app.store.fleet import Selection
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

@@ -18,9 +18,9 @@ from app.core.settings import PROJECT_DIR, Settings
 from app.diagnosis.input_quality import Thresholds
 from app.fleet.plan import Asked, Place, Plan
 from app.schemas.places import shown
-from app.serving.config import IngressConfig, ModelArgs
-from app.serving.traffic import Release, Traffic
-from app.serving.windows import CLOCK_SKEW
+from app.serving.ingress.config import IngressConfig, ModelArgs
+from app.serving.ingress.traffic import Release, Traffic
+from app.serving.ingress.windows import CLOCK_SKEW
 
 
 class Released(NamedTuple):

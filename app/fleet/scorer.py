@@ -35,10 +35,10 @@ from app.model.network import Network, score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
+from app.serving.ingress.stored import row_of
+from app.serving.ingress.traffic import order_of_versions
+from app.serving.ingress.windows import Bins, interval_of, window_before
 from app.serving.rpc.recent import Recent
-from app.serving.stored import row_of
-from app.serving.traffic import order_of_versions
-from app.serving.windows import Bins, interval_of, window_before
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store

@@ -32,7 +32,7 @@ from app.schemas.equipment import Equipment
 from app.schemas.places import shown
 from app.schemas.readings import InlineReadings
 from app.schemas.topology import parse_equipment
-from app.serving.windows import EPOCH, MICROSECOND, inline_window
+from app.serving.ingress.windows import EPOCH, MICROSECOND, inline_window
 from app.store.store import Store
 from app.store.windows import decode_window
 

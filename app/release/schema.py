@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from app.core.errors import SettingsError
 from app.schemas.places import place_of, shown
-from app.serving.config import DiagnosticsArgs, IngressConfig, ModelArgs
-from app.serving.traffic import Traffic
+from app.serving.ingress.config import DiagnosticsArgs, IngressConfig, ModelArgs
+from app.serving.ingress.traffic import Traffic
 
 DIAGNOSTICS = "app.main:diagnostics"
 MODEL = "app.main:model"

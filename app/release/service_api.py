@@ -18,7 +18,7 @@ from app.release.ledger import told
 from app.release.schema import ServeConfig
 from app.release.warm_up import warm_up_request
 from app.schemas.equipment import Equipment
-from app.serving.traffic import Traffic
+from app.serving.ingress.traffic import Traffic
 from app.store.first_key import FILE_NAME
 
 TIMEOUT_S = 30.0

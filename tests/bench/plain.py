@@ -9,9 +9,9 @@ from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
 from app.release.desk import open_desk
-from app.serving.config import DiagnosticsArgs
 from app.serving.graph_builder.deployment import GraphBuilderReplica
-from app.serving.ingress_replica import IngressReplica
+from app.serving.ingress.config import DiagnosticsArgs
+from app.serving.ingress.deployment import IngressReplica
 from app.serving.observability.logging import ACCESS_LOGGER
 
 

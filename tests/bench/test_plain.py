@@ -1,6 +1,6 @@
 """The service that metrics are measured against can be bound; a constructor that Serve does not take fails at the import."""
 
-from app.serving.config import DiagnosticsArgs
+from app.serving.ingress.config import DiagnosticsArgs
 from tests.bench.plain import diagnostics
 
 

@@ -34,8 +34,8 @@ from app.serving.http.problems import TYPE_PREFIX, Problem, problem_of, respond
 from app.serving.http.routes.common import access, headers_of, json_answer, read_body
 from app.serving.http.routes.experiments import add_experiment_route
 from app.serving.http.routes.releases import add_admin_routes
-from app.serving.requests import checked_interval, parse_batch
-from app.serving.service import Service
+from app.serving.ingress.requests import checked_interval, parse_batch
+from app.serving.ingress.service import Service
 
 logger = logging.getLogger(__name__)
 

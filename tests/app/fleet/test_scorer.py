@@ -19,8 +19,8 @@ from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.model.graph import GraphBatch, ModelOutput, build_graph
 from app.model.network import Network, score
 from app.schemas.diagnosis import Diagnosis, Window
-from app.serving.traffic import order_of_versions
-from app.serving.windows import Bins
+from app.serving.ingress.traffic import order_of_versions
+from app.serving.ingress.windows import Bins
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageSizes
 from app.store.store import Store

@@ -16,7 +16,7 @@ from app.core.errors import CheckpointError, InputError, UnknownDiagnosis
 from app.demo.equipment import rig_equipment
 from app.release.replay import Given, Replayed, read_given, replay
 from app.schemas.readings import InlineReadings
-from app.serving.service import Service
+from app.serving.ingress.service import Service
 from app.store.store import Store
 from tests.rig import inline_readings, rig_cycle
 

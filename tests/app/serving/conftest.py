@@ -10,20 +10,20 @@ import pytest
 from app.core.settings import Settings
 from app.demo.equipment import rig_equipment
 from app.release.desk import ReleaseDesk
-from app.serving.diagnostics import Diagnostics
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
-from app.serving.ingress import utc_now
-from app.serving.machines import Machines
+from app.serving.ingress.diagnoses import Diagnostics
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.retention import Retention
+from app.serving.ingress.service import Service
+from app.serving.ingress.startup import utc_now
+from app.serving.ingress.status import Status
+from app.serving.ingress.traffic import Release, Traffic
+from app.serving.ingress.version_router import Chain, ReleasedVersions
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.released import Chain, ReleasedVersions
-from app.serving.retention import Retention
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
-from app.serving.service import Service
-from app.serving.status import Status
-from app.serving.traffic import Release, Traffic
 from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint

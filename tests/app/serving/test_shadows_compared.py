@@ -4,15 +4,15 @@ import asyncio
 from datetime import datetime, timedelta
 
 import httpx
+from tests.app.serving.test_api import ready, rig_request
 
-from app.serving.released import ReleasedVersions
-from app.serving.service import Service
-from app.serving.traffic import Traffic
+from app.serving.ingress.service import Service
+from app.serving.ingress.traffic import Traffic
+from app.serving.ingress.version_router import ReleasedVersions
 from app.store.experiments import BEGINNING
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.app.serving.conftest import split
-from tests.app.serving.test_api import ready, rig_request
 from tests.rig import inline_readings, rig_cycle
 
 WINDOWS = 12

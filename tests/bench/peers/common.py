@@ -32,7 +32,7 @@ from app.model.network import score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
-from app.serving.windows import Bins, interval_of, window_before
+from app.serving.ingress.windows import Bins, interval_of, window_before
 from app.store.store import Store
 from app.store.windows import StoredWindow, decode_window
 

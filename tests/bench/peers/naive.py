@@ -23,7 +23,7 @@ from app.model.graph import GraphBatch
 from app.model.network import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
-from app.serving.windows import Bins, interval_of
+from app.serving.ingress.windows import Bins, interval_of
 from tests.bench.peers.common import ROUTE, Asked, Diagnoser, options
 
 ROWS = """

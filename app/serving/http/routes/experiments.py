@@ -14,7 +14,7 @@ from app.experiments.reading import MOST, USUAL, AskedFor, read_experiments
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime
 from app.serving.http.openapi import answer_of
-from app.serving.requests import checked_interval
+from app.serving.ingress.requests import checked_interval
 from app.store.store import Store
 
 _ABOUT = """Each two versions of which one answered on copies of what the other one answered. The verdict is of `b` against `a`, by labels

@@ -10,9 +10,9 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from app.serving.http.app import build_api
-from app.serving.released import ReleasedVersions
-from app.serving.service import Service
-from app.serving.status import Status
+from app.serving.ingress.service import Service
+from app.serving.ingress.status import Status
+from app.serving.ingress.version_router import ReleasedVersions
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain, split
 from tests.rig import inline_readings, rig_cycle
@@ -23,7 +23,7 @@ START = "2026-01-01T00:00:00Z"
 @pytest.fixture(autouse=True)
 def fresh_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask anew for every /health/ready, which otherwise remembers for a moment."""
-    monkeypatch.setattr("app.serving.status.REMEMBER_S", 0.0)
+    monkeypatch.setattr("app.serving.ingress.status.REMEMBER_S", 0.0)
 
 
 def rig_request(row: int = 0, **changes: object) -> dict[str, object]:

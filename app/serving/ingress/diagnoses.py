@@ -21,19 +21,19 @@ from app.diagnosis.build import DiagnosisFields, Occasion, as_json, tell
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown
-from app.serving.answers import AnswerKey, Answers
-from app.serving.coalesce import DoorLimits, Doors, Work
-from app.serving.journal import Journal
-from app.serving.machines import Machines
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.micro_batcher import DoorLimits, Doors, Work
+from app.serving.ingress.requests import Resolved, resolve
+from app.serving.ingress.response_cache import AnswerKey, Answers
+from app.serving.ingress.shadows import Returned, Shadows
+from app.serving.ingress.stored import row_of
+from app.serving.ingress.version_router import ReleasedVersions, Scored, WindowToScore
+from app.serving.ingress.window_source import WindowSource, age_s
+from app.serving.ingress.windows import interval_of
+from app.serving.ingress.write_behind_queue import Journal
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
-from app.serving.released import ReleasedVersions, Scored, WindowToScore
-from app.serving.requests import Resolved, resolve
 from app.serving.rpc.messages import WindowInput
-from app.serving.shadows import Returned, Shadows
-from app.serving.stored import row_of
-from app.serving.window_source import WindowSource, age_s
-from app.serving.windows import interval_of
 from app.store.diagnoses import StoredDiagnosis
 from app.store.store import Store
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.serving.answers import AnswerKey, Answers
+from app.serving.ingress.response_cache import AnswerKey, Answers
 from app.serving.observability.metrics import Metrics
 
 

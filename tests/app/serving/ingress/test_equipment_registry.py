@@ -7,9 +7,9 @@ import pytest
 from app.core.errors import StoreUnavailable, UnknownEquipment
 from app.demo.equipment import rig_equipment
 from app.schemas.equipment import Equipment
-from app.serving import machines as module
-from app.serving.ingress import utc_now
-from app.serving.machines import Machines
+from app.serving.ingress import equipment_registry as module
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.startup import utc_now
 from app.serving.observability.metrics import Metrics
 from app.store.equipment import EquipmentRecord
 from app.store.store import Store

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.serving.traffic import Release, Traffic, order_of_versions
+from app.serving.ingress.traffic import Release, Traffic, order_of_versions
 
 PINNED = ["1", "2", "2", "2", "1", "1", "2", "1"]
 IDS = [f"machine-{number}" for number in range(1_000)]

@@ -1,6 +1,6 @@
 """When callers are kept away from a version."""
 
-from app.serving.circuit_breaker import CircuitBreaker
+from app.serving.ingress.circuit_breaker import CircuitBreaker
 
 
 class Clock:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.schemas.equipment import Equipment
-from app.serving.retention import Retention
+from app.serving.ingress.retention import Retention
 from app.store.pool import PoolLimits
 from app.store.store import Store
 

@@ -9,11 +9,11 @@ from datetime import datetime
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
 from app.features.binning import Floats
-from app.serving.machines import Machines
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.requests import Resolved, resolve
+from app.serving.ingress.windows import interval_of
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
-from app.serving.requests import Resolved, resolve
-from app.serving.windows import interval_of
 from app.store.store import Store
 from app.store.windows import StoredWindow
 

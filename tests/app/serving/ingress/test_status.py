@@ -6,11 +6,11 @@ import logging
 import pytest
 
 from app.core.errors import ModelUnavailable, TopologyError
-from app.serving import status
-from app.serving.released import ReleasedVersions
-from app.serving.service import Service
-from app.serving.status import Status
-from app.serving.traffic import Release
+from app.serving.ingress import status
+from app.serving.ingress.service import Service
+from app.serving.ingress.status import Status
+from app.serving.ingress.traffic import Release
+from app.serving.ingress.version_router import ReleasedVersions
 from app.store.store import Store
 from tests.app.serving.conftest import split
 

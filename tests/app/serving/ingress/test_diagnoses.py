@@ -12,13 +12,13 @@ from app.demo.equipment import rig_equipment
 from app.diagnosis.build import DiagnosisFields
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
-from app.serving import diagnostics as module
-from app.serving import requests
-from app.serving.diagnostics import Diagnostics, Outcome
-from app.serving.machines import Machines
+from app.serving.ingress import diagnoses as module
+from app.serving.ingress import requests
+from app.serving.ingress.diagnoses import Diagnostics, Outcome
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.windows import Bins
 from app.serving.observability.metrics import Metrics
-from app.serving.released import ReleasedVersions
-from app.serving.windows import Bins
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain
 from tests.rig import inline_readings, rig_cycle

@@ -23,7 +23,9 @@ from app.diagnosis.build import Scores
 from app.diagnosis.decoder import Knowledge, told_of
 from app.diagnosis.input_quality import InputSummary
 from app.model.graph import concatenate
-from app.serving.circuit_breaker import CircuitBreaker
+from app.serving.ingress.circuit_breaker import CircuitBreaker
+from app.serving.ingress.traffic import Release, Traffic, order_of_versions
+from app.serving.ingress.version import Version, name_of, read_version
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import (
     BuildAnswer,
@@ -36,8 +38,6 @@ from app.serving.rpc.messages import (
     build_call,
 )
 from app.serving.rpc.recent import Recent
-from app.serving.traffic import Release, Traffic, order_of_versions
-from app.serving.version import Version, name_of, read_version
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.diagnosis.input_quality import Thresholds
-from app.serving.traffic import Traffic
+from app.serving.ingress.traffic import Traffic
 
 MAX_RETENTION_DAYS = 36_500
 

@@ -10,14 +10,14 @@ import pytest
 
 from app.demo.equipment import rig_equipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
-from app.serving import shadows as module
-from app.serving.diagnostics import Diagnostics
-from app.serving.machines import Machines
+from app.serving.ingress import shadows as module
+from app.serving.ingress.diagnoses import Diagnostics
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.shadows import ShadowLimits
+from app.serving.ingress.traffic import Traffic
+from app.serving.ingress.version_router import ReleasedVersions
 from app.serving.observability.metrics import Metrics
-from app.serving.released import ReleasedVersions
 from app.serving.rpc.messages import ScoreAnswer, ScoreCall
-from app.serving.shadows import ShadowLimits
-from app.serving.traffic import Traffic
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain, split
 from tests.rig import inline_readings, rig_cycle

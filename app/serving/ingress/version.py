@@ -12,8 +12,8 @@ from app.checkpoint.manifest import Card
 from app.core.errors import ModelUnavailable
 from app.diagnosis.decoder import Knowledge
 from app.features.spec import FeatureSpec
+from app.serving.ingress.traffic import Release
 from app.serving.rpc.messages import VersionDescription
-from app.serving.traffic import Release
 
 
 @dataclass(frozen=True, slots=True)

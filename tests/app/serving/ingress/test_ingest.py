@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.core.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment
-from app.serving.ingest import UNLISTED, Parsed, microseconds, parse_readings
+from app.serving.ingress.ingest import UNLISTED, Parsed, microseconds, parse_readings
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PRESS = parse_equipment(

@@ -19,7 +19,7 @@ from app.core.errors import HydraulicDiagnosticsError, InputError, StoreError, U
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding, lint, read_equipment
-from app.serving.ingest import parse_readings
+from app.serving.ingress.ingest import parse_readings
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.recent import Recent
 from app.store.readings import Ingested, Readings

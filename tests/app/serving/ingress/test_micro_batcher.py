@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from app.serving.coalesce import Door, DoorLimits, Doors
+from app.serving.ingress.micro_batcher import Door, DoorLimits, Doors
 
 
 class Works:

@@ -14,9 +14,9 @@ from app.core.errors import StoreUnavailable, TopologyError
 from app.core.settings import PROJECT_DIR, Settings
 from app.main import diagnostics
 from app.release.desk import open_desk
-from app.serving.config import DiagnosticsArgs
 from app.serving.http.auth import Authenticator
-from app.serving.ingress import Ingress, prepare, read_declared
+from app.serving.ingress.config import DiagnosticsArgs
+from app.serving.ingress.startup import Ingress, prepare, read_declared
 from app.store.first_key import ensure_first_key
 from app.store.keys import CreatedKey
 from app.store.store import Store

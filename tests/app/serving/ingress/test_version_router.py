@@ -19,12 +19,12 @@ from app.core.errors import (
 from app.demo.equipment import rig_equipment
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
+from app.serving.ingress.traffic import Release, Traffic
+from app.serving.ingress.version_router import ReleasedVersions, Scored, WindowToScore
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
 from app.serving.rpc.recent import Recent
-from app.serving.traffic import Release, Traffic
 from tests.app.serving.conftest import LocalChain, split
 from tests.network import small_checkpoint
 from tests.rig import rig_block

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
-from app.serving.released import ReleasedVersions
-from app.serving.traffic import Release, order_of_versions
+from app.serving.ingress.traffic import Release, order_of_versions
+from app.serving.ingress.version_router import ReleasedVersions
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from app.schemas.diagnosis import MAX_BATCH_ITEMS, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
 from app.schemas.topology import parse_equipment
-from app.serving.windows import Bins, inline_window, window_before
+from app.serving.ingress.windows import Bins, inline_window, window_before
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)

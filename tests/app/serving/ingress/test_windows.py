@@ -11,7 +11,7 @@ from app.core.errors import WindowError
 from app.schemas.equipment import Equipment
 from app.schemas.readings import InlineReadings
 from app.schemas.topology import parse_equipment
-from app.serving.windows import EPOCH, Bins, inline_window, interval_of, window_before
+from app.serving.ingress.windows import EPOCH, Bins, inline_window, interval_of, window_before
 
 NOW = datetime(2026, 1, 31, 12, 0, 30, 500_000, tzinfo=UTC)
 

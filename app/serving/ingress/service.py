@@ -6,13 +6,13 @@ Invariant: starting needs neither the database nor a model; closing writes what 
 import logging
 from dataclasses import dataclass
 
-from app.serving.diagnostics import Diagnostics
 from app.serving.http.auth import Authenticator
 from app.serving.http.routes.releases import Desk
-from app.serving.machines import Machines
+from app.serving.ingress.diagnoses import Diagnostics
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.retention import Retention
+from app.serving.ingress.status import Status
 from app.serving.observability.metrics import Metrics
-from app.serving.retention import Retention
-from app.serving.status import Status
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from app.serving.ingress import Ingress, OpenDesk
-from app.serving.released import Chain
+from app.serving.ingress.startup import Ingress, OpenDesk
+from app.serving.ingress.version_router import Chain
 from app.serving.rpc import client as handles
 
 COLLECT_AFTER = (20_000, 20, 20)

@@ -8,8 +8,8 @@ import pytest
 from tests.app.test_diagnose import make
 
 from app.core.errors import StoreUnavailable
-from app.serving import journal
-from app.serving.journal import Journal
+from app.serving.ingress import write_behind_queue as journal
+from app.serving.ingress.write_behind_queue import Journal
 from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
 from tests.rows import stored_row

@@ -18,11 +18,11 @@ from app.diagnosis.agreement import differing_components
 from app.diagnosis.build import Occasion, diagnose
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, State
-from app.serving.journal import Journal
+from app.serving.ingress.traffic import Traffic
+from app.serving.ingress.version_router import ReleasedVersions, Scored, WindowToScore
+from app.serving.ingress.write_behind_queue import Journal
 from app.serving.observability.metrics import Metrics
-from app.serving.released import ReleasedVersions, Scored, WindowToScore
 from app.serving.rpc.messages import WindowInput
-from app.serving.traffic import Traffic
 from app.store.shadow_answers import ShadowAnswer
 
 logger = logging.getLogger(__name__)

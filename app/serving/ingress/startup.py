@@ -17,18 +17,18 @@ from starlette.types import ASGIApp
 from app.core.settings import PROJECT_DIR, Settings
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
-from app.serving.config import IngressConfig
-from app.serving.diagnostics import Diagnostics
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
 from app.serving.http.routes.releases import Desk
-from app.serving.machines import Machines
+from app.serving.ingress.config import IngressConfig
+from app.serving.ingress.diagnoses import Diagnostics
+from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.retention import Retention
+from app.serving.ingress.service import Service
+from app.serving.ingress.status import Status
+from app.serving.ingress.version_router import Chain, ReleasedVersions
 from app.serving.observability.logging import configure_logging
 from app.serving.observability.metrics import Metrics
-from app.serving.released import Chain, ReleasedVersions
-from app.serving.retention import Retention
-from app.serving.service import Service
-from app.serving.status import Status
 from app.store.first_key import ensure_first_key
 from app.store.open import open_store
 from app.store.store import Store

@@ -1,0 +1,1 @@
+"""The ingress deployment: service, micro-batching, response cache, version router, shadows and write-behind queue."""
