@@ -10,7 +10,7 @@ from ray import serve
 from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
-from app.release.desk import open_desk
+from app.release.service import open_desk
 from app.serving.graph_builder.deployment import GraphBuilderReplica
 from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
 from app.serving.ingress.deployment import IngressReplica

@@ -22,16 +22,16 @@ from typing import Any, TextIO
 
 from app.core.errors import HydraulicDiagnosticsError, InputError, StoreUnavailable
 from app.core.settings import Settings
+from app.release.clients.serve_api import ServeApi, dashboard_address, ray_token
+from app.release.clients.service_api import ServiceApi, api_key, service_url
 from app.release.compare import compared
-from app.release.config_file import ConfigFile
+from app.release.config.file import ConfigFile
+from app.release.config.shares import ShadowChange, parse_steps, parse_weights, with_share
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.release.history import in_use
 from app.release.ledger import Asker
 from app.release.operations import Releases
 from app.release.promotion import GuardBroken, Promotion, new_shadows, promote
-from app.release.serve_api import ServeApi, dashboard_address, ray_token
-from app.release.service_api import ServiceApi, api_key, service_url
-from app.release.shares import ShadowChange, parse_steps, parse_weights, with_share
 from app.release.source import aliases, directory_of, has_registry, name_versions, open_registry, placement_of
 from app.release.versions import described
 from app.release.view import difference, status_lines

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator
 
 from app.core.errors import ReleaseConflict, ReleaseError
-from app.release.config_file import ConfigFile, ReadConfig
-from app.release.serve_api import ServeApi
-from app.release.service_api import ServiceApi
+from app.release.clients.serve_api import ServeApi
+from app.release.clients.service_api import ServiceApi
+from app.release.config.file import ConfigFile, ReadConfig
 
 LOCK_POLL_S = 0.05
 

@@ -15,8 +15,9 @@ from app.checkpoint.manifest import CARD, Card
 from app.checkpoint.node_cache import local_directory
 from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
 from app.release.change import LOCK_POLL_S, Change
-from app.release.config_file import ConfigFile, ReadConfig
-from app.release.edits import (
+from app.release.clients.serve_api import ServeApi
+from app.release.clients.service_api import ServiceApi
+from app.release.config.edits import (
     APPLICATION_PREFIX,
     Placement,
     with_shadows,
@@ -24,11 +25,10 @@ from app.release.edits import (
     with_weights,
     without_version,
 )
+from app.release.config.file import ConfigFile, ReadConfig
+from app.release.config.shares import UNCHANGED, ShadowChange
 from app.release.history import ROLLBACK, SHADOW, UNSHADOW, in_use, weights_before
 from app.release.ledger import Asker, History, Ledger, told
-from app.release.serve_api import ServeApi
-from app.release.service_api import ServiceApi
-from app.release.shares import UNCHANGED, ShadowChange
 from app.release.view import difference
 
 START_S = 300.0

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
+from app.release.config.shares import ShadowChange, with_share
 from app.release.guards import DISAGREEMENT, Guard, Measured, Meter, broken, counted, unknown
 from app.release.history import ROLLBACK, STEP, in_use
 from app.release.ledger import told
 from app.release.operations import Releases, WeightsTaken
-from app.release.shares import ShadowChange, with_share
 
 POLL_S = 1.0
 BLIND_S = 10.0

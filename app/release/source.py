@@ -13,8 +13,8 @@ from app.checkpoint.locate import find_checkpoint, run_apart
 from app.checkpoint.node_cache import MODELS, REGISTERED, cached, local_directory
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
-from app.release.edits import Placement
-from app.release.schema import ServeConfig
+from app.release.config.edits import Placement
+from app.release.config.schema import ServeConfig
 
 if TYPE_CHECKING:
     from app.release.registry import Registry

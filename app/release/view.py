@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from app.core.errors import ReleaseError, StoreError
-from app.release.config_file import ConfigFile, ReadConfig
+from app.release.clients.serve_api import ApplicationState, ServeApi
+from app.release.clients.service_api import ServiceApi
+from app.release.config.file import ConfigFile, ReadConfig
+from app.release.config.schema import Application
 from app.release.history import in_use
-from app.release.schema import Application
-from app.release.serve_api import ApplicationState, ServeApi
-from app.release.service_api import ServiceApi
 from app.store.releases import ReleaseEvent
 from app.store.store import Store
 

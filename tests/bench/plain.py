@@ -8,7 +8,7 @@ import logging
 from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
-from app.release.desk import open_desk
+from app.release.service import open_desk
 from app.serving.graph_builder.deployment import GraphBuilderReplica
 from app.serving.ingress.config import DiagnosticsArgs
 from app.serving.ingress.deployment import IngressReplica

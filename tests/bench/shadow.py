@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from app.release.serve_api import ServeApi, ray_token
+from app.release.clients.serve_api import ServeApi, ray_token
 from tests.bench.compare import Asker, Bench, Point
 from tests.bench.systems import OURS, Running, metrics_of, running
 from tests.system import PROJECT_DIR

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from app.release import config_file, operations
-from app.release.config_file import ConfigFile
-from app.release.edits import with_weights
+from app.release import operations
+from app.release.config import file as config_file
+from app.release.config.edits import with_weights
+from app.release.config.file import ConfigFile
 from tests.app.release.stage import Stage, Written, releases_on
 
 STEPS = {

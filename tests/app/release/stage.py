@@ -17,11 +17,11 @@ from typing import Any
 import httpx
 
 from app.demo.equipment import rig_equipment
-from app.release.config_file import ConfigFile
+from app.release.clients.serve_api import ServeApi
+from app.release.clients.service_api import ServiceApi
+from app.release.config.file import ConfigFile
 from app.release.ledger import Asker
 from app.release.operations import Releases
-from app.release.serve_api import ServeApi
-from app.release.service_api import ServiceApi
 from app.store.releases import ReleaseEvent
 
 UTC_2026 = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,8 +17,8 @@ from app.core.errors import (
     UnknownVersion,
 )
 from app.release import operations
-from app.release.config_file import ConfigFile
-from app.release.edits import Placement
+from app.release.config.edits import Placement
+from app.release.config.file import ConfigFile
 from app.release.promotion import Promotion, promote
 from app.store.releases import ReleaseEvent
 from tests.app.release.stage import Stage, Written, releases_on
@@ -196,7 +196,7 @@ async def test_weights_moved_while_a_version_fails_to_start_stay(
         await releases.split({"2": 100})
         raise ReleaseError("it did not come")
 
-    monkeypatch.setattr("app.release.serve_api.ServeApi.wait_running", fails)
+    monkeypatch.setattr("app.release.clients.serve_api.ServeApi.wait_running", fails)
     with pytest.raises(ReleaseError, match="it did not come"):
         await releases.deploy(TWO)
     assert stage.weights == {"1": 0, "2": 100}

@@ -9,11 +9,11 @@ import pytest
 
 from app.core.errors import ReleaseConflict, ReleaseError, UnknownVersion
 from app.release import operations, promotion
-from app.release.config_file import ConfigFile
-from app.release.edits import Placement
+from app.release.clients.serve_api import ServeApi
+from app.release.config.edits import Placement
+from app.release.config.file import ConfigFile
 from app.release.guards import Measured, parse_guards
 from app.release.promotion import GuardBroken, Promotion, promote
-from app.release.serve_api import ServeApi
 from tests.app.release.stage import Stage, Written, releases_on
 
 GUARDS = parse_guards("errors<1%", frozenset({"errors"}))
@@ -153,7 +153,7 @@ async def test_interrupted_promotion_goes_back(
             reached.set()
             await asyncio.sleep(60)
 
-        monkeypatch.setattr("app.release.serve_api.ServeApi.apply", hangs)
+        monkeypatch.setattr("app.release.clients.serve_api.ServeApi.apply", hangs)
     promoting = asyncio.create_task(
         promote(releases, Promotion("2", (10, 50), 60.0, GUARDS), [Waiting(GOOD)], said.append)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.release.config_file import ConfigFile
+from app.release.config.file import ConfigFile
 from tests.app.release.stage import Stage, listening
 from tests.system import PROJECT_DIR
 

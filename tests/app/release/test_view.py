@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from app.release.config_file import ConfigFile
+from app.release.config.file import ConfigFile
 from app.release.view import difference, status_lines
 from app.store.store import Store
 from tests.app.release.stage import Stage, serve_api, service_api

@@ -9,7 +9,7 @@ import pytest
 
 from app.core.settings import Settings
 from app.demo.equipment import rig_equipment
-from app.release.desk import ReleaseDesk
+from app.release.service import ReleaseDesk
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from app.core.errors import StoreUnavailable, TopologyError
 from app.core.settings import PROJECT_DIR, Settings
 from app.main import diagnostics
-from app.release.desk import open_desk
+from app.release.service import open_desk
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.config import DiagnosticsArgs
 from app.serving.ingress.startup import Ingress, prepare, read_declared

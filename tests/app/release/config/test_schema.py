@@ -9,7 +9,7 @@ from ray.serve import schema as ray_schema
 from ray.serve.config import AutoscalingConfig
 
 from app.core.errors import SettingsError
-from app.release import schema
+from app.release.config import schema
 from tests.system import PROJECT_DIR
 
 CONFIG = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())

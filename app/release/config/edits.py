@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from app.core.errors import SettingsError
-from app.release.schema import DIAGNOSTICS, MODEL
+from app.release.config.schema import DIAGNOSTICS, MODEL
 
 APPLICATION_PREFIX = "model-"
 

@@ -18,9 +18,9 @@ from app.core.settings import Settings
 from app.schemas.releases import ReleaseAnswer
 
 if TYPE_CHECKING:
-    from app.release.config_file import ReadConfig
+    from app.release.config.file import ReadConfig
+    from app.release.config.schema import ServeConfig
     from app.release.operations import Releases
-    from app.release.schema import ServeConfig
     from app.serving.http.routes.releases import Asked
     from app.store.releases import ReleaseEvent
     from app.store.store import Store
@@ -158,7 +158,7 @@ class _Order:
             ReleasesElsewhere: it is not here.
             SettingsError: it can't be used.
         """
-        from app.release.config_file import ConfigFile
+        from app.release.config.file import ConfigFile
 
         return ConfigFile(self._path()).read().config
 
@@ -181,18 +181,18 @@ class _Order:
 
     def answer(self, state: Literal["done", "running", "would_change"]) -> ReleaseAnswer:
         """Say how it stands."""
-        from app.release.config_file import ConfigFile
+        from app.release.config.file import ConfigFile
 
         now = ConfigFile(self._path()).read()
         return ReleaseAnswer(state=state, said=tuple(self._said), weights=_weights(now), digest=now.digest)
 
     async def _do(self) -> None:
         # imported when asked for: an ingress that never releases stays as small as it is
-        from app.release.config_file import ConfigFile
+        from app.release.clients.serve_api import ServeApi, ray_token
+        from app.release.clients.service_api import ServiceApi, service_url
+        from app.release.config.file import ConfigFile
         from app.release.ledger import Asker
         from app.release.operations import Releases
-        from app.release.serve_api import ServeApi, ray_token
-        from app.release.service_api import ServiceApi, service_url
         from app.release.source import aliases
         from app.release.view import difference
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from app.core.settings import Settings
-from app.release.config_file import ConfigFile
-from app.release.desk import ReleaseDesk
-from app.release.edits import without_version
+from app.release.config.edits import without_version
+from app.release.config.file import ConfigFile
+from app.release.service import ReleaseDesk
 from app.store.store import Store
 from tests.app.release.stage import Stage, listening
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import InputError
-from app.release.shares import parse_steps, parse_weights, with_share
+from app.release.config.shares import parse_steps, parse_weights, with_share
 
 
 def test_weights_are_read():

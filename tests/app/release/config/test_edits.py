@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import SettingsError
-from app.release.edits import Placement, with_shadows, with_version, with_weights, without_version
+from app.release.config.edits import Placement, with_shadows, with_version, with_weights, without_version
 from tests.system import PROJECT_DIR
 
 TEXT = (PROJECT_DIR / "serve_config.yaml").read_text()

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 import yaml
 
 from app.core.errors import ReleaseConflict, ReleasesElsewhere, SettingsError
-from app.release.schema import ServeConfig, read_schema
+from app.release.config.schema import ServeConfig, read_schema
 
 
 class ReadConfig(NamedTuple):

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from app.core.errors import ReleaseError
 from app.core.settings import Settings
+from app.release.config.schema import ServeConfig
 from app.release.ledger import told
-from app.release.schema import ServeConfig
 from app.release.warm_up import warm_up_request
 from app.schemas.equipment import Equipment
 from app.serving.ingress.traffic import Traffic

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.core.errors import ReleaseError
-from app.release.serve_api import ApplicationState, ServeApi, dashboard_address, ray_token
+from app.release.clients.serve_api import ApplicationState, ServeApi, dashboard_address, ray_token
 from tests.app.release.stage import Stage, serve_api
 
 

@@ -10,8 +10,8 @@ from threading import Barrier
 import pytest
 
 from app.core.errors import ReleaseConflict, SettingsError
-from app.release.config_file import ConfigFile
-from app.release.edits import with_weights
+from app.release.config.edits import with_weights
+from app.release.config.file import ConfigFile
 from tests.system import PROJECT_DIR
 
 

@@ -1,0 +1,1 @@
+"""Clients of Ray Serve's REST interface and of the running service."""

@@ -1,0 +1,1 @@
+"""Reads, checks and edits `serve_config.yaml`."""
