@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
-from app.demo.equipment import rig_equipment
-from app.demo.importer import DEFAULT_START
-from app.demo.rig import GRADED_COMPONENTS
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.importer import DEFAULT_START
+from app.demo.rig.measurements import GRADED_COMPONENTS
 from app.diagnosis.build import Occasion, Scores, diagnose
 from app.diagnosis.decoder import Knowledge, told_of
 from app.diagnosis.input_quality import Thresholds

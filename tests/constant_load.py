@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import httpx
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from tests.rig import inline_readings, rig_cycle
 
 MACHINES = 60

@@ -9,8 +9,8 @@ import torch
 from app.checkpoint.calibration import Calibration
 from app.checkpoint.files import Origin, save
 from app.checkpoint.manifest import DataInterval
-from app.demo.equipment import rig_equipment
-from app.demo.rig import GRADED_COMPONENTS
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.measurements import GRADED_COMPONENTS
 from app.features.spec import FeatureSpec
 from app.model.network import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block

@@ -2,8 +2,8 @@
 
 from functools import cache
 
-from app.demo.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.rig import GRADED_COMPONENTS, CycleBlock, read_blocks
+from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
+from app.demo.rig.measurements import GRADED_COMPONENTS, CycleBlock, read_blocks
 
 ROWS_PER_BLOCK = 2_000
 

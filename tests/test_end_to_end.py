@@ -22,7 +22,7 @@ import httpx
 import pytest
 import yaml
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from tests.collector import Collector
 from tests.rig import inline_readings, rig_cycle
 from tests.system import PROJECT_DIR, System

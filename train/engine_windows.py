@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.demo.cmapss import SENSOR_IDS, Engine
+from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.labels import EPOCH, HOUR_US, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows

@@ -19,8 +19,8 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
-from app.demo.cmapss import read_engines, read_remaining
-from app.demo.engines import TOPOLOGY_FILE, engine_topology
+from app.demo.cmapss.files import read_engines, read_remaining
+from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
 from train.__main__ import without_secrets
 from train.certainty import Given
 from train.config import TrainConfig

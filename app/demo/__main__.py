@@ -14,13 +14,13 @@ from pathlib import Path
 from app.core.arguments import time_argument
 from app.core.errors import HydraulicDiagnosticsError
 from app.core.settings import Settings
-from app.demo.archive import SHIPPED_ARCHIVE, open_archive, pack
-from app.demo.cmapss import read_engines, read_remaining
-from app.demo.engines import TOPOLOGY_FILE, EngineProgress, engine_topology, import_engines
-from app.demo.equipment import rig_equipment
-from app.demo.feed import run_feed
-from app.demo.importer import DEFAULT_START, Progress, import_rig
-from app.demo.rig import open_directory, survey
+from app.demo.cmapss.files import read_engines, read_remaining
+from app.demo.cmapss.importer import TOPOLOGY_FILE, EngineProgress, engine_topology, import_engines
+from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive, pack
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.feed import run_feed
+from app.demo.rig.importer import DEFAULT_START, Progress, import_rig
+from app.demo.rig.measurements import open_directory, survey
 from app.serving.observability.logging import configure_logging
 from app.store.open import open_store
 

@@ -18,7 +18,7 @@ import asyncpg
 import numpy as np
 
 from app.core.settings import PROJECT_DIR
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Component, Connection, Equipment, Sensor
 from app.store.store import Store
 from tests.rig import rig_block

@@ -23,7 +23,7 @@ import numpy as np
 
 from app.checkpoint.files import load
 from app.core.settings import PROJECT_DIR
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.model.graph import GraphBatch, build_graph, concatenate
 from app.model.network import score

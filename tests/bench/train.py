@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from tests.bench.compare import Bench
 from tests.system import free_port
 from train.config import TrainConfig

@@ -21,9 +21,9 @@ import numpy as np
 import psutil
 import ray
 
-from app.demo.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.equipment import rig_equipment
-from app.demo.rig import GRADED_COMPONENTS, read_blocks
+from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.measurements import GRADED_COMPONENTS, read_blocks
 from app.features.binning import Floats
 from train.config import TrainConfig
 from train.fit import run_fit

@@ -11,8 +11,8 @@ import torch
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Origin, load, save
 from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_card
-from app.demo.cmapss import SENSOR_IDS, Engine
-from app.demo.engines import engine_topology
+from app.demo.cmapss.files import SENSOR_IDS, Engine
+from app.demo.cmapss.importer import engine_topology
 from app.model.network import UniversalTemporalGNN
 from tests.small import graded_windows, small
 from tests.train.test_evaluate import CONFIG

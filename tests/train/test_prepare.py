@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from app.core.errors import StoreError
 from app.core.settings import Settings
-from app.demo.cmapss import read_engines
-from app.demo.engines import engine_topology, import_engines
+from app.demo.cmapss.files import read_engines
+from app.demo.cmapss.importer import engine_topology, import_engines
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel

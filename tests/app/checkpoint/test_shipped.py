@@ -9,7 +9,7 @@ import pytest
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import read_card
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.range_novelty import leaves_range

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.demo.rig import CYCLE_S, SENSOR_IDS
+from app.demo.rig.measurements import CYCLE_S, SENSOR_IDS
 
 WriteRig = Callable[..., Path]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from app.demo.__main__ import main
-from app.demo.archive import open_archive
-from app.demo.equipment import rig_equipment
-from app.demo.rig import survey
+from app.demo.rig.archive import open_archive
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.measurements import survey
 from app.store.store import Store
 
 WriteRig = Callable[..., Path]

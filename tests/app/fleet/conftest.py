@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.fleet.plan import Asked, Plan
 from app.fleet.released import make_plan
 from app.schemas.equipment import Equipment

@@ -9,7 +9,7 @@ import pytest
 
 from app.checkpoint.files import load
 from app.core.errors import CheckpointError, StoreError
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.input_quality import Thresholds
 from app.features.extraction import window_features
 from app.fleet import scorer as module

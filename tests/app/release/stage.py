@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile

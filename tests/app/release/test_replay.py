@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from app.checkpoint.manifest import sha256_of
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.release.replay import Given, Replayed, read_given, replay
 from app.schemas.readings import InlineReadings
 from app.serving.ingress.service import Service

@@ -9,7 +9,7 @@ import pytest
 
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.release.validation import reference_score, validate, warm_up
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel

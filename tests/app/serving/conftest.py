@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.core.settings import Settings
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.release.service import ReleaseDesk
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.http.app import build_api

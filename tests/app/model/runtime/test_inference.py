@@ -10,7 +10,7 @@ import torch
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.model.network import UniversalTemporalGNN, occlude, score

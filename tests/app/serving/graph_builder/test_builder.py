@@ -5,9 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
+from tests.app.serving.test_released import values
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.input_quality import InputSummary, summarise
 from app.features.binning import Floats
 from app.features.extraction import window_features
@@ -20,7 +21,6 @@ from app.serving.rpc.messages import BuildAnswer, BuildCall, VersionDescription,
 from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow
 from tests.app.serving.conftest import LocalChain
-from tests.app.serving.test_released import values
 
 
 def call_of(application: str, digest: str, windows: list[WindowInput]) -> BuildCall:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.serving.http.app import build_api
 from app.serving.ingress.service import Service
 from app.serving.ingress.status import Status

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from app.core.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.build import DiagnosisFields
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment

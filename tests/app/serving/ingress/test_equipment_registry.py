@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.core.errors import StoreUnavailable, UnknownEquipment
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 from app.serving.ingress import equipment_registry as module
 from app.serving.ingress.equipment_registry import Machines

@@ -8,7 +8,7 @@ import asyncpg
 import numpy as np
 import pytest
 
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving.ingress import shadows as module
 from app.serving.ingress.diagnoses import Diagnostics

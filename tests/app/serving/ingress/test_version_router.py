@@ -16,7 +16,7 @@ from app.core.errors import (
     UnknownVersion,
     WindowError,
 )
-from app.demo.equipment import rig_equipment
+from app.demo.rig.equipment import rig_equipment
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.serving.ingress.traffic import Release, Traffic

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from app.core.errors import ReadingError
-from app.demo.archive import SHIPPED_ARCHIVE, open_archive, pack
-from app.demo.rig import SENSOR_IDS, CycleBlock, open_directory, read_blocks, survey
+from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive, pack
+from app.demo.rig.measurements import SENSOR_IDS, CycleBlock, open_directory, read_blocks, survey
 
 WriteRig = Callable[..., Path]
 

@@ -12,8 +12,8 @@ from ray import serve
 
 from app.core.errors import HydraulicDiagnosticsError
 from app.core.settings import Settings
-from app.demo.equipment import rig_equipment
-from app.demo.feed import run_feed
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.feed import run_feed
 from app.schemas.equipment import Equipment, Identifier
 from app.serving.observability.logging import configure_logging
 

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from app.core.errors import ReadingError
-from app.demo.rig import INDEX_FILE, PROFILE_FILE, SENSOR_IDS, RigFiles, read_blocks
+from app.demo.rig.measurements import INDEX_FILE, PROFILE_FILE, SENSOR_IDS, RigFiles, read_blocks
 
 SHIPPED_ARCHIVE = Path(__file__).resolve().parent / "data" / "uci_hydraulic.tar.xz"
 MAX_MEMBER_BYTES = 1 << 26

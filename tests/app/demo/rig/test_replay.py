@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import ReadingError
-from app.demo.replay import Replay, cycle_at
-from app.demo.rig import SENSOR_IDS, open_directory, read_blocks
+from app.demo.rig.measurements import SENSOR_IDS, open_directory, read_blocks
+from app.demo.rig.replay import Replay, cycle_at
 
 WriteRig = Callable[..., Path]
 

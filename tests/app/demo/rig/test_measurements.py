@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import ReadingError
-from app.demo.rig import SENSOR_IDS, RigFiles, open_directory, read_blocks, survey
+from app.demo.rig.measurements import SENSOR_IDS, RigFiles, open_directory, read_blocks, survey
 
 WriteRig = Callable[..., Path]
 

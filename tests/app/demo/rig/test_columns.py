@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.demo.columns import block_columns, second_columns
-from app.demo.replay import Replay
-from app.demo.rig import CycleBlock
+from app.demo.rig.columns import block_columns, second_columns
+from app.demo.rig.measurements import CycleBlock
+from app.demo.rig.replay import Replay
 
 START_US = 1_735_689_600_000_000  # 2025-01-01T00:00Z
 

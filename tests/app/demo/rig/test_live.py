@@ -11,9 +11,9 @@ from ray import serve
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.settings import Settings
-from app.demo import live
-from app.demo.equipment import rig_equipment
-from app.demo.live import LiveRig, LiveRigArgs, live_rig
+from app.demo.rig import live
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.live import LiveRig, LiveRigArgs, live_rig
 from app.schemas.equipment import Equipment
 
 
@@ -68,5 +68,5 @@ def test_unknown_or_impossible_arguments_are_refused() -> None:
 
 
 def test_process_of_the_replica_imports_no_torch() -> None:
-    code = "import sys, app.demo.live; sys.exit('torch' in sys.modules)"
+    code = "import sys, app.demo.rig.live; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

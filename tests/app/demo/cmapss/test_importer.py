@@ -8,8 +8,8 @@ import pytest
 
 from app.core.errors import ReadingError, TopologyError
 from app.demo.__main__ import main
-from app.demo.cmapss import SENSOR_IDS, read_engines
-from app.demo.engines import EngineProgress, engine_topology, import_engines
+from app.demo.cmapss.files import SENSOR_IDS, read_engines
+from app.demo.cmapss.importer import EngineProgress, engine_topology, import_engines
 from app.store import labels
 from app.store.labels import ConditionLabel
 from app.store.store import Store

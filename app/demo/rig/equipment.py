@@ -6,7 +6,7 @@ Invariant: it has a sensor for every file of the published layout, and a compone
 from pathlib import Path
 
 from app.core.errors import TopologyError
-from app.demo.rig import CYCLE_S, GRADED_COMPONENTS, SENSOR_IDS
+from app.demo.rig.measurements import CYCLE_S, GRADED_COMPONENTS, SENSOR_IDS
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment, read_equipment
 

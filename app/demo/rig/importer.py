@@ -10,9 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from app.core.errors import ReadingError
-from app.demo.columns import CYCLE_US, block_columns
-from app.demo.equipment import check_fits_layout
-from app.demo.rig import CYCLE_S, GRADED_COMPONENTS, PROFILE_FILE, CycleBlock, RigFiles, read_blocks, survey
+from app.demo.rig.columns import CYCLE_US, block_columns
+from app.demo.rig.equipment import check_fits_layout
+from app.demo.rig.measurements import (
+    CYCLE_S,
+    GRADED_COMPONENTS,
+    PROFILE_FILE,
+    CycleBlock,
+    RigFiles,
+    read_blocks,
+    survey,
+)
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
 from app.store.readings import CHUNK

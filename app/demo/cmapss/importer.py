@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from app.core.errors import ReadingError, TopologyError
-from app.demo.cmapss import SENSOR_IDS, Engine
+from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment, read_equipment
 from app.store.labels import ConditionLabel

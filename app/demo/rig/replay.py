@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.errors import ReadingError
-from app.demo.rig import CYCLE_S, RigFiles, read_blocks, survey
+from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
 
 
 def cycle_at(minute: int, cycles: int) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from app.core.errors import ReadingError, StoreError, TopologyError
-from app.demo.equipment import rig_equipment
-from app.demo.importer import DEFAULT_START, Progress, import_rig
-from app.demo.rig import CYCLE_S, RigFiles, open_directory, read_blocks
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.importer import DEFAULT_START, Progress, import_rig
+from app.demo.rig.measurements import CYCLE_S, RigFiles, open_directory, read_blocks
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 

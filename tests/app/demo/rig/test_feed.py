@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.core.errors import StoreError, StoreUnavailable
-from app.demo.equipment import rig_equipment
-from app.demo.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, Clock, LiveFeed
-from app.demo.replay import Replay
+from app.demo.rig.equipment import rig_equipment
+from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, Clock, LiveFeed
+from app.demo.rig.replay import Replay
 from app.schemas.equipment import Equipment
 
 START_S = 1_764_000_000
@@ -138,7 +138,7 @@ async def test_outage_is_logged_once_waited_out_with_bounded_pauses_and_loses_no
 ) -> None:
     time = Time(lasts_s=90)
     store = Store(away=lambda: 10 <= time.now - START_S < 70)
-    with caplog.at_level(logging.INFO, "app.demo.feed"):
+    with caplog.at_level(logging.INFO, "app.demo.rig.feed"):
         await _run(time, store)
     assert [record.getMessage() for record in caplog.records] == ["feed interrupted, store unavailable", "feed resumed"]
     assert vars(caplog.records[0])["reason"] == "the answer was lost"

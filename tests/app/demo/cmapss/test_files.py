@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.core.errors import ReadingError
-from app.demo.cmapss import SENSOR_IDS, read_engines, read_remaining
+from app.demo.cmapss.files import SENSOR_IDS, read_engines, read_remaining
 from tests.app.demo.engines import write_engines
 
 Lines = list[str]

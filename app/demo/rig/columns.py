@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.demo.replay import Replay
-from app.demo.rig import CYCLE_S, CycleBlock
+from app.demo.rig.measurements import CYCLE_S, CycleBlock
+from app.demo.rig.replay import Replay
 
 SECOND_US = 1_000_000
 CYCLE_US = CYCLE_S * SECOND_US

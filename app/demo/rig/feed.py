@@ -16,9 +16,9 @@ from functools import partial
 
 from app.core.errors import StoreUnavailable
 from app.core.settings import Settings
-from app.demo.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.columns import Columns, second_columns
-from app.demo.replay import Replay
+from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
+from app.demo.rig.columns import Columns, second_columns
+from app.demo.rig.replay import Replay
 from app.schemas.equipment import Equipment
 from app.store.open import open_store
 from app.store.store import Store

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from app.core.errors import TopologyError
-from app.demo.equipment import check_fits_layout, rig_equipment
-from app.demo.rig import SENSOR_IDS
+from app.demo.rig.equipment import check_fits_layout, rig_equipment
+from app.demo.rig.measurements import SENSOR_IDS
 from app.schemas.equipment import Equipment
 from app.schemas.topology import parse_equipment
 

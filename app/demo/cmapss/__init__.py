@@ -1,0 +1,1 @@
+"""NASA's C-MAPSS turbofan engines: files and importer."""

@@ -1,0 +1,1 @@
+"""The laboratory hydraulic rig: topology, measurements, importer and live feed."""
