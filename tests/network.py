@@ -15,7 +15,7 @@ from app.features.spec import FeatureSpec
 from app.model.network import ModelConfig, UniversalTemporalGNN
 from tests.rig import rig_block
 from train.config import TrainConfig
-from train.reference import spec_of
+from train.data.reference import spec_of
 
 
 def rig_spec() -> FeatureSpec:

@@ -11,10 +11,10 @@ from app.features.spec import FeatureSpec
 from app.model.network import ModelConfig, UniversalTemporalGNN
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from train.config import TrainConfig
+from train.data.labels import Booleans, Integers, WindowLabels
+from train.data.reference import spec_of
+from train.data.windows import Windows, write_windows
 from train.fit import network
-from train.labels import Booleans, Integers, WindowLabels
-from train.reference import spec_of
-from train.windows import Windows, write_windows
 
 START_US = 1_735_689_600_000_000
 """2025-01-01T00:00Z, a whole multiple of the cycle."""

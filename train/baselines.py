@@ -11,10 +11,10 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from app.features.binning import Floats, Statistic, step_statistics
+from train.data.labels import HOUR_US, Integers, WindowLabels
+from train.data.windows import Windows
 from train.held import HeldPart
-from train.labels import HOUR_US, Integers, WindowLabels
 from train.scores import life_runs
-from train.windows import Windows
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
 WINDOW_DISCRIMINANT = "discriminant, window statistics"

@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
-"""Splits that keep near-duplicates together; see `train.split`."""
+"""Splits that keep near-duplicates together; see `train.data.split`."""
 
 
 def _a_split(value: str) -> str:
@@ -57,13 +57,13 @@ class TrainConfig(BaseModel):
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
     """Operating hours beyond which training does not look: remaining useful life is told up to here."""
     split: SplitKind = "group"
-    """How windows are held out: see `train.split`."""
+    """How windows are held out: see `train.data.split`."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Parts of a split by group; each is held out once. The last fit holds out nothing and is the one that is saved."""
     held_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each machine's time, its last, that a split by time holds out."""
     studies: tuple[Study, ...] = ()
-    """Further splits on which the same training is scored for the report, by their names in `train.split`, and `no-message-passing` for
+    """Further splits on which the same training is scored for the report, by their names in `train.data.split`, and `no-message-passing` for
     the ablation of the graph."""
     validation_share: Share = 0.0
     """Share of the training groups that a fit does not learn from but is watched on; 0 to learn from all."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from train.labels import Booleans, Integers
+from train.data.labels import Booleans, Integers
 from train.scores import Doubles
 
 SMALLEST_SPREAD = 1e-6

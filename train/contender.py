@@ -12,8 +12,9 @@ import numpy as np
 
 from app.features.binning import Floats
 from train.certainty import Rows
+from train.data.labels import Booleans, Integers
+from train.data.windows import Windows
 from train.evaluation import Contender, GradeFigures, LifeFigures, ShareFigures
-from train.labels import Booleans, Integers
 from train.scores import (
     Doubles,
     LifeScore,
@@ -26,7 +27,6 @@ from train.scores import (
     score_life,
     smooth,
 )
-from train.windows import Windows
 
 SMOOTHED = 5
 """Windows whose probabilities the smoothed figures average. The labels say where they start anew; the service does not smooth."""

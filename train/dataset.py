@@ -15,7 +15,7 @@ from app.features.spec import FeatureSpec
 from app.model.graph import GraphPlan, plan_graph, tile_graphs
 from app.model.network import GraphTensors, ModelConfig, to_tensors
 from app.schemas.equipment import Equipment
-from train.labels import Integers, WindowLabels
+from train.data.labels import Integers, WindowLabels
 from train.loss import Targets
 
 

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import eigsh
 
 from app.features.binning import Doubles
 from app.model.ood_detector import EvidenceDistance
-from train.labels import Booleans, Integers
+from train.data.labels import Booleans, Integers
 from train.ordinal import OrdinalMoments, covariance, measure
 
 AXES = 48

@@ -14,9 +14,9 @@ import torch
 
 from train.augment import augment, blend
 from train.config import TrainConfig
+from train.data.labels import Integers
 from train.dataset import TargetTable, TensorPlan
 from train.feed import Feed, Piece, Share
-from train.labels import Integers
 from train.learner import Learner, Part
 
 BEAT_S = 1.0

@@ -21,6 +21,9 @@ from train.certainty import Given, Rows, Temperatures, as_given, fit_temperature
 from train.config import TrainConfig
 from train.conformal import cross_fit, residuals
 from train.contender import Answers, contender
+from train.data.labels import HOUR_US, Booleans
+from train.data.reference import fit_limits
+from train.data.windows import Windows
 from train.evaluation import (
     ALONE,
     NO_MESSAGES,
@@ -38,9 +41,7 @@ from train.evaluation import (
     TroubleFigures,
 )
 from train.held import HeldPart
-from train.labels import HOUR_US, Booleans
 from train.predict import Predictions, join
-from train.reference import fit_limits
 from train.robustness import TROUBLES, Trouble
 from train.scores import (
     Doubles,
@@ -53,7 +54,6 @@ from train.scores import (
     reliability,
     score_grades,
 )
-from train.windows import Windows
 
 COVERAGE = 0.9
 ROUNDING = 1e-6

@@ -24,15 +24,15 @@ from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
 from train.__main__ import without_secrets
 from train.certainty import Given
 from train.config import TrainConfig
-from train.engine_windows import engine_windows, last_of_each
+from train.data.engine_windows import engine_windows, last_of_each
+from train.data.labels import EPOCH, MICROSECOND, Integers
+from train.data.split import SplitPlan, split
+from train.data.windows import Windows
 from train.evaluate import evaluate_parts
 from train.evaluation import THIS, Evaluation, Heading
 from train.held import hold_out
-from train.labels import EPOCH, MICROSECOND, Integers
 from train.report import write_report
-from train.split import SplitPlan, split
 from train.verdict import SEEN
-from train.windows import Windows
 
 ELSEWHERE = "Figures of windows that a fit never saw stand in the checkpoint's own report."
 
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         if options.cmapss is not None:
             found = _of_engines(checkpoint, config, options)
         else:
-            from train.prepare import prepare  # starts Ray, which files do not need
+            from train.data.prepare import prepare  # starts Ray, which files do not need
 
             with prepare(settings, config) as windows:
                 found = _of_windows(checkpoint, config, windows)
@@ -241,7 +241,9 @@ def _parser() -> argparse.ArgumentParser:
         "--equipment", metavar="ID", help="machine, or pattern with *; without it that of the training"
     )
     machines.add_argument("--design", metavar="D", help="all machines of a design")
-    parser.add_argument("--split", metavar="KIND", help="parts that baselines see and that are scored; see train.split")
+    parser.add_argument(
+        "--split", metavar="KIND", help="parts that baselines see and that are scored; see train.data.split"
+    )
     parser.add_argument(
         "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
     )

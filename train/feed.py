@@ -14,7 +14,7 @@ import numpy as np
 from app.core.errors import InputError
 from app.features.binning import Floats
 from train.config import TrainConfig
-from train.labels import Integers
+from train.data.labels import Integers
 
 Rows = Mapping[str, np.ndarray]
 """Columns `position` [B] and `values` [B, S, N]."""

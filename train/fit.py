@@ -29,16 +29,16 @@ from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
 from app.model.network import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
+from train.data.labels import Integers
+from train.data.reference import fit_spec
+from train.data.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
+from train.data.windows import Windows
 from train.distance import most_axes
 from train.feed import count_steps
-from train.labels import Integers
 from train.loop import MERIT, TRAIN, LoopInput, train_loop
 from train.opinion import fit_opinion, most_sensors
 from train.progress import EpochRecord, Progress, following
-from train.reference import fit_spec
-from train.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
 from train.state import Saved, best_state, newest_state, read_state
-from train.windows import Windows
 
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
@@ -117,7 +117,7 @@ def run_fit(
     """Fit one network on Ray Train's workers.
 
     Run again with the same name and storage after a kill, it goes on from the last epoch that was finished; a fit that was finished
-    is read back without starting anything. Several fits share one start of Ray inside a `train.session.ray_session`.
+    is read back without starting anything. Several fits share one start of Ray inside a `train.data.session.ray_session`.
 
     Args:
         windows: of machines of one topology; every worker must see their directory.

@@ -25,16 +25,16 @@ from app.core.errors import CheckpointError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
+from train.data.labels import EPOCH, MICROSECOND, Booleans
+from train.data.split import Part, SplitPlan, set_apart, split, whole
+from train.data.usage import USES, lock_of
+from train.data.windows import Windows
 from train.evaluate import evaluate_parts
 from train.evaluation import Evaluation, Heading, LearningPoint
 from train.fit import Fitted, run_fit
 from train.held import HeldPart, hold_out
-from train.labels import EPOCH, MICROSECOND, Booleans
 from train.progress import EpochRecord, Progress
 from train.report import documents
-from train.split import Part, SplitPlan, set_apart, split, whole
-from train.usage import USES, lock_of
-from train.windows import Windows
 
 PATIENCE_S = 1.0
 """Time for which a job that seems to be at work is asked again: `train.prune` holds it for an instant to see whether it is."""
@@ -94,7 +94,7 @@ def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
 
 
 def run_job(job: Job, progress: Progress) -> Outcome:
-    """Fit, evaluate and write one checkpoint, inside a `train.session.ray_session`.
+    """Fit, evaluate and write one checkpoint, inside a `train.data.session.ray_session`.
 
     Args:
         job: what to do.

@@ -15,7 +15,7 @@ import numpy as np
 from app.features.binning import Doubles, Floats
 from app.features.extraction import FeaturePlan, batch_features
 from app.schemas.equipment import Equipment
-from train.labels import Booleans
+from train.data.labels import Booleans
 from train.robustness import usual_spread
 
 VISCOSITY_PER_K = 0.03

@@ -12,11 +12,11 @@ from app.features.spec import FeatureSpec
 from app.model.graph import plan_graph
 from app.model.network import SecondOpinion, UniversalTemporalGNN
 from train.config import TrainConfig
+from train.data.labels import Booleans, Integers
+from train.data.windows import Windows
 from train.distance import fit_distance, set_distance
-from train.labels import Booleans, Integers
 from train.nuisance import Instruments, directions
 from train.ordinal import OrdinalReading, measure, read_off
-from train.windows import Windows
 
 MOST_WINDOWS = 5_000
 """Windows that it is fitted to at most, evenly sampled."""

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import solve
 
 from app.features.binning import Doubles
-from train.labels import Booleans, Integers
+from train.data.labels import Booleans, Integers
 
 SHRINKAGE = 0.01
 """Share of the mean variance in the covariance: keeps inputs that hardly vary from ruling."""

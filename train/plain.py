@@ -13,17 +13,17 @@ from torch import nn
 
 from app.model.network import UniversalTemporalGNN
 from train.config import TrainConfig
+from train.data.labels import Integers
+from train.data.reference import fit_spec
+from train.data.windows import Windows
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Material, run_epoch
 from train.feed import KeptFeed, Share, count_steps
 from train.fit import network
-from train.labels import Integers
 from train.learner import Learner
 from train.loop import is_stalled
 from train.progress import EpochRecord
-from train.reference import fit_spec
 from train.validate import Validation
-from train.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)

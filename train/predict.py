@@ -18,8 +18,8 @@ from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphPlan, plan_graph, tile_graphs
 from app.model.network import UniversalTemporalGNN, spread, to_tensors
-from train.labels import Integers
-from train.windows import Windows
+from train.data.labels import Integers
+from train.data.windows import Windows
 
 Disturb = Callable[[Floats], Floats]
 

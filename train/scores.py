@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from app.features.binning import Floats
-from train.labels import HOUR_US, Booleans, Integers
+from train.data.labels import HOUR_US, Booleans, Integers
 
 Doubles = NDArray[np.float64]
 

@@ -22,15 +22,15 @@ from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
 from train.__main__ import config_of
 from train.config import TrainConfig
+from train.data.labels import Integers
+from train.data.prepare import prepare
+from train.data.session import ray_session
+from train.data.split import SplitPlan, set_apart, split
+from train.data.usage import SEARCHES, in_use
+from train.data.windows import Windows
 from train.feed import count_steps
-from train.labels import Integers
 from train.plain import fit_plainly
-from train.prepare import prepare
 from train.progress import EpochRecord
-from train.session import ray_session
-from train.split import SplitPlan, set_apart, split
-from train.usage import SEARCHES, in_use
-from train.windows import Windows
 
 SCORE = "score"
 SPACE: Mapping[str, tuple[float, float] | tuple[int, ...]] = {

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from app.model.network import GraphTensors
+from train.data.labels import Integers
+from train.data.windows import Windows
 from train.dataset import TensorPlan
-from train.labels import Integers
 from train.learner import Learner
-from train.windows import Windows
 
 AT_ONCE = 64
 """Windows of a forward pass."""

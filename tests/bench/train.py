@@ -26,13 +26,13 @@ from app.demo.rig.equipment import rig_equipment
 from tests.bench.compare import Bench
 from tests.system import free_port
 from train.config import TrainConfig
+from train.data.labels import WindowLabels
+from train.data.windows import Windows, open_windows, write_windows
 from train.epoch import Draws
 from train.feed import Share
 from train.fit import run_fit
-from train.labels import WindowLabels
 from train.plain import begin
 from train.progress import Progress
-from train.windows import Windows, open_windows, write_windows
 
 WINDOWS = 1_024
 CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=8)

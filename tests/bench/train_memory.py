@@ -26,10 +26,10 @@ from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS, read_blocks
 from app.features.binning import Floats
 from train.config import TrainConfig
+from train.data.labels import WindowLabels, join_labels
+from train.data.reference import fit_spec
+from train.data.windows import Windows, open_windows, write_windows
 from train.fit import run_fit
-from train.labels import WindowLabels, join_labels
-from train.reference import fit_spec
-from train.windows import Windows, open_windows, write_windows
 
 TIMES = (1, 10, 100)
 PASSES = ("references", "epoch")

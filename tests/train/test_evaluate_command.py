@@ -18,14 +18,14 @@ from tests.small import graded_windows, small
 from tests.train.test_evaluate import CONFIG
 from train.baselines import EXTRA_TREES, PERSISTENCE
 from train.config import TrainConfig
-from train.engine_windows import engine_windows, last_of_each
+from train.data.engine_windows import engine_windows, last_of_each
+from train.data.labels import EPOCH, MICROSECOND
+from train.data.reference import fit_spec
 from train.evaluate import evaluate_parts
 from train.evaluate_command import config_of, directory_name, main, may_have_seen
 from train.evaluation import THIS, Metrics
 from train.fit import network
 from train.held import hold_out
-from train.labels import EPOCH, MICROSECOND
-from train.reference import fit_spec
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CAP_H = 125.0

@@ -13,6 +13,7 @@ from app.model.network import UniversalTemporalGNN, to_tensors
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, parted
 from train.config import TrainConfig
+from train.data.windows import Windows
 from train.dataset import plan_tensors, tabulate_targets
 from train.epoch import Draws, Material, run_epoch
 from train.feed import KeptFeed, Share
@@ -21,7 +22,6 @@ from train.loop import is_stalled
 from train.plain import fit_plainly
 from train.progress import EpochRecord
 from train.state import FitState, newest_state, read_state, write_state
-from train.windows import Windows
 
 CPU = torch.device("cpu")
 SMALL = CONFIG.model_copy(update={"epochs": 3})

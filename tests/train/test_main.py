@@ -15,8 +15,8 @@ from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.small import START_US, graded_windows, press
 from train.__main__ import main, next_directory
+from train.data.labels import EPOCH, MICROSECOND
 from train.evaluation import NO_MESSAGES, THIS, Metrics
-from train.labels import EPOCH, MICROSECOND
 from train.report import MODEL_CARD
 
 SMALL = [

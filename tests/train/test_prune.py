@@ -13,10 +13,10 @@ from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.test_leftovers import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main
+from train.data.usage import SEARCHES, USES, in_use, lock_of
+from train.data.windows import BEGUN, HEAD, open_windows
 from train.leftovers import IN_USE, Kind, Leftover
 from train.prune import MOMENT, judge
-from train.usage import SEARCHES, USES, in_use, lock_of
-from train.windows import BEGUN, HEAD, open_windows
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAYS_30 = timedelta(days=30)
@@ -144,7 +144,7 @@ def test_all_stays_that_was_used_within_the_days(training: Path) -> None:
 
 
 def test_windows_prepared_long_ago_and_opened_today_stay(training: Path) -> None:
-    with in_use(training / DIGEST / HEAD):  # as `train.prepare` does, see its test
+    with in_use(training / DIGEST / HEAD):  # as `train.data.prepare` does, see its test
         pass
     assert main(["prune"]) == 0
     assert names(training) == {DIGEST, "notes.txt"}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from train.labels import HOUR_US
+from train.data.labels import HOUR_US
 from train.scores import (
     confusion,
     covered,

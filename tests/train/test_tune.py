@@ -7,8 +7,8 @@ import pytest
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.config import TrainConfig
+from train.data.split import SplitPlan, split
 from train.leftovers import Kind, survey
-from train.split import SplitPlan, split
 from train.tune import SPACE, command_of, main, parted, search
 
 

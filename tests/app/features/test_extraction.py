@@ -29,7 +29,7 @@ from app.features.spec import FeatureSpec, Reference
 from app.schemas.equipment import Equipment
 from tests.small import Small, press, small, wave
 from train.config import TrainConfig
-from train.reference import spec_of
+from train.data.reference import spec_of
 
 ALL = ("mean", "shift", "spread", "dip", "peak", "slope", "start", "end")
 NAN = np.float32(np.nan)

@@ -11,7 +11,7 @@ from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.range_novelty import leaves_range, novelty_health, plan_novelty, window_excess
 from tests.small import Small, small, wave
-from train.reference import fit_limits
+from train.data.reference import fit_limits
 
 
 @cache

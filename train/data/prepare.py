@@ -32,11 +32,11 @@ from app.store.open import open_store
 from app.store.store import Store
 from app.store.windows import decode_window
 from train.config import TrainConfig
-from train.labels import EPOCH, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
-from train.session import ray_session
-from train.shards import windows_of_a_shard, write_shard
-from train.usage import in_use
-from train.windows import BEGUN, HEAD, Head, Windows, finish, open_windows
+from train.data.labels import EPOCH, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
+from train.data.session import ray_session
+from train.data.shards import windows_of_a_shard, write_shard
+from train.data.usage import in_use
+from train.data.windows import BEGUN, HEAD, Head, Windows, finish, open_windows
 
 FORMAT = "1"
 """Of the shards; another one makes all be prepared again."""

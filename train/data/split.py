@@ -14,8 +14,8 @@ import numpy as np
 
 from app.core.errors import InputError
 from train.config import KINDS
-from train.labels import Booleans, Integers
-from train.windows import Windows
+from train.data.labels import Booleans, Integers
+from train.data.windows import Windows
 
 LEAKY = "random-leaky"
 

@@ -13,8 +13,18 @@ import numpy as np
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
-from train.labels import EPOCH, HOUR_US, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
-from train.windows import Windows, write_windows
+from train.data.labels import (
+    EPOCH,
+    HOUR_US,
+    MICROSECOND,
+    History,
+    Integers,
+    Label,
+    WindowLabels,
+    join_labels,
+    label_windows,
+)
+from train.data.windows import Windows, write_windows
 
 
 def engine_windows(

@@ -1,6 +1,6 @@
 """Labelled windows as Parquet shards on disk, and the handle by which they are read: in order, by position, or as a Ray dataset.
 
-Does no training and reads no store (see `train.prepare`). Shapes: W windows, S sensors, N bins, V components, B windows of a batch.
+Does no training and reads no store (see `train.data.prepare`). Shapes: W windows, S sensors, N bins, V components, B windows of a batch.
 Invariant: positions count the windows in order of machine and time, from 0, and so do the rows of the shards, one after the other; values are
 float32 bins as they were written, bit for bit, NaN where missing.
 """
@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from app.core.errors import InputError
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
-from train.labels import Booleans, Integers, WindowLabels, configurations, warm_up
-from train.shards import (
+from train.data.labels import Booleans, Integers, WindowLabels, configurations, warm_up
+from train.data.shards import (
     Chosen,
     blocks_of,
     groups_of,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import ray.data
 
 HEAD = "equipment.json"
-"""Written last: a directory without it was not finished. Who uses the windows holds it, see `train.usage`."""
+"""Written last: a directory without it was not finished. Who uses the windows holds it, see `train.data.usage`."""
 
 BEGUN = f"{HEAD}.partial"
 """What becomes the head: who prepares windows holds it, and so holds the head of the finished ones."""
@@ -197,7 +197,7 @@ def open_windows(directory: Path) -> Windows:
     """Open the windows of a directory.
 
     Args:
-        directory: that `write_windows` or `train.prepare` has finished.
+        directory: that `write_windows` or `train.data.prepare` has finished.
 
     Raises:
         InputError: the directory was not finished, or shards are missing.

@@ -24,11 +24,11 @@ from app.store.store import Store
 from tests.app.demo.engines import write_engines
 from tests.small import START_US, press, wave
 from tests.train.test_leftovers import LONG_AGO, aged
-from train import prepare as preparing
 from train.config import TrainConfig
+from train.data import prepare as preparing
+from train.data.prepare import prepare
+from train.data.windows import Windows
 from train.leftovers import IN_USE, Kind, Leftover, remove, survey
-from train.prepare import prepare
-from train.windows import Windows
 
 CONFIG = TrainConfig(equipment="press-1")
 WINDOW_US = 12_000_000

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from app.core.errors import InputError
 from tests.small import graded, graded_windows, press, wave
-from train import shards as parquet
-from train import windows as stored
-from train.windows import groups, open_windows, write_windows
+from train.data import shards as parquet
+from train.data import windows as stored
+from train.data.windows import groups, open_windows, write_windows
 
 
 def test_windows_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from app.core.errors import InputError
 from tests.small import START_US, graded, press
-from train.labels import Integers, configurations
-from train.split import SplitPlan, not_overlapping, set_apart, split, split_folds, training_windows, whole
-from train.windows import Windows, groups
+from train.data.labels import Integers, configurations
+from train.data.split import SplitPlan, not_overlapping, set_apart, split, split_folds, training_windows, whole
+from train.data.windows import Windows, groups
 
 
 def factorial(repeats: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

@@ -1,6 +1,6 @@
 """Shards of labelled windows: Parquet files of rows in order, each written whole or not at all.
 
-Knows rows and columns, not which windows there are (see `train.windows`). Shapes: B windows, S sensors, N bins, V components.
+Knows rows and columns, not which windows there are (see `train.data.windows`). Shapes: B windows, S sensors, N bins, V components.
 Invariant: values come back as they were written, bit for bit, NaN where missing.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
-from train.labels import Integers, WindowLabels
+from train.data.labels import Integers, WindowLabels
 
 SHARD_BYTES = 2**25
 """Values of a shard, about: 32 MB, so that a task that reads one stays small."""

@@ -14,8 +14,8 @@ from app.features.binning import Doubles, Floats, flatness, roughness, step_stat
 from app.features.spec import FeatureSpec, Limits, Reference
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
-from train.labels import Integers
-from train.windows import Windows
+from train.data.labels import Integers
+from train.data.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.core.errors import InputError
 from app.schemas.equipment import Equipment
 from tests.small import press
-from train.labels import (
+from train.data.labels import (
     EPOCH,
     HOUR_US,
     MICROSECOND,

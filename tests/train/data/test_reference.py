@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from app.features.binning import Doubles, Floats
 from tests.small import graded, graded_windows, press, wave
-from train import shards as parquet
 from train.config import TrainConfig
-from train.reference import Moments, fit_limits, fit_spec, spec_of
-from train.windows import write_windows
+from train.data import shards as parquet
+from train.data.reference import Moments, fit_limits, fit_spec, spec_of
+from train.data.windows import write_windows
 
 CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread"))
 

@@ -1,0 +1,1 @@
+"""Labelled windows: preparation, shards, labels and splits."""
