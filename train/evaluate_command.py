@@ -22,15 +22,15 @@ from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
 from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
 from train.__main__ import without_secrets
-from train.certainty import Given
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
 from train.data.split import SplitPlan, split
 from train.data.windows import Windows
-from train.evaluate import evaluate_parts
-from train.evaluation import THIS, Evaluation, Heading
-from train.held import hold_out
+from train.evaluation.evaluate import evaluate_parts
+from train.evaluation.holdout import hold_out
+from train.evaluation.record import THIS, Evaluation, Heading
+from train.evaluation.uncertainty import Given
 from train.report import write_report
 from train.verdict import SEEN
 

@@ -29,10 +29,10 @@ from train.data.labels import EPOCH, MICROSECOND, Booleans
 from train.data.split import Part, SplitPlan, set_apart, split, whole
 from train.data.usage import USES, lock_of
 from train.data.windows import Windows
-from train.evaluate import evaluate_parts
-from train.evaluation import Evaluation, Heading, LearningPoint
+from train.evaluation.evaluate import evaluate_parts
+from train.evaluation.holdout import HeldPart, hold_out
+from train.evaluation.record import Evaluation, Heading, LearningPoint
 from train.fit import Fitted, run_fit
-from train.held import HeldPart, hold_out
 from train.progress import EpochRecord, Progress
 from train.report import documents
 

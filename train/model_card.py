@@ -3,7 +3,7 @@
 Invariant: it says nothing that `metrics.json` does not hold.
 """
 
-from train.evaluation import THIS, Evaluation, Metrics
+from train.evaluation.record import THIS, Evaluation, Metrics
 from train.verdict import FIVE, failures, headline
 
 

@@ -16,7 +16,7 @@ from app.features.binning import Doubles, Floats
 from app.features.extraction import FeaturePlan, batch_features
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans
-from train.robustness import usual_spread
+from train.evaluation.robustness import usual_spread
 
 VISCOSITY_PER_K = 0.03
 """Share of its viscosity that a mineral oil loses for each kelvin at working temperature (ISO VG 46 around 50 degC)."""

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.evaluation import Abstention, Certainty, Contender, GradeFigures, LearningPoint, Listening, Trajectory
+from train.evaluation.record import Abstention, Certainty, Contender, GradeFigures, LearningPoint, Listening, Trajectory
 
 INK = "#010203"
 """Stands for the page's colour of text; replaced by `currentColor`."""

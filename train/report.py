@@ -10,9 +10,9 @@ from pathlib import Path
 
 from app.checkpoint.manifest import METRICS, REPORT
 from train import plots
-from train.evaluation import THIS, Contender, Evaluation, Heading, Metrics
+from train.evaluation.record import THIS, Contender, Evaluation, Heading, Metrics
+from train.evaluation.scores import Score
 from train.model_card import model_card
-from train.scores import Score
 from train.style import CSS
 from train.verdict import FIVE, SEEN, failures, headline
 

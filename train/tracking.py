@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from app.core.errors import StoreUnavailable
 from app.core.settings import Settings, without_passwords
-from train.evaluation import Evaluation, Metrics
+from train.evaluation.record import Evaluation, Metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

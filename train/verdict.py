@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.evaluation import ALONE, NO_MESSAGES, THIS, TOGETHER, Contender, Evaluation
+from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, Contender, Evaluation
 
 COVERED = (0.88, 0.92)
 """What intervals that state 90 % must cover."""

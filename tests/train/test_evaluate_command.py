@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.train.test_evaluate import CONFIG
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Origin, load, save
@@ -15,17 +16,16 @@ from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.demo.cmapss.importer import engine_topology
 from app.model.network import UniversalTemporalGNN
 from tests.small import graded_windows, small
-from tests.train.test_evaluate import CONFIG
-from train.baselines import EXTRA_TREES, PERSISTENCE
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND
 from train.data.reference import fit_spec
-from train.evaluate import evaluate_parts
 from train.evaluate_command import config_of, directory_name, main, may_have_seen
-from train.evaluation import THIS, Metrics
+from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE
+from train.evaluation.evaluate import evaluate_parts
+from train.evaluation.holdout import hold_out
+from train.evaluation.record import THIS, Metrics
 from train.fit import network
-from train.held import hold_out
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CAP_H = 125.0

@@ -16,7 +16,7 @@ from app.store.store import Store
 from tests.small import START_US, graded_windows, press
 from train.__main__ import main, next_directory
 from train.data.labels import EPOCH, MICROSECOND
-from train.evaluation import NO_MESSAGES, THIS, Metrics
+from train.evaluation.record import NO_MESSAGES, THIS, Metrics
 from train.report import MODEL_CARD
 
 SMALL = [

@@ -10,9 +10,9 @@ from app.features.extraction import batch_features, plan_features
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows
+from train.evaluation.predict import predict
 from train.nuisance import Instruments, directions, warmed
 from train.opinion import fit_opinion
-from train.predict import predict
 
 VALUES = wave(20, 4)
 INSTRUMENTS = Instruments.of(press(), VALUES)

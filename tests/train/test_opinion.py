@@ -25,9 +25,9 @@ from train import opinion
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
+from train.evaluation.predict import predict
 from train.opinion import fit_opinion, most_sensors
 from train.ordinal import measure, read_off
-from train.predict import predict
 
 CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
 Taught = tuple[Small, list[GraphBatch], Windows]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from tests.train.test_evaluate import CONFIG, held
 
 from app.core.errors import StoreUnavailable
 from tests.small import graded_windows, small
-from tests.train.test_evaluate import CONFIG, held
-from train.evaluate import evaluate_parts
-from train.evaluation import LearningPoint, Metrics
+from train.evaluation.evaluate import evaluate_parts
+from train.evaluation.record import LearningPoint, Metrics
 from train.tracking import SERVER, flatten, keep_run, parameters
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

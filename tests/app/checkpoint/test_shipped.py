@@ -16,7 +16,7 @@ from app.features.range_novelty import leaves_range
 from app.model.graph import build_graph, concatenate
 from app.model.network import score
 from tests.rig import rig_block
-from train.evaluation import THIS, Metrics
+from train.evaluation.record import THIS, Metrics
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"
 ROWS = range(211, 1856, 60)  # none of the first warm-up, which is one condition

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from train.conformal import (
+from train.evaluation.conformal import (
     Removal,
     choose_threshold,
     cross_fit,

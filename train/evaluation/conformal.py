@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.features.binning import Floats
 from train.data.labels import Booleans, Integers
-from train.scores import Doubles
+from train.evaluation.scores import Doubles
 
 SMALLEST_SPREAD = 1e-6
 RISK_SLACK = 1.2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.data.labels import HOUR_US
-from train.scores import (
+from train.evaluation.scores import (
     confusion,
     covered,
     exact_matches,

@@ -11,8 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
-from train.robustness import Trouble
-from train.scores import LifeScore, Score
+from train.evaluation.robustness import Trouble
+from train.evaluation.scores import LifeScore, Score
 
 THIS = "this checkpoint"
 ALONE = "its network alone"
@@ -137,7 +137,7 @@ class Abstention(BaseModel):
 class Answered(BaseModel):
     """Of a graded component's held-out windows, all sensors there: the share that is answered, and the score of these answers.
 
-    The rest is too far from training, itself or its whole window, see `train.abstain.silences`. No `score` where none is answered.
+    The rest is too far from training, itself or its whole window, see `train.evaluation.selective_prediction.silences`. No `score` where none is answered.
     """
 
     model_config = _STRICT

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
 from app.schemas.equipment import Equipment
-from train.conformal import Reach, fold_of, others
 from train.data.labels import Booleans, Integers, WindowLabels
 from train.data.windows import Windows
-from train.held import HeldPart
-from train.predict import Predictions, join
-from train.scores import Doubles, grade_probability, joined_probability, nll, opinion_probability
+from train.evaluation.conformal import Reach, fold_of, others
+from train.evaluation.holdout import HeldPart
+from train.evaluation.predict import Predictions, join
+from train.evaluation.scores import Doubles, grade_probability, joined_probability, nll, opinion_probability
 
 TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
 OPINION_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.small import wave
-from train.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
+from train.evaluation.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
 
 
 def test_usual_spread_leaves_out_what_is_missing() -> None:

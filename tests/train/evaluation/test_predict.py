@@ -10,8 +10,8 @@ from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
 from app.model.graph import plan_graph, tile_graphs
 from tests.small import graded_windows, small
-from train.predict import Predictions, join, predict
-from train.scores import grade_probability
+from train.evaluation.predict import Predictions, join, predict
+from train.evaluation.scores import grade_probability
 
 
 def same(found: Predictions, expected: Predictions) -> None:

@@ -15,16 +15,15 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.features.spec import Limits
 from app.schemas.equipment import Equipment
-from train.abstain import abstentions, silences
-from train.baselines import rivals
-from train.certainty import Given, Rows, Temperatures, as_given, fit_temperatures, gather, interval, shares
 from train.config import TrainConfig
-from train.conformal import cross_fit, residuals
-from train.contender import Answers, contender
 from train.data.labels import HOUR_US, Booleans
 from train.data.reference import fit_limits
 from train.data.windows import Windows
-from train.evaluation import (
+from train.evaluation.baselines import rivals
+from train.evaluation.conformal import cross_fit, residuals
+from train.evaluation.holdout import HeldPart
+from train.evaluation.predict import Predictions, join
+from train.evaluation.record import (
     ALONE,
     NO_MESSAGES,
     THIS,
@@ -40,10 +39,9 @@ from train.evaluation import (
     Trajectory,
     TroubleFigures,
 )
-from train.held import HeldPart
-from train.predict import Predictions, join
-from train.robustness import TROUBLES, Trouble
-from train.scores import (
+from train.evaluation.robustness import TROUBLES, Trouble
+from train.evaluation.scorecard import Answers, contender
+from train.evaluation.scores import (
     Doubles,
     covered,
     exact_matches,
@@ -54,6 +52,8 @@ from train.scores import (
     reliability,
     score_grades,
 )
+from train.evaluation.selective_prediction import abstentions, silences
+from train.evaluation.uncertainty import Given, Rows, Temperatures, as_given, fit_temperatures, gather, interval, shares
 
 COVERAGE = 0.9
 ROUNDING = 1e-6
@@ -96,7 +96,7 @@ def evaluate_parts(
 ) -> Evaluation:
     """Evaluate what fits say of the windows that they never saw, or, where it is `seen`, what a checkpoint says of windows it may know.
 
-    Call `train.held.hold_out` after each part's fit, then this once with all of them. Temperatures, reach and thresholds are
+    Call `train.evaluation.holdout.hold_out` after each part's fit, then this once with all of them. Temperatures, reach and thresholds are
     cross-fitted between the parts, or between groups of a single part; those of the result's `calibration` and of
     `certainty[...].temperature` come from all held-out windows and are to be shipped.
 

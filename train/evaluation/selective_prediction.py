@@ -12,14 +12,14 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.diagnosis.input_quality import Thresholds
 from app.features.binning import Floats
 from app.features.range_novelty import window_excess
-from train.certainty import Given, Rows, Temperatures, shares
-from train.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
-from train.evaluation import TOGETHER, Abstention, LevelFigures
-from train.held import HeldPart
-from train.predict import Predictions, join
-from train.scores import Doubles
+from train.evaluation.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
+from train.evaluation.holdout import HeldPart
+from train.evaluation.predict import Predictions, join
+from train.evaluation.record import TOGETHER, Abstention, LevelFigures
+from train.evaluation.scores import Doubles
+from train.evaluation.uncertainty import Given, Rows, Temperatures, shares
 
 RANGE_SHARE = 0.999
 """Of held-out windows, those whose distance from the training range the service answers; as `fit_limits`."""

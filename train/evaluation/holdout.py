@@ -14,12 +14,12 @@ from app.features.extraction import batch_features, plan_features
 from app.features.spec import FeatureSpec
 from app.model.graph import plan_graph, tile_graphs
 from app.model.network import UniversalTemporalGNN
-from train.attention import attention_weights
-from train.conformal import masked_in_turn
 from train.data.labels import Integers
 from train.data.windows import Windows
-from train.predict import Predictions, predict, predict_each
-from train.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
+from train.evaluation.attention import attention_weights
+from train.evaluation.conformal import masked_in_turn
+from train.evaluation.predict import Predictions, predict, predict_each
+from train.evaluation.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
 
 PROBES = 96
 """Held-out windows of a part that are shown with broken sensors: sensors x kinds of trouble x these forward passes."""

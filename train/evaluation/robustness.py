@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from train.predict import Disturb
-from train.scores import Doubles
+from train.evaluation.predict import Disturb
+from train.evaluation.scores import Doubles
 
 Trouble = Literal["missing", "frozen", "offset", "noisy"]
 TROUBLES: tuple[Trouble, ...] = get_args(Trouble)

@@ -10,14 +10,14 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from tests.small import Small, graded_windows, press, small, wave
-from train.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
-from train.certainty import Given
 from train.config import TrainConfig
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows, write_windows
-from train.evaluate import evaluate_parts
-from train.evaluation import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
-from train.held import HeldPart, hold_out
+from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
+from train.evaluation.evaluate import evaluate_parts
+from train.evaluation.holdout import HeldPart, hold_out
+from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
+from train.evaluation.uncertainty import Given
 
 CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), opinion_weight=0.0)
 

@@ -11,11 +11,10 @@ from typing import TypeVar
 import numpy as np
 
 from app.features.binning import Floats
-from train.certainty import Rows
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
-from train.evaluation import Contender, GradeFigures, LifeFigures, ShareFigures
-from train.scores import (
+from train.evaluation.record import Contender, GradeFigures, LifeFigures, ShareFigures
+from train.evaluation.scores import (
     Doubles,
     LifeScore,
     Score,
@@ -27,6 +26,7 @@ from train.scores import (
     score_life,
     smooth,
 )
+from train.evaluation.uncertainty import Rows
 
 SMOOTHED = 5
 """Windows whose probabilities the smoothed figures average. The labels say where they start anew; the service does not smooth."""

@@ -7,9 +7,9 @@ import pytest
 
 from app.features.binning import Floats
 from tests.small import graded_windows, small
-from train.baselines import EXTRA_TREES, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, life_less_age, rivals
 from train.data.labels import HOUR_US, WindowLabels
-from train.held import hold_out
+from train.evaluation.baselines import EXTRA_TREES, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, life_less_age, rivals
+from train.evaluation.holdout import hold_out
 
 
 def lives(machines: list[list[float]]) -> WindowLabels:

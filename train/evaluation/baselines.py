@@ -13,8 +13,8 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from app.features.binning import Floats, Statistic, step_statistics
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows
-from train.held import HeldPart
-from train.scores import life_runs
+from train.evaluation.holdout import HeldPart
+from train.evaluation.scores import life_runs
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
 WINDOW_DISCRIMINANT = "discriminant, window statistics"
@@ -126,7 +126,7 @@ def _part(
 def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int) -> Floats:
     """Tell remaining life by the calendar: mean life of the training runs less the age, at least 0, at most the largest label.
 
-    Life and age are counted from the end of the run's first window, see `train.scores.life_runs`: a component that was replaced
+    Life and age are counted from the end of the run's first window, see `train.evaluation.scores.life_runs`: a component that was replaced
     is new again. The last training window of a run says when it fails; a run that is still at the cap there says nothing.
 
     Args:

@@ -1,0 +1,1 @@
+"""Scores on windows that training did not see."""
