@@ -33,10 +33,10 @@ from train.data.labels import Integers
 from train.data.reference import fit_spec
 from train.data.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
 from train.data.windows import Windows
-from train.distance import most_axes
 from train.feed import count_steps
+from train.linear.classifier import fit_opinion, most_sensors
+from train.linear.ood_detector import most_axes
 from train.loop import MERIT, TRAIN, LoopInput, train_loop
-from train.opinion import fit_opinion, most_sensors
 from train.progress import EpochRecord, Progress, following
 from train.state import Saved, best_state, newest_state, read_state
 

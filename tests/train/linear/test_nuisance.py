@@ -11,8 +11,8 @@ from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.nuisance import Instruments, directions, warmed
-from train.opinion import fit_opinion
+from train.linear.classifier import fit_opinion
+from train.linear.nuisance import Instruments, directions, warmed
 
 VALUES = wave(20, 4)
 INSTRUMENTS = Instruments.of(press(), VALUES)

@@ -14,9 +14,9 @@ from app.model.network import SecondOpinion, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
-from train.distance import fit_distance, set_distance
-from train.nuisance import Instruments, directions
-from train.ordinal import OrdinalReading, measure, read_off
+from train.linear.nuisance import Instruments, directions
+from train.linear.ood_detector import fit_distance, set_distance
+from train.linear.ordinal import OrdinalReading, measure, read_off
 
 MOST_WINDOWS = 5_000
 """Windows that it is fitted to at most, evenly sampled."""
@@ -33,7 +33,7 @@ def fit_opinion(
 ) -> None:
     """Fit and set the model's second opinion, and the distance from training of what it reads.
 
-    A linear reading of each graded component's grades (see `train.ordinal`), on the normalised features of the sensors whose
+    A linear reading of each graded component's grades (see `train.linear.ordinal`), on the normalised features of the sensors whose
     evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from the same windows.
     A component whose windows have one grade only gets none.
 

@@ -52,7 +52,7 @@ def measure(
         grade_W: grade of each window; at least two occur.
         group_W: number of each window's group, which a split would never part.
         health_K: health of each of the component's grades.
-        nuisance_DL: how far what says nothing of the grade moves the inputs, from `train.nuisance`; None for nothing.
+        nuisance_DL: how far what says nothing of the grade moves the inputs, from `train.linear.nuisance`; None for nothing.
     """
     grade_K, place_W, count_K = np.unique(grade_W, return_inverse=True, return_counts=True)
     mean_KL = np.stack([x_WL[place_W == place].mean(0) for place in range(len(grade_K))])

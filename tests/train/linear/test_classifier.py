@@ -21,13 +21,13 @@ from app.model.network import UniversalTemporalGNN, occlude, score, to_tensors
 from app.model.network import network as model
 from app.model.runtime.inference import InferenceNetwork
 from tests.small import Small, graded, press, small, wave
-from train import opinion
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.opinion import fit_opinion, most_sensors
-from train.ordinal import measure, read_off
+from train.linear import classifier as opinion
+from train.linear.classifier import fit_opinion, most_sensors
+from train.linear.ordinal import measure, read_off
 
 CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
 Taught = tuple[Small, list[GraphBatch], Windows]

@@ -16,10 +16,10 @@ from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows, write_windows
-from train.distance import AXES, DistanceFit, distances, fit_distance, most_axes
 from train.evaluation.predict import predict
-from train.opinion import fit_opinion
-from train.ordinal import covariance, measure
+from train.linear.classifier import fit_opinion
+from train.linear.ood_detector import AXES, DistanceFit, distances, fit_distance, most_axes
+from train.linear.ordinal import covariance, measure
 
 CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
 HEALTH_K = np.array([1.0, 0.5, 0.1])

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import eigsh
 from app.features.binning import Doubles
 from app.model.ood_detector import EvidenceDistance
 from train.data.labels import Booleans, Integers
-from train.ordinal import OrdinalMoments, covariance, measure
+from train.linear.ordinal import OrdinalMoments, covariance, measure
 
 AXES = 48
 """Most principal axes that are kept one by one. With 16, 96 or all of them the rig's distances rank the same conditions as the furthest."""

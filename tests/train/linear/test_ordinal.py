@@ -4,7 +4,7 @@ import numpy as np
 
 from app.features.binning import Doubles
 from train.data.labels import Integers
-from train.ordinal import OrdinalReading, measure, read_off
+from train.linear.ordinal import OrdinalReading, measure, read_off
 
 HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
 

@@ -1,0 +1,1 @@
+"""The linear classifier and the OOD detector, fitted in closed form."""
