@@ -31,8 +31,8 @@ from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import hold_out
 from train.evaluation.record import THIS, Evaluation, Heading
 from train.evaluation.uncertainty import Given
-from train.report import write_report
-from train.verdict import SEEN
+from train.reporting.report import write_report
+from train.reporting.verdict import SEEN
 
 ELSEWHERE = "Figures of windows that a fit never saw stand in the checkpoint's own report."
 

@@ -34,7 +34,7 @@ from train.evaluation.holdout import HeldPart, hold_out
 from train.evaluation.record import Evaluation, Heading, LearningPoint
 from train.fit import Fitted, run_fit
 from train.progress import EpochRecord, Progress
-from train.report import documents
+from train.reporting.report import documents
 
 PATIENCE_S = 1.0
 """Time for which a job that seems to be at work is asked again: `train.prune` holds it for an instant to see whether it is."""

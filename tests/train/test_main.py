@@ -17,7 +17,7 @@ from tests.small import START_US, graded_windows, press
 from train.__main__ import main, next_directory
 from train.data.labels import EPOCH, MICROSECOND
 from train.evaluation.record import NO_MESSAGES, THIS, Metrics
-from train.report import MODEL_CARD
+from train.reporting.report import MODEL_CARD
 
 SMALL = [
     "--folds", "2", "--epochs", "2", "--batch", "8", "--hidden", "8", "--heads", "2", "--members", "2",

@@ -13,8 +13,8 @@ from tests.small import graded_windows, small
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import hold_out
 from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics
-from train.report import MODEL_CARD, write_report
-from train.verdict import failures, headline
+from train.reporting.report import MODEL_CARD, write_report
+from train.reporting.verdict import failures, headline
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HEADING = Heading(

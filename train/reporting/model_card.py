@@ -4,7 +4,7 @@ Invariant: it says nothing that `metrics.json` does not hold.
 """
 
 from train.evaluation.record import THIS, Evaluation, Metrics
-from train.verdict import FIVE, failures, headline
+from train.reporting.verdict import FIVE, failures, headline
 
 
 def model_card(metrics: Metrics) -> str:

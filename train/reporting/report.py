@@ -9,12 +9,12 @@ from html import escape
 from pathlib import Path
 
 from app.checkpoint.manifest import METRICS, REPORT
-from train import plots
 from train.evaluation.record import THIS, Contender, Evaluation, Heading, Metrics
 from train.evaluation.scores import Score
-from train.model_card import model_card
-from train.style import CSS
-from train.verdict import FIVE, SEEN, failures, headline
+from train.reporting import plots
+from train.reporting.model_card import model_card
+from train.reporting.style import CSS
+from train.reporting.verdict import FIVE, SEEN, failures, headline
 
 MODEL_CARD = "model_card.md"
 
