@@ -14,7 +14,7 @@ from train.config import TrainConfig
 from train.data.labels import Booleans, Integers, WindowLabels
 from train.data.reference import spec_of
 from train.data.windows import Windows, write_windows
-from train.fit import network
+from train.fitting.fit import network
 
 START_US = 1_735_689_600_000_000
 """2025-01-01T00:00Z, a whole multiple of the cycle."""

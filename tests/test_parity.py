@@ -10,7 +10,7 @@ from app.model.network import to_tensors
 from app.store.store import Store
 from app.store.windows import decode_window
 from tests.small import press, small
-from train.dataset import plan_tensors
+from train.fitting.dataset import plan_tensors
 
 START_US = 1_735_689_600_000_000  # 2025-01-01T00:00Z
 

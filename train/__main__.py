@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
 def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> int:
     from train.data.prepare import prepare
     from train.data.session import ray_session
+    from train.fitting.progress import Progress
     from train.job import Job, check_free, run_job, storage_of
-    from train.progress import Progress
     from train.tracking import track
 
     settings = Settings().at(options.dsn)

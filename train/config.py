@@ -37,7 +37,7 @@ Study = Annotated[str, AfterValidator(lambda value: value if value == NO_MESSAGE
 class TrainConfig(BaseModel):
     """What a training run does. Widths and counts are documented in `app.model.network.ModelConfig`.
 
-    See `train.augment` for what the augmentations do to a window; 0 is off.
+    See `train.fitting.augment` for what the augmentations do to a window; 0 is off.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -32,8 +32,8 @@ from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import HeldPart, hold_out
 from train.evaluation.record import Evaluation, Heading, LearningPoint
-from train.fit import Fitted, run_fit
-from train.progress import EpochRecord, Progress
+from train.fitting.fit import Fitted, run_fit
+from train.fitting.progress import EpochRecord, Progress
 from train.reporting.report import documents
 
 PATIENCE_S = 1.0

@@ -28,9 +28,9 @@ from train.data.session import ray_session
 from train.data.split import SplitPlan, set_apart, split
 from train.data.usage import SEARCHES, in_use
 from train.data.windows import Windows
-from train.feed import count_steps
-from train.plain import fit_plainly
-from train.progress import EpochRecord
+from train.fitting.batches import count_steps
+from train.fitting.progress import EpochRecord
+from train.fitting.single_process import fit_plainly
 
 SCORE = "score"
 SPACE: Mapping[str, tuple[float, float] | tuple[int, ...]] = {

@@ -28,11 +28,11 @@ from tests.system import free_port
 from train.config import TrainConfig
 from train.data.labels import WindowLabels
 from train.data.windows import Windows, open_windows, write_windows
-from train.epoch import Draws
-from train.feed import Share
-from train.fit import run_fit
-from train.plain import begin
-from train.progress import Progress
+from train.fitting.batches import Share
+from train.fitting.epoch import Draws
+from train.fitting.fit import run_fit
+from train.fitting.progress import Progress
+from train.fitting.single_process import begin
 
 WINDOWS = 1_024
 CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=8)

@@ -29,7 +29,7 @@ from train.config import TrainConfig
 from train.data.labels import WindowLabels, join_labels
 from train.data.reference import fit_spec
 from train.data.windows import Windows, open_windows, write_windows
-from train.fit import run_fit
+from train.fitting.fit import run_fit
 
 TIMES = (1, 10, 100)
 PASSES = ("references", "epoch")

@@ -7,7 +7,7 @@ import numpy as np
 
 from train.config import TrainConfig
 from train.data.windows import open_windows
-from train.fit import run_fit
+from train.fitting.fit import run_fit
 
 CONFIG = TrainConfig(
     equipment="press-1", workers="1", epochs=8, batch=16, hidden=8, heads=2, members=2, attention_layers=1,

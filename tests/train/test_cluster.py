@@ -19,12 +19,12 @@ from ray.cluster_utils import Cluster
 from tests.small import graded_windows
 from tests.system import PROJECT_DIR
 from tests.train.fit_alone import CONFIG, FIT, parted
-from train import fit
 from train.data.session import ray_session
 from train.data.windows import Windows
-from train.fit import run_fit
-from train.plain import fit_plainly
-from train.progress import EpochRecord, Progress
+from train.fitting import fit
+from train.fitting.fit import run_fit
+from train.fitting.progress import EpochRecord, Progress
+from train.fitting.single_process import fit_plainly
 
 REPEATS = 40
 

@@ -25,7 +25,7 @@ from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import hold_out
 from train.evaluation.record import THIS, Metrics
-from train.fit import network
+from train.fitting.fit import network
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CAP_H = 125.0

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.small import small
-from train.optimize import clip_members, decays, follow, make_optimizer, rate_at
+from train.fitting.optimize import clip_members, decays, follow, make_optimizer, rate_at
 
 
 def test_matrices_decay_and_nothing_else() -> None:

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from app.model.network import GraphTensors, Heads, UniversalTemporalGNN
 from train.config import TrainConfig
-from train.loss import LossWeights, Targets, training_loss
-from train.optimize import clip_members, follow, make_optimizer, rate_at
+from train.fitting.loss import LossWeights, Targets, training_loss
+from train.fitting.optimize import clip_members, follow, make_optimizer, rate_at
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.checkpoint.manifest import sha256_of
 from app.core.errors import CheckpointError
-from train.progress import EpochRecord
+from train.fitting.progress import EpochRecord
 
 TENSORS = "state.safetensors"
 STATE = "state.json"

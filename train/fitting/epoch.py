@@ -12,12 +12,12 @@ from typing import Self
 import numpy as np
 import torch
 
-from train.augment import augment, blend
 from train.config import TrainConfig
 from train.data.labels import Integers
-from train.dataset import TargetTable, TensorPlan
-from train.feed import Feed, Piece, Share
-from train.learner import Learner, Part
+from train.fitting.augment import augment, blend
+from train.fitting.batches import Feed, Piece, Share
+from train.fitting.dataset import TargetTable, TensorPlan
+from train.fitting.learner import Learner, Part
 
 BEAT_S = 1.0
 """Time between two notes of progress inside an epoch."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from app.features.binning import Floats
 from app.model.network import GraphTensors
 from train.config import TrainConfig
-from train.loss import Targets
+from train.fitting.loss import Targets
 
 Generator = np.random.Generator
 Disturbance = Callable[[Floats], Floats]

@@ -8,11 +8,11 @@ import torch
 
 from app.features.binning import Floats
 from tests.small import small, wave
-from train import augment as disturbances
-from train.augment import augment, blend
 from train.config import TrainConfig
-from train.dataset import plan_tensors
-from train.loss import Targets
+from train.fitting import augment as disturbances
+from train.fitting.augment import augment, blend
+from train.fitting.dataset import plan_tensors
+from train.fitting.loss import Targets
 
 Disturbance = Callable[[Floats, np.random.Generator], Floats]
 

@@ -16,7 +16,7 @@ from app.model.graph import GraphPlan, plan_graph, tile_graphs
 from app.model.network import GraphTensors, ModelConfig, to_tensors
 from app.schemas.equipment import Equipment
 from train.data.labels import Integers, WindowLabels
-from train.loss import Targets
+from train.fitting.loss import Targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.model.network import Heads
-from train.loss import LossWeights, Targets, ordinal_nll, spread_loss, training_loss
+from train.fitting.loss import LossWeights, Targets, ordinal_nll, spread_loss, training_loss
 
 CUTS = torch.tensor([[[-1.0, 1.0]]])
 WEIGHTS = LossWeights(health=2.0, rate=3.0, rul=4.0, asymmetry=1.5)

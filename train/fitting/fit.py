@@ -33,12 +33,12 @@ from train.data.labels import Integers
 from train.data.reference import fit_spec
 from train.data.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
 from train.data.windows import Windows
-from train.feed import count_steps
+from train.fitting.batches import count_steps
+from train.fitting.loop import MERIT, TRAIN, LoopInput, train_loop
+from train.fitting.progress import EpochRecord, Progress, following
+from train.fitting.state import Saved, best_state, newest_state, read_state
 from train.linear.classifier import fit_opinion, most_sensors
 from train.linear.ood_detector import most_axes
-from train.loop import MERIT, TRAIN, LoopInput, train_loop
-from train.progress import EpochRecord, Progress, following
-from train.state import Saved, best_state, newest_state, read_state
 
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.errors import InputError
 from train.config import TrainConfig
-from train.feed import KeptFeed, Rows, Share, StreamFeed, count_steps, gather
+from train.fitting.batches import KeptFeed, Rows, Share, StreamFeed, count_steps, gather
 
 POSITIONS = np.arange(100, 150)
 VALUES = POSITIONS[:, None, None].astype(np.float32) * np.ones((1, 2, 3), np.float32)

@@ -1,6 +1,6 @@
 """The same fit in this process alone, without Ray: what a trial of a search runs, and what Ray Train's loop is held against.
 
-Invariant: its weights are those of `train.fit.run_fit` with one worker, bit for bit.
+Invariant: its weights are those of `train.fitting.fit.run_fit` with one worker, bit for bit.
 """
 
 import time
@@ -16,14 +16,14 @@ from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.reference import fit_spec
 from train.data.windows import Windows
-from train.dataset import plan_tensors, tabulate_targets
-from train.epoch import Material, run_epoch
-from train.feed import KeptFeed, Share, count_steps
-from train.fit import network
-from train.learner import Learner
-from train.loop import is_stalled
-from train.progress import EpochRecord
-from train.validate import Validation
+from train.fitting.batches import KeptFeed, Share, count_steps
+from train.fitting.dataset import plan_tensors, tabulate_targets
+from train.fitting.epoch import Material, run_epoch
+from train.fitting.fit import network
+from train.fitting.learner import Learner
+from train.fitting.loop import is_stalled
+from train.fitting.progress import EpochRecord
+from train.fitting.validate import Validation
 
 
 @dataclass(frozen=True, slots=True)

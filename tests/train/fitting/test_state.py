@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from app.core.errors import CheckpointError
-from train.fit import RESUMED, taken_state
-from train.progress import EpochRecord
-from train.state import STATE, TENSORS, FitState, best_state, newest_state, read_state, write_state
+from train.fitting.fit import RESUMED, taken_state
+from train.fitting.progress import EpochRecord
+from train.fitting.state import STATE, TENSORS, FitState, best_state, newest_state, read_state, write_state
 
 SCORES = (0.4, 0.9, 0.7)
 

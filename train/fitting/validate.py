@@ -14,8 +14,8 @@ import torch
 from app.model.network import GraphTensors
 from train.data.labels import Integers
 from train.data.windows import Windows
-from train.dataset import TensorPlan
-from train.learner import Learner
+from train.fitting.dataset import TensorPlan
+from train.fitting.learner import Learner
 
 AT_ONCE = 64
 """Windows of a forward pass."""

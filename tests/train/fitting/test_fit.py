@@ -11,9 +11,9 @@ from app.core.errors import CheckpointError
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, parted
 from train.data.session import ray_session
-from train.fit import FITTED, SNAPSHOT, run_fit
-from train.plain import fit_plainly
-from train.progress import EpochRecord, Progress
+from train.fitting.fit import FITTED, SNAPSHOT, run_fit
+from train.fitting.progress import EpochRecord, Progress
+from train.fitting.single_process import fit_plainly
 
 
 def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

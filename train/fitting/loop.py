@@ -21,13 +21,13 @@ from app.model.network import ModelConfig, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows
-from train.dataset import plan_tensors, tabulate_targets
-from train.epoch import Material, run_epoch
-from train.feed import Feed, KeptFeed, Rows, Share, StreamFeed, count_steps, gather
-from train.learner import Learner
-from train.progress import EpochRecord, Note, write_note
-from train.state import FitState, read_state, write_state
-from train.validate import Validation
+from train.fitting.batches import Feed, KeptFeed, Rows, Share, StreamFeed, count_steps, gather
+from train.fitting.dataset import plan_tensors, tabulate_targets
+from train.fitting.epoch import Material, run_epoch
+from train.fitting.learner import Learner
+from train.fitting.progress import EpochRecord, Note, write_note
+from train.fitting.state import FitState, read_state, write_state
+from train.fitting.validate import Validation
 
 TRAIN = "train"
 """Name of the dataset of the training windows."""

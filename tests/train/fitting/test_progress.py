@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from train.progress import EpochRecord, Note, Progress, following, write_note
+from train.fitting.progress import EpochRecord, Note, Progress, following, write_note
 
 
 def note(done: float, score: float | None = 0.75) -> Note:

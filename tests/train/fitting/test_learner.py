@@ -14,14 +14,14 @@ from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, parted
 from train.config import TrainConfig
 from train.data.windows import Windows
-from train.dataset import plan_tensors, tabulate_targets
-from train.epoch import Draws, Material, run_epoch
-from train.feed import KeptFeed, Share
-from train.learner import Learner
-from train.loop import is_stalled
-from train.plain import fit_plainly
-from train.progress import EpochRecord
-from train.state import FitState, newest_state, read_state, write_state
+from train.fitting.batches import KeptFeed, Share
+from train.fitting.dataset import plan_tensors, tabulate_targets
+from train.fitting.epoch import Draws, Material, run_epoch
+from train.fitting.learner import Learner
+from train.fitting.loop import is_stalled
+from train.fitting.progress import EpochRecord
+from train.fitting.single_process import fit_plainly
+from train.fitting.state import FitState, newest_state, read_state, write_state
 
 CPU = torch.device("cpu")
 SMALL = CONFIG.model_copy(update={"epochs": 3})

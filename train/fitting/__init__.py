@@ -1,0 +1,1 @@
+"""Fits one network with Ray Train or in one process."""
