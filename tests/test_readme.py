@@ -38,7 +38,7 @@ from tests.bench.__main__ import SECTIONS
 from tests.system import PROJECT_DIR
 from train.__main__ import COMMANDS, config_of
 from train.config import KINDS, NO_MESSAGES
-from train.label_command import COLUMNS
+from train.jobs.label_command import COLUMNS
 
 README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
 CHAPTERS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE))

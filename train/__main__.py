@@ -20,10 +20,10 @@ from app.features.binning import Statistic
 from train.config import TrainConfig
 
 COMMANDS = {
-    "labels": "train.label_command",
-    "evaluate": "train.evaluate_command",
-    "tune": "train.tune",
-    "prune": "train.prune",
+    "labels": "train.jobs.label_command",
+    "evaluate": "train.jobs.evaluate_command",
+    "tune": "train.jobs.tune",
+    "prune": "train.jobs.prune",
 }
 """Modules with `main(arguments)`, each imported when it is asked for: what trains needs seconds to import."""
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
                     f"expected --out with --address to be absolute and on a disk that the cluster shares, found '{options.out}'",
                     "out",
                 )
-            from train.submit import submit
+            from train.jobs.submit import submit
 
             return submit(options.address, without(arguments, "--dsn", "--address"), options.dsn)
         return _train(options, config, shlex.join(["python", "-m", "train", *without_secrets(arguments)]))
@@ -58,8 +58,8 @@ def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> in
     from train.data.prepare import prepare
     from train.data.session import ray_session
     from train.fitting.progress import Progress
-    from train.job import Job, check_free, run_job, storage_of
-    from train.tracking import track
+    from train.jobs.job import Job, check_free, run_job, storage_of
+    from train.jobs.tracking import track
 
     settings = Settings().at(options.dsn)
     if options.out:

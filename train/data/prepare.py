@@ -81,7 +81,7 @@ class _Span(NamedTuple):
 def prepare(settings: Settings, config: TrainConfig) -> Iterator[Windows]:
     """Write the labelled windows of a training to shards under `var/training`, or take those that are there.
 
-    For the length of the block they are in use: `train.prune` leaves them.
+    For the length of the block they are in use: `train.jobs.prune` leaves them.
 
     Args:
         settings: which database; and where `var` is.

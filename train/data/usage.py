@@ -1,4 +1,4 @@
-"""Says that a directory under `var/training` is in use, so that `train.prune` leaves it: a lock while it lasts, a time when it is over.
+"""Says that a directory under `var/training` is in use, so that `train.jobs.prune` leaves it: a lock while it lasts, a time when it is over.
 
 The lock is the kernel's (flock) on a file inside the directory, shared by all that use it; it never outlives its process and leaves nothing
 behind. Workers take none: the driver that holds it outlives them. The time is the directory's modification, which counts on a disk too

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 from pydantic import SecretStr
+from tests.train.test_leftovers import LONG_AGO, aged
 
 from app.core.errors import StoreError
 from app.core.settings import Settings
@@ -23,12 +24,11 @@ from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.app.demo.engines import write_engines
 from tests.small import START_US, press, wave
-from tests.train.test_leftovers import LONG_AGO, aged
 from train.config import TrainConfig
 from train.data import prepare as preparing
 from train.data.prepare import prepare
 from train.data.windows import Windows
-from train.leftovers import IN_USE, Kind, Leftover, remove, survey
+from train.jobs.artifacts import IN_USE, Kind, Leftover, remove, survey
 
 CONFIG = TrainConfig(equipment="press-1")
 WINDOW_US = 12_000_000

@@ -15,7 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from app.core.errors import InputError
 from app.core.settings import PROJECT_DIR
-from train.job import git_revision
+from train.jobs.job import git_revision
 
 LEFT_OUT = (
     "var/",

@@ -1,6 +1,6 @@
 """What training left under `var/training`: looks at it without changing it, and removes what it is told to.
 
-Does not decide what goes (see `train.prune`). Names and locks are those that `train.data.prepare`, `train.job` and `train.tune` give.
+Does not decide what goes (see `train.jobs.prune`). Names and locks are those that `train.data.prepare`, `train.jobs.job` and `train.jobs.tune` give.
 Invariant: nothing but what has a name that training gives is touched, no symbolic link below `var/training` is followed, and what goes is
 renamed before the first file of it is deleted, so that nobody takes a part for the whole.
 """

@@ -20,7 +20,7 @@ from train.evaluation.record import Evaluation, Metrics
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from train.job import Outcome
+    from train.jobs.job import Outcome
 
 SERVER = "MLFLOW_TRACKING_URI"
 AT_ONCE = 900
@@ -107,7 +107,7 @@ def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Kept:
     """Keep what a training gave, in an experiment named like its design; see `keep_run`.
 
     Args:
-        outcome: of `train.job.run_job`.
+        outcome: of `train.jobs.job.run_job`.
         config: of the training.
         directory: of the checkpoint that was written.
 

@@ -8,8 +8,8 @@ from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.config import TrainConfig
 from train.data.split import SplitPlan, split
-from train.leftovers import Kind, survey
-from train.tune import SPACE, command_of, main, parted, search
+from train.jobs.artifacts import Kind, survey
+from train.jobs.tune import SPACE, command_of, main, parted, search
 
 
 def test_search_gives_every_trial_with_the_best_first(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_interrupted_search_says_so(capsys: pytest.CaptureFixture[str], monkeypa
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.tune.prepare", interrupted)
+    monkeypatch.setattr("train.jobs.tune.prepare", interrupted)
     assert main(["--equipment", "press-1"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
-from train.leftovers import Kind, Leftover, remove, survey
+from train.jobs.artifacts import Kind, Leftover, remove, survey
 
 MOST_DAYS = 36_500
 MOMENT = timedelta(seconds=10)

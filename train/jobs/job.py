@@ -37,7 +37,7 @@ from train.fitting.progress import EpochRecord, Progress
 from train.reporting.report import documents
 
 PATIENCE_S = 1.0
-"""Time for which a job that seems to be at work is asked again: `train.prune` holds it for an instant to see whether it is."""
+"""Time for which a job that seems to be at work is asked again: `train.jobs.prune` holds it for an instant to see whether it is."""
 
 
 @dataclass(frozen=True, slots=True)

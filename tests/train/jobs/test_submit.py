@@ -6,7 +6,7 @@ import pytest
 
 from app.core.errors import InputError
 from tests.system import free_port
-from train.submit import job_environment, submit
+from train.jobs.submit import job_environment, submit
 
 
 def test_database_travels_as_a_variable_and_local_matters_stay() -> None:

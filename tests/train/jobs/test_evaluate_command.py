@@ -20,12 +20,12 @@ from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND
 from train.data.reference import fit_spec
-from train.evaluate_command import config_of, directory_name, main, may_have_seen
 from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import hold_out
 from train.evaluation.record import THIS, Metrics
 from train.fitting.fit import network
+from train.jobs.evaluate_command import config_of, directory_name, main, may_have_seen
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CAP_H = 125.0

@@ -8,7 +8,7 @@ import pytest
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.small import START_US, press
-from train.label_command import main
+from train.jobs.label_command import main
 
 HOUR_US = 3_600_000_000
 HEAD = "start,end,component,health\n"

@@ -13,13 +13,13 @@ from app.core.errors import InputError
 from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
-from train import job as training_job
 from train.data.usage import SEARCHES, USES, alone, in_use, lock_of
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.fitting.fit import Fitted
 from train.fitting.progress import Progress
-from train.job import Job, run_job, storage_of
-from train.leftovers import IN_USE, Kind, remove, survey
+from train.jobs import job as training_job
+from train.jobs.artifacts import IN_USE, Kind, remove, survey
+from train.jobs.job import Job, run_job, storage_of
 
 DIGEST, OTHER, JOB = "0e93c2efd0ce6e25", "1e93c2efd0ce6e25", "a4db169e953b3ee9"
 PARTIAL = f"{OTHER}.0a1b2c3d.partial"

@@ -11,7 +11,7 @@ from app.core.errors import StoreUnavailable
 from tests.small import graded_windows, small
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.record import LearningPoint, Metrics
-from train.tracking import SERVER, flatten, keep_run, parameters
+from train.jobs.tracking import SERVER, flatten, keep_run, parameters
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 CURVE = {"part a": (LearningPoint(epoch=1, loss=1.0, score=0.5), LearningPoint(epoch=2, loss=0.5))}

@@ -1,0 +1,1 @@
+"""Commands: training jobs, evaluation, tuning, labels, tracking and artifact pruning."""
