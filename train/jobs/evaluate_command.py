@@ -21,7 +21,6 @@ from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
 from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
-from train.__main__ import without_secrets
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
@@ -31,6 +30,7 @@ from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import hold_out
 from train.evaluation.record import THIS, Evaluation, Heading
 from train.evaluation.uncertainty import Given
+from train.jobs.options import without_secrets
 from train.reporting.report import write_report
 from train.reporting.verdict import SEEN
 

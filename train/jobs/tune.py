@@ -20,7 +20,6 @@ from ray.tune.schedulers import ASHAScheduler
 
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
-from train.__main__ import config_of
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.prepare import prepare
@@ -31,6 +30,7 @@ from train.data.windows import Windows
 from train.fitting.batches import count_steps
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_plainly
+from train.jobs.options import config_of
 
 SCORE = "score"
 SPACE: Mapping[str, tuple[float, float] | tuple[int, ...]] = {
