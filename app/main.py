@@ -10,7 +10,7 @@ from ray import serve
 from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
-from app.release.service import open_desk
+from app.release.service import open_release_service
 from app.serving.graph_builder.deployment import GraphBuilderReplica
 from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
 from app.serving.ingress.deployment import IngressReplica
@@ -32,14 +32,14 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
         read_declared(PROJECT_DIR / name)
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
     ingress = serve.deployment(name="Ingress")(IngressReplica)
-    return ingress.bind(builder.bind(), args.equipment, args.timeout_s, open_desk)
+    return ingress.bind(builder.bind(), args.equipment, args.timeout_s, open_release_service)
 
 
 def model(args: ModelArgs) -> serve.Application:
     """Bind one version's model replicas.
 
     Raises:
-        CheckpointError: the checkpoint is not there or is not what its card says.
+        CheckpointError: the checkpoint is not there or is not what its manifest says.
     """
     # torch takes seconds to import, and building the ingress's application does not need it
     from app.serving.model_server.deployment import ModelReplica

@@ -14,8 +14,8 @@ from app.checkpoint.files import Checkpoint, load
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.importer import DEFAULT_START
 from app.demo.rig.measurements import GRADED_COMPONENTS
-from app.diagnosis.build import Occasion, Scores, diagnose
-from app.diagnosis.decoder import Knowledge, told_of
+from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.decoder import PredictionDecoder, component_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.experiments.pairs import Booleans, Integers, Pairs, gathered
@@ -26,7 +26,7 @@ from app.model.graph import split_output
 from app.model.network import score
 from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis, Window
-from app.store.experiments import BEGINNING, KnownTruth, PairRow, ToldComponent
+from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
 from tests.rig import rig_block
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"
@@ -56,8 +56,10 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
     values_WSN = np.stack([block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1).astype(np.float32)
     plan = plan_windows(equipment, checkpoint.feature_spec)
     network = choose(checkpoint.model, 1).network
-    card = checkpoint.card
-    knowledge = Knowledge.of(card.version, equipment.design, card, checkpoint.feature_spec, checkpoint.calibration)
+    manifest = checkpoint.manifest
+    decoder = PredictionDecoder.of(
+        manifest.version, equipment.design, manifest, checkpoint.feature_spec, checkpoint.calibration
+    )
     found = []
     for start in range(0, len(chosen), WINDOWS_OF_A_BATCH):
         part = chosen[start : start + WINDOWS_OF_A_BATCH]
@@ -66,12 +68,12 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         summaries = summary.windows(equipment.sensor_ids)
         for place, (row, output, of_window) in enumerate(zip(part.tolist(), outputs, summaries, strict=True)):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
-            occasion = Occasion(
+            context = DiagnosisContext(
                 f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
             )  # fmt: skip
-            told = Scores(told_of(output))
-            found.append(diagnose(equipment, occasion, told, of_window, knowledge, Thresholds(), {}))
+            told = Scores(component_predictions(output))
+            found.append(diagnose(equipment, context, told, of_window, decoder, Thresholds(), {}))
     return found
 
 
@@ -97,8 +99,10 @@ def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
     return found[::-1]
 
 
-def _told(found: Diagnosis) -> tuple[ToldComponent, ...]:
-    return tuple(ToldComponent(item.component_id, item.health, item.condition, item.state) for item in found.components)
+def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
+    return tuple(
+        PredictedComponent(item.component_id, item.health, item.condition, item.state) for item in found.components
+    )
 
 
 def pairs_of(a: list[Diagnosis], b: list[Diagnosis]) -> Pairs:

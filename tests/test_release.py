@@ -112,8 +112,8 @@ def checked(done: Done) -> Done:
 def trained(directory: Path, like: str, version: str, **damage: bytes) -> Path:
     """Return a checkpoint as training would have written it."""
     shutil.copytree(SHIPPED / like, directory)
-    card = json.loads((directory / "checkpoint.json").read_text()) | {"version": version}
-    (directory / "checkpoint.json").write_text(json.dumps(card))
+    manifest = json.loads((directory / "checkpoint.json").read_text()) | {"version": version}
+    (directory / "checkpoint.json").write_text(json.dumps(manifest))
     for name, content in damage.items():
         (directory / f"{name}.safetensors").write_bytes(content)
     return directory
@@ -286,19 +286,19 @@ def test_versions_that_can_not_work_are_refused_while_the_others_answer(
 
 
 def _with_other_spec(directory: Path) -> None:
-    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its card."""
+    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its manifest."""
     import hashlib
 
     path = directory / "feature_spec.json"
     spec = json.loads(path.read_text())
     path.write_text(json.dumps(spec | {"quantities": spec["quantities"][:-1]}))
-    card = json.loads((directory / "checkpoint.json").read_text())
-    card["sha256"]["feature_spec.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (directory / "checkpoint.json").write_text(json.dumps(card))
+    manifest = json.loads((directory / "checkpoint.json").read_text())
+    manifest["sha256"]["feature_spec.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (directory / "checkpoint.json").write_text(json.dumps(manifest))
 
 
 def _contrary(directory: Path) -> None:
-    """Turn a checkpoint's weights so that it tells other conditions, correctly stated in its card."""
+    """Turn a checkpoint's weights so that it tells other conditions, correctly stated in its manifest."""
     import hashlib
 
     from safetensors.numpy import load_file, save_file
@@ -306,9 +306,9 @@ def _contrary(directory: Path) -> None:
     turned = {"opinion.weight_GAQTFK", "opinion.bias_GAK", "grade.direction_MGD"}
     tensors = load_file(directory / WEIGHTS)
     save_file({name: -item if name in turned else item for name, item in tensors.items()}, directory / WEIGHTS)
-    card = json.loads((directory / "checkpoint.json").read_text())
-    card["sha256"][WEIGHTS] = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
-    (directory / "checkpoint.json").write_text(json.dumps(card))
+    manifest = json.loads((directory / "checkpoint.json").read_text())
+    manifest["sha256"][WEIGHTS] = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
+    (directory / "checkpoint.json").write_text(json.dumps(manifest))
 
 
 def test_version_that_tells_other_conditions_is_rolled_back_by_its_pairs(

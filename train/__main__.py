@@ -85,7 +85,7 @@ def next_directory(parent: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # abbreviations are off: `--ds` would carry a password past `without_secrets` into the card
+    # abbreviations are off: `--ds` would carry a password past `without_secrets` into the manifest
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         prog="python -m train",

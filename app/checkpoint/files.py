@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration, check_calibration
-from app.checkpoint.manifest import Card, DataInterval, Head
+from app.checkpoint.manifest import DataInterval, Head, Manifest
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
 from app.model.network import ModelConfig, UniversalTemporalGNN
@@ -36,12 +36,12 @@ class Checkpoint:
     config: ModelConfig
     feature_spec: FeatureSpec
     calibration: Calibration
-    card: Card
+    manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a checkpoint comes from, as its card states it."""
+    """Where a checkpoint comes from, as its manifest states it."""
 
     version: str
     created: datetime
@@ -59,7 +59,7 @@ def save(
     calibration: Calibration,
     origin: Origin,
     documents: Mapping[str, str],
-) -> Card:
+) -> Manifest:
     """Write a checkpoint's directory, `checkpoint.json` last.
 
     Args:
@@ -71,13 +71,13 @@ def save(
         documents: text of further files by name, among them `metrics.json`.
 
     Returns:
-        The card that was written.
+        The manifest that was written.
 
     Raises:
         CheckpointError: the directory already holds a checkpoint, the documents have no metrics, or network, spec and
             calibration do not fit each other.
     """
-    if (directory / files.CARD).exists():
+    if (directory / files.MANIFEST).exists():
         raise CheckpointError(
             f"'{directory}' already holds a checkpoint, and checkpoints never change: give another one"
         )
@@ -96,13 +96,13 @@ def save(
     }
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
-    card = Card(
+    manifest = Manifest(
         **{field.name: getattr(origin, field.name) for field in fields(origin)},
         designs=tuple(feature_spec.references),
         sha256={name: files.sha256_of(directory / name) for name in sorted([files.WEIGHTS, *texts])},
     )
-    (directory / files.CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return card
+    (directory / files.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
 
 
 def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -116,10 +116,10 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
         The checkpoint, its network in evaluation mode.
 
     Raises:
-        CheckpointError: a file is missing or has another SHA-256 than the card states, the weights have other names or shapes
+        CheckpointError: a file is missing or has another SHA-256 than the manifest states, the weights have other names or shapes
             than the config asks for, or config, feature spec and calibration do not fit each other.
     """
-    card = files.read_card(directory)
+    manifest = files.read_manifest(directory)
     feature_spec = files.read_feature_spec(directory)
     calibration = files.read_calibration(directory, feature_spec)
     config = read_config(directory / files.MODEL_CONFIG)
@@ -138,7 +138,7 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
     model.load_state_dict(weights)
     model.to(device).eval()
     model.requires_grad_(requires_grad=False)
-    return Checkpoint(model, config, feature_spec, calibration, card)
+    return Checkpoint(model, config, feature_spec, calibration, manifest)
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -1,14 +1,14 @@
 """Finds a checkpoint of `serve_config.yaml` on this node, and has a registered one fetched that is not there yet.
 
 The registry's client is slow to import and large, so a process of its own fetches and ends.
-Invariant: a path that is returned was verified against its card just now.
+Invariant: a path that is returned was verified against its manifest just now.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-from app.checkpoint.manifest import read_card
+from app.checkpoint.manifest import read_manifest
 from app.checkpoint.node_cache import MODELS, REGISTERED, cached, local_directory
 from app.core.errors import CheckpointError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
@@ -24,12 +24,12 @@ def find_checkpoint(checkpoint: str, settings: Settings) -> Path:
         settings: where the cache is.
 
     Raises:
-        CheckpointError: it is not there and can't be fetched, or a file of it is not what its card says.
+        CheckpointError: it is not there and can't be fetched, or a file of it is not what its manifest says.
     """
     if checkpoint.startswith(REGISTERED):
         return cached(checkpoint.removeprefix(REGISTERED), settings.var_dir / MODELS, fetch)
     directory = local_directory(checkpoint, settings.var_dir)
-    read_card(directory)
+    read_manifest(directory)
     return directory
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, read without torch: its card, its feature spec and its calibration.
+"""What a checkpoint says of itself, read without torch: its manifest, its feature spec and its calibration.
 
 The graph builder and the ingress read these; only a model replica loads weights (`app.checkpoint.files`).
 Invariant: what is returned stands in a directory whose files have the SHA-256 that `checkpoint.json` states.
@@ -16,7 +16,7 @@ from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
 
 CALIBRATION = "calibration.json"
-CARD = "checkpoint.json"
+MANIFEST = "checkpoint.json"
 FEATURE_SPEC = "feature_spec.json"
 METRICS = "metrics.json"
 MODEL_CONFIG = "model_config.json"
@@ -38,7 +38,7 @@ class DataInterval(BaseModel):
     windows: int
 
 
-class Card(BaseModel):
+class Manifest(BaseModel):
     """`checkpoint.json`: what a checkpoint is, where it comes from and the SHA-256 of each of its other files.
 
     `trained_heads` has for each head and design the components that had a label for it in training; a head without any was never
@@ -59,45 +59,47 @@ class Card(BaseModel):
     sha256: Mapping[str, str]
 
 
-def read_card(directory: Path) -> Card:
+def read_manifest(directory: Path) -> Manifest:
     """Read `checkpoint.json` and check that the other files are there as it states them.
 
     Args:
         directory: of the checkpoint.
 
     Returns:
-        The card.
+        The manifest.
 
     Raises:
         CheckpointError: a file is missing, can't be read, is not stated, or has another SHA-256 than stated.
     """
     try:
-        card = Card.model_validate_json((directory / CARD).read_bytes())
+        manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
     except OSError as error:
         raise CheckpointError(
-            f"expected a checkpoint with {CARD} in '{directory}', found: {error.strerror}; "
+            f"expected a checkpoint with {MANIFEST} in '{directory}', found: {error.strerror}; "
             "name a directory that `python -m train` wrote"
         ) from error
     except ValidationError as error:
-        raise CheckpointError(f"'{directory / CARD}' is not the card of a checkpoint of format 2: {error}") from error
-    absent = [name for name in REQUIRED if name not in card.sha256]
+        raise CheckpointError(
+            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format 2: {error}"
+        ) from error
+    absent = [name for name in REQUIRED if name not in manifest.sha256]
     if absent:
         raise CheckpointError(
-            f"expected '{directory / CARD}' to state {', '.join(REQUIRED)}, found no {', '.join(absent)}: "
+            f"expected '{directory / MANIFEST}' to state {', '.join(REQUIRED)}, found no {', '.join(absent)}: "
             "take the whole checkpoint again from where it was trained"
         )
-    for name, stated in card.sha256.items():
+    for name, stated in manifest.sha256.items():
         found = sha256_of(directory / name)
         if found != stated:
             raise CheckpointError(
                 f"expected '{directory / name}' with SHA-256 {stated}, found {found}: the file was changed or cut after the "
                 "training; take it again from where it was trained"
             )
-    return card
+    return manifest
 
 
 def read_feature_spec(directory: Path) -> FeatureSpec:
-    """Read the feature spec of a checkpoint whose card was read.
+    """Read the feature spec of a checkpoint whose manifest was read.
 
     Raises:
         CheckpointError: the file can't be read as a feature spec.
@@ -109,7 +111,7 @@ def read_feature_spec(directory: Path) -> FeatureSpec:
 
 
 def read_calibration(directory: Path, spec: FeatureSpec) -> Calibration:
-    """Read the calibration of a checkpoint whose card was read.
+    """Read the calibration of a checkpoint whose manifest was read.
 
     Args:
         directory: of the checkpoint.

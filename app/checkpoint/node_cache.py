@@ -2,7 +2,7 @@
 
 How a version is fetched is the caller's; this keeps two replicas from fetching at once and a half-fetched one from being used. Nothing
 here knows the registry.
-Invariant: a directory under its final name holds files with the SHA-256 that its card states, or is refused with both hashes.
+Invariant: a directory under its final name holds files with the SHA-256 that its manifest states, or is refused with both hashes.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from app.checkpoint.manifest import read_card
+from app.checkpoint.manifest import read_manifest
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR
 
@@ -45,10 +45,10 @@ def cached(version: str, directory: Path, fetch: Fetch) -> Path:
         fetch: called at most once on a node, while others wait.
 
     Returns:
-        A directory whose files are as its card states.
+        A directory whose files are as its manifest states.
 
     Raises:
-        CheckpointError: a file is missing, cut or changed, or the card is another version's; also when the cache itself was damaged,
+        CheckpointError: a file is missing, cut or changed, or the manifest is another version's; also when the cache itself was damaged,
             since what damaged it should be known before it is fetched again.
     """
     final = directory / version
@@ -77,8 +77,8 @@ def _fetch(version: str, final: Path, fetch: Fetch) -> None:
 
 
 def _verify(version: str, directory: Path) -> None:
-    card = read_card(directory)
-    if card.version != version:
+    manifest = read_manifest(directory)
+    if manifest.version != version:
         raise CheckpointError(
-            f"expected version {version} in '{directory}', found version {card.version}: remove the directory to fetch it again"
+            f"expected version {version} in '{directory}', found version {manifest.version}: remove the directory to fetch it again"
         )

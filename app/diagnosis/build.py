@@ -14,8 +14,8 @@ import numpy.typing as npt
 import orjson
 
 from app.core.errors import LimitExceeded
-from app.diagnosis.decoder import DIGITS, UNTOLD, Condition, Knowledge, Told, unit
-from app.diagnosis.input_quality import InputSummary, Thresholds, abstention_reasons, listed
+from app.diagnosis.decoder import DIGITS, UNTOLD, ComponentPrediction, Condition, PredictionDecoder, unit
+from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons, listed
 from app.model.graph import Contributions
 from app.schemas.diagnosis import Basis, Diagnosis, State, Window
 from app.schemas.equipment import Component, Equipment
@@ -47,11 +47,11 @@ class Scores(NamedTuple):
         contributions: of each sensor, or None when not asked for.
     """
 
-    told: Sequence[Told]
+    told: Sequence[ComponentPrediction]
     contributions: Contributions | None = None
 
 
-class Occasion(NamedTuple):
+class DiagnosisContext(NamedTuple):
     """When and about what a diagnosis is made: its identity, its window, and where its readings came from, with the digest of its bins."""
 
     diagnosis_id: str
@@ -136,19 +136,19 @@ class DiagnosisFields(TypedDict):
 
 def diagnose(
     equipment: Equipment,
-    occasion: Occasion,
+    context: DiagnosisContext,
     scores: Scores,
-    summary: InputSummary,
-    knowledge: Knowledge,
+    summary: WindowQuality,
+    decoder: PredictionDecoder,
     thresholds: Thresholds,
     previous: Mapping[str, State],
 ) -> Diagnosis:
-    """Make the full answer for one equipment at one time, as `tell` does, and hold it to its schema.
+    """Make the full answer for one equipment at one time, as `build_diagnosis` does, and hold it to its schema.
 
     Raises:
         ValidationError: a value is not as the schema says, which is an error of ours.
     """
-    return Diagnosis.model_validate(tell(equipment, occasion, scores, summary, knowledge, thresholds, previous))
+    return Diagnosis.model_validate(build_diagnosis(equipment, context, scores, summary, decoder, thresholds, previous))
 
 
 def as_json(fields: DiagnosisFields) -> bytes:
@@ -156,12 +156,12 @@ def as_json(fields: DiagnosisFields) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_UTC_Z)
 
 
-def tell(
+def build_diagnosis(
     equipment: Equipment,
-    occasion: Occasion,
+    context: DiagnosisContext,
     scores: Scores,
-    summary: InputSummary,
-    knowledge: Knowledge,
+    summary: WindowQuality,
+    decoder: PredictionDecoder,
     thresholds: Thresholds,
     previous: Mapping[str, State],
 ) -> DiagnosisFields:
@@ -169,10 +169,10 @@ def tell(
 
     Args:
         equipment: the topology that the scores are of.
-        occasion: identity, window and source.
+        context: identity, window and source.
         scores: from the model.
         summary: from the features.
-        knowledge: what the version was taught.
+        decoder: what the version was taught.
         thresholds: where states begin and when to abstain.
         previous: last known state by component id, for hysteresis; empty when there is none.
     """
@@ -181,10 +181,10 @@ def tell(
     strange: dict[str, float] = {}
     lacking = _lacking(equipment, summary)
     for index, (component, told, novelty) in enumerate(
-        zip(equipment.components, scores.told, summary.novelty_V.tolist(), strict=True)
+        zip(equipment.components, scores.told, summary.range_novelty_V.tolist(), strict=True)
     ):
-        condition = knowledge.condition(component, told)
-        doubt = knowledge.doubt(component, told, condition) if index in lacking else ""
+        condition = decoder.condition(component, told)
+        doubt = decoder.doubt(component, told, condition) if index in lacking else ""
         if told.distance > thresholds.max_distance:  # false where it is not known
             strange[component.component_id] = told.distance
         if doubt:
@@ -192,7 +192,7 @@ def tell(
         if component.component_id in strange or doubt:
             components.append(_kept_back(component, told))
         else:
-            components.append(_component(component, told, novelty, condition, knowledge, thresholds, previous))
+            components.append(_component(component, told, novelty, condition, decoder, thresholds, previous))
     if scores.contributions is not None:
         sensors_of = _sensor_positions(equipment)
         for index, item in enumerate(components):
@@ -203,7 +203,7 @@ def tell(
             item["distance_evidence"] = _distance_evidence(distance_S, equipment.sensor_ids)
     explained = doubts.keys() | strange.keys()
     untold = (
-        *_reasons_of_silence(equipment, components, knowledge, explained),
+        *_reasons_of_silence(equipment, components, decoder, explained),
         *_reason_of_distance(strange, components, thresholds),
         *doubts.values(),
     )
@@ -214,22 +214,22 @@ def tell(
         [] if untold else usual
     )  # usual readings of the others say nothing of a component that is not told
     return {
-        "diagnosis_id": occasion.diagnosis_id,
+        "diagnosis_id": context.diagnosis_id,
         "equipment_id": equipment.equipment_id,
-        "created_at": occasion.created_at,
-        "window": {"start": occasion.window.start, "end": occasion.window.end},
-        "model_version": knowledge.version,
-        "weights_sha256": knowledge.weights_sha256,
+        "created_at": context.created_at,
+        "window": {"start": context.window.start, "end": context.window.end},
+        "model_version": decoder.version,
+        "weights_sha256": decoder.weights_sha256,
         "topology_revision": equipment.revision,
-        "fallback": occasion.fallback,
+        "fallback": context.fallback,
         "input": {
-            "source": "inline" if occasion.source == "inline" else "store",
+            "source": "inline" if context.source == "inline" else "store",
             "missing_sensors": summary.missing,
             "faulty_sensors": [{"sensor_id": item.sensor_id, "reason": item.reason} for item in summary.faults],
             "unusual_sensors": summary.beyond,
             "coverage": unit(summary.coverage),
-            "stale_s": occasion.stale_s,
-            "digest": occasion.input_digest,
+            "stale_s": context.stale_s,
+            "digest": context.input_digest,
         },
         "status": "insufficient_evidence" if reasons else "ok",
         "reasons": reasons,
@@ -255,7 +255,7 @@ def state_of(health: float, previous: State | None, thresholds: Thresholds) -> S
     return STATES[rank]
 
 
-def _lacking(equipment: Equipment, summary: InputSummary) -> set[int]:
+def _lacking(equipment: Equipment, summary: WindowQuality) -> set[int]:
     """Return the positions of the components that a missing or faulty sensor's evidence would have reached."""
     away = {*summary.missing, *(fault.sensor_id for fault in summary.faults)}
     if not away:
@@ -265,7 +265,7 @@ def _lacking(equipment: Equipment, summary: InputSummary) -> set[int]:
     )
 
 
-def _kept_back(component: Component, told: Told) -> _Fields:
+def _kept_back(component: Component, told: ComponentPrediction) -> _Fields:
     """Return the answer about a component that abstains."""
     return {
         "component_id": component.component_id,
@@ -288,16 +288,16 @@ def _kept_back(component: Component, told: Told) -> _Fields:
 
 def _component(
     component: Component,
-    told: Told,
+    told: ComponentPrediction,
     novelty: float,
     condition: Condition | None,
-    knowledge: Knowledge,
+    decoder: PredictionDecoder,
     thresholds: Thresholds,
     previous: Mapping[str, State],
 ) -> _Fields:
-    health, interval, basis = knowledge.health(component, told, novelty)
-    rate, rate_reason = knowledge.rate(component, told)
-    rul_h, rul_interval_h, rul_reason = knowledge.remaining_life(component, told)
+    health, interval, basis = decoder.health(component, told, novelty)
+    rate, rate_reason = decoder.rate(component, told)
+    rul_h, rul_interval_h, rul_reason = decoder.remaining_life(component, told)
     before = previous.get(component.component_id)
     return {
         "component_id": component.component_id,
@@ -318,21 +318,21 @@ def _component(
     }
 
 
-def _distance(told: Told) -> float | None:
+def _distance(told: ComponentPrediction) -> float | None:
     return round(max(0.0, told.distance), DIGITS) if isfinite(told.distance) else None
 
 
 def _reasons_of_silence(
-    equipment: Equipment, components: Sequence[_Fields], knowledge: Knowledge, explained: Container[str]
+    equipment: Equipment, components: Sequence[_Fields], decoder: PredictionDecoder, explained: Container[str]
 ) -> tuple[str, ...]:
     silent = tuple(
         component.component_id
         for component, item in zip(equipment.components, components, strict=True)
-        if item["health"] is None and component.component_id not in explained and knowledge.taught("health", component)
+        if item["health"] is None and component.component_id not in explained and decoder.taught("health", component)
     )
     if not silent:
         return ()
-    told = f"expected finite health from version {knowledge.version}, found none for {listed(silent)}"
+    told = f"expected finite health from version {decoder.version}, found none for {listed(silent)}"
     return (f"{told}: ask another version, and report this window",)
 
 
@@ -359,14 +359,14 @@ def _evidence(
     index: int,
     basis: Basis,
     contribution_S: F32,
-    summary: InputSummary,
+    summary: WindowQuality,
     own_sensors: Sequence[int],
     sensor_ids: Sequence[str],
 ) -> list[_Weight]:
     if basis == "none":
         return []
     if basis == "novelty":
-        novelty = float(summary.novelty_V[index])
+        novelty = float(summary.range_novelty_V[index])
         without_S = summary.novelty_without_S.tolist()
         # float32 as both are, so that equal healths differ by nothing
         found = {position: float(np.float32(without_S[position]) - np.float32(novelty)) for position in own_sensors}

@@ -10,7 +10,7 @@ from math import inf, isfinite
 from typing import NamedTuple, Self
 
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
-from app.checkpoint.manifest import WEIGHTS, Card, Head
+from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.features.spec import FeatureSpec
 from app.model.graph import ModelOutput
 from app.schemas.diagnosis import Basis
@@ -24,7 +24,7 @@ AT_CAP = 0.98
 """Share of the hours that training looks ahead from which an answer counts as that many: a mean of networks nears it from below."""
 
 
-class Told(NamedTuple):
+class ComponentPrediction(NamedTuple):
     """A model's output for one component as plain numbers, which Python reads several times faster than numpy's."""
 
     health: float
@@ -36,7 +36,7 @@ class Told(NamedTuple):
     distance: float
 
 
-def told_of(output: ModelOutput) -> list[Told]:
+def component_predictions(output: ModelOutput) -> list[ComponentPrediction]:
     """Return what a model tells of each component, in order."""
     columns = (
         output.health_V.tolist(),
@@ -47,7 +47,7 @@ def told_of(output: ModelOutput) -> list[Told]:
         output.grade_probability_VK.tolist(),
         output.distance_V.tolist(),
     )
-    return list(map(Told._make, zip(*columns, strict=True)))
+    return list(map(ComponentPrediction._make, zip(*columns, strict=True)))
 
 
 class Condition(NamedTuple):
@@ -78,7 +78,7 @@ NO_LIFE = RemainingLife(None, None, NO_WEAR_LABELS)
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class PredictionDecoder:
     """What the version that answers was taught about one design.
 
     Args:
@@ -97,13 +97,13 @@ class Knowledge:
     calibrations: Mapping[str, ComponentCalibration]
 
     @classmethod
-    def of(cls, version: str, design: str, card: Card, spec: FeatureSpec, calibration: Calibration) -> Self:
+    def of(cls, version: str, design: str, manifest: Manifest, spec: FeatureSpec, calibration: Calibration) -> Self:
         """Take what the documents of a version's checkpoint say of a design."""
         return cls(
             version=version,
-            weights_sha256=card.sha256[WEIGHTS],
+            weights_sha256=manifest.sha256[WEIGHTS],
             grades=spec.grades.get(design, {}),
-            trained_heads={head: designs.get(design, ()) for head, designs in card.trained_heads.items()},
+            trained_heads={head: designs.get(design, ()) for head, designs in manifest.trained_heads.items()},
             calibrations=calibration.components.get(design, {}),
         )
 
@@ -111,7 +111,7 @@ class Knowledge:
         """Tell whether a head had labels of this component."""
         return component.component_id in self.trained_heads.get(head, ())
 
-    def condition(self, component: Component, told: Told) -> Condition | None:
+    def condition(self, component: Component, told: ComponentPrediction) -> Condition | None:
         """Return a component's condition, None where it has no grades or the network's answer is not finite."""
         grades = self.grades.get(component.component_id, ()) if self.taught("grade", component) else ()
         share_K = told.share_K[: len(grades)]
@@ -120,7 +120,7 @@ class Knowledge:
         best = max(share_K)
         return Condition(grades[share_K.index(best)].name, unit(best))
 
-    def doubt(self, component: Component, told: Told, condition: Condition | None) -> str:
+    def doubt(self, component: Component, told: ComponentPrediction, condition: Condition | None) -> str:
         """Say why a component abstains in a window that lacks a sensor whose evidence could reach it. Empty if it does not.
 
         Held-out windows whose sensors were taken away showed answers as unsure as this to be wrong too often.
@@ -142,7 +142,7 @@ class Knowledge:
             found = f"{told.spread:.3f}"
         return f"expected {needed}, found {found}: bring the missing sensors back, and inspect '{name}' meanwhile"
 
-    def health(self, component: Component, told: Told, novelty: float) -> Health:
+    def health(self, component: Component, told: ComponentPrediction, novelty: float) -> Health:
         """Return a component's health as labels taught it, else by how usual its readings are (NaN where that is not known)."""
         if self.taught("health", component):
             reach = self._held_to(component).health_reach * told.spread
@@ -151,13 +151,13 @@ class Knowledge:
             return Health(unit(told.health), (unit(told.health - reach), unit(told.health + reach)), "labels")
         return Health(unit(novelty), (0.0, 1.0), "novelty") if isfinite(novelty) else UNTOLD
 
-    def rate(self, component: Component, told: Told) -> tuple[float | None, str | None]:
+    def rate(self, component: Component, told: ComponentPrediction) -> tuple[float | None, str | None]:
         """Return health lost per 1000 operating hours, or why it can't be told."""
         if not self.taught("rate", component):
             return None, NO_WEAR_LABELS
         return (told.rate, None) if isfinite(told.rate) else (None, NOT_FINITE)
 
-    def remaining_life(self, component: Component, told: Told) -> RemainingLife:
+    def remaining_life(self, component: Component, told: ComponentPrediction) -> RemainingLife:
         """Return a component's remaining life in operating hours."""
         if not self.taught("rul", component):
             return NO_LIFE

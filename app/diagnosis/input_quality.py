@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.features.binning import Floats
 from app.features.extraction import Fault, FeatureBatch, SensorFeatures, faults_of
-from app.features.range_novelty import NoveltyPlan, leaves_range, novelty_health, plan_novelty
+from app.features.range_novelty import RangeNoveltyPlan, leaves_range, plan_range_novelty, range_novelty
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
@@ -54,66 +54,66 @@ class Thresholds:
             )
 
 
-class InputSummary(NamedTuple):
+class WindowQuality(NamedTuple):
     """What the features say of the input; sensors and components in topology order.
 
     Args:
         coverage: share of the window's sensor bins that hold a reading.
-        excess_S: how far each sensor leaves the range of training, 0 inside it; NaN for sensors that can't be judged.
+        exceedance_S: how far each sensor leaves the range of training, 0 inside it; NaN for sensors that can't be judged.
         beyond: sensors that leave it further than held-out windows of training did.
         missing: sensors without a reading.
         unreferenced: sensors that the checkpoint has no reference for.
         faults: sensors left out, and why.
         unusual: whether the whole window leaves the range of training.
-        novelty_V: health by novelty of each component; NaN where nothing can be said.
+        range_novelty_V: health by novelty of each component; NaN where nothing can be said.
         novelty_without_S: that of the sensor's component had the sensor not been there; NaN where nothing can be said.
     """
 
     coverage: float
-    excess_S: Floats
+    exceedance_S: Floats
     beyond: tuple[str, ...]
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
     faults: tuple[Fault, ...]
     unusual: bool
-    novelty_V: Floats
+    range_novelty_V: Floats
     novelty_without_S: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class SummaryBatch:
-    """What the features say of the input of W windows of one topology; see `InputSummary`.
+class QualityBatch:
+    """What the features say of the input of W windows of one topology; see `WindowQuality`.
 
-    `coverage_WS` and `fault_WS` are as in `FeatureBatch`; `excess_limit_S` is what held-out windows of training stayed below,
+    `coverage_WS` and `fault_WS` are as in `FeatureBatch`; `exceedance_limit_S` is what held-out windows of training stayed below,
     infinite where that is not known; it and `unreferenced_S` hold for every window.
     """
 
     coverage_WS: Floats
-    excess_WS: Floats
-    excess_limit_S: Floats
+    exceedance_WS: Floats
+    exceedance_limit_S: Floats
     unreferenced_S: NDArray[np.bool_]
     fault_WS: NDArray[np.uint8]
     unusual_W: NDArray[np.bool_]
-    novelty_WV: Floats
+    range_novelty_WV: Floats
     novelty_without_WS: Floats
 
-    def windows(self, sensor_ids: Sequence[str]) -> list[InputSummary]:
+    def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
         """Return what is said of each window; `sensor_ids` are those of the topology."""
         coverage_W = self.coverage_WS.mean(axis=1).tolist() if len(sensor_ids) else [0.0] * len(self.coverage_WS)
-        beyond_W = _named(self.excess_WS > self.excess_limit_S, sensor_ids)
+        beyond_W = _named(self.exceedance_WS > self.exceedance_limit_S, sensor_ids)
         missing_W = _named(self.coverage_WS == 0.0, sensor_ids)
         unreferenced = tuple(compress(sensor_ids, self.unreferenced_S.tolist()))
         faulty = set(np.flatnonzero(self.fault_WS.any(axis=1)).tolist())
         return [
-            InputSummary(
+            WindowQuality(
                 coverage=coverage_W[index],
-                excess_S=self.excess_WS[index],
+                exceedance_S=self.exceedance_WS[index],
                 beyond=beyond_W[index],
                 missing=missing_W[index],
                 unreferenced=unreferenced,
                 faults=faults_of(self.fault_WS[index], sensor_ids) if index in faulty else (),
                 unusual=unusual,
-                novelty_V=self.novelty_WV[index],
+                range_novelty_V=self.range_novelty_WV[index],
                 novelty_without_S=self.novelty_without_WS[index],
             )
             for index, unusual in enumerate(self.unusual_W.tolist())
@@ -121,73 +121,73 @@ class SummaryBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class SummaryPlan:
-    """What summaries take from a topology and a spec; made once by `plan_summary`."""
+class QualityPlan:
+    """What summaries take from a topology and a spec; made once by `plan_quality`."""
 
     equipment: Equipment
     spec: FeatureSpec
-    novelty: NoveltyPlan
-    excess_limit_S: Floats
+    novelty: RangeNoveltyPlan
+    exceedance_limit_S: Floats
     unreferenced_S: NDArray[np.bool_]
 
 
-def plan_summary(equipment: Equipment, spec: FeatureSpec) -> SummaryPlan:
+def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
     """Gather what the summaries of a topology's windows take from a spec."""
-    novelty = plan_novelty(equipment, spec)
+    novelty = plan_range_novelty(equipment, spec)
     references = spec.references.get(equipment.design, {})
-    return SummaryPlan(
+    return QualityPlan(
         equipment=equipment,
         spec=spec,
         novelty=novelty,
-        excess_limit_S=np.nan_to_num(novelty.limit_S, nan=np.inf).astype(np.float32),
+        exceedance_limit_S=np.nan_to_num(novelty.limit_S, nan=np.inf).astype(np.float32),
         unreferenced_S=np.array([sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_),
     )
 
 
-def summarise_batch(features: FeatureBatch, plan: SummaryPlan) -> SummaryBatch:
+def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
     """Keep of windows' features what a diagnosis tells about its input.
 
     Args:
         features: of windows of the plan's topology, made with its spec.
         plan: of that topology.
     """
-    novelty = novelty_health(features.excess_WS, plan.novelty)
-    return SummaryBatch(
+    novelty = range_novelty(features.exceedance_WS, plan.novelty)
+    return QualityBatch(
         coverage_WS=features.coverage_WS,
-        excess_WS=features.excess_WS,
-        excess_limit_S=plan.excess_limit_S,
+        exceedance_WS=features.exceedance_WS,
+        exceedance_limit_S=plan.exceedance_limit_S,
         unreferenced_S=plan.unreferenced_S,
         fault_WS=features.fault_WS,
-        unusual_W=leaves_range(features.excess_WS, plan.equipment, plan.spec),
-        novelty_WV=novelty.health_WV,
+        unusual_W=leaves_range(features.exceedance_WS, plan.equipment, plan.spec),
+        range_novelty_WV=novelty.health_WV,
         novelty_without_WS=novelty.without_WS,
     )
 
 
-def summarise(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> InputSummary:
-    """Keep of one window's features what a diagnosis tells about its input, by what `summarise_batch` does for many.
+def assess_window(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> WindowQuality:
+    """Keep of one window's features what a diagnosis tells about its input, by what `assess_batch` does for many.
 
     Args:
         equipment: the machine.
         features: of its window.
         spec: that the features were made with.
     """
-    plan = plan_summary(equipment, spec)
-    novelty = novelty_health(features.excess_S[None], plan.novelty)
-    return InputSummary(
+    plan = plan_quality(equipment, spec)
+    novelty = range_novelty(features.exceedance_S[None], plan.novelty)
+    return WindowQuality(
         coverage=float(features.coverage_S.mean()) if features.coverage_S.size else 0.0,
-        excess_S=features.excess_S,
-        beyond=_named(features.excess_S[None] > plan.excess_limit_S, equipment.sensor_ids)[0],
+        exceedance_S=features.exceedance_S,
+        beyond=_named(features.exceedance_S[None] > plan.exceedance_limit_S, equipment.sensor_ids)[0],
         missing=features.missing,
         unreferenced=features.unreferenced,
         faults=features.faulty,
-        unusual=bool(leaves_range(features.excess_S[None], equipment, spec)[0]),
-        novelty_V=novelty.health_WV[0],
+        unusual=bool(leaves_range(features.exceedance_S[None], equipment, spec)[0]),
+        range_novelty_V=novelty.health_WV[0],
         novelty_without_S=novelty.without_WS[0],
     )
 
 
-def abstention_reasons(equipment: Equipment, summary: InputSummary, thresholds: Thresholds) -> tuple[str, ...]:
+def abstention_reasons(equipment: Equipment, summary: WindowQuality, thresholds: Thresholds) -> tuple[str, ...]:
     """Say why the evidence is insufficient; empty when it is not."""
     reasons = []
     if summary.coverage < thresholds.min_coverage:
@@ -208,8 +208,8 @@ def abstention_reasons(equipment: Equipment, summary: InputSummary, thresholds: 
             f"{listed(summary.unreferenced)}: train on this design's history, or correct its `design`"
         )
     if summary.unusual:
-        order = np.argsort(-np.nan_to_num(summary.excess_S), kind="stable")
-        worst = tuple(equipment.sensor_ids[position] for position in order if summary.excess_S[position] > 0)
+        order = np.argsort(-np.nan_to_num(summary.exceedance_S), kind="stable")
+        worst = tuple(equipment.sensor_ids[position] for position in order if summary.exceedance_S[position] > 0)
         hint = " and that the window begins where a cycle does" if equipment.cycle_s is not None else ""
         reasons.append(
             "expected readings inside the range of training, found a window further outside than any held-out one, most of "

@@ -6,7 +6,7 @@ Invariant: a window's graph and summary do not depend on the windows beside it.
 
 from dataclasses import dataclass
 
-from app.diagnosis.input_quality import SummaryBatch, SummaryPlan, plan_summary, summarise_batch
+from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch, plan_quality
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
@@ -20,7 +20,7 @@ class WindowPlan:
 
     features: FeaturePlan
     graph: GraphPlan
-    summary: SummaryPlan
+    summary: QualityPlan
 
     @property
     def nbytes(self) -> int:
@@ -35,10 +35,10 @@ def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
     Raises:
         WindowError: no window of this topology can fit the spec.
     """
-    return WindowPlan(plan_features(equipment, spec), plan_graph(equipment, spec), plan_summary(equipment, spec))
+    return WindowPlan(plan_features(equipment, spec), plan_graph(equipment, spec), plan_quality(equipment, spec))
 
 
-def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, SummaryBatch]:
+def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, QualityBatch]:
     """Make the graphs of windows of one topology, as one batch in their order, and what their features say.
 
     Args:
@@ -47,4 +47,4 @@ def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, Sum
     """
     features = batch_features(values_WSN, plan.features)
     graph = tile_graphs(plan.graph, features.x_WSTF, features.mask_WST)
-    return graph, summarise_batch(features, plan.summary)
+    return graph, assess_batch(features, plan.summary)

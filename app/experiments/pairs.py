@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.diagnosis.agreement import shown
-from app.store.experiments import KnownTruth, PairRow, ToldComponent
+from app.store.experiments import KnownTruth, PairRow, PredictedComponent
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -150,7 +150,7 @@ def gathered(rows: Sequence[PairRow]) -> Pairs:
     return gathering.pairs()
 
 
-def score(told: ToldComponent, truth: KnownTruth) -> float:
+def score(told: PredictedComponent, truth: KnownTruth) -> float:
     """Return how right an answer about a component was, in [0, 1].
 
     Of a grade 1 when it was told and 0 otherwise; of a health 1 less the distance. Nothing told is nothing right: abstentions are

@@ -38,14 +38,14 @@ class Fault:
 class SensorFeatures:
     """What the network reads of one window.
 
-    `x_STF` (F = statistics, then coverage - 1) is 0.0 where `mask_ST` is false. `excess_S` is NaN for a sensor without a
+    `x_STF` (F = statistics, then coverage - 1) is 0.0 where `mask_ST` is false. `exceedance_S` is NaN for a sensor without a
     reference or without readings.
     """
 
     x_STF: Floats
     mask_ST: NDArray[np.bool_]
     coverage_S: Floats
-    excess_S: Floats
+    exceedance_S: Floats
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
     faulty: tuple[Fault, ...]
@@ -58,7 +58,7 @@ class FeatureBatch:
     x_WSTF: Floats
     mask_WST: NDArray[np.bool_]
     coverage_WS: Floats
-    excess_WS: Floats
+    exceedance_WS: Floats
     fault_WS: NDArray[np.uint8]
 
     def window(self, index: int, plan: "FeaturePlan") -> SensorFeatures:
@@ -67,7 +67,7 @@ class FeatureBatch:
             x_STF=self.x_WSTF[index],
             mask_ST=self.mask_WST[index],
             coverage_S=self.coverage_WS[index],
-            excess_S=self.excess_WS[index],
+            exceedance_S=self.exceedance_WS[index],
             missing=missing_sensors(self.coverage_WS[index], plan.sensor_ids),
             unreferenced=plan.unreferenced,
             faulty=faults_of(self.fault_WS[index], plan.sensor_ids),
@@ -194,7 +194,7 @@ def find_faults(values_WSN: Floats, plan: FeaturePlan) -> NDArray[np.uint8]:
     return fault_WS
 
 
-def range_excess(raw_WSTF: Floats, there_WST: NDArray[np.bool_], plan: FeaturePlan) -> Floats:
+def range_exceedance(raw_WSTF: Floats, there_WST: NDArray[np.bool_], plan: FeaturePlan) -> Floats:
     """Return how far each sensor's window leaves the range of the training windows: 0 inside, at most 1.
 
     It is the mean over steps and statistics of the distance beyond the lowest and highest value of the training windows, in
@@ -215,13 +215,13 @@ def range_excess(raw_WSTF: Floats, there_WST: NDArray[np.bool_], plan: FeaturePl
     beyond_WSTF /= plan.spread_STF
     np.minimum(beyond_WSTF, 1.0, out=beyond_WSTF)
     count_WS = there_WST.sum(-1) * plan.referenced_S
-    excess_WS = np.full(count_WS.shape, np.nan, np.float32)
+    exceedance_WS = np.full(count_WS.shape, np.nan, np.float32)
     for count in np.flatnonzero(np.bincount(count_WS.reshape(-1), minlength=1)[1:]) + 1:
         # rows with as many steps are summed as one block of the steps that are there: a sum never depends on other rows
         rows_WS = count_WS == count
         block = beyond_WSTF[rows_WS] if count == steps else beyond_WSTF[rows_WS][there_WST[rows_WS]]
-        excess_WS[rows_WS] = block.reshape(np.count_nonzero(rows_WS), -1).mean(-1)
-    return excess_WS
+        exceedance_WS[rows_WS] = block.reshape(np.count_nonzero(rows_WS), -1).mean(-1)
+    return exceedance_WS
 
 
 def normalise(raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_WS: NDArray[np.uint8]) -> FeatureBatch:
@@ -235,8 +235,8 @@ def normalise(raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_W
     """
     there_WST = coverage_WST > 0
     mask_WST = there_WST & (fault_WS == 0)[..., None]
-    excess_WS = range_excess(raw_WSTF, there_WST, plan)
-    excess_WS[fault_WS != 0] = np.nan
+    exceedance_WS = range_exceedance(raw_WSTF, there_WST, plan)
+    exceedance_WS[fault_WS != 0] = np.nan
     z_WSTF = raw_WSTF - plan.mean_STF
     z_WSTF /= plan.spread_STF
     x_WSTF = np.empty((*raw_WSTF.shape[:-1], raw_WSTF.shape[-1] + 1), np.float32)
@@ -244,7 +244,7 @@ def normalise(raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_W
     x_WSTF[..., -1] = coverage_WST - 1.0
     np.copyto(x_WSTF, np.float32(0.0), where=~mask_WST[..., None])
     coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
-    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, excess_WS, fault_WS)
+    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, exceedance_WS, fault_WS)
 
 
 def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
@@ -268,7 +268,7 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
         x_WSTF=np.concatenate([part.x_WSTF for part in parts]),
         mask_WST=np.concatenate([part.mask_WST for part in parts]),
         coverage_WS=np.concatenate([part.coverage_WS for part in parts]),
-        excess_WS=np.concatenate([part.excess_WS for part in parts]),
+        exceedance_WS=np.concatenate([part.exceedance_WS for part in parts]),
         fault_WS=np.concatenate([part.fault_WS for part in parts]),
     )
 

@@ -16,8 +16,8 @@ from app.schemas.equipment import Equipment
 
 
 @dataclass(frozen=True, slots=True)
-class NoveltyPlan:
-    """What novelty takes from a topology and a spec, as arrays; made once by `plan_novelty`.
+class RangeNoveltyPlan:
+    """What novelty takes from a topology and a spec, as arrays; made once by `plan_range_novelty`.
 
     Args:
         limit_S: excess of each sensor that held-out windows stayed below, float64; NaN where it is not known.
@@ -34,20 +34,20 @@ class NoveltyPlan:
     owner_S: NDArray[np.int64]
 
 
-class NoveltyHealth(NamedTuple):
+class RangeNovelty(NamedTuple):
     """Health by novelty of each component, [W, V], and of each sensor's component had the sensor not been there, [W, S]."""
 
     health_WV: Floats
     without_WS: Floats
 
 
-def plan_novelty(equipment: Equipment, spec: FeatureSpec) -> NoveltyPlan:
+def plan_range_novelty(equipment: Equipment, spec: FeatureSpec) -> RangeNoveltyPlan:
     """Gather what the novelty of a topology's windows takes from a spec."""
     limits = spec.limits.get(equipment.design)
     known = {} if limits is None else limits.sensors
     component_S = np.array([placed.component_index for placed in equipment.sensors], np.int64)
     owner_Q, first_Q, owner_S = np.unique(component_S, return_index=True, return_inverse=True)
-    return NoveltyPlan(
+    return RangeNoveltyPlan(
         limit_S=np.array([known.get(sensor_id, np.nan) for sensor_id in equipment.sensor_ids], np.float64),
         components=len(equipment.components),
         owner_Q=owner_Q,
@@ -56,40 +56,40 @@ def plan_novelty(equipment: Equipment, spec: FeatureSpec) -> NoveltyPlan:
     )
 
 
-def window_excess(excess_WS: Floats) -> Doubles:
+def window_exceedance(exceedance_WS: Floats) -> Doubles:
     """Return how far each window leaves the training range: the mean over its sensors that have an excess, 0 if none.
 
     Args:
-        excess_WS: of each sensor, see `range_excess`; or [S], of one window.
+        exceedance_WS: of each sensor, see `range_exceedance`; or [S], of one window.
     """
-    known_WS = np.isfinite(excess_WS)
-    total_W = np.where(known_WS, excess_WS, 0.0).sum(-1, dtype=np.float64)
-    excess_W: Doubles = total_W / np.maximum(known_WS.sum(-1), 1)
-    return excess_W
+    known_WS = np.isfinite(exceedance_WS)
+    total_W = np.where(known_WS, exceedance_WS, 0.0).sum(-1, dtype=np.float64)
+    exceedance_W: Doubles = total_W / np.maximum(known_WS.sum(-1), 1)
+    return exceedance_W
 
 
-def leaves_range(excess_WS: Floats, equipment: Equipment, spec: FeatureSpec) -> NDArray[np.bool_]:
+def leaves_range(exceedance_WS: Floats, equipment: Equipment, spec: FeatureSpec) -> NDArray[np.bool_]:
     """Tell of each window, [W], whether it is so far from the training windows that an answer would be a guess.
 
     The limit is what windows of held-out configurations reached (see `Limits`); a design without one is never refused.
     """
     limits = spec.limits.get(equipment.design)
-    unusual_W: NDArray[np.bool_] = window_excess(excess_WS) > (np.inf if limits is None else limits.window)
+    unusual_W: NDArray[np.bool_] = window_exceedance(exceedance_WS) > (np.inf if limits is None else limits.window)
     return unusual_W
 
 
-def novelty_health(excess_WS: Floats, plan: NoveltyPlan) -> NoveltyHealth:
+def range_novelty(exceedance_WS: Floats, plan: RangeNoveltyPlan) -> RangeNovelty:
     """Return a health by novelty for every component: for those whose condition training never varied.
 
     1.0 while all of a component's sensors stay as near the training range as held-out windows did (its limit), falling to 0.0
     where a sensor is outside the range throughout (excess 1). NaN for a component that has no sensor with an excess, and for
     all components of a design without limits.
     """
-    W, S = excess_WS.shape
+    W, S = exceedance_WS.shape
     health_WV = np.full((W, plan.components), np.nan, np.float32)
     if S == 0:
-        return NoveltyHealth(health_WV, np.empty((W, 0), np.float32))
-    beyond_WS = np.maximum(excess_WS.astype(np.float64) - plan.limit_S, 0.0) / np.maximum(1.0 - plan.limit_S, 1e-6)
+        return RangeNovelty(health_WV, np.empty((W, 0), np.float32))
+    beyond_WS = np.maximum(exceedance_WS.astype(np.float64) - plan.limit_S, 0.0) / np.maximum(1.0 - plan.limit_S, 1e-6)
     sensor_WS = (1.0 - np.minimum(beyond_WS, 1.0)).astype(np.float32)
     worst_WQ = np.fmin.reduceat(sensor_WS, plan.first_Q, axis=1)
     health_WV[:, plan.owner_Q] = worst_WQ
@@ -99,4 +99,4 @@ def novelty_health(excess_WS: Floats, plan: NoveltyPlan) -> NoveltyHealth:
     next_WQ = np.fmin.reduceat(np.where(is_worst_WS, np.float32(np.nan), sensor_WS), plan.first_Q, axis=1)
     only_WQ = np.add.reduceat(is_worst_WS, plan.first_Q, axis=1, dtype=np.int64) == 1
     decides_WS = is_worst_WS & only_WQ[:, plan.owner_S]
-    return NoveltyHealth(health_WV, np.where(decides_WS, next_WQ[:, plan.owner_S], worst_WS))
+    return RangeNovelty(health_WV, np.where(decides_WS, next_WQ[:, plan.owner_S], worst_WS))

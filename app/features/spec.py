@@ -36,7 +36,7 @@ class Reference(BaseModel):
 
 
 class Limits(BaseModel):
-    """How far windows that the weights never saw left the range of their training windows; see `range_excess`."""
+    """How far windows that the weights never saw left the range of their training windows; see `range_exceedance`."""
 
     model_config = _STRICT
 

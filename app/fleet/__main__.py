@@ -26,7 +26,7 @@ from app.core.errors import (
     UnknownError,
 )
 from app.core.settings import PROJECT_DIR, Settings
-from app.fleet.plan import Asked, Plan, check_asked, like_pattern, read_ids, run_name
+from app.fleet.plan import Plan, RunRequest, check_asked, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan
 from app.fleet.tally import Summary, Tally, told
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
@@ -171,7 +171,7 @@ class _Progress:
             self._err.write("\n")
 
 
-def _asked(options: argparse.Namespace) -> Asked:
+def _asked(options: argparse.Namespace) -> RunRequest:
     equipment, sha256 = options.equipment, None
     if equipment is not None and Path(equipment).is_file():
         if options.design is not None:
@@ -181,7 +181,7 @@ def _asked(options: argparse.Namespace) -> Asked:
     elif equipment is not None:
         like_pattern(equipment)
     checkpoint = options.checkpoint and str(options.checkpoint.resolve())
-    return Asked(
+    return RunRequest(
         equipment=equipment,
         ids_sha256=sha256,
         design=options.design,

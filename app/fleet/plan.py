@@ -27,7 +27,7 @@ _GLOB = re.compile(r"[A-Za-z0-9._:*?-]{1,128}")
 _LIKE = {"*": "%", "?": "_", "_": r"\_"}
 
 
-class Asked(BaseModel):
+class RunRequest(BaseModel):
     """What the user asked a run to do; None where nothing was said.
 
     `equipment` is a pattern of ids with * and ?, or the path of a file with one id a line, whose SHA-256 is `ids_sha256`.
@@ -57,7 +57,7 @@ class Plan(BaseModel):
     model_config = _FROZEN
 
     at: AwareTime
-    asked: Asked
+    asked: RunRequest
     traffic: Traffic
     checkpoints: Mapping[str, Place]
     thresholds: Thresholds
@@ -74,14 +74,14 @@ class Plan(BaseModel):
         return Selection(None if pattern is None else like_pattern(pattern), self.asked.design)
 
 
-def check_asked(name: str, plan: Plan, asked: Asked, at: datetime | None) -> None:
+def check_asked(name: str, plan: Plan, asked: RunRequest, at: datetime | None) -> None:
     """Check that nothing else is asked of a run than what it began with; what is left out is as it was.
 
     Raises:
         InputError: something else is asked.
     """
     pairs = [("at", at, plan.at)]
-    pairs += [(field, getattr(asked, field), getattr(plan.asked, field)) for field in Asked.model_fields]
+    pairs += [(field, getattr(asked, field), getattr(plan.asked, field)) for field in RunRequest.model_fields]
     for field, now, before in pairs:
         if now is not None and now != before:
             option = "the ids in the file of --equipment" if field == "ids_sha256" else f"--{field.replace('_', '-')}"
@@ -91,7 +91,7 @@ def check_asked(name: str, plan: Plan, asked: Asked, at: datetime | None) -> Non
             )
 
 
-def run_name(given: str | None, asked: Asked, at: datetime) -> str:
+def run_name(given: str | None, asked: RunRequest, at: datetime) -> str:
     """Return a run's name: the one given, else one that follows from the time and what is asked.
 
     Raises:

@@ -1,6 +1,6 @@
 """Which versions a run scores with: what `serve_config.yaml` releases now, or one version or checkpoint for every machine.
 
-Invariant: a plan names no checkpoint whose files are not those that its card states.
+Invariant: a plan names no checkpoint whose files are not those that its manifest states.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ import yaml
 from pydantic import ValidationError
 
 from app.checkpoint.locate import find_checkpoint
-from app.checkpoint.manifest import WEIGHTS, read_card
+from app.checkpoint.manifest import WEIGHTS, read_manifest
 from app.core.errors import InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings
 from app.diagnosis.input_quality import Thresholds
-from app.fleet.plan import Asked, Place, Plan
+from app.fleet.plan import Place, Plan, RunRequest
 from app.schemas.places import shown
 from app.serving.ingress.config import IngressConfig, ModelArgs
 from app.serving.ingress.traffic import Release, Traffic
@@ -31,7 +31,7 @@ class Released(NamedTuple):
     directories: Mapping[str, str]
 
 
-def make_plan(asked: Asked, at: datetime | None, config: Path, now: datetime) -> Plan:
+def make_plan(asked: RunRequest, at: datetime | None, config: Path, now: datetime) -> Plan:
     """Make the plan of a run that begins now.
 
     Args:
@@ -44,7 +44,7 @@ def make_plan(asked: Asked, at: datetime | None, config: Path, now: datetime) ->
         InputError: the time lies in the future, or both a version and a checkpoint are asked for.
         SettingsError: the configuration can't be read.
         UnknownVersion: the version asked for is not released.
-        CheckpointError: a checkpoint is not what its card says.
+        CheckpointError: a checkpoint is not what its manifest says.
     """
     if at is not None and at > now + CLOCK_SKEW:
         raise InputError(
@@ -54,9 +54,9 @@ def make_plan(asked: Asked, at: datetime | None, config: Path, now: datetime) ->
         raise InputError("expected either --model-version or --checkpoint, found both: leave one out")
     released = read_released(config)
     if asked.checkpoint is not None:
-        card = read_card(PROJECT_DIR / asked.checkpoint)
-        traffic = _all_to(card.version, asked.checkpoint)
-        directories: Mapping[str, str] = {card.version: asked.checkpoint}
+        manifest = read_manifest(PROJECT_DIR / asked.checkpoint)
+        traffic = _all_to(manifest.version, asked.checkpoint)
+        directories: Mapping[str, str] = {manifest.version: asked.checkpoint}
     elif asked.model_version is not None:
         forced = released.traffic.find(asked.model_version)
         if forced is None:
@@ -113,4 +113,6 @@ def _all_to(version: str, application: str) -> Traffic:
 
 
 def _place(directory: str) -> Place:
-    return Place(directory=directory, weights_sha256=read_card(find_checkpoint(directory, Settings())).sha256[WEIGHTS])
+    return Place(
+        directory=directory, weights_sha256=read_manifest(find_checkpoint(directory, Settings())).sha256[WEIGHTS]
+    )

@@ -23,9 +23,9 @@ from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.manifest import WEIGHTS
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
-from app.diagnosis.build import DiagnosisFields, Occasion, Scores, as_json, tell
-from app.diagnosis.decoder import Knowledge, Told, told_of
-from app.diagnosis.input_quality import InputSummary, SummaryBatch
+from app.diagnosis.build import DiagnosisContext, DiagnosisFields, Scores, as_json, build_diagnosis
+from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, component_predictions
+from app.diagnosis.input_quality import QualityBatch, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import window_digest
 from app.features.extraction import check_shape
@@ -102,10 +102,10 @@ class _Version:
     network: Network
     plans: Recent[str, WindowPlan]
 
-    def knowledge_of(self, name: str, design: str) -> Knowledge:
+    def decoder_for(self, name: str, design: str) -> PredictionDecoder:
         """Return what the version was taught of a design."""
         taught = self.checkpoint
-        return Knowledge.of(name, design, taught.card, taught.feature_spec, taught.calibration)
+        return PredictionDecoder.of(name, design, taught.manifest, taught.feature_spec, taught.calibration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class _Group:
     places: Sequence[int]
     rows: Sequence[int]
     graph: GraphBatch
-    summary: SummaryBatch
+    summary: QualityBatch
     digests: Sequence[str]
 
     def alone(self) -> "list[_Group]":
@@ -236,11 +236,11 @@ class FleetScorer:
         diagnoses: list[StoredDiagnosis] = []
         for group, told in _scored(groups, version.network, failures):
             first = batch[group.places[0]]
-            knowledge = version.knowledge_of(first.version, first.equipment.design)
+            decoder = version.decoder_for(first.version, first.equipment.design)
             summaries = group.summary.windows(first.equipment.sensor_ids)
             for place, row, scores in zip(group.places, group.rows, told, strict=True):
                 try:
-                    made = self._told(batch[place], read, place, scores, summaries[row], group.digests[row], knowledge)
+                    made = self._told(batch[place], read, place, scores, summaries[row], group.digests[row], decoder)
                     diagnoses.append(row_of(made, as_json(made)))
                 except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
                     failures[place] = error
@@ -256,12 +256,12 @@ class FleetScorer:
         read: _Read,
         place: int,
         scores: Scores,
-        summary: InputSummary,
+        summary: WindowQuality,
         input_digest: str,
-        knowledge: Knowledge,
+        decoder: PredictionDecoder,
     ) -> DiagnosisFields:
         newest = read.windows[place].newest
-        occasion = Occasion(
+        context = DiagnosisContext(
             diagnosis_id=machine.diagnosis_id,
             created_at=self._run.created_at,
             window=machine.window,
@@ -271,7 +271,7 @@ class FleetScorer:
             input_digest=input_digest,
         )
         thresholds, previous = self._plan.thresholds, read.previous[place]
-        return tell(machine.equipment, occasion, scores, summary, knowledge, thresholds, previous)
+        return build_diagnosis(machine.equipment, context, scores, summary, decoder, thresholds, previous)
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
         """Return the outcome of a machine that can't be scored; the first of each error not the project's is logged whole."""
@@ -289,7 +289,7 @@ class FleetScorer:
         if name not in self._versions:
             place = self._plan.checkpoints[name]
             checkpoint = load(find_checkpoint(place.directory, Settings()), self._device)
-            found = checkpoint.card.sha256[WEIGHTS]
+            found = checkpoint.manifest.sha256[WEIGHTS]
             if found != place.weights_sha256:
                 raise CheckpointError(
                     f"expected weights {place.weights_sha256[:12]} of version {name} in '{place.directory}', as the run "
@@ -358,7 +358,7 @@ def _scored(
     if not groups:
         return
     try:
-        told = told_of(score(network, concatenate([group.graph for group in groups])))
+        told = component_predictions(score(network, concatenate([group.graph for group in groups])))
     except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
         windows = [window for group in groups for window in group.alone()]
         if len(windows) == 1:
@@ -374,7 +374,7 @@ def _scored(
         start = end
 
 
-def _apart(told: Sequence[Told], windows: int) -> list[Scores]:
+def _apart(told: Sequence[ComponentPrediction], windows: int) -> list[Scores]:
     """Return the scores of each of some windows of one topology."""
     components = len(told) // windows
     return [Scores(told[first : first + components]) for first in range(0, len(told), components)]

@@ -52,7 +52,7 @@ class ModelOutput:
 
     `health_V` in [0, 1] and `spread_V` its standard deviation; `rate_V` health lost per 1000 operating hours; `rul_V` remaining
     life in operating hours and `rul_spread_V` its standard deviation. `grade_probability_VK` has NaN beyond the component's
-    grades. Which heads were trained stands in the checkpoint's card: an answer of an untrained head means nothing.
+    grades. Which heads were trained stands in the checkpoint's manifest: an answer of an untrained head means nothing.
     `distance_V` is how far the evidence is from training's, 1.0 where windows of held-out conditions begin to be outliers; NaN where it is not known.
     """
 

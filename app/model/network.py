@@ -24,7 +24,7 @@ from torch.nn import functional
 from app.features.binning import Floats
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
 from app.model.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
-from app.model.ood_detector import EvidenceDistance
+from app.model.ood_detector import OodDetector
 
 HARMONICS = 6
 """Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
@@ -128,7 +128,7 @@ class Averages(NamedTuple):
     distance_V: Floats
 
 
-class SecondOpinion(nn.Module):
+class LinearClassifier(nn.Module):
     """A linear reading of the grades of each grade set, beside the network.
 
     It reads the features of every step of the sensors whose evidence can reach the component, and is fitted in closed form on
@@ -217,7 +217,7 @@ class UniversalTemporalGNN(nn.Module):
         self.attend = MemberLinear(M, D, config.heads)
         self.summary = MemberLinear(M, 2 * D, D)
         self.grade = OrdinalHead(M, D, config.grade_sets)
-        self.opinion = SecondOpinion(config)
+        self.opinion = LinearClassifier(config)
         self.distance = distance_of(config)
         self.trend = MemberLinear(M, D, 5)
 
@@ -308,11 +308,11 @@ class UniversalTemporalGNN(nn.Module):
         return functional.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
 
 
-def distance_of(config: ModelConfig) -> EvidenceDistance | None:
+def distance_of(config: ModelConfig) -> OodDetector | None:
     """Make the empty tables of the distance from training for a network, None where it has none."""
     if not (config.distance_axes and config.opinion_steps and config.opinion_sensors):
         return None
-    return EvidenceDistance(
+    return OodDetector(
         sets=max(len(config.grade_sets), 1),
         places=config.opinion_sensors,
         inputs=config.opinion_steps * config.features,

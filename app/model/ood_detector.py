@@ -64,7 +64,7 @@ class _Pattern(NamedTuple):
     """Whether no input is there."""
 
 
-class EvidenceDistance(nn.Module):
+class OodDetector(nn.Module):
     """Tables of the distance, by grade set, filled by training in closed form.
 
     Args:

@@ -271,7 +271,7 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     for score in scores:
         say(f"reference set: {score.component_id} ({score.design}) right in {score.right} of {score.windows} windows")
     if not scores:
-        data = checkpoint.card.data
+        data = checkpoint.manifest.data
         say(
             "reference set: none, the store has no labelled windows of its designs outside of the training's data "
             f"({data.start:%Y-%m-%d %H:%M}Z to {data.end:%Y-%m-%d %H:%M}Z)"

@@ -36,7 +36,7 @@ class Asker:
     reason: str
 
 
-class Ledger:
+class ReleaseHistory:
     """The history of releases as one asker's commands see it.
 
     Args:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from app.checkpoint.manifest import CARD, Card
+from app.checkpoint.manifest import MANIFEST, Manifest
 from app.checkpoint.node_cache import local_directory
 from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
 from app.release.change import LOCK_POLL_S, Change
@@ -28,7 +28,7 @@ from app.release.config.edits import (
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.config.shares import UNCHANGED, ShadowChange
 from app.release.history import ROLLBACK, SHADOW, UNSHADOW, in_use, weights_before
-from app.release.ledger import Asker, History, Ledger, told
+from app.release.ledger import Asker, History, ReleaseHistory, told
 from app.release.view import difference
 
 START_S = 300.0
@@ -82,7 +82,7 @@ class Releases:
         self._file = file
         self._serve = serve
         self._service = service
-        self._ledger = Ledger(history, asker, say)
+        self._ledger = ReleaseHistory(history, asker, say)
         self._change = Change(file, serve, service, asker.actor)
         self._say = say
         self._dry_run = dry_run
@@ -379,9 +379,11 @@ class Releases:
         return True
 
     def _designs(self, checkpoint: str) -> tuple[str, ...]:
-        """Return the designs that a version was trained on, as its card says."""
+        """Return the designs that a version was trained on, as its manifest says."""
         try:
-            return Card.model_validate_json((local_directory(checkpoint, self._var_dir) / CARD).read_bytes()).designs
+            return Manifest.model_validate_json(
+                (local_directory(checkpoint, self._var_dir) / MANIFEST).read_bytes()
+            ).designs
         except (OSError, ValueError):
             return ()  # not on this machine: any registered machine will do
 

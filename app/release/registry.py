@@ -1,7 +1,7 @@
 """The registry of versions: MLflow's model registry, a file under `var/` or any server that `MLFLOW_TRACKING_URI` names.
 
 The number that MLflow gives is the version. A registered artifact is the checkpoint as it was trained; its number is written into the
-card of the copy that is fetched. Importing MLflow takes seconds, so whoever does not register or list should not import this.
+manifest of the copy that is fetched. Importing MLflow takes seconds, so whoever does not register or list should not import this.
 Invariant: what is fetched has the files that were registered, by their SHA-256; nothing is registered that was not validated.
 """
 
@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from app.checkpoint import manifest as files
-from app.checkpoint.manifest import Card, read_card, sha256_of
+from app.checkpoint.manifest import Manifest, read_manifest, sha256_of
 from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings, without_passwords
 from app.release.versions import Registered
@@ -31,7 +31,7 @@ NAME = "hydraulic-diagnostics"
 ARTIFACT = "checkpoint"
 SHIPPED = "app/weights"
 CARD_TAG = "card_sha256"
-"""Tag with the SHA-256 of the card, which states those of the other files."""
+"""Tag with the SHA-256 of the manifest, which states those of the other files."""
 LATEST_RUNS = 5
 """How many runs of a checkpoint's version are looked through for the one that trained it."""
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
@@ -63,14 +63,14 @@ class Registry:
             scores: of the reference set, as tags.
 
         Raises:
-            CheckpointError: the directory is not what its card says.
+            CheckpointError: the directory is not what its manifest says.
             ReleaseError: the registry refused, does not answer, or has another checkpoint under the number of a shipped one.
         """
-        card = read_card(directory)
+        manifest = read_manifest(directory)
         try:
             with self._alone():
                 self._ensure_model()
-                return self._add(directory, card, run_id or self._training_of(directory, card), scores)
+                return self._add(directory, manifest, run_id or self._training_of(directory, manifest), scores)
         except MlflowException as error:
             raise _refused(error) from error
 
@@ -87,7 +87,7 @@ class Registry:
             raise _refused(error) from error
 
     def fetch(self, version: str, directory: Path) -> None:
-        """Write a version's files into an empty directory, its number in the card.
+        """Write a version's files into an empty directory, its number in the manifest.
 
         Raises:
             UnknownVersion: it is not registered.
@@ -113,14 +113,14 @@ class Registry:
             raise _refused(error) from error
         except OSError as error:
             raise CheckpointError(f"expected the files of version {version} in the registry, found: {error}") from error
-        stated, found = registered.tags.get(CARD_TAG, ""), sha256_of(directory / files.CARD)
+        stated, found = registered.tags.get(CARD_TAG, ""), sha256_of(directory / files.MANIFEST)
         if stated != found:
             raise CheckpointError(
-                f"expected version {version} with a {files.CARD} of SHA-256 {stated}, found {found}: the registry's files were changed; "
+                f"expected version {version} with a {files.MANIFEST} of SHA-256 {stated}, found {found}: the registry's files were changed; "
                 "register the checkpoint again"
             )
-        card = read_card(directory).model_copy(update={"version": version})
-        (directory / files.CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        manifest = read_manifest(directory).model_copy(update={"version": version})
+        (directory / files.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def name(self, alias: str, version: str) -> None:
         """Give a version an alias, which it takes from whoever had it; one that is not registered is left out.
@@ -149,56 +149,56 @@ class Registry:
             if error.error_code != _THERE:
                 raise
         for directory in sorted((PROJECT_DIR / SHIPPED).iterdir(), key=lambda path: int(path.name)):
-            stated = sha256_of(directory / files.CARD)
+            stated = sha256_of(directory / files.MANIFEST)
             try:
                 found = self._client.get_model_version(NAME, directory.name).tags.get(CARD_TAG, "")
             except MlflowException as error:
                 if error.error_code != _ABSENT:
                     raise
-                added = self._add(directory, read_card(directory), None, {})
+                added = self._add(directory, read_manifest(directory), None, {})
                 if added.version == directory.name:
                     continue
                 self._client.delete_model_version(NAME, added.version)
                 found = f"the next free number {added.version}"
             if found != stated:
                 raise ReleaseError(
-                    f"expected the shipped version {directory.name} (card {stated[:12]}) under its number in the registry, found "
+                    f"expected the shipped version {directory.name} (manifest {stated[:12]}) under its number in the registry, found "
                     f"{found[:40]}: use a registry of its own with MLFLOW_TRACKING_URI or HYDRAULIC_VAR_DIR"
                 )
 
-    def _add(self, directory: Path, card: Card, run_id: str | None, scores: Mapping[str, str]) -> Registered:
+    def _add(self, directory: Path, manifest: Manifest, run_id: str | None, scores: Mapping[str, str]) -> Registered:
         run = (
             self._client.get_run(run_id)
             if run_id
             else self._client.create_run(self._experiment(), run_name=f"register {directory.name}")
         )
-        folder = f"{ARTIFACT}-{card.sha256[files.WEIGHTS][:12]}"
+        folder = f"{ARTIFACT}-{manifest.sha256[files.WEIGHTS][:12]}"
         with tempfile.TemporaryDirectory() as scratch:
-            for name in [files.CARD, *card.sha256]:
+            for name in [files.MANIFEST, *manifest.sha256]:
                 shutil.copy2(directory / name, scratch)
             self._client.log_artifacts(run.info.run_id, scratch, folder)
-        tags = _tags(directory, card) | dict(scores)
+        tags = _tags(directory, manifest) | dict(scores)
         source = f"{run.info.artifact_uri}/{folder}"
         made = self._client.create_model_version(NAME, source, run.info.run_id, tags=tags)
         if run_id is None:
             self._client.set_terminated(run.info.run_id)
         return self._read(made.version)
 
-    def _training_of(self, directory: Path, card: Card) -> str | None:
+    def _training_of(self, directory: Path, manifest: Manifest) -> str | None:
         """Return the id of the run that a training kept with this very checkpoint among its artifacts, or None."""
-        named = [self._client.get_experiment_by_name(design) for design in card.designs]
+        named = [self._client.get_experiment_by_name(design) for design in manifest.designs]
         experiments = [item.experiment_id for item in named if item is not None]
         if not experiments:
             return None
-        stated = sha256_of(directory / files.CARD)
-        version = card.version.replace("'", "")
+        stated = sha256_of(directory / files.MANIFEST)
+        version = manifest.version.replace("'", "")
         runs = self._client.search_runs(experiments, f"tags.version = '{version}'", max_results=LATEST_RUNS)
         for run in runs:
             paths = {item.path for item in self._client.list_artifacts(run.info.run_id, ARTIFACT)}
-            if f"{ARTIFACT}/{files.CARD}" not in paths:
+            if f"{ARTIFACT}/{files.MANIFEST}" not in paths:
                 continue
             with tempfile.TemporaryDirectory() as scratch:
-                kept = self._client.download_artifacts(run.info.run_id, f"{ARTIFACT}/{files.CARD}", scratch)
+                kept = self._client.download_artifacts(run.info.run_id, f"{ARTIFACT}/{files.MANIFEST}", scratch)
                 if sha256_of(Path(kept)) == stated:
                     return str(run.info.run_id)
         return None
@@ -216,19 +216,19 @@ class Registry:
         return Registered(str(item.version), created, tuple(item.aliases), str(item.run_id or ""), dict(item.tags))
 
 
-def _tags(directory: Path, card: Card) -> dict[str, str]:
+def _tags(directory: Path, manifest: Manifest) -> dict[str, str]:
     tags = {
-        CARD_TAG: sha256_of(directory / files.CARD),
-        "weights_sha256": card.sha256[files.WEIGHTS],
-        "trained_as": card.version,
-        "trained_at": card.created.isoformat(),
-        "git_revision": card.git_revision,
-        "seed": str(card.seed),
-        "command": card.command,
-        "designs": ",".join(card.designs),
-        "data_start": card.data.start.isoformat(),
-        "data_end": card.data.end.isoformat(),
-        "data_windows": str(card.data.windows),
+        CARD_TAG: sha256_of(directory / files.MANIFEST),
+        "weights_sha256": manifest.sha256[files.WEIGHTS],
+        "trained_as": manifest.version,
+        "trained_at": manifest.created.isoformat(),
+        "git_revision": manifest.git_revision,
+        "seed": str(manifest.seed),
+        "command": manifest.command,
+        "designs": ",".join(manifest.designs),
+        "data_start": manifest.data.start.isoformat(),
+        "data_end": manifest.data.end.isoformat(),
+        "data_windows": str(manifest.data.windows),
     }
     metrics = json.loads((directory / files.METRICS).read_bytes())
     tags |= {f"metrics.{name}": f"{value:.6g}" for name, value in _figures(metrics)}
@@ -236,12 +236,12 @@ def _tags(directory: Path, card: Card) -> dict[str, str]:
 
 
 def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return each component's figures: of a training's report, of its first contender, which is the checkpoint itself."""
+    """Return each component's figures: of a training's report, of its first scorecard, which is the checkpoint itself."""
     if "scores" in metrics:
         parts = [(component, told["pooled"]) for component, told in metrics["scores"].items()]
     else:
-        contenders = metrics.get("evaluation", {}).get("contenders", {})
-        first: Mapping[str, Any] = next(iter(contenders.values()), {})
+        scorecards = metrics.get("evaluation", {}).get("scorecards", {})
+        first: Mapping[str, Any] = next(iter(scorecards.values()), {})
         parts = [*first.get("grades", {}).items(), *first.get("life", {}).items()]
     return [
         (f"{re.sub(r'[^A-Za-z0-9._-]', '_', component)}.{name.removeprefix('mean_')}", float(value))

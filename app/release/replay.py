@@ -19,8 +19,8 @@ from pydantic_core import from_json
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import WEIGHTS
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
-from app.diagnosis.build import Occasion, Scores, diagnose
-from app.diagnosis.decoder import Knowledge, Told, told_of
+from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, component_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats, window_digest
@@ -213,7 +213,7 @@ def _checkpoint(then: Diagnosis, directory_of: Callable[[str], Path], findings: 
     except CheckpointError as error:
         findings.gone.append(f"weights: {error.message}")
         return None
-    found = checkpoint.card.sha256[WEIGHTS]
+    found = checkpoint.manifest.sha256[WEIGHTS]
     if then.weights_sha256 is None:
         findings.changed.append("weights: their hash was not kept yet when it was made")
     elif found != then.weights_sha256:
@@ -229,10 +229,10 @@ def _made(then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: 
     check_shape(values_SN, plan.features, equipment.equipment_id)
     graph, summary = build_windows(values_SN[np.newaxis], plan)
     output = score(choose(checkpoint.model, 1).network, graph)
-    taught = Knowledge.of(
-        then.model_version, equipment.design, checkpoint.card, checkpoint.feature_spec, checkpoint.calibration
+    taught = PredictionDecoder.of(
+        then.model_version, equipment.design, checkpoint.manifest, checkpoint.feature_spec, checkpoint.calibration
     )
-    occasion = Occasion(
+    context = DiagnosisContext(
         diagnosis_id=then.diagnosis_id,
         created_at=then.created_at,
         window=then.window,
@@ -242,11 +242,11 @@ def _made(then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: 
         input_digest=window_digest(values_SN),
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
-    told = told_of(output)
-    return diagnose(equipment, occasion, Scores(told), of_window, taught, _thresholds(then, equipment, told), {})
+    told = component_predictions(output)
+    return diagnose(equipment, context, Scores(told), of_window, taught, _thresholds(then, equipment, told), {})
 
 
-def _thresholds(then: Diagnosis, equipment: Equipment, told: Sequence[Told]) -> Thresholds:
+def _thresholds(then: Diagnosis, equipment: Equipment, told: Sequence[ComponentPrediction]) -> Thresholds:
     """Return thresholds by which a component that was told is not too far from training now; those of then were not kept."""
     answered = {item.component_id for item in then.components if item.basis != "none"}
     distances = [

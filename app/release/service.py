@@ -34,7 +34,7 @@ CLOSE_S = 5.0
 SETTLE_S = 2.0
 
 
-class ReleaseDesk:
+class ReleaseService:
     """Does releases for the ingress.
 
     Args:
@@ -47,7 +47,7 @@ class ReleaseDesk:
         self._settings = settings
         self._store = store
         self._dashboard = dashboard
-        self._orders: dict[asyncio.Task[ReleaseAnswer], _Order] = {}
+        self._orders: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
         self._naming: set[asyncio.Task[None]] = set()
 
     async def split(self, asked: "Asked", weights: Mapping[str, float]) -> ReleaseAnswer:
@@ -80,7 +80,7 @@ class ReleaseDesk:
     ) -> ReleaseAnswer:
         """Work on an order apart, and answer when it is done, or when the caller has waited as long as a request may."""
         here = asyncio.get_running_loop()
-        order = _Order(self._settings, _History(self._store, here), self._dashboard, asked, work, deployed)
+        order = _ReleaseTask(self._settings, _History(self._store, here), self._dashboard, asked, work, deployed)
         config = await asyncio.to_thread(order.config)
         under_way = next((order.deployed for order in self._orders.values() if order.deployed is not None), None)
         if deployed is not None and under_way is not None:
@@ -129,7 +129,7 @@ class _History:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._home))
 
 
-class _Order:
+class _ReleaseTask:
     """One order, from the file to its end; made in the ingress's thread, run in its own."""
 
     def __init__(
@@ -235,8 +235,8 @@ def _weights(read: "ReadConfig") -> dict[str, float]:
     return {release.version: release.weight for release in read.config.traffic.releases}
 
 
-def open_desk(settings: Settings, store: "Store") -> ReleaseDesk:
+def open_release_service(settings: Settings, store: "Store") -> ReleaseService:
     """Make the desk of an ingress replica of a running cluster."""
     from app.serving.observability.dashboard import dashboard_of_cluster
 
-    return ReleaseDesk(settings, store, dashboard_of_cluster)
+    return ReleaseService(settings, store, dashboard_of_cluster)

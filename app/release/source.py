@@ -26,13 +26,13 @@ def placement_of(version: str, checkpoint: str | None, device: str | None, setti
     """Find a version's checkpoint and check it.
 
     Args:
-        version: as its card has it.
+        version: as its manifest has it.
         checkpoint: its directory, relative to the project; None looks among the shipped and the registered ones.
         device: for its replicas; None for that of the version that is copied.
         settings: where the cache is.
 
     Raises:
-        CheckpointError: it is not there, is not what its card says, or holds another version.
+        CheckpointError: it is not there, is not what its manifest says, or holds another version.
         HydraulicDiagnosticsError: it is not registered, or the registry does not answer.
     """
     # torch takes seconds to import, and the other commands do not need it
@@ -55,7 +55,7 @@ def check(version: str, device: str | None) -> Placement:
     """Find and check a shipped or registered version as `placement_of` does, in a process of its own: torch and MLflow stay out of this one.
 
     Raises:
-        ReleaseError: it is not there, or is not what its card says.
+        ReleaseError: it is not there, or is not what its manifest says.
     """
     try:
         told = run_apart("check", version)
@@ -68,7 +68,7 @@ def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:
     """Find a version's checkpoint on this machine: as the file releases it, else shipped, else registered.
 
     Raises:
-        CheckpointError: it is in none of these places, can't be fetched, or is not what its card says.
+        CheckpointError: it is in none of these places, can't be fetched, or is not what its manifest says.
     """
     release = config.traffic.find(version)
     if release is not None:

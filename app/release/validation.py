@@ -43,13 +43,13 @@ def validate(directory: Path, version: str | None) -> Checkpoint:
 
     Args:
         directory: of the checkpoint.
-        version: that its card must have; None for any.
+        version: that its manifest must have; None for any.
 
     Raises:
         CheckpointError: a part is missing, cut, changed or does not fit, or it is another version's.
     """
     checkpoint = load(directory)
-    found = checkpoint.card.version
+    found = checkpoint.manifest.version
     if version is not None and found != version:
         raise CheckpointError(
             f"expected version {version} in '{directory}', found version {found}: name the right directory or version"
@@ -85,7 +85,7 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
 async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment], store: Store) -> list[ComponentScore]:
     """Score labelled windows of the store: stable ones, spread over the time of each machine of the checkpoint's designs.
 
-    Windows that touch the card's data interval are left out: the weights were fitted on them and their score would flatter.
+    Windows that touch the manifest's data interval are left out: the weights were fitted on them and their score would flatter.
 
     Returns:
         For each component how often its grade was told right; empty when the store has no other labelled windows.
@@ -96,10 +96,10 @@ async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment],
     network = choose(checkpoint.model, 1).network
     counted: dict[tuple[str, str], list[bool]] = {}
     for machine in machines:
-        if machine.design not in checkpoint.card.designs:
+        if machine.design not in checkpoint.manifest.designs:
             continue
         grades = checkpoint.feature_spec.grades.get(machine.design, {})
-        windows = await _labelled(machine, store, checkpoint.card.data)
+        windows = await _labelled(machine, store, checkpoint.manifest.data)
         for start in range(0, len(windows), WINDOWS_OF_A_BATCH):
             part = windows[start : start + WINDOWS_OF_A_BATCH]
             read = await store.read_windows([(machine.equipment_id, first, machine.bins) for first, _ in part])
@@ -137,7 +137,7 @@ async def _labelled(machine: Equipment, store: Store, seen: DataInterval) -> lis
 def _one_of_each_topology(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> Iterator[Equipment]:
     seen: set[str] = set()
     for machine in machines:
-        if machine.design in checkpoint.card.designs and machine.structure_digest not in seen:
+        if machine.design in checkpoint.manifest.designs and machine.structure_digest not in seen:
             seen.add(machine.structure_digest)
             yield machine
 

@@ -18,7 +18,7 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class ToldComponent(NamedTuple):
+class PredictedComponent(NamedTuple):
     """What an answer told of a component; None where it told nothing."""
 
     component_id: str
@@ -55,7 +55,7 @@ class PairRow(NamedTuple):
     equipment_id: str
     start_us: int
     end_us: int
-    told: tuple[tuple[ToldComponent, ...], tuple[ToldComponent, ...]]
+    told: tuple[tuple[PredictedComponent, ...], tuple[PredictedComponent, ...]]
     abstained: tuple[bool, bool]
     latency_s: tuple[float, float]
     truths: tuple[KnownTruth, ...]
@@ -118,9 +118,9 @@ def _pair_of(row: Row) -> PairRow:
     )
 
 
-def _told(row: Row, whose: str) -> tuple[ToldComponent, ...]:
+def _told(row: Row, whose: str) -> tuple[PredictedComponent, ...]:
     columns = [row[f"{whose}_{name}"] or () for name in ("component_ids", "healths", "conditions", "states")]
-    return tuple(ToldComponent(*item) for item in zip(*columns, strict=True))
+    return tuple(PredictedComponent(*item) for item in zip(*columns, strict=True))
 
 
 def _known(row: Row) -> tuple[KnownTruth, ...]:

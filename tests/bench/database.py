@@ -48,7 +48,7 @@ order by cycle.second, item.equipment_key, reading.slot
 
 @dataclass(frozen=True)
 class Fleet:
-    """Machines in a database of the server.
+    """EquipmentRegistry in a database of the server.
 
     Args:
         database: its name.

@@ -8,7 +8,7 @@ import logging
 from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
-from app.release.service import open_desk
+from app.release.service import open_release_service
 from app.serving.graph_builder.deployment import GraphBuilderReplica
 from app.serving.ingress.config import DiagnosticsArgs
 from app.serving.ingress.deployment import IngressReplica
@@ -31,5 +31,5 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
     """Bind the plain ingress as `app.main` binds the real one."""
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
     return serve.deployment(name="Ingress")(PlainIngress).bind(
-        builder.bind(), args.equipment, args.timeout_s, open_desk
+        builder.bind(), args.equipment, args.timeout_s, open_release_service
     )

@@ -23,7 +23,7 @@ from threading import Event, Thread
 
 import httpx
 
-from app.checkpoint.manifest import CARD, FEATURE_SPEC, WEIGHTS
+from app.checkpoint.manifest import FEATURE_SPEC, MANIFEST, WEIGHTS
 from app.core.settings import Settings
 from tests.bench.compare import Bench
 from tests.system import PROJECT_DIR, System, running
@@ -198,17 +198,17 @@ def _corrupt(made: Path) -> Path:
 
 
 def _with_other_spec(made: Path) -> Path:
-    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its card."""
+    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its manifest."""
     spec = json.loads((made / FEATURE_SPEC).read_text())
     (made / FEATURE_SPEC).write_text(json.dumps(spec | {"quantities": spec["quantities"][:-1]}))
-    stated = json.loads((made / CARD).read_text())["sha256"]
+    stated = json.loads((made / MANIFEST).read_text())["sha256"]
     _change_card(made, sha256=stated | {FEATURE_SPEC: hashlib.sha256((made / FEATURE_SPEC).read_bytes()).hexdigest()})
     return made
 
 
 def _change_card(made: Path, **changes: object) -> None:
-    card = json.loads((made / CARD).read_text()) | changes
-    (made / CARD).write_text(json.dumps(card))
+    manifest = json.loads((made / MANIFEST).read_text()) | changes
+    (made / MANIFEST).write_text(json.dumps(manifest))
 
 
 @contextlib.contextmanager

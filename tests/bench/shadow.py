@@ -75,8 +75,8 @@ def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
         version = f"shadow-{name}"
         checkpoint = directory / version
         shutil.copytree(PROJECT_DIR / "app" / "weights" / "2", checkpoint)
-        card = json.loads((checkpoint / "checkpoint.json").read_text()) | {"version": version}
-        (checkpoint / "checkpoint.json").write_text(json.dumps(card))
+        manifest = json.loads((checkpoint / "checkpoint.json").read_text()) | {"version": version}
+        (checkpoint / "checkpoint.json").write_text(json.dumps(manifest))
         config["applications"].append(
             copy.deepcopy(model)
             | {

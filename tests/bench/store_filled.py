@@ -25,7 +25,7 @@ END = datetime(2026, 11, 20, 12, tzinfo=UTC)
 END_S = int(END.timestamp())
 HOUR_S = 3600
 DENSE = 10
-"""Machines whose last hour has every second."""
+"""EquipmentRegistry whose last hour has every second."""
 
 REGISTER = """
 insert into equipment (equipment_id, topology, revision, grid_us)

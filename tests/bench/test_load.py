@@ -31,7 +31,7 @@ class Behaviour:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a diagnosis of whatever is asked about."""
+    """ResponseCache a diagnosis of whatever is asked about."""
 
     protocol_version = "HTTP/1.1"
     behaviour: ClassVar[Behaviour]

@@ -78,21 +78,21 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     for fit in ("fold 1/2", "fold 2/2", "no-message-passing fold 2/2", "leave-level:valve valve=worn", "all"):
         assert f"{fit}  epoch   2/2" in said
     checkpoint = load(out)
-    assert checkpoint.card.version == "9"
+    assert checkpoint.manifest.version == "9"
     assert checkpoint.config.members == 2
-    assert checkpoint.card.data.windows == 60
-    assert checkpoint.card.data.start == EPOCH + START_US * MICROSECOND
-    assert checkpoint.card.data.end == EPOCH + (START_US + 60 * 12_000_000) * MICROSECOND
-    assert checkpoint.card.trained_heads["grade"] == {"press": ("pump", "valve")}
-    assert checkpoint.card.trained_heads["rate"] == {}
+    assert checkpoint.manifest.data.windows == 60
+    assert checkpoint.manifest.data.start == EPOCH + START_US * MICROSECOND
+    assert checkpoint.manifest.data.end == EPOCH + (START_US + 60 * 12_000_000) * MICROSECOND
+    assert checkpoint.manifest.trained_heads["grade"] == {"press": ("pump", "valve")}
+    assert checkpoint.manifest.trained_heads["rate"] == {}
     assert "press" in checkpoint.feature_spec.limits
     assert set(checkpoint.calibration.components["press"]) >= {"pump", "valve"}
     metrics = Metrics.model_validate_json((out / files.METRICS).read_text())
     for name in (files.REPORT, MODEL_CARD):
-        assert database_dsn not in (out / name).read_text() + checkpoint.card.command
-    pump = metrics.evaluation.contenders[THIS].grades["pump"]
+        assert database_dsn not in (out / name).read_text() + checkpoint.manifest.command
+    pump = metrics.evaluation.scorecards[THIS].grades["pump"]
     assert f"{pump.mean_macro_f1:.3f}" in (out / files.REPORT).read_text()
-    assert NO_MESSAGES in metrics.evaluation.contenders
+    assert NO_MESSAGES in metrics.evaluation.scorecards
     assert metrics.studies["leave-level:valve"].parts.keys() == {"valve=new", "valve=worn"}
     assert json.loads((out / files.TRAIN_CONFIG).read_text())["epochs"] == 2
     assert list((tmp_path / "var" / "mlflow").iterdir())

@@ -130,18 +130,18 @@ def spec_of(
     )
 
 
-def fit_limits(excess_WS: Floats, equipment: Equipment, share: float = 0.999) -> Limits:
+def fit_limits(exceedance_WS: Floats, equipment: Equipment, share: float = 0.999) -> Limits:
     """Measure how far windows that a spec has not seen leave its range.
 
     Args:
-        excess_WS: `range_excess` of each sensor in held-out windows, NaN where there is none.
+        exceedance_WS: `range_exceedance` of each sensor in held-out windows, NaN where there is none.
         equipment: the machine; its sensors are S.
         share: of the windows that stay within the limits.
 
     Returns:
         The limits of the whole window and of each sensor.
     """
-    known_WS = np.where(np.isfinite(excess_WS), excess_WS, np.nan).astype(np.float64)
+    known_WS = np.where(np.isfinite(exceedance_WS), exceedance_WS, np.nan).astype(np.float64)
     window_W = np.nanmean(known_WS, axis=1)
     return Limits(
         window=float(np.quantile(window_W, share)),

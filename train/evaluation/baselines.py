@@ -1,4 +1,4 @@
-"""Classical rivals on the same parts of the same split: linear discriminants, extra trees, and rules for remaining life.
+"""Classical baselines on the same parts of the same split: linear discriminants, extra trees, and rules for remaining life.
 
 Invariant: a rival is fitted to windows of the part's `train_W`, which the network's fit saw, and to no others; memory is bounded by the sample, not by the history.
 """
@@ -13,7 +13,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from app.features.binning import Floats, Statistic, step_statistics
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows
-from train.evaluation.holdout import HeldPart
+from train.evaluation.holdout import HoldoutPart
 from train.evaluation.scores import life_runs
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
@@ -28,7 +28,7 @@ TREES = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class BaselinePrediction:
     """What a rival says of the held-out windows, part after part: probability of each grade and operating hours left, NaN where none."""
 
     share_WVK: Floats
@@ -41,10 +41,15 @@ class Told:
         return np.where(told_WV, np.nan_to_num(self.share_WVK, nan=-1.0).argmax(-1), -1).astype(np.int64)
 
 
-def rivals(
-    windows: Windows, parts: Sequence[HeldPart], statistics: tuple[Statistic, ...], seed: int = 0, *, trees: int = TREES
-) -> dict[str, Told]:
-    """Fit the classical rivals to each part's training windows and ask them about its held-out ones.
+def baselines(
+    windows: Windows,
+    parts: Sequence[HoldoutPart],
+    statistics: tuple[Statistic, ...],
+    seed: int = 0,
+    *,
+    trees: int = TREES,
+) -> dict[str, BaselinePrediction]:
+    """Fit the classical baselines to each part's training windows and ask them about its held-out ones.
 
     Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) and extra trees (Geurts, Ernst and Wehenkel, 2006) read, for
     each graded component, the sensors whose evidence can reach it; "step statistics" are the network's own of every step,
@@ -63,23 +68,23 @@ def rivals(
     by_part = [_part(windows, part, statistics, seed, trees) for part in parts]
     names = list(dict.fromkeys(name for found in by_part for name in found))
     nothing = [_nothing(windows, len(part.held_W)) for part in parts]
-    joined: dict[str, Told] = {}
+    joined: dict[str, BaselinePrediction] = {}
     for name in names:
         told = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
-        joined[name] = Told(
+        joined[name] = BaselinePrediction(
             np.concatenate([each.share_WVK for each in told]), np.concatenate([each.rul_WV for each in told])
         )
     return joined
 
 
 def _part(
-    windows: Windows, part: HeldPart, statistics: tuple[Statistic, ...], seed: int, trees: int
-) -> dict[str, Told]:
+    windows: Windows, part: HoldoutPart, statistics: tuple[Statistic, ...], seed: int, trees: int
+) -> dict[str, BaselinePrediction]:
     labels, steps = windows.labels, windows.equipment.steps
     seen_W = _sample(part.train_W, seed)
     graded = [v for v in range(labels.grade_WV.shape[1]) if len(np.unique(_known(labels.grade_WV[seen_W, v]))) > 1]
     living = [v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[seen_W, v]).any()]
-    found: dict[str, Told] = {}
+    found: dict[str, BaselinePrediction] = {}
     if graded or living:
         seen_step, held_step = (_statistics(windows, chosen_W, steps, statistics) for chosen_W in (seen_W, part.held_W))
     if graded:
@@ -158,10 +163,10 @@ def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, co
     return told_W[asked_W]
 
 
-def _nothing(windows: Windows, count: int) -> Told:
+def _nothing(windows: Windows, count: int) -> BaselinePrediction:
     components = windows.equipment.components
     shape = (count, len(components), max(1, *(len(component.grades) for component in components)))
-    return Told(np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32))
+    return BaselinePrediction(np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32))
 
 
 def _known(grade_W: Integers) -> Integers:

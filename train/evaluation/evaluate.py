@@ -1,4 +1,4 @@
-"""What held-out windows say of a training, as one `Evaluation`: figures beside rivals, intervals, abstention, robustness.
+"""What held-out windows say of a training, as one `Evaluation`: figures beside baselines, intervals, abstention, robustness.
 
 `evaluate_parts` is the only entry. It does no training of networks and writes nothing. It is long because each section of the report is
 one short function over the same held-out rows; scoring, certainty, abstention and baselines stand elsewhere.
@@ -19,9 +19,9 @@ from train.config import TrainConfig
 from train.data.labels import HOUR_US, Booleans
 from train.data.reference import fit_limits
 from train.data.windows import Windows
-from train.evaluation.baselines import rivals
+from train.evaluation.baselines import baselines
 from train.evaluation.conformal import cross_fit, residuals
-from train.evaluation.holdout import HeldPart
+from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
 from train.evaluation.record import (
     ALONE,
@@ -29,18 +29,18 @@ from train.evaluation.record import (
     THIS,
     Answered,
     Certainty,
-    Contender,
     Evaluation,
     IntervalFigures,
     LearningPoint,
     Listening,
     PartSize,
     Robustness,
+    Scorecard,
     Trajectory,
     TroubleFigures,
 )
 from train.evaluation.robustness import TROUBLES, Trouble
-from train.evaluation.scorecard import Answers, contender
+from train.evaluation.scorecard import Answers, scorecard
 from train.evaluation.scores import (
     Doubles,
     covered,
@@ -83,11 +83,11 @@ class _Bands(NamedTuple):
 
 def evaluate_parts(
     windows: Windows,
-    parts: Sequence[HeldPart],
+    parts: Sequence[HoldoutPart],
     config: TrainConfig,
     *,
     split: str,
-    without_messages: Sequence[HeldPart] | None = None,
+    without_messages: Sequence[HoldoutPart] | None = None,
     learning: Mapping[str, Sequence[LearningPoint]] | None = None,
     given: Given | None = None,
     cap_h: float | None = None,
@@ -126,12 +126,12 @@ def evaluate_parts(
     cap = _cap(windows, cap_h)
     temperatures = fit_temperatures(rows, equipment, given)
     share_RVK = shares(rows.predictions, rows.fold_R, temperatures, config.opinion_weight, graded_V)
-    found: dict[str, Contender] = {
-        THIS: contender(windows, rows, names, _answers(rows.predictions, share_RVK, graded_V), cap)
+    found: dict[str, Scorecard] = {
+        THIS: scorecard(windows, rows, names, _answers(rows.predictions, share_RVK, graded_V), cap)
     }
     if config.opinion_weight and np.isfinite(rows.predictions.opinion_WVK).any():
         alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
-        found[ALONE] = contender(windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap)
+        found[ALONE] = scorecard(windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap)
     notes: list[str] = []
     if (never_WV := rows.labels.grade_WV != windows.labels.grade_WV[rows.window_R]).any():
         names_V = [
@@ -155,12 +155,12 @@ def evaluate_parts(
         plain = gather(windows, without_messages)
         plain_RVK = shares(plain.predictions, plain.fold_R, fit_temperatures(plain, equipment), 0.0, graded_V)
         plain_names = tuple(part.name for part in without_messages)
-        found[NO_MESSAGES] = contender(
+        found[NO_MESSAGES] = scorecard(
             windows, plain, plain_names, _answers(plain.predictions, plain_RVK, graded_V), cap
         )
     if rival and all(len(part.train_W) for part in parts):
-        for name, told in rivals(windows, parts, config.statistics, config.seed).items():
-            found[name] = contender(
+        for name, told in baselines(windows, parts, config.statistics, config.seed).items():
+            found[name] = scorecard(
                 windows, rows, names, Answers(told.grade_WV, told.share_WVK.astype(np.float64), rul_RV=told.rul_WV), cap
             )
     else:
@@ -189,7 +189,7 @@ def evaluate_parts(
         cap_h=cap if np.isfinite(windows.labels.rul_WV).any() else None,
         cross_fitted=rows.crossed or given is not None,
         seen=seen,
-        contenders=found,
+        scorecards=found,
         certainty=certainty,
         answered=_answered(equipment, rows, share_RVK, graded_V, given),
         abstention=abstention,
@@ -238,7 +238,7 @@ def _answered(
 def _limits(rows: Rows, equipment: Equipment, given: Given | None) -> Limits | None:
     if given is not None:
         return given.limits
-    excess_RS = rows.predictions.excess_WS[rows.scored_R]
+    excess_RS = rows.predictions.exceedance_WS[rows.scored_R]
     judged_R = np.isfinite(excess_RS).any(1)
     return fit_limits(excess_RS[judged_R], equipment) if judged_R.any() else None
 
@@ -336,7 +336,7 @@ def _intervals(
 
 
 def _robustness(
-    parts: Sequence[HeldPart],
+    parts: Sequence[HoldoutPart],
     rows: Rows,
     temperatures: Temperatures,
     weight: float,
@@ -380,7 +380,7 @@ def _robustness(
     )
 
 
-def _listening(equipment: Equipment, parts: Sequence[HeldPart]) -> tuple[Listening, ...]:
+def _listening(equipment: Equipment, parts: Sequence[HoldoutPart]) -> tuple[Listening, ...]:
     told = [part.attention_LE for part in parts if part.attention_LE.size]
     if not told:
         return ()

@@ -50,7 +50,7 @@ class Removals:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldPart:
+class HoldoutPart:
     """One part of a split with what its fit says of the windows that it holds out.
 
     `train_W` and `held_W` are positions in `Windows`: what the fit saw, without the windows that were set apart to watch it, and
@@ -77,7 +77,7 @@ def hold_out(
     seed: int = 0,
     probes: int = PROBES,
     removal_probes: int = REMOVAL_PROBES,
-) -> HeldPart:
+) -> HoldoutPart:
     """Ask a fit about the windows that it holds out.
 
     Args:
@@ -93,7 +93,7 @@ def hold_out(
         removal_probes: most windows whose sensors are taken away; 0 for none.
     """
     clean = predict(model, spec, windows, held_W)
-    return HeldPart(
+    return HoldoutPart(
         name=name,
         train_W=train_W,
         held_W=held_W,

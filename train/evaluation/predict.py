@@ -30,7 +30,7 @@ class Predictions:
 
     `logit_WMVJ` is score - threshold before any temperature, -inf where a set has fewer grades; `opinion_WVK` the second opinion's
     logits; health and its spread in [0, 1]; rate in health lost per 1000 operating hours; RUL and its spread in operating hours;
-    `distance_WV` how far a component's evidence is from training's, 1.0 at the limit; `excess_WS` how far each sensor leaves the training range, NaN for a sensor without use.
+    `distance_WV` how far a component's evidence is from training's, 1.0 at the limit; `exceedance_WS` how far each sensor leaves the training range, NaN for a sensor without use.
     """
 
     logit_WMVJ: Floats
@@ -41,7 +41,7 @@ class Predictions:
     rul_WV: Floats
     rul_spread_WV: Floats
     distance_WV: Floats
-    excess_WS: Floats
+    exceedance_WS: Floats
 
     def __len__(self) -> int:
         """Return W."""
@@ -130,7 +130,7 @@ def predict_bins(
             none_WV,
             none_WV,
             none_WV,
-            found.excess_WS,
+            found.exceedance_WS,
         )
     with torch.inference_mode():
         batch = tile_graphs(graph, found.x_WSTF, found.mask_WST)
@@ -161,5 +161,5 @@ def predict_bins(
         rul_WV,
         rul_spread_WV,
         distance_WV,
-        found.excess_WS,
+        found.exceedance_WS,
     )

@@ -53,7 +53,7 @@ class LifeFigures(BaseModel):
     mean_rmse_h: float
 
 
-class Contender(BaseModel):
+class Scorecard(BaseModel):
     """What one way to tell gets right, by component id. `smoothed` is over five windows.
 
     Smoothed figures average the stated probabilities. Their reset where the condition changes comes from the labels, which no service
@@ -233,7 +233,7 @@ class Evaluation(BaseModel):
     cap_h: float | None
     cross_fitted: bool
     seen: bool = False
-    contenders: Mapping[str, Contender]
+    scorecards: Mapping[str, Scorecard]
     certainty: Mapping[str, Certainty]
     answered: Mapping[str, Answered] = {}
     abstention: Mapping[str, Abstention]

@@ -1,4 +1,4 @@
-"""Scores one way to tell conditions against the labels: the checkpoint, its rivals and its ablations, all by the same functions.
+"""Scores one way to tell conditions against the labels: the checkpoint, its baselines and its ablations, all by the same functions.
 
 Pure. Invariant: warm-ups count in the warm-up's own score alone, and a part's figure is of the windows that the part holds out.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from app.features.binning import Floats
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
-from train.evaluation.record import Contender, GradeFigures, LifeFigures, ShareFigures
+from train.evaluation.record import GradeFigures, LifeFigures, Scorecard, ShareFigures
 from train.evaluation.scores import (
     Doubles,
     LifeScore,
@@ -45,7 +45,7 @@ class Answers:
     rate_RV: Floats | None = None
 
 
-def contender(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answers, cap_h: float) -> Contender:
+def scorecard(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answers, cap_h: float) -> Scorecard:
     """Score answers.
 
     Args:
@@ -88,7 +88,7 @@ def contender(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answe
             pooled=float(right_R[known_R].mean()), parts=by_part, mean=float(np.mean([*by_part.values()]))
         )
 
-    return Contender(
+    return Scorecard(
         grades={ids[v]: found for v in graded if (found := figures(answers.grade_RV, v))},
         smoothed={ids[v]: found for v in graded if (found := figures(smoothed_RV, v))},
         exact_match=exact(answers.grade_RV) if graded else None,

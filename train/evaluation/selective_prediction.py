@@ -11,11 +11,11 @@ from scipy.stats import binom, norm
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.diagnosis.input_quality import Thresholds
 from app.features.binning import Floats
-from app.features.range_novelty import window_excess
+from app.features.range_novelty import window_exceedance
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 from train.evaluation.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
-from train.evaluation.holdout import HeldPart
+from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
 from train.evaluation.record import TOGETHER, Abstention, LevelFigures
 from train.evaluation.scores import Doubles
@@ -28,7 +28,7 @@ CHANCE = 0.05
 
 def abstentions(
     windows: Windows,
-    parts: Sequence[HeldPart],
+    parts: Sequence[HoldoutPart],
     rows: Rows,
     temperatures: Temperatures,
     weight: float,
@@ -67,7 +67,9 @@ def abstentions(
     ]  # by level, then by part
     silent_LRV = np.stack([silences(join(level), fold_R, rows, given) for level in levels])
     reach_V = [equipment.sensors_in_reach(v) for v in range(len(equipment.components))]
-    lacking_LRV = np.stack([_lacking(np.concatenate([each.excess_WS for each in level]), reach_V) for level in levels])
+    lacking_LRV = np.stack(
+        [_lacking(np.concatenate([each.exceedance_WS for each in level]), reach_V) for level in levels]
+    )
     lacking_LRV[0] = True  # what is sure with all sensors there is measured as it is
     share_LRVK = [
         np.concatenate(
@@ -125,9 +127,9 @@ def silences(predictions: Predictions, fold_R: Integers, rows: Rows, given: Give
         rows: the held-out windows.
         given: limits of a checkpoint, by which it is told instead of by the other folds.
     """
-    useless_R = np.isnan(predictions.excess_WS).mean(1) > Thresholds().max_missing
-    excess_R = window_excess(predictions.excess_WS)
-    clean_R = window_excess(rows.predictions.excess_WS)
+    useless_R = np.isnan(predictions.exceedance_WS).mean(1) > Thresholds().max_missing
+    excess_R = window_exceedance(predictions.exceedance_WS)
+    clean_R = window_exceedance(rows.predictions.exceedance_WS)
     limit_R = np.full(len(excess_R), np.inf)
     for fold in np.unique(fold_R).tolist():
         if given is not None:

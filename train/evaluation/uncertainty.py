@@ -16,7 +16,7 @@ from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers, WindowLabels
 from train.data.windows import Windows
 from train.evaluation.conformal import Reach, fold_of, others
-from train.evaluation.holdout import HeldPart
+from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
 from train.evaluation.scores import Doubles, grade_probability, joined_probability, nll, opinion_probability
 
@@ -59,7 +59,7 @@ class Rows:
         return found
 
 
-def gather(windows: Windows, parts: Sequence[HeldPart], *, fitted_elsewhere: bool = False) -> Rows:
+def gather(windows: Windows, parts: Sequence[HoldoutPart], *, fitted_elsewhere: bool = False) -> Rows:
     """Put what the parts hold out one after the other; a grade that a part's fit was never shown counts as not labelled.
 
     No fit can know the name of such a grade: it would be scored as wrong whatever was learned.
@@ -87,7 +87,7 @@ def gather(windows: Windows, parts: Sequence[HeldPart], *, fitted_elsewhere: boo
     )
 
 
-def _shown(grade_WV: Integers, part: HeldPart, *, fitted_elsewhere: bool) -> Booleans:
+def _shown(grade_WV: Integers, part: HoldoutPart, *, fitted_elsewhere: bool) -> Booleans:
     """Tell which held-out windows' grades the part's fit was shown, [held, V]; all where it is not known what it saw."""
     held_HV = grade_WV[part.held_W]
     if fitted_elsewhere or not len(part.train_W):

@@ -47,7 +47,7 @@ _LOCKS: Mapping[str, str] = {"jobs": rf"{_DIGEST}\.lock", "tune": re.escape(SEAR
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
+class Artifact:
     """Something under `var/training`.
 
     Args:
@@ -67,7 +67,7 @@ class Leftover:
     uses: str = ""
 
 
-def survey(training: Path) -> list[Leftover]:
+def survey(training: Path) -> list[Artifact]:
     """Look at all that there is; nothing is changed.
 
     Args:
@@ -86,7 +86,7 @@ def survey(training: Path) -> list[Leftover]:
         ) from error
 
 
-def remove(training: Path, leftover: Leftover) -> str:
+def remove(training: Path, leftover: Artifact) -> str:
     """Remove a leftover unless it is used, or was since it was looked at.
 
     Args:
@@ -117,7 +117,7 @@ def remove(training: Path, leftover: Leftover) -> str:
     return ""
 
 
-def _survey(training: Path, parent: str) -> Iterator[Leftover]:
+def _survey(training: Path, parent: str) -> Iterator[Artifact]:
     directory = training / parent
     if parent and (directory.is_symlink() or not directory.is_dir()):
         return
@@ -149,7 +149,7 @@ def _kind_of(path: Path, names: Mapping[Kind, str]) -> Kind:
     return kind if is_ours and not (lock is not None and lock.is_symlink()) else Kind.UNKNOWN
 
 
-def _look(path: Path, name: str, kind: Kind) -> Leftover | None:
+def _look(path: Path, name: str, kind: Kind) -> Artifact | None:
     """Return what there is to say of a leftover; None when it is gone."""
     try:
         size, changed = _measure(path)
@@ -166,7 +166,7 @@ def _look(path: Path, name: str, kind: Kind) -> Leftover | None:
                 busy = "" if is_ours or not path.exists() else IN_USE
         except PermissionError as error:
             busy = f"can't be asked whether it is in use ({error.strerror})"
-    return Leftover(name, kind, size, changed, busy, uses)
+    return Artifact(name, kind, size, changed, busy, uses)
 
 
 def _measure(path: Path) -> tuple[int, datetime]:

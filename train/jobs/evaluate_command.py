@@ -61,7 +61,9 @@ def main(arguments: list[str]) -> int:
 
             with prepare(settings, config) as windows:
                 found = _of_windows(checkpoint, config, windows)
-        out: Path = options.out or settings.var_dir / "evaluations" / directory_name(checkpoint.card, found.evaluation)
+        out: Path = options.out or settings.var_dir / "evaluations" / directory_name(
+            checkpoint.manifest, found.evaluation
+        )
         command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
         write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)
     except HydraulicDiagnosticsError as error:
@@ -86,7 +88,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
         hold_out(checkpoint.model, checkpoint.feature_spec, windows, part.name, part.train_W, part.held_W, config.seed)
         for part in split(windows, plan)
     ]
-    seen = may_have_seen(checkpoint.card, windows, np.concatenate([part.held_W for part in parts]))
+    seen = may_have_seen(checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts]))
     evaluation = evaluate_parts(
         windows,
         parts,
@@ -100,27 +102,27 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     return _Found(evaluation.model_copy(update={"notes": notes}), {})
 
 
-def may_have_seen(card: files.Card, windows: Windows, asked_W: Integers) -> bool:
+def may_have_seen(manifest: files.Manifest, windows: Windows, asked_W: Integers) -> bool:
     """Tell whether any of the windows may have been in a checkpoint's training: of a design it was trained on, inside its data interval.
 
-    The card names no machines, so windows of another machine of the design count too.
+    The manifest names no machines, so windows of another machine of the design count too.
 
     Args:
-        card: of the checkpoint.
+        manifest: of the checkpoint.
         windows: of machines of one design.
         asked_W: positions of the windows.
     """
-    if windows.equipment.design not in card.designs:
+    if windows.equipment.design not in manifest.designs:
         return False
-    start_us, end_us = ((at - EPOCH) // MICROSECOND for at in (card.data.start, card.data.end))
+    start_us, end_us = ((at - EPOCH) // MICROSECOND for at in (manifest.data.start, manifest.data.end))
     start_us_W = windows.labels.start_us_W[asked_W]
     window_us = windows.equipment.bins * windows.equipment.grid_us
     return bool(((start_us_W < end_us) & (start_us_W + window_us > start_us)).any())
 
 
-def directory_name(card: files.Card, evaluation: Evaluation) -> str:
+def directory_name(manifest: files.Manifest, evaluation: Evaluation) -> str:
     """Name the directory of a report by design, version and split, so that another split's does not overwrite it."""
-    return f"{evaluation.design}-{card.version}-" + re.sub(r"[^\w.-]+", "-", evaluation.split)
+    return f"{evaluation.design}-{manifest.version}-" + re.sub(r"[^\w.-]+", "-", evaluation.split)
 
 
 def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.Namespace) -> _Found:
@@ -187,7 +189,7 @@ def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfi
         trained = TrainConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         print(f"'{path}' is not of this release: windows are made with the defaults of this one", file=sys.stderr)
-        trained = TrainConfig(design=checkpoint.card.designs[0])
+        trained = TrainConfig(design=checkpoint.manifest.designs[0])
     update: dict[str, object] = {
         "statistics": checkpoint.feature_spec.statistics,
         "opinion_weight": checkpoint.config.opinion_weight,
@@ -200,14 +202,14 @@ def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfi
 
 
 def _heading(checkpoint: Checkpoint, command: str) -> Heading:
-    card, config = checkpoint.card, checkpoint.config
+    manifest, config = checkpoint.manifest, checkpoint.config
     return Heading(
-        version=card.version,
+        version=manifest.version,
         command=command,
-        git_revision=card.git_revision,
-        created=card.created,
-        start=card.data.start,
-        end=card.data.end,
+        git_revision=manifest.git_revision,
+        created=manifest.created,
+        start=manifest.data.start,
+        end=manifest.data.end,
         weights=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members",
     )
@@ -215,7 +217,7 @@ def _heading(checkpoint: Checkpoint, command: str) -> Heading:
 
 def _lines(evaluation: Evaluation) -> list[str]:
     lines = [SEEN] if evaluation.seen else []
-    for name, each in evaluation.contenders.items():
+    for name, each in evaluation.scorecards.items():
         told = [f"{component} {figures.pooled.macro_f1:.3f}" for component, figures in each.grades.items()]
         if told:
             exact = "" if each.exact_match is None else f", exact match {each.exact_match.pooled:.3f}"

@@ -30,7 +30,7 @@ from train.data.split import Part, SplitPlan, set_apart, split, whole
 from train.data.usage import USES, lock_of
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import HeldPart, hold_out
+from train.evaluation.holdout import HoldoutPart, hold_out
 from train.evaluation.record import Evaluation, Heading, LearningPoint
 from train.fitting.fit import Fitted, run_fit
 from train.fitting.progress import EpochRecord, Progress
@@ -49,7 +49,7 @@ class Job:
         config: of the training.
         out: directory of the checkpoint; must hold none.
         version: name of the checkpoint.
-        command: that makes it again, for the card and the report.
+        command: that makes it again, for the manifest and the report.
         storage: directory of the job's fits, which all nodes see; it is removed when the checkpoint is written, unless they are to be kept.
     """
 
@@ -77,7 +77,7 @@ def check_free(out: Path) -> None:
     Raises:
         CheckpointError: something is there already.
     """
-    if (out / files.CARD).exists():
+    if (out / files.MANIFEST).exists():
         raise CheckpointError(f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(
@@ -134,7 +134,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
         history[name] = fitted.history
         return fitted
 
-    def held(part: Part, chosen: TrainConfig, study: str) -> HeldPart:
+    def held(part: Part, chosen: TrainConfig, study: str) -> HoldoutPart:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
         seen_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
         return hold_out(

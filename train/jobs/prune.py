@@ -18,7 +18,7 @@ from rich.filesize import decimal
 
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
-from train.jobs.artifacts import Kind, Leftover, remove, survey
+from train.jobs.artifacts import Artifact, Kind, remove, survey
 
 MOST_DAYS = 36_500
 MOMENT = timedelta(seconds=10)
@@ -29,12 +29,12 @@ MOMENT = timedelta(seconds=10)
 class Verdict:
     """What becomes of a leftover, and why."""
 
-    leftover: Leftover
+    leftover: Artifact
     goes: bool
     why: str
 
 
-def judge(found: Sequence[Leftover], now: datetime, unused: timedelta) -> list[Verdict]:
+def judge(found: Sequence[Artifact], now: datetime, unused: timedelta) -> list[Verdict]:
     """Tell what goes and what stays; pure.
 
     Args:
@@ -48,7 +48,7 @@ def judge(found: Sequence[Leftover], now: datetime, unused: timedelta) -> list[V
     return [_verdict(each, _fits_of(each, found), now, unused) for each in found]
 
 
-def _fits_of(each: Leftover, found: Sequence[Leftover]) -> list[Leftover]:
+def _fits_of(each: Artifact, found: Sequence[Artifact]) -> list[Artifact]:
     """Return the fits that came of windows; those at work that do not say of which, as earlier versions' do not, may have come of any."""
     if each.kind is not Kind.WINDOWS:
         return []
@@ -57,7 +57,7 @@ def _fits_of(each: Leftover, found: Sequence[Leftover]) -> list[Leftover]:
     ]
 
 
-def _verdict(each: Leftover, fits: Sequence[Leftover], now: datetime, unused: timedelta) -> Verdict:
+def _verdict(each: Artifact, fits: Sequence[Artifact], now: datetime, unused: timedelta) -> Verdict:
     last = max((each, *fits), key=lambda one: one.changed)
     if each.kind is Kind.UNKNOWN:
         return Verdict(each, goes=False, why=f"last changed {each.changed:%Y-%m-%d %H:%M}Z")

@@ -86,7 +86,7 @@ def job_environment(environment: Mapping[str, str], dsn: str | None, revision: s
     Args:
         environment: of this process.
         dsn: database that was asked for; None for the one of the environment.
-        revision: of the sources, for the checkpoint's card.
+        revision: of the sources, for the checkpoint's manifest.
 
     Raises:
         InputError: HYDRAULIC_VAR_DIR names no directory.

@@ -145,7 +145,7 @@ def parameters(config: BaseModel) -> dict[str, str]:
 
 def flatten(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, float]]:
     """Yield the figures that runs are compared by, each by a name that MLflow takes."""
-    for name, each in evaluation.contenders.items():
+    for name, each in evaluation.scorecards.items():
         for component, grades in each.grades.items():
             yield _name(prefix, name, component, "macro_f1"), grades.mean_macro_f1
         for component, grades in each.smoothed.items():

@@ -10,7 +10,7 @@ from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features, plan_features
 from app.features.spec import FeatureSpec
 from app.model.graph import plan_graph
-from app.model.network import SecondOpinion, UniversalTemporalGNN
+from app.model.network import LinearClassifier, UniversalTemporalGNN
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
@@ -97,7 +97,7 @@ def most_sensors(spec: FeatureSpec, steps: int) -> int:
     return min(most, MOST_INPUTS // max(1, steps * spec.features))
 
 
-def _set(opinion: SecondOpinion, number: int, alternative: int, reading: OrdinalReading) -> None:
+def _set(opinion: LinearClassifier, number: int, alternative: int, reading: OrdinalReading) -> None:
     """Write a reading of the inputs of the first places into an opinion's tables."""
     _, _, _, T, F, _ = opinion.weight_GAQTFK.shape
     weight_QTFK = torch.from_numpy(reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))).float()

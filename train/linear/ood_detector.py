@@ -11,7 +11,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 
 from app.features.binning import Doubles
-from app.model.ood_detector import EvidenceDistance
+from app.model.ood_detector import OodDetector
 from train.data.labels import Booleans, Integers
 from train.linear.ordinal import OrdinalMoments, covariance, measure
 
@@ -43,7 +43,7 @@ class DistanceFit(NamedTuple):
 
 
 def most_axes(sets: int, places: int, inputs: int, grades: int) -> int:
-    """Return how many principal axes a network's tables may hold, 0 for no distance; see `EvidenceDistance` for the sizes."""
+    """Return how many principal axes a network's tables may hold, 0 for no distance; see `OodDetector` for the sizes."""
     size = 4 * sets * places * inputs
     fitting = MOST_BYTES // size - grades if size else 0
     return min(AXES, fitting) if fitting >= FEWEST_AXES else 0
@@ -109,9 +109,7 @@ def distances(x_WL: Doubles, fit: DistanceFit) -> Doubles:
     return nearest_W
 
 
-def set_distance(
-    distance: EvidenceDistance, number: int, fit: DistanceFit, slot_S: Integers, grade_K: Integers
-) -> None:
+def set_distance(distance: OodDetector, number: int, fit: DistanceFit, slot_S: Integers, grade_K: Integers) -> None:
     """Write a fit into the tables of a grade set.
 
     Args:

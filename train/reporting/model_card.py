@@ -8,7 +8,7 @@ from train.reporting.verdict import FIVE, failures, headline
 
 
 def model_card(metrics: Metrics) -> str:
-    """Return the card as Markdown."""
+    """Return the manifest as Markdown."""
     evaluation, heading = metrics.evaluation, metrics.heading
     told = headline(evaluation)
     components = ", ".join(evaluation.certainty) or "none"
@@ -69,7 +69,7 @@ def _grades(evaluation: Evaluation) -> list[str]:
         f"| {name} | "
         + " | ".join(f"{each.grades[c].mean_macro_f1:.3f}" if c in each.grades else "-" for c in graded)
         + f" | {'-' if each.exact_match is None else f'{each.exact_match.mean:.3f}'} |"
-        for name, each in evaluation.contenders.items()
+        for name, each in evaluation.scorecards.items()
         if each.grades
     ]
     if not rows:
@@ -83,7 +83,7 @@ def _grades(evaluation: Evaluation) -> list[str]:
     ]
     told = f"| answered, pooled: macro-F1, within one grade, of the windows | {' | '.join(near)} | - |"
     table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, told, ""]
-    smoothed = evaluation.contenders[THIS].exact_match_smoothed
+    smoothed = evaluation.scorecards[THIS].exact_match_smoothed
     return table if smoothed is None else [*table, f"Exact match from five windows: {smoothed.mean:.3f}; {FIVE}.", ""]
 
 
@@ -91,7 +91,7 @@ def _life(evaluation: Evaluation) -> list[str]:
     rows = [
         f"| {name} | {component} | {life.mean_rmse_h:.2f} | {life.pooled.phm08:.0f} | "
         f"{'-' if life.pooled.sign_right is None else f'{life.pooled.sign_right:.1%}'} |"
-        for name, each in evaluation.contenders.items()
+        for name, each in evaluation.scorecards.items()
         for component, life in each.life.items()
     ]
     if not rows:
@@ -107,7 +107,7 @@ def _intervals(evaluation: Evaluation) -> list[str]:
         for quantity, found in (("health", each.health), ("hours left", each.rul))
         if found is not None
     ]
-    error = evaluation.contenders[THIS].health_mae
+    error = evaluation.scorecards[THIS].health_mae
     lines = (
         ["| intervals that state 90 % | of | truth inside | mean width |", "|---|---|---|---|", *rows, ""]
         if rows

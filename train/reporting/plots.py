@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.evaluation.record import Abstention, Certainty, Contender, GradeFigures, LearningPoint, Listening, Trajectory
+from train.evaluation.record import Abstention, Certainty, GradeFigures, LearningPoint, Listening, Scorecard, Trajectory
 
 INK = "#010203"
 """Stands for the page's colour of text; replaced by `currentColor`."""
@@ -62,8 +62,8 @@ def confusions(figures: Mapping[str, GradeFigures], grades: Mapping[str, Sequenc
         return _svg(figure, "confusion")
 
 
-def contenders(found: Mapping[str, Contender]) -> str:
-    """Draw each contender's macro-F1 of each component as a dot on a line, best seen from the left."""
+def scorecards(found: Mapping[str, Scorecard]) -> str:
+    """Draw each scorecard's macro-F1 of each component as a dot on a line, best seen from the left."""
     components = list(dict.fromkeys(name for each in found.values() for name in each.grades))
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 0.55 + 0.42 * len(components)), layout="constrained")
@@ -84,7 +84,7 @@ def contenders(found: Mapping[str, Contender]) -> str:
         axis.set(xlabel="macro-F1, one window, mean of the parts", ylim=(len(components) - 0.4, -0.6))
         axis.grid(axis="x", color=INK, alpha=0.15)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure, "contenders")
+        return _svg(figure, "scorecards")
 
 
 def reliability(found: Mapping[str, Certainty]) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from app.checkpoint.manifest import METRICS, REPORT
-from train.evaluation.record import THIS, Contender, Evaluation, Heading, Metrics
+from train.evaluation.record import THIS, Evaluation, Heading, Metrics, Scorecard
 from train.evaluation.scores import Score
 from train.reporting import plots
 from train.reporting.model_card import model_card
@@ -128,11 +128,11 @@ def _duration(heading: Heading) -> str:
 
 
 def _figures(evaluation: Evaluation) -> str:
-    found = evaluation.contenders
+    found = evaluation.scorecards
     graded = list(evaluation.grades)
     parts: list[str] = []
     if any(each.grades for each in found.values()):
-        parts.append(plots.contenders(found))
+        parts.append(plots.scorecards(found))
         head = ["macro-F1, mean of the parts", *graded, "exact match"]
         for caption, smoothed in (("One window", False), (f"Five windows: {FIVE}", True)):
             rows = [
@@ -178,7 +178,7 @@ def _studies(studies: Mapping[str, Evaluation]) -> str:
         graded = list(evaluation.grades)
         rows = [
             [name, *(_pooled(each, component) for component in graded), _exact(each, smoothed=False)]
-            for name, each in evaluation.contenders.items()
+            for name, each in evaluation.scorecards.items()
             if each.grades
         ]
         head = ["macro-F1 (within one grade), pooled", *graded, "exact match"]
@@ -187,7 +187,7 @@ def _studies(studies: Mapping[str, Evaluation]) -> str:
 
 
 def _confusions(evaluation: Evaluation) -> str:
-    figures = evaluation.contenders[THIS].grades
+    figures = evaluation.scorecards[THIS].grades
     return plots.confusions(figures, evaluation.grades) if figures else ""
 
 
@@ -288,18 +288,18 @@ def _where_answered(evaluation: Evaluation) -> list[list[str]]:
     return [["where it is answered", *told, "-"], ["share of the windows", *shares, "-"]]
 
 
-def _f1(contender: Contender, component: str, *, smoothed: bool) -> str:
-    figures = (contender.smoothed if smoothed else contender.grades).get(component)
+def _f1(scorecard: Scorecard, component: str, *, smoothed: bool) -> str:
+    figures = (scorecard.smoothed if smoothed else scorecard.grades).get(component)
     return "-" if figures is None else f"{figures.mean_macro_f1:.3f}"
 
 
-def _pooled(contender: Contender, component: str) -> str:
-    figures = contender.grades.get(component)
+def _pooled(scorecard: Scorecard, component: str) -> str:
+    figures = scorecard.grades.get(component)
     return "-" if figures is None else f"{figures.pooled.macro_f1:.3f} ({figures.pooled.within_one:.3f})"
 
 
-def _exact(contender: Contender, *, smoothed: bool) -> str:
-    found = contender.exact_match_smoothed if smoothed else contender.exact_match
+def _exact(scorecard: Scorecard, *, smoothed: bool) -> str:
+    found = scorecard.exact_match_smoothed if smoothed else scorecard.exact_match
     return "-" if found is None else f"{found.mean:.3f}"
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, Contender, Evaluation
+from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, Evaluation, Scorecard
 
 COVERED = (0.88, 0.92)
 """What intervals that state 90 % must cover."""
@@ -34,10 +34,10 @@ class Headline(NamedTuple):
 
 
 def headline(evaluation: Evaluation) -> Headline:
-    """Compare the checkpoint with the best of its classical rivals, unless its windows may have been in training."""
+    """Compare the checkpoint with the best of its classical baselines, unless its windows may have been in training."""
     tiles: list[Tile] = []
     sentences: list[str] = []
-    this = evaluation.contenders[THIS]
+    this = evaluation.scorecards[THIS]
     if this.exact_match is not None:
         rival, best = _best(evaluation, _match)
         note = "no rival" if best is None else f"{rival}: {best:.1%}"
@@ -77,7 +77,7 @@ def headline(evaluation: Evaluation) -> Headline:
 def failures(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple[str, ...]:
     """Say where the checkpoint is weakest, worst first within each kind."""
     found: list[str] = []
-    this = evaluation.contenders[THIS]
+    this = evaluation.scorecards[THIS]
     if this.grades:
         component, figures = min(this.grades.items(), key=lambda item: item[1].mean_macro_f1)
         found.append(
@@ -113,7 +113,7 @@ def failures(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple
             f"One {trouble} sensor costs {cost} of {evaluation.robustness.measure} on average, most with {figures_of.worst_sensor}."
         )
     for split, study in studies.items():
-        grades = study.contenders[THIS].grades
+        grades = study.scorecards[THIS].grades
         if grades:
             component, figures = min(grades.items(), key=lambda item: item[1].pooled.macro_f1)
             rival, best = _best(study, _pooled_f1_of(component))
@@ -122,13 +122,13 @@ def failures(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple
     return tuple(found) or ("Nothing that was measured is below its mark.",)
 
 
-def _best(evaluation: Evaluation, figure: Callable[[Contender], float | None]) -> tuple[str, float | None]:
+def _best(evaluation: Evaluation, figure: Callable[[Scorecard], float | None]) -> tuple[str, float | None]:
     """Return the classical rival with the highest figure; none where the windows may have been in training."""
     if evaluation.seen:
         return "", None
     told = {
         name: value
-        for name, each in evaluation.contenders.items()
+        for name, each in evaluation.scorecards.items()
         if name not in OWN and (value := figure(each)) is not None
     }
     if not told:
@@ -137,23 +137,23 @@ def _best(evaluation: Evaluation, figure: Callable[[Contender], float | None]) -
     return name, told[name]
 
 
-def _match(contender: Contender) -> float | None:
-    return None if contender.exact_match is None else contender.exact_match.mean
+def _match(scorecard: Scorecard) -> float | None:
+    return None if scorecard.exact_match is None else scorecard.exact_match.mean
 
 
-def _smoothed_match(contender: Contender) -> float | None:
-    return None if contender.exact_match_smoothed is None else contender.exact_match_smoothed.mean
+def _smoothed_match(scorecard: Scorecard) -> float | None:
+    return None if scorecard.exact_match_smoothed is None else scorecard.exact_match_smoothed.mean
 
 
-def _f1_of(component: str) -> Callable[[Contender], float | None]:
+def _f1_of(component: str) -> Callable[[Scorecard], float | None]:
     return lambda each: each.grades[component].mean_macro_f1 if component in each.grades else None
 
 
-def _pooled_f1_of(component: str) -> Callable[[Contender], float | None]:
+def _pooled_f1_of(component: str) -> Callable[[Scorecard], float | None]:
     return lambda each: each.grades[component].pooled.macro_f1 if component in each.grades else None
 
 
-def _error_of(component: str) -> Callable[[Contender], float | None]:
+def _error_of(component: str) -> Callable[[Scorecard], float | None]:
     return lambda each: -each.life[component].mean_rmse_h if component in each.life else None
 
 
@@ -164,7 +164,7 @@ def _than(what: str, own: float, best: float, rival: str) -> str:
 
 
 def _confused(evaluation: Evaluation, component: str) -> str:
-    count_KK = np.array(evaluation.contenders[THIS].grades[component].confusion)
+    count_KK = np.array(evaluation.scorecards[THIS].grades[component].confusion)
     wrong_KK = count_KK * (1 - np.eye(len(count_KK), dtype=np.int64))
     if not wrong_KK.any():
         return ""

@@ -3,7 +3,7 @@
 Which alternative is heard is found on the host, where the masks come from: windows to which the same sensors are missing share
 their weights, and where none is missing, what is heard is laid out once for the topology.
 Further letters: `W` windows that share one topology; `N` = G x A x Q rows of the table of weights.
-Invariant: the answer is that of `app.model.network.SecondOpinion` but for rounding, and nothing is read back from the device.
+Invariant: the answer is that of `app.model.network.LinearClassifier` but for rounding, and nothing is read back from the device.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from app.features.binning import Floats
 from app.model.graph import Integers
-from app.model.network import SecondOpinion
+from app.model.network import LinearClassifier
 from app.model.runtime.inference_layers import on_device
 
 Booleans = NDArray[np.bool_]
@@ -43,13 +43,13 @@ class Asked(NamedTuple):
 
 
 class Opinion:
-    """`SecondOpinion` for answers only.
+    """`LinearClassifier` for answers only.
 
     Args:
         opinion: as it was fitted; later changes are not seen.
     """
 
-    def __init__(self, opinion: SecondOpinion) -> None:
+    def __init__(self, opinion: LinearClassifier) -> None:
         self._shape = opinion.weight_GAQTFK.shape
         G, A, Q, T, F, K = self._shape
         self._device = opinion.bias_GAK.device

@@ -10,7 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from app.serving.ingress.startup import Ingress, OpenDesk
+from app.serving.ingress.startup import Ingress, OpenReleaseService
 from app.serving.ingress.version_router import Chain
 from app.serving.rpc import client as handles
 
@@ -27,13 +27,17 @@ class IngressReplica(Ingress):
         builder: handle of the graph-builder pool.
         equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
         timeout_s: of each call to another deployment.
-        open_desk: makes what does releases; a function of a module, which is what travels.
+        open_release_service: makes what does releases; a function of a module, which is what travels.
     """
 
     def __init__(
-        self, builder: DeploymentHandle[Any], equipment_files: tuple[str, ...], timeout_s: float, open_desk: OpenDesk
+        self,
+        builder: DeploymentHandle[Any],
+        equipment_files: tuple[str, ...],
+        timeout_s: float,
+        open_release_service: OpenReleaseService,
     ) -> None:
         gc.set_threshold(*COLLECT_AFTER)
         build = partial(handles.build, handles.passing(builder))
         chain = Chain(build, handles.score, handles.describe, handles.probe)
-        super().__init__(chain, equipment_files, timeout_s, open_desk)
+        super().__init__(chain, equipment_files, timeout_s, open_release_service)

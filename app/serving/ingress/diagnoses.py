@@ -1,7 +1,7 @@
 """Requests to diagnoses: machine, door, window, scores, answer and journal, for one request or thousands.
 
 What a request means is in `requests`, who waits for whom in `coalesce`, what is known already in `answers`, the decisions in
-`released` and `app.diagnosis.build`; this is the way between them. Answers are JSON bytes, made once.
+`released` and `app.diagnosis.build`; this is the way between them. ResponseCache are JSON bytes, made once.
 Invariant: an item that can't be answered yields its error and disturbs no other.
 """
 
@@ -17,20 +17,20 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
-from app.diagnosis.build import DiagnosisFields, Occasion, as_json, tell
+from app.diagnosis.build import DiagnosisContext, DiagnosisFields, as_json, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest, State
 from app.schemas.places import shown
-from app.serving.ingress.equipment_registry import Machines
-from app.serving.ingress.micro_batcher import DoorLimits, Doors, Work
+from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatchers, Work
 from app.serving.ingress.requests import Resolved, resolve
-from app.serving.ingress.response_cache import AnswerKey, Answers
-from app.serving.ingress.shadows import Returned, Shadows
+from app.serving.ingress.response_cache import ResponseCache, ResponseKey
+from app.serving.ingress.shadows import PrimaryResult, Shadows
 from app.serving.ingress.stored import row_of
-from app.serving.ingress.version_router import ReleasedVersions, Scored, WindowToScore
+from app.serving.ingress.version_router import Scored, VersionRouter, WindowToScore
 from app.serving.ingress.window_source import WindowSource, age_s
 from app.serving.ingress.windows import interval_of
-from app.serving.ingress.write_behind_queue import Journal
+from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import WindowInput
@@ -72,7 +72,7 @@ class _Concluded(NamedTuple):
 
     body: bytes
     fields: DiagnosisFields
-    occasion: Occasion
+    context: DiagnosisContext
     previous: Mapping[str, State]
 
 
@@ -90,8 +90,8 @@ class Diagnostics:
     def __init__(
         self,
         store: Store,
-        machines: Machines,
-        versions: ReleasedVersions,
+        machines: EquipmentRegistry,
+        versions: VersionRouter,
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
@@ -102,11 +102,13 @@ class Diagnostics:
         self._now = now
         self._thresholds = Thresholds()
         self._source = WindowSource(store, machines, metrics)
-        self._journal: Journal[StoredDiagnosis] = Journal(
+        self._journal: WriteBehindQueue[StoredDiagnosis] = WriteBehindQueue(
             store.insert_diagnoses, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored
         )
         self._states: OrderedDict[str, _Stood] = OrderedDict()
-        self._doors: Doors[Resolved, bytes] = Doors(self._work_of, DoorLimits(), metrics.batch_size.observe)
+        self._doors: MicroBatchers[Resolved, bytes] = MicroBatchers(
+            self._work_of, BatchingConfig(), metrics.batch_size.observe
+        )
         self._shadows = Shadows(
             versions.apart(),
             store.insert_shadow_answers,
@@ -114,7 +116,7 @@ class Diagnostics:
             lambda: self._doors.crowded,
             lambda: versions.traffic,
         )
-        self._answers = Answers(metrics)
+        self._answers = ResponseCache(metrics)
         self._singles = 0
         """Who wait for a single answer."""
         self._single_at = -inf
@@ -280,7 +282,7 @@ class Diagnostics:
     def _conclude(self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime) -> _Concluded:
         equipment = resolved.equipment
         inline = resolved.inline is not None
-        occasion = Occasion(
+        context = DiagnosisContext(
             diagnosis_id=secrets.token_hex(16),
             created_at=now,
             window=interval_of(resolved.bins, equipment),
@@ -290,20 +292,20 @@ class Diagnostics:
             input_digest=scored.input_digest,
         )
         live = not inline and resolved.request.model_version is None
-        previous = self._previous(equipment.equipment_id, occasion.window.end) if live else None
-        told = tell(
-            equipment, occasion, scored.scores, scored.summary, scored.knowledge, self._thresholds, previous or {}
+        previous = self._previous(equipment.equipment_id, context.window.end) if live else None
+        told = build_diagnosis(
+            equipment, context, scored.scores, scored.summary, scored.decoder, self._thresholds, previous or {}
         )
         body = as_json(told)
         if previous is not None:
             states = {item["component_id"]: item["state"] for item in told["components"]}
-            self._states[equipment.equipment_id] = _Stood(occasion.window.end, previous, states)
+            self._states[equipment.equipment_id] = _Stood(context.window.end, previous, states)
             self._states.move_to_end(equipment.equipment_id)
             if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
         self._journal.add(row_of(told, body))
         self._metrics.note_diagnosis(told["model_version"], told["status"], fallback=scored.fallback)
-        return _Concluded(body, told, occasion, previous or {})
+        return _Concluded(body, told, context, previous or {})
 
     def _show(self, asked: WindowToScore, scored: Scored, made: _Concluded) -> None:
         """Give the shadows what the version that traffic chose has told; what was forced or stood in for compares nothing."""
@@ -311,9 +313,9 @@ class Diagnostics:
             return
         try:
             self._shadows.offer(
-                Returned(
+                PrimaryResult(
                     asked.window,
-                    made.occasion,
+                    made.context,
                     made.previous,
                     self._thresholds,
                     Diagnosis.model_validate(made.fields),
@@ -359,9 +361,9 @@ class Diagnostics:
         return await self._store.diagnosis_history(equipment_id, *interval, limit)
 
 
-def _key_of(resolved: Resolved, order: tuple[str, ...]) -> AnswerKey:
+def _key_of(resolved: Resolved, order: tuple[str, ...]) -> ResponseKey:
     equipment, request = resolved.equipment, resolved.request
-    return AnswerKey(
+    return ResponseKey(
         equipment_id=equipment.equipment_id,
         revision=equipment.revision,
         first_bin=resolved.bins.first,

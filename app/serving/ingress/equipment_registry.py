@@ -64,7 +64,7 @@ class _Remembered(NamedTuple):
     equipment: Equipment | None
 
 
-class Machines:
+class EquipmentRegistry:
     """All registered machines.
 
     Args:

@@ -24,7 +24,7 @@ Work = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
 
 
 @dataclass(frozen=True, slots=True)
-class DoorLimits:
+class BatchingConfig:
     """How large batches get, how long they gather and how many are under way.
 
     Args:
@@ -56,16 +56,16 @@ class _Waiting(NamedTuple, Generic[Item, Outcome]):
     future: "asyncio.Future[Outcome]"
 
 
-class Door(Generic[Item, Outcome]):
+class MicroBatcher(Generic[Item, Outcome]):
     """One queue of items for one kind of work.
 
     Args:
         work: of a batch.
-        limits: see `DoorLimits`.
+        limits: see `BatchingConfig`.
         started: told the size of each batch that starts.
     """
 
-    def __init__(self, work: "Work[Item, Outcome]", limits: DoorLimits, started: Callable[[int], None]) -> None:
+    def __init__(self, work: "Work[Item, Outcome]", limits: BatchingConfig, started: Callable[[int], None]) -> None:
         self._work = work
         self._limits = limits
         self._started = started
@@ -95,7 +95,7 @@ class Door(Generic[Item, Outcome]):
 
         Args:
             item: to work on.
-            weight: share of a batch's `DoorLimits.weight`.
+            weight: share of a batch's `BatchingConfig.weight`.
             bulk: it is one of many that nobody waits for one by one.
 
         Returns:
@@ -221,7 +221,7 @@ class Door(Generic[Item, Outcome]):
             self._wake()
 
 
-class Doors(Generic[Item, Outcome]):
+class MicroBatchers(Generic[Item, Outcome]):
     """A door for each kind of work that is asked for; one that stands idle is forgotten.
 
     Args:
@@ -233,20 +233,20 @@ class Doors(Generic[Item, Outcome]):
     def __init__(
         self,
         work_of: "Callable[[Hashable], Work[Item, Outcome]]",
-        limits: DoorLimits,
+        limits: BatchingConfig,
         started: Callable[[int], None],
     ) -> None:
         self._work_of = work_of
         self._limits = limits
         self._started = started
-        self._doors: dict[Hashable, Door[Item, Outcome]] = {}
+        self._doors: dict[Hashable, MicroBatcher[Item, Outcome]] = {}
 
-    def to(self, kind: Hashable) -> Door[Item, Outcome]:
+    def to(self, kind: Hashable) -> MicroBatcher[Item, Outcome]:
         """Return the door of a kind of work."""
         door = self._doors.get(kind)
         if door is None:
             self._doors = {name: known for name, known in self._doors.items() if not known.idle}
-            door = self._doors[kind] = Door(self._work_of(kind), self._limits, self._started)
+            door = self._doors[kind] = MicroBatcher(self._work_of(kind), self._limits, self._started)
         return door
 
     @property

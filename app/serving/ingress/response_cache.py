@@ -1,4 +1,4 @@
-"""Answers that were just given, for those who ask the same again, and one answer for those who ask it at the same time.
+"""ResponseCache that were just given, for those who ask the same again, and one answer for those who ask it at the same time.
 
 Invariant: an answer is given again at most until the bin of its machine's grid in which it was made has passed, and never after
 readings of the machine came in here; the cache is bounded.
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from app.serving.observability.metrics import Metrics
 
-MAX_ANSWERS = 5_000
+MAX_RESPONSES = 5_000
 """About 4 KB each."""
 
 
-class AnswerKey(NamedTuple):
+class ResponseKey(NamedTuple):
     """What makes two requests the same.
 
     Machine, topology revision, window, who is to answer and stand in, whether that was forced, and whether evidence is wanted.
@@ -37,7 +37,7 @@ class _Flight:
     waiters: int = 0
 
 
-class Answers:
+class ResponseCache:
     """A bounded cache of answers as bytes, with single-flight.
 
     Args:
@@ -46,16 +46,16 @@ class Answers:
         clock: seconds since 1970, so that bins end here when they end everywhere.
     """
 
-    def __init__(self, metrics: Metrics, most: int = MAX_ANSWERS, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, metrics: Metrics, most: int = MAX_RESPONSES, clock: Callable[[], float] = time.time) -> None:
         # finding a child by its labels takes longer than to count
         self._hit, self._joined, self._miss = map(metrics.answers.labels, ("hit", "joined", "miss"))
         self._most = most
         self._clock = clock
-        self._kept: OrderedDict[AnswerKey, tuple[float, bytes]] = OrderedDict()
-        self._flights: dict[AnswerKey, _Flight] = {}
-        self._keys_of: dict[str, set[AnswerKey]] = {}
+        self._kept: OrderedDict[ResponseKey, tuple[float, bytes]] = OrderedDict()
+        self._flights: dict[ResponseKey, _Flight] = {}
+        self._keys_of: dict[str, set[ResponseKey]] = {}
 
-    def kept(self, key: AnswerKey) -> bytes | None:
+    def kept(self, key: ResponseKey) -> bytes | None:
         """Return a kept answer, or None."""
         kept = self._kept.get(key)
         if kept is None or self._clock() >= kept[0]:
@@ -63,7 +63,7 @@ class Answers:
         self._hit.inc()
         return kept[1]
 
-    async def get(self, key: AnswerKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]") -> bytes:
+    async def get(self, key: ResponseKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]") -> bytes:
         """Return a kept answer, join those who wait for it, or ask.
 
         Args:
@@ -103,7 +103,7 @@ class Answers:
         for equipment_id in list(self._keys_of):
             self.forget(equipment_id)
 
-    def _landed(self, key: AnswerKey, until: float, future: "asyncio.Future[bytes]") -> None:
+    def _landed(self, key: ResponseKey, until: float, future: "asyncio.Future[bytes]") -> None:
         flight = self._flights.get(key)
         if flight is None or flight.future is not future:
             return  # dropped meanwhile: those who wait have their answer, nobody else gets it
@@ -120,7 +120,7 @@ class Answers:
             if oldest not in self._flights:
                 self._unlist(oldest)
 
-    def _unlist(self, key: AnswerKey) -> None:
+    def _unlist(self, key: ResponseKey) -> None:
         keys = self._keys_of.get(key.equipment_id)
         if keys is not None:
             keys.discard(key)

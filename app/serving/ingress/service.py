@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app.serving.http.auth import Authenticator
 from app.serving.http.routes.releases import Desk
 from app.serving.ingress.diagnoses import Diagnostics
-from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
 from app.serving.observability.metrics import Metrics
@@ -23,7 +23,7 @@ class Service:
     """The parts that HTTP calls."""
 
     authenticator: Authenticator
-    machines: Machines
+    machines: EquipmentRegistry
     diagnostics: Diagnostics
     status: Status
     retention: Retention

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError
 from app.diagnosis.agreement import differing_components
-from app.diagnosis.build import Occasion, diagnose
+from app.diagnosis.build import DiagnosisContext, diagnose
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import Diagnosis, State
 from app.serving.ingress.traffic import Traffic
-from app.serving.ingress.version_router import ReleasedVersions, Scored, WindowToScore
-from app.serving.ingress.write_behind_queue import Journal
+from app.serving.ingress.version_router import Scored, VersionRouter, WindowToScore
+from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import WindowInput
 from app.store.shadow_answers import ShadowAnswer
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 PAUSE_S = 0.005
 """Between a diagnosis and its copies: the answer goes out first."""
 MAX_UNSTORED = 2_000
-"""Answers that may wait for the database: far fewer than diagnoses, which are worth more."""
+"""ResponseCache that may wait for the database: far fewer than diagnoses, which are worth more."""
 
 
-class Returned(NamedTuple):
+class PrimaryResult(NamedTuple):
     """A diagnosis that was returned to its caller, and all that another version needs to tell of the same window.
 
     Args:
         window: the machine and its readings.
-        occasion: identity, window and source.
+        context: identity, window and source.
         previous: state by component before this window, as the diagnosis was given it.
         thresholds: where states begin and when to abstain.
         diagnosis: what was returned.
@@ -46,7 +46,7 @@ class Returned(NamedTuple):
     """
 
     window: WindowInput
-    occasion: Occasion
+    context: DiagnosisContext
     previous: Mapping[str, State]
     thresholds: Thresholds
     diagnosis: Diagnosis
@@ -68,17 +68,17 @@ class ShadowLimits:
     readings: int = 400_000
 
 
-class _Lane:
+class _ShadowQueue:
     """The copies that wait for one shadow, and the task that works them off."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Returned] = deque()
+        self.waiting: deque[PrimaryResult] = deque()
         self.readings = 0
         self.task: asyncio.Task[None] | None = None
 
-    def take(self, most: int, readings: int) -> list[Returned]:
+    def take(self, most: int, readings: int) -> list[PrimaryResult]:
         """Take the copies that go together."""
-        batch: list[Returned] = []
+        batch: list[PrimaryResult] = []
         weight = 0
         while self.waiting and len(batch) < most:
             size = _size(self.waiting[0])
@@ -94,7 +94,7 @@ class Shadows:
     """All shadow versions of one replica.
 
     Args:
-        versions: a door of their own to the released versions; see `ReleasedVersions.apart`.
+        versions: a door of their own to the released versions; see `VersionRouter.apart`.
         insert: stores several answers in one statement; idempotent by id.
         metrics: where copies, and answers that wait to be stored, are counted.
         crowded: tells whether callers wait; then no copy is made.
@@ -104,7 +104,7 @@ class Shadows:
 
     def __init__(
         self,
-        versions: ReleasedVersions,
+        versions: VersionRouter,
         insert: Callable[[Sequence[ShadowAnswer]], Awaitable[None]],
         metrics: Metrics,
         crowded: Callable[[], bool],
@@ -112,7 +112,7 @@ class Shadows:
         limits: ShadowLimits | None = None,
     ) -> None:
         self._versions = versions
-        self._journal: Journal[ShadowAnswer] = Journal(
+        self._journal: WriteBehindQueue[ShadowAnswer] = WriteBehindQueue(
             insert, attrgetter("id"), metrics.shadow_journal_length, metrics.shadow_unstored, MAX_UNSTORED
         )
         self._metrics = metrics
@@ -120,7 +120,7 @@ class Shadows:
         self._limits = limits or ShadowLimits()
         self._traffic = traffic
         self._known: Traffic | None = None
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, _ShadowQueue] = {}
 
     def start(self) -> None:
         """Begin to write answers to the store, in the running event loop."""
@@ -134,7 +134,7 @@ class Shadows:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._journal.close()
 
-    def offer(self, returned: Returned) -> None:
+    def offer(self, returned: PrimaryResult) -> None:
         """Give the shadows a copy of what another version has returned; comes back at once.
 
         Args:
@@ -149,8 +149,8 @@ class Shadows:
             if version != against:
                 self._queue(version, returned)
 
-    def _queue(self, version: str, returned: Returned) -> None:
-        lane = self._lanes.setdefault(version, _Lane())
+    def _queue(self, version: str, returned: PrimaryResult) -> None:
+        lane = self._lanes.setdefault(version, _ShadowQueue())
         size = _size(returned)
         full = len(lane.waiting) >= self._limits.copies or lane.readings + size > self._limits.readings
         if self._crowded() or (lane.waiting and full):
@@ -162,7 +162,7 @@ class Shadows:
             # in a context of its own: Serve would cancel the work of a request whose caller leaves
             lane.task = asyncio.get_running_loop().create_task(self._work_off(version, lane), context=Context())
 
-    async def _work_off(self, version: str, lane: _Lane) -> None:
+    async def _work_off(self, version: str, lane: _ShadowQueue) -> None:
         try:
             while lane.waiting:
                 await asyncio.sleep(PAUSE_S)
@@ -178,7 +178,7 @@ class Shadows:
     def _wanted(self, version: str) -> bool:
         return version in self._traffic().shadows
 
-    async def _ask(self, version: str, batch: Sequence[Returned]) -> None:
+    async def _ask(self, version: str, batch: Sequence[PrimaryResult]) -> None:
         windows = [WindowToScore(returned.window, version, explain=False) for returned in batch]
         try:
             outcomes: Sequence[Scored | HydraulicDiagnosticsError | None] = await self._versions.score(windows)
@@ -191,30 +191,30 @@ class Shadows:
             )
             await asyncio.sleep(0)  # callers come in between
 
-    def _compare(self, returned: Returned, scored: Scored) -> str:
+    def _compare(self, returned: PrimaryResult, scored: Scored) -> str:
         """Store what a shadow tells; return what becomes of the copy."""
         equipment, against = returned.window.equipment, returned.diagnosis
         try:
             told = diagnose(
                 equipment,
-                returned.occasion,
+                returned.context,
                 scored.scores,
                 scored.summary,
-                scored.knowledge,
+                scored.decoder,
                 returned.thresholds,
                 returned.previous,
             )
         except Exception:
-            logger.exception("shadow's diagnosis not made", extra={"version": scored.knowledge.version})
+            logger.exception("shadow's diagnosis not made", extra={"version": scored.decoder.version})
             return "failed"
         self._journal.add(ShadowAnswer(told, against.model_version, scored.seconds, returned.seconds))
         return "disagreed" if differing_components(against, told) else "agreed"
 
-    def _count(self, version: str, returned: Returned, outcome: str) -> None:
+    def _count(self, version: str, returned: PrimaryResult, outcome: str) -> None:
         self._metrics.shadow_copies.labels(version, returned.diagnosis.model_version, outcome).inc()
 
 
-def _size(returned: Returned) -> int:
+def _size(returned: PrimaryResult) -> int:
     """Return how many sensor bins a copy has, which is what it weighs in memory and in the work."""
     equipment = returned.window.equipment
     return len(equipment.sensors) * equipment.bins

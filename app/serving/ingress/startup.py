@@ -22,11 +22,11 @@ from app.serving.http.auth import Authenticator
 from app.serving.http.routes.releases import Desk
 from app.serving.ingress.config import IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
-from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.service import Service
 from app.serving.ingress.status import Status
-from app.serving.ingress.version_router import Chain, ReleasedVersions
+from app.serving.ingress.version_router import Chain, VersionRouter
 from app.serving.observability.logging import configure_logging
 from app.serving.observability.metrics import Metrics
 from app.store.first_key import ensure_first_key
@@ -35,7 +35,7 @@ from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-OpenDesk = Callable[[Settings, Store], Desk]
+OpenReleaseService = Callable[[Settings, Store], Desk]
 
 
 class Ingress:
@@ -45,25 +45,27 @@ class Ingress:
         chain: the calls to the other deployments.
         equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
         timeout_s: of each call to another deployment.
-        open_desk: makes what does releases.
+        open_release_service: makes what does releases.
     """
 
-    def __init__(self, chain: Chain, equipment_files: tuple[str, ...], timeout_s: float, open_desk: OpenDesk) -> None:
+    def __init__(
+        self, chain: Chain, equipment_files: tuple[str, ...], timeout_s: float, open_release_service: OpenReleaseService
+    ) -> None:
         settings = Settings()
         configure_logging(settings.log_level)
         metrics = Metrics()
-        self._versions = ReleasedVersions(chain, metrics, timeout_s)
+        self._versions = VersionRouter(chain, metrics, timeout_s)
         store = open_store(settings)
         extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         declared = tuple(read_declared(PROJECT_DIR / name) for name in equipment_files)
-        machines = Machines(store, metrics, utc_now, declared)
+        machines = EquipmentRegistry(store, metrics, utc_now, declared)
         self.service = Service(
             authenticator=Authenticator(store.find_key, extra_key),
             machines=machines,
             diagnostics=Diagnostics(store, machines, self._versions, metrics, utc_now),
             status=Status(store, self._versions, partial(prepare, store, settings, declared)),
             retention=Retention(store, utc_now),
-            desk=open_desk(settings, store),
+            desk=open_release_service(settings, store),
             metrics=metrics,
             store=store,
         )

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
 from app.serving.ingress.traffic import Release, order_of_versions
-from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Status:
         prepare: brings the store to what the service needs (schema, declared machines, a first key); tried until it works.
     """
 
-    def __init__(self, store: Store, versions: ReleasedVersions, prepare: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, versions: VersionRouter, prepare: Callable[[], Awaitable[None]]) -> None:
         self._store = store
         self._versions = versions
         self._prepare = prepare
@@ -92,7 +92,7 @@ class Status:
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
     async def models(self) -> list[dict[str, Any]]:
-        """Return every released version's card, weight and circuit."""
+        """Return every released version's manifest, weight and circuit."""
         listed = []
         for release in self._versions.traffic.releases:
             entry: dict[str, Any] = {
@@ -108,7 +108,7 @@ class Status:
             else:
                 entry |= {"available": True, "device": version.description.device}
                 entry["implementation"] = version.description.implementation
-                entry["checkpoint"] = version.card.model_dump(mode="json")
+                entry["checkpoint"] = version.manifest.model_dump(mode="json")
             listed.append(entry)
         return listed
 

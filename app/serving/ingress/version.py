@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from app.checkpoint.calibration import Calibration
-from app.checkpoint.manifest import Card
+from app.checkpoint.manifest import Manifest
 from app.core.errors import ModelUnavailable
-from app.diagnosis.decoder import Knowledge
+from app.diagnosis.decoder import PredictionDecoder
 from app.features.spec import FeatureSpec
 from app.serving.ingress.traffic import Release
 from app.serving.rpc.messages import VersionDescription
@@ -21,14 +21,14 @@ class Version:
     """A released version as its replicas describe it."""
 
     release: Release
-    card: Card
+    manifest: Manifest
     spec: FeatureSpec
     calibration: Calibration
     description: VersionDescription
 
-    def knowledge_of(self, design: str) -> Knowledge:
+    def decoder_for(self, design: str) -> PredictionDecoder:
         """Return what this version was taught about a design."""
-        return Knowledge.of(self.release.version, design, self.card, self.spec, self.calibration)
+        return PredictionDecoder.of(self.release.version, design, self.manifest, self.spec, self.calibration)
 
 
 def name_of(release: Release) -> str:
@@ -43,7 +43,7 @@ def read_version(release: Release, description: VersionDescription) -> Version:
         ModelUnavailable: the documents can't be read, or are of another version than the release says.
     """
     try:
-        card = Card.model_validate_json(description.card)
+        manifest = Manifest.model_validate_json(description.manifest)
         spec = FeatureSpec.model_validate_json(description.feature_spec)
         calibration = Calibration.model_validate_json(description.calibration)
     except ValidationError as error:
@@ -51,9 +51,9 @@ def read_version(release: Release, description: VersionDescription) -> Version:
             f"expected the checkpoint's documents from {name_of(release)}, found {error.error_count()} errors "
             "in them: deploy the ingress and the version from the same release"
         ) from error
-    if card.version != release.version:
+    if manifest.version != release.version:
         raise ModelUnavailable(
             f"expected application '{release.application}' to hold version {release.version} as its release says, found "
-            f"version {card.version}: correct the release or the application's checkpoint"
+            f"version {manifest.version}: correct the release or the application's checkpoint"
         )
-    return Version(release=release, card=card, spec=spec, calibration=calibration, description=description)
+    return Version(release=release, manifest=manifest, spec=spec, calibration=calibration, description=description)

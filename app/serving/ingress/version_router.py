@@ -20,8 +20,8 @@ from app.core.errors import (
     UnknownVersion,
 )
 from app.diagnosis.build import Scores
-from app.diagnosis.decoder import Knowledge, told_of
-from app.diagnosis.input_quality import InputSummary
+from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.input_quality import WindowQuality
 from app.model.graph import concatenate
 from app.serving.ingress.circuit_breaker import CircuitBreaker
 from app.serving.ingress.traffic import Release, Traffic, order_of_versions
@@ -77,9 +77,9 @@ class Scored(NamedTuple):
     """
 
     scores: Scores
-    summary: InputSummary
+    summary: WindowQuality
     input_digest: str
-    knowledge: Knowledge
+    decoder: PredictionDecoder
     fallback: bool
     seconds: float
 
@@ -89,7 +89,7 @@ class _Part(NamedTuple):
 
     group: BuiltGroup
     place: int
-    summary: InputSummary
+    summary: WindowQuality
 
     @property
     def position(self) -> int:
@@ -101,7 +101,7 @@ class _BuildersFailed(ModelUnavailable):
     """The graph builders did not answer, which is no version's fault. It does not leave this module."""
 
 
-class ReleasedVersions:
+class VersionRouter:
     """All released versions behind one door.
 
     Args:
@@ -119,9 +119,9 @@ class ReleasedVersions:
         self._traffic: Traffic | None = None
         self._documents: Recent[str, bytes] = Recent(MAX_DOCUMENT_BYTES, len)
 
-    def apart(self) -> "ReleasedVersions":
+    def apart(self) -> "VersionRouter":
         """Return another door to the same deployments: what fails there opens no circuit here and counts in no figure of callers."""
-        return ReleasedVersions(self._chain, Metrics(), self._timeout_s)
+        return VersionRouter(self._chain, Metrics(), self._timeout_s)
 
     @property
     def traffic(self) -> Traffic:
@@ -254,7 +254,7 @@ class ReleasedVersions:
         outcomes: list[Scored | HydraulicDiagnosticsError] = [
             built.errors.get(position) or ModelUnavailable("not scored yet") for position in range(len(items))
         ]
-        taught: dict[str, Knowledge] = {}
+        taught: dict[str, PredictionDecoder] = {}
         batches: dict[tuple[int, bool], list[_Part]] = {}
         for group in built.groups:
             summaries = group.summary.windows(items[group.positions[0]].window.equipment.sensor_ids)
@@ -270,12 +270,12 @@ class ReleasedVersions:
                     continue
                 design = items[part.position].window.equipment.design
                 if design not in taught:
-                    taught[design] = version.knowledge_of(design)
+                    taught[design] = version.decoder_for(design)
                 outcomes[part.position] = Scored(
                     scores=answer,
                     summary=part.summary,
                     input_digest=part.group.digests[part.place],
-                    knowledge=taught[design],
+                    decoder=taught[design],
                     fallback=fallback,
                     seconds=seconds,
                 )
@@ -331,7 +331,7 @@ class ReleasedVersions:
         started = time.perf_counter()
         answer = await self._asked(version.release, self._chain.score(version.release.application, call))
         self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
-        told = told_of(answer.output)
+        told = component_predictions(answer.output)
         ends = list(accumulate(part.group.components for part in parts))
         return [
             Scores(told[start:end], answer.contributions[order] if explain else None)

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
 from app.features.binning import Floats
-from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.requests import Resolved, resolve
 from app.serving.ingress.windows import interval_of
 from app.serving.observability import tracing
@@ -29,7 +29,7 @@ class WindowSource:
         metrics: where the time of reading is counted.
     """
 
-    def __init__(self, store: Store, machines: Machines, metrics: Metrics) -> None:
+    def __init__(self, store: Store, machines: EquipmentRegistry, metrics: Metrics) -> None:
         self._store = store
         self._machines = machines
         self._metrics = metrics

@@ -24,7 +24,7 @@ RETRY_S = 2.0
 Entry = TypeVar("Entry")
 
 
-class Journal(Generic[Entry]):
+class WriteBehindQueue(Generic[Entry]):
     """Entries on their way to the store.
 
     Args:

@@ -45,10 +45,10 @@ class ModelServer:
         self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
         self.choice = choose(self._checkpoint.model, threads)
         self._description = VersionDescription(
-            card=self._checkpoint.card.model_dump_json(),
+            manifest=self._checkpoint.manifest.model_dump_json(),
             feature_spec=(checkpoint_dir / files.FEATURE_SPEC).read_text(encoding="utf-8"),
             calibration=(checkpoint_dir / files.CALIBRATION).read_text(encoding="utf-8"),
-            spec_digest=self._checkpoint.card.sha256[files.FEATURE_SPEC],
+            spec_digest=self._checkpoint.manifest.sha256[files.FEATURE_SPEC],
             device=str(self._device),
             implementation=self.choice.implementation.name,
         )
@@ -59,7 +59,7 @@ class ModelServer:
         logger.info(
             "implementation chosen",
             extra={
-                "version": self._checkpoint.card.version,
+                "version": self._checkpoint.manifest.version,
                 "device": str(self._device),
                 "implementation": self.choice.implementation.name,
                 "trials": [str(trial) for trial in self.choice.trials],
@@ -68,7 +68,7 @@ class ModelServer:
         logger.info(
             "model ready",
             extra={
-                "version": self._checkpoint.card.version,
+                "version": self._checkpoint.manifest.version,
                 "device": str(self._device),
                 "checkpoint": checkpoint_dir.name,
             },

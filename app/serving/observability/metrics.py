@@ -110,12 +110,12 @@ class Metrics:
         )
         self.shadow_unstored = Counter(
             "hydraulic_shadow_answers_unstored_total",
-            "Answers of shadows that were dropped before they were stored, because the database stayed away",
+            "ResponseCache of shadows that were dropped before they were stored, because the database stayed away",
             registry=self.registry,
         )
         self.shadow_journal_length = Gauge(
             "hydraulic_shadow_answers_waiting",
-            "Answers of shadows that wait to be stored",
+            "ResponseCache of shadows that wait to be stored",
             registry=self.registry,
         )
         self.config_rejected = Counter(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError
-from app.diagnosis.input_quality import SummaryBatch
+from app.diagnosis.input_quality import QualityBatch
 from app.features.binning import Floats
 from app.model.graph import Contributions, GraphBatch, ModelOutput, take_graphs
 from app.schemas.equipment import Equipment
@@ -85,7 +85,7 @@ class BuiltGroup:
 
     positions: tuple[int, ...]
     graph: GraphBatch
-    summary: SummaryBatch
+    summary: QualityBatch
     digests: tuple[str, ...]
 
     def graphs(self, places: Sequence[int]) -> GraphBatch:
@@ -128,7 +128,7 @@ class VersionDescription:
     """What a model replica tells of its checkpoint.
 
     Args:
-        card: `checkpoint.json` as JSON text.
+        manifest: `checkpoint.json` as JSON text.
         feature_spec: `feature_spec.json` as JSON text.
         calibration: `calibration.json` as JSON text.
         spec_digest: SHA-256 of the feature spec file.
@@ -136,7 +136,7 @@ class VersionDescription:
         implementation: how this replica runs the network, such as `inference float32 x1`; see `app.model.runtime.selection`.
     """
 
-    card: str
+    manifest: str
     feature_spec: str
     calibration: str
     spec_digest: str

@@ -62,7 +62,7 @@ class _Account(NamedTuple):
     gid: int
 
 
-class Cluster:
+class PostgresServer:
     """One data directory and the means to run a server on it.
 
     Args:

@@ -21,7 +21,7 @@ from types import FrameType
 
 from app.core import file_locks as lease
 from app.core.errors import HydraulicDiagnosticsError, StoreError
-from app.store.embedded.postgres import Cluster, make_runtime
+from app.store.embedded.postgres import PostgresServer, make_runtime
 
 DEFAULT_GRACE_S = 1.5
 LOG_FILE = "server.log"
@@ -34,7 +34,7 @@ _RESTARTS = 20
 _RESTART_WINDOW_S = 60.0
 
 
-class Keeper:
+class Supervisor:
     """The life of one server, from taking the directory's lock to leaving nothing behind.
 
     Args:
@@ -53,7 +53,7 @@ class Keeper:
         record = directory / _RUNTIME_FILE
         self._runtime = make_runtime(Path(record.read_text()) if record.exists() else None)
         record.write_text(str(self._runtime))
-        self._cluster = Cluster(directory, self._runtime)
+        self._cluster = PostgresServer(directory, self._runtime)
 
     def stop_soon(self, _signal: int, _frame: FrameType | None) -> None:
         """Leave at the next turn: what SIGTERM and SIGINT ask for."""
@@ -191,7 +191,7 @@ def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
         file.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(file)
         try:
-            keeper = Keeper(directory, grace_s, log)
+            keeper = Supervisor(directory, grace_s, log)
             signal.signal(signal.SIGTERM, keeper.stop_soon)
             signal.signal(signal.SIGINT, keeper.stop_soon)
             keeper.run()

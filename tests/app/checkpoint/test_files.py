@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Origin, load, save
-from app.checkpoint.manifest import DataInterval, read_calibration, read_card, read_feature_spec, sha256_of
+from app.checkpoint.manifest import DataInterval, read_calibration, read_feature_spec, read_manifest, sha256_of
 from app.core.errors import CheckpointError
 from app.features.extraction import window_features
 from app.model.graph import build_graph
@@ -42,10 +42,10 @@ def write(directory: Path, made: Small, calibration: Calibration = CALIBRATION) 
 
 
 def restate(directory: Path, name: str) -> None:
-    """Make the card state the present SHA-256, as someone would who edits a checkpoint by hand."""
-    card = json.loads((directory / files.CARD).read_text())
-    card["sha256"][name] = sha256_of(directory / name)
-    (directory / files.CARD).write_text(json.dumps(card))
+    """Make the manifest state the present SHA-256, as someone would who edits a checkpoint by hand."""
+    manifest = json.loads((directory / files.MANIFEST).read_text())
+    manifest["sha256"][name] = sha256_of(directory / name)
+    (directory / files.MANIFEST).write_text(json.dumps(manifest))
 
 
 def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
     assert loaded.config == made.config
     assert loaded.feature_spec == made.spec
     assert loaded.calibration == CALIBRATION
-    assert loaded.card.designs == ("press",)
+    assert loaded.manifest.designs == ("press",)
     assert not loaded.model.training
 
 
@@ -75,7 +75,7 @@ def test_loading_leaves_random_numbers_alone(tmp_path: Path) -> None:
 def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
     assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
-    assert read_card(directory).data.windows == 40
+    assert read_manifest(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
     program = "import sys, app.checkpoint.manifest, app.diagnosis.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -212,18 +212,18 @@ def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [files.WEIGHTS, files.CALIBRATION])
 def test_card_that_does_not_state_a_needed_file_is_refused(tmp_path: Path, name: str) -> None:
     directory = write(tmp_path / "7", small())
-    edit = json.loads((directory / files.CARD).read_text())
+    edit = json.loads((directory / files.MANIFEST).read_text())
     del edit["sha256"][name]
-    (directory / files.CARD).write_text(json.dumps(edit))
+    (directory / files.MANIFEST).write_text(json.dumps(edit))
     with pytest.raises(CheckpointError, match=f"found no {name}"):
         load(directory)
 
 
 def test_card_of_another_format_is_refused(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
-    edit = json.loads((directory / files.CARD).read_text())
-    (directory / files.CARD).write_text(json.dumps({**edit, "format": 1}))
-    with pytest.raises(CheckpointError, match="not the card of a checkpoint of format 2"):
+    edit = json.loads((directory / files.MANIFEST).read_text())
+    (directory / files.MANIFEST).write_text(json.dumps({**edit, "format": 1}))
+    with pytest.raises(CheckpointError, match="not the manifest of a checkpoint of format 2"):
         load(directory)
 
 

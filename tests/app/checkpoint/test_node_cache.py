@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.checkpoint.manifest import CARD, WEIGHTS, sha256_of
+from app.checkpoint.manifest import MANIFEST, WEIGHTS, sha256_of
 from app.checkpoint.node_cache import cached, local_directory
 from app.core.errors import CheckpointError
 from app.core.settings import PROJECT_DIR
@@ -28,8 +28,8 @@ class Source:
         self.fetched += 1
         shutil.copytree(SHIPPED, directory, dirs_exist_ok=True)
         time.sleep(0.05)
-        card = json.loads((directory / CARD).read_text())
-        (directory / CARD).write_text(json.dumps(card | {"version": version}))
+        manifest = json.loads((directory / MANIFEST).read_text())
+        (directory / MANIFEST).write_text(json.dumps(manifest | {"version": version}))
         if self.damage == "cut":
             weights = directory / WEIGHTS
             weights.write_bytes(weights.read_bytes()[:-1000])

@@ -8,7 +8,7 @@ import pytest
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
-from app.checkpoint.manifest import read_card
+from app.checkpoint.manifest import read_manifest
 from app.demo.rig.equipment import rig_equipment
 from app.features.binning import Floats
 from app.features.extraction import window_features
@@ -37,21 +37,21 @@ def cycles() -> Floats:
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_checkpoint_is_whole_and_says_where_it_comes_from(version: str) -> None:
     loaded = shipped(version)
-    assert loaded.card.version == version
-    assert loaded.card.command.startswith("python -m train --equipment hydraulic-rig")
-    assert set(loaded.card.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {files.CARD}
-    assert loaded.card.trained_heads["rate"] == {}
-    assert loaded.card.command in (SHIPPED / version / files.REPORT).read_text()
+    assert loaded.manifest.version == version
+    assert loaded.manifest.command.startswith("python -m train --equipment hydraulic-rig")
+    assert set(loaded.manifest.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {files.MANIFEST}
+    assert loaded.manifest.trained_heads["rate"] == {}
+    assert loaded.manifest.command in (SHIPPED / version / files.REPORT).read_text()
 
 
 def test_the_two_are_really_different() -> None:
     assert shipped("1").config != shipped("2").config
-    assert read_card(SHIPPED / "1").sha256[files.WEIGHTS] != read_card(SHIPPED / "2").sha256[files.WEIGHTS]
+    assert read_manifest(SHIPPED / "1").sha256[files.WEIGHTS] != read_manifest(SHIPPED / "2").sha256[files.WEIGHTS]
 
 
 def test_default_holds_out_as_promised() -> None:
     evaluation = Metrics.model_validate_json((SHIPPED / "1" / files.METRICS).read_bytes()).evaluation
-    found = evaluation.contenders[THIS]
+    found = evaluation.scorecards[THIS]
     for component, promised in {"cooler": 0.995, "valve": 0.995, "pump": 0.99, "accumulator": 0.96}.items():
         assert found.grades[component].mean_macro_f1 >= promised
         assert len(found.grades[component].parts) == 5
@@ -67,7 +67,7 @@ def test_cycles_that_it_was_trained_on_are_told(version: str) -> None:
     loaded, equipment = shipped(version), rig_equipment()
     features = [window_features(values_SN, equipment, loaded.feature_spec) for values_SN in cycles()]
     assert [each.faulty for each in features] == [()] * len(features)
-    assert not any(leaves_range(each.excess_S, equipment, loaded.feature_spec) for each in features)
+    assert not any(leaves_range(each.exceedance_S, equipment, loaded.feature_spec) for each in features)
     output = score(loaded.model, concatenate([build_graph(equipment, each, loaded.feature_spec) for each in features]))
     grade_WV = np.nan_to_num(output.grade_probability_VK, nan=-1.0).argmax(-1).reshape(len(features), -1)
     block = rig_block()
@@ -85,7 +85,7 @@ def test_window_that_starts_in_mid_cycle_is_refused(version: str, shift: int) ->
     equipment, spec = rig_equipment(), shipped(version).feature_spec
     for values_SN in cycles()[::5]:
         features = window_features(np.roll(values_SN, shift, axis=1), equipment, spec)
-        assert leaves_range(features.excess_S, equipment, spec)
+        assert leaves_range(features.exceedance_S, equipment, spec)
 
 
 def test_missing_sensor_of_another_component_hardly_moves_the_answer() -> None:

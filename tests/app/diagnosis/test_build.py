@@ -11,9 +11,18 @@ from pydantic import ValidationError
 
 from app.checkpoint.calibration import ComponentCalibration
 from app.diagnosis import build as diagnose_module
-from app.diagnosis.build import STATES, DiagnosisFields, Occasion, Scores, as_json, diagnose, state_of, tell
-from app.diagnosis.decoder import Knowledge, told_of
-from app.diagnosis.input_quality import InputSummary, Thresholds, abstention_reasons
+from app.diagnosis.build import (
+    STATES,
+    DiagnosisContext,
+    DiagnosisFields,
+    Scores,
+    as_json,
+    build_diagnosis,
+    diagnose,
+    state_of,
+)
+from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons
 from app.features.binning import Floats
 from app.features.extraction import Fault
 from app.model.graph import Contributions, ModelOutput
@@ -79,29 +88,31 @@ def output(
 
 def scores_of(found: ModelOutput, contribution_VS: Floats | None = None, distance_VS: Floats | None = None) -> Scores:
     if contribution_VS is None:
-        return Scores(told_of(found))
+        return Scores(component_predictions(found))
     unknown_VS = np.full_like(contribution_VS, np.nan)
-    return Scores(told_of(found), Contributions(contribution_VS, unknown_VS if distance_VS is None else distance_VS))
+    return Scores(
+        component_predictions(found), Contributions(contribution_VS, unknown_VS if distance_VS is None else distance_VS)
+    )
 
 
-def summary(**changes: object) -> InputSummary:
+def summary(**changes: object) -> WindowQuality:
     values: dict[str, object] = {
         "coverage": 1.0,
-        "excess_S": f32(0, 0, 0),
+        "exceedance_S": f32(0, 0, 0),
         "beyond": (),
         "missing": (),
         "unreferenced": (),
         "faults": (),
         "unusual": False,
-        "novelty_V": f32(1.0, 0.8, float("nan")),
+        "range_novelty_V": f32(1.0, 0.8, float("nan")),
         "novelty_without_S": f32(1.0, 1.0, float("nan")),
     }
-    return InputSummary(**(values | changes))  # type: ignore[arg-type]
+    return WindowQuality(**(values | changes))  # type: ignore[arg-type]
 
 
-def taught(**calibrations: ComponentCalibration) -> Knowledge:
+def taught(**calibrations: ComponentCalibration) -> PredictionDecoder:
     heads = {"grade": ("pump",), "health": ("pump",), "rate": ("pump",), "rul": ("pump",)}
-    return Knowledge(
+    return PredictionDecoder(
         version="7",
         weights_sha256="ab12",
         grades={"pump": GRADES},
@@ -115,12 +126,12 @@ KNOWLEDGE = taught()
 
 def make(
     scores: Scores | None = None,
-    knowledge: Knowledge = KNOWLEDGE,
+    decoder: PredictionDecoder = KNOWLEDGE,
     equipment: Equipment | None = None,
     thresholds: Thresholds | None = None,
     **changes: object,
 ) -> Diagnosis:
-    occasion = Occasion(
+    context = DiagnosisContext(
         diagnosis_id="d1",
         created_at=START + timedelta(minutes=1),
         window=Window(start=START, end=START + timedelta(minutes=1)),
@@ -130,8 +141,8 @@ def make(
         input_digest="cd34",
     )
     machine, found, limits = equipment or press(), scores or scores_of(output()), thresholds or Thresholds()
-    made = diagnose(machine, occasion, found, summary(**changes), knowledge, limits, {})
-    told = tell(machine, occasion, found, summary(**changes), knowledge, limits, {})
+    made = diagnose(machine, context, found, summary(**changes), decoder, limits, {})
+    told = build_diagnosis(machine, context, found, summary(**changes), decoder, limits, {})
     assert as_json(told) == made.model_dump_json().encode()
     return made
 
@@ -237,7 +248,7 @@ def test_component_that_is_not_as_its_schema_says_is_refused(names: dict[str, ob
 
 
 def test_equipment_is_as_healthy_as_its_worst_labelled_component():
-    assert make(novelty_V=f32(1.0, 0.01, float("nan"))).health == pytest.approx(0.47)
+    assert make(range_novelty_V=f32(1.0, 0.01, float("nan"))).health == pytest.approx(0.47)
 
 
 def test_rate_and_remaining_life_are_told_with_the_component():
@@ -252,9 +263,9 @@ def test_rate_and_remaining_life_are_told_with_the_component():
 
 def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagnosis_says_why():
     contribution_VS = np.ones((3, 3), np.float32)
-    knowledge = taught(pump=ComponentCalibration(least_confidence=0.75))
-    assert make(scores_of(output(), contribution_VS), knowledge).components[0].condition is not None
-    diagnosis = make(scores_of(output(), contribution_VS), knowledge, missing=("q",))
+    decoder = taught(pump=ComponentCalibration(least_confidence=0.75))
+    assert make(scores_of(output(), contribution_VS), decoder).components[0].condition is not None
+    diagnosis = make(scores_of(output(), contribution_VS), decoder, missing=("q",))
     pump, motor, _ = diagnosis.components
     assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
     assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
@@ -269,7 +280,7 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
 
 def test_abstention_stands_beside_the_reasons_of_the_input():
     diagnosis = make(
-        knowledge=taught(pump=ComponentCalibration(least_confidence=0.75)),
+        decoder=taught(pump=ComponentCalibration(least_confidence=0.75)),
         coverage=0.4,
         faults=(Fault("q", "frozen"),),
     )
@@ -324,7 +335,7 @@ def test_evidence_of_novelty_is_what_the_sensor_takes_away():
         ({"missing": ("p", "q")}, "at most 40% of the sensors missing or faulty, found 67% .p, q."),
         ({"faults": (Fault("p", "frozen"), Fault("q", "noisy"))}, "found 67%"),
         ({"unreferenced": ("w",)}, "trained on for design 'press', found w"),
-        ({"unusual": True, "excess_S": f32(0, 0.5, 0.1)}, "most of it from q, w"),
+        ({"unusual": True, "exceedance_S": f32(0, 0.5, 0.1)}, "most of it from q, w"),
     ],
 )
 def test_insufficient_evidence_says_why(changes: dict[str, object], reason: str):
@@ -340,7 +351,7 @@ def test_good_input_gives_no_reasons():
 
 
 def test_unusual_window_of_a_cyclic_machine_asks_for_the_cycle():
-    diagnosis = make(equipment=press(cycle_s=60), unusual=True, excess_S=f32(0.2, 0, 0))
+    diagnosis = make(equipment=press(cycle_s=60), unusual=True, exceedance_S=f32(0.2, 0, 0))
     assert "begins where a cycle does" in diagnosis.reasons[0]
 
 
@@ -408,7 +419,7 @@ def told_fields(draw: st.DrawFn) -> DiagnosisFields:
     contribution_VS = np.array(draw(st.lists(NUMBERS, min_size=9, max_size=9)), np.float32).reshape(3, 3)
     faults = tuple(Fault(name, draw(st.sampled_from(["out_of_range", "frozen", "noisy"]))) for name in draw(NAMES))
     end = draw(TIMES)
-    occasion = Occasion(
+    context = DiagnosisContext(
         diagnosis_id=draw(st.text("0123456789abcdef", min_size=32, max_size=32)),
         created_at=draw(TIMES),
         window=Window(start=end - timedelta(minutes=1), end=end),
@@ -419,9 +430,9 @@ def told_fields(draw: st.DrawFn) -> DiagnosisFields:
     )
     input_quality = summary(
         coverage=draw(st.floats(0, 1)), missing=draw(NAMES), faults=faults, beyond=draw(NAMES), unusual=draw(st.booleans()),
-        novelty_V=values_8V[6], novelty_without_S=values_8V[7], excess_S=contribution_VS[0],
+        range_novelty_V=values_8V[6], novelty_without_S=values_8V[7], exceedance_S=contribution_VS[0],
     )  # fmt: skip
-    knowledge = taught(
+    decoder = taught(
         pump=ComponentCalibration(
             least_confidence=draw(st.floats(0, 1)), rul_cap_h=draw(st.none() | st.floats(1e-3, 1e6))
         )
@@ -429,7 +440,7 @@ def told_fields(draw: st.DrawFn) -> DiagnosisFields:
     scores = scores_of(found, draw(st.sampled_from([None, contribution_VS])), contribution_VS.T)
     previous = dict.fromkeys(draw(st.sets(st.sampled_from(["pump", "motor"]))), draw(st.sampled_from(STATES)))
     limits = Thresholds(max_distance=draw(st.sampled_from([1.0, 1e30])))
-    return tell(press(), occasion, scores, input_quality, knowledge, limits, previous)
+    return build_diagnosis(press(), context, scores, input_quality, decoder, limits, previous)
 
 
 @given(told_fields())
@@ -443,6 +454,6 @@ def test_component_abstains_only_where_the_missing_sensor_could_have_told_of_it(
     if evidence == "backward":
         shaft |= {"source": "pump", "target": "motor", "evidence": "forward"}
     line = {"source": "tank", "target": "pump", "medium": "suction_line"}
-    knowledge = taught(pump=ComponentCalibration(least_confidence=0.75))
-    diagnosis = make(knowledge=knowledge, equipment=press(connections=[shaft, line]), missing=("w",))
+    decoder = taught(pump=ComponentCalibration(least_confidence=0.75))
+    diagnosis = make(decoder=decoder, equipment=press(connections=[shaft, line]), missing=("w",))
     assert (diagnosis.components[0].basis == "none") == (evidence in ("both", "forward"))

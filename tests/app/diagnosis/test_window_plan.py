@@ -5,7 +5,7 @@ import pytest
 from tests.app.test_graph import equal
 
 from app.core.errors import WindowError
-from app.diagnosis.input_quality import summarise
+from app.diagnosis.input_quality import assess_window
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.extraction import window_features
 from app.model.graph import build_graph, concatenate
@@ -20,7 +20,7 @@ def test_windows_built_together_are_what_each_is_alone() -> None:
     features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
     equal(graph, concatenate([build_graph(made.equipment, each, made.spec) for each in features]))
     for mine, each in zip(summary.windows(made.equipment.sensor_ids), features, strict=True):
-        np.testing.assert_equal(mine._asdict(), summarise(made.equipment, each, made.spec)._asdict())
+        np.testing.assert_equal(mine._asdict(), assess_window(made.equipment, each, made.spec)._asdict())
 
 
 def test_topology_that_no_window_can_fit_is_refused_with_the_plan() -> None:

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from app.experiments.pairs import ABSENT, Gathering, gathered, score
-from app.store.experiments import KnownTruth, PairRow, ToldComponent
+from app.store.experiments import KnownTruth, PairRow, PredictedComponent
 
 WINDOW_US = 60_000_000
 
 
 def told(
     condition: str | None, health: float | None = 0.9, state: str = "healthy", name: str = "pump"
-) -> ToldComponent:
-    return ToldComponent(name, health, condition, state)
+) -> PredictedComponent:
+    return PredictedComponent(name, health, condition, state)
 
 
 def row(
     number: int,
-    first: tuple[ToldComponent, ...],
-    second: tuple[ToldComponent, ...],
+    first: tuple[PredictedComponent, ...],
+    second: tuple[PredictedComponent, ...],
     *truths: KnownTruth,
     machine: str = "rig",
     created: int | None = None,
@@ -44,7 +44,9 @@ def grade(name: str, component_id: str = "pump") -> KnownTruth:
         (told(None, None, "unknown"), KnownTruth("pump", None, 1.0), 0.0),
     ],
 )
-def test_answer_is_right_by_its_grade_or_near_by_its_health(answer: ToldComponent, truth: KnownTruth, right: float):
+def test_answer_is_right_by_its_grade_or_near_by_its_health(
+    answer: PredictedComponent, truth: KnownTruth, right: float
+):
     assert score(answer, truth) == pytest.approx(right)
 
 

@@ -22,7 +22,7 @@ from app.features.extraction import (
     find_faults,
     normalise,
     plan_features,
-    range_excess,
+    range_exceedance,
     window_features,
 )
 from app.features.spec import FeatureSpec, Reference
@@ -141,7 +141,7 @@ def test_sensor_without_a_reference_is_scaled_by_its_range_and_told() -> None:
     assert features.unreferenced == equipment.sensor_ids
     assert features.x_STF[0, 0, 0] == 1.0  # upper end of -100 to 300
     assert features.x_STF[1, 0, 0] == 0.0  # its middle
-    assert np.isnan(features.excess_S).all()
+    assert np.isnan(features.exceedance_S).all()
 
 
 def test_frozen_rough_and_impossible_sensors_are_masked_and_told() -> None:
@@ -153,7 +153,7 @@ def test_frozen_rough_and_impossible_sensors_are_masked_and_told() -> None:
     features = window_features(values_SN, made.equipment, made.spec)
     assert features.faulty == (Fault("P1", "frozen"), Fault("Q1", "noisy"), Fault("P2", "out_of_range"))
     assert features.mask_ST.any(axis=1).tolist() == [False, False, False, True]
-    assert np.isnan(features.excess_S[:3]).all()
+    assert np.isnan(features.exceedance_S[:3]).all()
 
 
 def test_sensor_that_rests_by_nature_is_not_frozen() -> None:
@@ -172,7 +172,7 @@ def test_excess_by_hand() -> None:
 
     def excess(raw_TF: Floats) -> float:
         there_T = np.isfinite(raw_TF).all(-1)
-        return float(range_excess(np.tile(raw_TF, (1, 4, 1, 1)), np.tile(there_T, (1, 4, 1)), plan)[0, 0])
+        return float(range_exceedance(np.tile(raw_TF, (1, 4, 1, 1)), np.tile(there_T, (1, 4, 1)), plan)[0, 0])
 
     assert excess(inside) == 0.0
     # half a spread beyond in one of 12 numbers
@@ -282,7 +282,7 @@ def told(features: SensorFeatures, equipment: Equipment) -> list[tuple[bytes, by
     faults = {fault.sensor_id: fault.reason for fault in features.faulty}
     return [
         (x_TF.tobytes(), excess.tobytes(), faults.get(sensor_id))
-        for x_TF, excess, sensor_id in zip(features.x_STF, features.excess_S, equipment.sensor_ids, strict=True)
+        for x_TF, excess, sensor_id in zip(features.x_STF, features.exceedance_S, equipment.sensor_ids, strict=True)
     ]
 
 

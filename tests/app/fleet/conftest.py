@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from app.demo.rig.equipment import rig_equipment
-from app.fleet.plan import Asked, Plan
+from app.fleet.plan import Plan, RunRequest
 from app.fleet.released import make_plan
 from app.schemas.equipment import Equipment
 from app.store.store import Store
@@ -57,7 +57,7 @@ def write_config(path: Path, checkpoints: dict[str, Path], weights: dict[str, fl
 @pytest.fixture
 def plan(config: Path) -> Plan:
     """All machines, with the versions that traffic chooses."""
-    return make_plan(Asked(), AT, config, NOW)
+    return make_plan(RunRequest(), AT, config, NOW)
 
 
 @pytest.fixture

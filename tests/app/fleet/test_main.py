@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from app.fleet.__main__ import main
-from app.fleet.plan import Asked, Plan
+from app.fleet.plan import Plan, RunRequest
 from app.fleet.released import make_plan
 from app.fleet.scorer import NOT_REGISTERED, FleetScorer
 from app.store.fleet import FleetRun, Page
@@ -83,7 +83,7 @@ def test_database_that_is_away_ends_with_1(config: Path):
 def test_run_with_a_changed_file_of_ids_is_refused(database_dsn: str, config: Path, tmp_path: Path):
     ids = tmp_path / "ids.txt"
     ids.write_text("rig-1\n")
-    asked = Asked(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
+    asked = RunRequest(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
     asyncio.run(begin(database_dsn, FleetRun("files", NOW, make_plan(asked, AT, config, NOW).model_dump_json())))
     ids.write_text("rig-1\nrig-2\n")
 
@@ -125,7 +125,7 @@ def test_killed_run_is_finished_by_ray(
 ):
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join((*rigs, "gone")))
-    asked = Asked(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
+    asked = RunRequest(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
     run = FleetRun("nightly", NOW, plan.model_copy(update={"asked": asked}).model_dump_json())
     asyncio.run(begin(database_dsn, run, rigs[:3]))
     # what the service releases now is not asked: the plan holds what it released when the run began

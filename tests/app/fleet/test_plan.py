@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.checkpoint.manifest import WEIGHTS, read_card
+from app.checkpoint.manifest import WEIGHTS, read_manifest
 from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR
-from app.fleet.plan import Asked, Plan, check_asked, like_pattern, read_ids, run_name
+from app.fleet.plan import Plan, RunRequest, check_asked, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan, read_released
 from app.store.fleet import Selection
 from tests.app.fleet.conftest import AT, NOW, write_config
@@ -23,10 +23,10 @@ def test_shipped_configuration_is_read():
 def test_plan_has_the_checkpoints_that_may_answer(config: Path, checkpoints: dict[str, Path]):
     write_config(config, checkpoints, {"1": 100, "2": 0})
 
-    plan = make_plan(Asked(), AT, config, NOW)
+    plan = make_plan(RunRequest(), AT, config, NOW)
 
     assert list(plan.checkpoints) == ["1"]
-    assert plan.checkpoints["1"].weights_sha256 == read_card(checkpoints["1"]).sha256[WEIGHTS]
+    assert plan.checkpoints["1"].weights_sha256 == read_manifest(checkpoints["1"]).sha256[WEIGHTS]
     assert plan.at == AT
     assert not plan.forced
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
@@ -35,8 +35,8 @@ def test_plan_has_the_checkpoints_that_may_answer(config: Path, checkpoints: dic
 def test_version_and_checkpoint_can_be_forced(config: Path, checkpoints: dict[str, Path]):
     write_config(config, checkpoints, {"1": 100, "2": 0})
 
-    version = make_plan(Asked(model_version="2"), None, config, NOW)
-    checkpoint = make_plan(Asked(checkpoint=str(checkpoints["2"])), None, config, NOW)
+    version = make_plan(RunRequest(model_version="2"), None, config, NOW)
+    checkpoint = make_plan(RunRequest(checkpoint=str(checkpoints["2"])), None, config, NOW)
 
     for plan in (version, checkpoint):
         assert [(release.version, release.weight) for release in plan.traffic.releases] == [("2", 100.0)]
@@ -46,13 +46,13 @@ def test_version_and_checkpoint_can_be_forced(config: Path, checkpoints: dict[st
 
 def test_wrong_wishes_are_named(config: Path, tmp_path: Path):
     with pytest.raises(UnknownVersion, match=r"found '9'.*has 1, 2"):
-        make_plan(Asked(model_version="9"), AT, config, NOW)
+        make_plan(RunRequest(model_version="9"), AT, config, NOW)
     with pytest.raises(InputError, match="found both"):
-        make_plan(Asked(model_version="1", checkpoint="x"), AT, config, NOW)
+        make_plan(RunRequest(model_version="1", checkpoint="x"), AT, config, NOW)
     with pytest.raises(InputError, match="leave --at out"):
-        make_plan(Asked(), NOW + timedelta(minutes=1), config, NOW)
+        make_plan(RunRequest(), NOW + timedelta(minutes=1), config, NOW)
     with pytest.raises(CheckpointError, match=r"checkpoint\.json"):
-        make_plan(Asked(checkpoint=str(tmp_path)), AT, config, NOW)
+        make_plan(RunRequest(checkpoint=str(tmp_path)), AT, config, NOW)
 
 
 @pytest.mark.parametrize("text", ["", "[", "applications: []", "applications: [{name: x}]", "applications: 1"])
@@ -77,29 +77,29 @@ def test_missing_configuration_is_refused(tmp_path: Path):
 
 
 def test_run_goes_on_only_with_what_it_began_with(plan: Plan):
-    check_asked("r", plan, Asked(), None)
-    check_asked("r", plan, Asked(), AT)
+    check_asked("r", plan, RunRequest(), None)
+    check_asked("r", plan, RunRequest(), AT)
     with pytest.raises(InputError, match=r"expected --at as run 'r' began with"):
-        check_asked("r", plan, Asked(), AT + timedelta(seconds=1))
+        check_asked("r", plan, RunRequest(), AT + timedelta(seconds=1))
     with pytest.raises(InputError, match=r"expected --model-version as .* \(None\), found 2"):
-        check_asked("r", plan, Asked(model_version="2"), None)
+        check_asked("r", plan, RunRequest(model_version="2"), None)
 
 
 def test_name_follows_from_time_and_wishes():
-    assert run_name(None, Asked(), AT) == run_name(None, Asked(), AT)
-    assert run_name(None, Asked(), AT).startswith("fleet-20250101T000117Z-")
-    assert run_name(None, Asked(), AT) != run_name(None, Asked(design="x"), AT)
-    assert run_name("nightly.1", Asked(), AT) == "nightly.1"
+    assert run_name(None, RunRequest(), AT) == run_name(None, RunRequest(), AT)
+    assert run_name(None, RunRequest(), AT).startswith("fleet-20250101T000117Z-")
+    assert run_name(None, RunRequest(), AT) != run_name(None, RunRequest(design="x"), AT)
+    assert run_name("nightly.1", RunRequest(), AT) == "nightly.1"
     for wrong in ("", "a/b", "-x", "x" * 65, "a b"):
         with pytest.raises(InputError, match="as --run"):
-            run_name(wrong, Asked(), AT)
+            run_name(wrong, RunRequest(), AT)
 
 
 def test_glob_becomes_a_pattern_of_like(plan: Plan):
     assert like_pattern("rig_*-?") == r"rig\_%-_"
     with pytest.raises(InputError, match="which is neither"):
         like_pattern("nowhere/ids.txt")
-    globbed = plan.model_copy(update={"asked": Asked(equipment="a*", design="d")})
+    globbed = plan.model_copy(update={"asked": RunRequest(equipment="a*", design="d")})
     assert globbed.selection == Selection("a%", "d")
 
 

@@ -13,7 +13,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.input_quality import Thresholds
 from app.features.extraction import window_features
 from app.fleet import scorer as module
-from app.fleet.plan import Asked, Plan
+from app.fleet.plan import Plan, RunRequest
 from app.fleet.released import make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.model.graph import GraphBatch, ModelOutput, build_graph
@@ -176,7 +176,7 @@ async def test_machines_that_cannot_be_scored_are_counted(store: Store, rigs: tu
 
 async def test_window_before_time_began_is_a_failure(store: Store, config: Path):
     await store.put_equipment(make_machine())
-    plan = make_plan(Asked(), START.replace(year=1970) + timedelta(seconds=30), config, NOW)
+    plan = make_plan(RunRequest(), START.replace(year=1970) + timedelta(seconds=30), config, NOW)
 
     (outcome,) = (await score_all(store, await begin(store, plan), plan)).values()
 
@@ -193,7 +193,7 @@ async def test_graph_that_fails_fails_alone(
     caplog: pytest.LogCaptureFixture,
 ):
     write_config(config, checkpoints, {"1": 100, "2": 0})
-    plan = make_plan(Asked(), AT, config, NOW)
+    plan = make_plan(RunRequest(), AT, config, NOW)
     score, sizes = module.score, list[int]()
 
     def failing(model: Network, graph: GraphBatch) -> ModelOutput:
@@ -243,7 +243,7 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
     assert await states("sticky", sticky) == {
         name: state if state == "unknown" else "critical" for name, state in usual.items()
     }
-    forced = make_plan(Asked(model_version=fresh.model_version), AT, config, NOW)
+    forced = make_plan(RunRequest(model_version=fresh.model_version), AT, config, NOW)
     assert await states("forced", forced.model_copy(update={"thresholds": sticky.thresholds})) == usual
 
 

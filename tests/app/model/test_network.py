@@ -10,7 +10,7 @@ import torch
 from app.features.extraction import window_features
 from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
 from app.model.layers import MemberAttention, MemberLstm
-from app.model.network import SecondOpinion, UniversalTemporalGNN, occlude, score, to_tensors
+from app.model.network import LinearClassifier, UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
 
 CLOSE = 1e-5  # sums over a batch are taken in another order than over a graph alone
@@ -213,7 +213,7 @@ def test_tensors_are_copies_on_the_device() -> None:
 
 
 def test_each_grade_set_hears_the_alternative_for_its_own_missing_sensor() -> None:
-    opinion, whole = SecondOpinion(small().config), graph(small())
+    opinion, whole = LinearClassifier(small().config), graph(small())
     generator = torch.Generator().manual_seed(0)
     opinion.weight_GAQTFK.normal_(generator=generator)
     opinion.bias_GAK.normal_(generator=generator)

@@ -12,7 +12,7 @@ from app.experiments.reading import AskedFor, read_experiments
 from app.release.__main__ import main
 from app.release.compare import compared
 from app.store.store import Store
-from tests.shadow_rows import START, Told, diagnosis, put_pairs
+from tests.shadow_rows import START, ComponentPrediction, diagnosis, put_pairs
 
 NOW = START + timedelta(days=10)
 
@@ -21,8 +21,8 @@ async def put(dsn: str, store: Store) -> None:
     await put_pairs(
         dsn,
         store,
-        [diagnosis(number, "3", Told("0")) for number in range(20)],
-        [diagnosis(number, "4", Told("1" if number < 5 else "0", 0.8)) for number in range(20)],
+        [diagnosis(number, "3", ComponentPrediction("0")) for number in range(20)],
+        [diagnosis(number, "4", ComponentPrediction("1" if number < 5 else "0", 0.8)) for number in range(20)],
     )
 
 

@@ -24,7 +24,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(promotion, "POLL_S", 0.01)
 
 
-class Told:
+class ComponentPrediction:
     """A meter that is told what to measure at each step."""
 
     names = frozenset({"errors"})
@@ -48,7 +48,7 @@ GOOD, BAD = Measured(0.0, 50), Measured(0.5, 50)
 
 async def test_steps_are_walked_to_the_end(path: Path, stage: Stage, written: Written, said: list[str]):
     releases = releases_on(stage, path, written, said)
-    await promote(releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [Told(GOOD)], said.append)
+    await promote(releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [ComponentPrediction(GOOD)], said.append)
     assert stage.weights == {"1": 0, "2": 100}
     assert [(event.action, event.weights["2"]) for event in written.events] == [
         ("found", 0),
@@ -65,7 +65,9 @@ async def test_broken_guard_rolls_back_to_before_the_first_step_and_is_named(
 ):
     releases = releases_on(stage, path, written, said)
     with pytest.raises(GuardBroken, match=r"rolled back at weight 50: errors<1%, found 0.5 in 50 calls"):
-        await promote(releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [Told(GOOD, BAD)], said.append)
+        await promote(
+            releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [ComponentPrediction(GOOD, BAD)], said.append
+        )
     assert stage.weights == {"1": 100, "2": 0}
     assert written.events[-1].action == "rollback"
     assert "errors<1%" in written.events[-1].reason
@@ -77,9 +79,13 @@ async def test_guard_that_cant_be_judged_does_not_let_pass(
     monkeypatch.setattr(promotion, "BLIND_S", 0.05)
     releases = releases_on(stage, path, written, said)
     with pytest.raises(GuardBroken, match="can't be judged, only 3 calls"):
-        await promote(releases, Promotion("2", (10,), 0.03, GUARDS), [Told(Measured(None, 3))], said.append)
+        await promote(
+            releases, Promotion("2", (10,), 0.03, GUARDS), [ComponentPrediction(Measured(None, 3))], said.append
+        )
     with pytest.raises(GuardBroken, match="nothing could be measured"):
-        await promote(releases, Promotion("2", (10,), 5.0, GUARDS), [Told(ReleaseError("gone"))], said.append)
+        await promote(
+            releases, Promotion("2", (10,), 5.0, GUARDS), [ComponentPrediction(ReleaseError("gone"))], said.append
+        )
     assert stage.weights == {"1": 100, "2": 0}
 
 
@@ -88,7 +94,7 @@ async def test_weights_that_somebody_else_sets_meanwhile_stay(
 ):
     releases = releases_on(stage, path, written, said)
 
-    class Rude(Told):
+    class Rude(ComponentPrediction):
         async def measure(self) -> Mapping[str, Measured]:
             await releases.split({"1": 75, "2": 25})
             return {"errors": GOOD}
@@ -104,7 +110,7 @@ async def test_versions_without_weight_may_come_and_go_meanwhile(
     releases = releases_on(stage, path, written, said)
     await releases.deploy(Placement("3", "app/weights/2"))
 
-    class Busy(Told):
+    class Busy(ComponentPrediction):
         async def begin(self, version: str) -> None:
             await super().begin(version)
             if self.step == 0:
@@ -121,7 +127,7 @@ async def test_version_that_stops_answering_between_steps_loses_its_weight(
     monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.05)
     releases = releases_on(stage, path, written, said)
 
-    class Silencing(Told):
+    class Silencing(ComponentPrediction):
         async def measure(self) -> Mapping[str, Measured]:
             stage.silent.add("2")
             return {"errors": GOOD}
@@ -140,7 +146,7 @@ async def test_interrupted_promotion_goes_back(
     before = path.read_text()
     reached = asyncio.Event()
 
-    class Waiting(Told):
+    class Waiting(ComponentPrediction):
         async def measure(self) -> Mapping[str, Measured]:
             reached.set()
             return {"errors": GOOD}
@@ -182,7 +188,7 @@ async def test_half_saved_file_and_a_busy_lock_are_waited_for(
             broken.append(BAD)
             await asyncio.sleep(0.2)
 
-    class Disturbed(Told):
+    class Disturbed(ComponentPrediction):
         async def measure(self) -> Mapping[str, Measured]:
             if not tasks:
                 tasks.append(asyncio.create_task(save_and_work()))
@@ -202,7 +208,7 @@ async def test_way_back_that_fails_is_told(
     releases = releases_on(stage, path, written, said)
     stage.silent.add("1")
     with pytest.raises(ReleaseError, match=r"guard broken at weight 10: .*go back to 1=100 2=0, found: .*status 503"):
-        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [Told(BAD)], said.append)
+        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [ComponentPrediction(BAD)], said.append)
     assert stage.weights == {"1": 90, "2": 10}
 
 
@@ -216,7 +222,7 @@ async def test_version_that_is_not_released_is_not_promoted(
 DISAGREEMENT = parse_guards("disagreement<5%", frozenset({"disagreement"}))
 
 
-class Pairs(Told):
+class Pairs(ComponentPrediction):
     """A meter of disagreement that notes who was a shadow at each step."""
 
     names = frozenset({"disagreement"})

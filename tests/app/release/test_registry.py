@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from app.checkpoint.files import load
-from app.checkpoint.manifest import CARD, WEIGHTS, read_card, sha256_of
+from app.checkpoint.manifest import MANIFEST, WEIGHTS, read_manifest, sha256_of
 from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.registry import ARTIFACT, CARD_TAG, NAME
@@ -58,15 +58,15 @@ def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
     placement = placement_of("3", None, None, settings)
     assert placement.checkpoint == "registry:3"
     here = var_dir / "models" / "3"
-    assert load(here).card.version == "3"
+    assert load(here).manifest.version == "3"
     assert sha256_of(here / WEIGHTS) == sha256_of(trained / WEIGHTS)
     with pytest.raises(UnknownVersion, match="found '9'"):
         placement_of("9", None, None, settings)
 
-    damaged = next((var_dir / "mlflow").rglob(f"checkpoint-{tags['weights_sha256'][:12]}/{CARD}"))
+    damaged = next((var_dir / "mlflow").rglob(f"checkpoint-{tags['weights_sha256'][:12]}/{MANIFEST}"))
     # the same weights were registered as version 2 before: each has its own run
-    for card in (var_dir / "mlflow").rglob(f"{damaged.parent.name}/{CARD}"):
-        card.write_text(json.dumps(json.loads(card.read_text()) | {"seed": 99}))
+    for manifest in (var_dir / "mlflow").rglob(f"{damaged.parent.name}/{MANIFEST}"):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seed": 99}))
     shutil.rmtree(here)
     with pytest.raises(CheckpointError, match=r"SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}"):
         placement_of("3", None, None, settings)
@@ -106,7 +106,7 @@ def test_run_that_kept_the_checkpoint_is_its_lineage(tmp_path: Path, monkeypatch
     registry = open_registry(Settings(var_dir=tmp_path / "var"))
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/var/mlflow/mlflow.db")
     artifacts = (tmp_path / "var" / "mlflow" / "artifacts").as_uri()
-    experiment = client.create_experiment(read_card(SHIPPED / "2").designs[0], artifact_location=artifacts)
+    experiment = client.create_experiment(read_manifest(SHIPPED / "2").designs[0], artifact_location=artifacts)
     kept, other = (client.create_run(experiment, tags={"version": "2"}).info.run_id for _ in range(2))
     client.log_artifacts(kept, str(SHIPPED / "2"), ARTIFACT)
     client.log_artifacts(other, str(SHIPPED / "1"), ARTIFACT)

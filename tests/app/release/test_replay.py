@@ -183,9 +183,9 @@ async def test_other_weights_are_told_and_so_are_lost_ones(
         {name: (value * np.float32(1.05)).astype(value.dtype) for name, value in weights.items()},
         other / "weights.safetensors",
     )
-    card = json.loads((other / "checkpoint.json").read_text())
-    card["sha256"]["weights.safetensors"] = sha256_of(other / "weights.safetensors")
-    (other / "checkpoint.json").write_text(json.dumps(card))
+    manifest = json.loads((other / "checkpoint.json").read_text())
+    manifest["sha256"]["weights.safetensors"] = sha256_of(other / "weights.safetensors")
+    (other / "checkpoint.json").write_text(json.dumps(manifest))
     done = await again(made["diagnosis_id"], directory=other)
     assert not done.same
     assert done.lines[1].startswith(f"weights: {made['weights_sha256'][:12]} then, version 1 has")

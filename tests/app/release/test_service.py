@@ -12,7 +12,7 @@ import yaml
 from app.core.settings import Settings
 from app.release.config.edits import without_version
 from app.release.config.file import ConfigFile
-from app.release.service import ReleaseDesk
+from app.release.service import ReleaseService
 from app.store.store import Store
 from tests.app.release.stage import Stage, listening
 
@@ -27,10 +27,10 @@ def file(path: Path, stage: Stage) -> Iterator[Path]:
 
 
 @pytest.fixture
-def desk(store: Store, file: Path, tmp_path: Path) -> ReleaseDesk:
+def desk(store: Store, file: Path, tmp_path: Path) -> ReleaseService:
     port = yaml.safe_load(file.read_text())["http_options"]["port"]
     settings = Settings(serve_config=file, var_dir=tmp_path / "var")
-    return ReleaseDesk(settings, store, lambda: f"http://127.0.0.1:{port}")
+    return ReleaseService(settings, store, lambda: f"http://127.0.0.1:{port}")
 
 
 def weights(first: float, second: float, **more: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ CYCLES = (300, 1000, 1800)
 
 
 def test_shipped_version_is_taken_and_another_number_is_not():
-    assert validate(SHIPPED, "2").card.version == "2"
+    assert validate(SHIPPED, "2").manifest.version == "2"
     with pytest.raises(CheckpointError, match=r"expected version 3 in .* found version 2"):
         validate(SHIPPED, "3")
 
@@ -82,7 +82,7 @@ async def test_windows_that_the_weights_were_fitted_on_are_left_out(store: Store
     rig = rig_equipment()
     await store.put_equipment(rig)
     # the first begins within the data interval, the others right after it
-    await put_cycles(store, rig, round(checkpoint.card.data.end.timestamp() * 1e6) - 60_000_000)
+    await put_cycles(store, rig, round(checkpoint.manifest.data.end.timestamp() * 1e6) - 60_000_000)
     scores = await reference_score(checkpoint, [rig], store)
     assert [score.windows for score in scores] == [2] * 4
 

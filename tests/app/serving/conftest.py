@@ -9,18 +9,18 @@ import pytest
 
 from app.core.settings import Settings
 from app.demo.rig.equipment import rig_equipment
-from app.release.service import ReleaseDesk
+from app.release.service import ReleaseService
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.diagnoses import Diagnostics
-from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.service import Service
 from app.serving.ingress.startup import utc_now
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release, Traffic
-from app.serving.ingress.version_router import Chain, ReleasedVersions
+from app.serving.ingress.version_router import Chain, VersionRouter
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
@@ -89,26 +89,26 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def versions(local: LocalChain, metrics: Metrics) -> ReleasedVersions:
-    made = ReleasedVersions(local.chain(), metrics, timeout_s=5.0)
+def versions(local: LocalChain, metrics: Metrics) -> VersionRouter:
+    made = VersionRouter(local.chain(), metrics, timeout_s=5.0)
     made.set_traffic(split(100, 0))
     return made
 
 
 @pytest.fixture
-def desk(store: Store, tmp_path: Path) -> ReleaseDesk:
+def desk(store: Store, tmp_path: Path) -> ReleaseService:
     """A desk whose file is not there."""
-    return ReleaseDesk(Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1")
+    return ReleaseService(Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1")
 
 
 @pytest.fixture
 async def service(
-    store: Store, versions: ReleasedVersions, metrics: Metrics, desk: ReleaseDesk
+    store: Store, versions: VersionRouter, metrics: Metrics, desk: ReleaseService
 ) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    machines = Machines(store, metrics, utc_now)
+    machines = EquipmentRegistry(store, metrics, utc_now)
     made = Service(
         authenticator=Authenticator(store.find_key),
         machines=machines,

@@ -8,7 +8,7 @@ from tests.app.serving.test_api import ready, rig_request
 
 from app.serving.ingress.service import Service
 from app.serving.ingress.traffic import Traffic
-from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.version_router import VersionRouter
 from app.store.experiments import BEGINNING
 from app.store.labels import ConditionLabel
 from app.store.store import Store
@@ -20,7 +20,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 async def test_what_a_shadow_told_of_the_traffic_is_compared(
-    client: httpx.AsyncClient, service: Service, store: Store, versions: ReleasedVersions
+    client: httpx.AsyncClient, service: Service, store: Store, versions: VersionRouter
 ):
     await ready(client)
     versions.set_traffic(Traffic(releases=split(100, 0).releases, shadows=("2",)))

@@ -4,7 +4,7 @@ from app.schemas.equipment import Equipment
 from app.store.experiments import BEGINNING, KnownTruth, PairRow
 from app.store.labels import ConditionLabel
 from app.store.store import Store
-from tests.shadow_rows import MINUTE, START, Told, diagnosis, put_pairs, put_shadow_answers
+from tests.shadow_rows import MINUTE, START, ComponentPrediction, diagnosis, put_pairs, put_shadow_answers
 
 END = START + timedelta(days=100)
 
@@ -21,9 +21,17 @@ async def read(
 
 async def test_pair_has_both_answers_whichever_was_returned(store: Store, database_dsn: str):
     await put_pairs(
-        database_dsn, store, [diagnosis(1, "3", Told("0"))], [diagnosis(1, "4", Told("2", 0.25, "critical"))]
+        database_dsn,
+        store,
+        [diagnosis(1, "3", ComponentPrediction("0"))],
+        [diagnosis(1, "4", ComponentPrediction("2", 0.25, "critical"))],
     )
-    await put_pairs(database_dsn, store, [diagnosis(2, "4", Told("1", 0.5))], [diagnosis(2, "3", Told(None, None))])
+    await put_pairs(
+        database_dsn,
+        store,
+        [diagnosis(2, "4", ComponentPrediction("1", 0.5))],
+        [diagnosis(2, "3", ComponentPrediction(None, None))],
+    )
 
     newer, older = await read(store, "3", "4")
 
@@ -41,8 +49,10 @@ async def test_pages_go_back_in_time_over_months_without_a_gap(store: Store, dat
     monkeypatch.setattr("app.store.experiments.PAGE", 3)
     # several answers of one moment, on both sides of the border of a page and of a month
     moments = [START + timedelta(days=12 * (number // 4)) for number in range(20)]
-    returned = [diagnosis(number, "3", Told("0"), created_at=at) for number, at in enumerate(moments)]
-    await put_pairs(database_dsn, store, returned, [diagnosis(number, "4", Told("0")) for number in range(20)])
+    returned = [diagnosis(number, "3", ComponentPrediction("0"), created_at=at) for number, at in enumerate(moments)]
+    await put_pairs(
+        database_dsn, store, returned, [diagnosis(number, "4", ComponentPrediction("0")) for number in range(20)]
+    )
 
     found = [row.diagnosis_id for row in await read(store, "3", "4")]
 
@@ -56,9 +66,16 @@ async def test_copy_whose_answer_is_not_stored_is_left_out_and_hides_no_other(
     store: Store, database_dsn: str, monkeypatch
 ):
     monkeypatch.setattr("app.store.experiments.PAGE", 2)
-    await put_pairs(database_dsn, store, [diagnosis(1, "3", Told("0"))], [diagnosis(1, "4", Told("0"))])
-    lost = [diagnosis(number, "3", Told("0")) for number in (2, 3)]
-    await put_shadow_answers(database_dsn, lost, [diagnosis(number, "4", Told("0")) for number in (2, 3)])
+    await put_pairs(
+        database_dsn,
+        store,
+        [diagnosis(1, "3", ComponentPrediction("0"))],
+        [diagnosis(1, "4", ComponentPrediction("0"))],
+    )
+    lost = [diagnosis(number, "3", ComponentPrediction("0")) for number in (2, 3)]
+    await put_shadow_answers(
+        database_dsn, lost, [diagnosis(number, "4", ComponentPrediction("0")) for number in (2, 3)]
+    )
 
     assert [row.diagnosis_id for row in await read(store, "3", "4")] == [f"{1:032x}"]
 
@@ -72,8 +89,8 @@ async def test_label_counts_where_it_holds_the_whole_window_of_a_machine_at_rest
     await put_pairs(
         database_dsn,
         store,
-        [diagnosis(number, "3", Told("0"), **ids) for number in numbers],
-        [diagnosis(number, "4", Told("0"), **ids) for number in numbers],
+        [diagnosis(number, "3", ComponentPrediction("0"), **ids) for number in numbers],
+        [diagnosis(number, "4", ComponentPrediction("0"), **ids) for number in numbers],
     )
     half_us = us(MINUTE + BEGINNING) // 2
     at = [us(START + number * MINUTE) for number in range(9)]
@@ -98,8 +115,8 @@ async def test_versions_with_answers_in_common_in_an_interval_are_listed(store: 
     assert await store.answer_pairs().versions(START, END) == []
     for number, (version, against) in enumerate([("4", "3"), ("3", "4"), ("5", "3"), ("4", "3")]):
         at = START + timedelta(days=40 * number)
-        returned = [diagnosis(number, against, Told("0"), created_at=at)]
-        await put_pairs(database_dsn, store, returned, [diagnosis(number, version, Told("0"))])
+        returned = [diagnosis(number, against, ComponentPrediction("0"), created_at=at)]
+        await put_pairs(database_dsn, store, returned, [diagnosis(number, version, ComponentPrediction("0"))])
 
     pairs = store.answer_pairs()
     assert await pairs.versions(START, START + timedelta(days=365)) == [("3", "4"), ("4", "3"), ("5", "3")]

@@ -46,7 +46,7 @@ def misbehave(server: Any, kinds: dict[str, str]) -> None:
 
     def made(self: Any, *arguments: Any, **named: Any) -> None:
         make(self, *arguments, **named)
-        self.kind, self.calls = kinds.get(self._checkpoint.card.version), 0
+        self.kind, self.calls = kinds.get(self._checkpoint.manifest.version), 0
         if self.kind == "raises":
             raise RuntimeError("this version's constructor raises")
 

@@ -22,9 +22,9 @@ from pydantic import AwareDatetime, BaseModel
 from app.checkpoint.files import load
 from app.core.errors import UnknownEquipment
 from app.core.settings import PROJECT_DIR
-from app.diagnosis.build import Occasion, Scores, diagnose
-from app.diagnosis.decoder import Knowledge, told_of
-from app.diagnosis.input_quality import InputSummary, SummaryBatch, Thresholds
+from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.input_quality import QualityBatch, Thresholds, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import Floats
 from app.model.graph import GraphBatch, concatenate, split_output
@@ -52,7 +52,7 @@ class Group(NamedTuple):
 
     positions: Sequence[int]
     graph: GraphBatch
-    summary: SummaryBatch
+    summary: QualityBatch
 
 
 class Fetched(NamedTuple):
@@ -114,7 +114,7 @@ class Diagnoser:
             for position, summary in zip(group.positions, summaries, strict=True):
                 item = fetched[position]
                 diagnoses[position] = self.conclude(
-                    item.equipment, item.bins, item.window.newest, Scores(told_of(next(outputs))), summary
+                    item.equipment, item.bins, item.window.newest, Scores(component_predictions(next(outputs))), summary
                 )
         return [diagnoses[position] for position in range(len(fetched))]
 
@@ -144,11 +144,11 @@ class Diagnoser:
         return plan
 
     def conclude(
-        self, equipment: Equipment, bins: Bins, newest: datetime | None, scores: Scores, summary: InputSummary
+        self, equipment: Equipment, bins: Bins, newest: datetime | None, scores: Scores, summary: WindowQuality
     ) -> Diagnosis:
         """Make a diagnosis of a window's scores."""
         now = datetime.now(UTC)
-        occasion = Occasion(
+        context = DiagnosisContext(
             diagnosis_id=uuid.uuid4().hex,
             created_at=now,
             window=interval_of(bins, equipment),
@@ -158,10 +158,10 @@ class Diagnoser:
             input_digest="",
         )
         taught = self.checkpoint
-        knowledge = Knowledge.of(
-            taught.card.version, equipment.design, taught.card, taught.feature_spec, taught.calibration
+        decoder = PredictionDecoder.of(
+            taught.manifest.version, equipment.design, taught.manifest, taught.feature_spec, taught.calibration
         )
-        return diagnose(equipment, occasion, scores, summary, knowledge, self._thresholds, {})
+        return diagnose(equipment, context, scores, summary, decoder, self._thresholds, {})
 
     async def warm_up(self) -> None:
         """Answer for every batch size up to 32 in part, on windows of no readings."""

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from torch_geometric.data import Batch, Data
 
 from app.diagnosis.build import Scores
-from app.diagnosis.decoder import told_of
+from app.diagnosis.decoder import component_predictions
 from app.features.binning import Floats
 from app.model.graph import GraphBatch
 from app.model.network import score
@@ -104,7 +104,7 @@ def build() -> FastAPI:
             output = score(diagnoser.network, through_pyg(group.graph))
             newest = max((row["time"] for row in rows), default=None)
             (summary,) = group.summary.windows(equipment.sensor_ids)
-            return diagnoser.conclude(equipment, bins, newest, Scores(told_of(output)), summary)
+            return diagnoser.conclude(equipment, bins, newest, Scores(component_predictions(output)), summary)
 
         return await asyncio.to_thread(work)
 

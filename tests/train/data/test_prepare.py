@@ -28,7 +28,7 @@ from train.config import TrainConfig
 from train.data import prepare as preparing
 from train.data.prepare import prepare
 from train.data.windows import Windows
-from train.jobs.artifacts import IN_USE, Kind, Leftover, remove, survey
+from train.jobs.artifacts import IN_USE, Artifact, Kind, remove, survey
 
 CONFIG = TrainConfig(equipment="press-1")
 WINDOW_US = 12_000_000
@@ -130,7 +130,7 @@ async def test_windows_are_in_use_from_the_preparation_on_and_marked_when_they_a
         seen.extend(survey(training))
         write(*given)
 
-    def take() -> list[Leftover]:
+    def take() -> list[Artifact]:
         with prepare(settings, CONFIG):
             return survey(training)
 

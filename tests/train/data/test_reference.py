@@ -100,8 +100,8 @@ def same(found: Doubles, expected: Doubles) -> None:
 
 
 def test_limits_are_what_most_held_out_windows_stay_below() -> None:
-    excess_WS = np.tile(np.linspace(0, 1, 101, dtype=np.float32)[:, None], (1, 4))
-    excess_WS[:, 3] = np.nan
-    limits = fit_limits(excess_WS, press(), share=0.9)
+    exceedance_WS = np.tile(np.linspace(0, 1, 101, dtype=np.float32)[:, None], (1, 4))
+    exceedance_WS[:, 3] = np.nan
+    limits = fit_limits(exceedance_WS, press(), share=0.9)
     assert limits.window == np.float32(0.9)
     assert set(limits.sensors) == {"P1", "Q1", "P2"}

@@ -1,4 +1,4 @@
-"""Classical rivals: rules of remaining life by hand, and which windows they are fitted to."""
+"""Classical baselines: rules of remaining life by hand, and which windows they are fitted to."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from app.features.binning import Floats
 from tests.small import graded_windows, small
 from train.data.labels import HOUR_US, WindowLabels
-from train.evaluation.baselines import EXTRA_TREES, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, life_less_age, rivals
+from train.evaluation.baselines import EXTRA_TREES, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, baselines, life_less_age
 from train.evaluation.holdout import hold_out
 
 
@@ -53,7 +53,7 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
         ::2
     ]  # no window of the second of the pump's three grades
     part = hold_out(small().model, small().spec, windows, "all", seen_W, np.arange(60), probes=0, removal_probes=0)
-    found = rivals(windows, [part], ("mean", "spread"), trees=20)
+    found = baselines(windows, [part], ("mean", "spread"), trees=20)
     assert set(found) == {STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
     for told in found.values():
         np.testing.assert_allclose(told.share_WVK[:, :2].sum(-1), 1.0, atol=1e-5)
@@ -67,6 +67,6 @@ def test_rivals_know_nothing_of_windows_that_the_fit_did_not_learn_from(tmp_path
     windows = graded_windows(tmp_path)
     one_grade_W = np.flatnonzero(windows.labels.grade_WV[:, 0] == 0)
     part = hold_out(small().model, small().spec, windows, "all", one_grade_W, np.arange(60), probes=0, removal_probes=0)
-    for told in rivals(windows, [part], ("mean",), trees=5).values():
+    for told in baselines(windows, [part], ("mean",), trees=5).values():
         assert (told.grade_WV[:, 0] == -1).all()  # nothing to tell apart
         assert (told.grade_WV[:, 1] >= 0).all()

@@ -15,7 +15,7 @@ from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows, write_windows
 from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import HeldPart, hold_out
+from train.evaluation.holdout import HoldoutPart, hold_out
 from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
 from train.evaluation.uncertainty import Given
 
@@ -28,7 +28,7 @@ def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
     return [("a", np.flatnonzero(one_W), np.flatnonzero(~one_W)), ("b", np.flatnonzero(~one_W), np.flatnonzero(one_W))]
 
 
-def oracle(windows: Windows, part: HeldPart, noise: float = 0.0) -> HeldPart:
+def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPart:
     """Return the part with answers that know the grades, but for some noise."""
     generator = np.random.default_rng(0)
 
@@ -49,7 +49,7 @@ def oracle(windows: Windows, part: HeldPart, noise: float = 0.0) -> HeldPart:
     )
 
 
-def held(windows: Windows, machine: Small) -> list[HeldPart]:
+def held(windows: Windows, machine: Small) -> list[HoldoutPart]:
     return [
         hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8)
         for name, train_W, held_W in halves(windows)
@@ -60,7 +60,7 @@ def test_answers_that_are_right_score_as_right(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     parts = [oracle(windows, part) for part in held(windows, small())]
     found = evaluate_parts(windows, parts, CONFIG, split="group")
-    best = found.contenders[THIS]
+    best = found.scorecards[THIS]
     assert best.exact_match is not None
     assert (best.exact_match.pooled, best.exact_match.mean) == (1.0, 1.0)
     assert set(best.grades) == {"pump", "valve"}
@@ -88,11 +88,11 @@ def test_intervals_of_a_health_that_misses_by_noise_cover_what_they_state(tmp_pa
 def test_every_rival_is_scored_on_the_same_windows(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group")
-    assert set(found.contenders) == {THIS, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
-    for contender in found.contenders.values():
-        assert contender.grades["pump"].pooled.windows == 52
-        assert set(contender.grades["pump"].parts) == {"a", "b"}
-        assert contender.exact_match_smoothed is not None
+    assert set(found.scorecards) == {THIS, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
+    for scorecard in found.scorecards.values():
+        assert scorecard.grades["pump"].pooled.windows == 52
+        assert set(scorecard.grades["pump"].parts) == {"a", "b"}
+        assert scorecard.exact_match_smoothed is not None
 
 
 def test_trouble_costs_are_against_the_same_windows_whole(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(tmp
         for name, train_W, held_W in levels
     ]
     found = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False)
-    assert set(found.contenders[THIS].grades) == {"valve"}
-    assert found.contenders[THIS].grades["valve"].pooled.windows == 52
+    assert set(found.scorecards[THIS].grades) == {"valve"}
+    assert found.scorecards[THIS].grades["valve"].pooled.windows == 52
     assert "Grades that a part's training never showed can't be told and are not scored: of pump." in found.notes
     # of a checkpoint that was fitted to other windows nobody knows what it was shown
     given = Given({}, {}, Calibration(coverage=0.9), None)
     whole = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False, given=given)
-    assert set(whole.contenders[THIS].grades) == {"pump", "valve"}
+    assert set(whole.scorecards[THIS].grades) == {"pump", "valve"}
 
 
 def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path:
         found = evaluate_parts(seen, parts, CONFIG, split="group", rival=False, given=Given({}, {}, stated, None))
         return found.abstention["valve"].levels[1].answered
 
-    lost_RS = np.concatenate([np.isnan(part.removals.predictions[1].excess_WS) for part in parts if part.removals])
+    lost_RS = np.concatenate([np.isnan(part.removals.predictions[1].exceedance_WS) for part in parts if part.removals])
     assert set(lost_RS.sum(1)) == {1}
     scored_R = np.concatenate([~windows.warm_up_W[part.removals.window_W] for part in parts if part.removals])
     # of P1, Q1, P2 and T1 the valve hears all but T1 along its lines, and P2 alone without them
@@ -158,14 +158,14 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     parts = [oracle(windows, part) for part in held(windows, small())]
 
-    def far(part: HeldPart) -> HeldPart:
+    def far(part: HoldoutPart) -> HoldoutPart:
         strange_W = np.arange(len(part.held_W)) % 3 == 0
         wrong_W = strange_W[:, None, None] & (np.arange(part.clean.logit_WMVJ.shape[2]) == 0)[:, None]
         distance_WV = np.full_like(part.clean.health_WV, 0.5)
         distance_WV[strange_W, 0] = 1.5
         logits = np.where(wrong_W[:, None], -part.clean.logit_WMVJ, part.clean.logit_WMVJ)
-        inside_WS = np.zeros_like(part.clean.excess_WS)
-        clean = replace(part.clean, distance_WV=distance_WV, logit_WMVJ=logits, excess_WS=inside_WS)
+        inside_WS = np.zeros_like(part.clean.exceedance_WS)
+        clean = replace(part.clean, distance_WV=distance_WV, logit_WMVJ=logits, exceedance_WS=inside_WS)
         return replace(part, clean=clean)
 
     found = evaluate_parts(windows, [far(part) for part in parts], CONFIG, split="group", rival=False)
@@ -174,7 +174,7 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
     assert valve.share == 1.0
     assert pump.score is not None
     assert pump.score.accuracy == 1.0
-    assert found.contenders[THIS].grades["pump"].pooled.accuracy < 0.8
+    assert found.scorecards[THIS].grades["pump"].pooled.accuracy < 0.8
 
     nowhere = [replace(p, clean=replace(p.clean, distance_WV=np.full_like(p.clean.health_WV, 2.0))) for p in parts]
     silent = evaluate_parts(windows, nowhere, CONFIG, split="group", rival=False).answered["pump"]
@@ -196,7 +196,7 @@ def test_ablation_and_second_opinion_stand_beside(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"opinion_weight": 0.5})
     curve = {"a": (LearningPoint(epoch=1, loss=0.5, score=0.7),)}
     found = evaluate_parts(windows, parts, config, split="group", without_messages=parts, learning=curve, rival=False)
-    assert {ALONE, NO_MESSAGES} < set(found.contenders)
+    assert {ALONE, NO_MESSAGES} < set(found.scorecards)
     assert found.learning == curve
     assert not any("message passing" in note for note in found.notes)
 
@@ -253,11 +253,11 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
     ]
     found = evaluate_parts(windows, parts, CONFIG, split="machine")
     assert found.cap_h == 20.0
-    trees, rule = found.contenders[EXTRA_TREES].life["pump"], found.contenders[PERSISTENCE].life["pump"]
+    trees, rule = found.scorecards[EXTRA_TREES].life["pump"], found.scorecards[PERSISTENCE].life["pump"]
     assert trees.pooled.rmse_h < 3.0
     assert rule.pooled.rmse_h == pytest.approx(0.0, abs=1e-4)  # all lives are equally long
     assert rule.pooled.sign_right is None
-    life = found.contenders[THIS].life["pump"]
+    life = found.scorecards[THIS].life["pump"]
     assert life.pooled.sign_right is not None
     assert life.pooled.windows == 160
     assert found.robustness is not None
@@ -266,7 +266,7 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
     assert 0.8 < found.certainty["pump"].rul.coverage <= 1.0
     assert found.abstention["pump"].least_confidence is None
     assert {each.quantity for each in found.trajectories} == {"health", "rul_h"}
-    assert not found.contenders[THIS].grades
+    assert not found.scorecards[THIS].grades
 
 
 def test_parts_without_windows_are_refused(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> Non
         np.testing.assert_allclose(told_WV.reshape(-1), served_V, rtol=1e-5)
     own_WK = grade_probability(said.logit_WMVJ[:, :, 0], 1.0)
     np.testing.assert_allclose(own_WK, served.probability_VK.reshape(3, 3, -1)[:, 0], atol=1e-6)
-    np.testing.assert_array_equal(said.excess_WS, features.excess_WS)
+    np.testing.assert_array_equal(said.exceedance_WS, features.exceedance_WS)
 
 
 def test_order_and_batches_change_nothing(tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_bins_are_disturbed_before_features_are_made(tmp_path: Path) -> None:
         return np.where(np.arange(4)[:, None] == 1, np.float32(np.nan), values_NSB)
 
     said = predict(machine.model, machine.spec, windows, np.arange(5), silence)
-    assert np.isnan(said.excess_WS[:, 1]).all()
-    assert np.isfinite(said.excess_WS[:, 0]).all()
+    assert np.isnan(said.exceedance_WS[:, 1]).all()
+    assert np.isfinite(said.exceedance_WS[:, 0]).all()
     assert (said.health_WV != predict(machine.model, machine.spec, windows, np.arange(5)).health_WV).any()
 
 
@@ -63,7 +63,7 @@ def test_no_window_gives_no_prediction(tmp_path: Path) -> None:
     said = predict(machine.model, machine.spec, graded_windows(tmp_path), np.array([], np.int64))
     assert len(said) == 0
     assert len(join([said, said])) == 0
-    assert said.excess_WS.shape == (0, 4)
+    assert said.exceedance_WS.shape == (0, 4)
 
 
 def test_network_is_left_in_evaluation_mode(tmp_path: Path) -> None:

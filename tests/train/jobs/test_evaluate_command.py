@@ -11,7 +11,7 @@ from tests.train.test_evaluate import CONFIG
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Origin, load, save
-from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_card
+from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_manifest
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.demo.cmapss.importer import engine_topology
 from app.model.network import UniversalTemporalGNN
@@ -118,9 +118,9 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
     assert "RMSE" in told
     assert "PHM08" in told
     metrics = Metrics.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
-    life = next(iter(metrics.evaluation.contenders[THIS].life.values()))
+    life = next(iter(metrics.evaluation.scorecards[THIS].life.values()))
     assert life.pooled.windows == 3
-    assert {PERSISTENCE, EXTRA_TREES} < set(metrics.evaluation.contenders)
+    assert {PERSISTENCE, EXTRA_TREES} < set(metrics.evaluation.scorecards)
     assert set(metrics.studies) == {"every cycle of the test engines"}
     assert (tmp_path / "out" / "report.html").exists()
 
@@ -136,24 +136,24 @@ def test_checkpoint_that_tells_no_remaining_life_is_refused(tmp_path: Path, caps
 
 def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)  # of 12 s each, from the start of 2025 on
-    one = read_card(Path("app/weights/1"))
+    one = read_manifest(Path("app/weights/1"))
     start = EPOCH + int(windows.labels.start_us_W[10]) * MICROSECOND
     data = DataInterval(start=start, end=start + timedelta(minutes=1), windows=5)
-    card = one.model_copy(update={"designs": ("press",), "data": data})
-    assert may_have_seen(card, windows, np.array([0, 10]))
-    assert may_have_seen(card, windows, np.array([14]))
-    assert not may_have_seen(card, windows, np.array([9, 15]))
+    manifest = one.model_copy(update={"designs": ("press",), "data": data})
+    assert may_have_seen(manifest, windows, np.array([0, 10]))
+    assert may_have_seen(manifest, windows, np.array([14]))
+    assert not may_have_seen(manifest, windows, np.array([9, 15]))
     assert not may_have_seen(one, windows, np.arange(60))  # another design
 
 
 def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
-    windows, card = graded_windows(tmp_path), read_card(Path("app/weights/1"))
+    windows, manifest = graded_windows(tmp_path), read_manifest(Path("app/weights/1"))
     whole = hold_out(
         small().model, small().spec, windows, "all", np.arange(0), np.arange(60), probes=0, removal_probes=0
     )
     found = evaluate_parts(windows, [whole], CONFIG, split="leave-block:pump+valve", rival=False)
-    assert directory_name(card, found) == "press-1-leave-block-pump-valve"
-    assert directory_name(card, found.model_copy(update={"split": "time"})) == "press-1-time"
+    assert directory_name(manifest, found) == "press-1-leave-block-pump-valve"
+    assert directory_name(manifest, found.model_copy(update={"split": "time"})) == "press-1-time"
 
 
 def test_checkpoint_without_a_readable_training_is_evaluated_on_its_design(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_checkpoint_without_a_readable_training_is_evaluated_on_its_design(tmp_p
     loaded = load(directory)
     (directory / TRAIN_CONFIG).write_text("{}")
     config = config_of(loaded, argparse.Namespace(checkpoint=directory, equipment=None, design=None, split=None))
-    assert (config.equipment, config.design) == (None, loaded.card.designs[0])
+    assert (config.equipment, config.design) == (None, loaded.manifest.designs[0])
 
 
 def test_file_without_its_remaining_cycles_is_refused(tmp_path: Path) -> None:

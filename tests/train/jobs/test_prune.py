@@ -15,19 +15,19 @@ from tests.small import graded_windows
 from train.__main__ import main
 from train.data.usage import SEARCHES, USES, in_use, lock_of
 from train.data.windows import BEGUN, HEAD, open_windows
-from train.jobs.artifacts import IN_USE, Kind, Leftover
+from train.jobs.artifacts import IN_USE, Artifact, Kind
 from train.jobs.prune import MOMENT, judge
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAYS_30 = timedelta(days=30)
 
 
-def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> Leftover:
+def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> Artifact:
     """Return something that was changed last so many days ago."""
-    return Leftover(name, kind, 1, NOW - timedelta(days=days), busy, uses)
+    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, uses)
 
 
-def gone(*found: Leftover, days: float = 30) -> list[str]:
+def gone(*found: Artifact, days: float = 30) -> list[str]:
     return [each.leftover.name for each in judge(found, NOW, timedelta(days=days)) if each.goes]
 
 
@@ -84,7 +84,7 @@ LEFTOVERS = st.lists(
 
 @given(LEFTOVERS, st.integers(0, 60), st.integers(0, 60))
 def test_more_days_never_take_more_and_nothing_changed_within_them_goes(
-    found: list[Leftover], days: int, more: int
+    found: list[Artifact], days: int, more: int
 ) -> None:
     few, many = (judge(found, NOW, timedelta(days=each)) for each in (days, days + more))
     assert [verdict.leftover for verdict in few] == found

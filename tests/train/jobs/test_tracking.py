@@ -37,7 +37,7 @@ def test_run_is_kept_with_parameters_curves_figures_and_files(
     assert run.info.status == "FINISHED"
     assert run.data.params == parameters(CONFIG)
     assert [point.value for point in client.get_metric_history(kept.run_id, "loss/part a")] == [1.0, 0.5]
-    exact = metrics.evaluation.contenders["this checkpoint"].exact_match
+    exact = metrics.evaluation.scorecards["this checkpoint"].exact_match
     assert exact is not None
     assert run.data.metrics["this checkpoint/exact_match"] == exact.mean
     assert run.data.metrics["leave-level pump/this checkpoint/exact_match"] == exact.mean

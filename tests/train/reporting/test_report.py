@@ -53,7 +53,7 @@ def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> 
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert not re.search(r"url\((?!#)", page)
-    assert page.count("<svg") == 7  # contenders, confusions, reliability, removal, trajectories, attention, learning
+    assert page.count("<svg") == 7  # scorecards, confusions, reliability, removal, trajectories, attention, learning
     assert "--note &#x27;&lt;b&gt;&#x27;" in page
     assert "prefers-color-scheme: dark" in page
 
@@ -62,7 +62,7 @@ def test_metrics_read_back_as_they_were(graded: Evaluation, tmp_path: Path) -> N
     write_report(graded, tmp_path, HEADING)
     text = (tmp_path / "metrics.json").read_text()
     assert Metrics.model_validate_json(text) == Metrics(heading=HEADING, evaluation=graded)
-    assert json.loads(text)["evaluation"]["contenders"][THIS]["grades"]["pump"]["pooled"]["windows"] == 52
+    assert json.loads(text)["evaluation"]["scorecards"][THIS]["grades"]["pump"]["pooled"]["windows"] == 52
 
 
 def test_verdict_compares_with_the_best_rival(graded: Evaluation) -> None:
@@ -82,9 +82,9 @@ def test_windows_that_may_have_been_in_training_are_not_called_held_out(graded: 
     assert not any("discriminant" in tile.note or "trees" in tile.note for tile in told.tiles)
     assert not any(" is better, " in line for line in failures(seen, {"leave-level:pump": seen}))
     write_report(seen, tmp_path, HEADING)
-    page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
-    assert card.splitlines()[2] == told.sentence
-    for text in (page, card):
+    page, manifest = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
+    assert manifest.splitlines()[2] == told.sentence
+    for text in (page, manifest):
         assert "held-out windows:" not in text
         assert "never saw" not in text
         assert "Against the classical baselines" not in text
@@ -101,17 +101,17 @@ def test_smoothed_figures_say_where_their_reset_comes_from(graded: Evaluation, t
 
 def test_remaining_life_has_its_table_and_its_verdict(failing: Evaluation, tmp_path: Path) -> None:
     write_report(failing, tmp_path)
-    page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
+    page, manifest = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
     assert "PHM08" in page
     assert "mean life less age" in page
     assert "root mean square error" in headline(failing).sentence
-    assert "| this checkpoint | pump |" in card
+    assert "| this checkpoint | pump |" in manifest
 
 
 def test_card_names_use_data_figures_limits_and_command(graded: Evaluation, tmp_path: Path) -> None:
     write_report(graded, tmp_path, HEADING)
-    card = (tmp_path / MODEL_CARD).read_text()
+    manifest = (tmp_path / MODEL_CARD).read_text()
     for heading in ("Intended use", "Data and split", "Figures beside baselines", "Limits", "Made again by"):
-        assert f"## {heading}" in card
-    assert HEADING.command in card
-    assert "discriminant, step statistics" in card
+        assert f"## {heading}" in manifest
+    assert HEADING.command in manifest
+    assert "discriminant, step statistics" in manifest

@@ -9,7 +9,7 @@ from tests.app.serving.test_released import values
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.demo.rig.equipment import rig_equipment
-from app.diagnosis.input_quality import InputSummary, summarise
+from app.diagnosis.input_quality import WindowQuality, assess_window
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
@@ -64,7 +64,7 @@ async def spec_of(local: LocalChain) -> FeatureSpec:
     return FeatureSpec.model_validate_json((await local.describe("model-1")).feature_spec)
 
 
-def same(mine: GraphBatch | InputSummary, theirs: GraphBatch | InputSummary) -> None:
+def same(mine: GraphBatch | WindowQuality, theirs: GraphBatch | WindowQuality) -> None:
     for name in mine.__slots__:
         one, other = getattr(mine, name), getattr(theirs, name)
         if isinstance(one, np.ndarray):
@@ -110,7 +110,7 @@ async def test_windows_of_one_topology_are_one_group_and_equal_to_each_alone(loc
     same(group.graphs([4, 1]), concatenate([graphs[4], graphs[1]]))
     summaries = group.summary.windows(machines[0].sensor_ids)
     for machine, each, summary in zip(machines, features, summaries, strict=True):
-        np.testing.assert_equal(summary._asdict(), summarise(machine, each, spec)._asdict())
+        np.testing.assert_equal(summary._asdict(), assess_window(machine, each, spec)._asdict())
 
 
 async def test_topologies_travel_once_and_machines_of_one_topology_share_a_plan(

@@ -12,7 +12,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.serving.http.app import build_api
 from app.serving.ingress.service import Service
 from app.serving.ingress.status import Status
-from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
 from tests.app.serving.conftest import LocalChain, split
 from tests.rig import inline_readings, rig_cycle
@@ -181,9 +181,7 @@ async def test_no_version_at_all_is_503_with_retry_after(client: httpx.AsyncClie
     assert (readiness.status_code, readiness.json()["versions"]) == (503, {"1": False})
 
 
-async def test_traffic_tells_which_version_answers_for_an_equipment(
-    client: httpx.AsyncClient, versions: ReleasedVersions
-):
+async def test_traffic_tells_which_version_answers_for_an_equipment(client: httpx.AsyncClient, versions: VersionRouter):
     versions.set_traffic(split(50, 50))
     told = (await client.get("/v1/traffic", params={"equipment_id": "machine-1"})).json()
     topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "machine-1"}

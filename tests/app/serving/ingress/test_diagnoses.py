@@ -15,8 +15,8 @@ from app.schemas.equipment import Equipment
 from app.serving.ingress import diagnoses as module
 from app.serving.ingress import requests
 from app.serving.ingress.diagnoses import Diagnostics, Outcome
-from app.serving.ingress.equipment_registry import Machines
-from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.version_router import VersionRouter
 from app.serving.ingress.windows import Bins
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
@@ -33,12 +33,12 @@ def inline(equipment_id: str = "hydraulic-rig", **changes: object) -> DiagnosisR
 
 
 @pytest.fixture
-def machines(store: Store) -> Machines:
-    return Machines(store, Metrics(), lambda: NOW, (rig_equipment(),))
+def machines(store: Store) -> EquipmentRegistry:
+    return EquipmentRegistry(store, Metrics(), lambda: NOW, (rig_equipment(),))
 
 
 @pytest.fixture
-def diagnostics(store: Store, machines: Machines, versions: ReleasedVersions) -> Diagnostics:
+def diagnostics(store: Store, machines: EquipmentRegistry, versions: VersionRouter) -> Diagnostics:
     return Diagnostics(store, machines, versions, Metrics(), lambda: NOW)
 
 
@@ -53,7 +53,7 @@ async def outcomes(diagnostics: Diagnostics, items: list[DiagnosisRequest | Exce
 
 @pytest.mark.usefixtures("registered")
 async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alone(
-    diagnostics: Diagnostics, versions: ReleasedVersions, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
     score, calls = versions.score, 0
 
@@ -74,7 +74,7 @@ async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alo
 
 @pytest.mark.usefixtures("registered")
 async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
-    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics, machines: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
     look_up, calls = machines.remembered_of, 0
@@ -94,7 +94,7 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("single", ["none", "answered", "waits"])
 async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
-    diagnostics: Diagnostics, machines: Machines, monkeypatch: pytest.MonkeyPatch, single: str
+    diagnostics: Diagnostics, machines: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch, single: str
 ):
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
     monkeypatch.setattr(module, "RECENT_S", 600.0 if single == "answered" else 0.0)
@@ -213,7 +213,7 @@ class Known:
 
 
 async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
-    diagnostics: Diagnostics, versions: ReleasedVersions, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
     known = Known(monkeypatch)
     rig = rig_equipment()
@@ -240,7 +240,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
 
 
 async def test_topology_that_another_replica_changed_counts_at_once(
-    diagnostics: Diagnostics, machines: Machines, store: Store
+    diagnostics: Diagnostics, machines: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -259,7 +259,7 @@ async def test_topology_that_another_replica_changed_counts_at_once(
 
 
 async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_change(
-    diagnostics: Diagnostics, machines: Machines, store: Store
+    diagnostics: Diagnostics, machines: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -284,7 +284,7 @@ async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_cha
 
 
 async def test_batch_with_readings_sees_a_topology_that_another_replica_changed(
-    diagnostics: Diagnostics, machines: Machines, store: Store
+    diagnostics: Diagnostics, machines: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)

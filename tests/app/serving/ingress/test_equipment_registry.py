@@ -8,7 +8,7 @@ from app.core.errors import StoreUnavailable, UnknownEquipment
 from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 from app.serving.ingress import equipment_registry as module
-from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.startup import utc_now
 from app.serving.observability.metrics import Metrics
 from app.store.equipment import EquipmentRecord
@@ -32,7 +32,7 @@ async def test_declared_machine_serves_although_the_database_was_never_there(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     away = Away(store, monkeypatch)
-    machines = Machines(store, Metrics(), utc_now, (rig_equipment(),))
+    machines = EquipmentRegistry(store, Metrics(), utc_now, (rig_equipment(),))
     for _ in range(5):
         assert await machines.topology("hydraulic-rig") == rig_equipment()
     assert away.asked == 1
@@ -45,7 +45,7 @@ async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
 ):
     monkeypatch.setattr(module, "TOPOLOGY_CACHE_S", 0.0)
     await store.put_equipment(rig_equipment())
-    machines = Machines(store, Metrics(), utc_now)
+    machines = EquipmentRegistry(store, Metrics(), utc_now)
     machines._remember("hydraulic-rig", rig_equipment(), for_s=0.0)
     away = Away(store, monkeypatch)
     await asyncio.gather(*(machines.topology("hydraulic-rig") for _ in range(20)))
@@ -53,7 +53,7 @@ async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
 
 
 async def test_unknown_machine_is_remembered_as_unknown(store: Store, monkeypatch: pytest.MonkeyPatch):
-    machines = Machines(store, Metrics(), utc_now)
+    machines = EquipmentRegistry(store, Metrics(), utc_now)
     with pytest.raises(UnknownEquipment):
         await machines.topology("nobody")
     away = Away(store, monkeypatch)
@@ -63,7 +63,7 @@ async def test_unknown_machine_is_remembered_as_unknown(store: Store, monkeypatc
 
 
 async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):
-    machines = Machines(store, Metrics(), utc_now)
+    machines = EquipmentRegistry(store, Metrics(), utc_now)
     for number in range(3):
         await store.put_equipment(rig_equipment(f"rig-{number}"))
     found = await machines.remembered_of([f"rig-{number}" for number in range(3)])

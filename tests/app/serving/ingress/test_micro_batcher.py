@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from app.serving.ingress.micro_batcher import Door, DoorLimits, Doors
+from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatcher, MicroBatchers
 
 
 class Works:
@@ -35,9 +35,11 @@ def works() -> Works:
     return Works()
 
 
-def door(works: Works, **limits: int | float) -> Door[int, int]:
-    return Door(
-        works, DoorLimits(**{"size": 8, "bulk": 2, "early": 4, "under_way": 2, "age_s": 0.05, **limits}), lambda _: None
+def door(works: Works, **limits: int | float) -> MicroBatcher[int, int]:
+    return MicroBatcher(
+        works,
+        BatchingConfig(**{"size": 8, "bulk": 2, "early": 4, "under_way": 2, "age_s": 0.05, **limits}),
+        lambda _: None,
     )  # type: ignore[arg-type]
 
 
@@ -191,7 +193,7 @@ async def test_closing_leaves_nobody_waiting(works: Works):
 
 async def test_sizes_are_told_and_idle_doors_are_forgotten():
     works, sizes = Works(held=False), list[int]()
-    doors: Doors[int, int] = Doors(lambda _: works, DoorLimits(), sizes.append)
+    doors: MicroBatchers[int, int] = MicroBatchers(lambda _: works, BatchingConfig(), sizes.append)
     for kind in range(100, 200):
         assert await doors.to(kind).enter(kind) == 10 * kind
         await turn()
@@ -203,7 +205,7 @@ async def test_sizes_are_told_and_idle_doors_are_forgotten():
 @pytest.mark.parametrize("wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"under_way": 0}, {"age_s": 0.0}])
 def test_limits_that_no_batch_can_keep_are_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match="correct the door's limits"):
-        DoorLimits(**wrong)  # type: ignore[arg-type]
+        BatchingConfig(**wrong)  # type: ignore[arg-type]
 
 
 CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
@@ -217,7 +219,9 @@ async def test_work_runs_in_no_callers_context(works: Works):
         seen.append(CALLER.get())
         return await works(items)
 
-    entrance: Door[int, int] = Door(work, DoorLimits(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None)
+    entrance: MicroBatcher[int, int] = MicroBatcher(
+        work, BatchingConfig(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None
+    )
     CALLER.set("first")
     futures = [entrance.enter(0)]
     await turn()
@@ -237,7 +241,9 @@ async def test_cancelled_work_is_tried_alone_and_leaves_the_door_open():
             raise asyncio.CancelledError
         return [10 * item for item in items]
 
-    entrance: Door[int, int] = Door(work, DoorLimits(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None)
+    entrance: MicroBatcher[int, int] = MicroBatcher(
+        work, BatchingConfig(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None
+    )
     futures = [entrance.enter(item) for item in (1, 7, 2)]
     await turn()
     later = entrance.enter(3)
@@ -250,7 +256,7 @@ async def test_wrong_number_of_outcomes_hangs_nobody():
     async def work(items: Sequence[int]) -> list[int | Exception]:
         return [1] * (len(items) - 1)
 
-    entrance: Door[int, int] = Door(work, DoorLimits(), lambda _: None)
+    entrance: MicroBatcher[int, int] = MicroBatcher(work, BatchingConfig(), lambda _: None)
     found = await asyncio.gather(entrance.enter(1), entrance.enter(2), return_exceptions=True)
     assert ["expected 1 outcomes of a batch, found 0" in str(item) for item in found] == [True, True]
 
@@ -269,7 +275,9 @@ async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(w
 
 
 async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_under_way(works: Works):
-    doors: Doors[int, int] = Doors(lambda _: works, DoorLimits(size=8, bulk=2, early=2, under_way=1), lambda _: None)
+    doors: MicroBatchers[int, int] = MicroBatchers(
+        lambda _: works, BatchingConfig(size=8, bulk=2, early=2, under_way=1), lambda _: None
+    )
     assert not doors.crowded
     futures = [doors.to("one").enter(0)]
     await turn()
@@ -283,7 +291,9 @@ async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_
 
 
 async def test_door_with_a_large_batch_under_way_is_crowded_once_as_many_wait(works: Works):
-    doors: Doors[int, int] = Doors(lambda _: works, DoorLimits(size=16, bulk=2, early=2, under_way=1), lambda _: None)
+    doors: MicroBatchers[int, int] = MicroBatchers(
+        lambda _: works, BatchingConfig(size=16, bulk=2, early=2, under_way=1), lambda _: None
+    )
     futures = [doors.to("one").enter(item) for item in range(6)]
     await turn()
     futures += [doors.to("one").enter(item) for item in range(5)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.serving.ingress.response_cache import AnswerKey, Answers
+from app.serving.ingress.response_cache import ResponseCache, ResponseKey
 from app.serving.observability.metrics import Metrics
 
 
@@ -28,8 +28,8 @@ class Clock:
         return self.now_s
 
 
-def key(equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1") -> AnswerKey:
-    return AnswerKey(equipment_id, revision, first_bin, (version,), forced=False, explain=False)
+def key(equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1") -> ResponseKey:
+    return ResponseKey(equipment_id, revision, first_bin, (version,), forced=False, explain=False)
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def answers(clock: Clock, metrics: Metrics) -> Answers:
-    return Answers(metrics, most=3, clock=clock)
+def answers(clock: Clock, metrics: Metrics) -> ResponseCache:
+    return ResponseCache(metrics, most=3, clock=clock)
 
 
 def counted(metrics: Metrics, outcome: str) -> float:
@@ -52,7 +52,7 @@ def counted(metrics: Metrics, outcome: str) -> float:
     return value
 
 
-async def answered(answers: Answers, asked: Asked, what: AnswerKey, body: bytes) -> bytes:
+async def answered(answers: ResponseCache, asked: Asked, what: ResponseKey, body: bytes) -> bytes:
     task = asyncio.create_task(answers.get(what, 1.0, asked))
     await asyncio.sleep(0)
     for future in asked.futures:
@@ -61,7 +61,7 @@ async def answered(answers: Answers, asked: Asked, what: AnswerKey, body: bytes)
     return await task
 
 
-async def test_same_request_in_the_same_bin_is_answered_once(answers: Answers, metrics: Metrics, clock: Clock):
+async def test_same_request_in_the_same_bin_is_answered_once(answers: ResponseCache, metrics: Metrics, clock: Clock):
     asked = Asked()
     assert await answered(answers, asked, key(), b"one") == b"one"
     clock.now_s = 1000.99
@@ -70,7 +70,7 @@ async def test_same_request_in_the_same_bin_is_answered_once(answers: Answers, m
     assert (counted(metrics, "miss"), counted(metrics, "hit")) == (1, 1)
 
 
-async def test_answer_is_not_given_past_the_bin_it_was_made_in(answers: Answers, clock: Clock):
+async def test_answer_is_not_given_past_the_bin_it_was_made_in(answers: ResponseCache, clock: Clock):
     asked = Asked()
     await answered(answers, asked, key(), b"one")
     clock.now_s = 1001.0
@@ -88,13 +88,13 @@ async def test_answer_is_not_given_past_the_bin_it_was_made_in(answers: Answers,
         key()._replace(forced=True),
     ],
 )
-async def test_what_differs_is_asked_anew(answers: Answers, other: AnswerKey):
+async def test_what_differs_is_asked_anew(answers: ResponseCache, other: ResponseKey):
     asked = Asked()
     await answered(answers, asked, key(), b"one")
     assert await answered(answers, asked, other, b"two") == b"two"
 
 
-async def test_those_who_ask_at_the_same_time_share_one_answer(answers: Answers, metrics: Metrics):
+async def test_those_who_ask_at_the_same_time_share_one_answer(answers: ResponseCache, metrics: Metrics):
     asked = Asked()
     tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -104,7 +104,7 @@ async def test_those_who_ask_at_the_same_time_share_one_answer(answers: Answers,
     assert counted(metrics, "joined") == 4
 
 
-async def test_one_who_leaves_takes_nobody_along_and_the_last_gives_up(answers: Answers):
+async def test_one_who_leaves_takes_nobody_along_and_the_last_gives_up(answers: ResponseCache):
     asked = Asked()
     tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -119,7 +119,7 @@ async def test_one_who_leaves_takes_nobody_along_and_the_last_gives_up(answers: 
     assert await answered(answers, asked, key(), b"two") == b"two"
 
 
-async def test_error_reaches_all_who_wait_and_is_not_kept(answers: Answers):
+async def test_error_reaches_all_who_wait_and_is_not_kept(answers: ResponseCache):
     asked = Asked()
     tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -129,7 +129,7 @@ async def test_error_reaches_all_who_wait_and_is_not_kept(answers: Answers):
     assert await answered(answers, asked, key(), b"two") == b"two"
 
 
-async def test_new_readings_void_what_is_kept_and_what_is_under_way(answers: Answers):
+async def test_new_readings_void_what_is_kept_and_what_is_under_way(answers: ResponseCache):
     asked = Asked()
     await answered(answers, asked, key(), b"one")
     await answered(answers, asked, key("press"), b"other")
@@ -143,7 +143,7 @@ async def test_new_readings_void_what_is_kept_and_what_is_under_way(answers: Ans
     assert await answered(answers, asked, key("press"), b"new") == b"other"
 
 
-async def test_cache_is_bounded_and_leaves_nothing_behind(answers: Answers, clock: Clock):
+async def test_cache_is_bounded_and_leaves_nothing_behind(answers: ResponseCache, clock: Clock):
     asked = Asked()
     for number in range(50):
         await answered(answers, asked, key(f"rig-{number}"), b"body")
@@ -158,7 +158,7 @@ async def test_cache_is_bounded_and_leaves_nothing_behind(answers: Answers, cloc
     assert not answers._flights
 
 
-async def test_one_who_asks_while_the_last_waiter_leaves_gets_an_answer(answers: Answers):
+async def test_one_who_asks_while_the_last_waiter_leaves_gets_an_answer(answers: ResponseCache):
     asked = Asked()
     leaving = asyncio.create_task(answers.get(key(), 1.0, asked))
     await asyncio.sleep(0)

@@ -12,10 +12,10 @@ from app.demo.rig.equipment import rig_equipment
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving.ingress import shadows as module
 from app.serving.ingress.diagnoses import Diagnostics
-from app.serving.ingress.equipment_registry import Machines
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.shadows import ShadowLimits
 from app.serving.ingress.traffic import Traffic
-from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.version_router import VersionRouter
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import ScoreAnswer, ScoreCall
 from app.store.store import Store
@@ -36,9 +36,9 @@ def shadowed(first: float, *shadows: str) -> Traffic:
 
 
 @pytest.fixture
-async def diagnostics(store: Store, versions: ReleasedVersions, metrics: Metrics) -> AsyncIterator[Diagnostics]:
+async def diagnostics(store: Store, versions: VersionRouter, metrics: Metrics) -> AsyncIterator[Diagnostics]:
     await store.put_equipment(rig_equipment())
-    machines = Machines(store, metrics, lambda: NOW, (rig_equipment(),))
+    machines = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
     made = Diagnostics(store, machines, versions, metrics, lambda: NOW)
     made.start()
     yield made
@@ -73,7 +73,7 @@ async def stored(dsn: str) -> list[asyncpg.Record]:
 
 
 async def test_shadow_tells_of_a_copy_what_it_would_have_told_a_caller(
-    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics, database_dsn: str
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics, database_dsn: str
 ):
     forced = await ask(diagnostics, inline(model_version="2"))
     versions.set_traffic(shadowed(100, "2"))
@@ -99,7 +99,7 @@ async def test_shadow_tells_of_a_copy_what_it_would_have_told_a_caller(
 
 
 async def test_two_that_shadow_each_other_give_every_answer_its_pair(
-    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics, database_dsn: str
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics, database_dsn: str
 ):
     rig = rig_equipment().model_dump(mode="json", exclude={"equipment_id"})
     names = [f"machine-{number}" for number in range(12)]
@@ -116,7 +116,7 @@ async def test_two_that_shadow_each_other_give_every_answer_its_pair(
 
 
 async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_again(
-    diagnostics: Diagnostics, versions: ReleasedVersions, store: Store, metrics: Metrics, database_dsn: str
+    diagnostics: Diagnostics, versions: VersionRouter, store: Store, metrics: Metrics, database_dsn: str
 ):
     rig = rig_equipment()
     start_us = round(NOW.timestamp() * 1e6) - 60_000_000
@@ -136,7 +136,7 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
 
 
 async def test_what_was_forced_or_stood_in_for_is_not_copied(
-    diagnostics: Diagnostics, versions: ReleasedVersions, local: LocalChain, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "1", "2"))
     await ask(diagnostics, inline(model_version="2"))
@@ -149,7 +149,7 @@ async def test_what_was_forced_or_stood_in_for_is_not_copied(
 
 
 async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
-    diagnostics: Diagnostics, versions: ReleasedVersions, local: LocalChain, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
     local.broken.add("model-2")
@@ -166,7 +166,7 @@ async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
 
 async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
     diagnostics: Diagnostics,
-    versions: ReleasedVersions,
+    versions: VersionRouter,
     local: LocalChain,
     metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,9 +193,7 @@ async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
     assert asked == 2  # the four that waited went together
 
 
-async def test_callers_that_wait_shed_the_copies(
-    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics
-):
+async def test_callers_that_wait_shed_the_copies(diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics):
     versions.set_traffic(shadowed(100, "2"))
     crowded = True
     diagnostics._shadows._crowded = lambda: crowded
@@ -208,7 +206,7 @@ async def test_callers_that_wait_shed_the_copies(
 
 
 async def test_copies_that_wait_for_a_shadow_that_was_ended_are_not_asked(
-    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
     await ask(diagnostics, inline())
@@ -218,7 +216,7 @@ async def test_copies_that_wait_for_a_shadow_that_was_ended_are_not_asked(
 
 
 async def test_copy_larger_than_all_that_may_wait_goes_alone(
-    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics
 ):
     diagnostics._shadows._limits = ShadowLimits(readings=1)
     versions.set_traffic(shadowed(100, "2"))
@@ -228,7 +226,7 @@ async def test_copy_larger_than_all_that_may_wait_goes_alone(
 
 
 async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
-    diagnostics: Diagnostics, versions: ReleasedVersions, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
     def broken(*_: object) -> Diagnosis:
         raise KeyError("of our own")
@@ -241,7 +239,7 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
 
 
 async def test_closing_gives_up_copies_under_way(
-    diagnostics: Diagnostics, versions: ReleasedVersions, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch
 ):
     asked = asyncio.Event()
 

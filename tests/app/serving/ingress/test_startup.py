@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from app.core.errors import StoreUnavailable, TopologyError
 from app.core.settings import PROJECT_DIR, Settings
 from app.main import diagnostics
-from app.release.service import open_desk
+from app.release.service import open_release_service
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.config import DiagnosticsArgs
 from app.serving.ingress.startup import Ingress, prepare, read_declared
@@ -36,7 +36,7 @@ GOOD: dict[str, Any] = {
 @pytest.fixture
 async def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
-    return Ingress(LocalChain({}).chain(), (), 1.0, open_desk)
+    return Ingress(LocalChain({}).chain(), (), 1.0, open_release_service)
 
 
 async def test_good_configuration_is_taken(ingress: Ingress):

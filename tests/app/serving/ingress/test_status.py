@@ -10,7 +10,7 @@ from app.serving.ingress import status
 from app.serving.ingress.service import Service
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release
-from app.serving.ingress.version_router import ReleasedVersions
+from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
 from tests.app.serving.conftest import split
 
@@ -29,7 +29,7 @@ async def ready_reasons(standing: Status) -> str:
 )
 async def test_preparation_that_fails_is_logged_told_and_tried_again(
     store: Store,
-    versions: ReleasedVersions,
+    versions: VersionRouter,
     error: Exception,
     told: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -59,7 +59,7 @@ async def test_preparation_that_fails_is_logged_told_and_tried_again(
 
 
 async def test_versions_are_asked_at_once_and_have_a_short_time(
-    store: Store, versions: ReleasedVersions, monkeypatch: pytest.MonkeyPatch
+    store: Store, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(status, "ANSWER_S", 0.2)
     versions.set_traffic(split(50, 50))

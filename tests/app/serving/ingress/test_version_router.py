@@ -20,7 +20,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.serving.ingress.traffic import Release, Traffic
-from app.serving.ingress.version_router import ReleasedVersions, Scored, WindowToScore
+from app.serving.ingress.version_router import Scored, VersionRouter, WindowToScore
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
@@ -48,9 +48,9 @@ def healths(outcome: Scored | HydraulicDiagnosticsError) -> list[float]:
     return [told.health for told in scored(outcome).scores.told]
 
 
-async def test_window_is_scored_by_the_version_with_the_weight(versions: ReleasedVersions, local: LocalChain):
+async def test_window_is_scored_by_the_version_with_the_weight(versions: VersionRouter, local: LocalChain):
     (outcome,) = await versions.score([window()])
-    assert scored(outcome).knowledge.version == "1"
+    assert scored(outcome).decoder.version == "1"
     assert not scored(outcome).fallback
     assert len(healths(outcome)) == 7
     assert local.scored == ["model-1"]
@@ -60,13 +60,13 @@ async def test_version_answers_by_its_own_calibration(tmp_path: Path, metrics: M
     held_to = ComponentCalibration(least_confidence=0.9, rul_cap_h=125.0)
     calibration = Calibration(components={"hydraulic-rig": {"pump": held_to}})
     server = ModelServer(small_checkpoint(tmp_path, "1", calibration=calibration), "cpu")
-    versions = ReleasedVersions(LocalChain({"model-1": server}).chain(), metrics, timeout_s=5.0)
+    versions = VersionRouter(LocalChain({"model-1": server}).chain(), metrics, timeout_s=5.0)
     versions.set_traffic(Traffic(releases=(Release(version="1", application="model-1", weight=100),)))
     (outcome,) = await versions.score([window()])
-    assert scored(outcome).knowledge.calibrations == {"pump": held_to}
+    assert scored(outcome).decoder.calibrations == {"pump": held_to}
 
 
-async def test_many_windows_give_what_each_gives_alone(versions: ReleasedVersions):
+async def test_many_windows_give_what_each_gives_alone(versions: VersionRouter):
     rows = [0, 500, 1000, 1500]
     together = [scored(item) for item in await versions.score([window(row) for row in rows])]
     for row, item in zip(rows, together, strict=True):
@@ -77,16 +77,16 @@ async def test_many_windows_give_what_each_gives_alone(versions: ReleasedVersion
 
 
 async def test_broken_version_is_stood_in_for_and_the_answer_says_so(
-    versions: ReleasedVersions, local: LocalChain, metrics: Metrics
+    versions: VersionRouter, local: LocalChain, metrics: Metrics
 ):
     local.broken.add("model-1")
     (outcome,) = await versions.score([window()])
     assert scored(outcome).fallback
-    assert scored(outcome).knowledge.version == "2"
+    assert scored(outcome).decoder.version == "2"
     assert metrics.failed_versions.labels("1")._value.get() == 1
 
 
-async def test_version_that_failed_thrice_is_left_alone_for_a_while(versions: ReleasedVersions, local: LocalChain):
+async def test_version_that_failed_thrice_is_left_alone_for_a_while(versions: VersionRouter, local: LocalChain):
     await versions.score([window()])
     local.broken.add("model-1")
     for _ in range(5):
@@ -97,7 +97,7 @@ async def test_version_that_failed_thrice_is_left_alone_for_a_while(versions: Re
     assert local.scored == ["model-2"]
 
 
-async def test_no_version_left_is_unavailable(versions: ReleasedVersions, local: LocalChain):
+async def test_no_version_left_is_unavailable(versions: VersionRouter, local: LocalChain):
     local.broken |= {"model-1", "model-2"}
     (outcome,) = await versions.score([window()])
     assert isinstance(outcome, ModelUnavailable)
@@ -105,7 +105,7 @@ async def test_no_version_left_is_unavailable(versions: ReleasedVersions, local:
 
 
 async def test_version_that_hangs_is_stood_in_for(local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch):
-    versions = ReleasedVersions(local.chain(), metrics, timeout_s=0.2)
+    versions = VersionRouter(local.chain(), metrics, timeout_s=0.2)
     versions.set_traffic(split(100, 0))
 
     async def hang() -> None:
@@ -113,33 +113,33 @@ async def test_version_that_hangs_is_stood_in_for(local: LocalChain, metrics: Me
 
     monkeypatch.setattr(local.servers["model-1"], "describe", hang)
     (outcome,) = await versions.score([window()])
-    assert scored(outcome).knowledge.version == "2"
+    assert scored(outcome).decoder.version == "2"
 
 
-async def test_forced_version_answers_alone_and_has_no_stand_in(versions: ReleasedVersions, local: LocalChain):
+async def test_forced_version_answers_alone_and_has_no_stand_in(versions: VersionRouter, local: LocalChain):
     (outcome,) = await versions.score([window(forced="2")])
-    assert scored(outcome).knowledge.version == "2"
+    assert scored(outcome).decoder.version == "2"
     assert not scored(outcome).fallback
     local.broken.add("model-2")
     (outcome,) = await versions.score([window(forced="2")])
     assert isinstance(outcome, ModelUnavailable)
 
 
-async def test_unknown_version_is_the_callers_error(versions: ReleasedVersions):
+async def test_unknown_version_is_the_callers_error(versions: VersionRouter):
     first, second = await versions.score([window(forced="9"), window()])
     assert isinstance(first, UnknownVersion)
     assert "there are 1, 2" in str(first)
     scored(second)
 
 
-async def test_window_that_cant_be_built_disturbs_no_other(versions: ReleasedVersions):
+async def test_window_that_cant_be_built_disturbs_no_other(versions: VersionRouter):
     bad = WindowToScore(WindowInput(rig_equipment(), np.zeros((3, 60), np.float32)), None, explain=False)
     first, second = await versions.score([bad, window()])
     assert isinstance(first, WindowError)
     scored(second)
 
 
-async def test_evidence_is_made_only_for_those_who_ask(versions: ReleasedVersions):
+async def test_evidence_is_made_only_for_those_who_ask(versions: VersionRouter):
     plain, explained = await versions.score([window(), window(explain=True)])
     assert scored(plain).scores.contributions is None
     contributions = scored(explained).scores.contributions
@@ -148,7 +148,7 @@ async def test_evidence_is_made_only_for_those_who_ask(versions: ReleasedVersion
 
 
 async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_number_of_steps(
-    versions: ReleasedVersions, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+    versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch
 ):
     calls: list[ScoreCall] = []
     score = local.servers["model-1"].score
@@ -182,14 +182,14 @@ async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_n
         np.testing.assert_allclose(
             healths(item), healths(alone), atol=1e-5
         )  # sums of a larger batch are made in another order
-        np.testing.assert_array_equal(item.summary.excess_S, scored(alone).summary.excess_S)
+        np.testing.assert_array_equal(item.summary.exceedance_S, scored(alone).summary.exceedance_S)
         assert item.summary.unreferenced == scored(alone).summary.unreferenced
     assert together[3].summary.unreferenced == machines[3].sensor_ids
     assert [item.scores.contributions is not None for item in together] == [False] * 4 + [True]
 
 
 async def test_without_traffic_nothing_answers(local: LocalChain, metrics: Metrics):
-    (outcome,) = await ReleasedVersions(local.chain(), metrics, timeout_s=1.0).score([window()])
+    (outcome,) = await VersionRouter(local.chain(), metrics, timeout_s=1.0).score([window()])
     assert isinstance(outcome, ModelUnavailable)
 
 
@@ -209,7 +209,7 @@ class RemoteError(RuntimeError):
     ],
 )
 async def test_text_of_a_foreign_error_stays_in_the_log(
-    versions: ReleasedVersions,
+    versions: VersionRouter,
     local: LocalChain,
     cause: Exception,
     told: str,
@@ -227,12 +227,12 @@ async def test_text_of_a_foreign_error_stays_in_the_log(
 
 
 async def test_failing_graph_builders_open_no_version_circuit(
-    versions: ReleasedVersions, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    versions: VersionRouter, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
     async def fail(_: BuildCall) -> BuildAnswer:
         raise RuntimeError("no builder")
 
-    failing = ReleasedVersions(replace(local.chain(), build=fail), metrics, timeout_s=5.0)
+    failing = VersionRouter(replace(local.chain(), build=fail), metrics, timeout_s=5.0)
     failing.set_traffic(split(100, 0))
     for _ in range(5):
         (outcome,) = await failing.score([window()])
@@ -242,9 +242,7 @@ async def test_failing_graph_builders_open_no_version_circuit(
     assert not failing.circuit_is_open("2")
 
 
-async def test_poisoned_window_fails_alone(
-    versions: ReleasedVersions, local: LocalChain, monkeypatch: pytest.MonkeyPatch
-):
+async def test_poisoned_window_fails_alone(versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch):
     score = local.servers["model-1"].score
 
     async def fail_on_poison(call: ScoreCall) -> ScoreAnswer:
@@ -261,13 +259,13 @@ async def test_poisoned_window_fails_alone(
     poisoned = alone.groups[0].graph.x_STF
     monkeypatch.setattr(local.servers["model-1"], "score", fail_on_poison)
     first, bad, last = await versions.score([window(0), window(500), window(1000)])
-    assert scored(first).knowledge.version == scored(last).knowledge.version == "1"
+    assert scored(first).decoder.version == scored(last).decoder.version == "1"
     assert isinstance(bad, ModelUnavailable)
     assert not versions.circuit_is_open("1")
 
 
 async def test_request_that_is_too_large_is_the_callers_error_and_no_failure_of_the_version(
-    versions: ReleasedVersions, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    versions: VersionRouter, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
     async def refuse(_: ScoreCall) -> ScoreAnswer:
         raise RemoteError(LimitExceeded("expected less", "explain"))
@@ -281,14 +279,14 @@ async def test_request_that_is_too_large_is_the_callers_error_and_no_failure_of_
 async def test_application_that_holds_another_version_than_its_release_says_is_not_used(
     local: LocalChain, metrics: Metrics
 ):
-    versions = ReleasedVersions(local.chain(), metrics, timeout_s=5.0)
+    versions = VersionRouter(local.chain(), metrics, timeout_s=5.0)
     versions.set_traffic(Traffic(releases=(Release(version="2", application="model-1", weight=100),)))
     with pytest.raises(ModelUnavailable, match="to hold version 2 as its release says, found version 1"):
         await versions.version(versions.traffic.releases[0])
 
 
 async def test_rested_circuit_is_asked_only_just_before_its_version_is_tried(
-    versions: ReleasedVersions, monkeypatch: pytest.MonkeyPatch
+    versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
     versions.set_traffic(split(100, 0))
     asked: list[str] = []

@@ -9,7 +9,7 @@ from tests.app.test_diagnose import make
 
 from app.core.errors import StoreUnavailable
 from app.serving.ingress import write_behind_queue as journal
-from app.serving.ingress.write_behind_queue import Journal
+from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
 from tests.rows import stored_row
@@ -31,8 +31,8 @@ class Database:
 
 def journal_of(
     insert: Callable[[Sequence[StoredDiagnosis]], Awaitable[None]], metrics: Metrics, most: int = journal.MAX_WAITING
-) -> Journal[StoredDiagnosis]:
-    return Journal(insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most)
+) -> WriteBehindQueue[StoredDiagnosis]:
+    return WriteBehindQueue(insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most)
 
 
 def numbered(number: int) -> StoredDiagnosis:

@@ -21,7 +21,7 @@ import pytest
 from app.core import file_locks as lease
 from app.core.errors import StoreError, StoreUnavailable
 from app.store.embedded import postgres as cluster
-from app.store.embedded.postgres import Cluster, answers
+from app.store.embedded.postgres import PostgresServer, answers
 from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.embedded.supervisor import LOG_FILE
 from app.store.open import embedded_directory, open_store
@@ -75,7 +75,7 @@ def postgres_pid(directory: Path) -> int:
 
 
 def servers_on(directory: Path) -> list[int]:
-    return Cluster(directory, Path("/nonexistent")).processes()
+    return PostgresServer(directory, Path("/nonexistent")).processes()
 
 
 def python_for_everybody() -> str | None:
@@ -292,7 +292,7 @@ def test_server_that_does_not_come_up_in_time_is_unavailable(tmp_path: Path):
 def test_binaries_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cluster, "_enterable", lambda path: "site-packages" not in str(path))
     runtime = cluster.make_runtime(None)
-    copied = Cluster(tmp_path, runtime)
+    copied = PostgresServer(tmp_path, runtime)
     tmp_path.chmod(0o700)
     copied.prepare()
     server = copied.start()

@@ -8,7 +8,7 @@ from app.schemas.equipment import Equipment
 from app.store.experiments import BEGINNING
 from app.store.labels import ConditionLabel
 from app.store.store import Store
-from tests.shadow_rows import MINUTE, START, Told, diagnosis, put_pairs
+from tests.shadow_rows import MINUTE, START, ComponentPrediction, diagnosis, put_pairs
 
 WINDOWS = 60
 
@@ -18,8 +18,10 @@ async def compared(store: Store, database_dsn: str, machine: Equipment) -> Equip
     """Version 10 returned and 9 copied, 9 wrong in every second window; a label for each; and two windows of 9 and 11."""
     await store.put_equipment(machine)
     ids = {"equipment_id": machine.equipment_id}
-    returned = [diagnosis(number, "10", Told("0"), **ids) for number in range(WINDOWS)]
-    shadow = [diagnosis(number, "9", Told("1" if number % 2 else "0"), **ids) for number in range(WINDOWS)]
+    returned = [diagnosis(number, "10", ComponentPrediction("0"), **ids) for number in range(WINDOWS)]
+    shadow = [
+        diagnosis(number, "9", ComponentPrediction("1" if number % 2 else "0"), **ids) for number in range(WINDOWS)
+    ]
     await put_pairs(database_dsn, store, returned, shadow)
     labels = []
     for number in range(WINDOWS):
@@ -30,8 +32,8 @@ async def compared(store: Store, database_dsn: str, machine: Equipment) -> Equip
     await put_pairs(
         database_dsn,
         store,
-        [diagnosis(number, "11", Told("0"), **ids) for number in later],
-        [diagnosis(number, "9", Told("0"), **ids) for number in later],
+        [diagnosis(number, "11", ComponentPrediction("0"), **ids) for number in later],
+        [diagnosis(number, "9", ComponentPrediction("0"), **ids) for number in later],
     )
     return machine
 
