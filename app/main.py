@@ -45,4 +45,6 @@ def model(args: ModelArgs) -> serve.Application:
     from app.serving.model_server.deployment import ModelReplica
 
     find_checkpoint(args.checkpoint, Settings())
-    return serve.deployment(name="Model")(ModelReplica).bind(args.checkpoint, args.device, args.threads)
+    return serve.deployment(name="Model")(ModelReplica).bind(
+        args.checkpoint, args.device, args.threads
+    )

@@ -171,7 +171,9 @@ def read_measured(path: Path = MEASURED) -> Constants:
         )
     for name, entry in found.items():
         if not (isinstance(entry["value"], int | float) and 0 < entry["value"] < math.inf):
-            raise InputError(f"expected a positive number for {name}, found {entry['value']}: measure it again")
+            raise InputError(
+                f"expected a positive number for {name}, found {entry['value']}: measure it again"
+            )
     return Constants(**{name: float(entry["value"]) for name, entry in found.items()})
 
 
@@ -189,7 +191,9 @@ def record(values: Mapping[str, float], how: str, path: Path = MEASURED) -> None
     found = json.loads(path.read_text(encoding="utf-8"))
     unknown = values.keys() - found.keys()
     if unknown:
-        raise InputError(f"expected constants of cluster/capacity.py, found {sorted(unknown)}: add them there first")
+        raise InputError(
+            f"expected constants of cluster/capacity.py, found {sorted(unknown)}: add them there first"
+        )
     when = datetime.now(tz=UTC).date().isoformat()
     for name, value in values.items():
         found[name] = {"value": float(f"{value:.4g}"), "how": how, "when": when}
@@ -213,12 +217,18 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
     ingress_cores = readings_s * c.ingress_reading_us / 1e6 + diagnoses_s * c.ingress_ms / 1e3
     builder_cores = diagnoses_s * c.builder_ms / 1e3
     model_cores = diagnoses_s * c.model_ms / 1e3
-    database_cores = readings_s * ingest_us / 1e6 + diagnoses_s * (c.database_window_ms + c.database_diagnosis_ms) / 1e3
+    database_cores = (
+        readings_s * ingest_us / 1e6
+        + diagnoses_s * (c.database_window_ms + c.database_diagnosis_ms) / 1e3
+    )
     # a replica is one process whose event loop, or forward pass, has one core
     ingress, builder, model = (
-        math.ceil(cores / given.utilisation) for cores in (ingress_cores, builder_cores, model_cores)
+        math.ceil(cores / given.utilisation)
+        for cores in (ingress_cores, builder_cores, model_cores)
     )
-    nodes = math.ceil((ingress_cores + builder_cores + model_cores) / given.utilisation / given.node_cores)
+    nodes = math.ceil(
+        (ingress_cores + builder_cores + model_cores) / given.utilisation / given.node_cores
+    )
 
     grid_bytes = c.grid_row_bytes * given.sensors / 20
     narrow_b_s = readings_s * c.reading_bytes
@@ -226,15 +236,25 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
     # the newest month stays as it is; the grid's and the bodies' compression was not measured, so they count in full
     narrow_months = given.keep_months
     if given.timescale:
-        narrow_months = min(1.0, given.keep_months) + max(0.0, given.keep_months - 1) / c.narrow_compression
+        narrow_months = (
+            min(1.0, given.keep_months) + max(0.0, given.keep_months - 1) / c.narrow_compression
+        )
     kept_b = MONTH_S * (narrow_b_s * narrow_months + other_b_s * given.keep_months)
     # into the log, and once into the tables and indexes
-    write_b_s = readings_s * c.reading_wal_bytes + diagnoses_s * c.diagnosis_wal_bytes + narrow_b_s + other_b_s
-    database_network_b_s = readings_s * c.reading_sent_bytes + diagnoses_s * (c.window_bytes + c.diagnosis_json_bytes)
+    write_b_s = (
+        readings_s * c.reading_wal_bytes
+        + diagnoses_s * c.diagnosis_wal_bytes
+        + narrow_b_s
+        + other_b_s
+    )
+    database_network_b_s = readings_s * c.reading_sent_bytes + diagnoses_s * (
+        c.window_bytes + c.diagnosis_json_bytes
+    )
     network_b_s = (
         database_network_b_s
         + readings_s * c.reading_body_bytes
-        + diagnoses_s * (c.window_bytes + 2 * c.graph_bytes + c.scores_bytes + c.diagnosis_json_bytes)
+        + diagnoses_s
+        * (c.window_bytes + 2 * c.graph_bytes + c.scores_bytes + c.diagnosis_json_bytes)
     )
     connections = math.ceil(ingress * given.pool_size)
 
@@ -247,7 +267,9 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
     loads = {name: share / given.utilisation for name, share in primary.items()} | {
         "connections of a primary": connections / given.primary_connections,
         "core of an ingress": ingress_cores / given.utilisation,
-        "cores of a node": (ingress_cores + builder_cores + model_cores) / given.node_cores / given.utilisation,
+        "cores of a node": (ingress_cores + builder_cores + model_cores)
+        / given.node_cores
+        / given.utilisation,
     }
     # replicas spread over the shards, so connections ask for no primary of their own
     primaries = max(1, math.ceil(max(primary.values()) / given.utilisation))
@@ -284,21 +306,39 @@ def table(constants: Constants, given: Assumptions, fleets: Iterable[int] = FLEE
         (
             "busy cores: ingress, builder, model, database",
             [
-                ", ".join(map(_short, (need.ingress_cores, need.builder_cores, need.model_cores, need.database_cores)))
+                ", ".join(
+                    map(
+                        _short,
+                        (
+                            need.ingress_cores,
+                            need.builder_cores,
+                            need.model_cores,
+                            need.database_cores,
+                        ),
+                    )
+                )
                 for need in found.values()
             ],
         ),
         (
             "replicas: ingress, builder, model",
             [
-                ", ".join(map(_short, (need.ingress_replicas, need.builder_replicas, need.model_replicas)))
+                ", ".join(
+                    map(_short, (need.ingress_replicas, need.builder_replicas, need.model_replicas))
+                )
                 for need in found.values()
             ],
         ),
         ("nodes for the replicas", [_short(need.nodes) for need in found.values()]),
         ("memory of the replicas, GB", [_short(need.memory_gb) for need in found.values()]),
-        ("database a month uncompressed, TB", [_short(need.raw_tb_a_month) for need in found.values()]),
-        (f"database kept ({given.keep_months:g} months), TB", [_short(need.kept_tb) for need in found.values()]),
+        (
+            "database a month uncompressed, TB",
+            [_short(need.raw_tb_a_month) for need in found.values()],
+        ),
+        (
+            f"database kept ({given.keep_months:g} months), TB",
+            [_short(need.kept_tb) for need in found.values()],
+        ),
         ("database writes, MB/s", [_short(need.write_mb_s) for need in found.values()]),
         ("network in all, MB/s", [_short(need.network_mb_s) for need in found.values()]),
         ("connections", [_short(need.connections) for need in found.values()]),
@@ -306,9 +346,16 @@ def table(constants: Constants, given: Assumptions, fleets: Iterable[int] = FLEE
         ("cost a month, USD", [_short(need.month_usd) for need in found.values()]),
     ]
     names = next(iter(found.values())).loads
-    rows += [(f"load: {name}", [_short(need.loads[name]) for need in found.values()]) for name in names]
+    rows += [
+        (f"load: {name}", [_short(need.loads[name]) for need in found.values()]) for name in names
+    ]
     rows.append(("**first bottleneck**", [f"**{need.beyond[0]}**" for need in found.values()]))
-    rows.append(("also beyond one unit", ["; ".join(need.beyond[1:]) or "nothing" for need in found.values()]))
+    rows.append(
+        (
+            "also beyond one unit",
+            ["; ".join(need.beyond[1:]) or "nothing" for need in found.values()],
+        )
+    )
     head = "| machines | " + " | ".join(f"{machines:,}" for machines in found) + " |"
     lines = [head, "|---" * (len(found) + 1) + "|"]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
@@ -317,7 +364,10 @@ def table(constants: Constants, given: Assumptions, fleets: Iterable[int] = FLEE
 def constants_table(path: Path = MEASURED) -> str:
     """Return a Markdown table of the constants, with how and when each was measured."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    rows = [f"| `{name}` | {entry['value']:g} | {entry['how']} | {entry['when']} |" for name, entry in found.items()]
+    rows = [
+        f"| `{name}` | {entry['value']:g} | {entry['how']} | {entry['when']} |"
+        for name, entry in found.items()
+    ]
     return "\n".join(["| constant | value | how | when |", "|---|---|---|---|", *rows])
 
 
@@ -332,11 +382,15 @@ def page(text: str, path: Path = MEASURED) -> str:
         InputError: a table's markers are not in the page.
     """
     constants = read_measured(path)
-    made = {name: table(constants, given) for name, given in SCENARIOS.items()} | {"constants": constants_table(path)}
+    made = {name: table(constants, given) for name, given in SCENARIOS.items()} | {
+        "constants": constants_table(path)
+    }
     for name, content in made.items():
         begin, end = BEGIN.format(name), END.format(name)
         if text.count(begin) != 1 or text.count(end) != 1:
-            raise InputError(f"expected the markers of '{name}' once in {PAGE.name}, found otherwise: put them back")
+            raise InputError(
+                f"expected the markers of '{name}' once in {PAGE.name}, found otherwise: put them back"
+            )
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
     return text
@@ -344,13 +398,21 @@ def page(text: str, path: Path = MEASURED) -> str:
 
 def main() -> None:
     """Print the tables, or one for assumptions of your own; `--write` refreshes CAPACITY.md."""
-    parser = argparse.ArgumentParser(description="what a fleet of machines needs; each assumption can be set")
+    parser = argparse.ArgumentParser(
+        description="what a fleet of machines needs; each assumption can be set"
+    )
     parser.add_argument("--write", action="store_true", help="make the tables of CAPACITY.md again")
     parser.add_argument("--machines", type=int, nargs="+", default=list(FLEETS))
     for field in fields(Assumptions):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, metavar=f"{field.default:g}")
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=float, metavar=f"{field.default:g}"
+        )
     options = vars(parser.parse_args())
-    set_ = {field.name: options[field.name] for field in fields(Assumptions) if options[field.name] is not None}
+    set_ = {
+        field.name: options[field.name]
+        for field in fields(Assumptions)
+        if options[field.name] is not None
+    }
     if options["write"]:
         PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
         return

@@ -44,7 +44,11 @@ def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in found.model.state_dict().items():
-            if weight.is_floating_point() and weight.numel() > 1 and not name.startswith("distance."):
+            if (
+                weight.is_floating_point()
+                and weight.numel() > 1
+                and not name.startswith("distance.")
+            ):
                 weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
     return found
 
@@ -53,12 +57,18 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
     """Return what a checkpoint tells of the shipped cycles, each at its own time, without states of earlier ones."""
     equipment, block = rig_equipment(), rig_block()
     chosen = np.array(rows or range(len(block.cycle_index_C)))
-    values_WSN = np.stack([block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1).astype(np.float32)
+    values_WSN = np.stack(
+        [block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1
+    ).astype(np.float32)
     plan = plan_windows(equipment, checkpoint.feature_spec)
     network = choose(checkpoint.model, 1).network
     manifest = checkpoint.manifest
     decoder = PredictionDecoder.of(
-        manifest.version, equipment.design, manifest, checkpoint.feature_spec, checkpoint.calibration
+        manifest.version,
+        equipment.design,
+        manifest,
+        checkpoint.feature_spec,
+        checkpoint.calibration,
     )
     found = []
     for start in range(0, len(chosen), WINDOWS_OF_A_BATCH):
@@ -66,7 +76,9 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         graph, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
         outputs = split_output(score(network, graph), [len(equipment.components)] * len(part))
         summaries = summary.windows(equipment.sensor_ids)
-        for place, (row, output, of_window) in enumerate(zip(part.tolist(), outputs, summaries, strict=True)):
+        for place, (row, output, of_window) in enumerate(
+            zip(part.tolist(), outputs, summaries, strict=True)
+        ):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
             context = DiagnosisContext(
                 f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
@@ -84,7 +96,9 @@ def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
     found = []
     for first, second in zip(a, b, strict=True):
         row = row_of[first.diagnosis_id]
-        start_us, end_us = (int((at - BEGINNING) / MICROSECOND) for at in (first.window.start, first.window.end))
+        start_us, end_us = (
+            int((at - BEGINNING) / MICROSECOND) for at in (first.window.start, first.window.end)
+        )
         truths = tuple(
             KnownTruth(name, str(grade), None)
             for name, grade in zip(GRADED_COMPONENTS, block.grades_CG[row].tolist(), strict=True)
@@ -101,7 +115,8 @@ def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
 
 def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
     return tuple(
-        PredictedComponent(item.component_id, item.health, item.condition, item.state) for item in found.components
+        PredictedComponent(item.component_id, item.health, item.condition, item.state)
+        for item in found.components
     )
 
 
@@ -137,7 +152,9 @@ class Call(NamedTuple):
     last: Verdict
 
 
-def first_call(pairs: Pairs, generator: np.random.Generator, decider: Decider = "by_window", every: int = 50) -> Call:
+def first_call(
+    pairs: Pairs, generator: np.random.Generator, decider: Decider = "by_window", every: int = 50
+) -> Call:
     """Look at the verdict after every so many diagnoses, which come in an order of the generator's, up to all of them."""
     order_P = generator.permutation(len(pairs))
     first = None
@@ -157,13 +174,23 @@ def told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window") -> lis
     calls = []
     for seed in range(trials):
         turned = seed % 2 == 1
-        found = first_call(exchanged(pairs, np.full(len(pairs), turned)), np.random.default_rng(seed), decider)
+        found = first_call(
+            exchanged(pairs, np.full(len(pairs), turned)), np.random.default_rng(seed), decider
+        )
         turn: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"} if turned else {}
-        calls.append(Call(turn.get(found.verdict, found.verdict), found.diagnoses, turn.get(found.last, found.last)))
+        calls.append(
+            Call(
+                turn.get(found.verdict, found.verdict),
+                found.diagnoses,
+                turn.get(found.last, found.last),
+            )
+        )
     return calls
 
 
-def equals_told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window", unit_P: Integers | None = None) -> int:
+def equals_told_apart(
+    pairs: Pairs, trials: int, decider: Decider = "by_window", unit_P: Integers | None = None
+) -> int:
     """Count trials in which a difference is called, at any look, between two versions that are equally often right.
 
     Args:
@@ -177,11 +204,17 @@ def equals_told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window",
         generator = np.random.default_rng(1_000 + seed)
         unit = np.arange(len(pairs)) if unit_P is None else unit_P
         coin_P = (generator.random(int(unit.max()) + 1) < 0.5)[unit]
-        called += first_call(exchanged(pairs, coin_P), generator, decider).verdict in ("better", "worse", "mixed")
+        called += first_call(exchanged(pairs, coin_P), generator, decider).verdict in (
+            "better",
+            "worse",
+            "mixed",
+        )
     return called
 
 
 def accuracy(pairs: Pairs) -> list[dict[str, float]]:
     """Return how often either version was right, by component that has labels."""
     found = truths_of(pairs)
-    return [{truth.component_id: round(truth.right_2[side], 4) for truth in found} for side in (0, 1)]
+    return [
+        {truth.component_id: round(truth.right_2[side], 4) for truth in found} for side in (0, 1)
+    ]

@@ -21,8 +21,14 @@ class Collector:
     def take(self, body: bytes) -> None:
         """Keep the spans of a message."""
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            names = [item.value.string_value for item in resource.resource.attributes if item.key == "service.name"]
-            self.spans += [(names[0], span) for scope in resource.scope_spans for span in scope.spans]
+            names = [
+                item.value.string_value
+                for item in resource.resource.attributes
+                if item.key == "service.name"
+            ]
+            self.spans += [
+                (names[0], span) for scope in resource.scope_spans for span in scope.spans
+            ]
 
     def of_trace(self, trace_id: str, least: int, timeout_s: float = 20.0) -> dict[str, Span]:
         """Wait until at least so many spans of a trace have come, and return them by name."""
@@ -41,7 +47,9 @@ def collecting() -> Iterator[Collector]:
     class Post(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            collector.take(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            collector.take(
+                gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
+            )
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()

@@ -79,7 +79,9 @@ def client(system: System) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
     """DSN of a server with a migrated template database."""
-    with tempfile.TemporaryDirectory(prefix="hydraulic-test-", ignore_cleanup_errors=True) as parent:
+    with tempfile.TemporaryDirectory(
+        prefix="hydraulic-test-", ignore_cleanup_errors=True
+    ) as parent:
         directory = Path(parent) / "postgres"
         dsn = TIMESCALE_DSN or ensure_embedded(directory, grace_s=0.2)
         asyncio.run(_make_template(dsn))

@@ -33,9 +33,16 @@ def bodies() -> list[dict[str, Any]]:
     ]
 
 
-async def _ask(client: httpx.AsyncClient, body: dict[str, Any], content: bytes, out: TextIO) -> None:
+async def _ask(
+    client: httpx.AsyncClient, body: dict[str, Any], content: bytes, out: TextIO
+) -> None:
     sent = time.time()
-    line: dict[str, Any] = {"sent": sent, "equipment": body["equipment_id"], "version": None, "fallback": None}
+    line: dict[str, Any] = {
+        "sent": sent,
+        "equipment": body["equipment_id"],
+        "version": None,
+        "fallback": None,
+    }
     try:
         answer = await client.post("/v1/diagnoses", content=content)
         line["status"] = answer.status_code
@@ -69,7 +76,9 @@ async def load(url: str, key: str, rate: float, path: Path) -> None:
                 task.add_done_callback(running.discard)
                 number += 1
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), max(0.0, began + number / rate - time.monotonic()))
+                    await asyncio.wait_for(
+                        stopping.wait(), max(0.0, began + number / rate - time.monotonic())
+                    )
             await asyncio.gather(*running)
 
 

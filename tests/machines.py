@@ -4,7 +4,9 @@ from app.schemas.equipment import Component, Equipment, Sensor
 
 
 def make_machine(
-    equipment_id: str = "press-1", sensors: tuple[str, ...] = ("PS1", "PS2", "TS1"), grid_s: float = 1.0
+    equipment_id: str = "press-1",
+    sensors: tuple[str, ...] = ("PS1", "PS2", "TS1"),
+    grid_s: float = 1.0,
 ) -> Equipment:
     """Return a machine of one pump with these sensors and windows of 60 bins."""
     return Equipment(

@@ -22,11 +22,17 @@ def rig_spec() -> FeatureSpec:
     """Return a feature spec fitted to a few of the rig's cycles."""
     equipment = rig_equipment()
     block = rig_block()
-    values_WSN = np.stack([block.values_CR[sensor_id][::40] for sensor_id in equipment.sensor_ids], axis=1)
-    return spec_of([values_WSN.astype(np.float32)], equipment, TrainConfig(equipment=equipment.equipment_id))
+    values_WSN = np.stack(
+        [block.values_CR[sensor_id][::40] for sensor_id in equipment.sensor_ids], axis=1
+    )
+    return spec_of(
+        [values_WSN.astype(np.float32)], equipment, TrainConfig(equipment=equipment.equipment_id)
+    )
 
 
-def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None) -> Path:
+def small_checkpoint(
+    directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None
+) -> Path:
     """Write a checkpoint with random weights, other ones for every version."""
     spec = rig_spec()
     config = ModelConfig(
@@ -35,7 +41,8 @@ def small_checkpoint(directory: Path, version: str, hidden: int = 8, calibration
         component_types=len(spec.component_types),
         relations=2 * len(spec.media),
         grade_sets=tuple(
-            tuple(grade.health for grade in spec.grades[design][component]) for design, component in spec.grade_sets()
+            tuple(grade.health for grade in spec.grades[design][component])
+            for design, component in spec.grade_sets()
         ),
         hidden=hidden,
         heads=2,

@@ -7,7 +7,9 @@ import asyncpg
 from app.store.sql import queries
 
 
-async def nested_plans(session: "asyncpg.Connection[asyncpg.Record]", name: str, *runs: Sequence[object]) -> str:
+async def nested_plans(
+    session: "asyncpg.Connection[asyncpg.Record]", name: str, *runs: Sequence[object]
+) -> str:
     """Run a statement of `queries.sql` as the application does and return the last run's plans as text.
 
     Args:
@@ -18,7 +20,12 @@ async def nested_plans(session: "asyncpg.Connection[asyncpg.Record]", name: str,
     said: list[str] = []
     session.add_log_listener(lambda _, message: said.append(message.message or ""))
     await session.execute("load 'auto_explain'")
-    for setting in ("log_min_duration = 0", "log_nested_statements = on", "log_analyze = on", "log_timing = off"):
+    for setting in (
+        "log_min_duration = 0",
+        "log_nested_statements = on",
+        "log_analyze = on",
+        "log_timing = off",
+    ):
         await session.execute(f"set auto_explain.{setting}")
     await session.execute("set plan_cache_mode = force_generic_plan")
     for arguments in runs[:-1]:

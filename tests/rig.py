@@ -18,8 +18,12 @@ def rig_block() -> CycleBlock:
 def rig_cycle(row: int) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Return one cycle: its 60 values by sensor id, and the grade of each graded component."""
     block = rig_block()
-    values = {sensor_id: values_CR[row].tolist() for sensor_id, values_CR in block.values_CR.items()}
-    grades = {name: str(int(block.grades_CG[row, index])) for index, name in enumerate(GRADED_COMPONENTS)}
+    values = {
+        sensor_id: values_CR[row].tolist() for sensor_id, values_CR in block.values_CR.items()
+    }
+    grades = {
+        name: str(int(block.grades_CG[row, index])) for index, name in enumerate(GRADED_COMPONENTS)
+    }
     return values, grades
 
 

@@ -28,7 +28,12 @@ class Told(NamedTuple):
 
 
 def diagnosis(
-    number: int, version: str, told: Told, *, equipment_id: str = "press-1", created_at: datetime | None = None
+    number: int,
+    version: str,
+    told: Told,
+    *,
+    equipment_id: str = "press-1",
+    created_at: datetime | None = None,
 ) -> Diagnosis:
     """Return a diagnosis of the window that ends `number` minutes after the start."""
     end = START + number * MINUTE
@@ -49,13 +54,17 @@ def diagnosis(
     )  # fmt: skip
 
 
-async def put_pairs(dsn: str, store: Store, returned: Sequence[Diagnosis], shadow: Sequence[Diagnosis]) -> None:
+async def put_pairs(
+    dsn: str, store: Store, returned: Sequence[Diagnosis], shadow: Sequence[Diagnosis]
+) -> None:
     """Store returned diagnoses, and for each what a shadow told; 0.02 s of the former, 0.03 s of the latter."""
     await store.insert_diagnoses([stored_row(item) for item in returned])
     await put_shadow_answers(dsn, returned, shadow)
 
 
-async def put_shadow_answers(dsn: str, returned: Sequence[Diagnosis], shadow: Sequence[Diagnosis]) -> None:
+async def put_shadow_answers(
+    dsn: str, returned: Sequence[Diagnosis], shadow: Sequence[Diagnosis]
+) -> None:
     """Store what a shadow told beside each of some returned diagnoses, whether those are stored or not."""
     session = await asyncpg.connect(dsn)
     try:

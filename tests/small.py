@@ -19,7 +19,11 @@ from train.fitting.fit import network
 START_US = 1_735_689_600_000_000
 """2025-01-01T00:00Z, a whole multiple of the cycle."""
 
-GRADES = (Grade(name="new", health=1.0), Grade(name="worn", health=0.5), Grade(name="failed", health=0.1))
+GRADES = (
+    Grade(name="new", health=1.0),
+    Grade(name="worn", health=0.5),
+    Grade(name="failed", health=0.1),
+)
 
 
 def sensor(sensor_id: str, quantity: str = "pressure", unit: str = "bar") -> Sensor:
@@ -30,10 +34,17 @@ def press(components: tuple[str, ...] = ("pump", "valve", "tank")) -> Equipment:
     """Return the machine with its components in this order: pump (P1, Q1) to valve (P2) to tank (no grades, T1)."""
     known = {
         "pump": Component(
-            component_id="pump", type="pump", sensors=(sensor("P1"), sensor("Q1", "flow", "l/min")), grades=GRADES
+            component_id="pump",
+            type="pump",
+            sensors=(sensor("P1"), sensor("Q1", "flow", "l/min")),
+            grades=GRADES,
         ),
-        "valve": Component(component_id="valve", type="valve", sensors=(sensor("P2"),), grades=GRADES[:2]),
-        "tank": Component(component_id="tank", type="tank", sensors=(sensor("T1", "temperature", "degC"),)),
+        "valve": Component(
+            component_id="valve", type="valve", sensors=(sensor("P2"),), grades=GRADES[:2]
+        ),
+        "tank": Component(
+            component_id="tank", type="tank", sensors=(sensor("T1", "temperature", "degC"),)
+        ),
     }
     return Equipment(
         equipment_id="press-1",
@@ -55,9 +66,9 @@ def wave(windows: int, sensors: int, bins: int = 12, seed: int = 0) -> Floats:
     """Return windows of one rising wave with a little noise, [W, S, N]."""
     generator = np.random.default_rng(seed)
     level_S1 = 10.0 * (1 + np.arange(sensors))[:, None]
-    return (level_S1 + np.sin(np.arange(bins)) + 0.1 * generator.normal(size=(windows, sensors, bins))).astype(
-        np.float32
-    )
+    return (
+        level_S1 + np.sin(np.arange(bins)) + 0.1 * generator.normal(size=(windows, sensors, bins))
+    ).astype(np.float32)
 
 
 def graded(grade_WV: Integers, stable_W: Booleans | None = None) -> WindowLabels:
@@ -85,7 +96,9 @@ def graded_windows(directory: Path, repeats: int = 10) -> Windows:
     values_WSN[:, 0] += 5.0 * grade_WV[:, :1]
     values_WSN[:, 2] += 5.0 * grade_WV[:, 1:2]
     stable_W = np.arange(len(grade_WV)) >= 8
-    return write_windows(directory, press(), ("press-1",), graded(grade_WV, stable_W), [values_WSN], warm_up_run=8)
+    return write_windows(
+        directory, press(), ("press-1",), graded(grade_WV, stable_W), [values_WSN], warm_up_run=8
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +115,11 @@ def small(members: int = 2, hidden: int = 8) -> Small:
     """Return the machine with a spec fitted to its waves and a network of random weights."""
     equipment = press()
     train = TrainConfig(
-        equipment="press-1", members=members, hidden=hidden, heads=2, statistics=("mean", "spread", "end")
+        equipment="press-1",
+        members=members,
+        hidden=hidden,
+        heads=2,
+        statistics=("mean", "spread", "end"),
     )
     spec = spec_of([wave(40, 4)], equipment, train)
     config = network(spec, train, equipment.steps)

@@ -37,7 +37,9 @@ class System:
 
     def client(self, **headers: str) -> httpx.Client:
         """Return a client that sends the first key."""
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"} | headers, timeout=30)
+        return httpx.Client(
+            base_url=self.url, headers={"authorization": f"Bearer {self.key}"} | headers, timeout=30
+        )
 
     def processes(self) -> list[psutil.Process]:
         """Return every process that belongs to this system, wherever it hangs in the process tree."""
@@ -51,7 +53,13 @@ class System:
     def serve(self, command: str, *arguments: str) -> str:
         """Run one of Serve's commands against this system and return what it printed."""
         done = subprocess.run(
-            [str(Path(sys.executable).with_name("serve")), command, *arguments, "--address", self.dashboard_url],
+            [
+                str(Path(sys.executable).with_name("serve")),
+                command,
+                *arguments,
+                "--address",
+                self.dashboard_url,
+            ],
             cwd=PROJECT_DIR,
             env=self.environment,
             capture_output=True,
@@ -65,7 +73,9 @@ class System:
     @property
     def dashboard_url(self) -> str:
         """Where Ray's dashboard answers; the usual port may have been taken."""
-        found = re.search(r"http://127\.0\.0\.1:\d+", self.log_path.read_text().split("View the dashboard at")[1])
+        found = re.search(
+            r"http://127\.0\.0\.1:\d+", self.log_path.read_text().split("View the dashboard at")[1]
+        )
         assert found is not None
         return found[0]
 
@@ -135,7 +145,11 @@ def running(directory: Path, **variables: str) -> Iterator[System]:
     config_path.write_text(yaml.safe_dump(config))
     var_dir = directory / "var"
     var_dir.mkdir()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRAULIC_", "RAY_"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HYDRAULIC_", "RAY_"))
+    }
     environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "HYDRAULIC_SERVE_CONFIG": str(config_path)}
     environment |= {"PYTHONUNBUFFERED": "1"} | own_ports() | variables
     log_path = directory / "serve.log"
@@ -179,11 +193,15 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log_path: Pa
     last = "no answer"
     while time.monotonic() < give_up:
         if process.poll() is not None:
-            raise AssertionError(f"serve run ended with {process.returncode}:\n{log_path.read_text()[-4000:]}")
+            raise AssertionError(
+                f"serve run ended with {process.returncode}:\n{log_path.read_text()[-4000:]}"
+            )
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{url}/health/ready", timeout=5)
             last = answer.text
             if answer.status_code == 200:
                 return
         time.sleep(0.25)
-    raise AssertionError(f"not ready after {START_TIMEOUT_S} s: {last}\n{log_path.read_text()[-4000:]}")
+    raise AssertionError(
+        f"not ready after {START_TIMEOUT_S} s: {last}\n{log_path.read_text()[-4000:]}"
+    )

@@ -37,7 +37,10 @@ def iso(time_: datetime) -> str:
 
 def machine(client: httpx.Client, equipment_id: str) -> dict[str, Any]:
     """Register a machine of the rig's design."""
-    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": equipment_id, "design": "hydraulic-rig"}
+    topology = rig_equipment().model_dump(mode="json") | {
+        "equipment_id": equipment_id,
+        "design": "hydraulic-rig",
+    }
     answer = client.put(f"/v1/equipment/{equipment_id}", json=topology)
     assert answer.status_code == 201, answer.text
     return topology
@@ -51,13 +54,19 @@ def diagnose(client: httpx.Client, **request: object) -> dict[str, Any]:
 
 
 def test_live_rig_is_diagnosed_from_arriving_readings(client: httpx.Client):
-    assert "hydraulic-rig" in [item["equipment_id"] for item in client.get("/v1/equipment").json()["equipment"]]
+    assert "hydraulic-rig" in [
+        item["equipment_id"] for item in client.get("/v1/equipment").json()["equipment"]
+    ]
     # the minute that it replays follows from the clock: where the condition changes a component abstains, and is told some minutes later
     give_up = time.monotonic() + 270
     answer = client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True})
-    while (answer.status_code != 200 or answer.json()["status"] != "ok") and time.monotonic() < give_up:
+    while (
+        answer.status_code != 200 or answer.json()["status"] != "ok"
+    ) and time.monotonic() < give_up:
         time.sleep(0.5)
-        answer = client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True})
+        answer = client.post(
+            "/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "explain": True}
+        )
     diagnosis = answer.json()
     assert (answer.status_code, diagnosis["status"]) == (200, "ok"), diagnosis
     components = {item["component_id"]: item for item in diagnosis["components"]}
@@ -76,8 +85,16 @@ def test_live_rig_is_diagnosed_from_arriving_readings(client: httpx.Client):
 @pytest.mark.parametrize("cycle", [300, 1000, 1800])
 def test_inline_window_is_diagnosed_with_the_grades_of_its_labels(client: httpx.Client, cycle: int):
     values, grades = rig_cycle(cycle)
-    diagnosis = diagnose(client, equipment_id="hydraulic-rig", readings=inline_readings(values, "2026-01-01T00:00:00Z"))
-    found = {item["component_id"]: item["condition"] for item in diagnosis["components"] if item["condition"]}
+    diagnosis = diagnose(
+        client,
+        equipment_id="hydraulic-rig",
+        readings=inline_readings(values, "2026-01-01T00:00:00Z"),
+    )
+    found = {
+        item["component_id"]: item["condition"]
+        for item in diagnosis["components"]
+        if item["condition"]
+    }
     assert found == grades
     assert diagnosis["input"]["source"] == "inline"
     assert all(item["evidence"] == [] for item in diagnosis["components"])
@@ -102,7 +119,9 @@ def test_posted_readings_give_the_same_answer_as_inline_ones(client: httpx.Clien
     again = client.post("/v1/readings", json=rows)
     assert again.json() == {"accepted": 0, "duplicates": len(rows), "rejected": []}
     stored = diagnose(client, equipment_id="rig-parity", at=iso(start + timedelta(seconds=60)))
-    inline = diagnose(client, equipment_id="rig-parity", readings=inline_readings(values, iso(start)))
+    inline = diagnose(
+        client, equipment_id="rig-parity", readings=inline_readings(values, iso(start))
+    )
     assert stored["window"] == inline["window"]
     for left, right in zip(stored["components"], inline["components"], strict=True):
         assert left["health"] == pytest.approx(right["health"], abs=1e-5)
@@ -113,36 +132,58 @@ def test_diagnoses_are_stored_and_listed_newest_first(client: httpx.Client):
     machine(client, "rig-history")
     values, _ = rig_cycle(10)
     made = [
-        diagnose(client, equipment_id="rig-history", readings=inline_readings(values, f"2026-02-01T00:0{minute}:00Z"))
+        diagnose(
+            client,
+            equipment_id="rig-history",
+            readings=inline_readings(values, f"2026-02-01T00:0{minute}:00Z"),
+        )
         for minute in range(3)
     ]
     listed = client.get("/v1/equipment/rig-history/diagnoses").json()["diagnoses"]
-    assert [item["diagnosis_id"] for item in listed] == [item["diagnosis_id"] for item in reversed(made)]
+    assert [item["diagnosis_id"] for item in listed] == [
+        item["diagnosis_id"] for item in reversed(made)
+    ]
     assert client.get(f"/v1/diagnoses/{made[0]['diagnosis_id']}").json() == made[0]
     part = client.get(
-        "/v1/equipment/rig-history/diagnoses", params={"start": "2026-02-01T00:01:30Z", "end": "2026-02-01T00:02:30Z"}
+        "/v1/equipment/rig-history/diagnoses",
+        params={"start": "2026-02-01T00:01:30Z", "end": "2026-02-01T00:02:30Z"},
     ).json()["diagnoses"]
     assert [item["diagnosis_id"] for item in part] == [made[1]["diagnosis_id"]]
-    assert len(client.get("/v1/equipment/rig-history/diagnoses", params={"limit": 2}).json()["diagnoses"]) == 2
+    assert (
+        len(
+            client.get("/v1/equipment/rig-history/diagnoses", params={"limit": 2}).json()[
+                "diagnoses"
+            ]
+        )
+        == 2
+    )
 
 
 def test_batch_streams_a_line_for_each_item_and_isolates_the_bad_one(client: httpx.Client):
     values, grades = rig_cycle(300)
-    good = {"equipment_id": "hydraulic-rig", "readings": inline_readings(values, "2026-01-01T00:00:00Z")}
+    good = {
+        "equipment_id": "hydraulic-rig",
+        "readings": inline_readings(values, "2026-01-01T00:00:00Z"),
+    }
     items = [good, {"equipment_id": "nobody"}, good, {"at": 3}, good | {"readings": {"start": "x"}}]
     with client.stream("POST", "/v1/diagnoses/batch", json={"items": items}) as answer:
         assert answer.headers["content-type"].startswith("application/x-ndjson")
         lines = {line["index"]: line for line in map(json.loads, answer.iter_lines())}
     assert sorted(lines) == [0, 1, 2, 3, 4]
     for index in (0, 2):
-        found = {item["component_id"]: item["condition"] for item in lines[index]["diagnosis"]["components"]}
+        found = {
+            item["component_id"]: item["condition"]
+            for item in lines[index]["diagnosis"]["components"]
+        }
         assert {name: found[name] for name in LABELLED} == grades
     assert lines[1]["error"]["type"].endswith("unknown-equipment")
     assert lines[3]["error"]["status"] == lines[4]["error"]["status"] == 422
     assert lines[4]["error"]["field"].startswith("readings")
 
 
-def test_callers_that_leave_are_given_up_and_the_others_are_answered(system: System, client: httpx.Client):
+def test_callers_that_leave_are_given_up_and_the_others_are_answered(
+    system: System, client: httpx.Client
+):
     values, _ = rig_cycle(700)
     left = 'hydraulic_http_requests_total{method="POST",route="/v1/diagnoses",status="499"}'
     before = samples(client).get(left, 0.0)
@@ -153,14 +194,22 @@ def test_callers_that_leave_are_given_up_and_the_others_are_answered(system: Sys
         sockets = []
         for second in range(24):
             readings = inline_readings(values, f"2026-02-01T00:{burst:02d}:{second:02d}Z")
-            body = json.dumps({"equipment_id": "hydraulic-rig", "readings": readings, "explain": True}).encode()
-            connection = socket.create_connection(("127.0.0.1", httpx.URL(system.url).port or 80), timeout=10)
+            body = json.dumps(
+                {"equipment_id": "hydraulic-rig", "readings": readings, "explain": True}
+            ).encode()
+            connection = socket.create_connection(
+                ("127.0.0.1", httpx.URL(system.url).port or 80), timeout=10
+            )
             head = f"POST /v1/diagnoses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {system.key}\r\ncontent-length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body)
             sockets.append(connection)
         for connection in sockets:
             connection.close()
-        assert diagnose(client, equipment_id="hydraulic-rig", readings=inline_readings(values, "2026-02-02T00:00:00Z"))
+        assert diagnose(
+            client,
+            equipment_id="hydraulic-rig",
+            readings=inline_readings(values, "2026-02-02T00:00:00Z"),
+        )
     assert samples(client).get(left, 0.0) > before
 
 
@@ -172,17 +221,24 @@ def samples(client: httpx.Client) -> dict[str, float]:
 
 def test_large_batch_is_answered_whole(client: httpx.Client):
     values, _ = rig_cycle(300)
-    good = {"equipment_id": "hydraulic-rig", "readings": inline_readings(values, "2026-01-01T00:00:00Z")}
+    good = {
+        "equipment_id": "hydraulic-rig",
+        "readings": inline_readings(values, "2026-01-01T00:00:00Z"),
+    }
     answer = client.post("/v1/diagnoses/batch", json={"items": [good] * 100})
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert sorted(line["index"] for line in lines) == list(range(100))
-    healths = {tuple(round(item["health"], 4) for item in line["diagnosis"]["components"]) for line in lines}
+    healths = {
+        tuple(round(item["health"], 4) for item in line["diagnosis"]["components"])
+        for line in lines
+    }
     assert len(healths) == 1
 
 
 def test_machine_whose_arrays_exceed_a_message_is_answered(client: httpx.Client):
     sensors = [
-        {"sensor_id": f"S{number}", "quantity": "pressure", "unit": "bar", "range": [0, 400]} for number in range(200)
+        {"sensor_id": f"S{number}", "quantity": "pressure", "unit": "bar", "range": [0, 400]}
+        for number in range(200)
     ]
     topology = {
         "components": [{"component_id": "pump", "type": "pump", "sensors": sensors}],
@@ -190,12 +246,18 @@ def test_machine_whose_arrays_exceed_a_message_is_answered(client: httpx.Client)
         "window_s": 1000,
         "steps": 1000,
     }
-    readings = {"start": RIG_START, "step_s": 100.0, "values": {item["sensor_id"]: [1.0] * 10 for item in sensors}}
+    readings = {
+        "start": RIG_START,
+        "step_s": 100.0,
+        "values": {item["sensor_id"]: [1.0] * 10 for item in sensors},
+    }
     diagnosis = diagnose(client, equipment_id="large", equipment=topology, readings=readings)
     assert (diagnosis["status"], diagnosis["fallback"]) == ("insufficient_evidence", False)
 
 
-def test_sampled_request_is_one_trace_through_all_processes_and_others_are_none(system: System, collector: Collector):
+def test_sampled_request_is_one_trace_through_all_processes_and_others_are_none(
+    system: System, collector: Collector
+):
     traces = [os.urandom(16).hex() for _ in range(2)]
     for trace, flags in zip(traces, ("00", "01"), strict=True):
         with system.client(traceparent=f"00-{trace}-b7ad6b7169203331-{flags}") as client:
@@ -219,7 +281,10 @@ def test_sampled_request_is_one_trace_through_all_processes_and_others_are_none(
     assert spans["POST /v1/diagnoses"].parent_span_id.hex() == "b7ad6b7169203331"
     assert spans["diagnose"].parent_span_id == spans["POST /v1/diagnoses"].span_id
     assert spans["route_to_replica Model score"].parent_span_id == spans["diagnose"].span_id
-    assert spans["replica_handle_request Model score"].parent_span_id == spans["route_to_replica Model score"].span_id
+    assert (
+        spans["replica_handle_request Model score"].parent_span_id
+        == spans["route_to_replica Model score"].span_id
+    )
     assert {name for name, _ in collector.spans} == {"hydraulic-diagnostics"}
     assert {span.trace_id.hex() for _, span in collector.spans} == {traces[1]}
 
@@ -228,13 +293,19 @@ def test_forced_version_answers_and_an_unknown_one_is_a_problem(client: httpx.Cl
     values, _ = rig_cycle(300)
     readings = inline_readings(values, "2026-01-01T00:00:00Z")
     answers = {
-        version: diagnose(client, equipment_id="hydraulic-rig", model_version=version, readings=readings)
+        version: diagnose(
+            client, equipment_id="hydraulic-rig", model_version=version, readings=readings
+        )
         for version in ("1", "2")
     }
-    assert {version: answer["model_version"] for version, answer in answers.items()} == {"1": "1", "2": "2"}
+    assert {version: answer["model_version"] for version, answer in answers.items()} == {
+        "1": "1",
+        "2": "2",
+    }
     assert answers["1"]["components"] != answers["2"]["components"]
     problem = client.post(
-        "/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "model_version": "9", "readings": readings}
+        "/v1/diagnoses",
+        json={"equipment_id": "hydraulic-rig", "model_version": "9", "readings": readings},
     )
     assert (problem.status_code, problem.json()["field"]) == (404, "model_version")
 
@@ -349,7 +420,10 @@ def test_body_of_100_megabytes_is_refused_by_its_announced_length(client: httpx.
         connection.sendall(head.encode() + b"x" * 1024)
         answer = http.client.HTTPResponse(connection)
         answer.begin()
-        assert (answer.status, json.loads(answer.read())["type"].rsplit(":", 1)[-1]) == (413, "too-large")
+        assert (answer.status, json.loads(answer.read())["type"].rsplit(":", 1)[-1]) == (
+            413,
+            "too-large",
+        )
     whole = client.post("/v1/diagnoses", content=b"x" * 100_000_000)
     assert (whole.status_code, whole.json()["type"].rsplit(":", 1)[-1]) == (413, "too-large")
     assert client.get("/health/live").status_code == 200
@@ -357,7 +431,12 @@ def test_body_of_100_megabytes_is_refused_by_its_announced_length(client: httpx.
 
 def test_readings_with_a_bad_line_keep_the_good_ones(client: httpx.Client):
     machine(client, "rig-lines")
-    good = {"equipment_id": "rig-lines", "sensor_id": "PS1", "time": "2026-04-01T00:00:00Z", "value": 100.0}
+    good = {
+        "equipment_id": "rig-lines",
+        "sensor_id": "PS1",
+        "time": "2026-04-01T00:00:00Z",
+        "value": 100.0,
+    }
     lines = [
         good,
         good | {"sensor_id": "PX"},
@@ -365,7 +444,9 @@ def test_readings_with_a_bad_line_keep_the_good_ones(client: httpx.Client):
         good | {"time": "2026-04-01T00:00:02Z"},
     ]
     answer = client.post(
-        "/v1/readings", content="\n".join(map(json.dumps, lines)), headers={"content-type": "application/x-ndjson"}
+        "/v1/readings",
+        content="\n".join(map(json.dumps, lines)),
+        headers={"content-type": "application/x-ndjson"},
     )
     assert answer.json()["accepted"] == 2
     assert [item["line"] for item in answer.json()["rejected"]] == [2, 3]
@@ -376,12 +457,17 @@ def test_readings_with_a_bad_line_keep_the_good_ones(client: httpx.Client):
 def test_unknown_path_and_method_are_problems(client: httpx.Client):
     for method, path, status in (("GET", "/v2/nothing", 404), ("DELETE", "/v1/equipment", 405)):
         answer = client.request(method, path)
-        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            status,
+            "application/problem+json",
+        )
 
 
 def _versions(client: httpx.Client, ids: list[str]) -> dict[str, str]:
     return {
-        equipment_id: client.get("/v1/traffic", params={"equipment_id": equipment_id}).json()["version"]
+        equipment_id: client.get("/v1/traffic", params={"equipment_id": equipment_id}).json()[
+            "version"
+        ]
         for equipment_id in ids
     }
 
@@ -403,7 +489,8 @@ def test_new_weights_move_about_half_of_the_equipment_without_a_failed_request(s
                 body = {
                     "equipment_id": equipment_id,
                     "readings": readings,
-                    "equipment": topology | {"equipment_id": equipment_id, "design": "hydraulic-rig"},
+                    "equipment": topology
+                    | {"equipment_id": equipment_id, "design": "hydraulic-rig"},
                 }
                 after = moved.is_set()
                 answer = own.post("/v1/diagnoses", json=body)
@@ -418,12 +505,16 @@ def test_new_weights_move_about_half_of_the_equipment_without_a_failed_request(s
         time.sleep(2)
         config = system.config()
         ingress = config["applications"][0]["deployments"][0]["user_config"]
-        ingress["traffic"]["releases"][0]["weight"] = ingress["traffic"]["releases"][1]["weight"] = 50
+        ingress["traffic"]["releases"][0]["weight"] = ingress["traffic"]["releases"][1][
+            "weight"
+        ] = 50
         with system.client() as client, ThreadPoolExecutor(1) as apart:
             deploying = apart.submit(system.deploy, config)
             applied_at = None
             while applied_at is None or time.monotonic() - applied_at < 5:
-                if {item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {50}:
+                if {item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {
+                    50
+                }:
                     break
                 if deploying.done() and applied_at is None:
                     applied_at = time.monotonic()
@@ -452,7 +543,9 @@ def _replicas(system: System, deployment: str) -> int:
     """Return how many replicas of a deployment of the first application or version 1 run."""
     applications = yaml.safe_load(system.serve("status"))["applications"]
     found = [
-        entry["deployments"].get(deployment) for entry in applications.values() if deployment in entry["deployments"]
+        entry["deployments"].get(deployment)
+        for entry in applications.values()
+        if deployment in entry["deployments"]
     ]
     return max(int(item["replica_states"].get("RUNNING", 0)) for item in found)
 
@@ -468,13 +561,19 @@ def _replicas_become(system: System, deployment: str, expected: int) -> bool:
 
 def test_builders_follow_a_step_of_load_and_no_request_fails(system: System):
     config = system.config()
-    builder = next(item for item in config["applications"][0]["deployments"] if item["name"] == "GraphBuilder")
+    builder = next(
+        item for item in config["applications"][0]["deployments"] if item["name"] == "GraphBuilder"
+    )
     before = dict(builder["autoscaling_config"])
     # a builder is busy for a small part of a batch's time: any load at all is above this
     quick = {"target_ongoing_requests": 0.02, "look_back_period_s": 10.5}
-    builder["autoscaling_config"] = before | quick | {"upscale_delay_s": 0.5, "downscale_delay_s": 3}
+    builder["autoscaling_config"] = (
+        before | quick | {"upscale_delay_s": 0.5, "downscale_delay_s": 3}
+    )
     system.deploy(config)
-    assert _replicas_become(system, "GraphBuilder", 1)  # what other tests asked a moment ago counts as load still
+    assert _replicas_become(
+        system, "GraphBuilder", 1
+    )  # what other tests asked a moment ago counts as load still
     body = {
         "equipment_id": "hydraulic-rig",
         "readings": inline_readings(rig_cycle(0)[0], iso(datetime.now(UTC) - timedelta(hours=1))),
@@ -519,7 +618,9 @@ def test_bad_weights_are_refused_and_the_old_ones_go_on(system: System, client: 
     assert client.get("/health/ready").json()["reasons"] == []
 
 
-def test_killed_postgresql_loses_no_acknowledged_reading_and_comes_back(system: System, client: httpx.Client):
+def test_killed_postgresql_loses_no_acknowledged_reading_and_comes_back(
+    system: System, client: httpx.Client
+):
     machine(client, "rig-killed")
     start = datetime(2026, 5, 1, tzinfo=UTC)
     acknowledged: list[int] = []
@@ -564,8 +665,12 @@ def test_killed_postgresql_loses_no_acknowledged_reading_and_comes_back(system: 
     assert recovered_at[0] - killed_at[0] < 30
     assert len(acknowledged) >= 3
     for last in range(3, len(acknowledged) + 1):
-        diagnosis = diagnose(client, equipment_id="rig-killed", at=iso(start + timedelta(seconds=20 * last)))
-        assert diagnosis["input"]["coverage"] == pytest.approx(1 / 17, abs=1e-6), "acknowledged readings are gone"
+        diagnosis = diagnose(
+            client, equipment_id="rig-killed", at=iso(start + timedelta(seconds=20 * last))
+        )
+        assert diagnosis["input"]["coverage"] == pytest.approx(1 / 17, abs=1e-6), (
+            "acknowledged readings are gone"
+        )
 
 
 def readme_commands(start: str) -> list[str]:
@@ -579,8 +684,16 @@ def test_curl_calls_of_the_readme_answer(system: System):
     calls = readme_commands("curl")
     assert len(calls) >= 3
     for call in calls:
-        here = call.replace("http://127.0.0.1:8000", system.url).replace("var/api_key", str(system.var_dir / "api_key"))
-        done = subprocess.run(["bash", "-c", f"{here} --fail"], capture_output=True, text=True, check=False, timeout=60)
+        here = call.replace("http://127.0.0.1:8000", system.url).replace(
+            "var/api_key", str(system.var_dir / "api_key")
+        )
+        done = subprocess.run(
+            ["bash", "-c", f"{here} --fail"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         assert done.returncode == 0, (call, done.stdout, done.stderr)
         assert json.loads(done.stdout)
 

@@ -22,7 +22,10 @@ def readings(seed: int) -> dict[str, tuple[list[int], list[float]]]:
     for sensor_id in press().sensor_ids:
         offsets_us = np.unique(generator.integers(0, 12_000_000, 70))
         offsets_us = offsets_us[(offsets_us // 1_000_000) % 5 != seed % 5]
-        found[sensor_id] = (offsets_us.tolist(), (10 + generator.normal(0, 1, len(offsets_us)) / 3).tolist())
+        found[sensor_id] = (
+            offsets_us.tolist(),
+            (10 + generator.normal(0, 1, len(offsets_us)) / 3).tolist(),
+        )
     return found
 
 
@@ -49,7 +52,9 @@ async def test_stored_inline_and_training_features_are_bitwise_equal(store: Stor
         stored_SN = decode_window((await store.read_windows([asked]))[0], equipment)
         inline_SN = np.stack(
             [
-                bin_series(np.array(offsets_us), np.array(series), equipment.grid_us, equipment.bins)
+                bin_series(
+                    np.array(offsets_us), np.array(series), equipment.grid_us, equipment.bins
+                )
                 for offsets_us, series in given.values()
             ]
         )
@@ -62,7 +67,9 @@ async def test_stored_inline_and_training_features_are_bitwise_equal(store: Stor
         for name in GraphBatch.__slots__:
             arrays = [np.asarray(getattr(graph, name)) for graph in served]
             assert len({(array.dtype, array.shape, array.tobytes()) for array in arrays}) == 1
-        trained = plan_tensors(equipment, made.spec, torch.device("cpu")).read(np.stack([stored_SN, stored_SN]))
+        trained = plan_tensors(equipment, made.spec, torch.device("cpu")).read(
+            np.stack([stored_SN, stored_SN])
+        )
         for mine, theirs in zip(to_tensors(concatenate(served)), trained, strict=True):
             assert mine.dtype == theirs.dtype
             assert torch.equal(mine, theirs)

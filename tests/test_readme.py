@@ -58,7 +58,8 @@ def shells(text: str) -> Iterator[str]:
 def codes(text: str) -> list[str]:
     """Return what stands in backticks, each on one line."""
     return [
-        " ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        " ".join(code.split())
+        for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     ]
 
 
@@ -76,11 +77,15 @@ def parser_of(command: str) -> tuple[argparse.ArgumentParser | None, list[str]]:
         name, arguments = COMMANDS[arguments[0]], arguments[1:]
     found = importlib.util.find_spec(name)
     assert found is not None, f"the README names the module {name}, which is not there"
-    module = importlib.import_module(f"{name}.__main__" if found.submodule_search_locations else name)
+    module = importlib.import_module(
+        f"{name}.__main__" if found.submodule_search_locations else name
+    )
     return (module._parser() if hasattr(module, "_parser") else None), arguments
 
 
-def parse(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -> argparse.Namespace:
+def parse(
+    parser: argparse.ArgumentParser, command: str, arguments: list[str]
+) -> argparse.Namespace:
     try:
         return parser.parse_args(arguments)
     except SystemExit:  # argparse has told why on standard error
@@ -89,7 +94,9 @@ def parse(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return a parser's commands by name."""
-    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    actions = (
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    )
     return {name: command for action in actions for name, command in action.choices.items()}
 
 
@@ -108,7 +115,9 @@ def missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
 def test_command_takes_what_the_readme_gives_it(command: str):
     parser, arguments = parser_of(command)
     if parser is None:
-        assert arguments == [], f"the README gives arguments to `{command}`, whose module takes none"
+        assert arguments == [], (
+            f"the README gives arguments to `{command}`, whose module takes none"
+        )
     elif "--help" not in arguments and (arguments or not subcommands(parser)):
         options = parse(parser, command, arguments)
         if parser.prog == "python -m train":
@@ -153,7 +162,9 @@ def test_guards_are_those_that_are_measured():
 
 def test_every_split_is_told_by_its_name():
     named = [code.removeprefix("--split ") for code in codes(CHAPTERS["Train"])]
-    assert missing([*KINDS.split(", "), NO_MESSAGES], named) == [], "splits that the README does not tell"
+    assert missing([*KINDS.split(", "), NO_MESSAGES], named) == [], (
+        "splits that the README does not tell"
+    )
 
 
 def test_targets_of_make_are_in_the_makefile():
@@ -168,12 +179,18 @@ def test_sections_of_the_benchmark_are_there():
     for code in codes(README):
         if code.startswith("--sections "):
             parse(parser, code, code.split())
-    assert missing(re.findall(r"section `(\w+)`", README), SECTIONS) == [], "sections that the benchmark does not have"
+    assert missing(re.findall(r"section `(\w+)`", README), SECTIONS) == [], (
+        "sections that the benchmark does not have"
+    )
 
 
 def test_paths_are_there():
     prose = re.sub(r"^\|.*", "", README, flags=re.MULTILINE)
-    words = {word for text in (*codes(prose), *shells(README)) for word in re.findall(r"[^\s`'\"()]+", text)}
+    words = {
+        word
+        for text in (*codes(prose), *shells(README))
+        for word in re.findall(r"[^\s`'\"()]+", text)
+    }
     named = {
         word
         for word in words
@@ -189,7 +206,9 @@ def test_paths_are_there():
 
 def file_map() -> Iterator[tuple[list[str], list[str]]]:
     """Yield the files of each line of the map, and those that are named beside them."""
-    for files, told in re.findall(r"^\| (`.*?) \| (.*) \|$", CHAPTERS["How it is built"], re.MULTILINE):
+    for files, told in re.findall(
+        r"^\| (`.*?) \| (.*) \|$", CHAPTERS["How it is built"], re.MULTILINE
+    ):
         yield codes(files), [code for code in codes(told) if re.search(r"/$|\.\w+$", code)]
 
 
@@ -198,7 +217,11 @@ def test_files_of_the_map_are_there():
         first = PROJECT_DIR / files[0]
         assert first.exists(), f"{files[0]} of the map is not there"
         places = (PROJECT_DIR, first if first.is_dir() else first.parent)
-        gone = [name for name in (*files, *beside) if not any((place / name).exists() for place in places)]
+        gone = [
+            name
+            for name in (*files, *beside)
+            if not any((place / name).exists() for place in places)
+        ]
         assert gone == [], f"files beside {files[0]} in the map that are not there"
 
 
@@ -207,21 +230,35 @@ def test_map_has_every_directory_of_the_project():
     mapped |= {name.rstrip("/") for files, _ in file_map() for name in files}
     found = [*map(PROJECT_DIR.joinpath, SOURCES), *(PROJECT_DIR / "app").iterdir()]
     found += [path.parent for path in PROJECT_DIR.glob("*/__init__.py")]
-    named = [path.relative_to(PROJECT_DIR).as_posix() for path in found if path.is_dir() and path.name != "__pycache__"]
+    named = [
+        path.relative_to(PROJECT_DIR).as_posix()
+        for path in found
+        if path.is_dir() and path.name != "__pycache__"
+    ]
     assert missing(named, mapped) == [], "directories that the map does not have"
 
 
 def test_migrations_are_there():
-    known = [path.name.partition(".")[0] for path in (PROJECT_DIR / "app/store/migrations").iterdir()]
-    assert missing(re.findall(r"`(\d{4}_\w+)`", README), known) == [], "migrations that are not there"
+    known = [
+        path.name.partition(".")[0] for path in (PROJECT_DIR / "app/store/migrations").iterdir()
+    ]
+    assert missing(re.findall(r"`(\d{4}_\w+)`", README), known) == [], (
+        "migrations that are not there"
+    )
 
 
 @pytest.fixture
 async def interface() -> dict[str, Any]:
     """The OpenAPI document of a service that was never started, with the pages beside it that answer GET."""
-    service = cast("Service", SimpleNamespace(authenticator=None, store=None, desk=None, metrics=Metrics()))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_api(service)), base_url="http://test") as client:
-        paths: dict[str, Any] = (await client.get("/openapi.json")).raise_for_status().json()["paths"]
+    service = cast(
+        "Service", SimpleNamespace(authenticator=None, store=None, desk=None, metrics=Metrics())
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(build_api(service)), base_url="http://test"
+    ) as client:
+        paths: dict[str, Any] = (
+            (await client.get("/openapi.json")).raise_for_status().json()["paths"]
+        )
         (await client.get("/docs")).raise_for_status()
     return paths | {"/docs": {"get": {}}, "/openapi.json": {"get": {}}}
 
@@ -247,15 +284,23 @@ def test_routes_and_their_parameters_are_in_the_interface(interface: dict[str, A
             operation
             for path, operations in interface.items()
             for verb, operation in operations.items()
-            if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), parts.path) and method in (None, verb.upper())
+            if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), parts.path)
+            and method in (None, verb.upper())
         ]
         assert found, f"no route {method or ''} {parts.path}; there are {sorted(interface)}"
         known = {item["name"] for operation in found for item in operation.get("parameters", ())}
-        assert missing(dict(parse_qsl(parts.query)), known) == [], f"parameters that {target} does not take"
+        assert missing(dict(parse_qsl(parts.query)), known) == [], (
+            f"parameters that {target} does not take"
+        )
 
 
 def test_parameters_named_alone_are_in_the_interface(interface: dict[str, Any]):
-    known = [item["name"] for path in interface.values() for way in path.values() for item in way.get("parameters", ())]
+    known = [
+        item["name"]
+        for path in interface.values()
+        for way in path.values()
+        for item in way.get("parameters", ())
+    ]
     assert missing(re.findall(r"`\?(\w+)=", README), known) == [], "parameters that no route takes"
 
 
@@ -272,7 +317,9 @@ def test_variables_are_those_that_are_read():
     assert missing(fields, named) == [], "settings that the README does not tell"
     of_serve = set(re.findall(r"RAY_SERVE_[A-Z_]+", README))
     assert of_serve
-    assert sorted(name for name in of_serve if not hasattr(constants, name)) == [], "variables that Serve does not read"
+    assert sorted(name for name in of_serve if not hasattr(constants, name)) == [], (
+        "variables that Serve does not read"
+    )
 
 
 def test_metrics_are_counted():
@@ -303,8 +350,14 @@ def test_sample_answer_is_a_part_of_an_answer():
 
 def test_snippets_are_parts_of_bodies():
     bodies = (DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, ComponentDiagnosis)
-    snippets = [code.replace("[...]", "[]").replace(", ...", "") for code in codes(README) if code.startswith("{")]
-    snippets += [json.dumps(yaml.safe_load(code)) for code in codes(README) if re.match(r"[a-z_]+: \S", code)]
+    snippets = [
+        code.replace("[...]", "[]").replace(", ...", "")
+        for code in codes(README)
+        if code.startswith("{")
+    ]
+    snippets += [
+        json.dumps(yaml.safe_load(code)) for code in codes(README) if re.match(r"[a-z_]+: \S", code)
+    ]
     snippets += re.findall(r" -d '([^']+)'", " ".join(shells(README)))
     assert len(snippets) > 5
     for snippet in snippets:
@@ -329,7 +382,9 @@ def keys_of(value: object) -> Iterator[str]:
 @cache
 def words_of(path: Path) -> frozenset[str]:
     text = path.read_text(encoding="utf-8")
-    return frozenset(keys_of(yaml.safe_load(text)) if path.suffix == ".yaml" else re.findall(r"\w+", text))
+    return frozenset(
+        keys_of(yaml.safe_load(text)) if path.suffix == ".yaml" else re.findall(r"\w+", text)
+    )
 
 
 def test_names_that_a_file_is_said_to_have_are_in_it():
@@ -337,15 +392,27 @@ def test_names_that_a_file_is_said_to_have_are_in_it():
     named += [(name, file) for file, name in re.findall(r"`([\w./]+)`\sunder\s`(\w+)`", README)]
     files = [(name, PROJECT_DIR / file) for name, file in named if (PROJECT_DIR / file).is_file()]
     assert len(files) > 3
-    assert [(name, file.name) for name, file in files if name not in words_of(file)] == [], "names that are not there"
+    assert [(name, file.name) for name, file in files if name not in words_of(file)] == [], (
+        "names that are not there"
+    )
 
 
 def test_names_of_two_words_are_somewhere_in_the_project():
     files = [PROJECT_DIR / "Makefile", PROJECT_DIR / "serve_config.yaml"]
     for source in SOURCES:
-        files += [path for path in (PROJECT_DIR / source).rglob("*") if path.suffix in {".py", ".sql", ".yaml"}]
-    known = frozenset().union(*(words_of(path) for path in files if not path.name.startswith("test_")))
-    named = [name for name in re.findall(r"`([A-Za-z]+_\w+)[`=]", README) if not name.startswith("HYDRAULIC_")]
+        files += [
+            path
+            for path in (PROJECT_DIR / source).rglob("*")
+            if path.suffix in {".py", ".sql", ".yaml"}
+        ]
+    known = frozenset().union(
+        *(words_of(path) for path in files if not path.name.startswith("test_"))
+    )
+    named = [
+        name
+        for name in re.findall(r"`([A-Za-z]+_\w+)[`=]", README)
+        if not name.startswith("HYDRAULIC_")
+    ]
     assert len(named) > 15
     assert missing(named, known) == [], "names that nothing has"
 
@@ -359,5 +426,7 @@ def test_headings_that_are_referred_to_are_there():
 
 
 def test_python_is_that_of_the_package():
-    needed = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]["requires-python"]
+    needed = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"][
+        "requires-python"
+    ]
     assert f"Python {needed.removeprefix('>=')} or newer" in README

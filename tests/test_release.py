@@ -101,7 +101,9 @@ def load(system: System, tmp_path: Path) -> Iterator[Path]:
 
 def answers_of(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines()
-    return sorted((json.loads(line) for line in lines if line.endswith("}")), key=lambda item: item["sent"])
+    return sorted(
+        (json.loads(line) for line in lines if line.endswith("}")), key=lambda item: item["sent"]
+    )
 
 
 def checked(done: Done) -> Done:
@@ -137,7 +139,12 @@ def test_versions_come_go_and_come_back_without_a_failed_request(
     assert "warm-up on the topology of" in registered.out
 
     checked(release("deploy", "3", "--reason", "a better one"))
-    assert file.read_text().split('version: "3"')[1].split()[:4] == ["application:", "model-3", "weight:", "0"]
+    assert file.read_text().split('version: "3"')[1].split()[:4] == [
+        "application:",
+        "model-3",
+        "weight:",
+        "0",
+    ]
     moved: list[tuple[float, float]] = []
     for weights in (("1=90", "3=10"), ("1=50", "3=50"), ("3=100",)):
         done = checked(release("split", *weights))
@@ -152,7 +159,10 @@ def test_versions_come_go_and_come_back_without_a_failed_request(
     checked(release("retire", "3"))
     assert file.read_text() == before
     with system.client() as client:
-        assert [item["version"] for item in client.get("/v1/traffic").json()["releases"]] == ["1", "2"]
+        assert [item["version"] for item in client.get("/v1/traffic").json()["releases"]] == [
+            "1",
+            "2",
+        ]
     assert "a better one" in checked(release("status")).out
     assert "what runs is what the file says" in checked(release("diff")).out
 
@@ -176,7 +186,8 @@ def test_admin_keys_release_over_http_whichever_ingress_replica_answers(
 ):
     file.write_text(
         file.read_text().replace(
-            "        num_replicas: 1\n        max_ongoing", "        num_replicas: 2\n        max_ongoing"
+            "        num_replicas: 1\n        max_ongoing",
+            "        num_replicas: 2\n        max_ongoing",
         )
     )
     checked(release("apply"))
@@ -187,20 +198,29 @@ def test_admin_keys_release_over_http_whichever_ingress_replica_answers(
         for second in (10, 60, 100):
             started = time.monotonic()
             answer = client.put(
-                "/v1/traffic", json={"weights": {"1": 100 - second, "2": second}, "reason": "over HTTP"}
+                "/v1/traffic",
+                json={"weights": {"1": 100 - second, "2": second}, "reason": "over HTTP"},
             )
             assert answer.status_code == 200, answer.text
             assert time.monotonic() - started < 5
             for _ in range(8):
                 told = httpx.get(
-                    f"{system.url}/v1/traffic", headers=dict(client.headers) | {"connection": "close"}
+                    f"{system.url}/v1/traffic",
+                    headers=dict(client.headers) | {"connection": "close"},
                 ).json()
-                assert {item["version"]: item["weight"] for item in told["releases"]} == answer.json()["weights"]
+                assert {
+                    item["version"]: item["weight"] for item in told["releases"]
+                } == answer.json()["weights"]
         answer = client.post("/v1/traffic/rollback", json={"reason": "enough"})
         assert (answer.status_code, answer.json()["weights"]) == (200, {"1": 40, "2": 60})
         answer = client.post("/v1/models/2/deploy")
-        assert (answer.status_code, "which is: retire it first" in answer.json()["detail"]) == (409, True)
-        answer = client.put("/v1/traffic", json={"weights": {"1": 100}}, headers={"if-match": '"0"'})
+        assert (answer.status_code, "which is: retire it first" in answer.json()["detail"]) == (
+            409,
+            True,
+        )
+        answer = client.put(
+            "/v1/traffic", json={"weights": {"1": 100}}, headers={"if-match": '"0"'}
+        )
         assert answer.status_code == 409
         assert client.put("/v1/traffic", json={"weights": {"1": 100}}).status_code == 200
     assert file.read_text() == before
@@ -208,12 +228,17 @@ def test_admin_keys_release_over_http_whichever_ingress_replica_answers(
     request = tmp_path / "request.json"
     request.write_text(
         json.dumps(
-            {"equipment_id": "hydraulic-rig", "readings": inline_readings(rig_cycle(7)[0], "2026-01-01T00:00:00Z")}
+            {
+                "equipment_id": "hydraulic-rig",
+                "readings": inline_readings(rig_cycle(7)[0], "2026-01-01T00:00:00Z"),
+            }
         )
     )
     with system.client() as client:
         asked = client.post("/v1/diagnoses", content=request.read_text()).json()["diagnosis_id"]
-        client.get("/v1/equipment/hydraulic-rig/diagnoses", params={"limit": 1}).raise_for_status()  # writes what waits
+        client.get(
+            "/v1/equipment/hydraulic-rig/diagnoses", params={"limit": 1}
+        ).raise_for_status()  # writes what waits
     # of several replicas another one may hold it for a moment yet
     told = _eventually(lambda: release("replay", asked, "--readings", str(request)))
     assert "are the same within 1e-05" in told.out
@@ -238,13 +263,19 @@ def _wait_for_ingress_replicas(client: httpx.Client, count: int) -> None:
     while len(seen) < count:
         assert time.monotonic() < give_up, f"only {len(seen)} ingress replicas answered"
         metrics = client.get("/metrics", headers={"connection": "close"}).text
-        seen |= {line for line in metrics.splitlines() if line.startswith("hydraulic_replica_info{")}
+        seen |= {
+            line for line in metrics.splitlines() if line.startswith("hydraulic_replica_info{")
+        }
 
 
 def _versions(found: list[dict[str, Any]], equipment: str) -> list[str]:
     """Return the versions that answered for an equipment, one after the other."""
     versions = [item["version"] for item in found if item["equipment"] == equipment]
-    return [version for place, version in enumerate(versions) if place == 0 or versions[place - 1] != version]
+    return [
+        version
+        for place, version in enumerate(versions)
+        if place == 0 or versions[place - 1] != version
+    ]
 
 
 def test_versions_that_can_not_work_are_refused_while_the_others_answer(
@@ -276,7 +307,12 @@ def test_versions_that_can_not_work_are_refused_while_the_others_answer(
     assert "CUDA" in told.err
     assert file.read_text() == before
     assert "what runs is what the file says" in checked(release("diff")).out
-    for command in (("retire", "1"), ("split", "1=50", "9=50"), ("split", "1=50"), ("deploy", "77")):
+    for command in (
+        ("retire", "1"),
+        ("split", "1=50", "9=50"),
+        ("split", "1=50"),
+        ("deploy", "77"),
+    ):
         told = release(*command)
         assert told.status == 1, command
         assert told.err.startswith("error: expected"), told.err
@@ -305,7 +341,10 @@ def _contrary(directory: Path) -> None:
 
     turned = {"opinion.weight_GAQTFK", "opinion.bias_GAK", "grade.direction_MGD"}
     tensors = load_file(directory / WEIGHTS)
-    save_file({name: -item if name in turned else item for name, item in tensors.items()}, directory / WEIGHTS)
+    save_file(
+        {name: -item if name in turned else item for name, item in tensors.items()},
+        directory / WEIGHTS,
+    )
     manifest = json.loads((directory / "checkpoint.json").read_text())
     manifest["sha256"][WEIGHTS] = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
     (directory / "checkpoint.json").write_text(json.dumps(manifest))
@@ -325,38 +364,69 @@ def test_version_that_tells_other_conditions_is_rolled_back_by_its_pairs(
     checked(release("shadow", "6", "--off"))
     assert file.read_text() == before
 
-    done = release("promote", "6", "--steps", "30,100", "--hold", "20s", "--guard", "errors<50%,disagreement<20%")
+    done = release(
+        "promote",
+        "6",
+        "--steps",
+        "30,100",
+        "--hold",
+        "20s",
+        "--guard",
+        "errors<50%,disagreement<20%",
+    )
     assert done.status == 3, done
     assert "rolled back at weight 30: disagreement<20%, found 1 in " in done.err
     assert done.seconds < 30
     assert file.read_text() == before
     with system.client() as client:
         traffic = client.get("/v1/traffic").json()
-        assert {item["version"]: item["weight"] for item in traffic["releases"]} == {"1": 100, "2": 0, "6": 0}
+        assert {item["version"]: item["weight"] for item in traffic["releases"]} == {
+            "1": 100,
+            "2": 0,
+            "6": 0,
+        }
         assert traffic["shadows"] == []
         metrics = client.get("/metrics").text
-    for pair in ('against="1",outcome="disagreed",version="6"', 'against="6",outcome="disagreed",version="1"'):
+    for pair in (
+        'against="1",outcome="disagreed",version="6"',
+        'against="6",outcome="disagreed",version="1"',
+    ):
         assert pair in metrics
     assert 'outcome="failed"' not in metrics
     checked(release("retire", "6"))
     assert [item for item in answers_of(load) if item["status"] != 200 or item["fallback"]] == []
 
 
-def test_guard_that_breaks_rolls_back_by_itself(system: System, release: Release, file: Path, load: Path):
+def test_guard_that_breaks_rolls_back_by_itself(
+    system: System, release: Release, file: Path, load: Path
+):
     checked(release("apply"))
     before = file.read_text()
-    done = release("promote", "2", "--steps", "40,100", "--hold", "20s", "--guard", "errors<50%,p95<0.1ms")
+    done = release(
+        "promote", "2", "--steps", "40,100", "--hold", "20s", "--guard", "errors<50%,p95<0.1ms"
+    )
     assert done.status == 3, done
     assert "rolled back at weight 40: p95<0.1ms" in done.err
     assert done.seconds < 30
     assert file.read_text() == before
     with system.client() as client:
-        assert {item["version"]: item["weight"] for item in client.get("/v1/traffic").json()["releases"]} == {
+        assert {
+            item["version"]: item["weight"] for item in client.get("/v1/traffic").json()["releases"]
+        } == {
             "1": 100,
             "2": 0,
         }
     done = checked(
-        release("promote", "2", "--steps", "50", "--hold", "4s", "--guard", "errors<50%,p95<9s,disagreement<50%")
+        release(
+            "promote",
+            "2",
+            "--steps",
+            "50",
+            "--hold",
+            "4s",
+            "--guard",
+            "errors<50%,p95<9s,disagreement<50%",
+        )
     )
     assert "held for" in done.out
     assert "disagreement 0 in " in done.out

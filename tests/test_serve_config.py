@@ -65,8 +65,12 @@ def test_autoscaling_has_bounds_and_no_misspelt_number():
 
 
 def test_user_config_releases_exactly_the_model_applications():
-    config = IngressConfig.model_validate(application("diagnostics")["deployments"][0]["user_config"])
-    models = {item["name"] for item in CONFIG["applications"] if item["import_path"] == "app.main:model"}
+    config = IngressConfig.model_validate(
+        application("diagnostics")["deployments"][0]["user_config"]
+    )
+    models = {
+        item["name"] for item in CONFIG["applications"] if item["import_path"] == "app.main:model"
+    }
     assert {release.application for release in config.traffic.releases} == models
     assert [release.weight for release in config.traffic.releases] == [100, 0]
 
@@ -86,6 +90,8 @@ def test_wrong_argument_is_named():
         model(ModelArgs(checkpoint=str(Path("app") / "nothing")))
 
 
-@pytest.mark.parametrize("deployment", [item for entry in CONFIG["applications"] for item in entry["deployments"]])
+@pytest.mark.parametrize(
+    "deployment", [item for entry in CONFIG["applications"] for item in entry["deployments"]]
+)
 def test_no_replica_takes_more_than_a_share_of_a_core(deployment: dict[str, Any]):
     assert 0 < deployment["ray_actor_options"]["num_cpus"] < 1

@@ -42,12 +42,17 @@ def main(arguments: list[str]) -> int:
             from train.jobs.submit import submit
 
             return submit(options.address, without(arguments, "--dsn", "--address"), options.dsn)
-        return _train(options, config, shlex.join(["python", "-m", "train", *without_secrets(arguments)]))
+        return _train(
+            options, config, shlex.join(["python", "-m", "train", *without_secrets(arguments)])
+        )
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was written, and the same command goes on where it was", file=sys.stderr)
+        print(
+            "interrupted; nothing was written, and the same command goes on where it was",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -61,8 +66,16 @@ def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> in
     settings = Settings().at(options.dsn)
     if options.out:
         check_free(options.out)
-    with ray_session(config.max_workers), Progress() as progress, prepare(settings, config) as windows:
-        name = windows.equipment.design if config.design or len(windows.machines) > 1 else windows.machines[0]
+    with (
+        ray_session(config.max_workers),
+        Progress() as progress,
+        prepare(settings, config) as windows,
+    ):
+        name = (
+            windows.equipment.design
+            if config.design or len(windows.machines) > 1
+            else windows.machines[0]
+        )
         out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
         progress.say(
             f"{len(windows)} windows of {len(windows.machines)} machines of design {windows.equipment.design}, "
@@ -70,7 +83,9 @@ def _train(options: argparse.Namespace, config: TrainConfig, command: str) -> in
             f"split {config.split}, {config.workers} workers"
         )
         storage = storage_of(settings.var_dir / "training" / "jobs", windows, config)
-        outcome = run_job(Job(windows, config, out, options.version or out.name, command, storage), progress)
+        outcome = run_job(
+            Job(windows, config, out, options.version or out.name, command, storage), progress
+        )
     if not options.untracked:
         kept = track(outcome, config, out)
         print(f"kept as run {kept.run_id} of experiment {kept.experiment} in {kept.store}")
@@ -93,14 +108,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Further commands, each with its --help: " + ", ".join(COMMANDS) + ".",
     )
     parser.add_argument(
-        "--out", type=Path, help="directory of the checkpoint; without it the next number under var/checkpoints/ID"
-    )
-    parser.add_argument("--version", help="name of the checkpoint; without it the last part of --out")
-    parser.add_argument(
-        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+        "--out",
+        type=Path,
+        help="directory of the checkpoint; without it the next number under var/checkpoints/ID",
     )
     parser.add_argument(
-        "--address", metavar="URL", help="dashboard of a running Ray cluster that the training is handed to"
+        "--version", help="name of the checkpoint; without it the last part of --out"
+    )
+    parser.add_argument(
+        "--dsn",
+        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="dashboard of a running Ray cluster that the training is handed to",
     )
     parser.add_argument("--untracked", action="store_true", help="keep no run in MLflow")
     add_settings(parser)

@@ -25,13 +25,17 @@ KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMP
 
 
 def _a_split(value: str) -> str:
-    if not re.fullmatch(r"group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+", value):
+    if not re.fullmatch(
+        r"group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+", value
+    ):
         raise ValueError(f"expected a split of {KINDS}, found '{value}'")
     return value
 
 
 SplitKind = Annotated[str, AfterValidator(_a_split)]
-Study = Annotated[str, AfterValidator(lambda value: value if value == NO_MESSAGES else _a_split(value))]
+Study = Annotated[
+    str, AfterValidator(lambda value: value if value == NO_MESSAGES else _a_split(value))
+]
 
 
 class TrainConfig(BaseModel):
@@ -152,18 +156,27 @@ class TrainConfig(BaseModel):
     @classmethod
     def _workers_are_a_number_or_a_range(cls, value: object) -> str:
         least, _, most = str(value).partition(":")
-        if not (least.isdecimal() and (most or least).isdecimal() and 1 <= int(least) <= int(most or least)):
-            raise ValueError(f"expected a number of workers or MIN:MAX with 1 <= MIN <= MAX, found '{value}'")
+        if not (
+            least.isdecimal()
+            and (most or least).isdecimal()
+            and 1 <= int(least) <= int(most or least)
+        ):
+            raise ValueError(
+                f"expected a number of workers or MIN:MAX with 1 <= MIN <= MAX, found '{value}'"
+            )
         return str(value)
 
     @model_validator(mode="after")
     def _choices_fit_together(self) -> Self:
         if (self.equipment is None) == (self.design is None):
             raise ValueError(
-                "expected one of equipment and design, found " + ("neither" if not self.design else "both")
+                "expected one of equipment and design, found "
+                + ("neither" if not self.design else "both")
             )
         if self.hidden % self.heads:
-            raise ValueError(f"expected hidden to be a multiple of heads={self.heads}, found {self.hidden}")
+            raise ValueError(
+                f"expected hidden to be a multiple of heads={self.heads}, found {self.hidden}"
+            )
         if self.patience is not None and not self.validation_share:
             raise ValueError(
                 "expected a validation_share above 0 for patience, found 0: a fit is stopped by its validation"

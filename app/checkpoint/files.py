@@ -82,11 +82,15 @@ def save(
             f"'{directory}' already holds a checkpoint, and checkpoints never change: give another one"
         )
     if files.METRICS not in documents:
-        raise CheckpointError(f"expected {files.METRICS} among the documents, found {sorted(documents)}")
+        raise CheckpointError(
+            f"expected {files.METRICS} among the documents, found {sorted(documents)}"
+        )
     _check_fit(model.config, feature_spec, str(directory))
     check_calibration(calibration, feature_spec, str(directory / files.CALIBRATION))
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
     (directory / files.WEIGHTS).write_bytes(save_tensors(weights))
     texts = {
         files.MODEL_CONFIG: json.dumps(asdict(model.config), indent=1) + "\n",
@@ -99,9 +103,13 @@ def save(
     manifest = Manifest(
         **{field.name: getattr(origin, field.name) for field in fields(origin)},
         designs=tuple(feature_spec.references),
-        sha256={name: files.sha256_of(directory / name) for name in sorted([files.WEIGHTS, *texts])},
+        sha256={
+            name: files.sha256_of(directory / name) for name in sorted([files.WEIGHTS, *texts])
+        },
     )
-    (directory / files.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (directory / files.MANIFEST).write_text(
+        manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
     return manifest
 
 
@@ -127,13 +135,17 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
     try:
         weights = _as_now(load_tensors((directory / files.WEIGHTS).read_bytes()))
     except SafetensorError as error:
-        raise CheckpointError(f"'{directory / files.WEIGHTS}' is not a safetensors file: {error}") from error
+        raise CheckpointError(
+            f"'{directory / files.WEIGHTS}' is not a safetensors file: {error}"
+        ) from error
     # the first weights are drawn and thrown away: leave the caller's sequence alone
     with torch.random.fork_rng(devices=[]):
         try:
             model = UniversalTemporalGNN(config)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"'{directory / files.MODEL_CONFIG}' has no sizes of a network: {error}") from error
+            raise CheckpointError(
+                f"'{directory / files.MODEL_CONFIG}' has no sizes of a network: {error}"
+            ) from error
     _check_weights(model, weights, directory)
     model.load_state_dict(weights)
     model.to(device).eval()
@@ -156,15 +168,20 @@ def read_config(path: Path) -> ModelConfig:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(f"expected the keys {sorted(expected)} in '{path}', found {found}")
     try:
-        data["grade_sets"] = tuple(tuple(float(health) for health in healths) for healths in data["grade_sets"])
+        data["grade_sets"] = tuple(
+            tuple(float(health) for health in healths) for healths in data["grade_sets"]
+        )
         return ModelConfig(**data)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"'{path}' has a value that is no size of a network: {error}") from error
+        raise CheckpointError(
+            f"'{path}' has a value that is no size of a network: {error}"
+        ) from error
 
 
 def _check_fit(config: ModelConfig, spec: FeatureSpec, where: str) -> None:
     healths = tuple(
-        tuple(grade.health for grade in spec.grades[design][component]) for design, component in spec.grade_sets()
+        tuple(grade.health for grade in spec.grades[design][component])
+        for design, component in spec.grade_sets()
     )
     asked = {
         "features of a sensor": (config.features, spec.features),
@@ -190,10 +207,14 @@ def _as_now(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _check_weights(model: UniversalTemporalGNN, weights: Mapping[str, torch.Tensor], directory: Path) -> None:
+def _check_weights(
+    model: UniversalTemporalGNN, weights: Mapping[str, torch.Tensor], directory: Path
+) -> None:
     asked = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    differing = [name for name in sorted(asked.keys() | found.keys()) if asked.get(name) != found.get(name)]
+    differing = [
+        name for name in sorted(asked.keys() | found.keys()) if asked.get(name) != found.get(name)
+    ]
     if differing:
         name = differing[0]
         raise CheckpointError(

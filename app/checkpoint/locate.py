@@ -42,7 +42,9 @@ def fetch(version: str, directory: Path) -> None:
     try:
         run_apart("fetch", version, str(directory.resolve()))
     except ReleaseError as error:
-        raise CheckpointError(f"expected version {version} from the registry, found: {error.message}") from error
+        raise CheckpointError(
+            f"expected version {version} from the registry, found: {error.message}"
+        ) from error
 
 
 def run_apart(*arguments: str) -> str:

@@ -107,7 +107,9 @@ def read_feature_spec(directory: Path) -> FeatureSpec:
     try:
         return FeatureSpec.model_validate_json((directory / FEATURE_SPEC).read_bytes())
     except (OSError, ValidationError) as error:
-        raise CheckpointError(f"'{directory / FEATURE_SPEC}' is not a feature spec: {error}") from error
+        raise CheckpointError(
+            f"'{directory / FEATURE_SPEC}' is not a feature spec: {error}"
+        ) from error
 
 
 def read_calibration(directory: Path, spec: FeatureSpec) -> Calibration:
@@ -138,4 +140,6 @@ def sha256_of(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise CheckpointError(f"expected the checkpoint's file '{path}', found: {error.strerror}") from error
+        raise CheckpointError(
+            f"expected the checkpoint's file '{path}', found: {error.strerror}"
+        ) from error

@@ -36,11 +36,19 @@ def main(arguments: Sequence[str], out: TextIO) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app.cli.keys", description="API keys of the service")
+    parser = argparse.ArgumentParser(
+        prog="python -m app.cli.keys", description="API keys of the service"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key; its secret is printed once")
     create.add_argument("name", help="whose key it is")
-    create.add_argument("--scopes", nargs="+", choices=SCOPES, required=True, help="what it may do; admin may do all")
+    create.add_argument(
+        "--scopes",
+        nargs="+",
+        choices=SCOPES,
+        required=True,
+        help="what it may do; admin may do all",
+    )
     commands.add_parser("list", help="list keys, without their secrets")
     revoke = commands.add_parser("revoke", help="revoke a key; replicas notice within 10 s")
     revoke.add_argument("key_id", type=int, help="as `list` shows it")
@@ -55,8 +63,14 @@ async def _run(options: argparse.Namespace, store: Store, out: TextIO) -> None:
             out.write(f"{created.secret}\n")
         elif options.command == "list":
             for key in await store.list_keys():
-                state = "in force" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}Z"
-                out.write(f"{key.key_id}\t{key.shown}...\t{','.join(key.scopes)}\t{state}\t{key.name}\n")
+                state = (
+                    "in force"
+                    if key.revoked_at is None
+                    else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}Z"
+                )
+                out.write(
+                    f"{key.key_id}\t{key.shown}...\t{','.join(key.scopes)}\t{state}\t{key.name}\n"
+                )
         elif not await store.revoke_key(options.key_id):
             raise HydraulicDiagnosticsError(
                 f"expected the number of a key, found {options.key_id}: see `python -m app.cli.keys list`"

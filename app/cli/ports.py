@@ -34,7 +34,10 @@ def ports_of(config: Path, environment: Mapping[str, str]) -> list[Port]:
     http = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]
     found = [Port(http["port"], "HTTP", f"http_options.port in {config.name}")]
     if environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        found += [port._replace(number=int(environment.get(port.setting, port.number))) for port in RAY_PORTS]
+        found += [
+            port._replace(number=int(environment.get(port.setting, port.number)))
+            for port in RAY_PORTS
+        ]
     return found
 
 

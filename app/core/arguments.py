@@ -20,5 +20,7 @@ def time_argument(text: str) -> datetime:
             f"expected an ISO 8601 time such as 2025-01-01T00:00Z, found '{text}'"
         ) from error
     if found.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"expected a time with its zone, found '{text}': add Z for UTC")
+        raise argparse.ArgumentTypeError(
+            f"expected a time with its zone, found '{text}': add Z for UTC"
+        )
     return found.astimezone(UTC)

@@ -63,7 +63,9 @@ class TopologyError(InputError):
 
     def __init__(self, where: str, findings: tuple[tuple[str, str], ...]) -> None:
         lines = "; ".join(f"{place}: {message}" for place, message in findings[:_TOLD_FINDINGS])
-        more = f"; and {len(findings) - _TOLD_FINDINGS} more" if len(findings) > _TOLD_FINDINGS else ""
+        more = (
+            f"; and {len(findings) - _TOLD_FINDINGS} more" if len(findings) > _TOLD_FINDINGS else ""
+        )
         super().__init__(f"{where} has {len(findings)} error(s): {lines}{more}", findings[0][0])
         self.where = where
         self.findings = findings

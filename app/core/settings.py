@@ -32,10 +32,13 @@ class Settings(BaseSettings):
         description="postgresql://user:password@host/database of PostgreSQL or TimescaleDB; embedded server when unset",
     )
     var_dir: Path = Field(
-        default=PROJECT_DIR / "var", description="where the embedded server, the first key and run outputs live"
+        default=PROJECT_DIR / "var",
+        description="where the embedded server, the first key and run outputs live",
     )
     api_key: SecretStr | None = Field(
-        default=None, description="an admin key to accept beside the stored ones; at least 32 characters", min_length=32
+        default=None,
+        description="an admin key to accept beside the stored ones; at least 32 characters",
+        min_length=32,
     )
     pool_size: int = Field(
         default=8,
@@ -44,7 +47,9 @@ class Settings(BaseSettings):
         description="most connections of each process to the database; two more while it registers machines",
     )
     statement_cache_size: int = Field(
-        default=100, ge=0, description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode"
+        default=100,
+        ge=0,
+        description="prepared statements a connection keeps; 0 behind pgbouncer in transaction mode",
     )
     serve_config: Annotated[Path, AfterValidator(lambda path: PROJECT_DIR / path)] = Field(
         default=PROJECT_DIR / "serve_config.yaml",

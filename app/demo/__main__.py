@@ -39,7 +39,14 @@ def main(arguments: Sequence[str]) -> int:
         if options.command == "pack-rig":
             _pack(options.directory, options.out)
         elif options.command == "import-rig":
-            asyncio.run(_import(Settings().at(options.dsn), options.equipment_id, options.directory, options.start))
+            asyncio.run(
+                _import(
+                    Settings().at(options.dsn),
+                    options.equipment_id,
+                    options.directory,
+                    options.start,
+                )
+            )
         elif options.command == "import-cmapss":
             asyncio.run(_import_cmapss(Settings().at(options.dsn), options))
         else:
@@ -54,19 +61,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app.demo", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m app.demo", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument(
-        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+        "--dsn",
+        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
     )
     rig = argparse.ArgumentParser(add_help=False)
     rig.add_argument("--equipment-id", help="register the rig under another id than hydraulic-rig")
 
-    importing = commands.add_parser("import-rig", parents=[store, rig], help="import the rig's readings and labels")
+    importing = commands.add_parser(
+        "import-rig", parents=[store, rig], help="import the rig's readings and labels"
+    )
     importing.add_argument(
-        "directory", nargs="?", type=Path, help="the published .txt files at any rate; without it the shipped copy"
+        "directory",
+        nargs="?",
+        type=Path,
+        help="the published .txt files at any rate; without it the shipped copy",
     )
     importing.add_argument(
         "--start",
@@ -75,18 +90,28 @@ def _parser() -> argparse.ArgumentParser:
         help="when the first cycle begins (default 2025-01-01T00:00Z)",
     )
     engines = commands.add_parser(
-        "import-cmapss", parents=[store], help="import engines of NASA's C-MAPSS files, each as a machine"
+        "import-cmapss",
+        parents=[store],
+        help="import engines of NASA's C-MAPSS files, each as a machine",
     )
     engines.add_argument("file", type=Path, help="histories as published, such as train_FD001.txt")
-    engines.add_argument("--component", required=True, help="the component that failed, such as hpc in FD001")
+    engines.add_argument(
+        "--component", required=True, help="the component that failed, such as hpc in FD001"
+    )
     engines.add_argument(
         "--rul",
         type=Path,
         help="cycles left after the last line of each engine, such as RUL_FD001.txt; without it none",
     )
-    engines.add_argument("--prefix", help="engine 7 is registered as PREFIX-7 (default: the file's name without .txt)")
     engines.add_argument(
-        "--topology", type=Path, default=TOPOLOGY_FILE, help="of the engines; without it the turbofan's"
+        "--prefix",
+        help="engine 7 is registered as PREFIX-7 (default: the file's name without .txt)",
+    )
+    engines.add_argument(
+        "--topology",
+        type=Path,
+        default=TOPOLOGY_FILE,
+        help="of the engines; without it the turbofan's",
     )
     engines.add_argument(
         "--start",
@@ -94,10 +119,16 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_START,
         help="when the first cycles begin (default 2025-01-01T00:00Z)",
     )
-    packing = commands.add_parser("pack-rig", help="pack the published .txt files into one archive, as shipped")
+    packing = commands.add_parser(
+        "pack-rig", help="pack the published .txt files into one archive, as shipped"
+    )
     packing.add_argument("directory", type=Path)
     packing.add_argument("out", type=Path, help="the .tar.xz to write")
-    commands.add_parser("feed", parents=[store, rig], help="write the rig's readings every second, as if measured now")
+    commands.add_parser(
+        "feed",
+        parents=[store, rig],
+        help="write the rig's readings every second, as if measured now",
+    )
     return parser
 
 
@@ -108,7 +139,9 @@ def _pack(directory: Path, out: Path) -> None:
     print(f"packed {found.cycles} cycles, {found.readings} readings, into {out}: {size} bytes")
 
 
-async def _import(settings: Settings, equipment_id: str | None, directory: Path | None, start: datetime) -> None:
+async def _import(
+    settings: Settings, equipment_id: str | None, directory: Path | None, start: datetime
+) -> None:
     equipment = rig_equipment(equipment_id)
     files = open_archive(SHIPPED_ARCHIVE) if directory is None else open_directory(directory)
     started = time.monotonic()
@@ -127,7 +160,9 @@ async def _import(settings: Settings, equipment_id: str | None, directory: Path 
     finally:
         await store.close()
     known = done.readings - done.accepted
-    print(f"imported {done.accepted} new readings, {known} known before, in {time.monotonic() - started:.1f} s")
+    print(
+        f"imported {done.accepted} new readings, {known} known before, in {time.monotonic() - started:.1f} s"
+    )
 
 
 async def _import_cmapss(settings: Settings, options: argparse.Namespace) -> None:
@@ -154,7 +189,9 @@ async def _import_cmapss(settings: Settings, options: argparse.Namespace) -> Non
     finally:
         await store.close()
     known = done.readings - done.accepted
-    print(f"imported {done.accepted} new readings, {known} known before, in {time.monotonic() - started:.1f} s")
+    print(
+        f"imported {done.accepted} new readings, {known} known before, in {time.monotonic() - started:.1f} s"
+    )
 
 
 async def _feed(settings: Settings, equipment_id: str | None) -> None:

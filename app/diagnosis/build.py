@@ -14,7 +14,14 @@ import numpy.typing as npt
 import orjson
 
 from app.core.errors import LimitExceeded
-from app.diagnosis.decoder import DIGITS, UNTOLD, ComponentPrediction, Condition, PredictionDecoder, unit
+from app.diagnosis.decoder import (
+    DIGITS,
+    UNTOLD,
+    ComponentPrediction,
+    Condition,
+    PredictionDecoder,
+    unit,
+)
 from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons, listed
 from app.model.graph import Contributions
 from app.schemas.diagnosis import Basis, Diagnosis, State, Window
@@ -148,7 +155,9 @@ def diagnose(
     Raises:
         ValidationError: a value is not as the schema says, which is an error of ours.
     """
-    return Diagnosis.model_validate(build_diagnosis(equipment, context, scores, summary, decoder, thresholds, previous))
+    return Diagnosis.model_validate(
+        build_diagnosis(equipment, context, scores, summary, decoder, thresholds, previous)
+    )
 
 
 def as_json(fields: DiagnosisFields) -> bytes:
@@ -192,11 +201,16 @@ def build_diagnosis(
         if component.component_id in strange or doubt:
             components.append(_kept_back(component, told))
         else:
-            components.append(_component(component, told, novelty, condition, decoder, thresholds, previous))
+            components.append(
+                _component(component, told, novelty, condition, decoder, thresholds, previous)
+            )
     if scores.contributions is not None:
         sensors_of = _sensor_positions(equipment)
         for index, item in enumerate(components):
-            health_S, distance_S = scores.contributions.health_VS[index], scores.contributions.distance_VS[index]
+            health_S, distance_S = (
+                scores.contributions.health_VS[index],
+                scores.contributions.distance_VS[index],
+            )
             item["evidence"] = _evidence(
                 index, item["basis"], health_S, summary, sensors_of[index], equipment.sensor_ids
             )
@@ -208,8 +222,16 @@ def build_diagnosis(
         *doubts.values(),
     )
     reasons = (*abstention_reasons(equipment, summary, thresholds), *untold)
-    labelled = [item["health"] for item in components if item["basis"] == "labels" and item["health"] is not None]
-    usual = [item["health"] for item in components if item["basis"] == "novelty" and item["health"] is not None]
+    labelled = [
+        item["health"]
+        for item in components
+        if item["basis"] == "labels" and item["health"] is not None
+    ]
+    usual = [
+        item["health"]
+        for item in components
+        if item["basis"] == "novelty" and item["health"] is not None
+    ]
     known = labelled or (
         [] if untold else usual
     )  # usual readings of the others say nothing of a component that is not told
@@ -225,7 +247,9 @@ def build_diagnosis(
         "input": {
             "source": "inline" if context.source == "inline" else "store",
             "missing_sensors": summary.missing,
-            "faulty_sensors": [{"sensor_id": item.sensor_id, "reason": item.reason} for item in summary.faults],
+            "faulty_sensors": [
+                {"sensor_id": item.sensor_id, "reason": item.reason} for item in summary.faults
+            ],
             "unusual_sensors": summary.beyond,
             "coverage": unit(summary.coverage),
             "stale_s": context.stale_s,
@@ -323,12 +347,17 @@ def _distance(told: ComponentPrediction) -> float | None:
 
 
 def _reasons_of_silence(
-    equipment: Equipment, components: Sequence[_Fields], decoder: PredictionDecoder, explained: Container[str]
+    equipment: Equipment,
+    components: Sequence[_Fields],
+    decoder: PredictionDecoder,
+    explained: Container[str],
 ) -> tuple[str, ...]:
     silent = tuple(
         component.component_id
         for component, item in zip(equipment.components, components, strict=True)
-        if item["health"] is None and component.component_id not in explained and decoder.taught("health", component)
+        if item["health"] is None
+        and component.component_id not in explained
+        and decoder.taught("health", component)
     )
     if not silent:
         return ()
@@ -342,7 +371,9 @@ def _reason_of_distance(
     if not strange:
         return ()
     leading = {
-        item["component_id"]: ", ".join(weight["sensor_id"] for weight in item["distance_evidence"][:NAMED])
+        item["component_id"]: ", ".join(
+            weight["sensor_id"] for weight in item["distance_evidence"][:NAMED]
+        )
         for item in components
     }
     found = ", ".join(
@@ -369,9 +400,13 @@ def _evidence(
         novelty = float(summary.range_novelty_V[index])
         without_S = summary.novelty_without_S.tolist()
         # float32 as both are, so that equal healths differ by nothing
-        found = {position: float(np.float32(without_S[position]) - np.float32(novelty)) for position in own_sensors}
+        found = {
+            position: float(np.float32(without_S[position]) - np.float32(novelty))
+            for position in own_sensors
+        }
         order = sorted(
-            (position for position in found if isfinite(found[position])), key=lambda position: -found[position]
+            (position for position in found if isfinite(found[position])),
+            key=lambda position: -found[position],
         )
     else:
         found = dict(enumerate(contribution_S.tolist()))
@@ -379,7 +414,10 @@ def _evidence(
             (position for position in found if isfinite(found[position]) and found[position] != 0),
             key=lambda position: -abs(found[position]),
         )
-    return [{"sensor_id": sensor_ids[position], "contribution": round(found[position], DIGITS)} for position in order]
+    return [
+        {"sensor_id": sensor_ids[position], "contribution": round(found[position], DIGITS)}
+        for position in order
+    ]
 
 
 def _distance_evidence(contribution_S: F32, sensor_ids: Sequence[str]) -> list[_Weight]:

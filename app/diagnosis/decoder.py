@@ -97,13 +97,22 @@ class PredictionDecoder:
     calibrations: Mapping[str, ComponentCalibration]
 
     @classmethod
-    def of(cls, version: str, design: str, manifest: Manifest, spec: FeatureSpec, calibration: Calibration) -> Self:
+    def of(
+        cls,
+        version: str,
+        design: str,
+        manifest: Manifest,
+        spec: FeatureSpec,
+        calibration: Calibration,
+    ) -> Self:
         """Take what the documents of a version's checkpoint say of a design."""
         return cls(
             version=version,
             weights_sha256=manifest.sha256[WEIGHTS],
             grades=spec.grades.get(design, {}),
-            trained_heads={head: designs.get(design, ()) for head, designs in manifest.trained_heads.items()},
+            trained_heads={
+                head: designs.get(design, ()) for head, designs in manifest.trained_heads.items()
+            },
             calibrations=calibration.components.get(design, {}),
         )
 
@@ -113,14 +122,18 @@ class PredictionDecoder:
 
     def condition(self, component: Component, told: ComponentPrediction) -> Condition | None:
         """Return a component's condition, None where it has no grades or the network's answer is not finite."""
-        grades = self.grades.get(component.component_id, ()) if self.taught("grade", component) else ()
+        grades = (
+            self.grades.get(component.component_id, ()) if self.taught("grade", component) else ()
+        )
         share_K = told.share_K[: len(grades)]
         if not grades or not all(map(isfinite, share_K)):
             return None
         best = max(share_K)
         return Condition(grades[share_K.index(best)].name, unit(best))
 
-    def doubt(self, component: Component, told: ComponentPrediction, condition: Condition | None) -> str:
+    def doubt(
+        self, component: Component, told: ComponentPrediction, condition: Condition | None
+    ) -> str:
         """Say why a component abstains in a window that lacks a sensor whose evidence could reach it. Empty if it does not.
 
         Held-out windows whose sensors were taken away showed answers as unsure as this to be wrong too often.
@@ -148,10 +161,14 @@ class PredictionDecoder:
             reach = self._held_to(component).health_reach * told.spread
             if not (isfinite(told.health) and isfinite(reach)):
                 return UNTOLD
-            return Health(unit(told.health), (unit(told.health - reach), unit(told.health + reach)), "labels")
+            return Health(
+                unit(told.health), (unit(told.health - reach), unit(told.health + reach)), "labels"
+            )
         return Health(unit(novelty), (0.0, 1.0), "novelty") if isfinite(novelty) else UNTOLD
 
-    def rate(self, component: Component, told: ComponentPrediction) -> tuple[float | None, str | None]:
+    def rate(
+        self, component: Component, told: ComponentPrediction
+    ) -> tuple[float | None, str | None]:
         """Return health lost per 1000 operating hours, or why it can't be told."""
         if not self.taught("rate", component):
             return None, NO_WEAR_LABELS
@@ -167,7 +184,10 @@ class PredictionDecoder:
             return RemainingLife(None, None, NOT_FINITE)
         cap_h = inf if held_to.rul_cap_h is None else round(held_to.rul_cap_h, DIGITS)
         rul_h = min(max(0.0, told.rul_h), cap_h)
-        low_h, high_h = round(max(0.0, rul_h - reach_h), DIGITS), round(min(cap_h, rul_h + reach_h), DIGITS)
+        low_h, high_h = (
+            round(max(0.0, rul_h - reach_h), DIGITS),
+            round(min(cap_h, rul_h + reach_h), DIGITS),
+        )
         if rul_h < AT_CAP * cap_h:
             return RemainingLife(round(rul_h, DIGITS), (low_h, high_h), None)
         reason = f"training looks no further than {cap_h:g} operating hours ahead: it may be longer"

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from app.features.binning import Floats
 from app.features.extraction import Fault, FeatureBatch, SensorFeatures, faults_of
-from app.features.range_novelty import RangeNoveltyPlan, leaves_range, plan_range_novelty, range_novelty
+from app.features.range_novelty import (
+    RangeNoveltyPlan,
+    leaves_range,
+    plan_range_novelty,
+    range_novelty,
+)
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
@@ -47,7 +52,9 @@ class Thresholds:
         for name in ("hysteresis", "min_coverage", "max_missing"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:  # false for NaN too
-                raise ValueError(f"expected {name} in [0, 1], found {value:g}: correct the thresholds")
+                raise ValueError(
+                    f"expected {name} in [0, 1], found {value:g}: correct the thresholds"
+                )
         if not 0.0 < self.max_distance < inf:  # false for NaN too
             raise ValueError(
                 f"expected max_distance above 0 and finite, found {self.max_distance:g}: correct the thresholds"
@@ -99,7 +106,11 @@ class QualityBatch:
 
     def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
         """Return what is said of each window; `sensor_ids` are those of the topology."""
-        coverage_W = self.coverage_WS.mean(axis=1).tolist() if len(sensor_ids) else [0.0] * len(self.coverage_WS)
+        coverage_W = (
+            self.coverage_WS.mean(axis=1).tolist()
+            if len(sensor_ids)
+            else [0.0] * len(self.coverage_WS)
+        )
         beyond_W = _named(self.exceedance_WS > self.exceedance_limit_S, sensor_ids)
         missing_W = _named(self.coverage_WS == 0.0, sensor_ids)
         unreferenced = tuple(compress(sensor_ids, self.unreferenced_S.tolist()))
@@ -140,7 +151,9 @@ def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
         spec=spec,
         novelty=novelty,
         exceedance_limit_S=np.nan_to_num(novelty.limit_S, nan=np.inf).astype(np.float32),
-        unreferenced_S=np.array([sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_),
+        unreferenced_S=np.array(
+            [sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_
+        ),
     )
 
 
@@ -164,7 +177,9 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
     )
 
 
-def assess_window(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> WindowQuality:
+def assess_window(
+    equipment: Equipment, features: SensorFeatures, spec: FeatureSpec
+) -> WindowQuality:
     """Keep of one window's features what a diagnosis tells about its input, by what `assess_batch` does for many.
 
     Args:
@@ -177,7 +192,9 @@ def assess_window(equipment: Equipment, features: SensorFeatures, spec: FeatureS
     return WindowQuality(
         coverage=float(features.coverage_S.mean()) if features.coverage_S.size else 0.0,
         exceedance_S=features.exceedance_S,
-        beyond=_named(features.exceedance_S[None] > plan.exceedance_limit_S, equipment.sensor_ids)[0],
+        beyond=_named(features.exceedance_S[None] > plan.exceedance_limit_S, equipment.sensor_ids)[
+            0
+        ],
         missing=features.missing,
         unreferenced=features.unreferenced,
         faults=features.faulty,
@@ -187,7 +204,9 @@ def assess_window(equipment: Equipment, features: SensorFeatures, spec: FeatureS
     )
 
 
-def abstention_reasons(equipment: Equipment, summary: WindowQuality, thresholds: Thresholds) -> tuple[str, ...]:
+def abstention_reasons(
+    equipment: Equipment, summary: WindowQuality, thresholds: Thresholds
+) -> tuple[str, ...]:
     """Say why the evidence is insufficient; empty when it is not."""
     reasons = []
     if summary.coverage < thresholds.min_coverage:
@@ -209,8 +228,16 @@ def abstention_reasons(equipment: Equipment, summary: WindowQuality, thresholds:
         )
     if summary.unusual:
         order = np.argsort(-np.nan_to_num(summary.exceedance_S), kind="stable")
-        worst = tuple(equipment.sensor_ids[position] for position in order if summary.exceedance_S[position] > 0)
-        hint = " and that the window begins where a cycle does" if equipment.cycle_s is not None else ""
+        worst = tuple(
+            equipment.sensor_ids[position]
+            for position in order
+            if summary.exceedance_S[position] > 0
+        )
+        hint = (
+            " and that the window begins where a cycle does"
+            if equipment.cycle_s is not None
+            else ""
+        )
         reasons.append(
             "expected readings inside the range of training, found a window further outside than any held-out one, most of "
             f"it from {listed(worst, 5)}: check these sensors{hint}"

@@ -35,7 +35,9 @@ def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
     Raises:
         WindowError: no window of this topology can fit the spec.
     """
-    return WindowPlan(plan_features(equipment, spec), plan_graph(equipment, spec), plan_quality(equipment, spec))
+    return WindowPlan(
+        plan_features(equipment, spec), plan_graph(equipment, spec), plan_quality(equipment, spec)
+    )
 
 
 def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, QualityBatch]:

@@ -88,23 +88,27 @@ def compare(a: str, b: str, pairs: Pairs, reading: Reading) -> Experiment:
 
 def sentence(found: Experiment) -> str:
     """Say a verdict in words, with the figures that it rests on."""
-    known = {item.component_id: item.accuracy for item in found.components if item.accuracy is not None}
+    known = {
+        item.component_id: item.accuracy for item in found.components if item.accuracy is not None
+    }
     if not known:
         return (
             f"not yet known: no label says whether {found.b} or {found.a} is right. "
             f"{_differing(found.disagreement, found.components)}"
         )
-    better = [_figures(found, name, each) for name, each in known.items() if each.verdict == "better"]
+    better = [
+        _figures(found, name, each) for name, each in known.items() if each.verdict == "better"
+    ]
     worse = [_figures(found, name, each) for name, each in known.items() if each.verdict == "worse"]
     match found.verdict:
         case "better" | "worse":
-            others = [name for name, each in known.items() if each.verdict not in ("better", "worse")]
+            others = [
+                name for name, each in known.items() if each.verdict not in ("better", "worse")
+            ]
             rest = f"; no difference is known at {_listed(others)}" if others else ""
             said = f"{found.b} is {found.verdict}: {_listed(better or worse)}{rest}"
         case "mixed":
-            said = (
-                f"{found.b} is better at some components and worse at others: {_listed(better)}; but {_listed(worse)}"
-            )
+            said = f"{found.b} is better at some components and worse at others: {_listed(better)}; but {_listed(worse)}"
         case "alike":
             windows = max(each.windows for each in known.values())
             said = f"{found.b} is as good as {found.a}: within {MATTERS:.0%} at {_listed(list(known))}, by {windows} labelled windows"
@@ -124,7 +128,9 @@ def _elsewhere(found: Experiment, conditions: int) -> str:
 
 
 def _about(more: int | None, what: str) -> str:
-    return f"more {what} than can be told" if more is None else f"about {_rounded(more)} more {what}"
+    return (
+        f"more {what} than can be told" if more is None else f"about {_rounded(more)} more {what}"
+    )
 
 
 def _figures(found: Experiment, component_id: str, accuracy: Accuracy) -> str:
@@ -138,8 +144,14 @@ def _differing(disagreement: Share, components: Sequence[ComponentComparison]) -
     if not disagreement.count:
         return f"They told the same in all {disagreement.windows} windows"
     order = sorted(components, key=lambda item: -item.disagreement.count)
-    parts = [f"{item.component_id} in {item.disagreement.count}" for item in order if item.disagreement.count]
-    return f"They differ in {disagreement.count} of {disagreement.windows} windows: {_listed(parts)}"
+    parts = [
+        f"{item.component_id} in {item.disagreement.count}"
+        for item in order
+        if item.disagreement.count
+    ]
+    return (
+        f"They differ in {disagreement.count} of {disagreement.windows} windows: {_listed(parts)}"
+    )
 
 
 def _listed(parts: Sequence[str]) -> str:

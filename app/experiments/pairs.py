@@ -98,7 +98,9 @@ class Gathering:
     def pairs(self) -> Pairs:
         """Return what was gathered, in the order of time."""
         rows = list(_apart(sorted(self._first.values(), key=lambda row: row.created_us)))
-        component_ids = tuple(sorted({item.component_id for row in rows for told in row.told for item in told}))
+        component_ids = tuple(
+            sorted({item.component_id for row in rows for told in row.told for item in told})
+        )
         place_of = {component_id: place for place, component_id in enumerate(component_ids)}
         shape = (len(rows), len(component_ids))
         machines, things, conditions = _Numbers(), _Numbers(), _Numbers()
@@ -165,7 +167,9 @@ def score(told: PredictedComponent, truth: KnownTruth) -> float:
 def _said_of_both(row: PairRow) -> dict[str, KnownTruth]:
     """Return what labels say of components that both answers have."""
     first, second = ({item.component_id for item in told} for told in row.told)
-    return {truth.component_id: truth for truth in row.truths if truth.component_id in first & second}
+    return {
+        truth.component_id: truth for truth in row.truths if truth.component_id in first & second
+    }
 
 
 def _condition(row: PairRow) -> tuple[object, ...]:

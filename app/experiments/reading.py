@@ -44,7 +44,9 @@ class AnswerSource(Protocol):
     async def versions(self, start: datetime, end: datetime) -> list[tuple[str, str]]:
         """Return which versions have answers in common."""
 
-    def pages(self, a: str, b: str, start: datetime, end: datetime, most: int) -> AsyncIterator[list[PairRow]]:
+    def pages(
+        self, a: str, b: str, start: datetime, end: datetime, most: int
+    ) -> AsyncIterator[list[PairRow]]:
         """Read pairs, newest first."""
 
 

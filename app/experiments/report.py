@@ -109,7 +109,9 @@ class Experiment(BaseModel):
     start: Annotated[datetime, Field(description="when the first of the answers was made")]
     end: Annotated[datetime, Field(description="when the last of the answers was made")]
     disagreement: Annotated[Share, Field(description="windows in which any component disagrees")]
-    abstained_a: Annotated[int, Field(description="windows for which `a` had insufficient evidence")]
+    abstained_a: Annotated[
+        int, Field(description="windows for which `a` had insufficient evidence")
+    ]
     abstained_b: int
     latency_a: Latency
     latency_b: Latency

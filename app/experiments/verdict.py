@@ -87,7 +87,9 @@ def verdict_of(truths: Sequence[Truth], decider: Decider, times: float = 1.0) ->
     return "alike" if found == {"alike"} else "unknown"
 
 
-def component_verdict(truth: Truth, decider: Decider, alpha: float, times: float = 1.0) -> ComponentVerdict:
+def component_verdict(
+    truth: Truth, decider: Decider, alpha: float, times: float = 1.0
+) -> ComponentVerdict:
     """Return how the second version compares with the first at one component."""
     sample: Sample = getattr(truth, decider)
     side = side_of(sample, 0.5, alpha, times)
@@ -145,7 +147,9 @@ def share_of(differs_N: Booleans) -> Share:
     """Return how many of N windows, with its interval."""
     low, high = mean_interval(sample_of(differs_N.astype(np.float64), 0.0, 1.0), ALPHA)
     return Share(
-        count=int(differs_N.sum()), windows=len(differs_N), interval=(round(low, _DIGITS), round(high, _DIGITS))
+        count=int(differs_N.sum()),
+        windows=len(differs_N),
+        interval=(round(low, _DIGITS), round(high, _DIGITS)),
     )
 
 

@@ -31,10 +31,14 @@ def window_digest(values_SN: Floats) -> str:
     Args:
         values_SN: bins in the order of `Equipment.sensors`, NaN where missing.
     """
-    return hashlib.blake2b(values_SN.astype("<f4", copy=False).tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        values_SN.astype("<f4", copy=False).tobytes(), digest_size=16
+    ).hexdigest()
 
 
-def bin_series(offsets_us: NDArray[np.int64], values: NDArray[np.float64], grid_us: int, bins: int) -> Floats:
+def bin_series(
+    offsets_us: NDArray[np.int64], values: NDArray[np.float64], grid_us: int, bins: int
+) -> Floats:
     """Average readings into bins as the database does: a bin's float64 sum in time order, divided by its count.
 
     Args:
@@ -58,7 +62,9 @@ def bin_series(offsets_us: NDArray[np.int64], values: NDArray[np.float64], grid_
     return mean_N.astype(np.float32)
 
 
-def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, ...]) -> tuple[Floats, Floats]:
+def step_statistics(
+    values_SN: Floats, steps: int, statistics: tuple[Statistic, ...]
+) -> tuple[Floats, Floats]:
     """Describe each step of a window by statistics of its bins.
 
     Args:
@@ -93,7 +99,9 @@ def step_statistics(values_SN: Floats, steps: int, statistics: tuple[Statistic, 
             case "spread":
                 found_ST = np.sqrt((centred_STN**2).sum(-1) / some_ST)
             case "shift":
-                level_S = zeroed_STN.reshape(values_SN.shape).sum(-1) / np.maximum(count_ST.sum(-1), 1)
+                level_S = zeroed_STN.reshape(values_SN.shape).sum(-1) / np.maximum(
+                    count_ST.sum(-1), 1
+                )
                 found_ST = mean_ST - level_S[..., None]
             case "dip":
                 found_ST = np.fmin.reduce(_bins_first(known_STN)) - mean_ST
@@ -144,7 +152,9 @@ def flatness(values_SN: Floats) -> Doubles:
         np.not_equal(value_R[1:], value_R[:-1], out=begins_R[1:])
         begins_R[first_Q] = True
         runs = np.flatnonzero(begins_R)
-        longest_Q = np.maximum.reduceat(np.diff(runs, append=len(value_R)), np.searchsorted(runs, first_Q))
+        longest_Q = np.maximum.reduceat(
+            np.diff(runs, append=len(value_R)), np.searchsorted(runs, first_Q)
+        )
         flat_S[told_S] = longest_Q / count_Q
     return flat_S
 

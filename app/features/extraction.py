@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.errors import WindowError
-from app.features.binning import Doubles, Floats, Statistic, check_bins, flatness, roughness, step_statistics
+from app.features.binning import (
+    Doubles,
+    Floats,
+    Statistic,
+    check_bins,
+    flatness,
+    roughness,
+    step_statistics,
+)
 from app.features.spec import FeatureSpec, Reference
 from app.schemas.equipment import Equipment
 
@@ -138,12 +146,16 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         if reference is None:
             mean_STF[index], spread_STF[index] = _range_scale(sensor.range, spec.statistics)
             continue
-        _check_reference(reference, sensor.quantity, sensor.unit, T, f"{equipment.design}.{sensor.sensor_id}")
+        _check_reference(
+            reference, sensor.quantity, sensor.unit, T, f"{equipment.design}.{sensor.sensor_id}"
+        )
         mean_STF[index], spread_STF[index] = reference.mean, reference.spread
         low_STF[index], high_STF[index] = reference.low, reference.high
         flat_S[index], roughness_S[index] = reference.flat, reference.roughness
         referenced_S[index] = True
-    range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(-1, 2)
+    range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(
+        -1, 2
+    )
     return FeaturePlan(
         sensor_ids=equipment.sensor_ids,
         bins=equipment.bins,
@@ -160,7 +172,9 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         low_STF=low_STF,
         high_STF=high_STF,
         unreferenced=tuple(
-            sensor_id for sensor_id, known in zip(equipment.sensor_ids, referenced_S, strict=True) if not known
+            sensor_id
+            for sensor_id, known in zip(equipment.sensor_ids, referenced_S, strict=True)
+            if not known
         ),
     )
 
@@ -224,7 +238,9 @@ def range_exceedance(raw_WSTF: Floats, there_WST: NDArray[np.bool_], plan: Featu
     return exceedance_WS
 
 
-def normalise(raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_WS: NDArray[np.uint8]) -> FeatureBatch:
+def normalise(
+    raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_WS: NDArray[np.uint8]
+) -> FeatureBatch:
     """Express windows' statistics in spreads from each sensor's reference, clipped, with 0.0 where there is nothing.
 
     Args:
@@ -275,7 +291,12 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
 
 def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     # 0.0 is added to give zeros one sign: which of two the lowest value has would depend on how many windows there are
-    values_WSN = np.where(np.isfinite(values_WSN), values_WSN, np.float32(np.nan)).astype(np.float32, copy=False) + 0.0
+    values_WSN = (
+        np.where(np.isfinite(values_WSN), values_WSN, np.float32(np.nan)).astype(
+            np.float32, copy=False
+        )
+        + 0.0
+    )
     fault_WS = find_faults(values_WSN, plan)
     raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics)
     return normalise(raw_WSTF, coverage_WST, plan, fault_WS)
@@ -323,17 +344,23 @@ def faults_of(fault_S: NDArray[np.uint8], sensor_ids: Sequence[str]) -> tuple[Fa
 def missing_sensors(coverage_S: Floats, sensor_ids: Sequence[str]) -> tuple[str, ...]:
     """Return the ids of the sensors without a reading in one window."""
     return tuple(
-        sensor_id for sensor_id, coverage in zip(sensor_ids, coverage_S.tolist(), strict=True) if coverage == 0.0
+        sensor_id
+        for sensor_id, coverage in zip(sensor_ids, coverage_S.tolist(), strict=True)
+        if coverage == 0.0
     )
 
 
-def _range_scale(limits: tuple[float, float], statistics: tuple[Statistic, ...]) -> tuple[list[float], float]:
+def _range_scale(
+    limits: tuple[float, float], statistics: tuple[Statistic, ...]
+) -> tuple[list[float], float]:
     half = max((limits[1] - limits[0]) / 2.0, 1e-12)
     middle = (limits[0] + limits[1]) / 2.0
     return [middle if name == "mean" else 0.0 for name in statistics], half
 
 
-def _check_reference(reference: Reference, quantity: str, unit: str, steps: int, where: str) -> None:
+def _check_reference(
+    reference: Reference, quantity: str, unit: str, steps: int, where: str
+) -> None:
     if (reference.quantity, reference.unit) != (quantity, unit):
         raise WindowError(
             f"the checkpoint was trained with '{where}' as {reference.quantity} in {reference.unit}, the equipment has it as "

@@ -48,7 +48,9 @@ def plan_range_novelty(equipment: Equipment, spec: FeatureSpec) -> RangeNoveltyP
     component_S = np.array([placed.component_index for placed in equipment.sensors], np.int64)
     owner_Q, first_Q, owner_S = np.unique(component_S, return_index=True, return_inverse=True)
     return RangeNoveltyPlan(
-        limit_S=np.array([known.get(sensor_id, np.nan) for sensor_id in equipment.sensor_ids], np.float64),
+        limit_S=np.array(
+            [known.get(sensor_id, np.nan) for sensor_id in equipment.sensor_ids], np.float64
+        ),
         components=len(equipment.components),
         owner_Q=owner_Q,
         first_Q=first_Q,
@@ -68,13 +70,17 @@ def window_exceedance(exceedance_WS: Floats) -> Doubles:
     return exceedance_W
 
 
-def leaves_range(exceedance_WS: Floats, equipment: Equipment, spec: FeatureSpec) -> NDArray[np.bool_]:
+def leaves_range(
+    exceedance_WS: Floats, equipment: Equipment, spec: FeatureSpec
+) -> NDArray[np.bool_]:
     """Tell of each window, [W], whether it is so far from the training windows that an answer would be a guess.
 
     The limit is what windows of held-out configurations reached (see `Limits`); a design without one is never refused.
     """
     limits = spec.limits.get(equipment.design)
-    unusual_W: NDArray[np.bool_] = window_exceedance(exceedance_WS) > (np.inf if limits is None else limits.window)
+    unusual_W: NDArray[np.bool_] = window_exceedance(exceedance_WS) > (
+        np.inf if limits is None else limits.window
+    )
     return unusual_W
 
 
@@ -89,14 +95,18 @@ def range_novelty(exceedance_WS: Floats, plan: RangeNoveltyPlan) -> RangeNovelty
     health_WV = np.full((W, plan.components), np.nan, np.float32)
     if S == 0:
         return RangeNovelty(health_WV, np.empty((W, 0), np.float32))
-    beyond_WS = np.maximum(exceedance_WS.astype(np.float64) - plan.limit_S, 0.0) / np.maximum(1.0 - plan.limit_S, 1e-6)
+    beyond_WS = np.maximum(exceedance_WS.astype(np.float64) - plan.limit_S, 0.0) / np.maximum(
+        1.0 - plan.limit_S, 1e-6
+    )
     sensor_WS = (1.0 - np.minimum(beyond_WS, 1.0)).astype(np.float32)
     worst_WQ = np.fmin.reduceat(sensor_WS, plan.first_Q, axis=1)
     health_WV[:, plan.owner_Q] = worst_WQ
     # without its only worst sensor a component is as healthy as by the next one; without any other it stays as it is
     worst_WS = worst_WQ[:, plan.owner_S]
     is_worst_WS = sensor_WS == worst_WS
-    next_WQ = np.fmin.reduceat(np.where(is_worst_WS, np.float32(np.nan), sensor_WS), plan.first_Q, axis=1)
+    next_WQ = np.fmin.reduceat(
+        np.where(is_worst_WS, np.float32(np.nan), sensor_WS), plan.first_Q, axis=1
+    )
     only_WQ = np.add.reduceat(is_worst_WS, plan.first_Q, axis=1, dtype=np.int64) == 1
     decides_WS = is_worst_WS & only_WQ[:, plan.owner_S]
     return RangeNovelty(health_WV, np.where(decides_WS, next_WQ[:, plan.owner_S], worst_WS))

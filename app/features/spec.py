@@ -68,7 +68,9 @@ class FeatureSpec(BaseModel):
             for sensor_id, reference in sensors.items():
                 rows = (reference.mean, reference.spread, reference.low, reference.high)
                 found = {(len(table), len(row)) for table in rows for row in table}
-                if len({steps for steps, _ in found}) != 1 or {width for _, width in found} != {len(self.statistics)}:
+                if len({steps for steps, _ in found}) != 1 or {width for _, width in found} != {
+                    len(self.statistics)
+                }:
                     raise ValueError(
                         f"expected {len(self.statistics)} numbers a row ({', '.join(self.statistics)}) and as many rows in "
                         f"each table of references.{design}.{sensor_id}, found (rows, numbers) {sorted(found)}"
@@ -82,8 +84,14 @@ class FeatureSpec(BaseModel):
 
     def sensor_slots(self) -> tuple[tuple[str, str], ...]:
         """Return (design, sensor id) of every sensor with a reference, in the order of their numbers."""
-        return tuple((design, sensor_id) for design, sensors in self.references.items() for sensor_id in sensors)
+        return tuple(
+            (design, sensor_id)
+            for design, sensors in self.references.items()
+            for sensor_id in sensors
+        )
 
     def grade_sets(self) -> tuple[tuple[str, str], ...]:
         """Return (design, component id) of every grade set, in the order of their numbers."""
-        return tuple((design, component) for design, sets in self.grades.items() for component in sets)
+        return tuple(
+            (design, component) for design, sets in self.grades.items() for component in sets
+        )

@@ -138,7 +138,9 @@ def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: Te
         )
         started = time.monotonic()
         progress = _Progress(err, started)
-        for outcomes in outcomes_of(settings, found.run, found.plan, found.pages, pool, options.batch):
+        for outcomes in outcomes_of(
+            settings, found.run, found.plan, found.pages, pool, options.batch
+        ):
             tally.add(outcomes, time.monotonic() - started)
             progress.show(tally)
         seconds = time.monotonic() - started
@@ -175,7 +177,9 @@ def _asked(options: argparse.Namespace) -> RunRequest:
     equipment, sha256 = options.equipment, None
     if equipment is not None and Path(equipment).is_file():
         if options.design is not None:
-            raise InputError("expected either a file of ids as --equipment or --design, found both: leave one out")
+            raise InputError(
+                "expected either a file of ids as --equipment or --design, found both: leave one out"
+            )
         equipment = str(Path(equipment).resolve())
         _, sha256 = read_ids(Path(equipment))
     elif equipment is not None:
@@ -193,23 +197,32 @@ def _asked(options: argparse.Namespace) -> RunRequest:
 def _parser() -> argparse.ArgumentParser:
     # abbreviations are off: a later option must not change what a script's command means
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m app.fleet", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+        allow_abbrev=False,
+        prog="python -m app.fleet",
+        description=(__doc__ or "").split("\n", maxsplit=1)[0],
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    score = commands.add_parser("score", allow_abbrev=False, help="diagnose every registered machine at one time")
+    score = commands.add_parser(
+        "score", allow_abbrev=False, help="diagnose every registered machine at one time"
+    )
     score.add_argument(
         "--at",
         type=time_argument,
         help="each machine's last complete window, or cycle, before this time; without it before now",
     )
     score.add_argument(
-        "--equipment", metavar="GLOB_OR_FILE", help="ids with * and ?, or a file with one id a line; without it all"
+        "--equipment",
+        metavar="GLOB_OR_FILE",
+        help="ids with * and ?, or a file with one id a line; without it all",
     )
     score.add_argument("--design", help="only machines of this design")
     score.add_argument(
-        "--model-version", help="this released version for every machine, not the one of the traffic weights"
+        "--model-version",
+        help="this released version for every machine, not the one of the traffic weights",
     )
-    score.add_argument("--checkpoint", type=Path, metavar="DIR", help="this checkpoint for every machine")
+    score.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="this checkpoint for every machine"
+    )
     score.add_argument(
         "--config",
         type=Path,
@@ -217,21 +230,30 @@ def _parser() -> argparse.ArgumentParser:
         help="where releases, weights and thresholds stand (default serve_config.yaml)",
     )
     score.add_argument(
-        "--run", metavar="NAME", help="name of the run; the name of one that was stopped goes on with it"
-    )
-    score.add_argument("--batch", type=_count, default=32, help="most machines of a forward pass (default 32)")
-    score.add_argument(
-        "--workers", type=_count, help="processes; without it one for each processor, or GPU, that is free"
+        "--run",
+        metavar="NAME",
+        help="name of the run; the name of one that was stopped goes on with it",
     )
     score.add_argument(
-        "--gpus", type=_share, help="GPUs of each worker, also a part of one; without it 1 where there are some"
+        "--batch", type=_count, default=32, help="most machines of a forward pass (default 32)"
+    )
+    score.add_argument(
+        "--workers",
+        type=_count,
+        help="processes; without it one for each processor, or GPU, that is free",
+    )
+    score.add_argument(
+        "--gpus",
+        type=_share,
+        help="GPUs of each worker, also a part of one; without it 1 where there are some",
     )
     score.add_argument(
         "--address",
         help="Ray cluster: auto for that of this machine; without it RAY_ADDRESS, else one of the run's own",
     )
     score.add_argument(
-        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+        "--dsn",
+        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
     )
     score.add_argument("--json", action="store_true", help="write the summary as JSON")
     return parser
@@ -249,7 +271,9 @@ def _share(text: str) -> float:
     except ValueError:
         found = math.nan
     if not (0 <= found < 1 or (found.is_integer() and found <= MAX_COUNT)):
-        raise argparse.ArgumentTypeError(f"expected a whole number of GPUs, or a part of one, found '{text}'")
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of GPUs, or a part of one, found '{text}'"
+        )
     return found
 
 

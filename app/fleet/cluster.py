@@ -15,7 +15,13 @@ import ray
 import ray.data
 import ray.exceptions
 
-from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable, StoreError, StoreUnavailable
+from app.core.errors import (
+    CheckpointError,
+    HydraulicDiagnosticsError,
+    ModelUnavailable,
+    StoreError,
+    StoreUnavailable,
+)
 from app.core.settings import Settings
 from app.fleet.plan import Plan
 from app.fleet.scorer import Outcome
@@ -96,7 +102,9 @@ def _start(resources: Resources) -> None:
 
 def _pool(resources: Resources) -> Pool:
     there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-    gpus = resources.gpus if resources.gpus is not None else 1.0 if there.get("GPU", 0) >= 1 else 0.0
+    gpus = (
+        resources.gpus if resources.gpus is not None else 1.0 if there.get("GPU", 0) >= 1 else 0.0
+    )
     if resources.workers is not None:
         return Pool(resources.workers, gpus)
     room = min(there.get("CPU", 1), free.get("CPU", 0) / CPU_OF_A_WORKER)
@@ -117,7 +125,9 @@ def outcomes_of(
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    rows = ray.data.from_items([{PAGE: page.model_dump_json()} for page in pages], override_num_blocks=len(pages))
+    rows = ray.data.from_items(
+        [{PAGE: page.model_dump_json()} for page in pages], override_num_blocks=len(pages)
+    )
     results = rows.map_batches(
         FleetWorker,
         batch_size=1,
@@ -135,7 +145,8 @@ def outcomes_of(
     try:
         for columns in results.iter_batches(batch_size=None, batch_format="numpy"):
             outcomes = [
-                Outcome(*row) for row in zip(*(columns[name].tolist() for name in Outcome._fields), strict=True)
+                Outcome(*row)
+                for row in zip(*(columns[name].tolist() for name in Outcome._fields), strict=True)
             ]
             for outcome in outcomes:
                 if outcome.status == "ended":

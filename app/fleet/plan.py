@@ -81,10 +81,17 @@ def check_asked(name: str, plan: Plan, asked: RunRequest, at: datetime | None) -
         InputError: something else is asked.
     """
     pairs = [("at", at, plan.at)]
-    pairs += [(field, getattr(asked, field), getattr(plan.asked, field)) for field in RunRequest.model_fields]
+    pairs += [
+        (field, getattr(asked, field), getattr(plan.asked, field))
+        for field in RunRequest.model_fields
+    ]
     for field, now, before in pairs:
         if now is not None and now != before:
-            option = "the ids in the file of --equipment" if field == "ids_sha256" else f"--{field.replace('_', '-')}"
+            option = (
+                "the ids in the file of --equipment"
+                if field == "ids_sha256"
+                else f"--{field.replace('_', '-')}"
+            )
             raise InputError(
                 f"expected {option} as run '{name}' began with ({before}), found {now}: leave it out to go on with the run, or "
                 "give another --run to begin a new one"
@@ -101,7 +108,9 @@ def run_name(given: str | None, asked: RunRequest, at: datetime) -> str:
         digest = hashlib.sha256(f"{at.isoformat()} {asked.model_dump_json()}".encode()).hexdigest()
         return f"fleet-{at:%Y%m%dT%H%M%SZ}-{digest[:8]}"
     if _RUN_NAME.fullmatch(given) is None:
-        raise InputError(f"expected a name of letters, digits and ._- (at most 64) as --run, found {shown(given)}")
+        raise InputError(
+            f"expected a name of letters, digits and ._- (at most 64) as --run, found {shown(given)}"
+        )
     return given
 
 
@@ -132,10 +141,16 @@ def read_ids(path: Path) -> tuple[tuple[str, ...], str]:
         body = path.read_bytes()
         lines = [line.strip() for line in body.decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a text file with one equipment id a line, found '{path}': {error}") from error
+        raise InputError(
+            f"expected a text file with one equipment id a line, found '{path}': {error}"
+        ) from error
     ids = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not ids:
-        raise InputError(f"expected at least one equipment id in '{path}', found none: give one a line")
+        raise InputError(
+            f"expected at least one equipment id in '{path}', found none: give one a line"
+        )
     if any("\0" in line for line in ids):
-        raise InputError(f"expected a text file with one equipment id a line, found '{path}', which holds zero bytes")
+        raise InputError(
+            f"expected a text file with one equipment id a line, found '{path}', which holds zero bytes"
+        )
     return ids, hashlib.sha256(body).hexdigest()

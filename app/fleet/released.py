@@ -51,7 +51,9 @@ def make_plan(asked: RunRequest, at: datetime | None, config: Path, now: datetim
             f"expected a time up to now ({now.isoformat(timespec='seconds')}), found {at.isoformat()}: leave --at out for now"
         )
     if asked.model_version is not None and asked.checkpoint is not None:
-        raise InputError("expected either --model-version or --checkpoint, found both: leave one out")
+        raise InputError(
+            "expected either --model-version or --checkpoint, found both: leave one out"
+        )
     released = read_released(config)
     if asked.checkpoint is not None:
         manifest = read_manifest(PROJECT_DIR / asked.checkpoint)
@@ -95,11 +97,15 @@ def read_released(config: Path) -> Released:
         )
         ingress = IngressConfig.model_validate(given)
         directories = {
-            release.version: ModelArgs.model_validate(applications[release.application]["args"]).checkpoint
+            release.version: ModelArgs.model_validate(
+                applications[release.application]["args"]
+            ).checkpoint
             for release in ingress.traffic.releases
         }
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise SettingsError(f"expected the service's configuration in '{config}', found: {error}") from error
+        raise SettingsError(
+            f"expected the service's configuration in '{config}', found: {error}"
+        ) from error
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise SettingsError(
             f"expected applications, one with a user_config that has `traffic`, and one for each release in '{config}', found "
@@ -114,5 +120,6 @@ def _all_to(version: str, application: str) -> Traffic:
 
 def _place(directory: str) -> Place:
     return Place(
-        directory=directory, weights_sha256=read_manifest(find_checkpoint(directory, Settings())).sha256[WEIGHTS]
+        directory=directory,
+        weights_sha256=read_manifest(find_checkpoint(directory, Settings())).sha256[WEIGHTS],
     )

@@ -50,9 +50,7 @@ MAX_VERSIONS = 4
 """Versions whose weights are held at once."""
 MAX_PLAN_BYTES = 64 * 1024 * 1024
 """Of the plans of the topologies of each version."""
-NOT_REGISTERED = (
-    "not registered: register its topology with PUT /v1/equipment/{equipment_id}, or take it out of the file"
-)
+NOT_REGISTERED = "not registered: register its topology with PUT /v1/equipment/{equipment_id}, or take it out of the file"
 NO_READINGS = "no readings in its window: post readings, or give an --at where there are some"
 
 Status = Literal["ok", "insufficient_evidence", "failed", "known", "ended"]
@@ -105,7 +103,9 @@ class _Version:
     def decoder_for(self, name: str, design: str) -> PredictionDecoder:
         """Return what the version was taught of a design."""
         taught = self.checkpoint
-        return PredictionDecoder.of(name, design, taught.manifest, taught.feature_spec, taught.calibration)
+        return PredictionDecoder.of(
+            name, design, taught.manifest, taught.feature_spec, taught.calibration
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,13 @@ class FleetScorer:
         try:
             for number, batch in enumerate(batches):
                 read = await reading.pop()
-                reading = [asyncio.create_task(self._read(following)) for following in batches[number + 1 : number + 2]]
-                computed = await asyncio.get_running_loop().run_in_executor(self._computing, self._compute, batch, read)
+                reading = [
+                    asyncio.create_task(self._read(following))
+                    for following in batches[number + 1 : number + 2]
+                ]
+                computed = await asyncio.get_running_loop().run_in_executor(
+                    self._computing, self._compute, batch, read
+                )
                 await _ended(writing)
                 writing = [asyncio.create_task(self._store.insert_diagnoses(computed.diagnoses))]
                 outcomes += computed.outcomes
@@ -212,10 +217,14 @@ class FleetScorer:
         except HydraulicDiagnosticsError as error:
             return Outcome(item.equipment_id, "failed", reason=error.message)
         version = order_of_versions(item.equipment_id, self._plan.traffic)[0].version
-        return _Machine(item.equipment, item.diagnosis_id, bins, interval_of(bins, item.equipment), version)
+        return _Machine(
+            item.equipment, item.diagnosis_id, bins, interval_of(bins, item.equipment), version
+        )
 
     async def _read(self, batch: Sequence[_Machine]) -> _Read:
-        windows = self._store.read_windows([(item.equipment.equipment_id, *item.bins) for item in batch])
+        windows = self._store.read_windows(
+            [(item.equipment.equipment_id, *item.bins) for item in batch]
+        )
         if self._plan.forced:
             return _Read(await windows, [{}] * len(batch))
         ends = [(item.equipment.equipment_id, item.window.end) for item in batch]
@@ -230,9 +239,15 @@ class FleetScorer:
             if window.count:
                 alike.setdefault(machine.equipment.structure_digest, []).append(place)
             else:
-                outcomes[place] = Outcome(machine.equipment.equipment_id, "failed", machine.version, NO_READINGS)
+                outcomes[place] = Outcome(
+                    machine.equipment.equipment_id, "failed", machine.version, NO_READINGS
+                )
         failures: dict[int, Exception] = {}
-        groups = [group for places in alike.values() for group in _built(places, batch, read, version, failures)]
+        groups = [
+            group
+            for places in alike.values()
+            for group in _built(places, batch, read, version, failures)
+        ]
         diagnoses: list[StoredDiagnosis] = []
         for group, told in _scored(groups, version.network, failures):
             first = batch[group.places[0]]
@@ -240,15 +255,27 @@ class FleetScorer:
             summaries = group.summary.windows(first.equipment.sensor_ids)
             for place, row, scores in zip(group.places, group.rows, told, strict=True):
                 try:
-                    made = self._told(batch[place], read, place, scores, summaries[row], group.digests[row], decoder)
+                    made = self._told(
+                        batch[place],
+                        read,
+                        place,
+                        scores,
+                        summaries[row],
+                        group.digests[row],
+                        decoder,
+                    )
                     diagnoses.append(row_of(made, as_json(made)))
                 except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
                     failures[place] = error
                     continue
-                outcomes[place] = Outcome(batch[place].equipment.equipment_id, made["status"], batch[place].version)
+                outcomes[place] = Outcome(
+                    batch[place].equipment.equipment_id, made["status"], batch[place].version
+                )
         outcomes |= {place: self._failed(batch[place], error) for place, error in failures.items()}
         share_s = (time.perf_counter() - started) / len(batch)
-        return _Computed(diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes.values()])
+        return _Computed(
+            diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes.values()]
+        )
 
     def _told(
         self,
@@ -271,7 +298,9 @@ class FleetScorer:
             input_digest=input_digest,
         )
         thresholds, previous = self._plan.thresholds, read.previous[place]
-        return build_diagnosis(machine.equipment, context, scores, summary, decoder, thresholds, previous)
+        return build_diagnosis(
+            machine.equipment, context, scores, summary, decoder, thresholds, previous
+        )
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
         """Return the outcome of a machine that can't be scored; the first of each error not the project's is logged whole."""
@@ -282,7 +311,9 @@ class FleetScorer:
         if type(error).__name__ not in self._logged:
             self._logged.add(type(error).__name__)
             logger.error("machine not scored", extra={"equipment_id": equipment_id}, exc_info=error)
-        reason = f"an error of our own ({type(error).__name__}): report it with the topology and the log"
+        reason = (
+            f"an error of our own ({type(error).__name__}): report it with the topology and the log"
+        )
         return Outcome(equipment_id, "failed", machine.version, reason)
 
     def _version(self, name: str) -> _Version:
@@ -298,7 +329,9 @@ class FleetScorer:
             if len(self._versions) >= MAX_VERSIONS:
                 self._versions.popitem(last=False)
             self._versions[name] = _Version(
-                checkpoint, choose(checkpoint.model, 1).network, Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes)
+                checkpoint,
+                choose(checkpoint.model, 1).network,
+                Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes),
             )
         self._versions.move_to_end(name)
         return self._versions[name]
@@ -309,13 +342,21 @@ def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]
     batch: list[_Machine] = []
     bins = steps = 0
     for machine in sorted(
-        machines, key=lambda item: (item.version, item.equipment.steps, item.equipment.structure_digest)
+        machines,
+        key=lambda item: (item.version, item.equipment.steps, item.equipment.structure_digest),
     ):
         equipment = machine.equipment
         sensors = len(equipment.sensors)
         more_bins, more_steps = sensors * equipment.bins, sensors * equipment.steps
-        alike = not batch or (batch[0].version, batch[0].equipment.steps) == (machine.version, equipment.steps)
-        full = len(batch) >= most or bins + more_bins > MAX_SENSOR_BINS or steps + more_steps > MAX_SENSOR_STEPS
+        alike = not batch or (batch[0].version, batch[0].equipment.steps) == (
+            machine.version,
+            equipment.steps,
+        )
+        full = (
+            len(batch) >= most
+            or bins + more_bins > MAX_SENSOR_BINS
+            or steps + more_steps > MAX_SENSOR_STEPS
+        )
         if batch and (full or not alike):
             yield batch
             batch, bins, steps = [], 0, 0
@@ -326,7 +367,11 @@ def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]
 
 
 def _built(
-    places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version, failures: dict[int, Exception]
+    places: Sequence[int],
+    batch: Sequence[_Machine],
+    read: _Read,
+    version: _Version,
+    failures: dict[int, Exception],
 ) -> list[_Group]:
     """Build the graphs of machines of one topology together, and when that fails each alone; what fails alone is told."""
     try:
@@ -335,12 +380,18 @@ def _built(
         if len(places) == 1:
             failures[places[0]] = error
             return []
-        return [group for place in places for group in _built([place], batch, read, version, failures)]
+        return [
+            group for place in places for group in _built([place], batch, read, version, failures)
+        ]
 
 
-def _group(places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version) -> _Group:
+def _group(
+    places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version
+) -> _Group:
     first = batch[places[0]].equipment
-    plan = version.plans.get(first.structure_digest, lambda: plan_windows(first, version.checkpoint.feature_spec))
+    plan = version.plans.get(
+        first.structure_digest, lambda: plan_windows(first, version.checkpoint.feature_spec)
+    )
     values = []
     for place in places:
         equipment = batch[place].equipment

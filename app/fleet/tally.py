@@ -141,13 +141,12 @@ def told(summary: Summary) -> str:
     """Return a summary as text for a terminal."""
     known = f", {summary.known} scored before" if summary.known else ""
     versions = ", ".join(f"{version}: {count}" for version, count in summary.versions.items())
-    counts = (
-        f"{summary.ok} ok, {summary.insufficient_evidence} with insufficient evidence, {summary.failed} failed{known}"
-    )
+    counts = f"{summary.ok} ok, {summary.insufficient_evidence} with insufficient evidence, {summary.failed} failed{known}"
     lines = [
         f"run {summary.run}: {summary.machines} machines at {summary.at.isoformat(timespec='seconds')}: {counts}",
         f"{summary.seconds:.1f} s with {summary.workers} workers ({summary.start_s:.1f} s to start them), "
-        f"{summary.machines_per_s:.0f} machines/s" + (f"; machines by version: {versions}" if versions else ""),
+        f"{summary.machines_per_s:.0f} machines/s"
+        + (f"; machines by version: {versions}" if versions else ""),
     ]
     lines += [
         f"failed, {item.machines} machines ({', '.join(item.examples)}{' ...' if item.machines > len(item.examples) else ''}): "

@@ -47,7 +47,9 @@ class FleetWorker:
         torch.set_num_threads(1)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         limits = PoolLimits(
-            max_size=3 * PAGES_AT_ONCE, retry_s=RETRY_S, statement_cache_size=settings.statement_cache_size
+            max_size=3 * PAGES_AT_ONCE,
+            retry_s=RETRY_S,
+            statement_cache_size=settings.statement_cache_size,
         )
         self._scorer = FleetScorer(open_store(settings, limits), run, plan, batch, device)
         self._loop = asyncio.new_event_loop()
@@ -58,7 +60,9 @@ class FleetWorker:
         (text,) = rows[PAGE]
         page = Page.model_validate_json(text)
         try:
-            return columns_of(asyncio.run_coroutine_threadsafe(self._scorer.score_page(page), self._loop).result())
+            return columns_of(
+                asyncio.run_coroutine_threadsafe(self._scorer.score_page(page), self._loop).result()
+            )
         except HydraulicDiagnosticsError as error:
             # raised, it would be tried again by Ray, and reach the other side as text
             return columns_of([Outcome("", "ended", type(error).__name__, error.message)])
@@ -68,6 +72,8 @@ def columns_of(outcomes: list[Outcome]) -> Columns:
     """Return outcomes as columns by the names of their fields."""
     return {
         # of a type also when a page has no machine any more
-        name: np.array([getattr(outcome, name) for outcome in outcomes], float if name == "compute_s" else str)
+        name: np.array(
+            [getattr(outcome, name) for outcome in outcomes], float if name == "compute_s" else str
+        )
         for name in Outcome._fields
     }

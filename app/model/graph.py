@@ -106,7 +106,9 @@ def plan_graph(equipment: Equipment, spec: FeatureSpec) -> GraphPlan:
     Raises:
         WindowError: the topology has a quantity, type or medium that the spec has not.
     """
-    component_of = {component.component_id: index for index, component in enumerate(equipment.components)}
+    component_of = {
+        component.component_id: index for index, component in enumerate(equipment.components)
+    }
     set_of = {name: index for index, name in enumerate(spec.grade_sets())}
     slot_of = {name: index for index, name in enumerate(spec.sensor_slots())}
     edges: list[tuple[int, int]] = []
@@ -124,14 +126,25 @@ def plan_graph(equipment: Equipment, spec: FeatureSpec) -> GraphPlan:
     return GraphPlan(
         sensor_component_S=_integers([component for component, _ in equipment.sensors]),
         sensor_quantity_S=_integers(
-            [_number(sensor.quantity, spec.quantities, "quantity") for _, sensor in equipment.sensors]
+            [
+                _number(sensor.quantity, spec.quantities, "quantity")
+                for _, sensor in equipment.sensors
+            ]
         ),
-        sensor_slot_S=_integers([slot_of.get((equipment.design, sensor_id), -1) for sensor_id in equipment.sensor_ids]),
+        sensor_slot_S=_integers(
+            [slot_of.get((equipment.design, sensor_id), -1) for sensor_id in equipment.sensor_ids]
+        ),
         component_type_V=_integers(
-            [_number(component.type, spec.component_types, "component type") for component in equipment.components]
+            [
+                _number(component.type, spec.component_types, "component type")
+                for component in equipment.components
+            ]
         ),
         grade_set_V=_integers(
-            [set_of.get((equipment.design, component.component_id), -1) for component in equipment.components]
+            [
+                set_of.get((equipment.design, component.component_id), -1)
+                for component in equipment.components
+            ]
         ),
         edge_index_2E=_integers(edges).reshape(-1, 2).T.copy(),
         edge_relation_E=_integers(relations),
@@ -162,7 +175,9 @@ def tile_graphs(plan: GraphPlan, x_WSTF: Floats, mask_WST: NDArray[np.bool_]) ->
         component_type_V=np.tile(plan.component_type_V, W),
         component_graph_V=window_W.repeat(V),
         grade_set_V=np.tile(plan.grade_set_V, W),
-        edge_index_2E=(plan.edge_index_2E[:, None] + shift_W1).reshape(2, W * len(plan.edge_relation_E)),
+        edge_index_2E=(plan.edge_index_2E[:, None] + shift_W1).reshape(
+            2, W * len(plan.edge_relation_E)
+        ),
         edge_relation_E=np.tile(plan.edge_relation_E, W),
         graphs=W,
     )
@@ -172,7 +187,8 @@ def take_graphs(batch: GraphBatch, chosen: Sequence[int]) -> GraphBatch:
     """Take some graphs of a batch whose graphs all have one topology, as `tile_graphs` makes it."""
     count = len(chosen)
     S, V, E = (
-        len(array) // batch.graphs for array in (batch.sensor_graph_S, batch.component_type_V, batch.edge_relation_E)
+        len(array) // batch.graphs
+        for array in (batch.sensor_graph_S, batch.component_type_V, batch.edge_relation_E)
     )
     T, F = batch.x_STF.shape[1:]
     # of graphs that are alike, the constant arrays of any `count` are those of the first
@@ -186,7 +202,9 @@ def take_graphs(batch: GraphBatch, chosen: Sequence[int]) -> GraphBatch:
         component_type_V=batch.component_type_V[: count * V],
         component_graph_V=batch.component_graph_V[: count * V],
         grade_set_V=batch.grade_set_V[: count * V],
-        edge_index_2E=batch.edge_index_2E.reshape(2, batch.graphs, E)[:, :count].reshape(2, count * E),
+        edge_index_2E=batch.edge_index_2E.reshape(2, batch.graphs, E)[:, :count].reshape(
+            2, count * E
+        ),
         edge_relation_E=batch.edge_relation_E[: count * E],
         graphs=count,
     )
@@ -226,14 +244,22 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
     return GraphBatch(
         x_STF=np.concatenate([batch.x_STF for batch in batches]),
         mask_ST=np.concatenate([batch.mask_ST for batch in batches]),
-        sensor_component_S=np.concatenate([batch.sensor_component_S + shift for batch, shift, _ in shifted]),
+        sensor_component_S=np.concatenate(
+            [batch.sensor_component_S + shift for batch, shift, _ in shifted]
+        ),
         sensor_quantity_S=np.concatenate([batch.sensor_quantity_S for batch in batches]),
         sensor_slot_S=np.concatenate([batch.sensor_slot_S for batch in batches]),
-        sensor_graph_S=np.concatenate([batch.sensor_graph_S + shift for batch, _, shift in shifted]),
+        sensor_graph_S=np.concatenate(
+            [batch.sensor_graph_S + shift for batch, _, shift in shifted]
+        ),
         component_type_V=np.concatenate([batch.component_type_V for batch in batches]),
-        component_graph_V=np.concatenate([batch.component_graph_V + shift for batch, _, shift in shifted]),
+        component_graph_V=np.concatenate(
+            [batch.component_graph_V + shift for batch, _, shift in shifted]
+        ),
         grade_set_V=np.concatenate([batch.grade_set_V for batch in batches]),
-        edge_index_2E=np.concatenate([batch.edge_index_2E + shift for batch, shift, _ in shifted], axis=1),
+        edge_index_2E=np.concatenate(
+            [batch.edge_index_2E + shift for batch, shift, _ in shifted], axis=1
+        ),
         edge_relation_E=np.concatenate([batch.edge_relation_E for batch in batches]),
         graphs=graph_shifts[-1],
     )
@@ -246,7 +272,11 @@ def split_graphs(batch: GraphBatch) -> tuple[GraphBatch, ...]:
     graph_E = batch.component_graph_V[batch.edge_index_2E[0]]
     parts = []
     for graph in range(batch.graphs):
-        nodes_V, sensors_S, edges_E = batch.component_graph_V == graph, batch.sensor_graph_S == graph, graph_E == graph
+        nodes_V, sensors_S, edges_E = (
+            batch.component_graph_V == graph,
+            batch.sensor_graph_S == graph,
+            graph_E == graph,
+        )
         shift = int(np.argmax(nodes_V))
         parts.append(
             GraphBatch(

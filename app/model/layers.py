@@ -16,7 +16,9 @@ class MemberLinear(nn.Module):
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
         bound = 1.0 / math.sqrt(inputs)
-        self.weight_MLD = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.weight_MLD = nn.Parameter(
+            torch.empty(members, inputs, outputs).uniform_(-bound, bound)
+        )
         self.bias_MD = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
 
     def forward(self, x_MNL: Tensor) -> Tensor:
@@ -35,14 +37,20 @@ class QuantityEncoder(nn.Module):
         super().__init__()
         self.common = MemberLinear(members, features, hidden)
         self.own_MQFD = nn.Parameter(torch.zeros(members, quantities, features, hidden))
-        self.embedding_MQD = nn.Parameter(torch.randn(members, quantities, hidden) / math.sqrt(hidden))
+        self.embedding_MQD = nn.Parameter(
+            torch.randn(members, quantities, hidden) / math.sqrt(hidden)
+        )
 
     def forward(self, x_STF: Tensor, sensor_quantity_S: Tensor) -> Tensor:
         """Return [M, S, T, D]."""
         S, T, F = x_STF.shape
         M, D = self.common.bias_MD.shape
-        map_MSFD = self.common.weight_MLD[:, None] + self.own_MQFD.index_select(1, sensor_quantity_S)
-        shift_MS1D = (self.common.bias_MD[:, None] + self.embedding_MQD.index_select(1, sensor_quantity_S))[:, :, None]
+        map_MSFD = self.common.weight_MLD[:, None] + self.own_MQFD.index_select(
+            1, sensor_quantity_S
+        )
+        shift_MS1D = (
+            self.common.bias_MD[:, None] + self.embedding_MQD.index_select(1, sensor_quantity_S)
+        )[:, :, None]
         rows_NTF = x_STF.expand(M, S, T, F).reshape(M * S, T, F)
         return torch.bmm(rows_NTF, map_MSFD.reshape(M * S, F, D)).view(M, S, T, D) + shift_MS1D
 
@@ -77,9 +85,13 @@ class MemberAttention(nn.Module):
         self.heads = heads
         self.source = MemberLinear(members, hidden, hidden)
         self.target = MemberLinear(members, hidden, hidden)
-        self.relation_MRD = nn.Parameter(torch.randn(members, relations, hidden) / math.sqrt(hidden))
+        self.relation_MRD = nn.Parameter(
+            torch.randn(members, relations, hidden) / math.sqrt(hidden)
+        )
         bound = 1.0 / math.sqrt(hidden // heads)
-        self.attention_MHC = nn.Parameter(torch.empty(members, heads, hidden // heads).uniform_(-bound, bound))
+        self.attention_MHC = nn.Parameter(
+            torch.empty(members, heads, hidden // heads).uniform_(-bound, bound)
+        )
         self.out = MemberLinear(members, hidden, hidden)
 
     def forward(self, x_MVTD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor) -> Tensor:
@@ -92,7 +104,9 @@ class MemberAttention(nn.Module):
         out_MND: Tensor = self.out(message_MVTD.view(M, V * T, D))
         return out_MND.view(M, V, T, D)
 
-    def listen(self, x_MVTD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor) -> tuple[Tensor, Tensor]:
+    def listen(
+        self, x_MVTD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return what is told along each edge, [M, E, T, D], and how much each head listens to it, [M, E, T, H]."""
         M, V, T, D = x_MVTD.shape
         source_E, target_E = edge_index_2E
@@ -101,7 +115,9 @@ class MemberAttention(nn.Module):
         told_METD = self.source(rows_MND).view(M, V, T, D).index_select(1, source_E) + relation_ME1D
         pair_METD = told_METD + self.target(rows_MND).view(M, V, T, D).index_select(1, target_E)
         by_head = (M, target_E.shape[0], T, self.heads, D // self.heads)
-        logit_METH = (functional.leaky_relu(pair_METD, 0.2).view(by_head) * self.attention_MHC[:, None, None]).sum(-1)
+        logit_METH = (
+            functional.leaky_relu(pair_METD, 0.2).view(by_head) * self.attention_MHC[:, None, None]
+        ).sum(-1)
         return told_METD, _softmax_over_incoming(logit_METH, target_E, V)
 
 
@@ -115,7 +131,9 @@ class MemberLstm(nn.Module):
         super().__init__()
         self.input = MemberLinear(members, width, 4 * width)
         bound = 1.0 / math.sqrt(width)
-        self.recurrent_MDQ = nn.Parameter(torch.empty(members, width, 4 * width).uniform_(-bound, bound))
+        self.recurrent_MDQ = nn.Parameter(
+            torch.empty(members, width, 4 * width).uniform_(-bound, bound)
+        )
         with torch.no_grad():
             self.input.bias_MD[:, width : 2 * width] = 1.0
 
@@ -142,14 +160,22 @@ class OrdinalHead(nn.Module):
     thresholds that rise by construction, so that the grades' probabilities are never negative.
     """
 
-    def __init__(self, members: int, hidden: int, grade_sets: tuple[tuple[float, ...], ...]) -> None:
+    def __init__(
+        self, members: int, hidden: int, grade_sets: tuple[tuple[float, ...], ...]
+    ) -> None:
         super().__init__()
         grades_G = [len(healths) for healths in grade_sets] or [2]
         sets, cuts = len(grades_G), max(max(grades_G) - 1, 1)
         self.direction_MGD = nn.Parameter(torch.randn(members, sets, hidden) / math.sqrt(hidden))
-        self.first_MG = nn.Parameter(1.0 - torch.tensor(grades_G, dtype=torch.float32).repeat(members, 1) / 2)
-        self.gap_MGJ = nn.Parameter(torch.full((members, sets, cuts - 1), math.log(math.expm1(1.0))))
-        unused_GJ = torch.tensor([[cut >= grades - 1 for cut in range(cuts)] for grades in grades_G])
+        self.first_MG = nn.Parameter(
+            1.0 - torch.tensor(grades_G, dtype=torch.float32).repeat(members, 1) / 2
+        )
+        self.gap_MGJ = nn.Parameter(
+            torch.full((members, sets, cuts - 1), math.log(math.expm1(1.0)))
+        )
+        unused_GJ = torch.tensor(
+            [[cut >= grades - 1 for cut in range(cuts)] for grades in grades_G]
+        )
         self.register_buffer("unused_GJ", unused_GJ, persistent=False)
         self.unused_GJ: Tensor
         self.register_buffer("temperature_G", torch.ones(sets))

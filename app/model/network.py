@@ -23,7 +23,14 @@ from torch.nn import functional
 
 from app.features.binning import Floats
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
-from app.model.layers import MemberAttention, MemberLinear, MemberLstm, MemberNorm, OrdinalHead, QuantityEncoder
+from app.model.layers import (
+    MemberAttention,
+    MemberLinear,
+    MemberLstm,
+    MemberNorm,
+    OrdinalHead,
+    QuantityEncoder,
+)
 from app.model.ood_detector import OodDetector
 
 HARMONICS = 6
@@ -145,7 +152,12 @@ class LinearClassifier(nn.Module):
         super().__init__()
         G = max(len(config.grade_sets), 1)
         K = max((len(healths) for healths in config.grade_sets), default=2)
-        R, Q, T, F = config.references, config.opinion_sensors, config.opinion_steps, config.features
+        R, Q, T, F = (
+            config.references,
+            config.opinion_sensors,
+            config.opinion_steps,
+            config.features,
+        )
         A = 1 + min(Q, MAX_OPINION_BYTES // max(1, 4 * G * Q * T * F * K))
         self.register_buffer("weight_GAQTFK", torch.zeros(G, A, Q, T, F, K))
         self.register_buffer("bias_GAK", torch.full((G, A, K), -torch.inf))
@@ -177,15 +189,26 @@ class LinearClassifier(nn.Module):
         is_kept_BG = (lacking_BG == 0) | (lacking_BG == 1) & (without_BG < A)
         choice_BG = torch.where(is_kept_BG & (lacking_BG == 1), without_BG, 0)
         set_G = torch.arange(G, device=place_SG.device)
-        row_SG = (set_G * A + choice_BG.index_select(0, graph.sensor_graph_S)) * Q + place_SG.clamp(min=0)
-        weight_SGLK = (
-            self.weight_GAQTFK.view(G * A * Q, T * F, K).index_select(0, row_SG.flatten()).view(S, G, T * F, K)
+        row_SG = (set_G * A + choice_BG.index_select(0, graph.sensor_graph_S)) * Q + place_SG.clamp(
+            min=0
         )
-        told_SGK = torch.matmul(graph.x_STF.reshape(S, 1, 1, T * F), weight_SGLK)[:, :, 0] * heard_SG[..., None]
+        weight_SGLK = (
+            self.weight_GAQTFK.view(G * A * Q, T * F, K)
+            .index_select(0, row_SG.flatten())
+            .view(S, G, T * F, K)
+        )
+        told_SGK = (
+            torch.matmul(graph.x_STF.reshape(S, 1, 1, T * F), weight_SGLK)[:, :, 0]
+            * heard_SG[..., None]
+        )
         total_BGK = told_SGK.new_zeros(graphs, G, K).index_add(0, graph.sensor_graph_S, told_SGK)
-        logit_BGK = (total_BGK + self.bias_GAK[set_G, choice_BG]).masked_fill(~is_kept_BG[..., None], torch.nan)
+        logit_BGK = (total_BGK + self.bias_GAK[set_G, choice_BG]).masked_fill(
+            ~is_kept_BG[..., None], torch.nan
+        )
         logit_VK = logit_BGK[graph.component_graph_V, graph.grade_set_V.clamp(min=0)]
-        is_said_V1 = torch.isfinite(logit_VK).any(1, keepdim=True) & (graph.grade_set_V >= 0)[:, None]
+        is_said_V1 = (
+            torch.isfinite(logit_VK).any(1, keepdim=True) & (graph.grade_set_V >= 0)[:, None]
+        )
         return logit_VK.masked_fill(~is_said_V1, torch.nan)
 
 
@@ -202,7 +225,9 @@ class UniversalTemporalGNN(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.hidden % config.heads:
-            raise ValueError(f"expected hidden to be a multiple of heads={config.heads}, found {config.hidden}")
+            raise ValueError(
+                f"expected hidden to be a multiple of heads={config.heads}, found {config.hidden}"
+            )
         M, D = config.members, config.hidden
         self.config = config
         self.quantity = QuantityEncoder(M, config.features, D, config.quantities)
@@ -211,7 +236,9 @@ class UniversalTemporalGNN(nn.Module):
         self.place = MemberLinear(M, 2 * HARMONICS, D)
         self.component_norm = MemberNorm(M, D)
         layers = range(config.attention_layers)
-        self.attention = nn.ModuleList(MemberAttention(M, D, config.heads, config.relations) for _ in layers)
+        self.attention = nn.ModuleList(
+            MemberAttention(M, D, config.heads, config.relations) for _ in layers
+        )
         self.attention_norm = nn.ModuleList(MemberNorm(M, D) for _ in layers)
         self.lstm = nn.ModuleList(MemberLstm(M, D) for _ in range(config.lstm_layers))
         self.attend = MemberLinear(M, D, config.heads)
@@ -231,7 +258,9 @@ class UniversalTemporalGNN(nn.Module):
             x_MVTD = layer(self._dropped(x_MVTD))
         state_MVD = self._summary(x_MVTD)
         score_MV, threshold_MVJ = self.grade(state_MVD, graph.grade_set_V)
-        health_MV, log_variance_MV, rate_MV, rul_MV, rul_log_variance_MV = self.trend(state_MVD).unbind(-1)
+        health_MV, log_variance_MV, rate_MV, rul_MV, rul_log_variance_MV = self.trend(
+            state_MVD
+        ).unbind(-1)
         return Heads(
             score_MV,
             threshold_MVJ,
@@ -286,12 +315,18 @@ class UniversalTemporalGNN(nn.Module):
         M, D, V = self.config.members, self.config.hidden, graph.component_type_V.shape[0]
         sensor_MSTD = functional.gelu(self.quantity(graph.x_STF, graph.sensor_quantity_S))
         present_ST1 = graph.mask_ST[..., None].to(sensor_MSTD.dtype)
-        count_VT1 = present_ST1.new_zeros(V, T, 1).index_add(0, graph.sensor_component_S, present_ST1)
-        total_MVTD = sensor_MSTD.new_zeros(M, V, T, D).index_add(1, graph.sensor_component_S, sensor_MSTD * present_ST1)
+        count_VT1 = present_ST1.new_zeros(V, T, 1).index_add(
+            0, graph.sensor_component_S, present_ST1
+        )
+        total_MVTD = sensor_MSTD.new_zeros(M, V, T, D).index_add(
+            1, graph.sensor_component_S, sensor_MSTD * present_ST1
+        )
         mean_MND = (total_MVTD / count_VT1.clamp(min=1.0)).view(M, V * T, D)
         type_MVD = self.type_MCD.index_select(1, graph.component_type_V)
         place_MTD = self.place(place_in_window(T, mean_MND).expand(M, -1, -1))
-        component_MVTD = self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None] + place_MTD[:, None]
+        component_MVTD = (
+            self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None] + place_MTD[:, None]
+        )
         normed_MVTD: Tensor = self.component_norm(functional.gelu(component_MVTD))
         return normed_MVTD
 
@@ -299,13 +334,19 @@ class UniversalTemporalGNN(nn.Module):
         """Join the last step's state with what each head attends to among the steps, [M, V, D]."""
         M, V, T, D = x_MVTD.shape
         H = self.config.heads
-        weight_MVTH = torch.softmax(self.attend(x_MVTD.reshape(M, V * T, D)).view(M, V, T, H), dim=2)
+        weight_MVTH = torch.softmax(
+            self.attend(x_MVTD.reshape(M, V * T, D)).view(M, V, T, H), dim=2
+        )
         attended_MVHC = (weight_MVTH[..., None] * x_MVTD.view(M, V, T, H, D // H)).sum(2)
         both_MVL = torch.cat((x_MVTD[:, :, -1], attended_MVHC.view(M, V, D)), -1)
         return self._dropped(functional.gelu(self.summary(both_MVL)))
 
     def _dropped(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+        return (
+            functional.dropout(x, self.config.dropout)
+            if self.training and self.config.dropout
+            else x
+        )
 
 
 def distance_of(config: ModelConfig) -> OodDetector | None:
@@ -330,7 +371,11 @@ def spread(mean_MV: Tensor, log_variance_MV: Tensor) -> Tensor:
 def place_in_window(steps: int, like: Tensor) -> Tensor:
     """Return sine and cosine of the first harmonics of each step's place in the window, [1, T, 2 * HARMONICS]."""
     order_P = torch.arange(1, HARMONICS + 1, device=like.device, dtype=like.dtype)
-    angle_TP = torch.arange(steps, device=like.device, dtype=like.dtype)[:, None] * order_P * (2 * math.pi / steps)
+    angle_TP = (
+        torch.arange(steps, device=like.device, dtype=like.dtype)[:, None]
+        * order_P
+        * (2 * math.pi / steps)
+    )
     return torch.cat((angle_TP.sin(), angle_TP.cos()), dim=-1)[None]
 
 

@@ -76,7 +76,9 @@ class OodDetector(nn.Module):
         references: R.
     """
 
-    def __init__(self, sets: int, places: int, inputs: int, grades: int, axes: int, references: int) -> None:
+    def __init__(
+        self, sets: int, places: int, inputs: int, grades: int, axes: int, references: int
+    ) -> None:
         super().__init__()
         self.axes = axes
         self.register_buffer("map_GQLC", torch.zeros(sets, places, inputs, axes + grades))
@@ -124,16 +126,22 @@ class OodDetector(nn.Module):
             if all_alike:
                 x_WSTF = x_STF.view(batch.graphs, count, *x_STF.shape[1:])
             else:
-                x_WSTF = x_STF[torch.as_tensor(first_B[graphs][:, None] + np.arange(count), device=device)]
+                x_WSTF = x_STF[
+                    torch.as_tensor(first_B[graphs][:, None] + np.arange(count), device=device)
+                ]
             if not batch.mask_ST[own].all():
-                x_WSTF = x_WSTF.masked_fill(torch.as_tensor(~batch.mask_ST[own], device=device)[..., None], 0.0)
+                x_WSTF = x_WSTF.masked_fill(
+                    torch.as_tensor(~batch.mask_ST[own], device=device)[..., None], 0.0
+                )
             told_WD = self._measured(x_WSTF.flatten(2), laid_out, pattern)
             if all_alike:
                 found_BG[:, laid_out.sets_D] = told_WD
             else:
                 found_BG[torch.as_tensor(graphs, device=device)[:, None], laid_out.sets_D] = told_WD
         set_V = torch.as_tensor(batch.grade_set_V, device=device)
-        found_V = found_BG[torch.as_tensor(batch.component_graph_V, device=device), set_V.clamp(min=0)]
+        found_V = found_BG[
+            torch.as_tensor(batch.component_graph_V, device=device), set_V.clamp(min=0)
+        ]
         return found_V.masked_fill(set_V < 0, torch.nan)
 
     def _tables(self, key: bytes, slot_S: Integers) -> _LaidOut:
@@ -159,23 +167,33 @@ class OodDetector(nn.Module):
             columns = list(alike)
             sensor_P = torch.as_tensor(np.flatnonzero(is_read_SD[:, columns[0]]), device=device)
             map_PDLC = map_SDLC[:, columns].index_select(0, sensor_P)
-            reads.append(_Read(sensor_P, map_PDLC.permute(1, 3, 0, 2).reshape(len(columns) * C, -1)))
+            reads.append(
+                _Read(sensor_P, map_PDLC.permute(1, 3, 0, 2).reshape(len(columns) * C, -1))
+            )
         made = _LaidOut(torch.as_tensor(sets_D, device=device), map_JDC, read_SD, tuple(reads))
         _kept(self._laid_out, key, made)
         return made
 
-    def _pattern(self, key: tuple[bytes, bytes], laid_out: _LaidOut, mask_ST: NDArray[np.bool_]) -> _Pattern:
+    def _pattern(
+        self, key: tuple[bytes, bytes], laid_out: _LaidOut, mask_ST: NDArray[np.bool_]
+    ) -> _Pattern:
         known = _kept(self._patterns, key)
         if known is not None:
             return known
         A, device = self.axes, laid_out.map_JDC.device
         (S, T), J = mask_ST.shape, len(laid_out.map_JDC)
-        there_J = torch.as_tensor(mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32), device=device)
+        there_J = torch.as_tensor(
+            mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32), device=device
+        )
         map_DJC = (laid_out.map_JDC * there_J[:, None, None]).transpose(0, 1)
         axes_DJA, mean_DJK = map_DJC[..., :A], map_DJC[..., A:]
-        norm_DK = mean_DJK.square().sum(1).masked_fill(~self.occurs_GK[laid_out.sets_D], NEVER_NEAREST)
+        norm_DK = (
+            mean_DJK.square().sum(1).masked_fill(~self.occurs_GK[laid_out.sets_D], NEVER_NEAREST)
+        )
         read_SD = laid_out.read_SD.cpu().numpy()
-        inputs_D = torch.as_tensor(read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32)
+        inputs_D = torch.as_tensor(
+            read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32
+        )
         rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
         scale_D = 1.0 / (rest_D * inputs_D * limit_D)
         inverse_DAA = self._inverse(axes_DJA, laid_out.sets_D)
@@ -189,7 +207,10 @@ class OodDetector(nn.Module):
         The covariance of the inputs that are there is U diag(v - r) U' + r I with their rows U of the axes; by Woodbury's identity its
         inverse is (I - U (r diag(1 / (v - r)) + U'U)^-1 U') / r.
         """
-        variance_DA, rest_D1 = self.variance_GX[sets_D, : self.axes], self.variance_GX[sets_D, self.axes :]
+        variance_DA, rest_D1 = (
+            self.variance_GX[sets_D, : self.axes],
+            self.variance_GX[sets_D, self.axes :],
+        )
         over_DA = (variance_DA - rest_D1) / rest_D1
         gram_DAA = (axes_DJA.mT @ axes_DJA).double()
         # axes that say nothing beyond the rest have 0 here, and are left out by it
@@ -212,14 +233,22 @@ class OodDetector(nn.Module):
         whole_WDK = norm_WD[..., None] - 2.0 * told_WDC[..., A:] + pattern.norm_DK
         # one product for each set: matmul would repeat its matrix for each window
         along_DLA = along_WDKA.transpose(0, 1).flatten(1, 2)
-        less_DWK = (torch.bmm(along_DLA, pattern.inverse_DAA) * along_DLA).sum(-1).view(D, len(told_WDC), -1)
+        less_DWK = (
+            (torch.bmm(along_DLA, pattern.inverse_DAA) * along_DLA)
+            .sum(-1)
+            .view(D, len(told_WDC), -1)
+        )
         less_WDK = less_DWK.transpose(0, 1)
         # what no number comes of is no usual evidence
         distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0) * pattern.scale_D
-        return distance_WD.nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(pattern.is_blind_D, torch.nan)
+        return distance_WD.nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(
+            pattern.is_blind_D, torch.nan
+        )
 
 
-def _alike(batch: GraphBatch, first_B: Integers, counts_B: Integers) -> dict[tuple[bytes, bytes], list[int]]:
+def _alike(
+    batch: GraphBatch, first_B: Integers, counts_B: Integers
+) -> dict[tuple[bytes, bytes], list[int]]:
     """Return graphs by what their tables depend on: their sensors, and which of their inputs are there."""
     alike: dict[tuple[bytes, bytes], list[int]] = {}
     for graph, (first, count) in enumerate(zip(first_B.tolist(), counts_B.tolist(), strict=True)):

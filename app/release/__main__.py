@@ -32,7 +32,14 @@ from app.release.history import in_use
 from app.release.ledger import Asker
 from app.release.operations import Releases
 from app.release.promotion import GuardBroken, Promotion, new_shadows, promote
-from app.release.source import aliases, directory_of, has_registry, name_versions, open_registry, placement_of
+from app.release.source import (
+    aliases,
+    directory_of,
+    has_registry,
+    name_versions,
+    open_registry,
+    placement_of,
+)
 from app.release.versions import described
 from app.release.view import difference, status_lines
 from app.store.open import open_store
@@ -73,43 +80,69 @@ def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
 def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False)
     everywhere.add_argument(
-        "--config", type=Path, help="the file that says what runs (HYDRAULIC_SERVE_CONFIG, else serve_config.yaml)"
+        "--config",
+        type=Path,
+        help="the file that says what runs (HYDRAULIC_SERVE_CONFIG, else serve_config.yaml)",
     )
-    everywhere.add_argument("--address", help="Ray's dashboard (RAY_DASHBOARD_ADDRESS, else http://127.0.0.1:8265)")
+    everywhere.add_argument(
+        "--address", help="Ray's dashboard (RAY_DASHBOARD_ADDRESS, else http://127.0.0.1:8265)"
+    )
     everywhere.add_argument("--url", help="the service; without it as http_options say")
     changing = argparse.ArgumentParser(add_help=False, parents=[everywhere])
-    changing.add_argument("--dry-run", action="store_true", help="print what would change, and change nothing")
+    changing.add_argument(
+        "--dry-run", action="store_true", help="print what would change, and change nothing"
+    )
     changing.add_argument("--reason", default="", help="why; goes into the history of releases")
-    changing.add_argument("--actor", default=getpass.getuser(), help="who; the user of this process without it")
-    parser = argparse.ArgumentParser(prog="python -m app.release", description=(__doc__ or "").partition("\n")[0])
+    changing.add_argument(
+        "--actor", default=getpass.getuser(), help="who; the user of this process without it"
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m app.release", description=(__doc__ or "").partition("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="registered versions, newest first")
     register = commands.add_parser("register", help="validate a checkpoint and give it a number")
     register.add_argument("checkpoint", type=Path, help="the directory that training wrote")
     register.add_argument("--run", help="MLflow's id of the training run, for the lineage")
     register.add_argument("--dry-run", action="store_true", help="validate, and register nothing")
-    fetch = commands.add_parser("fetch", help="write a registered version into an empty directory; replicas call this")
+    fetch = commands.add_parser(
+        "fetch", help="write a registered version into an empty directory; replicas call this"
+    )
     fetch.add_argument("version")
     fetch.add_argument("directory", type=Path)
     check = commands.add_parser(
-        "check", help="check a version as `deploy` does, and print where its checkpoint is; the service calls this"
+        "check",
+        help="check a version as `deploy` does, and print where its checkpoint is; the service calls this",
     )
     check.add_argument("version")
     alias = commands.add_parser("alias", help="name registered versions; the service calls this")
     alias.add_argument("names", nargs="+", metavar="ALIAS=VERSION", help="such as champion=3")
-    commands.add_parser("status", parents=[everywhere], help="what the file says, what runs, and the last releases")
-    commands.add_parser("diff", parents=[everywhere], help="what the file would change in what runs")
+    commands.add_parser(
+        "status", parents=[everywhere], help="what the file says, what runs, and the last releases"
+    )
+    commands.add_parser(
+        "diff", parents=[everywhere], help="what the file would change in what runs"
+    )
     commands.add_parser("apply", parents=[changing], help="apply the file as it is")
-    compare = commands.add_parser("compare", help="which of two versions is right more often, and how they differ")
+    compare = commands.add_parser(
+        "compare", help="which of two versions is right more often, and how they differ"
+    )
     compare.add_argument("a", help="the version to compare with")
     compare.add_argument("b", help="the version that the verdict is of")
-    compare.add_argument("--days", type=float, help="how far back answers count; all that are kept without it")
+    compare.add_argument(
+        "--days", type=float, help="how far back answers count; all that are kept without it"
+    )
     deploy = commands.add_parser(
         "deploy", parents=[changing], help="add a version with weight 0 and wait until it answered"
     )
     deploy.add_argument("version")
-    deploy.add_argument("--checkpoint", help="its directory, relative to the project; without it a registered version")
-    deploy.add_argument("--device", help="auto, cpu, cuda or cuda:N; as the version that is copied without it")
+    deploy.add_argument(
+        "--checkpoint",
+        help="its directory, relative to the project; without it a registered version",
+    )
+    deploy.add_argument(
+        "--device", help="auto, cpu, cuda or cuda:N; as the version that is copied without it"
+    )
     split = commands.add_parser("split", parents=[changing], help="give versions their weights")
     split.add_argument("weights", nargs="+", metavar="VERSION=WEIGHT", help="such as 3=90 4=10")
     shadow = commands.add_parser(
@@ -120,25 +153,39 @@ def _parser() -> argparse.ArgumentParser:
     shadow.add_argument("version")
     shadow.add_argument("--off", action="store_true", help="end it")
     promote_ = commands.add_parser(
-        "promote", parents=[changing], help="walk a version's weight up, and back when a guard breaks"
+        "promote",
+        parents=[changing],
+        help="walk a version's weight up, and back when a guard breaks",
     )
     promote_.add_argument("version")
-    promote_.add_argument("--steps", default="100", help="weights one after the other, such as 1,10,50,100")
+    promote_.add_argument(
+        "--steps", default="100", help="weights one after the other, such as 1,10,50,100"
+    )
     promote_.add_argument("--hold", default="0s", help="how long to stay on each, such as 10m")
-    promote_.add_argument("--guard", help="what must hold meanwhile, such as errors<0.1%%,p95<80ms,disagreement<5%%")
-    commands.add_parser("rollback", parents=[changing], help="put the weights before those of now in force")
+    promote_.add_argument(
+        "--guard", help="what must hold meanwhile, such as errors<0.1%%,p95<80ms,disagreement<5%%"
+    )
+    commands.add_parser(
+        "rollback", parents=[changing], help="put the weights before those of now in force"
+    )
     replay = commands.add_parser(
         "replay", help="make a stored diagnosis again, and say whether its scores are the same"
     )
     replay.add_argument("diagnosis_id")
     replay.add_argument(
-        "--readings", type=Path, help="the request, or its readings, of a diagnosis that brought its own"
+        "--readings",
+        type=Path,
+        help="the request, or its readings, of a diagnosis that brought its own",
     )
     replay.add_argument(
-        "--checkpoint", type=Path, help="the version's directory, when this machine does not know where it is"
+        "--checkpoint",
+        type=Path,
+        help="the version's directory, when this machine does not know where it is",
     )
     replay.add_argument("--config", type=Path, help="the file that says what runs")
-    retire = commands.add_parser("retire", parents=[changing], help="remove a version without weight")
+    retire = commands.add_parser(
+        "retire", parents=[changing], help="remove a version without weight"
+    )
     retire.add_argument("version")
     return parser
 
@@ -191,7 +238,9 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
                 return 0
             _end_at_sigterm()
             asker = Asker(options.actor, options.reason)
-            releases = Releases(file, serve, service, store, asker, say, settings.var_dir, dry_run=options.dry_run)
+            releases = Releases(
+                file, serve, service, store, asker, say, settings.var_dir, dry_run=options.dry_run
+            )
             before = releases.weights()
             await _change(options, releases, service, say, settings)
             if not options.dry_run:
@@ -203,13 +252,19 @@ async def _run(options: argparse.Namespace, out: TextIO) -> int:
 
 
 async def _change(
-    options: argparse.Namespace, releases: Releases, service: ServiceApi, say: Callable[[str], None], settings: Settings
+    options: argparse.Namespace,
+    releases: Releases,
+    service: ServiceApi,
+    say: Callable[[str], None],
+    settings: Settings,
 ) -> None:
     match options.command:
         case "apply":
             await releases.apply()
         case "deploy":
-            await releases.deploy(placement_of(options.version, options.checkpoint, options.device, settings))
+            await releases.deploy(
+                placement_of(options.version, options.checkpoint, options.device, settings)
+            )
         case "split":
             await releases.split(parse_weights(options.weights))
         case "shadow":
@@ -218,11 +273,15 @@ async def _change(
             promotion = _promotion(options, MetricsMeter.names)
             if options.dry_run:
                 weights = with_share(releases.weights(), promotion.version, promotion.steps[0])
-                await releases.split(weights, shadows=ShadowChange(add=new_shadows(releases, promotion)))
+                await releases.split(
+                    weights, shadows=ShadowChange(add=new_shadows(releases, promotion))
+                )
                 return
             replicas = await releases.ingress_replicas()
             meter = MetricsMeter(
-                service.metrics, 1 if replicas <= 1 else 3 * replicas, tuple(in_use(releases.weights()))
+                service.metrics,
+                1 if replicas <= 1 else 3 * replicas,
+                tuple(in_use(releases.weights())),
             )
             await promote(releases, promotion, [meter], say)
         case "rollback":
@@ -231,7 +290,9 @@ async def _change(
             await releases.retire(options.version)
 
 
-async def _registered(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> None:
+async def _registered(
+    options: argparse.Namespace, settings: Settings, say: Callable[[str], None]
+) -> None:
     if options.command == "fetch":
         open_registry(settings).fetch(options.version, options.directory)
         return
@@ -241,7 +302,9 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     if options.command == "alias":
         named = [item.partition("=") for item in options.names]
         if bad := [
-            item for item, (alias, _, version) in zip(options.names, named, strict=True) if not (alias and version)
+            item
+            for item, (alias, _, version) in zip(options.names, named, strict=True)
+            if not (alias and version)
         ]:
             raise InputError(f"expected ALIAS=VERSION, found '{bad[0]}': such as champion=3")
         name_versions({alias: version for alias, _, version in named}, settings, say)
@@ -269,7 +332,9 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
     finally:
         await store.close()
     for score in scores:
-        say(f"reference set: {score.component_id} ({score.design}) right in {score.right} of {score.windows} windows")
+        say(
+            f"reference set: {score.component_id} ({score.design}) right in {score.right} of {score.windows} windows"
+        )
     if not scores:
         data = checkpoint.manifest.data
         say(
@@ -278,24 +343,35 @@ async def _registered(options: argparse.Namespace, settings: Settings, say: Call
         )
     if options.dry_run:
         return
-    tags = {f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}" for score in scores}
+    tags = {
+        f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}"
+        for score in scores
+    }
     made = open_registry(settings).register(options.checkpoint, options.run, tags)
     say(f"registered as version {made.version}")
 
 
-async def _compare(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> None:
+async def _compare(
+    options: argparse.Namespace, settings: Settings, say: Callable[[str], None]
+) -> None:
     if options.a == options.b:
-        raise InputError(f"expected two versions, found {options.a} twice: compare it with another one")
+        raise InputError(
+            f"expected two versions, found {options.a} twice: compare it with another one"
+        )
     store = open_store(settings)
     try:
         await _ready(store)
-        for line in await compared(store.answer_pairs(), options.a, options.b, options.days, datetime.now(UTC)):
+        for line in await compared(
+            store.answer_pairs(), options.a, options.b, options.days, datetime.now(UTC)
+        ):
             say(line)
     finally:
         await store.close()
 
 
-async def _replayed(options: argparse.Namespace, settings: Settings, say: Callable[[str], None]) -> int:
+async def _replayed(
+    options: argparse.Namespace, settings: Settings, say: Callable[[str], None]
+) -> int:
     # torch takes seconds to import, and the other commands do not need it
     from app.release.replay import read_given, replay
 

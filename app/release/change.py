@@ -68,7 +68,9 @@ class Change:
             await self._serve.apply(after.data)
         except BaseException as error:
             self._file.replace(after, before.text)
-            if isinstance(error, asyncio.CancelledError):  # Serve may have taken it before it could answer
+            if isinstance(
+                error, asyncio.CancelledError
+            ):  # Serve may have taken it before it could answer
                 await self._serve.apply(before.data)
             raise
         return after
@@ -95,7 +97,9 @@ class Change:
         Raises:
             ReleaseError: they are not in time.
         """
-        await self._service.wait_traffic(config.config.traffic, await self.ingress_replicas(config), within_s)
+        await self._service.wait_traffic(
+            config.config.traffic, await self.ingress_replicas(config), within_s
+        )
 
     async def ingress_replicas(self, config: ReadConfig) -> int:
         """Return how many ingress replicas run.

@@ -13,7 +13,9 @@ _LONGEST_DAYS = 10_000
 _HEAD = ("component", "differ", "right", "of labelled windows", "health, {b} less {a}")
 
 
-async def compared(source: AnswerSource, a: str, b: str, days: float | None, now: datetime) -> list[str]:
+async def compared(
+    source: AnswerSource, a: str, b: str, days: float | None, now: datetime
+) -> list[str]:
     """Compare a version with another one.
 
     Args:
@@ -32,7 +34,10 @@ async def compared(source: AnswerSource, a: str, b: str, days: float | None, now
         StoreError: the database can't be reached.
     """
     if days is not None and not 0 < days <= _LONGEST_DAYS:
-        raise InputError(f"expected days above 0 and at most {_LONGEST_DAYS:,}, found {days:g}: correct --days", "days")
+        raise InputError(
+            f"expected days above 0 and at most {_LONGEST_DAYS:,}, found {days:g}: correct --days",
+            "days",
+        )
     start = None if days is None else now - timedelta(days=days)
     found = (await read_experiments(source, AskedFor(a, b, start, None, MOST), now)).experiments
     if not found:
@@ -47,7 +52,9 @@ def lines_of(found: Experiment) -> list[str]:
     """Return a comparison as lines, the verdict first."""
     a, b = found.a, found.b
     newest = "" if found.complete else "the newest "
-    again = f", {found.repeated} answers asked again for one or a part of it" if found.repeated else ""
+    again = (
+        f", {found.repeated} answers asked again for one or a part of it" if found.repeated else ""
+    )
     interval = f"{found.start:%Y-%m-%d %H:%M}Z to {found.end:%Y-%m-%d %H:%M}Z"
     differ = _share(found.disagreement.count, found.disagreement.windows)
     lines = [
@@ -60,7 +67,8 @@ def lines_of(found: Experiment) -> list[str]:
     rows = [head, *(_row(item, a, b) for item in found.components)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return lines + [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     ]
 
 

@@ -88,7 +88,9 @@ class Calls(NamedTuple):
 
     def since(self, before: "Calls") -> "Calls":
         """Return the calls after an earlier count."""
-        within = {bound: count - before.within.get(bound, 0.0) for bound, count in self.within.items()}
+        within = {
+            bound: count - before.within.get(bound, 0.0) for bound, count in self.within.items()
+        }
         return Calls(
             self.ended - before.ended,
             self.failed - before.failed,
@@ -100,7 +102,9 @@ class Calls(NamedTuple):
     def joined(self, other: "Calls") -> "Calls":
         """Return the calls of both."""
         bounds = self.within.keys() | other.within.keys()
-        within = {bound: self.within.get(bound, 0.0) + other.within.get(bound, 0.0) for bound in bounds}
+        within = {
+            bound: self.within.get(bound, 0.0) + other.within.get(bound, 0.0) for bound in bounds
+        }
         return Calls(
             self.ended + other.ended,
             self.failed + other.failed,
@@ -121,7 +125,9 @@ class Calls(NamedTuple):
         count = int(self.compared)
         if count < LEAST_CALLS:
             return Measured(None, count)
-        told = Sample(np.array([0.0, 1.0]), np.array([self.compared - self.disagreed, self.disagreed]))
+        told = Sample(
+            np.array([0.0, 1.0]), np.array([self.compared - self.disagreed, self.disagreed])
+        )
         return Measured(self.disagreed / self.compared, count, mean_interval(told, alpha)[0])
 
     @property
@@ -211,7 +217,11 @@ def read_calls(metrics: str, version: str, beside: Collection[str]) -> tuple[str
                 replica = sample.labels["replica"]
             elif sample.name == "hydraulic_shadow_copies_total":
                 pair = {sample.labels["version"], sample.labels["against"]}
-                if version in pair and pair - {version} <= set(beside) and sample.labels["outcome"] in compared:
+                if (
+                    version in pair
+                    and pair - {version} <= set(beside)
+                    and sample.labels["outcome"] in compared
+                ):
                     compared[sample.labels["outcome"]] += sample.value
             elif sample.labels.get("version") != version:
                 continue
@@ -233,7 +243,9 @@ def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
     for part in text.split(","):
         found = _GUARD.fullmatch(part)
         if found is None:
-            raise InputError(f"expected guards such as errors<0.1%,p95<80ms, found '{part.strip()}'")
+            raise InputError(
+                f"expected guards such as errors<0.1%,p95<80ms, found '{part.strip()}'"
+            )
         name, number, unit = found.groups()
         if name not in known:
             raise InputError(f"expected a guard on {', '.join(sorted(known))}, found '{name}'")
@@ -258,7 +270,9 @@ def parse_duration(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-def broken(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tuple[Guard, Measured] | None:
+def broken(
+    guards: tuple[Guard, ...], measured: Mapping[str, Measured]
+) -> tuple[Guard, Measured] | None:
     """Return the first guard that does not hold, and what was measured."""
     for guard in guards:
         found = measured.get(guard.name, Measured(None, 0))
@@ -274,7 +288,9 @@ def counted(guard: str) -> str:
 
 def unknown(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tuple[Guard, ...]:
     """Return the guards of which nothing can be said yet."""
-    return tuple(guard for guard in guards if measured.get(guard.name, Measured(None, 0)).value is None)
+    return tuple(
+        guard for guard in guards if measured.get(guard.name, Measured(None, 0)).value is None
+    )
 
 
 def _worse(whole: Measured, recent: Measured) -> Measured:

@@ -70,14 +70,22 @@ class ReleaseHistory:
             if not events or in_use(events[0].weights) != in_use(weights):
                 most = max(weights, key=lambda version: weights[version])
                 await self._history.record_release(
-                    most, FOUND, weights, actor=self._asker.actor, reason="in force before, set by hand in the file"
+                    most,
+                    FOUND,
+                    weights,
+                    actor=self._asker.actor,
+                    reason="in force before, set by hand in the file",
                 )
 
-    async def record(self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None) -> None:
+    async def record(
+        self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None
+    ) -> None:
         """Write down what was done; a database that refuses is told, since it is done all the same."""
         why = self._asker.reason if reason is None else reason
         try:
-            await self._history.record_release(version, action, weights, actor=self._asker.actor, reason=why)
+            await self._history.record_release(
+                version, action, weights, actor=self._asker.actor, reason=why
+            )
         except StoreError as error:
             self._say(f"warning: done, but not written to the history of releases: {error.message}")
 

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from app.checkpoint.manifest import MANIFEST, Manifest
 from app.checkpoint.node_cache import local_directory
-from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleaseError, SettingsError, UnknownVersion
+from app.core.errors import (
+    HydraulicDiagnosticsError,
+    ReleaseConflict,
+    ReleaseError,
+    SettingsError,
+    UnknownVersion,
+)
 from app.release.change import LOCK_POLL_S, Change
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
@@ -104,7 +110,9 @@ class Releases:
         had: Mapping[str, float] = {}
         if door is not None and door.status == "RUNNING":
             had = await self._service.weights()
-            await self._warm_up(before, [name for name, weight in weights.items() if weight > had.get(name, 0.0)])
+            await self._warm_up(
+                before, [name for name, weight in weights.items() if weight > had.get(name, 0.0)]
+            )
             await self._ledger.note_found(had)
         else:
             self._say("nothing answers yet: no version was warmed up before it has its weight")
@@ -116,7 +124,9 @@ class Releases:
             await self._serve.apply(before.data)
             await self._change.in_force(before, IN_FORCE_S)
         self._say("applied: " + told(weights))
-        await self._ledger.record(max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights)
+        await self._ledger.record(
+            max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights
+        )
 
     async def split(
         self, weights: Mapping[str, float], action: str = "split", shadows: ShadowChange = UNCHANGED
@@ -264,7 +274,11 @@ class Releases:
             state = await self._serve.wait_running(name, START_S)
             replicas = sum(item.running for item in state.deployments.values())
             designs = self._designs(placement.checkpoint)
-            self._say(await self._service.warm_up(placement.version, designs, max(3, 2 * replicas), WARM_UP_S))
+            self._say(
+                await self._service.warm_up(
+                    placement.version, designs, max(3, 2 * replicas), WARM_UP_S
+                )
+            )
         except ReleaseConflict:
             raise
         except (HydraulicDiagnosticsError, asyncio.CancelledError) as error:
@@ -345,7 +359,9 @@ class Releases:
         await self._ledger.note_found(had)
         async with self._change.alone(action):
             after = await self._change.put_in_force(before, text, IN_FORCE_S)
-        self._say(f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after), shadowing)}")
+        self._say(
+            f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after), shadowing)}"
+        )
         about = version or max(gaining, key=lambda name: weights[name] - had[name])
         await self._ledger.record(about, action, _weights(after), reason)
 
@@ -372,7 +388,11 @@ class Releases:
             return False
         self._file.parse(text)
         lines = difflib.unified_diff(
-            before.text.splitlines(), text.splitlines(), self._file.name, f"{self._file.name} after", lineterm=""
+            before.text.splitlines(),
+            text.splitlines(),
+            self._file.name,
+            f"{self._file.name} after",
+            lineterm="",
         )
         for line in lines:
             self._say(line)

@@ -65,7 +65,9 @@ async def promote(
     try:
         await _walk(releases, promotion, before, added, meters, say)
         await releases.unshadow(added, version, DONE)
-    except BaseException:  # also when somebody else's weights stay: they did not ask for these shadows
+    except (
+        BaseException
+    ):  # also when somebody else's weights stay: they did not ask for these shadows
         try:
             await releases.unshadow(added, version, DONE)
         except HydraulicDiagnosticsError as left:
@@ -84,7 +86,10 @@ def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
     """
     if all(guard.name != DISAGREEMENT for guard in promotion.guards):
         return ()
-    pair, shadows = dict.fromkeys([promotion.version, *in_use(releases.weights())]), releases.shadows()
+    pair, shadows = (
+        dict.fromkeys([promotion.version, *in_use(releases.weights())]),
+        releases.shadows(),
+    )
     return tuple(version for version in pair if version not in shadows)
 
 
@@ -106,13 +111,18 @@ async def _walk(
             own = [own[-1], weights]
             last = place == len(promotion.steps) - 1
             action = PROMOTE if last else STEP
-            await releases.follow(own[:1], weights, action, version, shadows=ShadowChange(add=added))
+            await releases.follow(
+                own[:1], weights, action, version, shadows=ShadowChange(add=added)
+            )
             if last and not promotion.guards:
                 return
             await _hold(releases, promotion, weights, meters, say)
     except WeightsTaken:
         raise
-    except (Exception, asyncio.CancelledError) as error:  # Ctrl-C cancels: no weights stay that nobody watches
+    except (
+        Exception,
+        asyncio.CancelledError,
+    ) as error:  # Ctrl-C cancels: no weights stay that nobody watches
         reason = _in_words(error, step)
         say(reason)
         await _go_back(releases, own, before, version, reason, added)
@@ -121,7 +131,9 @@ async def _walk(
                 f"version {version} was rolled back at weight {step:g}: {reason.partition(': ')[2]}"
             ) from error
         if isinstance(error, HydraulicDiagnosticsError):
-            raise ReleaseError(f"{reason}; the weights before the promotion are in force: {told(before)}") from error
+            raise ReleaseError(
+                f"{reason}; the weights before the promotion are in force: {told(before)}"
+            ) from error
         raise
 
 
@@ -187,7 +199,11 @@ async def _watch(
                 return f"the file could not be read for {BLIND_S:g} s: {error.message}"
         try:
             if promotion.guards:
-                measured = {name: found for meter in meters for name, found in (await meter.measure()).items()}
+                measured = {
+                    name: found
+                    for meter in meters
+                    for name, found in (await meter.measure()).items()
+                }
             measured_at = now
         except ReleaseError as error:
             if now - measured_at > BLIND_S:

@@ -52,9 +52,13 @@ class Registry:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._local = not given
         uri = given or f"sqlite:///{self._directory / 'mlflow.db'}"
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+        self._client = MlflowClient(
+            tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        )
 
-    def register(self, directory: Path, run_id: str | None, scores: Mapping[str, str]) -> Registered:
+    def register(
+        self, directory: Path, run_id: str | None, scores: Mapping[str, str]
+    ) -> Registered:
         """Register a validated checkpoint.
 
         Args:
@@ -70,7 +74,9 @@ class Registry:
         try:
             with self._alone():
                 self._ensure_model()
-                return self._add(directory, manifest, run_id or self._training_of(directory, manifest), scores)
+                return self._add(
+                    directory, manifest, run_id or self._training_of(directory, manifest), scores
+                )
         except MlflowException as error:
             raise _refused(error) from error
 
@@ -82,7 +88,9 @@ class Registry:
         """
         try:
             found = self._client.search_model_versions(f"name = '{NAME}'")
-            return sorted((self._read(item.version) for item in found), key=lambda item: -int(item.version))
+            return sorted(
+                (self._read(item.version) for item in found), key=lambda item: -int(item.version)
+            )
         except MlflowException as error:
             raise _refused(error) from error
 
@@ -101,7 +109,9 @@ class Registry:
                 from mlflow.artifacts import download_artifacts
 
                 fetched = Path(
-                    download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=self._client.tracking_uri)
+                    download_artifacts(
+                        artifact_uri=uri, dst_path=scratch, tracking_uri=self._client.tracking_uri
+                    )
                 )
                 for path in fetched.iterdir():
                     shutil.copy2(path, directory / path.name)
@@ -112,7 +122,9 @@ class Registry:
                 ) from error
             raise _refused(error) from error
         except OSError as error:
-            raise CheckpointError(f"expected the files of version {version} in the registry, found: {error}") from error
+            raise CheckpointError(
+                f"expected the files of version {version} in the registry, found: {error}"
+            ) from error
         stated, found = registered.tags.get(CARD_TAG, ""), sha256_of(directory / files.MANIFEST)
         if stated != found:
             raise CheckpointError(
@@ -120,7 +132,9 @@ class Registry:
                 "register the checkpoint again"
             )
         manifest = read_manifest(directory).model_copy(update={"version": version})
-        (directory / files.MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (directory / files.MANIFEST).write_text(
+            manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
+        )
 
     def name(self, alias: str, version: str) -> None:
         """Give a version an alias, which it takes from whoever had it; one that is not registered is left out.
@@ -144,7 +158,9 @@ class Registry:
     def _ensure_model(self) -> None:
         """Make what is not there yet of the registered model and the shipped versions, so that a number means the same everywhere."""
         try:
-            self._client.create_registered_model(NAME, description="Checkpoints of Hydraulic Diagnostics")
+            self._client.create_registered_model(
+                NAME, description="Checkpoints of Hydraulic Diagnostics"
+            )
         except MlflowException as error:
             if error.error_code != _THERE:
                 raise
@@ -166,7 +182,9 @@ class Registry:
                     f"{found[:40]}: use a registry of its own with MLFLOW_TRACKING_URI or HYDRAULIC_VAR_DIR"
                 )
 
-    def _add(self, directory: Path, manifest: Manifest, run_id: str | None, scores: Mapping[str, str]) -> Registered:
+    def _add(
+        self, directory: Path, manifest: Manifest, run_id: str | None, scores: Mapping[str, str]
+    ) -> Registered:
         run = (
             self._client.get_run(run_id)
             if run_id
@@ -192,13 +210,17 @@ class Registry:
             return None
         stated = sha256_of(directory / files.MANIFEST)
         version = manifest.version.replace("'", "")
-        runs = self._client.search_runs(experiments, f"tags.version = '{version}'", max_results=LATEST_RUNS)
+        runs = self._client.search_runs(
+            experiments, f"tags.version = '{version}'", max_results=LATEST_RUNS
+        )
         for run in runs:
             paths = {item.path for item in self._client.list_artifacts(run.info.run_id, ARTIFACT)}
             if f"{ARTIFACT}/{files.MANIFEST}" not in paths:
                 continue
             with tempfile.TemporaryDirectory() as scratch:
-                kept = self._client.download_artifacts(run.info.run_id, f"{ARTIFACT}/{files.MANIFEST}", scratch)
+                kept = self._client.download_artifacts(
+                    run.info.run_id, f"{ARTIFACT}/{files.MANIFEST}", scratch
+                )
                 if sha256_of(Path(kept)) == stated:
                     return str(run.info.run_id)
         return None
@@ -213,7 +235,9 @@ class Registry:
     def _read(self, version: str) -> Registered:
         item: ModelVersion = self._client.get_model_version(NAME, version)
         created = datetime.fromtimestamp(item.creation_timestamp / 1000, UTC)
-        return Registered(str(item.version), created, tuple(item.aliases), str(item.run_id or ""), dict(item.tags))
+        return Registered(
+            str(item.version), created, tuple(item.aliases), str(item.run_id or ""), dict(item.tags)
+        )
 
 
 def _tags(directory: Path, manifest: Manifest) -> dict[str, str]:

@@ -82,18 +82,24 @@ async def replay(
     then = await _stored(diagnosis_id, store)
     findings = _Findings([], [])
     equipment = await _topology(then, store, given, findings)
-    values_SN = None if equipment is None else await _readings(then, equipment, store, given, findings)
+    values_SN = (
+        None if equipment is None else await _readings(then, equipment, store, given, findings)
+    )
     checkpoint = _checkpoint(then, directory_of, findings)
     head = (
         f"diagnosis {then.diagnosis_id} of '{then.equipment_id}', [{then.window.start.isoformat()}, {then.window.end.isoformat()}), "
         f"version {then.model_version}"
     )
     if equipment is None or values_SN is None or checkpoint is None:
-        return Replayed(same=False, lines=(head, *findings.changed, *findings.gone, "it can't be made again"))
+        return Replayed(
+            same=False, lines=(head, *findings.changed, *findings.gone, "it can't be made again")
+        )
     try:
         now = _made(then, equipment, values_SN, checkpoint)
     except (WindowError, CheckpointError) as error:
-        return Replayed(same=False, lines=(head, *findings.changed, error.message, "it can't be made again"))
+        return Replayed(
+            same=False, lines=(head, *findings.changed, error.message, "it can't be made again")
+        )
     return _compared(then, now, head, findings.changed)
 
 
@@ -108,7 +114,9 @@ def read_given(path: Path) -> Given:
         if isinstance(document, dict) and "equipment_id" in document:
             request = DiagnosisRequest.model_validate(document)
             if request.readings is None:
-                raise InputError(f"expected `readings` in the request of '{path}', found none", "readings")
+                raise InputError(
+                    f"expected `readings` in the request of '{path}', found none", "readings"
+                )
             return Given(request.readings, request.equipment)
         return Given(InlineReadings.model_validate(document), None)
     except (OSError, ValueError) as error:
@@ -133,10 +141,14 @@ async def _stored(diagnosis_id: str, store: Store) -> Diagnosis:
         ) from error
 
 
-async def _topology(then: Diagnosis, store: Store, given: Given | None, findings: _Findings) -> Equipment | None:
+async def _topology(
+    then: Diagnosis, store: Store, given: Given | None, findings: _Findings
+) -> Equipment | None:
     """Return the topology that the diagnosis was made with."""
     if given is not None and given.equipment is not None:
-        equipment = parse_equipment({"equipment_id": then.equipment_id, **given.equipment}, "equipment")
+        equipment = parse_equipment(
+            {"equipment_id": then.equipment_id, **given.equipment}, "equipment"
+        )
         if equipment.revision != then.topology_revision:
             findings.changed.append(
                 f"topology: {then.topology_revision[:_SHOWN]} then, the file has {equipment.revision[:_SHOWN]}"
@@ -207,7 +219,9 @@ async def _bins(
     return decode_window(window, equipment)
 
 
-def _checkpoint(then: Diagnosis, directory_of: Callable[[str], Path], findings: _Findings) -> Checkpoint | None:
+def _checkpoint(
+    then: Diagnosis, directory_of: Callable[[str], Path], findings: _Findings
+) -> Checkpoint | None:
     try:
         checkpoint = load(directory_of(then.model_version))
     except CheckpointError as error:
@@ -223,14 +237,20 @@ def _checkpoint(then: Diagnosis, directory_of: Callable[[str], Path], findings: 
     return checkpoint
 
 
-def _made(then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: Checkpoint) -> Diagnosis:
+def _made(
+    then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: Checkpoint
+) -> Diagnosis:
     """Make the diagnosis as a replica of the service would, alone in its batch."""
     plan = plan_windows(equipment, checkpoint.feature_spec)
     check_shape(values_SN, plan.features, equipment.equipment_id)
     graph, summary = build_windows(values_SN[np.newaxis], plan)
     output = score(choose(checkpoint.model, 1).network, graph)
     taught = PredictionDecoder.of(
-        then.model_version, equipment.design, checkpoint.manifest, checkpoint.feature_spec, checkpoint.calibration
+        then.model_version,
+        equipment.design,
+        checkpoint.manifest,
+        checkpoint.feature_spec,
+        checkpoint.calibration,
     )
     context = DiagnosisContext(
         diagnosis_id=then.diagnosis_id,
@@ -243,10 +263,14 @@ def _made(then: Diagnosis, equipment: Equipment, values_SN: Floats, checkpoint: 
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
     told = component_predictions(output)
-    return diagnose(equipment, context, Scores(told), of_window, taught, _thresholds(then, equipment, told), {})
+    return diagnose(
+        equipment, context, Scores(told), of_window, taught, _thresholds(then, equipment, told), {}
+    )
 
 
-def _thresholds(then: Diagnosis, equipment: Equipment, told: Sequence[ComponentPrediction]) -> Thresholds:
+def _thresholds(
+    then: Diagnosis, equipment: Equipment, told: Sequence[ComponentPrediction]
+) -> Thresholds:
     """Return thresholds by which a component that was told is not too far from training now; those of then were not kept."""
     answered = {item.component_id for item in then.components if item.basis != "none"}
     distances = [
@@ -275,7 +299,9 @@ def _compared(then: Diagnosis, now: Diagnosis, head: str, changed: Sequence[str]
             "processor that ran it (a GPU runs bfloat16, good to 0.002) are others"
         )
         changed = (unknown,)
-    return Replayed(same=False, lines=(head, *changed, f"the scores of {len(other)} components differ:", *other))
+    return Replayed(
+        same=False, lines=(head, *changed, f"the scores of {len(other)} components differ:", *other)
+    )
 
 
 def _numbers(item: ComponentDiagnosis) -> Iterator[float | None]:

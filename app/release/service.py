@@ -76,13 +76,20 @@ class ReleaseService:
             await asyncio.wait(self._orders, timeout=CLOSE_S)
 
     async def _take(
-        self, asked: "Asked", work: "Callable[[Releases], Awaitable[None]]", deployed: str | None = None
+        self,
+        asked: "Asked",
+        work: "Callable[[Releases], Awaitable[None]]",
+        deployed: str | None = None,
     ) -> ReleaseAnswer:
         """Work on an order apart, and answer when it is done, or when the caller has waited as long as a request may."""
         here = asyncio.get_running_loop()
-        order = _ReleaseTask(self._settings, _History(self._store, here), self._dashboard, asked, work, deployed)
+        order = _ReleaseTask(
+            self._settings, _History(self._store, here), self._dashboard, asked, work, deployed
+        )
         config = await asyncio.to_thread(order.config)
-        under_way = next((order.deployed for order in self._orders.values() if order.deployed is not None), None)
+        under_way = next(
+            (order.deployed for order in self._orders.values() if order.deployed is not None), None
+        )
         if deployed is not None and under_way is not None:
             raise ReleaseConflict(
                 f"expected no other deployment under way here, found that of version {under_way}: ask again when it is done"
@@ -104,7 +111,9 @@ class ReleaseService:
         elif order.names:
             from app.release.source import name_apart
 
-            naming = asyncio.create_task(asyncio.to_thread(name_apart, order.names, self._settings, logger.warning))
+            naming = asyncio.create_task(
+                asyncio.to_thread(name_apart, order.names, self._settings, logger.warning)
+            )
             self._naming.add(naming)
             naming.add_done_callback(self._naming.discard)
 
@@ -184,7 +193,9 @@ class _ReleaseTask:
         from app.release.config.file import ConfigFile
 
         now = ConfigFile(self._path()).read()
-        return ReleaseAnswer(state=state, said=tuple(self._said), weights=_weights(now), digest=now.digest)
+        return ReleaseAnswer(
+            state=state, said=tuple(self._said), weights=_weights(now), digest=now.digest
+        )
 
     async def _do(self) -> None:
         # imported when asked for: an ingress that never releases stays as small as it is
@@ -198,12 +209,16 @@ class _ReleaseTask:
 
         asked, path, settings = self._asked, self._path(), self._settings
         read = ConfigFile(path, asked.seen).read()
-        serve = ServeApi(await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home()))
+        serve = ServeApi(
+            await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home())
+        )
         service = ServiceApi(service_url(read.config), asked.key.get_secret_value())
         async with serve, service:
             give_up = time.monotonic() + SETTLE_S
             while found := [
-                line for line in difference(read, await serve.applications()) if line.startswith("application")
+                line
+                for line in difference(read, await serve.applications())
+                if line.startswith("application")
             ]:
                 if time.monotonic() < give_up:  # another command may be between the file and Serve
                     await asyncio.sleep(0.2)
@@ -215,7 +230,14 @@ class _ReleaseTask:
                 )
             file, asker = ConfigFile(path, asked.seen), Asker(asked.name, asked.reason)
             releases = Releases(
-                file, serve, service, self._history, asker, self._said.append, settings.var_dir, dry_run=asked.dry_run
+                file,
+                serve,
+                service,
+                self._history,
+                asker,
+                self._said.append,
+                settings.var_dir,
+                dry_run=asked.dry_run,
             )
             await self._work(releases)
             if not asked.dry_run:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 SHIPPED = "app/weights"
 
 
-def placement_of(version: str, checkpoint: str | None, device: str | None, settings: Settings) -> Placement:
+def placement_of(
+    version: str, checkpoint: str | None, device: str | None, settings: Settings
+) -> Placement:
     """Find a version's checkpoint and check it.
 
     Args:
@@ -85,10 +87,15 @@ def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:
 
 def has_registry(settings: Settings) -> bool:
     """Tell whether there may be a registry, without importing or making one."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (settings.var_dir / "mlflow" / "mlflow.db").is_file()
+    return (
+        bool(os.environ.get("MLFLOW_TRACKING_URI"))
+        or (settings.var_dir / "mlflow" / "mlflow.db").is_file()
+    )
 
 
-def aliases(before: Mapping[str, float], after: Mapping[str, float], deployed: str | None) -> dict[str, str]:
+def aliases(
+    before: Mapping[str, float], after: Mapping[str, float], deployed: str | None
+) -> dict[str, str]:
     """Return which registered version is champion, and which challenger, where a change of weights or a deployment made another one so.
 
     Args:
@@ -135,7 +142,10 @@ def open_registry(settings: Settings) -> "Registry":
     Raises:
         ReleaseError: MLflow is not installed.
     """
-    for name, value in (("MLFLOW_DISABLE_TELEMETRY", "true"), ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")):
+    for name, value in (
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+    ):
         os.environ.setdefault(name, value)
     try:
         from app.release.registry import Registry

@@ -70,7 +70,10 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
     lines = []
     for machine in _one_of_each_topology(checkpoint, machines):
         values = np.array(
-            [wave(*placed.sensor.range, machine.bins, place) for place, placed in enumerate(machine.sensors)],
+            [
+                wave(*placed.sensor.range, machine.bins, place)
+                for place, placed in enumerate(machine.sensors)
+            ],
             dtype=np.float32,
         ).reshape(len(machine.sensors), machine.bins)
         (output,) = _outputs(checkpoint, network, machine, values[np.newaxis])
@@ -78,11 +81,15 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
             raise CheckpointError(
                 f"expected finite health of every component of '{machine.equipment_id}', found some that is not: train again"
             )
-        lines.append(f"warm-up on the topology of '{machine.equipment_id}' ({machine.design}): every health is finite")
+        lines.append(
+            f"warm-up on the topology of '{machine.equipment_id}' ({machine.design}): every health is finite"
+        )
     return lines
 
 
-async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment], store: Store) -> list[ComponentScore]:
+async def reference_score(
+    checkpoint: Checkpoint, machines: Sequence[Equipment], store: Store
+) -> list[ComponentScore]:
     """Score labelled windows of the store: stable ones, spread over the time of each machine of the checkpoint's designs.
 
     Windows that touch the manifest's data interval are left out: the weights were fitted on them and their score would flatter.
@@ -102,12 +109,18 @@ async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment],
         windows = await _labelled(machine, store, checkpoint.manifest.data)
         for start in range(0, len(windows), WINDOWS_OF_A_BATCH):
             part = windows[start : start + WINDOWS_OF_A_BATCH]
-            read = await store.read_windows([(machine.equipment_id, first, machine.bins) for first, _ in part])
-            full = [(window, told) for window, (_, told) in zip(read, part, strict=True) if window.count]
+            read = await store.read_windows(
+                [(machine.equipment_id, first, machine.bins) for first, _ in part]
+            )
+            full = [
+                (window, told) for window, (_, told) in zip(read, part, strict=True) if window.count
+            ]
             if not full:
                 continue
             values = np.stack([decode_window(window, machine) for window, _ in full])
-            for output, (_, told) in zip(_outputs(checkpoint, network, machine, values), full, strict=True):
+            for output, (_, told) in zip(
+                _outputs(checkpoint, network, machine, values), full, strict=True
+            ):
                 for place, component in enumerate(machine.components):
                     known = grades.get(component.component_id)
                     if known is None or component.component_id not in told:
@@ -118,12 +131,18 @@ async def reference_score(checkpoint: Checkpoint, machines: Sequence[Equipment],
     return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(counted.items())]
 
 
-async def _labelled(machine: Equipment, store: Store, seen: DataInterval) -> list[tuple[int, dict[str, str]]]:
+async def _labelled(
+    machine: Equipment, store: Store, seen: DataInterval
+) -> list[tuple[int, dict[str, str]]]:
     """Return the first bins of labelled windows outside of an interval, spread over time, with the grade of each component."""
     told: dict[int, dict[str, str]] = {}
     window = timedelta(seconds=machine.window_s)
     for label in await store.read_labels(machine.equipment_id):
-        if not label.stable or label.grade is None or label.end_us - label.start_us < machine.bins * machine.grid_us:
+        if (
+            not label.stable
+            or label.grade is None
+            or label.end_us - label.start_us < machine.bins * machine.grid_us
+        ):
             continue
         first = -(-label.start_us // machine.grid_us)
         start = EPOCH + timedelta(microseconds=first * machine.grid_us)
@@ -134,7 +153,9 @@ async def _labelled(machine: Equipment, store: Store, seen: DataInterval) -> lis
     return windows[::step]
 
 
-def _one_of_each_topology(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> Iterator[Equipment]:
+def _one_of_each_topology(
+    checkpoint: Checkpoint, machines: Sequence[Equipment]
+) -> Iterator[Equipment]:
     seen: set[str] = set()
     for machine in machines:
         if machine.design in checkpoint.manifest.designs and machine.structure_digest not in seen:
@@ -142,7 +163,9 @@ def _one_of_each_topology(checkpoint: Checkpoint, machines: Sequence[Equipment])
             yield machine
 
 
-def _outputs(checkpoint: Checkpoint, network: Network, machine: Equipment, values_WSN: Floats) -> Sequence[ModelOutput]:
+def _outputs(
+    checkpoint: Checkpoint, network: Network, machine: Equipment, values_WSN: Floats
+) -> Sequence[ModelOutput]:
     try:
         graph, _ = build_windows(values_WSN, plan_windows(machine, checkpoint.feature_spec))
     except WindowError as error:

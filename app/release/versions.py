@@ -21,7 +21,11 @@ class Registered(NamedTuple):
 def described(item: Registered) -> str:
     """Return a registered version in a line: its names, where it comes from and how well it did."""
     tags = item.tags
-    figures = [f"{name.removeprefix('metrics.')} {tags[name]}" for name in sorted(tags) if name.endswith("macro_f1")]
+    figures = [
+        f"{name.removeprefix('metrics.')} {tags[name]}"
+        for name in sorted(tags)
+        if name.endswith("macro_f1")
+    ]
     figures += [f"{name} {tags[name]}" for name in sorted(tags) if name.startswith("reference.")]
     return (
         f"{item.version}\t{','.join(item.aliases) or '-'}\t{item.created:%Y-%m-%d %H:%M}Z\t{tags.get('designs', '')}\t"

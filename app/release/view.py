@@ -20,7 +20,9 @@ from app.store.store import Store
 EVENTS = 10
 
 
-async def status_lines(file: ConfigFile, serve: ServeApi, service: ServiceApi, store: Store) -> list[str]:
+async def status_lines(
+    file: ConfigFile, serve: ServeApi, service: ServiceApi, store: Store
+) -> list[str]:
     """Return how everything stands; what does not answer is said to, and fails nothing.
 
     Raises:
@@ -45,11 +47,22 @@ async def status_lines(file: ConfigFile, serve: ServeApi, service: ServiceApi, s
             f"'{release.application}' {state.status if state else 'absent'}, {replicas} replica(s); checkpoint "
             f"{config.config.model_args(release.application).checkpoint}"
         )
-    differing = sorted({line.split("'")[1] for line in difference(config, states) if line.startswith("application")})
+    differing = sorted(
+        {
+            line.split("'")[1]
+            for line in difference(config, states)
+            if line.startswith("application")
+        }
+    )
     if states and differing:
-        lines.append(f"the file and what runs differ in {', '.join(differing)}: see `diff`, and `apply` the file")
+        lines.append(
+            f"the file and what runs differ in {', '.join(differing)}: see `diff`, and `apply` the file"
+        )
     try:
-        lines += ["last releases, newest first:", *(_event(item) for item in await store.list_releases(EVENTS))]
+        lines += [
+            "last releases, newest first:",
+            *(_event(item) for item in await store.list_releases(EVENTS)),
+        ]
     except StoreError as error:
         lines.append(f"no history: {error.message}")
     return lines
@@ -66,7 +79,9 @@ def difference(config: ReadConfig, states: Mapping[str, ApplicationState]) -> li
     # Serve hands the whole's logging down to the applications that have none of their own
     common = config.config.logging_config
     wanted = {
-        item.name: item if item.logging_config else item.model_copy(update={"logging_config": common})
+        item.name: item
+        if item.logging_config
+        else item.model_copy(update={"logging_config": common})
         for item in config.config.applications
     }
     running = {

@@ -16,7 +16,9 @@ _SHARE_OF_RANGE = 0.05
 _BINS_OF_A_WAVE = 7.0
 
 
-def warm_up_request(equipment: Equipment, version: str, now: datetime, number: int) -> Mapping[str, Any]:
+def warm_up_request(
+    equipment: Equipment, version: str, now: datetime, number: int
+) -> Mapping[str, Any]:
     """Return the body of a diagnosis of one version on an equipment's topology.
 
     Args:
@@ -52,4 +54,6 @@ def wave(low: float, high: float, bins: int, phase: float) -> list[float]:
         phase: where the wave begins; readings of other phases differ.
     """
     middle, swing = (low + high) / 2.0, _SHARE_OF_RANGE * (high - low)
-    return [round(middle + swing * math.sin(phase + step / _BINS_OF_A_WAVE), 6) for step in range(bins)]
+    return [
+        round(middle + swing * math.sin(phase + step / _BINS_OF_A_WAVE), 6) for step in range(bins)
+    ]

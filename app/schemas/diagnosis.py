@@ -32,17 +32,23 @@ class DiagnosisRequest(BaseModel):
     equipment_id: Identifier
     at: Annotated[
         AwareTime | None,
-        Field(description="end of the window; without it the last complete window, or cycle, before now"),
+        Field(
+            description="end of the window; without it the last complete window, or cycle, before now"
+        ),
     ] = None
     model_version: Annotated[
-        Version | None, Field(description="answer with this released version instead of the one traffic weights choose")
+        Version | None,
+        Field(
+            description="answer with this released version instead of the one traffic weights choose"
+        ),
     ] = None
     explain: Annotated[bool, Field(description="work out each component's evidence")] = False
-    readings: Annotated[InlineReadings | None, Field(description="the window's readings; the store is not asked")] = (
-        None
-    )
+    readings: Annotated[
+        InlineReadings | None, Field(description="the window's readings; the store is not asked")
+    ] = None
     equipment: Annotated[
-        dict[str, Any] | None, Field(description="topology of a machine that is not registered; with `readings` only")
+        dict[str, Any] | None,
+        Field(description="topology of a machine that is not registered; with `readings` only"),
     ] = None
 
 
@@ -82,7 +88,9 @@ class InputQuality(BaseModel):
     stale_s: float | None
     digest: Annotated[
         str | None,
-        Field(description="BLAKE2b-128 of the window's bins as float32; null in diagnoses from before it was kept"),
+        Field(
+            description="BLAKE2b-128 of the window's bins as float32; null in diagnoses from before it was kept"
+        ),
     ] = None
 
 
@@ -151,7 +159,9 @@ class ComponentDiagnosis(BaseModel):
     evidence: tuple[Evidence, ...] = ()
     distance_evidence: Annotated[
         tuple[DistanceEvidence, ...],
-        Field(description="with `explain`: how much of `distance` each sensor accounts for, the most first"),
+        Field(
+            description="with `explain`: how much of `distance` each sensor accounts for, the most first"
+        ),
     ] = ()
 
 
@@ -170,7 +180,8 @@ class Diagnosis(BaseModel):
     window: Window
     model_version: str
     weights_sha256: Annotated[
-        str | None, Field(description="of the version's weights; null in diagnoses from before it was kept")
+        str | None,
+        Field(description="of the version's weights; null in diagnoses from before it was kept"),
     ] = None
     topology_revision: str
     fallback: bool

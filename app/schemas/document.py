@@ -57,7 +57,8 @@ def read_document(text: str | bytes, where: str) -> object:
             return _TopologyLoader(text).get_single_data()
     except RecursionError as error:
         raise TopologyError(
-            where, (("", "expected a topology, found values nested too deep to read: flatten them"),)
+            where,
+            (("", "expected a topology, found values nested too deep to read: flatten them"),),
         ) from error
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())

@@ -72,7 +72,9 @@ class Sensor(BaseModel):
     sensor_id: Identifier
     quantity: str
     unit: str
-    range: tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+    range: tuple[
+        Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]
+    ]
 
 
 class Grade(BaseModel):
@@ -197,14 +199,22 @@ class Equipment(BaseModel):
 
     def sensors_in_reach(self, component: int) -> list[int]:
         """Return the positions in `sensors` of those whose evidence can be brought to a component, its own included."""
-        sources = [index for index in range(len(self.components)) if component in self.reached_from([index])]
-        return [place for place, placed in enumerate(self.sensors) if placed.component_index in sources]
+        sources = [
+            index
+            for index in range(len(self.components))
+            if component in self.reached_from([index])
+        ]
+        return [
+            place for place, placed in enumerate(self.sensors) if placed.component_index in sources
+        ]
 
     @cached_property
     def _told(self) -> tuple[frozenset[int], ...]:
         """By component, to which others its connections bring evidence directly."""
         told: list[set[int]] = [set() for _ in self.components]
-        position = {component.component_id: index for index, component in enumerate(self.components)}
+        position = {
+            component.component_id: index for index, component in enumerate(self.components)
+        }
         for connection in self.connections:
             source, target = position[connection.source], position[connection.target]
             if connection.evidence != "none":

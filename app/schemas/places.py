@@ -36,5 +36,7 @@ def shown(value: object, limit: int = 60) -> str:
     """
     if isinstance(value, Mapping):
         value = dict(itertools.islice(value.items(), limit))
-    text = repr(value[: limit + 1]) if isinstance(value, str | bytes | list | tuple) else repr(value)
+    text = (
+        repr(value[: limit + 1]) if isinstance(value, str | bytes | list | tuple) else repr(value)
+    )
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -24,13 +24,19 @@ MAX_LISTED_REJECTED = 1_000
 class _SaysFloat32:
     """One message for whatever a value fails at; it stays in pydantic's core, since windows have millions of values."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.custom_error_schema(
-            handler(source), "float32", custom_error_message="expected a finite number that a float32 holds"
+            handler(source),
+            "float32",
+            custom_error_message="expected a finite number that a float32 holds",
         )
 
 
-FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX), _SaysFloat32()]
+FiniteFloat = Annotated[
+    float, Field(strict=True, allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX), _SaysFloat32()
+]
 
 
 class Reading(BaseModel):
@@ -56,7 +62,10 @@ class InlineReadings(BaseModel):
     start: AwareTime
     step_s: Annotated[float, Field(gt=0, allow_inf_nan=False, le=86_400)]
     values: Annotated[
-        dict[Identifier, Annotated[list[FiniteFloat | None], Field(max_length=MAX_WINDOW_VALUES), FailFast()]],
+        dict[
+            Identifier,
+            Annotated[list[FiniteFloat | None], Field(max_length=MAX_WINDOW_VALUES), FailFast()],
+        ],
         Field(min_length=1, max_length=2048),
     ]
 
@@ -88,7 +97,11 @@ class IngestAnswer(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _count_then_cut(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "rejected_count" in data or not isinstance(data.get("rejected"), list):
+        if (
+            not isinstance(data, dict)
+            or "rejected_count" in data
+            or not isinstance(data.get("rejected"), list)
+        ):
             return data
         rejected = data["rejected"]
         if len(rejected) <= MAX_LISTED_REJECTED:

@@ -13,7 +13,11 @@ from app.schemas.diagnosis import Version
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Reason = Annotated[str, StringConstraints(max_length=500), Field(description="why; goes into the history of releases")]
+Reason = Annotated[
+    str,
+    StringConstraints(max_length=500),
+    Field(description="why; goes into the history of releases"),
+]
 
 
 class TrafficOrder(BaseModel):

@@ -12,7 +12,9 @@ from pydantic_core import PydanticCustomError
 
 def _no_number(value: object) -> object:
     # pydantic also reads "5" as seconds since 1970
-    if isinstance(value, datetime) or (isinstance(value, str) and value[:4].isdecimal() and value[4:5] == "-"):
+    if isinstance(value, datetime) or (
+        isinstance(value, str) and value[:4].isdecimal() and value[4:5] == "-"
+    ):
         return value
     raise PydanticCustomError(
         "time_text", "expected ISO 8601 text of a time with its zone, such as 2026-01-31T12:00:00Z"

@@ -63,14 +63,18 @@ def parse_equipment(data: object, where: str) -> Equipment:
     """
     if not isinstance(data, Mapping):
         found = type(data).__name__
-        raise TopologyError(where, (("", f"expected a mapping with equipment_id, components ..., found {found}"),))
+        raise TopologyError(
+            where, (("", f"expected a mapping with equipment_id, components ..., found {found}"),)
+        )
     with_design = {"design": data.get("equipment_id"), **data}
     try:
         equipment = Equipment.model_validate_json(json.dumps(with_design, default=str), strict=True)
     except ValidationError as error:
         raise TopologyError(where, _findings_of(error, data)) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise TopologyError(where, (("", f"expected plain JSON values, found something else: {error}"),)) from error
+        raise TopologyError(
+            where, (("", f"expected plain JSON values, found something else: {error}"),)
+        ) from error
     check_equipment(equipment, where)
     return equipment
 
@@ -103,7 +107,11 @@ def check_equipment(equipment: Equipment, where: str) -> None:
     Raises:
         TopologyError: with every finding of severity error.
     """
-    errors = tuple((finding.place, finding.message) for finding in lint(equipment) if finding.severity == "error")
+    errors = tuple(
+        (finding.place, finding.message)
+        for finding in lint(equipment)
+        if finding.severity == "error"
+    )
     if errors:
         raise TopologyError(where, errors)
 
@@ -142,7 +150,8 @@ def _ids(equipment: Equipment) -> Iterator[Finding]:
                 )
     if len(equipment.sensors) > MAX_SENSORS:
         yield _error(
-            "components", f"expected at most {MAX_SENSORS} sensors, found {len(equipment.sensors)}: split the equipment"
+            "components",
+            f"expected at most {MAX_SENSORS} sensors, found {len(equipment.sensors)}: split the equipment",
         )
 
 
@@ -153,10 +162,15 @@ def _sensors(equipment: Equipment) -> Iterator[Finding]:
             units = QUANTITIES.get(sensor.quantity)
             if units is None:
                 known = ", ".join(sorted(QUANTITIES))
-                yield _error(f"{place}.quantity", f"unknown quantity '{sensor.quantity}': use one of {known}")
+                yield _error(
+                    f"{place}.quantity", f"unknown quantity '{sensor.quantity}': use one of {known}"
+                )
             elif sensor.unit not in units:
                 known = ", ".join(units)
-                yield _error(f"{place}.unit", f"unknown unit '{sensor.unit}' of {sensor.quantity}: use one of {known}")
+                yield _error(
+                    f"{place}.unit",
+                    f"unknown unit '{sensor.unit}' of {sensor.quantity}: use one of {known}",
+                )
             low, high = sensor.range
             if low >= high:
                 yield _error(
@@ -186,7 +200,9 @@ def _components(equipment: Equipment) -> Iterator[Finding]:
                 f"expected grade names to be unique, found {shown(names, 200)}: rename all but one",
             )
         healths = [grade.health for grade in component.grades]
-        if len(healths) == 1 or any(later >= earlier for earlier, later in itertools.pairwise(healths)):
+        if len(healths) == 1 or any(
+            later >= earlier for earlier, later in itertools.pairwise(healths)
+        ):
             yield _error(
                 f"components[{index}].grades",
                 f"expected none, or at least two grades with falling health, found health {shown(healths, 200)}: "
@@ -213,7 +229,10 @@ def _connections(equipment: Equipment) -> Iterator[Finding]:
                 f"expected two different ends, found '{connection.source}' connected to itself: remove the connection",
             )
         if connection.medium not in MEDIA:
-            yield _error(f"{place}.medium", f"unknown medium '{connection.medium}': use one of {', '.join(MEDIA)}")
+            yield _error(
+                f"{place}.medium",
+                f"unknown medium '{connection.medium}': use one of {', '.join(MEDIA)}",
+            )
         key = (connection.source, connection.target, connection.medium)
         if key in seen:
             yield _error(
@@ -224,9 +243,14 @@ def _connections(equipment: Equipment) -> Iterator[Finding]:
 
 
 def _reach(equipment: Equipment) -> Iterator[Finding]:
-    neighbours: dict[str, set[str]] = {component.component_id: set() for component in equipment.components}
+    neighbours: dict[str, set[str]] = {
+        component.component_id: set() for component in equipment.components
+    }
     for connection in equipment.connections:
-        if connection.source != connection.target and {connection.source, connection.target} <= neighbours.keys():
+        if (
+            connection.source != connection.target
+            and {connection.source, connection.target} <= neighbours.keys()
+        ):
             neighbours[connection.source].add(connection.target)
             neighbours[connection.target].add(connection.source)
     sensed = {component.component_id for component in equipment.components if component.sensors}
@@ -256,12 +280,19 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
     grid_s, grid_us = equipment.grid_s, equipment.grid_us
     window_us = round(equipment.window_s * 1_000_000)
     if window_us < grid_us or window_us % grid_us:
-        yield _error("window_s", f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.window_s:g}")
+        yield _error(
+            "window_s",
+            f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.window_s:g}",
+        )
     elif equipment.bins % equipment.steps:
-        yield _error("steps", f"expected a divisor of the window's {equipment.bins} bins, found {equipment.steps}")
+        yield _error(
+            "steps",
+            f"expected a divisor of the window's {equipment.bins} bins, found {equipment.steps}",
+        )
     if equipment.bins > MAX_BINS:
         yield _error(
-            "window_s", f"expected at most {MAX_BINS} bins, found {equipment.bins}: raise grid_s or shorten window_s"
+            "window_s",
+            f"expected at most {MAX_BINS} bins, found {equipment.bins}: raise grid_s or shorten window_s",
         )
     sensors = len(equipment.sensors)
     if sensors * equipment.bins > MAX_SENSOR_BINS:
@@ -279,4 +310,6 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
     cycle_s = grid_s if equipment.cycle_s is None else equipment.cycle_s
     cycle_us = round(cycle_s * 1_000_000)
     if cycle_us < grid_us or cycle_us % grid_us:
-        yield _error("cycle_s", f"expected a whole multiple of grid_s {grid_s:g}, found {cycle_s:g}")
+        yield _error(
+            "cycle_s", f"expected a whole multiple of grid_s {grid_s:g}, found {cycle_s:g}"
+        )

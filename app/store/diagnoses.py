@@ -25,7 +25,9 @@ class StoredDiagnosis(NamedTuple):
     body: str
 
 
-async def insert_diagnoses(database: Database, partitions: Partitions, diagnoses: Sequence[StoredDiagnosis]) -> None:
+async def insert_diagnoses(
+    database: Database, partitions: Partitions, diagnoses: Sequence[StoredDiagnosis]
+) -> None:
     """Store diagnoses in one statement; may be repeated.
 
     Raises:
@@ -36,7 +38,8 @@ async def insert_diagnoses(database: Database, partitions: Partitions, diagnoses
         return
     columns = [list(column) for column in zip(*diagnoses, strict=True)]
     await partitions.write(
-        months_of_days(item.created_at for item in diagnoses), lambda: database.fetch("insert_diagnoses", *columns)
+        months_of_days(item.created_at for item in diagnoses),
+        lambda: database.fetch("insert_diagnoses", *columns),
     )
 
 

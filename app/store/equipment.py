@@ -55,19 +55,29 @@ async def put_equipment(database: Database, equipment: Equipment) -> PutResult:
     async with database.patient_session() as session, session.transaction():
         await session.execute(named["lock_equipment"], equipment.equipment_id)
         put = await session.fetchrow(
-            named["put_equipment"], equipment.equipment_id, topology, equipment.revision, equipment.grid_us
+            named["put_equipment"],
+            equipment.equipment_id,
+            topology,
+            equipment.revision,
+            equipment.grid_us,
         )
         assert put is not None
-        await session.execute(named["add_sensors"], put["equipment_key"], list(equipment.sensor_ids))
+        await session.execute(
+            named["add_sensors"], put["equipment_key"], list(equipment.sensor_ids)
+        )
         rebuilt = 0
         if put["grid_us_before"] not in (None, equipment.grid_us):
             rebuilt = await session.fetchval(named["rebuild_grid"], put["equipment_key"])
         row = await session.fetchrow(named["get_equipment"], [equipment.equipment_id])
         assert row is not None
-    return PutResult(record=_record(row), created=put["revision_before"] is None, rebuilt_bins=rebuilt)
+    return PutResult(
+        record=_record(row), created=put["revision_before"] is None, rebuilt_bins=rebuilt
+    )
 
 
-async def get_equipment(database: Database, equipment_ids: Sequence[str]) -> dict[str, EquipmentRecord]:
+async def get_equipment(
+    database: Database, equipment_ids: Sequence[str]
+) -> dict[str, EquipmentRecord]:
     """Return the registered ones of these equipment, by id, in one statement.
 
     Raises:
@@ -77,13 +87,17 @@ async def get_equipment(database: Database, equipment_ids: Sequence[str]) -> dic
     return {row["equipment_id"]: _record(row) for row in rows}
 
 
-async def topology_of_revision(database: Database, equipment_id: str, revision: str) -> Equipment | None:
+async def topology_of_revision(
+    database: Database, equipment_id: str, revision: str
+) -> Equipment | None:
     """Return the topology that an equipment has, or had, at a revision; None when it is not kept.
 
     Raises:
         StoreUnavailable: the database can't be reached.
     """
-    topology: str | None = first_value(await database.fetch("topology_of_revision", equipment_id, revision))
+    topology: str | None = first_value(
+        await database.fetch("topology_of_revision", equipment_id, revision)
+    )
     return None if topology is None else Equipment.model_validate_json(topology)
 
 
@@ -101,7 +115,9 @@ async def list_equipment(database: Database) -> Sequence[EquipmentRecord]:
     return found
 
 
-async def find_equipment(database: Database, pattern: str | None = None, design: str | None = None) -> list[str]:
+async def find_equipment(
+    database: Database, pattern: str | None = None, design: str | None = None
+) -> list[str]:
     """Return the ids of registered equipment, in their order.
 
     Args:
@@ -114,7 +130,9 @@ async def find_equipment(database: Database, pattern: str | None = None, design:
     """
     like = None
     if pattern is not None:
-        like = pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_").replace("*", "%")
+        like = (
+            pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_").replace("*", "%")
+        )
     return [row["equipment_id"] for row in await database.fetch("find_equipment", like, design)]
 
 

@@ -76,7 +76,9 @@ class AnswerPairs:
         rows = await self._database.fetch("compared_versions", start, end)
         return [(row["version"], row["against"]) for row in rows]
 
-    async def pages(self, a: str, b: str, start: datetime, end: datetime, most: int) -> AsyncIterator[list[PairRow]]:
+    async def pages(
+        self, a: str, b: str, start: datetime, end: datetime, most: int
+    ) -> AsyncIterator[list[PairRow]]:
         """Read the pairs of two versions whose returned answer was made in [start, end), newest first, page by page.
 
         Args:
@@ -119,7 +121,10 @@ def _pair_of(row: Row) -> PairRow:
 
 
 def _told(row: Row, whose: str) -> tuple[PredictedComponent, ...]:
-    columns = [row[f"{whose}_{name}"] or () for name in ("component_ids", "healths", "conditions", "states")]
+    columns = [
+        row[f"{whose}_{name}"] or ()
+        for name in ("component_ids", "healths", "conditions", "states")
+    ]
     return tuple(PredictedComponent(*item) for item in zip(*columns, strict=True))
 
 

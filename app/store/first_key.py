@@ -46,7 +46,9 @@ async def ensure_first_key(store: Store, settings: Settings) -> None:
         # The file comes first: a key whose file could not be written, or whose answer was lost, would lock everybody out.
         _write_private(path, secret)
         await store.create_key("first start", SCOPES, secret)
-    logger.info("first key made", extra={"file": str(path), "use": f"Authorization: Bearer $(cat {path})"})
+    logger.info(
+        "first key made", extra={"file": str(path), "use": f"Authorization: Bearer $(cat {path})"}
+    )
 
 
 def _locked(lock: IO[str]) -> bool:

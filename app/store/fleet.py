@@ -91,7 +91,9 @@ class FleetRuns:
     async def pages(self, selection: Selection, sizes: PageSizes) -> list[Page]:
         """Divide the registered machines of a selection into pages of neighbouring ids, without reading the ids."""
         rows = await self._database.fetch("fleet_pages", *selection, *sizes)
-        return [Page(machines=row["machines"], first=row["first"], last=row["last"]) for row in rows]
+        return [
+            Page(machines=row["machines"], first=row["first"], last=row["last"]) for row in rows
+        ]
 
     async def read_page(self, run: FleetRun, page: Page, selection: Selection) -> list[PageMachine]:
         """Return the machines of a page with their topologies, in one statement.
@@ -107,7 +109,9 @@ class FleetRuns:
         )
         return [machine for row in rows for machine in _machines(row)]
 
-    async def states_before(self, asked: Sequence[tuple[str, datetime]]) -> list[Mapping[str, State]]:
+    async def states_before(
+        self, asked: Sequence[tuple[str, datetime]]
+    ) -> list[Mapping[str, State]]:
         """Return how machines stood in their newest diagnosis of stored readings that ended before a time.
 
         Args:
@@ -116,17 +120,23 @@ class FleetRuns:
         Returns:
             States by component id for each, in the order asked; empty for a machine without such a diagnosis.
         """
-        rows = await self._database.fetch("states_before", [item[0] for item in asked], [item[1] for item in asked])
+        rows = await self._database.fetch(
+            "states_before", [item[0] for item in asked], [item[1] for item in asked]
+        )
         return [{} if row["states"] is None else json.loads(row["states"]) for row in rows]
 
 
 def _machines(row: Row) -> Iterator[PageMachine]:
     """Yield the machines of a row: parsed once, and copied with what each has of its own."""
     if row["structure"] is None:
-        for equipment_id, diagnosis_id in zip(row["equipment_ids"], row["diagnosis_ids"], strict=True):
+        for equipment_id, diagnosis_id in zip(
+            row["equipment_ids"], row["diagnosis_ids"], strict=True
+        ):
             yield PageMachine(equipment_id, diagnosis_id, row["done"], None)
         return
-    alike = Equipment.model_validate(json.loads(row["structure"]) | {"equipment_id": row["equipment_ids"][0]})
+    alike = Equipment.model_validate(
+        json.loads(row["structure"]) | {"equipment_id": row["equipment_ids"][0]}
+    )
     # worked out once, and copied with the rest
     assert alike.structure_digest
     assert alike.sensor_ids is not None

@@ -60,7 +60,9 @@ def new_secret() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-async def create_key(database: Database, name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
+async def create_key(
+    database: Database, name: str, scopes: Sequence[str], secret: str | None = None
+) -> CreatedKey:
     """Make a key.
 
     Args:

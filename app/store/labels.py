@@ -30,7 +30,9 @@ class ConditionLabel(NamedTuple):
     run_to_failure: bool = False
 
 
-async def put_labels(database: Database, equipment_id: str, labels: Sequence[ConditionLabel]) -> int:
+async def put_labels(
+    database: Database, equipment_id: str, labels: Sequence[ConditionLabel]
+) -> int:
     """Write labels of an equipment; returns how many.
 
     Raises:
@@ -50,7 +52,10 @@ async def put_labels(database: Database, equipment_id: str, labels: Sequence[Con
 
 
 async def read_labels(
-    database: Database, equipment_id: str, start_us: int = ALL_TIME_US[0], end_us: int = ALL_TIME_US[1]
+    database: Database,
+    equipment_id: str,
+    start_us: int = ALL_TIME_US[0],
+    end_us: int = ALL_TIME_US[1],
 ) -> list[ConditionLabel]:
     """Return an equipment's labels that overlap [start_us, end_us), by time, then component.
 

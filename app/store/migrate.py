@@ -17,7 +17,9 @@ from app.store.sql import queries
 Edition = Literal["plain", "timescale"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_FILE = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?:\.(?P<edition>plain|timescale))?\.sql")
+_FILE = re.compile(
+    r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)(?:\.(?P<edition>plain|timescale))?\.sql"
+)
 
 
 class Migration(NamedTuple):
@@ -48,7 +50,11 @@ def read_migrations(directory: Path = _MIGRATIONS) -> tuple[Migration, ...]:
                 f"expected a migration named NNNN_name.sql or NNNN_name.EDITION.sql, found {path.name}: rename it"
             )
         edition = cast("Edition | None", match["edition"])
-        found.append(Migration(int(match["version"]), match["name"], edition, path.read_text(encoding="utf-8")))
+        found.append(
+            Migration(
+                int(match["version"]), match["name"], edition, path.read_text(encoding="utf-8")
+            )
+        )
     return tuple(found)
 
 
@@ -67,7 +73,9 @@ async def migrate(database: Database) -> Edition:
     async with database.patient_session() as session, session.transaction():
         await session.execute(queries()["migration_lock"])
         await session.execute(queries()["create_migrations"])
-        applied = {row["version"]: row for row in await session.fetch(queries()["applied_migrations"])}
+        applied = {
+            row["version"]: row for row in await session.fetch(queries()["applied_migrations"])
+        }
         edition = next((row["edition"] for row in applied.values()), edition)
         steps = [step for step in read_migrations() if step.edition in (None, edition)]
         newer = applied.keys() - {step.version for step in steps}
@@ -90,7 +98,9 @@ async def _apply(session: Session, step: Migration, applied: Row | None, edition
             )
         return
     await session.execute(step.text)
-    await session.execute(queries()["record_migration"], step.version, step.name, edition, step.sha256)
+    await session.execute(
+        queries()["record_migration"], step.version, step.name, edition, step.sha256
+    )
 
 
 async def _probe(database: Database) -> Edition:

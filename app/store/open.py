@@ -26,7 +26,9 @@ def open_store(settings: Settings, limits: PoolLimits | None = None) -> Store:
         settings: `dsn`, or `var_dir` for the local server; `pool_size` and `statement_cache_size` count when no limits are given.
         limits: connections and times.
     """
-    limits = limits or PoolLimits(max_size=settings.pool_size, statement_cache_size=settings.statement_cache_size)
+    limits = limits or PoolLimits(
+        max_size=settings.pool_size, statement_cache_size=settings.statement_cache_size
+    )
     if settings.dsn is not None:
         return Store(settings.dsn.get_secret_value(), limits)
     return Store(partial(ensure_embedded, embedded_directory(settings)), limits)

@@ -48,7 +48,9 @@ class Partitions:
     async def _make(self, months: Months) -> None:
         missing = sorted(months - self._made)
         if missing:
-            firsts = [datetime(1970 + month // 12, 1 + month % 12, 1, tzinfo=UTC) for month in missing]
+            firsts = [
+                datetime(1970 + month // 12, 1 + month % 12, 1, tzinfo=UTC) for month in missing
+            ]
             await self._database.fetch("prepare_months", firsts)
             self._made.update(missing)
 
@@ -60,9 +62,13 @@ def months_of(times_us: NDArray[np.int64]) -> Months:
         times_us: [R] microseconds since 1970-01-01T00:00Z; a bin is at most a day wide.
     """
     both = np.concatenate([times_us, times_us - _DAY_US])
-    return frozenset(np.unique(both.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)).tolist())
+    return frozenset(
+        np.unique(both.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)).tolist()
+    )
 
 
 def months_of_days(days: Iterable[datetime]) -> Months:
     """Return the months of some times, which are aware."""
-    return frozenset((day.year - 1970) * 12 + day.month - 1 for day in (day.astimezone(UTC) for day in days))
+    return frozenset(
+        (day.year - 1970) * 12 + day.month - 1 for day in (day.astimezone(UTC) for day in days)
+    )

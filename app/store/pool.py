@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 Row: TypeAlias = asyncpg.Record
-Session: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Session: TypeAlias = (
+    "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+)
 
 _LOST = (
     OSError,
@@ -220,12 +222,17 @@ class Database:
             # Without end: asyncpg would prepare, and the server plan, everything again every five minutes.
             max_cached_statement_lifetime=0,
             # In `init=` a SET would be undone when the connection goes back.
-            server_settings=_SESSION | {"statement_timeout": str(round(self._limits.statement_timeout_s * 1000))},
+            server_settings=_SESSION
+            | {"statement_timeout": str(round(self._limits.statement_timeout_s * 1000))},
         )
         return self._pool
 
     async def _dsn(self) -> str:
-        return self._address if isinstance(self._address, str) else await asyncio.to_thread(self._address)
+        return (
+            self._address
+            if isinstance(self._address, str)
+            else await asyncio.to_thread(self._address)
+        )
 
 
 async def _left_as_it_was(_: object) -> None:
@@ -277,11 +284,17 @@ def _translated() -> Iterator[None]:
         ) from error
     except asyncpg.CheckViolationError as error:
         if "no partition of relation" in str(error):
-            raise PartitionMissing("expected a partition for the month of each row, found none: make it") from error
+            raise PartitionMissing(
+                "expected a partition for the month of each row, found none: make it"
+            ) from error
         logger.warning("rows refused", extra={"reason": str(error)})
-        raise StoreError(f"expected rows that the schema allows, found {error.sqlstate}: correct them") from error
+        raise StoreError(
+            f"expected rows that the schema allows, found {error.sqlstate}: correct them"
+        ) from error
     except asyncpg.PostgresError as error:
-        logger.warning("statement refused", extra={"reason": str(error), "sqlstate": error.sqlstate})
+        logger.warning(
+            "statement refused", extra={"reason": str(error), "sqlstate": error.sqlstate}
+        )
         raise StoreError(
             f"expected the database to take the statement, found {error.sqlstate} ({type(error).__name__}): read the log"
         ) from error

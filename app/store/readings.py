@@ -57,7 +57,9 @@ class _Columns(NamedTuple):
     values_R: NDArray[np.float64]
 
 
-async def ingest(database: Database, partitions: Partitions, readings: Sequence[Readings]) -> Ingested:
+async def ingest(
+    database: Database, partitions: Partitions, readings: Sequence[Readings]
+) -> Ingested:
     """Write readings of one or several equipment; what it answered for is committed.
 
     It may be repeated: what is there already counts as a duplicate. Up to `CHUNK` readings are one transaction.
@@ -91,7 +93,9 @@ async def last_reading_time(database: Database, equipment_id: str) -> datetime |
     return newest
 
 
-async def _write(database: Database, partitions: Partitions, columns: _Columns, chunk: slice) -> int:
+async def _write(
+    database: Database, partitions: Partitions, columns: _Columns, chunk: slice
+) -> int:
     times_us_R = columns.times_us_R[chunk]
     used, series_R = np.unique(columns.series_R[chunk], return_inverse=True)
     series = [columns.series[index] for index in used.tolist()]
@@ -130,7 +134,9 @@ def _checked(readings: Sequence[Readings]) -> _Columns:
             sensor_id: series.setdefault((block.equipment_id, sensor_id), len(series))
             for sensor_id in dict.fromkeys(block.sensor_ids)
         }
-        series_R.append(np.fromiter(map(places.__getitem__, block.sensor_ids), np.int64, len(block.sensor_ids)))
+        series_R.append(
+            np.fromiter(map(places.__getitem__, block.sensor_ids), np.int64, len(block.sensor_ids))
+        )
         times_us_R.append(np.asarray(block.times_us, np.int64))
         values_R.append(np.asarray(block.values, np.float64))
         if not series_R[-1].shape == times_us_R[-1].shape == values_R[-1].shape:
@@ -171,4 +177,6 @@ def _in_key_order(columns: _Columns) -> _Columns:
     series_R, times_us_R = columns.series_R[order_R], columns.times_us_R[order_R]
     first_R = np.ones(len(order_R), np.bool_)
     first_R[1:] = (series_R[1:] != series_R[:-1]) | (times_us_R[1:] != times_us_R[:-1])
-    return _Columns(columns.series, series_R[first_R], times_us_R[first_R], columns.values_R[order_R][first_R])
+    return _Columns(
+        columns.series, series_R[first_R], times_us_R[first_R], columns.values_R[order_R][first_R]
+    )

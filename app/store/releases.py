@@ -27,15 +27,25 @@ class ReleaseEvent(BaseModel):
 
 
 async def record_release(
-    database: Database, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+    database: Database,
+    version: str,
+    action: str,
+    weights: Mapping[str, float],
+    *,
+    actor: str,
+    reason: str,
 ) -> ReleaseEvent:
     """Add an event.
 
     Raises:
         StoreUnavailable: the database can't be reached.
     """
-    rows = await database.once("record_release", version, action, json.dumps(dict(weights)), actor, reason)
-    return ReleaseEvent(**rows[0], version=version, action=action, weights=weights, actor=actor, reason=reason)
+    rows = await database.once(
+        "record_release", version, action, json.dumps(dict(weights)), actor, reason
+    )
+    return ReleaseEvent(
+        **rows[0], version=version, action=action, weights=weights, actor=actor, reason=reason
+    )
 
 
 async def list_releases(database: Database, limit: int = 100) -> list[ReleaseEvent]:

@@ -32,7 +32,9 @@ class ShadowAnswer(NamedTuple):
         return self.diagnosis.diagnosis_id, self.diagnosis.model_version
 
 
-async def insert_shadow_answers(database: Database, partitions: Partitions, answers: Sequence[ShadowAnswer]) -> None:
+async def insert_shadow_answers(
+    database: Database, partitions: Partitions, answers: Sequence[ShadowAnswer]
+) -> None:
     """Store answers of shadows in one statement; may be repeated.
 
     Raises:

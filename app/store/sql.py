@@ -11,7 +11,9 @@ from pathlib import Path
 from app.core.errors import StoreError
 
 _HERE = Path(__file__).parent
-_HEAD = re.compile(r"^-- name:[ \t]*(?P<name>\S*)[ \t]*\n-- (?P<purpose>\S[^\n]*)\n(?P<text>.*)\Z", re.DOTALL)
+_HEAD = re.compile(
+    r"^-- name:[ \t]*(?P<name>\S*)[ \t]*\n-- (?P<purpose>\S[^\n]*)\n(?P<text>.*)\Z", re.DOTALL
+)
 
 
 def read_statements(text: str, where: str) -> Mapping[str, str]:
@@ -33,7 +35,9 @@ def read_statements(text: str, where: str) -> Mapping[str, str]:
                 f"expected '-- name: NAME', a line '-- PURPOSE' and a statement in {where}, found '{first}' without: add them"
             )
         if head["name"] in statements:
-            raise StoreError(f"expected each name once in {where}, found '{head['name']}' twice: rename one")
+            raise StoreError(
+                f"expected each name once in {where}, found '{head['name']}' twice: rename one"
+            )
         statements[head["name"]] = head["text"].strip()
     return statements
 

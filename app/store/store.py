@@ -10,7 +10,17 @@ from datetime import datetime
 from numpy.typing import ArrayLike
 
 from app.schemas.equipment import Equipment
-from app.store import diagnoses, equipment, keys, labels, migrate, readings, releases, shadow_answers, windows
+from app.store import (
+    diagnoses,
+    equipment,
+    keys,
+    labels,
+    migrate,
+    readings,
+    releases,
+    shadow_answers,
+    windows,
+)
 from app.store.diagnoses import StoredDiagnosis
 from app.store.equipment import EquipmentRecord, PutResult
 from app.store.experiments import AnswerPairs
@@ -82,7 +92,9 @@ class Store:
         """Return all registered equipment in the order of ids."""
         return await equipment.list_equipment(self._database)
 
-    async def find_equipment(self, pattern: str | None = None, design: str | None = None) -> list[str]:
+    async def find_equipment(
+        self, pattern: str | None = None, design: str | None = None
+    ) -> list[str]:
         """Return the ids of an id pattern (`*` for any part) and a design, in their order."""
         return await equipment.find_equipment(self._database, pattern, design)
 
@@ -158,7 +170,9 @@ class Store:
         """Return the pairs of answers of two versions; see `experiments.AnswerPairs`."""
         return AnswerPairs(self._database)
 
-    async def create_key(self, name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
+    async def create_key(
+        self, name: str, scopes: Sequence[str], secret: str | None = None
+    ) -> CreatedKey:
         """Make an API key; its secret is returned here and never again."""
         return await keys.create_key(self._database, name, scopes, secret)
 
@@ -182,7 +196,9 @@ class Store:
         self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
     ) -> ReleaseEvent:
         """Add an event to the history of releases."""
-        return await releases.record_release(self._database, version, action, weights, actor=actor, reason=reason)
+        return await releases.record_release(
+            self._database, version, action, weights, actor=actor, reason=reason
+        )
 
     async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
         """Return the newest events of the history of releases."""

@@ -64,7 +64,9 @@ class DataRange(NamedTuple):
     end: int
 
 
-async def read_windows(database: Database, asked: Sequence[tuple[str, int, int]]) -> list[StoredWindow]:
+async def read_windows(
+    database: Database, asked: Sequence[tuple[str, int, int]]
+) -> list[StoredWindow]:
     """Read windows of any number of equipment in one statement.
 
     Args:
@@ -110,7 +112,9 @@ async def data_range(database: Database, equipment_id: str) -> DataRange | None:
     found = rows[0]
     if found["first_us"] is None:
         return None
-    return DataRange(found["first_us"] // found["grid_us"], found["last_us"] // found["grid_us"] + 1)
+    return DataRange(
+        found["first_us"] // found["grid_us"], found["last_us"] // found["grid_us"] + 1
+    )
 
 
 async def filled_windows(database: Database, asked: Sequence[tuple[str, int, int]]) -> list[bool]:
@@ -200,7 +204,9 @@ def decode_window(window: StoredWindow, equipment: Equipment) -> Floats:
         stored = np.flatnonzero((slots_S >= 0) & (slots_S < width))
         # An element is its length, always 4 bytes, and its value.
         columns = _HEAD_WORDS + 1 + 2 * slots_S[stored]
-        values_SN[stored[:, None], bins_R[start : start + len(rows_RW)]] = rows_RW[:, columns].T.view(">f4")
+        values_SN[stored[:, None], bins_R[start : start + len(rows_RW)]] = rows_RW[
+            :, columns
+        ].T.view(">f4")
         start += len(rows_RW)
         words = words[rows_RW.size :]
     return values_SN

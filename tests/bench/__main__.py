@@ -75,11 +75,15 @@ def facts() -> dict[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="the service beside its peers")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="the service beside its peers"
+    )
     parser.add_argument("--systems", nargs="+", default=[OURS, *PEERS], choices=[OURS, *PEERS])
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128])
-    parser.add_argument("--rate", type=float, nargs="*", default=[50.0], help="requests a second of open loops")
+    parser.add_argument(
+        "--rate", type=float, nargs="*", default=[50.0], help="requests a second of open loops"
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--machines", type=int, default=200)
@@ -108,12 +112,17 @@ def main() -> None:
             fleet=machines,
             postgres=postgres,
             peers_python=peers_environment(output),
-            points=(*(Point(number) for number in given.concurrency), *(Point(rate=rate) for rate in given.rate)),
+            points=(
+                *(Point(number) for number in given.concurrency),
+                *(Point(rate=rate) for rate in given.rate),
+            ),
             seconds=given.seconds,
             rounds=given.rounds,
             systems=tuple(given.systems),
         )
-        print(f"{given.machines} machines with {given.cycles} cycles each: ready in {time.monotonic() - began:.0f} s")
+        print(
+            f"{given.machines} machines with {given.cycles} cycles each: ready in {time.monotonic() - began:.0f} s"
+        )
         for name in given.sections:
             print(f"== {name}", flush=True)
             found[name] = SECTIONS[name](bench)

@@ -27,6 +27,10 @@ def measure(bench: Bench) -> dict[str, object]:
         before = metrics_of(system)
         again = few.load(Point(CONCURRENCY), bench.seconds, again=True)
         after = metrics_of(system)
-    counters = {name: value - before.get(name, 0.0) for name, value in after.items() if "cache_total" in name}
+    counters = {
+        name: value - before.get(name, 0.0)
+        for name, value in after.items()
+        if "cache_total" in name
+    }
     print(f"cache: {new.throughput:.0f}/s new, {again.throughput:.0f}/s again; {counters}")
     return {"new": asdict(new), "again": asdict(again), "counters": counters}

@@ -34,7 +34,10 @@ def measure(bench: Bench) -> dict[str, object]:
             Asker(bench, system, bench.fleet.pairs(number)).first_diagnosis()
             first_s = time.time() - system.started_at
             rows.append({**marks(system), "ready": system.ready_s, "first diagnosis": first_s})
-        print("cold start: " + ", ".join(f"{name} {value:.1f} s" for name, value in rows[-1].items()), flush=True)
+        print(
+            "cold start: " + ", ".join(f"{name} {value:.1f} s" for name, value in rows[-1].items()),
+            flush=True,
+        )
     return {"rows": rows}
 
 

@@ -109,12 +109,16 @@ class Asker:
         pairs: machine and time of each request, in their order; of the last the first diagnosis is asked.
     """
 
-    def __init__(self, bench: Bench, system: Running, pairs: Sequence[tuple[str, datetime]]) -> None:
+    def __init__(
+        self, bench: Bench, system: Running, pairs: Sequence[tuple[str, datetime]]
+    ) -> None:
         self._bench = bench
         self._system = system
         self._pairs = pairs
         number = len(list(system.directory.glob("*.bodies")))
-        self._bodies = write_bodies(system.directory / f"{number}.bodies", pairs, as_list=system.as_list)
+        self._bodies = write_bodies(
+            system.directory / f"{number}.bodies", pairs, as_list=system.as_list
+        )
         self._asked = 0
 
     def first_diagnosis(self) -> bytes:
@@ -123,7 +127,13 @@ class Asker:
         return ask_once(self._system, body[0] if isinstance(body, list) else body)
 
     def load(
-        self, point: Point, seconds: float, round_number: int = 0, count: int | None = None, *, again: bool = False
+        self,
+        point: Point,
+        seconds: float,
+        round_number: int = 0,
+        count: int | None = None,
+        *,
+        again: bool = False,
     ) -> Measured:
         """Put one load on the system.
 
@@ -193,14 +203,20 @@ class Asker:
             late_ms=result["late_ms"],
             batch_sizes=dict(sorted(sizes.items())),
             mean_batch=mean_batch,
-            repeats=0 if again else max(0, min(result["sent"], first + result["sent"] - len(self._pairs))),
+            repeats=0
+            if again
+            else max(0, min(result["sent"], first + result["sent"] - len(self._pairs))),
         )
 
 
-def batches_between(before: dict[str, float], after: dict[str, float]) -> tuple[Counter[int], float | None]:
+def batches_between(
+    before: dict[str, float], after: dict[str, float]
+) -> tuple[Counter[int], float | None]:
     """Return our batches between two readings of the metrics: numbers by the upper bound of their size, and their mean."""
     name = "hydraulic_diagnosis_batch_windows"
-    rise = {key: value - before.get(key, 0.0) for key, value in after.items() if key.startswith(name)}
+    rise = {
+        key: value - before.get(key, 0.0) for key, value in after.items() if key.startswith(name)
+    }
     sizes: Counter[int] = Counter()
     below = 0.0
     for key, value in rise.items():  # in the order of rising bounds, as Prometheus writes them
@@ -214,7 +230,9 @@ def batches_between(before: dict[str, float], after: dict[str, float]) -> tuple[
 
 def _expect(line: str, word: str) -> None:
     if line.strip() != word:
-        raise RuntimeError(f"expected '{word}' from the load, found '{line.strip()}': read its error above")
+        raise RuntimeError(
+            f"expected '{word}' from the load, found '{line.strip()}': read its error above"
+        )
 
 
 def compare(bench: Bench) -> dict[str, object]:
@@ -243,7 +261,14 @@ def compare(bench: Bench) -> dict[str, object]:
                         flush=True,
                     )
                 memory = [asdict(item) for item in meter.memory_of(system.processes())]
-                starts.append({"system": name, "round": round_number, "ready_s": system.ready_s, "memory": memory})
+                starts.append(
+                    {
+                        "system": name,
+                        "round": round_number,
+                        "ready_s": system.ready_s,
+                        "memory": memory,
+                    }
+                )
             if name != OURS:
                 shutil.rmtree(directory)
     return {"measured": [asdict(row) for row in measured], "raw": raw, "starts": starts}
@@ -264,7 +289,10 @@ def raw_model(bench: Bench, round_number: int) -> list[dict[str, float]]:
     )
     rows: list[dict[str, float]] = json.loads(done.stdout)
     best = max(rows, key=lambda row: row["graphs_a_second"])
-    print(f"round {round_number} raw network   {best['graphs_a_second']:8.1f} graphs/s at {best}", flush=True)
+    print(
+        f"round {round_number} raw network   {best['graphs_a_second']:8.1f} graphs/s at {best}",
+        flush=True,
+    )
     return [{**row, "round": round_number} for row in rows]
 
 
@@ -277,7 +305,9 @@ def medians(rows: Sequence[dict[str, object]]) -> dict[tuple[str, str], dict[str
     found: dict[tuple[str, str], dict[str, float]] = {}
     for key, group in grouped.items():
         found[key] = {
-            name: statistics.median([float(row[name]) for row in group if row[name] is not None] or [float("nan")])  # type: ignore[arg-type]
+            name: statistics.median(
+                [float(row[name]) for row in group if row[name] is not None] or [float("nan")]
+            )  # type: ignore[arg-type]
             for name in names
         }
         found[key]["errors"] = float(sum(sum(row["errors"].values()) for row in group))  # type: ignore[attr-defined]
@@ -286,4 +316,6 @@ def medians(rows: Sequence[dict[str, object]]) -> dict[tuple[str, str], dict[str
 
 def titles() -> dict[str, str]:
     """Return the systems' names for tables."""
-    return {OURS: "Hydraulic Diagnostics (whole chain)"} | {name: peer.title for name, peer in PEERS.items()}
+    return {OURS: "Hydraulic Diagnostics (whole chain)"} | {
+        name: peer.title for name, peer in PEERS.items()
+    }

@@ -98,14 +98,21 @@ def plant(components: int, sensors_each: int = 2) -> Equipment:
                 component_id=f"c{number}",
                 type=("pump", "valve", "cylinder", "filter")[number % 4],
                 sensors=tuple(
-                    Sensor(sensor_id=f"s{number}-{index}", quantity="pressure", unit="bar", range=(0, 300))
+                    Sensor(
+                        sensor_id=f"s{number}-{index}",
+                        quantity="pressure",
+                        unit="bar",
+                        range=(0, 300),
+                    )
                     for index in range(sensors_each)
                 ),
             )
             for number in range(components)
         ),
         connections=tuple(
-            Connection(source=f"c{number}", target=f"c{(number + 1) % components}", medium="pressure_line")
+            Connection(
+                source=f"c{number}", target=f"c{(number + 1) % components}", medium="pressure_line"
+            )
             for number in range(components)
         ),
     )
@@ -125,10 +132,13 @@ async def _prepare(server_dsn: str, fleet: Fleet) -> str:
     dsn = dsn_of(server_dsn, fleet.database)
     admin = await asyncpg.connect(server_dsn)
     try:
-        schema = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MIGRATIONS.glob("*.sql")))).hexdigest()
+        schema = hashlib.sha256(
+            b"".join(path.read_bytes() for path in sorted(MIGRATIONS.glob("*.sql")))
+        ).hexdigest()
         mark = json.dumps([schema, fleet.machines, fleet.cycles, fleet.synthetic])
         found = await admin.fetchval(
-            "select shobj_description(oid, 'pg_database') from pg_database where datname = $1", fleet.database
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = $1",
+            fleet.database,
         )
         if found == mark:
             return dsn
@@ -160,7 +170,8 @@ async def _fill(dsn: str, fleet: Fleet) -> None:
         )
         await session.execute("select prepare_months($1)", [START])
         keys = [
-            await _register(session, rig.model_copy(update={"equipment_id": machine})) for machine in fleet.machine_ids
+            await _register(session, rig.model_copy(update={"equipment_id": machine}))
+            for machine in fleet.machine_ids
         ]
         for minute in range(fleet.cycles):
             # each machine is at another place of the experiment, so neighbours do not show the same
@@ -210,7 +221,9 @@ async def _fill_plant(store: Store, item: Equipment, cycles: int) -> None:
         )
 
 
-def write_bodies(path: Path, pairs: Sequence[tuple[str, datetime]], *, as_list: bool = False) -> Path:
+def write_bodies(
+    path: Path, pairs: Sequence[tuple[str, datetime]], *, as_list: bool = False
+) -> Path:
     """Write requests for a load, one body a line: an object, or where a system wants it so a list of one."""
     lines = []
     for equipment_id, at in pairs:

@@ -29,7 +29,9 @@ def measure(bench: Bench) -> dict[str, object]:
         pairs = bench.fleet.pairs(seed=99)
         for first in range(0, ITEMS * (bench.rounds + 1), ITEMS):
             chosen = [pairs[number % len(pairs)] for number in range(first, first + ITEMS)]
-            items = [{"equipment_id": equipment_id, "at": at.isoformat()} for equipment_id, at in chosen]
+            items = [
+                {"equipment_id": equipment_id, "at": at.isoformat()} for equipment_id, at in chosen
+            ]
             row = _send(bench, system, items)
             if first:  # the first warms up
                 rows.append(row)
@@ -44,7 +46,11 @@ def measure(bench: Bench) -> dict[str, object]:
 def _send(bench: Bench, system: Running, items: list[dict[str, str]]) -> dict[str, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=120)
     processes, postgres = system.processes(), processes_of(bench.postgres)
-    before_s, postgres_s, client_s = meter.cpu_of_each(processes), meter.cpu_s(postgres), time.process_time()
+    before_s, postgres_s, client_s = (
+        meter.cpu_of_each(processes),
+        meter.cpu_s(postgres),
+        time.process_time(),
+    )
     began = time.perf_counter()
     connection.request(
         "POST",
@@ -59,7 +65,10 @@ def _send(bench: Bench, system: Running, items: list[dict[str, str]]) -> dict[st
         lines.append(line)
     took_s = time.perf_counter() - began
     cpu_s = meter.spent_since(before_s)
-    others_s = {"postgres": meter.cpu_s(postgres) - postgres_s, "client": time.process_time() - client_s}
+    others_s = {
+        "postgres": meter.cpu_s(postgres) - postgres_s,
+        "client": time.process_time() - client_s,
+    }
     connection.close()
     good = sum(b'"components"' in line for line in lines)
     each_ms = 1000.0 / max(1, good)

@@ -61,16 +61,24 @@ async def fill(dsn: str, machines: int, cycles: int = 64) -> None:
     rig = rig_equipment()
     # makes the partitions of the month
     await store.put_equipment(rig)
-    await store.ingest(rig.equipment_id, [rig.sensor_ids[0]], [int(T0.timestamp()) * 1_000_000], [0.0])
+    await store.ingest(
+        rig.equipment_id, [rig.sensor_ids[0]], [int(T0.timestamp()) * 1_000_000], [0.0]
+    )
     await store.close()
     values_CSN = window_values(cycles)
     session = await asyncpg.connect(dsn)
-    await session.execute("truncate equipment, equipment_sensors, sensor_grid, sensor_readings cascade")
+    await session.execute(
+        "truncate equipment, equipment_sensors, sensor_grid, sensor_readings cascade"
+    )
     await session.execute(REGISTER, rig.model_dump_json(), rig.grid_us, machines)
     await session.execute(SENSORS, list(rig.sensor_ids))
     rows = [(cycle, bin_) for cycle in range(cycles) for bin_ in range(rig.bins)]
-    vals = ["{" + ",".join(map(str, values_CSN[cycle, :, bin_].tolist())) + "}" for cycle, bin_ in rows]
-    await session.execute(GRID, T0, [row[0] for row in rows], [row[1] for row in rows], vals, cycles)
+    vals = [
+        "{" + ",".join(map(str, values_CSN[cycle, :, bin_].tolist())) + "}" for cycle, bin_ in rows
+    ]
+    await session.execute(
+        GRID, T0, [row[0] for row in rows], [row[1] for row in rows], vals, cycles
+    )
     await session.execute(READINGS, T0)
     # What autovacuum does within minutes of live ingest.
     await session.execute("vacuum analyze")
@@ -81,7 +89,9 @@ def window_values(cycles: int) -> Any:
     """Return measured windows of the rig from all over the data, [W, S, N]."""
     block = rig_block()
     rows = np.linspace(0, len(block.grades_CG) - 1, cycles).astype(int)
-    return np.stack([block.values_CR[name][rows] for name in rig_equipment().sensor_ids], axis=1).astype(np.float32)
+    return np.stack(
+        [block.values_CR[name][rows] for name in rig_equipment().sensor_ids], axis=1
+    ).astype(np.float32)
 
 
 def network_alone(batch: int, threads: int, seconds: float) -> float:
@@ -112,14 +122,21 @@ def fleet(dsn: str, run: str, batch: int, workers: int | None) -> dict[str, Any]
         command += ["--workers", str(workers)]
     began = time.perf_counter()
     done = subprocess.run(
-        command, cwd=PROJECT_DIR, env=os.environ | {"HYDRAULIC_DSN": dsn}, capture_output=True, text=True, check=False
+        command,
+        cwd=PROJECT_DIR,
+        env=os.environ | {"HYDRAULIC_DSN": dsn},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout)
     return summary | {"process_s": time.perf_counter() - began}
 
 
-def run(machines: int = 10_000, batch: int = 32, workers: int | None = None, raw_s: float = 5.0) -> dict[str, Any]:
+def run(
+    machines: int = 10_000, batch: int = 32, workers: int | None = None, raw_s: float = 5.0
+) -> dict[str, Any]:
     """Measure; rates in machines a second.
 
     Args:
@@ -133,7 +150,9 @@ def run(machines: int = 10_000, batch: int = 32, workers: int | None = None, raw
         connections), their ratios, and the command's summary.
     """
     threads = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="hydraulic-bench-", ignore_cleanup_errors=True) as parent:
+    with tempfile.TemporaryDirectory(
+        prefix="hydraulic-bench-", ignore_cleanup_errors=True
+    ) as parent:
         dsn = ensure_embedded(Path(parent) / "postgres", grace_s=0.0)
         asyncio.run(fill(dsn, machines))
         alone = {count: [network_alone(batch, count, raw_s)] for count in sorted({1, threads})}

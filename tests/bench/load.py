@@ -173,7 +173,9 @@ class Load:
     async def run(self) -> Result:
         """Send until the time or the count is up, then wait for what is under way."""
         plan = self._plan
-        await asyncio.gather(*(self._connect() for _ in range(plan.concurrency or OPEN_CONNECTIONS)))
+        await asyncio.gather(
+            *(self._connect() for _ in range(plan.concurrency or OPEN_CONNECTIONS))
+        )
         print("begin", flush=True)
         cpu_s, began = time.process_time(), time.perf_counter()
         self._deadline = began + plan.seconds
@@ -189,7 +191,9 @@ class Load:
         self._deadline = 0.0
         print("end", flush=True)
         give_up = time.perf_counter() + DRAIN_S
-        while time.perf_counter() < give_up and (self._waiting or any(item.busy for item in self._connections)):
+        while time.perf_counter() < give_up and (
+            self._waiting or any(item.busy for item in self._connections)
+        ):
             await asyncio.sleep(0.01)
         for connection in self._connections:
             if connection.busy:
@@ -249,7 +253,9 @@ class Load:
             self._idle.append(connection)
 
     def _send(self, connection: Connection, due: float) -> None:
-        request, expected = self._requests[(self._plan.first + self._result.sent) % len(self._requests)]
+        request, expected = self._requests[
+            (self._plan.first + self._result.sent) % len(self._requests)
+        ]
         self._result.sent += 1
         connection.send(request, expected, due)
 
@@ -260,7 +266,9 @@ class Load:
             result.errors["connection lost"] += 1
         elif status != 200:
             result.errors[str(status)] += 1
-        elif not _is_answer(body, connection.expected, fully=len(result.latencies_ms) % FULLY_READ == 0):
+        elif not _is_answer(
+            body, connection.expected, fully=len(result.latencies_ms) % FULLY_READ == 0
+        ):
             result.errors["malformed"] += 1
         else:
             result.latencies_ms.append(1000.0 * (now - connection.due))
@@ -289,7 +297,12 @@ def _requests_of(plan: Plan) -> list[tuple[bytes, bytes]]:
     for line in Path(plan.bodies).read_bytes().splitlines():
         item = orjson.loads(line)
         equipment_id = (item[0] if isinstance(item, list) else item)["equipment_id"]
-        requests.append((f"{head}content-length: {len(line)}\r\n\r\n".encode() + line, f'"{equipment_id}"'.encode()))
+        requests.append(
+            (
+                f"{head}content-length: {len(line)}\r\n\r\n".encode() + line,
+                f'"{equipment_id}"'.encode(),
+            )
+        )
     return requests
 
 
@@ -314,7 +327,11 @@ def run_plan(plan: Plan) -> Result:
 def main() -> None:
     """Read a plan, run it, print the result."""
     result = run_plan(Plan(**json.loads(sys.stdin.read())))
-    print(json.dumps({**vars(result), "latencies_ms": [round(value, 3) for value in result.latencies_ms]}))
+    print(
+        json.dumps(
+            {**vars(result), "latencies_ms": [round(value, 3) for value in result.latencies_ms]}
+        )
+    )
 
 
 if __name__ == "__main__":

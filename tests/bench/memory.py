@@ -32,9 +32,14 @@ def measure(bench: Bench) -> dict[str, object]:
             done += result.sent
             errors += sum(result.errors.values())
             found = meter.memory_of(system.processes())
-            rows.append({"diagnoses": done, "pss_mb": sum(item.pss_mb for item in found), "errors": errors})
+            rows.append(
+                {"diagnoses": done, "pss_mb": sum(item.pss_mb for item in found), "errors": errors}
+            )
             print(f"memory: {done:7d} diagnoses  {rows[-1]['pss_mb']:.0f} MB", flush=True)
         processes = [asdict(item) for item in meter.memory_of(system.processes())]
     later = rows[1:]
-    slope = np.polyfit([row["diagnoses"] for row in later], [row["pss_mb"] for row in later], 1)[0] * 1e6
+    slope = (
+        np.polyfit([row["diagnoses"] for row in later], [row["pss_mb"] for row in later], 1)[0]
+        * 1e6
+    )
     return {"rows": rows, "slope_bytes": float(slope), "processes": processes}

@@ -66,7 +66,15 @@ def name_of(process: psutil.Process) -> str:
     module = re.search(r"-m ([\w.]+)", joined)
     if module:
         return module[1]
-    for known in ("gcs_server", "raylet", "haproxy", "dashboard", "runtime_env", "log_monitor", "postgres"):
+    for known in (
+        "gcs_server",
+        "raylet",
+        "haproxy",
+        "dashboard",
+        "runtime_env",
+        "log_monitor",
+        "postgres",
+    ):
         if known in joined:
             return known
     return command[0].rsplit("/", 1)[-1][:40]

@@ -26,15 +26,22 @@ def measure(bench: Bench) -> dict[str, object]:
     with collecting() as collector:
         for number in range(bench.rounds):
             for name in (PLAIN, OURS, TRACED) if number % 2 == 0 else (TRACED, OURS, PLAIN):
-                variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint} if name == TRACED else {}
-                with running(name, bench.dsn, bench.fresh_directory(name), bench.peers_python, **variables) as system:
+                variables = (
+                    {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint} if name == TRACED else {}
+                )
+                with running(
+                    name, bench.dsn, bench.fresh_directory(name), bench.peers_python, **variables
+                ) as system:
                     asker = Asker(bench, system, bench.fleet.pairs(seed=100 + number))
                     asker.load(Point(CONCURRENCY), 2.0)
-                    rows.append({"system": name} | asdict(asker.load(Point(CONCURRENCY), bench.seconds)))
+                    rows.append(
+                        {"system": name} | asdict(asker.load(Point(CONCURRENCY), bench.seconds))
+                    )
 
     def over_plain(name: str, figure: str) -> float:
         with_, without = (
-            statistics.median(row[figure] for row in rows if row["system"] == each) for each in (name, PLAIN)
+            statistics.median(row[figure] for row in rows if row["system"] == each)
+            for each in (name, PLAIN)
         )
         return with_ / without
 

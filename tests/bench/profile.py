@@ -47,13 +47,21 @@ def measure(bench: Bench) -> dict[str, object]:
         for concurrency in CONCURRENCIES:
             point = Point(concurrency)
             rows = [asker.load(point, bench.seconds) for _ in range(bench.rounds)]
-            by_round = [row.cpu_ms_of | {"load": row.load_cpu_ms, "postgres": row.postgres_cpu_ms} for row in rows]
+            by_round = [
+                row.cpu_ms_of | {"load": row.load_cpu_ms, "postgres": row.postgres_cpu_ms}
+                for row in rows
+            ]
             names = {name for told in by_round for name in told}
-            cpu[point.label] = {name: statistics.median(told.get(name, 0.0) for told in by_round) for name in names}
+            cpu[point.label] = {
+                name: statistics.median(told.get(name, 0.0) for told in by_round) for name in names
+            }
             samples[point.label] = _sampled(asker, system, point, bench.seconds)
     for label, told in cpu.items():
         most = sorted(told.items(), key=lambda item: -item[1])[:6]
-        print(f"profile {label}: " + "  ".join(f"{name} {spent:.2f} ms" for name, spent in most), flush=True)
+        print(
+            f"profile {label}: " + "  ".join(f"{name} {spent:.2f} ms" for name, spent in most),
+            flush=True,
+        )
     return {"cpu": cpu, "idle": idle, "samples": samples}
 
 
@@ -64,7 +72,9 @@ def _idle(system: Running, seconds: float) -> dict[str, float]:
     return {name: spent / took_s for name, spent in meter.spent_since(before).items()}
 
 
-def _sampled(asker: Asker, system: Running, point: Point, seconds: float) -> dict[str, dict[str, float]]:
+def _sampled(
+    asker: Asker, system: Running, point: Point, seconds: float
+) -> dict[str, dict[str, float]]:
     replicas = [item for item in system.processes() if _is_replica(item)]
     with tempfile.TemporaryDirectory() as directory:
         spies = [_spy(item, Path(directory), seconds) for item in replicas]
@@ -99,8 +109,24 @@ def _spy(process: psutil.Process, directory: Path, seconds: float) -> "subproces
     return subprocess.Popen(
         [
             *("sh", "-c", f'sleep {SETTLE_S}; exec "$@"', "sh"),
-            *(str(spy), "record", "--pid", str(process.pid), "--duration", str(round(seconds)), "--rate", "100"),
-            *("--gil", "--format", "raw", "--full-filenames", "--output", str(directory / str(process.pid))),
+            *(
+                str(spy),
+                "record",
+                "--pid",
+                str(process.pid),
+                "--duration",
+                str(round(seconds)),
+                "--rate",
+                "100",
+            ),
+            *(
+                "--gil",
+                "--format",
+                "raw",
+                "--full-filenames",
+                "--output",
+                str(directory / str(process.pid)),
+            ),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -118,8 +144,12 @@ def libraries(stacks: Sequence[str]) -> dict[str, float]:
         stack, _, count = line.rpartition(" ")
         counts[library_of(stack.rsplit(";", 1)[-1])] += int(count)
     total = counts.total()
-    shares = {name: count / total for name, count in counts.most_common() if count / total >= LEAST_SHARE}
-    return shares | ({"other": 1.0 - sum(shares.values())} if shares and sum(shares.values()) < 1.0 else {})
+    shares = {
+        name: count / total for name, count in counts.most_common() if count / total >= LEAST_SHARE
+    }
+    return shares | (
+        {"other": 1.0 - sum(shares.values())} if shares and sum(shares.values()) < 1.0 else {}
+    )
 
 
 def library_of(frame: str) -> str:
@@ -130,7 +160,11 @@ def library_of(frame: str) -> str:
     file = match["file"]
     if "site-packages/" in file:
         parts = file.split("site-packages/", 1)[1].split("/")
-        return ".".join(parts[:2]) if parts[0] == "ray" and len(parts) > 2 else parts[0].removesuffix(".py")
+        return (
+            ".".join(parts[:2])
+            if parts[0] == "ray" and len(parts) > 2
+            else parts[0].removesuffix(".py")
+        )
     if file.startswith(f"{PROJECT_DIR}/"):
         return ".".join(Path(file).relative_to(PROJECT_DIR).with_suffix("").parts[:3])
     if "asyncio" in file or "selectors" in file:

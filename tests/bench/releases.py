@@ -48,12 +48,18 @@ def run(seconds: float) -> dict[str, object]:
         `requests`, `failed`, `stood_in` and `longest_gap_s` of the load; `steps`: what was done, its exit status, how long it took as a
         whole, after how long its weights were in force, and what it said last.
     """
-    with tempfile.TemporaryDirectory(prefix="hydraulic-releases-", ignore_cleanup_errors=True) as parent:
+    with tempfile.TemporaryDirectory(
+        prefix="hydraulic-releases-", ignore_cleanup_errors=True
+    ) as parent:
         directory = Path(parent)
         path = os.pathsep.join([str(Path(__file__).parent / "misbehaving"), str(PROJECT_DIR)])
         with running(directory, PYTHONPATH=path, MISBEHAVING=json.dumps(KINDS)) as system:
             port = system.config()["http_options"]["port"]
-            text = (PROJECT_DIR / "serve_config.yaml").read_text().replace("port: 8000", f"port: {port}")
+            text = (
+                (PROJECT_DIR / "serve_config.yaml")
+                .read_text()
+                .replace("port: 8000", f"port: {port}")
+            )
             system.config_path.write_text(text)
             release = Commands(system)
             release.must("apply")
@@ -61,7 +67,11 @@ def run(seconds: float) -> dict[str, object]:
                 began = time.time()
                 _do_all(release, directory)
                 time.sleep(max(0.0, began + seconds - time.time()))
-                return {"seconds": round(time.time() - began), **_requests(answers), "steps": release.steps}
+                return {
+                    "seconds": round(time.time() - began),
+                    **_requests(answers),
+                    "steps": release.steps,
+                }
 
 
 @dataclass
@@ -78,15 +88,27 @@ class Commands:
         environment = self.system.environment | {"PYTHONPATH": str(PROJECT_DIR)}
         with self._watched(" ".join(arguments)) as step:
             done = subprocess.run(
-                command, cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False, timeout=300
+                command,
+                cwd=PROJECT_DIR,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
             )
-            step |= {"status": done.returncode, "told": (done.stderr or done.stdout).strip().splitlines()[-1][:400]}
+            step |= {
+                "status": done.returncode,
+                "told": (done.stderr or done.stdout).strip().splitlines()[-1][:400],
+            }
         assert done.returncode == status, (arguments, done)
         assert says in done.stdout + done.stderr, (arguments, done)
 
     def ask(self, method: str, path: str, body: object) -> None:
         """Do a release over HTTP."""
-        with self._watched(f"{method} {path} {json.dumps(body)}") as step, self.system.client() as client:
+        with (
+            self._watched(f"{method} {path} {json.dumps(body)}") as step,
+            self.system.client() as client,
+        ):
             answer = client.request(method, path, json=body)
             step |= {"status": answer.status_code, "told": answer.text[-300:]}
         assert answer.status_code in {200, 202}, answer.text
@@ -137,7 +159,9 @@ class Commands:
 
 def _do_all(release: Commands, directory: Path) -> None:
     file = release.system.config_path
-    release.must("deploy", "3", "--checkpoint", str(_version(directory, "3")), "--reason", "a good one")
+    release.must(
+        "deploy", "3", "--checkpoint", str(_version(directory, "3")), "--reason", "a good one"
+    )
     for weights in (("1=90", "3=10"), ("1=50", "3=50"), ("3=100",)):
         release.must("split", *weights)
         time.sleep(STAY_S)
@@ -152,8 +176,22 @@ def _do_all(release: Commands, directory: Path) -> None:
     release.wait_available("2")
 
     whole = file.read_text()
-    release.must("deploy", "6", "--checkpoint", str(_version(directory, "6")), status=1, says="constructor raises")
-    release.must("deploy", "7", "--checkpoint", str(_corrupt(_version(directory, "7"))), status=1, says="SHA-256")
+    release.must(
+        "deploy",
+        "6",
+        "--checkpoint",
+        str(_version(directory, "6")),
+        status=1,
+        says="constructor raises",
+    )
+    release.must(
+        "deploy",
+        "7",
+        "--checkpoint",
+        str(_corrupt(_version(directory, "7"))),
+        status=1,
+        says="SHA-256",
+    )
     release.must(
         "deploy",
         "8",
@@ -202,7 +240,11 @@ def _with_other_spec(made: Path) -> Path:
     spec = json.loads((made / FEATURE_SPEC).read_text())
     (made / FEATURE_SPEC).write_text(json.dumps(spec | {"quantities": spec["quantities"][:-1]}))
     stated = json.loads((made / MANIFEST).read_text())["sha256"]
-    _change_card(made, sha256=stated | {FEATURE_SPEC: hashlib.sha256((made / FEATURE_SPEC).read_bytes()).hexdigest()})
+    _change_card(
+        made,
+        sha256=stated
+        | {FEATURE_SPEC: hashlib.sha256((made / FEATURE_SPEC).read_bytes()).hexdigest()},
+    )
     return made
 
 
@@ -244,7 +286,9 @@ def _requests(answers: Path) -> dict[str, object]:
 
 def main() -> None:
     """Run this section alone."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.releases", description="releases under load")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.releases", description="releases under load"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of load, at the least")
     found = run(parser.parse_args().seconds)
     output = Settings().var_dir / "bench"

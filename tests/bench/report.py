@@ -56,7 +56,9 @@ def write_summary(found: Found, output: Path) -> str:
         "verdict": _verdict,
         "releases": _releases,
     }
-    parts += [part for name, write in writers.items() if name in found for part in write(found[name])]
+    parts += [
+        part for name, write in writers.items() if name in found for part in write(found[name])
+    ]
     text = "\n\n".join(parts) + "\n"
     (output / "summary.md").write_text(text)
     if "compare" in found:
@@ -91,30 +93,53 @@ def _compare(section: Found) -> list[str]:
     ):
         nothing = float("nan")
         rows = [
-            [names[system], *(_number(told.get((system, point), {}).get(figure, nothing), digits) for point in points)]
+            [
+                names[system],
+                *(
+                    _number(told.get((system, point), {}).get(figure, nothing), digits)
+                    for point in points
+                ),
+            ]
             for system in systems
         ]
         if figure == "throughput":
-            rows.append(["(e) network alone, graphs a second", *([_number(limit)] + [""] * (len(points) - 1))])
+            rows.append(
+                [
+                    "(e) network alone, graphs a second",
+                    *([_number(limit)] + [""] * (len(points) - 1)),
+                ]
+            )
         parts.append(f"**{title}**\n\n" + _table(["system", *points], rows))
-    errors = {names[system]: sum(told[system, point]["errors"] for point in points) for system in systems}
+    errors = {
+        names[system]: sum(told[system, point]["errors"] for point in points) for system in systems
+    }
     parts.append(
-        "Errors: " + ("none." if not any(errors.values()) else f"{ {k: int(v) for k, v in errors.items() if v} }.")
+        "Errors: "
+        + (
+            "none."
+            if not any(errors.values())
+            else f"{ {k: int(v) for k, v in errors.items() if v} }."
+        )
     )
     if OURS in systems:
         rows = []
         for point in points:
             ours = told[OURS, point]
             ratios = [
-                _number(ours["throughput"] / told[peer, point]["throughput"], 2) if (peer, point) in told else ""
+                _number(ours["throughput"] / told[peer, point]["throughput"], 2)
+                if (peer, point) in told
+                else ""
                 for peer in AGAINST
             ]
             rows.append([point, *ratios, _number(ours["throughput"] / limit, 2)])
         heads = [f"of {title}" for title in AGAINST.values()]
-        parts.append("**Our throughput as a share of**\n\n" + _table(["load", *heads, "of (e)"], rows))
+        parts.append(
+            "**Our throughput as a share of**\n\n" + _table(["load", *heads, "of (e)"], rows)
+        )
     memory = _memory_by_system(section["starts"])
     rows = [
-        [names[name], _number(total), _number(largest), str(count)] for name, (total, largest, count) in memory.items()
+        [names[name], _number(total), _number(largest), str(count)]
+        for name, (total, largest, count) in memory.items()
     ]
     parts.append(
         "**Memory after the loads**, MB of proportional shares\n\n"
@@ -123,7 +148,9 @@ def _compare(section: Found) -> list[str]:
     raw = _best_raw(section["raw"])
     best = max(raw, key=lambda key: raw[key], default=None)
     if best is not None:
-        cpu = statistics.median(row["cpu_ms"] for row in section["raw"] if (row["threads"], row["size"]) == best)
+        cpu = statistics.median(
+            row["cpu_ms"] for row in section["raw"] if (row["threads"], row["size"]) == best
+        )
         parts.append(
             f"(e): best at batches of {best[1]} with {best[0]} thread(s), {raw[best]:,.0f} graphs a second, "
             f"{cpu:.2f} ms of CPU a graph."
@@ -154,14 +181,21 @@ def _memory_by_system(starts: Sequence[Found]) -> dict[str, tuple[float, float, 
 
 def _cold_start(section: Found) -> list[str]:
     names = list(dict.fromkeys(name for row in section["rows"] for name in row))
-    rows = [[name, f"{statistics.median(row[name] for row in section['rows'] if name in row):.1f}"] for name in names]
-    return ["## Cold start", "Seconds from `serve run` to each mark.\n\n" + _table(["mark", "s"], rows)]
+    rows = [
+        [name, f"{statistics.median(row[name] for row in section['rows'] if name in row):.1f}"]
+        for name in names
+    ]
+    return [
+        "## Cold start",
+        "Seconds from `serve run` to each mark.\n\n" + _table(["mark", "s"], rows),
+    ]
 
 
 def _fleet(section: Found) -> list[str]:
     rows, limit = section["rows"], section["limit"]
     speed, first, cpu = (
-        statistics.median(row[name] for row in rows) for name in ("graphs_a_second", "first_line_ms", "cpu_ms")
+        statistics.median(row[name] for row in rows)
+        for name in ("graphs_a_second", "first_line_ms", "cpu_ms")
     )
     return [
         "## A fleet in one batch",
@@ -181,7 +215,9 @@ def _verdict(section: Found) -> list[str]:
             rows.append(
                 [
                     noise,
-                    ", ".join(f"{name} {right:.1%}" for name, right in found["right_of_worse"].items()),
+                    ", ".join(
+                        f"{name} {right:.1%}" for name, right in found["right_of_worse"].items()
+                    ),
                     f"{told['right']} of {told['trials']}",
                     str(told["wrong"]),
                     "" if took is None else " / ".join(f"{count:.0f}" for count in took),
@@ -204,7 +240,9 @@ def _verdict(section: Found) -> list[str]:
 
 def _cache(section: Found) -> list[str]:
     new, again = section["new"], section["again"]
-    counters = ", ".join(f"{name} {value:,.0f}" for name, value in section["counters"].items()) or "none"
+    counters = (
+        ", ".join(f"{name} {value:,.0f}" for name, value in section["counters"].items()) or "none"
+    )
     return [
         "## The same windows again",
         (
@@ -217,7 +255,10 @@ def _cache(section: Found) -> list[str]:
 
 def _memory(section: Found) -> list[str]:
     last = section["rows"][-1]
-    rows = [[item["name"], _number(item["pss_mb"]), _number(item["uss_mb"])] for item in section["processes"][:12]]
+    rows = [
+        [item["name"], _number(item["pss_mb"]), _number(item["uss_mb"])]
+        for item in section["processes"][:12]
+    ]
     return [
         "## Memory",
         f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, slope {section['slope_bytes']:,.0f} bytes a "
@@ -281,7 +322,13 @@ def _profile(section: Found) -> list[str]:
         if spent[name] >= LEAST_CPU_MS
     ]
     looks = [
-        [load, replica, ", ".join(f"{library} {share:.0%}" for library, share in list(shares.items())[:MOST_LIBRARIES])]
+        [
+            load,
+            replica,
+            ", ".join(
+                f"{library} {share:.0%}" for library, share in list(shares.items())[:MOST_LIBRARIES]
+            ),
+        ]
         for load, replicas in section["samples"].items()
         for replica, shares in replicas.items()
     ]
@@ -289,7 +336,8 @@ def _profile(section: Found) -> list[str]:
         "## Where the time goes",
         "**CPU of each process, ms a request, and cores when nobody asks**\n\n"
         + _table(["process", *loads, "idle"], cpu),
-        "**Whose Python held the interpreter**\n\n" + _table(["load", "replica", "share of looks"], looks),
+        "**Whose Python held the interpreter**\n\n"
+        + _table(["load", "replica", "share of looks"], looks),
     ]
 
 
@@ -299,35 +347,72 @@ def _shadow(section: Found) -> list[str]:
         groups.setdefault((row["shadow"], row["point"]), []).append(row)
     rows = []
     for (shadow, point), group in groups.items():
-        figures = [statistics.median(row[name] for row in group) for name in ("throughput", "p50", "p95", "cpu_ms")]
+        figures = [
+            statistics.median(row[name] for row in group)
+            for name in ("throughput", "p50", "p95", "cpu_ms")
+        ]
         copies: Counter[str] = Counter()
         for row in group:
             copies.update(row["copies"])
         errors = sum(sum(row["errors"].values()) for row in group)
-        told = ", ".join(f"{outcome} {count:,.0f}" for outcome, count in copies.items() if count) or "none"
+        told = (
+            ", ".join(f"{outcome} {count:,.0f}" for outcome, count in copies.items() if count)
+            or "none"
+        )
         rows.append([shadow, point, *(_number(value, 1) for value in figures), str(errors), told])
-    head = ["shadow", "load", "a second", "p50 ms", "p95 ms", "CPU ms a request", "errors", "copies"]
+    head = [
+        "shadow",
+        "load",
+        "a second",
+        "p50 ms",
+        "p95 ms",
+        "CPU ms a request",
+        "errors",
+        "copies",
+    ]
     return ["## What shadows cost callers", _table(head, rows)]
 
 
 def _store_read(section: Found) -> list[str]:
     rows = [
-        [f"{row['others']:,}", f"{row['naive_ms']:.0f} ms", f"{row['grid_ms']:.1f} ms", f"{row['ratio']:.0f}"]
+        [
+            f"{row['others']:,}",
+            f"{row['naive_ms']:.0f} ms",
+            f"{row['grid_ms']:.1f} ms",
+            f"{row['ratio']:.0f}",
+        ]
         for row in section["runs"]
     ]
     return [
         "## Reading 60 minutes of 20 sensors at 1 Hz",
-        _table(["other machines in the table", "rows to a pandas pivot", "grid bytes to numpy", "ratio"], rows),
+        _table(
+            [
+                "other machines in the table",
+                "rows to a pandas pivot",
+                "grid bytes to numpy",
+                "ratio",
+            ],
+            rows,
+        ),
     ]
 
 
 def _releases(section: Found) -> list[str]:
     rows = [
-        [row["step"], str(row["status"]), f"{row['seconds']:.2f}", ", ".join(map(str, row["in_force_s"]))]
+        [
+            row["step"],
+            str(row["status"]),
+            f"{row['seconds']:.2f}",
+            ", ".join(map(str, row["in_force_s"])),
+        ]
         for row in section["steps"]
     ]
     told = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
-    return ["## Releases under load", told, _table(["step", "status", "s", "weights in force after, s"], rows)]
+    return [
+        "## Releases under load",
+        told,
+        _table(["step", "status", "s", "weights in force after, s"], rows),
+    ]
 
 
 def _plot(section: Found, output: Path) -> None:
@@ -342,13 +427,20 @@ def _plot(section: Found, output: Path) -> None:
     ):
         canvas, axes = plt.subplots(figsize=(8, 5))
         for system in systems:
-            axes.plot(closed, [told[system, point][figure] for point in closed], marker="o", label=names[system])
+            axes.plot(
+                closed,
+                [told[system, point][figure] for point in closed],
+                marker="o",
+                label=names[system],
+            )
         axes.set(xlabel="connections", ylabel=title, yscale="log")
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize=7)
         canvas.savefig(output / f"{name}.png", dpi=120, bbox_inches="tight")
         plt.close(canvas)
-    canvas, grid = plt.subplots(1, len(points), figsize=(4 * len(points), 4), squeeze=False, sharey=True)
+    canvas, grid = plt.subplots(
+        1, len(points), figsize=(4 * len(points), 4), squeeze=False, sharey=True
+    )
     for axes, point in zip(grid[0], points, strict=True):
         for place, (figure, shade) in enumerate((("p99", 0.3), ("p95", 0.6), ("p50", 1.0))):
             axes.barh(

@@ -30,14 +30,23 @@ def measure(bench: Bench) -> dict[str, object]:
                 asker.load(Point(8), min(3.0, bench.seconds))
                 row = asker.load(Point(rate=RATE), bench.seconds)
             by_machines.append({"machines": fleet.machines, **asdict(row)})
-            print(f"scale: {fleet.machines} machines  p50 {row.p50:.1f}  p95 {row.p95:.1f} ms", flush=True)
+            print(
+                f"scale: {fleet.machines} machines  p50 {row.p50:.1f}  p95 {row.p95:.1f} ms",
+                flush=True,
+            )
     dsn = prepare(bench.server_dsn, SIZES)
     with running(OURS, dsn, bench.fresh_directory("scale"), bench.peers_python) as system:
-        askers = {size: Asker(bench, system, SIZES.pairs_of_plant(size, seed=1)) for size in SIZES.synthetic}
+        askers = {
+            size: Asker(bench, system, SIZES.pairs_of_plant(size, seed=1))
+            for size in SIZES.synthetic
+        }
         for turn in range(bench.rounds + 1):
             for size, asker in askers.items():
                 row = asker.load(Point(4), bench.seconds / 2)
                 if turn:  # the first warms up
                     by_components.append({"components": size, **asdict(row)})
-                    print(f"scale: {size} components  {row.throughput:.1f}/s  cpu {row.cpu_ms:.2f} ms", flush=True)
+                    print(
+                        f"scale: {size} components  {row.throughput:.1f}/s  cpu {row.cpu_ms:.2f} ms",
+                        flush=True,
+                    )
     return {"machines": by_machines, "components": by_components}

@@ -43,20 +43,28 @@ def measure(bench: Bench) -> dict[str, object]:
     rows: list[dict[str, object]] = []
     with running(OURS, bench.dsn, bench.fresh_directory("shadow"), bench.peers_python) as system:
         found = re.search(
-            r"http://127\.0\.0\.1:\d+", (system.directory / "log").read_text().split("View the dashboard at")[1]
+            r"http://127\.0\.0\.1:\d+",
+            (system.directory / "log").read_text().split("View the dashboard at")[1],
         )
         assert found is not None
-        config = _with_versions(yaml.safe_load((system.directory / "serve_config.yaml").read_text()), system.directory)
+        config = _with_versions(
+            yaml.safe_load((system.directory / "serve_config.yaml").read_text()), system.directory
+        )
         asker = Asker(bench, system, bench.fleet.pairs(seed=11))
         for number in range(bench.rounds):
             for name in SHADOWS:
-                asyncio.run(_apply(found[0], config, [] if name == "none" else [f"shadow-{name}"], system))
+                asyncio.run(
+                    _apply(found[0], config, [] if name == "none" else [f"shadow-{name}"], system)
+                )
                 asker.load(CLOSED, 1.0)
                 for point in (CLOSED, OPEN):
                     before = _copies(system)
                     row = asker.load(point, bench.seconds, number)
                     after = _copies(system)
-                    copies = {outcome: count - before.get(outcome, 0.0) for outcome, count in after.items()}
+                    copies = {
+                        outcome: count - before.get(outcome, 0.0)
+                        for outcome, count in after.items()
+                    }
                     rows.append({"shadow": name, "copies": copies} | asdict(row))
                     print(
                         f"shadow {name:8} {row.point:>5} {row.throughput:7.1f}/s  p50 {row.p50:6.1f}  p95 {row.p95:6.1f} ms  "
@@ -85,11 +93,15 @@ def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
                 "args": {"checkpoint": str(checkpoint), **behaviour},
             }
         )
-        _traffic(config)["releases"].append({"version": version, "application": version, "weight": 0})
+        _traffic(config)["releases"].append(
+            {"version": version, "application": version, "weight": 0}
+        )
     return config
 
 
-async def _apply(dashboard: str, config: dict[str, Any], shadows: Sequence[str], system: Running) -> None:
+async def _apply(
+    dashboard: str, config: dict[str, Any], shadows: Sequence[str], system: Running
+) -> None:
     """Apply the configuration with these shadows, and wait until all versions run and they are in force."""
     _traffic(config)["shadows"] = list(shadows)
     async with ServeApi(dashboard, ray_token(os.environ, Path.home())) as serve:

@@ -42,9 +42,7 @@ cross join (select equipment_key from equipment order by equipment_key limit $4)
 LIVE = "on conflict do nothing"
 HISTORY = "order by equipment_key, time"
 """Machine by machine, which an index takes in far sooner; nothing here reads windows of earlier months."""
-FILL_GRID = (
-    "insert into sensor_grid (time, equipment_key, vals) select time, equipment_key, array_fill(100::real, array[20])"
-)
+FILL_GRID = "insert into sensor_grid (time, equipment_key, vals) select time, equipment_key, array_fill(100::real, array[20])"
 FILL_READINGS = "insert into sensor_readings (time, equipment_key, slot, value) select time, equipment_key, 0, 100"
 FILL_DIAGNOSES = """
 insert into diagnoses
@@ -108,7 +106,10 @@ class Filled:
         """Note the store's server process; the pool closes a connection that nobody used for five minutes."""
         await self.store.ping()
         others = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-        (self._pid,) = [row[0] for row in await self.session.fetch(others + " and backend_type = 'client backend'")]
+        (self._pid,) = [
+            row[0]
+            for row in await self.session.fetch(others + " and backend_type = 'client backend'")
+        ]
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -145,7 +146,8 @@ class Filled:
         start_s, self._next_s = self._next_s, self._next_s + ticks
         times_us = np.repeat((start_s + np.arange(ticks)) * 1_000_000, len(SENSORS))
         return [
-            Readings(name, SENSORS * ticks, times_us, self._numbers.normal(100, 9, len(times_us))) for name in names
+            Readings(name, SENSORS * ticks, times_us, self._numbers.normal(100, 9, len(times_us)))
+            for name in names
         ]
 
     async def _fill(self) -> None:
@@ -153,11 +155,20 @@ class Filled:
         topology = make_machine("m", SENSORS).model_dump_json()
         await session.execute(REGISTER, topology, sizes.machines)
         await session.execute(REGISTER_SENSORS)
-        months = [datetime(2025 + (10 + month) // 12, 1 + (10 + month) % 12, 1, tzinfo=UTC) for month in range(13)]
+        months = [
+            datetime(2025 + (10 + month) // 12, 1 + (10 + month) % 12, 1, tzinfo=UTC)
+            for month in range(13)
+        ]
         await session.execute("select prepare_months($1)", months[-sizes.months - 1 :])
         for month in months[len(months) - 1 - sizes.months : -1]:
             step_s = 28 * 86_400 / sizes.history_ticks
-            await self._tick(month.timestamp(), month.timestamp() + 27.9 * 86_400, step_s, sizes.machines, HISTORY)
+            await self._tick(
+                month.timestamp(),
+                month.timestamp() + 27.9 * 86_400,
+                step_s,
+                sizes.machines,
+                HISTORY,
+            )
         # minute by minute, so that rows lie as live machines write them
         for minute in range(58):
             start_s = END_S - HOUR_S + 60 * minute
@@ -166,11 +177,15 @@ class Filled:
         await self._tick(END_S - 120, END_S - 1, 1.0, sizes.live)
         for month in months[-sizes.months - 1 :]:
             for turn in range(sizes.diagnoses):
-                await session.execute(FILL_DIAGNOSES, month.timestamp() + turn * 60, diagnosis("m").model_dump_json())
+                await session.execute(
+                    FILL_DIAGNOSES, month.timestamp() + turn * 60, diagnosis("m").model_dump_json()
+                )
         # what autovacuum does within minutes of live ingest
         await session.execute("vacuum analyze")
 
-    async def _tick(self, first_s: float, last_s: float, step_s: float, machines: int, how: str = LIVE) -> None:
+    async def _tick(
+        self, first_s: float, last_s: float, step_s: float, machines: int, how: str = LIVE
+    ) -> None:
         for fill in (FILL_GRID, FILL_READINGS):
             await self.session.execute(fill + TICKS + how, first_s, last_s, step_s, machines)
 

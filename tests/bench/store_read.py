@@ -137,7 +137,11 @@ async def measure(dsn: str, others: int, rounds: int) -> dict[str, float]:
     await store.close()
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
-    return result | {"others": others, "ratio": result["naive_ms"] / result["grid_ms"], "fill_s": filled_s}
+    return result | {
+        "others": others,
+        "ratio": result["naive_ms"] / result["grid_ms"],
+        "fill_s": filled_s,
+    }
 
 
 async def run(directory: Path, others: list[int], rounds: int) -> dict[str, object]:
@@ -153,7 +157,9 @@ async def run(directory: Path, others: list[int], rounds: int) -> dict[str, obje
 
 def measure_read(bench: Bench) -> dict[str, object]:
     """Measure beside 10 and beside 1,000 other machines, on a server of its own; see `run`."""
-    with tempfile.TemporaryDirectory(prefix="hydraulic-bench-", ignore_cleanup_errors=True) as parent:
+    with tempfile.TemporaryDirectory(
+        prefix="hydraulic-bench-", ignore_cleanup_errors=True
+    ) as parent:
         result = asyncio.run(run(Path(parent), list(OTHERS), max(3, round(bench.seconds))))
         release_embedded(Path(parent) / "postgres")
         time.sleep(1.0)

@@ -33,7 +33,17 @@ from app.store.pool import PoolLimits
 from app.store.readings import Readings
 from app.store.store import Store
 from cluster import capacity
-from tests.bench.store_filled import END_S, FULL, HOUR_S, QUICK, SENSORS, SMALL, Filled, Sizes, diagnosis
+from tests.bench.store_filled import (
+    END_S,
+    FULL,
+    HOUR_S,
+    QUICK,
+    SENSORS,
+    SMALL,
+    Filled,
+    Sizes,
+    diagnosis,
+)
 from tests.plans import nested_plans
 from tests.rows import stored_row
 
@@ -88,7 +98,9 @@ async def measure_ingest(small: Filled, large: Filled, rounds: int) -> list[dict
             for filled in (small, large):
                 before = filled.server_cpu_ms()
                 for _ in range(times):
-                    await filled.store.ingest_many(filled.ticks(filled.different(machines, 0, 1), ticks))
+                    await filled.store.ingest_many(
+                        filled.ticks(filled.different(machines, 0, 1), ticks)
+                    )
                 if turn:
                     readings = times * machines * ticks * len(SENSORS)
                     cpu[filled.name].append((filled.server_cpu_ms() - before) * 1000 / readings)
@@ -110,7 +122,9 @@ async def under_load(filled: Filled, seconds: float) -> dict[str, float]:
     async def write(turn: int) -> None:
         nonlocal written, slowest
         while (began := time.perf_counter()) < ends:
-            written += (await store.ingest_many(filled.ticks(filled.different(5, turn, 2), 20))).accepted
+            written += (
+                await store.ingest_many(filled.ticks(filled.different(5, turn, 2), 20))
+            ).accepted
             slowest = max(slowest, time.perf_counter() - began)
 
     async def read() -> None:
@@ -156,7 +170,9 @@ async def measure_pruning(large: Filled) -> dict[str, int]:
     session = await asyncpg.connect(large.dsn)
     reads = await nested_plans(session, "read_windows", *2 * [([name], [END_S - 60], [60])])
     writes = await nested_plans(
-        session, "ingest_readings", *(([name], ["S0"], [1], [start_us + tick * 1_000_000], [1.0]) for tick in range(3))
+        session,
+        "ingest_readings",
+        *(([name], ["S0"], [1], [start_us + tick * 1_000_000], [1.0]) for tick in range(3)),
     )
     await session.close()
     there = await large.session.fetchval(
@@ -195,7 +211,9 @@ async def measure_retention(large: Filled, seconds: float) -> dict[str, float]:
 async def measure_connections(large: Filled, replicas: Sequence[int]) -> list[dict[str, Any]]:
     """Server connections with growing numbers of replicas, each with `READS` reads under way; then of more than fit."""
     limit = int(await large.session.fetchval("show max_connections"))
-    ours = await large.session.fetchval("select count(*) from pg_stat_activity where datname = 'large'")
+    ours = await large.session.fetchval(
+        "select count(*) from pg_stat_activity where datname = 'large'"
+    )
     rows = []
     for count in replicas:
         stores = [Store(large.dsn, PoolLimits()) for _ in range(count)]
@@ -238,14 +256,22 @@ async def measure_diagnoses(large: Filled, rounds: int) -> list[dict[str, float]
         server, client = [], []
         for turn in range(max(3, rounds // 3) + 1):
             times = max(1, 64 // batch)
-            items = [[stored_row(diagnosis(name)) for name in large.some(batch)] for _ in range(times)]
+            items = [
+                [stored_row(diagnosis(name)) for name in large.some(batch)] for _ in range(times)
+            ]
             before, began = large.server_cpu_ms(), time.process_time()
             for item in items:
                 await large.store.insert_diagnoses(item)
             if turn:
                 client.append(1000 * (time.process_time() - began) / times / batch)
                 server.append((large.server_cpu_ms() - before) / times / batch)
-        rows.append({"batch": batch, "server_ms": float(np.median(server)), "client_ms": float(np.median(client))})
+        rows.append(
+            {
+                "batch": batch,
+                "server_ms": float(np.median(server)),
+                "client_ms": float(np.median(client)),
+            }
+        )
     return rows
 
 
@@ -283,7 +309,10 @@ async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
         times_us = np.full(len(SENSORS), start_us + tick * 1_000_000)
         for some in range(0, len(names), 20):
             await large.store.ingest_many(
-                [Readings(name, SENSORS, times_us, numbers.normal(100, 9, 20)) for name in names[some : some + 20]]
+                [
+                    Readings(name, SENSORS, times_us, numbers.normal(100, 9, 20))
+                    for name in names[some : some + 20]
+                ]
             )
     readings_wal = float(await large.session.fetchval(wal) - before)
     before = await large.session.fetchval(wal)
@@ -293,7 +322,9 @@ async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
         await large.store.insert_diagnoses([stored_row(item) for item in items])
     diagnoses_wal = float(await large.session.fetchval(wal) - before)
     sizes = {
-        table: float(await large.session.fetchval(f"select pg_total_relation_size('{table}_2027_03')"))
+        table: float(
+            await large.session.fetchval(f"select pg_total_relation_size('{table}_2027_03')")
+        )
         for table in ("sensor_readings", "sensor_grid", "diagnoses")
     }
     rows = ticks * len(names)
@@ -344,7 +375,9 @@ def constants(result: dict[str, Any]) -> dict[str, float]:
     """Return what `cluster/capacity.py` takes from a run, by its names."""
     found = result["bytes"]
     cpu_us = {row["post"]: row["large_us"] for row in result["ingest"]}
-    (window,) = [row["large_cpu_ms_a_window"] for row in result["reads"] if row["read"].startswith("32")]
+    (window,) = [
+        row["large_cpu_ms_a_window"] for row in result["reads"] if row["read"].startswith("32")
+    ]
     (store,) = [row["server_ms"] for row in result["diagnoses"] if row["batch"] == 32]
     return {
         "reading_bytes": found["bytes_a_reading"],
@@ -366,7 +399,9 @@ def run(sizes: Sizes) -> dict[str, Any]:
     Args:
         sizes: `QUICK` (under 300 MB and a minute) or `FULL` (10,000 machines that all write).
     """
-    with tempfile.TemporaryDirectory(prefix="hydraulic-bench-", ignore_cleanup_errors=True) as parent:
+    with tempfile.TemporaryDirectory(
+        prefix="hydraulic-bench-", ignore_cleanup_errors=True
+    ) as parent:
         directory = Path(parent) / "postgres"
         result = asyncio.run(measure(ensure_embedded(directory, grace_s=0.0), sizes))
         release_embedded(directory)
@@ -377,12 +412,19 @@ def run(sizes: Sizes) -> dict[str, Any]:
 def main() -> None:
     """Print tables and write `var/bench/store_scale.json`."""
     parser = argparse.ArgumentParser(description="the store beside 10,000 machines and a year")
-    parser.add_argument("--full", action="store_true", help="all 10,000 machines write; some minutes and about 4 GB")
-    parser.add_argument("--measured", action="store_true", help="put the constants into cluster/measured.json")
+    parser.add_argument(
+        "--full", action="store_true", help="all 10,000 machines write; some minutes and about 4 GB"
+    )
+    parser.add_argument(
+        "--measured", action="store_true", help="put the constants into cluster/measured.json"
+    )
     arguments = parser.parse_args()
     result = run(FULL if arguments.full else QUICK)
     if arguments.measured:
-        capacity.record(constants(result), f"python -m tests.bench.store_scale{' --full' if arguments.full else ''}")
+        capacity.record(
+            constants(result),
+            f"python -m tests.bench.store_scale{' --full' if arguments.full else ''}",
+        )
     for name, found in result.items():
         rows = found if isinstance(found, list) else [found]
         for row in rows:

@@ -71,7 +71,10 @@ PEERS: dict[str, Peer] = {
         "as with one process, two uvicorn workers on one socket",
     ),
     "fastapi-single": Peer(
-        "(b) FastAPI, no batching", "fastapi_single", (), "as (a), each request computes alone in one thread"
+        "(b) FastAPI, no batching",
+        "fastapi_single",
+        (),
+        "as (a), each request computes alone in one thread",
     ),
     "litserve": Peer(
         "(c) LitServe, batching",
@@ -134,7 +137,9 @@ class Running:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Ask a path; status 0 when there is no answer."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=self.headers)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", headers=self.headers
+        )
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.status, answer.read()
@@ -154,10 +159,16 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(name: str, dsn: str, directory: Path, peers_python: Path, **variables: str) -> Iterator[Running]:
+def running(
+    name: str, dsn: str, directory: Path, peers_python: Path, **variables: str
+) -> Iterator[Running]:
     """Start a system on a database, ours with further variables in its environment, wait until it is ready, and stop it."""
     own = name in (OURS, PLAIN, TRACED)
-    system = _start_ours(name, dsn, directory, variables) if own else _start_peer(name, dsn, directory, peers_python)
+    system = (
+        _start_ours(name, dsn, directory, variables)
+        if own
+        else _start_peer(name, dsn, directory, peers_python)
+    )
     try:
         _wait_until_ready(system, "/health/ready" if own else PEERS[name].ready)
         yield system
@@ -173,7 +184,15 @@ def _start_peer(name: str, dsn: str, directory: Path, peers_python: Path) -> Run
     command = [python, "-m", f"tests.bench.peers.{peer.module}", "--dsn", dsn, "--port", str(port)]
     command += ["--sizes", str(directory / "sizes"), *peer.arguments]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR)}
-    return Running(name, port, {}, directory, _spawn(command, environment, directory), peer.as_list, time.time())
+    return Running(
+        name,
+        port,
+        {},
+        directory,
+        _spawn(command, environment, directory),
+        peer.as_list,
+        time.time(),
+    )
 
 
 def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, str]) -> Running:
@@ -187,7 +206,9 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
     # Ray's defaults come with the environment's interpreter, see Makefile; a cluster's address would lead to that cluster
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("HYDRAULIC_") and name != "RAY_ADDRESS"
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HYDRAULIC_") and name != "RAY_ADDRESS"
     }
     environment |= {
         "HYDRAULIC_VAR_DIR": str(directory),
@@ -197,15 +218,28 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
         **own_ports(),
         **variables,
     }
-    command = [str(Path(sys.executable).with_name("serve")), "run", str(directory / "serve_config.yaml")]
+    command = [
+        str(Path(sys.executable).with_name("serve")),
+        "run",
+        str(directory / "serve_config.yaml"),
+    ]
     headers = {"authorization": f"Bearer {key}"}
-    return Running(name, port, headers, directory, _spawn(command, environment, directory), False, time.time())
+    return Running(
+        name, port, headers, directory, _spawn(command, environment, directory), False, time.time()
+    )
 
 
-def _spawn(command: list[str], environment: dict[str, str], directory: Path) -> "subprocess.Popen[bytes]":
+def _spawn(
+    command: list[str], environment: dict[str, str], directory: Path
+) -> "subprocess.Popen[bytes]":
     with (directory / "log").open("wb") as log:
         return subprocess.Popen(
-            command, cwd=PROJECT_DIR, env=environment, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=PROJECT_DIR,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -219,7 +253,9 @@ def _wait_until_ready(system: Running, path: str) -> None:
             return
         time.sleep(0.05)
     log = (system.directory / "log").read_text(errors="replace")
-    raise RuntimeError(f"'{system.name}' did not become ready: {body.decode(errors='replace')}\n{log[-3000:]}")
+    raise RuntimeError(
+        f"'{system.name}' did not become ready: {body.decode(errors='replace')}\n{log[-3000:]}"
+    )
 
 
 def _stop(system: Running) -> None:
@@ -264,6 +300,8 @@ def ask_once(system: Running, body: dict[str, str]) -> bytes:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         if answer.status != 200:
-            raise RuntimeError(f"expected a diagnosis from '{system.name}', found status {answer.status}")
+            raise RuntimeError(
+                f"expected a diagnosis from '{system.name}', found status {answer.status}"
+            )
         content: bytes = answer.read()
         return content

@@ -48,7 +48,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         if odd:
             time.sleep(behaviour.wait_s)
-        good = json.dumps({"equipment_id": asked["equipment_id"], "components": [1]}, separators=(",", ":")).encode()
+        good = json.dumps(
+            {"equipment_id": asked["equipment_id"], "components": [1]}, separators=(",", ":")
+        ).encode()
         body = behaviour.body if odd and behaviour.body is not None else good
         self.send_response(behaviour.status if odd else 200)
         if behaviour.chunked:
@@ -81,12 +83,22 @@ def behaviour() -> Behaviour:
 @pytest.fixture
 def plan(behaviour: Behaviour, tmp_path: Path) -> Iterator[Plan]:
     bodies = tmp_path / "bodies"
-    bodies.write_text("".join(json.dumps({"equipment_id": f"m{number}"}) + "\n" for number in range(5)))
+    bodies.write_text(
+        "".join(json.dumps({"equipment_id": f"m{number}"}) + "\n" for number in range(5))
+    )
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield Plan(
-            "127.0.0.1", server.server_port, "/", {}, str(bodies), first=3, seconds=10.0, concurrency=2, count=40
+            "127.0.0.1",
+            server.server_port,
+            "/",
+            {},
+            str(bodies),
+            first=3,
+            seconds=10.0,
+            concurrency=2,
+            count=40,
         )
         server.shutdown()
         thread.join()
@@ -107,7 +119,9 @@ def test_closed_loop_asks_in_turn_from_the_first_and_counts_all(
     assert not result.errors
     counts = Counter(behaviour.seen)
     assert sorted(counts) == ["m0", "m1", "m2", "m3", "m4"]
-    assert max(counts.values()) - min(counts.values()) <= 1  # in turn, though the server's threads may note them late
+    assert (
+        max(counts.values()) - min(counts.values()) <= 1
+    )  # in turn, though the server's threads may note them late
     assert set(behaviour.seen[:2]) <= {"m3", "m4", "m0"}
     assert result.throughput > 0
 
@@ -132,7 +146,9 @@ def test_each_kind_of_error_is_counted_and_the_load_goes_on(
     assert len(result.latencies_ms) == result.sent - 3
 
 
-def test_open_loop_sends_on_time_and_its_latency_counts_from_the_time_due(plan: Plan, behaviour: Behaviour) -> None:
+def test_open_loop_sends_on_time_and_its_latency_counts_from_the_time_due(
+    plan: Plan, behaviour: Behaviour
+) -> None:
     # one answer takes 0.3 s; the loop goes on sending meanwhile, on other connections
     behaviour.first, behaviour.end, behaviour.wait_s = 10, 11, 0.3
     result = run_plan(open_loop(plan, rate=100.0, seconds=0.6))

@@ -16,5 +16,7 @@ def test_repeated_history_has_the_same_windows_later(tmp_path: Path) -> None:
     span_us = int(first.labels.start_us_W[-1] - first.labels.start_us_W[0]) + CYCLE_US
     assert windows.labels.start_us_W[2 * len(first)] == first.labels.start_us_W[0] + 2 * span_us
     values_WSN = first.values(np.arange(len(first)))
-    np.testing.assert_array_equal(windows.values(np.arange(len(windows))), np.concatenate([values_WSN] * 3))
+    np.testing.assert_array_equal(
+        windows.values(np.arange(len(windows))), np.concatenate([values_WSN] * 3)
+    )
     np.testing.assert_array_equal(windows.labels.grade_WV[-1], first.labels.grade_WV[-1])

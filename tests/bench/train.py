@@ -58,23 +58,43 @@ def measure(bench: Bench) -> dict[str, object]:
     for round_, (batch, told) in product(range(ROUNDS), rates.items()):
         config = CONFIG.model_copy(update={"batch": batch})
         told.setdefault("pinned_1", []).append(_in_processes(windows.directory, config, 1, [0])[0])
-        told.setdefault("plain_2", []).append(sum(_in_processes(windows.directory, config, 2, None)) / 2)
-        with Progress(is_terminal=False) as progress, tempfile.TemporaryDirectory(dir=directory) as storage:
+        told.setdefault("plain_2", []).append(
+            sum(_in_processes(windows.directory, config, 2, None)) / 2
+        )
+        with (
+            Progress(is_terminal=False) as progress,
+            tempfile.TemporaryDirectory(dir=directory) as storage,
+        ):
             fitted = run_fit(
-                windows, np.arange(WINDOWS), np.empty(0, np.int64), config, f"bench {round_}", Path(storage), progress
+                windows,
+                np.arange(WINDOWS),
+                np.empty(0, np.int64),
+                config,
+                f"bench {round_}",
+                Path(storage),
+                progress,
             )
-        told.setdefault("ray_2", []).append(median(record.samples_s for record in fitted.history[1:]))
+        told.setdefault("ray_2", []).append(
+            median(record.samples_s for record in fitted.history[1:])
+        )
     by_batch: dict[str, dict[str, float]] = {}
     for batch, told in rates.items():
         found = {name: median(values) for name, values in told.items()}
         found["ratio_of_one_core"] = median(map(truediv, told["ray_2"], told["pinned_1"]))
         found["ratio_of_plain"] = median(map(truediv, told["ray_2"], told["plain_2"]))
         if batch // 2 in rates:
-            found["ratio_of_a_share"] = median(map(truediv, told["ray_2"], rates[batch // 2]["pinned_1"]))
+            found["ratio_of_a_share"] = median(
+                map(truediv, told["ray_2"], rates[batch // 2]["pinned_1"])
+            )
         by_batch[str(batch)] = found
-        print(f"train, batch {batch}: " + "  ".join(f"{name} {value:.3g}" for name, value in found.items()))
+        print(
+            f"train, batch {batch}: "
+            + "  ".join(f"{name} {value:.3g}" for name, value in found.items())
+        )
     forward_backward_ms, products_ms = _against_products(windows)
-    print(f"train: forward and backward {forward_backward_ms:.3g} ms a window, products alone {products_ms:.3g} ms")
+    print(
+        f"train: forward and backward {forward_backward_ms:.3g} ms a window, products alone {products_ms:.3g} ms"
+    )
     return {
         "windows": WINDOWS,
         "members": CONFIG.members,
@@ -89,7 +109,9 @@ def measure(bench: Bench) -> dict[str, object]:
 def _rig_windows(directory: Path) -> Windows:
     equipment, generator = rig_equipment(), np.random.default_rng(0)
     grades = [len(component.grades) for component in equipment.components]
-    grade_WV = np.stack([generator.integers(0, max(count, 1), WINDOWS) - (count == 0) for count in grades], axis=1)
+    grade_WV = np.stack(
+        [generator.integers(0, max(count, 1), WINDOWS) - (count == 0) for count in grades], axis=1
+    )
     unknown_WV = np.full(grade_WV.shape, np.nan, np.float32)
     labels = WindowLabels(
         machine_W=np.zeros(WINDOWS, np.int64),
@@ -106,7 +128,9 @@ def _rig_windows(directory: Path) -> Windows:
     return write_windows(directory, equipment, (equipment.equipment_id,), labels, [values_WSN])
 
 
-def _in_processes(directory: Path, config: TrainConfig, world: int, cores: list[int] | None) -> list[float]:
+def _in_processes(
+    directory: Path, config: TrainConfig, world: int, cores: list[int] | None
+) -> list[float]:
     """Run the plain loop in processes of their own and return the windows a second that each states for all."""
     context = multiprocessing.get_context("spawn")
     told: Queue[float] = context.Queue()
@@ -139,7 +163,9 @@ def _plain(
         return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     if world > 1:
-        torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+        torch.distributed.init_process_group(
+            "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+        )
     begun = begin(
         open_windows(directory),
         np.arange(WINDOWS),

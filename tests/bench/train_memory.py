@@ -39,7 +39,9 @@ START_US = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 CYCLE_US = 60_000_000
 
 
-def measure(directory: Path, times: tuple[int, ...] = TIMES, timeout_s: float = 3_000) -> list[dict[str, object]]:
+def measure(
+    directory: Path, times: tuple[int, ...] = TIMES, timeout_s: float = 3_000
+) -> list[dict[str, object]]:
     """Measure every pass at every size.
 
     Args:
@@ -57,7 +59,14 @@ def measure(directory: Path, times: tuple[int, ...] = TIMES, timeout_s: float = 
         windows = first if count == 1 else _repeated(first, directory / str(count), count)
         size = 4e-6 * len(windows) * len(windows.equipment.sensors) * windows.equipment.bins
         for name in PASSES:
-            command = [sys.executable, "-m", "tests.bench.train_memory", "--one", name, str(windows.directory)]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.bench.train_memory",
+                "--one",
+                name,
+                str(windows.directory),
+            ]
             started = time.monotonic()
             peaks = _watched(command, timeout_s)
             rows.append(
@@ -81,13 +90,24 @@ def _rig(directory: Path) -> Windows:
     values: list[Floats] = []
     parts: list[WindowLabels] = []
     for block in read_blocks(open_archive(SHIPPED_ARCHIVE), 200):
-        values.append(np.stack([block.values_CR[name].astype(np.float32) for name in equipment.sensor_ids], axis=1))
+        values.append(
+            np.stack(
+                [block.values_CR[name].astype(np.float32) for name in equipment.sensor_ids], axis=1
+            )
+        )
         C, V = len(block.cycle_index_C), len(equipment.components)
         grade_CV, health_CV = np.full((C, V), -1, np.int64), np.full((C, V), np.nan, np.float32)
         for column, name in enumerate(GRADED_COMPONENTS):
-            grades = {grade.name: place for place, grade in enumerate(equipment.components[places[name]].grades)}
-            grade_CV[:, places[name]] = [grades[str(grade)] for grade in block.grades_CG[:, column].tolist()]
-            healths = np.array([grade.health for grade in equipment.components[places[name]].grades], np.float32)
+            grades = {
+                grade.name: place
+                for place, grade in enumerate(equipment.components[places[name]].grades)
+            }
+            grade_CV[:, places[name]] = [
+                grades[str(grade)] for grade in block.grades_CG[:, column].tolist()
+            ]
+            healths = np.array(
+                [grade.health for grade in equipment.components[places[name]].grades], np.float32
+            )
             health_CV[:, places[name]] = healths[grade_CV[:, places[name]]]
         unknown_CV = np.full((C, V), np.nan, np.float32)
         parts.append(
@@ -101,7 +121,9 @@ def _rig(directory: Path) -> Windows:
                 stable_W=block.stable_C,
             )
         )
-    return write_windows(directory, equipment, (equipment.equipment_id,), join_labels(parts), values)
+    return write_windows(
+        directory, equipment, (equipment.equipment_id,), join_labels(parts), values
+    )
 
 
 def _repeated(first: Windows, directory: Path, count: int) -> Windows:
@@ -114,7 +136,9 @@ def _repeated(first: Windows, directory: Path, count: int) -> Windows:
             for _, values_BSN in first.batches(np.arange(len(first))):
                 yield values_BSN
 
-    shifted = [replace(labels, start_us_W=labels.start_us_W + number * span_us) for number in range(count)]
+    shifted = [
+        replace(labels, start_us_W=labels.start_us_W + number * span_us) for number in range(count)
+    ]
     return write_windows(directory, first.equipment, first.machines, join_labels(shifted), values())
 
 

@@ -14,7 +14,16 @@ import numpy as np
 
 from app.checkpoint.files import load
 from app.experiments.verdict import Decider
-from tests.answers import SHIPPED, Call, accuracy, answers, damaged, equals_told_apart, pairs_of, told_apart
+from tests.answers import (
+    SHIPPED,
+    Call,
+    accuracy,
+    answers,
+    damaged,
+    equals_told_apart,
+    pairs_of,
+    told_apart,
+)
 from tests.bench.compare import Bench
 
 NOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -44,7 +53,9 @@ def run_trials() -> dict[str, object]:
         for decider in DECIDERS:
             entry[decider] = _told(told_apart(pairs, TRIALS, decider)) | {
                 "equal_by_window_told_apart": equals_told_apart(pairs, EQUAL_TRIALS, decider),
-                "equal_by_condition_told_apart": equals_told_apart(pairs, EQUAL_TRIALS, decider, pairs.condition_P),
+                "equal_by_condition_told_apart": equals_told_apart(
+                    pairs, EQUAL_TRIALS, decider, pairs.condition_P
+                ),
                 "equal_trials": EQUAL_TRIALS,
             }
             print(f"noise {noise:g}, {decider}: {entry[decider]}", flush=True)
@@ -53,7 +64,11 @@ def run_trials() -> dict[str, object]:
 
 
 def _told(calls: list[Call]) -> dict[str, object]:
-    right = [call.diagnoses for call in calls if call.verdict == "worse" and call.last in ("worse", "unknown")]
+    right = [
+        call.diagnoses
+        for call in calls
+        if call.verdict == "worse" and call.last in ("worse", "unknown")
+    ]
     took = np.quantile(right, [0, 0.5, 1]).tolist() if right else None
     return {
         "trials": len(calls),

@@ -67,7 +67,9 @@ def test_compression_leaves_the_newest_month_as_it_is():
 
 
 def test_post_for_each_second_costs_what_was_measured_for_it():
-    constants = replace(ONES, database_ingest_tick_us=7.0, database_window_ms=1e-9, database_diagnosis_ms=1e-9)
+    constants = replace(
+        ONES, database_ingest_tick_us=7.0, database_window_ms=1e-9, database_diagnosis_ms=1e-9
+    )
 
     per_tick = demand(50_000, constants, Assumptions(posts_of_a_tick=1)).database_cores
 
@@ -113,7 +115,9 @@ def test_missing_or_impossible_constants_are_refused(tmp_path: Path):
     path.write_text(json.dumps(found | {"model_ms": {"value": 0, "how": "", "when": ""}}))
     with pytest.raises(InputError, match="positive number for model_ms"):
         read_measured(path)
-    path.write_text(json.dumps({name: entry for name, entry in found.items() if name != "model_ms"}))
+    path.write_text(
+        json.dumps({name: entry for name, entry in found.items() if name != "model_ms"})
+    )
     with pytest.raises(InputError, match="found \\['model_ms'\\]"):
         read_measured(path)
 

@@ -18,7 +18,9 @@ FIT = "fold 1/2"
 
 def parted(
     windows: int,
-) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
+) -> tuple[
+    "np.ndarray[tuple[int], np.dtype[np.int64]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"
+]:
     """Return positions to learn from and to be scored on: every fifth."""
     order_W = np.arange(windows)
     return order_W[order_W % 5 != 0], order_W[order_W % 5 == 0]
@@ -26,4 +28,10 @@ def parted(
 
 if __name__ == "__main__":
     found = open_windows(Path(sys.argv[1]))
-    run_fit(found, *parted(len(found)), CONFIG.model_copy(update={"workers": sys.argv[3]}), FIT, Path(sys.argv[2]))
+    run_fit(
+        found,
+        *parted(len(found)),
+        CONFIG.model_copy(update={"workers": sys.argv[3]}),
+        FIT,
+        Path(sys.argv[2]),
+    )

@@ -88,11 +88,25 @@ def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
     assert abs(heard[-1].score - undisturbed[-1].score) < 0.1
 
 
-def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(given: Windows, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.train.fit_alone", str(given.directory), str(tmp_path / "storage"), "1"]
+def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(
+    given: Windows, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.train.fit_alone",
+        str(given.directory),
+        str(tmp_path / "storage"),
+        "1",
+    ]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_DIR), "PYTHONUNBUFFERED": "1"}
     job = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        start_new_session=True,
     )
     assert job.stdout is not None
     for line in job.stdout:
@@ -112,5 +126,8 @@ def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(given: Windows, tm
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
     undisturbed = fit_plainly(given, *parted(len(given)), CONFIG, lambda record: None)
     assert all(torch.equal(fitted.weights[name], tensor) for name, tensor in undisturbed.items())
-    assert run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage").history == fitted.history
+    assert (
+        run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage").history
+        == fitted.history
+    )
     assert not ray.is_initialized()

@@ -34,7 +34,10 @@ async def fill(store: Store, directory: Path) -> None:
     for index, sensor_id in enumerate(equipment.sensor_ids):
         flat_us = times_us.ravel()
         await store.ingest(
-            "press-1", [sensor_id] * len(flat_us), flat_us, values_WSN[:, index].ravel().astype(np.float64)
+            "press-1",
+            [sensor_id] * len(flat_us),
+            flat_us,
+            values_WSN[:, index].ravel().astype(np.float64),
         )
     await store.put_labels(
         "press-1",
@@ -62,7 +65,11 @@ async def run(store: Store, *arguments: str) -> int:
 
 
 async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
-    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    database_dsn: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
     await fill(store, tmp_path / "given")
@@ -75,7 +82,13 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert not ray.is_initialized()
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
     said = capsys.readouterr().out
-    for fit in ("fold 1/2", "fold 2/2", "no-message-passing fold 2/2", "leave-level:valve valve=worn", "all"):
+    for fit in (
+        "fold 1/2",
+        "fold 2/2",
+        "no-message-passing fold 2/2",
+        "leave-level:valve valve=worn",
+        "all",
+    ):
         assert f"{fit}  epoch   2/2" in said
     checkpoint = load(out)
     assert checkpoint.manifest.version == "9"
@@ -111,28 +124,41 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     ],
 )
 async def test_store_without_what_is_needed_says_what_to_do(
-    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str, message: str
+    store: Store,
+    database_dsn: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    message: str,
 ) -> None:
     if state != "empty":
         await store.put_equipment(press())
     if state in ("labelled", "poor"):
-        await store.put_labels("press-1", [ConditionLabel("pump", START_US, START_US + 12_000_000, "new")])
+        await store.put_labels(
+            "press-1", [ConditionLabel("pump", START_US, START_US + 12_000_000, "new")]
+        )
     if state == "poor":
         await store.ingest("press-1", ["P1"], [START_US], [1.0])
     await store.ping()
-    code = await run(store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL)
+    code = await run(
+        store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL
+    )
     said = capsys.readouterr().err
     assert code == 1
     assert message in said
     assert state == "poor" or "python -m app.demo import-rig" in said
 
 
-async def test_option_that_can_not_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_option_that_can_not_be_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--equipment", "press-1", "--out", str(tmp_path), "--folds", "1"]) == 1
     assert "--folds: Input should be greater than or equal to 2" in capsys.readouterr().err
 
 
-def test_abbreviated_dsn_is_refused_so_that_no_password_gets_into_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+def test_abbreviated_dsn_is_refused_so_that_no_password_gets_into_a_card(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["--equipment", "press-1", "--ds", "postgresql://user:secret@host/database"])
     assert "unrecognized arguments" in capsys.readouterr().err

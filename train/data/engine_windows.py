@@ -54,7 +54,9 @@ def engine_windows(
         _labels(topology, engine, left, component_id, cap_h, machine)
         for machine, (engine, left) in enumerate(zip(engines, remaining, strict=True))
     ]
-    return write_windows(directory, topology, names, join_labels(parts), _values(topology, engines, parts))
+    return write_windows(
+        directory, topology, names, join_labels(parts), _values(topology, engines, parts)
+    )
 
 
 def last_of_each(windows: Windows) -> Integers:
@@ -67,7 +69,12 @@ def _labels(
     topology: Equipment, engine: Engine, left: float, component_id: str, cap_h: float, machine: int
 ) -> WindowLabels:
     end_us = len(engine.values_CR) * HOUR_US
-    ran = Label(component_id, EPOCH, EPOCH + (end_us + round(left * HOUR_US)) * MICROSECOND, run_to_failure=True)
+    ran = Label(
+        component_id,
+        EPOCH,
+        EPOCH + (end_us + round(left * HOUR_US)) * MICROSECOND,
+        run_to_failure=True,
+    )
     return label_windows(
         topology,
         [ran],
@@ -78,11 +85,15 @@ def _labels(
     )
 
 
-def _values(topology: Equipment, engines: Sequence[Engine], parts: Sequence[WindowLabels]) -> Iterator[Floats]:
+def _values(
+    topology: Equipment, engines: Sequence[Engine], parts: Sequence[WindowLabels]
+) -> Iterator[Floats]:
     column_S = [SENSOR_IDS.index(sensor_id) for sensor_id in topology.sensor_ids]
     for engine, labels in zip(engines, parts, strict=True):
         before_SN = np.full((len(column_S), topology.bins), np.nan, np.float32)
-        history_SC = np.concatenate((before_SN, engine.values_CR[:, column_S].T.astype(np.float32)), axis=1)
+        history_SC = np.concatenate(
+            (before_SN, engine.values_CR[:, column_S].T.astype(np.float32)), axis=1
+        )
         end_W = labels.start_us_W // HOUR_US + 2 * topology.bins  # counted with the bins in front
         if len(end_W):
             yield np.stack([history_SC[:, end - topology.bins : end] for end in end_W.tolist()])

@@ -132,7 +132,9 @@ def label_windows(
             begin = each.start_us if history is None else max(each.start_us, history.start_us)
             last = each.end_us if history is None else min(each.end_us, history.end_us)
             least = -(-begin // grid_us) * grid_us + -(-equipment.bins // 5) * grid_us
-            starts.update(end - window_us for end in range(last // grid_us * grid_us, least - 1, -stride_us))
+            starts.update(
+                end - window_us for end in range(last // grid_us * grid_us, least - 1, -stride_us)
+            )
     start_us_W = np.array(sorted(starts), np.int64)
     shape = (len(start_us_W), len(equipment.components))
     found = WindowLabels(
@@ -157,7 +159,10 @@ def label_windows(
 def join_labels(parts: Sequence[WindowLabels]) -> WindowLabels:
     """Put the windows of several machines of one design one after the other."""
     return WindowLabels(
-        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(WindowLabels))
+        *(
+            np.concatenate([getattr(part, each.name) for part in parts])
+            for each in fields(WindowLabels)
+        )
     )
 
 
@@ -181,7 +186,10 @@ def warm_up(configuration_W: Integers, stable_W: Booleans, longest: int) -> Bool
         [W] true in a warm-up.
     """
     marked_W = np.zeros(len(configuration_W), np.bool_)
-    breaks = np.flatnonzero((np.diff(configuration_W) != 0) | (np.diff(stable_W.astype(np.int8)) != 0)) + 1
+    breaks = (
+        np.flatnonzero((np.diff(configuration_W) != 0) | (np.diff(stable_W.astype(np.int8)) != 0))
+        + 1
+    )
     for run in np.split(np.arange(len(configuration_W)), breaks):
         if len(run) >= longest and not stable_W[run[0]]:
             marked_W[run] = True
@@ -203,9 +211,13 @@ def _by_component(equipment: Equipment, labels: Iterable[Label]) -> dict[str, li
     rows: dict[str, list[_Interval]] = {component_id: [] for component_id in components}
     for label in labels:
         component = components.get(label.component_id)
-        grades = {grade.name: place for place, grade in enumerate(component.grades)} if component else {}
+        grades = (
+            {grade.name: place for place, grade in enumerate(component.grades)} if component else {}
+        )
         if component is None or (label.grade is not None and label.grade not in grades):
-            known = {each: [grade.name for grade in found.grades] for each, found in components.items()}
+            known = {
+                each: [grade.name for grade in found.grades] for each, found in components.items()
+            }
             said = "a label" if label.grade is None else f"grade '{label.grade}'"
             raise InputError(
                 f"expected a component and grade of '{equipment.equipment_id}' ({known}), found "
@@ -224,7 +236,12 @@ def _by_component(equipment: Equipment, labels: Iterable[Label]) -> dict[str, li
         start_us, end_us = (label.start - EPOCH) // MICROSECOND, (label.end - EPOCH) // MICROSECOND
         rows[label.component_id].append(
             _Interval(
-                start_us, end_us, place, float("nan") if health is None else health, label.stable, label.run_to_failure
+                start_us,
+                end_us,
+                place,
+                float("nan") if health is None else health,
+                label.stable,
+                label.run_to_failure,
             )
         )
     for component_id, intervals in rows.items():
@@ -234,7 +251,13 @@ def _by_component(equipment: Equipment, labels: Iterable[Label]) -> dict[str, li
 
 
 def _say(
-    found: WindowLabels, window: int, component: int, label: _Interval, start_us: int, window_us: int, cap_h: float
+    found: WindowLabels,
+    window: int,
+    component: int,
+    label: _Interval,
+    start_us: int,
+    window_us: int,
+    cap_h: float,
 ) -> None:
     """Write what an interval says of a window that ends in it or after it."""
     end_us = start_us + window_us

@@ -32,7 +32,16 @@ from app.store.open import open_store
 from app.store.store import Store
 from app.store.windows import decode_window
 from train.config import TrainConfig
-from train.data.labels import EPOCH, MICROSECOND, History, Integers, Label, WindowLabels, join_labels, label_windows
+from train.data.labels import (
+    EPOCH,
+    MICROSECOND,
+    History,
+    Integers,
+    Label,
+    WindowLabels,
+    join_labels,
+    label_windows,
+)
 from train.data.session import ray_session
 from train.data.shards import windows_of_a_shard, write_shard
 from train.data.usage import in_use
@@ -56,7 +65,9 @@ LEAST = 64
 CPU_OF_A_TASK = 1
 """What a task asks of Ray: a process starts more slowly than it reads, so there are no more than processors."""
 
-IMPORT_HINT = "import it with its labels (the shipped rig: `python -m app.demo import-rig`) and train again"
+IMPORT_HINT = (
+    "import it with its labels (the shipped rig: `python -m app.demo import-rig`) and train again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +141,9 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
     store = open_store(settings)
     try:
         await store.migrate()
-        machines = await _machines(store, None if config.design else config.equipment, config.design)
+        machines = await _machines(
+            store, None if config.design else config.equipment, config.design
+        )
         parts: list[WindowLabels] = []
         labelled: list[Equipment] = []
         for equipment in machines:
@@ -140,12 +153,16 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
                 labelled.append(equipment)
         named = config.design or config.equipment
         if not parts:
-            raise StoreError(f"expected condition labels of '{named}' in the store, found none: {IMPORT_HINT}")
+            raise StoreError(
+                f"expected condition labels of '{named}' in the store, found none: {IMPORT_HINT}"
+            )
         labels = join_labels(parts)
         equipment = labelled[0]
         asked = [
             (labelled[machine].equipment_id, start_us // equipment.grid_us, equipment.bins)
-            for machine, start_us in zip(labels.machine_W.tolist(), labels.start_us_W.tolist(), strict=True)
+            for machine, start_us in zip(
+                labels.machine_W.tolist(), labels.start_us_W.tolist(), strict=True
+            )
         ]
         filled_W = np.array(
             [
@@ -174,7 +191,9 @@ async def _machines(store: Store, pattern: str | None, design: str | None) -> li
     if not ids:
         known = await store.find_equipment()
         told = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-        raise StoreError(f"expected '{named}' in the store, found {told or 'no equipment at all'}: {IMPORT_HINT}")
+        raise StoreError(
+            f"expected '{named}' in the store, found {told or 'no equipment at all'}: {IMPORT_HINT}"
+        )
     records = await store.get_equipment_of(ids)
     machines = [records[equipment_id].equipment for equipment_id in ids]
     for other in machines[1:]:
@@ -188,10 +207,14 @@ async def _machines(store: Store, pattern: str | None, design: str | None) -> li
 
 def _difference(first: Equipment, other: Equipment) -> str:
     ours, theirs = first.model_dump(mode="json"), other.model_dump(mode="json")
-    return next(name for name in ours if name not in {"equipment_id", "name"} and ours[name] != theirs[name])
+    return next(
+        name for name in ours if name not in {"equipment_id", "name"} and ours[name] != theirs[name]
+    )
 
 
-async def _windows_of(store: Store, equipment: Equipment, machine: int, config: TrainConfig) -> WindowLabels | None:
+async def _windows_of(
+    store: Store, equipment: Equipment, machine: int, config: TrainConfig
+) -> WindowLabels | None:
     rows = await store.read_labels(equipment.equipment_id)
     bins = await store.data_range(equipment.equipment_id) if rows else None
     if not rows:
@@ -214,20 +237,31 @@ async def _windows_of(store: Store, equipment: Equipment, machine: int, config: 
         machine=machine,
         rul_cap_h=config.rul_cap_h,
         stride_s=config.stride_s,
-        history=None if bins is None else History(bins.first * equipment.grid_us, bins.end * equipment.grid_us),
+        history=None
+        if bins is None
+        else History(bins.first * equipment.grid_us, bins.end * equipment.grid_us),
     )
 
 
-async def _digest(store: Store, machines: Sequence[Equipment], labels: WindowLabels, warm_up_run: int) -> str:
+async def _digest(
+    store: Store, machines: Sequence[Equipment], labels: WindowLabels, warm_up_run: int
+) -> str:
     """Return the SHA-256 of all that the shards follow from: format, structure, machines, labels, and the grid under the windows."""
     window_us = machines[0].bins * machines[0].grid_us
     intervals = []
     for machine, equipment in enumerate(machines):
         start_us_W = labels.start_us_W[labels.machine_W == machine]
         if len(start_us_W):
-            intervals.append((equipment.equipment_id, int(start_us_W.min()), int(start_us_W.max()) + window_us))
+            intervals.append(
+                (equipment.equipment_id, int(start_us_W.min()), int(start_us_W.max()) + window_us)
+            )
     sha256 = hashlib.sha256()
-    for text in (FORMAT, machines[0].structure_digest, str(warm_up_run), *(each.equipment_id for each in machines)):
+    for text in (
+        FORMAT,
+        machines[0].structure_digest,
+        str(warm_up_run),
+        *(each.equipment_id for each in machines),
+    ):
         sha256.update(text.encode() + b"\0")
     for each in fields(labels):
         sha256.update(np.ascontiguousarray(getattr(labels, each.name)).tobytes())
@@ -245,7 +279,9 @@ def _write(settings: Settings, found: _Found, directory: Path) -> None:
     ]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # the labels of all windows go to each node once; nothing here is a secret but the settings, which print as stars
-    task = partial(_write_rows, settings=settings, found=ray.put(found), directory=directory.absolute())
+    task = partial(
+        _write_rows, settings=settings, found=ray.put(found), directory=directory.absolute()
+    )
     rows = ray.data.from_items(places, override_num_blocks=len(places))
     try:
         written = rows.map_batches(task, batch_size=1, batch_format="numpy", num_cpus=CPU_OF_A_TASK)
@@ -260,12 +296,17 @@ def _write(settings: Settings, found: _Found, directory: Path) -> None:
 
 
 def _write_rows(
-    rows: Mapping[str, NDArray[Any]], settings: Settings, found: "ray.ObjectRef[_Found]", directory: Path
+    rows: Mapping[str, NDArray[Any]],
+    settings: Settings,
+    found: "ray.ObjectRef[_Found]",
+    directory: Path,
 ) -> dict[str, NDArray[Any]]:
     """Write the shards of these rows; an error comes back as text, since Ray would try a raised one again."""
     ours: _Found = ray.get(found)
     error = ""
-    for shard, first, end in zip(rows["shard"].tolist(), rows["first"].tolist(), rows["end"].tolist(), strict=True):
+    for shard, first, end in zip(
+        rows["shard"].tolist(), rows["first"].tolist(), rows["end"].tolist(), strict=True
+    ):
         labels = ours.labels.only(np.arange(first, end))
         try:
             values_BSN = asyncio.run(_read_values(settings, ours.equipment, ours.machines, labels))
@@ -288,7 +329,8 @@ async def _read_values(
         for begin in range(0, len(spans), READ_AT_ONCE):
             some = spans[begin : begin + READ_AT_ONCE]
             asked = [
-                (machines[int(labels.machine_W[span.places[0]])], span.first, span.end - span.first) for span in some
+                (machines[int(labels.machine_W[span.places[0]])], span.first, span.end - span.first)
+                for span in some
             ]
             for span, stored in zip(some, await store.read_windows(asked), strict=True):
                 if (

@@ -84,7 +84,10 @@ class _Shown:
 
 
 def fit_spec(
-    windows: Windows, chosen_W: Integers, config: TrainConfig, limits: Mapping[str, Limits] | None = None
+    windows: Windows,
+    chosen_W: Integers,
+    config: TrainConfig,
+    limits: Mapping[str, Limits] | None = None,
 ) -> FeatureSpec:
     """Fit the references of a design to windows.
 
@@ -100,11 +103,16 @@ def fit_spec(
     Raises:
         ValueError: no window was chosen.
     """
-    return spec_of((values for _, values in windows.batches(chosen_W)), windows.equipment, config, limits)
+    return spec_of(
+        (values for _, values in windows.batches(chosen_W)), windows.equipment, config, limits
+    )
 
 
 def spec_of(
-    batches: Iterable[Floats], equipment: Equipment, config: TrainConfig, limits: Mapping[str, Limits] | None = None
+    batches: Iterable[Floats],
+    equipment: Equipment,
+    config: TrainConfig,
+    limits: Mapping[str, Limits] | None = None,
 ) -> FeatureSpec:
     """Fit the references to batches of bins [B, S, N]; see `fit_spec`."""
     shown: _Shown | None = None
@@ -113,7 +121,9 @@ def spec_of(
             found = _show(values_BSN, equipment, config)
             shown = found if shown is None else shown.merged(found)
     if shown is None:
-        raise ValueError(f"expected at least one window of '{equipment.design}' to fit references to, found none")
+        raise ValueError(
+            f"expected at least one window of '{equipment.design}' to fit references to, found none"
+        )
     return FeatureSpec(
         statistics=config.statistics,
         clip=config.clip,
@@ -123,7 +133,9 @@ def spec_of(
         references={equipment.design: _references(shown, equipment, config)},
         grades={
             equipment.design: {
-                component.component_id: component.grades for component in equipment.components if component.grades
+                component.component_id: component.grades
+                for component in equipment.components
+                if component.grades
             }
         },
         limits=limits or {},
@@ -169,7 +181,11 @@ def _show(values_BSN: Floats, equipment: Equipment, config: TrainConfig) -> _Sho
 
 def _references(shown: _Shown, equipment: Equipment, config: TrainConfig) -> dict[str, Reference]:
     references: dict[str, Reference] = {}
-    found, spread_STF, bin_spread_S = shown.statistics, shown.statistics.spread_X, shown.bins.spread_X
+    found, spread_STF, bin_spread_S = (
+        shown.statistics,
+        shown.statistics.spread_X,
+        shown.bins.spread_X,
+    )
     for index, (_, sensor) in enumerate(equipment.sensors):
         if not (found.count_X[index] > 0).all():
             continue

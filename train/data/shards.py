@@ -41,7 +41,9 @@ class Chosen:
         place_R = np.searchsorted(self.positions_B, position_R)
         wanted_R = place_R < len(self.positions_B)
         wanted_R[wanted_R] = self.positions_B[place_R[wanted_R]] == position_R[wanted_R]
-        values = np.concatenate([_flat(chunk) for chunk in table.column("values").chunks] or [np.empty(0, np.float32)])
+        values = np.concatenate(
+            [_flat(chunk) for chunk in table.column("values").chunks] or [np.empty(0, np.float32)]
+        )
         values_RSN = values.reshape(len(position_R), self.sensors, self.bins)
         if not wanted_R.all():
             position_R, values_RSN = position_R[wanted_R], values_RSN[wanted_R]
@@ -49,7 +51,12 @@ class Chosen:
 
 
 def write_shard(
-    directory: Path, number: int, equipment: Equipment, first: int, labels: WindowLabels, values_BSN: Floats
+    directory: Path,
+    number: int,
+    equipment: Equipment,
+    first: int,
+    labels: WindowLabels,
+    values_BSN: Floats,
 ) -> Path:
     """Write the shard of neighbouring windows, whole or not at all.
 
@@ -66,7 +73,9 @@ def write_shard(
     """
     expected = (len(labels), len(equipment.sensors), equipment.bins)
     if values_BSN.shape != expected:
-        raise ValueError(f"expected values of windows x sensors x bins {expected}, found {values_BSN.shape}")
+        raise ValueError(
+            f"expected values of windows x sensors x bins {expected}, found {values_BSN.shape}"
+        )
     columns = {
         "position": pa.array(np.arange(first, first + len(labels), dtype=np.int64)),
         "machine": pa.array(labels.machine_W.astype(np.int32)),
@@ -102,7 +111,9 @@ def window_bytes(equipment: Equipment) -> int:
     return max(1, 4 * len(equipment.sensors) * equipment.bins)
 
 
-def read_chosen(directory: Path, equipment: Equipment, rising_W: Integers) -> Iterator[tuple[Integers, Floats]]:
+def read_chosen(
+    directory: Path, equipment: Equipment, rising_W: Integers
+) -> Iterator[tuple[Integers, Floats]]:
     """Read windows, one row group after the other.
 
     Args:
@@ -159,7 +170,8 @@ def read_labels(directory: Path, components: int) -> WindowLabels:
     """
     tables = [pq.read_table(path, columns=list(_LABELS)) for path in shards(directory)]
     columns: Mapping[str, NDArray[Any]] = {
-        name: np.concatenate([_column(table, name, components) for table in tables]) for name in _LABELS
+        name: np.concatenate([_column(table, name, components) for table in tables])
+        for name in _LABELS
     }
     return WindowLabels(
         machine_W=columns["machine"].astype(np.int64),
@@ -194,7 +206,9 @@ def blocks_of(values: Iterable[Floats], equipment: Equipment) -> Iterator[Floats
 
 def _fixed(values_WX: NDArray[Any]) -> pa.FixedSizeListArray:
     width = int(np.prod(values_WX.shape[1:]))
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_WX).reshape(-1)), width)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(values_WX).reshape(-1)), width
+    )
 
 
 def _flat(chunk: pa.Array) -> NDArray[Any]:

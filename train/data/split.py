@@ -95,9 +95,14 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
                 "split",
             )
         case _:
-            raise InputError(f"expected a split of {KINDS}, found '{plan.kind}': choose one of these", "split")
+            raise InputError(
+                f"expected a split of {KINDS}, found '{plan.kind}': choose one of these", "split"
+            )
     if kind != LEAKY:
-        parts = [Part(part.name, not_overlapping(windows, part.train_W, part.held_W), part.held_W) for part in parts]
+        parts = [
+            Part(part.name, not_overlapping(windows, part.train_W, part.held_W), part.held_W)
+            for part in parts
+        ]
     return [_with_little_warm_up(part, windows, plan) for part in parts]
 
 
@@ -107,7 +112,9 @@ def whole(windows: Windows, plan: SplitPlan) -> Part:
     return _with_little_warm_up(_part("all", held_out_W, ~held_out_W), windows, plan)
 
 
-def set_apart(windows: Windows, seen_W: Integers, share: float, seed: int) -> tuple[Integers, Integers]:
+def set_apart(
+    windows: Windows, seen_W: Integers, share: float, seed: int
+) -> tuple[Integers, Integers]:
     """Take whole groups out of the windows that a fit may see, to watch or to calibrate it.
 
     Args:
@@ -201,10 +208,15 @@ def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed:
     seen: list[dict[tuple[tuple[int, int], ...], int]] = [{} for _ in range(folds)]
     for number in np.random.default_rng(seed).permutation(count).tolist():
         grades = [
-            (component, grade) for component, grade in enumerate(grade_WV[first_C[number]].tolist()) if grade >= 0
+            (component, grade)
+            for component, grade in enumerate(grade_WV[first_C[number]].tolist())
+            if grade >= 0
         ]
         traits = [*((grade,) for grade in grades), *combinations(grades, 2)]
-        loads = [4 * sizes[fold] + 3 * sum(seen[fold].get(trait, 0) for trait in traits) for fold in range(folds)]
+        loads = [
+            4 * sizes[fold] + 3 * sum(seen[fold].get(trait, 0) for trait in traits)
+            for fold in range(folds)
+        ]
         fold = int(np.argmin(loads))
         fold_C[number] = fold
         sizes[fold] += 1
@@ -214,7 +226,11 @@ def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed:
 
 
 def training_windows(
-    held_out_W: Booleans, warm_up_W: Booleans, configuration_W: Integers, warm_up_windows: int, seed: int
+    held_out_W: Booleans,
+    warm_up_W: Booleans,
+    configuration_W: Integers,
+    warm_up_windows: int,
+    seed: int,
 ) -> Integers:
     """Choose the windows that a fit sees: all that are not held out, but of each configuration's warm-up only a few.
 
@@ -246,14 +262,19 @@ def _folds(windows: Windows, group_W: Integers, plan: SplitPlan, what: str) -> I
             f"expected at least {plan.folds} {what} for {plan.folds} folds, found {count}: ask for fewer folds, or split by time",
             "folds",
         )
-    fold_W = split_folds(windows.labels.grade_WV, np.unique(group_W, return_inverse=True)[1], plan.folds, plan.seed)
+    fold_W = split_folds(
+        windows.labels.grade_WV, np.unique(group_W, return_inverse=True)[1], plan.folds, plan.seed
+    )
     for fold in range(plan.folds):
         yield _part(f"fold {fold + 1}/{plan.folds}", fold_W == fold, fold_W != fold)
 
 
 def _by_time(windows: Windows, held_share: float) -> Part:
     held_W, seen_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
-    start_us_W, window_us = windows.labels.start_us_W, windows.equipment.bins * windows.equipment.grid_us
+    start_us_W, window_us = (
+        windows.labels.start_us_W,
+        windows.equipment.bins * windows.equipment.grid_us,
+    )
     for machine in np.unique(windows.labels.machine_W):
         mine_W = windows.labels.machine_W == machine
         first_us, end_us = int(start_us_W[mine_W].min()), int(start_us_W[mine_W].max()) + window_us
@@ -275,7 +296,11 @@ def _by_time(windows: Windows, held_share: float) -> Part:
 
 def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterator[Part]:
     """Hold out each combination of grades that the named components have; a window without these grades is in no part."""
-    graded = {each.component_id: place for place, each in enumerate(windows.equipment.components) if each.grades}
+    graded = {
+        each.component_id: place
+        for place, each in enumerate(windows.equipment.components)
+        if each.grades
+    }
     if len(set(names)) != count or not set(names) <= graded.keys():
         raise InputError(
             f"expected {'two components with grades joined by +' if count == 2 else 'a component with grades'} of "
@@ -287,7 +312,8 @@ def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterat
     levels = np.unique(grade_WG[known_W], axis=0)
     if len(levels) < 2:
         raise InputError(
-            f"expected at least 2 grades of '{'+'.join(names)}' in the labels, found {len(levels)}: label more", "split"
+            f"expected at least 2 grades of '{'+'.join(names)}' in the labels, found {len(levels)}: label more",
+            "split",
         )
     for level_G in levels:
         held_W = (grade_WG == level_G).all(axis=1)
@@ -299,11 +325,15 @@ def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterat
 
 
 def _part(name: str, held_out_W: Booleans, seen_W: Booleans) -> Part:
-    return Part(name, np.flatnonzero(seen_W).astype(np.int64), np.flatnonzero(held_out_W).astype(np.int64))
+    return Part(
+        name, np.flatnonzero(seen_W).astype(np.int64), np.flatnonzero(held_out_W).astype(np.int64)
+    )
 
 
 def _with_little_warm_up(part: Part, windows: Windows, plan: SplitPlan) -> Part:
     unseen_W = np.ones(len(windows), np.bool_)
     unseen_W[part.train_W] = False
-    seen_W = training_windows(unseen_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed)
+    seen_W = training_windows(
+        unseen_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed
+    )
     return Part(part.name, seen_W, part.held_W)

@@ -122,7 +122,9 @@ class Windows:
         chosen_W = np.asarray(chosen_W, np.int64)
         bound = MOST_BYTES // window_bytes(self.equipment)
         if len(chosen_W) > bound:
-            raise ValueError(f"expected at most {bound} windows at once, found {len(chosen_W)}: read them by batches")
+            raise ValueError(
+                f"expected at most {bound} windows at once, found {len(chosen_W)}: read them by batches"
+            )
         shape = (len(chosen_W), len(self.equipment.sensors), self.equipment.bins)
         values_BSN = np.empty(shape, np.float32)
         wanted, place_B = np.unique(chosen_W, return_inverse=True)
@@ -143,12 +145,15 @@ class Windows:
 
         rising_W = np.unique(np.asarray(chosen_W, np.int64))
         # a row group is a task of its own: what a worker holds at a time does not depend on how large a shard is
-        groups = [{"path": str(path), "group": group} for path, group in groups_of(self.directory, rising_W)]
+        groups = [
+            {"path": str(path), "group": group}
+            for path, group in groups_of(self.directory, rising_W)
+        ]
         nothing = [{"path": str(shards(self.directory)[0]), "group": 0}]
         chosen = Chosen(rising_W, len(self.equipment.sensors), self.equipment.bins)
-        return ray.data.from_items(groups or nothing, override_num_blocks=max(1, len(groups))).map_batches(
-            partial(read_groups, chosen=chosen), batch_size=1, batch_format="numpy"
-        )
+        return ray.data.from_items(
+            groups or nothing, override_num_blocks=max(1, len(groups))
+        ).map_batches(partial(read_groups, chosen=chosen), batch_size=1, batch_format="numpy")
 
 
 def write_windows(
@@ -181,7 +186,8 @@ def write_windows(
     if first != len(labels):
         raise ValueError(f"expected values of {len(labels)} windows, found {first}")
     return finish(
-        directory, Head(equipment=equipment, machines=tuple(machines), windows=first, warm_up_run=warm_up_run)
+        directory,
+        Head(equipment=equipment, machines=tuple(machines), windows=first, warm_up_run=warm_up_run),
     )
 
 
@@ -206,7 +212,8 @@ def open_windows(directory: Path) -> Windows:
         head = Head.model_validate(json.loads((directory / HEAD).read_bytes()))
     except FileNotFoundError as error:
         raise InputError(
-            f"expected prepared windows with '{HEAD}' in '{directory}', found none: prepare them again", "directory"
+            f"expected prepared windows with '{HEAD}' in '{directory}', found none: prepare them again",
+            "directory",
         ) from error
     paths = shards(directory)
     found = sum(pq.read_metadata(path).num_rows for path in paths)

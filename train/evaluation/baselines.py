@@ -38,7 +38,9 @@ class BaselinePrediction:
     def grade_WV(self) -> Integers:
         """Return the most probable grade, -1 where none is told."""
         told_WV = np.isfinite(self.share_WVK).any(-1)
-        return np.where(told_WV, np.nan_to_num(self.share_WVK, nan=-1.0).argmax(-1), -1).astype(np.int64)
+        return np.where(told_WV, np.nan_to_num(self.share_WVK, nan=-1.0).argmax(-1), -1).astype(
+            np.int64
+        )
 
 
 def baselines(
@@ -72,7 +74,8 @@ def baselines(
     for name in names:
         told = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
         joined[name] = BaselinePrediction(
-            np.concatenate([each.share_WVK for each in told]), np.concatenate([each.rul_WV for each in told])
+            np.concatenate([each.share_WVK for each in told]),
+            np.concatenate([each.rul_WV for each in told]),
         )
     return joined
 
@@ -82,13 +85,23 @@ def _part(
 ) -> dict[str, BaselinePrediction]:
     labels, steps = windows.labels, windows.equipment.steps
     seen_W = _sample(part.train_W, seed)
-    graded = [v for v in range(labels.grade_WV.shape[1]) if len(np.unique(_known(labels.grade_WV[seen_W, v]))) > 1]
-    living = [v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[seen_W, v]).any()]
+    graded = [
+        v
+        for v in range(labels.grade_WV.shape[1])
+        if len(np.unique(_known(labels.grade_WV[seen_W, v]))) > 1
+    ]
+    living = [
+        v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[seen_W, v]).any()
+    ]
     found: dict[str, BaselinePrediction] = {}
     if graded or living:
-        seen_step, held_step = (_statistics(windows, chosen_W, steps, statistics) for chosen_W in (seen_W, part.held_W))
+        seen_step, held_step = (
+            _statistics(windows, chosen_W, steps, statistics) for chosen_W in (seen_W, part.held_W)
+        )
     if graded:
-        seen_window, held_window = (_statistics(windows, chosen_W, 1, statistics) for chosen_W in (seen_W, part.held_W))
+        seen_window, held_window = (
+            _statistics(windows, chosen_W, 1, statistics) for chosen_W in (seen_W, part.held_W)
+        )
         for name, seen, held in (
             (STEP_DISCRIMINANT, seen_step, held_step),
             (WINDOW_DISCRIMINANT, seen_window, held_window),
@@ -119,16 +132,22 @@ def _part(
             known_W = np.isfinite(rul_W)
             told[PERSISTENCE][:, v] = life_less_age(labels, part.train_W, part.held_W, v)
             told[CONSTANT][:, v] = rul_W[known_W].mean()
-            forest = ExtraTreesRegressor(trees, min_samples_leaf=3, max_features=0.3, random_state=seed)
+            forest = ExtraTreesRegressor(
+                trees, min_samples_leaf=3, max_features=0.3, random_state=seed
+            )
             told[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(asked_WL)
         for name, rul_WV in told.items():
             if not np.isfinite(rul_WV).any():
                 continue
-            found[name] = replace(found.get(name) or _nothing(windows, len(part.held_W)), rul_WV=rul_WV)
+            found[name] = replace(
+                found.get(name) or _nothing(windows, len(part.held_W)), rul_WV=rul_WV
+            )
     return found
 
 
-def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int) -> Floats:
+def life_less_age(
+    labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int
+) -> Floats:
     """Tell remaining life by the calendar: mean life of the training runs less the age, at least 0, at most the largest label.
 
     Life and age are counted from the end of the run's first window, see `train.evaluation.scores.life_runs`: a component that was replaced
@@ -155,7 +174,9 @@ def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, co
     for run in runs:
         seen = run[is_seen_W[run]]
         if len(seen) and rul_W[seen[-1]] < cap_h:
-            lives.append((start_us_W[seen[-1]] - start_us_W[run[0]]) / HOUR_US + float(rul_W[seen[-1]]))
+            lives.append(
+                (start_us_W[seen[-1]] - start_us_W[run[0]]) / HOUR_US + float(rul_W[seen[-1]])
+            )
     if lives:
         for run in runs:
             age_h = (start_us_W[run] - start_us_W[run[0]]) / HOUR_US
@@ -166,7 +187,9 @@ def life_less_age(labels: WindowLabels, train_W: Integers, asked_W: Integers, co
 def _nothing(windows: Windows, count: int) -> BaselinePrediction:
     components = windows.equipment.components
     shape = (count, len(components), max(1, *(len(component.grades) for component in components)))
-    return BaselinePrediction(np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32))
+    return BaselinePrediction(
+        np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32)
+    )
 
 
 def _known(grade_W: Integers) -> Integers:
@@ -179,19 +202,30 @@ def _sample(train_W: Integers, seed: int) -> Integers:
     return np.sort(np.random.default_rng(seed).choice(train_W, MOST_TRAINING, replace=False))
 
 
-def _statistics(windows: Windows, chosen_W: Integers, steps: int, statistics: tuple[Statistic, ...]) -> Floats:
+def _statistics(
+    windows: Windows, chosen_W: Integers, steps: int, statistics: tuple[Statistic, ...]
+) -> Floats:
     parts = [
         step_statistics(values_WSN, steps, statistics)[0].astype(np.float32)
         for _, values_WSN in windows.batches(chosen_W)
     ]
     sensors = len(windows.equipment.sensors)
-    return np.concatenate(parts) if parts else np.empty((0, sensors, steps, len(statistics)), np.float32)
+    return (
+        np.concatenate(parts)
+        if parts
+        else np.empty((0, sensors, steps, len(statistics)), np.float32)
+    )
 
 
 def _table(seen_WSTF: Floats, asked_WSTF: Floats) -> tuple[Floats, Floats]:
     """Lay both out as rows; what is missing takes the mean of the seen windows, 0 where they have none."""
-    rows: Iterable[Floats] = (seen_WSTF.reshape(len(seen_WSTF), -1), asked_WSTF.reshape(len(asked_WSTF), -1))
+    rows: Iterable[Floats] = (
+        seen_WSTF.reshape(len(seen_WSTF), -1),
+        asked_WSTF.reshape(len(asked_WSTF), -1),
+    )
     seen_WL, asked_WL = (np.where(np.isfinite(each), each, np.nan) for each in rows)
     count_L = np.maximum(np.isfinite(seen_WL).sum(0), 1)
     mean_L = (np.nan_to_num(seen_WL).sum(0) / count_L).astype(np.float32)
-    return np.where(np.isnan(seen_WL), mean_L, seen_WL), np.where(np.isnan(asked_WL), mean_L, asked_WL)
+    return np.where(np.isnan(seen_WL), mean_L, seen_WL), np.where(
+        np.isnan(asked_WL), mean_L, asked_WL
+    )

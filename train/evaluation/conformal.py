@@ -58,7 +58,9 @@ def quantile(residual_W: Doubles, coverage: float) -> float:
 
 def residuals(true_W: Floats, told_W: Floats, spread_W: Floats) -> Doubles:
     """Return how far the truth lies from what was told, in spreads, NaN where one of them is not known."""
-    apart_W: Doubles = np.abs(told_W.astype(np.float64) - true_W) / np.maximum(spread_W, SMALLEST_SPREAD)
+    apart_W: Doubles = np.abs(told_W.astype(np.float64) - true_W) / np.maximum(
+        spread_W, SMALLEST_SPREAD
+    )
     return apart_W
 
 
@@ -150,7 +152,9 @@ class Level:
     windows: int
 
 
-def removal_levels(removal: Removal, threshold_W: Doubles, away: Sequence[int]) -> tuple[Level, ...]:
+def removal_levels(
+    removal: Removal, threshold_W: Doubles, away: Sequence[int]
+) -> tuple[Level, ...]:
     """Measure what is answered at every level: with all sensors there whatever is answered at all, else what is sure enough.
 
     Args:
@@ -166,14 +170,18 @@ def removal_levels(removal: Removal, threshold_W: Doubles, away: Sequence[int]) 
     return tuple(levels)
 
 
-def risk_coverage(trust_W: Doubles, loss_W: Doubles, points: int = 40) -> tuple[tuple[float, float], ...]:
+def risk_coverage(
+    trust_W: Doubles, loss_W: Doubles, points: int = 40
+) -> tuple[tuple[float, float], ...]:
     """Return (share answered, mean loss of it) as the surest answers are joined by less sure ones (El-Yaniv and Wiener, 2010)."""
     if not len(trust_W):
         return ()
     order = np.argsort(-trust_W, kind="stable")
     mean_W = np.cumsum(loss_W[order]) / np.arange(1, len(order) + 1)
     places = np.unique(np.linspace(0, len(order) - 1, min(points, len(order))).astype(np.int64))
-    return tuple((float((place + 1) / len(order)), float(mean_W[place])) for place in places.tolist())
+    return tuple(
+        (float((place + 1) / len(order)), float(mean_W[place])) for place in places.tolist()
+    )
 
 
 def masked_in_turn(sensors: int, windows: int, seed: int) -> NDArray[np.int64]:

@@ -53,7 +53,16 @@ from train.evaluation.scores import (
     score_grades,
 )
 from train.evaluation.selective_prediction import abstentions, silences
-from train.evaluation.uncertainty import Given, Rows, Temperatures, as_given, fit_temperatures, gather, interval, shares
+from train.evaluation.uncertainty import (
+    Given,
+    Rows,
+    Temperatures,
+    as_given,
+    fit_temperatures,
+    gather,
+    interval,
+    shares,
+)
 
 COVERAGE = 0.9
 ROUNDING = 1e-6
@@ -131,7 +140,9 @@ def evaluate_parts(
     }
     if config.opinion_weight and np.isfinite(rows.predictions.opinion_WVK).any():
         alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
-        found[ALONE] = scorecard(windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap)
+        found[ALONE] = scorecard(
+            windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap
+        )
     notes: list[str] = []
     if (never_WV := rows.labels.grade_WV != windows.labels.grade_WV[rows.window_R]).any():
         names_V = [
@@ -144,16 +155,23 @@ def evaluate_parts(
         )
     placed_V = np.isfinite(rows.predictions.distance_WV).any(0)
     if (graded_V & ~placed_V).any():
-        names_V = [equipment.components[v].component_id for v in np.flatnonzero(graded_V & ~placed_V).tolist()]
+        names_V = [
+            equipment.components[v].component_id
+            for v in np.flatnonzero(graded_V & ~placed_V).tolist()
+        ]
         notes.append(
             f"How far evidence is from training is not known of {', '.join(names_V)}, which never abstain for that: there were too few groups, "
             "or no second opinion."
         )
     if without_messages is None:
-        notes.append("The ablation without message passing was not run: no fit of it was given to this evaluation.")
+        notes.append(
+            "The ablation without message passing was not run: no fit of it was given to this evaluation."
+        )
     else:
         plain = gather(windows, without_messages)
-        plain_RVK = shares(plain.predictions, plain.fold_R, fit_temperatures(plain, equipment), 0.0, graded_V)
+        plain_RVK = shares(
+            plain.predictions, plain.fold_R, fit_temperatures(plain, equipment), 0.0, graded_V
+        )
         plain_names = tuple(part.name for part in without_messages)
         found[NO_MESSAGES] = scorecard(
             windows, plain, plain_names, _answers(plain.predictions, plain_RVK, graded_V), cap
@@ -161,15 +179,23 @@ def evaluate_parts(
     if rival and all(len(part.train_W) for part in parts):
         for name, told in baselines(windows, parts, config.statistics, config.seed).items():
             found[name] = scorecard(
-                windows, rows, names, Answers(told.grade_WV, told.share_WVK.astype(np.float64), rul_RV=told.rul_WV), cap
+                windows,
+                rows,
+                names,
+                Answers(told.grade_WV, told.share_WVK.astype(np.float64), rul_RV=told.rul_WV),
+                cap,
             )
     else:
         notes.append(
             "Classical baselines were not fitted here, for want of windows to fit them to or because they stand elsewhere."
         )
     if not rows.crossed and given is None:
-        notes.append("Intervals and thresholds were checked on the windows that chose them: there is one group only.")
-    bands, certainty, calibration = _certainty(rows, names, equipment, temperatures, share_RVK, config, given, cap)
+        notes.append(
+            "Intervals and thresholds were checked on the windows that chose them: there is one group only."
+        )
+    bands, certainty, calibration = _certainty(
+        rows, names, equipment, temperatures, share_RVK, config, given, cap
+    )
     abstention, calibration = abstentions(
         windows, parts, rows, temperatures, config.opinion_weight, graded_V, calibration, given
     )
@@ -180,7 +206,9 @@ def evaluate_parts(
         windows=len(rows.window_R),
         warm_up_windows=int((~rows.scored_R).sum()),
         groups=len(np.unique(windows.group_W[rows.window_R])),
-        parts={part.name: PartSize(train=len(part.train_W), held=len(part.held_W)) for part in parts},
+        parts={
+            part.name: PartSize(train=len(part.train_W), held=len(part.held_W)) for part in parts
+        },
         grades={
             component.component_id: tuple(grade.name for grade in component.grades)
             for component, graded in zip(equipment.components, graded_V.tolist(), strict=True)
@@ -230,7 +258,9 @@ def _answered(
             grade_R = np.nan_to_num(share_RVK[told_R, v], nan=-1.0).argmax(-1)
             found[equipment.components[v].component_id] = Answered(
                 share=float(told_R.sum() / known_R.sum()),
-                score=score_grades(rows.labels.grade_WV[told_R, v], grade_R) if told_R.any() else None,
+                score=score_grades(rows.labels.grade_WV[told_R, v], grade_R)
+                if told_R.any()
+                else None,
             )
     return found
 
@@ -282,9 +312,15 @@ def _certainty(
         shipped[component.component_id] = before.model_copy(update=update)
         certainty = Certainty(health=health_figures, rul=rul_figures)
         if (labels.grade_WV[rows.scored_R, v] >= 0).any():
-            certainty = certainty.model_copy(update=_stated(rows, v, temperatures, share_RVK, config.opinion_weight))
+            certainty = certainty.model_copy(
+                update=_stated(rows, v, temperatures, share_RVK, config.opinion_weight)
+            )
         found[component.component_id] = certainty
-    calibration = Calibration(coverage=COVERAGE, components={equipment.design: shipped}) if given is None else stated
+    calibration = (
+        Calibration(coverage=COVERAGE, components={equipment.design: shipped})
+        if given is None
+        else stated
+    )
     return bands, found, calibration
 
 
@@ -299,7 +335,9 @@ def _stated(
     return {
         "temperature": float(temperatures.network_V[v]),
         "opinion_temperature": float(temperatures.opinion_V[v]),
-        "nll_plain": nll(joined_probability(plain_RK, opinion_RK, weight) if weight else plain_RK, true_R),
+        "nll_plain": nll(
+            joined_probability(plain_RK, opinion_RK, weight) if weight else plain_RK, true_R
+        ),
         "nll_calibrated": nll(share_RK, true_R),
         "reliability": reliability(share_RK.max(-1), share_RK.argmax(-1) == true_R),
     }
@@ -319,7 +357,11 @@ def _intervals(
         return None, None
     told_R = np.clip(told_R, 0.0, cap)
     residual_R = np.where(known_R, residuals(true_R, told_R, spread_R), np.nan)
-    reach = cross_fit(residual_R, rows.fold_R, COVERAGE) if stated is None else as_given(stated, len(true_R))
+    reach = (
+        cross_fit(residual_R, rows.fold_R, COVERAGE)
+        if stated is None
+        else as_given(stated, len(true_R))
+    )
     low_R, high_R = interval(told_R, spread_R, reach.of_R, cap)
     inside_R = covered(true_R, low_R - ROUNDING * cap, high_R + ROUNDING * cap)
     return _Band(true_R, told_R, low_R, high_R), IntervalFigures(
@@ -371,12 +413,20 @@ def _robustness(
             for sensor_id in probes[0][1].troubled[trouble]
         }
         mean = float(np.mean([*by_sensor.values()]))
-        worst = (min if exact else max)(by_sensor, key=lambda name, by_sensor=by_sensor: by_sensor[name])  # type: ignore[misc]
+        worst = (min if exact else max)(
+            by_sensor, key=lambda name, by_sensor=by_sensor: by_sensor[name]
+        )  # type: ignore[misc]
         troubles[trouble] = TroubleFigures(
-            mean=mean, cost=clean - mean if exact else mean - clean, worst_sensor=worst, sensors=by_sensor
+            mean=mean,
+            cost=clean - mean if exact else mean - clean,
+            worst_sensor=worst,
+            sensors=by_sensor,
         )
     return Robustness(
-        measure="exact match" if exact else "rul rmse", clean=clean, windows=len(labels), troubles=troubles
+        measure="exact match" if exact else "rul rmse",
+        clean=clean,
+        windows=len(labels),
+        troubles=troubles,
     )
 
 
@@ -392,12 +442,16 @@ def _listening(equipment: Equipment, parts: Sequence[HoldoutPart]) -> tuple[List
         if connection.evidence == "both":
             edges.append((connection.target, connection.source, connection.medium))
     return tuple(
-        Listening(source=source, target=target, medium=medium, weights=tuple(mean_LE[:, edge].tolist()))
+        Listening(
+            source=source, target=target, medium=medium, weights=tuple(mean_LE[:, edge].tolist())
+        )
         for edge, (source, target, medium) in enumerate(edges)
     )
 
 
-def _trajectories(windows: Windows, rows: Rows, bands: Mapping[str, _Bands]) -> tuple[Trajectory, ...]:
+def _trajectories(
+    windows: Windows, rows: Rows, bands: Mapping[str, _Bands]
+) -> tuple[Trajectory, ...]:
     """Follow each component of a few machines through the windows that were held out."""
     found: list[Trajectory] = []
     for component_id, band in bands.items():
@@ -408,10 +462,16 @@ def _trajectories(windows: Windows, rows: Rows, bands: Mapping[str, _Bands]) -> 
             for machine in np.unique(rows.labels.machine_W[known_R])[:MOST_MACHINES].tolist():
                 own = np.flatnonzero(known_R & (rows.labels.machine_W == machine))
                 own = own[np.argsort(rows.labels.start_us_W[own], kind="stable")]
-                own = own[np.unique(np.linspace(0, len(own) - 1, min(MOST_POINTS, len(own))).astype(np.int64))]
+                own = own[
+                    np.unique(
+                        np.linspace(0, len(own) - 1, min(MOST_POINTS, len(own))).astype(np.int64)
+                    )
+                ]
                 hours = (rows.labels.start_us_W[own] - rows.labels.start_us_W[own[0]]) / HOUR_US
                 told = {
-                    name: tuple(np.round(getattr(values, f"{name}_R")[own].astype(np.float64), 5).tolist())
+                    name: tuple(
+                        np.round(getattr(values, f"{name}_R")[own].astype(np.float64), 5).tolist()
+                    )
                     for name in ("true", "told", "low", "high")
                 }
                 found.append(

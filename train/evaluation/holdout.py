@@ -98,7 +98,9 @@ def hold_out(
         train_W=train_W,
         held_W=held_W,
         clean=clean,
-        probes=_probes(model, spec, windows, held_W, seed, probes) if probes and len(held_W) else None,
+        probes=_probes(model, spec, windows, held_W, seed, probes)
+        if probes and len(held_W)
+        else None,
         removals=_removals(model, spec, windows, held_W, seed, removal_probes)
         if removal_probes and len(held_W)
         else None,
@@ -112,11 +114,18 @@ def _spaced(held_W: Integers, most: int) -> Integers:
 
 
 def _probes(
-    model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, held_W: Integers, seed: int, most: int
+    model: UniversalTemporalGNN,
+    spec: FeatureSpec,
+    windows: Windows,
+    held_W: Integers,
+    seed: int,
+    most: int,
 ) -> Probes:
     chosen_W = _spaced(held_W, most)
     ids = windows.equipment.sensor_ids
-    sensors = np.unique(np.linspace(0, len(ids) - 1, min(MOST_SENSORS, len(ids))).astype(np.int64)).tolist()
+    sensors = np.unique(
+        np.linspace(0, len(ids) - 1, min(MOST_SENSORS, len(ids))).astype(np.int64)
+    ).tolist()
     spread_S = usual_spread(next(windows.batches(_spaced(held_W, 64), 64))[1])
     cases = [(trouble, sensor) for trouble in TROUBLES for sensor in sensors]
     disturbs = [troubled(trouble, sensor, spread_S, seed) for trouble, sensor in cases]
@@ -128,7 +137,12 @@ def _probes(
 
 
 def _removals(
-    model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, held_W: Integers, seed: int, most: int
+    model: UniversalTemporalGNN,
+    spec: FeatureSpec,
+    windows: Windows,
+    held_W: Integers,
+    seed: int,
+    most: int,
 ) -> Removals:
     chosen_W = _spaced(held_W, most)
     S = len(windows.equipment.sensors)
@@ -137,13 +151,21 @@ def _removals(
     return Removals(
         window_W=chosen_W,
         away=away,
-        predictions=tuple(predict_each(model, spec, windows, chosen_W, [removed(rank_WS, count) for count in away])),
+        predictions=tuple(
+            predict_each(
+                model, spec, windows, chosen_W, [removed(rank_WS, count) for count in away]
+            )
+        ),
     )
 
 
-def _attention(model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers) -> Floats:
+def _attention(
+    model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers
+) -> Floats:
     if not len(chosen_W):
         return np.empty((0, 0), np.float32)
-    found = batch_features(next(windows.batches(chosen_W, 64))[1], plan_features(windows.equipment, spec))
+    found = batch_features(
+        next(windows.batches(chosen_W, 64))[1], plan_features(windows.equipment, spec)
+    )
     batch = tile_graphs(plan_graph(windows.equipment, spec), found.x_WSTF, found.mask_WST)
     return attention_weights(model.eval(), batch)

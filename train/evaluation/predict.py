@@ -55,7 +55,10 @@ class Predictions:
 def join(parts: list[Predictions]) -> Predictions:
     """Put what was said of several sets of windows one after the other."""
     return Predictions(
-        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Predictions))
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(Predictions)
+        )
     )
 
 
@@ -94,7 +97,9 @@ def predict_each(
     """Ask a network about the same windows several times, each time disturbed in another way, and read them once; see `predict`."""
     features, graph = plan_features(windows.equipment, spec), plan_graph(windows.equipment, spec)
     wanted_W, place_W = np.unique(chosen_W, return_inverse=True)
-    nothing = predict_bins(model, np.empty((0, len(features.sensor_ids), features.bins), np.float32), features, graph)
+    nothing = predict_bins(
+        model, np.empty((0, len(features.sensor_ids), features.bins), np.float32), features, graph
+    )
     said = [[nothing] for _ in disturbs]
     for _, values_NSB in windows.batches(wanted_W, size):
         for parts, disturb in zip(said, disturbs, strict=True):

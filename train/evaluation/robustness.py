@@ -49,7 +49,9 @@ def troubled(trouble: Trouble, sensor: int, spread_S: Doubles, seed: int) -> Dis
             own_WN[:] = np.nan
         elif trouble == "frozen":
             first_W1 = np.argmax(np.isfinite(own_WN), axis=1)[:, None]
-            own_WN[:] = np.where(np.isfinite(own_WN), np.take_along_axis(own_WN, first_W1, 1), np.nan)
+            own_WN[:] = np.where(
+                np.isfinite(own_WN), np.take_along_axis(own_WN, first_W1, 1), np.nan
+            )
         elif trouble == "offset":
             own_WN += np.float32(spread_S[sensor])
         else:

@@ -45,7 +45,9 @@ class Answers:
     rate_RV: Floats | None = None
 
 
-def scorecard(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answers, cap_h: float) -> Scorecard:
+def scorecard(
+    windows: Windows, rows: Rows, parts: Sequence[str], answers: Answers, cap_h: float
+) -> Scorecard:
     """Score answers.
 
     Args:
@@ -74,7 +76,9 @@ def scorecard(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answe
             pooled=score(known_R),
             parts=by_part,
             mean_macro_f1=float(np.mean([each.macro_f1 for each in by_part.values()])),
-            confusion=confusion(true_RV[known_R, v], grade_RV[known_R, v], len(equipment.components[v].grades)),
+            confusion=confusion(
+                true_RV[known_R, v], grade_RV[known_R, v], len(equipment.components[v].grades)
+            ),
         )
 
     def exact(grade_RV: Integers) -> ShareFigures | None:
@@ -85,7 +89,9 @@ def scorecard(windows: Windows, rows: Rows, parts: Sequence[str], answers: Answe
         right_R = exact_matches(known_RV, grade_RV)
         by_part = _by_part(rows, parts, known_R, lambda chosen_R: float(right_R[chosen_R].mean()))
         return ShareFigures(
-            pooled=float(right_R[known_R].mean()), parts=by_part, mean=float(np.mean([*by_part.values()]))
+            pooled=float(right_R[known_R].mean()),
+            parts=by_part,
+            mean=float(np.mean([*by_part.values()])),
         )
 
     return Scorecard(
@@ -112,7 +118,9 @@ def _by_part(
 
 def _smoothed(windows: Windows, rows: Rows, answers: Answers) -> Integers:
     share_RVK, equipment = answers.share_RVK, windows.equipment
-    _, configuration_R = np.unique(windows.labels.grade_WV[rows.window_R], axis=0, return_inverse=True)
+    _, configuration_R = np.unique(
+        windows.labels.grade_WV[rows.window_R], axis=0, return_inverse=True
+    )
     run_R = runs(
         configuration_R.reshape(-1) * (int(rows.part_R.max()) + 1) + rows.part_R,
         rows.labels.machine_W,
@@ -135,7 +143,12 @@ def _health_mae(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, f
 
 
 def _life(
-    windows: Windows, rows: Rows, parts: Sequence[str], ids: Sequence[str], answers: Answers, cap_h: float
+    windows: Windows,
+    rows: Rows,
+    parts: Sequence[str],
+    ids: Sequence[str],
+    answers: Answers,
+    cap_h: float,
 ) -> dict[str, LifeFigures]:
     found: dict[str, LifeFigures] = {}
     rul_RV, rate_RV = answers.rul_RV, answers.rate_RV
@@ -147,7 +160,9 @@ def _life(
         known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(told_R)
         if not known_R.any():
             continue
-        half_R = last_half(labels.machine_W, labels.start_us_W, labels.rul_WV[:, v], cap_h)[rows.window_R]
+        half_R = last_half(labels.machine_W, labels.start_us_W, labels.rul_WV[:, v], cap_h)[
+            rows.window_R
+        ]
         rate_R = None if rate_RV is None else rate_RV[:, v]
         score = partial(_score_life, true_R, told_R, rate_R, half_R, cap_h)
         by_part = _by_part(rows, parts, known_R, score)
@@ -160,7 +175,12 @@ def _life(
 
 
 def _score_life(
-    true_R: Floats, told_R: Floats, rate_R: Floats | None, half_R: Booleans, cap_h: float, chosen_R: Booleans
+    true_R: Floats,
+    told_R: Floats,
+    rate_R: Floats | None,
+    half_R: Booleans,
+    cap_h: float,
+    chosen_R: Booleans,
 ) -> LifeScore:
     rate = None if rate_R is None else rate_R[chosen_R]
     return score_life(true_R[chosen_R], told_R[chosen_R], cap_h, rate, half_R[chosen_R])

@@ -77,7 +77,11 @@ def phm08(true_W: Floats | Doubles, told_W: Floats | Doubles) -> float:
 
 
 def score_life(
-    true_W: Floats, told_W: Floats, cap_h: float, rate_W: Floats | None = None, last_half_W: Booleans | None = None
+    true_W: Floats,
+    told_W: Floats,
+    cap_h: float,
+    rate_W: Floats | None = None,
+    last_half_W: Booleans | None = None,
 ) -> LifeScore:
     """Score remaining life, both sides cut to [0, cap].
 
@@ -90,7 +94,11 @@ def score_life(
     """
     true_W, told_W = np.clip(true_W, 0.0, cap_h), np.clip(told_W, 0.0, cap_h)
     error_W = told_W.astype(np.float64) - true_W
-    signs = None if rate_W is None or last_half_W is None or not last_half_W.any() else rate_W[last_half_W] > 0
+    signs = (
+        None
+        if rate_W is None or last_half_W is None or not last_half_W.any()
+        else rate_W[last_half_W] > 0
+    )
     return LifeScore(
         rmse_h=float(np.sqrt((error_W**2).mean())),
         bias_h=float(error_W.mean()),
@@ -120,7 +128,9 @@ def opinion_probability(logit_WK: Floats, temperature: float) -> Doubles:
 
 def joined_probability(own_WK: Doubles, opinion_WK: Doubles, weight: float) -> Doubles:
     """Return network and second opinion joined, the same formula as the model's `probability`: the network alone where it has none."""
-    joined_WK: Doubles = np.where(np.isfinite(opinion_WK), own_WK + weight * (opinion_WK - own_WK), own_WK)
+    joined_WK: Doubles = np.where(
+        np.isfinite(opinion_WK), own_WK + weight * (opinion_WK - own_WK), own_WK
+    )
     return joined_WK
 
 
@@ -129,7 +139,9 @@ def nll(share_WK: Doubles, true_W: Integers) -> float:
     return float(-np.log(np.maximum(share_WK[np.arange(len(true_W)), true_W], 1e-12)).mean())
 
 
-def runs(configuration_W: Integers, machine_W: Integers, start_us_W: Integers, window_us: int) -> Integers:
+def runs(
+    configuration_W: Integers, machine_W: Integers, start_us_W: Integers, window_us: int
+) -> Integers:
     """Number the unbroken runs of windows of one machine in one configuration, [W], from 0.
 
     Args:
@@ -138,7 +150,11 @@ def runs(configuration_W: Integers, machine_W: Integers, start_us_W: Integers, w
         start_us_W: start of each window.
         window_us: length of a window; a gap of more than half a window breaks the run.
     """
-    broken_W = (np.diff(configuration_W) != 0) | (np.diff(machine_W) != 0) | (np.diff(start_us_W) > 1.5 * window_us)
+    broken_W = (
+        (np.diff(configuration_W) != 0)
+        | (np.diff(machine_W) != 0)
+        | (np.diff(start_us_W) > 1.5 * window_us)
+    )
     return np.concatenate(([0], np.cumsum(broken_W))).astype(np.int64)[: len(configuration_W)]
 
 
@@ -207,9 +223,13 @@ def covered(true_W: Floats, low_W: Floats | Doubles, high_W: Floats | Doubles) -
     return inside_W
 
 
-def reliability(confidence_W: Doubles, right_W: Booleans, bins: int = 10) -> tuple[tuple[float, float, int], ...]:
+def reliability(
+    confidence_W: Doubles, right_W: Booleans, bins: int = 10
+) -> tuple[tuple[float, float, int], ...]:
     """Return mean confidence, accuracy and count of windows in equally filled bins of confidence, rising."""
     if not len(confidence_W):
         return ()
     parts = np.array_split(np.argsort(confidence_W, kind="stable"), min(bins, len(confidence_W)))
-    return tuple((float(confidence_W[part].mean()), float(right_W[part].mean()), len(part)) for part in parts)
+    return tuple(
+        (float(confidence_W[part].mean()), float(right_W[part].mean()), len(part)) for part in parts
+    )

@@ -14,7 +14,14 @@ from app.features.binning import Floats
 from app.features.range_novelty import window_exceedance
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
-from train.evaluation.conformal import RISK_SLACK, Removal, choose_threshold, others, removal_levels, risk_coverage
+from train.evaluation.conformal import (
+    RISK_SLACK,
+    Removal,
+    choose_threshold,
+    others,
+    removal_levels,
+    risk_coverage,
+)
 from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
 from train.evaluation.record import TOGETHER, Abstention, LevelFigures
@@ -54,7 +61,9 @@ def abstentions(
     Returns:
         Figures by component id, and pooled over the graded ones; and the calibration to ship.
     """
-    removals = [(number, part.removals) for number, part in enumerate(parts) if part.removals is not None]
+    removals = [
+        (number, part.removals) for number, part in enumerate(parts) if part.removals is not None
+    ]
     if not removals:
         return {}, calibration
     equipment = windows.equipment
@@ -68,13 +77,22 @@ def abstentions(
     silent_LRV = np.stack([silences(join(level), fold_R, rows, given) for level in levels])
     reach_V = [equipment.sensors_in_reach(v) for v in range(len(equipment.components))]
     lacking_LRV = np.stack(
-        [_lacking(np.concatenate([each.exceedance_WS for each in level]), reach_V) for level in levels]
+        [
+            _lacking(np.concatenate([each.exceedance_WS for each in level]), reach_V)
+            for level in levels
+        ]
     )
     lacking_LRV[0] = True  # what is sure with all sensors there is measured as it is
     share_LRVK = [
         np.concatenate(
             [
-                shares(each, rows.fold_R[rows.of(number, found.window_W)], temperatures, weight, graded_V)
+                shares(
+                    each,
+                    rows.fold_R[rows.of(number, found.window_W)],
+                    temperatures,
+                    weight,
+                    graded_V,
+                )
                 for each, (number, found) in zip(level, removals, strict=True)
             ]
         )
@@ -84,38 +102,55 @@ def abstentions(
     shipped: dict[str, ComponentCalibration] = {}
     pooled: list[tuple[str, Removal, Integers]] = []
     for v, component in enumerate(equipment.components):
-        known_R = scored_R & ((labels.grade_WV[:, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[:, v]))
+        known_R = scored_R & (
+            (labels.grade_WV[:, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[:, v])
+        )
         if not known_R.any():
             continue
         if graded_V[v]:
             told = [share_RVK[:, v] for share_RVK in share_LRVK]
-            removal = _of_grades(told, labels.grade_WV[:, v], silent_LRV[..., v], lacking_LRV[..., v]).only(known_R)
+            removal = _of_grades(
+                told, labels.grade_WV[:, v], silent_LRV[..., v], lacking_LRV[..., v]
+            ).only(known_R)
             pooled.append((component.component_id, removal, fold_R[known_R]))
             continue
         removal = _of_health(
-            levels, v, labels.health_WV[:, v].astype(np.float64), silent_LRV[..., v], lacking_LRV[..., v]
+            levels,
+            v,
+            labels.health_WV[:, v].astype(np.float64),
+            silent_LRV[..., v],
+            lacking_LRV[..., v],
         ).only(known_R)
         stated = calibration.of(equipment.design, component.component_id)
-        threshold_R, chosen = _thresholds(removal, fold_R[known_R], None if given is None else -_bound(stated))
+        threshold_R, chosen = _thresholds(
+            removal, fold_R[known_R], None if given is None else -_bound(stated)
+        )
         found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=False)
         shipped[component.component_id] = stated.model_copy(
             update={"most_spread": -chosen if np.isfinite(chosen) else None}
         )
     if pooled:
-        of_grades, least = _of_all_grades(pooled, away, calibration, equipment.design, is_given=given is not None)
+        of_grades, least = _of_all_grades(
+            pooled, away, calibration, equipment.design, is_given=given is not None
+        )
         found = {**of_grades, **found}
         for component_id, _, _ in pooled:
             stated = calibration.of(equipment.design, component_id)
-            shipped[component_id] = stated.model_copy(update={"least_confidence": min(1.0, max(0.0, least))})
+            shipped[component_id] = stated.model_copy(
+                update={"least_confidence": min(1.0, max(0.0, least))}
+            )
     if given is not None:
         return found, calibration
     components = {**calibration.components.get(equipment.design, {}), **shipped}
     return found, Calibration(
-        coverage=calibration.coverage, components={**calibration.components, equipment.design: components}
+        coverage=calibration.coverage,
+        components={**calibration.components, equipment.design: components},
     )
 
 
-def silences(predictions: Predictions, fold_R: Integers, rows: Rows, given: Given | None) -> Booleans:
+def silences(
+    predictions: Predictions, fold_R: Integers, rows: Rows, given: Given | None
+) -> Booleans:
     """Tell which components are not answered for in some windows, whatever the network says, [R, V].
 
     None of a window where more sensors lack than `Thresholds.max_missing`, or that leaves the training range further than held-out
@@ -153,18 +188,30 @@ def _trust(told_LR: Doubles, silent_LR: Booleans, lacking_LR: Booleans) -> Doubl
     return np.where(silent_LR, -np.inf, np.where(lacking_LR, told_LR, np.inf))
 
 
-def _of_grades(share_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans, lacking_LR: Booleans) -> Removal:
+def _of_grades(
+    share_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans, lacking_LR: Booleans
+) -> Removal:
     trust_LR = np.stack([share_RK.max(-1) for share_RK in share_LRK])
     loss_LR = np.stack([share_RK.argmax(-1) != true_R for share_RK in share_LRK]).astype(np.float64)
     return Removal(_trust(trust_LR, silent_LR, lacking_LR), loss_LR)
 
 
 def _of_health(
-    levels: Sequence[Sequence[Predictions]], v: int, true_R: Doubles, silent_LR: Booleans, lacking_LR: Booleans
+    levels: Sequence[Sequence[Predictions]],
+    v: int,
+    true_R: Doubles,
+    silent_LR: Booleans,
+    lacking_LR: Booleans,
 ) -> Removal:
-    health_LR = np.stack([np.concatenate([each.health_WV[:, v] for each in level]) for level in levels])
-    spread_LR = np.stack([np.concatenate([each.spread_WV[:, v] for each in level]) for level in levels])
-    return Removal(_trust(-spread_LR.astype(np.float64), silent_LR, lacking_LR), np.abs(health_LR - true_R))
+    health_LR = np.stack(
+        [np.concatenate([each.health_WV[:, v] for each in level]) for level in levels]
+    )
+    spread_LR = np.stack(
+        [np.concatenate([each.spread_WV[:, v] for each in level]) for level in levels]
+    )
+    return Removal(
+        _trust(-spread_LR.astype(np.float64), silent_LR, lacking_LR), np.abs(health_LR - true_R)
+    )
 
 
 def _of_all_grades(
@@ -183,12 +230,16 @@ def _of_all_grades(
         np.concatenate([removal.trust_LW for _, removal, _ in pooled], axis=1),
         np.concatenate([removal.loss_LW for _, removal, _ in pooled], axis=1),
     )
-    stated = [calibration.of(design, component_id).least_confidence for component_id, _, _ in pooled]
+    stated = [
+        calibration.of(design, component_id).least_confidence for component_id, _, _ in pooled
+    ]
     if is_given:
         threshold_R = np.repeat(stated, [len(fold_R) for _, _, fold_R in pooled])
         chosen = max(stated)
     else:
-        threshold_R, chosen = _thresholds(together, np.concatenate([fold_R for _, _, fold_R in pooled]), None)
+        threshold_R, chosen = _thresholds(
+            together, np.concatenate([fold_R for _, _, fold_R in pooled]), None
+        )
     found: dict[str, Abstention] = {}
     first = 0
     for component_id, removal, fold_R in pooled:
@@ -213,7 +264,12 @@ def _thresholds(removal: Removal, fold_R: Integers, stated: float | None) -> tup
 
 
 def _figures(
-    removal: Removal, threshold_R: Doubles, away: Sequence[int], chosen: float | None, *, graded: bool
+    removal: Removal,
+    threshold_R: Doubles,
+    away: Sequence[int],
+    chosen: float | None,
+    *,
+    graded: bool,
 ) -> Abstention:
     full_risk, levels = removal.full_risk, removal_levels(removal, threshold_R, away)
     allowed = RISK_SLACK * full_risk
@@ -222,7 +278,8 @@ def _figures(
     beyond = [
         each
         for each in told
-        if each.risk is not None and _beyond_chance(each.risk, each.windows, allowed, removal.loss_LW, len(levels))
+        if each.risk is not None
+        and _beyond_chance(each.risk, each.windows, allowed, removal.loss_LW, len(levels))
     ]
     return Abstention(
         least_confidence=max(0.0, chosen) if graded and chosen is not None else None,
@@ -232,7 +289,9 @@ def _figures(
         holds=worst <= allowed + 1e-12,
         holds_beyond_chance=not beyond,
         levels=tuple(
-            LevelFigures(away=each.away, answered=each.answered, risk=each.risk, windows=each.windows)
+            LevelFigures(
+                away=each.away, answered=each.answered, risk=each.risk, windows=each.windows
+            )
             for each in levels
         ),
         curve=risk_coverage(removal.trust_LW[0], removal.loss_LW[0]),

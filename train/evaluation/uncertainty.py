@@ -18,7 +18,13 @@ from train.data.windows import Windows
 from train.evaluation.conformal import Reach, fold_of, others
 from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
-from train.evaluation.scores import Doubles, grade_probability, joined_probability, nll, opinion_probability
+from train.evaluation.scores import (
+    Doubles,
+    grade_probability,
+    joined_probability,
+    nll,
+    opinion_probability,
+)
 
 TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
 OPINION_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))
@@ -59,7 +65,9 @@ class Rows:
         return found
 
 
-def gather(windows: Windows, parts: Sequence[HoldoutPart], *, fitted_elsewhere: bool = False) -> Rows:
+def gather(
+    windows: Windows, parts: Sequence[HoldoutPart], *, fitted_elsewhere: bool = False
+) -> Rows:
     """Put what the parts hold out one after the other; a grade that a part's fit was never shown counts as not labelled.
 
     No fit can know the name of such a grade: it would be scored as wrong whatever was learned.
@@ -93,7 +101,9 @@ def _shown(grade_WV: Integers, part: HoldoutPart, *, fitted_elsewhere: bool) -> 
     if fitted_elsewhere or not len(part.train_W):
         return np.ones(held_HV.shape, np.bool_)
     seen_WV = grade_WV[part.train_W]
-    return np.stack([np.isin(held_HV[:, v], seen_WV[:, v]) for v in range(held_HV.shape[1])], axis=1)
+    return np.stack(
+        [np.isin(held_HV[:, v], seen_WV[:, v]) for v in range(held_HV.shape[1])], axis=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,12 @@ def fit_temperatures(rows: Rows, equipment: Equipment, given: Given | None = Non
         given: what a checkpoint states; then nothing is fitted.
     """
     folds, V = int(rows.fold_R.max(initial=0)) + 1, len(equipment.components)
-    network_FV, opinion_FV, network_V, opinion_V = np.ones((folds, V)), np.ones((folds, V)), np.ones(V), np.ones(V)
+    network_FV, opinion_FV, network_V, opinion_V = (
+        np.ones((folds, V)),
+        np.ones((folds, V)),
+        np.ones(V),
+        np.ones(V),
+    )
     for v, component in enumerate(equipment.components):
         if given is not None:
             network_V[v] = given.network.get(component.component_id, 1.0)
@@ -134,7 +149,11 @@ def fit_temperatures(rows: Rows, equipment: Equipment, given: Given | None = Non
 
 
 def shares(
-    predictions: Predictions, fold_R: Integers, temperatures: Temperatures, weight: float, graded_V: Booleans
+    predictions: Predictions,
+    fold_R: Integers,
+    temperatures: Temperatures,
+    weight: float,
+    graded_V: Booleans,
 ) -> Doubles:
     """Return the probability of each grade with the temperatures of each row's fold, [R, V, K]; NaN without grades.
 
@@ -150,16 +169,23 @@ def shares(
     for fold in np.unique(fold_R).tolist():
         own_R = np.flatnonzero(fold_R == fold)
         for v in np.flatnonzero(graded_V).tolist():
-            own_RK = grade_probability(predictions.logit_WMVJ[own_R, :, v], temperatures.network_FV[fold, v])
+            own_RK = grade_probability(
+                predictions.logit_WMVJ[own_R, :, v], temperatures.network_FV[fold, v]
+            )
             if weight:
-                opinion_RK = opinion_probability(predictions.opinion_WVK[own_R, v], temperatures.opinion_FV[fold, v])
+                opinion_RK = opinion_probability(
+                    predictions.opinion_WVK[own_R, v], temperatures.opinion_FV[fold, v]
+                )
                 own_RK = joined_probability(own_RK, opinion_RK, weight)
             share_RVK[own_R, v] = own_RK
     return share_RVK
 
 
 def interval(
-    told_R: NDArray[np.floating], spread_R: NDArray[np.floating], reach_R: NDArray[np.floating] | float, cap: float
+    told_R: NDArray[np.floating],
+    spread_R: NDArray[np.floating],
+    reach_R: NDArray[np.floating] | float,
+    cap: float,
 ) -> tuple[Doubles, Doubles]:
     """Return the ends of the intervals that `diagnose` tells: so many spreads to each side, inside [0, cap]."""
     apart_R = np.asarray(reach_R, np.float64) * spread_R
@@ -175,14 +201,22 @@ def _temperatures(rows: Rows, v: int, chosen_R: Booleans) -> tuple[float, float]
     own = np.flatnonzero(chosen_R)
     own = own[np.unique(np.linspace(0, len(own) - 1, min(MOST_FITTED, len(own))).astype(np.int64))]
     true_R = rows.labels.grade_WV[own, v]
-    logit_RMJ, opinion_RK = rows.predictions.logit_WMVJ[own, :, v], rows.predictions.opinion_WVK[own, v]
+    logit_RMJ, opinion_RK = (
+        rows.predictions.logit_WMVJ[own, :, v],
+        rows.predictions.opinion_WVK[own, v],
+    )
     network = TEMPERATURES[
-        int(np.argmin([nll(grade_probability(logit_RMJ, each), true_R) for each in TEMPERATURES.tolist()]))
+        int(
+            np.argmin(
+                [nll(grade_probability(logit_RMJ, each), true_R) for each in TEMPERATURES.tolist()]
+            )
+        )
     ]
     heard_R = np.isfinite(opinion_RK).any(-1)
     if not heard_R.any():
         return float(network), 1.0
     losses = [
-        nll(opinion_probability(opinion_RK[heard_R], each), true_R[heard_R]) for each in OPINION_TEMPERATURES.tolist()
+        nll(opinion_probability(opinion_RK[heard_R], each), true_R[heard_R])
+        for each in OPINION_TEMPERATURES.tolist()
     ]
     return float(network), float(OPINION_TEMPERATURES[int(np.argmin(losses))])

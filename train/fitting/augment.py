@@ -34,7 +34,10 @@ def augment(values_WSN: Floats, config: TrainConfig, generator: Generator) -> Fl
     steps: tuple[tuple[float, Disturbance], ...] = (
         (config.history_cut, lambda values: cut_history(values, generator)),
         (config.gap_share, lambda values: cut_gaps(values, generator)),
-        (config.augmented_share, lambda values: drop_sensors(values, config.sensor_dropout, generator)),
+        (
+            config.augmented_share,
+            lambda values: drop_sensors(values, config.sensor_dropout, generator),
+        ),
     )
     disturbed_WSN = values_WSN
     for share, disturbance in steps:
@@ -93,4 +96,6 @@ def blend(
 
     mask_ST = graph.mask_ST & of_partner(graph.mask_ST)
     x_STF = torch.lerp(of_partner(graph.x_STF), graph.x_STF, share) * mask_ST[..., None]
-    return graph._replace(x_STF=x_STF, mask_ST=mask_ST), Targets(*(of_partner(values) for values in targets))
+    return graph._replace(x_STF=x_STF, mask_ST=mask_ST), Targets(
+        *(of_partner(values) for values in targets)
+    )

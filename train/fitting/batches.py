@@ -105,7 +105,9 @@ class StreamFeed:
         for number in range(there):
             row = next(rows, None)
             if row is None:
-                raise RuntimeError(f"expected {there} batches of {own} windows in a worker's shard, found {number}")
+                raise RuntimeError(
+                    f"expected {there} batches of {own} windows in a worker's shard, found {number}"
+                )
             if number in shown:
                 yield row["position"].astype(np.int64), row["values"]
 
@@ -147,5 +149,7 @@ def gather(rows: Iterator[Rows], position_W: Integers) -> Floats:
         values_WSN[place_B] = row["values"]
         there_W[place_B] = True
     if values_WSN is None or not there_W.all():
-        raise ValueError(f"expected {len(position_W)} training windows from the dataset, found {int(there_W.sum())}")
+        raise ValueError(
+            f"expected {len(position_W)} training windows from the dataset, found {int(there_W.sum())}"
+        )
     return values_WSN

@@ -37,7 +37,8 @@ class TensorPlan:
         x_STF = torch.from_numpy(features.x_WSTF).flatten(0, 1)
         mask_ST = torch.from_numpy(features.mask_WST).flatten(0, 1)
         return self.constant[count]._replace(
-            x_STF=x_STF.to(self.device, non_blocking=True), mask_ST=mask_ST.to(self.device, non_blocking=True)
+            x_STF=x_STF.to(self.device, non_blocking=True),
+            mask_ST=mask_ST.to(self.device, non_blocking=True),
         )
 
     def read(self, values_WSN: Floats) -> GraphTensors:
@@ -54,7 +55,9 @@ class TargetTable:
     def take(self, position_W: Integers) -> Targets:
         """Return the targets of some windows, one row after the other, as the components of their graphs come."""
         chosen_W = torch.from_numpy(position_W)
-        return Targets(*(tensor[chosen_W.to(tensor.device)].flatten() for tensor in self.targets_WV))
+        return Targets(
+            *(tensor[chosen_W.to(tensor.device)].flatten() for tensor in self.targets_WV)
+        )
 
 
 def plan_tensors(equipment: Equipment, spec: FeatureSpec, device: torch.device) -> TensorPlan:
@@ -66,7 +69,9 @@ def plan_tensors(equipment: Equipment, spec: FeatureSpec, device: torch.device) 
     return TensorPlan(plan_features(equipment, spec), plan_graph(equipment, spec), device)
 
 
-def tabulate_targets(labels: WindowLabels, config: ModelConfig, device: torch.device) -> TargetTable:
+def tabulate_targets(
+    labels: WindowLabels, config: ModelConfig, device: torch.device
+) -> TargetTable:
     """Put labels into the network's units.
 
     Args:

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ray.data.extensions import ArrowTensorArray
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import ScalingConfig  # what ray.train gives at run time; its own hint is the older one
+from ray.train.v2.api.config import (
+    ScalingConfig,
+)  # what ray.train gives at run time; its own hint is the older one
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -80,7 +82,8 @@ class _Fitted(BaseModel):
 def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
     """Size the network by the feature spec's vocabularies, the windows' steps and the training's choices."""
     grade_sets = tuple(
-        tuple(grade.health for grade in spec.grades[design][component]) for design, component in spec.grade_sets()
+        tuple(grade.health for grade in spec.grades[design][component])
+        for design, component in spec.grade_sets()
     )
     sensors = most_sensors(spec, steps) if config.opinion_weight else 0
     return ModelConfig(
@@ -99,7 +102,9 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         opinion_steps=steps if config.opinion_weight else 0,
         opinion_sensors=sensors,
         opinion_weight=config.opinion_weight,
-        distance_axes=most_axes(len(grade_sets), sensors, steps * spec.features, max(map(len, grade_sets), default=2)),
+        distance_axes=most_axes(
+            len(grade_sets), sensors, steps * spec.features, max(map(len, grade_sets), default=2)
+        ),
         rate_unit=1000.0 / config.rul_cap_h,
         rul_unit_h=config.rul_cap_h,
     )
@@ -170,7 +175,11 @@ def run_fit(
     prefix = "average." if config.ema else "model."
     model = UniversalTemporalGNN(sized)
     found = model.load_state_dict(
-        {key.removeprefix(prefix): tensor for key, tensor in saved.tensors.items() if key.startswith(prefix)},
+        {
+            key.removeprefix(prefix): tensor
+            for key, tensor in saved.tensors.items()
+            if key.startswith(prefix)
+        },
         strict=False,  # the second opinion is not in it yet
     )
     assert not set(found.missing_keys) & {key for key, _ in model.named_parameters()}
@@ -185,7 +194,9 @@ def kept_bytes(windows: Windows, count: int) -> int:
     return 4 * count * len(windows.equipment.sensors) * windows.equipment.bins
 
 
-def taken_state(directory: Path, name: str, *, is_best_wanted: bool) -> tuple[Saved, tuple[EpochRecord, ...]]:
+def taken_state(
+    directory: Path, name: str, *, is_best_wanted: bool
+) -> tuple[Saved, tuple[EpochRecord, ...]]:
     """Read the state whose weights a fit takes, and the history of all its epochs.
 
     The states on disk decide, not what Ray Train knows of them: of those from before a kill it may know nothing.
@@ -215,11 +226,15 @@ def _train(given: LoopInput, directory: Path) -> None:
             cast("Callable[[dict[str, object]], None]", train_loop),
             train_loop_config=cast("dict[str, object]", given),
             datasets={
-                TRAIN: _held(windows, given["train_W"]) if given["is_kept"] else windows.dataset(given["train_W"])
+                TRAIN: _held(windows, given["train_W"])
+                if given["is_kept"]
+                else windows.dataset(given["train_W"])
             },
             dataset_config=DataConfig(datasets_to_split=[] if given["is_kept"] else [TRAIN]),
             scaling_config=ScalingConfig(
-                num_workers=(config.min_workers, config.max_workers) if config.is_elastic else config.max_workers,
+                num_workers=(config.min_workers, config.max_workers)
+                if config.is_elastic
+                else config.max_workers,
                 use_gpu=torch.cuda.is_available(),
                 resources_per_worker={"CPU": CPU_OF_A_WORKER},
                 elastic_resize_monitor_interval_s=RESIZE_S,
@@ -250,7 +265,9 @@ def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
     return ray.data.from_arrow(blocks)
 
 
-def _digest(windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig) -> str:
+def _digest(
+    windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig
+) -> str:
     """Return what tells a fit from another one: its data and what of its config it depends on."""
     digest = hashlib.sha256(config.of_fits().encode())
     digest.update(windows.equipment.revision.encode())
@@ -269,10 +286,17 @@ def _finished(directory: Path, digest: str, config: TrainConfig, windows: Window
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise CheckpointError(f"'{directory / FITTED}' can't be read, delete the directory: {error}") from error
+        raise CheckpointError(
+            f"'{directory / FITTED}' can't be read, delete the directory: {error}"
+        ) from error
     _check_digest(directory, stated.digest, digest)
     weights = load_tensors((directory / WEIGHTS).read_bytes())
-    return Fitted(weights, network(stated.spec, config, windows.equipment.steps), stated.spec, list(stated.history))
+    return Fitted(
+        weights,
+        network(stated.spec, config, windows.equipment.steps),
+        stated.spec,
+        list(stated.history),
+    )
 
 
 def _resumable(directory: Path, digest: str) -> Path | None:

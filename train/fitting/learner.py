@@ -40,19 +40,27 @@ class Learner:
     """
 
     def __init__(
-        self, model: UniversalTemporalGNN, wrap: Callable[[nn.Module], nn.Module], config: TrainConfig, steps: int
+        self,
+        model: UniversalTemporalGNN,
+        wrap: Callable[[nn.Module], nn.Module],
+        config: TrainConfig,
+        steps: int,
     ) -> None:
         self.model = model
         self.taken = 0
         self._wrapped = wrap(model)
         self._config = config
         self._steps = steps
-        self._weights = LossWeights(config.health_weight, config.rate_weight, config.rul_weight, config.rul_asymmetry)
+        self._weights = LossWeights(
+            config.health_weight, config.rate_weight, config.rul_weight, config.rul_asymmetry
+        )
         self._device = model.type_MCD.device
         self._optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
         self._average = (
-            {name: tensor.detach().clone() for name, tensor in model.named_parameters()} if config.ema else {}
+            {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+            if config.ema
+            else {}
         )
 
     @property
@@ -94,7 +102,9 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Return every tensor that the next step depends on, by a name of its own."""
-        found: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in self.model.named_parameters()}
+        found: dict[str, Tensor] = {
+            f"model.{name}": tensor for name, tensor in self.model.named_parameters()
+        }
         found |= {f"average.{name}": tensor for name, tensor in self._average.items()}
         for name, parameter in self.model.named_parameters():
             for key, tensor in self._optimizer.state[parameter].items():
@@ -124,7 +134,9 @@ class Learner:
                     for key, tensor in tensors.items()
                     if key.startswith(begin)
                 }
-        self._average = {name: tensors[f"average.{name}"].to(self._device, copy=True) for name in self._average}
+        self._average = {
+            name: tensors[f"average.{name}"].to(self._device, copy=True) for name in self._average
+        }
         if self._scaler.is_enabled():
             held = self._scaler.state_dict()
             self._scaler.load_state_dict(held | {"scale": scale[0], "_growth_tracker": scale[1]})
@@ -138,7 +150,9 @@ class Learner:
         loss = training_loss(heads, part.targets, self._weights)
         if part.share == 1.0:
             return loss
-        return part.share * loss + (1.0 - part.share) * training_loss(heads, part.partners, self._weights)
+        return part.share * loss + (1.0 - part.share) * training_loss(
+            heads, part.partners, self._weights
+        )
 
     def _silence(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Keep gradients from travelling until the last part of a step."""

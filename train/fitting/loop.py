@@ -79,7 +79,9 @@ def train_loop(given: LoopInput) -> None:
         given["windows"], watched_W, config.validation_windows, plan, given["network"].rul_unit_h
     )
 
-    def tell(epoch: int, done: float, loss: float, samples_s: float, record: EpochRecord | None = None) -> None:
+    def tell(
+        epoch: int, done: float, loss: float, samples_s: float, record: EpochRecord | None = None
+    ) -> None:
         if share.rank == 0:
             note = Note(
                 fit=given["name"],
@@ -140,7 +142,9 @@ def is_stalled(history: tuple[EpochRecord, ...], patience: int | None) -> bool:
 def _distributed(model: torch.nn.Module) -> torch.nn.Module:
     """Share gradients with the other workers; the buffers are the second opinion's, which no step changes."""
     options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-    wrapped: torch.nn.Module = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=options)
+    wrapped: torch.nn.Module = ray.train.torch.prepare_model(
+        model, parallel_strategy_kwargs=options
+    )
     return wrapped
 
 
@@ -167,7 +171,9 @@ def _feed(given: LoopInput, share: Share) -> Feed:
     shard = ray.train.get_dataset_shard(TRAIN)
     if given["is_kept"]:
         rows = shard.iter_batches(batch_size=READ_AT_ONCE, batch_format="numpy")
-        return KeptFeed(train_W, gather(iter(rows), train_W), steps, config.batch, config.seed, share)
+        return KeptFeed(
+            train_W, gather(iter(rows), train_W), steps, config.batch, config.seed, share
+        )
 
     def read(size: int, held: int, seed: int) -> Iterator[Rows]:
         return iter(
@@ -190,7 +196,9 @@ def _agreed(score: float | None, share: Share, device: torch.device) -> float | 
     """Give rank 0's score to all workers."""
     if share.world == 1:
         return score
-    told = torch.tensor([float("nan") if score is None else score], dtype=torch.float64, device=device)
+    told = torch.tensor(
+        [float("nan") if score is None else score], dtype=torch.float64, device=device
+    )
     torch.distributed.broadcast(told, src=0)
     heard = float(told)
     return None if np.isnan(heard) else heard

@@ -52,11 +52,17 @@ def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Ten
     above_MV = score_MV - cut_MVK1.gather(-1, place_MV1).squeeze(-1)
     below_MV = score_MV - cut_MVK1.gather(-1, place_MV1 + 1).squeeze(-1)
     gap_MV = (above_MV - below_MV).clamp(min=1e-6)
-    log_MV = functional.logsigmoid(above_MV) + functional.logsigmoid(-below_MV) + torch.log(-torch.expm1(-gap_MV))
+    log_MV = (
+        functional.logsigmoid(above_MV)
+        + functional.logsigmoid(-below_MV)
+        + torch.log(-torch.expm1(-gap_MV))
+    )
     return -log_MV * (grade_V >= 0)
 
 
-def spread_loss(miss_MV: Tensor, log_variance_MV: Tensor, weight: float, over: float = 1.0) -> Tensor:
+def spread_loss(
+    miss_MV: Tensor, log_variance_MV: Tensor, weight: float, over: float = 1.0
+) -> Tensor:
     """Return the squared miss and the normal negative log-likelihood of the stated spread, [M, V].
 
     The likelihood moves the spread alone: a mean that is fitted by it stops learning where the variance has grown to explain its misses
@@ -92,10 +98,19 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     health_V, has_health_V = _masked(targets.health_V)
     health_MV = spread_loss(heads.health_MV - health_V, heads.log_variance_MV, weights.health)
     rate_V, has_rate_V = _masked(targets.rate_V)
-    rate_MV = functional.huber_loss(heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none")
+    rate_MV = functional.huber_loss(
+        heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none"
+    )
     rul_V, has_rul_V = _masked(targets.rul_V)
-    rul_MV = spread_loss(heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.rul, weights.asymmetry)
-    return grade + _mean(health_MV, has_health_V) + weights.rate * _mean(rate_MV, has_rate_V) + _mean(rul_MV, has_rul_V)
+    rul_MV = spread_loss(
+        heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.rul, weights.asymmetry
+    )
+    return (
+        grade
+        + _mean(health_MV, has_health_V)
+        + weights.rate * _mean(rate_MV, has_rate_V)
+        + _mean(rul_MV, has_rul_V)
+    )
 
 
 def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ def rate_at(step: int, steps: int, highest: float, rise_share: float) -> float:
     rise = rise_share * steps
     if step < rise:
         return highest * (FIRST_RATE + (1.0 - FIRST_RATE) * step / rise)
-    return highest * 0.5 * (1.0 + math.cos(math.pi * min((step - rise) / max(steps - rise, 1.0), 1.0)))
+    return (
+        highest * 0.5 * (1.0 + math.cos(math.pi * min((step - rise) / max(steps - rise, 1.0), 1.0)))
+    )
 
 
 def clip_members(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
@@ -68,4 +70,6 @@ def follow(average: dict[str, Tensor], model: nn.Module, keep: float, step: int)
     """Move an average of the weights towards those of a step; a young average follows faster (as in Tensorflow's moving averages)."""
     share = 1.0 - min(keep, (1.0 + step) / (10.0 + step))
     names, now = zip(*((name, tensor) for name, tensor in model.named_parameters()), strict=True)
-    torch._foreach_lerp_([average[name] for name in names], [tensor.detach() for tensor in now], share)
+    torch._foreach_lerp_(
+        [average[name] for name in names], [tensor.detach() for tensor in now], share
+    )

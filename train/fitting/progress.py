@@ -63,7 +63,10 @@ class Progress:
     """
 
     def __init__(
-        self, *, is_terminal: bool | None = None, hear: Callable[[str, EpochRecord], None] | None = None
+        self,
+        *,
+        is_terminal: bool | None = None,
+        hear: Callable[[str, EpochRecord], None] | None = None,
     ) -> None:
         drawn = sys.stdout.isatty() if is_terminal is None else is_terminal
         self._hear = hear
@@ -79,7 +82,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Leave what was drawn as it is."""
         if self._bars:
@@ -105,10 +111,17 @@ class Progress:
     def _draw(self, bars: Bars, note: Note) -> None:
         if note.fit not in self._tasks:
             self._tasks[note.fit] = bars.add_task(
-                note.fit, total=note.epochs, epoch=0, loss=note.loss, samples=note.samples_s, score=""
+                note.fit,
+                total=note.epochs,
+                epoch=0,
+                loss=note.loss,
+                samples=note.samples_s,
+                score="",
             )
         task = self._tasks[note.fit]
-        bars.update(task, completed=note.done, loss=note.loss, samples=note.samples_s, epoch=int(note.done))
+        bars.update(
+            task, completed=note.done, loss=note.loss, samples=note.samples_s, epoch=int(note.done)
+        )
         if note.record and note.record.score is not None:
             bars.update(task, score=f"score {note.record.score:.3f}")
 
@@ -134,7 +147,9 @@ def following(path: Path, show: Callable[[Note], None]) -> Iterator[None]:
     """Show what is appended to a file of notes while the context lasts, from its present end on."""
     done = threading.Event()
     path.touch()
-    thread = threading.Thread(target=_follow, args=(path, path.stat().st_size, done, show), daemon=True)
+    thread = threading.Thread(
+        target=_follow, args=(path, path.stat().st_size, done, show), daemon=True
+    )
     thread.start()
     try:
         yield

@@ -80,7 +80,12 @@ def begin(
     targets = tabulate_targets(windows.labels, sized, device)
     material = Material(plan, targets, config)
     values_WSN = np.concatenate([values_BSN for _, values_BSN in windows.batches(train_W)])
-    return Begun(learner, material, KeptFeed(train_W, values_WSN, steps, config.batch, config.seed, share), share)
+    return Begun(
+        learner,
+        material,
+        KeptFeed(train_W, values_WSN, steps, config.batch, config.seed, share),
+        share,
+    )
 
 
 def fit_plainly(
@@ -107,7 +112,9 @@ def fit_plainly(
     """
     begun = begin(windows, train_W, config)
     unit_h = begun.learner.model.config.rul_unit_h
-    validation = Validation.of(windows, validation_W, config.validation_windows, begun.material.plan, unit_h)
+    validation = Validation.of(
+        windows, validation_W, config.validation_windows, begun.material.plan, unit_h
+    )
     history: tuple[EpochRecord, ...] = ()
     for number in range(config.epochs):
         passed = begun.epoch(number)

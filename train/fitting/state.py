@@ -77,7 +77,9 @@ def read_state(directory: Path) -> Saved:
     try:
         state = FitState.model_validate_json((directory / STATE).read_bytes())
         if sha256_of(directory / TENSORS) != state.sha256:
-            raise CheckpointError(f"'{directory / TENSORS}' is not the file that was written: start the fit anew")
+            raise CheckpointError(
+                f"'{directory / TENSORS}' is not the file that was written: start the fit anew"
+            )
         return Saved(state, load_tensors((directory / TENSORS).read_bytes()))
     except (OSError, ValidationError, SafetensorError) as error:
         raise CheckpointError(f"'{directory}' holds no state of a fit: {error}") from error

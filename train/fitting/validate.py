@@ -31,7 +31,9 @@ class Validation:
     rul_unit_h: float
 
     @classmethod
-    def of(cls, windows: Windows, chosen_W: Integers, most: int, plan: TensorPlan, rul_unit_h: float) -> Self:
+    def of(
+        cls, windows: Windows, chosen_W: Integers, most: int, plan: TensorPlan, rul_unit_h: float
+    ) -> Self:
         """Read windows evenly sampled among the chosen.
 
         Args:
@@ -42,7 +44,9 @@ class Validation:
             rul_unit_h: of the network.
         """
         rising_W = np.sort(chosen_W)
-        position_W = rising_W[np.linspace(0, len(rising_W) - 1, min(most, len(rising_W))).astype(np.int64)]
+        position_W = rising_W[
+            np.linspace(0, len(rising_W) - 1, min(most, len(rising_W))).astype(np.int64)
+        ]
         graphs = [plan.read(values_BSN) for _, values_BSN in windows.batches(position_W, AT_ONCE)]
         return cls(graphs, position_W, windows, rul_unit_h)
 
@@ -62,7 +66,10 @@ class Validation:
                 for each in heads
             ]
         )  # fmt: skip
-        grade_WV, truth_WV = np.zeros(worse_WVJ.shape[:2], np.int64), labels.grade_WV[self.position_W]
+        grade_WV, truth_WV = (
+            np.zeros(worse_WVJ.shape[:2], np.int64),
+            labels.grade_WV[self.position_W],
+        )
         edge_WV1 = np.ones((*worse_WVJ.shape[:2], 1))
         beyond_WVL = np.concatenate((edge_WV1, worse_WVJ, 0.0 * edge_WV1), axis=2)
         grade_WV = (beyond_WVL[..., :-1] - beyond_WVL[..., 1:]).argmax(-1)
@@ -71,8 +78,12 @@ class Validation:
             for node in range(V)
             if (known := np.flatnonzero(truth_WV[:, node] >= 0)).size
         ]
-        rul_WV = np.concatenate([each.rul_MV.mean(0).cpu().numpy().reshape(-1, V) for each in heads])
-        health_WV = np.concatenate([each.health_MV.mean(0).cpu().numpy().reshape(-1, V) for each in heads])
+        rul_WV = np.concatenate(
+            [each.rul_MV.mean(0).cpu().numpy().reshape(-1, V) for each in heads]
+        )
+        health_WV = np.concatenate(
+            [each.health_MV.mean(0).cpu().numpy().reshape(-1, V) for each in heads]
+        )
         miss = _rms(rul_WV - labels.rul_WV[self.position_W] / self.rul_unit_h)
         if f1 or miss is not None:
             return float(np.mean(f1) if f1 else 0.0) - (miss or 0.0)

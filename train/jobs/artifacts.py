@@ -142,7 +142,9 @@ def _kind_of(path: Path, names: Mapping[Kind, str]) -> Kind:
         return Kind.UNKNOWN
     if re.fullmatch(rf"({'|'.join(names.values())})\.[0-9a-f]{{8}}\.pruned", path.name):
         return Kind.CUT_OFF
-    kind = next((kind for kind, name in names.items() if re.fullmatch(name, path.name)), Kind.UNKNOWN)
+    kind = next(
+        (kind for kind, name in names.items() if re.fullmatch(name, path.name)), Kind.UNKNOWN
+    )
     # a name of 16 digits may be anybody's, and a link in the place of a lock would be followed
     is_ours = (path / HEAD).is_file() if kind is Kind.WINDOWS else True
     lock = _lock_of(kind, path)

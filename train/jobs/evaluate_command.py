@@ -83,12 +83,24 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
 
     The checkpoint was fitted to none of these parts, so the split keeps windows from the baselines alone.
     """
-    plan = SplitPlan(config.split, config.folds, config.held_share, config.warm_up_windows, config.seed)
+    plan = SplitPlan(
+        config.split, config.folds, config.held_share, config.warm_up_windows, config.seed
+    )
     parts = [
-        hold_out(checkpoint.model, checkpoint.feature_spec, windows, part.name, part.train_W, part.held_W, config.seed)
+        hold_out(
+            checkpoint.model,
+            checkpoint.feature_spec,
+            windows,
+            part.name,
+            part.train_W,
+            part.held_W,
+            config.seed,
+        )
         for part in split(windows, plan)
     ]
-    seen = may_have_seen(checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts]))
+    seen = may_have_seen(
+        checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts])
+    )
     evaluation = evaluate_parts(
         windows,
         parts,
@@ -114,7 +126,9 @@ def may_have_seen(manifest: files.Manifest, windows: Windows, asked_W: Integers)
     """
     if windows.equipment.design not in manifest.designs:
         return False
-    start_us, end_us = ((at - EPOCH) // MICROSECOND for at in (manifest.data.start, manifest.data.end))
+    start_us, end_us = (
+        (at - EPOCH) // MICROSECOND for at in (manifest.data.start, manifest.data.end)
+    )
     start_us_W = windows.labels.start_us_W[asked_W]
     window_us = windows.equipment.bins * windows.equipment.grid_us
     return bool(((start_us_W < end_us) & (start_us_W + window_us > start_us)).any())
@@ -144,10 +158,19 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
     tested = read_engines(options.cmapss)
     remaining = read_remaining(options.rul, len(tested))
     trained = [] if options.train is None else read_engines(options.train)
-    names = [*(f"train-{engine.unit}" for engine in trained), *(f"test-{engine.unit}" for engine in tested)]
+    names = [
+        *(f"train-{engine.unit}" for engine in trained),
+        *(f"test-{engine.unit}" for engine in tested),
+    ]
     with tempfile.TemporaryDirectory() as name:
         windows = engine_windows(
-            Path(name), topology, [*trained, *tested], [0.0] * len(trained) + remaining, component_id, cap_h, names
+            Path(name),
+            topology,
+            [*trained, *tested],
+            [0.0] * len(trained) + remaining,
+            component_id,
+            cap_h,
+            names,
         )
         is_test_W = windows.labels.machine_W >= len(trained)
         train_W, all_W = np.flatnonzero(~is_test_W), np.flatnonzero(is_test_W)
@@ -160,10 +183,22 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
             )
         given = _given(checkpoint, design)
         model, spec = checkpoint.model, checkpoint.feature_spec
-        official = [hold_out(model, spec, windows, "last window of each engine", train_W, last_W, config.seed)]
-        every = [hold_out(model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0)]
-        of_last = evaluate_parts(windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h)
-        of_all = evaluate_parts(windows, every, config, split="every cycle", given=given, cap_h=cap_h, rival=False)
+        official = [
+            hold_out(
+                model, spec, windows, "last window of each engine", train_W, last_W, config.seed
+            )
+        ]
+        every = [
+            hold_out(
+                model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0
+            )
+        ]
+        of_last = evaluate_parts(
+            windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h
+        )
+        of_all = evaluate_parts(
+            windows, every, config, split="every cycle", given=given, cap_h=cap_h, rival=False
+        )
     return _Found(of_last, {"every cycle of the test engines": of_all})
 
 
@@ -176,7 +211,9 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
     model = checkpoint.model
     return Given(
         network={component: float(model.grade.temperature_G[number]) for number, component in sets},
-        opinion={component: float(model.opinion.temperature_G[number]) for number, component in sets},
+        opinion={
+            component: float(model.opinion.temperature_G[number]) for number, component in sets
+        },
         calibration=checkpoint.calibration,
         limits=checkpoint.feature_spec.limits.get(design),
     )
@@ -188,7 +225,10 @@ def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfi
     try:
         trained = TrainConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        print(f"'{path}' is not of this release: windows are made with the defaults of this one", file=sys.stderr)
+        print(
+            f"'{path}' is not of this release: windows are made with the defaults of this one",
+            file=sys.stderr,
+        )
         trained = TrainConfig(design=checkpoint.manifest.designs[0])
     update: dict[str, object] = {
         "statistics": checkpoint.feature_spec.statistics,
@@ -218,43 +258,77 @@ def _heading(checkpoint: Checkpoint, command: str) -> Heading:
 def _lines(evaluation: Evaluation) -> list[str]:
     lines = [SEEN] if evaluation.seen else []
     for name, each in evaluation.scorecards.items():
-        told = [f"{component} {figures.pooled.macro_f1:.3f}" for component, figures in each.grades.items()]
+        told = [
+            f"{component} {figures.pooled.macro_f1:.3f}"
+            for component, figures in each.grades.items()
+        ]
         if told:
-            exact = "" if each.exact_match is None else f", exact match {each.exact_match.pooled:.3f}"
+            exact = (
+                "" if each.exact_match is None else f", exact match {each.exact_match.pooled:.3f}"
+            )
             lines.append(f"{name}: macro-F1 {', '.join(told)}{exact}")
         for component, life in each.life.items():
             error = f"RMSE {life.pooled.rmse_h:.2f} h, PHM08 {life.pooled.phm08:.1f}"
-            lines.append(f"{name}: remaining life of {component}: {error}, {life.pooled.windows} windows")
+            lines.append(
+                f"{name}: remaining life of {component}: {error}, {life.pooled.windows} windows"
+            )
     for component, found in evaluation.certainty.items():
         for quantity, interval in (("health", found.health), ("remaining life", found.rul)):
             if interval is not None:
-                lines.append(f"{THIS}: 90 % intervals of {component}'s {quantity} hold {interval.coverage:.1%}")
+                lines.append(
+                    f"{THIS}: 90 % intervals of {component}'s {quantity} hold {interval.coverage:.1%}"
+                )
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
     # abbreviations are off: `--ds` would carry a password past `without_secrets` into the report
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m train evaluate", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+        allow_abbrev=False,
+        prog="python -m train evaluate",
+        description=(__doc__ or "").split("\n", maxsplit=1)[0],
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory that `python -m train` wrote")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="directory that `python -m train` wrote"
+    )
     machines = parser.add_mutually_exclusive_group()
     machines.add_argument(
-        "--equipment", metavar="ID", help="machine, or pattern with *; without it that of the training"
+        "--equipment",
+        metavar="ID",
+        help="machine, or pattern with *; without it that of the training",
     )
     machines.add_argument("--design", metavar="D", help="all machines of a design")
     parser.add_argument(
-        "--split", metavar="KIND", help="parts that baselines see and that are scored; see train.data.split"
+        "--split",
+        metavar="KIND",
+        help="parts that baselines see and that are scored; see train.data.split",
     )
     parser.add_argument(
-        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+        "--dsn",
+        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
     )
     parser.add_argument(
-        "--cmapss", type=Path, metavar="FILE", help="test file of C-MAPSS, such as test_FD001.txt; no store is asked"
+        "--cmapss",
+        type=Path,
+        metavar="FILE",
+        help="test file of C-MAPSS, such as test_FD001.txt; no store is asked",
     )
-    parser.add_argument("--rul", type=Path, metavar="FILE", help="its remaining cycles, such as RUL_FD001.txt")
-    parser.add_argument("--train", type=Path, metavar="FILE", help="training file, to which the baselines are fitted")
-    parser.add_argument("--topology", type=Path, default=TOPOLOGY_FILE, metavar="FILE", help="topology of the engines")
+    parser.add_argument(
+        "--rul", type=Path, metavar="FILE", help="its remaining cycles, such as RUL_FD001.txt"
+    )
+    parser.add_argument(
+        "--train",
+        type=Path,
+        metavar="FILE",
+        help="training file, to which the baselines are fitted",
+    )
+    parser.add_argument(
+        "--topology",
+        type=Path,
+        default=TOPOLOGY_FILE,
+        metavar="FILE",
+        help="topology of the engines",
+    )
     parser.add_argument(
         "--out",
         type=Path,

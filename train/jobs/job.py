@@ -78,7 +78,9 @@ def check_free(out: Path) -> None:
         CheckpointError: something is there already.
     """
     if (out / files.MANIFEST).exists():
-        raise CheckpointError(f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out")
+        raise CheckpointError(
+            f"'{out}' already holds a checkpoint, and checkpoints never change: give another --out"
+        )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(
             f"expected '{out}' to be free for a checkpoint, found something else there: give another --out"
@@ -89,7 +91,9 @@ def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
     """Return the directory in which a job keeps its fits: the same for the same windows, choices and sources."""
     return (
         parent
-        / hashlib.sha256(f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}".encode()).hexdigest()[:16]
+        / hashlib.sha256(
+            f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}".encode()
+        ).hexdigest()[:16]
     )
 
 
@@ -123,7 +127,9 @@ def _run(job: Job, progress: Progress) -> Outcome:
     started, windows, config = time.monotonic(), job.windows, job.config
     # all splits are made before the first fit, so that one that can't be made costs nothing
     parts = split(windows, _plan(config, config.split))
-    studies = {kind: split(windows, _plan(config, kind)) for kind in config.studies if kind != NO_MESSAGES}
+    studies = {
+        kind: split(windows, _plan(config, kind)) for kind in config.studies if kind != NO_MESSAGES
+    }
     history: dict[str, Sequence[EpochRecord]] = {}
     job.storage.mkdir(exist_ok=True)
     (job.storage / USES).write_text(windows.directory.name, encoding="utf-8")
@@ -145,8 +151,14 @@ def _run(job: Job, progress: Progress) -> Outcome:
 
     of_split = [held(part, config, "") for part in parts]
     silent = config.model_copy(update={"attention_layers": 0})
-    without = [held(part, silent, NO_MESSAGES) for part in parts] if NO_MESSAGES in config.studies else None
-    of_studies = {kind: [held(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()}
+    without = (
+        [held(part, silent, NO_MESSAGES) for part in parts]
+        if NO_MESSAGES in config.studies
+        else None
+    )
+    of_studies = {
+        kind: [held(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()
+    }
     last = fit(whole(windows, _plan(config, config.split)), config, "all")
 
     progress.say("evaluating what the fits say of windows they never saw")
@@ -164,7 +176,9 @@ def _run(job: Job, progress: Progress) -> Outcome:
         kind: evaluate_parts(windows, of_kind, config, split=kind, cap_h=config.rul_cap_h)
         for kind, of_kind in of_studies.items()
     }
-    outcome = Outcome(_heading(job, last, time.monotonic() - started), evaluation, evaluations, history)
+    outcome = Outcome(
+        _heading(job, last, time.monotonic() - started), evaluation, evaluations, history
+    )
     _write(job, last, outcome)
     if config.keep_fits:
         progress.say(f"the fits stay in {job.storage}")
@@ -178,7 +192,9 @@ def _plan(config: TrainConfig, kind: str) -> SplitPlan:
 
 
 def _points(history: Sequence[EpochRecord]) -> tuple[LearningPoint, ...]:
-    return tuple(LearningPoint(epoch=each.epoch, loss=each.loss, score=each.score) for each in history)
+    return tuple(
+        LearningPoint(epoch=each.epoch, loss=each.loss, score=each.score) for each in history
+    )
 
 
 def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
@@ -195,7 +211,11 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
         weights=sum(parameter.numel() for parameter in last.model().parameters()),
         training_s=training_s,
         shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members"
-        + (f", second opinion with weight {config.opinion_weight:g}" if config.opinion_weight else ""),
+        + (
+            f", second opinion with weight {config.opinion_weight:g}"
+            if config.opinion_weight
+            else ""
+        ),
     )
 
 
@@ -240,7 +260,11 @@ def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, dict[str
 
     def labelled(known_WV: Booleans, weight: float = 1.0) -> dict[str, tuple[str, ...]]:
         known_V: list[bool] = np.asarray(known_WV.any(axis=0)).tolist()
-        known = [each.component_id for each, has in zip(equipment.components, known_V, strict=True) if has]
+        known = [
+            each.component_id
+            for each, has in zip(equipment.components, known_V, strict=True)
+            if has
+        ]
         return {equipment.design: tuple(known)} if known and weight else {}
 
     return {
@@ -253,11 +277,17 @@ def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, dict[str
 
 def git_revision() -> str:
     """Return the revision of the sources, with `-dirty` when `app` or `train` were changed since; `unknown` outside a clone."""
-    if told := os.environ.get("HYDRAULIC_GIT_REVISION"):  # a job on a cluster has the sources without their history
+    if told := os.environ.get(
+        "HYDRAULIC_GIT_REVISION"
+    ):  # a job on a cluster has the sources without their history
         return told
     try:
         head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "HEAD"],
+            cwd=PROJECT_DIR,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--", "train", "app", ":!app/weights"],

@@ -49,7 +49,10 @@ async def _label(settings: Settings, equipment_id: str, path: Path) -> int:
         record = await store.get_equipment(equipment_id)
         if record is None:
             known = ", ".join((await store.find_equipment())[:MOST_TOLD]) or "no equipment at all"
-            raise InputError(f"expected a registered equipment, found '{equipment_id}'; there is {known}", "equipment")
+            raise InputError(
+                f"expected a registered equipment, found '{equipment_id}'; there is {known}",
+                "equipment",
+            )
         labels = read_labels(path, record.equipment)
         await _check_apart_from_stored(store, equipment_id, labels, path)
         return await store.put_labels(equipment_id, labels)
@@ -72,7 +75,8 @@ def read_labels(path: Path, equipment: Equipment) -> list[ConditionLabel]:
             return _labels(csv.reader(lines), path.name, equipment)
     except OSError as error:
         raise InputError(
-            f"expected a CSV file of labels at '{path}', found none to read ({error.strerror})", str(path)
+            f"expected a CSV file of labels at '{path}', found none to read ({error.strerror})",
+            str(path),
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
@@ -106,7 +110,9 @@ def _labels(rows: Iterable[list[str]], name: str, equipment: Equipment) -> list[
         faults.append(f"{name}: expected at least one label, found none")
     if faults:
         more = f"; and {len(faults) - MOST_TOLD} more" if len(faults) > MOST_TOLD else ""
-        raise InputError("; ".join(faults[:MOST_TOLD]) + more + ": nothing was written, correct the file", name)
+        raise InputError(
+            "; ".join(faults[:MOST_TOLD]) + more + ": nothing was written, correct the file", name
+        )
     return [label for _, label in labels]
 
 
@@ -143,7 +149,8 @@ def _overlaps(labels: Sequence[tuple[int, ConditionLabel]], name: str) -> list[s
     return [
         f"{name} line {later[0]}: expected one label of '{later[1].component_id}' at a time, found one that overlaps line {earlier[0]}"
         for earlier, later in pairwise(in_time)
-        if earlier[1].component_id == later[1].component_id and later[1].start_us < earlier[1].end_us
+        if earlier[1].component_id == later[1].component_id
+        and later[1].start_us < earlier[1].end_us
     ]
 
 
@@ -155,7 +162,9 @@ async def _check_apart_from_stored(
     stored = [
         label
         for label in await store.read_labels(
-            equipment_id, min(label.start_us for label in labels), max(label.end_us for label in labels)
+            equipment_id,
+            min(label.start_us for label in labels),
+            max(label.end_us for label in labels),
         )
         if (label.component_id, label.start_us) not in replaced
     ]
@@ -182,11 +191,14 @@ def _microseconds(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m train labels", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+        allow_abbrev=False,
+        prog="python -m train labels",
+        description=(__doc__ or "").split("\n", maxsplit=1)[0],
     )
     parser.add_argument("equipment", metavar="ID", help="equipment whose history is labelled")
     parser.add_argument("file", type=Path, metavar="FILE.csv", help=f"lines of {','.join(COLUMNS)}")
     parser.add_argument(
-        "--dsn", help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one"
+        "--dsn",
+        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
     )
     return parser

@@ -34,12 +34,17 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
         InputError: a value is not one that the config takes.
     """
     given = {
-        name: value for name, value in vars(options).items() if name in TrainConfig.model_fields and value is not None
+        name: value
+        for name, value in vars(options).items()
+        if name in TrainConfig.model_fields and value is not None
     }
     try:
         return TrainConfig(**given)
     except ValidationError as error:
-        found = "; ".join(f"--{'.'.join(map(str, item['loc'])) or 'options'}: {item['msg']}" for item in error.errors())
+        found = "; ".join(
+            f"--{'.'.join(map(str, item['loc'])) or 'options'}: {item['msg']}"
+            for item in error.errors()
+        )
         raise InputError(f"the training can't run so: {found}") from error
 
 

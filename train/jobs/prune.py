@@ -53,7 +53,9 @@ def _fits_of(each: Artifact, found: Sequence[Artifact]) -> list[Artifact]:
     if each.kind is not Kind.WINDOWS:
         return []
     return [
-        fits for fits in found if fits.kind is Kind.FITS and (fits.uses == each.name or (fits.busy and not fits.uses))
+        fits
+        for fits in found
+        if fits.kind is Kind.FITS and (fits.uses == each.name or (fits.busy and not fits.uses))
     ]
 
 
@@ -63,7 +65,14 @@ def _verdict(each: Artifact, fits: Sequence[Artifact], now: datetime, unused: ti
         return Verdict(each, goes=False, why=f"last changed {each.changed:%Y-%m-%d %H:%M}Z")
     if each.kind is Kind.CUT_OFF:
         return Verdict(each, goes=True, why="its removal was cut off")
-    busy = next((f"{one.busy}{'' if one is each else f' by {one.name}'}" for one in (each, *fits) if one.busy), "")
+    busy = next(
+        (
+            f"{one.busy}{'' if one is each else f' by {one.name}'}"
+            for one in (each, *fits)
+            if one.busy
+        ),
+        "",
+    )
     if busy:
         return Verdict(each, goes=False, why=busy)
     age, by = now - last.changed, "" if last is each else f" by {last.name}"
@@ -81,7 +90,9 @@ def main(arguments: Sequence[str]) -> int:
         if not training.exists():
             print(f"there is nothing in {training}")
             return 0
-        return _prune(training, judge(survey(training), datetime.now(UTC), unused), is_dry=options.dry_run)
+        return _prune(
+            training, judge(survey(training), datetime.now(UTC), unused), is_dry=options.dry_run
+        )
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -109,9 +120,16 @@ def _prune(training: Path, verdicts: Sequence[Verdict], *, is_dry: bool) -> int:
             goes, why = not stays, stays or why
         if goes:
             gone.append(leftover)
-        word = ("would go" if is_dry else "removed") if goes else "left" if leftover.kind is Kind.UNKNOWN else "stays"
+        word = (
+            ("would go" if is_dry else "removed")
+            if goes
+            else "left"
+            if leftover.kind is Kind.UNKNOWN
+            else "stays"
+        )
         print(
-            f"{word:<8}  {leftover.kind:<18}  {leftover.name:<{width}}  {decimal(leftover.size):>9}  {why}", flush=True
+            f"{word:<8}  {leftover.kind:<18}  {leftover.name:<{width}}  {decimal(leftover.size):>9}  {why}",
+            flush=True,
         )
     known = [verdict.leftover for verdict in verdicts if verdict.leftover.kind is not Kind.UNKNOWN]
     sizes = [decimal(sum(leftover.size for leftover in some)) for some in (gone, known)]
@@ -148,5 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="what was not used for so long goes, 0 for all that is not in use; default 30",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only list what is there and what would go")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only list what is there and what would go"
+    )
     return parser

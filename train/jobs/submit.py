@@ -64,7 +64,8 @@ def submit(address: str, arguments: Sequence[str], dsn: str | None = None) -> in
         )
     except (ConnectionError, RuntimeError) as error:
         raise InputError(
-            f"expected a Ray cluster whose dashboard answers at '{address}', found none: {error}", "address"
+            f"expected a Ray cluster whose dashboard answers at '{address}', found none: {error}",
+            "address",
         ) from error
     print(f"submitted {job_id} to {address}", flush=True)
     try:
@@ -80,7 +81,9 @@ def submit(address: str, arguments: Sequence[str], dsn: str | None = None) -> in
     return 0
 
 
-def job_environment(environment: Mapping[str, str], dsn: str | None, revision: str) -> dict[str, str]:
+def job_environment(
+    environment: Mapping[str, str], dsn: str | None, revision: str
+) -> dict[str, str]:
     """Return the variables that go with a job.
 
     Args:
@@ -98,10 +101,16 @@ def job_environment(environment: Mapping[str, str], dsn: str | None, revision: s
             VAR_DIR,
         )
     passed = {
-        name: value for name, value in environment.items() if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PASSED_ON) and name not in NOT_PASSED_ON
     }
     # the job runs in another directory
-    own = {VAR_DIR: str(Path(environment[VAR_DIR]).absolute()), REVISION: revision, "PYTHONUNBUFFERED": "1"}
+    own = {
+        VAR_DIR: str(Path(environment[VAR_DIR]).absolute()),
+        REVISION: revision,
+        "PYTHONUNBUFFERED": "1",
+    }
     return passed | own | ({"HYDRAULIC_DSN": dsn} if dsn else {})
 
 

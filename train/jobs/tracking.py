@@ -89,7 +89,9 @@ def keep_run(
             tags={"version": name, "design": metrics.evaluation.design, **(tags or {})},
         )
         run_id: str = run.info.run_id
-        client.log_batch(run_id, params=[Param(key, value) for key, value in parameters(config).items()])
+        client.log_batch(
+            run_id, params=[Param(key, value) for key, value in parameters(config).items()]
+        )
         values = [Metric(each.name, each.value, stamp, each.step) for each in _values(metrics)]
         for first in range(0, len(values), AT_ONCE):
             client.log_batch(run_id, metrics=values[first : first + AT_ONCE])
@@ -139,7 +141,9 @@ def local_store(local: Path) -> str:
 def parameters(config: BaseModel) -> dict[str, str]:
     """Return a configuration's fields as text by name, None left out."""
     return {
-        key: str(value)[:LONGEST_VALUE] for key, value in config.model_dump(mode="json").items() if value is not None
+        key: str(value)[:LONGEST_VALUE]
+        for key, value in config.model_dump(mode="json").items()
+        if value is not None
     }
 
 

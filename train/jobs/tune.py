@@ -66,7 +66,13 @@ def main(arguments: list[str]) -> int:
                 )
         settings = Settings().at(options.dsn)
         with prepare(settings, config) as windows:
-            tried = search(windows, config, options.trials, options.at_once, settings.var_dir / "training" / "tune")
+            tried = search(
+                windows,
+                config,
+                options.trials,
+                options.at_once,
+                settings.var_dir / "training" / "tune",
+            )
     except HydraulicDiagnosticsError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
@@ -88,7 +94,12 @@ def command_of(config: TrainConfig, chosen: Mapping[str, float]) -> str:
         if said[name] != field.default and name not in {"workers", "validation_share"}
     }
     return shlex.join(
-        ["python", "-m", "train", *(word for name, value in given.items() for word in (_option(name), value))]
+        [
+            "python",
+            "-m",
+            "train",
+            *(word for name, value in given.items() for word in (_option(name), value)),
+        ]
     )
 
 
@@ -98,7 +109,9 @@ def parted(windows: Windows, config: TrainConfig) -> tuple[Integers, Integers]:
     Raises:
         InputError: the windows can't be split as asked.
     """
-    plan = SplitPlan(config.split, config.folds, config.held_share, config.warm_up_windows, config.seed)
+    plan = SplitPlan(
+        config.split, config.folds, config.held_share, config.warm_up_windows, config.seed
+    )
     return set_apart(windows, split(windows, plan)[0].train_W, config.validation_share, config.seed)
 
 
@@ -122,7 +135,12 @@ def search(
     """
     train_W, validation_W = parted(windows, config)
     count_steps(len(train_W), config.model_copy(update={"batch": min(SPACE["batch"])}))
-    given: Trial = {"windows": windows, "train_W": train_W, "validation_W": validation_W, "config": config}
+    given: Trial = {
+        "windows": windows,
+        "train_W": train_W,
+        "validation_W": validation_W,
+        "config": config,
+    }
     storage.mkdir(parents=True, exist_ok=True)
     (storage / SEARCHES).touch()
     with in_use(storage / SEARCHES), ray_session(at_once):
@@ -136,14 +154,20 @@ def search(
                 num_samples=trials,
                 max_concurrent_trials=at_once,
                 scheduler=ASHAScheduler(
-                    time_attr="training_iteration", max_t=config.epochs, grace_period=max(1, config.epochs // 8)
+                    time_attr="training_iteration",
+                    max_t=config.epochs,
+                    grace_period=max(1, config.epochs // 8),
                 ),
             ),
             run_config=tune.RunConfig(storage_path=str(storage.absolute()), verbose=0),
         )
         results = tuner.fit()
     found = [
-        (float(result.metrics[SCORE]), int(result.metrics["training_iteration"]), dict(result.config or {}))
+        (
+            float(result.metrics[SCORE]),
+            int(result.metrics["training_iteration"]),
+            dict(result.config or {}),
+        )
         for result in (results[number] for number in range(len(results)))
         if result.metrics and SCORE in result.metrics and math.isfinite(result.metrics[SCORE])
     ]
@@ -160,7 +184,9 @@ def _try(chosen: dict[str, float], held: "ray.ObjectRef[Trial]") -> None:
     config = TrainConfig.model_validate(given["config"].model_dump() | chosen)
 
     def hear(record: EpochRecord) -> None:
-        tune.report({SCORE: float("nan") if record.score is None else record.score, "loss": record.loss})
+        tune.report(
+            {SCORE: float("nan") if record.score is None else record.score, "loss": record.loss}
+        )
 
     fit_plainly(given["windows"], given["train_W"], given["validation_W"], config, hear)
 
@@ -186,19 +212,29 @@ def _option(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     # abbreviations are off, as in `python -m train`: `--ds` would carry a password past what looks for `--dsn`
     parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m train tune", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+        allow_abbrev=False,
+        prog="python -m train tune",
+        description=(__doc__ or "").split("\n", maxsplit=1)[0],
     )
     about = parser.add_mutually_exclusive_group(required=True)
-    about.add_argument("--equipment", metavar="ID", help="machine whose readings and labels are in the store")
+    about.add_argument(
+        "--equipment", metavar="ID", help="machine whose readings and labels are in the store"
+    )
     about.add_argument("--design", help="all machines of this design")
     parser.add_argument("--dsn", help="database; without it HYDRAULIC_DSN, or the local one")
     parser.add_argument("--trials", type=int, default=16, help="default 16")
     parser.add_argument("--at-once", type=int, default=2, help="trials side by side, default 2")
-    parser.add_argument("--epochs", default=16, help="of a trial that is not ended early, default 16")
-    parser.add_argument("--members", default=1, help="networks of a trial, default 1")
-    parser.add_argument("--validation-share", default=0.2, help="of the groups that trials may see, default 0.2")
     parser.add_argument(
-        "--split", default="group", help="as of the training; its first part is held out, default group"
+        "--epochs", default=16, help="of a trial that is not ended early, default 16"
+    )
+    parser.add_argument("--members", default=1, help="networks of a trial, default 1")
+    parser.add_argument(
+        "--validation-share", default=0.2, help="of the groups that trials may see, default 0.2"
+    )
+    parser.add_argument(
+        "--split",
+        default="group",
+        help="as of the training; its first part is held out, default group",
     )
     parser.add_argument("--folds", default=5, help="as of the training, default 5")
     parser.add_argument("--seed", default=0, help="default 0")

@@ -29,7 +29,11 @@ MOST_REFITTED_INPUTS = 4_096
 
 
 def fit_opinion(
-    model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers, config: TrainConfig
+    model: UniversalTemporalGNN,
+    spec: FeatureSpec,
+    windows: Windows,
+    chosen_W: Integers,
+    config: TrainConfig,
 ) -> None:
     """Fit and set the model's second opinion, and the distance from training of what it reads.
 
@@ -48,7 +52,9 @@ def fit_opinion(
     graded_W = np.sort(chosen_W)[(windows.labels.grade_WV[np.sort(chosen_W)] >= 0).any(1)]
     if not model.config.opinion_steps or not len(graded_W):
         return
-    taken_W = graded_W[np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)]
+    taken_W = graded_W[
+        np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)
+    ]
     x_WSTF, there_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
     graph = plan_graph(equipment, spec)
@@ -56,7 +62,9 @@ def fit_opinion(
         model.distance.limit_G.fill_(torch.inf)
         model.distance.forget()
     for index, number in enumerate(graph.grade_set_V.tolist()):
-        sensors = [place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0]
+        sensors = [
+            place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0
+        ]
         grade_W = windows.labels.grade_WV[taken_W, index]
         known_W = (grade_W >= 0) & there_WS[:, sensors].all(1)
         inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]
@@ -65,7 +73,9 @@ def fit_opinion(
         x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
         health_K = np.array([grade.health for grade in equipment.components[index].grades])
         nuisance_DL = nuisance_DSTF[:, sensors].reshape(-1, inputs)
-        moments = measure(x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K, nuisance_DL)
+        moments = measure(
+            x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K, nuisance_DL
+        )
         opinion = model.opinion
         opinion.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
             len(sensors), device=opinion.place_GR.device
@@ -83,9 +93,13 @@ def fit_opinion(
                 config.seed,
             )
             if apart is not None:
-                set_distance(model.distance, number, apart, graph.sensor_slot_S[sensors], moments.grade_K)
+                set_distance(
+                    model.distance, number, apart, graph.sensor_slot_S[sensors], moments.grade_K
+                )
         place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
-        alternatives = opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
+        alternatives = (
+            opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
+        )
         for alternative in range(min(alternatives, 1 + len(sensors))):
             # the first reads all, since no place is -1
             _set(opinion, number, alternative, read_off(moments, place_L != alternative - 1))
@@ -100,23 +114,31 @@ def most_sensors(spec: FeatureSpec, steps: int) -> int:
 def _set(opinion: LinearClassifier, number: int, alternative: int, reading: OrdinalReading) -> None:
     """Write a reading of the inputs of the first places into an opinion's tables."""
     _, _, _, T, F, _ = opinion.weight_GAQTFK.shape
-    weight_QTFK = torch.from_numpy(reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))).float()
-    opinion.weight_GAQTFK[number, alternative, : len(weight_QTFK)][..., torch.from_numpy(reading.grade_K)] = (
-        weight_QTFK.to(opinion.weight_GAQTFK.device)
-    )
+    weight_QTFK = torch.from_numpy(
+        reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))
+    ).float()
+    opinion.weight_GAQTFK[number, alternative, : len(weight_QTFK)][
+        ..., torch.from_numpy(reading.grade_K)
+    ] = weight_QTFK.to(opinion.weight_GAQTFK.device)
     opinion.bias_GAK[number, alternative, torch.from_numpy(reading.grade_K)] = (
         torch.from_numpy(reading.bias_K).float().to(opinion.bias_GAK.device)
     )
 
 
-def _nuisances(windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig) -> Doubles:
+def _nuisances(
+    windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig
+) -> Doubles:
     """Return how what says nothing of wear moves the features, measured on some windows."""
     values_WSN = windows.values(
-        taken_W[np.linspace(0, len(taken_W) - 1, min(NUISANCE_WINDOWS, len(taken_W))).astype(np.int64)]
+        taken_W[
+            np.linspace(0, len(taken_W) - 1, min(NUISANCE_WINDOWS, len(taken_W))).astype(np.int64)
+        ]
     )
     instruments = Instruments.of(windows.equipment, values_WSN)
     features = plan_features(windows.equipment, spec)
-    return directions(values_WSN, features, instruments, config.opinion_offset, config.opinion_warmer_k)
+    return directions(
+        values_WSN, features, instruments, config.opinion_offset, config.opinion_warmer_k
+    )
 
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:

@@ -46,7 +46,9 @@ class Instruments:
         return cls(
             scale_S=usual_spread(values_WSN),
             quantity_S=tuple(sensor.quantity for sensor in sensors),
-            kelvin_S=np.array([5 / 9 if sensor.unit in ("degF", "degR") else 1.0 for sensor in sensors]),
+            kelvin_S=np.array(
+                [5 / 9 if sensor.unit in ("degF", "degR") else 1.0 for sensor in sensors]
+            ),
         )
 
     def measuring(self, quantity: str) -> Booleans:
@@ -55,7 +57,11 @@ class Instruments:
 
 
 def directions(
-    values_WSN: Floats, features: FeaturePlan, instruments: Instruments, offset: float, warmer_k: float
+    values_WSN: Floats,
+    features: FeaturePlan,
+    instruments: Instruments,
+    offset: float,
+    warmer_k: float,
 ) -> Doubles:
     """Return how far each disturbance of one standard deviation moves the features, on average over windows.
 

@@ -86,14 +86,20 @@ def fit_distance(
         learned_W, judged_W = fold_W != fold, (fold_W == fold) & is_scored_W
         if not judged_W.any() or len(np.unique(grade_W[learned_W])) < 2:
             continue
-        found = _fit(measure(x_WL[learned_W], grade_W[learned_W], group_W[learned_W], health_K, nuisance_DL), axes)
+        found = _fit(
+            measure(x_WL[learned_W], grade_W[learned_W], group_W[learned_W], health_K, nuisance_DL),
+            axes,
+        )
         apart.append(distances(x_WL[judged_W], found))
     if not apart:
         return None
     log_R = np.log(np.maximum(np.concatenate(apart), 1e-12))
     middle = float(np.median(log_R))
     deviation = MAD * float(np.median(np.abs(log_R - middle)))
-    limit = max(float(np.exp(middle + LIMIT_SCORE * deviation)), float(np.exp(np.quantile(log_R, USUAL_SHARE))))
+    limit = max(
+        float(np.exp(middle + LIMIT_SCORE * deviation)),
+        float(np.exp(np.quantile(log_R, USUAL_SHARE))),
+    )
     return _fit(moments, axes)._replace(limit=limit)
 
 
@@ -109,7 +115,9 @@ def distances(x_WL: Doubles, fit: DistanceFit) -> Doubles:
     return nearest_W
 
 
-def set_distance(distance: OodDetector, number: int, fit: DistanceFit, slot_S: Integers, grade_K: Integers) -> None:
+def set_distance(
+    distance: OodDetector, number: int, fit: DistanceFit, slot_S: Integers, grade_K: Integers
+) -> None:
     """Write a fit into the tables of a grade set.
 
     Args:
@@ -123,12 +131,18 @@ def set_distance(distance: OodDetector, number: int, fit: DistanceFit, slot_S: I
     L, (S, A) = distance.map_GQLC.shape[2], (len(slot_S), fit.axes_LC.shape[1])
     mean_SLK = np.moveaxis(fit.mean_KL.reshape(-1, S, L), 0, -1)
     distance.map_GQLC[number, :S, :, :A] = torch.from_numpy(fit.axes_LC.reshape(S, L, A)).float()
-    distance.map_GQLC[number, :S, :, distance.axes + torch.from_numpy(grade_K)] = torch.from_numpy(mean_SLK).float()
-    distance.occurs_GK[number] = torch.isin(torch.arange(distance.occurs_GK.shape[1]), torch.from_numpy(grade_K))
+    distance.map_GQLC[number, :S, :, distance.axes + torch.from_numpy(grade_K)] = torch.from_numpy(
+        mean_SLK
+    ).float()
+    distance.occurs_GK[number] = torch.isin(
+        torch.arange(distance.occurs_GK.shape[1]), torch.from_numpy(grade_K)
+    )
     distance.variance_GX[number] = fit.rest  # of axes that are not there too
     distance.variance_GX[number, :A] = torch.from_numpy(fit.variance_C).float()
     distance.limit_G[number] = fit.limit
-    distance.place_GR[number, torch.from_numpy(slot_S)] = torch.arange(S, device=distance.place_GR.device)
+    distance.place_GR[number, torch.from_numpy(slot_S)] = torch.arange(
+        S, device=distance.place_GR.device
+    )
 
 
 def _fit(moments: OrdinalMoments, axes: int) -> DistanceFit:
@@ -136,5 +150,13 @@ def _fit(moments: OrdinalMoments, axes: int) -> DistanceFit:
     covariance_LL = covariance(moments, np.arange(inputs))
     # the start of the iteration is drawn unless it is given
     variance_C, axes_LC = eigsh(covariance_LL, k=axes, v0=np.ones(inputs))
-    rest = max((float(covariance_LL.trace()) - float(variance_C.sum())) / (inputs - axes), LEAST_VARIANCE)
-    return DistanceFit(moments.middle_L + moments.apart_KL, axes_LC, np.maximum(variance_C, rest), rest, float("inf"))
+    rest = max(
+        (float(covariance_LL.trace()) - float(variance_C.sum())) / (inputs - axes), LEAST_VARIANCE
+    )
+    return DistanceFit(
+        moments.middle_L + moments.apart_KL,
+        axes_LC,
+        np.maximum(variance_C, rest),
+        rest,
+        float("inf"),
+    )

@@ -43,7 +43,11 @@ class OrdinalMoments(NamedTuple):
 
 
 def measure(
-    x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles, nuisance_DL: Doubles | None = None
+    x_WL: Doubles,
+    grade_W: Integers,
+    group_W: Integers,
+    health_K: Doubles,
+    nuisance_DL: Doubles | None = None,
 ) -> OrdinalMoments:
     """Gather the moments of windows' inputs within and between grades.
 
@@ -63,7 +67,13 @@ def measure(
     if nuisance_DL is None:
         nuisance_DL = np.empty((0, x_WL.shape[1]))
     return OrdinalMoments(
-        within_WL, mean_KL - middle_L, middle_L, covariance_LL, nuisance_DL, health_K[grade_K], grade_K
+        within_WL,
+        mean_KL - middle_L,
+        middle_L,
+        covariance_LL,
+        nuisance_DL,
+        health_K[grade_K],
+        grade_K,
     )
 
 
@@ -87,7 +97,9 @@ def read_off(moments: OrdinalMoments, is_read_L: Booleans) -> OrdinalReading:
     covariance_JJ = covariance(moments, read)
     apart_KL, middle_L = moments.apart_KL, moments.middle_L
     free_LK = np.zeros((len(is_read_L), len(apart_KL)))
-    free_LK[read] = solve(covariance_JJ, apart_KL[:, read].T, assume_a="pos", overwrite_a=True, check_finite=False)
+    free_LK[read] = solve(
+        covariance_JJ, apart_KL[:, read].T, assume_a="pos", overwrite_a=True, check_finite=False
+    )
     direction_L = free_LK @ (moments.health_K - moments.health_K.mean())
     variance = max(float(np.mean((moments.within_WL @ direction_L) ** 2)), 1e-12)
     # -(p - p_k)^2 / 2s^2 without the part that all grades share; places are counted from the middle to keep logits small
@@ -112,7 +124,9 @@ def _between_groups(x_WL: Doubles, place_W: Integers, group_W: Integers) -> Doub
     apart_QL = []
     for place in np.unique(place_W):
         groups = np.unique(group_W[place_W == place])
-        mean_QL = np.stack([x_WL[(place_W == place) & (group_W == group)].mean(0) for group in groups])
+        mean_QL = np.stack(
+            [x_WL[(place_W == place) & (group_W == group)].mean(0) for group in groups]
+        )
         apart_QL.append(mean_QL - mean_QL.mean(0))
     all_QL = np.concatenate(apart_QL)
     scatter_LL: Doubles = all_QL.T @ all_QL / len(all_QL)

@@ -13,7 +13,8 @@ def model_card(metrics: Metrics) -> str:
     told = headline(evaluation)
     components = ", ".join(evaluation.certainty) or "none"
     lines = [
-        f"# Model card: {evaluation.design}" + ("" if heading is None else f", checkpoint {heading.version}"),
+        f"# Model card: {evaluation.design}"
+        + ("" if heading is None else f", checkpoint {heading.version}"),
         "",
         told.sentence,
         "",
@@ -34,9 +35,14 @@ def model_card(metrics: Metrics) -> str:
     lines += [
         f"- split `{evaluation.split}`: "
         + ", ".join(f"{name} {size.train} / {size.held}" for name, size in evaluation.parts.items())
-        + (" windows that baselines saw / scored" if evaluation.seen else " windows seen / held out"),
+        + (
+            " windows that baselines saw / scored"
+            if evaluation.seen
+            else " windows seen / held out"
+        ),
         "",
-        "## Figures beside baselines" + (", which did not see these windows" if evaluation.seen else ""),
+        "## Figures beside baselines"
+        + (", which did not see these windows" if evaluation.seen else ""),
         "",
         *_grades(evaluation),
         *_life(evaluation),
@@ -67,7 +73,9 @@ def _grades(evaluation: Evaluation) -> list[str]:
     graded = list(evaluation.grades)
     rows = [
         f"| {name} | "
-        + " | ".join(f"{each.grades[c].mean_macro_f1:.3f}" if c in each.grades else "-" for c in graded)
+        + " | ".join(
+            f"{each.grades[c].mean_macro_f1:.3f}" if c in each.grades else "-" for c in graded
+        )
         + f" | {'-' if each.exact_match is None else f'{each.exact_match.mean:.3f}'} |"
         for name, each in evaluation.scorecards.items()
         if each.grades
@@ -81,10 +89,16 @@ def _grades(evaluation: Evaluation) -> list[str]:
         else f"{found.score.macro_f1:.3f}, {found.score.within_one:.3f} of {found.share:.1%}"
         for c in graded
     ]
-    told = f"| answered, pooled: macro-F1, within one grade, of the windows | {' | '.join(near)} | - |"
+    told = (
+        f"| answered, pooled: macro-F1, within one grade, of the windows | {' | '.join(near)} | - |"
+    )
     table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, told, ""]
     smoothed = evaluation.scorecards[THIS].exact_match_smoothed
-    return table if smoothed is None else [*table, f"Exact match from five windows: {smoothed.mean:.3f}; {FIVE}.", ""]
+    return (
+        table
+        if smoothed is None
+        else [*table, f"Exact match from five windows: {smoothed.mean:.3f}; {FIVE}.", ""]
+    )
 
 
 def _life(evaluation: Evaluation) -> list[str]:
@@ -96,7 +110,13 @@ def _life(evaluation: Evaluation) -> list[str]:
     ]
     if not rows:
         return []
-    head = ["hours left", "component", "RMSE, mean of the parts", "PHM08", "rate's sign right in the last half of life"]
+    head = [
+        "hours left",
+        "component",
+        "RMSE, mean of the parts",
+        "PHM08",
+        "rate's sign right in the last half of life",
+    ]
     return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *rows, ""]
 
 
@@ -109,7 +129,12 @@ def _intervals(evaluation: Evaluation) -> list[str]:
     ]
     error = evaluation.scorecards[THIS].health_mae
     lines = (
-        ["| intervals that state 90 % | of | truth inside | mean width |", "|---|---|---|---|", *rows, ""]
+        [
+            "| intervals that state 90 % | of | truth inside | mean width |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
         if rows
         else []
     )

@@ -14,7 +14,15 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.evaluation.record import Abstention, Certainty, GradeFigures, LearningPoint, Listening, Scorecard, Trajectory
+from train.evaluation.record import (
+    Abstention,
+    Certainty,
+    GradeFigures,
+    LearningPoint,
+    Listening,
+    Scorecard,
+    Trajectory,
+)
 
 INK = "#010203"
 """Stands for the page's colour of text; replaced by `currentColor`."""
@@ -54,7 +62,9 @@ def confusions(figures: Mapping[str, GradeFigures], grades: Mapping[str, Sequenc
                     (column - 0.48, column + 0.48), row - 0.48, row + 0.48, color=colour, alpha=0.75 * share_KK[row, column], lw=0
                 )  # fmt: skip
                 axis.text(column, row, f"{count_KK[row, column]:.0f}", ha="center", va="center")
-            axis.set(title=component_id, xlabel="told", ylabel="true", xlim=(-0.5, len(names) - 0.5))
+            axis.set(
+                title=component_id, xlabel="told", ylabel="true", xlim=(-0.5, len(names) - 0.5)
+            )
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.set_xticks(range(len(names)), names)
             axis.set_yticks(range(len(names)), names)
@@ -69,7 +79,11 @@ def scorecards(found: Mapping[str, Scorecard]) -> str:
         figure = Figure(figsize=(7.6, 0.55 + 0.42 * len(components)), layout="constrained")
         axis = figure.add_subplot()
         for number, (name, each) in enumerate(found.items()):
-            points = [(each.grades[c].mean_macro_f1, row) for row, c in enumerate(components) if c in each.grades]
+            points = [
+                (each.grades[c].mean_macro_f1, row)
+                for row, c in enumerate(components)
+                if c in each.grades
+            ]
             if points:
                 x, y = zip(*points, strict=True)
                 axis.scatter(
@@ -81,7 +95,9 @@ def scorecards(found: Mapping[str, Scorecard]) -> str:
                     label=name,
                 )
         axis.set_yticks(range(len(components)), components)
-        axis.set(xlabel="macro-F1, one window, mean of the parts", ylim=(len(components) - 0.4, -0.6))
+        axis.set(
+            xlabel="macro-F1, one window, mean of the parts", ylim=(len(components) - 0.4, -0.6)
+        )
         axis.grid(axis="x", color=INK, alpha=0.15)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure, "scorecards")
@@ -93,12 +109,18 @@ def reliability(found: Mapping[str, Certainty]) -> str:
         figure = Figure(figsize=(4.4, 3.2), layout="constrained")
         axis = figure.add_subplot()
         axis.plot((0, 1), (0, 1), color=INK, alpha=0.4, lw=1, ls="--")
-        for colour, (component_id, certainty) in zip(itertools.cycle(COLOURS), found.items(), strict=False):
+        for colour, (component_id, certainty) in zip(
+            itertools.cycle(COLOURS), found.items(), strict=False
+        ):
             if certainty.reliability:
                 confidence, accuracy, _ = zip(*certainty.reliability, strict=True)
                 axis.plot(confidence, accuracy, marker="o", ms=3, color=colour, label=component_id)
-        lowest = min((point[0] for each in found.values() for point in each.reliability), default=0.0)
-        axis.set(xlabel="stated confidence", ylabel="share that is right", xlim=(lowest - 0.02, 1.01))
+        lowest = min(
+            (point[0] for each in found.values() for point in each.reliability), default=0.0
+        )
+        axis.set(
+            xlabel="stated confidence", ylabel="share that is right", xlim=(lowest - 0.02, 1.01)
+        )
         axis.set_ylim(bottom=max(0.0, lowest - 0.15))
         axis.legend()
         return _svg(figure, "reliability")
@@ -111,7 +133,14 @@ def removal(found: Mapping[str, Abstention]) -> str:
         answered, risk, curve = figure.subplots(1, 3)
         for colour, (name, each) in zip(itertools.cycle(COLOURS), found.items(), strict=False):
             away = [level.away for level in each.levels]
-            answered.plot(away, [level.answered for level in each.levels], color=colour, marker="o", ms=3, label=name)
+            answered.plot(
+                away,
+                [level.answered for level in each.levels],
+                color=colour,
+                marker="o",
+                ms=3,
+                label=name,
+            )
             told = [(level.away, level.risk) for level in each.levels if level.risk is not None]
             if told:
                 risk.plot(*zip(*told, strict=True), color=colour, marker="o", ms=3)
@@ -120,7 +149,11 @@ def removal(found: Mapping[str, Abstention]) -> str:
                 curve.plot(*zip(*each.curve, strict=True), color=colour)
         answered.set(xlabel="sensors away", ylabel="share answered", ylim=(-0.02, 1.05))
         answered.legend()
-        risk.set(xlabel="sensors away", ylabel="risk of what is answered", title="dotted: 1.2 x risk with all sensors")
+        risk.set(
+            xlabel="sensors away",
+            ylabel="risk of what is answered",
+            title="dotted: 1.2 x risk with all sensors",
+        )
         curve.set(xlabel="share answered, surest first", ylabel="risk", title="all sensors there")
         return _svg(figure, "removal")
 
@@ -132,7 +165,12 @@ def learning(found: Mapping[str, Sequence[LearningPoint]]) -> str:
         figure = Figure(figsize=(9.0 if has_score else 5.2, 2.9), layout="constrained")
         axes = figure.subplots(1, 2 if has_score else 1, squeeze=False)[0]
         for colour, (name, points) in zip(itertools.cycle(COLOURS), found.items(), strict=False):
-            axes[0].plot([each.epoch for each in points], [each.loss for each in points], color=colour, label=name)
+            axes[0].plot(
+                [each.epoch for each in points],
+                [each.loss for each in points],
+                color=colour,
+                label=name,
+            )
             scored = [(each.epoch, each.score) for each in points if each.score is not None]
             if scored:
                 axes[1].plot(*zip(*scored, strict=True), color=colour)
@@ -148,7 +186,9 @@ def trajectories(found: Sequence[Trajectory]) -> str:
     with rc_context(STYLE):
         figure, axes = _panels(len(found), height=2.2, width=3.6)
         for axis, each in zip(axes, found, strict=True):
-            axis.fill_between(each.hours, each.low, each.high, color=COLOURS[0], alpha=0.25, lw=0, label="90 %")
+            axis.fill_between(
+                each.hours, each.low, each.high, color=COLOURS[0], alpha=0.25, lw=0, label="90 %"
+            )
             axis.plot(each.hours, each.told, color=COLOURS[0], lw=1, label="told")
             axis.plot(each.hours, each.true, color=COLOURS[1], lw=1, label="true")
             quantity = "health" if each.quantity == "health" else "hours left"
@@ -181,11 +221,22 @@ def attention(found: Sequence[Listening]) -> str:
                 },
             )
             middle = 0.62 * at[each.target] + 0.38 * at[each.source]
-            across = np.array((at[each.target][1] - at[each.source][1], at[each.source][0] - at[each.target][0]))
+            across = np.array(
+                (at[each.target][1] - at[each.source][1], at[each.source][0] - at[each.target][0])
+            )
             place = middle + 0.08 * across / max(float(np.linalg.norm(across)), 1e-9)
-            axis.text(float(place[0]), float(place[1]), f"{weight:.2f}", ha="center", va="center", fontsize=7)
+            axis.text(
+                float(place[0]),
+                float(place[1]),
+                f"{weight:.2f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+            )
         for name, place in at.items():
-            axis.text(float(place[0]), float(place[1]), name, ha="center", va="center", fontweight="bold")
+            axis.text(
+                float(place[0]), float(place[1]), name, ha="center", va="center", fontweight="bold"
+            )
         axis.set(xlim=(-1.9, 1.9), ylim=(-1.25, 1.25))
         axis.axis("off")
         return _svg(figure, "attention")

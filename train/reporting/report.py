@@ -39,7 +39,9 @@ def write_report(
 
 
 def documents(
-    evaluation: Evaluation, heading: Heading | None = None, studies: Mapping[str, Evaluation] | None = None
+    evaluation: Evaluation,
+    heading: Heading | None = None,
+    studies: Mapping[str, Evaluation] | None = None,
 ) -> dict[str, str]:
     """Return the text of each of the report's files by name, as `app.checkpoint.files.save` takes them; see `write_report`."""
     metrics = Metrics(heading=heading, evaluation=evaluation, studies=studies or {})
@@ -67,9 +69,18 @@ def page(metrics: Metrics) -> str:
         _section("Whether it is met what is stated", _certainty(evaluation)),
         _section("When evidence is missing", _abstention(evaluation)),
         _section("When a sensor is broken", _robustness(evaluation)),
-        _section("Over time", plots.trajectories(evaluation.trajectories) if evaluation.trajectories else ""),
-        _section("Where attention goes", plots.attention(evaluation.listening) if evaluation.listening else ""),
-        _section("How it learned", plots.learning(evaluation.learning) if any(evaluation.learning.values()) else ""),
+        _section(
+            "Over time",
+            plots.trajectories(evaluation.trajectories) if evaluation.trajectories else "",
+        ),
+        _section(
+            "Where attention goes",
+            plots.attention(evaluation.listening) if evaluation.listening else "",
+        ),
+        _section(
+            "How it learned",
+            plots.learning(evaluation.learning) if any(evaluation.learning.values()) else "",
+        ),
         _section("How it was measured", _method(evaluation)),
     ]
     title = f"{version} of {evaluation.equipment_id}"
@@ -99,8 +110,14 @@ def _first_screen(metrics: Metrics) -> str:
     parts.append(f'<div class="tiles">{tiles}</div>')
     parts.append('<div class="columns">')
     rows = [
-        ("windows scored", f"{evaluation.windows - evaluation.warm_up_windows} in {evaluation.groups} groups"),
-        ("split", f"{evaluation.split}, {len(evaluation.parts)} part{'s' if len(evaluation.parts) > 1 else ''}"),
+        (
+            "windows scored",
+            f"{evaluation.windows - evaluation.warm_up_windows} in {evaluation.groups} groups",
+        ),
+        (
+            "split",
+            f"{evaluation.split}, {len(evaluation.parts)} part{'s' if len(evaluation.parts) > 1 else ''}",
+        ),
     ]
     if heading is not None:
         rows += [
@@ -120,7 +137,10 @@ def _first_screen(metrics: Metrics) -> str:
 
 def _network(heading: Heading) -> str:
     weights = "" if heading.weights is None else f"{heading.weights} weights"
-    return "; ".join(part for part in (weights, heading.shape or "") if part) or "see model_config.json"
+    return (
+        "; ".join(part for part in (weights, heading.shape or "") if part)
+        or "see model_config.json"
+    )
 
 
 def _duration(heading: Heading) -> str:
@@ -146,7 +166,9 @@ def _figures(evaluation: Evaluation) -> str:
             ]
             parts.append(_table(caption, head, rows))
         near = ["macro-F1 (within one grade), pooled", *graded, "exact match"]
-        parts.append(_table("What is answered, all sensors there", near, _where_answered(evaluation)))
+        parts.append(
+            _table("What is answered, all sensors there", near, _where_answered(evaluation))
+        )
         for component in graded:
             rows = [
                 [name, *(_cell(figures.parts, part) for part in evaluation.parts), f"{figures.pooled.macro_f1:.3f}",
@@ -155,7 +177,14 @@ def _figures(evaluation: Evaluation) -> str:
                 for name, each in found.items()
                 if (figures := each.grades.get(component)) is not None
             ]  # fmt: skip
-            head = [component, *evaluation.parts, "pooled", "accuracy", "within one grade", "warm-up accuracy"]
+            head = [
+                component,
+                *evaluation.parts,
+                "pooled",
+                "accuracy",
+                "within one grade",
+                "warm-up accuracy",
+            ]
             parts.append(_details(f"Every part: {component}", _table("Macro-F1", head, rows)))
     for component in dict.fromkeys(name for each in found.values() for name in each.life):
         rows = [
@@ -164,7 +193,15 @@ def _figures(evaluation: Evaluation) -> str:
             for name, each in found.items()
             if (life := each.life.get(component)) is not None
         ]  # fmt: skip
-        head = [component, "RMSE, mean of parts", "RMSE", "mean error", "PHM08", "rate's sign right", "windows"]
+        head = [
+            component,
+            "RMSE, mean of parts",
+            "RMSE",
+            "mean error",
+            "PHM08",
+            "rate's sign right",
+            "windows",
+        ]
         parts.append(_table(f"Hours left, cut at {evaluation.cap_h:g}", head, rows))
     errors = {component: f"{value:.3f}" for component, value in found[THIS].health_mae.items()}
     if errors:
@@ -177,7 +214,11 @@ def _studies(studies: Mapping[str, Evaluation]) -> str:
     for split, evaluation in studies.items():
         graded = list(evaluation.grades)
         rows = [
-            [name, *(_pooled(each, component) for component in graded), _exact(each, smoothed=False)]
+            [
+                name,
+                *(_pooled(each, component) for component in graded),
+                _exact(each, smoothed=False),
+            ]
             for name, each in evaluation.scorecards.items()
             if each.grades
         ]
@@ -201,7 +242,15 @@ def _certainty(evaluation: Evaluation) -> str:
             rows.append([component, quantity, f"{found.coverage:.1%}", f"{lowest:.1%} to {highest:.1%}", f"{found.width:.3g}", f"{found.reach:.2f}", str(found.windows)])  # fmt: skip
     parts = []
     if rows:
-        head = ["component", "of", "truth inside", "over the parts", "mean width", "reach in spreads", "windows"]
+        head = [
+            "component",
+            "of",
+            "truth inside",
+            "over the parts",
+            "mean width",
+            "reach in spreads",
+            "windows",
+        ]
         parts.append(_table("Intervals that state 90 %", head, rows))
     stated = [
         [component, f"{each.temperature:.2f}", f"{each.opinion_temperature:.2f}", f"{each.nll_plain:.3f}", f"{each.nll_calibrated:.3f}"]
@@ -251,7 +300,9 @@ def _robustness(evaluation: Evaluation) -> str:
         for trouble, each in found.troubles.items()
     ]  # fmt: skip
     what = "Exact match" if exact else "RMSE of hours left"
-    return _table(f"{what}; clean {_amount(found.clean, exact=exact)} of {found.windows} windows", head, rows)
+    return _table(
+        f"{what}; clean {_amount(found.clean, exact=exact)} of {found.windows} windows", head, rows
+    )
 
 
 def _method(evaluation: Evaluation) -> str:
@@ -295,7 +346,11 @@ def _f1(scorecard: Scorecard, component: str, *, smoothed: bool) -> str:
 
 def _pooled(scorecard: Scorecard, component: str) -> str:
     figures = scorecard.grades.get(component)
-    return "-" if figures is None else f"{figures.pooled.macro_f1:.3f} ({figures.pooled.within_one:.3f})"
+    return (
+        "-"
+        if figures is None
+        else f"{figures.pooled.macro_f1:.3f} ({figures.pooled.within_one:.3f})"
+    )
 
 
 def _exact(scorecard: Scorecard, *, smoothed: bool) -> str:

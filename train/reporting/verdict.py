@@ -45,9 +45,15 @@ def headline(evaluation: Evaluation) -> Headline:
         if this.exact_match_smoothed is not None:
             rival, smoothed = _best(evaluation, _smoothed_match)
             note = "no rival" if smoothed is None else f"{rival}: {smoothed:.1%}"
-            tiles.append(Tile("from five windows", f"{this.exact_match_smoothed.mean:.1%}", f"{note}; {FIVE}"))
+            tiles.append(
+                Tile(
+                    "from five windows", f"{this.exact_match_smoothed.mean:.1%}", f"{note}; {FIVE}"
+                )
+            )
         if best is not None:
-            sentences.append(_than("all graded components right in", this.exact_match.mean, best, rival))
+            sentences.append(
+                _than("all graded components right in", this.exact_match.mean, best, rival)
+            )
     for component, life in this.life.items():
         rival, best = _best(evaluation, _error_of(component))
         note = "no rival" if best is None else f"{rival}: {-best:.1f} h"
@@ -58,15 +64,32 @@ def headline(evaluation: Evaluation) -> Headline:
                 f"hours left of {component} with a root mean square error of {life.mean_rmse_h:.1f} h, {change} than that of the best "
                 f"classical baseline ({rival}, {-best:.1f} h)"
             )
-    coverages = [each.coverage for found in evaluation.certainty.values() for each in (found.health, found.rul) if each]
+    coverages = [
+        each.coverage
+        for found in evaluation.certainty.values()
+        for each in (found.health, found.rul)
+        if each
+    ]
     if coverages:
         note = "truth inside intervals that state 90 %"
-        tiles.append(Tile("coverage, lowest to highest", f"{min(coverages):.0%} to {max(coverages):.0%}", note))
+        tiles.append(
+            Tile(
+                "coverage, lowest to highest", f"{min(coverages):.0%} to {max(coverages):.0%}", note
+            )
+        )
     if evaluation.robustness is not None:
         cost = evaluation.robustness.troubles["missing"].cost
-        unit = f"{100 * cost:.1f} points" if evaluation.robustness.measure == "exact match" else f"{cost:.1f} h"
+        unit = (
+            f"{100 * cost:.1f} points"
+            if evaluation.robustness.measure == "exact match"
+            else f"{cost:.1f} h"
+        )
         tiles.append(
-            Tile("cost of one missing sensor", unit, f"mean over the sensors, {evaluation.robustness.measure}")
+            Tile(
+                "cost of one missing sensor",
+                unit,
+                f"mean over the sensors, {evaluation.robustness.measure}",
+            )
         )
     if evaluation.seen:
         return Headline(SEEN, tuple(tiles))
@@ -100,10 +123,14 @@ def failures(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple
     found += [
         f"With sensors away the risk of {name} rises to {each.worst_ratio:.2f} times that with all of them."
         for name, each in evaluation.abstention.items()
-        if not each.holds and each.worst_ratio is not None and (name == TOGETHER or each.least_confidence is None)
+        if not each.holds
+        and each.worst_ratio is not None
+        and (name == TOGETHER or each.least_confidence is None)
     ]
     if evaluation.robustness is not None:
-        trouble, figures_of = max(evaluation.robustness.troubles.items(), key=lambda item: item[1].cost)
+        trouble, figures_of = max(
+            evaluation.robustness.troubles.items(), key=lambda item: item[1].cost
+        )
         cost = (
             f"{100 * figures_of.cost:.1f} points"
             if evaluation.robustness.measure == "exact match"
@@ -118,11 +145,15 @@ def failures(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple
             component, figures = min(grades.items(), key=lambda item: item[1].pooled.macro_f1)
             rival, best = _best(study, _pooled_f1_of(component))
             beside = "" if best is None else f" ({rival}: {best:.3f})"
-            found.append(f"{split}: {component} falls to macro-F1 {figures.pooled.macro_f1:.3f}{beside}.")
+            found.append(
+                f"{split}: {component} falls to macro-F1 {figures.pooled.macro_f1:.3f}{beside}."
+            )
     return tuple(found) or ("Nothing that was measured is below its mark.",)
 
 
-def _best(evaluation: Evaluation, figure: Callable[[Scorecard], float | None]) -> tuple[str, float | None]:
+def _best(
+    evaluation: Evaluation, figure: Callable[[Scorecard], float | None]
+) -> tuple[str, float | None]:
     """Return the classical rival with the highest figure; none where the windows may have been in training."""
     if evaluation.seen:
         return "", None
@@ -160,7 +191,9 @@ def _error_of(component: str) -> Callable[[Scorecard], float | None]:
 def _than(what: str, own: float, best: float, rival: str) -> str:
     points = 100 * (own - best)
     change = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'} than"
-    return f"{what} {own:.1%} of windows, {change} the best classical baseline ({rival}, {best:.1%})"
+    return (
+        f"{what} {own:.1%} of windows, {change} the best classical baseline ({rival}, {best:.1%})"
+    )
 
 
 def _confused(evaluation: Evaluation, component: str) -> str:

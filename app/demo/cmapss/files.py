@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from app.core.errors import ReadingError
 
-SENSOR_IDS = (*(f"setting{number}" for number in range(1, 4)), *(f"s{number}" for number in range(1, 22)))
+SENSOR_IDS = (
+    *(f"setting{number}" for number in range(1, 4)),
+    *(f"s{number}" for number in range(1, 22)),
+)
 """What the columns after unit and cycle are called, in their order."""
 
 _COLUMNS = 2 + len(SENSOR_IDS)
@@ -49,11 +52,22 @@ def read_engines(path: Path) -> list[Engine]:
     unit = 0
     for line, words in _lines(path):
         if len(words) != _COLUMNS:
-            raise _error(path, line, f"{_COLUMNS} columns (unit, cycle, 3 settings, 21 sensors)", f"{len(words)}")
-        found, cycle = (_whole(path, line, word, name) for word, name in zip(words, ("unit", "cycle"), strict=False))
+            raise _error(
+                path,
+                line,
+                f"{_COLUMNS} columns (unit, cycle, 3 settings, 21 sensors)",
+                f"{len(words)}",
+            )
+        found, cycle = (
+            _whole(path, line, word, name)
+            for word, name in zip(words, ("unit", "cycle"), strict=False)
+        )
         if found != unit and found in rows:
             raise _error(
-                path, line, f"the lines of an engine together, the next of engine {unit}", f"engine {found} again"
+                path,
+                line,
+                f"the lines of an engine together, the next of engine {unit}",
+                f"engine {found} again",
             )
         unit = found
         history = rows.setdefault(unit, [])
@@ -79,7 +93,9 @@ def read_remaining(path: Path, engines: int) -> list[float]:
     line = 0
     for line, words in _lines(path):
         if len(words) != 1:
-            raise _error(path, line, "1 column, the cycles left after an engine's last", f"{len(words)}")
+            raise _error(
+                path, line, "1 column, the cycles left after an engine's last", f"{len(words)}"
+            )
         cycles = _number(path, line, words[0])
         if cycles < 0:
             raise _error(path, line, "a number of cycles of at least 0", words[0])
@@ -95,13 +111,17 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         text = path.read_text(encoding="ascii")
     except OSError as error:
         raise ReadingError(
-            f"expected a file of C-MAPSS at '{path}', found none to read ({error.strerror})", str(path)
+            f"expected a file of C-MAPSS at '{path}', found none to read ({error.strerror})",
+            str(path),
         ) from error
     except UnicodeDecodeError as error:
         raise ReadingError(
-            f"expected a text of numbers at '{path}', found something else: unpack the archive", str(path)
+            f"expected a text of numbers at '{path}', found something else: unpack the archive",
+            str(path),
         ) from error
-    return [(line, words) for line, each in enumerate(text.splitlines(), 1) if (words := each.split())]
+    return [
+        (line, words) for line, each in enumerate(text.splitlines(), 1) if (words := each.split())
+    ]
 
 
 def _whole(path: Path, line: int, word: str, name: str) -> int:
@@ -122,5 +142,6 @@ def _number(path: Path, line: int, word: str) -> float:
 
 def _error(path: Path, line: int, expected: str, found: str) -> ReadingError:
     return ReadingError(
-        f"{path.name} line {line}: expected {expected}, found {found}: correct the file", f"{path.name}:{line}"
+        f"{path.name} line {line}: expected {expected}, found {found}: correct the file",
+        f"{path.name}:{line}",
     )

@@ -49,7 +49,10 @@ def engine_topology(path: Path = TOPOLOGY_FILE) -> Equipment:
         ) from error
     equipment = read_equipment(text, path.name)
     findings = tuple(
-        ("components", f"expected a sensor '{sensor_id}' as a column of the files, found none: add it to its component")
+        (
+            "components",
+            f"expected a sensor '{sensor_id}' as a column of the files, found none: add it to its component",
+        )
         for sensor_id in SENSOR_IDS
         if sensor_id not in equipment.sensor_ids
     )
@@ -132,7 +135,10 @@ def _readings(equipment_id: str, engine: Engine, start_us: int) -> Readings:
     cycles = len(engine.values_CR)
     times_us_C = start_us + np.arange(cycles, dtype=np.int64) * HOUR_US
     return Readings(
-        equipment_id, SENSOR_IDS * cycles, np.repeat(times_us_C, len(SENSOR_IDS)), engine.values_CR.reshape(-1)
+        equipment_id,
+        SENSOR_IDS * cycles,
+        np.repeat(times_us_C, len(SENSOR_IDS)),
+        engine.values_CR.reshape(-1),
     )
 
 
@@ -152,10 +158,13 @@ def _blocks(engines: Sequence[Engine]) -> Iterator[list[int]]:
 
 def _start_us(start: datetime) -> int:
     if start.tzinfo is None:
-        raise ReadingError(f"expected a start with a time zone, found {start.isoformat()}: add Z for UTC", "start")
+        raise ReadingError(
+            f"expected a start with a time zone, found {start.isoformat()}: add Z for UTC", "start"
+        )
     since_epoch = start - _EPOCH
     if since_epoch % timedelta(hours=1):
         raise ReadingError(
-            f"expected a start on a whole hour, since a cycle is one hour, found {start.isoformat()}: round it", "start"
+            f"expected a start on a whole hour, since a cycle is one hour, found {start.isoformat()}: round it",
+            "start",
         )
     return since_epoch // timedelta(microseconds=1)

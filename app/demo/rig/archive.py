@@ -37,13 +37,18 @@ def pack(files: RigFiles, archive: Path) -> int:
         pass
     part = archive.with_name(archive.name + ".part")
     try:
-        with lzma.open(part, "wb", preset=_PRESET) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        with (
+            lzma.open(part, "wb", preset=_PRESET) as packed,
+            tarfile.open(fileobj=packed, mode="w") as tar,
+        ):
             for name in _NAMES:
                 if name in files.contents:
                     with files.open(name) as stream:
                         content = stream.read(MAX_MEMBER_BYTES + 1)
                     _check_size(name, len(content))
-                    member = tarfile.TarInfo(name)  # time, owner and mode stay at their defaults: reproducible
+                    member = tarfile.TarInfo(
+                        name
+                    )  # time, owner and mode stay at their defaults: reproducible
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         part.replace(archive)

@@ -101,7 +101,10 @@ class LiveFeed:
                     since_s = self._clock.now_s()
                     logger.warning(
                         "feed interrupted, store unavailable",
-                        extra={"equipment_id": self._equipment.equipment_id, "reason": error.message},
+                        extra={
+                            "equipment_id": self._equipment.equipment_id,
+                            "reason": error.message,
+                        },
                     )
                 await self._clock.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -125,7 +128,9 @@ async def run_feed(settings: Settings, equipment: Equipment) -> None:
         StoreError: the store refuses what it is given.
     """
     # off the loop: reading the archive takes about a second
-    replay = await asyncio.to_thread(lambda: Replay.load(open_archive(SHIPPED_ARCHIVE), equipment.sensor_ids))
+    replay = await asyncio.to_thread(
+        lambda: Replay.load(open_archive(SHIPPED_ARCHIVE), equipment.sensor_ids)
+    )
     store = open_store(settings)
     try:
         await LiveFeed(store, equipment, replay, Clock()).run()

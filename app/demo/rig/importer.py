@@ -47,7 +47,11 @@ class Progress(NamedTuple):
 
 
 async def import_rig(
-    store: Store, equipment: Equipment, files: RigFiles, start: datetime, report: Callable[[Progress], None]
+    store: Store,
+    equipment: Equipment,
+    files: RigFiles,
+    start: datetime,
+    report: Callable[[Progress], None],
 ) -> Progress:
     """Register the rig and write all readings and labels of a copy of its data.
 
@@ -90,7 +94,9 @@ async def import_rig(
 
 def _start_us(start: datetime) -> int:
     if start.tzinfo is None:
-        raise ReadingError(f"expected a start with a time zone, found {start.isoformat()}: add Z for UTC", "start")
+        raise ReadingError(
+            f"expected a start with a time zone, found {start.isoformat()}: add Z for UTC", "start"
+        )
     since_epoch = start - _EPOCH
     if since_epoch % timedelta(seconds=CYCLE_S):
         raise ReadingError(
@@ -100,11 +106,22 @@ def _start_us(start: datetime) -> int:
     return since_epoch // timedelta(microseconds=1)
 
 
-def _labels(block: CycleBlock, equipment: Equipment, start_us: int, first_row: int) -> list[ConditionLabel]:
-    known = {component.component_id: {grade.name for grade in component.grades} for component in equipment.components}
+def _labels(
+    block: CycleBlock, equipment: Equipment, start_us: int, first_row: int
+) -> list[ConditionLabel]:
+    known = {
+        component.component_id: {grade.name for grade in component.grades}
+        for component in equipment.components
+    }
     labels = []
     for row, (cycle, grades, stable) in enumerate(
-        zip(block.cycle_index_C.tolist(), block.grades_CG.tolist(), block.stable_C.tolist(), strict=True), first_row + 1
+        zip(
+            block.cycle_index_C.tolist(),
+            block.grades_CG.tolist(),
+            block.stable_C.tolist(),
+            strict=True,
+        ),
+        first_row + 1,
     ):
         for component_id, grade in zip(GRADED_COMPONENTS, map(str, grades), strict=True):
             if grade not in known[component_id]:
@@ -114,5 +131,7 @@ def _labels(block: CycleBlock, equipment: Equipment, start_us: int, first_row: i
                     f"{PROFILE_FILE}:{row}",
                 )
             begin_us = start_us + cycle * CYCLE_US
-            labels.append(ConditionLabel(component_id, begin_us, begin_us + CYCLE_US, grade, stable, cycle))
+            labels.append(
+                ConditionLabel(component_id, begin_us, begin_us + CYCLE_US, grade, stable, cycle)
+            )
     return labels

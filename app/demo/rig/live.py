@@ -36,7 +36,9 @@ class LiveRig:
     """
 
     def __init__(self, equipment: Equipment) -> None:
-        self._feed: asyncio.Task[None] | None = None  # __del__ also comes after a constructor that failed
+        self._feed: asyncio.Task[None] | None = (
+            None  # __del__ also comes after a constructor that failed
+        )
         settings = Settings()
         configure_logging(settings.log_level)
         self._feed = asyncio.get_running_loop().create_task(_run(settings, equipment))
@@ -49,7 +51,9 @@ class LiveRig:
         """
         if self._feed is not None and self._feed.done():
             reason = "cancelled" if self._feed.cancelled() else repr(self._feed.exception())
-            raise HydraulicDiagnosticsError(f"expected the live rig to feed, found it ended: {reason}")
+            raise HydraulicDiagnosticsError(
+                f"expected the live rig to feed, found it ended: {reason}"
+            )
 
     def __del__(self) -> None:
         """Stop the feed; Serve calls this on the replica's own event loop when it stops."""

@@ -66,7 +66,9 @@ class RigFiles:
         try:
             return content.open("rb")
         except OSError as error:
-            raise ReadingError(f"{self.where}: expected {name} to be readable, found {error.strerror}", name) from error
+            raise ReadingError(
+                f"{self.where}: expected {name} to be readable, found {error.strerror}", name
+            ) from error
 
 
 class RigSurvey(NamedTuple):
@@ -110,9 +112,13 @@ def open_directory(directory: Path) -> RigFiles:
         ReadingError: it is not a directory.
     """
     if not directory.is_dir():
-        raise ReadingError(f"expected a directory in the rig's published layout, found none at {directory}")
+        raise ReadingError(
+            f"expected a directory in the rig's published layout, found none at {directory}"
+        )
     names = (*(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS), PROFILE_FILE, INDEX_FILE)
-    return RigFiles(str(directory), {name: directory / name for name in names if (directory / name).is_file()})
+    return RigFiles(
+        str(directory), {name: directory / name for name in names if (directory / name).is_file()}
+    )
 
 
 def survey(files: RigFiles) -> RigSurvey:
@@ -152,7 +158,9 @@ def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
     with ExitStack() as stack:
         sensors = {
             sensor_id: _number_rows(
-                stack.enter_context(files.open(f"{sensor_id}.txt")), f"{sensor_id}.txt", CYCLE_S * rate_hz
+                stack.enter_context(files.open(f"{sensor_id}.txt")),
+                f"{sensor_id}.txt",
+                CYCLE_S * rate_hz,
             )
             for sensor_id, rate_hz in found.rates_hz.items()
         }
@@ -170,15 +178,30 @@ def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
             index_C = [next(indices)[0] for _ in rows]
             for row, index in zip(rows, index_C, strict=True):
                 if index <= last_index:
-                    raise _wrong(INDEX_FILE, row + 1, f"a number above {last_index}", str(index), "sort the cycles")
+                    raise _wrong(
+                        INDEX_FILE,
+                        row + 1,
+                        f"a number above {last_index}",
+                        str(index),
+                        "sort the cycles",
+                    )
                 last_index = index
             profile_C5 = np.array([next(profile) for _ in rows], dtype=np.int64)
             for row, flag in zip(rows, profile_C5[:, -1].tolist(), strict=True):
                 if flag not in (0, 1):
-                    raise _wrong(PROFILE_FILE, row + 1, "a stable flag of 0 or 1 in column 5", str(flag), _REPAIR)
+                    raise _wrong(
+                        PROFILE_FILE,
+                        row + 1,
+                        "a stable flag of 0 or 1 in column 5",
+                        str(flag),
+                        _REPAIR,
+                    )
             yield CycleBlock(
                 cycle_index_C=np.array(index_C, dtype=np.int64),
-                values_CR={sensor_id: np.stack([next(cycles) for _ in rows]) for sensor_id, cycles in sensors.items()},
+                values_CR={
+                    sensor_id: np.stack([next(cycles) for _ in rows])
+                    for sensor_id, cycles in sensors.items()
+                },
                 grades_CG=profile_C5[:, :-1],
                 stable_C=profile_C5[:, -1] == 0,
             )
@@ -188,7 +211,9 @@ _REPAIR = "repair the row or take the file anew"
 
 
 def _wrong(name: str, line: int, expected: str, found: str, what_to_do: str) -> ReadingError:
-    return ReadingError(f"{name} line {line}: expected {expected}, found {found}: {what_to_do}", f"{name}:{line}")
+    return ReadingError(
+        f"{name} line {line}: expected {expected}, found {found}: {what_to_do}", f"{name}:{line}"
+    )
 
 
 def _rate_hz(files: RigFiles, name: str) -> int:
@@ -197,7 +222,11 @@ def _rate_hz(files: RigFiles, name: str) -> int:
     columns = first.count(b"\t") + 1 if first else 0
     if columns == 0 or columns % CYCLE_S:
         raise _wrong(
-            name, 1, f"a multiple of {CYCLE_S} tab-separated columns (seconds of a cycle)", f"{columns}", _REPAIR
+            name,
+            1,
+            f"a multiple of {CYCLE_S} tab-separated columns (seconds of a cycle)",
+            f"{columns}",
+            _REPAIR,
         )
     return columns // CYCLE_S
 
@@ -226,8 +255,12 @@ def _number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[NDArray[
         except ValueError:
             values_R = np.full(columns, np.nan)
         if not np.isfinite(values_R).all() or b"_" in b"".join(fields):
-            column, field = next((column, field) for column, field in enumerate(fields, 1) if not _is_number(field))
-            raise _wrong(name, line, "a finite number", f"{_shown(field)} in column {column}", _REPAIR)
+            column, field = next(
+                (column, field) for column, field in enumerate(fields, 1) if not _is_number(field)
+            )
+            raise _wrong(
+                name, line, "a finite number", f"{_shown(field)} in column {column}", _REPAIR
+            )
         yield values_R
 
 
@@ -235,7 +268,9 @@ def _whole_number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[li
     for line, fields in _fields(stream, name, columns):
         for column, field in enumerate(fields, 1):
             if not _COUNT.fullmatch(field):
-                raise _wrong(name, line, "a whole number", f"{_shown(field)} in column {column}", _REPAIR)
+                raise _wrong(
+                    name, line, "a whole number", f"{_shown(field)} in column {column}", _REPAIR
+                )
         yield [int(field) for field in fields]
 
 

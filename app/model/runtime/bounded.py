@@ -65,7 +65,9 @@ def graphs_between(batch: GraphBatch, first: int, end: int) -> GraphBatch:
     """Return the graphs of a batch from one number up to another."""
     sensors = slice(*np.searchsorted(batch.sensor_graph_S, (first, end)).tolist())
     components = slice(*np.searchsorted(batch.component_graph_V, (first, end)).tolist())
-    edges = slice(*np.searchsorted(batch.component_graph_V[batch.edge_index_2E[0]], (first, end)).tolist())
+    edges = slice(
+        *np.searchsorted(batch.component_graph_V[batch.edge_index_2E[0]], (first, end)).tolist()
+    )
     return GraphBatch(
         x_STF=batch.x_STF[sensors],
         mask_ST=batch.mask_ST[sensors],

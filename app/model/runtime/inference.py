@@ -46,10 +46,15 @@ class InferenceNetwork:
             self._component = Map.of(model.component, dtype)
             self._component_norm = Norm(model.component_norm)
             self._attention = [
-                Attention(layer, dtype) for layer in cast("list[MemberAttention]", list(model.attention))
+                Attention(layer, dtype)
+                for layer in cast("list[MemberAttention]", list(model.attention))
             ]
-            self._attention_norm = [Norm(norm) for norm in cast("list[MemberNorm]", list(model.attention_norm))]
-            self._lstm = [Lstm(layer, dtype) for layer in cast("list[MemberLstm]", list(model.lstm))]
+            self._attention_norm = [
+                Norm(norm) for norm in cast("list[MemberNorm]", list(model.attention_norm))
+            ]
+            self._lstm = [
+                Lstm(layer, dtype) for layer in cast("list[MemberLstm]", list(model.lstm))
+            ]
             self._attend = Map.of(model.attend, dtype)
             self._summary = Map.of(model.summary, dtype)
             self._heads = _Heads(model)
@@ -70,10 +75,17 @@ class InferenceNetwork:
             if self._opinion is not None and topology.opinion is not None and is_read:
                 other_WVK = self._opinion(x_WSTF, there_WS, topology.opinion)
                 joined_WVK = torch.lerp(probability_WVK, other_WVK, self.config.opinion_weight)
-                probability_WVK = torch.where(torch.isfinite(other_WVK), joined_WVK, probability_WVK)
+                probability_WVK = torch.where(
+                    torch.isfinite(other_WVK), joined_WVK, probability_WVK
+                )
             distance_V = self._distances(batch, x_WSTF.view(batch.x_STF.shape))
             numbers_6WV = torch.cat((trend_5WV, distance_V.view_as(trend_5WV[:1])))
-            answer_VL = torch.cat((probability_WVK, numbers_6WV.permute(1, 2, 0)), -1).flatten(0, 1).cpu().numpy()
+            answer_VL = (
+                torch.cat((probability_WVK, numbers_6WV.permute(1, 2, 0)), -1)
+                .flatten(0, 1)
+                .cpu()
+                .numpy()
+            )
         return Averages(answer_VL[:, :-6], *answer_VL[:, -6:].T)
 
     def _topology(self, batch: GraphBatch, windows: int) -> "_Topology":
@@ -96,7 +108,9 @@ class InferenceNetwork:
             on_device(given.grade_set_V.clip(0), self._device),
             on_device(given.edge_relation_E, self._device),
         )
-        type_MDV1 = self._type_MCD.index_select(1, on_device(given.component_type_V, self._device)).mT[..., None]
+        type_MDV1 = self._type_MCD.index_select(
+            1, on_device(given.component_type_V, self._device)
+        ).mT[..., None]
         place_MDT = self._place(place_in_window(steps, type_MDV1).expand(M, -1, -1)).mT
         return _Topology(
             components=V,
@@ -111,7 +125,11 @@ class InferenceNetwork:
             opinion=None
             if self._opinion is None
             else self._opinion.of(
-                given.sensor_slot_S, given.sensor_graph_S, given.component_graph_V, given.grade_set_V, given.graphs
+                given.sensor_slot_S,
+                given.sensor_graph_S,
+                given.component_graph_V,
+                given.grade_set_V,
+                given.graphs,
             ),
         )
 
@@ -119,13 +137,17 @@ class InferenceNetwork:
         """Return the state of every component of every window, [M, D, V * W]."""
         W, _, T, _ = x_WSTF.shape
         M, D, V = self.config.members, self.config.hidden, topology.components
-        mapped_MDN = self._component(self._sensors(x_WSTF, mask_WST, topology).view(M, D, V * T * W))
+        mapped_MDN = self._component(
+            self._sensors(x_WSTF, mask_WST, topology).view(M, D, V * T * W)
+        )
         mapped_MDN.view(M, D, V, T, W).add_(topology.shift_MDVT1)
         x_MDN = self._component_norm(functional.gelu(mapped_MDN))
         for attention, norm, relation_MDE1 in zip(
             self._attention, self._attention_norm, topology.relations_MDE1, strict=True
         ):
-            x_MDN = norm(functional.gelu(attention(x_MDN, relation_MDE1, topology.edges)).add_(x_MDN))
+            x_MDN = norm(
+                functional.gelu(attention(x_MDN, relation_MDE1, topology.edges)).add_(x_MDN)
+            )
         x_MDTN = x_MDN.view(M, D, V, T, W).transpose(2, 3).contiguous().view(M, D, T, V * W)
         for layer in self._lstm:
             x_MDTN = layer(x_MDTN)
@@ -135,8 +157,12 @@ class InferenceNetwork:
         """Join the last step's state with what each head attends to among the steps, [M, D, V * W]."""
         M, D, T, VW = x_MDTN.shape
         H = self.config.heads
-        weight_MHTN = torch.softmax(self._attend(x_MDTN.view(M, D, T * VW)).view(M, H, T, VW), dim=2)
-        attended_MDN = (x_MDTN.view(M, H, D // H, T, VW) * weight_MHTN[:, :, None]).sum(3).view(M, D, VW)
+        weight_MHTN = torch.softmax(
+            self._attend(x_MDTN.view(M, D, T * VW)).view(M, H, T, VW), dim=2
+        )
+        attended_MDN = (
+            (x_MDTN.view(M, H, D // H, T, VW) * weight_MHTN[:, :, None]).sum(3).view(M, D, VW)
+        )
         return functional.gelu(self._summary(torch.cat((x_MDTN[:, :, -1], attended_MDN), 1)))
 
 
@@ -240,10 +266,16 @@ class _Sensors:
         input_SPTW = x_WSTF.new_empty(S, F + 1, T, W)
         there_STW = input_SPTW[:, F].copy_(mask_WST.permute(1, 2, 0))
         torch.mul(x_WSTF.permute(1, 3, 2, 0), there_STW[:, None], out=input_SPTW[:, :F])
-        told_SLR = torch.bmm(map_SLP, input_SPTW.view(S, F + 1, T * W).to(map_SLP.dtype)).to(x_WSTF.dtype)
+        told_SLR = torch.bmm(map_SLP, input_SPTW.view(S, F + 1, T * W).to(map_SLP.dtype)).to(
+            x_WSTF.dtype
+        )
         total_LVR = x_WSTF.new_zeros(map_SLP.shape[1], topology.components, T * W)
-        total_LVR.transpose(0, 1).index_add_(0, topology.sensor_component_S, functional.gelu(told_SLR))
-        return total_LVR.div_(torch.mm(topology.pool_VS, there_STW.reshape(S, T * W)).clamp_(min=1.0))
+        total_LVR.transpose(0, 1).index_add_(
+            0, topology.sensor_component_S, functional.gelu(told_SLR)
+        )
+        return total_LVR.div_(
+            torch.mm(topology.pool_VS, there_STW.reshape(S, T * W)).clamp_(min=1.0)
+        )
 
 
 class _Heads:
@@ -257,7 +289,11 @@ class _Heads:
         direction_MDG = (head.direction_MGD / head.temperature_G[:, None]).mT
         weight_MDL = torch.cat((direction_MDG, model.trend.weight_MLD), 2)
         self._rate_unit, self._rul_unit_h = model.config.rate_unit, model.config.rul_unit_h
-        self._map = Map(weight_MDL, functional.pad(model.trend.bias_MD, (direction_MDG.shape[2], 0)), torch.float32)
+        self._map = Map(
+            weight_MDL,
+            functional.pad(model.trend.bias_MD, (direction_MDG.shape[2], 0)),
+            torch.float32,
+        )
 
     def thresholds_of(self, set_V: Tensor) -> Tensor:
         """Return the thresholds of each component, [M, 1, V, J]."""
@@ -271,7 +307,9 @@ class _Heads:
         score_MWV = found_MLVW.gather(1, index_MLVW)[:, 0].mT
         worse_WVJ = torch.sigmoid(score_MWV[..., None] - topology.threshold_M1VJ).mean(0)
         beyond_WVL = functional.pad(functional.pad(worse_WVJ, (1, 0), value=1.0), (0, 1))
-        health_MWV, log_variance_MWV, rate_MWV, rul_MWV, rul_log_variance_MWV = found_MLVW[:, -5:].mT.unbind(1)
+        health_MWV, log_variance_MWV, rate_MWV, rul_MWV, rul_log_variance_MWV = found_MLVW[
+            :, -5:
+        ].mT.unbind(1)
         health_MWV, rul_MWV = torch.sigmoid(health_MWV), functional.softplus(rul_MWV)
         trend_5WV = torch.stack(
             (

@@ -47,7 +47,10 @@ class Incoming(NamedTuple):
         sorted_E = target_E[order_E]
         place_E = np.empty(E, np.int64)
         place_E[order_E] = sorted_E * widest + np.arange(E) - np.searchsorted(sorted_E, sorted_E)
-        edge_L, empty_L = np.zeros(components * widest, np.int64), np.full(components * widest, -np.inf, np.float32)
+        edge_L, empty_L = (
+            np.zeros(components * widest, np.int64),
+            np.full(components * widest, -np.inf, np.float32),
+        )
         edge_L[place_E], empty_L[place_E] = np.arange(E), 0.0
         return cls(
             on_device(edge_L, device),
@@ -88,14 +91,21 @@ class Map:
         """Apply each member's map to its own columns."""
         if x_MLN.dtype == self._weight_MDL.dtype:
             return torch.baddbmm(self._bias_MD1, self._weight_MDL, x_MLN)
-        return torch.bmm(self._weight_MDL, x_MLN.to(self._weight_MDL.dtype)).to(x_MLN.dtype).add_(self._bias_MD1)
+        return (
+            torch.bmm(self._weight_MDL, x_MLN.to(self._weight_MDL.dtype))
+            .to(x_MLN.dtype)
+            .add_(self._bias_MD1)
+        )
 
 
 class Norm:
     """`MemberNorm` over the second dimension, in place."""
 
     def __init__(self, norm: MemberNorm) -> None:
-        self._gain_MD1, self._bias_MD1 = norm.gain_M11D[:, 0].mT.contiguous(), norm.bias_M11D[:, 0].mT.contiguous()
+        self._gain_MD1, self._bias_MD1 = (
+            norm.gain_M11D[:, 0].mT.contiguous(),
+            norm.bias_M11D[:, 0].mT.contiguous(),
+        )
 
     def __call__(self, x_MDN: Tensor) -> Tensor:
         """Return the argument, normalised."""
@@ -109,7 +119,9 @@ class Attention:
 
     def __init__(self, layer: MemberAttention, dtype: torch.dtype) -> None:
         both_MLD = torch.cat((layer.source.weight_MLD, layer.target.weight_MLD), 2)
-        self._ends = Map(both_MLD, torch.cat((layer.source.bias_MD, layer.target.bias_MD), 1), dtype)
+        self._ends = Map(
+            both_MLD, torch.cat((layer.source.bias_MD, layer.target.bias_MD), 1), dtype
+        )
         self._attention_LC = layer.attention_MHC.flatten(0, 1)[:, None]
         self._relation_MRD = layer.relation_MRD
         self._heads = layer.heads
@@ -130,7 +142,9 @@ class Attention:
         bent_LCN = functional.leaky_relu(pair_MDER, 0.2, inplace=True).view(M * H, D // H, E * R)
         logit_MHER = torch.bmm(self._attention_LC, bent_LCN).view(M, H, E, R)
         told_MDER.view(M, H, D // H, E, R).mul_(_softmax(logit_MHER, edges)[:, :, None])
-        message_MDVR = torch.zeros_like(x_MDN).view(M, D, V, R).index_add_(2, edges.target_E, told_MDER)
+        message_MDVR = (
+            torch.zeros_like(x_MDN).view(M, D, V, R).index_add_(2, edges.target_E, told_MDER)
+        )
         return self._out(message_MDVR.view(M, D, N))
 
 
@@ -140,10 +154,14 @@ def _softmax(logit_MHER: Tensor, edges: Edges) -> Tensor:
     V, incoming, target_E = edges.components, edges.incoming, edges.target_E
     if incoming is not None:
         P = incoming.empty_VP1.shape[1]
-        table_MHVPR = logit_MHER.index_select(2, incoming.edge_L).view(M, H, V, P, R).add_(incoming.empty_VP1)
+        table_MHVPR = (
+            logit_MHER.index_select(2, incoming.edge_L).view(M, H, V, P, R).add_(incoming.empty_VP1)
+        )
         return torch.softmax(table_MHVPR, 3).view(M, H, V * P, R).index_select(2, incoming.place_E)
     target_MHER = target_E[:, None].expand(M, H, E, R)
-    top_MHVR = logit_MHER.new_zeros(M, H, V, R).scatter_reduce_(2, target_MHER, logit_MHER, "amax", include_self=False)
+    top_MHVR = logit_MHER.new_zeros(M, H, V, R).scatter_reduce_(
+        2, target_MHER, logit_MHER, "amax", include_self=False
+    )
     raised_MHER = logit_MHER.sub_(top_MHVR.index_select(2, target_E)).exp_()
     total_MHVR = torch.zeros_like(top_MHVR).index_add_(2, target_E, raised_MHER)
     return raised_MHER.div_(total_MHVR.index_select(2, target_E))
@@ -172,16 +190,24 @@ class Lstm:
         if exact:
             input_MLQ = torch.baddbmm(self._bias_M1Q, rows_MLD, self._input_MDQ)
         else:
-            input_MLQ = torch.bmm(rows_MLD.to(self._input_MDQ.dtype), self._input_MDQ).float().add_(self._bias_M1Q)
+            input_MLQ = (
+                torch.bmm(rows_MLD.to(self._input_MDQ.dtype), self._input_MDQ)
+                .float()
+                .add_(self._bias_M1Q)
+            )
         states_MTND = x_MDTN.new_empty(M, T, N, D)
         state_MND, cell_MND = x_MDTN.new_zeros(M, N, D), x_MDTN.new_zeros(M, N, D)
         gates_MNQ, shown_MND = x_MDTN.new_empty(M, N, 4 * D), x_MDTN.new_empty(M, N, D)
         open_MND, keep_MND, show_MND, new_MND = gates_MNQ.chunk(4, -1)
-        for input_MNQ, slot_MND in zip(input_MLQ.view(M, T, N, 4 * D).unbind(1), states_MTND.unbind(1), strict=True):
+        for input_MNQ, slot_MND in zip(
+            input_MLQ.view(M, T, N, 4 * D).unbind(1), states_MTND.unbind(1), strict=True
+        ):
             if exact:
                 torch.baddbmm(input_MNQ, state_MND, self._recurrent_MDQ, out=gates_MNQ)
             else:
-                product_MNQ = torch.bmm(state_MND.to(self._recurrent_MDQ.dtype), self._recurrent_MDQ)
+                product_MNQ = torch.bmm(
+                    state_MND.to(self._recurrent_MDQ.dtype), self._recurrent_MDQ
+                )
                 torch.add(input_MNQ, product_MNQ, out=gates_MNQ)
             gates_MNQ.sigmoid_()
             cell_MND.mul_(keep_MND).addcmul_(open_MND, new_MND, value=4.0).sub_(open_MND, alpha=2.0)

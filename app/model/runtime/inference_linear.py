@@ -70,9 +70,13 @@ class Opinion:
         """Lay out the weights for a topology, None where nothing is read; a sensor without a reference says nothing."""
         if not self._shape[2]:
             return None
-        place_SG = np.where(sensor_slot_S[:, None] >= 0, self._place_GR[:, sensor_slot_S.clip(0)].T, -1)
+        place_SG = np.where(
+            sensor_slot_S[:, None] >= 0, self._place_GR[:, sensor_slot_S.clip(0)].T, -1
+        )
         pool_BS = (np.arange(graphs)[:, None] == sensor_graph_S).astype(np.float32)
-        choice_1BG, is_said_1BG = self._chosen(np.ones((1, len(place_SG)), np.bool_), place_SG, pool_BS)
+        choice_1BG, is_said_1BG = self._chosen(
+            np.ones((1, len(place_SG)), np.bool_), place_SG, pool_BS
+        )
         return Asked(
             place_SG,
             sensor_graph_S,
@@ -101,11 +105,17 @@ class Opinion:
             told_SWL, bias_VWK = torch.bmm(x_SWL, asked.weight_SLK), asked.bias_V1K
         else:
             told_SWL, bias_VWK = self._told_in_part(x_SWL, there_WS, asked)
-        total_BWL = told_SWL.new_zeros(B, W, G * K).index_add_(0, asked.device_sensor_graph_S, told_SWL)
-        logit_VWK = total_BWL.view(B, W, G, K)[asked.device_component_graph_V, :, asked.device_set_V]
+        total_BWL = told_SWL.new_zeros(B, W, G * K).index_add_(
+            0, asked.device_sensor_graph_S, told_SWL
+        )
+        logit_VWK = total_BWL.view(B, W, G, K)[
+            asked.device_component_graph_V, :, asked.device_set_V
+        ]
         return torch.softmax(logit_VWK + bias_VWK, -1).transpose(0, 1)
 
-    def _told_in_part(self, x_SWL: Tensor, there_WS: Booleans, asked: Asked) -> tuple[Tensor, Tensor]:
+    def _told_in_part(
+        self, x_SWL: Tensor, there_WS: Booleans, asked: Asked
+    ) -> tuple[Tensor, Tensor]:
         """Return what each sensor tells, [S, W, G x K], and the bias, [V, W, K], of windows to which sensors are missing."""
         choice_WBG, is_said_WBG = self._chosen(there_WS, asked.place_SG, asked.pool_BS)
         S, W, _ = x_SWL.shape
@@ -119,21 +129,33 @@ class Opinion:
                 torch.bmm(x_SWL, weight_SLK, out=told_SWL)
             else:
                 chosen_P = on_device(window_P, self._device)
-                told_SWL.index_copy_(1, chosen_P, torch.bmm(x_SWL.index_select(1, chosen_P), weight_SLK))
+                told_SWL.index_copy_(
+                    1, chosen_P, torch.bmm(x_SWL.index_select(1, chosen_P), weight_SLK)
+                )
         told_SWL.mul_(on_device(there_WS.T.astype(np.float32), self._device)[..., None])
-        return told_SWL, self._biases(choice_WBG, is_said_WBG, asked.component_graph_V, asked.grade_set_V)
+        return told_SWL, self._biases(
+            choice_WBG, is_said_WBG, asked.component_graph_V, asked.grade_set_V
+        )
 
     def _biases(
-        self, choice_WBG: Integers, is_said_WBG: Booleans, component_graph_V: Integers, grade_set_V: Integers
+        self,
+        choice_WBG: Integers,
+        is_said_WBG: Booleans,
+        component_graph_V: Integers,
+        grade_set_V: Integers,
     ) -> Tensor:
         """Return the bias of the alternative that each component hears, [V, W, K], NaN where there is no opinion."""
         set_V = grade_set_V.clip(0)
         choice_VW = on_device(choice_WBG[:, component_graph_V, set_V].T, self._device)
-        is_silent_VW = on_device((~is_said_WBG[:, component_graph_V, set_V] | (grade_set_V < 0)).T, self._device)
+        is_silent_VW = on_device(
+            (~is_said_WBG[:, component_graph_V, set_V] | (grade_set_V < 0)).T, self._device
+        )
         bias_VWK = self._bias_GAK[on_device(set_V, self._device)[:, None], choice_VW]
         return bias_VWK.masked_fill(is_silent_VW[..., None], torch.nan)
 
-    def _chosen(self, there_WS: Booleans, place_SG: Integers, pool_BS: Floats) -> tuple[Integers, Booleans]:
+    def _chosen(
+        self, there_WS: Booleans, place_SG: Integers, pool_BS: Floats
+    ) -> tuple[Integers, Booleans]:
         """Return which alternative fits what is there, and whether there is one, [W, B, G]."""
         G, A = self._shape[:2]
         is_read_GR = self._place_GR >= 0
@@ -142,7 +164,9 @@ class Opinion:
         lacking_WBG = is_read_GR.sum(1) - np.matmul(pool_BS, heard_WSG.astype(np.float32))
         place_WBG = np.matmul(pool_BS, (heard_WSG * place_SG).astype(np.float32))
         without_WBG = 1 + (self._place_GR * is_read_GR).sum(1) - place_WBG
-        choice_WBG = np.where((lacking_WBG == 1) & (without_WBG < A), without_WBG, 0.0).astype(np.int64)
+        choice_WBG = np.where((lacking_WBG == 1) & (without_WBG < A), without_WBG, 0.0).astype(
+            np.int64
+        )
         is_kept_WBG = (lacking_WBG == 0) | (lacking_WBG == 1) & (choice_WBG > 0)
         return choice_WBG, is_kept_WBG & self._is_fitted_GA[np.arange(G), choice_WBG]
 
@@ -150,7 +174,9 @@ class Opinion:
         """Return the weights of the alternatives chosen for each sensor's graph, [S, T * F, G * K]; 0 where it is not read."""
         (S, G), (_, A, Q, T, F, K) = place_SG.shape, self._shape
         row_SG = (np.arange(G) * A + choice_SG) * Q + place_SG.clip(0)
-        weight_SGLK = self._weight_NLK.index_select(0, on_device(row_SG.reshape(-1), self._device)).view(S, G, T * F, K)
+        weight_SGLK = self._weight_NLK.index_select(
+            0, on_device(row_SG.reshape(-1), self._device)
+        ).view(S, G, T * F, K)
         is_read_SG11 = on_device((place_SG >= 0).astype(np.float32), self._device)[..., None, None]
         return (weight_SGLK * is_read_SG11).transpose(1, 2).reshape(S, T * F, G * K)
 

@@ -69,7 +69,9 @@ class Trial:
 
     def __str__(self) -> str:
         """Return it as it is logged."""
-        found = self.refusal or f"{self.cpu_ms:.2f} ms of processor and {self.wall_ms:.2f} ms a graph"
+        found = (
+            self.refusal or f"{self.cpu_ms:.2f} ms of processor and {self.wall_ms:.2f} ms a graph"
+        )
         return f"{self.implementation.name}: {found}, off by {self.difference:.1e}"
 
 
@@ -98,12 +100,17 @@ class _Probe(NamedTuple):
 
 def built(model: UniversalTemporalGNN, implementation: Implementation) -> Network:
     """Build what runs a network as an implementation says."""
-    return model if implementation.kind == "network" else InferenceNetwork(model, implementation.dtype)
+    return (
+        model if implementation.kind == "network" else InferenceNetwork(model, implementation.dtype)
+    )
 
 
 def candidates(device: torch.device, threads: int) -> list[Implementation]:
     """Return the implementations worth having on a device, the plainest first."""
-    plain, prepared = Implementation("network", torch.float32, 1), Implementation("inference", torch.float32, 1)
+    plain, prepared = (
+        Implementation("network", torch.float32, 1),
+        Implementation("inference", torch.float32, 1),
+    )
     if device.type == "cuda":
         return [plain, prepared, prepared._replace(dtype=torch.bfloat16)]
     return [plain, prepared, *([prepared._replace(threads=threads)] if threads > 1 else [])]
@@ -163,7 +170,11 @@ def warm_up_graphs(config: ModelConfig, graphs: int) -> GraphBatch:
     V, S, T = _COMPONENTS, max(config.references, _COMPONENTS), config.opinion_steps or _STEPS
     order_S, order_V = np.arange(S), np.arange(V)
     next_V = (order_V + 1) % V
-    x_WSTF = np.random.default_rng(0).normal(0.0, 0.5, (graphs, S, T, config.features)).astype(np.float32)
+    x_WSTF = (
+        np.random.default_rng(0)
+        .normal(0.0, 0.5, (graphs, S, T, config.features))
+        .astype(np.float32)
+    )
     mask_WST = np.ones((graphs, S, T), np.bool_)
     mask_WST[3::4, 0] = False
     mask_WST[7::8, 1] = False
@@ -178,11 +189,15 @@ def warm_up_graphs(config: ModelConfig, graphs: int) -> GraphBatch:
         component_type_V=order_V % config.component_types,
         component_graph_V=np.zeros(V, np.int64),
         grade_set_V=order_V % (len(config.grade_sets) + 1) - 1,
-        edge_index_2E=np.stack((np.concatenate((order_V, next_V)), np.concatenate((next_V, order_V)))),
+        edge_index_2E=np.stack(
+            (np.concatenate((order_V, next_V)), np.concatenate((next_V, order_V)))
+        ),
         edge_relation_E=np.arange(2 * V) % config.relations,
         graphs=1,
     )
-    return concatenate([replace(one, x_STF=x, mask_ST=mask) for x, mask in zip(x_WSTF, mask_WST, strict=True)])
+    return concatenate(
+        [replace(one, x_STF=x, mask_ST=mask) for x, mask in zip(x_WSTF, mask_WST, strict=True)]
+    )
 
 
 def _probes(reference: UniversalTemporalGNN) -> tuple[_Probe, ...]:
@@ -190,7 +205,9 @@ def _probes(reference: UniversalTemporalGNN) -> tuple[_Probe, ...]:
     batch = warm_up_graphs(reference.config, _BATCH_GRAPHS)
     graphs = [graphs_between(batch, number, number + 1) for number in range(batch.graphs)]
     other = replace(
-        graphs[0], edge_index_2E=graphs[0].edge_index_2E[:, 1:], edge_relation_E=graphs[0].edge_relation_E[1:]
+        graphs[0],
+        edge_index_2E=graphs[0].edge_index_2E[:, 1:],
+        edge_relation_E=graphs[0].edge_relation_E[1:],
     )
     alone, of_other = [score(reference, graph) for graph in graphs], score(reference, other)
     return (
@@ -225,10 +242,14 @@ def _gated(implementation: Implementation, network: Network, probes: tuple[_Prob
     return Trial(implementation, difference, refusal)
 
 
-def _timed(trials: list[Trial], networks: dict[Implementation, Network], batch: GraphBatch) -> list[Trial]:
+def _timed(
+    trials: list[Trial], networks: dict[Implementation, Network], batch: GraphBatch
+) -> list[Trial]:
     """Time implementations in turns, so that what disturbs one disturbs all, and keep the best time of each."""
     until = time.perf_counter() + _BUDGET_S
-    spent: dict[Implementation, list[tuple[float, float]]] = {trial.implementation: [] for trial in trials}
+    spent: dict[Implementation, list[tuple[float, float]]] = {
+        trial.implementation: [] for trial in trials
+    }
     for _ in range(_ROUNDS):
         for implementation, times in spent.items():
             torch.set_num_threads(implementation.threads)

@@ -61,7 +61,11 @@ class ApplicationState(BaseModel):
         if self.status == "DEPLOY_FAILED":
             told = [self.message, *(item.message for item in self.deployments.values())]
         else:
-            told = [item.message for item in self.deployments.values() if "failed to start" in item.message]
+            told = [
+                item.message
+                for item in self.deployments.values()
+                if "failed to start" in item.message
+            ]
             if not told:
                 return None
         return _last_words(" ".join(part for part in told if part))
@@ -76,10 +80,14 @@ class ServeApi:
         transport: another way to send requests than the network.
     """
 
-    def __init__(self, address: str, token: str | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, address: str, token: str | None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._address = address
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.AsyncClient(base_url=address, headers=headers, timeout=TIMEOUT_S, transport=transport)
+        self._client = httpx.AsyncClient(
+            base_url=address, headers=headers, timeout=TIMEOUT_S, transport=transport
+        )
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -128,7 +136,9 @@ class ServeApi:
                     raise ReleaseError(f"expected application '{name}' to start, found: {failure}")
             if time.monotonic() > give_up:
                 found = "nothing of it" if state is None else state.status
-                raise ReleaseError(f"expected application '{name}' to run within {within_s:g} s, found {found}")
+                raise ReleaseError(
+                    f"expected application '{name}' to run within {within_s:g} s, found {found}"
+                )
             await asyncio.sleep(POLL_S)
 
     async def wait_gone(self, name: str, within_s: float) -> None:
@@ -175,7 +185,9 @@ def ray_token(environment: Mapping[str, str], home: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError as error:
         if named:
-            raise ReleaseError(f"expected Ray's token in RAY_AUTH_TOKEN_PATH, found: {error.strerror}") from error
+            raise ReleaseError(
+                f"expected Ray's token in RAY_AUTH_TOKEN_PATH, found: {error.strerror}"
+            ) from error
         return None
 
 

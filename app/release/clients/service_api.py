@@ -36,10 +36,14 @@ class ServiceApi:
         transport: another way to send requests than the network.
     """
 
-    def __init__(self, url: str, key: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, key: str, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._url = url
         headers = {"authorization": f"Bearer {key}"}
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport)
+        self._client = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport
+        )
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -87,7 +91,9 @@ class ServiceApi:
                     )
                 await asyncio.sleep(POLL_S)
 
-    async def warm_up(self, version: str, designs: tuple[str, ...], times: int, within_s: float) -> str:
+    async def warm_up(
+        self, version: str, designs: tuple[str, ...], times: int, within_s: float
+    ) -> str:
         """Have a version answer real diagnoses over HTTP, one after the other.
 
         Args:
@@ -121,7 +127,9 @@ class ServiceApi:
             last = _problem_of(answer)
             passing = answer.status_code in PASSING or answer.status_code == httpx.codes.NOT_FOUND
             if not passing or time.monotonic() > give_up:
-                raise ReleaseError(f"expected version {version} to answer a warm-up diagnosis, found: {last}")
+                raise ReleaseError(
+                    f"expected version {version} to answer a warm-up diagnosis, found: {last}"
+                )
             await asyncio.sleep(POLL_S)
         return f"version {version} answered {times} warm-up diagnoses of a '{equipment.design}', the slowest in {slowest_s:.3f} s"
 
@@ -134,7 +142,9 @@ class ServiceApi:
         return (await self._expect("GET", "/metrics", headers={"connection": "close"})).text
 
     async def _machine_of(self, designs: tuple[str, ...]) -> Equipment:
-        listed: list[dict[str, Any]] = (await self._expect("GET", "/v1/equipment")).json()["equipment"]
+        listed: list[dict[str, Any]] = (await self._expect("GET", "/v1/equipment")).json()[
+            "equipment"
+        ]
         known = [item for item in listed if item["design"] in designs or not designs]
         if not known:
             raise ReleaseError(
@@ -154,7 +164,9 @@ class ServiceApi:
         reasons = [reason for reason in answer.json().get("reasons", ()) if "user_config" in reason]
         return f": {reasons[0]}" if reasons else ""
 
-    async def _expect(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    async def _expect(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         answer = await self._send(method, path, headers=headers)
         if answer.status_code != httpx.codes.OK:
             raise ReleaseError(f"expected {method} {path} to answer, found: {_problem_of(answer)}")

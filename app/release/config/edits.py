@@ -70,11 +70,18 @@ def with_shadows(text: str, versions: Sequence[str]) -> str:
     if not text.endswith("\n"):
         text += "\n"
     traffic = _traffic(_compose(text))
-    keys = {key.value: (key, value) for key, value in traffic.value} if isinstance(traffic, yaml.MappingNode) else {}
+    keys = (
+        {key.value: (key, value) for key, value in traffic.value}
+        if isinstance(traffic, yaml.MappingNode)
+        else {}
+    )
     wanted = yaml.safe_load(text)
     data = _data_traffic(wanted)
     had = data.get("shadows", [])
-    shadows = [*(name for name in had if name in versions), *(name for name in versions if name not in had)]
+    shadows = [
+        *(name for name in had if name in versions),
+        *(name for name in versions if name not in had),
+    ]
     if shadows or "shadows" in data:
         data["shadows"] = shadows
     rendered = "[" + ", ".join(f'"{version}"' for version in shadows) + "]"
@@ -117,9 +124,15 @@ def with_version(text: str, placement: Placement, like: str) -> str:
     name = APPLICATION_PREFIX + placement.version
     applications = _items(_child(root, "applications"))
     if name in {_text(item, "name") for item in applications}:
-        raise SettingsError(f"expected no application '{name}', found one without a release: remove it or release it")
-    model_like = next(release for release in _data_releases(yaml.safe_load(text)) if release["version"] == like)
-    template = next(item for item in applications if _text(item, "name") == model_like["application"])
+        raise SettingsError(
+            f"expected no application '{name}', found one without a release: remove it or release it"
+        )
+    model_like = next(
+        release for release in _data_releases(yaml.safe_load(text)) if release["version"] == like
+    )
+    template = next(
+        item for item in applications if _text(item, "name") == model_like["application"]
+    )
     models = [item for item in applications if _text(item, "import_path") == MODEL]
     arguments = _child(template, "args")
     values = {
@@ -148,7 +161,10 @@ def with_version(text: str, placement: Placement, like: str) -> str:
             _Change(after_releases, after_releases, release),
         ],
     )
-    return _checked(changed, _data_with_version(yaml.safe_load(text), placement, model_like["application"], name))
+    return _checked(
+        changed,
+        _data_with_version(yaml.safe_load(text), placement, model_like["application"], name),
+    )
 
 
 def without_version(text: str, version: str) -> str:
@@ -160,7 +176,9 @@ def without_version(text: str, version: str) -> str:
     root = _compose(text)
     releases = {_text(item, "version"): item for item in _items(_releases(root))}
     if version not in releases:
-        raise SettingsError(f"expected a released version, found '{version}': the file has {', '.join(releases)}")
+        raise SettingsError(
+            f"expected a released version, found '{version}': the file has {', '.join(releases)}"
+        )
     item = releases[version]
     weight = float(_child(item, "weight").value)
     if weight > 0:
@@ -172,7 +190,9 @@ def without_version(text: str, version: str) -> str:
             f"expected version {version} to be no shadow, found it one: end that with `shadow {version} --off`"
         )
     name = _text(item, "application")
-    application = next(found for found in _items(_child(root, "applications")) if _text(found, "name") == name)
+    application = next(
+        found for found in _items(_child(root, "applications")) if _text(found, "name") == name
+    )
     wanted = yaml.safe_load(text)
     wanted["applications"] = [found for found in wanted["applications"] if found["name"] != name]
     kept = [release for release in _data_releases(wanted) if release["version"] != version]
@@ -254,7 +274,9 @@ def _releases(root: yaml.Node) -> yaml.Node:
 def _traffic(root: yaml.Node) -> yaml.Node:
     applications = _items(_child(root, "applications"))
     door = next(item for item in applications if _text(item, "import_path") == DIAGNOSTICS)
-    ingress = next(item for item in _items(_child(door, "deployments")) if _text(item, "name") == "Ingress")
+    ingress = next(
+        item for item in _items(_child(door, "deployments")) if _text(item, "name") == "Ingress"
+    )
     return _child(_child(ingress, "user_config"), "traffic")
 
 
@@ -292,14 +314,18 @@ def _without(text: str, item: yaml.Node) -> _Change:
     return _Change(start, end, "")
 
 
-def _changed_lines(text: str, key: yaml.Node, node: yaml.SequenceNode, wanted: Sequence[str]) -> list[_Change]:
+def _changed_lines(
+    text: str, key: yaml.Node, node: yaml.SequenceNode, wanted: Sequence[str]
+) -> list[_Change]:
     """Return the changes of a list in block style that leave its other lines as they are."""
     there = {str(item.value): item for item in node.value}
     last = node.value[-1]
     after, margin = _end_of(text, last), text[_start_of(text, last) : last.start_mark.index]
     added = "".join(f'{margin}"{version}"\n' for version in wanted if version not in there)
     cut = [
-        _Change(_start_of(text, item), _end_of(text, item), "") for name, item in there.items() if name not in wanted
+        _Change(_start_of(text, item), _end_of(text, item), "")
+        for name, item in there.items()
+        if name not in wanted
     ]
     emptied = [] if wanted else [_Change(key.end_mark.index + 1, key.end_mark.index + 1, " []")]
     return [*cut, *emptied, _Change(after, after, added)]
@@ -318,14 +344,18 @@ def _blank_before(text: str, item: yaml.Node) -> bool:
     return bool(above) and not above[-1].strip()
 
 
-def _copied(text: str, item: yaml.Node, values: Mapping[yaml.Node, str | int], anchors: frozenset[str]) -> str:
+def _copied(
+    text: str, item: yaml.Node, values: Mapping[yaml.Node, str | int], anchors: frozenset[str]
+) -> str:
     """Return an item's lines with other values, without the comments that a person wrote about this one."""
     start, end = _start_of(text, item), _end_of(text, item)
     changes = []
     for node, value in values.items():
         if not start <= node.start_mark.index < end:
             raise _layout("a value that would have to be changed stands elsewhere, under an anchor")
-        remark = re.match(r" +#[^\n]*", text[node.end_mark.index :])  # it is about the value that was copied
+        remark = re.match(
+            r" +#[^\n]*", text[node.end_mark.index :]
+        )  # it is about the value that was copied
         after = node.end_mark.index + (remark.end() if remark else 0)
         changes.append(_Change(node.start_mark.index - start, after - start, _scalar(value, node)))
     copied = _changed(text[start:end], changes)
@@ -360,5 +390,9 @@ def _anchors(text: str) -> frozenset[str]:
 
 def _defined_anchors(text: str) -> Iterator[str]:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.AliasEvent) and event.anchor:
+        if (
+            isinstance(event, yaml.NodeEvent)
+            and not isinstance(event, yaml.AliasEvent)
+            and event.anchor
+        ):
             yield event.anchor

@@ -52,7 +52,9 @@ class ConfigFile:
         try:
             text = self.path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"expected the service's configuration in '{self.path}', found: {error}") from error
+            raise SettingsError(
+                f"expected the service's configuration in '{self.path}', found: {error}"
+            ) from error
         found = self.parse(text)
         if self._seen not in (None, found.digest):
             raise ReleaseConflict(
@@ -71,9 +73,13 @@ class ConfigFile:
             twice = next(_repeated_keys(root), None)
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingsError(f"expected YAML in '{self.name}', found an error: {error}") from error
+            raise SettingsError(
+                f"expected YAML in '{self.name}', found an error: {error}"
+            ) from error
         if twice is not None:
-            raise SettingsError(f"'{self.name}' can't be used: {twice}: only the last would count, remove one")
+            raise SettingsError(
+                f"'{self.name}' can't be used: {twice}: only the last would count, remove one"
+            )
         digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
         return ReadConfig(text, digest, read_schema(data, self.name), data)
 
@@ -145,7 +151,9 @@ class ConfigFile:
 
     def _write(self, text: str) -> None:
         """Put a text in the file's place, whole, and have it outlast a power cut."""
-        descriptor, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent
+        )
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
                 os.fchmod(descriptor, self.path.stat().st_mode & 0o777)

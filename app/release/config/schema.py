@@ -134,7 +134,9 @@ class Deployment(_Strict):
     @model_validator(mode="after")
     def _one_number_of_replicas(self) -> Self:
         if isinstance(self.num_replicas, int) and self.autoscaling_config is not None:
-            raise ValueError("expected num_replicas or autoscaling_config, found both: leave one out")
+            raise ValueError(
+                "expected num_replicas or autoscaling_config, found both: leave one out"
+            )
         return self
 
 
@@ -214,12 +216,20 @@ def read_schema(data: object, where: str) -> ServeConfig:
 def _check_applications(config: ServeConfig, where: str) -> None:
     found: list[str] = []
     names = [application.name for application in config.applications]
-    found += [f"applications: '{name}' stands there twice" for name in sorted(set(names)) if names.count(name) > 1]
+    found += [
+        f"applications: '{name}' stands there twice"
+        for name in sorted(set(names))
+        if names.count(name) > 1
+    ]
     for position, application in enumerate(config.applications):
         found += _errors_of(application, ("applications", position))
-    doors = [application for application in config.applications if application.import_path == DIAGNOSTICS]
+    doors = [
+        application for application in config.applications if application.import_path == DIAGNOSTICS
+    ]
     if len(doors) != 1:
-        found.append(f"applications: expected one with import_path {DIAGNOSTICS}, found {len(doors)}")
+        found.append(
+            f"applications: expected one with import_path {DIAGNOSTICS}, found {len(doors)}"
+        )
     elif not found:
         for release in config.traffic.releases:
             application_of = config.application(release.application)
@@ -250,9 +260,13 @@ def _errors_of(application: Application, place: tuple[str | int, ...]) -> list[s
         elif deployment.name == "Ingress":
             found += _errors(IngressConfig, deployment.user_config, (*here, "user_config"))
         elif deployment.user_config is not None:
-            found.append(f"{place_of((*here, 'user_config'))}: {deployment.name} takes none, leave it out")
+            found.append(
+                f"{place_of((*here, 'user_config'))}: {deployment.name} takes none, leave it out"
+            )
     if application.import_path == DIAGNOSTICS and application.deployment("Ingress") is None:
-        found.append(f"{place_of((*place, 'deployments'))}: expected Ingress with its user_config, found none")
+        found.append(
+            f"{place_of((*place, 'deployments'))}: expected Ingress with its user_config, found none"
+        )
     return found
 
 
@@ -264,7 +278,9 @@ def _errors(model: type[BaseModel], data: object, place: tuple[str | int, ...]) 
     return []
 
 
-def _told(error: ValidationError, place: tuple[str | int, ...], model: type[BaseModel] | None = None) -> list[str]:
+def _told(
+    error: ValidationError, place: tuple[str | int, ...], model: type[BaseModel] | None = None
+) -> list[str]:
     told = []
     for item in error.errors():
         loc = (*place, *item["loc"])
@@ -285,7 +301,16 @@ def _unknown(name: str, known: Sequence[str] | frozenset[str]) -> str:
 
 def _names(model: type[BaseModel] | None) -> frozenset[str]:
     """Return names that a key could have been meant to be."""
-    levels = (ServeConfig, HttpOptions, GrpcOptions, LoggingOptions, Application, Deployment, Autoscaling, ActorOptions)
+    levels = (
+        ServeConfig,
+        HttpOptions,
+        GrpcOptions,
+        LoggingOptions,
+        Application,
+        Deployment,
+        Autoscaling,
+        ActorOptions,
+    )
     models = levels if model is None else (model,)
     return frozenset(name for item in models for name in item.model_fields)
 

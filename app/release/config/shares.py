@@ -36,7 +36,9 @@ def parse_weights(parts: Sequence[str]) -> dict[str, float]:
     for part in parts:
         version, _, number = part.partition("=")
         if not version or (weight := _number(number)) is None or not 0 <= weight <= 100:
-            raise InputError(f"expected VERSION=WEIGHT with a weight from 0 to 100, found '{part}': such as 3=90 4=10")
+            raise InputError(
+                f"expected VERSION=WEIGHT with a weight from 0 to 100, found '{part}': such as 3=90 4=10"
+            )
         if version in weights:
             raise InputError(f"expected each version once, found {version} twice")
         weights[version] = weight
@@ -55,7 +57,9 @@ def parse_steps(text: str) -> tuple[float, ...]:
     steps = [_number(part) for part in text.split(",")]
     known = [step for step in steps if step is not None]
     if len(known) < len(steps) or known != sorted(set(known)) or known[0] <= 0 or known[-1] > 100:
-        raise InputError(f"expected weights that rise, above 0 and up to 100, found '{text}': such as 1,10,50,100")
+        raise InputError(
+            f"expected weights that rise, above 0 and up to 100, found '{text}': such as 1,10,50,100"
+        )
     return tuple(known)
 
 
@@ -77,7 +81,9 @@ def with_share(weights: Mapping[str, float], version: str, share: float) -> dict
             f"expected another version with weight to take {100 - share:g} %, found none: {version} has all, nothing to promote"
         )
     shared = dict.fromkeys(weights, 0.0)
-    shared |= {name: round((100.0 - share) * weight / total, _DIGITS) for name, weight in others.items()}
+    shared |= {
+        name: round((100.0 - share) * weight / total, _DIGITS) for name, weight in others.items()
+    }
     shared[version] = share
     if others:
         largest = max(others, key=lambda name: others[name])

@@ -46,7 +46,9 @@ class DirectPaths:
         """Answer one ASGI connection."""
         route = None
         if scope["type"] == "http":
-            route = self._routes.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
+            route = self._routes.get(
+                (scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
+            )
         if route is None:
             await self._api(scope, receive, send)
             return

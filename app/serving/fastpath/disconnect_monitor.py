@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray import serve
-from ray.serve._private.constants import RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD  # has no public name
+from ray.serve._private.constants import (
+    RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD,
+)  # has no public name
 from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
@@ -69,7 +71,9 @@ class Caller:
 
     def _reason(self, now: float) -> Exception | None:
         if now - self._began >= self._answer_s:
-            return ModelUnavailable(f"expected an answer within {self._answer_s:g} s, found none: ask again")
+            return ModelUnavailable(
+                f"expected an answer within {self._answer_s:g} s, found none: ask again"
+            )
         return ClientDisconnect() if self._is_read and _has_left(self._receive) else None
 
     def take_back(self) -> int:
@@ -159,9 +163,13 @@ class Unwatched:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
-        if not all(value.isascii() for name, value in scope.get("headers", ()) if name in TRACE_HEADERS):
+        if not all(
+            value.isascii() for name, value in scope.get("headers", ()) if name in TRACE_HEADERS
+        ):
             # Serve would fail on them before anybody could answer; they count as not given
-            scope["headers"] = [header for header in scope["headers"] if header[0] not in TRACE_HEADERS]
+            scope["headers"] = [
+                header for header in scope["headers"] if header[0] not in TRACE_HEADERS
+            ]
         if scope["type"] == "http" and (scope["method"], scope["path"]) in WATCHED:
             scope["headers"] = [*scope["headers"], *NO_WATCH]
             scope[ARRIVED] = asyncio.get_running_loop().time()

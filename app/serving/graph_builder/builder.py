@@ -61,7 +61,9 @@ class GraphBuilder:
     def __init__(self, describe: Describe) -> None:
         self._describe = describe
         self._specs: dict[str, FeatureSpec] = {}
-        self._known: Recent[tuple[str, str], _Topology] = Recent(MAX_PLAN_BYTES, lambda known: known.plan.nbytes)
+        self._known: Recent[tuple[str, str], _Topology] = Recent(
+            MAX_PLAN_BYTES, lambda known: known.plan.nbytes
+        )
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def build(self, call: BuildCall) -> BuildAnswer:
@@ -137,7 +139,9 @@ def _read(topology: SentTopology, spec: FeatureSpec) -> _Topology:
 
 
 def _built(
-    windows: Sequence[tuple[int, SentWindow]], known: _Topology, errors: dict[int, HydraulicDiagnosticsError]
+    windows: Sequence[tuple[int, SentWindow]],
+    known: _Topology,
+    errors: dict[int, HydraulicDiagnosticsError],
 ) -> list[BuiltGroup]:
     """Build windows of one topology together, and when that fails each alone; what fails alone is added to the errors."""
     position, first = windows[0]

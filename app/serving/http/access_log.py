@@ -37,7 +37,9 @@ class AccessLog:
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status, finished
-            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
+            finished = message["type"] == "http.response.body" and not message.get(
+                "more_body", False
+            )
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if not any(name == b"x-trace-id" for name, _ in message["headers"]):
@@ -60,6 +62,11 @@ class AccessLog:
         if logger.isEnabledFor(logging.INFO):
             # without looking for the line of code that it comes from, and for what else Ray puts into a record
             line = logging.LogRecord(logger.name, logging.INFO, "", 0, "access", None, None)
-            fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+            fields = {
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+            }
             vars(line).update(fields, trace_id=scope["trace_id"])
             logger.handle(line)

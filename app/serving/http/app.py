@@ -20,7 +20,12 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from app.core.errors import HydraulicDiagnosticsError, InputError, UnknownDiagnosis, UnknownEquipment
+from app.core.errors import (
+    HydraulicDiagnosticsError,
+    InputError,
+    UnknownDiagnosis,
+    UnknownEquipment,
+)
 from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Identifier
 from app.schemas.places import shown
@@ -95,7 +100,9 @@ def _known_form(equipment_id: str) -> str:
     try:
         return _IDENTIFIER.validate_python(equipment_id)
     except ValidationError as error:
-        raise UnknownEquipment(equipment_id if len(equipment_id) <= 64 else f"{equipment_id[:61]}...") from error
+        raise UnknownEquipment(
+            equipment_id if len(equipment_id) <= 64 else f"{equipment_id[:61]}..."
+        ) from error
 
 
 def _add_health_routes(api: FastAPI, service: Service) -> None:
@@ -105,16 +112,22 @@ def _add_health_routes(api: FastAPI, service: Service) -> None:
         return json_answer(b'{"status":"live"}')
 
     @api.head("/health/ready", include_in_schema=False)
-    @api.get("/health/ready", tags=["health"], summary="Whether the database and a model really answer")
+    @api.get(
+        "/health/ready", tags=["health"], summary="Whether the database and a model really answer"
+    )
     async def ready() -> Response:
         readiness = await service.status.readiness()
-        return json_answer(orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503)
+        return json_answer(
+            orjson.dumps(readiness.model_dump(mode="json")), 200 if readiness.ready else 503
+        )
 
     @api.get("/", include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse("/docs")
 
-    @api.get("/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format")
+    @api.get(
+        "/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format"
+    )
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
@@ -141,7 +154,13 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
     )
     async def list_equipment() -> Response:
         return json_answer(
-            orjson.dumps({"equipment": [item.model_dump(mode="json") for item in await service.machines.summaries()]})
+            orjson.dumps(
+                {
+                    "equipment": [
+                        item.model_dump(mode="json") for item in await service.machines.summaries()
+                    ]
+                }
+            )
         )
 
     @api.get(
@@ -152,7 +171,9 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         responses=answer_of("Equipment"),
     )
     async def get_equipment(equipment_id: str) -> Response:
-        return json_answer((await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode())
+        return json_answer(
+            (await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode()
+        )
 
     @api.post(
         "/v1/readings",
@@ -251,7 +272,9 @@ def _add_diagnosis_routes(api: FastAPI, service: Service) -> None:
         end: Annotated[AwareTime | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
     ) -> Response:
-        found = await service.diagnostics.history(_known_form(equipment_id), checked_interval(start, end), limit)
+        found = await service.diagnostics.history(
+            _known_form(equipment_id), checked_interval(start, end), limit
+        )
         return json_answer(b'{"diagnoses":[' + b",".join(found) + b"]}")
 
 
@@ -288,7 +311,9 @@ def _add_error_answers(api: FastAPI) -> None:
     async def answer_known(request: Request, error: Exception) -> Response:
         problem = problem_of(error, request.scope["trace_id"])
         if problem.status >= 500:
-            logger.error("request failed", extra={"trace_id": problem.trace_id, "reason": str(error)})
+            logger.error(
+                "request failed", extra={"trace_id": problem.trace_id, "reason": str(error)}
+            )
         return respond(problem)
 
     async def answer_invalid(request: Request, error: Exception) -> Response:
@@ -299,7 +324,9 @@ def _add_error_answers(api: FastAPI) -> None:
         return respond(problem_of(InputError(message, place), request.scope["trace_id"]))
 
     async def answer_http(request: Request, error: Exception) -> Response:
-        status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+        status, headers = (
+            (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
+        )
         if status == 405:
             # a path has a route for each method; Starlette tells of the first only
             headers = {"allow": ", ".join(_methods_of(api, request.scope))}
@@ -338,5 +365,9 @@ def _add_error_answers(api: FastAPI) -> None:
 
 
 def _methods_of(api: FastAPI, scope: MutableMapping[str, Any]) -> list[str]:
-    routes = [route for route in api.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE]
+    routes = [
+        route
+        for route in api.routes
+        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
+    ]
     return sorted({method for route in routes for method in route.methods or ()})

@@ -35,7 +35,10 @@ class Authenticator:
     """
 
     def __init__(
-        self, find_key: FindKey, extra_key: str | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        find_key: FindKey,
+        extra_key: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._find_key = find_key
         self._extra_hash = hash_secret(extra_key) if extra_key else None
@@ -70,7 +73,9 @@ class Authenticator:
             )
         if scope not in key.scopes and "admin" not in key.scopes:
             held = ", ".join(sorted(key.scopes)) or "none"
-            raise Forbidden(f"expected a key with scope '{scope}', found one with {held}: use another key")
+            raise Forbidden(
+                f"expected a key with scope '{scope}', found one with {held}: use another key"
+            )
         return key.name
 
     async def _known(self, key_hash: str) -> KnownKey | None:

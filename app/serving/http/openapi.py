@@ -37,7 +37,10 @@ def body_of(schema: str, *media_types: str) -> dict[str, Any]:
     """Describe a route's body: the name of its schema, and its media types (JSON when none is given)."""
     reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
     return {
-        "requestBody": {"required": True, "content": dict.fromkeys(media_types or ("application/json",), reference)}
+        "requestBody": {
+            "required": True,
+            "content": dict.fromkeys(media_types or ("application/json",), reference),
+        }
     }
 
 
@@ -59,9 +62,12 @@ def document_bodies(api: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
-            document = get_openapi(title=api.title, version=api.version, description=api.description, routes=api.routes)
+            document = get_openapi(
+                title=api.title, version=api.version, description=api.description, routes=api.routes
+            )
             _, schemas = models_json_schema(
-                [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
+                [(model, "validation") for model in _BODIES],
+                ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
             api.openapi_schema = document

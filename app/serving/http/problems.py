@@ -112,7 +112,12 @@ def new_trace_id() -> str:
 def trace_id_of(traceparent: str) -> str:
     """Return the trace id of a `traceparent` header, or a new one when it is empty or can't be used."""
     parts = traceparent.split("-")
-    if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") and set(parts[1]) != {"0"}:
+    if (
+        len(parts) == 4
+        and len(parts[1]) == 32
+        and set(parts[1]) <= set("0123456789abcdef")
+        and set(parts[1]) != {"0"}
+    ):
         return parts[1]
     return new_trace_id()
 
@@ -135,7 +140,9 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
                 status=kind.status,
                 detail=error.message,
                 field=getattr(error, "field", ""),
-                errors=tuple(FieldError(field=place, detail=message) for place, message in findings),
+                errors=tuple(
+                    FieldError(field=place, detail=message) for place, message in findings
+                ),
                 trace_id=trace_id,
             )
     return Problem(
@@ -158,7 +165,8 @@ def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
         )
     listed = error.errors(include_url=False, include_context=False)
     errors = tuple(
-        FieldError(field=place_of(item["loc"]), detail=_explain(item)) for item in listed[:MAX_LISTED_ERRORS]
+        FieldError(field=place_of(item["loc"]), detail=_explain(item))
+        for item in listed[:MAX_LISTED_ERRORS]
     )
     first = errors[0]
     more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""

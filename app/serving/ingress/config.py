@@ -19,7 +19,9 @@ class DiagnosticsArgs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    equipment: tuple[str, ...] = Field(default=(), description="topology files to register at the start")
+    equipment: tuple[str, ...] = Field(
+        default=(), description="topology files to register at the start"
+    )
     timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
 
 
@@ -43,5 +45,8 @@ class IngressConfig(BaseModel):
     traffic: Traffic
     thresholds: Thresholds = Thresholds()
     retention_days: Annotated[
-        float | None, Field(gt=0, le=MAX_RETENTION_DAYS, allow_inf_nan=False, description="null keeps everything")
+        float | None,
+        Field(
+            gt=0, le=MAX_RETENTION_DAYS, allow_inf_nan=False, description="null keeps everything"
+        ),
     ] = None

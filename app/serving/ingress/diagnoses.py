@@ -103,7 +103,10 @@ class Diagnostics:
         self._thresholds = Thresholds()
         self._source = WindowSource(store, machines, metrics)
         self._journal: WriteBehindQueue[StoredDiagnosis] = WriteBehindQueue(
-            store.insert_diagnoses, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored
+            store.insert_diagnoses,
+            attrgetter("diagnosis_id"),
+            metrics.journal_length,
+            metrics.unstored,
         )
         self._states: OrderedDict[str, _Stood] = OrderedDict()
         self._doors: MicroBatchers[Resolved, bytes] = MicroBatchers(
@@ -149,7 +152,11 @@ class Diagnostics:
         try:
             registered = None
             if request.equipment is None:
-                asked = self._machines.remembered if request.readings is None else self._machines.topology
+                asked = (
+                    self._machines.remembered
+                    if request.readings is None
+                    else self._machines.topology
+                )
                 registered = await asked(request.equipment_id)
             return await self._enter(_traced(resolve(request, registered, self._now())))
         finally:
@@ -163,8 +170,15 @@ class Diagnostics:
         found = [(index, item) for index, item in enumerate(items) if isinstance(item, Exception)]
         if found:
             yield list(found)
-        requests = [(index, item) for index, item in enumerate(items) if isinstance(item, DiagnosisRequest)]
-        groups = iter([requests[start : start + ITEMS_AT_ONCE] for start in range(0, len(requests), ITEMS_AT_ONCE)])
+        requests = [
+            (index, item) for index, item in enumerate(items) if isinstance(item, DiagnosisRequest)
+        ]
+        groups = iter(
+            [
+                requests[start : start + ITEMS_AT_ONCE]
+                for start in range(0, len(requests), ITEMS_AT_ONCE)
+            ]
+        )
         running: dict[asyncio.Task[list[Outcome]], list[int]] = {}
         is_first = True
         try:
@@ -172,7 +186,9 @@ class Diagnostics:
                 most = FEWER_GROUPS if is_first or self._serves_singles() else GROUPS_AT_ONCE
                 while len(running) < most and (group := next(groups, None)) is not None:
                     indices = [index for index, _ in group]
-                    running[asyncio.create_task(self._answer_group([item for _, item in group]))] = indices
+                    running[
+                        asyncio.create_task(self._answer_group([item for _, item in group]))
+                    ] = indices
                 if not running:
                     return
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -192,7 +208,9 @@ class Diagnostics:
         of_store = [item.equipment_id for item in registered_ones if item.readings is None]
         # no window is read for these, so nothing would tell that a remembered topology has changed
         of_caller = [item.equipment_id for item in registered_ones if item.readings is not None]
-        registered = await self._machines.remembered_of(of_store) | await self._machines.topologies(of_caller)
+        registered = await self._machines.remembered_of(of_store) | await self._machines.topologies(
+            of_caller
+        )
         now = self._now()
         outcomes: list[Outcome | None] = []
         entered: list[asyncio.Future[bytes]] = []
@@ -211,7 +229,11 @@ class Diagnostics:
                 logger.exception("item not resolved", extra={"equipment_id": request.equipment_id})
                 outcomes.append(error)
                 continue
-            kept = None if resolved.inline is not None else self._answers.kept(_key_of(resolved, order))
+            kept = (
+                None
+                if resolved.inline is not None
+                else self._answers.kept(_key_of(resolved, order))
+            )
             outcomes.append(kept)
             if kept is None:
                 door = self._doors.to(_Kind(order[0], request.explain))
@@ -230,11 +252,15 @@ class Diagnostics:
         if resolved.inline is not None:
             return await door.enter(resolved, resolved.weight)
         return await self._answers.get(
-            _key_of(resolved, order), resolved.equipment.grid_s, lambda: door.enter(resolved, resolved.weight)
+            _key_of(resolved, order),
+            resolved.equipment.grid_s,
+            lambda: door.enter(resolved, resolved.weight),
         )
 
     def _order(self, resolved: Resolved) -> tuple[str, ...]:
-        releases = self._versions.order(resolved.equipment.equipment_id, resolved.request.model_version)
+        releases = self._versions.order(
+            resolved.equipment.equipment_id, resolved.request.model_version
+        )
         return tuple([release.version for release in releases])
 
     def _work_of(self, kind: Hashable) -> "Work[Resolved, bytes]":
@@ -275,11 +301,16 @@ class Diagnostics:
                 outcomes[position] = made.body
                 self._show(ready[position], outcome, made)
             except Exception as error:
-                logger.exception("diagnosis not made", extra={"equipment_id": items[position].equipment.equipment_id})
+                logger.exception(
+                    "diagnosis not made",
+                    extra={"equipment_id": items[position].equipment.equipment_id},
+                )
                 outcomes[position] = error
         return outcomes
 
-    def _conclude(self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime) -> _Concluded:
+    def _conclude(
+        self, resolved: Resolved, scored: Scored, stale_s: float | None, now: datetime
+    ) -> _Concluded:
         equipment = resolved.equipment
         inline = resolved.inline is not None
         context = DiagnosisContext(
@@ -294,7 +325,13 @@ class Diagnostics:
         live = not inline and resolved.request.model_version is None
         previous = self._previous(equipment.equipment_id, context.window.end) if live else None
         told = build_diagnosis(
-            equipment, context, scored.scores, scored.summary, scored.decoder, self._thresholds, previous or {}
+            equipment,
+            context,
+            scored.scores,
+            scored.summary,
+            scored.decoder,
+            self._thresholds,
+            previous or {},
         )
         body = as_json(told)
         if previous is not None:
@@ -304,12 +341,18 @@ class Diagnostics:
             if len(self._states) > MAX_REMEMBERED_STATES:
                 self._states.popitem(last=False)
         self._journal.add(row_of(told, body))
-        self._metrics.note_diagnosis(told["model_version"], told["status"], fallback=scored.fallback)
+        self._metrics.note_diagnosis(
+            told["model_version"], told["status"], fallback=scored.fallback
+        )
         return _Concluded(body, told, context, previous or {})
 
     def _show(self, asked: WindowToScore, scored: Scored, made: _Concluded) -> None:
         """Give the shadows what the version that traffic chose has told; what was forced or stood in for compares nothing."""
-        if not self._versions.traffic.shadows or asked.forced_version is not None or scored.fallback:
+        if (
+            not self._versions.traffic.shadows
+            or asked.forced_version is not None
+            or scored.fallback
+        ):
             return
         try:
             self._shadows.offer(

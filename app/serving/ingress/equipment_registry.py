@@ -75,7 +75,11 @@ class EquipmentRegistry:
     """
 
     def __init__(
-        self, store: Store, metrics: Metrics, now: Callable[[], datetime], declared: Sequence[Equipment] = ()
+        self,
+        store: Store,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        declared: Sequence[Equipment] = (),
     ) -> None:
         self._store = store
         self._metrics = metrics
@@ -147,14 +151,20 @@ class EquipmentRegistry:
         """
         known = self._topologies.get(equipment_id)
         return (
-            known.equipment if known is not None and known.equipment is not None else await self.topology(equipment_id)
+            known.equipment
+            if known is not None and known.equipment is not None
+            else await self.topology(equipment_id)
         )
 
-    async def remembered_of(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+    async def remembered_of(
+        self, equipment_ids: Sequence[str]
+    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         """Return the topology of each machine as it was last seen here, or why there is none; the unknown in one statement."""
         return await self._with_renewed(equipment_ids, -math.inf)
 
-    async def topologies(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+    async def topologies(
+        self, equipment_ids: Sequence[str]
+    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         """Return the topology of each machine as `topology` does, or why there is none; what must be asked in one statement."""
         return await self._with_renewed(equipment_ids, time.monotonic())
 
@@ -171,13 +181,17 @@ class EquipmentRegistry:
                 asked.append(equipment_id)
         return found | await self.renew(asked) if asked else found
 
-    async def renew(self, equipment_ids: Sequence[str]) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+    async def renew(
+        self, equipment_ids: Sequence[str]
+    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         """Return the topology of each machine as it is registered now, or why there is none, by one statement."""
         found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
         try:
             records = await self._store.get_equipment_of(equipment_ids)
         except StoreError as error:
-            return {equipment_id: self._held(equipment_id) or error for equipment_id in equipment_ids}
+            return {
+                equipment_id: self._held(equipment_id) or error for equipment_id in equipment_ids
+            }
         for equipment_id in equipment_ids:
             record = records.get(equipment_id)
             equipment = self._remember(equipment_id, None if record is None else record.equipment)
@@ -197,7 +211,9 @@ class EquipmentRegistry:
         self._metrics.readings.labels("accepted").inc(result.accepted)
         self._metrics.readings.labels("duplicate").inc(result.duplicates)
         self._metrics.readings.labels("rejected").inc(len(parsed.rejected))
-        return IngestAnswer(accepted=result.accepted, duplicates=result.duplicates, rejected=parsed.rejected)
+        return IngestAnswer(
+            accepted=result.accepted, duplicates=result.duplicates, rejected=parsed.rejected
+        )
 
     async def _find(self, equipment_id: str) -> Equipment | None:
         known = self._topologies.get(equipment_id)
@@ -221,7 +237,9 @@ class EquipmentRegistry:
     def _held(self, equipment_id: str) -> Equipment | None:
         """Return the topology that stands in while the database is away, and take it for true for a while."""
         known = self._topologies.get(equipment_id)
-        equipment = (known.equipment if known is not None else None) or self._declared.get(equipment_id)
+        equipment = (known.equipment if known is not None else None) or self._declared.get(
+            equipment_id
+        )
         if equipment is not None:
             self._remember(equipment_id, equipment, for_s=AWAY_S)
         return equipment
@@ -242,6 +260,8 @@ class EquipmentRegistry:
         first = self._structures.get(equipment.structure_digest, lambda: equipment)
         if first.components is equipment.components:
             return equipment
-        shared = equipment.model_copy(update={"components": first.components, "connections": first.connections})
+        shared = equipment.model_copy(
+            update={"components": first.components, "connections": first.connections}
+        )
         vars(shared).pop("sensors", None)
         return shared

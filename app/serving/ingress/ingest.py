@@ -63,7 +63,9 @@ class Parsed:
 UNLISTED = RejectedLine(line=0, reason="not listed")
 
 
-async def parse_readings(body: bytes, content_type: str, find_equipment: FindEquipment, now: datetime) -> Parsed:
+async def parse_readings(
+    body: bytes, content_type: str, find_equipment: FindEquipment, now: datetime
+) -> Parsed:
     """Take a readings body apart.
 
     Args:
@@ -109,7 +111,9 @@ async def parse_readings(body: bytes, content_type: str, find_equipment: FindEqu
                     "equipment_id",
                 )
             equipment = await find_equipment(outcome.equipment_id)
-            known[outcome.equipment_id] = None if equipment is None else frozenset(equipment.sensor_ids)
+            known[outcome.equipment_id] = (
+                None if equipment is None else frozenset(equipment.sensor_ids)
+            )
         rejected = _check(number, outcome, known[outcome.equipment_id], now)
         if rejected is not None:
             parsed.reject(rejected)
@@ -119,12 +123,16 @@ async def parse_readings(body: bytes, content_type: str, find_equipment: FindEqu
         columns.times_us.append(microseconds(outcome.time))
         columns.values.append(outcome.value)
     if count == 0:
-        raise ReadingError("expected at least one reading, found none: post {equipment_id, sensor_id, time, value}")
+        raise ReadingError(
+            "expected at least one reading, found none: post {equipment_id, sensor_id, time, value}"
+        )
     return parsed
 
 
 def _too_many_lines() -> LimitExceeded:
-    return LimitExceeded(f"expected at most {MAX_LINES} lines, found more: send the body in parts", "body")
+    return LimitExceeded(
+        f"expected at most {MAX_LINES} lines, found more: send the body in parts", "body"
+    )
 
 
 def microseconds(time: datetime) -> int:
@@ -132,7 +140,9 @@ def microseconds(time: datetime) -> int:
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _check(number: int, reading: Reading, sensors: frozenset[str] | None, now: datetime) -> RejectedLine | None:
+def _check(
+    number: int, reading: Reading, sensors: frozenset[str] | None, now: datetime
+) -> RejectedLine | None:
     if sensors is None:
         return RejectedLine(
             line=number,
@@ -207,7 +217,9 @@ def _csv_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ReadingError(f"expected CSV in UTF-8, found a byte that is not at position {error.start}") from error
+        raise ReadingError(
+            f"expected CSV in UTF-8, found a byte that is not at position {error.start}"
+        ) from error
     # blank lines do not count towards the limit when they are read, and reading 32 million of them takes seconds
     if max(text.count("\n"), text.count("\r")) > MAX_LINES:
         raise _too_many_lines()
@@ -232,20 +244,30 @@ def _cells(line: str) -> list[str]:
     return next(csv.reader([line], strict=True), [])
 
 
-def _csv_rows(names: list[str], lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Reading | RejectedLine]]:
+def _csv_rows(
+    names: list[str], lines: Iterable[tuple[int, str]]
+) -> Iterator[tuple[int, Reading | RejectedLine]]:
     for number, line in lines:
         try:
             row = _cells(line)
         except csv.Error as error:
             yield (
                 number,
-                RejectedLine(line=number, reason=f"expected a CSV line, found one that does not parse: {error}"),
+                RejectedLine(
+                    line=number,
+                    reason=f"expected a CSV line, found one that does not parse: {error}",
+                ),
             )
             continue
         if not row:
             continue
         if len(row) != len(names):
-            yield number, RejectedLine(line=number, reason=f"expected {len(names)} columns, found {len(row)}")
+            yield (
+                number,
+                RejectedLine(
+                    line=number, reason=f"expected {len(names)} columns, found {len(row)}"
+                ),
+            )
             continue
         try:
             values = {name: cell.strip() for name, cell in zip(names, row, strict=True)}

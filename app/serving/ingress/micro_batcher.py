@@ -45,8 +45,16 @@ class BatchingConfig:
     bulk: int = 8
 
     def __post_init__(self) -> None:
-        if not 0 < self.bulk < self.size or self.early < 1 or self.under_way < 1 or self.age_s <= 0 or self.weight < 1:
-            raise ValueError(f"expected 0 < bulk < size and positive limits, found {self}: correct the door's limits")
+        if (
+            not 0 < self.bulk < self.size
+            or self.early < 1
+            or self.under_way < 1
+            or self.age_s <= 0
+            or self.weight < 1
+        ):
+            raise ValueError(
+                f"expected 0 < bulk < size and positive limits, found {self}: correct the door's limits"
+            )
 
 
 class _Waiting(NamedTuple, Generic[Item, Outcome]):
@@ -65,7 +73,9 @@ class MicroBatcher(Generic[Item, Outcome]):
         started: told the size of each batch that starts.
     """
 
-    def __init__(self, work: "Work[Item, Outcome]", limits: BatchingConfig, started: Callable[[int], None]) -> None:
+    def __init__(
+        self, work: "Work[Item, Outcome]", limits: BatchingConfig, started: Callable[[int], None]
+    ) -> None:
         self._work = work
         self._limits = limits
         self._started = started
@@ -90,7 +100,9 @@ class MicroBatcher(Generic[Item, Outcome]):
         """Whether callers wait although work is under way, as many as would start beside it if `under_way` allowed."""
         return bool(self._running) and len(self._single) + len(self._bulk) >= self._enough
 
-    def enter(self, item: Item, weight: int = 1, *, bulk: bool = False) -> "asyncio.Future[Outcome]":
+    def enter(
+        self, item: Item, weight: int = 1, *, bulk: bool = False
+    ) -> "asyncio.Future[Outcome]":
         """Let an item wait for its batch.
 
         Args:
@@ -158,8 +170,13 @@ class MicroBatcher(Generic[Item, Outcome]):
         batch: list[_Waiting[Item, Outcome]] = []
         kept = min(self._limits.bulk, len(self._bulk))
         weight = 0
-        if self._bulk and asyncio.get_running_loop().time() >= self._bulk[0].since + self._limits.age_s:
-            weight = self._take(self._bulk, 1, weight, batch)  # heavy single items would leave no weight for it
+        if (
+            self._bulk
+            and asyncio.get_running_loop().time() >= self._bulk[0].since + self._limits.age_s
+        ):
+            weight = self._take(
+                self._bulk, 1, weight, batch
+            )  # heavy single items would leave no weight for it
         weight = self._take(self._single, self._limits.size - kept + len(batch), weight, batch)
         weight = self._take(self._bulk, self._limits.size, weight, batch)
         self._take(self._single, self._limits.size, weight, batch)
@@ -190,11 +207,15 @@ class MicroBatcher(Generic[Item, Outcome]):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # it is this door that is given up, not what was called
-            failure: Exception = RuntimeError("expected the work of a batch to end, found it cancelled: ask again")
+            failure: Exception = RuntimeError(
+                "expected the work of a batch to end, found it cancelled: ask again"
+            )
         except Exception as error:
             failure = error
             if batch[1:]:
-                logger.exception("batch failed, its items are tried alone", extra={"items": len(batch)})
+                logger.exception(
+                    "batch failed, its items are tried alone", extra={"items": len(batch)}
+                )
         else:
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 _settle(waiting, outcome)
@@ -214,7 +235,9 @@ class MicroBatcher(Generic[Item, Outcome]):
             if task.cancelled():
                 waiting.future.cancel()
             else:
-                _settle(waiting, RuntimeError("expected an outcome of a batch, found none: ask again"))
+                _settle(
+                    waiting, RuntimeError("expected an outcome of a batch, found none: ask again")
+                )
         if error is not None:
             logger.error("batch ended by an error of our own", exc_info=error)
         if not self._closed:
@@ -246,7 +269,9 @@ class MicroBatchers(Generic[Item, Outcome]):
         door = self._doors.get(kind)
         if door is None:
             self._doors = {name: known for name, known in self._doors.items() if not known.idle}
-            door = self._doors[kind] = MicroBatcher(self._work_of(kind), self._limits, self._started)
+            door = self._doors[kind] = MicroBatcher(
+                self._work_of(kind), self._limits, self._started
+            )
         return door
 
     @property

@@ -56,12 +56,18 @@ def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
         document = from_json(body)
     except ValueError as error:
         raise InputError(f"expected JSON, found text that does not parse: {error}") from error
-    items = document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
+    items = (
+        document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
+    )
     if not isinstance(items, list) or not items:
-        raise InputError(f"expected an object with a list `items` and nothing else, found {shown(document)}", "items")
+        raise InputError(
+            f"expected an object with a list `items` and nothing else, found {shown(document)}",
+            "items",
+        )
     if len(items) > MAX_BATCH_ITEMS:
         raise LimitExceeded(
-            f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches", "items"
+            f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches",
+            "items",
         )
     return [_request_of(item) for item in items]
 
@@ -77,7 +83,9 @@ def resolve(request: DiagnosisRequest, registered: Equipment | None, now: dateti
     Raises:
         HydraulicDiagnosticsError: it means nothing that can be diagnosed, and why.
     """
-    equipment = registered if request.equipment is None else _inline_equipment(request, request.equipment)
+    equipment = (
+        registered if request.equipment is None else _inline_equipment(request, request.equipment)
+    )
     assert equipment is not None
     if request.explain and len(equipment.sensors) > MAX_EXPLAINED_SENSORS:
         raise too_large_to_explain(len(equipment.sensors))
@@ -89,7 +97,9 @@ def resolve(request: DiagnosisRequest, registered: Equipment | None, now: dateti
     return Resolved(request, equipment, bins, values_SN)
 
 
-def checked_interval(start: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None]:
+def checked_interval(
+    start: datetime | None, end: datetime | None
+) -> tuple[datetime | None, datetime | None]:
     """Return an interval as it was given.
 
     Args:
@@ -115,7 +125,9 @@ def checked_interval(start: datetime | None, end: datetime | None) -> tuple[date
 
 def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) -> Equipment:
     if request.readings is None:
-        raise InputError("expected `readings` beside an inline `equipment`, found none: add them", "readings")
+        raise InputError(
+            "expected `readings` beside an inline `equipment`, found none: add them", "readings"
+        )
     equipment = parse_equipment({"equipment_id": request.equipment_id, **topology}, "equipment")
     if equipment.equipment_id != request.equipment_id:
         raise InputError(

@@ -46,7 +46,9 @@ class ResponseCache:
         clock: seconds since 1970, so that bins end here when they end everywhere.
     """
 
-    def __init__(self, metrics: Metrics, most: int = MAX_RESPONSES, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, metrics: Metrics, most: int = MAX_RESPONSES, clock: Callable[[], float] = time.time
+    ) -> None:
         # finding a child by its labels takes longer than to count
         self._hit, self._joined, self._miss = map(metrics.answers.labels, ("hit", "joined", "miss"))
         self._most = most
@@ -63,7 +65,9 @@ class ResponseCache:
         self._hit.inc()
         return kept[1]
 
-    async def get(self, key: ResponseKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]") -> bytes:
+    async def get(
+        self, key: ResponseKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]"
+    ) -> bytes:
         """Return a kept answer, join those who wait for it, or ask.
 
         Args:
@@ -76,7 +80,9 @@ class ResponseCache:
         if kept is not None:
             return kept
         flight = self._flights.get(key)
-        if flight is None or flight.future.cancelled():  # its last waiter may have left in this turn of the loop
+        if (
+            flight is None or flight.future.cancelled()
+        ):  # its last waiter may have left in this turn of the loop
             self._miss.inc()
             flight = self._flights[key] = _Flight(ask())
             self._keys_of.setdefault(key.equipment_id, set()).add(key)
@@ -115,7 +121,9 @@ class ResponseCache:
         self._kept[key] = (until, future.result())
         self._kept.move_to_end(key)
         now = self._clock()
-        while self._kept and (len(self._kept) > self._most or next(iter(self._kept.values()))[0] <= now):
+        while self._kept and (
+            len(self._kept) > self._most or next(iter(self._kept.values()))[0] <= now
+        ):
             oldest, _ = self._kept.popitem(last=False)
             if oldest not in self._flights:
                 self._unlist(oldest)

@@ -55,7 +55,10 @@ class Retention:
             if self._keep is not None:
                 try:
                     dropped = await self._store.drop_before(self._now() - self._keep)
-                    logger.info("retention", extra={"dropped_partitions": dropped, "keep_days": self._keep.days})
+                    logger.info(
+                        "retention",
+                        extra={"dropped_partitions": dropped, "keep_days": self._keep.days},
+                    )
                 except StoreError as error:
                     logger.warning("retention postponed", extra={"reason": str(error)})
                 except Exception:

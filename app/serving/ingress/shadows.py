@@ -113,7 +113,11 @@ class Shadows:
     ) -> None:
         self._versions = versions
         self._journal: WriteBehindQueue[ShadowAnswer] = WriteBehindQueue(
-            insert, attrgetter("id"), metrics.shadow_journal_length, metrics.shadow_unstored, MAX_UNSTORED
+            insert,
+            attrgetter("id"),
+            metrics.shadow_journal_length,
+            metrics.shadow_unstored,
+            MAX_UNSTORED,
         )
         self._metrics = metrics
         self._crowded = crowded
@@ -152,7 +156,9 @@ class Shadows:
     def _queue(self, version: str, returned: PrimaryResult) -> None:
         lane = self._lanes.setdefault(version, _ShadowQueue())
         size = _size(returned)
-        full = len(lane.waiting) >= self._limits.copies or lane.readings + size > self._limits.readings
+        full = (
+            len(lane.waiting) >= self._limits.copies or lane.readings + size > self._limits.readings
+        )
         if self._crowded() or (lane.waiting and full):
             self._count(version, returned, "dropped")
             return
@@ -160,14 +166,20 @@ class Shadows:
         lane.readings += size
         if lane.task is None:
             # in a context of its own: Serve would cancel the work of a request whose caller leaves
-            lane.task = asyncio.get_running_loop().create_task(self._work_off(version, lane), context=Context())
+            lane.task = asyncio.get_running_loop().create_task(
+                self._work_off(version, lane), context=Context()
+            )
 
     async def _work_off(self, version: str, lane: _ShadowQueue) -> None:
         try:
             while lane.waiting:
                 await asyncio.sleep(PAUSE_S)
                 batch = lane.take(self._limits.batch, self._limits.readings)
-                if self._wanted(version) and not self._crowded() and not self._versions.circuit_is_open(version):
+                if (
+                    self._wanted(version)
+                    and not self._crowded()
+                    and not self._versions.circuit_is_open(version)
+                ):
                     await self._ask(version, batch)
                     continue
                 for returned in batch:
@@ -181,13 +193,17 @@ class Shadows:
     async def _ask(self, version: str, batch: Sequence[PrimaryResult]) -> None:
         windows = [WindowToScore(returned.window, version, explain=False) for returned in batch]
         try:
-            outcomes: Sequence[Scored | HydraulicDiagnosticsError | None] = await self._versions.score(windows)
+            outcomes: Sequence[
+                Scored | HydraulicDiagnosticsError | None
+            ] = await self._versions.score(windows)
         except Exception:
             logger.exception("shadow not asked", extra={"version": version, "copies": len(batch)})
             outcomes = [None] * len(batch)
         for returned, outcome in zip(batch, outcomes, strict=True):
             self._count(
-                version, returned, self._compare(returned, outcome) if isinstance(outcome, Scored) else "failed"
+                version,
+                returned,
+                self._compare(returned, outcome) if isinstance(outcome, Scored) else "failed",
             )
             await asyncio.sleep(0)  # callers come in between
 
@@ -205,9 +221,13 @@ class Shadows:
                 returned.previous,
             )
         except Exception:
-            logger.exception("shadow's diagnosis not made", extra={"version": scored.decoder.version})
+            logger.exception(
+                "shadow's diagnosis not made", extra={"version": scored.decoder.version}
+            )
             return "failed"
-        self._journal.add(ShadowAnswer(told, against.model_version, scored.seconds, returned.seconds))
+        self._journal.add(
+            ShadowAnswer(told, against.model_version, scored.seconds, returned.seconds)
+        )
         return "disagreed" if differing_components(against, told) else "agreed"
 
     def _count(self, version: str, returned: PrimaryResult, outcome: str) -> None:

@@ -49,7 +49,11 @@ class Ingress:
     """
 
     def __init__(
-        self, chain: Chain, equipment_files: tuple[str, ...], timeout_s: float, open_release_service: OpenReleaseService
+        self,
+        chain: Chain,
+        equipment_files: tuple[str, ...],
+        timeout_s: float,
+        open_release_service: OpenReleaseService,
     ) -> None:
         settings = Settings()
         configure_logging(settings.log_level)
@@ -76,7 +80,9 @@ class Ingress:
             config = IngressConfig.model_validate(user_config)
         except ValidationError as error:
             self.service.metrics.config_rejected.inc()
-            self.service.status.config_error = f"user_config was refused, the one before it stays in force: {error}"
+            self.service.status.config_error = (
+                f"user_config was refused, the one before it stays in force: {error}"
+            )
             logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400 - the message says it all
             return
         self._versions.set_traffic(config.traffic)

@@ -48,7 +48,9 @@ class Status:
         prepare: brings the store to what the service needs (schema, declared machines, a first key); tried until it works.
     """
 
-    def __init__(self, store: Store, versions: VersionRouter, prepare: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, store: Store, versions: VersionRouter, prepare: Callable[[], Awaitable[None]]
+    ) -> None:
         self._store = store
         self._versions = versions
         self._prepare = prepare
@@ -77,7 +79,9 @@ class Status:
             except HydraulicDiagnosticsError as error:
                 told = str(error)
                 cause = repr(error.__cause__)
-                logger.warning("store not ready, trying again", extra={"reason": told, "cause": cause})
+                logger.warning(
+                    "store not ready, trying again", extra={"reason": told, "cause": cause}
+                )
             except OSError as error:
                 told = type(error).__name__  # its text names paths
                 logger.warning("store not ready, trying again", extra={"reason": str(error)})
@@ -132,18 +136,28 @@ class Status:
     async def _ask(self) -> Readiness:
         reasons = []
         try:
-            releases = [release for release in self._versions.traffic.releases if release.weight > 0]
+            releases = [
+                release for release in self._versions.traffic.releases if release.weight > 0
+            ]
         except ModelUnavailable as error:
             releases = []
             reasons.append(str(error))
         silent_database, *silent = await asyncio.gather(
             self._why_no_database(), *(self._why_no_version(release) for release in releases)
         )
-        reasons += [reason for reason in (silent_database, self.config_error, *silent) if reason is not None]
-        answers = {release.version: reason is None for release, reason in zip(releases, silent, strict=True)}
+        reasons += [
+            reason for reason in (silent_database, self.config_error, *silent) if reason is not None
+        ]
+        answers = {
+            release.version: reason is None
+            for release, reason in zip(releases, silent, strict=True)
+        }
         database = silent_database is None
         return Readiness(
-            ready=database and any(answers.values()), database=database, versions=answers, reasons=tuple(reasons)
+            ready=database and any(answers.values()),
+            database=database,
+            versions=answers,
+            reasons=tuple(reasons),
         )
 
     async def _why_no_database(self) -> str | None:
@@ -163,5 +177,7 @@ class Status:
         except ModelUnavailable as error:
             return f"version {release.version}: {error}"
         except TimeoutError:
-            return f"version {release.version}: expected an answer within {ANSWER_S:g} s, found none"
+            return (
+                f"version {release.version}: expected an answer within {ANSWER_S:g} s, found none"
+            )
         return None

@@ -40,10 +40,14 @@ class Traffic(BaseModel):
     def _weights_sum_to_100(self) -> "Traffic":
         total = sum(release.weight for release in self.releases)
         if not math.isclose(total, 100.0, abs_tol=1e-6):
-            raise ValueError(f"expected weights that sum to 100, found {total:g}: correct the weights of releases")
+            raise ValueError(
+                f"expected weights that sum to 100, found {total:g}: correct the weights of releases"
+            )
         versions = [release.version for release in self.releases]
         if len(set(versions)) < len(versions):
-            raise ValueError(f"expected each version once, found {versions}: remove the repeated release")
+            raise ValueError(
+                f"expected each version once, found {versions}: remove the repeated release"
+            )
         return self
 
     @model_validator(mode="after")
@@ -54,7 +58,9 @@ class Traffic(BaseModel):
                 f"expected shadows that are released, found {', '.join(unknown)}: take them out of shadows, or deploy them"
             )
         if len(set(self.shadows)) < len(self.shadows):
-            raise ValueError(f"expected each shadow once, found {list(self.shadows)}: remove the repeated one")
+            raise ValueError(
+                f"expected each shadow once, found {list(self.shadows)}: remove the repeated one"
+            )
         return self
 
     def find(self, version: str) -> Release | None:

@@ -28,7 +28,9 @@ class Version:
 
     def decoder_for(self, design: str) -> PredictionDecoder:
         """Return what this version was taught about a design."""
-        return PredictionDecoder.of(self.release.version, design, self.manifest, self.spec, self.calibration)
+        return PredictionDecoder.of(
+            self.release.version, design, self.manifest, self.spec, self.calibration
+        )
 
 
 def name_of(release: Release) -> str:
@@ -56,4 +58,10 @@ def read_version(release: Release, description: VersionDescription) -> Version:
             f"expected application '{release.application}' to hold version {release.version} as its release says, found "
             f"version {manifest.version}: correct the release or the application's checkpoint"
         )
-    return Version(release=release, manifest=manifest, spec=spec, calibration=calibration, description=description)
+    return Version(
+        release=release,
+        manifest=manifest,
+        spec=spec,
+        calibration=calibration,
+        description=description,
+    )

@@ -139,7 +139,11 @@ class VersionRouter:
     def set_traffic(self, traffic: Traffic) -> None:
         """Change releases and weights; requests under way finish as they began."""
         self._traffic = traffic
-        self._versions = {name: version for name, version in self._versions.items() if traffic.find(name) is not None}
+        self._versions = {
+            name: version
+            for name, version in self._versions.items()
+            if traffic.find(name) is not None
+        }
 
     def circuit_is_open(self, version: str) -> bool:
         """Tell whether callers are kept away from a version now."""
@@ -167,7 +171,9 @@ class VersionRouter:
         """
         await self._within(self._chain.probe(release.application), name_of(release))
 
-    async def score(self, windows: Sequence[WindowToScore]) -> list[Scored | HydraulicDiagnosticsError]:
+    async def score(
+        self, windows: Sequence[WindowToScore]
+    ) -> list[Scored | HydraulicDiagnosticsError]:
         """Score windows, each with the version that is its own.
 
         Returns:
@@ -181,7 +187,9 @@ class VersionRouter:
             except (UnknownVersion, ModelUnavailable) as error:
                 outcomes[position] = error
                 continue
-            groups.setdefault(tuple([release.version for release in order]), (order, []))[1].append(position)
+            groups.setdefault(tuple([release.version for release in order]), (order, []))[1].append(
+                position
+            )
         answers = await asyncio.gather(
             *(
                 self._score_group(releases, [windows[position] for position in group])
@@ -226,13 +234,17 @@ class VersionRouter:
                 self._breaker(release.version).failed()
                 self._metrics.failed_versions.labels(release.version).inc()
                 self._versions.pop(release.version, None)
-                logger.warning("version failed", extra={"version": release.version, "reason": str(error)})
+                logger.warning(
+                    "version failed", extra={"version": release.version, "reason": str(error)}
+                )
                 continue
             self._breaker(release.version).succeeded()
             return answer
         names = ", ".join(release.version for release in releases)
         return [
-            ModelUnavailable(f"expected an answer from version {names}, found none: try again in a few seconds")
+            ModelUnavailable(
+                f"expected an answer from version {names}, found none: try again in a few seconds"
+            )
         ] * len(items)
 
     def _allowed(self, releases: Sequence[Release]) -> Iterator[Release]:
@@ -252,13 +264,16 @@ class VersionRouter:
         started = time.perf_counter()
         built = await self._build(version, items)
         outcomes: list[Scored | HydraulicDiagnosticsError] = [
-            built.errors.get(position) or ModelUnavailable("not scored yet") for position in range(len(items))
+            built.errors.get(position) or ModelUnavailable("not scored yet")
+            for position in range(len(items))
         ]
         taught: dict[str, PredictionDecoder] = {}
         batches: dict[tuple[int, bool], list[_Part]] = {}
         for group in built.groups:
             summaries = group.summary.windows(items[group.positions[0]].window.equipment.sensor_ids)
-            for place, (position, summary) in enumerate(zip(group.positions, summaries, strict=True)):
+            for place, (position, summary) in enumerate(
+                zip(group.positions, summaries, strict=True)
+            ):
                 key = (group.graph.x_STF.shape[1], items[position].explain)
                 batches.setdefault(key, []).append(_Part(group, place, summary))
         for (_, explain), parts in batches.items():
@@ -307,7 +322,9 @@ class VersionRouter:
         except ModelUnavailable as error:
             if len(parts) == 1 or isinstance(error.__cause__, TimeoutError):
                 raise
-        alone = await asyncio.gather(*(self._scores_alone(version, part, explain=explain) for part in parts))
+        alone = await asyncio.gather(
+            *(self._scores_alone(version, part, explain=explain) for part in parts)
+        )
         failures = [answer for answer in alone if isinstance(answer, ModelUnavailable)]
         if len(failures) == len(parts):
             raise failures[0]
@@ -321,15 +338,22 @@ class VersionRouter:
         except HydraulicDiagnosticsError as error:
             return error
 
-    async def _scores_together(self, version: Version, parts: Sequence[_Part], *, explain: bool) -> list[Scores]:
+    async def _scores_together(
+        self, version: Version, parts: Sequence[_Part], *, explain: bool
+    ) -> list[Scores]:
         graphs = [
-            group.graphs([part.place for part in of_group]) for group, of_group in groupby(parts, attrgetter("group"))
+            group.graphs([part.place for part in of_group])
+            for group, of_group in groupby(parts, attrgetter("group"))
         ]
         call = ScoreCall(
-            version.description.spec_digest, graphs[0] if len(graphs) == 1 else concatenate(graphs), explain
+            version.description.spec_digest,
+            graphs[0] if len(graphs) == 1 else concatenate(graphs),
+            explain,
         )
         started = time.perf_counter()
-        answer = await self._asked(version.release, self._chain.score(version.release.application, call))
+        answer = await self._asked(
+            version.release, self._chain.score(version.release.application, call)
+        )
         self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
         told = component_predictions(answer.output)
         ends = list(accumulate(part.group.components for part in parts))
@@ -349,7 +373,9 @@ class VersionRouter:
         else:
             self._metrics.version_calls.labels(release.version, "answered").inc()
         finally:
-            self._metrics.version_seconds.labels(release.version).observe(time.perf_counter() - started)
+            self._metrics.version_seconds.labels(release.version).observe(
+                time.perf_counter() - started
+            )
         return answer
 
     async def _within(self, call: Awaitable[T], who: str) -> T:
@@ -368,10 +394,19 @@ class VersionRouter:
             ours = _of_project(error)
             if isinstance(ours, LimitExceeded):
                 raise ours from error
-            found = f"{type(error).__name__}" if ours is None else f"{type(ours).__name__}: {ours.message}"
+            found = (
+                f"{type(error).__name__}"
+                if ours is None
+                else f"{type(ours).__name__}: {ours.message}"
+            )
             if ours is None:
-                logger.warning("call failed", extra={"to": who, "error": type(error).__name__, "reason": str(error)})
-            raise ModelUnavailable(f"expected {who} to answer within {self._timeout_s:g} s, found {found}") from error
+                logger.warning(
+                    "call failed",
+                    extra={"to": who, "error": type(error).__name__, "reason": str(error)},
+                )
+            raise ModelUnavailable(
+                f"expected {who} to answer within {self._timeout_s:g} s, found {found}"
+            ) from error
 
     def _breaker(self, version: str) -> CircuitBreaker:
         return self._breakers.setdefault(version, CircuitBreaker(time.monotonic))
@@ -386,6 +421,8 @@ def _of_project(error: BaseException | None) -> HydraulicDiagnosticsError | None
     return None
 
 
-def _answered(outcome: Scored | HydraulicDiagnosticsError | None) -> Scored | HydraulicDiagnosticsError:
+def _answered(
+    outcome: Scored | HydraulicDiagnosticsError | None,
+) -> Scored | HydraulicDiagnosticsError:
     assert outcome is not None
     return outcome

@@ -42,11 +42,14 @@ class WindowSource:
         changed = [
             position
             for position, window in enumerate(windows)
-            if isinstance(window, StoredWindow) and window.revision != items[position].equipment.revision
+            if isinstance(window, StoredWindow)
+            and window.revision != items[position].equipment.revision
         ]
         if not changed:
             return items, windows
-        registered = await self._machines.renew([items[position].equipment.equipment_id for position in changed])
+        registered = await self._machines.renew(
+            [items[position].equipment.equipment_id for position in changed]
+        )
         resolved = list(items)
         again: list[int] = []
         for position in changed:
@@ -65,7 +68,9 @@ class WindowSource:
             windows[position] = _empty(resolved[position]) if empty else window
         return resolved, windows
 
-    async def _windows(self, items: Sequence[Resolved]) -> list[Readings | HydraulicDiagnosticsError]:
+    async def _windows(
+        self, items: Sequence[Resolved]
+    ) -> list[Readings | HydraulicDiagnosticsError]:
         """Return each item's readings: those that it brought, or those of the store, in one statement."""
         stored = [item for item in items if item.inline is None]
         if not stored:
@@ -74,7 +79,9 @@ class WindowSource:
         try:
             with tracing.span("read windows", windows=len(stored)):
                 windows = iter(
-                    await self._store.read_windows([(item.equipment.equipment_id, *item.bins) for item in stored])
+                    await self._store.read_windows(
+                        [(item.equipment.equipment_id, *item.bins) for item in stored]
+                    )
                 )
         except StoreError as error:
             return [error if item.inline is None else item.inline for item in items]
@@ -85,7 +92,11 @@ class WindowSource:
                 found.append(item.inline)
                 continue
             window = next(windows)
-            found.append(window if window.count or window.revision != item.equipment.revision else _empty(item))
+            found.append(
+                window
+                if window.count or window.revision != item.equipment.revision
+                else _empty(item)
+            )
         return found
 
 

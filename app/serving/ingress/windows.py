@@ -65,7 +65,9 @@ def interval_of(bins: Bins, equipment: Equipment) -> Window:
     return Window(start=start, end=start + bins.length * equipment.grid_us * MICROSECOND)
 
 
-def inline_window(equipment: Equipment, readings: InlineReadings, now: datetime) -> tuple[Bins, Floats]:
+def inline_window(
+    equipment: Equipment, readings: InlineReadings, now: datetime
+) -> tuple[Bins, Floats]:
     """Put inline readings into the bins of their window.
 
     A window that has begun is taken although its end may lie ahead: a caller may send a window while it is being
@@ -126,6 +128,7 @@ def inline_window(equipment: Equipment, readings: InlineReadings, now: datetime)
             values_SN[position] = bin_series(offsets_us, series, equipment.grid_us, equipment.bins)
     if np.isnan(values_SN).all():
         raise WindowError(
-            "expected at least one reading in the window, found none: give numbers, not only null", "readings.values"
+            "expected at least one reading in the window, found none: give numbers, not only null",
+            "readings.values",
         )
     return Bins(first, equipment.bins), values_SN

@@ -66,7 +66,10 @@ class WriteBehindQueue(Generic[Entry]):
         try:
             await self.flush()
         except StoreError as error:
-            logger.warning("answers lost at shutdown", extra={"count": len(self._waiting), "reason": str(error)})
+            logger.warning(
+                "answers lost at shutdown",
+                extra={"count": len(self._waiting), "reason": str(error)},
+            )
 
     def add(self, entry: Entry) -> None:
         """Take an entry; the oldest one is dropped when too many wait."""
@@ -108,7 +111,9 @@ class WriteBehindQueue(Generic[Entry]):
                 failing = False
             except StoreError as error:
                 if not failing:
-                    logger.warning("answers can't be stored, trying again", extra={"reason": str(error)})
+                    logger.warning(
+                        "answers can't be stored, trying again", extra={"reason": str(error)}
+                    )
                 failing = True
                 await asyncio.sleep(RETRY_S)
                 self._wake.set()

@@ -18,7 +18,14 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.core.errors import CheckpointError, WindowError
 from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
-from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, split_graphs, split_output
+from app.model.graph import (
+    Contributions,
+    GraphBatch,
+    ModelOutput,
+    concatenate,
+    split_graphs,
+    split_output,
+)
 from app.model.network import occlude, score
 from app.model.runtime.selection import choose, warm_up_graphs
 from app.serving.rpc.messages import ScoreAnswer, ScoreCall, VersionDescription
@@ -41,7 +48,9 @@ class ModelServer:
     """
 
     def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
-        self._device = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(
+            device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
         self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
         self.choice = choose(self._checkpoint.model, threads)
         self._description = VersionDescription(
@@ -106,7 +115,10 @@ class ModelServer:
         output = await self.output_of(call.graph)
         if not call.explain:
             return ScoreAnswer(output)
-        return ScoreAnswer(output, tuple([await self._contributions_of(graph) for graph in split_graphs(call.graph)]))
+        return ScoreAnswer(
+            output,
+            tuple([await self._contributions_of(graph) for graph in split_graphs(call.graph)]),
+        )
 
     async def output_of(self, graph: GraphBatch) -> ModelOutput:
         """Return the network's answer for a call's graphs."""
@@ -138,10 +150,14 @@ class ModelServer:
             by_steps.setdefault(graph.x_STF.shape[1], []).append(position)
         for positions in by_steps.values():
             merged = (
-                concatenate([graphs[position] for position in positions]) if positions[1:] else graphs[positions[0]]
+                concatenate([graphs[position] for position in positions])
+                if positions[1:]
+                else graphs[positions[0]]
             )
             sizes = [len(graphs[position].component_type_V) for position in positions]
-            outputs.update(zip(positions, split_output(score(self.choice.network, merged), sizes), strict=True))
+            outputs.update(
+                zip(positions, split_output(score(self.choice.network, merged), sizes), strict=True)
+            )
         return [outputs[position] for position in range(len(graphs))]
 
     async def _contributions_of(self, graph: GraphBatch) -> Contributions:
@@ -162,7 +178,9 @@ class ModelServer:
         """
         (output,) = await self.outputs_of([warm_up_graphs(self._checkpoint.config, 1)])
         if not np.isfinite(output.health_V).all():
-            raise CheckpointError("expected finite health of the warm-up graph, found none: replace the checkpoint")
+            raise CheckpointError(
+                "expected finite health of the warm-up graph, found none: replace the checkpoint"
+            )
 
     async def check_health(self) -> None:
         """Raise when `probe` does; Serve then replaces the replica."""

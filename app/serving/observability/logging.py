@@ -35,7 +35,11 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD and not key.startswith("_")}
+        line |= {
+            key: value
+            for key, value in vars(record).items()
+            if key not in _STANDARD and not key.startswith("_")
+        }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
@@ -83,7 +87,11 @@ class _ReplicaFile(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record, and what waits before it; or let it wait."""
         self._gathered.append(record)
-        if record.name != ACCESS_LOGGER or len(self._gathered) >= MAX_GATHERED or not self._will_flush():
+        if (
+            record.name != ACCESS_LOGGER
+            or len(self._gathered) >= MAX_GATHERED
+            or not self._will_flush()
+        ):
             self.flush()
 
     def flush(self) -> None:

@@ -11,7 +11,23 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods with a label value of their own; a caller can make up any number of others."""
 
-_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LATENCY_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.08,
+    0.12,
+    0.2,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 
 
 class Metrics:
@@ -129,7 +145,10 @@ class Metrics:
         method = method if method in HTTP_METHODS else "other"
         found = self._of_request.get((method, route, status))
         if found is None:  # finding a child by its labels takes longer than to count
-            found = self.requests.labels(method, route, str(status)), self.request_seconds.labels(route)
+            found = (
+                self.requests.labels(method, route, str(status)),
+                self.request_seconds.labels(route),
+            )
             self._of_request[method, route, status] = found
         requests, request_seconds = found
         requests.inc()

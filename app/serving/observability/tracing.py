@@ -23,7 +23,9 @@ ERROR_TYPE = "exception.type"
 SERVER_ERROR = 500
 """The least status that is an error of the service, by the same."""
 
-_NOBODY = trace.set_span_in_context(NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags())))
+_NOBODY = trace.set_span_in_context(
+    NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags()))
+)
 """Stands above work that no sampled request asked for: without a parent, Serve would begin a trace of its own for some of it."""
 
 
@@ -77,7 +79,11 @@ def note_request(method: str, route: str, status: int) -> None:
 
 def _is_of_a_request(span: object) -> bool:
     """Tell whether a span is a part of another one, or begins at a request; where a replica is told of no trace, Serve begins one there."""
-    return not isinstance(span, ReadableSpan) or span.parent is not None or METHOD in (span.attributes or {})
+    return (
+        not isinstance(span, ReadableSpan)
+        or span.parent is not None
+        or METHOD in (span.attributes or {})
+    )
 
 
 def _without_texts(span: ReadableSpan) -> ReadableSpan:
@@ -93,7 +99,11 @@ def _without_texts(span: ReadableSpan) -> ReadableSpan:
         parent=span.parent,
         resource=span.resource,
         attributes=span.attributes,
-        events=[Event("exception", {ERROR_TYPE: kind}, event.timestamp) for event, kind in kinds if kind is not None],
+        events=[
+            Event("exception", {ERROR_TYPE: kind}, event.timestamp)
+            for event, kind in kinds
+            if kind is not None
+        ],
         links=span.links,
         kind=span.kind,
         status=Status(span.status.status_code, description),
@@ -114,7 +124,9 @@ def span(name: str, **attributes: AttributeValue) -> Iterator[None]:
 
 
 @contextmanager
-def batch_span(name: str, callers: Sequence[SpanContext | None], **attributes: AttributeValue) -> Iterator[None]:
+def batch_span(
+    name: str, callers: Sequence[SpanContext | None], **attributes: AttributeValue
+) -> Iterator[None]:
     """Make a span of the work inside, which many requests wait for: a part of the first sampled one, linked to the others.
 
     Args:
@@ -134,12 +146,20 @@ def batch_span(name: str, callers: Sequence[SpanContext | None], **attributes: A
 
 @contextmanager
 def _part(
-    name: str, parent: Context | None, links: Sequence[Link], attributes: Mapping[str, AttributeValue]
+    name: str,
+    parent: Context | None,
+    links: Sequence[Link],
+    attributes: Mapping[str, AttributeValue],
 ) -> Iterator[None]:
     # by itself OpenTelemetry would send the text of an error and of all its causes, with passwords and readings in it
     tracer = trace.get_tracer(__name__)
     with tracer.start_as_current_span(
-        name, parent, links=links, attributes=attributes, record_exception=False, set_status_on_exception=False
+        name,
+        parent,
+        links=links,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
     ) as made:
         try:
             yield

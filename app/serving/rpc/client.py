@@ -11,7 +11,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.serving.observability import tracing
-from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
+from app.serving.rpc.messages import (
+    BuildAnswer,
+    BuildCall,
+    ScoreAnswer,
+    ScoreCall,
+    VersionDescription,
+)
 from app.store.windows import StoredWindow
 
 MAX_VALUE_BYTES = 2 * 1024 * 1024
@@ -33,7 +39,9 @@ class Passing(NamedTuple):
 def passing(handle: DeploymentHandle[Any]) -> Passing:
     """Return both ways to call a deployment."""
     # nothing here needs what Serve's own pickling can do beyond Python's, which takes half as long
-    by_value = handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
+    by_value = handle.options(
+        _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+    )
     return Passing(by_value, handle.options(_by_reference=True))
 
 
@@ -48,7 +56,9 @@ async def build(builder: Passing, call: BuildCall) -> BuildAnswer:
 def build_bytes(call: BuildCall) -> int:
     """Return about how many bytes a call's windows and their graphs have."""
     readings = sum(
-        len(window.readings.values) if isinstance(window.readings, StoredWindow) else window.readings.nbytes
+        len(window.readings.values)
+        if isinstance(window.readings, StoredWindow)
+        else window.readings.nbytes
         for window in call.windows
     )
     topologies = [call.topologies[window.topology] for window in call.windows]

@@ -145,7 +145,10 @@ class VersionDescription:
 
 
 def build_call(
-    application: str, spec_digest: str, windows: Sequence[WindowInput], documents: Recent[str, bytes]
+    application: str,
+    spec_digest: str,
+    windows: Sequence[WindowInput],
+    documents: Recent[str, bytes],
 ) -> BuildCall:
     """Make the call that has windows' graphs built, each topology once.
 
@@ -163,6 +166,8 @@ def build_call(
         if digest not in places:
             places[digest] = len(places)
             document = documents.get(digest, equipment.structure)
-            topologies[digest] = SentTopology(digest, document, len(equipment.sensors), equipment.bins, equipment.steps)
+            topologies[digest] = SentTopology(
+                digest, document, len(equipment.sensors), equipment.bins, equipment.steps
+            )
         sent.append(SentWindow(equipment.equipment_id, places[digest], readings))
     return BuildCall(application, spec_digest, tuple(topologies.values()), tuple(sent))

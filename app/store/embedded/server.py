@@ -34,7 +34,9 @@ _leases: dict[Path, _Lease] = {}
 _leases_lock = threading.Lock()
 
 
-def ensure_embedded(directory: Path, *, grace_s: float = DEFAULT_GRACE_S, timeout_s: float = 60.0) -> str:
+def ensure_embedded(
+    directory: Path, *, grace_s: float = DEFAULT_GRACE_S, timeout_s: float = 60.0
+) -> str:
     """Start the local server, or join the one that runs, and stay its user until this process ends.
 
     It blocks; call it from a thread when an event loop must go on. Safe from any number of processes and threads.
@@ -66,8 +68,12 @@ def ensure_embedded(directory: Path, *, grace_s: float = DEFAULT_GRACE_S, timeou
         except BaseException:
             os.close(fd)
             raise
-        _leases[directory] = _Lease(fd, f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_dir)}&port={PORT}")
-        threading.Thread(target=_replace_lost_keepers, args=(directory, fd, grace_s), daemon=True).start()
+        _leases[directory] = _Lease(
+            fd, f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_dir)}&port={PORT}"
+        )
+        threading.Thread(
+            target=_replace_lost_keepers, args=(directory, fd, grace_s), daemon=True
+        ).start()
         return _leases[directory].dsn
 
 
@@ -96,11 +102,22 @@ def _start_keeper(directory: Path, grace_s: float) -> bool:
         if not ours or lease.is_held(directory / lease.KEEPER_LOCK):
             return False
         (directory / lease.STATUS_FILE).unlink(missing_ok=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_PROJECT_DIR), environment.get("PYTHONPATH"))))
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PG")
+        }
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (str(_PROJECT_DIR), environment.get("PYTHONPATH")))
+        )
         with (directory / LOG_FILE).open("ab") as log:
             done = subprocess.run(
-                [sys.executable, "-m", "app.store.embedded.supervisor", directory, "--grace-s", str(grace_s)],
+                [
+                    sys.executable,
+                    "-m",
+                    "app.store.embedded.supervisor",
+                    directory,
+                    "--grace-s",
+                    str(grace_s),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,9 +126,14 @@ def _start_keeper(directory: Path, grace_s: float) -> bool:
                 check=False,
             )
         if done.returncode:
-            raise StoreError(f"expected a keeper to start, found exit {done.returncode}: read {directory / LOG_FILE}")
+            raise StoreError(
+                f"expected a keeper to start, found exit {done.returncode}: read {directory / LOG_FILE}"
+            )
         give_up = time.monotonic() + 5.0
-        while not lease.is_held(directory / lease.KEEPER_LOCK) and lease.read_status(directory) is None:
+        while (
+            not lease.is_held(directory / lease.KEEPER_LOCK)
+            and lease.read_status(directory) is None
+        ):
             if time.monotonic() > give_up:
                 return True
             time.sleep(_POLL_S)

@@ -150,7 +150,9 @@ class Supervisor:
 
     def _close_log(self, server: subprocess.Popen[bytes]) -> None:
         assert server.stderr is not None
-        while select.select([server.stderr], [], [], 0)[0] and (chunk := os.read(server.stderr.fileno(), 65_536)):
+        while select.select([server.stderr], [], [], 0)[0] and (
+            chunk := os.read(server.stderr.fileno(), 65_536)
+        ):
             self._log.info("%s", (self._partial_line + chunk).decode(errors="replace").rstrip())
             self._partial_line = b""
         server.stderr.close()
@@ -160,7 +162,10 @@ class Supervisor:
         self._log.info("%s UTC [%s] KEEPER:  %s", now, os.getpid(), event)
 
     def _say(self, state: lease.State, message: str = "") -> None:
-        lease.write_status(self._directory, lease.Status(os.getpid(), state, str(self._cluster.socket_dir), message))
+        lease.write_status(
+            self._directory,
+            lease.Status(os.getpid(), state, str(self._cluster.socket_dir), message),
+        )
 
     def _clean(self) -> None:
         shutil.rmtree(self._runtime, ignore_errors=True)
@@ -187,7 +192,9 @@ def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
         log = logging.getLogger(f"app.store.embedded.supervisor.{os.getpid()}")
         log.propagate = False
         log.setLevel(logging.INFO)
-        file = logging.handlers.RotatingFileHandler(directory / LOG_FILE, maxBytes=_LOG_BYTES, backupCount=2)
+        file = logging.handlers.RotatingFileHandler(
+            directory / LOG_FILE, maxBytes=_LOG_BYTES, backupCount=2
+        )
         file.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(file)
         try:
@@ -212,10 +219,13 @@ def main(arguments: list[str]) -> None:
         arguments: the directory and the options, as on the command line.
     """
     parser = argparse.ArgumentParser(
-        prog="app.store.embedded.supervisor", description="keep the local PostgreSQL while it is used"
+        prog="app.store.embedded.supervisor",
+        description="keep the local PostgreSQL while it is used",
     )
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--grace-s", type=float, default=DEFAULT_GRACE_S, help="how long it outlives its last user")
+    parser.add_argument(
+        "--grace-s", type=float, default=DEFAULT_GRACE_S, help="how long it outlives its last user"
+    )
     parsed = parser.parse_args(arguments)
     # Our parent waits for us no longer than this: the keeper is nobody's child and in no terminal's session.
     if os.fork():

@@ -3,7 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration, check_calibration
+from app.checkpoint.calibration import (
+    AS_STATED,
+    Calibration,
+    ComponentCalibration,
+    check_calibration,
+)
 from app.core.errors import CheckpointError
 from tests.small import small
 
@@ -16,7 +21,11 @@ def test_component_without_a_calibration_is_taken_as_stated() -> None:
     found = calibration("press", "pump", health_reach=2.0)
     assert found.of("press", "pump").health_reach == 2.0
     assert found.of("press", "valve") == found.of("lathe", "pump") == AS_STATED
-    assert (AS_STATED.health_reach, AS_STATED.least_confidence, AS_STATED.most_spread) == (1.645, 0.0, None)
+    assert (AS_STATED.health_reach, AS_STATED.least_confidence, AS_STATED.most_spread) == (
+        1.645,
+        0.0,
+        None,
+    )
 
 
 def test_what_is_written_is_read_again() -> None:
@@ -53,8 +62,12 @@ def test_calibration_fits_designs_and_grades_of_its_spec() -> None:
     check_calibration(calibration("press", "valve", least_confidence=0.5), spec, "here")
     check_calibration(calibration("press", "tank", health_reach=2.0, most_spread=0.2), spec, "here")
     with pytest.raises(
-        CheckpointError, match=r"expected designs of the feature spec \(press\) in 'here', found 'lathe'"
+        CheckpointError,
+        match=r"expected designs of the feature spec \(press\) in 'here', found 'lathe'",
     ):
         check_calibration(calibration("lathe", "pump"), spec, "here")
-    with pytest.raises(CheckpointError, match=r"only of components with grades \(pump, valve\), found one of 'tank'"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"only of components with grades \(pump, valve\), found one of 'tank'",
+    ):
         check_calibration(calibration("press", "tank", least_confidence=0.5), spec, "here")

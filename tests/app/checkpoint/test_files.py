@@ -16,14 +16,22 @@ from safetensors.torch import load_file, save_file
 from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Origin, load, save
-from app.checkpoint.manifest import DataInterval, read_calibration, read_feature_spec, read_manifest, sha256_of
+from app.checkpoint.manifest import (
+    DataInterval,
+    read_calibration,
+    read_feature_spec,
+    read_manifest,
+    sha256_of,
+)
 from app.core.errors import CheckpointError
 from app.features.extraction import window_features
 from app.model.graph import build_graph
 from app.model.network import UniversalTemporalGNN, score
 from tests.small import Small, small, wave
 
-CALIBRATION = Calibration(components={"press": {"pump": ComponentCalibration(health_reach=2.5, least_confidence=0.7)}})
+CALIBRATION = Calibration(
+    components={"press": {"pump": ComponentCalibration(health_reach=2.5, least_confidence=0.7)}}
+)
 START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC)
 
 
@@ -37,7 +45,14 @@ def write(directory: Path, made: Small, calibration: Calibration = CALIBRATION) 
         data=DataInterval(start=START, end=END, windows=40),
         trained_heads={"grade": {"press": ("pump", "valve")}, "health": {}, "rate": {}, "rul": {}},
     )
-    save(directory, made.model, made.spec, calibration, origin, {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"})
+    save(
+        directory,
+        made.model,
+        made.spec,
+        calibration,
+        origin,
+        {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"},
+    )
     return directory
 
 
@@ -52,9 +67,14 @@ def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
     made = small()
     made.model.grade.temperature_G[:] = 1.7
     loaded = load(write(tmp_path / "7", made))
-    graph = build_graph(made.equipment, window_features(wave(1, 4)[0], made.equipment, made.spec), loaded.feature_spec)
+    graph = build_graph(
+        made.equipment,
+        window_features(wave(1, 4)[0], made.equipment, made.spec),
+        loaded.feature_spec,
+    )
     np.testing.assert_array_equal(
-        score(loaded.model, graph).grade_probability_VK, score(made.model, graph).grade_probability_VK
+        score(loaded.model, graph).grade_probability_VK,
+        score(made.model, graph).grade_probability_VK,
     )
     assert loaded.config == made.config
     assert loaded.feature_spec == made.spec
@@ -77,7 +97,9 @@ def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path
     assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
     assert read_manifest(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
-    program = "import sys, app.checkpoint.manifest, app.diagnosis.build; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, app.checkpoint.manifest, app.diagnosis.build; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -89,7 +111,8 @@ def test_checkpoint_is_never_written_over(tmp_path: Path) -> None:
 
 def test_missing_directory_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"expected a checkpoint with checkpoint.json in '.*none'.*python -m train"
+        CheckpointError,
+        match=r"expected a checkpoint with checkpoint.json in '.*none'.*python -m train",
     ):
         load(tmp_path / "none")
 
@@ -102,7 +125,8 @@ def test_changed_file_is_refused(tmp_path: Path, name: str) -> None:
     with (directory / name).open("ab") as file:
         file.write(b" ")
     with pytest.raises(
-        CheckpointError, match=rf"expected '.*{name}' with SHA-256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}"
+        CheckpointError,
+        match=rf"expected '.*{name}' with SHA-256 [0-9a-f]{{64}}, found [0-9a-f]{{64}}",
     ):
         load(directory)
 
@@ -110,18 +134,24 @@ def test_changed_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
     (directory / files.WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"expected the checkpoint's file '.*weights.safetensors'"):
+    with pytest.raises(
+        CheckpointError, match=r"expected the checkpoint's file '.*weights.safetensors'"
+    ):
         load(directory)
 
 
 def test_checkpoint_of_a_training_that_knew_no_distance_is_read(tmp_path: Path) -> None:
     made = small()
     config = replace(made.config, distance_axes=0)
-    directory = write(tmp_path / "7", replace(made, config=config, model=UniversalTemporalGNN(config).eval()))
+    directory = write(
+        tmp_path / "7", replace(made, config=config, model=UniversalTemporalGNN(config).eval())
+    )
     edit_json(files.MODEL_CONFIG, lambda data: data.pop("distance_axes"))(directory)
     loaded = load(directory)
     assert loaded.config == config
-    graph = build_graph(made.equipment, window_features(wave(1, 4)[0], made.equipment, made.spec), made.spec)
+    graph = build_graph(
+        made.equipment, window_features(wave(1, 4)[0], made.equipment, made.spec), made.spec
+    )
     assert np.isnan(score(loaded.model, graph).distance_V).all()
 
 
@@ -171,17 +201,32 @@ def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
             r"'place.bias_MD' of shape \(2, 8\).*has \(2, 9\)",
         ),
         (edit_weights(lambda weights: weights.pop("place.bias_MD")), "'place.bias_MD'.*missing"),
-        (edit_weights(lambda weights: weights.update(more=torch.zeros(1))), "'more' of shape none .unknown name."),
-        (edit_json(files.MODEL_CONFIG, lambda data: data.update(features=9)), "has 9 as features of a sensor.*has 4"),
-        (edit_json(files.MODEL_CONFIG, lambda data: data.update(widths=9)), "expected the keys .* found .*'widths'"),
-        (edit_json(files.MODEL_CONFIG, lambda data: data.update(grade_sets=3)), "no size of a network"),
+        (
+            edit_weights(lambda weights: weights.update(more=torch.zeros(1))),
+            "'more' of shape none .unknown name.",
+        ),
+        (
+            edit_json(files.MODEL_CONFIG, lambda data: data.update(features=9)),
+            "has 9 as features of a sensor.*has 4",
+        ),
+        (
+            edit_json(files.MODEL_CONFIG, lambda data: data.update(widths=9)),
+            "expected the keys .* found .*'widths'",
+        ),
+        (
+            edit_json(files.MODEL_CONFIG, lambda data: data.update(grade_sets=3)),
+            "no size of a network",
+        ),
         (edit_json(files.FEATURE_SPEC, lambda data: data.update(clip=-1)), "is not a feature spec"),
         (
             edit_json(files.CALIBRATION, lambda data: data.update(coverage=90)),
             r"calibration.json' is not a calibration",
         ),
         (
-            edit_json(files.CALIBRATION, lambda data: data["components"]["press"]["pump"].update(health_reach=-1)),
+            edit_json(
+                files.CALIBRATION,
+                lambda data: data["components"]["press"]["pump"].update(health_reach=-1),
+            ),
             "health_reach",
         ),  # type: ignore[index]
         (
@@ -194,7 +239,9 @@ def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
         ),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(tmp_path: Path, edit: Callable[[Path], None], message: str) -> None:
+def test_parts_that_do_not_fit_are_refused(
+    tmp_path: Path, edit: Callable[[Path], None], message: str
+) -> None:
     directory = write(tmp_path / "7", small())
     edit(directory)
     with pytest.raises(CheckpointError, match=message):
@@ -230,13 +277,22 @@ def test_card_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_spec_that_does_not_fit_is_not_saved(tmp_path: Path) -> None:
     made = small()
     with pytest.raises(CheckpointError, match=r"has \d+ as relations"):
-        write(tmp_path / "7", replace(made, spec=made.spec.model_copy(update={"media": ("shaft",)})))
+        write(
+            tmp_path / "7", replace(made, spec=made.spec.model_copy(update={"media": ("shaft",)}))
+        )
     assert not (tmp_path / "7").exists()
 
 
-def test_calibration_of_a_component_that_the_spec_does_not_know_is_not_saved(tmp_path: Path) -> None:
-    unknown = Calibration(components={"press": {"tank": ComponentCalibration(least_confidence=0.7)}})
-    with pytest.raises(CheckpointError, match=r"only of components with grades \(pump, valve\), found one of 'tank'"):
+def test_calibration_of_a_component_that_the_spec_does_not_know_is_not_saved(
+    tmp_path: Path,
+) -> None:
+    unknown = Calibration(
+        components={"press": {"tank": ComponentCalibration(least_confidence=0.7)}}
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"only of components with grades \(pump, valve\), found one of 'tank'",
+    ):
         write(tmp_path / "7", small(), unknown)
     assert not (tmp_path / "7").exists()
 

@@ -31,12 +31,16 @@ def test_registered_version_that_was_fetched_is_used(tmp_path: Path):
 def test_version_that_can_not_be_fetched_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(CheckpointError, match="version 9 from the registry, found: expected a registered version"):
+    with pytest.raises(
+        CheckpointError, match="version 9 from the registry, found: expected a registered version"
+    ):
         find_checkpoint("registry:9", Settings(var_dir=tmp_path))
     assert not (tmp_path / "models" / "9").exists()
 
 
 def test_command_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoints, "FETCH_S", 0.05)
-    with pytest.raises(ReleaseError, match=r"release check` to end within 0.05 s, found it still at work"):
+    with pytest.raises(
+        ReleaseError, match=r"release check` to end within 0.05 s, found it still at work"
+    ):
         run_apart("check", "1")

@@ -54,7 +54,9 @@ def test_version_is_fetched_once_however_many_ask(tmp_path: Path):
     assert sha256_of(tmp_path / "7" / WEIGHTS) == sha256_of(SHIPPED / WEIGHTS)
 
 
-def test_file_that_was_cut_on_the_way_is_refused_with_both_hashes_and_leaves_nothing(tmp_path: Path):
+def test_file_that_was_cut_on_the_way_is_refused_with_both_hashes_and_leaves_nothing(
+    tmp_path: Path,
+):
     stated = sha256_of(SHIPPED / WEIGHTS)
     with pytest.raises(CheckpointError, match=f"with SHA-256 {stated}, found [0-9a-f]{{64}}"):
         cached("7", tmp_path, Source("cut"))

@@ -31,7 +31,9 @@ def shipped(version: str) -> Checkpoint:
 def cycles() -> Floats:
     block = rig_block()
     rows = list(ROWS)
-    return np.stack([block.values_CR[name][rows] for name in rig_equipment().sensor_ids], axis=1).astype(np.float32)
+    return np.stack(
+        [block.values_CR[name][rows] for name in rig_equipment().sensor_ids], axis=1
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -39,20 +41,32 @@ def test_checkpoint_is_whole_and_says_where_it_comes_from(version: str) -> None:
     loaded = shipped(version)
     assert loaded.manifest.version == version
     assert loaded.manifest.command.startswith("python -m train --equipment hydraulic-rig")
-    assert set(loaded.manifest.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {files.MANIFEST}
+    assert set(loaded.manifest.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {
+        files.MANIFEST
+    }
     assert loaded.manifest.trained_heads["rate"] == {}
     assert loaded.manifest.command in (SHIPPED / version / files.REPORT).read_text()
 
 
 def test_the_two_are_really_different() -> None:
     assert shipped("1").config != shipped("2").config
-    assert read_manifest(SHIPPED / "1").sha256[files.WEIGHTS] != read_manifest(SHIPPED / "2").sha256[files.WEIGHTS]
+    assert (
+        read_manifest(SHIPPED / "1").sha256[files.WEIGHTS]
+        != read_manifest(SHIPPED / "2").sha256[files.WEIGHTS]
+    )
 
 
 def test_default_holds_out_as_promised() -> None:
-    evaluation = Metrics.model_validate_json((SHIPPED / "1" / files.METRICS).read_bytes()).evaluation
+    evaluation = Metrics.model_validate_json(
+        (SHIPPED / "1" / files.METRICS).read_bytes()
+    ).evaluation
     found = evaluation.scorecards[THIS]
-    for component, promised in {"cooler": 0.995, "valve": 0.995, "pump": 0.99, "accumulator": 0.96}.items():
+    for component, promised in {
+        "cooler": 0.995,
+        "valve": 0.995,
+        "pump": 0.99,
+        "accumulator": 0.96,
+    }.items():
         assert found.grades[component].mean_macro_f1 >= promised
         assert len(found.grades[component].parts) == 5
         interval = evaluation.certainty[component].health
@@ -65,11 +79,20 @@ def test_default_holds_out_as_promised() -> None:
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_cycles_that_it_was_trained_on_are_told(version: str) -> None:
     loaded, equipment = shipped(version), rig_equipment()
-    features = [window_features(values_SN, equipment, loaded.feature_spec) for values_SN in cycles()]
+    features = [
+        window_features(values_SN, equipment, loaded.feature_spec) for values_SN in cycles()
+    ]
     assert [each.faulty for each in features] == [()] * len(features)
-    assert not any(leaves_range(each.exceedance_S, equipment, loaded.feature_spec) for each in features)
-    output = score(loaded.model, concatenate([build_graph(equipment, each, loaded.feature_spec) for each in features]))
-    grade_WV = np.nan_to_num(output.grade_probability_VK, nan=-1.0).argmax(-1).reshape(len(features), -1)
+    assert not any(
+        leaves_range(each.exceedance_S, equipment, loaded.feature_spec) for each in features
+    )
+    output = score(
+        loaded.model,
+        concatenate([build_graph(equipment, each, loaded.feature_spec) for each in features]),
+    )
+    grade_WV = (
+        np.nan_to_num(output.grade_probability_VK, nan=-1.0).argmax(-1).reshape(len(features), -1)
+    )
     block = rig_block()
     for index, name in enumerate(("cooler", "valve", "pump", "accumulator")):
         component = equipment.component_index(name)
@@ -98,7 +121,11 @@ def test_missing_sensor_of_another_component_hardly_moves_the_answer() -> None:
             loaded.model,
             concatenate(
                 [
-                    build_graph(equipment, window_features(each, equipment, loaded.feature_spec), loaded.feature_spec)
+                    build_graph(
+                        equipment,
+                        window_features(each, equipment, loaded.feature_spec),
+                        loaded.feature_spec,
+                    )
                     for each in values_WSN
                 ]
             ),

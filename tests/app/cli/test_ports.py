@@ -38,7 +38,9 @@ def test_taken_port_is_named_with_what_to_do(
     )
 
 
-def test_free_ports_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_free_ports_say_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
     assert main(config_of(tmp_path, free_port())) == 0
     assert capsys.readouterr().err == ""

@@ -7,7 +7,9 @@ import pytest
 from app.core.settings import PROJECT_DIR, Settings, without_passwords
 
 
-def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(monkeypatch: pytest.MonkeyPatch):
+def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+):
     assert Settings().serve_config == PROJECT_DIR / "serve_config.yaml"
     for given, found in (
         ("plant/serve.yaml", PROJECT_DIR / "plant/serve.yaml"),
@@ -21,7 +23,10 @@ def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(mon
     ("text", "shown"),
     [
         ("http://ann:secret@host:5000/api", "http://host:5000/api"),
-        ("to https://ann:s@cr:t@host/x and postgresql://ann:secret@db", "to https://host/x and postgresql://db"),
+        (
+            "to https://ann:s@cr:t@host/x and postgresql://ann:secret@db",
+            "to https://host/x and postgresql://db",
+        ),
         ("https://host/people@work, ann@work", "https://host/people@work, ann@work"),
         ("sqlite:////var/mlflow.db", "sqlite:////var/mlflow.db"),
     ],

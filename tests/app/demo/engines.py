@@ -14,7 +14,10 @@ def write_engines(path: Path, lives: tuple[int, ...] = (5, 3), seed: int = 0) ->
             settings = [f"{value:.4f}" for value in (0.001, 0.0003, 100.0)]
             # a drift towards the failure on every sensor, within what the topology's instruments read
             values = MIDDLES * (1 + 0.01 * cycle / cycles) + 1e-3 * generator.normal(size=21)
-            lines.append(" ".join([str(unit), str(cycle), *settings, *(f"{value:.4f}" for value in values)]) + "  \n")
+            lines.append(
+                " ".join([str(unit), str(cycle), *settings, *(f"{value:.4f}" for value in values)])
+                + "  \n"
+            )
     path.write_text("".join(lines))
     return path
 

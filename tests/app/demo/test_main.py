@@ -24,7 +24,14 @@ WriteRig = Callable[..., Path]
 def test_import_tells_its_progress_and_that_a_second_one_found_nothing_new(
     database_dsn: str, write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import-rig", str(write_rig(cycles=50)), "--dsn", database_dsn, "--equipment-id", "rig-cli"]
+    command = [
+        "import-rig",
+        str(write_rig(cycles=50)),
+        "--dsn",
+        database_dsn,
+        "--equipment-id",
+        "rig-cli",
+    ]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("as rig-cli")
@@ -56,12 +63,19 @@ def test_packed_archive_holds_the_directory(
 ) -> None:
     out = tmp_path / "rig.tar.xz"
     assert main(["pack-rig", str(write_rig(cycles=4)), str(out)]) == 0
-    assert capsys.readouterr().out == (f"packed 4 cycles, 4080 readings, into {out}: {out.stat().st_size} bytes\n")
+    assert capsys.readouterr().out == (
+        f"packed 4 cycles, 4080 readings, into {out}: {out.stat().st_size} bytes\n"
+    )
     assert survey(open_archive(out)).cycles == 4
 
 
-def test_faulty_input_is_one_line_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import-rig", str(tmp_path / "nowhere"), "--dsn", "postgresql://127.0.0.1:1/none"]) == 1
+def test_faulty_input_is_one_line_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["import-rig", str(tmp_path / "nowhere"), "--dsn", "postgresql://127.0.0.1:1/none"])
+        == 1
+    )
     captured = capsys.readouterr()
     assert captured.err == (
         f"error: expected a directory in the rig's published layout, found none at {tmp_path / 'nowhere'}\n"
@@ -71,7 +85,12 @@ def test_faulty_input_is_one_line_on_standard_error(tmp_path: Path, capsys: pyte
 def test_database_that_is_away_is_one_line_and_keeps_the_password_secret(
     write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import-rig", str(write_rig(cycles=1)), "--dsn", "postgresql://rig:hunter2@127.0.0.1:1/none"]
+    command = [
+        "import-rig",
+        str(write_rig(cycles=1)),
+        "--dsn",
+        "postgresql://rig:hunter2@127.0.0.1:1/none",
+    ]
     assert main(command) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
@@ -84,8 +103,14 @@ def test_database_that_is_away_is_one_line_and_keeps_the_password_secret(
     [
         ([], "required: COMMAND"),
         (["import"], "invalid choice: 'import'"),
-        (["import-rig", "--start", "2025-01-01"], "expected a time with its zone, found '2025-01-01': add Z for UTC"),
-        (["import-rig", "--start", "noon"], "expected an ISO 8601 time such as 2025-01-01T00:00Z, found 'noon'"),
+        (
+            ["import-rig", "--start", "2025-01-01"],
+            "expected a time with its zone, found '2025-01-01': add Z for UTC",
+        ),
+        (
+            ["import-rig", "--start", "noon"],
+            "expected an ISO 8601 time such as 2025-01-01T00:00Z, found 'noon'",
+        ),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_why(
@@ -98,9 +123,20 @@ def test_wrong_usage_exits_with_2_and_says_why(
 
 
 def test_feed_writes_the_last_hour_and_now_until_it_is_interrupted(database_dsn: str) -> None:
-    command = [sys.executable, "-m", "app.demo", "feed", "--dsn", database_dsn, "--equipment-id", "rig-feed"]
+    command = [
+        sys.executable,
+        "-m",
+        "app.demo",
+        "feed",
+        "--dsn",
+        database_dsn,
+        "--equipment-id",
+        "rig-feed",
+    ]
     started = time.time()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
     try:
         values, newest = asyncio.run(_fed(database_dsn, started, process))
     finally:

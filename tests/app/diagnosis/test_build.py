@@ -31,7 +31,11 @@ from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
-GRADES = (Grade(name="new", health=1.0), Grade(name="worn", health=0.5), Grade(name="gone", health=0.1))
+GRADES = (
+    Grade(name="new", health=1.0),
+    Grade(name="worn", health=0.5),
+    Grade(name="gone", health=0.1),
+)
 
 
 def press(**changes: object) -> Equipment:
@@ -49,7 +53,9 @@ def press(**changes: object) -> Equipment:
             {
                 "component_id": "motor",
                 "type": "motor",
-                "sensors": [{"sensor_id": "w", "quantity": "power", "unit": "W", "range": [0, 4000]}],
+                "sensors": [
+                    {"sensor_id": "w", "quantity": "power", "unit": "W", "range": [0, 4000]}
+                ],
             },
             {"component_id": "tank", "type": "tank"},
         ],
@@ -86,12 +92,15 @@ def output(
     )
 
 
-def scores_of(found: ModelOutput, contribution_VS: Floats | None = None, distance_VS: Floats | None = None) -> Scores:
+def scores_of(
+    found: ModelOutput, contribution_VS: Floats | None = None, distance_VS: Floats | None = None
+) -> Scores:
     if contribution_VS is None:
         return Scores(component_predictions(found))
     unknown_VS = np.full_like(contribution_VS, np.nan)
     return Scores(
-        component_predictions(found), Contributions(contribution_VS, unknown_VS if distance_VS is None else distance_VS)
+        component_predictions(found),
+        Contributions(contribution_VS, unknown_VS if distance_VS is None else distance_VS),
     )
 
 
@@ -140,7 +149,11 @@ def make(
         fallback=False,
         input_digest="cd34",
     )
-    machine, found, limits = equipment or press(), scores or scores_of(output()), thresholds or Thresholds()
+    machine, found, limits = (
+        equipment or press(),
+        scores or scores_of(output()),
+        thresholds or Thresholds(),
+    )
     made = diagnose(machine, context, found, summary(**changes), decoder, limits, {})
     told = build_diagnosis(machine, context, found, summary(**changes), decoder, limits, {})
     assert as_json(told) == made.model_dump_json().encode()
@@ -149,7 +162,11 @@ def make(
 
 def test_what_is_needed_to_make_it_again_is_kept():
     made = make()
-    assert (made.weights_sha256, made.input.digest, made.topology_revision) == ("ab12", "cd34", press().revision)
+    assert (made.weights_sha256, made.input.digest, made.topology_revision) == (
+        "ab12",
+        "cd34",
+        press().revision,
+    )
 
 
 def test_graded_component_names_the_most_probable_grade():
@@ -169,7 +186,12 @@ def test_component_without_labels_rests_on_novelty_and_says_so():
 
 def test_component_that_nothing_is_known_of_has_no_health():
     tank = make().components[2]
-    assert (tank.basis, tank.health, tank.state, tank.interval) == ("none", None, "unknown", (0.0, 1.0))
+    assert (tank.basis, tank.health, tank.state, tank.interval) == (
+        "none",
+        None,
+        "unknown",
+        (0.0, 1.0),
+    )
 
 
 def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
@@ -178,7 +200,12 @@ def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
         values[0] = np.nan
     diagnosis = make(scores_of(told))
     pump = diagnosis.components[0]
-    assert (pump.health, pump.state, pump.basis, pump.interval) == (None, "unknown", "none", (0.0, 1.0))
+    assert (pump.health, pump.state, pump.basis, pump.interval) == (
+        None,
+        "unknown",
+        "none",
+        (0.0, 1.0),
+    )
     assert (pump.condition, pump.confidence) == (None, None)
     assert (pump.degradation_rate, pump.rul_h, pump.rul_interval_h) == (None, None, None)
     assert "not a finite number" in str(pump.degradation_reason)
@@ -218,7 +245,10 @@ def test_evidence_that_no_distance_can_be_worked_out_of_is_too_far_and_told_with
 
 
 def test_distance_that_is_allowed_is_a_threshold():
-    assert make(scores_of(output(distance=1.3)), thresholds=Thresholds(max_distance=1.4)).status == "ok"
+    assert (
+        make(scores_of(output(distance=1.3)), thresholds=Thresholds(max_distance=1.4)).status
+        == "ok"
+    )
     with pytest.raises(ValueError, match="expected max_distance above 0 and finite, found nan"):
         Thresholds(max_distance=float("nan"))
 
@@ -238,11 +268,16 @@ def test_answer_that_is_not_as_its_schema_says_is_refused():
 
 
 @pytest.mark.parametrize(
-    "names", [{"health": float("nan")}, {"interval": (-0.1, 1.0)}, {"confidence": 1.5}, {"rul_h": -1.0}]
+    "names",
+    [{"health": float("nan")}, {"interval": (-0.1, 1.0)}, {"confidence": 1.5}, {"rul_h": -1.0}],
 )
-def test_component_that_is_not_as_its_schema_says_is_refused(names: dict[str, object], monkeypatch: pytest.MonkeyPatch):
+def test_component_that_is_not_as_its_schema_says_is_refused(
+    names: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
     original = diagnose_module._component
-    monkeypatch.setattr(diagnose_module, "_component", lambda *arguments: {**original(*arguments), **names})
+    monkeypatch.setattr(
+        diagnose_module, "_component", lambda *arguments: {**original(*arguments), **names}
+    )
     with pytest.raises(ValidationError):
         make()
 
@@ -267,7 +302,12 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
     assert make(scores_of(output(), contribution_VS), decoder).components[0].condition is not None
     diagnosis = make(scores_of(output(), contribution_VS), decoder, missing=("q",))
     pump, motor, _ = diagnosis.components
-    assert (pump.health, pump.interval, pump.state, pump.basis) == (None, (0.0, 1.0), "unknown", "none")
+    assert (pump.health, pump.interval, pump.state, pump.basis) == (
+        None,
+        (0.0, 1.0),
+        "unknown",
+        "none",
+    )
     assert (pump.condition, pump.confidence, pump.evidence) == (None, None, ())
     assert pump.distance == pytest.approx(0.4)
     assert (pump.degradation_rate, pump.rul_h, pump.rul_interval_h) == (None, None, None)
@@ -275,7 +315,9 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
     assert motor.health == pytest.approx(0.8)
     assert (diagnosis.status, diagnosis.health) == ("insufficient_evidence", None)
     (reason,) = diagnosis.reasons
-    assert reason.startswith("expected the condition of 'pump' with a confidence of at least 75.0%, found 70.0%: ")
+    assert reason.startswith(
+        "expected the condition of 'pump' with a confidence of at least 75.0%, found 70.0%: "
+    )
 
 
 def test_abstention_stands_beside_the_reasons_of_the_input():
@@ -297,7 +339,10 @@ def test_evidence_is_empty_unless_asked_for():
 def test_evidence_is_ordered_by_weight_and_leaves_out_what_is_not_known():
     contribution_VS = np.array([[0.1, -0.4, np.nan], [0, 0, 0], [0, 0, 0]], np.float32)
     pump, motor, _ = make(scores_of(output(), contribution_VS)).components
-    assert [(item.sensor_id, pytest.approx(item.contribution)) for item in pump.evidence] == [("q", -0.4), ("p", 0.1)]
+    assert [(item.sensor_id, pytest.approx(item.contribution)) for item in pump.evidence] == [
+        ("q", -0.4),
+        ("p", 0.1),
+    ]
     assert [item.sensor_id for item in motor.evidence] == []
 
 
@@ -325,7 +370,9 @@ def test_sensors_that_bring_evidence_no_further_are_not_among_those_that_do():
 def test_evidence_of_novelty_is_what_the_sensor_takes_away():
     contribution_VS = np.zeros((3, 3), np.float32)
     motor = make(scores_of(output(), contribution_VS), novelty_without_S=f32(1, 1, 1)).components[1]
-    assert [(item.sensor_id, pytest.approx(item.contribution, abs=1e-6)) for item in motor.evidence] == [("w", 0.2)]
+    assert [
+        (item.sensor_id, pytest.approx(item.contribution, abs=1e-6)) for item in motor.evidence
+    ] == [("w", 0.2)]
 
 
 @pytest.mark.parametrize(
@@ -393,7 +440,8 @@ def test_hysteresis_never_makes_a_state_better_than_it_is(health: float, previou
 @given(st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 100))
 def test_health_is_always_inside_its_interval(health: float, spread: float, reach: float):
     diagnosis = make(
-        scores_of(output(health=health, spread=spread)), taught(pump=ComponentCalibration(health_reach=reach))
+        scores_of(output(health=health, spread=spread)),
+        taught(pump=ComponentCalibration(health_reach=reach)),
     )
     for component in diagnosis.components:
         low, high = component.interval
@@ -404,20 +452,30 @@ def test_health_is_always_inside_its_interval(health: float, spread: float, reac
 
 NUMBERS = st.floats(width=32)
 NAMES = st.sets(st.sampled_from(["p", "q", "w"])).map(sorted).map(tuple)
-TIMES = st.timedeltas(timedelta(days=-20_000), timedelta(days=60_000)).map(lambda since: START + since)
+TIMES = st.timedeltas(timedelta(days=-20_000), timedelta(days=60_000)).map(
+    lambda since: START + since
+)
 
 
 @st.composite
 def told_fields(draw: st.DrawFn) -> DiagnosisFields:
     """Draw the fields of any diagnosis of the press: a network that answers anything, about an input of any quality."""
-    values_8V = np.array(draw(st.lists(NUMBERS, min_size=24, max_size=24)), np.float32).reshape(8, 3)
+    values_8V = np.array(draw(st.lists(NUMBERS, min_size=24, max_size=24)), np.float32).reshape(
+        8, 3
+    )
     values_8V[[1, 4]] = np.abs(values_8V[[1, 4]])  # spreads
     shares_VK = np.array(
-        draw(st.lists(st.floats(0, 1, width=32) | st.just(np.nan), min_size=9, max_size=9)), np.float32
+        draw(st.lists(st.floats(0, 1, width=32) | st.just(np.nan), min_size=9, max_size=9)),
+        np.float32,
     )
     found = ModelOutput(*values_8V[:5], shares_VK.reshape(3, 3), values_8V[5])
-    contribution_VS = np.array(draw(st.lists(NUMBERS, min_size=9, max_size=9)), np.float32).reshape(3, 3)
-    faults = tuple(Fault(name, draw(st.sampled_from(["out_of_range", "frozen", "noisy"]))) for name in draw(NAMES))
+    contribution_VS = np.array(draw(st.lists(NUMBERS, min_size=9, max_size=9)), np.float32).reshape(
+        3, 3
+    )
+    faults = tuple(
+        Fault(name, draw(st.sampled_from(["out_of_range", "frozen", "noisy"])))
+        for name in draw(NAMES)
+    )
     end = draw(TIMES)
     context = DiagnosisContext(
         diagnosis_id=draw(st.text("0123456789abcdef", min_size=32, max_size=32)),
@@ -438,7 +496,9 @@ def told_fields(draw: st.DrawFn) -> DiagnosisFields:
         )
     )
     scores = scores_of(found, draw(st.sampled_from([None, contribution_VS])), contribution_VS.T)
-    previous = dict.fromkeys(draw(st.sets(st.sampled_from(["pump", "motor"]))), draw(st.sampled_from(STATES)))
+    previous = dict.fromkeys(
+        draw(st.sets(st.sampled_from(["pump", "motor"]))), draw(st.sampled_from(STATES))
+    )
     limits = Thresholds(max_distance=draw(st.sampled_from([1.0, 1e30])))
     return build_diagnosis(press(), context, scores, input_quality, decoder, limits, previous)
 

@@ -20,7 +20,9 @@ def test_windows_built_together_are_what_each_is_alone() -> None:
     features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
     equal(graph, concatenate([build_graph(made.equipment, each, made.spec) for each in features]))
     for mine, each in zip(summary.windows(made.equipment.sensor_ids), features, strict=True):
-        np.testing.assert_equal(mine._asdict(), assess_window(made.equipment, each, made.spec)._asdict())
+        np.testing.assert_equal(
+            mine._asdict(), assess_window(made.equipment, each, made.spec)._asdict()
+        )
 
 
 def test_topology_that_no_window_can_fit_is_refused_with_the_plan() -> None:

@@ -12,7 +12,9 @@ from tests.app.experiments.test_pairs import grade, row, told
 ALL = Reading(0, complete=True)
 
 
-def experiment(first: str, second: str, labels: str | None = None, *, machines: int = 1) -> Experiment:
+def experiment(
+    first: str, second: str, labels: str | None = None, *, machines: int = 1
+) -> Experiment:
     """Compare version 3 with version 4: a letter for each window's condition, and for its label; '-' is not told."""
 
     def answer(letter: str):
@@ -59,7 +61,10 @@ def test_few_labels_leave_it_open_and_say_how_many_more():
     found = experiment("aaaaaaaaaa", "aaabaaaaaa", "a" * 10, machines=10)
     assert (found.verdict, found.components[0].accuracy is not None) == ("unknown", True)
     assert found.sentence.startswith("not yet known, about ")
-    assert "so far pump right in 90.0% with 4 and in 100.0% with 3 of 10 labelled windows" in found.sentence
+    assert (
+        "so far pump right in 90.0% with 4 and in 100.0% with 3 of 10 labelled windows"
+        in found.sentence
+    )
     assert found.more is not None
     assert 20 < found.more < 200
 
@@ -70,13 +75,18 @@ def test_estimate_of_how_many_more_is_of_the_right_size():
     for _ in range(30):
         wrong = generator.random(1500) < 0.05
         pairs = gathered(
-            [row(number, (told("a"),), (told("b" if each else "a"),), grade("a")) for number, each in enumerate(wrong)][
-                ::-1
-            ]
+            [
+                row(number, (told("a"),), (told("b" if each else "a"),), grade("a"))
+                for number, each in enumerate(wrong)
+            ][::-1]
         )
         counts = range(60, 1500, 20)
         looks = (truths_of(pairs.only(np.arange(count))) for count in counts)
-        known = next(at for at, each in zip(counts, looks, strict=True) if verdict_of(each, "by_window") != "unknown")
+        known = next(
+            at
+            for at, each in zip(counts, looks, strict=True)
+            if verdict_of(each, "by_window") != "unknown"
+        )
         more = more_needed(truths_of(pairs.only(np.arange(60))), "by_window")
         assert more is not None
         needed.append(known - 60)
@@ -105,7 +115,9 @@ def test_without_labels_it_is_told_how_they_differ_and_not_who_is_right():
 def test_versions_that_hardly_ever_differ_are_alike_once_there_is_enough():
     found = experiment("a" * 1000, "a" * 1000, "a" * 1000, machines=1000)
     assert (found.verdict, found.elsewhere) == ("alike", "alike")
-    assert found.sentence.startswith("4 is as good as 3: within 1% at pump, by 1000 labelled windows")
+    assert found.sentence.startswith(
+        "4 is as good as 3: within 1% at pump, by 1000 labelled windows"
+    )
     few = experiment("a" * 100, "a" * 100, "a" * 100)
     assert few.verdict == "unknown"
     assert few.more is not None
@@ -120,7 +132,9 @@ def test_better_here_and_worse_there_is_neither():
     ]
     found = compare("3", "4", gathered(rows[::-1]), ALL)
     assert found.verdict == "mixed"
-    assert found.sentence.startswith("4 is better at some components and worse at others: pump right in 100.0% with 4")
+    assert found.sentence.startswith(
+        "4 is better at some components and worse at others: pump right in 100.0% with 4"
+    )
     assert "; but valve right in 0.0% with 4" in found.sentence
 
 
@@ -134,7 +148,10 @@ def test_what_is_not_told_is_counted_and_is_not_right():
 
 
 def test_health_difference_has_an_interval_around_it():
-    rows = [row(number, (told("a", 0.8),), (told("a", 0.75 + 0.01 * (number % 2)),)) for number in range(400)]
+    rows = [
+        row(number, (told("a", 0.8),), (told("a", 0.75 + 0.01 * (number % 2)),))
+        for number in range(400)
+    ]
     (component,) = compare("3", "4", gathered(rows[::-1]), ALL).components
     found = component.health_difference
     assert found is not None
@@ -144,7 +161,9 @@ def test_health_difference_has_an_interval_around_it():
 
 
 def test_answers_and_times_are_counted_for_either():
-    found = compare("3", "4", gathered([row(1, (told("a"),), (told("a"),))]), Reading(7, complete=False))
+    found = compare(
+        "3", "4", gathered([row(1, (told("a"),), (told("a"),))]), Reading(7, complete=False)
+    )
     assert (found.windows, found.machines, found.repeated, found.complete) == (1, 1, 7, False)
     assert (found.abstained_a, found.abstained_b) == (0, 1)
     assert (found.latency_a.p50_s, found.latency_b.p95_s) == (0.1, 0.2)

@@ -45,7 +45,9 @@ def test_interval_holds_the_mean_and_is_mirrored_with_the_values(values: list[fl
 
 
 @given(VALUES, st.floats(0.05, 0.95), st.floats(1.0, 50.0))
-def test_side_agrees_with_the_interval_and_with_values_that_come_again(values: list[float], mean: float, times: float):
+def test_side_agrees_with_the_interval_and_with_values_that_come_again(
+    values: list[float], mean: float, times: float
+):
     sample = sample_of(np.array(values), -1.0, 1.0)
     low, high = mean_interval(sample, ALPHA)
     side = side_of(sample, mean, ALPHA)
@@ -66,7 +68,9 @@ def test_order_does_not_count(values: list[float], random):
 
 
 @pytest.mark.parametrize("kind", ["independent", "lasting", "drifting"])
-def test_mean_of_what_was_expected_is_hardly_ever_left_though_looked_at_after_every_value(kind: str):
+def test_mean_of_what_was_expected_is_hardly_ever_left_though_looked_at_after_every_value(
+    kind: str,
+):
     """Of 200 sequences of 300 values at most 5 % may leave the interval at any look; no kind of dependence changes that."""
     left = 0
     for seed in range(200):
@@ -80,7 +84,9 @@ def test_mean_of_what_was_expected_is_hardly_ever_left_though_looked_at_after_ev
         value_N = (generator.random(300) < expected_N).astype(np.float64)
         truth_N = np.cumsum(expected_N) / np.arange(1, 301)
         # at the true mean, both sides of the interval, after every value: what `side_of` works out from scratch
-        gain_N = [_capital(value_N[:count], float(truth_N[count - 1])) for count in range(10, 301, 10)]
+        gain_N = [
+            _capital(value_N[:count], float(truth_N[count - 1])) for count in range(10, 301, 10)
+        ]
         left += max(gain_N) >= math.log(2 / ALPHA)
     assert left <= 10
 
@@ -89,14 +95,19 @@ def _capital(value_N: np.ndarray, mean: float) -> float:
     if not 0 < mean < 1:
         return 0.0
     sides = (value_N / mean, (1 - value_N) / (1 - mean))
-    return max(float(np.log(np.mean(np.prod(1 + BETS_G * (side[:, np.newaxis] - 1), axis=0)))) for side in sides)
+    return max(
+        float(np.log(np.mean(np.prod(1 + BETS_G * (side[:, np.newaxis] - 1), axis=0))))
+        for side in sides
+    )
 
 
 def test_values_that_hardly_differ_are_known_sooner():
     generator = np.random.default_rng(0)
     widths = []
     for spread in (0.01, 0.1, 0.5):
-        low, high = mean_interval(sample_of(np.clip(generator.normal(0, spread, 500), -1, 1), -1.0, 1.0), ALPHA)
+        low, high = mean_interval(
+            sample_of(np.clip(generator.normal(0, spread, 500), -1, 1), -1.0, 1.0), ALPHA
+        )
         widths.append(high - low)
     assert widths == sorted(widths)
     assert widths[0] < 0.02

@@ -84,7 +84,16 @@ def test_state_speaks_where_there_is_no_condition_and_never_equals_one():
 
 
 def test_component_that_an_answer_lacks_is_absent_and_has_no_score():
-    pairs = gathered([row(1, (told("0"), told("0", name="valve")), (told("0"),), grade("0", component_id="valve"))])
+    pairs = gathered(
+        [
+            row(
+                1,
+                (told("0"), told("0", name="valve")),
+                (told("0"),),
+                grade("0", component_id="valve"),
+            )
+        ]
+    )
     assert pairs.component_ids == ("pump", "valve")
     assert pairs.told_2PC[1, 0].tolist()[1] == ABSENT
     assert np.isnan(pairs.score_2PC).all()

@@ -11,7 +11,15 @@ import pytest
 from app.checkpoint.files import load
 from app.experiments.pairs import Pairs
 from app.experiments.verdict import Decider
-from tests.answers import SHIPPED, accuracy, answers, damaged, equals_told_apart, pairs_of, told_apart
+from tests.answers import (
+    SHIPPED,
+    accuracy,
+    answers,
+    damaged,
+    equals_told_apart,
+    pairs_of,
+    told_apart,
+)
 
 TRIALS = 20
 

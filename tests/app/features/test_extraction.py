@@ -69,7 +69,9 @@ def test_a_reading_that_is_no_number_is_no_reading() -> None:
 
 def test_statistics_of_one_step_by_hand() -> None:
     # 1 2 6 7: mean 4, deviations -3 -2 2 3, slope 2.2 a bin over 3 bins
-    np.testing.assert_allclose(statistics([1, 2, 6, 7]), [[4, 0, np.sqrt(6.5), -3, 3, 6.6, -3, 3]], rtol=1e-6)
+    np.testing.assert_allclose(
+        statistics([1, 2, 6, 7]), [[4, 0, np.sqrt(6.5), -3, 3, 6.6, -3, 3]], rtol=1e-6
+    )
 
 
 def test_shift_is_the_distance_from_the_mean_of_the_window() -> None:
@@ -78,7 +80,9 @@ def test_shift_is_the_distance_from_the_mean_of_the_window() -> None:
 
 
 def test_gaps_leave_statistics_of_what_is_there() -> None:
-    found, coverage = step_statistics(np.array([[NAN, 2, NAN, 6, NAN, NAN, NAN, NAN]], np.float32), 2, ALL)
+    found, coverage = step_statistics(
+        np.array([[NAN, 2, NAN, 6, NAN, NAN, NAN, NAN]], np.float32), 2, ALL
+    )
     # bins 1 and 3: mean 4, slope 2 a bin over 3 bins
     np.testing.assert_allclose(found[0, 0], [4, 0, 2, -2, 2, 6, -2, 2])
     assert np.isnan(found[0, 1]).all()
@@ -105,7 +109,9 @@ def test_features_are_finite_clipped_and_zero_where_masked(values_SN: Floats) ->
     assert np.abs(features.x_STF[..., :-1]).max() <= made.spec.clip
     assert (features.x_STF[~features.mask_ST] == 0).all()
     assert set(features.missing) == {
-        name for name, row in zip(made.equipment.sensor_ids, values_SN, strict=True) if np.isnan(row).all()
+        name
+        for name, row in zip(made.equipment.sensor_ids, values_SN, strict=True)
+        if np.isnan(row).all()
     }
 
 
@@ -151,7 +157,11 @@ def test_frozen_rough_and_impossible_sensors_are_masked_and_told() -> None:
     values_SN[1] += 40 * (-1.0) ** np.arange(12)
     values_SN[2, 5] = 301.0
     features = window_features(values_SN, made.equipment, made.spec)
-    assert features.faulty == (Fault("P1", "frozen"), Fault("Q1", "noisy"), Fault("P2", "out_of_range"))
+    assert features.faulty == (
+        Fault("P1", "frozen"),
+        Fault("Q1", "noisy"),
+        Fault("P2", "out_of_range"),
+    )
     assert features.mask_ST.any(axis=1).tolist() == [False, False, False, True]
     assert np.isnan(features.exceedance_S[:3]).all()
 
@@ -172,7 +182,9 @@ def test_excess_by_hand() -> None:
 
     def excess(raw_TF: Floats) -> float:
         there_T = np.isfinite(raw_TF).all(-1)
-        return float(range_exceedance(np.tile(raw_TF, (1, 4, 1, 1)), np.tile(there_T, (1, 4, 1)), plan)[0, 0])
+        return float(
+            range_exceedance(np.tile(raw_TF, (1, 4, 1, 1)), np.tile(there_T, (1, 4, 1)), plan)[0, 0]
+        )
 
     assert excess(inside) == 0.0
     # half a spread beyond in one of 12 numbers
@@ -193,15 +205,26 @@ def test_other_unit_or_steps_than_trained_are_refused() -> None:
     made = small()
     data = made.equipment.model_dump(mode="json")
     data["components"][0]["sensors"][0]["unit"] = "psi"
-    with pytest.raises(WindowError, match=r"'press.P1' as pressure in bar, the equipment has it as pressure in psi"):
-        window_features(wave(1, 4)[0], type(made.equipment).model_validate_json(json.dumps(data)), made.spec)
-    with pytest.raises(WindowError, match=r"windows of 4 steps for 'press.P1', the equipment has 6"):
+    with pytest.raises(
+        WindowError, match=r"'press.P1' as pressure in bar, the equipment has it as pressure in psi"
+    ):
+        window_features(
+            wave(1, 4)[0], type(made.equipment).model_validate_json(json.dumps(data)), made.spec
+        )
+    with pytest.raises(
+        WindowError, match=r"windows of 4 steps for 'press.P1', the equipment has 6"
+    ):
         window_features(wave(1, 4)[0], made.equipment.model_copy(update={"steps": 6}), made.spec)
 
 
 def test_flatness_is_the_share_of_the_longest_run_of_readings() -> None:
     # a gap does not end a run, below three readings nothing is told
-    rows = [[1, 1, NAN, 1, 2, 2], [1, 2, 3, 4, 5, 5], [NAN, 3, NAN, NAN, 3, NAN], [7, 7, 7, 7, 7, 7]]
+    rows = [
+        [1, 1, NAN, 1, 2, 2],
+        [1, 2, 3, 4, 5, 5],
+        [NAN, 3, NAN, NAN, 3, NAN],
+        [7, 7, 7, 7, 7, 7],
+    ]
     np.testing.assert_array_equal(flatness(np.array(rows, np.float32)), [3 / 5, 2 / 6, np.nan, 1.0])
     np.testing.assert_array_equal(flatness(np.full((2, 6), NAN)), [np.nan, np.nan])
 
@@ -210,7 +233,9 @@ def plain_statistics(values_N: Floats, steps: int, names: tuple[str, ...]) -> Fl
     bins_TN = values_N.astype(np.float64).reshape(steps, -1)
     width = bins_TN.shape[1]
     found = np.full((steps, len(names)), np.nan, np.float32)
-    level = np.where(np.isnan(values_N), 0.0, values_N.astype(np.float64)).sum() / max(1, np.isfinite(values_N).sum())
+    level = np.where(np.isnan(values_N), 0.0, values_N.astype(np.float64)).sum() / max(
+        1, np.isfinite(values_N).sum()
+    )
     for step, bins_N in enumerate(bins_TN):
         there = ~np.isnan(bins_N)
         count = there.sum()
@@ -218,7 +243,11 @@ def plain_statistics(values_N: Floats, steps: int, names: tuple[str, ...]) -> Fl
             continue
         mean = np.where(there, bins_N, 0.0).sum() / count
         centred = np.where(there, bins_N - mean, 0.0)
-        place = np.where(there, np.arange(width) - np.where(there, np.arange(float(width)), 0.0).sum() / count, 0.0)
+        place = np.where(
+            there,
+            np.arange(width) - np.where(there, np.arange(float(width)), 0.0).sum() / count,
+            0.0,
+        )
         power = (place**2).sum()
         first, last = np.flatnonzero(there)[[0, -1]]
         told = {
@@ -254,16 +283,22 @@ def plain_fault(values_N: Floats, limits: tuple[float, float], reference: Refere
     return "noisy" if rough > 2.0 * reference.roughness else None
 
 
-def plain_features(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> list[tuple[bytes, bytes, str | None]]:
+def plain_features(
+    values_SN: Floats, equipment: Equipment, spec: FeatureSpec
+) -> list[tuple[bytes, bytes, str | None]]:
     """Return of each sensor the bytes of its features and of its excess, and its fault."""
     T, rows = equipment.steps, []
     for (_, sensor), row_N in zip(equipment.sensors, values_SN, strict=True):
         values_N = np.where(np.isfinite(row_N), row_N, NAN)
         reference = spec.references[equipment.design][sensor.sensor_id]
         raw_TF = plain_statistics(values_N, T, spec.statistics)
-        coverage_T = (np.isfinite(values_N).reshape(T, -1).sum(1) / (equipment.bins // T)).astype(np.float32)
+        coverage_T = (np.isfinite(values_N).reshape(T, -1).sum(1) / (equipment.bins // T)).astype(
+            np.float32
+        )
         fault = plain_fault(values_N, sensor.range, reference)
-        z_TF = np.clip((raw_TF - np.array(reference.mean)) / np.array(reference.spread), -spec.clip, spec.clip)
+        z_TF = np.clip(
+            (raw_TF - np.array(reference.mean)) / np.array(reference.spread), -spec.clip, spec.clip
+        )
         x_TF = np.concatenate((z_TF, coverage_T[:, None] - 1.0), axis=1)
         there_T = coverage_T > 0
         x_TF[~there_T | (fault is not None)] = 0.0
@@ -272,7 +307,9 @@ def plain_features(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -
             for table in (reference.low, reference.high, reference.spread)
         )
         there_RF = raw_TF[there_T].astype(np.float64)
-        beyond = np.minimum(np.maximum(np.maximum(low - there_RF, there_RF - high), 0.0) / spread, 1.0)
+        beyond = np.minimum(
+            np.maximum(np.maximum(low - there_RF, there_RF - high), 0.0) / spread, 1.0
+        )
         excess = beyond.mean() if there_T.any() and fault is None else np.nan
         rows.append((x_TF.astype(np.float32).tobytes(), np.float32(excess).tobytes(), fault))
     return rows
@@ -282,7 +319,9 @@ def told(features: SensorFeatures, equipment: Equipment) -> list[tuple[bytes, by
     faults = {fault.sensor_id: fault.reason for fault in features.faulty}
     return [
         (x_TF.tobytes(), excess.tobytes(), faults.get(sensor_id))
-        for x_TF, excess, sensor_id in zip(features.x_STF, features.exceedance_S, equipment.sensor_ids, strict=True)
+        for x_TF, excess, sensor_id in zip(
+            features.x_STF, features.exceedance_S, equipment.sensor_ids, strict=True
+        )
     ]
 
 
@@ -327,10 +366,16 @@ def test_many_windows_at_once_have_bitwise_the_features_of_plain_words(seed: int
 
 
 @given(
-    arrays(np.float32, (3, 4, 12), elements=st.floats(-300, 300, width=32) | st.just(np.nan) | st.just(np.inf)),
+    arrays(
+        np.float32,
+        (3, 4, 12),
+        elements=st.floats(-300, 300, width=32) | st.just(np.nan) | st.just(np.inf),
+    ),
     st.permutations(range(3)),
 )
-def test_features_of_a_window_do_not_depend_on_the_others(values_WSN: Floats, order: list[int]) -> None:
+def test_features_of_a_window_do_not_depend_on_the_others(
+    values_WSN: Floats, order: list[int]
+) -> None:
     made = fitted()
     plan = plan_features(made.equipment, made.spec)
     together = batch_features(values_WSN[order], plan)

@@ -9,7 +9,12 @@ from hypothesis.extra.numpy import arrays
 
 from app.features.binning import Floats
 from app.features.extraction import window_features
-from app.features.range_novelty import leaves_range, plan_range_novelty, range_novelty, window_exceedance
+from app.features.range_novelty import (
+    leaves_range,
+    plan_range_novelty,
+    range_novelty,
+    window_exceedance,
+)
 from tests.small import Small, small, wave
 from train.data.reference import fit_limits
 
@@ -30,14 +35,19 @@ def test_training_windows_have_no_fault_and_no_excess() -> None:
 
 def test_window_that_starts_in_mid_cycle_leaves_the_range() -> None:
     made = small()
-    held_out = [window_features(each, made.equipment, made.spec).exceedance_S for each in wave(40, 4, seed=1)]
+    held_out = [
+        window_features(each, made.equipment, made.spec).exceedance_S
+        for each in wave(40, 4, seed=1)
+    ]
     limits = fit_limits(np.array(held_out), made.equipment)
     spec = made.spec.model_copy(update={"limits": {"press": limits}})
     right = window_features(wave(1, 4, seed=2)[0], made.equipment, spec)
     late = window_features(np.roll(wave(1, 4, seed=2)[0], 6, axis=1), made.equipment, spec)
     assert not leaves_range(right.exceedance_S, made.equipment, spec)
     assert leaves_range(late.exceedance_S, made.equipment, spec)
-    assert not leaves_range(late.exceedance_S, made.equipment, made.spec)  # without limits nothing is refused
+    assert not leaves_range(
+        late.exceedance_S, made.equipment, made.spec
+    )  # without limits nothing is refused
 
 
 def test_health_by_novelty_is_that_of_the_worst_sensor() -> None:
@@ -48,16 +58,24 @@ def test_health_by_novelty_is_that_of_the_worst_sensor() -> None:
     health_WV, without_WS = range_novelty(exceedance_WS, plan_range_novelty(made.equipment, spec))
     np.testing.assert_allclose(health_WV, [[0.5, 1.0, np.nan], [0.5, 0.0, 1.0]], rtol=1e-5)
     # the pump has two sensors, the others one; where both are as bad, one alone takes nothing away
-    np.testing.assert_allclose(without_WS, [[0.5, 1.0, np.nan, np.nan], [0.5, 0.5, np.nan, np.nan]], rtol=1e-5)
-    unlimited = range_novelty(np.zeros((1, 4), np.float32), plan_range_novelty(made.equipment, made.spec))
+    np.testing.assert_allclose(
+        without_WS, [[0.5, 1.0, np.nan, np.nan], [0.5, 0.5, np.nan, np.nan]], rtol=1e-5
+    )
+    unlimited = range_novelty(
+        np.zeros((1, 4), np.float32), plan_range_novelty(made.equipment, made.spec)
+    )
     assert np.isnan(unlimited.health_WV).all()
     assert np.isnan(unlimited.without_WS).all()
 
 
 @given(arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32) | st.just(np.nan)))
-def test_health_without_a_sensor_is_that_of_the_window_in_which_it_has_none(exceedance_WS: Floats) -> None:
+def test_health_without_a_sensor_is_that_of_the_window_in_which_it_has_none(
+    exceedance_WS: Floats,
+) -> None:
     made = fitted()
-    spec = made.spec.model_copy(update={"limits": {"press": fit_limits(np.full((5, 4), 0.2), made.equipment)}})
+    spec = made.spec.model_copy(
+        update={"limits": {"press": fit_limits(np.full((5, 4), 0.2), made.equipment)}}
+    )
     plan = plan_range_novelty(made.equipment, spec)
     _, without_WS = range_novelty(exceedance_WS, plan)
     for sensor, placed in enumerate(made.equipment.sensors):

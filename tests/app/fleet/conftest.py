@@ -40,16 +40,20 @@ def config(tmp_path: Path, checkpoints: dict[str, Path]) -> Path:
 
 def write_config(path: Path, checkpoints: dict[str, Path], weights: dict[str, float]) -> None:
     releases = [
-        {"version": version, "application": f"model-{version}", "weight": weight} for version, weight in weights.items()
+        {"version": version, "application": f"model-{version}", "weight": weight}
+        for version, weight in weights.items()
     ]
     applications: list[dict[str, Any]] = [
         {
             "name": "diagnostics",
-            "deployments": [{"name": "Ingress", "user_config": {"traffic": {"releases": releases}}}],
+            "deployments": [
+                {"name": "Ingress", "user_config": {"traffic": {"releases": releases}}}
+            ],
         }
     ]
     applications += [
-        {"name": f"model-{name}", "args": {"checkpoint": str(place)}} for name, place in checkpoints.items()
+        {"name": f"model-{name}", "args": {"checkpoint": str(place)}}
+        for name, place in checkpoints.items()
     ]
     path.write_text(yaml.safe_dump({"applications": applications}))
 
@@ -75,4 +79,6 @@ async def add_rig(store: Store, equipment: Equipment, row: int, start: datetime 
     start_us = int(start.timestamp()) * 1_000_000
     times_us = np.tile(start_us + np.arange(60) * 1_000_000, len(values))
     sensor_ids = [sensor_id for sensor_id in values for _ in range(60)]
-    await store.ingest(equipment.equipment_id, sensor_ids, times_us, np.concatenate(list(values.values())))
+    await store.ingest(
+        equipment.equipment_id, sensor_ids, times_us, np.concatenate(list(values.values()))
+    )

@@ -41,7 +41,9 @@ def command(*arguments: str) -> tuple[int, str, str]:
         (("--model", "1"), "unrecognized arguments"),
     ],
 )
-def test_wrong_argument_is_told(arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]):
+def test_wrong_argument_is_told(
+    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as ended:
         command(*arguments)
     assert ended.value.code == 2
@@ -75,7 +77,9 @@ def test_wrong_use_ends_with_2_before_ray_starts(database_dsn: str, config: Path
 
 
 def test_database_that_is_away_ends_with_1(config: Path):
-    status, _, err = command("--dsn", "postgresql://nobody@127.0.0.1:9/none", "--config", str(config))
+    status, _, err = command(
+        "--dsn", "postgresql://nobody@127.0.0.1:9/none", "--config", str(config)
+    )
     assert status == 1
     assert "expected to reach the database" in err
 
@@ -84,7 +88,12 @@ def test_run_with_a_changed_file_of_ids_is_refused(database_dsn: str, config: Pa
     ids = tmp_path / "ids.txt"
     ids.write_text("rig-1\n")
     asked = RunRequest(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
-    asyncio.run(begin(database_dsn, FleetRun("files", NOW, make_plan(asked, AT, config, NOW).model_dump_json())))
+    asyncio.run(
+        begin(
+            database_dsn,
+            FleetRun("files", NOW, make_plan(asked, AT, config, NOW).model_dump_json()),
+        )
+    )
     ids.write_text("rig-1\nrig-2\n")
 
     for arguments in ((), ("--equipment", str(ids))):
@@ -115,13 +124,24 @@ async def stored(dsn: str) -> Counter[str]:
 def shared_ray() -> Iterator[None]:
     """A cluster that is there before the command, and after it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=2,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     yield
     ray.shutdown()
 
 
 def test_killed_run_is_finished_by_ray(
-    rigs: tuple[str, ...], database_dsn: str, config: Path, plan: Plan, tmp_path: Path, shared_ray: None
+    rigs: tuple[str, ...],
+    database_dsn: str,
+    config: Path,
+    plan: Plan,
+    tmp_path: Path,
+    shared_ray: None,
 ):
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join((*rigs, "gone")))
@@ -131,7 +151,9 @@ def test_killed_run_is_finished_by_ray(
     # what the service releases now is not asked: the plan holds what it released when the run began
     config.unlink()
 
-    status, out, err = command("--dsn", database_dsn, "--run", "nightly", "--batch", "2", "--workers", "1", "--json")
+    status, out, err = command(
+        "--dsn", database_dsn, "--run", "nightly", "--batch", "2", "--workers", "1", "--json"
+    )
 
     assert status == 1, err
     summary = json.loads(out)
@@ -143,8 +165,13 @@ def test_killed_run_is_finished_by_ray(
     assert asyncio.run(stored(database_dsn)) == dict.fromkeys(rigs, 1)
     assert ray.is_initialized()
 
-    wrong = {name: place.model_copy(update={"weights_sha256": "0" * 64}) for name, place in plan.checkpoints.items()}
-    spoilt = FleetRun("spoilt", NOW, plan.model_copy(update={"checkpoints": wrong}).model_dump_json())
+    wrong = {
+        name: place.model_copy(update={"weights_sha256": "0" * 64})
+        for name, place in plan.checkpoints.items()
+    }
+    spoilt = FleetRun(
+        "spoilt", NOW, plan.model_copy(update={"checkpoints": wrong}).model_dump_json()
+    )
     asyncio.run(begin(database_dsn, spoilt))
     status, _, err = command("--dsn", database_dsn, "--run", "spoilt", "--workers", "1")
     assert status == 2

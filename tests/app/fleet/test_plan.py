@@ -17,7 +17,9 @@ def test_shipped_configuration_is_read():
     released = read_released(PROJECT_DIR / "serve_config.yaml")
 
     assert set(released.directories) == {release.version for release in released.traffic.releases}
-    assert all((PROJECT_DIR / directory / WEIGHTS).is_file() for directory in released.directories.values())
+    assert all(
+        (PROJECT_DIR / directory / WEIGHTS).is_file() for directory in released.directories.values()
+    )
 
 
 def test_plan_has_the_checkpoints_that_may_answer(config: Path, checkpoints: dict[str, Path]):
@@ -39,7 +41,9 @@ def test_version_and_checkpoint_can_be_forced(config: Path, checkpoints: dict[st
     checkpoint = make_plan(RunRequest(checkpoint=str(checkpoints["2"])), None, config, NOW)
 
     for plan in (version, checkpoint):
-        assert [(release.version, release.weight) for release in plan.traffic.releases] == [("2", 100.0)]
+        assert [(release.version, release.weight) for release in plan.traffic.releases] == [
+            ("2", 100.0)
+        ]
         assert plan.forced
         assert plan.at == NOW
 
@@ -55,7 +59,9 @@ def test_wrong_wishes_are_named(config: Path, tmp_path: Path):
         make_plan(RunRequest(checkpoint=str(tmp_path)), AT, config, NOW)
 
 
-@pytest.mark.parametrize("text", ["", "[", "applications: []", "applications: [{name: x}]", "applications: 1"])
+@pytest.mark.parametrize(
+    "text", ["", "[", "applications: []", "applications: [{name: x}]", "applications: 1"]
+)
 def test_configuration_without_releases_is_refused(tmp_path: Path, text: str):
     path = tmp_path / "other.yaml"
     path.write_text(text)
@@ -64,7 +70,9 @@ def test_configuration_without_releases_is_refused(tmp_path: Path, text: str):
         read_released(path)
 
 
-def test_configuration_with_impossible_weights_is_refused(config: Path, checkpoints: dict[str, Path]):
+def test_configuration_with_impossible_weights_is_refused(
+    config: Path, checkpoints: dict[str, Path]
+):
     write_config(config, checkpoints, {"1": 50, "2": 60})
 
     with pytest.raises(SettingsError, match="sum to 100"):

@@ -45,11 +45,17 @@ async def score_all(store: Store, run: FleetRun, plan: Plan) -> dict[str, Outcom
 
 
 async def stored(store: Store, *equipment_ids: str) -> list[Diagnosis]:
-    bodies = [body for name in equipment_ids for body in await store.diagnosis_history(name, None, None, 100)]
+    bodies = [
+        body
+        for name in equipment_ids
+        for body in await store.diagnosis_history(name, None, None, 100)
+    ]
     return [Diagnosis.model_validate_json(body) for body in bodies]
 
 
-async def test_every_machine_is_diagnosed_with_the_version_of_traffic(store: Store, rigs: tuple[str, ...], plan: Plan):
+async def test_every_machine_is_diagnosed_with_the_version_of_traffic(
+    store: Store, rigs: tuple[str, ...], plan: Plan
+):
     run = await begin(store, plan)
 
     outcomes = await score_all(store, run, plan)
@@ -70,7 +76,9 @@ async def test_every_machine_is_diagnosed_with_the_version_of_traffic(store: Sto
         assert item.components[0].evidence == ()
 
 
-async def test_batches_answer_as_single_machines_do(store: Store, rigs: tuple[str, ...], plan: Plan):
+async def test_batches_answer_as_single_machines_do(
+    store: Store, rigs: tuple[str, ...], plan: Plan
+):
     whole, single = await begin(store, plan, "whole"), await begin(store, plan, "single")
     page = Page(machines=len(rigs), ids=rigs)
 
@@ -88,7 +96,9 @@ async def test_batches_answer_as_single_machines_do(store: Store, rigs: tuple[st
             assert mine.health == pytest.approx(theirs.health, abs=1e-4)
 
 
-async def test_stopped_run_does_the_rest_and_nothing_twice(store: Store, rigs: tuple[str, ...], plan: Plan):
+async def test_stopped_run_does_the_rest_and_nothing_twice(
+    store: Store, rigs: tuple[str, ...], plan: Plan
+):
     run = await begin(store, plan)
     pages = await store.fleet_runs().pages(plan.selection, PageSizes(3, 1, 3))
     await scorer_of(store, run, plan).score_page(pages[0])
@@ -151,7 +161,9 @@ async def test_two_starts_of_one_run_at_once_store_one_diagnosis_a_machine(
     assert len(await stored(store, *rigs)) == len(rigs)
 
 
-async def test_machines_that_cannot_be_scored_are_counted(store: Store, rigs: tuple[str, ...], plan: Plan):
+async def test_machines_that_cannot_be_scored_are_counted(
+    store: Store, rigs: tuple[str, ...], plan: Plan
+):
     steps = rig_equipment("rig-with-other-steps").model_copy(update={"steps": 6})
     await add_rig(store, steps, row=0)
     await store.put_equipment(rig_equipment("rig-without-readings"))
@@ -204,11 +216,15 @@ async def test_graph_that_fails_fails_alone(
 
     monkeypatch.setattr(module, "score", failing)
 
-    found = await scorer_of(store, await begin(store, plan), plan, 32).score_page(Page(machines=7, ids=rigs))
+    found = await scorer_of(store, await begin(store, plan), plan, 32).score_page(
+        Page(machines=7, ids=rigs)
+    )
 
     assert sizes == [len(rigs)] + [1] * len(rigs)
     reasons = [item.reason for item in found if item.status == "failed"]
-    assert reasons == ["an error of our own (RuntimeError): report it with the topology and the log"]
+    assert reasons == [
+        "an error of our own (RuntimeError): report it with the topology and the log"
+    ]
     assert "machine not scored" in caplog.text
     assert len(await stored(store, *rigs)) == len(rigs) - 1
 
@@ -225,7 +241,9 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
         update={
             "diagnosis_id": "0" * 32,
             "window": Window(start=START - timedelta(minutes=1), end=START),
-            "components": tuple(item.model_copy(update={"state": "critical"}) for item in fresh.components),
+            "components": tuple(
+                item.model_copy(update={"state": "critical"}) for item in fresh.components
+            ),
         }
     )
     await store.insert_diagnoses([stored_row(before)])
@@ -236,7 +254,9 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
         await scorer_of(store, run, plan).score_page(page)
         body = await store.get_diagnosis(item.diagnosis_id)
         assert body is not None
-        return {part.component_id: part.state for part in Diagnosis.model_validate_json(body).components}
+        return {
+            part.component_id: part.state for part in Diagnosis.model_validate_json(body).components
+        }
 
     usual = {part.component_id: part.state for part in fresh.components}
     assert set(usual.values()) - {"critical", "unknown"}
@@ -244,18 +264,27 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
         name: state if state == "unknown" else "critical" for name, state in usual.items()
     }
     forced = make_plan(RunRequest(model_version=fresh.model_version), AT, config, NOW)
-    assert await states("forced", forced.model_copy(update={"thresholds": sticky.thresholds})) == usual
+    assert (
+        await states("forced", forced.model_copy(update={"thresholds": sticky.thresholds})) == usual
+    )
 
 
-async def test_other_weights_than_the_run_began_with_are_refused(store: Store, rigs: tuple[str, ...], plan: Plan):
-    places = {name: place.model_copy(update={"weights_sha256": "0" * 64}) for name, place in plan.checkpoints.items()}
+async def test_other_weights_than_the_run_began_with_are_refused(
+    store: Store, rigs: tuple[str, ...], plan: Plan
+):
+    places = {
+        name: place.model_copy(update={"weights_sha256": "0" * 64})
+        for name, place in plan.checkpoints.items()
+    }
     other = plan.model_copy(update={"checkpoints": places})
 
     with pytest.raises(CheckpointError, match=r"found [0-9a-f]{12}: put them back"):
         await score_all(store, await begin(store, plan), other)
 
 
-async def test_diagnosis_is_the_one_that_the_parts_give_alone(store: Store, rigs: tuple[str, ...], plan: Plan):
+async def test_diagnosis_is_the_one_that_the_parts_give_alone(
+    store: Store, rigs: tuple[str, ...], plan: Plan
+):
     run = await begin(store, plan)
     await scorer_of(store, run, plan).score_page(Page(machines=1, ids=rigs[:1]))
     (found,) = await stored(store, rigs[0])
@@ -267,7 +296,11 @@ async def test_diagnosis_is_the_one_that_the_parts_give_alone(store: Store, rigs
 
     told = [item.health for item in found.components if item.basis == "labels"]
 
-    expected = [output.health_V[index] for index, item in enumerate(found.components) if item.basis == "labels"]
+    expected = [
+        output.health_V[index]
+        for index, item in enumerate(found.components)
+        if item.basis == "labels"
+    ]
     assert told == pytest.approx(np.array(expected), abs=1e-5)
     assert found.topology_revision == equipment.revision
 
@@ -277,9 +310,13 @@ def test_batches_are_of_one_version_and_bounded():
     large = rig.model_validate(rig.model_dump() | {"window_s": 300_000.0, "cycle_s": None})
     given = [(rig, "2"), (rig, "1"), (large, "1"), (rig, "1"), (rig, "1")]
     window = Window(start=START, end=START)
-    machines = [module._Machine(item, "", Bins(0, item.bins), window, version) for item, version in given]
+    machines = [
+        module._Machine(item, "", Bins(0, item.bins), window, version) for item, version in given
+    ]
 
     batches = list(module._batches(machines, 2))
 
-    found = sorted(tuple((item.equipment is large, item.version) for item in batch) for batch in batches)
+    found = sorted(
+        tuple((item.equipment is large, item.version) for item in batch) for batch in batches
+    )
     assert found == [((False, "1"),), ((False, "1"), (False, "1")), ((False, "2"),), ((True, "1"),)]

@@ -14,7 +14,13 @@ def test_outcomes_are_counted_and_failures_grouped():
 
     summary = tally.summary("nightly", AT, workers=2, seconds=3.0)
 
-    assert (summary.machines, summary.ok, summary.insufficient_evidence, summary.failed, summary.known) == (
+    assert (
+        summary.machines,
+        summary.ok,
+        summary.insufficient_evidence,
+        summary.failed,
+        summary.known,
+    ) == (
         10,
         1,
         1,

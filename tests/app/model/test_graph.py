@@ -22,7 +22,9 @@ from tests.small import press, small, wave
 def graph(components: tuple[str, ...] = ("pump", "valve", "tank"), seed: int = 0) -> GraphBatch:
     made = small()
     equipment = press(components)
-    return build_graph(equipment, window_features(wave(1, 4, seed=seed)[0], equipment, made.spec), made.spec)
+    return build_graph(
+        equipment, window_features(wave(1, 4, seed=seed)[0], equipment, made.spec), made.spec
+    )
 
 
 def test_edges_follow_the_evidence_of_the_connections() -> None:
@@ -60,17 +62,26 @@ def test_graphs_of_different_size_are_put_side_by_side_and_taken_apart() -> None
 def equal(mine: GraphBatch, theirs: GraphBatch) -> None:
     for name in GraphBatch.__slots__:
         one, other = np.asarray(getattr(mine, name)), np.asarray(getattr(theirs, name))
-        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes()), name
+        assert (one.dtype, one.shape, one.tobytes()) == (
+            other.dtype,
+            other.shape,
+            other.tobytes(),
+        ), name
 
 
 @pytest.mark.parametrize("connected", [True, False])
 def test_windows_of_one_topology_are_what_their_graphs_side_by_side_are(connected: bool) -> None:
     made = small()
-    equipment = made.equipment if connected else made.equipment.model_copy(update={"connections": ()})
+    equipment = (
+        made.equipment if connected else made.equipment.model_copy(update={"connections": ()})
+    )
     values_WSN = wave(5, 4, seed=3)
     features = batch_features(values_WSN, plan_features(equipment, made.spec))
     tiled = tile_graphs(plan_graph(equipment, made.spec), features.x_WSTF, features.mask_WST)
-    singles = [build_graph(equipment, window_features(each, equipment, made.spec), made.spec) for each in values_WSN]
+    singles = [
+        build_graph(equipment, window_features(each, equipment, made.spec), made.spec)
+        for each in values_WSN
+    ]
     equal(tiled, concatenate(singles))
     equal(take_graphs(tiled, [3, 0, 4]), concatenate([singles[3], singles[0], singles[4]]))
     equal(take_graphs(tiled, [2]), singles[2])
@@ -79,11 +90,18 @@ def test_windows_of_one_topology_are_what_their_graphs_side_by_side_are(connecte
 def test_graphs_of_other_steps_are_not_joined() -> None:
     other = graph()
     longer = GraphBatch(
-        **{name: getattr(other, name) for name in GraphBatch.__slots__ if name not in ("x_STF", "mask_ST")},
+        **{
+            name: getattr(other, name)
+            for name in GraphBatch.__slots__
+            if name not in ("x_STF", "mask_ST")
+        },
         x_STF=np.zeros((4, 5, 4), np.float32),
         mask_ST=np.ones((4, 5), np.bool_),
     )
-    with pytest.raises(WindowError, match=r"one number of steps and features in a batch, found \[\(4, 4\), \(5, 4\)\]"):
+    with pytest.raises(
+        WindowError,
+        match=r"one number of steps and features in a batch, found \[\(4, 4\), \(5, 4\)\]",
+    ):
         concatenate([other, longer])
 
 
@@ -98,5 +116,7 @@ def test_left_out_sensor_is_masked_in_a_copy() -> None:
 def test_medium_that_the_checkpoint_does_not_know_is_named() -> None:
     made = small()
     spec = made.spec.model_copy(update={"media": ("shaft",)})
-    with pytest.raises(WindowError, match=r"medium that the checkpoint knows \(shaft\), found 'pressure_line'"):
+    with pytest.raises(
+        WindowError, match=r"medium that the checkpoint knows \(shaft\), found 'pressure_line'"
+    ):
         build_graph(made.equipment, window_features(wave(1, 4)[0], made.equipment, spec), spec)

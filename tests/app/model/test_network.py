@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from app.features.extraction import window_features
-from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
+from app.model.graph import (
+    Contributions,
+    GraphBatch,
+    ModelOutput,
+    build_graph,
+    concatenate,
+    without_sensor,
+)
 from app.model.layers import MemberAttention, MemberLstm
 from app.model.network import LinearClassifier, UniversalTemporalGNN, occlude, score, to_tensors
 from tests.small import Small, press, small, wave
@@ -16,7 +23,9 @@ from tests.small import Small, press, small, wave
 CLOSE = 1e-5  # sums over a batch are taken in another order than over a graph alone
 
 
-def graph(made: Small, components: tuple[str, ...] = ("pump", "valve", "tank"), seed: int = 0) -> GraphBatch:
+def graph(
+    made: Small, components: tuple[str, ...] = ("pump", "valve", "tank"), seed: int = 0
+) -> GraphBatch:
     equipment = press(components)
     by_id = dict(zip(press().sensor_ids, wave(1, 4, seed=seed)[0], strict=True))
     values_SN = np.stack([by_id[sensor_id] for sensor_id in equipment.sensor_ids])
@@ -40,7 +49,9 @@ def test_numbers_are_the_mixture_of_the_members_in_the_units_of_the_config() -> 
     model = UniversalTemporalGNN(replace(made.config, rate_unit=8.0, rul_unit_h=125.0)).eval()
     with torch.no_grad():
         model.trend.weight_MLD.zero_()
-        model.trend.bias_MD.copy_(torch.tensor([[2.0, -1.0, 0.5, 3.0, -2.0], [0.0, 0.0, -0.25, -1.0, -3.0]]))
+        model.trend.bias_MD.copy_(
+            torch.tensor([[2.0, -1.0, 0.5, 3.0, -2.0], [0.0, 0.0, -0.25, -1.0, -3.0]])
+        )
     output = score(model, graph(made))
     health_M, rul_M = 1 / (1 + np.exp([-2.0, 0.0])), np.log1p(np.exp([3.0, -1.0]))
     expected = {
@@ -66,18 +77,25 @@ def test_health_is_told_whatever_the_grades_say() -> None:
 
 def test_batch_of_many_equals_singles() -> None:
     made = small()
-    graphs = [graph(made, seed=seed) for seed in range(4)] + [graph(made, ("valve", "tank", "pump"), 9)]
+    graphs = [graph(made, seed=seed) for seed in range(4)] + [
+        graph(made, ("valve", "tank", "pump"), 9)
+    ]
     together = score(made.model, concatenate(graphs))
     alone = [score(made.model, each) for each in graphs]
     for field in fields(ModelOutput):
         np.testing.assert_allclose(
-            getattr(together, field.name), np.concatenate([getattr(each, field.name) for each in alone]), atol=CLOSE
+            getattr(together, field.name),
+            np.concatenate([getattr(each, field.name) for each in alone]),
+            atol=CLOSE,
         )
 
 
 def test_renaming_the_components_only_moves_the_answers() -> None:
     made = small()
-    straight, turned = score(made.model, graph(made)), score(made.model, graph(made, ("tank", "valve", "pump")))
+    straight, turned = (
+        score(made.model, graph(made)),
+        score(made.model, graph(made, ("tank", "valve", "pump"))),
+    )
     np.testing.assert_allclose(straight.health_V, turned.health_V[[2, 1, 0]], atol=CLOSE)
 
 
@@ -86,7 +104,9 @@ def test_evidence_travels_along_the_connections_only() -> None:
     whole = graph(made)
     x_STF = whole.x_STF.copy()
     x_STF[3] += 1.0  # the tank's sensor: its only line out carries no evidence
-    moved = score(made.model, replace(whole, x_STF=x_STF)).health_V - score(made.model, whole).health_V
+    moved = (
+        score(made.model, replace(whole, x_STF=x_STF)).health_V - score(made.model, whole).health_V
+    )
     assert moved[:2].tolist() == [0.0, 0.0]
     assert moved[2] != 0.0
 
@@ -95,7 +115,9 @@ def test_steps_are_seen_in_their_order() -> None:
     made = small()
     whole = graph(made)
     turned = replace(whole, x_STF=whole.x_STF[:, ::-1].copy())
-    assert np.abs(score(made.model, whole).health_V - score(made.model, turned).health_V).max() > 1e-6
+    assert (
+        np.abs(score(made.model, whole).health_V - score(made.model, turned).health_V).max() > 1e-6
+    )
 
 
 def test_component_without_sensor_or_reading_still_gets_an_answer() -> None:
@@ -122,7 +144,9 @@ def test_members_are_averaged() -> None:
             }
         )
         singles.append(score(single, whole).grade_probability_VK[0])
-    np.testing.assert_allclose(score(made.model, whole).grade_probability_VK[0], np.mean(singles, axis=0), atol=CLOSE)
+    np.testing.assert_allclose(
+        score(made.model, whole).grade_probability_VK[0], np.mean(singles, axis=0), atol=CLOSE
+    )
 
 
 def test_temperature_flattens_the_answer() -> None:
@@ -132,7 +156,9 @@ def test_temperature_flattens_the_answer() -> None:
     made.model.grade.temperature_G[:] = 100.0
     after = score(made.model, whole).grade_probability_VK[0]
     assert np.ptp(after[[0, 2]]) <= np.ptp(before[[0, 2]]) + 0.5
-    np.testing.assert_allclose(after[[0, 2]], 0.5, atol=0.05)  # both cuts near the middle of a flat link
+    np.testing.assert_allclose(
+        after[[0, 2]], 0.5, atol=0.05
+    )  # both cuts near the middle of a flat link
 
 
 def test_ordinal_probabilities_by_hand() -> None:
@@ -140,12 +166,16 @@ def test_ordinal_probabilities_by_hand() -> None:
     zero = torch.zeros(1, 1)
     share = head.probability(zero, torch.tensor([[[-1.0, 1.0]]]), torch.tensor([0]))
     sigmoid = 1 / (1 + np.exp(-1))
-    np.testing.assert_allclose(share.numpy(), [[1 - sigmoid, 2 * sigmoid - 1, 1 - sigmoid]], rtol=1e-6)
+    np.testing.assert_allclose(
+        share.numpy(), [[1 - sigmoid, 2 * sigmoid - 1, 1 - sigmoid]], rtol=1e-6
+    )
 
 
 def test_attention_agrees_with_the_reference_implementation() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its import scripts classes in a way that PyTorch has deprecated
+        warnings.simplefilter(
+            "ignore"
+        )  # its import scripts classes in a way that PyTorch has deprecated
         from torch_geometric.nn import GATv2Conv
     torch.manual_seed(1)
     ours = MemberAttention(members=1, hidden=8, heads=2, relations=3)
@@ -163,7 +193,9 @@ def test_attention_agrees_with_the_reference_implementation() -> None:
         x_MVTD = torch.randn(1, 3, 1, 8)
         relations_ED = ours.relation_MRD[0, relation]
         expected_VD = theirs(x_MVTD[0, :, 0], edge_index, edge_attr=relations_ED)
-        _, (_, weight_EH) = theirs(x_MVTD[0, :, 0], edge_index, edge_attr=relations_ED, return_attention_weights=True)
+        _, (_, weight_EH) = theirs(
+            x_MVTD[0, :, 0], edge_index, edge_attr=relations_ED, return_attention_weights=True
+        )
         # Our message adds the relation to what the source says; PyG's does not.
         told_ED = (weight_EH[..., None] * relations_ED.view(4, 2, 4)).reshape(4, 8)
         expected_VD = expected_VD + torch.zeros(3, 8).index_add(0, edge_index[1], told_ED)
@@ -198,7 +230,9 @@ def test_occlusion_is_the_difference_that_a_sensor_makes() -> None:
     x_STF, mask_ST = whole.x_STF.copy(), whole.mask_ST.copy()
     x_STF[2], mask_ST[2] = 0.0, False
     without = score(made.model, replace(whole, x_STF=x_STF, mask_ST=mask_ST)).health_V
-    np.testing.assert_allclose(contribution_VS[:, 2], without - score(made.model, whole).health_V, atol=CLOSE)
+    np.testing.assert_allclose(
+        contribution_VS[:, 2], without - score(made.model, whole).health_V, atol=CLOSE
+    )
     assert contribution_VS[0, 3] == pytest.approx(0.0, abs=CLOSE)  # the tank tells the pump nothing
     with pytest.raises(ValueError, match="expected one graph, found 2"):
         list(occlude(made.model, concatenate([whole, whole])))
@@ -243,7 +277,9 @@ def test_each_grade_set_hears_the_alternative_for_its_own_missing_sensor() -> No
             for slot, place in enumerate(opinion.place_GR[number].tolist()):
                 if place >= 0 and slot not in missing_slots:
                     weight_TFK = opinion.weight_GAQTFK[number, alternative, place].numpy()
-                    expected_K += np.einsum("tf,tfk->k", whole.x_STF[slot_S.index(slot)], weight_TFK)
+                    expected_K += np.einsum(
+                        "tf,tfk->k", whole.x_STF[slot_S.index(slot)], weight_TFK
+                    )
             np.testing.assert_allclose(logit_VK[number], expected_K, rtol=1e-4, atol=CLOSE)
         assert np.isnan(logit_VK[2]).all()
 

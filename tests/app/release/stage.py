@@ -78,21 +78,28 @@ class Stage:
                 "message": why or "",
                 "deployments": deployments,
                 # Serve hands the whole's logging down to applications without their own
-                "deployed_app_config": {"logging_config": self.applied.get("logging_config")} | config,
+                "deployed_app_config": {"logging_config": self.applied.get("logging_config")}
+                | config,
             }
         return httpx.Response(200, json={"applications": states})
 
     def service(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if path == "/v1/traffic":
-            releases = [{"version": name, "weight": weight} for name, weight in self.weights.items()]
+            releases = [
+                {"version": name, "weight": weight} for name, weight in self.weights.items()
+            ]
             return httpx.Response(200, json={"releases": releases, "shadows": self.shadows})
         if path == "/v1/equipment":
-            return httpx.Response(200, json={"equipment": [{"equipment_id": "rig", "design": "hydraulic-rig"}]})
+            return httpx.Response(
+                200, json={"equipment": [{"equipment_id": "rig", "design": "hydraulic-rig"}]}
+            )
         if path.startswith("/v1/equipment/"):
             return httpx.Response(200, json=rig_equipment().model_dump(mode="json"))
         if path == "/health/ready":
-            return httpx.Response(200, json={"reasons": [self.config_error] if self.config_error else []})
+            return httpx.Response(
+                200, json={"reasons": [self.config_error] if self.config_error else []}
+            )
         if path == "/metrics":
             return httpx.Response(200, text=self.metrics)
         asked = json.loads(request.content)["model_version"]
@@ -135,7 +142,11 @@ def listening(stage: Stage) -> Iterator[int]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             request = httpx.Request(self.command, f"http://stage{self.path}", content=body)
-            answer = stage.dashboard(request) if self.path.startswith("/api/serve") else stage.service(request)
+            answer = (
+                stage.dashboard(request)
+                if self.path.startswith("/api/serve")
+                else stage.service(request)
+            )
             self.send_response(answer.status_code)
             self.send_header("content-length", str(len(answer.content)))
             self.end_headers()
@@ -165,12 +176,21 @@ def service_api(stage: Stage) -> ServiceApi:
     return ServiceApi("http://service", "key", httpx.MockTransport(stage.service))
 
 
-def releases_on(stage: Stage, path: Path, written: Written, said: list[str], *, dry_run: bool = False) -> Releases:
+def releases_on(
+    stage: Stage, path: Path, written: Written, said: list[str], *, dry_run: bool = False
+) -> Releases:
     """Return the operations on a stage whose file was applied."""
     file = ConfigFile(path)
     data: Any = file.read().data
     stage.put(data)
     asker = Asker("ann", "a reason")
     return Releases(
-        file, serve_api(stage), service_api(stage), written, asker, said.append, path.parent, dry_run=dry_run
+        file,
+        serve_api(stage),
+        service_api(stage),
+        written,
+        asker,
+        said.append,
+        path.parent,
+        dry_run=dry_run,
     )

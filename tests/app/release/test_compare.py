@@ -22,7 +22,10 @@ async def put(dsn: str, store: Store) -> None:
         dsn,
         store,
         [diagnosis(number, "3", ComponentPrediction("0")) for number in range(20)],
-        [diagnosis(number, "4", ComponentPrediction("1" if number < 5 else "0", 0.8)) for number in range(20)],
+        [
+            diagnosis(number, "4", ComponentPrediction("1" if number < 5 else "0", 0.8))
+            for number in range(20)
+        ],
     )
 
 
@@ -52,7 +55,9 @@ async def test_days_go_back_from_now(store: Store, database_dsn: str):
             await compared(store.answer_pairs(), "3", "4", days, NOW)
 
 
-def test_command_prints_it_and_refuses_in_a_line(database_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_command_prints_it_and_refuses_in_a_line(
+    database_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("HYDRAULIC_DSN", database_dsn)
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
 

@@ -29,7 +29,9 @@ def test_guards_are_read_with_their_units():
     )
 
 
-@pytest.mark.parametrize("text", ["errors", "errors>1%", "errors<", "errors<x%", "colour<1%", "errors<1%,,p95<1s"])
+@pytest.mark.parametrize(
+    "text", ["errors", "errors>1%", "errors<", "errors<x%", "colour<1%", "errors<1%,,p95<1s"]
+)
 def test_what_is_no_guard_is_refused(text: str):
     with pytest.raises(InputError, match="expected"):
         parse_guards(text, NAMES)
@@ -62,7 +64,9 @@ class Version:
     def __init__(self) -> None:
         self.metrics = Metrics()
 
-    def answer(self, calls: int, seconds: float, outcome: str = "answered", version: str = "3") -> None:
+    def answer(
+        self, calls: int, seconds: float, outcome: str = "answered", version: str = "3"
+    ) -> None:
         for _ in range(calls):
             self.metrics.version_calls.labels(version, outcome).inc()
             self.metrics.version_seconds.labels(version).observe(seconds)
@@ -116,7 +120,9 @@ def test_disagreement_is_of_the_pairs_with_those_that_the_version_takes_weight_f
         ("2", "1", "disagreed", 50),
     ):
         version.metrics.shadow_copies.labels(shadow, against, outcome).inc(count)
-    version.metrics.shadow_copies.labels("5", "3", "disagreed").inc(80)  # a shadow that is no party to this
+    version.metrics.shadow_copies.labels("5", "3", "disagreed").inc(
+        80
+    )  # a shadow that is no party to this
     found = read_calls(version.text, "3", {"1"})[1].disagreement()
     assert (found.value, found.calls) == (0.1, 20)
     assert 0.0 < (found.least or 0.0) < 0.1
@@ -129,7 +135,10 @@ def test_guard_on_disagreement_breaks_when_chance_is_no_excuse(disagreed: int, b
     version.metrics.shadow_copies.labels("3", "1", "disagreed").inc(disagreed)
     version.metrics.shadow_copies.labels("3", "1", "agreed").inc(20 - disagreed)
     found = read_calls(version.text, "3", {"1"})[1].disagreement()
-    assert (broken(parse_guards("disagreement<5%", MetricsMeter.names), {"disagreement": found}) is not None) == breaks
+    assert (
+        broken(parse_guards("disagreement<5%", MetricsMeter.names), {"disagreement": found})
+        is not None
+    ) == breaks
 
 
 async def test_only_pairs_since_the_step_began_count():

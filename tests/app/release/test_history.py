@@ -32,7 +32,10 @@ def test_weights_before_are_those_of_the_split_before():
 
 def test_adding_and_removing_versions_is_no_step_back():
     assert (
-        weights_before(events(("found", ALL), ("deploy", {**ALL, "2": 0.0}), ("split", HALF), ("retire", HALF))) == ALL
+        weights_before(
+            events(("found", ALL), ("deploy", {**ALL, "2": 0.0}), ("split", HALF), ("retire", HALF))
+        )
+        == ALL
     )
 
 
@@ -43,16 +46,24 @@ def test_second_rollback_goes_one_further_back():
 
 
 def test_after_a_rollback_and_a_split_back_is_the_rollback():
-    assert weights_before(events(("found", ALL), ("split", HALF), ("rollback", ALL), ("split", MOST))) == ALL
+    assert (
+        weights_before(events(("found", ALL), ("split", HALF), ("rollback", ALL), ("split", MOST)))
+        == ALL
+    )
 
 
 def test_promotion_in_steps_is_one_step_back():
-    assert weights_before(events(("found", ALL), ("step", MOST), ("step", HALF), ("promote", NONE))) == ALL
+    assert (
+        weights_before(events(("found", ALL), ("step", MOST), ("step", HALF), ("promote", NONE)))
+        == ALL
+    )
     assert weights_before(events(("found", ALL), ("split", MOST), ("step", HALF))) == MOST
 
 
 def test_promotion_that_was_rolled_back_leaves_nothing_behind():
-    history = events(("found", ALL), ("split", MOST), ("step", HALF), ("step", NONE), ("rollback", MOST))
+    history = events(
+        ("found", ALL), ("split", MOST), ("step", HALF), ("step", NONE), ("rollback", MOST)
+    )
     assert weights_before(history) == ALL
 
 
@@ -62,5 +73,11 @@ def test_without_history_there_is_no_way_back():
 
 
 def test_shadows_are_no_step_and_hide_none():
-    history = [("found", ALL), ("step", MOST), ("shadow", MOST), ("step", HALF), ("shadow off", HALF)]
+    history = [
+        ("found", ALL),
+        ("step", MOST),
+        ("shadow", MOST),
+        ("step", HALF),
+        ("shadow off", HALF),
+    ]
     assert weights_before(events(*history)) == ALL

@@ -28,7 +28,10 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
     assert status == 0
     assert "+                weight: 25" in out.splitlines()
     guarded = ("--guard", "disagreement<5%", "--hold", "1s", "--dry-run", "--config", str(path))
-    assert '+            shadows: ["2", "1"]' in run("promote", "2", "--steps", "25", *guarded)[1].splitlines()
+    assert (
+        '+            shadows: ["2", "1"]'
+        in run("promote", "2", "--steps", "25", *guarded)[1].splitlines()
+    )
     status, out, _ = run("shadow", "2", "--dry-run", "--config", str(path))
     assert status == 0
     assert '+            shadows: ["2"]' in out.splitlines()
@@ -84,7 +87,9 @@ def test_alias_without_a_version_is_refused_with_the_form_that_is_meant():
     assert (status, out, "expected ALIAS=VERSION, found 'challenger'" in err) == (1, "", True)
 
 
-def test_replay_of_what_is_not_stored_is_an_error(database_dsn: str, monkeypatch: pytest.MonkeyPatch):
+def test_replay_of_what_is_not_stored_is_an_error(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("HYDRAULIC_DSN", database_dsn)
     status, out, err = run("replay", "0" * 32)
     assert (status, out, "expected the id of a stored diagnosis" in err) == (1, "", True)

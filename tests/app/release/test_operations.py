@@ -27,7 +27,9 @@ TWO = Placement("3", "app/weights/2")
 FILES = Path(__file__).parent / "files"
 
 
-async def test_split_warms_up_who_gains_and_then_moves(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_split_warms_up_who_gains_and_then_moves(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
     await releases.split({"1": 90, "2": 10})
     assert stage.calls == ["warm-up 2", "apply"]
@@ -45,7 +47,9 @@ async def test_version_that_does_not_answer_gets_no_weight(
     monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.1)
     stage.silent.add("2")
     before = path.read_text()
-    with pytest.raises(ReleaseError, match="version 2 to answer a warm-up diagnosis, found: status 503"):
+    with pytest.raises(
+        ReleaseError, match="version 2 to answer a warm-up diagnosis, found: status 503"
+    ):
         await releases_on(stage, path, written, said).split({"1": 90, "2": 10})
     assert path.read_text() == before
     assert stage.weights == {"1": 100, "2": 0}
@@ -59,13 +63,17 @@ async def test_weights_that_the_ingress_refuses_are_taken_back(
     before = path.read_text()
     releases = releases_on(stage, path, written, said)
     stage.refuses_user_config = True
-    with pytest.raises(ReleaseError, match=r"weights before stay in force.*user_config was refused"):
+    with pytest.raises(
+        ReleaseError, match=r"weights before stay in force.*user_config was refused"
+    ):
         await releases.split({"1": 90, "2": 10})
     assert path.read_text() == before
     assert stage.calls == ["warm-up 2", "apply", "apply"]
 
 
-async def test_rollback_goes_back_and_further_back(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_rollback_goes_back_and_further_back(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
     await releases.split({"1": 90, "2": 10})
     await releases.split({"1": 50, "2": 50})
@@ -75,7 +83,13 @@ async def test_rollback_goes_back_and_further_back(path: Path, stage: Stage, wri
     assert stage.weights == {"1": 100, "2": 0}
     with pytest.raises(ReleaseError, match="expected earlier weights"):
         await releases.rollback()
-    assert [event.action for event in written.events] == ["found", "split", "split", "rollback", "rollback"]
+    assert [event.action for event in written.events] == [
+        "found",
+        "split",
+        "split",
+        "rollback",
+        "rollback",
+    ]
 
 
 async def test_rollback_of_weights_set_by_hand_is_to_the_last_command(
@@ -83,7 +97,9 @@ async def test_rollback_of_weights_set_by_hand_is_to_the_last_command(
 ):
     releases = releases_on(stage, path, written, said)
     await releases.split({"1": 90, "2": 10})
-    path.write_text(path.read_text().replace("weight: 90", "weight: 40").replace("weight: 10", "weight: 60"))
+    path.write_text(
+        path.read_text().replace("weight: 90", "weight: 40").replace("weight: 10", "weight: 60")
+    )
     await releases.apply()
     assert stage.weights == {"1": 40, "2": 60}
     await releases.rollback()
@@ -95,7 +111,9 @@ async def test_apply_warms_up_who_gains_and_is_written_down(
 ):
     monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.1)
     releases = releases_on(stage, path, written, said)
-    path.write_text(path.read_text().replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10"))
+    path.write_text(
+        path.read_text().replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10")
+    )
     stage.silent.add("2")
     with pytest.raises(ReleaseError, match="version 2 to answer a warm-up"):
         await releases.apply()
@@ -126,14 +144,20 @@ async def test_dry_run_of_apply_shows_how_what_runs_would_change(
     path: Path, stage: Stage, written: Written, said: list[str]
 ):
     releases = releases_on(stage, path, written, said, dry_run=True)
-    path.write_text(path.read_text().replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10"))
+    path.write_text(
+        path.read_text().replace("weight: 100", "weight: 90").replace("weight: 0", "weight: 10")
+    )
     await releases.apply()
-    changed = {line.replace(" ", "") for line in said if "weight" in line and line.startswith(("+", "-"))}
+    changed = {
+        line.replace(" ", "") for line in said if "weight" in line and line.startswith(("+", "-"))
+    }
     assert changed == {"-weight:100", "+weight:90", "-weight:0", "+weight:10"}
     assert (stage.calls, written.events) == ([], [])
 
 
-async def test_rollback_to_a_retired_version_says_so(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_rollback_to_a_retired_version_says_so(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
     await releases.split({"2": 100})
     await releases.retire("1")
@@ -170,7 +194,12 @@ async def test_deployed_version_has_weight_0_and_has_answered(
 
 @pytest.mark.parametrize("broken", ["start", "answer"])
 async def test_version_that_fails_is_taken_out_again(
-    path: Path, stage: Stage, written: Written, said: list[str], broken: str, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    stage: Stage,
+    written: Written,
+    said: list[str],
+    broken: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(operations, "WARM_UP_S", 0.1)
     before = path.read_text()
@@ -218,7 +247,9 @@ async def test_dry_run_shows_the_difference_and_changes_nothing(
     assert (path.read_text(), stage.calls, written.events) == (before, [], [])
 
 
-async def test_weights_that_are_there_are_nothing_to_do(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_weights_that_are_there_are_nothing_to_do(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     await releases_on(stage, path, written, said).split({"1": 100})
     assert stage.calls == []
     assert said == ["nothing to do: 1=100 2=0 is what the file says"]
@@ -234,7 +265,9 @@ class Away:
         raise StoreUnavailable("the database is away")
 
 
-async def test_without_the_database_weights_move_and_the_way_back_is_told(path: Path, stage: Stage, said: list[str]):
+async def test_without_the_database_weights_move_and_the_way_back_is_told(
+    path: Path, stage: Stage, said: list[str]
+):
     releases = releases_on(stage, path, Away(), said)  # type: ignore[arg-type]
     await releases.split({"2": 100})
     assert stage.weights == {"1": 0, "2": 100}
@@ -243,16 +276,27 @@ async def test_without_the_database_weights_move_and_the_way_back_is_told(path: 
         await releases.rollback()
 
 
-async def test_file_with_a_mistake_stops_every_command(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_file_with_a_mistake_stops_every_command(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
-    path.write_text(path.read_text().replace("max_ongoing_requests: 256", "max_ongoing_request: 256"))
-    for command in (releases.apply(), releases.split({"2": 100}), releases.deploy(TWO), releases.retire("2")):
+    path.write_text(
+        path.read_text().replace("max_ongoing_requests: 256", "max_ongoing_request: 256")
+    )
+    for command in (
+        releases.apply(),
+        releases.split({"2": 100}),
+        releases.deploy(TWO),
+        releases.retire("2"),
+    ):
         with pytest.raises(SettingsError, match="did you mean 'max_ongoing_requests'"):
             await command
     assert stage.calls == []
 
 
-async def test_version_with_weight_is_not_retired(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_version_with_weight_is_not_retired(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     with pytest.raises(HydraulicDiagnosticsError, match="without weight, found 100"):
         await releases_on(stage, path, written, said).retire("1")
     assert stage.calls == []
@@ -314,7 +358,9 @@ async def test_shadows_that_the_ingress_refuses_are_taken_back(
     before = path.read_text()
     releases = releases_on(stage, path, written, said)
     stage.refuses_user_config = True
-    with pytest.raises(ReleaseError, match=r"expected 1=100 2=0, shadows 2 in force.*user_config was refused"):
+    with pytest.raises(
+        ReleaseError, match=r"expected 1=100 2=0, shadows 2 in force.*user_config was refused"
+    ):
         await releases.shadow("2", on=True)
     assert path.read_text() == before
 
@@ -335,7 +381,9 @@ async def test_weights_whose_command_is_interrupted_are_taken_back(
     assert stage.applied == yaml.safe_load(before)
 
 
-async def test_rollback_goes_past_shadows(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_rollback_goes_past_shadows(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
     await releases.split({"1": 90, "2": 10})
     await releases.shadow("2", on=True)

@@ -46,9 +46,16 @@ class ComponentPrediction:
 GOOD, BAD = Measured(0.0, 50), Measured(0.5, 50)
 
 
-async def test_steps_are_walked_to_the_end(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_steps_are_walked_to_the_end(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
-    await promote(releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [ComponentPrediction(GOOD)], said.append)
+    await promote(
+        releases,
+        Promotion("2", (10, 50, 100), 0.03, GUARDS),
+        [ComponentPrediction(GOOD)],
+        said.append,
+    )
     assert stage.weights == {"1": 0, "2": 100}
     assert [(event.action, event.weights["2"]) for event in written.events] == [
         ("found", 0),
@@ -64,9 +71,14 @@ async def test_broken_guard_rolls_back_to_before_the_first_step_and_is_named(
     path: Path, stage: Stage, written: Written, said: list[str]
 ):
     releases = releases_on(stage, path, written, said)
-    with pytest.raises(GuardBroken, match=r"rolled back at weight 50: errors<1%, found 0.5 in 50 calls"):
+    with pytest.raises(
+        GuardBroken, match=r"rolled back at weight 50: errors<1%, found 0.5 in 50 calls"
+    ):
         await promote(
-            releases, Promotion("2", (10, 50, 100), 0.03, GUARDS), [ComponentPrediction(GOOD, BAD)], said.append
+            releases,
+            Promotion("2", (10, 50, 100), 0.03, GUARDS),
+            [ComponentPrediction(GOOD, BAD)],
+            said.append,
         )
     assert stage.weights == {"1": 100, "2": 0}
     assert written.events[-1].action == "rollback"
@@ -80,11 +92,17 @@ async def test_guard_that_cant_be_judged_does_not_let_pass(
     releases = releases_on(stage, path, written, said)
     with pytest.raises(GuardBroken, match="can't be judged, only 3 calls"):
         await promote(
-            releases, Promotion("2", (10,), 0.03, GUARDS), [ComponentPrediction(Measured(None, 3))], said.append
+            releases,
+            Promotion("2", (10,), 0.03, GUARDS),
+            [ComponentPrediction(Measured(None, 3))],
+            said.append,
         )
     with pytest.raises(GuardBroken, match="nothing could be measured"):
         await promote(
-            releases, Promotion("2", (10,), 5.0, GUARDS), [ComponentPrediction(ReleaseError("gone"))], said.append
+            releases,
+            Promotion("2", (10,), 5.0, GUARDS),
+            [ComponentPrediction(ReleaseError("gone"))],
+            said.append,
         )
     assert stage.weights == {"1": 100, "2": 0}
 
@@ -132,15 +150,24 @@ async def test_version_that_stops_answering_between_steps_loses_its_weight(
             stage.silent.add("2")
             return {"errors": GOOD}
 
-    with pytest.raises(ReleaseError, match=r"stopped at weight 50: .*status 503.*in force: 1=100 2=0"):
-        await promote(releases, Promotion("2", (10, 50), 0.03, GUARDS), [Silencing(GOOD)], said.append)
+    with pytest.raises(
+        ReleaseError, match=r"stopped at weight 50: .*status 503.*in force: 1=100 2=0"
+    ):
+        await promote(
+            releases, Promotion("2", (10, 50), 0.03, GUARDS), [Silencing(GOOD)], said.append
+        )
     assert stage.weights == {"1": 100, "2": 0}
     assert written.events[-1].action == "rollback"
 
 
 @pytest.mark.parametrize("where", ["hold", "apply"])
 async def test_interrupted_promotion_goes_back(
-    path: Path, stage: Stage, written: Written, said: list[str], where: str, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    stage: Stage,
+    written: Written,
+    said: list[str],
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     releases = releases_on(stage, path, written, said)
     before = path.read_text()
@@ -207,8 +234,13 @@ async def test_way_back_that_fails_is_told(
     monkeypatch.setattr(operations, "QUICK_WARM_UP_S", 0.05)
     releases = releases_on(stage, path, written, said)
     stage.silent.add("1")
-    with pytest.raises(ReleaseError, match=r"guard broken at weight 10: .*go back to 1=100 2=0, found: .*status 503"):
-        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [ComponentPrediction(BAD)], said.append)
+    with pytest.raises(
+        ReleaseError,
+        match=r"guard broken at weight 10: .*go back to 1=100 2=0, found: .*status 503",
+    ):
+        await promote(
+            releases, Promotion("2", (10, 50), 5.0, GUARDS), [ComponentPrediction(BAD)], said.append
+        )
     assert stage.weights == {"1": 90, "2": 10}
 
 
@@ -216,7 +248,12 @@ async def test_version_that_is_not_released_is_not_promoted(
     path: Path, stage: Stage, written: Written, said: list[str]
 ):
     with pytest.raises(UnknownVersion, match="there are 1, 2"):
-        await promote(releases_on(stage, path, written, said), Promotion("9", (100,), 0.0, ()), [], said.append)
+        await promote(
+            releases_on(stage, path, written, said),
+            Promotion("9", (100,), 0.0, ()),
+            [],
+            said.append,
+        )
 
 
 DISAGREEMENT = parse_guards("disagreement<5%", frozenset({"disagreement"}))
@@ -258,15 +295,21 @@ async def test_version_that_disagrees_is_rolled_back_and_no_shadow_is_left(
 ):
     releases = releases_on(stage, path, written, said)
     before = path.read_text()
-    with pytest.raises(GuardBroken, match=r"weight 10: disagreement<5%, found 0.5 in 50 pairs of answers"):
-        await promote(releases, Promotion("2", (10, 100), 5.0, DISAGREEMENT), [Pairs(stage, BAD)], said.append)
+    with pytest.raises(
+        GuardBroken, match=r"weight 10: disagreement<5%, found 0.5 in 50 pairs of answers"
+    ):
+        await promote(
+            releases, Promotion("2", (10, 100), 5.0, DISAGREEMENT), [Pairs(stage, BAD)], said.append
+        )
     assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, [])
     assert path.read_text() == before
     # weights and shadows went back together
     assert [event.action for event in written.events] == ["found", "step", "rollback"]
 
 
-async def test_shadow_of_before_is_one_afterwards(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_shadow_of_before_is_one_afterwards(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
     await releases.shadow("2", on=True)
     before = path.read_text()
@@ -278,11 +321,18 @@ async def test_shadow_of_before_is_one_afterwards(path: Path, stage: Stage, writ
     assert path.read_text() == before
 
 
-async def test_interrupted_promotion_leaves_no_shadow(path: Path, stage: Stage, written: Written, said: list[str]):
+async def test_interrupted_promotion_leaves_no_shadow(
+    path: Path, stage: Stage, written: Written, said: list[str]
+):
     releases = releases_on(stage, path, written, said)
     before = path.read_text()
     promoting = asyncio.create_task(
-        promote(releases, Promotion("2", (10, 50), 60.0, DISAGREEMENT), [Pairs(stage, GOOD)], said.append)
+        promote(
+            releases,
+            Promotion("2", (10, 50), 60.0, DISAGREEMENT),
+            [Pairs(stage, GOOD)],
+            said.append,
+        )
     )
     while not stage.shadows:
         await asyncio.sleep(0.01)
@@ -304,7 +354,9 @@ async def test_weights_of_somebody_else_stay_and_the_shadows_go(
             return await super().measure()
 
     with pytest.raises(ReleaseConflict, match="somebody changed them, and they stay"):
-        await promote(releases, Promotion("2", (10, 50), 5.0, DISAGREEMENT), [Rude(stage, GOOD)], said.append)
+        await promote(
+            releases, Promotion("2", (10, 50), 5.0, DISAGREEMENT), [Rude(stage, GOOD)], said.append
+        )
     assert (stage.weights, stage.shadows) == ({"1": 75, "2": 25}, [])
 
 

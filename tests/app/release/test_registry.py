@@ -52,7 +52,9 @@ def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
     assert tags["trained_as"] == "2"
     assert tags["weights_sha256"] == sha256_of(trained / WEIGHTS)
     assert tags["reference.hydraulic-rig.pump"] == "9/10"
-    assert {"git_revision", "data_start", "data_end", "designs", "metrics.pump.macro_f1"} <= set(tags)
+    assert {"git_revision", "data_start", "data_end", "designs", "metrics.pump.macro_f1"} <= set(
+        tags
+    )
     assert found["3"].run_id
 
     placement = placement_of("3", None, None, settings)
@@ -63,7 +65,9 @@ def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
     with pytest.raises(UnknownVersion, match="found '9'"):
         placement_of("9", None, None, settings)
 
-    damaged = next((var_dir / "mlflow").rglob(f"checkpoint-{tags['weights_sha256'][:12]}/{MANIFEST}"))
+    damaged = next(
+        (var_dir / "mlflow").rglob(f"checkpoint-{tags['weights_sha256'][:12]}/{MANIFEST}")
+    )
     # the same weights were registered as version 2 before: each has its own run
     for manifest in (var_dir / "mlflow").rglob(f"{damaged.parent.name}/{MANIFEST}"):
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seed": 99}))
@@ -81,7 +85,9 @@ def test_checkpoint_that_is_not_what_its_card_says_is_not_registered(var_dir: Pa
         open_registry(Settings(var_dir=var_dir)).register(trained, None, {})
 
 
-def test_shipped_versions_are_completed_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shipped_versions_are_completed_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = Settings(var_dir=tmp_path / "var")
     registry = open_registry(settings)
@@ -93,7 +99,9 @@ def test_shipped_versions_are_completed_and_compared(tmp_path: Path, monkeypatch
     assert registry.register(trained, None, {}).version == "4"
 
     client.set_model_version_tag(NAME, "1", CARD_TAG, "0" * 64)
-    with pytest.raises(ReleaseError, match=r"expected the shipped version 1 .* found 000.*registry of its own"):
+    with pytest.raises(
+        ReleaseError, match=r"expected the shipped version 1 .* found 000.*registry of its own"
+    ):
         registry.register(trained, None, {})
     client.delete_model_version(NAME, "1")
     with pytest.raises(ReleaseError, match="found the next free number 5"):
@@ -101,13 +109,19 @@ def test_shipped_versions_are_completed_and_compared(tmp_path: Path, monkeypatch
     assert sorted(item.version for item in registry.versions()) == ["2", "3", "4"]
 
 
-def test_run_that_kept_the_checkpoint_is_its_lineage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_run_that_kept_the_checkpoint_is_its_lineage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     registry = open_registry(Settings(var_dir=tmp_path / "var"))
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/var/mlflow/mlflow.db")
     artifacts = (tmp_path / "var" / "mlflow" / "artifacts").as_uri()
-    experiment = client.create_experiment(read_manifest(SHIPPED / "2").designs[0], artifact_location=artifacts)
-    kept, other = (client.create_run(experiment, tags={"version": "2"}).info.run_id for _ in range(2))
+    experiment = client.create_experiment(
+        read_manifest(SHIPPED / "2").designs[0], artifact_location=artifacts
+    )
+    kept, other = (
+        client.create_run(experiment, tags={"version": "2"}).info.run_id for _ in range(2)
+    )
     client.log_artifacts(kept, str(SHIPPED / "2"), ARTIFACT)
     client.log_artifacts(other, str(SHIPPED / "1"), ARTIFACT)
     assert registry.register(SHIPPED / "2", None, {}).run_id == kept

@@ -53,21 +53,30 @@ async def asked(client: httpx.AsyncClient, service: Service, **request: object) 
 
 @pytest.fixture
 async def rig(client: httpx.AsyncClient, store: Store) -> None:
-    assert (await client.put("/v1/equipment/hydraulic-rig", json=topology())).status_code in {200, 201}
+    assert (await client.put("/v1/equipment/hydraulic-rig", json=topology())).status_code in {
+        200,
+        201,
+    }
 
 
 @pytest.fixture
 def again(store: Store, checkpoints: dict[str, Path]) -> Any:
     """Replay with the versions of the service."""
 
-    async def run(diagnosis_id: str, given: Given | None = None, directory: Path | None = None) -> Replayed:
-        return await replay(diagnosis_id, store, lambda version: directory or checkpoints[f"model-{version}"], given)
+    async def run(
+        diagnosis_id: str, given: Given | None = None, directory: Path | None = None
+    ) -> Replayed:
+        return await replay(
+            diagnosis_id, store, lambda version: directory or checkpoints[f"model-{version}"], given
+        )
 
     return run
 
 
 @pytest.mark.usefixtures("rig")
-async def test_stored_window_comes_out_again(client: httpx.AsyncClient, service: Service, again: Any):
+async def test_stored_window_comes_out_again(
+    client: httpx.AsyncClient, service: Service, again: Any
+):
     await client.post("/v1/readings", json=readings(700, "PS3"))
     made = await asked(client, service, at=END.isoformat(), explain=True)
     assert made["input"]["digest"]
@@ -80,7 +89,9 @@ async def test_stored_window_comes_out_again(client: httpx.AsyncClient, service:
 
 
 @pytest.mark.usefixtures("rig")
-async def test_readings_that_came_late_are_told(client: httpx.AsyncClient, service: Service, again: Any):
+async def test_readings_that_came_late_are_told(
+    client: httpx.AsyncClient, service: Service, again: Any
+):
     await client.post("/v1/readings", json=readings(700, "PS3", "FS1"))
     made = await asked(client, service, at=END.isoformat())
     await client.post("/v1/readings", json=readings(700))
@@ -92,7 +103,9 @@ async def test_readings_that_came_late_are_told(client: httpx.AsyncClient, servi
 
 
 @pytest.mark.usefixtures("rig")
-async def test_readings_that_are_gone_are_told(client: httpx.AsyncClient, service: Service, store: Store, again: Any):
+async def test_readings_that_are_gone_are_told(
+    client: httpx.AsyncClient, service: Service, store: Store, again: Any
+):
     await client.post("/v1/readings", json=readings(700))
     made = await asked(client, service, at=END.isoformat())
     await store.drop_before(datetime(2026, 2, 1, tzinfo=UTC))
@@ -116,7 +129,9 @@ async def test_topology_that_was_replaced_is_kept_for_it(
     assert done.same, done.lines
     assert "made again with that of then" in done.lines[1]
     # with another grid the window's bins of then are no more
-    assert (await client.put("/v1/equipment/hydraulic-rig", json=topology(grid_s=5.0))).status_code == 200
+    assert (
+        await client.put("/v1/equipment/hydraulic-rig", json=topology(grid_s=5.0))
+    ).status_code == 200
     done = await again(made["diagnosis_id"])
     assert not done.same
     assert any("in bins of 5000000 us now" in line for line in done.lines), done.lines
@@ -145,7 +160,10 @@ async def test_inline_readings_come_from_a_file(
     assert not done.same
     assert done.lines[1].startswith("readings: digest")
     later = InlineReadings.model_validate(inline_readings(rig_cycle(700)[0], END.isoformat()))
-    assert "expected a start of 2026-01-01T00:00:00" in (await again(made["diagnosis_id"], Given(later, None))).lines[1]
+    assert (
+        "expected a start of 2026-01-01T00:00:00"
+        in (await again(made["diagnosis_id"], Given(later, None))).lines[1]
+    )
 
 
 async def test_topology_that_came_with_the_request_comes_from_its_file(
@@ -198,7 +216,9 @@ async def test_other_weights_are_told_and_so_are_lost_ones(
     assert any(line.startswith("weights: expected version 1") for line in done.lines)
 
 
-async def test_unknown_diagnosis_and_unreadable_file_are_errors(store: Store, again: Any, tmp_path: Path):
+async def test_unknown_diagnosis_and_unreadable_file_are_errors(
+    store: Store, again: Any, tmp_path: Path
+):
     with pytest.raises(UnknownDiagnosis, match="found 'nobody'"):
         await again("nobody")
     for content in ("{", '{"equipment_id": "x"}', "[]"):

@@ -49,7 +49,12 @@ async def test_weights_are_put_in_force_and_the_key_s_name_is_in_the_history(
     assert (body["digest"], answer.headers["etag"]) == (read.digest, f'"{read.digest}"')
     assert "in force after" in body["said"][-1]
     event = (await store.list_releases())[0]
-    assert (event.action, event.actor, event.reason, event.version) == ("split", "test", "a try", "2")
+    assert (event.action, event.actor, event.reason, event.version) == (
+        "split",
+        "test",
+        "a try",
+        "2",
+    )
 
     answer = await client.post("/v1/traffic/rollback")
     assert (answer.status_code, answer.json()["weights"]) == (200, {"1": 100, "2": 0})
@@ -70,11 +75,15 @@ async def test_dry_run_tells_the_difference_and_changes_nothing(
 async def test_of_two_orders_that_saw_the_same_file_one_wins_and_the_other_is_told(
     client: httpx.AsyncClient, stage: Stage
 ):
-    seen = (await client.put("/v1/traffic", params={"dry_run": "true"}, json=weights(90, 10))).headers["etag"]
+    seen = (
+        await client.put("/v1/traffic", params={"dry_run": "true"}, json=weights(90, 10))
+    ).headers["etag"]
     stage.apply_s = 0.2
     answers = await asyncio.gather(
         *(
-            client.put("/v1/traffic", json=weights(100 - second, second), headers={"if-match": seen})
+            client.put(
+                "/v1/traffic", json=weights(100 - second, second), headers={"if-match": seen}
+            )
             for second in (10, 20)
         )
     )
@@ -97,8 +106,12 @@ async def test_command_at_work_is_named(client: httpx.AsyncClient, file: Path, s
     assert stage.weights == {"1": 100, "2": 0}
 
 
-async def test_file_that_is_not_what_runs_is_refused(client: httpx.AsyncClient, file: Path, stage: Stage):
-    file.write_text(file.read_text().replace("max_ongoing_requests: 256", "max_ongoing_requests: 128"))
+async def test_file_that_is_not_what_runs_is_refused(
+    client: httpx.AsyncClient, file: Path, stage: Stage
+):
+    file.write_text(
+        file.read_text().replace("max_ongoing_requests: 256", "max_ongoing_requests: 128")
+    )
     for answer in (
         await client.put("/v1/traffic", json=weights(90, 10)),
         await client.post("/v1/traffic/rollback", json={}),
@@ -119,7 +132,10 @@ async def test_file_that_is_elsewhere_or_can_not_be_written_is_told(
         # root may write everywhere; a directory can't be opened by anybody
         (file.parent / f".{file.name}.lock").mkdir()
     answer = await client.put("/v1/traffic", json=weights(90, 10))
-    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (501, "releases-elsewhere")
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
+        501,
+        "releases-elsewhere",
+    )
     assert "HYDRAULIC_SERVE_CONFIG" in answer.json()["detail"]
     assert stage.weights == {"1": 100, "2": 0}
 
@@ -133,23 +149,38 @@ async def test_file_that_is_elsewhere_or_can_not_be_written_is_told(
         (weights(100, 0, raeson="x"), "check its spelling"),
     ],
 )
-async def test_order_that_can_not_be_is_refused_in_words(client: httpx.AsyncClient, body: dict[str, Any], told: str):
+async def test_order_that_can_not_be_is_refused_in_words(
+    client: httpx.AsyncClient, body: dict[str, Any], told: str
+):
     answer = await client.put("/v1/traffic", json=body)
     assert (answer.status_code, told in answer.json()["detail"]) == (422, True), answer.text
 
 
-async def test_version_that_is_not_released_or_does_not_answer_gets_no_weight(client: httpx.AsyncClient, stage: Stage):
+async def test_version_that_is_not_released_or_does_not_answer_gets_no_weight(
+    client: httpx.AsyncClient, stage: Stage
+):
     answer = await client.put("/v1/traffic", json={"weights": {"9": 100}})
-    assert (answer.status_code, "found '9': the file has 1, 2" in answer.json()["detail"]) == (409, True)
+    assert (answer.status_code, "found '9': the file has 1, 2" in answer.json()["detail"]) == (
+        409,
+        True,
+    )
     stage.silent.add("2")
     answer = await client.put("/v1/traffic", json=weights(0, 100))
-    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (422, "release-refused")
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
+        422,
+        "release-refused",
+    )
     assert stage.weights == {"1": 100, "2": 0}
 
 
-async def test_keys_without_the_scope_change_nothing(client: httpx.AsyncClient, store: Store, stage: Stage):
+async def test_keys_without_the_scope_change_nothing(
+    client: httpx.AsyncClient, store: Store, stage: Stage
+):
     reader = (await store.create_key("reader", ["read", "diagnose", "ingest"])).secret
-    for headers, status in (({"authorization": f"Bearer {reader}"}, 403), ({"authorization": ""}, 401)):
+    for headers, status in (
+        ({"authorization": f"Bearer {reader}"}, 403),
+        ({"authorization": ""}, 401),
+    ):
         for method, where in (
             ("PUT", "/v1/traffic"),
             ("POST", "/v1/traffic/rollback"),
@@ -161,13 +192,20 @@ async def test_keys_without_the_scope_change_nothing(client: httpx.AsyncClient, 
 
 
 async def test_shipped_version_is_checked_and_deployed(
-    client: httpx.AsyncClient, stage: Stage, file: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient,
+    stage: Stage,
+    file: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     whole = file.read_text()
     file.write_text(without_version(whole, "2"))
     stage.put(yaml.safe_load(file.read_text()))
     answer = await client.post("/v1/models/77/deploy")
-    assert (answer.status_code, "version 77 was refused: expected version 77" in answer.json()["detail"]) == (422, True)
+    assert (
+        answer.status_code,
+        "version 77 was refused: expected version 77" in answer.json()["detail"],
+    ) == (422, True)
     answer = await client.post("/v1/models/2/deploy", json={"reason": "back"})
     assert answer.status_code == 200, answer.text
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(whole)
@@ -186,7 +224,9 @@ async def done(store: Store) -> None:
     raise AssertionError("the order has not come to its end")
 
 
-async def test_order_goes_on_when_its_caller_leaves(client: httpx.AsyncClient, stage: Stage, store: Store):
+async def test_order_goes_on_when_its_caller_leaves(
+    client: httpx.AsyncClient, stage: Stage, store: Store
+):
     stage.apply_s = 0.5
     asking = asyncio.create_task(client.put("/v1/traffic", json=weights(40, 60)))
     while "apply" not in stage.calls:

@@ -23,13 +23,38 @@ def url(stage: Stage) -> Iterator[str]:
 
 @pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 async def test_promotion_that_is_ended_goes_back(
-    stage: Stage, path: Path, url: str, database_dsn: str, tmp_path: Path, ending: signal.Signals, status: int
+    stage: Stage,
+    path: Path,
+    url: str,
+    database_dsn: str,
+    tmp_path: Path,
+    ending: signal.Signals,
+    status: int,
 ):
     stage.put(ConfigFile(path).read().data)  # type: ignore[arg-type]
     before = path.read_text()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app.release", "promote", "2", "--steps", "10,100", "--hold", "600s"),
-        *("--guard", "errors<1%,disagreement<5%", "--config", str(path), "--address", url, "--url", url),
+        *(
+            sys.executable,
+            "-m",
+            "app.release",
+            "promote",
+            "2",
+            "--steps",
+            "10,100",
+            "--hold",
+            "600s",
+        ),
+        *(
+            "--guard",
+            "errors<1%,disagreement<5%",
+            "--config",
+            str(path),
+            "--address",
+            url,
+            "--url",
+            url,
+        ),
         cwd=PROJECT_DIR,
         env=os.environ
         | {

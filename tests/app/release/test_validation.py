@@ -46,7 +46,9 @@ def test_every_topology_of_its_designs_is_warmed_up_once():
 
 def test_machine_of_its_design_that_does_not_fit_is_named():
     checkpoint = validate(SHIPPED, None)
-    other = rig_equipment().model_copy(update={"equipment_id": "odd-rig", "steps": 7, "window_s": 70.0})
+    other = rig_equipment().model_copy(
+        update={"equipment_id": "odd-rig", "steps": 7, "window_s": 70.0}
+    )
     with pytest.raises(CheckpointError, match="fits the registered machine 'odd-rig'"):
         warm_up(checkpoint, [other])
 
@@ -56,12 +58,19 @@ async def put_cycles(store: Store, rig: Equipment, first_us: int) -> None:
         values, grades = rig_cycle(cycle)
         start = first_us + place * 60_000_000
         sensors = [name for name, series in values.items() for _ in series]
-        times = [start + second * 1_000_000 for series in values.values() for second in range(len(series))]
+        times = [
+            start + second * 1_000_000
+            for series in values.values()
+            for second in range(len(series))
+        ]
         flat = np.array([value for series in values.values() for value in series])
         await store.ingest(rig.equipment_id, sensors, np.array(times), flat)
         await store.put_labels(
             rig.equipment_id,
-            [ConditionLabel(name, start, start + 60_000_000, grade) for name, grade in grades.items()],
+            [
+                ConditionLabel(name, start, start + 60_000_000, grade)
+                for name, grade in grades.items()
+            ],
         )
 
 

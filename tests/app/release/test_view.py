@@ -9,7 +9,9 @@ from app.store.store import Store
 from tests.app.release.stage import Stage, serve_api, service_api
 
 
-async def test_status_tells_file_force_application_and_history(path: Path, stage: Stage, store: Store):
+async def test_status_tells_file_force_application_and_history(
+    path: Path, stage: Stage, store: Store
+):
     file = ConfigFile(path)
     data: Any = file.read().data
     stage.put(data)
@@ -33,7 +35,9 @@ async def test_difference_names_what_was_added_changed_and_removed(path: Path, s
         application.deployed_app_config["logging_config"] = data["logging_config"]  # type: ignore[index]
     assert difference(file.read(), running) == []
     removed = running.pop("model-2")
-    path.write_text(path.read_text().replace("weight: 100", "weight: 70").replace("weight: 0", "weight: 30"))
+    path.write_text(
+        path.read_text().replace("weight: 100", "weight: 70").replace("weight: 0", "weight: 30")
+    )
     found = difference(file.read(), running | {"model-7": removed})
     assert [line for line in found if line.startswith("application")] == [
         "application 'diagnostics' differs",

@@ -13,8 +13,14 @@ from app.core.errors import TopologyError
 from app.schemas.document import read_document
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -31,7 +37,11 @@ def test_json_comes_back_as_it_was_written(data: object) -> None:
     assert read_document(json.dumps(data), "x") == data
 
 
-@given(data=st.dictionaries(st.text("abcdef", min_size=1, max_size=5), st.integers() | st.text("xyz 1:-", max_size=9)))
+@given(
+    data=st.dictionaries(
+        st.text("abcdef", min_size=1, max_size=5), st.integers() | st.text("xyz 1:-", max_size=9)
+    )
+)
 def test_yaml_comes_back_as_it_was_written(data: dict[str, object]) -> None:
     assert read_document(yaml.safe_dump(data), "x") == data
 
@@ -56,14 +66,19 @@ def test_alias_that_would_multiply_memory_is_refused_at_once() -> None:
     assert time.perf_counter() - started < 10.0
 
 
-@pytest.mark.parametrize("text", ["[" * 20_000, '{"a":' * 5_000 + "1" + "}" * 5_000, "- " * 3_000 + "a"])
+@pytest.mark.parametrize(
+    "text", ["[" * 20_000, '{"a":' * 5_000 + "1" + "}" * 5_000, "- " * 3_000 + "a"]
+)
 def test_deep_nesting_is_refused(text: str) -> None:
     assert "nested too deep" in _failure(text)
 
 
 @pytest.mark.parametrize(
     ("text", "where"),
-    [("a: 1\nb:\n  c: 1\n  c: 2\n", "key 'c' twice in one mapping"), ('{"c": 1, "c": 1}', "key 'c' twice")],
+    [
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "key 'c' twice in one mapping"),
+        ('{"c": 1, "c": 1}', "key 'c' twice"),
+    ],
 )
 def test_repeated_key_is_refused(text: str, where: str) -> None:
     assert where in _failure(text)
@@ -97,7 +112,10 @@ def test_repeated_key_of_a_large_object_is_found_at_once() -> None:
 
 def test_yaml_beyond_its_limit_is_refused_and_json_is_not() -> None:
     text = "[" + "[],\n" * 500_000 + "x]"
-    assert "expected JSON, or YAML of at most 262144 bytes, found 2000003 that are no JSON" in _failure(text)
+    assert (
+        "expected JSON, or YAML of at most 262144 bytes, found 2000003 that are no JSON"
+        in _failure(text)
+    )
     assert read_document(json.dumps(["x" * 300_000]), "x") == ["x" * 300_000]
 
 

@@ -20,7 +20,9 @@ def test_place_is_written_as_a_path(loc: tuple[int | str, ...], place: str) -> N
     assert place_of(loc) == place
 
 
-@given(value=st.text() | st.binary() | st.lists(st.text()) | st.integers(), limit=st.integers(4, 80))
+@given(
+    value=st.text() | st.binary() | st.lists(st.text()) | st.integers(), limit=st.integers(4, 80)
+)
 def test_shown_is_never_longer_than_the_limit(value: object, limit: int) -> None:
     assert len(shown(value, limit)) <= limit
 

@@ -13,7 +13,8 @@ INLINE = {"start": "2026-01-31T11:00:00Z", "step_s": 1, "values": {"p": [1.0]}}
 
 
 @pytest.mark.parametrize(
-    "value", [1e300, -1e300, FLOAT32_MAX * 1.0000001, float("inf"), float("nan"), 10**400, "1", True]
+    "value",
+    [1e300, -1e300, FLOAT32_MAX * 1.0000001, float("inf"), float("nan"), 10**400, "1", True],
 )
 def test_value_that_no_float32_holds_is_refused(value: object):
     with pytest.raises(ValidationError, match="expected a finite number that a float32 holds"):
@@ -54,5 +55,9 @@ def test_ids_are_identifiers(bad: str):
 def test_answer_counts_all_rejected_lines_and_lists_the_first():
     lines = [RejectedLine(line=number, reason="no") for number in range(1, 1_502)]
     answer = IngestAnswer(accepted=1, duplicates=2, rejected=lines)
-    assert (answer.rejected_count, len(answer.rejected), answer.rejected[-1].line) == (1_501, 1_000, 1_000)
+    assert (answer.rejected_count, len(answer.rejected), answer.rejected[-1].line) == (
+        1_501,
+        1_000,
+        1_000,
+    )
     assert IngestAnswer.model_validate_json(answer.model_dump_json()) == answer

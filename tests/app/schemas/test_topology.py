@@ -29,8 +29,18 @@ def _machine() -> dict[str, Any]:
                 "component_id": "pump",
                 "type": "pump",
                 "sensors": [
-                    {"sensor_id": "PS1", "quantity": "pressure", "unit": "bar", "range": [0.0, 250.0]},
-                    {"sensor_id": "TS1", "quantity": "temperature", "unit": "degC", "range": [-40.0, 150.0]},
+                    {
+                        "sensor_id": "PS1",
+                        "quantity": "pressure",
+                        "unit": "bar",
+                        "range": [0.0, 250.0],
+                    },
+                    {
+                        "sensor_id": "TS1",
+                        "quantity": "temperature",
+                        "unit": "degC",
+                        "range": [-40.0, 150.0],
+                    },
                 ],
                 "grades": [{"name": "0", "health": 1.0}, {"name": "2", "health": 0.0}],
             },
@@ -38,7 +48,9 @@ def _machine() -> dict[str, Any]:
             {
                 "component_id": "tank",
                 "type": "tank",
-                "sensors": [{"sensor_id": "L1", "quantity": "level", "unit": "%", "range": [0.0, 100.0]}],
+                "sensors": [
+                    {"sensor_id": "L1", "quantity": "level", "unit": "%", "range": [0.0, 100.0]}
+                ],
             },
         ],
         "connections": [
@@ -67,7 +79,11 @@ def _sensor(data: dict[str, Any], position: int = 0) -> dict[str, Any]:
 def test_sound_machine_has_only_the_warning_of_its_sensorless_valve() -> None:
     equipment = parse_equipment(_machine(), "press.yaml")
     assert lint(equipment) == (
-        Finding("warning", "components[1]", "'valve' has no sensor of its own and is judged by its neighbours alone"),
+        Finding(
+            "warning",
+            "components[1]",
+            "'valve' has no sensor of its own and is judged by its neighbours alone",
+        ),
     )
     assert equipment.sensor_ids == ("PS1", "TS1", "L1")
     assert [placed.component_index for placed in equipment.sensors] == [0, 0, 2]
@@ -141,7 +157,9 @@ SINGLE_FINDINGS: list[tuple[str, Change, str, str]] = [
     ),
     (
         "dangling source",
-        lambda data: data["connections"].append({"source": "moter", "target": "pump", "medium": "shaft"}),
+        lambda data: data["connections"].append(
+            {"source": "moter", "target": "pump", "medium": "shaft"}
+        ),
         "connections[3].source",
         (
             "expected a component of this equipment, found 'moter': add it to components or correct the connection; "
@@ -150,7 +168,9 @@ SINGLE_FINDINGS: list[tuple[str, Change, str, str]] = [
     ),
     (
         "dangling target",
-        lambda data: data["connections"].append({"source": "pump", "target": "moter", "medium": "shaft"}),
+        lambda data: data["connections"].append(
+            {"source": "pump", "target": "moter", "medium": "shaft"}
+        ),
         "connections[3].target",
         (
             "expected a component of this equipment, found 'moter': add it to components or correct the connection; "
@@ -159,7 +179,9 @@ SINGLE_FINDINGS: list[tuple[str, Change, str, str]] = [
     ),
     (
         "loop to itself",
-        lambda data: data["connections"].append({"source": "pump", "target": "pump", "medium": "leakage_line"}),
+        lambda data: data["connections"].append(
+            {"source": "pump", "target": "pump", "medium": "leakage_line"}
+        ),
         "connections[3]",
         "expected two different ends, found 'pump' connected to itself: remove the connection",
     ),
@@ -215,7 +237,9 @@ SINGLE_FINDINGS: list[tuple[str, Change, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("change", "place", "message"), [case[1:] for case in SINGLE_FINDINGS], ids=[case[0] for case in SINGLE_FINDINGS]
+    ("change", "place", "message"),
+    [case[1:] for case in SINGLE_FINDINGS],
+    ids=[case[0] for case in SINGLE_FINDINGS],
 )
 def test_one_fault_gives_one_finding_that_names_the_place_and_what_to_do(
     change: Change, place: str, message: str
@@ -235,7 +259,10 @@ def test_duplicate_component_is_named_at_each_of_its_places() -> None:
 
 def test_duplicate_sensor_on_two_components_is_named_at_both() -> None:
     assert _findings(lambda data: _sensor(data).update(sensor_id="L1")) == tuple(
-        (place, "expected ids to be unique in the equipment, found 'L1' 2 times: rename all but one")
+        (
+            place,
+            "expected ids to be unique in the equipment, found 'L1' 2 times: rename all but one",
+        )
         for place in ("components[0].sensors[0].sensor_id", "components[2].sensors[0].sensor_id")
     )
 
@@ -243,7 +270,9 @@ def test_duplicate_sensor_on_two_components_is_named_at_both() -> None:
 def test_component_without_sensor_and_without_sensed_neighbour_is_an_error() -> None:
     def change(data: dict[str, Any]) -> None:
         data["components"].append({"component_id": "cylinder", "type": "cylinder"})
-        data["connections"].append({"source": "valve", "target": "cylinder", "medium": "pressure_line"})
+        data["connections"].append(
+            {"source": "valve", "target": "cylinder", "medium": "pressure_line"}
+        )
 
     assert _findings(change) == (
         (
@@ -257,7 +286,10 @@ def test_component_without_sensor_and_without_sensed_neighbour_is_an_error() -> 
 
 
 def test_too_many_sensors_is_an_error() -> None:
-    sensors = [{"sensor_id": f"P{n}", "quantity": "pressure", "unit": "bar", "range": [0.0, 1.0]} for n in range(2_049)]
+    sensors = [
+        {"sensor_id": f"P{n}", "quantity": "pressure", "unit": "bar", "range": [0.0, 1.0]}
+        for n in range(2_049)
+    ]
     assert _findings(lambda data: data["components"][0].update(sensors=sensors)) == (
         ("components", "expected at most 2048 sensors, found 2050: split the equipment"),
     )
@@ -265,7 +297,10 @@ def test_too_many_sensors_is_an_error() -> None:
 
 def test_too_many_bins_is_an_error() -> None:
     assert _findings(lambda data: data.update(window_s=120_000.0)) == (
-        ("window_s", "expected at most 100000 bins, found 120000: raise grid_s or shorten window_s"),
+        (
+            "window_s",
+            "expected at most 100000 bins, found 120000: raise grid_s or shorten window_s",
+        ),
     )
 
 
@@ -288,7 +323,11 @@ def test_all_errors_are_reported_at_once_and_warnings_are_not_among_them() -> No
         data["components"][2].update(type="tanke")
         data.update(steps=7)
 
-    assert [place for place, _ in _findings(change)] == ["components[0].sensors[0].unit", "components[2].type", "steps"]
+    assert [place for place, _ in _findings(change)] == [
+        "components[0].sensors[0].unit",
+        "components[2].type",
+        "steps",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -296,14 +335,30 @@ def test_all_errors_are_reported_at_once_and_warnings_are_not_among_them() -> No
     [
         (lambda data: data.pop("grid_s"), "grid_s", "Field required"),
         (lambda data: data.update(stepps=1), "stepps", "Extra inputs are not permitted, found 1"),
-        (lambda data: data.update(steps="12"), "steps", "Input should be a valid integer, found '12'"),
-        (lambda data: data.update(steps=True), "steps", "Input should be a valid integer, found True"),
+        (
+            lambda data: data.update(steps="12"),
+            "steps",
+            "Input should be a valid integer, found '12'",
+        ),
+        (
+            lambda data: data.update(steps=True),
+            "steps",
+            "Input should be a valid integer, found True",
+        ),
         (lambda data: data.update(grid_s=float("nan")), "grid_s", "found nan"),
         (lambda data: data.update(window_s=float("inf")), "window_s", "found inf"),
         (lambda data: data.update(components=[]), "components", "at least 1 item"),
         (lambda data: data.update(name="\x00"), "name", "String should match pattern"),
-        (lambda data: data.update(equipment_id="a b"), "equipment_id", "String should match pattern"),
-        (lambda data: data.update(equipment_id="x\n"), "equipment_id", "String should match pattern"),
+        (
+            lambda data: data.update(equipment_id="a b"),
+            "equipment_id",
+            "String should match pattern",
+        ),
+        (
+            lambda data: data.update(equipment_id="x\n"),
+            "equipment_id",
+            "String should match pattern",
+        ),
         (
             lambda data: _sensor(data).update(range=[0.0, float("inf")]),
             "components[0].sensors[0].range[1]",
@@ -326,15 +381,21 @@ def test_all_errors_are_reported_at_once_and_warnings_are_not_among_them() -> No
         ),
     ],
 )
-def test_fault_of_type_is_one_finding_at_its_place(change: Change, place: str, message: str) -> None:
+def test_fault_of_type_is_one_finding_at_its_place(
+    change: Change, place: str, message: str
+) -> None:
     ((found_place, found_message),) = _findings(change)
     assert found_place == place
     assert message in found_message
 
 
-@pytest.mark.parametrize(("data", "found"), [(None, "NoneType"), ([1], "list"), ("text", "str"), (3.0, "float")])
+@pytest.mark.parametrize(
+    ("data", "found"), [(None, "NoneType"), ([1], "list"), ("text", "str"), (3.0, "float")]
+)
 def test_document_that_is_no_mapping_is_refused(data: object, found: str) -> None:
-    with pytest.raises(TopologyError, match=f"expected a mapping with equipment_id, components ..., found {found}"):
+    with pytest.raises(
+        TopologyError, match=f"expected a mapping with equipment_id, components ..., found {found}"
+    ):
         parse_equipment(data, "x")
 
 
@@ -347,7 +408,9 @@ def test_message_names_the_source_and_every_finding() -> None:
     assert caught.value.message.startswith(
         "press.yaml has 2 error(s): components[1].type: unknown component type 'valv'"
     )
-    assert caught.value.message.endswith("; steps: expected a divisor of the window's 60 bins, found 7")
+    assert caught.value.message.endswith(
+        "; steps: expected a divisor of the window's 60 bins, found 7"
+    )
 
 
 def test_equipment_built_by_hand_is_checked_too() -> None:
@@ -367,7 +430,8 @@ def test_yaml_and_json_give_equal_equipment_of_the_same_revision() -> None:
 
 def test_revision_is_pinned_so_that_stored_diagnoses_keep_their_meaning() -> None:
     assert (
-        parse_equipment(_machine(), "x").revision == "ed96b95b23bd1a0eedbe1e3570e9081cc63ceec4f5a96709a7642cfef2c80d34"
+        parse_equipment(_machine(), "x").revision
+        == "ed96b95b23bd1a0eedbe1e3570e9081cc63ceec4f5a96709a7642cfef2c80d34"
     )
 
 
@@ -398,13 +462,17 @@ def test_any_change_of_meaning_changes_the_revision(change: Change) -> None:
 
 
 _SENSED = st.lists(
-    st.tuples(st.sampled_from(sorted(QUANTITIES)), st.floats(0.0, 1e6), st.floats(1e-3, 1e6)), min_size=1, max_size=3
+    st.tuples(st.sampled_from(sorted(QUANTITIES)), st.floats(0.0, 1e6), st.floats(1e-3, 1e6)),
+    min_size=1,
+    max_size=3,
 )
 
 
 @st.composite
 def _machines(draw: st.DrawFn) -> dict[str, Any]:
-    parts = draw(st.lists(st.tuples(st.sampled_from(COMPONENT_TYPES), _SENSED), min_size=1, max_size=5))
+    parts = draw(
+        st.lists(st.tuples(st.sampled_from(COMPONENT_TYPES), _SENSED), min_size=1, max_size=5)
+    )
     components = [
         {
             "component_id": f"c{index}",
@@ -418,7 +486,11 @@ def _machines(draw: st.DrawFn) -> dict[str, Any]:
                 }
                 for position, (quantity, low, width) in enumerate(sensors)
             ],
-            "grades": draw(st.sampled_from([[], [{"name": "good", "health": 1.0}, {"name": "bad", "health": 0.25}]])),
+            "grades": draw(
+                st.sampled_from(
+                    [[], [{"name": "good", "health": 1.0}, {"name": "bad", "health": 0.25}]]
+                )
+            ),
         }
         for index, (kind, sensors) in enumerate(parts)
     ]
@@ -447,18 +519,27 @@ def _machines(draw: st.DrawFn) -> dict[str, Any]:
 @given(data=_machines())
 def test_sound_machines_pass_and_survive_yaml_and_json(data: dict[str, Any]) -> None:
     equipment = parse_equipment(data, "x")
-    for text in (equipment.model_dump_json(), json.dumps(data), yaml.safe_dump(data, allow_unicode=True)):
+    for text in (
+        equipment.model_dump_json(),
+        json.dumps(data),
+        yaml.safe_dump(data, allow_unicode=True),
+    ):
         again = read_equipment(text, "x")
         assert again == equipment
         assert again.revision == equipment.revision
     assert Equipment.model_validate_json(equipment.model_dump_json(), strict=True) == equipment
     assert equipment.bins % equipment.steps == 0
-    assert len(equipment.sensors) == sum(len(component["sensors"]) for component in data["components"])
+    assert len(equipment.sensors) == sum(
+        len(component["sensors"]) for component in data["components"]
+    )
 
 
 def test_window_with_too_many_sensor_bins_or_sensor_steps_is_an_error() -> None:
     def change(data: dict[str, Any]) -> None:
-        sensors = [{"sensor_id": f"P{n}", "quantity": "pressure", "unit": "bar", "range": [0, 1]} for n in range(1_000)]
+        sensors = [
+            {"sensor_id": f"P{n}", "quantity": "pressure", "unit": "bar", "range": [0, 1]}
+            for n in range(1_000)
+        ]
         data["components"][0].update(sensors=sensors)
         data.update(window_s=5_000.0, steps=200)
 
@@ -480,7 +561,9 @@ def test_finding_of_a_connection_lists_some_components_only() -> None:
         data["connections"][0]["source"] = "nobody"
 
     message = dict(_findings(change))["connections[0].source"]
-    assert message.endswith("there are " + ", ".join(f"c{n:03}" for n in range(20)) + " and 83 more")
+    assert message.endswith(
+        "there are " + ", ".join(f"c{n:03}" for n in range(20)) + " and 83 more"
+    )
 
 
 def test_message_tells_the_first_five_findings() -> None:
@@ -495,7 +578,10 @@ def test_document_of_nothing_but_faults_is_one_finding() -> None:
     with pytest.raises(TopologyError) as caught:
         parse_equipment(data, "x")
     assert caught.value.findings == (
-        ("", "expected a topology, found 5000 faults: correct its layout, see the Equipment schema"),
+        (
+            "",
+            "expected a topology, found 5000 faults: correct its layout, see the Equipment schema",
+        ),
     )
 
 

@@ -23,7 +23,13 @@ from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import Chain, VersionRouter
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, VersionDescription
+from app.serving.rpc.messages import (
+    BuildAnswer,
+    BuildCall,
+    ScoreAnswer,
+    ScoreCall,
+    VersionDescription,
+)
 from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint
@@ -98,7 +104,9 @@ def versions(local: LocalChain, metrics: Metrics) -> VersionRouter:
 @pytest.fixture
 def desk(store: Store, tmp_path: Path) -> ReleaseService:
     """A desk whose file is not there."""
-    return ReleaseService(Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1")
+    return ReleaseService(
+        Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1"
+    )
 
 
 @pytest.fixture
@@ -130,5 +138,7 @@ async def client(service: Service, store: Store) -> AsyncIterator[httpx.AsyncCli
     key = (await store.create_key("test", SCOPES)).secret
     transport = httpx.ASGITransport(app=build_api(service))
     headers = {"authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as opened:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=headers
+    ) as opened:
         yield opened

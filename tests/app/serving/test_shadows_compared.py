@@ -31,12 +31,15 @@ async def test_what_a_shadow_told_of_the_traffic_is_compared(
         asked = rig_request() | {"readings": inline_readings(values, start.isoformat())}
         assert (await client.post("/v1/diagnoses", json=asked)).status_code == 200
         at = (start - BEGINNING) // MICROSECOND
-        labels += [ConditionLabel(name, at, at + 60_000_000, grade) for name, grade in grades.items()]
+        labels += [
+            ConditionLabel(name, at, at + 60_000_000, grade) for name, grade in grades.items()
+        ]
     await store.put_labels("hydraulic-rig", labels)
 
     async with asyncio.timeout(20):
         while (
-            not (found := (await client.get("/v1/experiments")).json()["experiments"]) or found[0]["windows"] < WINDOWS
+            not (found := (await client.get("/v1/experiments")).json()["experiments"])
+            or found[0]["windows"] < WINDOWS
         ):
             await asyncio.sleep(0.1)
 

@@ -8,7 +8,9 @@ from tests.rows import stored_row
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def diagnosis(diagnosis_id: str, end: datetime, created_at: datetime = NOW, equipment_id: str = "rig") -> Diagnosis:
+def diagnosis(
+    diagnosis_id: str, end: datetime, created_at: datetime = NOW, equipment_id: str = "rig"
+) -> Diagnosis:
     component = ComponentDiagnosis.model_construct(
         component_id="pump", health=0.1 + 0.2, interval=(0.0, 1.0), state="watch", basis="labels", condition="1",
         confidence=0.75, degradation_rate=None, degradation_reason="short", rul_h=None, rul_interval_h=None, rul_reason="none",

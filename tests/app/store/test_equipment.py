@@ -40,7 +40,9 @@ async def test_second_registration_updates(store: Store, machine: Equipment):
 
 
 async def test_concurrent_registrations_give_each_sensor_one_slot(store: Store):
-    await asyncio.gather(*(store.put_equipment(make_machine(sensors=("A", "B", f"X{index}"))) for index in range(6)))
+    await asyncio.gather(
+        *(store.put_equipment(make_machine(sensors=("A", "B", f"X{index}"))) for index in range(6))
+    )
 
     found = await store.get_equipment("press-1")
 
@@ -49,12 +51,18 @@ async def test_concurrent_registrations_give_each_sensor_one_slot(store: Store):
     assert found.slot_sensors[:2] == ("A", "B")
 
 
-async def test_list_is_in_order_and_complete_beyond_a_page(store: Store, monkeypatch: pytest.MonkeyPatch):
+async def test_list_is_in_order_and_complete_beyond_a_page(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(equipment, "PAGE", 2)
     for name in ("b", "a", "c"):
         await store.put_equipment(make_machine(name))
 
-    assert [record.equipment.equipment_id for record in await store.list_equipment()] == ["a", "b", "c"]
+    assert [record.equipment.equipment_id for record in await store.list_equipment()] == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, machine: Equipment):
@@ -67,7 +75,9 @@ async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, 
 
     (window,) = await store.read_windows([("press-1", T0_S // 10, 12)])
     assert put.rebuilt_bins == 12
-    np.testing.assert_array_equal(decode_window(window, coarse)[0], values.reshape(12, 10).mean(axis=1))
+    np.testing.assert_array_equal(
+        decode_window(window, coarse)[0], values.reshape(12, 10).mean(axis=1)
+    )
 
 
 async def test_machines_are_found_by_design_and_pattern(store: Store):

@@ -4,7 +4,14 @@ from app.schemas.equipment import Equipment
 from app.store.experiments import BEGINNING, KnownTruth, PairRow
 from app.store.labels import ConditionLabel
 from app.store.store import Store
-from tests.shadow_rows import MINUTE, START, ComponentPrediction, diagnosis, put_pairs, put_shadow_answers
+from tests.shadow_rows import (
+    MINUTE,
+    START,
+    ComponentPrediction,
+    diagnosis,
+    put_pairs,
+    put_shadow_answers,
+)
 
 END = START + timedelta(days=100)
 
@@ -16,7 +23,9 @@ def us(at: datetime) -> int:
 async def read(
     store: Store, a: str, b: str, start: datetime = START, end: datetime = END, most: int = 100
 ) -> list[PairRow]:
-    return [row async for page in store.answer_pairs().pages(a, b, start, end, most) for row in page]
+    return [
+        row async for page in store.answer_pairs().pages(a, b, start, end, most) for row in page
+    ]
 
 
 async def test_pair_has_both_answers_whichever_was_returned(store: Store, database_dsn: str):
@@ -45,13 +54,21 @@ async def test_pair_has_both_answers_whichever_was_returned(store: Store, databa
     assert [row.told[::-1] for row in await read(store, "4", "3")] == [newer.told, older.told]
 
 
-async def test_pages_go_back_in_time_over_months_without_a_gap(store: Store, database_dsn: str, monkeypatch):
+async def test_pages_go_back_in_time_over_months_without_a_gap(
+    store: Store, database_dsn: str, monkeypatch
+):
     monkeypatch.setattr("app.store.experiments.PAGE", 3)
     # several answers of one moment, on both sides of the border of a page and of a month
     moments = [START + timedelta(days=12 * (number // 4)) for number in range(20)]
-    returned = [diagnosis(number, "3", ComponentPrediction("0"), created_at=at) for number, at in enumerate(moments)]
+    returned = [
+        diagnosis(number, "3", ComponentPrediction("0"), created_at=at)
+        for number, at in enumerate(moments)
+    ]
     await put_pairs(
-        database_dsn, store, returned, [diagnosis(number, "4", ComponentPrediction("0")) for number in range(20)]
+        database_dsn,
+        store,
+        returned,
+        [diagnosis(number, "4", ComponentPrediction("0")) for number in range(20)],
     )
 
     found = [row.diagnosis_id for row in await read(store, "3", "4")]
@@ -111,13 +128,24 @@ async def test_label_counts_where_it_holds_the_whole_window_of_a_machine_at_rest
     assert [found[number] for number in (3, 4, 6, 7)] == [()] * 4
 
 
-async def test_versions_with_answers_in_common_in_an_interval_are_listed(store: Store, database_dsn: str):
+async def test_versions_with_answers_in_common_in_an_interval_are_listed(
+    store: Store, database_dsn: str
+):
     assert await store.answer_pairs().versions(START, END) == []
     for number, (version, against) in enumerate([("4", "3"), ("3", "4"), ("5", "3"), ("4", "3")]):
         at = START + timedelta(days=40 * number)
         returned = [diagnosis(number, against, ComponentPrediction("0"), created_at=at)]
-        await put_pairs(database_dsn, store, returned, [diagnosis(number, version, ComponentPrediction("0"))])
+        await put_pairs(
+            database_dsn, store, returned, [diagnosis(number, version, ComponentPrediction("0"))]
+        )
 
     pairs = store.answer_pairs()
-    assert await pairs.versions(START, START + timedelta(days=365)) == [("3", "4"), ("4", "3"), ("5", "3")]
-    assert await pairs.versions(START + timedelta(days=1), START + timedelta(days=90)) == [("3", "4"), ("5", "3")]
+    assert await pairs.versions(START, START + timedelta(days=365)) == [
+        ("3", "4"),
+        ("4", "3"),
+        ("5", "3"),
+    ]
+    assert await pairs.versions(START + timedelta(days=1), START + timedelta(days=90)) == [
+        ("3", "4"),
+        ("5", "3"),
+    ]

@@ -23,7 +23,11 @@ async def machines(store: Store) -> tuple[str, ...]:
 
 
 def diagnosis(
-    diagnosis_id: str, equipment_id: str, end: datetime, state: State = "watch", source: str = "store"
+    diagnosis_id: str,
+    equipment_id: str,
+    end: datetime,
+    state: State = "watch",
+    source: str = "store",
 ) -> Diagnosis:
     component = ComponentDiagnosis(
         component_id="pump", health=0.5, interval=(0.0, 1.0), state=state, basis="labels", condition=None, confidence=None,
@@ -70,7 +74,11 @@ async def test_pattern_and_design_select(store: Store, machines: tuple[str, ...]
 
     async def chosen(selection: Selection) -> list[str]:
         pages = await runs.pages(selection, PageSizes(1, 1, 100))
-        found = [item.equipment_id for page in pages for item in await runs.read_page(RUN, page, selection)]
+        found = [
+            item.equipment_id
+            for page in pages
+            for item in await runs.read_page(RUN, page, selection)
+        ]
         return sorted(found)
 
     assert await chosen(Selection(r"a\_%", None)) == ["a_1", "a_2"]
@@ -79,7 +87,9 @@ async def test_pattern_and_design_select(store: Store, machines: tuple[str, ...]
     assert await chosen(Selection("nothing", None)) == []
 
 
-async def test_page_tells_what_is_done_and_what_is_not_registered(store: Store, machines: tuple[str, ...]):
+async def test_page_tells_what_is_done_and_what_is_not_registered(
+    store: Store, machines: tuple[str, ...]
+):
     runs = store.fleet_runs()
     page = Page(machines=3, ids=("a_1", "b-1", "gone"))
     first = {item.equipment_id: item for item in await runs.read_page(RUN, page, ALL)}
@@ -91,11 +101,17 @@ async def test_page_tells_what_is_done_and_what_is_not_registered(store: Store, 
     await store.insert_diagnoses([stored_row(diagnosis(first["a_1"].diagnosis_id, "a_1", T0))])
 
     again = {item.equipment_id: item for item in await runs.read_page(RUN, page, ALL)}
-    assert {name: item.done for name, item in again.items()} == {"a_1": True, "b-1": False, "gone": False}
+    assert {name: item.done for name, item in again.items()} == {
+        "a_1": True,
+        "b-1": False,
+        "gone": False,
+    }
     assert again["a_1"].equipment is None
     other = await runs.read_page(RUN._replace(name="other"), page, ALL)
     assert not any(item.done for item in other)
-    assert {item.diagnosis_id for item in other}.isdisjoint(item.diagnosis_id for item in first.values())
+    assert {item.diagnosis_id for item in other}.isdisjoint(
+        item.diagnosis_id for item in first.values()
+    )
 
 
 async def test_states_are_those_of_the_newest_earlier_window_of_stored_readings(store: Store):
@@ -112,6 +128,8 @@ async def test_states_are_those_of_the_newest_earlier_window_of_stored_readings(
         ]
     )
 
-    found = await store.fleet_runs().states_before([("a", T0 + 2 * minute), ("b", T0 + minute), ("a", T0 + minute)])
+    found = await store.fleet_runs().states_before(
+        [("a", T0 + 2 * minute), ("b", T0 + minute), ("a", T0 + minute)]
+    )
 
     assert found == [{"pump": "degraded"}, {}, {"pump": "healthy"}]

@@ -8,8 +8,12 @@ from app.store.store import Store
 MINUTE_US = 60_000_000
 
 
-def label(minute: int, grade: str, component_id: str = "pump", *, stable: bool = True) -> ConditionLabel:
-    return ConditionLabel(component_id, minute * MINUTE_US, (minute + 1) * MINUTE_US, grade, stable, 2 * minute)
+def label(
+    minute: int, grade: str, component_id: str = "pump", *, stable: bool = True
+) -> ConditionLabel:
+    return ConditionLabel(
+        component_id, minute * MINUTE_US, (minute + 1) * MINUTE_US, grade, stable, 2 * minute
+    )
 
 
 async def test_labels_come_back_by_time(store: Store, machine: Equipment):
@@ -63,7 +67,9 @@ async def test_health_and_run_to_failure_come_back(store: Store, machine: Equipm
     assert await store.read_labels("press-1") == labels
 
 
-async def test_label_that_turns_from_a_grade_to_a_health_keeps_nothing(store: Store, machine: Equipment):
+async def test_label_that_turns_from_a_grade_to_a_health_keeps_nothing(
+    store: Store, machine: Equipment
+):
     await store.put_equipment(machine)
     await store.put_labels("press-1", [ConditionLabel("pump", 0, MINUTE_US, "0")])
     await store.put_labels("press-1", [ConditionLabel("pump", 0, MINUTE_US, health=1.0)])

@@ -30,14 +30,19 @@ async def test_replicas_that_migrate_at_once_agree(empty_dsn: str):
     assert set(editions) == {"timescale" if TIMESCALE_DSN else "plain"}
     assert await stores[0].list_equipment() == []
     session = await asyncpg.connect(empty_dsn)
-    versions = [row[0] for row in await session.fetch("select version from schema_migrations order by version")]
+    versions = [
+        row[0]
+        for row in await session.fetch("select version from schema_migrations order by version")
+    ]
     await session.close()
     assert versions == sorted({step.version for step in read_migrations()})
     for store in stores:
         await store.close()
 
 
-async def test_edited_migration_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_edited_migration_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     for step in migrate._MIGRATIONS.glob("*.sql"):
         (tmp_path / step.name).write_text(step.read_text() + "-- edited\n")
     monkeypatch.setattr(migrate, "read_migrations", lambda: read_migrations(tmp_path))
@@ -53,7 +58,9 @@ async def test_database_of_a_later_version_is_refused(store: Store, database_dsn
         await store.migrate()
 
 
-async def test_failing_migration_leaves_nothing(empty_dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_failing_migration_leaves_nothing(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     (tmp_path / "0001_bad.sql").write_text("create table half (a int); select broken;")
     monkeypatch.setattr(migrate, "read_migrations", lambda: read_migrations(tmp_path))
     store = Store(empty_dsn)
@@ -66,10 +73,14 @@ async def test_failing_migration_leaves_nothing(empty_dsn: str, monkeypatch: pyt
     await session.close()
 
 
-async def test_diagnoses_stored_before_their_bodies_were_text_stay(empty_dsn: str, monkeypatch: pytest.MonkeyPatch):
+async def test_diagnoses_stored_before_their_bodies_were_text_stay(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
     store = Store(empty_dsn)
     steps = read_migrations()
-    monkeypatch.setattr(migrate, "read_migrations", lambda: tuple(step for step in steps if step.version < 5))
+    monkeypatch.setattr(
+        migrate, "read_migrations", lambda: tuple(step for step in steps if step.version < 5)
+    )
     await store.migrate()
     await store.ping()
     await run_sql(

@@ -30,13 +30,19 @@ async def partitions(dsn: str) -> list[str]:
 
 
 def test_months_are_counted_from_1970():
-    assert months_of_days([datetime(1970, 1, 31, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)]) == {0, 56 * 12 + 11}
+    assert months_of_days(
+        [datetime(1970, 1, 31, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)]
+    ) == {0, 56 * 12 + 11}
 
 
-async def test_only_months_with_readings_get_a_partition(store: Store, machine: Equipment, database_dsn: str):
+async def test_only_months_with_readings_get_a_partition(
+    store: Store, machine: Equipment, database_dsn: str
+):
     await store.put_equipment(machine)
 
-    await store.ingest("press-1", ["PS1"] * 3, [us(1999, 12), us(2026, 2), us(2026, 2, 16)], [1, 2, 3])
+    await store.ingest(
+        "press-1", ["PS1"] * 3, [us(1999, 12), us(2026, 2), us(2026, 2, 16)], [1, 2, 3]
+    )
 
     assert await partitions(database_dsn) == ["1999_12", "2026_02"]
 
@@ -46,7 +52,10 @@ async def test_replicas_that_need_a_month_at_once_share_it(machine: Equipment, d
     await stores[0].put_equipment(machine)
 
     results = await asyncio.gather(
-        *(store.ingest("press-1", ["PS1"], [us(2025, 5, day)], [1.0]) for day, store in enumerate(stores, 2))
+        *(
+            store.ingest("press-1", ["PS1"], [us(2025, 5, day)], [1.0])
+            for day, store in enumerate(stores, 2)
+        )
     )
 
     assert [result.accepted for result in results] == [1, 1, 1, 1]
@@ -69,7 +78,9 @@ async def test_old_months_are_dropped_whole_and_come_back_when_written(
     assert await partitions(database_dsn) == ["2025_01", "2025_03"]
 
 
-async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, machine: Equipment, database_dsn: str):
+async def test_long_read_makes_retention_wait_and_nobody_else(
+    store: Store, machine: Equipment, database_dsn: str
+):
     patient = Store(database_dsn, PoolLimits(retry_s=2.0))
     await store.put_equipment(machine)
     await store.ingest("press-1", ["PS1"] * 2, [us(2025, 1), us(2025, 3)], [1, 2])
@@ -84,7 +95,9 @@ async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, mach
     while not dropping.done():
         began = time.monotonic()
         await store.read_windows([("press-1", us(2025, 3) // 1_000_000, 60)])
-        await store.ingest("press-1", ["PS1"], [us(2025, 3) + (second := second + 1) * 1_000_000], [1.0])
+        await store.ingest(
+            "press-1", ["PS1"], [us(2025, 3) + (second := second + 1) * 1_000_000], [1.0]
+        )
         slowest_s = max(slowest_s, time.monotonic() - began)
 
     with pytest.raises(StoreUnavailable, match="55P03"):
@@ -100,13 +113,19 @@ async def test_long_read_makes_retention_wait_and_nobody_else(store: Store, mach
     await patient.close()
 
 
-async def test_ingest_works_a_grid_out_from_its_own_month(store: Store, machine: Equipment, database_dsn: str):
+async def test_ingest_works_a_grid_out_from_its_own_month(
+    store: Store, machine: Equipment, database_dsn: str
+):
     await store.put_equipment(machine)
-    await store.ingest("press-1", ["PS1"] * 4, [us(2025, month) for month in range(1, 5)], [1.0] * 4)
+    await store.ingest(
+        "press-1", ["PS1"] * 4, [us(2025, month) for month in range(1, 5)], [1.0] * 4
+    )
     session = await asyncpg.connect(database_dsn)
 
     text = await nested_plans(
-        session, "ingest_readings", *((["press-1"], ["PS2"], [1], [us(2025, 2, day)], [1.0]) for day in (1, 2, 3))
+        session,
+        "ingest_readings",
+        *((["press-1"], ["PS2"], [1], [us(2025, 2, day)], [1.0]) for day in (1, 2, 3)),
     )
 
     await session.close()
@@ -116,7 +135,9 @@ async def test_ingest_works_a_grid_out_from_its_own_month(store: Store, machine:
     assert "Subplans Removed: 3" in text
 
 
-async def test_array_with_a_null_is_refused_by_the_database(store: Store, machine: Equipment, database_dsn: str):
+async def test_array_with_a_null_is_refused_by_the_database(
+    store: Store, machine: Equipment, database_dsn: str
+):
     await store.put_equipment(machine)
     await store.ingest("press-1", ["PS1"], [us(2025, 1)], [1])
 

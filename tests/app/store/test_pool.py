@@ -19,13 +19,18 @@ from tests.machines import make_machine
 
 @pytest.fixture
 async def database(database_dsn: str):
-    opened = Database(database_dsn, PoolLimits(max_size=2, acquire_timeout_s=0.5, statement_timeout_s=0.5, retry_s=1.0))
+    opened = Database(
+        database_dsn,
+        PoolLimits(max_size=2, acquire_timeout_s=0.5, statement_timeout_s=0.5, retry_s=1.0),
+    )
     yield opened
     await opened.close()
 
 
 async def test_store_is_made_while_the_database_is_down_and_says_so_in_time(tmp_path):
-    store = Store(f"postgresql://nobody@/nothing?host={tmp_path}&port=5432", PoolLimits(retry_s=0.2))
+    store = Store(
+        f"postgresql://nobody@/nothing?host={tmp_path}&port=5432", PoolLimits(retry_s=0.2)
+    )
     began = time.monotonic()
 
     with pytest.raises(StoreUnavailable, match="expected to reach the database"):
@@ -35,7 +40,9 @@ async def test_store_is_made_while_the_database_is_down_and_says_so_in_time(tmp_
     await store.close()
 
 
-async def test_lost_connections_are_replaced_without_the_caller_noticing(database: Database, server_dsn: str):
+async def test_lost_connections_are_replaced_without_the_caller_noticing(
+    database: Database, server_dsn: str
+):
     await asyncio.gather(database.fetch("list_keys"), database.fetch("list_keys"))
     await run_sql(
         server_dsn,
@@ -108,7 +115,9 @@ async def test_failure_within_a_borrowed_session_is_translated_too(database: Dat
             raise asyncpg.ConnectionDoesNotExistError("gone")
 
 
-async def test_callers_do_not_wait_for_a_server_that_is_slow_to_start_and_share_one_attempt(database_dsn: str):
+async def test_callers_do_not_wait_for_a_server_that_is_slow_to_start_and_share_one_attempt(
+    database_dsn: str,
+):
     attempts = 0
     started = threading.Event()
 
@@ -120,7 +129,10 @@ async def test_callers_do_not_wait_for_a_server_that_is_slow_to_start_and_share_
 
     slow = Database(address, PoolLimits(acquire_timeout_s=0.1))
     answers = await asyncio.gather(*(slow.once("ping") for _ in range(3)), return_exceptions=True)
-    assert all(isinstance(answer, StoreUnavailable) and "still starting" in answer.message for answer in answers)
+    assert all(
+        isinstance(answer, StoreUnavailable) and "still starting" in answer.message
+        for answer in answers
+    )
     started.set()
     await slow.fetch("ping")
     assert attempts == 1
@@ -171,7 +183,9 @@ class Watch:
 
     async def _run(self) -> None:
         while True:
-            now = await self._session.fetchval("select count(*) from pg_stat_activity where datname = $1", self._name)
+            now = await self._session.fetchval(
+                "select count(*) from pg_stat_activity where datname = $1", self._name
+            )
             self.most = max(self.most, now)
 
 
@@ -179,10 +193,16 @@ async def test_connections_of_replicas_stay_within_their_pools(server_dsn: str, 
     replicas = [Store(database_dsn, PoolLimits(max_size=3)) for _ in range(4)]
 
     async with Watch(server_dsn, database_dsn) as reading:
-        await asyncio.gather(*(store.read_windows([("press-1", 0, 60)]) for store in replicas for _ in range(100)))
+        await asyncio.gather(
+            *(store.read_windows([("press-1", 0, 60)]) for store in replicas for _ in range(100))
+        )
     async with Watch(server_dsn, database_dsn) as registering:
         await asyncio.gather(
-            *(store.put_equipment(make_machine(f"press-{n}")) for n, store in enumerate(replicas) for _ in range(20))
+            *(
+                store.put_equipment(make_machine(f"press-{n}"))
+                for n, store in enumerate(replicas)
+                for _ in range(20)
+            )
         )
 
     assert 4 <= reading.most <= 4 * 3

@@ -24,8 +24,12 @@ T0_US = T0_S * 1_000_000
 Reading = tuple[str, int, float]
 
 
-async def grid_of(store: Store, machine: Equipment, bins: int, first: int = T0_S) -> NDArray[np.float32]:
-    return decode_window((await store.read_windows([(machine.equipment_id, first, bins)]))[0], machine)
+async def grid_of(
+    store: Store, machine: Equipment, bins: int, first: int = T0_S
+) -> NDArray[np.float32]:
+    return decode_window(
+        (await store.read_windows([(machine.equipment_id, first, bins)]))[0], machine
+    )
 
 
 def columns(equipment_id: str, readings: Sequence[Reading]) -> Readings:
@@ -37,7 +41,9 @@ def columns(equipment_id: str, readings: Sequence[Reading]) -> Readings:
     )
 
 
-def reference(machine: Equipment, batches: Sequence[Sequence[Reading]], bins: int) -> NDArray[np.float32]:
+def reference(
+    machine: Equipment, batches: Sequence[Sequence[Reading]], bins: int
+) -> NDArray[np.float32]:
     truth: dict[tuple[str, int], float] = {}
     for sensor_id, time_us, value in (reading for batch in batches for reading in batch):
         truth.setdefault((sensor_id, time_us), value)
@@ -63,8 +69,14 @@ def assert_same_bits(found: NDArray[np.float32], expected: NDArray[np.float32]) 
     np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
-_VALUE = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.floats(-1e-44, 1e-44) | st.floats(-500, 500)
-_TIME = st.integers(0, 11).map(lambda quarter: T0_US + quarter * 250_000) | st.integers(T0_US, T0_US + 2_999_999)
+_VALUE = (
+    st.floats(width=32, allow_nan=False, allow_infinity=False)
+    | st.floats(-1e-44, 1e-44)
+    | st.floats(-500, 500)
+)
+_TIME = st.integers(0, 11).map(lambda quarter: T0_US + quarter * 250_000) | st.integers(
+    T0_US, T0_US + 2_999_999
+)
 _BATCH = st.lists(st.tuples(st.sampled_from(("PS1", "PS2", "TS1")), _TIME, _VALUE), max_size=25)
 
 
@@ -74,7 +86,9 @@ _BATCH = st.lists(st.tuples(st.sampled_from(("PS1", "PS2", "TS1")), _TIME, _VALU
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(batches=st.lists(_BATCH, min_size=1, max_size=4))
-async def test_grid_equals_numpy_whatever_comes_late_twice_or_out_of_order(store: Store, batches: list[list[Reading]]):
+async def test_grid_equals_numpy_whatever_comes_late_twice_or_out_of_order(
+    store: Store, batches: list[list[Reading]]
+):
     machine = make_machine(f"press-{uuid4().hex}")
     await store.put_equipment(machine)
 
@@ -113,13 +127,19 @@ async def test_concurrent_writers_of_one_bin_lose_nothing(database_dsn: str, mac
     stores = [Store(database_dsn) for _ in range(4)]
     await stores[0].put_equipment(machine)
     batches = [
-        [(sensor_id, T0_US + writer * 10_000 + turn * 100_000, float(writer)) for sensor_id in machine.sensor_ids]
+        [
+            (sensor_id, T0_US + writer * 10_000 + turn * 100_000, float(writer))
+            for sensor_id in machine.sensor_ids
+        ]
         for writer in range(10)
         for turn in range(10)
     ]
 
     await asyncio.gather(
-        *(stores[index % 4].ingest(*columns(machine.equipment_id, batch)) for index, batch in enumerate(batches))
+        *(
+            stores[index % 4].ingest(*columns(machine.equipment_id, batch))
+            for index, batch in enumerate(batches)
+        )
     )
 
     assert_same_bits(await grid_of(stores[0], machine, 1), reference(machine, batches, 1))
@@ -131,7 +151,10 @@ async def test_several_equipment_go_in_one_call_whatever_their_order(store: Stor
     machines = [make_machine(f"press-{index}") for index in range(5)]
     for machine in machines:
         await store.put_equipment(machine)
-    blocks = [columns(machine.equipment_id, [("PS1", T0_US, float(index))]) for index, machine in enumerate(machines)]
+    blocks = [
+        columns(machine.equipment_id, [("PS1", T0_US, float(index))])
+        for index, machine in enumerate(machines)
+    ]
 
     forth, back = await asyncio.gather(store.ingest_many(blocks), store.ingest_many(blocks[::-1]))
 
@@ -147,14 +170,20 @@ async def test_bulk_of_several_chunks_equals_single_ticks(store: Store):
     values_TS = np.random.default_rng(2).normal(50, 5, (seconds, 20))
     times_us = np.repeat(T0_US + np.arange(seconds) * 1_000_000, 20)
 
-    result = await store.ingest(machine.equipment_id, machine.sensor_ids * seconds, times_us, values_TS.ravel())
+    result = await store.ingest(
+        machine.equipment_id, machine.sensor_ids * seconds, times_us, values_TS.ravel()
+    )
 
     assert result == (seconds * 20, 0)
-    assert_same_bits(await grid_of(store, machine, seconds), np.ascontiguousarray(values_TS.T.astype(np.float32)))
+    assert_same_bits(
+        await grid_of(store, machine, seconds), np.ascontiguousarray(values_TS.T.astype(np.float32))
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
-async def test_value_that_the_grid_cannot_hold_is_refused(store: Store, machine: Equipment, value: float):
+async def test_value_that_the_grid_cannot_hold_is_refused(
+    store: Store, machine: Equipment, value: float
+):
     await store.put_equipment(machine)
 
     with pytest.raises(ReadingError, match="sensor 'PS2'") as caught:
@@ -172,11 +201,15 @@ async def test_time_in_another_unit_is_refused(store: Store, machine: Equipment,
         await store.ingest(machine.equipment_id, ["PS1"], [time_us], [1.0])
 
 
-async def test_unregistered_equipment_and_sensor_are_named_and_nothing_is_written(store: Store, machine: Equipment):
+async def test_unregistered_equipment_and_sensor_are_named_and_nothing_is_written(
+    store: Store, machine: Equipment
+):
     await store.put_equipment(machine)
 
     with pytest.raises(UnknownEquipment, match="press-9"):
-        await store.ingest_many([columns("press-1", [("PS1", T0_US, 1.0)]), columns("press-9", [("PS1", T0_US, 1.0)])])
+        await store.ingest_many(
+            [columns("press-1", [("PS1", T0_US, 1.0)]), columns("press-9", [("PS1", T0_US, 1.0)])]
+        )
     with pytest.raises(ReadingError, match="found 'PS7'"):
         await store.ingest("press-1", ["PS1", "PS7"], [T0_US, T0_US], [1.0, 2.0])
 
@@ -221,7 +254,9 @@ async def scans_of_whole_tables(dsn: str) -> int:
     return count
 
 
-async def test_session_that_began_with_a_small_table_never_reads_it_whole(database_dsn: str, machine: Equipment):
+async def test_session_that_began_with_a_small_table_never_reads_it_whole(
+    database_dsn: str, machine: Equipment
+):
     store = Store(database_dsn, PoolLimits(max_size=1))
     await store.put_equipment(machine)
     await store.ingest("press-1", machine.sensor_ids, [T0_US - 1_000_000] * 3, [1.0, 2.0, 3.0])
@@ -230,7 +265,9 @@ async def test_session_that_began_with_a_small_table_never_reads_it_whole(databa
     before = await scans_of_whole_tables(database_dsn)
 
     for second in range(20):
-        await store.ingest("press-1", machine.sensor_ids, [T0_US + second * 1_000_000] * 3, [1.0, 2.0, 3.0])
+        await store.ingest(
+            "press-1", machine.sensor_ids, [T0_US + second * 1_000_000] * 3, [1.0, 2.0, 3.0]
+        )
 
     # What a session did is counted at the latest when it ends.
     await store.close()

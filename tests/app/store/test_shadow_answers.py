@@ -51,7 +51,9 @@ async def test_answer_is_stored_once_beside_the_returned_diagnosis(store: Store,
 
 async def test_answers_go_with_the_diagnoses_of_their_time(store: Store, database_dsn: str):
     await store.insert_diagnoses([stored_row(diagnosis("d", DAY, DAY))])
-    await store.insert_shadow_answers([answer("2"), answer("3", datetime(2026, 5, 1, 12, tzinfo=UTC))])
+    await store.insert_shadow_answers(
+        [answer("2"), answer("3", datetime(2026, 5, 1, 12, tzinfo=UTC))]
+    )
 
     await store.drop_before(datetime(2026, 4, 15, tzinfo=UTC))
 

@@ -13,12 +13,20 @@ SOURCE = Path(sql.__file__).parent
 def test_statements_are_found_by_name():
     text = "-- a remark\n\n-- name: one\n-- The first.\nselect 1;\n\n-- name: two\n-- The second.\n-- with a remark\nselect 2;\n"
 
-    assert read_statements(text, "x.sql") == {"one": "select 1;", "two": "-- with a remark\nselect 2;"}
+    assert read_statements(text, "x.sql") == {
+        "one": "select 1;",
+        "two": "-- with a remark\nselect 2;",
+    }
 
 
 @pytest.mark.parametrize(
     "text",
-    ["-- name:\n-- P.\nselect 1;\n", "-- name: a\nselect 1;\n", "-- name: a\n-- P.\n\n", "-- name: a"],
+    [
+        "-- name:\n-- P.\nselect 1;\n",
+        "-- name: a\nselect 1;\n",
+        "-- name: a\n-- P.\n\n",
+        "-- name: a",
+    ],
     ids=["no name", "no purpose", "no text", "nothing"],
 )
 def test_incomplete_statement_is_refused(text: str):
@@ -34,6 +42,10 @@ def test_second_statement_of_a_name_is_refused():
 def test_every_statement_is_used_and_every_used_one_exists():
     used = set()
     for path in SOURCE.glob("*.py"):
-        used |= set(re.findall(r'(?:fetch|once)\(\s*"(\w+)"|(?:named|queries\(\))\["(\w+)"\]', path.read_text()))
+        used |= set(
+            re.findall(
+                r'(?:fetch|once)\(\s*"(\w+)"|(?:named|queries\(\))\["(\w+)"\]', path.read_text()
+            )
+        )
 
     assert {first or second for first, second in used} == set(queries())

@@ -31,14 +31,20 @@ async def filled(store: Store) -> Filled:
     missing = np.ones((20, 300), bool)
     missing[sensor, second] = False
     ids = [machine.sensor_ids[index] for index in sensor]
-    await store.ingest(machine.equipment_id, ids, (T0_S + second) * 1_000_000, values_SN[sensor, second])
+    await store.ingest(
+        machine.equipment_id, ids, (T0_S + second) * 1_000_000, values_SN[sensor, second]
+    )
     values_SN[missing] = np.nan
     return Filled(machine, values_SN)
 
 
-async def test_window_equals_rows_put_together_one_by_one(store: Store, filled: Filled, database_dsn: str):
+async def test_window_equals_rows_put_together_one_by_one(
+    store: Store, filled: Filled, database_dsn: str
+):
     session = await asyncpg.connect(database_dsn)
-    rows = await session.fetch("select sensor_id, time, value from sensor_readings natural join equipment_sensors")
+    rows = await session.fetch(
+        "select sensor_id, time, value from sensor_readings natural join equipment_sensors"
+    )
     await session.close()
     naive_SN = np.full((20, 70), np.nan, np.float32)
     for row in rows:
@@ -56,7 +62,12 @@ async def test_window_equals_rows_put_together_one_by_one(store: Store, filled: 
 
 async def test_many_windows_come_in_the_order_asked(store: Store, filled: Filled):
     await store.put_equipment(make_machine("press-2"))
-    asked = [("press-1", T0_S + 200, 10), ("press-2", T0_S, 10), ("press-9", T0_S, 10), ("press-1", T0_S - 5, 10)]
+    asked = [
+        ("press-1", T0_S + 200, 10),
+        ("press-2", T0_S, 10),
+        ("press-9", T0_S, 10),
+        ("press-1", T0_S - 5, 10),
+    ]
 
     windows = await store.read_windows(asked)
 
@@ -74,7 +85,9 @@ async def test_sensor_added_within_a_window_is_missing_before(store: Store):
     before = make_machine(sensors=("A", "B"))
     after = make_machine(sensors=("C", "B", "A"))
     await store.put_equipment(before)
-    await store.ingest("press-1", ["A", "B"] * 3, np.repeat((T0_S + np.arange(3)) * 1_000_000, 2), range(6))
+    await store.ingest(
+        "press-1", ["A", "B"] * 3, np.repeat((T0_S + np.arange(3)) * 1_000_000, 2), range(6)
+    )
     await store.put_equipment(after)
     await store.ingest("press-1", ["C", "A"], [(T0_S + 3) * 1_000_000] * 2, [7.0, 8.0])
     # Rewritten after the topology grew: the widths change back and forth.
@@ -84,9 +97,12 @@ async def test_sensor_added_within_a_window_is_missing_before(store: Store):
 
     nan = np.nan
     np.testing.assert_array_equal(
-        decode_window(window, after), [[nan, nan, nan, 7, nan], [1, 4, 5, nan, nan], [0, 2, 4, 8, nan]]
+        decode_window(window, after),
+        [[nan, nan, nan, 7, nan], [1, 4, 5, nan, nan], [0, 2, 4, 8, nan]],
     )
-    np.testing.assert_array_equal(decode_window(window, before), [[0, 2, 4, 8, nan], [1, 4, 5, nan, nan]])
+    np.testing.assert_array_equal(
+        decode_window(window, before), [[0, 2, 4, 8, nan], [1, 4, 5, nan, nan]]
+    )
 
 
 async def test_removed_sensor_keeps_its_slot(store: Store):
@@ -162,17 +178,30 @@ async def test_window_over_a_border_of_months_is_whole(store: Store):
 
 async def test_windows_without_a_reading_are_known_without_reading_them(store: Store):
     await store.put_equipment(make_machine(sensors=("A",)))
-    await store.ingest("press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0])
+    await store.ingest(
+        "press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0]
+    )
 
-    asked = [("press-1", T0_S, 5), ("press-1", T0_S + 1, 8), ("press-9", T0_S, 5), ("press-1", T0_S + 5, 5)]
+    asked = [
+        ("press-1", T0_S, 5),
+        ("press-1", T0_S + 1, 8),
+        ("press-9", T0_S, 5),
+        ("press-1", T0_S + 5, 5),
+    ]
     assert await store.filled_windows(asked) == [True, False, False, True]
     assert await store.filled_windows([]) == []
 
 
 async def test_digest_of_the_grid_changes_with_its_bins(store: Store):
     await store.put_equipment(make_machine(sensors=("A", "B")))
-    await store.ingest("press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0])
-    asked = [("press-1", (T0_S - 5) * 1_000_000, (T0_S + 5) * 1_000_000), ("press-1", 0, 5), ("press-9", 0, 5)]
+    await store.ingest(
+        "press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0]
+    )
+    asked = [
+        ("press-1", (T0_S - 5) * 1_000_000, (T0_S + 5) * 1_000_000),
+        ("press-1", 0, 5),
+        ("press-9", 0, 5),
+    ]
     first, *empty = await store.grid_digests(asked)
     assert empty == ["0:0", "0:0"]
     assert await store.grid_digests(asked[:1]) == [first]

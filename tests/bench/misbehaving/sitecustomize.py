@@ -23,7 +23,9 @@ CALLS_OF_AN_ERROR = 100
 class _Finder:
     """Finds the model servers' module as Python would, and changes it once it was run."""
 
-    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != MODULE:
             return None
         sys.meta_path.remove(self)  # type: ignore[arg-type]

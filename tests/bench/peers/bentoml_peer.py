@@ -15,7 +15,15 @@ from typing import Any
 
 import bentoml
 
-from tests.bench.peers.common import ROUTE, Asked, Diagnoser, Fetched, SizeLog, compute_thread, options
+from tests.bench.peers.common import (
+    ROUTE,
+    Asked,
+    Diagnoser,
+    Fetched,
+    SizeLog,
+    compute_thread,
+    options,
+)
 
 LATENCY_MS = 2_000
 MOST = 32

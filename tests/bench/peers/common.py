@@ -82,7 +82,8 @@ class Diagnoser:
     async def start(self) -> None:
         """Read all topologies once: a peer does not notice a changed one."""
         self._topologies = {
-            record.equipment.equipment_id: record.equipment for record in await self.store.list_equipment()
+            record.equipment.equipment_id: record.equipment
+            for record in await self.store.list_equipment()
         }
 
     def resolve(self, asked: Asked) -> tuple[Equipment, Bins]:
@@ -99,7 +100,9 @@ class Diagnoser:
     async def fetch(self, items: Sequence[Asked]) -> list[Fetched]:
         """Read the windows of several requests in one statement."""
         resolved = [self.resolve(item) for item in items]
-        windows = await self.store.read_windows([(equipment.equipment_id, *bins) for equipment, bins in resolved])
+        windows = await self.store.read_windows(
+            [(equipment.equipment_id, *bins) for equipment, bins in resolved]
+        )
         return [Fetched(*pair, window) for pair, window in zip(resolved, windows, strict=True)]
 
     def answer(self, fetched: Sequence[Fetched]) -> list[Diagnosis]:
@@ -114,7 +117,11 @@ class Diagnoser:
             for position, summary in zip(group.positions, summaries, strict=True):
                 item = fetched[position]
                 diagnoses[position] = self.conclude(
-                    item.equipment, item.bins, item.window.newest, Scores(component_predictions(next(outputs))), summary
+                    item.equipment,
+                    item.bins,
+                    item.window.newest,
+                    Scores(component_predictions(next(outputs))),
+                    summary,
                 )
         return [diagnoses[position] for position in range(len(fetched))]
 
@@ -133,18 +140,28 @@ class Diagnoser:
             alike.setdefault(item.equipment.structure_digest, []).append(position)
         groups = []
         for positions in alike.values():
-            values = [decode_window(fetched[position].window, fetched[position].equipment) for position in positions]
+            values = [
+                decode_window(fetched[position].window, fetched[position].equipment)
+                for position in positions
+            ]
             groups.append(self.group(positions, fetched[positions[0]].equipment, np.stack(values)))
         return groups
 
     def _plan(self, equipment: Equipment) -> WindowPlan:
         plan = self._plans.get(equipment.structure_digest)
         if plan is None:
-            plan = self._plans[equipment.structure_digest] = plan_windows(equipment, self.checkpoint.feature_spec)
+            plan = self._plans[equipment.structure_digest] = plan_windows(
+                equipment, self.checkpoint.feature_spec
+            )
         return plan
 
     def conclude(
-        self, equipment: Equipment, bins: Bins, newest: datetime | None, scores: Scores, summary: WindowQuality
+        self,
+        equipment: Equipment,
+        bins: Bins,
+        newest: datetime | None,
+        scores: Scores,
+        summary: WindowQuality,
     ) -> Diagnosis:
         """Make a diagnosis of a window's scores."""
         now = datetime.now(UTC)
@@ -159,7 +176,11 @@ class Diagnoser:
         )
         taught = self.checkpoint
         decoder = PredictionDecoder.of(
-            taught.manifest.version, equipment.design, taught.manifest, taught.feature_spec, taught.calibration
+            taught.manifest.version,
+            equipment.design,
+            taught.manifest,
+            taught.feature_spec,
+            taught.calibration,
         )
         return diagnose(equipment, context, scores, summary, decoder, self._thresholds, {})
 
@@ -180,7 +201,9 @@ class SizeLog:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._file = os.open(directory / f"{os.getpid()}.sizes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._file = os.open(
+            directory / f"{os.getpid()}.sizes", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        )
 
     def note(self, size: int) -> None:
         """Write one batch's size."""
@@ -198,7 +221,11 @@ class Batcher:
     """
 
     def __init__(
-        self, work: Callable[[list[Asked]], Awaitable[list[bytes]]], most: int, in_flight: int, sizes: SizeLog
+        self,
+        work: Callable[[list[Asked]], Awaitable[list[bytes]]],
+        most: int,
+        in_flight: int,
+        sizes: SizeLog,
     ) -> None:
         self._work = work
         self._most = most
@@ -228,7 +255,9 @@ class Batcher:
             if not batch:  # another batch took what this one was begun for
                 return
             self._sizes.note(len(batch))
-            for (_, future), answer in zip(batch, await self._work([item for item, _ in batch]), strict=True):
+            for (_, future), answer in zip(
+                batch, await self._work([item for item, _ in batch]), strict=True
+            ):
                 if not future.done():
                     future.set_result(answer)
         except Exception as error:  # noqa: BLE001 - the callers get it
@@ -259,7 +288,9 @@ def options() -> Options:
     parser = argparse.ArgumentParser()
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--sizes", type=Path, required=True, help="directory for the sizes of batches")
+    parser.add_argument(
+        "--sizes", type=Path, required=True, help="directory for the sizes of batches"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--in-flight", type=int, default=1)

@@ -33,6 +33,8 @@ def peers_environment(directory: Path) -> Path:
         check=True,
     )
     ours = sysconfig.get_path("purelib")
-    (place / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix) / "ours.pth").write_text(ours + "\n")
+    (place / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix) / "ours.pth").write_text(
+        ours + "\n"
+    )
     shutil.copy(REQUIREMENTS, stamp)
     return python

@@ -11,7 +11,15 @@ from contextlib import asynccontextmanager
 import uvicorn
 from fastapi import FastAPI, Response
 
-from tests.bench.peers.common import ROUTE, Asked, Batcher, Diagnoser, SizeLog, compute_thread, options
+from tests.bench.peers.common import (
+    ROUTE,
+    Asked,
+    Batcher,
+    Diagnoser,
+    SizeLog,
+    compute_thread,
+    options,
+)
 
 
 def build() -> FastAPI:
@@ -27,7 +35,8 @@ def build() -> FastAPI:
         async def work(items: list[Asked]) -> list[bytes]:
             fetched = await diagnoser.fetch(items)
             return await asyncio.get_running_loop().run_in_executor(
-                thread, lambda: [item.model_dump_json().encode() for item in diagnoser.answer(fetched)]
+                thread,
+                lambda: [item.model_dump_json().encode() for item in diagnoser.answer(fetched)],
             )
 
         await diagnoser.warm_up()

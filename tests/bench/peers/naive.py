@@ -104,7 +104,9 @@ def build() -> FastAPI:
             output = score(diagnoser.network, through_pyg(group.graph))
             newest = max((row["time"] for row in rows), default=None)
             (summary,) = group.summary.windows(equipment.sensor_ids)
-            return diagnoser.conclude(equipment, bins, newest, Scores(component_predictions(output)), summary)
+            return diagnoser.conclude(
+                equipment, bins, newest, Scores(component_predictions(output)), summary
+            )
 
         return await asyncio.to_thread(work)
 
@@ -112,4 +114,6 @@ def build() -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(build(), host="127.0.0.1", port=options().port, log_level="warning", access_log=False)
+    uvicorn.run(
+        build(), host="127.0.0.1", port=options().port, log_level="warning", access_log=False
+    )

@@ -26,18 +26,28 @@ async def read(diagnoser: Diagnoser, asked: list[Asked]) -> list[Fetched]:
     return fetched
 
 
-def measure(diagnoser: Diagnoser, fetched: list[Fetched], size: int, threads: int, seconds: float) -> dict[str, float]:
+def measure(
+    diagnoser: Diagnoser, fetched: list[Fetched], size: int, threads: int, seconds: float
+) -> dict[str, float]:
     """Run the network for some seconds at one batch size."""
     network = InferenceNetwork(diagnoser.checkpoint.model)
     torch.set_num_threads(threads)
-    batches = [diagnoser.graphs(fetched[first : first + size]) for first in range(0, len(fetched) - size + 1, size)]
+    batches = [
+        diagnoser.graphs(fetched[first : first + size])
+        for first in range(0, len(fetched) - size + 1, size)
+    ]
     score(network, batches[0])
     began, cpu, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
         score(network, batches[done % len(batches)])
         done += 1
     took_s, cpu_s, graphs = time.perf_counter() - began, time.process_time() - cpu, done * size
-    return {"threads": threads, "size": size, "graphs_a_second": graphs / took_s, "cpu_ms": 1000.0 * cpu_s / graphs}
+    return {
+        "threads": threads,
+        "size": size,
+        "graphs_a_second": graphs / took_s,
+        "cpu_ms": 1000.0 * cpu_s / graphs,
+    }
 
 
 def main() -> None:
@@ -50,11 +60,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     lines = [json.loads(line) for line in given.bodies.read_text().splitlines()[:256]]
-    asked = [Asked(equipment_id=line["equipment_id"], at=datetime.fromisoformat(line["at"])) for line in lines]
+    asked = [
+        Asked(equipment_id=line["equipment_id"], at=datetime.fromisoformat(line["at"]))
+        for line in lines
+    ]
     diagnoser = Diagnoser(given.dsn, 1)
     fetched = asyncio.run(read(diagnoser, asked))
     rows = [
-        measure(diagnoser, fetched, size, threads, given.seconds) for threads in given.threads for size in given.sizes
+        measure(diagnoser, fetched, size, threads, given.seconds)
+        for threads in given.threads
+        for size in given.sizes
     ]
     print(json.dumps(rows))
 

@@ -27,8 +27,16 @@ from train.data.labels import (
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
-def label(component_id: str, start_s: float, end_s: float, grade: str, *, stable: bool = True) -> Label:
-    return Label(component_id, START + timedelta(seconds=start_s), START + timedelta(seconds=end_s), grade, stable)
+def label(
+    component_id: str, start_s: float, end_s: float, grade: str, *, stable: bool = True
+) -> Label:
+    return Label(
+        component_id,
+        START + timedelta(seconds=start_s),
+        START + timedelta(seconds=end_s),
+        grade,
+        stable,
+    )
 
 
 def test_windows_tile_an_interval_and_leave_its_rest() -> None:
@@ -39,32 +47,41 @@ def test_windows_tile_an_interval_and_leave_its_rest() -> None:
 
 
 def test_grades_of_all_components_meet_in_a_window() -> None:
-    found = label_windows(press(), [label("pump", 0, 12, "failed"), label("valve", 0, 12, "worn", stable=False)])
+    found = label_windows(
+        press(), [label("pump", 0, 12, "failed"), label("valve", 0, 12, "worn", stable=False)]
+    )
     assert found.grade_WV.tolist() == [[2, 1, -1]]
     assert found.stable_W.tolist() == [False]
 
 
 def test_a_change_of_grade_inside_a_window_leaves_it_without() -> None:
     found = label_windows(
-        press(), [label("pump", 0, 12, "new"), label("valve", 0, 6, "new"), label("valve", 6, 18, "worn")]
+        press(),
+        [label("pump", 0, 12, "new"), label("valve", 0, 6, "new"), label("valve", 6, 18, "worn")],
     )
     assert found.grade_WV.tolist() == [[0, -1, -1], [-1, 1, -1]]
 
 
 def test_unknown_grade_names_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"'pump': \['new', 'worn', 'failed'\].*found grade '7' of 'pump'"):
+    with pytest.raises(
+        InputError, match=r"'pump': \['new', 'worn', 'failed'\].*found grade '7' of 'pump'"
+    ):
         label_windows(press(), [label("pump", 0, 12, "7")])
     with pytest.raises(InputError, match="found grade 'new' of 'motor'"):
         label_windows(press(), [label("motor", 0, 12, "new")])
 
 
 def test_two_grades_at_one_time_are_refused() -> None:
-    with pytest.raises(InputError, match="one label of 'pump' at a time, found two labels at 2025-01-01T00:00:06"):
+    with pytest.raises(
+        InputError, match="one label of 'pump' at a time, found two labels at 2025-01-01T00:00:06"
+    ):
         label_windows(press(), [label("pump", 0, 12, "new"), label("pump", 6, 18, "worn")])
 
 
 def test_only_the_chosen_windows_are_kept() -> None:
-    found = label_windows(press(), [label("pump", 0, 36, "worn")]).only(np.array([True, False, True]))
+    found = label_windows(press(), [label("pump", 0, 36, "worn")]).only(
+        np.array([True, False, True])
+    )
     assert len(found) == 2
 
 
@@ -91,7 +108,9 @@ HOUR_S = 3600.0
 
 def engine(bins: int = 10) -> Equipment:
     """Return the machine with windows of some hours."""
-    return press().model_copy(update={"grid_s": HOUR_S, "window_s": bins * HOUR_S, "steps": bins // 5, "cycle_s": None})
+    return press().model_copy(
+        update={"grid_s": HOUR_S, "window_s": bins * HOUR_S, "steps": bins // 5, "cycle_s": None}
+    )
 
 
 def failing(start_h: float, end_h: float, *, stable: bool = True) -> Label:
@@ -120,7 +139,9 @@ def test_run_to_failure_by_hand() -> None:
 
 
 def test_windows_of_a_run_to_failure_end_with_the_readings_where_the_failure_is_later() -> None:
-    found = label_windows(engine(), [failing(0, 50)], rul_cap_h=25.0, stride_s=4 * HOUR_S, history=hours(0, 30.5))
+    found = label_windows(
+        engine(), [failing(0, 50)], rul_cap_h=25.0, stride_s=4 * HOUR_S, history=hours(0, 30.5)
+    )
     assert ends_h(found) == [2, 6, 10, 14, 18, 22, 26, 30]
     assert found.rul_WV[-2:, 0].tolist() == [24, 20]
 
@@ -135,13 +156,19 @@ def test_history_that_starts_later_than_the_label_counts_from_there() -> None:
 
 
 def test_stride_that_is_no_multiple_of_the_grid_is_refused() -> None:
-    with pytest.raises(InputError, match=r"a whole multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"):
+    with pytest.raises(
+        InputError, match=r"a whole multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"
+    ):
         label_windows(engine(), [failing(0, 25)], stride_s=5400.0)
 
 
 def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
     found = label_windows(
-        press(), [Label("tank", START, START + timedelta(seconds=30), health=0.4), label("pump", 0, 12, "worn")]
+        press(),
+        [
+            Label("tank", START, START + timedelta(seconds=30), health=0.4),
+            label("pump", 0, 12, "worn"),
+        ],
     )
     assert found.health_WV[:, 2].tolist() == [np.float32(0.4)] * 2
     assert found.health_WV[0, 0] == np.float32(0.5)
@@ -150,21 +177,28 @@ def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
     assert np.isnan(found.rul_WV).all()
 
 
-@pytest.mark.parametrize("said", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}])
+@pytest.mark.parametrize(
+    "said", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}]
+)
 def test_label_says_exactly_one_thing(said: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="a grade, a health or a run to failure"):
         label_windows(press(), [Label("pump", START, START + timedelta(seconds=12), **said)])
 
 
 def test_machines_are_put_one_after_the_other() -> None:
-    first, second = (label_windows(press(), [label("pump", 0, 24, "worn")], machine=machine) for machine in (0, 1))
+    first, second = (
+        label_windows(press(), [label("pump", 0, 24, "worn")], machine=machine)
+        for machine in (0, 1)
+    )
     joined = join_labels([first, second])
     assert joined.machine_W.tolist() == [0, 0, 1, 1]
     assert joined.start_us_W.tolist() == [*first.start_us_W.tolist(), *second.start_us_W.tolist()]
 
 
 @given(st.integers(1, 60), st.integers(0, 30), st.integers(1, 7), st.floats(0.5, 50.0))
-def test_run_to_failure_of_any_length(life_h: int, beyond_h: int, stride_h: int, cap_h: float) -> None:
+def test_run_to_failure_of_any_length(
+    life_h: int, beyond_h: int, stride_h: int, cap_h: float
+) -> None:
     found = label_windows(
         engine(),
         [failing(0, life_h + beyond_h)],
@@ -182,4 +216,6 @@ def test_run_to_failure_of_any_length(life_h: int, beyond_h: int, stride_h: int,
     np.testing.assert_allclose(rul_W, np.minimum(life_h + beyond_h - ends, cap_h), rtol=1e-6)
     assert ((health_W >= 0) & (health_W <= 1)).all()
     assert (np.diff(health_W) <= 1e-6).all()
-    np.testing.assert_allclose(rate_W, np.where(life_h + beyond_h - ends < cap_h, 1000 / cap_h, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(
+        rate_W, np.where(life_h + beyond_h - ends < cap_h, 1000 / cap_h, 0.0), rtol=1e-6
+    )

@@ -37,7 +37,13 @@ WINDOW_US = 12_000_000
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Start Ray once; `prepare` uses what runs."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
     yield
     ray.shutdown()
 
@@ -47,7 +53,9 @@ def settings(database_dsn: str, tmp_path: Path) -> Settings:
     return Settings(dsn=SecretStr(database_dsn), var_dir=tmp_path)
 
 
-async def fill(store: Store, equipment: Equipment, values_WSN: Floats, grade: str | None = "worn") -> None:
+async def fill(
+    store: Store, equipment: Equipment, values_WSN: Floats, grade: str | None = "worn"
+) -> None:
     """Write windows that follow each other as readings of 1 Hz, with one grade of the pump."""
     await store.put_equipment(equipment)
     W, _, N = values_WSN.shape
@@ -55,10 +63,14 @@ async def fill(store: Store, equipment: Equipment, values_WSN: Floats, grade: st
     for index, sensor_id in enumerate(equipment.sensor_ids):
         values = values_WSN[:, index].reshape(-1).astype(np.float64)
         there = np.isfinite(values)
-        await store.ingest(equipment.equipment_id, [sensor_id] * int(there.sum()), times_us[there], values[there])
+        await store.ingest(
+            equipment.equipment_id, [sensor_id] * int(there.sum()), times_us[there], values[there]
+        )
     if grade is not None:
         end_us = START_US + W * WINDOW_US
-        await store.put_labels(equipment.equipment_id, [ConditionLabel("pump", START_US, end_us, grade)])
+        await store.put_labels(
+            equipment.equipment_id, [ConditionLabel("pump", START_US, end_us, grade)]
+        )
 
 
 async def prepared(settings: Settings, config: TrainConfig = CONFIG) -> Windows:
@@ -87,12 +99,16 @@ async def test_windows_are_the_grid_bit_for_bit(
     assert len(list(windows.directory.glob("*.parquet"))) == 5
 
 
-async def test_dataset_has_the_chosen_windows_under_their_positions(store: Store, settings: Settings) -> None:
+async def test_dataset_has_the_chosen_windows_under_their_positions(
+    store: Store, settings: Settings
+) -> None:
     values_WSN = wave(30, 4)
     await fill(store, press(), values_WSN)
     windows = await prepared(settings)
     chosen = np.array([2, 3, 17, 29])
-    columns = next(iter(windows.dataset(chosen).iter_batches(batch_size=None, batch_format="numpy")))
+    columns = next(
+        iter(windows.dataset(chosen).iter_batches(batch_size=None, batch_format="numpy"))
+    )
     order = np.argsort(columns["position"])
     assert columns["position"][order].tolist() == chosen.tolist()
     assert columns["values"].dtype == np.float32
@@ -100,7 +116,9 @@ async def test_dataset_has_the_chosen_windows_under_their_positions(store: Store
     assert windows.dataset(np.empty(0, np.int64)).count() == 0
 
 
-async def test_shards_are_used_again_until_readings_labels_or_choices_change(store: Store, settings: Settings) -> None:
+async def test_shards_are_used_again_until_readings_labels_or_choices_change(
+    store: Store, settings: Settings
+) -> None:
     await fill(store, press(), wave(30, 4))
     first = await prepared(settings)
     written = {path: path.stat().st_mtime_ns for path in first.directory.iterdir()}
@@ -109,7 +127,9 @@ async def test_shards_are_used_again_until_readings_labels_or_choices_change(sto
     seen = {first.directory}
     for change in (
         store.ingest("press-1", ["P1"], [START_US + 1], [11.0]),
-        store.put_labels("press-1", [ConditionLabel("pump", START_US, START_US + 20 * WINDOW_US, "new")]),
+        store.put_labels(
+            "press-1", [ConditionLabel("pump", START_US, START_US + 20 * WINDOW_US, "new")]
+        ),
     ):
         await change
         windows = await prepared(settings)
@@ -164,7 +184,9 @@ async def test_windows_that_are_removed_before_they_are_held_are_prepared_again(
     assert removed
 
 
-async def test_reading_after_the_labelled_time_changes_nothing(store: Store, settings: Settings) -> None:
+async def test_reading_after_the_labelled_time_changes_nothing(
+    store: Store, settings: Settings
+) -> None:
     await fill(store, press(), wave(30, 4))
     first = await prepared(settings)
     await store.ingest("press-1", ["P1"], [START_US + 40 * WINDOW_US], [11.0])
@@ -178,7 +200,9 @@ async def test_machines_of_one_design_are_put_together(store: Store, settings: S
     windows = await prepared(settings, CONFIG.model_copy(update={"equipment": "press-*"}))
     assert windows.machines == ("press-2", "press-3")
     assert windows.labels.machine_W.tolist() == [0] * 20 + [1] * 20
-    np.testing.assert_array_equal(windows.values(np.arange(40)), np.concatenate([values_WSN, values_WSN]))
+    np.testing.assert_array_equal(
+        windows.values(np.arange(40)), np.concatenate([values_WSN, values_WSN])
+    )
     of_design = await prepared(settings, CONFIG.model_copy(update={"design": "press"}))
     assert of_design.directory == windows.directory
 
@@ -187,7 +211,9 @@ async def test_machine_of_another_structure_is_named(store: Store, settings: Set
     await fill(store, press(), wave(3, 4))
     other = press().model_copy(update={"equipment_id": "press-2", "window_s": 24.0})
     await fill(store, other, wave(3, 4))
-    with pytest.raises(StoreError, match="found that 'press-2' has another window_s than 'press-1'"):
+    with pytest.raises(
+        StoreError, match="found that 'press-2' has another window_s than 'press-1'"
+    ):
         await prepared(settings, CONFIG.model_copy(update={"design": "press"}))
 
 
@@ -198,7 +224,9 @@ async def test_run_to_failure_is_prepared_with_windows_that_overlap(
     histories = write_engines(tmp_path / "test_X.txt", (30, 12))
     engines = read_engines(histories)
     start = datetime(2025, 1, 1, tzinfo=UTC)
-    await import_engines(store, topology, engines, "hpc", "test", start, lambda _: None, [0.0, 200.0])
+    await import_engines(
+        store, topology, engines, "hpc", "test", start, lambda _: None, [0.0, 200.0]
+    )
     config = TrainConfig(equipment="test-*", stride_s=3600.0, rul_cap_h=20.0)
     windows = await prepared(settings, config)
     hpc = topology.component_index("hpc")
@@ -212,20 +240,29 @@ async def test_run_to_failure_is_prepared_with_windows_that_overlap(
     history_C = engines[0].values_CR[:, 3 + 8].astype(np.float32)
     np.testing.assert_array_equal(values_WSN[0, column], [np.nan] * 8 + history_C[:2].tolist())
     np.testing.assert_array_equal(values_WSN[28, column], history_C[20:])
-    np.testing.assert_array_equal(values_WSN[-1, column], engines[1].values_CR[2:, 3 + 8].astype(np.float32))
+    np.testing.assert_array_equal(
+        values_WSN[-1, column], engines[1].values_CR[2:, 3 + 8].astype(np.float32)
+    )
 
 
 async def test_what_is_not_there_is_told(store: Store, settings: Settings) -> None:
-    with pytest.raises(StoreError, match="expected 'press-1' in the store, found no equipment at all: import it"):
+    with pytest.raises(
+        StoreError, match="expected 'press-1' in the store, found no equipment at all: import it"
+    ):
         await prepared(settings)
     await store.put_equipment(press())
     with pytest.raises(StoreError, match="expected 'mill' in the store, found press-1: import it"):
         await prepared(settings, CONFIG.model_copy(update={"equipment": "mill"}))
-    with pytest.raises(StoreError, match="expected condition labels of 'press-1' in the store, found none"):
-        await prepared(settings)
-    await store.put_labels("press-1", [ConditionLabel("pump", START_US, START_US + WINDOW_US, "new")])
     with pytest.raises(
-        StoreError, match="expected readings of 'press-1' in its 1 labelled windows of 12 s, found none"
+        StoreError, match="expected condition labels of 'press-1' in the store, found none"
+    ):
+        await prepared(settings)
+    await store.put_labels(
+        "press-1", [ConditionLabel("pump", START_US, START_US + WINDOW_US, "new")]
+    )
+    with pytest.raises(
+        StoreError,
+        match="expected readings of 'press-1' in its 1 labelled windows of 12 s, found none",
     ):
         await prepared(settings)
 
@@ -242,6 +279,8 @@ async def test_failing_task_says_why_and_leaves_nothing(
         return found
 
     monkeypatch.setattr(preparing, "_look", before)
-    with pytest.raises(StoreError, match="expected bins of 1000000 us for 'press-1', found 2000000 us"):
+    with pytest.raises(
+        StoreError, match="expected bins of 1000000 us for 'press-1', found 2000000 us"
+    ):
         await prepared(settings)
     assert list((settings.var_dir / "training").iterdir()) == []

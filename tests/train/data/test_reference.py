@@ -22,7 +22,9 @@ def test_machine_with_a_cycle_has_a_row_for_each_step() -> None:
     reference = spec_of([values_WSN], press(), CONFIG).references["press"]["P1"]
     steps_WT = values_WSN[:, 0].reshape(30, 4, 3).mean(-1)
     np.testing.assert_allclose([row[0] for row in reference.mean], steps_WT.mean(0), rtol=1e-6)
-    np.testing.assert_allclose([row[0] for row in reference.spread], np.maximum(steps_WT.std(0), 0.04), rtol=1e-4)
+    np.testing.assert_allclose(
+        [row[0] for row in reference.spread], np.maximum(steps_WT.std(0), 0.04), rtol=1e-4
+    )
     np.testing.assert_allclose([row[0] for row in reference.low], steps_WT.min(0), rtol=1e-6)
 
 
@@ -48,7 +50,10 @@ def test_sensor_that_was_never_there_has_no_reference() -> None:
 @pytest.mark.parametrize("cycle_s", [12.0, None])
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_batches_give_what_all_windows_at_once_give(cycle_s: float | None, size: int) -> None:
-    equipment, values_WSN = press().model_copy(update={"cycle_s": cycle_s}), with_holes(wave(40, 4) + 1000.0)
+    equipment, values_WSN = (
+        press().model_copy(update={"cycle_s": cycle_s}),
+        with_holes(wave(40, 4) + 1000.0),
+    )
     at_once = spec_of([values_WSN], equipment, CONFIG).references["press"]
     batches = [values_WSN[start : start + size] for start in range(0, 40, size)]
     streamed = spec_of(batches, equipment, CONFIG).references["press"]
@@ -56,7 +61,9 @@ def test_batches_give_what_all_windows_at_once_give(cycle_s: float | None, size:
     for sensor_id, reference in at_once.items():
         for name in ("mean", "spread", "low", "high", "flat", "roughness"):
             # a level of 1000 with a spread of 1 leaves 12 of float64's 16 digits; tables are rounded to 7
-            np.testing.assert_allclose(getattr(streamed[sensor_id], name), getattr(reference, name), rtol=2e-7)
+            np.testing.assert_allclose(
+                getattr(streamed[sensor_id], name), getattr(reference, name), rtol=2e-7
+            )
 
 
 def with_holes(values_WSN: Floats) -> Floats:
@@ -81,9 +88,17 @@ def test_no_window_is_refused(tmp_path: Path) -> None:
         fit_spec(graded_windows(tmp_path), np.empty(0, np.int64), CONFIG)
 
 
-@given(st.lists(st.lists(st.one_of(st.just(np.nan), st.floats(-1e3, 1e3)), max_size=8), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.lists(st.one_of(st.just(np.nan), st.floats(-1e3, 1e3)), max_size=8),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_merged_moments_are_those_of_all(parts: list[list[float]]) -> None:
-    joined = Moments.of(np.array([value for part in parts for value in part], np.float64).reshape(-1, 1))
+    joined = Moments.of(
+        np.array([value for part in parts for value in part], np.float64).reshape(-1, 1)
+    )
     merged = Moments.of(np.array(parts[0], np.float64).reshape(-1, 1))
     for part in parts[1:]:
         merged = merged.merged(Moments.of(np.array(part, np.float64).reshape(-1, 1)))

@@ -11,16 +11,29 @@ from hypothesis import strategies as st
 from app.core.errors import InputError
 from tests.small import START_US, graded, press
 from train.data.labels import Integers, configurations
-from train.data.split import SplitPlan, not_overlapping, set_apart, split, split_folds, training_windows, whole
+from train.data.split import (
+    SplitPlan,
+    not_overlapping,
+    set_apart,
+    split,
+    split_folds,
+    training_windows,
+    whole,
+)
 from train.data.windows import Windows, groups
 
 
 def factorial(repeats: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     grids = np.meshgrid(range(3), range(4), range(3), range(4), indexing="ij")
-    return np.repeat(np.stack([grid.ravel() for grid in grids], axis=1), repeats, axis=0).astype(np.int64)
+    return np.repeat(np.stack([grid.ravel() for grid in grids], axis=1), repeats, axis=0).astype(
+        np.int64
+    )
 
 
-@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3)), min_size=40, max_size=80), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 3)), min_size=40, max_size=80),
+    st.integers(0, 5),
+)
 def test_a_configuration_is_in_one_fold(grades: list[tuple[int, int]], seed: int) -> None:
     grade_WV = np.array(grades, np.int64)
     configuration_W = configurations(grade_WV)
@@ -42,7 +55,9 @@ def test_every_grade_is_spread_over_the_folds() -> None:
 
 def test_same_seed_same_folds() -> None:
     grade_WV = factorial(1)
-    first, again, other = (split_folds(grade_WV, configurations(grade_WV), 5, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        split_folds(grade_WV, configurations(grade_WV), 5, seed) for seed in (1, 1, 2)
+    )
     assert first.tolist() == again.tolist() != other.tolist()
 
 
@@ -65,12 +80,16 @@ def test_a_fit_sees_nothing_held_out_and_little_of_a_warm_up() -> None:
 PLANS = ("group", "machine", "time", "leave-level:pump", "leave-block:pump+valve")
 
 
-def made(grades: np.ndarray[tuple[int, ...], np.dtype[np.int64]], machines: int = 1, stride: int = 12) -> Windows:
+def made(
+    grades: np.ndarray[tuple[int, ...], np.dtype[np.int64]], machines: int = 1, stride: int = 12
+) -> Windows:
     """Return windows of machines in turn, each with windows of 12 s every `stride` seconds; nothing is written."""
     labels = graded(grades)
     machine_W = np.arange(len(grades)) * machines // max(1, len(grades))
     place_W = np.arange(len(grades)) - np.searchsorted(machine_W, machine_W)
-    labels = replace(labels, machine_W=machine_W, start_us_W=START_US + 1_000_000 * stride * place_W)
+    labels = replace(
+        labels, machine_W=machine_W, start_us_W=START_US + 1_000_000 * stride * place_W
+    )
     configuration_W = configurations(grades)
     return Windows(
         directory=Path("nowhere"),
@@ -104,20 +123,31 @@ def test_what_is_held_out_is_never_seen(
         assert part.held_W.size
         assert not set(part.train_W.tolist()) & set(part.held_W.tolist())
         assert (np.diff(part.train_W) > 0).all()
-        assert (part.train_W.tolist(), part.held_W.tolist()) == (same.train_W.tolist(), same.held_W.tolist())
-        of_what = {"group": windows.group_W, "machine": labels.machine_W, "leave-level:pump": labels.grade_WV[:, 0]}
+        assert (part.train_W.tolist(), part.held_W.tolist()) == (
+            same.train_W.tolist(),
+            same.held_W.tolist(),
+        )
+        of_what = {
+            "group": windows.group_W,
+            "machine": labels.machine_W,
+            "leave-level:pump": labels.grade_WV[:, 0],
+        }
         if kind in of_what:
-            assert not set(of_what[kind][part.train_W].tolist()) & set(of_what[kind][part.held_W].tolist())
+            assert not set(of_what[kind][part.train_W].tolist()) & set(
+                of_what[kind][part.held_W].tolist()
+            )
         if kind == "leave-block:pump+valve":
             held, seen = (
-                {tuple(row) for row in labels.grade_WV[side, :2].tolist()} for side in (part.held_W, part.train_W)
+                {tuple(row) for row in labels.grade_WV[side, :2].tolist()}
+                for side in (part.held_W, part.train_W)
             )
             assert len(held) == 1
             assert not held & seen
         if kind == "time":
             for machine in range(machines):
                 seen_us, held_us = (
-                    labels.start_us_W[side[labels.machine_W[side] == machine]] for side in (part.train_W, part.held_W)
+                    labels.start_us_W[side[labels.machine_W[side] == machine]]
+                    for side in (part.train_W, part.held_W)
                 )
                 if seen_us.size and held_us.size:
                     # the end of what is seen, and a window's length, before what is held out
@@ -165,13 +195,22 @@ def test_no_train_window_overlaps_a_held_one_of_its_machine(
 
 def test_only_what_overlaps_is_left_out() -> None:
     windows = made(np.zeros((12, 3), np.int64), machines=2, stride=5)
-    assert not_overlapping(windows, np.array([0, 1, 2, 4, 5, 6, 9]), np.array([3])).tolist() == [0, 6, 9]
+    assert not_overlapping(windows, np.array([0, 1, 2, 4, 5, 6, 9]), np.array([3])).tolist() == [
+        0,
+        6,
+        9,
+    ]
     assert not_overlapping(windows, np.array([0, 1]), np.empty(0, np.int64)).tolist() == [0, 1]
 
 
 def test_parts_are_named() -> None:
-    windows = made(np.array([(pump, valve, -1) for pump in range(3) for valve in range(2)], np.int64))
-    names = {kind: [part.name for part in split(windows, SplitPlan(kind, folds=2))] for kind in (PLANS[0], *PLANS[3:])}
+    windows = made(
+        np.array([(pump, valve, -1) for pump in range(3) for valve in range(2)], np.int64)
+    )
+    names = {
+        kind: [part.name for part in split(windows, SplitPlan(kind, folds=2))]
+        for kind in (PLANS[0], *PLANS[3:])
+    }
     assert names["group"] == ["fold 1/2", "fold 2/2"]
     assert names["leave-level:pump"] == ["pump=new", "pump=worn", "pump=failed"]
     assert names["leave-block:pump+valve"][:2] == ["pump=new+valve=new", "pump=new+valve=worn"]
@@ -179,11 +218,15 @@ def test_parts_are_named() -> None:
 
 def test_random_split_is_refused_unless_its_leak_is_named() -> None:
     windows = made(factorial(1)[:, :3] % 2)
-    with pytest.raises(InputError, match=r"found random, which scores what was learned by heart.*random-leaky"):
+    with pytest.raises(
+        InputError, match=r"found random, which scores what was learned by heart.*random-leaky"
+    ):
         split(windows, SplitPlan("random"))
     with pytest.warns(UserWarning, match="near-duplicates, so the held-out figures are too good"):
         parts = split(windows, SplitPlan("random-leaky", folds=3))
-    assert sorted(position for part in parts for position in part.held_W.tolist()) == list(range(len(windows)))
+    assert sorted(position for part in parts for position in part.held_W.tolist()) == list(
+        range(len(windows))
+    )
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,10 @@ def test_lock_goes_along_when_a_preparation_takes_its_place(file: Path) -> None:
 def test_killed_user_holds_nothing(file: Path) -> None:
     use = "import sys, pathlib, train.data.usage as usage\nwith usage.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", use, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", use, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == "on\n"

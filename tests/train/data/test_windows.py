@@ -19,12 +19,22 @@ def test_windows_come_back_as_they_were_written(tmp_path: Path) -> None:
     values_WSN = wave(30, 4)
     values_WSN[3, 1, 4:] = np.nan
     labels = graded(np.tile(np.array([[0, 1, -1]]), (30, 1)))
-    written = write_windows(tmp_path, press(), ("press-1",), labels, [values_WSN[:7], values_WSN[7:]])
+    written = write_windows(
+        tmp_path, press(), ("press-1",), labels, [values_WSN[:7], values_WSN[7:]]
+    )
     found = open_windows(tmp_path)
     assert len(found) == 30
     assert found.machines == ("press-1",)
     assert found.equipment == written.equipment == press()
-    for name in ("machine_W", "start_us_W", "grade_WV", "health_WV", "rate_WV", "rul_WV", "stable_W"):
+    for name in (
+        "machine_W",
+        "start_us_W",
+        "grade_WV",
+        "health_WV",
+        "rate_WV",
+        "rul_WV",
+        "stable_W",
+    ):
         there, given = getattr(found.labels, name), getattr(labels, name)
         assert there.dtype == given.dtype
         np.testing.assert_array_equal(there, given)
@@ -41,7 +51,9 @@ def test_values_come_in_the_order_asked(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.values(np.array([40, 3, 3, 59])), all_WSN[[40, 3, 3, 59]])
 
 
-def test_batches_cross_row_groups_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_cross_row_groups_and_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parquet, "SHARD_BYTES", 25 * 4 * 4 * 12)
     monkeypatch.setattr(parquet, "GROUP_BYTES", 4 * 4 * 4 * 12)
     found = graded_windows(tmp_path)
@@ -65,13 +77,17 @@ def test_batches_hold_each_chosen_window_once_in_order(
     assert all(len(positions) == size for positions in read[:-1])
 
 
-def test_too_many_windows_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_windows_at_once_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stored, "MOST_BYTES", 2 * 4 * 4 * 12)
     with pytest.raises(ValueError, match="at most 2 windows at once, found 3"):
         graded_windows(tmp_path).values(np.arange(3))
 
 
-def test_windows_of_graded_machines_are_grouped_by_configuration_and_others_by_machine(tmp_path: Path) -> None:
+def test_windows_of_graded_machines_are_grouped_by_configuration_and_others_by_machine(
+    tmp_path: Path,
+) -> None:
     found = graded_windows(tmp_path)
     assert len(np.unique(found.group_W)) == 6
     assert found.warm_up_W.sum() == 8

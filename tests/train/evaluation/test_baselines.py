@@ -8,7 +8,13 @@ import pytest
 from app.features.binning import Floats
 from tests.small import graded_windows, small
 from train.data.labels import HOUR_US, WindowLabels
-from train.evaluation.baselines import EXTRA_TREES, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, baselines, life_less_age
+from train.evaluation.baselines import (
+    EXTRA_TREES,
+    STEP_DISCRIMINANT,
+    WINDOW_DISCRIMINANT,
+    baselines,
+    life_less_age,
+)
 from train.evaluation.holdout import hold_out
 
 
@@ -52,7 +58,16 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
     seen_W = np.flatnonzero(windows.labels.grade_WV[:, 0] != 1)[
         ::2
     ]  # no window of the second of the pump's three grades
-    part = hold_out(small().model, small().spec, windows, "all", seen_W, np.arange(60), probes=0, removal_probes=0)
+    part = hold_out(
+        small().model,
+        small().spec,
+        windows,
+        "all",
+        seen_W,
+        np.arange(60),
+        probes=0,
+        removal_probes=0,
+    )
     found = baselines(windows, [part], ("mean", "spread"), trees=20)
     assert set(found) == {STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
     for told in found.values():
@@ -60,13 +75,24 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
         assert not told.share_WVK[:, 0, 1].any()
         assert set(np.unique(told.grade_WV[:, 0])) == {0, 2}
         assert (told.grade_WV[:, 2] == -1).all()  # the tank has no grades
-    assert ((found[EXTRA_TREES].share_WVK[:, 0] > 0.0) & (found[EXTRA_TREES].share_WVK[:, 0] < 1.0)).any()
+    assert (
+        (found[EXTRA_TREES].share_WVK[:, 0] > 0.0) & (found[EXTRA_TREES].share_WVK[:, 0] < 1.0)
+    ).any()
 
 
 def test_rivals_know_nothing_of_windows_that_the_fit_did_not_learn_from(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     one_grade_W = np.flatnonzero(windows.labels.grade_WV[:, 0] == 0)
-    part = hold_out(small().model, small().spec, windows, "all", one_grade_W, np.arange(60), probes=0, removal_probes=0)
+    part = hold_out(
+        small().model,
+        small().spec,
+        windows,
+        "all",
+        one_grade_W,
+        np.arange(60),
+        probes=0,
+        removal_probes=0,
+    )
     for told in baselines(windows, [part], ("mean",), trees=5).values():
         assert (told.grade_WV[:, 0] == -1).all()  # nothing to tell apart
         assert (told.grade_WV[:, 1] >= 0).all()

@@ -27,7 +27,11 @@ def test_quantile_has_the_finite_sample_rank() -> None:
 
 
 def test_residual_is_in_spreads() -> None:
-    given = np.array([1.0, np.nan], np.float32), np.array([0.5, 0.5], np.float32), np.array([0.25, 1.0], np.float32)
+    given = (
+        np.array([1.0, np.nan], np.float32),
+        np.array([0.5, 0.5], np.float32),
+        np.array([0.25, 1.0], np.float32),
+    )
     np.testing.assert_allclose(residuals(*given), [2.0, np.nan])
 
 
@@ -40,7 +44,9 @@ def test_cross_fitted_intervals_cover_what_they_state_on_exchangeable_data() -> 
     fold_W = generator.integers(0, 5, 20_000)
     reach = cross_fit(residual_W, fold_W, 0.9)
     assert float((residual_W <= reach.of_R).mean()) == pytest.approx(0.9, abs=0.01)
-    assert reach.shipped == pytest.approx(2.132 / 3, rel=0.05)  # the 95 % quantile of t with 4 degrees of freedom
+    assert reach.shipped == pytest.approx(
+        2.132 / 3, rel=0.05
+    )  # the 95 % quantile of t with 4 degrees of freedom
 
 
 def test_a_fold_is_judged_by_the_others() -> None:
@@ -78,11 +84,17 @@ def test_nothing_is_answered_where_the_surest_are_wrong() -> None:
     wrong = Removal(np.array([[0.8, 0.7], [0.9, 0.95]]), np.array([[0.0, 0.0], [1.0, 1.0]]))
     threshold = choose_threshold(wrong)
     assert threshold > 0.95
-    assert [each.answered for each in removal_levels(wrong, np.full(2, threshold), (0, 1))] == [1.0, 0.0]
+    assert [each.answered for each in removal_levels(wrong, np.full(2, threshold), (0, 1))] == [
+        1.0,
+        0.0,
+    ]
 
 
 def test_what_no_missing_sensor_could_tell_of_is_answered_however_unsure() -> None:
-    apart = Removal(np.array([[0.9, 0.8, 0.7], [0.9, 0.95, math.inf]]), np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]))
+    apart = Removal(
+        np.array([[0.9, 0.8, 0.7], [0.9, 0.95, math.inf]]),
+        np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]),
+    )
     threshold = choose_threshold(apart)
     assert 0.95 < threshold < math.inf
     _, second = removal_levels(apart, np.full(3, threshold), (0, 1))
@@ -98,7 +110,11 @@ def test_levels_tell_share_and_risk_of_what_is_answered() -> None:
 
 def test_risk_rises_as_less_sure_answers_join() -> None:
     found = risk_coverage(np.array([0.2, 0.9, 0.5]), np.array([1.0, 0.0, 0.0]))
-    assert found == ((pytest.approx(1 / 3), 0.0), (pytest.approx(2 / 3), 0.0), (1.0, pytest.approx(1 / 3)))
+    assert found == (
+        (pytest.approx(1 / 3), 0.0),
+        (pytest.approx(2 / 3), 0.0),
+        (1.0, pytest.approx(1 / 3)),
+    )
 
 
 def test_sensors_go_in_an_order_of_their_own_for_each_window() -> None:

@@ -13,7 +13,12 @@ from tests.small import Small, graded_windows, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows, write_windows
-from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT
+from train.evaluation.baselines import (
+    EXTRA_TREES,
+    PERSISTENCE,
+    STEP_DISCRIMINANT,
+    WINDOW_DISCRIMINANT,
+)
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import HoldoutPart, hold_out
 from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
@@ -25,7 +30,10 @@ CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), 
 def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
     """Return a split into two of three configurations, each of which shows every grade of pump and valve."""
     one_W = np.isin(windows.group_W, (1, 2, 5))
-    return [("a", np.flatnonzero(one_W), np.flatnonzero(~one_W)), ("b", np.flatnonzero(~one_W), np.flatnonzero(one_W))]
+    return [
+        ("a", np.flatnonzero(one_W), np.flatnonzero(~one_W)),
+        ("b", np.flatnonzero(~one_W), np.flatnonzero(one_W)),
+    ]
 
 
 def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPart:
@@ -35,8 +43,12 @@ def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPa
     def knows(window_W: Integers, said: Floats, health: Floats) -> tuple[Floats, Floats]:
         grade_WV = windows.labels.grade_WV[window_W]
         cuts = np.arange(said.shape[-1])
-        sure_WMVJ = np.where(grade_WV[:, None, :, None] > cuts, 6.0, -6.0).repeat(said.shape[1], axis=1)
-        spare_WV = np.nan_to_num(windows.labels.health_WV[window_W]) + generator.normal(0, 0.05, health.shape)
+        sure_WMVJ = np.where(grade_WV[:, None, :, None] > cuts, 6.0, -6.0).repeat(
+            said.shape[1], axis=1
+        )
+        spare_WV = np.nan_to_num(windows.labels.health_WV[window_W]) + generator.normal(
+            0, 0.05, health.shape
+        )
         return (
             np.where(np.isneginf(said), said, sure_WMVJ + noise * generator.normal(size=sure_WMVJ.shape)).astype(np.float32),
             spare_WV.astype(np.float32),
@@ -45,13 +57,20 @@ def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPa
     logits, health_WV = knows(part.held_W, part.clean.logit_WMVJ, part.clean.health_WV)
     return replace(
         part,
-        clean=replace(part.clean, logit_WMVJ=logits, health_WV=health_WV, spread_WV=np.full_like(health_WV, 0.02)),
+        clean=replace(
+            part.clean,
+            logit_WMVJ=logits,
+            health_WV=health_WV,
+            spread_WV=np.full_like(health_WV, 0.02),
+        ),
     )
 
 
 def held(windows: Windows, machine: Small) -> list[HoldoutPart]:
     return [
-        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8)
+        hold_out(
+            machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
+        )
         for name, train_W, held_W in halves(windows)
     ]
 
@@ -79,7 +98,9 @@ def test_intervals_of_a_health_that_misses_by_noise_cover_what_they_state(tmp_pa
     health = found.certainty["pump"].health
     assert health is not None
     assert health.coverage == pytest.approx(0.9, abs=0.03)
-    assert 0.85 * 4.11 < health.reach < 4.11  # 1.645 * 0.05 / 0.02 = 4.11, less what is told above 1 and cut
+    assert (
+        0.85 * 4.11 < health.reach < 4.11
+    )  # 1.645 * 0.05 / 0.02 = 4.11, less what is told above 1 and cut
     assert found.calibration.of("press", "pump").health_reach == health.reach
     assert found.certainty["pump"].nll_calibrated is not None
     assert "tank" not in found.certainty
@@ -97,7 +118,9 @@ def test_every_rival_is_scored_on_the_same_windows(tmp_path: Path) -> None:
 
 def test_trouble_costs_are_against_the_same_windows_whole(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
-    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False).robustness
+    found = evaluate_parts(
+        windows, held(windows, small()), CONFIG, split="group", rival=False
+    ).robustness
     assert found is not None
     assert found.measure == "exact match"
     assert set(found.troubles) == {"missing", "frozen", "offset", "noisy"}
@@ -116,21 +139,33 @@ def test_removal_goes_on_until_one_sensor_is_left(tmp_path: Path) -> None:
     assert found.calibration.of("press", "pump").least_confidence == pump.least_confidence
 
 
-def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(tmp_path: Path) -> None:
+def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(
+    tmp_path: Path,
+) -> None:
     windows, machine = graded_windows(tmp_path), small()
     grade_W = windows.labels.grade_WV[:, 0]
-    levels = [(str(level), np.flatnonzero(grade_W != level), np.flatnonzero(grade_W == level)) for level in range(3)]
+    levels = [
+        (str(level), np.flatnonzero(grade_W != level), np.flatnonzero(grade_W == level))
+        for level in range(3)
+    ]
     parts = [
-        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=0, removal_probes=0)
+        hold_out(
+            machine.model, machine.spec, windows, name, train_W, held_W, probes=0, removal_probes=0
+        )
         for name, train_W, held_W in levels
     ]
     found = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False)
     assert set(found.scorecards[THIS].grades) == {"valve"}
     assert found.scorecards[THIS].grades["valve"].pooled.windows == 52
-    assert "Grades that a part's training never showed can't be told and are not scored: of pump." in found.notes
+    assert (
+        "Grades that a part's training never showed can't be told and are not scored: of pump."
+        in found.notes
+    )
     # of a checkpoint that was fitted to other windows nobody knows what it was shown
     given = Given({}, {}, Calibration(coverage=0.9), None)
-    whole = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False, given=given)
+    whole = evaluate_parts(
+        windows, parts, CONFIG, split="leave-level:pump", rival=False, given=given
+    )
     assert set(whole.scorecards[THIS].grades) == {"pump", "valve"}
 
 
@@ -142,12 +177,18 @@ def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path:
 
     def answered(machine: Equipment) -> float:
         seen = replace(windows, equipment=machine)
-        found = evaluate_parts(seen, parts, CONFIG, split="group", rival=False, given=Given({}, {}, stated, None))
+        found = evaluate_parts(
+            seen, parts, CONFIG, split="group", rival=False, given=Given({}, {}, stated, None)
+        )
         return found.abstention["valve"].levels[1].answered
 
-    lost_RS = np.concatenate([np.isnan(part.removals.predictions[1].exceedance_WS) for part in parts if part.removals])
+    lost_RS = np.concatenate(
+        [np.isnan(part.removals.predictions[1].exceedance_WS) for part in parts if part.removals]
+    )
     assert set(lost_RS.sum(1)) == {1}
-    scored_R = np.concatenate([~windows.warm_up_W[part.removals.window_W] for part in parts if part.removals])
+    scored_R = np.concatenate(
+        [~windows.warm_up_W[part.removals.window_W] for part in parts if part.removals]
+    )
     # of P1, Q1, P2 and T1 the valve hears all but T1 along its lines, and P2 alone without them
     assert answered(windows.equipment) == pytest.approx(lost_RS[scored_R, 3].mean())
     apart = Equipment.model_validate(windows.equipment.model_dump() | {"connections": ()})
@@ -160,15 +201,21 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
 
     def far(part: HoldoutPart) -> HoldoutPart:
         strange_W = np.arange(len(part.held_W)) % 3 == 0
-        wrong_W = strange_W[:, None, None] & (np.arange(part.clean.logit_WMVJ.shape[2]) == 0)[:, None]
+        wrong_W = (
+            strange_W[:, None, None] & (np.arange(part.clean.logit_WMVJ.shape[2]) == 0)[:, None]
+        )
         distance_WV = np.full_like(part.clean.health_WV, 0.5)
         distance_WV[strange_W, 0] = 1.5
         logits = np.where(wrong_W[:, None], -part.clean.logit_WMVJ, part.clean.logit_WMVJ)
         inside_WS = np.zeros_like(part.clean.exceedance_WS)
-        clean = replace(part.clean, distance_WV=distance_WV, logit_WMVJ=logits, exceedance_WS=inside_WS)
+        clean = replace(
+            part.clean, distance_WV=distance_WV, logit_WMVJ=logits, exceedance_WS=inside_WS
+        )
         return replace(part, clean=clean)
 
-    found = evaluate_parts(windows, [far(part) for part in parts], CONFIG, split="group", rival=False)
+    found = evaluate_parts(
+        windows, [far(part) for part in parts], CONFIG, split="group", rival=False
+    )
     pump, valve = found.answered["pump"], found.answered["valve"]
     assert pump.share == pytest.approx(2 / 3, abs=0.05)
     assert valve.share == 1.0
@@ -176,26 +223,42 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
     assert pump.score.accuracy == 1.0
     assert found.scorecards[THIS].grades["pump"].pooled.accuracy < 0.8
 
-    nowhere = [replace(p, clean=replace(p.clean, distance_WV=np.full_like(p.clean.health_WV, 2.0))) for p in parts]
+    nowhere = [
+        replace(p, clean=replace(p.clean, distance_WV=np.full_like(p.clean.health_WV, 2.0)))
+        for p in parts
+    ]
     silent = evaluate_parts(windows, nowhere, CONFIG, split="group", rival=False).answered["pump"]
     assert (silent.share, silent.score) == (0.0, None)
 
 
 def test_attention_of_every_edge_is_told(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
-    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False).listening
-    assert [(each.source, each.target) for each in found] == [("pump", "valve"), ("valve", "pump"), ("valve", "tank")]
-    np.testing.assert_allclose([each.weights for each in found], 1.0, rtol=1e-5)  # each target hears one edge only
+    found = evaluate_parts(
+        windows, held(windows, small()), CONFIG, split="group", rival=False
+    ).listening
+    assert [(each.source, each.target) for each in found] == [
+        ("pump", "valve"),
+        ("valve", "pump"),
+        ("valve", "tank"),
+    ]
+    np.testing.assert_allclose(
+        [each.weights for each in found], 1.0, rtol=1e-5
+    )  # each target hears one edge only
 
 
 def test_ablation_and_second_opinion_stand_beside(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     parts = held(windows, small())
     opinion_WVK = np.zeros((*parts[0].clean.health_WV.shape, 3), np.float32)
-    parts = [replace(part, clean=replace(part.clean, opinion_WVK=opinion_WVK[: len(part.held_W)])) for part in parts]
+    parts = [
+        replace(part, clean=replace(part.clean, opinion_WVK=opinion_WVK[: len(part.held_W)]))
+        for part in parts
+    ]
     config = CONFIG.model_copy(update={"opinion_weight": 0.5})
     curve = {"a": (LearningPoint(epoch=1, loss=0.5, score=0.7),)}
-    found = evaluate_parts(windows, parts, config, split="group", without_messages=parts, learning=curve, rival=False)
+    found = evaluate_parts(
+        windows, parts, config, split="group", without_messages=parts, learning=curve, rival=False
+    )
     assert {ALONE, NO_MESSAGES} < set(found.scorecards)
     assert found.learning == curve
     assert not any("message passing" in note for note in found.notes)
@@ -205,16 +268,23 @@ def test_what_a_checkpoint_states_is_checked_and_not_fitted(tmp_path: Path) -> N
     windows = graded_windows(tmp_path)
     fitted = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False)
     given = Given({"pump": 2.0, "valve": 1.0}, {}, fitted.calibration, fitted.limits)
-    whole = hold_out(small().model, small().spec, windows, "all", np.array([], np.int64), np.arange(60), probes=0)
+    whole = hold_out(
+        small().model, small().spec, windows, "all", np.array([], np.int64), np.arange(60), probes=0
+    )
     found = evaluate_parts(windows, [whole], CONFIG, split="all", given=given)
     assert found.calibration == fitted.calibration
     assert found.certainty["pump"].temperature == 2.0
-    assert found.abstention["pump"].least_confidence == fitted.calibration.of("press", "pump").least_confidence
+    assert (
+        found.abstention["pump"].least_confidence
+        == fitted.calibration.of("press", "pump").least_confidence
+    )
     assert found.robustness is None
     assert any("baselines were not fitted" in note for note in found.notes)
 
 
-def runs_to_failure(directory: Path, machines: int = 4, hours: int = 40, cap_h: float = 20.0) -> Windows:
+def runs_to_failure(
+    directory: Path, machines: int = 4, hours: int = 40, cap_h: float = 20.0
+) -> Windows:
     """Write machines whose pump fails; P1 falls with what is left, capped."""
     rul_W = np.tile(np.arange(hours - 1, -1, -1), machines)
     shape = (len(rul_W), 3)
@@ -237,7 +307,9 @@ def runs_to_failure(directory: Path, machines: int = 4, hours: int = 40, cap_h: 
     values_WSN = wave(len(rul_W), 4)
     values_WSN[:, 0] += capped_W[:, None]
     equipment = press().model_copy(
-        update={"components": tuple(c.model_copy(update={"grades": ()}) for c in press().components)}
+        update={
+            "components": tuple(c.model_copy(update={"grades": ()}) for c in press().components)
+        }
     )
     names = tuple(f"press-{number}" for number in range(machines))
     return write_windows(directory, equipment, names, labels, [values_WSN])
@@ -248,12 +320,17 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
     assert windows.group_W.max() == 3
     machine = small()
     parts = [
-        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8)
+        hold_out(
+            machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
+        )
         for name, train_W, held_W in halves(windows)
     ]
     found = evaluate_parts(windows, parts, CONFIG, split="machine")
     assert found.cap_h == 20.0
-    trees, rule = found.scorecards[EXTRA_TREES].life["pump"], found.scorecards[PERSISTENCE].life["pump"]
+    trees, rule = (
+        found.scorecards[EXTRA_TREES].life["pump"],
+        found.scorecards[PERSISTENCE].life["pump"],
+    )
     assert trees.pooled.rmse_h < 3.0
     assert rule.pooled.rmse_h == pytest.approx(0.0, abs=1e-4)  # all lives are equally long
     assert rule.pooled.sign_right is None
@@ -271,6 +348,8 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
 
 def test_parts_without_windows_are_refused(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
-    none = hold_out(small().model, small().spec, windows, "none", np.arange(3), np.array([], np.int64))
+    none = hold_out(
+        small().model, small().spec, windows, "none", np.arange(3), np.array([], np.int64)
+    )
     with pytest.raises(ValueError, match="found none"):
         evaluate_parts(windows, [none], CONFIG, split="group")

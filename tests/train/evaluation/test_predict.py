@@ -16,15 +16,21 @@ from train.evaluation.scores import grade_probability
 
 def same(found: Predictions, expected: Predictions) -> None:
     for each in fields(Predictions):
-        np.testing.assert_allclose(getattr(found, each.name), getattr(expected, each.name), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            getattr(found, each.name), getattr(expected, each.name), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> None:
     windows, machine = graded_windows(tmp_path), small()
     chosen_W = np.array([3, 11, 40])
     said = predict(machine.model, machine.spec, windows, chosen_W)
-    features = batch_features(windows.values(chosen_W), plan_features(machine.equipment, machine.spec))
-    batch = tile_graphs(plan_graph(machine.equipment, machine.spec), features.x_WSTF, features.mask_WST)
+    features = batch_features(
+        windows.values(chosen_W), plan_features(machine.equipment, machine.spec)
+    )
+    batch = tile_graphs(
+        plan_graph(machine.equipment, machine.spec), features.x_WSTF, features.mask_WST
+    )
     served = machine.model.read(batch)
     for told_WV, served_V in (
         (said.health_WV, served.health_V),
@@ -55,7 +61,9 @@ def test_bins_are_disturbed_before_features_are_made(tmp_path: Path) -> None:
     said = predict(machine.model, machine.spec, windows, np.arange(5), silence)
     assert np.isnan(said.exceedance_WS[:, 1]).all()
     assert np.isfinite(said.exceedance_WS[:, 0]).all()
-    assert (said.health_WV != predict(machine.model, machine.spec, windows, np.arange(5)).health_WV).any()
+    assert (
+        said.health_WV != predict(machine.model, machine.spec, windows, np.arange(5)).health_WV
+    ).any()
 
 
 def test_no_window_gives_no_prediction(tmp_path: Path) -> None:

@@ -26,8 +26,12 @@ def test_troubles_by_hand() -> None:
     values_WSN = np.array([[[np.nan, 2.0, 4.0]]], np.float32)
     spread_S = np.array([1.5])
     assert np.isnan(troubled("missing", 0, spread_S, 0)(values_WSN)).all()
-    np.testing.assert_array_equal(troubled("frozen", 0, spread_S, 0)(values_WSN), [[[np.nan, 2.0, 2.0]]])
-    np.testing.assert_array_equal(troubled("offset", 0, spread_S, 0)(values_WSN), [[[np.nan, 3.5, 5.5]]])
+    np.testing.assert_array_equal(
+        troubled("frozen", 0, spread_S, 0)(values_WSN), [[[np.nan, 2.0, 2.0]]]
+    )
+    np.testing.assert_array_equal(
+        troubled("offset", 0, spread_S, 0)(values_WSN), [[[np.nan, 3.5, 5.5]]]
+    )
 
 
 def test_noise_has_the_usual_spread() -> None:

@@ -54,8 +54,17 @@ def test_phm08_charges_late_more_than_early() -> None:
 
 
 def test_remaining_life_is_scored_below_the_cap() -> None:
-    true_W, told_W = np.array([145.0, 20.0, 10.0], np.float32), np.array([130.0, 23.0, 6.0], np.float32)
-    found = score_life(true_W, told_W, 125.0, np.array([-1.0, 1.0, -1.0], np.float32), np.array([False, True, True]))
+    true_W, told_W = (
+        np.array([145.0, 20.0, 10.0], np.float32),
+        np.array([130.0, 23.0, 6.0], np.float32),
+    )
+    found = score_life(
+        true_W,
+        told_W,
+        125.0,
+        np.array([-1.0, 1.0, -1.0], np.float32),
+        np.array([False, True, True]),
+    )
     assert found.rmse_h == pytest.approx(math.sqrt((0 + 9 + 16) / 3))
     assert found.bias_h == pytest.approx(-1 / 3)
     assert found.phm08 == pytest.approx(math.expm1(0.3) + math.expm1(4 / 13))
@@ -66,14 +75,23 @@ def test_last_half_of_life_ends_at_the_failure_and_not_at_the_last_window() -> N
     # machine 0 is seen for 4 h and fails 4 h later: only its last window is in the second half of these 8 h
     machine_W, start_us_W = np.array([0, 0, 0, 1, 1]), HOUR_US * np.array([0, 2, 4, 0, 9])
     rul_W = np.array([8, 6, 4, 9, 0], np.float32)
-    assert last_half(machine_W, start_us_W, rul_W, 20.0).tolist() == [False, False, True, False, True]
+    assert last_half(machine_W, start_us_W, rul_W, 20.0).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_machine_that_was_repaired_lives_twice() -> None:
     # fails after 3 h, then after 4 h; the window between the two is of no run
     machine_W, start_us_W = np.zeros(8, np.int64), HOUR_US * np.arange(8)
     rul_W = np.array([3, 2, 1, np.nan, 3, 2, 1, 0], np.float32)
-    assert [run.tolist() for run in life_runs(machine_W, start_us_W, rul_W)] == [[0, 1, 2], [4, 5, 6, 7]]
+    assert [run.tolist() for run in life_runs(machine_W, start_us_W, rul_W)] == [
+        [0, 1, 2],
+        [4, 5, 6, 7],
+    ]
     assert np.flatnonzero(last_half(machine_W, start_us_W, rul_W, 20.0)).tolist() == [2, 6, 7]
 
 
@@ -84,7 +102,9 @@ def test_life_whose_end_is_beyond_the_cap_has_no_last_half() -> None:
 
 def test_runs_break_at_another_condition_machine_or_gap() -> None:
     start_us_W = 10 * np.array([0, 1, 2, 3, 4, 9])
-    assert runs(np.array([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1]), start_us_W, 10).tolist() == [
+    assert runs(
+        np.array([0, 0, 1, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1]), start_us_W, 10
+    ).tolist() == [
         0,
         0,
         1,
@@ -109,17 +129,27 @@ def test_probability_is_the_mean_over_the_members() -> None:
 
 def test_second_opinion_is_joined_where_there_is_one() -> None:
     own_WK = np.array([[0.4, 0.6], [0.4, 0.6]])
-    opinion_WK = opinion_probability(np.log(np.array([[0.9, 0.1], [np.nan, np.nan]], np.float32)), 1.0)
-    np.testing.assert_allclose(joined_probability(own_WK, opinion_WK, 0.5), [[0.65, 0.35], [0.4, 0.6]], atol=1e-6)
+    opinion_WK = opinion_probability(
+        np.log(np.array([[0.9, 0.1], [np.nan, np.nan]], np.float32)), 1.0
+    )
+    np.testing.assert_allclose(
+        joined_probability(own_WK, opinion_WK, 0.5), [[0.65, 0.35], [0.4, 0.6]], atol=1e-6
+    )
 
 
 def test_log_loss_by_hand() -> None:
-    assert nll(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1])) == pytest.approx(-math.log(0.5 * 0.75) / 2)
+    assert nll(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1])) == pytest.approx(
+        -math.log(0.5 * 0.75) / 2
+    )
 
 
 def test_interval_is_closed() -> None:
     true_W = np.array([0.1, 0.5, 0.9], np.float64)
-    assert covered(true_W, np.array([0.1, 0.6, 0.0]), np.array([0.2, 0.7, 0.9])).tolist() == [True, False, True]
+    assert covered(true_W, np.array([0.1, 0.6, 0.0]), np.array([0.2, 0.7, 0.9])).tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_reliability_fills_bins_equally() -> None:

@@ -52,7 +52,9 @@ def test_touched_windows_are_about_the_share_asked() -> None:
 
 
 def test_gaps_are_stretches_of_some_sensors() -> None:
-    lost_WSN = np.isnan(disturbances.cut_gaps(np.zeros((50, 4, 12), np.float32), np.random.default_rng(0)))
+    lost_WSN = np.isnan(
+        disturbances.cut_gaps(np.zeros((50, 4, 12), np.float32), np.random.default_rng(0))
+    )
     assert 0.2 < lost_WSN.any(axis=2).mean() < 0.45
     assert lost_WSN.sum(axis=2).max() <= 6
     assert (np.abs(np.diff(lost_WSN.astype(int), axis=2)).sum(axis=2) <= 2).all()

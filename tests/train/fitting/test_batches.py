@@ -20,14 +20,17 @@ def kept(rank: int, world: int, steps: int = 6) -> KeptFeed:
 def test_batches_are_the_same_on_any_number_of_workers() -> None:
     alone = [set(positions.tolist()) for positions, _ in kept(0, 1).steps(3)]
     shared = zip(*(kept(rank, 3).steps(3) for rank in range(3)), strict=True)
-    together = [set(np.concatenate([positions for positions, _ in parts]).tolist()) for parts in shared]
+    together = [
+        set(np.concatenate([positions for positions, _ in parts]).tolist()) for parts in shared
+    ]
     assert alone == together
     assert [len(batch) for batch in alone] == [8] * 6
 
 
 def test_epoch_repeats_its_order_and_differs_from_the_next() -> None:
     first, again, following = (
-        np.concatenate([positions for positions, _ in kept(0, 1).steps(epoch)]).tolist() for epoch in (0, 0, 1)
+        np.concatenate([positions for positions, _ in kept(0, 1).steps(epoch)]).tolist()
+        for epoch in (0, 0, 1)
     )
     assert first == again
     assert first != following
@@ -39,7 +42,10 @@ def test_windows_come_with_their_values() -> None:
 
 
 def test_share_of_an_epoch_shows_other_windows_each_time() -> None:
-    shown = [np.concatenate([positions for positions, _ in kept(0, 1, 2).steps(epoch)]) for epoch in range(12)]
+    shown = [
+        np.concatenate([positions for positions, _ in kept(0, 1, 2).steps(epoch)])
+        for epoch in range(12)
+    ]
     assert [len(positions) for positions in shown] == [16] * 12
     assert len(np.unique(np.concatenate(shown))) > 45
 
@@ -50,7 +56,10 @@ def stream(steps: int, rows: int = 25) -> tuple[StreamFeed, list[tuple[int, int,
     def read(size: int, held: int, seed: int) -> Iterator[Rows]:
         asked.append((size, held, seed))
         for first in range(0, rows - size + 1, size):
-            yield {"position": POSITIONS[first : first + size], "values": VALUES[first : first + size]}
+            yield {
+                "position": POSITIONS[first : first + size],
+                "values": VALUES[first : first + size],
+            }
 
     return StreamFeed(read, 50, 30, steps, 8, 0, Share(1, 2)), asked
 
@@ -67,7 +76,9 @@ def test_stream_of_which_an_epoch_shows_a_third_takes_every_third() -> None:
     assert firsts == [[100, 112], [104, 116], [108, 120]]
 
 
-@pytest.mark.parametrize(("epoch_share", "world", "steps"), [(0.6, 1, 18), (0.6, 3, 18), (1.0, 3, 31), (0.03, 3, 1)])
+@pytest.mark.parametrize(
+    ("epoch_share", "world", "steps"), [(0.6, 1, 18), (0.6, 3, 18), (1.0, 3, 31), (0.03, 3, 1)]
+)
 def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
     epoch_share: float, world: int, steps: int
 ) -> None:
@@ -76,7 +87,10 @@ def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
 
     def read(size: int, held: int, seed: int) -> Iterator[Rows]:
         for first in range(0, len(shard) - size + 1, size):
-            yield {"position": shard[first : first + size], "values": np.empty((size, 1, 1), np.float32)}
+            yield {
+                "position": shard[first : first + size],
+                "values": np.empty((size, 1, 1), np.float32),
+            }
 
     feed = StreamFeed(read, 1000, 30, count_steps(1000, config), config.batch, 0, Share(0, world))
     own = 32 // world
@@ -91,13 +105,17 @@ def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
 
 def test_stream_that_ends_early_says_so() -> None:
     feed, _ = stream(6, rows=9)
-    with pytest.raises(RuntimeError, match="expected 6 batches of 4 windows in a worker's shard, found 2"):
+    with pytest.raises(
+        RuntimeError, match="expected 6 batches of 4 windows in a worker's shard, found 2"
+    ):
         list(feed.steps(0))
 
 
 def test_rows_in_any_order_are_put_in_place() -> None:
     order = np.random.default_rng(0).permutation(50)
-    rows = ({"position": POSITIONS[part], "values": VALUES[part]} for part in np.array_split(order, 7))
+    rows = (
+        {"position": POSITIONS[part], "values": VALUES[part]} for part in np.array_split(order, 7)
+    )
     np.testing.assert_array_equal(gather(rows, POSITIONS), VALUES)
     with pytest.raises(ValueError, match="expected 50 training windows from the dataset, found 10"):
         gather(iter([{"position": POSITIONS[:10], "values": VALUES[:10]}]), POSITIONS)
@@ -105,7 +123,9 @@ def test_rows_in_any_order_are_put_in_place() -> None:
 
 def test_windows_that_fill_no_batch_are_refused() -> None:
     config = TrainConfig(equipment="press-1", batch=64)
-    with pytest.raises(InputError, match=r"at least 64 training windows, .*found 60: .* lower --batch") as refused:
+    with pytest.raises(
+        InputError, match=r"at least 64 training windows, .*found 60: .* lower --batch"
+    ) as refused:
         count_steps(60, config)
     assert refused.value.field == "batch"
     assert count_steps(200, config) == 3

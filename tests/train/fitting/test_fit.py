@@ -16,7 +16,9 @@ from train.fitting.progress import EpochRecord, Progress
 from train.fitting.single_process import fit_plainly
 
 
-def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fits_of_one_session_are_those_of_a_plain_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})
     undisturbed: list[EpochRecord] = []
@@ -26,7 +28,15 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: p
     on_interrupt = signal.getsignal(signal.SIGINT)
     with ray_session(2), Progress() as progress:
         kept = run_fit(windows, *parted(60), config, "kept", storage, progress)
-        other = run_fit(windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage, progress)
+        other = run_fit(
+            windows,
+            np.arange(60),
+            np.empty(0, np.int64),
+            streamed,
+            "streamed 1/2",
+            storage,
+            progress,
+        )
         grown = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
         # killed after its last epoch, while Ray Train wrote its record
         (storage / "elastic" / FITTED).unlink()
@@ -44,11 +54,17 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(tmp_path: Path, capsys: p
     said = capsys.readouterr().out
     for fit in ("kept", "streamed 1/2", "elastic"):
         assert f"{fit}  epoch   2/2" in said
-    again = run_fit(windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage)
+    again = run_fit(
+        windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage
+    )
     assert again.history == other.history
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in other.weights.items())
-    louder = streamed.model_copy(update={"opinion_weight": 0.9})  # heard after the fit, which is the same
+    louder = streamed.model_copy(
+        update={"opinion_weight": 0.9}
+    )  # heard after the fit, which is the same
     heard = run_fit(windows, np.arange(60), np.empty(0, np.int64), louder, "streamed 1/2", storage)
     assert (heard.history, heard.model().config.opinion_weight) == (other.history, 0.9)
-    with pytest.raises(CheckpointError, match="found one of another configuration or other windows"):
+    with pytest.raises(
+        CheckpointError, match="found one of another configuration or other windows"
+    ):
         run_fit(windows, np.arange(50), np.empty(0, np.int64), streamed, "streamed 1/2", storage)

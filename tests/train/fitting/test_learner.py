@@ -39,14 +39,17 @@ def begun(windows: Windows, config: TrainConfig) -> tuple[Learner, Material, Kep
 
 
 def epoch(learner: Learner, material: Material, feed: KeptFeed, number: int) -> float:
-    return run_epoch(learner, feed, material, number, Share(0, 1), lambda done, loss, samples_s: None).loss
+    return run_epoch(
+        learner, feed, material, number, Share(0, 1), lambda done, loss, samples_s: None
+    ).loss
 
 
 def test_training_reads_the_graphs_that_serving_builds() -> None:
     made, values = small(), wave(3, 4)
     values[1, 2] = np.nan
     served = [
-        build_graph(made.equipment, window_features(each, made.equipment, made.spec), made.spec) for each in values
+        build_graph(made.equipment, window_features(each, made.equipment, made.spec), made.spec)
+        for each in values
     ]
     mine = plan_tensors(made.equipment, made.spec, CPU)
     mine.read(wave(3, 4, seed=1))  # what is kept from it must be the same for all windows
@@ -67,7 +70,9 @@ def test_targets_are_in_the_units_of_the_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"precision": "fp16"}, {"precision": "bf16"}])
-def test_state_between_epochs_is_all_that_the_next_needs(tmp_path: Path, change: dict[str, object]) -> None:
+def test_state_between_epochs_is_all_that_the_next_needs(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     windows = graded_windows(tmp_path / "windows")
     config = SMALL.model_copy(update={"dropout": 0.1, "offset": 0.1, **change})
     learner, material, feed = begun(windows, config)
@@ -97,8 +102,13 @@ def test_half_precision_learns_nearly_the_same(tmp_path: Path) -> None:
 def test_parts_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     whole = SMALL.model_copy(update={"mixup": 0.0, "sensor_dropout": 0.0, "gap_share": 0.0})
-    found = [epoch(*begun(windows, whole.model_copy(update={"accumulate": accumulate})), 0) for accumulate in (1, 2)]
-    assert found[0] == pytest.approx(found[1], rel=1e-3)  # every component with labels has as many in each part
+    found = [
+        epoch(*begun(windows, whole.model_copy(update={"accumulate": accumulate})), 0)
+        for accumulate in (1, 2)
+    ]
+    assert found[0] == pytest.approx(
+        found[1], rel=1e-3
+    )  # every component with labels has as many in each part
 
 
 def test_what_is_drawn_follows_from_seed_epoch_and_rank() -> None:
@@ -134,7 +144,15 @@ def test_fit_learns_what_is_there_and_stops_when_nothing_gets_better(tmp_path: P
 def test_patience_counts_from_the_first_best_score() -> None:
     def history(*scores: float | None) -> tuple[EpochRecord, ...]:
         return tuple(
-            EpochRecord(epoch=1, loss=0.0, score=score, learning_rate=0.0, samples_s=0.0, seconds=0.0, workers=1)
+            EpochRecord(
+                epoch=1,
+                loss=0.0,
+                score=score,
+                learning_rate=0.0,
+                samples_s=0.0,
+                seconds=0.0,
+                workers=1,
+            )
             for score in scores
         )
 
@@ -144,7 +162,9 @@ def test_patience_counts_from_the_first_best_score() -> None:
 
 
 def test_newest_whole_state_is_found_beside_one_that_a_kill_cut_off(tmp_path: Path) -> None:
-    record = EpochRecord(epoch=1, loss=0.0, score=None, learning_rate=0.0, samples_s=0.0, seconds=0.0, workers=1)
+    record = EpochRecord(
+        epoch=1, loss=0.0, score=None, learning_rate=0.0, samples_s=0.0, seconds=0.0, workers=1
+    )
     for epochs, name in enumerate(("a", "b", "c")):
         (tmp_path / name).mkdir()
         state = FitState(digest="", history=(record,) * epochs, steps=0, done=False)

@@ -60,7 +60,9 @@ def test_stated_spread_learns_the_size_of_the_misses_and_moves_no_mean() -> None
 
 
 def heads(score: float = 0.0) -> Heads:
-    leaves = [torch.full((1, 2), value, requires_grad=True) for value in (score, 0.5, 0.0, 0.2, 0.8, 0.0)]
+    leaves = [
+        torch.full((1, 2), value, requires_grad=True) for value in (score, 0.5, 0.0, 0.2, 0.8, 0.0)
+    ]
     return Heads(leaves[0], CUTS.expand(1, 2, 2), *leaves[1:])
 
 
@@ -78,7 +80,10 @@ def test_without_labels_there_is_no_loss_and_no_gradient_but_a_graph() -> None:
 def test_loss_is_the_mean_over_the_labelled() -> None:
     said = heads()
     targets = Targets(
-        torch.tensor([1, -1]), torch.tensor([NAN, 0.1]), torch.tensor([0.5, NAN]), torch.tensor([0.6, NAN])
+        torch.tensor([1, -1]),
+        torch.tensor([NAN, 0.1]),
+        torch.tensor([0.5, NAN]),
+        torch.tensor([0.6, NAN]),
     )
     grade = -math.log(sigmoid(1) - sigmoid(-1))
     health = 2.0 * 0.16 + 0.1 * 0.16

@@ -8,15 +8,33 @@ import torch
 from app.core.errors import CheckpointError
 from train.fitting.fit import RESUMED, taken_state
 from train.fitting.progress import EpochRecord
-from train.fitting.state import STATE, TENSORS, FitState, best_state, newest_state, read_state, write_state
+from train.fitting.state import (
+    STATE,
+    TENSORS,
+    FitState,
+    best_state,
+    newest_state,
+    read_state,
+    write_state,
+)
 
 SCORES = (0.4, 0.9, 0.7)
 
 
-def written(parent: Path, name: str, epochs: int, scores: tuple[float | None, ...] = SCORES) -> Path:
+def written(
+    parent: Path, name: str, epochs: int, scores: tuple[float | None, ...] = SCORES
+) -> Path:
     """Write the state after some epochs; its one weight is their number."""
     history = tuple(
-        EpochRecord(epoch=number + 1, loss=1.0, score=score, learning_rate=0.1, samples_s=1.0, seconds=1.0, workers=1)
+        EpochRecord(
+            epoch=number + 1,
+            loss=1.0,
+            score=score,
+            learning_rate=0.1,
+            samples_s=1.0,
+            seconds=1.0,
+            workers=1,
+        )
         for number, score in enumerate(scores[:epochs])
     )
     directory = parent / name
@@ -31,7 +49,11 @@ def written(parent: Path, name: str, epochs: int, scores: tuple[float | None, ..
 
 def test_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
     saved = read_state(written(tmp_path, "one", 2))
-    assert (saved.state.epoch, saved.state.merit, saved.tensors["model.w"].tolist()) == (2, 0.9, [2.0])
+    assert (saved.state.epoch, saved.state.merit, saved.tensors["model.w"].tolist()) == (
+        2,
+        0.9,
+        [2.0],
+    )
 
 
 def test_states_that_were_cut_off_are_passed_over(tmp_path: Path) -> None:

@@ -94,11 +94,17 @@ def test_newest_change_counts_wherever_it_is(training: Path) -> None:
     ],
 )
 def test_what_training_does_not_name_is_unknown(training: Path, name: str) -> None:
-    written(training / name / "content" if name != "notes.txt" and not name.endswith(".lock") else training / name)
+    written(
+        training / name / "content"
+        if name != "notes.txt" and not name.endswith(".lock")
+        else training / name
+    )
     assert {each.name: each.kind for each in survey(training)}[name] is Kind.UNKNOWN
 
 
-def test_links_are_unknown_and_what_they_lead_to_is_not_seen(training: Path, tmp_path: Path) -> None:
+def test_links_are_unknown_and_what_they_lead_to_is_not_seen(
+    training: Path, tmp_path: Path
+) -> None:
     for name, parent in ((DIGEST, ""), (JOB, "jobs")):
         elsewhere = tmp_path / name
         (training / parent / name).rename(elsewhere)
@@ -119,7 +125,9 @@ def test_link_in_the_place_of_a_lock_is_not_followed(training: Path, tmp_path: P
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_removing_leaves_nothing_but_locks_and_what_links_lead_to(training: Path, tmp_path: Path) -> None:
+def test_removing_leaves_nothing_but_locks_and_what_links_lead_to(
+    training: Path, tmp_path: Path
+) -> None:
     kept = written(tmp_path / "elsewhere" / "kept")
     (training / DIGEST / "link").symlink_to(kept.parent)
     (training / "jobs" / JOB / "link").symlink_to(kept)
@@ -216,14 +224,20 @@ def test_training_at_work_is_in_use_and_names_its_windows_and_a_killed_one_is_no
 
     monkeypatch.setattr(training_job, "run_fit", fit)
     with pytest.raises(KeyboardInterrupt):
-        run_job(Job(windows, config, tmp_path / "out", "1", "train", storage), Progress(is_terminal=False))
+        run_job(
+            Job(windows, config, tmp_path / "out", "1", "train", storage),
+            Progress(is_terminal=False),
+        )
     told = {each.name: each for each in at_work}[f"jobs/{storage.name}"]
     assert (told.kind, told.busy, told.uses) == (Kind.FITS, IN_USE, DIGEST)
     killed = {each.name: each for each in survey(training)}[f"jobs/{storage.name}"]
     assert (killed.busy, killed.uses) == ("", DIGEST)
     aged(storage)
     with pytest.raises(KeyboardInterrupt):
-        run_job(Job(windows, config, tmp_path / "out", "1", "train", storage), Progress(is_terminal=False))
+        run_job(
+            Job(windows, config, tmp_path / "out", "1", "train", storage),
+            Progress(is_terminal=False),
+        )
     assert {each.name: each for each in survey(training)}[f"jobs/{storage.name}"].changed > LONG_AGO
 
 
@@ -243,5 +257,7 @@ def test_training_waits_for_the_moment_in_which_it_is_looked_at(
 
 
 def test_place_that_is_no_directory_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a directory of trainings in .*, found Not a directory at"):
+    with pytest.raises(
+        InputError, match=r"expected a directory of trainings in .*, found Not a directory at"
+    ):
         survey(written(tmp_path / "training"))

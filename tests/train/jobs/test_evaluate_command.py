@@ -35,7 +35,10 @@ def engines(lives: list[int]) -> list[Engine]:
     """Return engines that ran for so many cycles, every column a noisy trend."""
     generator = np.random.default_rng(0)
     return [
-        Engine(unit, 50 + 0.1 * np.arange(life)[:, None] + generator.normal(0, 1, (life, len(SENSOR_IDS))))
+        Engine(
+            unit,
+            50 + 0.1 * np.arange(life)[:, None] + generator.normal(0, 1, (life, len(SENSOR_IDS))),
+        )
         for unit, life in enumerate(lives, 1)
     ]
 
@@ -54,7 +57,9 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
     """Write a checkpoint with random weights that tells the remaining life of one component."""
     topology = engine_topology()
     component_id = topology.components[1].component_id
-    windows = engine_windows(tmp_path / "w", topology, engines([150, 160]), [0.0, 0.0], component_id, CAP_H, ("a", "b"))
+    windows = engine_windows(
+        tmp_path / "w", topology, engines([150, 160]), [0.0, 0.0], component_id, CAP_H, ("a", "b")
+    )
     config = TrainConfig(
         design=topology.design, members=1, hidden=8, heads=2, attention_layers=1, statistics=("mean", "slope"), opinion_weight=0.0
     )  # fmt: skip
@@ -72,7 +77,9 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
     )
     documents = {"metrics.json": "{}", "train_config.json": config.model_dump_json()}
     model = UniversalTemporalGNN(network(spec, config, topology.steps))
-    save(directory, model, spec, Calibration(components={topology.design: stated}), origin, documents)
+    save(
+        directory, model, spec, Calibration(components={topology.design: stated}), origin, documents
+    )
     return directory
 
 
@@ -80,7 +87,13 @@ def test_windows_end_at_each_cycle_and_lack_what_came_before(tmp_path: Path) -> 
     topology = engine_topology()
     component_id = topology.components[1].component_id
     found = engine_windows(
-        tmp_path, topology, engines([topology.bins + 3, 60]), [10.0, 0.0], component_id, 50.0, ("a", "b")
+        tmp_path,
+        topology,
+        engines([topology.bins + 3, 60]),
+        [10.0, 0.0],
+        component_id,
+        50.0,
+        ("a", "b"),
     )
     last = last_of_each(found)
     assert found.labels.machine_W[last].tolist() == [0, 1]
@@ -125,7 +138,9 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_checkpoint_that_tells_no_remaining_life_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_that_tells_no_remaining_life_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tested = write(tmp_path / "test.txt", engines([120]))
     (tmp_path / "rul.txt").write_text("20\n")
     arguments = ["app/weights/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
@@ -149,7 +164,14 @@ def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_pat
 def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
     windows, manifest = graded_windows(tmp_path), read_manifest(Path("app/weights/1"))
     whole = hold_out(
-        small().model, small().spec, windows, "all", np.arange(0), np.arange(60), probes=0, removal_probes=0
+        small().model,
+        small().spec,
+        windows,
+        "all",
+        np.arange(0),
+        np.arange(60),
+        probes=0,
+        removal_probes=0,
     )
     found = evaluate_parts(windows, [whole], CONFIG, split="leave-block:pump+valve", rival=False)
     assert directory_name(manifest, found) == "press-1-leave-block-pump-valve"
@@ -160,7 +182,9 @@ def test_checkpoint_without_a_readable_training_is_evaluated_on_its_design(tmp_p
     directory = checkpoint(tmp_path / "4", tmp_path)
     loaded = load(directory)
     (directory / TRAIN_CONFIG).write_text("{}")
-    config = config_of(loaded, argparse.Namespace(checkpoint=directory, equipment=None, design=None, split=None))
+    config = config_of(
+        loaded, argparse.Namespace(checkpoint=directory, equipment=None, design=None, split=None)
+    )
     assert (config.equipment, config.design) == (None, loaded.manifest.designs[0])
 
 

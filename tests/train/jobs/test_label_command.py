@@ -25,7 +25,10 @@ async def run(store: Store, dsn: str, path: Path, text: str | None) -> int:
 async def test_labels_are_written(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = HEAD + "2025-01-01T00:00Z,2025-01-01T02:00+01:00,pump,0.8\n\n2025-01-01T01:00Z, 2025-01-01T02:00Z, tank, 1\n"
+    text = (
+        HEAD
+        + "2025-01-01T00:00Z,2025-01-01T02:00+01:00,pump,0.8\n\n2025-01-01T01:00Z, 2025-01-01T02:00Z, tank, 1\n"
+    )
     assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 0
     assert capsys.readouterr().out == "wrote 2 labels of press-1\n"
     assert await store.read_labels("press-1") == [
@@ -66,13 +69,21 @@ async def test_every_bad_line_is_told_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("begin,end,component,health\n", "line 1: expected the columns start,end,component,health, found begin,end"),
+        (
+            "begin,end,component,health\n",
+            "line 1: expected the columns start,end,component,health, found begin,end",
+        ),
         (HEAD, "expected at least one label, found none"),
         (None, "expected a CSV file of labels at "),
     ],
 )
 async def test_file_that_is_no_list_of_labels_is_refused(
-    store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
+    store: Store,
+    database_dsn: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str | None,
+    message: str,
 ) -> None:
     assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 1
     assert message in capsys.readouterr().err
@@ -82,17 +93,35 @@ async def test_label_replaces_one_of_the_same_start_and_may_not_overlap_another(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await store.put_equipment(press())
-    await store.put_labels("press-1", [ConditionLabel("pump", START_US, START_US + HOUR_US, "worn")])
+    await store.put_labels(
+        "press-1", [ConditionLabel("pump", START_US, START_US + HOUR_US, "worn")]
+    )
     path = tmp_path / "labels.csv"
-    assert await run(store, database_dsn, path, HEAD + "2025-01-01T00:30Z,2025-01-01T02:00Z,pump,0.4\n") == 1
-    assert "where the store has one, found two at 2025-01-01T00:30:00+00:00" in capsys.readouterr().err
-    assert await run(store, database_dsn, path, HEAD + "2025-01-01T00:00Z,2025-01-01T02:00Z,pump,0.4\n") == 0
-    assert await store.read_labels("press-1") == [ConditionLabel("pump", START_US, START_US + 2 * HOUR_US, health=0.4)]
+    assert (
+        await run(
+            store, database_dsn, path, HEAD + "2025-01-01T00:30Z,2025-01-01T02:00Z,pump,0.4\n"
+        )
+        == 1
+    )
+    assert (
+        "where the store has one, found two at 2025-01-01T00:30:00+00:00" in capsys.readouterr().err
+    )
+    assert (
+        await run(
+            store, database_dsn, path, HEAD + "2025-01-01T00:00Z,2025-01-01T02:00Z,pump,0.4\n"
+        )
+        == 0
+    )
+    assert await store.read_labels("press-1") == [
+        ConditionLabel("pump", START_US, START_US + 2 * HOUR_US, health=0.4)
+    ]
 
 
 async def test_unknown_equipment_is_told(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await store.put_equipment(press())
-    assert await asyncio.to_thread(main, ["mill", str(tmp_path / "x.csv"), "--dsn", database_dsn]) == 1
+    assert (
+        await asyncio.to_thread(main, ["mill", str(tmp_path / "x.csv"), "--dsn", database_dsn]) == 1
+    )
     assert "found 'mill'; there is press-1" in capsys.readouterr().err

@@ -39,7 +39,12 @@ def test_goes_from_the_day_on_and_not_before(kind: Kind) -> None:
 
 @pytest.mark.parametrize("days", [0, 30])
 def test_what_is_in_use_stays_whatever_its_age(days: int) -> None:
-    assert gone(*(left(kind, kind, 400, IN_USE) for kind in Kind if kind is not Kind.CUT_OFF), days=days) == []
+    assert (
+        gone(
+            *(left(kind, kind, 400, IN_USE) for kind in Kind if kind is not Kind.CUT_OFF), days=days
+        )
+        == []
+    )
 
 
 def test_unknown_stays_and_half_removed_goes_at_any_age() -> None:
@@ -56,13 +61,19 @@ def test_windows_stay_as_long_as_fits_that_came_of_them_are_used() -> None:
 
 
 def test_fits_at_work_that_name_no_windows_keep_all_windows() -> None:
-    found = [left("w", Kind.WINDOWS, 90), left("jobs/a", Kind.FITS, 90, IN_USE), left("jobs/b", Kind.FITS, 90)]
+    found = [
+        left("w", Kind.WINDOWS, 90),
+        left("jobs/a", Kind.FITS, 90, IN_USE),
+        left("jobs/b", Kind.FITS, 90),
+    ]
     assert gone(*found) == ["jobs/b"]
 
 
 def test_preparation_that_began_this_moment_stays() -> None:
     moment = MOMENT / timedelta(days=1)
-    assert gone(left("a", Kind.UNFINISHED, 0.9 * moment), left("b", Kind.UNFINISHED, moment), days=0) == ["b"]
+    assert gone(
+        left("a", Kind.UNFINISHED, 0.9 * moment), left("b", Kind.UNFINISHED, moment), days=0
+    ) == ["b"]
 
 
 def test_what_a_clock_ahead_marked_stays() -> None:
@@ -129,13 +140,17 @@ def test_what_was_not_used_for_30_days_goes_and_the_unknown_stays(
     assert lines[-1].endswith("; 1 unknown")
 
 
-def test_dry_run_tells_the_same_and_changes_nothing(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_tells_the_same_and_changes_nothing(
+    training: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
     assert main(["prune", "--dry-run"]) == 0
     assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
     dry = capsys.readouterr().out
     assert main(["prune"]) == 0
-    assert capsys.readouterr().out == dry.replace("would go", "removed ").replace("would remove", "removed")
+    assert capsys.readouterr().out == dry.replace("would go", "removed ").replace(
+        "would remove", "removed"
+    )
 
 
 def test_all_stays_that_was_used_within_the_days(training: Path) -> None:
@@ -157,7 +172,9 @@ def test_training_of_many_days_keeps_its_windows_by_its_last_epoch(training: Pat
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
 
 
-def test_no_days_take_nothing_that_is_in_use(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_days_take_nothing_that_is_in_use(
+    training: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with attempt(lock_of(training / "jobs" / JOB)) as is_ours:
         assert is_ours
         aged(training, datetime.now(UTC) - timedelta(days=60))
@@ -182,7 +199,10 @@ def test_days_that_can_not_be_are_told_and_nothing_goes(
     training: Path, capsys: pytest.CaptureFixture[str], days: str
 ) -> None:
     assert main(["prune", f"--days={days}"]) == 1
-    assert f"error: expected --days as a whole number from 0 to 36500, found '{days}': give" in capsys.readouterr().err
+    assert (
+        f"error: expected --days as a whole number from 0 to 36500, found '{days}': give"
+        in capsys.readouterr().err
+    )
     assert len(names(training)) == 5
 
 
@@ -208,7 +228,10 @@ def test_what_can_not_be_removed_is_told_and_the_rest_goes(
     monkeypatch.setattr(shutil, "rmtree", refused)
     assert main(["prune"]) == 1
     said = capsys.readouterr()
-    assert f"error: expected to be able to remove '{training / DIGEST}', found Permission denied" in said.err
+    assert (
+        f"error: expected to be able to remove '{training / DIGEST}', found Permission denied"
+        in said.err
+    )
     assert "removed 3 of 4" in said.out
     assert names(training) == {"notes.txt"}
 

@@ -38,7 +38,8 @@ def test_directory_of_a_job_is_the_same_from_wherever_it_runs() -> None:
 @pytest.mark.parametrize("here", [{}, {"HYDRAULIC_VAR_DIR": ""}])
 def test_job_without_a_shared_directory_is_refused(here: dict[str, str]) -> None:
     with pytest.raises(
-        InputError, match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* see, found none"
+        InputError,
+        match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* see, found none",
     ):
         job_environment(here, None, "0abc")
 

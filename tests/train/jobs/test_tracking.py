@@ -20,7 +20,9 @@ CURVE = {"part a": (LearningPoint(epoch=1, loss=1.0, score=0.5), LearningPoint(e
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
     windows = graded_windows(tmp_path_factory.mktemp("graded"))
-    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", learning=CURVE, rival=False)
+    found = evaluate_parts(
+        windows, held(windows, small()), CONFIG, split="group", learning=CURVE, rival=False
+    )
     return Metrics(heading=None, evaluation=found, studies={"leave-level:pump": found})
 
 
@@ -31,18 +33,27 @@ def test_run_is_kept_with_parameters_curves_figures_and_files(
     checkpoint = tmp_path / "7"
     checkpoint.mkdir()
     (checkpoint / "metrics.json").write_text("{}")
-    kept = keep_run(checkpoint, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
+    kept = keep_run(
+        checkpoint, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW
+    )
     client = MlflowClient(tracking_uri=kept.store)
     run = client.get_run(kept.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == parameters(CONFIG)
-    assert [point.value for point in client.get_metric_history(kept.run_id, "loss/part a")] == [1.0, 0.5]
+    assert [point.value for point in client.get_metric_history(kept.run_id, "loss/part a")] == [
+        1.0,
+        0.5,
+    ]
     exact = metrics.evaluation.scorecards["this checkpoint"].exact_match
     assert exact is not None
     assert run.data.metrics["this checkpoint/exact_match"] == exact.mean
     assert run.data.metrics["leave-level pump/this checkpoint/exact_match"] == exact.mean
-    assert [each.path for each in client.list_artifacts(kept.run_id, "checkpoint")] == ["checkpoint/metrics.json"]
-    again = keep_run(checkpoint, CONFIG, metrics, tmp_path / "runs", name="8", experiment="press", now=NOW)
+    assert [each.path for each in client.list_artifacts(kept.run_id, "checkpoint")] == [
+        "checkpoint/metrics.json"
+    ]
+    again = keep_run(
+        checkpoint, CONFIG, metrics, tmp_path / "runs", name="8", experiment="press", now=NOW
+    )
     assert client.get_run(again.run_id).info.experiment_id == run.info.experiment_id
 
 
@@ -57,12 +68,18 @@ def test_store_that_refuses_is_told_after_the_checkpoint_was_written(
 ) -> None:
     monkeypatch.setenv(SERVER, "no-such-kind-of-store://here")
     with pytest.raises(StoreUnavailable, match="written all the same"):
-        keep_run(tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
+        keep_run(
+            tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW
+        )
 
 
-def test_password_of_a_server_is_not_told(metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_of_a_server_is_not_told(
+    metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(SERVER, "http://ann:secret@127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StoreUnavailable, match=r"http://127\.0\.0\.1:1") as caught:
-        keep_run(tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
+        keep_run(
+            tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW
+        )
     assert "secret" not in caught.value.message

@@ -25,7 +25,9 @@ def test_search_gives_every_trial_with_the_best_first(tmp_path: Path) -> None:
 
 
 def test_command_of_the_best_says_all_that_differs_from_a_plain_training() -> None:
-    config = TrainConfig(design="two presses", epochs=16, members=1, folds=3, validation_share=0.2, workers="1")
+    config = TrainConfig(
+        design="two presses", epochs=16, members=1, folds=3, validation_share=0.2, workers="1"
+    )
     chosen = {"learning_rate": 0.0123456789, "hidden": 48, "batch": 32}
     assert command_of(config, chosen) == (
         "python -m train --design 'two presses' --folds 3 --epochs 16 --learning-rate 0.0123456789 --hidden 48 --members 1"
@@ -51,12 +53,16 @@ def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path:
         (["--trials", "0"], "expected --trials of at least 1, found 0"),
     ],
 )
-def test_value_that_can_not_be_used_is_named(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_value_that_can_not_be_used_is_named(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--equipment", "press-1", *options]) == 1
     assert said in capsys.readouterr().err
 
 
-def test_interrupted_search_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_search_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -42,12 +42,20 @@ def shown(tmp_path: Path) -> Windows:
     values_WSN = wave(90, 4)
     values_WSN[:, 0] += 0.3 * grade_WV[:, :1].astype(np.float32)
     values_WSN[:, 1] += 0.2 * grade_WV[:, :1].astype(np.float32)
-    return write_windows(tmp_path / "windows", press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0)
+    return write_windows(
+        tmp_path / "windows", press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0
+    )
 
 
 def graphs_of(windows: Windows, made: Small) -> list[GraphBatch]:
-    found = batch_features(windows.values(np.arange(len(windows))), plan_features(made.equipment, made.spec))
-    return list(split_graphs(tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)))
+    found = batch_features(
+        windows.values(np.arange(len(windows))), plan_features(made.equipment, made.spec)
+    )
+    return list(
+        split_graphs(
+            tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
+        )
+    )
 
 
 @pytest.fixture
@@ -58,11 +66,19 @@ def taught(tmp_path: Path) -> Taught:
     return made, graphs_of(windows, made), windows
 
 
-def fitted_on(sensors: list[int], graphs: list[GraphBatch], windows: Windows, component: int = 0) -> Floats:
+def fitted_on(
+    sensors: list[int], graphs: list[GraphBatch], windows: Windows, component: int = 0
+) -> Floats:
     """Return the logits of a reading that knows these sensors only, of each window."""
-    x_WL = np.stack([graph.x_STF[sensors] for graph in graphs]).reshape(len(graphs), -1).astype(np.float64)
+    x_WL = (
+        np.stack([graph.x_STF[sensors] for graph in graphs])
+        .reshape(len(graphs), -1)
+        .astype(np.float64)
+    )
     grade_W: Integers = windows.labels.grade_WV[:, component]
-    reading = read_off(measure(x_WL, grade_W, windows.group_W, HEALTH_K), np.ones(x_WL.shape[1], np.bool_))
+    reading = read_off(
+        measure(x_WL, grade_W, windows.group_W, HEALTH_K), np.ones(x_WL.shape[1], np.bool_)
+    )
     return (x_WL @ reading.weight_LK + reading.bias_K).astype(np.float32)
 
 
@@ -99,12 +115,16 @@ def test_what_is_left_of_a_missing_sensor_is_not_read(taught: Taught) -> None:
 def test_two_missing_sensors_are_too_many(taught: Taught) -> None:
     made, graphs, _ = taught
     for first, second in ((0, 1), (0, 2), (1, 2)):
-        assert np.isnan(said(made.model, without_sensor(without_sensor(graphs[0], first), second))).all()
+        assert np.isnan(
+            said(made.model, without_sensor(without_sensor(graphs[0], first), second))
+        ).all()
 
 
 def test_sensor_out_of_reach_is_not_missed(taught: Taught) -> None:
     made, graphs, _ = taught
-    np.testing.assert_array_equal(said(made.model, without_sensor(graphs[0], 3)), said(made.model, graphs[0]))
+    np.testing.assert_array_equal(
+        said(made.model, without_sensor(graphs[0], 3)), said(made.model, graphs[0])
+    )
     np.testing.assert_array_equal(
         said(made.model, without_sensor(without_sensor(graphs[0], 3), 0)),
         said(made.model, without_sensor(graphs[0], 0)),
@@ -115,7 +135,9 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
     made, graphs, windows = taught
     turned = press(("tank", "valve", "pump"))
     places = [made.equipment.sensor_ids.index(sensor_id) for sensor_id in turned.sensor_ids]
-    found = batch_features(windows.values(np.arange(1))[:, places], plan_features(turned, made.spec))
+    found = batch_features(
+        windows.values(np.arange(1))[:, places], plan_features(turned, made.spec)
+    )
     graph = tile_graphs(plan_graph(turned, made.spec), found.x_WSTF, found.mask_WST)
     for missing in range(4):
         np.testing.assert_allclose(
@@ -127,7 +149,9 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
 
 def test_serving_hears_the_same_alternatives(taught: Taught) -> None:
     made, graphs, _ = taught
-    batch = concatenate([graphs[0], *(without_sensor(graphs[1], missing) for missing in range(4)), graphs[2]])
+    batch = concatenate(
+        [graphs[0], *(without_sensor(graphs[1], missing) for missing in range(4)), graphs[2]]
+    )
     found, expected = score(InferenceNetwork(made.model), batch), score(made.model, batch)
     np.testing.assert_allclose(found.grade_probability_VK, expected.grade_probability_VK, atol=1e-5)
 
@@ -145,7 +169,9 @@ def test_training_hears_the_same_alternatives(taught: Taught) -> None:
     np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_alternatives_that_take_too_much_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alternatives_that_take_too_much_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, windows = small(), shown(tmp_path)
     G, _, Q, T, F, K = made.model.opinion.weight_GAQTFK.shape
     assert Q == most_sensors(made.spec, T) == 4
@@ -154,7 +180,10 @@ def test_alternatives_that_take_too_much_are_not_kept(tmp_path: Path, monkeypatc
     assert bounded.opinion.weight_GAQTFK.shape[1] == 3
     fit_opinion(bounded, made.spec, windows, np.arange(len(windows)), CONFIG)
     graphs = graphs_of(windows, made)
-    heard = [np.isfinite(said(bounded, without_sensor(graphs[0], missing))[0]).all() for missing in range(4)]
+    heard = [
+        np.isfinite(said(bounded, without_sensor(graphs[0], missing))[0]).all()
+        for missing in range(4)
+    ]
     assert heard == [True, True, False, True]
     batch = concatenate([without_sensor(graphs[0], missing) for missing in range(4)])
     np.testing.assert_allclose(
@@ -171,7 +200,10 @@ def test_component_with_very_many_inputs_has_the_whole_opinion_only(
     monkeypatch.setattr(opinion, "MOST_REFITTED_INPUTS", 1)
     fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     graph = graphs_of(windows, made)[0]
-    heard = [np.isfinite(said(made.model, without_sensor(graph, missing))[0]).all() for missing in range(4)]
+    heard = [
+        np.isfinite(said(made.model, without_sensor(graph, missing))[0]).all()
+        for missing in range(4)
+    ]
     assert heard == [False, False, False, True]
 
 
@@ -184,7 +216,8 @@ def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> N
     made, windows = small(), shown(tmp_path)
     before = made.model.opinion.weight_GAQTFK.clone()
     made.model.config = model.ModelConfig(
-        **{name: getattr(made.config, name) for name in made.config.__slots__} | {"opinion_steps": 0}
+        **{name: getattr(made.config, name) for name in made.config.__slots__}
+        | {"opinion_steps": 0}
     )
     fit_opinion(made.model, made.spec, windows, np.arange(90), CONFIG)
     assert torch.equal(made.model.opinion.weight_GAQTFK, before)
@@ -206,10 +239,17 @@ def test_answer_joins_network_and_opinion_by_the_opinions_weight(taught: Taught)
     with torch.inference_mode():
         tensors = to_tensors(graphs[0])
         heads = made.model(tensors)
-        own_VK = made.model.grade.probability(heads.score_MV, heads.threshold_MVJ, tensors.grade_set_V).numpy()
-    joined, heard = score(made.model, graphs[0]).grade_probability_VK, made.model.config.opinion_weight
+        own_VK = made.model.grade.probability(
+            heads.score_MV, heads.threshold_MVJ, tensors.grade_set_V
+        ).numpy()
+    joined, heard = (
+        score(made.model, graphs[0]).grade_probability_VK,
+        made.model.config.opinion_weight,
+    )
     assert 0 < heard < 1
-    np.testing.assert_allclose(joined[0], (1 - heard) * own_VK[0] + heard * opinion_K / opinion_K.sum(), atol=1e-5)
+    np.testing.assert_allclose(
+        joined[0], (1 - heard) * own_VK[0] + heard * opinion_K / opinion_K.sum(), atol=1e-5
+    )
     np.testing.assert_allclose(joined[1, :2], own_VK[1, :2], atol=1e-6)
 
 
@@ -221,14 +261,18 @@ def test_machine_of_another_design_is_given_no_opinion(taught: Taught) -> None:
     assert np.isnan(said(made.model, graph)).all()
 
 
-def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong(taught: Taught) -> None:
+def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong(
+    taught: Taught,
+) -> None:
     made, graphs, _ = taught
     contribution_VS = Contributions.joined(occlude(made.model, graphs[0])).health_VS
     assert contribution_VS[0, 3] == 0.0  # the tank's sensor is out of the pump's reach
     assert np.abs(contribution_VS[0, :3]).max() > 0.0
 
 
-def test_evidence_in_pieces_is_that_at_once(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_in_pieces_is_that_at_once(
+    taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, graphs, _ = taught
     (whole,) = occlude(made.model, graphs[0])
     monkeypatch.setattr(model, "MAX_OCCLUDED_ROWS", 1)

@@ -18,7 +18,9 @@ VALUES = wave(20, 4)
 INSTRUMENTS = Instruments.of(press(), VALUES)
 
 
-def test_offset_moves_the_features_of_its_own_sensor_as_far_as_windows_with_that_offset_differ() -> None:
+def test_offset_moves_the_features_of_its_own_sensor_as_far_as_windows_with_that_offset_differ() -> (
+    None
+):
     plan = plan_features(press(), small().spec)
     found = directions(VALUES, plan, INSTRUMENTS, offset=0.3, warmer_k=0.0)
     assert found.shape[0] == 4
@@ -41,7 +43,10 @@ def test_warmer_oil_is_thinner() -> None:
 
 def test_no_strength_is_no_direction() -> None:
     plan = plan_features(press(), small().spec)
-    assert directions(VALUES, plan, INSTRUMENTS, 0.0, 0.0).shape == (0, *batch_features(VALUES, plan).x_WSTF.shape[1:])
+    assert directions(VALUES, plan, INSTRUMENTS, 0.0, 0.0).shape == (
+        0,
+        *batch_features(VALUES, plan).x_WSTF.shape[1:],
+    )
     assert len(directions(VALUES, plan, INSTRUMENTS, 0.3, 10.0)) == 5
 
 
@@ -53,7 +58,9 @@ def shapes(directory: Path) -> Windows:
     worn_W1 = grade_WV[:, :1].astype(np.float32)
     values_WSN[:, 0] += 0.3 * worn_W1
     values_WSN[:, 1] += 0.1 * worn_W1 * np.arange(12, dtype=np.float32)
-    return write_windows(directory, press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0)
+    return write_windows(
+        directory, press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0
+    )
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0])

@@ -9,7 +9,14 @@ import torch
 
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features, plan_features
-from app.model.graph import GraphBatch, concatenate, plan_graph, split_output, tile_graphs, without_sensor
+from app.model.graph import (
+    GraphBatch,
+    concatenate,
+    plan_graph,
+    split_output,
+    tile_graphs,
+    without_sensor,
+)
 from app.model.network import UniversalTemporalGNN, score
 from app.model.runtime.inference import InferenceNetwork
 from tests.small import Small, graded, press, small, wave
@@ -33,7 +40,9 @@ def shown(directory: Path, groups: int = 12) -> Windows:
     grade_WV[:, 1] = 0
     values_WSN = wave(240, 4)
     values_WSN[:, 0] += 0.3 * grade_WV[:, :1].astype(np.float32)
-    windows = write_windows(directory / "w", press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0)
+    windows = write_windows(
+        directory / "w", press(), ("press-1",), graded(grade_WV), [values_WSN], warm_up_run=0
+    )
     return replace(windows, group_W=np.arange(240) // 3 % groups)
 
 
@@ -50,7 +59,9 @@ def graphs_of(values_WSN: Floats, made: Small) -> GraphBatch:
 
 
 def told(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
-    found_WV: Floats = model.distances(batch, torch.tensor(batch.x_STF)).numpy().reshape(batch.graphs, -1)
+    found_WV: Floats = (
+        model.distances(batch, torch.tensor(batch.x_STF)).numpy().reshape(batch.graphs, -1)
+    )
     return found_WV
 
 
@@ -61,7 +72,10 @@ def inputs(values_WSN: Floats, made: Small, sensors: list[int]) -> Doubles:
 
 def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = None) -> DistanceFit:
     sensors = list(made.equipment.sensors_in_reach(0))
-    x_WL, grade_W = inputs(windows.values(np.arange(len(windows))), made, sensors), windows.labels.grade_WV[:, 0]
+    x_WL, grade_W = (
+        inputs(windows.values(np.arange(len(windows))), made, sensors),
+        windows.labels.grade_WV[:, 0],
+    )
     nothing_DL = np.empty((0, x_WL.shape[1]))
     moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
     assert made.model.distance is not None
@@ -78,7 +92,10 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
     values_WSN = windows.values(np.arange(0, 240, 7))
     values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
     found = fit_by_hand(windows, made)
-    expected_W = distances(inputs(values_WSN, made, list(made.equipment.sensors_in_reach(0))), found) / found.limit
+    expected_W = (
+        distances(inputs(values_WSN, made, list(made.equipment.sensors_in_reach(0))), found)
+        / found.limit
+    )
     batch = graphs_of(values_WSN, made)
     np.testing.assert_allclose(told(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
 
@@ -86,7 +103,10 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
 def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None:
     made, windows = taught
     sensors = list(made.equipment.sensors_in_reach(0))
-    x_WL, grade_W = inputs(windows.values(np.arange(240)), made, sensors), windows.labels.grade_WV[:, 0]
+    x_WL, grade_W = (
+        inputs(windows.values(np.arange(240)), made, sensors),
+        windows.labels.grade_WV[:, 0],
+    )
     moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K)
     covariance_LL = covariance(moments, np.arange(x_WL.shape[1]))
     variance_C, axes_LC = np.linalg.eigh(covariance_LL)
@@ -99,19 +119,27 @@ def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None
 def covariance_of(found: DistanceFit) -> Doubles:
     """Return the covariance that a fit stands for."""
     L = len(found.axes_LC)
-    return found.rest * np.eye(L) + (found.axes_LC * (found.variance_C - found.rest)) @ found.axes_LC.T
+    return (
+        found.rest * np.eye(L) + (found.axes_LC * (found.variance_C - found.rest)) @ found.axes_LC.T
+    )
 
 
 @pytest.mark.parametrize(
     ("sensors", "steps"), [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)), ([1], slice(2))]
 )  # fmt: skip
-def test_what_is_away_is_left_out_of_the_covariance_too(taught: Taught, sensors: list[int], steps: slice) -> None:
+def test_what_is_away_is_left_out_of_the_covariance_too(
+    taught: Taught, sensors: list[int], steps: slice
+) -> None:
     made, windows = taught
     read, found = list(made.equipment.sensors_in_reach(0)), fit_by_hand(windows, made)
     values_WSN = windows.values(np.arange(0, 240, 31))
     values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
     batch = graphs_of(values_WSN, made)
-    W, S, (T, F) = len(values_WSN), len(batch.sensor_slot_S) // len(values_WSN), batch.x_STF.shape[1:]
+    W, S, (T, F) = (
+        len(values_WSN),
+        len(batch.sensor_slot_S) // len(values_WSN),
+        batch.x_STF.shape[1:],
+    )
     mask_WST = np.ones((W, S, T), np.bool_)
     mask_WST[:, sensors, steps] = False
     there_J = np.repeat(mask_WST[0, read].reshape(-1), F)
@@ -147,12 +175,16 @@ def test_graph_without_sensors_is_told_nothing_of_and_harms_no_other(taught: Tau
         sensor_graph_S=batch.sensor_graph_S[:0],
     )
     assert np.isnan(told(made.model, bare)).all()
-    found = score(InferenceNetwork(made.model), concatenate([bare, batch])).distance_V.reshape(2, -1)
+    found = score(InferenceNetwork(made.model), concatenate([bare, batch])).distance_V.reshape(
+        2, -1
+    )
     assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1], told(made.model, batch)[0], rtol=1e-3, atol=1e-4)
 
 
-def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(taught: Taught) -> None:
+def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
+    taught: Taught,
+) -> None:
     made, windows = taught
     batch = graphs_of(windows.values(np.arange(1)), made)
     read = set(made.equipment.sensors_in_reach(0))
@@ -174,7 +206,9 @@ def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:
     network = InferenceNetwork(made.model)
     found = score(network, graphs_of(values_WSN, made)).distance_V.reshape(5, -1)
     np.testing.assert_allclose(found, expected_WV, rtol=1e-3, atol=1e-4)
-    alone = np.stack([score(network, graphs_of(values_WSN[[w]], made)).distance_V for w in range(5)])
+    alone = np.stack(
+        [score(network, graphs_of(values_WSN[[w]], made)).distance_V for w in range(5)]
+    )
     np.testing.assert_allclose(alone, expected_WV, rtol=1e-3, atol=1e-4)
 
 
@@ -187,7 +221,9 @@ def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: 
     assert (told(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
 
 
-def limit_of(windows: Windows, made: Small, group_W: Integers, is_scored_W: Booleans | None = None) -> float:
+def limit_of(
+    windows: Windows, made: Small, group_W: Integers, is_scored_W: Booleans | None = None
+) -> float:
     return fit_by_hand(replace(windows, group_W=group_W), made, is_scored_W).limit
 
 
@@ -197,7 +233,9 @@ def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
     phase_QS1 = np.random.default_rng(1).uniform(0.0, 2.0 * np.pi, (12, 4, 1))
     course_QSN = (2.0 * np.sin(np.arange(12) + phase_QS1)).astype(np.float32)
     values_WSN = windows.values(np.arange(240)) + course_QSN[course_W]
-    made = write_windows(tmp_path / "s", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0)
+    made = write_windows(
+        tmp_path / "s", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0
+    )
     return made, course_W
 
 
@@ -220,8 +258,12 @@ def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_pa
     loud_W = np.arange(240) % 5 < 2
     values_WSN = windows.values(np.arange(240))
     mean_WS1 = values_WSN.mean(2, keepdims=True)
-    values_WSN = np.where(loud_W[:, None, None], values_WSN, mean_WS1 + 0.05 * (values_WSN - mean_WS1))
-    uneven = write_windows(tmp_path / "u", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0)
+    values_WSN = np.where(
+        loud_W[:, None, None], values_WSN, mean_WS1 + 0.05 * (values_WSN - mean_WS1)
+    )
+    uneven = write_windows(
+        tmp_path / "u", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0
+    )
     uneven = replace(uneven, group_W=windows.group_W)
     fit_opinion(made.model, made.spec, uneven, np.arange(240), CONFIG)
     assert (told(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
@@ -245,7 +287,9 @@ def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
     np.testing.assert_allclose(found, expected_WV, rtol=1e-4, atol=1e-5)
     output = score(made.model, graphs_of(windows.values(chosen_W), made))
     parts = split_output(output, [3] * len(chosen_W))
-    np.testing.assert_allclose(np.stack([part.distance_V for part in parts]), expected_WV, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.stack([part.distance_V for part in parts]), expected_WV, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
@@ -264,7 +308,8 @@ def test_same_windows_give_the_same_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "axes"), [((4, 17, 108, 4), AXES), ((100, 30, 108, 4), 20), ((400, 75, 108, 4), 0), ((0, 0, 108, 2), 0)]
+    ("sizes", "axes"),
+    [((4, 17, 108, 4), AXES), ((100, 30, 108, 4), 20), ((400, 75, 108, 4), 0), ((0, 0, 108, 2), 0)],
 )
 def test_tables_are_bounded(sizes: tuple[int, int, int, int], axes: int) -> None:
     assert most_axes(*sizes) == axes

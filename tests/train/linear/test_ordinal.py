@@ -20,7 +20,9 @@ def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
     return x_WL, grade_W, group_W
 
 
-def of_all(x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles = HEALTH_K) -> OrdinalReading:
+def of_all(
+    x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles = HEALTH_K
+) -> OrdinalReading:
     """Return the reading that may use every input."""
     return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
 

@@ -33,7 +33,12 @@ HEADING = Heading(
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     windows = graded_windows(tmp_path_factory.mktemp("graded"))
-    curve = {"part a": (LearningPoint(epoch=1, loss=1.0, score=0.5), LearningPoint(epoch=2, loss=0.5, score=0.6))}
+    curve = {
+        "part a": (
+            LearningPoint(epoch=1, loss=1.0, score=0.5),
+            LearningPoint(epoch=2, loss=0.5, score=0.6),
+        )
+    }
     return evaluate_parts(windows, held(windows, small()), CONFIG, split="group", learning=curve)
 
 
@@ -41,7 +46,9 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     windows, machine = runs_to_failure(tmp_path_factory.mktemp("failing")), small()
     parts = [
-        hold_out(machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8)
+        hold_out(
+            machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
+        )
         for name, train_W, held_W in halves(windows)
     ]
     return evaluate_parts(windows, parts, CONFIG, split="machine")
@@ -53,7 +60,9 @@ def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> 
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert not re.search(r"url\((?!#)", page)
-    assert page.count("<svg") == 7  # scorecards, confusions, reliability, removal, trajectories, attention, learning
+    assert (
+        page.count("<svg") == 7
+    )  # scorecards, confusions, reliability, removal, trajectories, attention, learning
     assert "--note &#x27;&lt;b&gt;&#x27;" in page
     assert "prefers-color-scheme: dark" in page
 
@@ -62,23 +71,32 @@ def test_metrics_read_back_as_they_were(graded: Evaluation, tmp_path: Path) -> N
     write_report(graded, tmp_path, HEADING)
     text = (tmp_path / "metrics.json").read_text()
     assert Metrics.model_validate_json(text) == Metrics(heading=HEADING, evaluation=graded)
-    assert json.loads(text)["evaluation"]["scorecards"][THIS]["grades"]["pump"]["pooled"]["windows"] == 52
+    assert (
+        json.loads(text)["evaluation"]["scorecards"][THIS]["grades"]["pump"]["pooled"]["windows"]
+        == 52
+    )
 
 
 def test_verdict_compares_with_the_best_rival(graded: Evaluation) -> None:
     told = headline(graded)
     assert told.sentence.startswith("On held-out windows: all graded components right in ")
-    assert "fewer than the best classical baseline" in told.sentence  # the network was never trained
+    assert (
+        "fewer than the best classical baseline" in told.sentence
+    )  # the network was never trained
     assert told.tiles[0].name == "all components right, one window"
     lines = failures(graded, {"leave-level:pump": graded})
     assert lines[0].startswith("Weakest component: ")
     assert any(line.startswith("leave-level:pump: ") for line in lines)
 
 
-def test_windows_that_may_have_been_in_training_are_not_called_held_out(graded: Evaluation, tmp_path: Path) -> None:
+def test_windows_that_may_have_been_in_training_are_not_called_held_out(
+    graded: Evaluation, tmp_path: Path
+) -> None:
     seen = graded.model_copy(update={"seen": True})
     told = headline(seen)
-    assert told.sentence.startswith("These windows may have been in the training of this checkpoint")
+    assert told.sentence.startswith(
+        "These windows may have been in the training of this checkpoint"
+    )
     assert not any("discriminant" in tile.note or "trees" in tile.note for tile in told.tiles)
     assert not any(" is better, " in line for line in failures(seen, {"leave-level:pump": seen}))
     write_report(seen, tmp_path, HEADING)
@@ -90,7 +108,9 @@ def test_windows_that_may_have_been_in_training_are_not_called_held_out(graded: 
         assert "Against the classical baselines" not in text
 
 
-def test_smoothed_figures_say_where_their_reset_comes_from(graded: Evaluation, tmp_path: Path) -> None:
+def test_smoothed_figures_say_where_their_reset_comes_from(
+    graded: Evaluation, tmp_path: Path
+) -> None:
     write_report(graded, tmp_path, HEADING)
     for name in (REPORT, MODEL_CARD):
         assert (
@@ -111,7 +131,13 @@ def test_remaining_life_has_its_table_and_its_verdict(failing: Evaluation, tmp_p
 def test_card_names_use_data_figures_limits_and_command(graded: Evaluation, tmp_path: Path) -> None:
     write_report(graded, tmp_path, HEADING)
     manifest = (tmp_path / MODEL_CARD).read_text()
-    for heading in ("Intended use", "Data and split", "Figures beside baselines", "Limits", "Made again by"):
+    for heading in (
+        "Intended use",
+        "Data and split",
+        "Figures beside baselines",
+        "Limits",
+        "Made again by",
+    ):
         assert f"## {heading}" in manifest
     assert HEADING.command in manifest
     assert "discriminant, step statistics" in manifest

@@ -36,7 +36,10 @@ def json_answer(body: bytes, status: int = 200) -> Response:
 
 def headers_of(scope: Scope) -> dict[str, str]:
     """Return a request's headers, names in lower case; of a name that is there twice the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in reversed(scope["headers"])
+    }
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
@@ -53,7 +56,9 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) ->
     """
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
-        raise LimitExceeded(f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body")
+        raise LimitExceeded(
+            f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body"
+        )
     body = bytearray()
     more = True
     while more:
@@ -63,5 +68,7 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) ->
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > limit:
-            raise LimitExceeded(f"expected a body of at most {limit} bytes, found more: send it in parts", "body")
+            raise LimitExceeded(
+                f"expected a body of at most {limit} bytes, found more: send it in parts", "body"
+            )
     return bytes(body)

@@ -43,14 +43,22 @@ def add_experiment_route(api: FastAPI, store: Store, access: Any) -> None:
         responses=answer_of("Experiments"),
     )
     async def experiments(
-        a: Annotated[Version | None, Query(description="the version to compare with; any without it")] = None,
-        b: Annotated[Version | None, Query(description="the version that the verdict is of; any without it")] = None,
+        a: Annotated[
+            Version | None, Query(description="the version to compare with; any without it")
+        ] = None,
+        b: Annotated[
+            Version | None, Query(description="the version that the verdict is of; any without it")
+        ] = None,
         start: Annotated[AwareTime | None, Query(description="answers made from here on")] = None,
         end: Annotated[AwareTime | None, Query(description="answers made before this")] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST, description="answers of two versions, the newest")] = USUAL,
+        limit: Annotated[
+            int, Query(ge=1, le=MOST, description="answers of two versions, the newest")
+        ] = USUAL,
     ) -> Response:
         if a is not None and a == b:
-            raise InputError(f"expected two versions, found {a} twice: compare it with another one", "b")
+            raise InputError(
+                f"expected two versions, found {a} twice: compare it with another one", "b"
+            )
         asked = AskedFor(a, b, *checked_interval(start, end), limit)
         async with alone:
             found = await read_experiments(store.answer_pairs(), asked, datetime.now(UTC))

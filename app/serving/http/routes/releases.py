@@ -60,7 +60,13 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
     may = access(authenticator, "admin")
 
     def asked(request: Request, reason: str, *, dry_run: bool) -> Asked:
-        return Asked(request.state.key_name, SecretStr(key_in(request.headers) or ""), reason, _seen(request), dry_run)
+        return Asked(
+            request.state.key_name,
+            SecretStr(key_in(request.headers) or ""),
+            reason,
+            _seen(request),
+            dry_run,
+        )
 
     @api.put(
         "/v1/traffic",
@@ -70,9 +76,15 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
         openapi_extra=body_of("TrafficOrder"),
         responses=answer_of("ReleaseAnswer"),
     )
-    async def put_traffic(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
-        order = TrafficOrder.model_validate_json(await read_body(request.headers, request.receive, MAX_ORDER_BYTES))
-        return _answered(await desk.split(asked(request, order.reason, dry_run=dry_run), order.weights))
+    async def put_traffic(
+        request: Request, *, dry_run: Annotated[bool, Query()] = False
+    ) -> Response:
+        order = TrafficOrder.model_validate_json(
+            await read_body(request.headers, request.receive, MAX_ORDER_BYTES)
+        )
+        return _answered(
+            await desk.split(asked(request, order.reason, dry_run=dry_run), order.weights)
+        )
 
     @api.post(
         "/v1/traffic/rollback",
@@ -96,15 +108,21 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
         openapi_extra=body_of("DeployOrder"),
         responses=answer_of("ReleaseAnswer"),
     )
-    async def deploy(request: Request, version: Version, *, dry_run: Annotated[bool, Query()] = False) -> Response:
+    async def deploy(
+        request: Request, version: Version, *, dry_run: Annotated[bool, Query()] = False
+    ) -> Response:
         order = DeployOrder.model_validate_json(
             await read_body(request.headers, request.receive, MAX_ORDER_BYTES) or b"{}"
         )
-        return _answered(await desk.deploy(asked(request, order.reason, dry_run=dry_run), version, order.device))
+        return _answered(
+            await desk.deploy(asked(request, order.reason, dry_run=dry_run), version, order.device)
+        )
 
 
 def _answered(answer: ReleaseAnswer) -> Response:
-    response = json_answer(answer.model_dump_json().encode(), 202 if answer.state == "running" else 200)
+    response = json_answer(
+        answer.model_dump_json().encode(), 202 if answer.state == "running" else 200
+    )
     response.headers["etag"] = f'"{answer.digest}"'
     return response
 

@@ -18,7 +18,9 @@ def test_engines_are_read_in_order_with_all_columns(tmp_path: Path) -> None:
     assert (first.unit, second.unit) == (1, 2)
     assert (first.values_CR.shape, second.values_CR.shape) == ((5, 24), (3, 24))
     assert first.values_CR[0, SENSOR_IDS.index("setting3")] == 100.0
-    assert second.values_CR[0, SENSOR_IDS.index("s8")] == pytest.approx(2388 * (1 + 0.01 / 3), abs=0.01)
+    assert second.values_CR[0, SENSOR_IDS.index("s8")] == pytest.approx(
+        2388 * (1 + 0.01 / 3), abs=0.01
+    )
 
 
 def without_a_column(lines: Lines) -> None:
@@ -52,14 +54,26 @@ def that_returns(lines: Lines) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (without_a_column, r"train.txt line 3: expected 26 columns \(unit, cycle, 3 settings, 21 sensors\), found 25"),
+        (
+            without_a_column,
+            r"train.txt line 3: expected 26 columns \(unit, cycle, 3 settings, 21 sensors\), found 25",
+        ),
         (with_a_word, "train.txt line 2: expected a number, found 'full'"),
         (with_nan, "train.txt line 2: expected a finite number, found 'nan'"),
         (without_a_cycle, "train.txt line 4: expected cycle 4 of engine 1, found cycle 5"),
         (that_starts_late, "train.txt line 6: expected cycle 1 of engine 2, found cycle 2"),
-        (with_half_a_cycle, "train.txt line 1: expected a whole number from 1 as cycle, found '1.5'"),
-        (that_returns, "train.txt line 9: expected the lines of an engine together, .* found engine 1 again"),
-        (list.clear, "train.txt line 1: expected the cycles of at least one engine, found an empty file"),
+        (
+            with_half_a_cycle,
+            "train.txt line 1: expected a whole number from 1 as cycle, found '1.5'",
+        ),
+        (
+            that_returns,
+            "train.txt line 9: expected the lines of an engine together, .* found engine 1 again",
+        ),
+        (
+            list.clear,
+            "train.txt line 1: expected the cycles of at least one engine, found an empty file",
+        ),
     ],
 )
 def test_faulty_line_is_told(tmp_path: Path, spoil: Callable[[Lines], None], message: str) -> None:
@@ -72,7 +86,9 @@ def test_faulty_line_is_told(tmp_path: Path, spoil: Callable[[Lines], None], mes
 
 
 def test_file_that_is_none_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ReadingError, match=r"expected a file of C-MAPSS at .*nowhere.txt', found none to read"):
+    with pytest.raises(
+        ReadingError, match=r"expected a file of C-MAPSS at .*nowhere.txt', found none to read"
+    ):
         read_engines(tmp_path / "nowhere.txt")
     packed = tmp_path / "CMAPSSData.zip"
     packed.write_bytes(b"PK\x03\x04\xff\xfe")
@@ -84,10 +100,14 @@ def test_remaining_cycles_are_one_a_line(tmp_path: Path) -> None:
     path = tmp_path / "RUL.txt"
     path.write_text("112 \n98 \n")
     assert read_remaining(path, 2) == [112.0, 98.0]
-    with pytest.raises(ReadingError, match=r"RUL.txt line 2: expected 3 lines, one for each engine, found 2"):
+    with pytest.raises(
+        ReadingError, match=r"RUL.txt line 2: expected 3 lines, one for each engine, found 2"
+    ):
         read_remaining(path, 3)
     path.write_text("112 \n-1 \n")
-    with pytest.raises(ReadingError, match=r"RUL.txt line 2: expected a number of cycles of at least 0, found -1"):
+    with pytest.raises(
+        ReadingError, match=r"RUL.txt line 2: expected a number of cycles of at least 0, found -1"
+    ):
         read_remaining(path, 2)
     path.write_text("112 98\n")
     with pytest.raises(ReadingError, match=r"RUL.txt line 1: expected 1 column, .* found 2"):

@@ -34,10 +34,14 @@ def test_shipped_topology_has_a_sensor_for_every_column_and_what_a_turbofan_is_m
     assert topology.grid_s == 3600
 
 
-async def test_every_engine_is_a_machine_with_its_cycles_as_hours(store: Store, tmp_path: Path) -> None:
+async def test_every_engine_is_a_machine_with_its_cycles_as_hours(
+    store: Store, tmp_path: Path
+) -> None:
     engines = read_engines(write_engines(tmp_path / "train_X.txt"))
     reports: list[EngineProgress] = []
-    done = await import_engines(store, engine_topology(), engines, "hpc", "train", START, reports.append)
+    done = await import_engines(
+        store, engine_topology(), engines, "hpc", "train", START, reports.append
+    )
     assert done == EngineProgress(2, 8 * 24, 8 * 24) == reports[-1]
     assert await store.find_equipment(design="turbofan") == ["train-1", "train-2"]
     record = await store.get_equipment("train-2")
@@ -56,26 +60,42 @@ async def test_every_engine_is_a_machine_with_its_cycles_as_hours(store: Store, 
 async def test_import_written_again_changes_nothing(store: Store, tmp_path: Path) -> None:
     engines = read_engines(write_engines(tmp_path / "train_X.txt"))
     for accepted in (8 * 24, 0):
-        done = await import_engines(store, engine_topology(), engines, "hpc", "train", START, nothing)
+        done = await import_engines(
+            store, engine_topology(), engines, "hpc", "train", START, nothing
+        )
         assert (done.readings, done.accepted) == (8 * 24, accepted)
     assert len(await store.read_labels("train-1", *labels.ALL_TIME_US)) == 1
 
 
-async def test_failure_of_a_truncated_history_lies_after_its_last_cycle(store: Store, tmp_path: Path) -> None:
+async def test_failure_of_a_truncated_history_lies_after_its_last_cycle(
+    store: Store, tmp_path: Path
+) -> None:
     engines = read_engines(write_engines(tmp_path / "test_X.txt"))
-    await import_engines(store, engine_topology(), engines, "fan", "test", START, nothing, [112.0, 98.0])
+    await import_engines(
+        store, engine_topology(), engines, "fan", "test", START, nothing, [112.0, 98.0]
+    )
     (label,) = await store.read_labels("test-1")
-    assert label == ConditionLabel("fan", START_US, START_US + (5 + 112) * HOUR_US, run_to_failure=True)
+    assert label == ConditionLabel(
+        "fan", START_US, START_US + (5 + 112) * HOUR_US, run_to_failure=True
+    )
 
 
-async def test_component_start_and_prefix_are_checked_before_anything_is_written(store: Store, tmp_path: Path) -> None:
+async def test_component_start_and_prefix_are_checked_before_anything_is_written(
+    store: Store, tmp_path: Path
+) -> None:
     engines = read_engines(write_engines(tmp_path / "train_X.txt"))
-    with pytest.raises(ReadingError, match=r"one of control, fan, .* found 'gearbox': correct --component"):
+    with pytest.raises(
+        ReadingError, match=r"one of control, fan, .* found 'gearbox': correct --component"
+    ):
         await import_engines(store, engine_topology(), engines, "gearbox", "train", START, nothing)
     with pytest.raises(ReadingError, match="on a whole hour"):
-        await import_engines(store, engine_topology(), engines, "hpc", "train", START.replace(minute=5), nothing)
+        await import_engines(
+            store, engine_topology(), engines, "hpc", "train", START.replace(minute=5), nothing
+        )
     with pytest.raises(ReadingError, match="with a time zone"):
-        await import_engines(store, engine_topology(), engines, "hpc", "train", START.replace(tzinfo=None), nothing)
+        await import_engines(
+            store, engine_topology(), engines, "hpc", "train", START.replace(tzinfo=None), nothing
+        )
     with pytest.raises(TopologyError, match="equipment id 'a b-1'"):
         await import_engines(store, engine_topology(), engines, "hpc", "a b", START, nothing)
     assert await store.list_equipment() == []
@@ -87,14 +107,18 @@ def test_topology_without_a_column_is_refused(tmp_path: Path) -> None:
         "{equipment_id: e, grid_s: 3600, window_s: 7200, steps: 2, components: [{component_id: fan, type: fan, sensors: "
         "[{sensor_id: s1, quantity: temperature, unit: K, range: [1, 2]}]}]}"
     )
-    with pytest.raises(TopologyError, match="expected a sensor 'setting1' as a column of the files") as caught:
+    with pytest.raises(
+        TopologyError, match="expected a sensor 'setting1' as a column of the files"
+    ) as caught:
         engine_topology(path)
     assert len(caught.value.findings) == 23
     with pytest.raises(TopologyError, match="expected a topology file, found none"):
         engine_topology(tmp_path / "nowhere.yaml")
 
 
-def test_command_imports_and_says_so(tmp_path: Path, database_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_imports_and_says_so(
+    tmp_path: Path, database_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     histories, remaining = write_engines(tmp_path / "test_X.txt"), tmp_path / "RUL_X.txt"
     remaining.write_text("7 \n9 \n")
     command = ["import-cmapss", str(histories), "--component", "hpc", "--dsn", database_dsn]

@@ -48,7 +48,9 @@ def _write_tar(path: Path, members: list[tarfile.TarInfo]) -> None:
 def test_shipped_files_are_those_of_the_source() -> None:
     contents = open_archive(SHIPPED_ARCHIVE).contents
     found = {
-        name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if isinstance(content, bytes)
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in contents.items()
+        if isinstance(content, bytes)
     }
     assert found == SOURCE_SHA256
 
@@ -68,10 +70,15 @@ def test_shipped_data_hold_the_published_cycles() -> None:
 def test_shipped_archive_is_below_5_megabytes_and_attributed() -> None:
     assert SHIPPED_ARCHIVE.stat().st_size < 5_000_000
     attribution = (SHIPPED_ARCHIVE.parent / "ATTRIBUTION.md").read_text()
-    assert all(word in attribution for word in ("CC BY 4.0", "10.24432/C5CW21", "10.1109/I2MTC.2015.7151267", "Helwig"))
+    assert all(
+        word in attribution
+        for word in ("CC BY 4.0", "10.24432/C5CW21", "10.1109/I2MTC.2015.7151267", "Helwig")
+    )
 
 
-def test_packing_twice_gives_the_same_bytes_and_the_same_blocks(write_rig: WriteRig, tmp_path: Path) -> None:
+def test_packing_twice_gives_the_same_bytes_and_the_same_blocks(
+    write_rig: WriteRig, tmp_path: Path
+) -> None:
     files = open_directory(write_rig(cycles=3))
     size = pack(files, tmp_path / "one.tar.xz")
     pack(files, tmp_path / "two.tar.xz")
@@ -80,7 +87,8 @@ def test_packing_twice_gives_the_same_bytes_and_the_same_blocks(write_rig: Write
     assert size == len(packed)
     assert sorted(path.name for path in tmp_path.glob("*.part")) == []
     from_directory, from_archive = (
-        list(read_blocks(source, cycles_per_block=2)) for source in (files, open_archive(tmp_path / "one.tar.xz"))
+        list(read_blocks(source, cycles_per_block=2))
+        for source in (files, open_archive(tmp_path / "one.tar.xz"))
     )
     for left, right in zip(from_directory, from_archive, strict=True):
         _assert_equal(left, right)

@@ -27,7 +27,11 @@ def _block(rates_hz: dict[str, int], cycle_index: list[int]) -> CycleBlock:
 def test_value_k_of_a_second_lies_k_rths_into_it() -> None:
     columns = block_columns(_block({"P": 100, "F": 10, "T": 1}, [0, 7]), START_US)
     found = dict(
-        zip(zip(columns.sensor_ids, columns.times_us.tolist(), strict=True), columns.values.tolist(), strict=True)
+        zip(
+            zip(columns.sensor_ids, columns.times_us.tolist(), strict=True),
+            columns.values.tolist(),
+            strict=True,
+        )
     )
     assert len(found) == 2 * 60 * 111
     # hand-worked: value 150 of P is at 1.50 s of the first cycle; value 613 of F is the 13th of the second cycle, 7 min in
@@ -40,10 +44,16 @@ def test_value_k_of_a_second_lies_k_rths_into_it() -> None:
     rates=st.lists(st.integers(1, 40), min_size=1, max_size=3),
     gaps=st.lists(st.integers(1, 50), min_size=1, max_size=3),
 )
-def test_times_are_distinct_for_a_sensor_and_inside_their_cycle(rates: list[int], gaps: list[int]) -> None:
+def test_times_are_distinct_for_a_sensor_and_inside_their_cycle(
+    rates: list[int], gaps: list[int]
+) -> None:
     cycle_index = np.cumsum(gaps).tolist()
-    columns = block_columns(_block({f"S{n}": rate for n, rate in enumerate(rates)}, cycle_index), START_US)
-    assert len(set(zip(columns.sensor_ids, columns.times_us.tolist(), strict=True))) == len(columns.values)
+    columns = block_columns(
+        _block({f"S{n}": rate for n, rate in enumerate(rates)}, cycle_index), START_US
+    )
+    assert len(set(zip(columns.sensor_ids, columns.times_us.tolist(), strict=True))) == len(
+        columns.values
+    )
     minutes = set(((columns.times_us - START_US) // 60_000_000).tolist())
     assert minutes == set(cycle_index)
     for n, rate in enumerate(rates):

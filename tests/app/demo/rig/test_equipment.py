@@ -37,13 +37,21 @@ def test_impossible_id_is_refused() -> None:
 def test_machine_that_does_not_fit_the_layout_is_refused_with_all_reasons() -> None:
     components = rig_equipment().model_dump(mode="json")["components"]
     for component in components:
-        component["sensors"] = [sensor for sensor in component["sensors"] if sensor["sensor_id"] != "VS1"]
+        component["sensors"] = [
+            sensor for sensor in component["sensors"] if sensor["sensor_id"] != "VS1"
+        ]
         if component["component_id"] == "cooler":
             component["grades"] = []
     with pytest.raises(TopologyError) as caught:
         check_fits_layout(_changed(components=components, cycle_s=30.0))
     assert caught.value.findings == (
-        ("components", "expected a sensor 'VS1' as in the rig's files, found none: add it to its component"),
-        ("components", "expected a component 'cooler' with grades as in the rig's profile, found none: add it"),
+        (
+            "components",
+            "expected a sensor 'VS1' as in the rig's files, found none: add it to its component",
+        ),
+        (
+            "components",
+            "expected a component 'cooler' with grades as in the rig's profile, found none: add it",
+        ),
         ("cycle_s", "expected 60, the length of the rig's cycles, found 30.0"),
     )

@@ -46,7 +46,9 @@ class Time:
 class Store:
     """Keeps what it is given; while `away` says so, what it is given is kept and the answer lost."""
 
-    def __init__(self, away: Callable[[], bool] = lambda: False, *, registered: bool = False) -> None:
+    def __init__(
+        self, away: Callable[[], bool] = lambda: False, *, registered: bool = False
+    ) -> None:
         self.readings: dict[tuple[str, int], float] = {}
         self.calls: list[int] = []
         self.put: list[str] = []
@@ -65,11 +67,17 @@ class Store:
         self.put.append(equipment.equipment_id)
 
     async def ingest(
-        self, equipment_id: str, sensor_ids: Sequence[str], times_us: NDArray[np.int64], values: NDArray[np.float64]
+        self,
+        equipment_id: str,
+        sensor_ids: Sequence[str],
+        times_us: NDArray[np.int64],
+        values: NDArray[np.float64],
     ) -> None:
         assert equipment_id == "hydraulic-rig"
         lost = self._away()
-        for sensor_id, time_us, value in zip(sensor_ids, times_us.tolist(), values.tolist(), strict=True):
+        for sensor_id, time_us, value in zip(
+            sensor_ids, times_us.tolist(), values.tolist(), strict=True
+        ):
             assert self.readings.setdefault((sensor_id, time_us), value) == value
         if lost:
             raise StoreUnavailable("the answer was lost")
@@ -140,7 +148,10 @@ async def test_outage_is_logged_once_waited_out_with_bounded_pauses_and_loses_no
     store = Store(away=lambda: 10 <= time.now - START_S < 70)
     with caplog.at_level(logging.INFO, "app.demo.rig.feed"):
         await _run(time, store)
-    assert [record.getMessage() for record in caplog.records] == ["feed interrupted, store unavailable", "feed resumed"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "feed interrupted, store unavailable",
+        "feed resumed",
+    ]
     assert vars(caplog.records[0])["reason"] == "the answer was lost"
     assert 60 <= vars(caplog.records[1])["outage_s"] <= 60 + LONGEST_PAUSE_S
     assert max(time.sleeps) == LONGEST_PAUSE_S

@@ -25,7 +25,9 @@ def _silent(_: Progress) -> None:
     pass
 
 
-async def _bins(store: Store, equipment_id: str, first_s: int, end_s: int) -> dict[str, list[float]]:
+async def _bins(
+    store: Store, equipment_id: str, first_s: int, end_s: int
+) -> dict[str, list[float]]:
     equipment = rig_equipment(equipment_id)
     pieces = [piece async for _, piece in store.read_history(equipment, first_s, end_s)]
     return dict(zip(equipment.sensor_ids, np.concatenate(pieces, axis=1).tolist(), strict=True))
@@ -43,18 +45,30 @@ async def test_every_bin_is_the_mean_of_the_files_second(store: Store, write_rig
         means_CK = np.add.accumulate(values_CR.reshape(2, 60, rate), axis=2)[:, :, -1] / rate
         expected = np.full(4 * CYCLE_S, np.nan, dtype=np.float32)
         expected[60:120], expected[180:240] = means_CK.astype(np.float32)
-        assert np.array_equal(np.array(stored[sensor_id], dtype=np.float32), expected, equal_nan=True), sensor_id
+        assert np.array_equal(
+            np.array(stored[sensor_id], dtype=np.float32), expected, equal_nan=True
+        ), sensor_id
 
 
-async def test_labels_are_the_profiles_rows_with_their_cycle_and_stability(store: Store, write_rig: WriteRig) -> None:
+async def test_labels_are_the_profiles_rows_with_their_cycle_and_stability(
+    store: Store, write_rig: WriteRig
+) -> None:
     files = open_directory(write_rig(cycles=2))
     await import_rig(store, rig_equipment("rig-b"), files, DEFAULT_START, _silent)
     labels = await store.read_labels("rig-b")
     first_us, second_us = ((START_S + minute * 60) * 1_000_000 for minute in (1, 3))
     expected = [
         ConditionLabel(component_id, start_us, start_us + 60_000_000, grade, stable, cycle)
-        for start_us, cycle, stable, cooler, pump in ((first_us, 1, True, "3", "0"), (second_us, 3, False, "20", "1"))
-        for component_id, grade in (("accumulator", "130"), ("cooler", cooler), ("pump", pump), ("valve", "100"))
+        for start_us, cycle, stable, cooler, pump in (
+            (first_us, 1, True, "3", "0"),
+            (second_us, 3, False, "20", "1"),
+        )
+        for component_id, grade in (
+            ("accumulator", "130"),
+            ("cooler", cooler),
+            ("pump", pump),
+            ("valve", "100"),
+        )
     ]
     assert labels == expected
 
@@ -69,7 +83,9 @@ async def test_second_import_finds_nothing_new(store: Store, write_rig: WriteRig
     assert await store.read_labels("rig-c") == labels
 
 
-async def test_interrupted_import_is_completed_by_the_next(store: Store, write_rig: WriteRig) -> None:
+async def test_interrupted_import_is_completed_by_the_next(
+    store: Store, write_rig: WriteRig
+) -> None:
     files = open_directory(write_rig(cycles=60))  # 61,200 readings: two blocks
     reported: list[Progress] = []
 
@@ -89,14 +105,20 @@ async def test_interrupted_import_is_completed_by_the_next(store: Store, write_r
     assert all(np.isfinite(values).sum() == 60 * CYCLE_S for values in stored.values())
 
 
-async def test_fault_late_in_a_file_keeps_the_blocks_before_it(store: Store, write_rig: WriteRig) -> None:
+async def test_fault_late_in_a_file_keeps_the_blocks_before_it(
+    store: Store, write_rig: WriteRig
+) -> None:
     directory = write_rig(cycles=60)
     rows = (directory / "SE.txt").read_text().splitlines()
     (directory / "SE.txt").write_text("\n".join([*rows[:-1], rows[-1].replace("\t", "\tx", 1)]))
     with pytest.raises(ReadingError, match=r"SE\.txt line 60: expected a finite number"):
-        await import_rig(store, rig_equipment("rig-e"), open_directory(directory), DEFAULT_START, _silent)
+        await import_rig(
+            store, rig_equipment("rig-e"), open_directory(directory), DEFAULT_START, _silent
+        )
     (directory / "SE.txt").write_text("\n".join(rows))
-    done = await import_rig(store, rig_equipment("rig-e"), open_directory(directory), DEFAULT_START, _silent)
+    done = await import_rig(
+        store, rig_equipment("rig-e"), open_directory(directory), DEFAULT_START, _silent
+    )
     assert 0 < done.accepted < done.readings
 
 
@@ -112,22 +134,30 @@ async def test_start_off_the_minute_is_refused_before_anything_is_written(
     store: Store, write_rig: WriteRig, start: datetime, message: str
 ) -> None:
     with pytest.raises(ReadingError, match=message):
-        await import_rig(store, rig_equipment("rig-f"), open_directory(write_rig(cycles=1)), start, _silent)
+        await import_rig(
+            store, rig_equipment("rig-f"), open_directory(write_rig(cycles=1)), start, _silent
+        )
     assert await store.get_equipment("rig-f") is None
 
 
 async def test_start_in_another_zone_is_the_same_instant(store: Store, write_rig: WriteRig) -> None:
     start = datetime(2025, 1, 1, 5, 45, tzinfo=timezone(timedelta(hours=5, minutes=45)))
-    await import_rig(store, rig_equipment("rig-g"), open_directory(write_rig(cycles=1)), start, _silent)
+    await import_rig(
+        store, rig_equipment("rig-g"), open_directory(write_rig(cycles=1)), start, _silent
+    )
     newest = await store.last_reading_time("rig-g")
     assert newest == datetime(2025, 1, 1, 0, 1, 59, tzinfo=UTC)
 
 
-async def test_grade_that_the_topology_does_not_know_is_named(store: Store, write_rig: WriteRig) -> None:
+async def test_grade_that_the_topology_does_not_know_is_named(
+    store: Store, write_rig: WriteRig
+) -> None:
     directory = write_rig(cycles=2)
     (directory / "profile.txt").write_text("3\t100\t0\t130\t1\n3\t100\t0\t131\t1\n")
     with pytest.raises(ReadingError) as caught:
-        await import_rig(store, rig_equipment("rig-h"), open_directory(directory), DEFAULT_START, _silent)
+        await import_rig(
+            store, rig_equipment("rig-h"), open_directory(directory), DEFAULT_START, _silent
+        )
     assert caught.value.message == (
         "profile.txt line 2: expected a grade of 'accumulator' (100, 115, 130, 90), found 131: "
         "correct the row or add the grade to the topology"
@@ -136,12 +166,16 @@ async def test_grade_that_the_topology_does_not_know_is_named(store: Store, writ
 
 async def test_equipment_that_is_no_rig_is_refused(store: Store) -> None:
     other = rig_equipment("rig-i").model_copy(update={"cycle_s": 30.0})
-    with pytest.raises(TopologyError, match="expected 60, the length of the rig's cycles, found 30"):
+    with pytest.raises(
+        TopologyError, match="expected 60, the length of the rig's cycles, found 30"
+    ):
         await import_rig(store, other, RigFiles("nothing", {}), DEFAULT_START, _silent)
 
 
 async def test_store_that_refuses_is_not_hidden(write_rig: WriteRig) -> None:
     away = Store("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreError):
-        await import_rig(away, rig_equipment(), open_directory(write_rig(cycles=1)), DEFAULT_START, _silent)
+        await import_rig(
+            away, rig_equipment(), open_directory(write_rig(cycles=1)), DEFAULT_START, _silent
+        )
     await away.close()

@@ -39,7 +39,9 @@ async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch
         await replica.check_health()
 
 
-async def test_replica_whose_feed_failed_is_unhealthy_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_replica_whose_feed_failed_is_unhealthy_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def run_feed(settings: Settings, equipment: Equipment) -> None:
         raise StoreError("expected a free disk, found none")
 

@@ -14,7 +14,11 @@ from app.demo.rig.measurements import SENSOR_IDS, RigFiles, open_directory, read
 
 WriteRig = Callable[..., Path]
 
-FULL_RATES_HZ = {**dict.fromkeys(("PS1", "PS2", "PS3", "PS4", "PS5", "PS6", "EPS1"), 100), "FS1": 10, "FS2": 10}
+FULL_RATES_HZ = {
+    **dict.fromkeys(("PS1", "PS2", "PS3", "PS4", "PS5", "PS6", "EPS1"), 100),
+    "FS1": 10,
+    "FS2": 10,
+}
 
 
 def _replace_field(path: Path, line: int, column: int, text: str) -> None:
@@ -35,7 +39,9 @@ def test_values_are_those_of_the_text_bit_for_bit(write_rig: WriteRig) -> None:
     assert [len(block.stable_C) for block in blocks] == [2, 2, 1]
     for sensor_id in SENSOR_IDS:
         text = (directory / f"{sensor_id}.txt").read_text()
-        expected = np.array([[float(field) for field in row.split("\t")] for row in text.splitlines()])
+        expected = np.array(
+            [[float(field) for field in row.split("\t")] for row in text.splitlines()]
+        )
         found = np.concatenate([block.values_CR[sensor_id] for block in blocks])
         assert found.dtype == np.float64
         assert found.tobytes() == expected.tobytes()
@@ -60,7 +66,9 @@ def test_any_finite_double_comes_back_bit_for_bit(values: list[float], ending: s
 def test_full_rate_columns_tell_the_rate(write_rig: WriteRig) -> None:
     files = open_directory(write_rig(cycles=2, rates_hz=FULL_RATES_HZ))
     found = survey(files)
-    assert found.rates_hz == {sensor_id: FULL_RATES_HZ.get(sensor_id, 1) for sensor_id in SENSOR_IDS}
+    assert found.rates_hz == {
+        sensor_id: FULL_RATES_HZ.get(sensor_id, 1) for sensor_id in SENSOR_IDS
+    }
     assert found.readings == 2 * 43_680
     (block,) = read_blocks(files, cycles_per_block=2)
     assert block.values_CR["PS1"].shape == (2, 6000)
@@ -73,7 +81,9 @@ def test_without_index_cycles_are_numbered_from_zero(write_rig: WriteRig) -> Non
     assert [block.cycle_index_C.tolist() for block in blocks] == [[0, 1], [2]]
 
 
-@pytest.mark.parametrize("text", ["", "abc", "1_000", "1,5", "nan", "inf", "-Infinity", "1e999", "0x10"])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "1_000", "1,5", "nan", "inf", "-Infinity", "1e999", "0x10"]
+)
 def test_field_that_is_no_finite_number_is_named(write_rig: WriteRig, text: str) -> None:
     directory = write_rig()
     _replace_field(directory / "VS1.txt", line=3, column=17, text=text)
@@ -88,11 +98,15 @@ def test_ragged_row_is_named(write_rig: WriteRig) -> None:
     path = write_rig() / "TS2.txt"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([rows[0], rows[1].rsplit("\t", 1)[0], rows[2]]))
-    assert _failure(path.parent).message.startswith("TS2.txt line 2: expected 60 tab-separated columns, found 59:")
+    assert _failure(path.parent).message.startswith(
+        "TS2.txt line 2: expected 60 tab-separated columns, found 59:"
+    )
 
 
 @pytest.mark.parametrize(("columns", "found"), [(59, "59"), (61, "61"), (90, "90"), (0, "0")])
-def test_columns_that_are_no_multiple_of_60_are_refused(write_rig: WriteRig, columns: int, found: str) -> None:
+def test_columns_that_are_no_multiple_of_60_are_refused(
+    write_rig: WriteRig, columns: int, found: str
+) -> None:
     path = write_rig() / "PS3.txt"
     path.write_text(("\t".join(["1"] * columns) + "\n") * 3)
     assert _failure(path.parent).message.startswith(
@@ -101,7 +115,9 @@ def test_columns_that_are_no_multiple_of_60_are_refused(write_rig: WriteRig, col
 
 
 @pytest.mark.parametrize("name", ["FS1.txt", "profile.txt", "cycle_index.txt"])
-def test_other_number_of_cycles_is_refused_before_anything_is_read(write_rig: WriteRig, name: str) -> None:
+def test_other_number_of_cycles_is_refused_before_anything_is_read(
+    write_rig: WriteRig, name: str
+) -> None:
     path = write_rig() / name
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     message = _failure(path.parent).message
@@ -118,7 +134,9 @@ def test_missing_file_is_named(write_rig: WriteRig, name: str) -> None:
 
 
 def test_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ReadingError, match="expected a directory in the rig's published layout, found none at"):
+    with pytest.raises(
+        ReadingError, match="expected a directory in the rig's published layout, found none at"
+    ):
         open_directory(tmp_path / "nowhere")
 
 
@@ -130,12 +148,26 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
             "3\t100\t0\t130\t2\n",
             "profile.txt line 1: expected a stable flag of 0 or 1 in column 5",
         ),
-        ("profile.txt", "3\t100\t0\t130\n", "profile.txt line 1: expected 5 tab-separated columns, found 4"),
-        ("profile.txt", "3\t100\t-1\t130\t1\n", "profile.txt line 1: expected a whole number, found '-1' in column 3"),
-        ("cycle_index.txt", "1.5\n", "cycle_index.txt line 1: expected a whole number, found '1.5' in column 1"),
+        (
+            "profile.txt",
+            "3\t100\t0\t130\n",
+            "profile.txt line 1: expected 5 tab-separated columns, found 4",
+        ),
+        (
+            "profile.txt",
+            "3\t100\t-1\t130\t1\n",
+            "profile.txt line 1: expected a whole number, found '-1' in column 3",
+        ),
+        (
+            "cycle_index.txt",
+            "1.5\n",
+            "cycle_index.txt line 1: expected a whole number, found '1.5' in column 1",
+        ),
     ],
 )
-def test_wrong_profile_or_index_is_named(write_rig: WriteRig, name: str, text: str, message: str) -> None:
+def test_wrong_profile_or_index_is_named(
+    write_rig: WriteRig, name: str, text: str, message: str
+) -> None:
     directory = write_rig(cycles=1)
     (directory / name).write_text(text)
     assert _failure(directory).message.startswith(message)
@@ -144,14 +176,18 @@ def test_wrong_profile_or_index_is_named(write_rig: WriteRig, name: str, text: s
 def test_index_must_rise_also_across_blocks(write_rig: WriteRig) -> None:
     directory = write_rig(cycles=3)
     (directory / "cycle_index.txt").write_text("4\n5\n5\n")
-    assert _failure(directory).message.startswith("cycle_index.txt line 3: expected a number above 5, found 5")
+    assert _failure(directory).message.startswith(
+        "cycle_index.txt line 3: expected a number above 5, found 5"
+    )
 
 
 @given(garbage=st.binary(max_size=400))
 def test_garbage_in_a_file_always_raises_a_reading_error(garbage: bytes) -> None:
     row = b"\t".join([b"1"] * 60) + b"\n"
     contents: dict[str, Path | bytes] = {f"{sensor_id}.txt": row for sensor_id in SENSOR_IDS}
-    files = RigFiles("memory", {**contents, "CE.txt": garbage, "profile.txt": b"3\t100\t0\t130\t1\n"})
+    files = RigFiles(
+        "memory", {**contents, "CE.txt": garbage, "profile.txt": b"3\t100\t0\t130\t1\n"}
+    )
     with pytest.raises(ReadingError):
         list(read_blocks(files, cycles_per_block=1))
 

@@ -29,10 +29,15 @@ def test_cycles_follow_each_other_and_wrap(minute: int, cycles: int) -> None:
 
 
 @given(start_s=st.integers(0, 4 * 10**9), seconds=st.integers(0, 200), cycles=st.integers(1, 7))
-def test_every_second_has_its_cycles_value_whatever_interval_asks(start_s: int, seconds: int, cycles: int) -> None:
+def test_every_second_has_its_cycles_value_whatever_interval_asks(
+    start_s: int, seconds: int, cycles: int
+) -> None:
     values_NS = _counting(cycles).values_between(start_s, start_s + seconds)
     assert values_NS.shape == (seconds, 2)
-    expected = [1000.0 * cycle_at(second // 60, cycles) + second % 60 for second in range(start_s, start_s + seconds)]
+    expected = [
+        1000.0 * cycle_at(second // 60, cycles) + second % 60
+        for second in range(start_s, start_s + seconds)
+    ]
     assert values_NS[:, 0].tolist() == expected
     assert values_NS[:, 1].tolist() == [-value for value in expected]
 
@@ -49,5 +54,7 @@ def test_load_keeps_every_value_in_the_asked_order_of_sensors(write_rig: WriteRi
 
 def test_faster_data_than_a_second_are_not_replayed(write_rig: WriteRig) -> None:
     files = open_directory(write_rig(cycles=1, rates_hz={"FS1": 10}))
-    with pytest.raises(ReadingError, match=r"expected 60 columns to replay, found FS1\.txt with 600"):
+    with pytest.raises(
+        ReadingError, match=r"expected 60 columns to replay, found FS1\.txt with 600"
+    ):
         Replay.load(files, SENSOR_IDS)

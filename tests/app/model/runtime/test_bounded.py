@@ -30,12 +30,16 @@ class Watched:
         return self._model.read(batch)
 
 
-def assert_parted_equals_whole(make: Callable[[UniversalTemporalGNN], BoundedNetwork], batch: GraphBatch) -> None:
+def assert_parted_equals_whole(
+    make: Callable[[UniversalTemporalGNN], BoundedNetwork], batch: GraphBatch
+) -> None:
     model = small().model
     found, expected = score(make(model), batch), score(model, batch)
     for field in fields(ModelOutput):
         # sums of a part are made in another order than those of the whole
-        np.testing.assert_allclose(getattr(found, field.name), getattr(expected, field.name), atol=1e-5)
+        np.testing.assert_allclose(
+            getattr(found, field.name), getattr(expected, field.name), atol=1e-5
+        )
 
 
 def test_graphs_between_are_those_that_were_put_together() -> None:

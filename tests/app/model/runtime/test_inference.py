@@ -12,7 +12,14 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
-from app.model.graph import Contributions, GraphBatch, ModelOutput, build_graph, concatenate, without_sensor
+from app.model.graph import (
+    Contributions,
+    GraphBatch,
+    ModelOutput,
+    build_graph,
+    concatenate,
+    without_sensor,
+)
 from app.model.network import UniversalTemporalGNN, occlude, score
 from app.model.runtime.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
 from app.model.runtime.selection import warm_up_graphs
@@ -31,16 +38,24 @@ def shipped(version: str) -> Checkpoint:
 @cache
 def rig_graphs(version: str) -> tuple[GraphBatch, ...]:
     equipment, spec, block = rig_equipment(), shipped(version).feature_spec, rig_block()
-    values_WSN = np.stack([block.values_CR[name][211::170] for name in equipment.sensor_ids], axis=1).astype(np.float32)
+    values_WSN = np.stack(
+        [block.values_CR[name][211::170] for name in equipment.sensor_ids], axis=1
+    ).astype(np.float32)
     values_WSN[1, 3] = np.nan  # a sensor that is not there
     values_WSN[2, 5, 10:20] = np.nan  # a gap
-    return tuple(build_graph(equipment, window_features(each, equipment, spec), spec) for each in values_WSN)
+    return tuple(
+        build_graph(equipment, window_features(each, equipment, spec), spec) for each in values_WSN
+    )
 
 
 def close_for(name: str, tolerance: float = CLOSE) -> float:
     """Return how near an output must be: the network computes in units, so rate and remaining life are as many times as far off."""
     config = shipped("1").config
-    units = {"rate_V": config.rate_unit, "rul_V": config.rul_unit_h, "rul_spread_V": config.rul_unit_h}
+    units = {
+        "rate_V": config.rate_unit,
+        "rul_V": config.rul_unit_h,
+        "rul_spread_V": config.rul_unit_h,
+    }
     return tolerance * max(1.0, units.get(name, 1.0))
 
 
@@ -74,7 +89,9 @@ def test_batch_of_many_equals_singles_in_any_company() -> None:
     graphs = rig_graphs("1")
     alone = [score(network, graph) for graph in graphs]
     other = replace(
-        graphs[0], edge_index_2E=graphs[0].edge_index_2E[:, 1:], edge_relation_E=graphs[0].edge_relation_E[1:]
+        graphs[0],
+        edge_index_2E=graphs[0].edge_index_2E[:, 1:],
+        edge_relation_E=graphs[0].edge_relation_E[1:],
     )
     for company in (graphs, (graphs[0], other, *graphs[1:])):
         together = score(network, concatenate(company))
@@ -102,7 +119,10 @@ def test_relabelling_the_components_only_moves_the_answers() -> None:
     found, expected = score(network, turned), score(network, graph)
     for field in fields(ModelOutput):
         np.testing.assert_allclose(
-            getattr(found, field.name), getattr(expected, field.name)[order_V], atol=close_for(field.name), rtol=0
+            getattr(found, field.name),
+            getattr(expected, field.name)[order_V],
+            atol=close_for(field.name),
+            rtol=0,
         )
 
 
@@ -144,8 +164,14 @@ def test_every_part_of_a_network_is_run_as_trained(members: int) -> None:
     batch = warm_up_graphs(config, 6)
     assert_same(score(InferenceNetwork(model), batch), score(model, batch))
     one = warm_up_graphs(config, 1)
-    pairs = [without_sensor(without_sensor(one, first), second) for first in range(4) for second in range(4)]
-    other = replace(one, edge_index_2E=one.edge_index_2E[:, 1:], edge_relation_E=one.edge_relation_E[1:])
+    pairs = [
+        without_sensor(without_sensor(one, first), second)
+        for first in range(4)
+        for second in range(4)
+    ]
+    other = replace(
+        one, edge_index_2E=one.edge_index_2E[:, 1:], edge_relation_E=one.edge_relation_E[1:]
+    )
     for masked in (concatenate(pairs), concatenate([without_sensor(other, 1), *pairs])):
         assert_same(score(InferenceNetwork(model), masked), score(model, masked))
     for fewer in (of_fewer_sensors(one, 1), of_fewer_sensors(one, 2)):
@@ -185,19 +211,27 @@ def test_features_of_absent_steps_are_not_read() -> None:
 
 def test_evidence_is_what_the_trained_network_gives() -> None:
     model, graph = shipped("1").model, rig_graphs("1")[0]
-    found, expected = (Contributions.joined(occlude(each, graph)) for each in (InferenceNetwork(model), model))
+    found, expected = (
+        Contributions.joined(occlude(each, graph)) for each in (InferenceNetwork(model), model)
+    )
     np.testing.assert_allclose(found.health_VS, expected.health_VS, atol=2 * CLOSE)
     np.testing.assert_allclose(found.distance_VS, expected.distance_VS, rtol=1e-3, atol=1e-4)
     assert np.isfinite(found.distance_VS).any()
 
 
-def test_sensor_whose_readings_are_changed_leads_what_is_unusual_of_those_that_are_read_from_it() -> None:
+def test_sensor_whose_readings_are_changed_leads_what_is_unusual_of_those_that_are_read_from_it() -> (
+    None
+):
     equipment = rig_equipment()
     checkpoint = shipped("1")
     block = rig_block()
-    values_SN = np.stack([block.values_CR[name][600] for name in equipment.sensor_ids]).astype(np.float32)
+    values_SN = np.stack([block.values_CR[name][600] for name in equipment.sensor_ids]).astype(
+        np.float32
+    )
     changed = equipment.sensor_ids.index("PS1")
-    values_SN[changed] = values_SN[changed].mean() + 1.5 * (values_SN[changed] - values_SN[changed].mean())
+    values_SN[changed] = values_SN[changed].mean() + 1.5 * (
+        values_SN[changed] - values_SN[changed].mean()
+    )
     spec, network = checkpoint.feature_spec, InferenceNetwork(checkpoint.model)
     graph = build_graph(equipment, window_features(values_SN, equipment, spec), spec)
     found = Contributions.joined(occlude(network, graph))

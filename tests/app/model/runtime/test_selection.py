@@ -11,7 +11,14 @@ from app.model.network.runtime import selection as module
 from app.core.errors import CheckpointError
 from app.model.graph import GraphBatch
 from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN, score
-from app.model.runtime.selection import Implementation, Trial, built, candidates, choose, warm_up_graphs
+from app.model.runtime.selection import (
+    Implementation,
+    Trial,
+    built,
+    candidates,
+    choose,
+    warm_up_graphs,
+)
 from tests.small import small
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -66,7 +73,11 @@ def test_wrong_implementation_is_never_chosen(off: float) -> None:
 
 def test_implementation_with_other_grades_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(model: UniversalTemporalGNN, implementation: Implementation) -> Network:
-        return Wrong(model, 0.0, turned=True) if implementation == PREPARED else built(model, implementation)
+        return (
+            Wrong(model, 0.0, turned=True)
+            if implementation == PREPARED
+            else built(model, implementation)
+        )
 
     monkeypatch.setitem(module.CLOSE, torch.float32, 10.0)
     choice = choose(small().model, 1, make)
@@ -76,7 +87,9 @@ def test_implementation_with_other_grades_is_never_chosen(monkeypatch: pytest.Mo
 def test_implementation_that_depends_on_its_company_is_never_chosen() -> None:
     class Crowded(Wrong):
         def read(self, batch: GraphBatch) -> Averages:
-            self._off = 0.01 if batch.graphs > 1 and len(batch.edge_relation_E) % batch.graphs else 0.0
+            self._off = (
+                0.01 if batch.graphs > 1 and len(batch.edge_relation_E) % batch.graphs else 0.0
+            )
             return super().read(batch)
 
     def make(model: UniversalTemporalGNN, implementation: Implementation) -> Network:
@@ -89,7 +102,9 @@ def test_network_that_no_implementation_runs_is_refused() -> None:
     made = small()
     with torch.no_grad():
         made.model.trend.bias_MD.fill_(torch.nan)
-    with pytest.raises(CheckpointError, match="found none; replace the checkpoint: network float32 x1: refused"):
+    with pytest.raises(
+        CheckpointError, match="found none; replace the checkpoint: network float32 x1: refused"
+    ):
         choose(made.model, 1)
 
 

@@ -49,7 +49,9 @@ async def test_application_that_fails_or_does_not_come_is_told(stage: Stage):
             "applications": [
                 {
                     "name": "diagnostics",
-                    "deployments": [{"name": "Ingress", "user_config": {"traffic": {"releases": []}}}],
+                    "deployments": [
+                        {"name": "Ingress", "user_config": {"traffic": {"releases": []}}}
+                    ],
                 }
             ]
         }
@@ -71,7 +73,10 @@ def test_replica_that_failed_to_start_is_a_failure_before_serve_gives_up():
         {
             "status": "DEPLOYING",
             "deployments": {
-                "Model": {"status": "UPDATING", "message": "The deployment failed to start 1 times: ValueError: no"}
+                "Model": {
+                    "status": "UPDATING",
+                    "message": "The deployment failed to start 1 times: ValueError: no",
+                }
             },
         }
     )
@@ -87,7 +92,10 @@ def test_token_is_found_where_ray_looks_for_it(tmp_path: Path):
     named.write_text("named\n")
     assert ray_token({}, tmp_path) == "home"
     assert ray_token({"RAY_AUTH_TOKEN_PATH": str(named)}, tmp_path) == "named"
-    assert ray_token({"RAY_AUTH_TOKEN_PATH": str(named), "RAY_AUTH_TOKEN": "given"}, tmp_path) == "given"
+    assert (
+        ray_token({"RAY_AUTH_TOKEN_PATH": str(named), "RAY_AUTH_TOKEN": "given"}, tmp_path)
+        == "given"
+    )
     with pytest.raises(ReleaseError, match="RAY_AUTH_TOKEN_PATH"):
         ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path)
 

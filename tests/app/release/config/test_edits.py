@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import SettingsError
-from app.release.config.edits import Placement, with_shadows, with_version, with_weights, without_version
+from app.release.config.edits import (
+    Placement,
+    with_shadows,
+    with_version,
+    with_weights,
+    without_version,
+)
 from tests.system import PROJECT_DIR
 
 TEXT = (PROJECT_DIR / "serve_config.yaml").read_text()
@@ -19,20 +25,26 @@ def changed_lines(before: str, after: str) -> list[tuple[str, str]]:
 
 
 def releases(text: str) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = yaml.safe_load(text)["applications"][0]["deployments"][0]["user_config"][
-        "traffic"
-    ]["releases"]
+    found: list[dict[str, object]] = yaml.safe_load(text)["applications"][0]["deployments"][0][
+        "user_config"
+    ]["traffic"]["releases"]
     return found
 
 
 def test_weights_change_two_lines_and_nothing_else():
     after = with_weights(TEXT, {"1": 87.5, "2": 12.5})
-    assert changed_lines(TEXT, after) == [("weight: 100", "weight: 87.5"), ("weight: 0", "weight: 12.5")]
+    assert changed_lines(TEXT, after) == [
+        ("weight: 100", "weight: 87.5"),
+        ("weight: 0", "weight: 12.5"),
+    ]
 
 
 def test_very_small_weight_is_written_as_a_number():
     after = with_weights(TEXT, {"1": 99.99999, "2": 0.00001})
-    assert changed_lines(TEXT, after) == [("weight: 100", "weight: 99.99999"), ("weight: 0", "weight: 0.00001")]
+    assert changed_lines(TEXT, after) == [
+        ("weight: 100", "weight: 99.99999"),
+        ("weight: 0", "weight: 0.00001"),
+    ]
     assert [item["weight"] for item in releases(after)] == [99.99999, 1e-05]
 
 
@@ -108,7 +120,8 @@ def test_layout_written_by_a_program_can_be_edited_too():
 
 def test_comment_on_the_copied_application_is_not_copied():
     text = TEXT.replace(
-        "      checkpoint: app/weights/1\n", "      # trained by Ann\n      checkpoint: app/weights/1\n"
+        "      checkpoint: app/weights/1\n",
+        "      # trained by Ann\n      checkpoint: app/weights/1\n",
     )
     after = with_version(text, THREE, "1")
     assert after.count("trained by Ann") == 1
@@ -127,7 +140,11 @@ def test_anchor_in_the_copied_application_is_not_defined_twice():
 def test_list_in_brackets_is_refused_with_what_to_do():
     data = yaml.safe_load(TEXT)
     start, end = TEXT.index("              - version:"), TEXT.index("          thresholds:")
-    text = TEXT[:start].rstrip() + f" {yaml.safe_dump(releases(TEXT), default_flow_style=True).strip()}\n" + TEXT[end:]
+    text = (
+        TEXT[:start].rstrip()
+        + f" {yaml.safe_dump(releases(TEXT), default_flow_style=True).strip()}\n"
+        + TEXT[end:]
+    )
     assert yaml.safe_load(text) == data
     with pytest.raises(SettingsError, match="block style"):
         with_version(text, THREE, "1")
@@ -139,7 +156,9 @@ def test_list_in_brackets_is_refused_with_what_to_do():
 def test_any_weight_is_read_as_it_was_written(weight: float):
     weight = round(weight, 4)
     after = with_weights(TEXT, {"1": weight, "2": round(100 - weight, 4)})
-    assert [item["weight"] for item in releases(after)] == pytest.approx([weight, 100 - weight], abs=1e-4)
+    assert [item["weight"] for item in releases(after)] == pytest.approx(
+        [weight, 100 - weight], abs=1e-4
+    )
 
 
 def shadows(text: str) -> list[str] | None:
@@ -160,7 +179,11 @@ def test_shadows_are_one_line_behind_the_releases_and_go_with_the_last():
 
 
 @pytest.mark.parametrize(
-    "written", ["            # who looks on\n            shadows: []\n", "            shadows: []  # who looks on\n"]
+    "written",
+    [
+        "            # who looks on\n            shadows: []\n",
+        "            shadows: []  # who looks on\n",
+    ],
 )
 def test_key_that_a_comment_is_about_stays(written: str):
     text = TEXT.replace("          thresholds:\n", written + "          thresholds:\n")
@@ -180,7 +203,9 @@ def test_shadows_a_line_each_keep_their_comments():
     one = with_shadows(text, ["2"])
     assert shadows(one) == ["2"]
     assert one == text.replace(lines[1] + "\n", "")
-    assert with_shadows(one, ["2", "1"]) == one.replace(lines[3], lines[3] + '\n              - "1"')
+    assert with_shadows(one, ["2", "1"]) == one.replace(
+        lines[3], lines[3] + '\n              - "1"'
+    )
     none = with_shadows(text, [])
     assert shadows(none) == []
     assert "# the challenger" in none

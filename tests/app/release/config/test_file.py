@@ -24,7 +24,10 @@ def test_file_is_replaced_and_keeps_its_mode(path: Path):
     assert path.read_text() == after.text != before.text
     assert [release.weight for release in after.config.traffic.releases] == [90, 10]
     assert path.stat().st_mode & 0o777 == 0o640
-    assert sorted(item.name for item in path.parent.iterdir()) == [".serve_config.yaml.lock", "serve_config.yaml"]
+    assert sorted(item.name for item in path.parent.iterdir()) == [
+        ".serve_config.yaml.lock",
+        "serve_config.yaml",
+    ]
 
 
 def test_file_that_changed_since_it_was_read_is_left_alone(path: Path):
@@ -78,7 +81,9 @@ def test_of_two_commands_at_the_same_moment_one_wins_and_the_other_is_told(path:
             shutil.copy(PROJECT_DIR / "serve_config.yaml", path)
 
 
-def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_one_works(path: Path):
+def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_one_works(
+    path: Path,
+):
     script = Path(__file__).with_name("killed_writer.py")
     done = subprocess.run(
         [sys.executable, str(script), str(path)],
@@ -95,7 +100,10 @@ def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_
     assert old > 20
     assert new > 10
     # the last one came through: nothing is left of those that were killed
-    assert sorted(item.name for item in path.parent.iterdir()) == [".serve_config.yaml.lock", "serve_config.yaml"]
+    assert sorted(item.name for item in path.parent.iterdir()) == [
+        ".serve_config.yaml.lock",
+        "serve_config.yaml",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ def test_weights_are_read():
     assert parse_weights(["3=90", "4=10"]) == {"3": 90.0, "4": 10.0}
 
 
-@pytest.mark.parametrize("parts", [["3"], ["3=x"], ["=3"], ["3=-1", "4=101"], ["3=50"], ["3=50", "3=50"], ["3=nan"]])
+@pytest.mark.parametrize(
+    "parts", [["3"], ["3=x"], ["=3"], ["3=-1", "4=101"], ["3=50"], ["3=50", "3=50"], ["3=nan"]]
+)
 def test_what_are_no_weights_is_refused(parts: list[str]):
     with pytest.raises(InputError, match="expected"):
         parse_weights(parts)
@@ -29,7 +31,12 @@ def test_what_are_no_steps_is_refused(text: str):
 
 
 def test_what_is_left_stays_among_the_others_in_proportion():
-    assert with_share({"1": 75, "2": 25, "3": 0, "4": 0}, "3", 20) == {"1": 60, "2": 20, "3": 20, "4": 0}
+    assert with_share({"1": 75, "2": 25, "3": 0, "4": 0}, "3", 20) == {
+        "1": 60,
+        "2": 20,
+        "3": 20,
+        "4": 0,
+    }
 
 
 def test_only_version_cant_be_given_less_than_all():

@@ -11,7 +11,14 @@ from starlette.requests import ClientDisconnect
 
 from app.core.errors import ModelUnavailable
 from app.core.settings import PROJECT_DIR
-from app.serving.fastpath.disconnect_monitor import ANSWER_S, ARRIVED, NO_WATCH, Callers, Unwatched, middlewares
+from app.serving.fastpath.disconnect_monitor import (
+    ANSWER_S,
+    ARRIVED,
+    NO_WATCH,
+    Callers,
+    Unwatched,
+    middlewares,
+)
 from app.serving.http.routes.common import read_body
 
 Message = MutableMapping[str, Any]
@@ -37,7 +44,11 @@ class Connection:
         if self.parts:
             await self._given.wait()
             self._given.clear()
-            return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
+            return {
+                "type": "http.request",
+                "body": self.parts.pop(0),
+                "more_body": bool(self.parts),
+            }
         await self._closed.wait()
         return {"type": "http.disconnect"}
 
@@ -71,7 +82,11 @@ async def test_caller_that_waits_too_long_is_told_so():
 async def test_caller_whose_body_does_not_come_is_given_up_too():
     connection = Connection(b"{}")
     with pytest.raises(ModelUnavailable):
-        await answer(Callers(look_s=0.01, answer_s=0.05), connection, asyncio.get_running_loop().create_future())
+        await answer(
+            Callers(look_s=0.01, answer_s=0.05),
+            connection,
+            asyncio.get_running_loop().create_future(),
+        )
 
 
 async def test_nothing_of_a_body_is_taken_away():
@@ -92,7 +107,9 @@ async def test_nothing_of_a_body_is_taken_away():
 async def test_what_others_cancel_stays_cancelled():
     connection = Connection(b"{}")
     connection.give()
-    task = asyncio.create_task(answer(Callers(), connection, asyncio.get_running_loop().create_future()))
+    task = asyncio.create_task(
+        answer(Callers(), connection, asyncio.get_running_loop().create_future())
+    )
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -103,7 +120,10 @@ async def test_one_that_can_not_be_watched_hides_no_other(caplog: pytest.LogCapt
     callers, loop = Callers(look_s=0.01), asyncio.get_running_loop()
     bad, good = Connection(b"{}"), Connection(b"{}")
     works = [loop.create_future(), loop.create_future()]
-    tasks = [asyncio.create_task(answer(callers, each, work)) for each, work in zip((bad, good), works, strict=True)]
+    tasks = [
+        asyncio.create_task(answer(callers, each, work))
+        for each, work in zip((bad, good), works, strict=True)
+    ]
     for each in (bad, good):
         each.give()
     await asyncio.sleep(0)
@@ -135,7 +155,10 @@ async def test_time_runs_from_when_the_request_came():
     connection = Connection(b"{}")
     connection.give()
     arrived = asyncio.get_running_loop().time() - 59.95
-    with pytest.raises(ModelUnavailable), Callers(look_s=0.01).watching({ARRIVED: arrived}, connection.receive):
+    with (
+        pytest.raises(ModelUnavailable),
+        Callers(look_s=0.01).watching({ARRIVED: arrived}, connection.receive),
+    ):
         await asyncio.wait_for(asyncio.get_running_loop().create_future(), 5.0)
 
 
@@ -177,7 +200,9 @@ def test_serve_watches_by_itself_outside_a_replica():
         ("POST", "/v1/diagnoses/batch", {b"a": b"b", b"x-request-timeout-seconds": b"5"}),
     ],
 )
-async def test_serve_is_told_not_to_watch_watched_paths_alone(method: str, path: str, expected: dict[bytes, bytes]):
+async def test_serve_is_told_not_to_watch_watched_paths_alone(
+    method: str, path: str, expected: dict[bytes, bytes]
+):
     seen: list[dict[bytes, bytes]] = []
 
     async def inner(scope: Message, *_: object) -> None:
@@ -198,6 +223,11 @@ async def test_trace_that_can_not_be_read_counts_as_not_given(name: bytes):
         seen.append(scope["headers"])
 
     for value in (b"\xff\xfe", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
-        scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": [(b"a", b"\xff"), (name, value)]}
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/metrics",
+            "headers": [(b"a", b"\xff"), (name, value)],
+        }
         await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
     assert seen == [[(b"a", b"\xff")], [(b"a", b"\xff"), (name, value)]]

@@ -17,7 +17,13 @@ from app.model.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.serving.graph_builder import builder as graph_builder
 from app.serving.graph_builder.builder import GraphBuilder
-from app.serving.rpc.messages import BuildAnswer, BuildCall, VersionDescription, WindowInput, build_call
+from app.serving.rpc.messages import (
+    BuildAnswer,
+    BuildCall,
+    VersionDescription,
+    WindowInput,
+    build_call,
+)
 from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow
 from tests.app.serving.conftest import LocalChain
@@ -28,7 +34,9 @@ def call_of(application: str, digest: str, windows: list[WindowInput]) -> BuildC
 
 
 def call(application: str, digest: str, windows: int = 1) -> BuildCall:
-    return call_of(application, digest, [WindowInput(rig_equipment(), values(row)) for row in range(windows)])
+    return call_of(
+        application, digest, [WindowInput(rig_equipment(), values(row)) for row in range(windows)]
+    )
 
 
 def stored(values_SN: Floats, equipment: Equipment, grid_us: int | None = None) -> StoredWindow:
@@ -51,7 +59,9 @@ def stored(values_SN: Floats, equipment: Equipment, grid_us: int | None = None) 
     )
 
 
-async def build(local: LocalChain, windows: list[WindowInput], builder: GraphBuilder | None = None) -> BuildAnswer:
+async def build(
+    local: LocalChain, windows: list[WindowInput], builder: GraphBuilder | None = None
+) -> BuildAnswer:
     digest = (await local.describe("model-1")).spec_digest
     made = call_of("model-1", digest, windows)
     # as between replicas
@@ -68,12 +78,18 @@ def same(mine: GraphBatch | WindowQuality, theirs: GraphBatch | WindowQuality) -
     for name in mine.__slots__:
         one, other = getattr(mine, name), getattr(theirs, name)
         if isinstance(one, np.ndarray):
-            assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes()), name
+            assert (one.dtype, one.shape, one.tobytes()) == (
+                other.dtype,
+                other.shape,
+                other.tobytes(),
+            ), name
         else:
             assert one == other, name
 
 
-async def test_version_that_hangs_holds_up_no_other(local: LocalChain, monkeypatch: pytest.MonkeyPatch):
+async def test_version_that_hangs_holds_up_no_other(
+    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(graph_builder, "DESCRIBE_S", 0.3)
     digest = (await local.describe("model-2")).spec_digest
 
@@ -104,8 +120,13 @@ async def test_windows_of_one_topology_are_one_group_and_equal_to_each_alone(loc
     (group,) = (await build(local, windows)).groups
     assert group.positions == tuple(range(6))
     spec = await spec_of(local)
-    features = [window_features(values_SN, machine, spec) for machine, values_SN in zip(machines, gappy, strict=True)]
-    graphs = [build_graph(machine, each, spec) for machine, each in zip(machines, features, strict=True)]
+    features = [
+        window_features(values_SN, machine, spec)
+        for machine, values_SN in zip(machines, gappy, strict=True)
+    ]
+    graphs = [
+        build_graph(machine, each, spec) for machine, each in zip(machines, features, strict=True)
+    ]
     same(group.graph, concatenate(graphs))
     same(group.graphs([4, 1]), concatenate([graphs[4], graphs[1]]))
     summaries = group.summary.windows(machines[0].sensor_ids)
@@ -127,7 +148,11 @@ async def test_topologies_travel_once_and_machines_of_one_topology_share_a_plan(
     builder = GraphBuilder(local.describe)
     shorter = rig_equipment("short").model_copy(update={"connections": ()})
     vars(shorter).pop("structure_digest", None)
-    machines = [rig_equipment("a"), shorter, rig_equipment("b").model_copy(update={"name": "the second"})]
+    machines = [
+        rig_equipment("a"),
+        shorter,
+        rig_equipment("b").model_copy(update={"name": "the second"}),
+    ]
     windows = [WindowInput(machine, values(0)) for machine in machines]
     assert [len(call_of("model-1", "", windows).topologies), len(planned)] == [2, 0]
     for _ in range(2):
@@ -146,7 +171,9 @@ async def test_plans_that_are_kept_are_bounded(local: LocalChain, monkeypatch: p
         assert len(builder._known) == 1
 
 
-async def test_large_windows_are_worked_on_a_few_at_a_time(local: LocalChain, monkeypatch: pytest.MonkeyPatch):
+async def test_large_windows_are_worked_on_a_few_at_a_time(
+    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(graph_builder, "MAX_VALUES_AT_ONCE", 2 * 17 * 60 + 1)
     answer = await build(local, [WindowInput(rig_equipment(), values(row)) for row in range(5)])
     assert [group.positions for group in answer.groups] == [(0, 1), (2, 3), (4,)]
@@ -170,13 +197,19 @@ async def test_topology_that_does_not_fit_the_version_fails_alone(local: LocalCh
     data = rig_equipment("odd").model_dump(mode="json")
     data["steps"] = 6
     answer = await build(
-        local, [WindowInput(Equipment.model_validate(data), values(0)), WindowInput(rig_equipment(), values(0))]
+        local,
+        [
+            WindowInput(Equipment.model_validate(data), values(0)),
+            WindowInput(rig_equipment(), values(0)),
+        ],
     )
     assert [group.positions for group in answer.groups] == [(1,)]
     assert isinstance(answer.errors[0], WindowError)
 
 
-async def test_unexpected_error_of_one_window_disturbs_no_other(local: LocalChain, monkeypatch: pytest.MonkeyPatch):
+async def test_unexpected_error_of_one_window_disturbs_no_other(
+    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+):
     original = graph_builder.build_windows
     poisoned = values(1)
 
@@ -186,7 +219,12 @@ async def test_unexpected_error_of_one_window_disturbs_no_other(local: LocalChai
         return original(values_WSN, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(graph_builder, "build_windows", fail_on_poison)
-    answer = await build(local, [WindowInput(rig_equipment(f"rig-{row}"), values(row)) for row in range(3)])
+    answer = await build(
+        local, [WindowInput(rig_equipment(f"rig-{row}"), values(row)) for row in range(3)]
+    )
     assert [group.positions for group in answer.groups] == [(0,), (2,)]
     assert isinstance(answer.errors[1], HydraulicDiagnosticsError)
-    assert "expected a graph of 'rig-1', found an error of our own (IndexError)" in answer.errors[1].message
+    assert (
+        "expected a graph of 'rig-1', found an error of our own (IndexError)"
+        in answer.errors[1].message
+    )

@@ -41,7 +41,9 @@ async def test_request_has_one_line_with_its_route_status_time_and_trace(
 ):
     logger, lines = logging.getLogger(ACCESS_LOGGER), []
     caplog.set_level(logging.INFO, ACCESS_LOGGER)
-    monkeypatch.setattr(logger, "handle", lambda record: lines.append(orjson.loads(JsonFormatter().format(record))))
+    monkeypatch.setattr(
+        logger, "handle", lambda record: lines.append(orjson.loads(JsonFormatter().format(record)))
+    )
     sent = await ask(Metrics())
     assert (b"x-trace-id", TRACE.encode()) in sent[0]["headers"]
     (line,) = lines
@@ -64,5 +66,8 @@ async def test_requests_are_counted_by_route_and_status():
     await ask(metrics)
     await ask(metrics)
     text = metrics.exposition().decode()
-    assert 'hydraulic_http_requests_total{method="POST",route="/v1/diagnoses",status="200"} 2.0' in text
+    assert (
+        'hydraulic_http_requests_total{method="POST",route="/v1/diagnoses",status="200"} 2.0'
+        in text
+    )
     assert 'hydraulic_http_request_seconds_count{route="/v1/diagnoses"} 2.0' in text

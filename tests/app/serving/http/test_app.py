@@ -27,7 +27,10 @@ def fresh_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rig_request(row: int = 0, **changes: object) -> dict[str, object]:
-    return {"equipment_id": "hydraulic-rig", "readings": inline_readings(rig_cycle(row)[0], START)} | changes
+    return {
+        "equipment_id": "hydraulic-rig",
+        "readings": inline_readings(rig_cycle(row)[0], START),
+    } | changes
 
 
 def readings_of(row: int, start: datetime) -> list[dict[str, object]]:
@@ -74,7 +77,8 @@ async def test_stored_and_inline_readings_give_equal_health(client: httpx.AsyncC
     posted = await client.post("/v1/readings", json=readings_of(700, start))
     assert posted.json()["accepted"] == 17 * 60
     stored = await client.post(
-        "/v1/diagnoses", json={"equipment_id": "hydraulic-rig", "at": (start + timedelta(minutes=1)).isoformat()}
+        "/v1/diagnoses",
+        json={"equipment_id": "hydraulic-rig", "at": (start + timedelta(minutes=1)).isoformat()},
     )
     inline = await client.post("/v1/diagnoses", json=rig_request(700))
     assert stored.json()["window"] == inline.json()["window"]
@@ -84,11 +88,18 @@ async def test_stored_and_inline_readings_give_equal_health(client: httpx.AsyncC
 
 
 async def test_inline_topology_needs_no_registration(client: httpx.AsyncClient):
-    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "unregistered", "design": "hydraulic-rig"}
-    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="unregistered", equipment=topology))
+    topology = rig_equipment().model_dump(mode="json") | {
+        "equipment_id": "unregistered",
+        "design": "hydraulic-rig",
+    }
+    answer = await client.post(
+        "/v1/diagnoses", json=rig_request(equipment_id="unregistered", equipment=topology)
+    )
     assert answer.status_code == 200
     del topology["equipment_id"]
-    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="unregistered", equipment=topology))
+    answer = await client.post(
+        "/v1/diagnoses", json=rig_request(equipment_id="unregistered", equipment=topology)
+    )
     assert answer.status_code == 200
 
 
@@ -97,26 +108,40 @@ async def test_inline_topology_needs_no_registration(client: httpx.AsyncClient):
     [
         ({"equipment": {"components": []}}, "components"),
         (
-            {"equipment": {"equipment_id": "other"} | {"components": [], "grid_s": 1, "window_s": 1, "steps": 2}},
+            {
+                "equipment": {"equipment_id": "other"}
+                | {"components": [], "grid_s": 1, "window_s": 1, "steps": 2}
+            },
             "components",
         ),
         ({"at": START}, "at"),
     ],
 )
-async def test_contradicting_request_is_a_problem(client: httpx.AsyncClient, changes: dict[str, object], field: str):
+async def test_contradicting_request_is_a_problem(
+    client: httpx.AsyncClient, changes: dict[str, object], field: str
+):
     await ready(client)
     answer = await client.post("/v1/diagnoses", json=rig_request(**changes))
     assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
 async def test_inline_topology_without_readings_is_a_problem(client: httpx.AsyncClient):
-    answer = await client.post("/v1/diagnoses", json={"equipment_id": "x", "equipment": {"components": []}})
+    answer = await client.post(
+        "/v1/diagnoses", json={"equipment_id": "x", "equipment": {"components": []}}
+    )
     assert (answer.status_code, answer.json()["field"]) == (422, "readings")
 
 
-async def test_machine_of_another_design_says_that_its_sensors_are_not_known(client: httpx.AsyncClient):
-    topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "press", "design": "press"}
-    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="press", equipment=topology))
+async def test_machine_of_another_design_says_that_its_sensors_are_not_known(
+    client: httpx.AsyncClient,
+):
+    topology = rig_equipment().model_dump(mode="json") | {
+        "equipment_id": "press",
+        "design": "press",
+    }
+    answer = await client.post(
+        "/v1/diagnoses", json=rig_request(equipment_id="press", equipment=topology)
+    )
     body = answer.json()
     assert (answer.status_code, body["status"]) == (200, "insufficient_evidence")
     assert "trained on for design 'press'" in body["reasons"][0]
@@ -128,7 +153,9 @@ async def test_sensors_that_are_left_out_are_told(client: httpx.AsyncClient):
     values = rig_cycle(0)[0]
     del values["PS1"]
     values["PS2"] = [5.0] * 60
-    answer = await client.post("/v1/diagnoses", json=rig_request(readings=inline_readings(values, START)))
+    answer = await client.post(
+        "/v1/diagnoses", json=rig_request(readings=inline_readings(values, START))
+    )
     assert answer.json()["input"]["missing_sensors"] == ["PS1"]
     assert answer.json()["input"]["faulty_sensors"] == [{"sensor_id": "PS2", "reason": "frozen"}]
 
@@ -171,21 +198,30 @@ async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: 
     assert [(item["version"], item["available"]) for item in models] == [("1", False), ("2", True)]
 
 
-async def test_no_version_at_all_is_503_with_retry_after(client: httpx.AsyncClient, local: LocalChain):
+async def test_no_version_at_all_is_503_with_retry_after(
+    client: httpx.AsyncClient, local: LocalChain
+):
     await ready(client)
     local.broken |= {"model-1", "model-2"}
     answer = await client.post("/v1/diagnoses", json=rig_request())
-    assert (answer.status_code, answer.json()["type"]) == (503, "urn:hydraulic-diagnostics:problem:model-unavailable")
+    assert (answer.status_code, answer.json()["type"]) == (
+        503,
+        "urn:hydraulic-diagnostics:problem:model-unavailable",
+    )
     assert int(answer.headers["retry-after"]) > 0
     readiness = await client.get("/health/ready")
     assert (readiness.status_code, readiness.json()["versions"]) == (503, {"1": False})
 
 
-async def test_traffic_tells_which_version_answers_for_an_equipment(client: httpx.AsyncClient, versions: VersionRouter):
+async def test_traffic_tells_which_version_answers_for_an_equipment(
+    client: httpx.AsyncClient, versions: VersionRouter
+):
     versions.set_traffic(split(50, 50))
     told = (await client.get("/v1/traffic", params={"equipment_id": "machine-1"})).json()
     topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "machine-1"}
-    answer = await client.post("/v1/diagnoses", json=rig_request(equipment_id="machine-1", equipment=topology))
+    answer = await client.post(
+        "/v1/diagnoses", json=rig_request(equipment_id="machine-1", equipment=topology)
+    )
     assert answer.json()["model_version"] == told["version"]
 
 
@@ -217,7 +253,9 @@ async def test_hysteresis_looks_at_stored_windows_only(client: httpx.AsyncClient
     assert service.diagnostics._states == {}
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"items": []}', b'{"items": 3}', b'{"items": [], "x": 1}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"items": []}', b'{"items": 3}', b'{"items": [], "x": 1}']
+)
 async def test_batch_that_is_none_is_a_problem(client: httpx.AsyncClient, body: bytes):
     answer = await client.post("/v1/diagnoses/batch", content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
@@ -253,7 +291,11 @@ async def test_scopes_are_kept_apart(client: httpx.AsyncClient, store: Store):
     secret = (await store.create_key("reader", ["read"])).secret
     client.headers["authorization"] = f"Bearer {secret}"
     assert (await client.get("/v1/equipment")).status_code == 200
-    for method, path in (("POST", "/v1/readings"), ("POST", "/v1/diagnoses"), ("PUT", "/v1/equipment/x")):
+    for method, path in (
+        ("POST", "/v1/readings"),
+        ("POST", "/v1/diagnoses"),
+        ("PUT", "/v1/equipment/x"),
+    ):
         answer = await client.request(method, path, content=b"{}")
         assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (403, "forbidden")
 
@@ -281,17 +323,32 @@ async def test_path_that_names_no_possible_equipment_is_unknown_without_the_stor
         monkeypatch.setattr(store, name, refuse)
     for path in (f"/v1/equipment/{bad}", f"/v1/equipment/{bad}/diagnoses"):
         answer = await client.get(path)
-        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (404, "unknown-equipment")
+        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (
+            404,
+            "unknown-equipment",
+        )
     for diagnosis_id in (bad, "A" * 32, "a" * 31):
         answer = await client.get(f"/v1/diagnoses/{diagnosis_id}")
-        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (404, "unknown-diagnosis")
+        assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (
+            404,
+            "unknown-diagnosis",
+        )
 
 
 @pytest.mark.parametrize("field", ["start", "end"])
 @pytest.mark.parametrize(
-    "at", ["5", "1769857200", "1969-12-31T23:59:59Z", "2200-01-01T00:00:01Z", "9999-12-31T23:59:59-14:00"]
+    "at",
+    [
+        "5",
+        "1769857200",
+        "1969-12-31T23:59:59Z",
+        "2200-01-01T00:00:01Z",
+        "9999-12-31T23:59:59-14:00",
+    ],
 )
-async def test_history_outside_its_years_or_by_numbers_is_a_problem(client: httpx.AsyncClient, field: str, at: str):
+async def test_history_outside_its_years_or_by_numbers_is_a_problem(
+    client: httpx.AsyncClient, field: str, at: str
+):
     await ready(client)
     answer = await client.get("/v1/equipment/hydraulic-rig/diagnoses", params={field: at})
     assert (answer.status_code, answer.json()["field"]) == (422, field)
@@ -313,17 +370,29 @@ async def test_rejected_readings_are_counted(client: httpx.AsyncClient):
     assert len(answer.json()["rejected"]) == 1
     assert "rejected_count" not in answer.json()  # the list is whole
     answer = await client.post("/v1/readings", json=[3] * 1_500)
-    assert (answer.status_code, answer.json()["rejected_count"], len(answer.json()["rejected"])) == (422, 1_500, 1_000)
+    assert (
+        answer.status_code,
+        answer.json()["rejected_count"],
+        len(answer.json()["rejected"]),
+    ) == (422, 1_500, 1_000)
 
 
-@pytest.mark.parametrize("body", ['{"\\ud800": 1}', '{"\\ud800": 1, "\\ud800": 1}', '{"equipment_id": "\\ud800"}'])
-async def test_half_of_a_surrogate_pair_is_a_problem_of_the_topology(client: httpx.AsyncClient, body: str):
+@pytest.mark.parametrize(
+    "body", ['{"\\ud800": 1}', '{"\\ud800": 1, "\\ud800": 1}', '{"equipment_id": "\\ud800"}']
+)
+async def test_half_of_a_surrogate_pair_is_a_problem_of_the_topology(
+    client: httpx.AsyncClient, body: str
+):
     answer = await client.put("/v1/equipment/press", content=body)
     assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (422, "topology")
 
 
 async def test_wrong_method_is_told_which_there_are(client: httpx.AsyncClient):
-    for path, allow in (("/v1/equipment/press", "GET, PUT"), ("/health/live", "GET, HEAD"), ("/v1/readings", "POST")):
+    for path, allow in (
+        ("/v1/equipment/press", "GET, PUT"),
+        ("/health/live", "GET, HEAD"),
+        ("/v1/readings", "POST"),
+    ):
         answer = await client.delete(path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allow)
 
@@ -345,7 +414,10 @@ async def test_invented_methods_count_as_other(client: httpx.AsyncClient):
 async def test_caller_that_leaves_is_no_error_of_ours(
     client: httpx.AsyncClient, service: Service, caplog: pytest.LogCaptureFixture
 ):
-    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
     sent = []
 
     async def receive() -> dict[str, object]:
@@ -355,7 +427,13 @@ async def test_caller_that_leaves_is_no_error_of_ours(
         sent.append(message)
 
     headers = [(b"authorization", client.headers["authorization"].encode())]
-    scope = {"type": "http", "method": "POST", "path": "/v1/diagnoses", "query_string": b"", "headers": headers}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/diagnoses",
+        "query_string": b"",
+        "headers": headers,
+    }
     with caplog.at_level("INFO"):
         await build_api(service)(scope | {"http_version": "1.1"}, receive, send)
     assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []

@@ -47,7 +47,8 @@ async def test_key_with_the_scope_passes_by_either_header():
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"authorization": "Basic abc"}, {"authorization": "Bearer "}, {"x-api-key": " "}]
+    "headers",
+    [{}, {"authorization": "Basic abc"}, {"authorization": "Bearer "}, {"x-api-key": " "}],
 )
 async def test_no_key_is_told_how_to_send_one(headers: dict[str, str]):
     with pytest.raises(Unauthenticated, match="Authorization: Bearer KEY"):

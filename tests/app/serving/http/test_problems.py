@@ -85,7 +85,12 @@ def test_unavailable_says_when_to_try_again():
 def test_trace_id_comes_from_the_caller_or_is_made():
     assert trace_id_of(f"00-{TRACE}-b7ad6b7169203331-01") == TRACE
     assert len(trace_id_of("")) == 32
-    for bad in ("", "00-xyz-1-01", f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE[:-1]}G-b7ad6b7169203331-01"):
+    for bad in (
+        "",
+        "00-xyz-1-01",
+        f"00-{'0' * 32}-b7ad6b7169203331-01",
+        f"00-{TRACE[:-1]}G-b7ad6b7169203331-01",
+    ):
         assert trace_id_of(bad) not in (bad, "0" * 32)
 
 
@@ -103,4 +108,7 @@ def test_half_of_a_surrogate_pair_is_told_as_an_escape():
 
 
 def test_further_headers_are_passed_on():
-    assert respond(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers["allow"] == "GET"
+    assert (
+        respond(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers["allow"]
+        == "GET"
+    )

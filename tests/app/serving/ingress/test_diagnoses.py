@@ -47,7 +47,9 @@ async def registered(store: Store) -> None:
     await store.put_equipment(rig_equipment())
 
 
-async def outcomes(diagnostics: Diagnostics, items: list[DiagnosisRequest | Exception]) -> dict[int, Outcome]:
+async def outcomes(
+    diagnostics: Diagnostics, items: list[DiagnosisRequest | Exception]
+) -> dict[int, Outcome]:
     return dict([pair async for pairs in diagnostics.answer_many(items) for pair in pairs])
 
 
@@ -68,7 +70,12 @@ async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alo
     poison = {**rig_equipment().model_dump(mode="json", exclude={"equipment_id"}), "name": "poison"}
     found = await outcomes(diagnostics, [inline(), inline(), inline(equipment=poison), inline()])
     assert sorted(found) == [0, 1, 2, 3]
-    assert [type(found[index]).__name__ for index in range(4)] == ["bytes", "bytes", "KeyError", "bytes"]
+    assert [type(found[index]).__name__ for index in range(4)] == [
+        "bytes",
+        "bytes",
+        "KeyError",
+        "bytes",
+    ]
     assert calls == 5  # together, then each alone
 
 
@@ -88,13 +95,20 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 
     monkeypatch.setattr(machines, "remembered_of", fail_once)
     found = await outcomes(diagnostics, [inline(), inline(), inline()])
-    assert sorted(type(outcome).__name__ for outcome in found.values()) == ["KeyError", "bytes", "bytes"]
+    assert sorted(type(outcome).__name__ for outcome in found.values()) == [
+        "KeyError",
+        "bytes",
+        "bytes",
+    ]
 
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("single", ["none", "answered", "waits"])
 async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
-    diagnostics: Diagnostics, machines: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch, single: str
+    diagnostics: Diagnostics,
+    machines: EquipmentRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    single: str,
 ):
     monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
     monkeypatch.setattr(module, "RECENT_S", 600.0 if single == "answered" else 0.0)
@@ -147,9 +161,17 @@ async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes
     await store.put_equipment(rig)
     start_us = round(NOW.timestamp() * 1e6) - 60_000_000
     for name in rig.sensor_ids[2:]:  # two are missing
-        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, rig_cycle(0)[0][name])
+        await store.ingest(
+            rig.equipment_id,
+            [name] * 60,
+            start_us + np.arange(60) * 1_000_000,
+            rig_cycle(0)[0][name],
+        )
     local.broken = {"model-1"} if broken else set()
-    for request in (DiagnosisRequest(equipment_id=rig.equipment_id, explain=explain), inline(explain=explain)):
+    for request in (
+        DiagnosisRequest(equipment_id=rig.equipment_id, explain=explain),
+        inline(explain=explain),
+    ):
         body = await diagnostics.answer(request)
         made = Diagnosis.model_validate_json(body)
         assert made.model_dump_json().encode() == body
@@ -192,7 +214,9 @@ async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_sta
 
 
 @pytest.mark.usefixtures("registered")
-async def test_evidence_of_a_large_machine_is_refused(diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch):
+async def test_evidence_of_a_large_machine_is_refused(
+    diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(requests, "MAX_EXPLAINED_SENSORS", 16)
     with pytest.raises(LimitExceeded, match="found 17"):
         await diagnostics.answer(inline(explain=True))
@@ -218,7 +242,9 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
     known = Known(monkeypatch)
     rig = rig_equipment()
     values_SN = np.stack([rig_cycle(0)[0][name] for name in rig.sensor_ids]).astype(np.float32)
-    (scored,) = await versions.score([module.WindowToScore(module.WindowInput(rig, values_SN), None, explain=False)])
+    (scored,) = await versions.score(
+        [module.WindowToScore(module.WindowInput(rig, values_SN), None, explain=False)]
+    )
     assert isinstance(scored, module.Scored)
     base = round(NOW.timestamp() * 1e6) // rig.grid_us
 
@@ -247,7 +273,9 @@ async def test_topology_that_another_replica_changed_counts_at_once(
     start_us = round(NOW.timestamp() * 1e6) - 60_000_000
     values = {name: rig_cycle(0)[0][name] for name in rig.sensor_ids}
     for name in rig.sensor_ids:
-        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, values[name])
+        await store.ingest(
+            rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, values[name]
+        )
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
     first = Diagnosis.model_validate_json(await diagnostics.answer(request))
     assert first.topology_revision == rig.revision
@@ -265,7 +293,12 @@ async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_cha
     await store.put_equipment(rig)
     start_us = round(NOW.timestamp() * 1e6) - 60_000_000
     for name in rig.sensor_ids[1:]:
-        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, rig_cycle(0)[0][name])
+        await store.ingest(
+            rig.equipment_id,
+            [name] * 60,
+            start_us + np.arange(60) * 1_000_000,
+            rig_cycle(0)[0][name],
+        )
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
     diagnostics._answers._clock = lambda: 1000.0
     both = await asyncio.gather(diagnostics.answer(request), diagnostics.answer(request))

@@ -52,7 +52,9 @@ async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
     assert away.asked == 1
 
 
-async def test_unknown_machine_is_remembered_as_unknown(store: Store, monkeypatch: pytest.MonkeyPatch):
+async def test_unknown_machine_is_remembered_as_unknown(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
     machines = EquipmentRegistry(store, Metrics(), utc_now)
     with pytest.raises(UnknownEquipment):
         await machines.topology("nobody")

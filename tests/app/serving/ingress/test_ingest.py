@@ -22,7 +22,12 @@ PRESS = parse_equipment(
                 "type": "pump",
                 "sensors": [
                     {"sensor_id": "p", "quantity": "pressure", "unit": "bar", "range": [0, 400]},
-                    {"sensor_id": "t", "quantity": "temperature", "unit": "degC", "range": [-20, 120]},
+                    {
+                        "sensor_id": "t",
+                        "quantity": "temperature",
+                        "unit": "degC",
+                        "range": [-20, 120],
+                    },
                 ],
             }
         ],
@@ -54,7 +59,13 @@ async def test_json_is_one_reading_a_list_or_an_object_with_readings(body: objec
 
 async def test_ndjson_counts_lines_from_one_with_empty_ones():
     body = b"\n".join(
-        [json.dumps(GOOD).encode(), b"", b"{not json", json.dumps(GOOD | {"sensor_id": "t"}).encode(), b""]
+        [
+            json.dumps(GOOD).encode(),
+            b"",
+            b"{not json",
+            json.dumps(GOOD | {"sensor_id": "t"}).encode(),
+            b"",
+        ]
     )
     parsed = await parse(body, "application/x-ndjson; charset=utf-8")
     assert parsed.columns["press"].sensor_ids == ["p", "t"]
@@ -62,7 +73,9 @@ async def test_ndjson_counts_lines_from_one_with_empty_ones():
 
 
 async def test_csv_takes_columns_in_any_order_and_a_byte_order_mark():
-    body = "\ufeffvalue,time,sensor_id,equipment_id\n1.5,2026-01-31T11:00:00+01:00,p,press\n".encode()
+    body = (
+        "\ufeffvalue,time,sensor_id,equipment_id\n1.5,2026-01-31T11:00:00+01:00,p,press\n".encode()
+    )
     parsed = await parse(body, "text/csv")
     assert parsed.columns["press"].times_us == [microseconds(datetime(2026, 1, 31, 10, tzinfo=UTC))]
 
@@ -74,16 +87,30 @@ async def test_csv_rejects_lines_and_keeps_the_good_ones():
         "press,p",
         "press,p,2026-01-31T11:00:01Z,x",
     ]
-    parsed = await parse("\n".join([*rows, "press,p,2026-01-31T11:00:02Z,nan"]).encode(), "text/csv")
+    parsed = await parse(
+        "\n".join([*rows, "press,p,2026-01-31T11:00:02Z,nan"]).encode(), "text/csv"
+    )
     assert parsed.columns["press"].values == [1.0]
-    assert [(item.line, item.field) for item in parsed.rejected] == [(3, ""), (4, "value"), (5, "value")]
+    assert [(item.line, item.field) for item in parsed.rejected] == [
+        (3, ""),
+        (4, "value"),
+        (5, "value"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "field", "reason"),
     [
-        ({"equipment_id": "nobody"}, "equipment_id", "expected a registered equipment, found 'nobody'"),
-        ({"sensor_id": "PX"}, "sensor_id", "expected a sensor of 'press', found 'PX': there are p, t"),
+        (
+            {"equipment_id": "nobody"},
+            "equipment_id",
+            "expected a registered equipment, found 'nobody'",
+        ),
+        (
+            {"sensor_id": "PX"},
+            "sensor_id",
+            "expected a sensor of 'press', found 'PX': there are p, t",
+        ),
         ({"time": "2026-01-31T11:00:00"}, "time", "expected a time with its zone"),
         ({"time": "yesterday"}, "time", "found 'yesterday'"),
         ({"time": "2027-01-31T11:00:00Z"}, "time", "check the clock of its source"),
@@ -94,7 +121,9 @@ async def test_csv_rejects_lines_and_keeps_the_good_ones():
         ({"unit": "bar"}, "", "expected no field 'unit'"),
     ],
 )
-async def test_line_that_cant_be_taken_says_why_and_loses_no_other(change: dict[str, object], field: str, reason: str):
+async def test_line_that_cant_be_taken_says_why_and_loses_no_other(
+    change: dict[str, object], field: str, reason: str
+):
     parsed = await parse([GOOD, GOOD | change, GOOD | {"sensor_id": "t"}])
     assert parsed.columns["press"].sensor_ids == ["p", "t"]
     assert [(item.line, item.field) for item in parsed.rejected] == [(2, field)]
@@ -125,12 +154,17 @@ async def test_item_that_is_no_object_is_rejected(item: object):
         (b"<x/>", "application/xml", "expected application/json"),
     ],
 )
-async def test_body_that_cant_be_read_is_an_error_as_a_whole(body: bytes, content_type: str, message: str):
+async def test_body_that_cant_be_read_is_an_error_as_a_whole(
+    body: bytes, content_type: str, message: str
+):
     with pytest.raises(ReadingError, match=message):
         await parse(body, content_type)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["application/json", "application/x-ndjson", "text/csv"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from(["application/json", "application/x-ndjson", "text/csv"]),
+)
 async def test_any_bytes_are_taken_rejected_or_refused(body: bytes, content_type: str):
     try:
         parsed = await parse(body, content_type)
@@ -149,11 +183,16 @@ def test_microseconds_are_exact(us: int):
 async def test_value_beyond_float32_loses_its_line_only(content_type: str):
     values = ["1.5", "1e300", "2.5"]
     if content_type == "text/csv":
-        lines = ["equipment_id,sensor_id,time,value", *(f"press,p,2026-01-31T11:00:00Z,{value}" for value in values)]
+        lines = [
+            "equipment_id,sensor_id,time,value",
+            *(f"press,p,2026-01-31T11:00:00Z,{value}" for value in values),
+        ]
         body = "\n".join(lines)
     else:
         items = [json.dumps(GOOD | {"value": 0.25}).replace("0.25", value) for value in values]
-        body = "\n".join(items) if content_type == "application/x-ndjson" else f"[{','.join(items)}]"
+        body = (
+            "\n".join(items) if content_type == "application/x-ndjson" else f"[{','.join(items)}]"
+        )
     parsed = await parse(body.encode(), content_type)
     assert parsed.columns["press"].values == [1.5, 2.5]
     assert [item.field for item in parsed.rejected] == ["value"]
@@ -163,14 +202,23 @@ async def test_value_beyond_float32_loses_its_line_only(content_type: str):
 
 
 async def test_id_with_a_nul_is_a_rejected_line_and_asks_nobody():
-    parsed = await parse([GOOD | {"equipment_id": "press\x00"}, GOOD | {"sensor_id": "p\x00"}, GOOD])
+    parsed = await parse(
+        [GOOD | {"equipment_id": "press\x00"}, GOOD | {"sensor_id": "p\x00"}, GOOD]
+    )
     assert [item.field for item in parsed.rejected] == ["equipment_id", "sensor_id"]
     assert parsed.columns["press"].sensor_ids == ["p"]
 
 
 async def test_stray_quote_loses_its_line_only():
     good = "press,p,2026-01-31T11:00:00Z,1"
-    lines = ["equipment_id,sensor_id,time,value", good, 'press,"p,2026-01-31T11:00:00Z,1', "", good, '"press",p,x']
+    lines = [
+        "equipment_id,sensor_id,time,value",
+        good,
+        'press,"p,2026-01-31T11:00:00Z,1',
+        "",
+        good,
+        '"press",p,x',
+    ]
     for end in ("\n", "\r\n", "\r"):
         parsed = await parse(end.join(lines).encode(), "text/csv")
         assert parsed.columns["press"].values == [1.0, 1.0]

@@ -38,7 +38,9 @@ def works() -> Works:
 def door(works: Works, **limits: int | float) -> MicroBatcher[int, int]:
     return MicroBatcher(
         works,
-        BatchingConfig(**{"size": 8, "bulk": 2, "early": 4, "under_way": 2, "age_s": 0.05, **limits}),
+        BatchingConfig(
+            **{"size": 8, "bulk": 2, "early": 4, "under_way": 2, "age_s": 0.05, **limits}
+        ),
         lambda _: None,
     )  # type: ignore[arg-type]
 
@@ -125,7 +127,9 @@ async def test_batch_that_gathered_long_enough_starts_although_another_is_under_
 async def test_no_batch_is_larger_or_heavier_than_allowed_and_a_heavy_item_goes_alone(works: Works):
     works.finished.set()
     entrance = door(works, weight=100)
-    futures = [entrance.enter(item, weight=weight) for item, weight in enumerate([40, 40, 40, 500, 1])]
+    futures = [
+        entrance.enter(item, weight=weight) for item, weight in enumerate([40, 40, 40, 500, 1])
+    ]
     assert await asyncio.gather(*futures) == [0, 10, 20, 30, 40]
     assert works.batches == [[0, 1], [2], [3], [4]]
 
@@ -137,7 +141,10 @@ async def test_single_items_go_before_bulk_ones_which_keep_their_share(works: Wo
     futures += [entrance.enter(item) for item in range(10)]
     await asyncio.gather(*futures)
     assert works.batches[0] == [0, 1, 2, 3, 4, 5, 100, 101]
-    assert sorted(item for batch in works.batches for item in batch) == [*range(10), *range(100, 110)]
+    assert sorted(item for batch in works.batches for item in batch) == [
+        *range(10),
+        *range(100, 110),
+    ]
 
 
 async def test_single_item_beside_a_large_batch_waits_for_what_is_under_way_at_most(works: Works):
@@ -155,7 +162,9 @@ async def test_single_item_beside_a_large_batch_waits_for_what_is_under_way_at_m
 async def test_item_that_has_an_error_of_its_own_leaves_its_neighbours_alone(works: Works):
     works.finished.set()
     entrance = door(works)
-    found = await asyncio.gather(*(entrance.enter(item) for item in (1, -1, 2)), return_exceptions=True)
+    found = await asyncio.gather(
+        *(entrance.enter(item) for item in (1, -1, 2)), return_exceptions=True
+    )
     assert [found[0], found[2]] == [10, 20]
     assert isinstance(found[1], ValueError)
 
@@ -163,7 +172,9 @@ async def test_item_that_has_an_error_of_its_own_leaves_its_neighbours_alone(wor
 async def test_item_that_ruins_its_batch_ruins_no_other(works: Works):
     works.finished.set()
     entrance = door(works)
-    found = await asyncio.gather(*(entrance.enter(item) for item in (1, 13, 2)), return_exceptions=True)
+    found = await asyncio.gather(
+        *(entrance.enter(item) for item in (1, 13, 2)), return_exceptions=True
+    )
     assert [found[0], found[2]] == [10, 20]
     assert isinstance(found[1], ValueError)
     assert works.batches == [[1, 13, 2], [1], [13], [2]]
@@ -202,7 +213,9 @@ async def test_sizes_are_told_and_idle_doors_are_forgotten():
     await doors.close()
 
 
-@pytest.mark.parametrize("wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"under_way": 0}, {"age_s": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"under_way": 0}, {"age_s": 0.0}]
+)
 def test_limits_that_no_batch_can_keep_are_refused(wrong: dict[str, float]):
     with pytest.raises(ValueError, match="correct the door's limits"):
         BatchingConfig(**wrong)  # type: ignore[arg-type]
@@ -258,7 +271,10 @@ async def test_wrong_number_of_outcomes_hangs_nobody():
 
     entrance: MicroBatcher[int, int] = MicroBatcher(work, BatchingConfig(), lambda _: None)
     found = await asyncio.gather(entrance.enter(1), entrance.enter(2), return_exceptions=True)
-    assert ["expected 1 outcomes of a batch, found 0" in str(item) for item in found] == [True, True]
+    assert ["expected 1 outcomes of a batch, found 0" in str(item) for item in found] == [
+        True,
+        True,
+    ]
 
 
 async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(works: Works):
@@ -274,7 +290,9 @@ async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(w
     assert works.batches[1] == [100]
 
 
-async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_under_way(works: Works):
+async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_under_way(
+    works: Works,
+):
     doors: MicroBatchers[int, int] = MicroBatchers(
         lambda _: works, BatchingConfig(size=8, bulk=2, early=2, under_way=1), lambda _: None
     )

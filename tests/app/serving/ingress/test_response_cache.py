@@ -28,7 +28,9 @@ class Clock:
         return self.now_s
 
 
-def key(equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1") -> ResponseKey:
+def key(
+    equipment_id: str = "rig", first_bin: int = 1, revision: str = "a", version: str = "1"
+) -> ResponseKey:
     return ResponseKey(equipment_id, revision, first_bin, (version,), forced=False, explain=False)
 
 
@@ -61,7 +63,9 @@ async def answered(answers: ResponseCache, asked: Asked, what: ResponseKey, body
     return await task
 
 
-async def test_same_request_in_the_same_bin_is_answered_once(answers: ResponseCache, metrics: Metrics, clock: Clock):
+async def test_same_request_in_the_same_bin_is_answered_once(
+    answers: ResponseCache, metrics: Metrics, clock: Clock
+):
     asked = Asked()
     assert await answered(answers, asked, key(), b"one") == b"one"
     clock.now_s = 1000.99
@@ -70,7 +74,9 @@ async def test_same_request_in_the_same_bin_is_answered_once(answers: ResponseCa
     assert (counted(metrics, "miss"), counted(metrics, "hit")) == (1, 1)
 
 
-async def test_answer_is_not_given_past_the_bin_it_was_made_in(answers: ResponseCache, clock: Clock):
+async def test_answer_is_not_given_past_the_bin_it_was_made_in(
+    answers: ResponseCache, clock: Clock
+):
     asked = Asked()
     await answered(answers, asked, key(), b"one")
     clock.now_s = 1001.0
@@ -94,7 +100,9 @@ async def test_what_differs_is_asked_anew(answers: ResponseCache, other: Respons
     assert await answered(answers, asked, other, b"two") == b"two"
 
 
-async def test_those_who_ask_at_the_same_time_share_one_answer(answers: ResponseCache, metrics: Metrics):
+async def test_those_who_ask_at_the_same_time_share_one_answer(
+    answers: ResponseCache, metrics: Metrics
+):
     asked = Asked()
     tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(5)]
     await asyncio.sleep(0)

@@ -15,8 +15,12 @@ NOW = datetime(2026, 6, 15, tzinfo=UTC)
 
 async def written(store: Store, machine: Equipment, *months: int) -> None:
     await store.put_equipment(machine)
-    times = [round(datetime(2026, month, 10, tzinfo=UTC).timestamp() * 1_000_000) for month in months]
-    await store.ingest(machine.equipment_id, [machine.sensor_ids[0]] * len(times), times, [1.0] * len(times))
+    times = [
+        round(datetime(2026, month, 10, tzinfo=UTC).timestamp() * 1_000_000) for month in months
+    ]
+    await store.ingest(
+        machine.equipment_id, [machine.sensor_ids[0]] * len(times), times, [1.0] * len(times)
+    )
 
 
 async def first_month(store: Store, machine: Equipment) -> int:

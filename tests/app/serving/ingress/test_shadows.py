@@ -36,7 +36,9 @@ def shadowed(first: float, *shadows: str) -> Traffic:
 
 
 @pytest.fixture
-async def diagnostics(store: Store, versions: VersionRouter, metrics: Metrics) -> AsyncIterator[Diagnostics]:
+async def diagnostics(
+    store: Store, versions: VersionRouter, metrics: Metrics
+) -> AsyncIterator[Diagnostics]:
     await store.put_equipment(rig_equipment())
     machines = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
     made = Diagnostics(store, machines, versions, metrics, lambda: NOW)
@@ -110,18 +112,31 @@ async def test_two_that_shadow_each_other_give_every_answer_its_pair(
     await diagnostics.close()
 
     assert {item.model_version for item in returned} == {"1", "2"}
-    pairs = {row["diagnosis_id"]: (row["against"], row["version"]) for row in await stored(database_dsn)}
+    pairs = {
+        row["diagnosis_id"]: (row["against"], row["version"]) for row in await stored(database_dsn)
+    }
     other = {"1": "2", "2": "1"}
-    assert pairs == {item.diagnosis_id: (item.model_version, other[item.model_version]) for item in returned}
+    assert pairs == {
+        item.diagnosis_id: (item.model_version, other[item.model_version]) for item in returned
+    }
 
 
 async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_again(
-    diagnostics: Diagnostics, versions: VersionRouter, store: Store, metrics: Metrics, database_dsn: str
+    diagnostics: Diagnostics,
+    versions: VersionRouter,
+    store: Store,
+    metrics: Metrics,
+    database_dsn: str,
 ):
     rig = rig_equipment()
     start_us = round(NOW.timestamp() * 1e6) - 60_000_000
     for name in rig.sensor_ids:
-        await store.ingest(rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, rig_cycle(0)[0][name])
+        await store.ingest(
+            rig.equipment_id,
+            [name] * 60,
+            start_us + np.arange(60) * 1_000_000,
+            rig_cycle(0)[0][name],
+        )
     versions.set_traffic(shadowed(100, "1", "2"))
     diagnostics._answers._clock = lambda: 1000.0
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
@@ -193,7 +208,9 @@ async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
     assert asked == 2  # the four that waited went together
 
 
-async def test_callers_that_wait_shed_the_copies(diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics):
+async def test_callers_that_wait_shed_the_copies(
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics
+):
     versions.set_traffic(shadowed(100, "2"))
     crowded = True
     diagnostics._shadows._crowded = lambda: crowded
@@ -226,7 +243,10 @@ async def test_copy_larger_than_all_that_may_wait_goes_alone(
 
 
 async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
-    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics,
+    versions: VersionRouter,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def broken(*_: object) -> Diagnosis:
         raise KeyError("of our own")
@@ -239,7 +259,10 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
 
 
 async def test_closing_gives_up_copies_under_way(
-    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics,
+    versions: VersionRouter,
+    local: LocalChain,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     asked = asyncio.Event()
 

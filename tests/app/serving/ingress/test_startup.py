@@ -52,7 +52,10 @@ async def test_good_configuration_is_taken(ingress: Ingress):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"traffic": {"releases": [{"version": "1", "application": "model-1", "weight": 50}]}}, "sum to 100"),
+        (
+            {"traffic": {"releases": [{"version": "1", "application": "model-1", "weight": 50}]}},
+            "sum to 100",
+        ),
         ({"thresholds": {"watsch": 0.9}}, "watsch"),
         ({"trafic": {}}, "trafic"),
         ({"thresholds": {"watch": 0.2, "degraded": 0.6}}, "expected critical < degraded < watch"),
@@ -67,7 +70,10 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
     ingress.reconfigure(GOOD)
     ingress.reconfigure(GOOD | change)
     assert reason in str(ingress.service.status.config_error)
-    assert [item["weight"] for item in ingress.service.status.traffic_report(None)["releases"]] == [100, 0]
+    assert [item["weight"] for item in ingress.service.status.traffic_report(None)["releases"]] == [
+        100,
+        0,
+    ]
     assert b"hydraulic_config_rejected_total 1.0" in ingress.service.metrics.exposition()
     ingress.reconfigure(GOOD)
     assert ingress.service.status.config_error is None
@@ -105,10 +111,14 @@ async def test_key_of_the_environment_makes_a_first_key_needless(store: Store, t
     assert await store.any_key() is False
 
 
-async def test_key_whose_answer_was_lost_is_in_the_file(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_key_whose_answer_was_lost_is_in_the_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     create = store.create_key
 
-    async def create_and_lose(name: str, scopes: Sequence[str], secret: str | None = None) -> CreatedKey:
+    async def create_and_lose(
+        name: str, scopes: Sequence[str], secret: str | None = None
+    ) -> CreatedKey:
         await create(name, scopes, secret)
         raise StoreUnavailable("expected an answer, found none")
 
@@ -128,7 +138,9 @@ async def test_no_key_is_made_that_could_not_be_written(store: Store, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["api_key", "api_key.lock"]
 
 
-async def test_waiting_for_another_replica_that_makes_the_key_holds_up_nobody(store: Store, tmp_path: Path):
+async def test_waiting_for_another_replica_that_makes_the_key_holds_up_nobody(
+    store: Store, tmp_path: Path
+):
     with (tmp_path / "api_key.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = asyncio.create_task(ensure_first_key(store, Settings(var_dir=tmp_path)))

@@ -84,7 +84,9 @@ async def test_versions_are_asked_at_once_and_have_a_short_time(
     await standing.close()
 
 
-async def test_part_that_fails_to_close_keeps_no_other_from_it(service: Service, monkeypatch: pytest.MonkeyPatch):
+async def test_part_that_fails_to_close_keeps_no_other_from_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
     closed: list[str] = []
 
     async def fail() -> None:

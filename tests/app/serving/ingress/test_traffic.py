@@ -25,13 +25,17 @@ def chosen(equipment_id: str, split: Traffic) -> str:
 
 
 def test_half_the_weight_gets_about_half_of_the_equipment():
-    share = sum(chosen(equipment_id, traffic(v1=50, v2=50)) == "2" for equipment_id in IDS) / len(IDS)
+    share = sum(chosen(equipment_id, traffic(v1=50, v2=50)) == "2" for equipment_id in IDS) / len(
+        IDS
+    )
     assert 0.45 < share < 0.55
 
 
 def test_one_percent_gets_about_one_percent():
     ids = [f"excavator-{number}" for number in range(20_000)]
-    share = sum(chosen(equipment_id, traffic(v1=99, v2=1)) == "2" for equipment_id in ids) / len(ids)
+    share = sum(chosen(equipment_id, traffic(v1=99, v2=1)) == "2" for equipment_id in ids) / len(
+        ids
+    )
     assert 0.007 < share < 0.013
 
 
@@ -90,7 +94,8 @@ def test_shadow_may_have_any_weight_and_routes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("shadows", "told"), [(("9",), "shadows that are released, found 9"), (("1", "1"), "each shadow once")]
+    ("shadows", "told"),
+    [(("9",), "shadows that are released, found 9"), (("1", "1"), "each shadow once")],
 )
 def test_shadow_that_is_not_released_once_is_refused(shadows: tuple[str, ...], told: str):
     with pytest.raises(ValidationError, match=told):

@@ -23,7 +23,14 @@ from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import Scored, VersionRouter, WindowToScore
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreAnswer, ScoreCall, WindowInput, build_call
+from app.serving.rpc.messages import (
+    BuildAnswer,
+    BuildCall,
+    ScoreAnswer,
+    ScoreCall,
+    WindowInput,
+    build_call,
+)
 from app.serving.rpc.recent import Recent
 from tests.app.serving.conftest import LocalChain, split
 from tests.network import small_checkpoint
@@ -32,7 +39,9 @@ from tests.rig import rig_block
 
 def values(row: int) -> Floats:
     block = rig_block()
-    return np.stack([block.values_CR[sensor_id][row] for sensor_id in rig_equipment().sensor_ids]).astype(np.float32)
+    return np.stack(
+        [block.values_CR[sensor_id][row] for sensor_id in rig_equipment().sensor_ids]
+    ).astype(np.float32)
 
 
 def window(row: int = 0, forced: str | None = None, *, explain: bool = False) -> WindowToScore:
@@ -48,7 +57,9 @@ def healths(outcome: Scored | HydraulicDiagnosticsError) -> list[float]:
     return [told.health for told in scored(outcome).scores.told]
 
 
-async def test_window_is_scored_by_the_version_with_the_weight(versions: VersionRouter, local: LocalChain):
+async def test_window_is_scored_by_the_version_with_the_weight(
+    versions: VersionRouter, local: LocalChain
+):
     (outcome,) = await versions.score([window()])
     assert scored(outcome).decoder.version == "1"
     assert not scored(outcome).fallback
@@ -61,7 +72,9 @@ async def test_version_answers_by_its_own_calibration(tmp_path: Path, metrics: M
     calibration = Calibration(components={"hydraulic-rig": {"pump": held_to}})
     server = ModelServer(small_checkpoint(tmp_path, "1", calibration=calibration), "cpu")
     versions = VersionRouter(LocalChain({"model-1": server}).chain(), metrics, timeout_s=5.0)
-    versions.set_traffic(Traffic(releases=(Release(version="1", application="model-1", weight=100),)))
+    versions.set_traffic(
+        Traffic(releases=(Release(version="1", application="model-1", weight=100),))
+    )
     (outcome,) = await versions.score([window()])
     assert scored(outcome).decoder.calibrations == {"pump": held_to}
 
@@ -86,7 +99,9 @@ async def test_broken_version_is_stood_in_for_and_the_answer_says_so(
     assert metrics.failed_versions.labels("1")._value.get() == 1
 
 
-async def test_version_that_failed_thrice_is_left_alone_for_a_while(versions: VersionRouter, local: LocalChain):
+async def test_version_that_failed_thrice_is_left_alone_for_a_while(
+    versions: VersionRouter, local: LocalChain
+):
     await versions.score([window()])
     local.broken.add("model-1")
     for _ in range(5):
@@ -104,7 +119,9 @@ async def test_no_version_left_is_unavailable(versions: VersionRouter, local: Lo
     assert "expected an answer from version 1, 2" in str(outcome)
 
 
-async def test_version_that_hangs_is_stood_in_for(local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch):
+async def test_version_that_hangs_is_stood_in_for(
+    local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
     versions = VersionRouter(local.chain(), metrics, timeout_s=0.2)
     versions.set_traffic(split(100, 0))
 
@@ -116,7 +133,9 @@ async def test_version_that_hangs_is_stood_in_for(local: LocalChain, metrics: Me
     assert scored(outcome).decoder.version == "2"
 
 
-async def test_forced_version_answers_alone_and_has_no_stand_in(versions: VersionRouter, local: LocalChain):
+async def test_forced_version_answers_alone_and_has_no_stand_in(
+    versions: VersionRouter, local: LocalChain
+):
     (outcome,) = await versions.score([window(forced="2")])
     assert scored(outcome).decoder.version == "2"
     assert not scored(outcome).fallback
@@ -133,7 +152,9 @@ async def test_unknown_version_is_the_callers_error(versions: VersionRouter):
 
 
 async def test_window_that_cant_be_built_disturbs_no_other(versions: VersionRouter):
-    bad = WindowToScore(WindowInput(rig_equipment(), np.zeros((3, 60), np.float32)), None, explain=False)
+    bad = WindowToScore(
+        WindowInput(rig_equipment(), np.zeros((3, 60), np.float32)), None, explain=False
+    )
     first, second = await versions.score([bad, window()])
     assert isinstance(first, WindowError)
     scored(second)
@@ -172,7 +193,9 @@ async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_n
         for number, machine in enumerate(machines)
     ]
     together = [scored(item) for item in await versions.score(windows)]
-    assert sorted((call.graph.graphs, call.graph.x_STF.shape[1], call.explain) for call in calls) == [
+    assert sorted(
+        (call.graph.graphs, call.graph.x_STF.shape[1], call.explain) for call in calls
+    ) == [
         (1, 6, False),
         (1, 12, True),
         (3, 12, False),
@@ -242,7 +265,9 @@ async def test_failing_graph_builders_open_no_version_circuit(
     assert not failing.circuit_is_open("2")
 
 
-async def test_poisoned_window_fails_alone(versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch):
+async def test_poisoned_window_fails_alone(
+    versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+):
     score = local.servers["model-1"].score
 
     async def fail_on_poison(call: ScoreCall) -> ScoreAnswer:
@@ -255,7 +280,9 @@ async def test_poisoned_window_fails_alone(versions: VersionRouter, local: Local
         return any(np.array_equal(row, poisoned) for row in rows)
 
     digest = (await local.describe("model-1")).spec_digest
-    alone = await local.build(build_call("model-1", digest, [window(500).window], Recent(1_000_000, len)))
+    alone = await local.build(
+        build_call("model-1", digest, [window(500).window], Recent(1_000_000, len))
+    )
     poisoned = alone.groups[0].graph.x_STF
     monkeypatch.setattr(local.servers["model-1"], "score", fail_on_poison)
     first, bad, last = await versions.score([window(0), window(500), window(1000)])
@@ -280,8 +307,12 @@ async def test_application_that_holds_another_version_than_its_release_says_is_n
     local: LocalChain, metrics: Metrics
 ):
     versions = VersionRouter(local.chain(), metrics, timeout_s=5.0)
-    versions.set_traffic(Traffic(releases=(Release(version="2", application="model-1", weight=100),)))
-    with pytest.raises(ModelUnavailable, match="to hold version 2 as its release says, found version 1"):
+    versions.set_traffic(
+        Traffic(releases=(Release(version="2", application="model-1", weight=100),))
+    )
+    with pytest.raises(
+        ModelUnavailable, match="to hold version 2 as its release says, found version 1"
+    ):
         await versions.version(versions.traffic.releases[0])
 
 

@@ -18,7 +18,8 @@ NOW = datetime(2026, 1, 31, 12, 0, 30, 500_000, tzinfo=UTC)
 
 def machine(**changes: object) -> Equipment:
     sensors = [
-        {"sensor_id": name, "quantity": "pressure", "unit": "bar", "range": [0, 400]} for name in ("first", "second")
+        {"sensor_id": name, "quantity": "pressure", "unit": "bar", "range": [0, 400]}
+        for name in ("first", "second")
     ]
     data = {
         "equipment_id": "press",
@@ -37,7 +38,10 @@ def readings(
 
 
 def test_window_ends_at_the_last_whole_bin_before_at():
-    window = interval_of(window_before(machine(), datetime(2026, 1, 31, 11, 0, 0, 900_000, tzinfo=UTC), NOW), machine())
+    window = interval_of(
+        window_before(machine(), datetime(2026, 1, 31, 11, 0, 0, 900_000, tzinfo=UTC), NOW),
+        machine(),
+    )
     assert (window.start, window.end) == (
         datetime(2026, 1, 31, 10, 59, tzinfo=UTC),
         datetime(2026, 1, 31, 11, tzinfo=UTC),
@@ -45,12 +49,16 @@ def test_window_ends_at_the_last_whole_bin_before_at():
 
 
 def test_without_at_the_window_ends_now():
-    assert interval_of(window_before(machine(), None, NOW), machine()).end == NOW.replace(microsecond=0)
+    assert interval_of(window_before(machine(), None, NOW), machine()).end == NOW.replace(
+        microsecond=0
+    )
 
 
 def test_machine_with_a_cycle_is_looked_at_from_one_cycle_border_to_another():
     cyclic = machine(cycle_s=60)
-    assert interval_of(window_before(cyclic, None, NOW), cyclic).end == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert interval_of(window_before(cyclic, None, NOW), cyclic).end == datetime(
+        2026, 1, 31, 12, tzinfo=UTC
+    )
 
 
 def test_at_is_taken_as_it_is_also_inside_a_cycle():
@@ -130,7 +138,9 @@ def test_inline_readings_from_the_future_are_refused():
 def test_inline_window_is_always_whole(offset_us: int, step_s: float):
     start = NOW - timedelta(hours=1) + timedelta(microseconds=offset_us)
     count = round(60 / step_s)
-    bins, values_SN = inline_window(machine(), readings(start=start, step_s=step_s, first=[1.0] * count), NOW)
+    bins, values_SN = inline_window(
+        machine(), readings(start=start, step_s=step_s, first=[1.0] * count), NOW
+    )
     assert bins.length == 60
     assert np.isfinite(values_SN[0]).sum() == min(count, 60)
     assert interval_of(bins, machine()).start <= start
@@ -138,6 +148,8 @@ def test_inline_window_is_always_whole(offset_us: int, step_s: float):
 
 def test_window_that_has_begun_is_taken_while_it_is_measured():
     begun = [1.0] * 10 + [None] * 50
-    bins, values_SN = inline_window(machine(), readings(start=NOW - timedelta(seconds=10), first=begun), NOW)
+    bins, values_SN = inline_window(
+        machine(), readings(start=NOW - timedelta(seconds=10), first=begun), NOW
+    )
     assert interval_of(bins, machine()).end > NOW
     assert np.isfinite(values_SN[0]).sum() == 10

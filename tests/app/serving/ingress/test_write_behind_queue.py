@@ -30,9 +30,13 @@ class Database:
 
 
 def journal_of(
-    insert: Callable[[Sequence[StoredDiagnosis]], Awaitable[None]], metrics: Metrics, most: int = journal.MAX_WAITING
+    insert: Callable[[Sequence[StoredDiagnosis]], Awaitable[None]],
+    metrics: Metrics,
+    most: int = journal.MAX_WAITING,
 ) -> WriteBehindQueue[StoredDiagnosis]:
-    return WriteBehindQueue(insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most)
+    return WriteBehindQueue(
+        insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most
+    )
 
 
 def numbered(number: int) -> StoredDiagnosis:
@@ -83,7 +87,9 @@ async def test_flush_ends_although_others_go_on_adding():
     assert written.waiting("d1") is not None
 
 
-async def test_nothing_is_lost_while_the_database_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch):
+async def test_nothing_is_lost_while_the_database_is_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(journal, "RETRY_S", 0.02)
     database, metrics = Database(), Metrics()
     database.away = True

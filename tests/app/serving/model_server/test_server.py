@@ -39,15 +39,21 @@ async def test_graphs_of_several_calls_are_answered_each_with_its_own(server: Mo
     together = await server.outputs_of(pairs)
     for graph, output in zip(pairs, together, strict=True):
         # sums of a larger batch are made in another order
-        np.testing.assert_allclose(output.health_V, (await server.output_of(graph)).health_V, atol=1e-5)
+        np.testing.assert_allclose(
+            output.health_V, (await server.output_of(graph)).health_V, atol=1e-5
+        )
 
 
-async def test_graphs_with_another_number_of_steps_are_scored_apart_and_in_order(server: ModelServer):
+async def test_graphs_with_another_number_of_steps_are_scored_apart_and_in_order(
+    server: ModelServer,
+):
     whole = (await call(server, 0)).graph
     short = replace(whole, x_STF=whole.x_STF[:, :6], mask_ST=whole.mask_ST[:, :6])
     outputs = await server.outputs_of([whole, short, whole])
     np.testing.assert_allclose(outputs[0].health_V, outputs[2].health_V, atol=1e-6)
-    np.testing.assert_allclose(outputs[1].health_V, (await server.output_of(short)).health_V, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs[1].health_V, (await server.output_of(short)).health_V, atol=1e-5
+    )
     assert not np.allclose(outputs[0].health_V, outputs[1].health_V)
 
 
@@ -57,8 +63,12 @@ async def test_contributions_come_for_each_graph_of_a_call(server: ModelServer):
     answer = await server.score(both)
     alone = await server.score(replace(other, explain=True))
     assert len(answer.contributions) == 2
-    np.testing.assert_allclose(answer.contributions[1].health_VS, alone.contributions[0].health_VS, atol=1e-5)
-    np.testing.assert_allclose(answer.contributions[1].distance_VS, alone.contributions[0].distance_VS, atol=1e-3)
+    np.testing.assert_allclose(
+        answer.contributions[1].health_VS, alone.contributions[0].health_VS, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        answer.contributions[1].distance_VS, alone.contributions[0].distance_VS, atol=1e-3
+    )
 
 
 async def test_evidence_of_a_large_graph_is_refused_and_its_scores_are_not(
@@ -91,7 +101,9 @@ async def test_graphs_of_another_feature_spec_are_refused(server: ModelServer):
 async def test_graphs_with_other_features_are_refused(server: ModelServer):
     item = await call(server, 0)
     with pytest.raises(WindowError, match="features of a sensor, found 3"):
-        await server.score(replace(item, graph=replace(item.graph, x_STF=item.graph.x_STF[..., :3])))
+        await server.score(
+            replace(item, graph=replace(item.graph, x_STF=item.graph.x_STF[..., :3]))
+        )
 
 
 async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelServer):
@@ -99,7 +111,9 @@ async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelSer
     await server.check_health()
 
 
-async def test_implementation_is_chosen_logged_and_told(checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture):
+async def test_implementation_is_chosen_logged_and_told(
+    checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
+):
     with caplog.at_level("INFO", "app.serving.model_server.server"):
         server = ModelServer(checkpoints["model-1"], "cpu", threads=2)
     (record,) = [record for record in caplog.records if record.message == "implementation chosen"]

@@ -25,7 +25,9 @@ def unconfigured() -> Iterator[None]:
         logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
 
 
-def test_outside_a_replica_each_line_is_an_object_on_standard_error(capsys: pytest.CaptureFixture[str]):
+def test_outside_a_replica_each_line_is_an_object_on_standard_error(
+    capsys: pytest.CaptureFixture[str],
+):
     configure_logging("INFO")
     configure_logging("INFO")
     logging.getLogger("app.test").info("event", extra={"count": 3})
@@ -38,7 +40,9 @@ def test_in_a_replica_all_is_in_its_file_and_access_lines_are_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "LINES_A_LOOK", 2)
-    file = logging.handlers.RotatingFileHandler(tmp_path / "replica.log", maxBytes=100, backupCount=1)
+    file = logging.handlers.RotatingFileHandler(
+        tmp_path / "replica.log", maxBytes=100, backupCount=1
+    )
     buffer = logging.handlers.MemoryHandler(capacity=1000, target=file)
     logging.getLogger("ray.serve").addHandler(buffer)
     configure_logging("INFO")
@@ -61,7 +65,9 @@ def written(tmp_path: Path) -> Iterator[Path]:
     file.close()
 
 
-async def test_access_lines_of_an_event_loop_are_written_together_soon(written: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_access_lines_of_an_event_loop_are_written_together_soon(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "GATHER_S", 0.05)
     access = logging.getLogger(ACCESS_LOGGER)
     for number in range(3):
@@ -81,10 +87,15 @@ async def test_access_lines_of_an_event_loop_are_written_together_soon(written: 
 async def test_other_lines_wait_for_nothing_and_come_after_what_waits(written: Path):
     logging.getLogger(ACCESS_LOGGER).info("access")
     logging.getLogger("app.test").warning("version failed")
-    assert [orjson.loads(line)["event"] for line in written.read_text().splitlines()] == ["access", "version failed"]
+    assert [orjson.loads(line)["event"] for line in written.read_text().splitlines()] == [
+        "access",
+        "version failed",
+    ]
 
 
-async def test_so_many_access_lines_wait_and_no_more(written: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_so_many_access_lines_wait_and_no_more(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "MAX_GATHERED", 2)
     for _ in range(3):
         logging.getLogger(ACCESS_LOGGER).info("access")

@@ -48,12 +48,18 @@ def under(caller: SpanContext) -> AbstractContextManager[Span]:
     return trace.use_span(NonRecordingSpan(caller))
 
 
-def test_batch_is_a_part_of_the_first_sampled_request_and_linked_to_the_others(ended: InMemorySpanExporter) -> None:
+def test_batch_is_a_part_of_the_first_sampled_request_and_linked_to_the_others(
+    ended: InMemorySpanExporter,
+) -> None:
     callers = [None, request(1), request(2), request(1)]
     with tracing.batch_span("diagnose", callers, windows=4), tracing.span("read windows"):
         assert tracing.trace_id() == trace.format_trace_id(request(1).trace_id)
     read, batch = ended.get_finished_spans()
-    assert (batch.name, batch.parent, dict(batch.attributes or {})) == ("diagnose", request(1), {"windows": 4})
+    assert (batch.name, batch.parent, dict(batch.attributes or {})) == (
+        "diagnose",
+        request(1),
+        {"windows": 4},
+    )
     assert [link.context for link in batch.links] == [request(2)]
     assert (read.name, read.parent) == ("read windows", batch.context)
 
@@ -66,7 +72,9 @@ def test_work_that_no_sampled_request_asked_for_has_no_span(ended: InMemorySpanE
     assert names(ended) == []
 
 
-def test_calls_of_nobody_begin_no_trace_and_those_of_somebody_are_his(ended: InMemorySpanExporter) -> None:
+def test_calls_of_nobody_begin_no_trace_and_those_of_somebody_are_his(
+    ended: InMemorySpanExporter,
+) -> None:
     def call(name: str) -> None:
         with trace.get_tracer("serve").start_as_current_span(name):
             pass
@@ -80,17 +88,24 @@ def test_calls_of_nobody_begin_no_trace_and_those_of_somebody_are_his(ended: InM
     assert not trace.get_current_span().get_span_context().is_valid  # what was attached is gone
 
 
-def test_span_of_a_request_is_named_by_its_route_and_keeps_its_status(ended: InMemorySpanExporter) -> None:
+def test_span_of_a_request_is_named_by_its_route_and_keeps_its_status(
+    ended: InMemorySpanExporter,
+) -> None:
     with trace.get_tracer("serve").start_as_current_span("replica_handle_request"):
         tracing.begin_request("GET")
         tracing.note_request("GET", "/v1/equipment/{equipment_id}", 404)
     tracing.note_request("GET", "/metrics", 200)  # of no span
     (span,) = ended.get_finished_spans()
     assert span.name == "GET /v1/equipment/{equipment_id}"
-    assert dict(span.attributes or {}) == {"http.request.method": "GET", "http.response.status_code": 404}
+    assert dict(span.attributes or {}) == {
+        "http.request.method": "GET",
+        "http.response.status_code": 404,
+    }
 
 
-def test_request_that_was_not_answered_has_no_status_and_a_failed_one_is_an_error(ended: InMemorySpanExporter) -> None:
+def test_request_that_was_not_answered_has_no_status_and_a_failed_one_is_an_error(
+    ended: InMemorySpanExporter,
+) -> None:
     for status in (0, 499, 503):
         with trace.get_tracer("serve").start_as_current_span("replica_handle_request"):
             tracing.note_request("POST", "/v1/diagnoses", status)
@@ -99,9 +114,14 @@ def test_request_that_was_not_answered_has_no_status_and_a_failed_one_is_an_erro
 
 
 def test_trace_that_a_replica_began_by_itself_is_nobodys(ended: InMemorySpanExporter) -> None:
-    with trace.get_tracer("serve").start_as_current_span("replica_handle_request GraphBuilder build"):
+    with trace.get_tracer("serve").start_as_current_span(
+        "replica_handle_request GraphBuilder build"
+    ):
         assert tracing.caller() is None
-        with tracing.nobody(), trace.get_tracer("serve").start_as_current_span("route_to_replica Model describe"):
+        with (
+            tracing.nobody(),
+            trace.get_tracer("serve").start_as_current_span("route_to_replica Model describe"),
+        ):
             pass
         tracing.begin_request("POST")
         assert tracing.caller() is not None
@@ -113,10 +133,14 @@ def test_error_of_a_batch_is_told_of_its_span_and_goes_on(ended: InMemorySpanExp
         raise KeyError("s3cret") from ValueError("183.7123")
     (span,) = ended.get_finished_spans()
     assert (span.status.is_ok, span.status.description) == (False, "KeyError")
-    assert not any(text in span.to_json() for text in ("s3cret", "183.7123"))  # what is told of an error is its kind
+    assert not any(
+        text in span.to_json() for text in ("s3cret", "183.7123")
+    )  # what is told of an error is its kind
 
 
-def test_trace_that_did_not_begin_at_a_request_stays_here(sent: tuple[TracerProvider, InMemorySpanExporter]) -> None:
+def test_trace_that_did_not_begin_at_a_request_stays_here(
+    sent: tuple[TracerProvider, InMemorySpanExporter],
+) -> None:
     provider, exporter = sent
     tracer = provider.get_tracer("serve")
     with tracer.start_as_current_span("replica_handle_request Model score"):
@@ -148,7 +172,9 @@ def test_error_that_serve_tells_of_a_call_goes_out_as_its_kind(
     provider.shutdown()
     call, other = exporter.get_finished_spans()
     assert not any("s3cret" in span.to_json() for span in (call, other))
-    assert [dict(event.attributes or {}) for event in call.events] == [{tracing.ERROR_TYPE: "KeyError"}]
+    assert [dict(event.attributes or {}) for event in call.events] == [
+        {tracing.ERROR_TYPE: "KeyError"}
+    ]
     assert (call.name, dict(call.attributes or {}), call.parent) == (
         "route_to_replica",
         {"app": "model-1"},
@@ -172,7 +198,9 @@ def test_kind_of_an_error_that_is_told_here_goes_out(
     assert span.status.description == "KeyError"
 
 
-def test_way_out_takes_no_argument_and_gives_a_list_as_serve_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_way_out_takes_no_argument_and_gives_a_list_as_serve_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     (processor,) = tracing.processors()
     assert isinstance(processor, RequestSpans)

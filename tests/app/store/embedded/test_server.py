@@ -84,14 +84,17 @@ def python_for_everybody() -> str | None:
         (
             path
             for path in (sys.executable, "/usr/bin/python3")
-            if cluster._enterable(Path(path).resolve().parent) and cluster._enterable(Path(path).parent)
+            if cluster._enterable(Path(path).resolve().parent)
+            and cluster._enterable(Path(path).parent)
         ),
         None,
     )
 
 
 @contextlib.contextmanager
-def user_process(directory: Path, python: str = sys.executable, **options: object) -> Iterator["subprocess.Popen[str]"]:
+def user_process(
+    directory: Path, python: str = sys.executable, **options: object
+) -> Iterator["subprocess.Popen[str]"]:
     places = (PROJECT_DIR, cluster._installed_binaries().parents[1])
     process = subprocess.Popen(
         [python, "-c", USER, str(directory)],
@@ -220,13 +223,20 @@ async def test_killed_keeper_is_replaced_under_the_same_address(directory: Path)
     first = status_of(directory).keeper
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while (status := lease.read_status(directory)) is None or status.keeper == first or status.state != "ready":
+    while (
+        (status := lease.read_status(directory)) is None
+        or status.keeper == first
+        or status.state != "ready"
+    ):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
 
     # The old server may have been seen by the pool until now.
     assert await store.list_keys() is not None
-    assert len([pid for pid in servers_on(directory) if psutil.Process(pid).ppid() == status.keeper]) == 1
+    assert (
+        len([pid for pid in servers_on(directory) if psutil.Process(pid).ppid() == status.keeper])
+        == 1
+    )
     await store.close()
 
 
@@ -247,7 +257,9 @@ def test_everything_killed_at_once_leaves_a_cluster_that_starts(directory: Path)
 
 def test_pid_file_that_names_a_stranger_does_not_stop_the_start(directory: Path):
     with subprocess.Popen(["sleep", "60"]) as stranger:
-        (directory / "data" / "postmaster.pid").write_text(f"{stranger.pid}\n/x\n1\n5432\n/x\n\n  1 1\nready\n")
+        (directory / "data" / "postmaster.pid").write_text(
+            f"{stranger.pid}\n/x\n1\n5432\n/x\n\n  1 1\nready\n"
+        )
         ensure_embedded(directory, grace_s=0.0)
         assert stranger.poll() is None
         stranger.kill()
@@ -308,7 +320,9 @@ def test_binaries_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.Mo
         shutil.rmtree(runtime)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else; else every other test is this one")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can be somebody else; else every other test is this one"
+)
 @pytest.mark.skipif(
     not cluster._enterable(PROJECT_DIR) or python_for_everybody() is None,
     reason="the checkout or the interpreter is out of reach of other accounts",
@@ -318,13 +332,20 @@ def test_runs_as_an_ordinary_user():
     with tempfile.TemporaryDirectory(prefix="hydraulic-user-") as home:
         os.chown(home, account.pw_uid, account.pw_gid)
         directory = Path(home) / "postgres"
-        as_daemon = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "cwd": home}
+        as_daemon = {
+            "user": account.pw_uid,
+            "group": account.pw_gid,
+            "extra_groups": [],
+            "cwd": home,
+        }
         with user_process(directory, python_for_everybody() or "", **as_daemon) as user:
             assert user.stdout is not None
             assert user.stdout.readline().startswith("postgresql://")
             assert psutil.Process(postgres_pid(directory)).username() == "daemon"
             # Another account, be it root, is not the owner.
-            assert not answers(Path(json.loads((directory / "server.json").read_text())["socket_dir"]))
+            assert not answers(
+                Path(json.loads((directory / "server.json").read_text())["socket_dir"])
+            )
             with pytest.raises(StoreError, match="to belong to user 0"):
                 ensure_embedded(directory)
         wait_until_gone(directory)

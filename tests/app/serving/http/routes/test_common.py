@@ -23,12 +23,19 @@ def part(body: bytes, *, more: bool) -> Message:
 
 
 def test_first_header_of_a_name_counts():
-    scope = {"headers": [(b"x-api-key", b"first"), (b"host", b"caf\xe9"), (b"x-api-key", b"second")]}
+    scope = {
+        "headers": [(b"x-api-key", b"first"), (b"host", b"caf\xe9"), (b"x-api-key", b"second")]
+    }
     assert headers_of(scope) == {"x-api-key": "first", "host": "café"}
 
 
 async def test_body_is_read_to_its_end_and_no_further():
-    parts = Parts(part(b"ab", more=True), part(b"", more=True), part(b"c", more=False), part(b"other", more=False))
+    parts = Parts(
+        part(b"ab", more=True),
+        part(b"", more=True),
+        part(b"c", more=False),
+        part(b"other", more=False),
+    )
     assert await read_body({}, parts.receive, 3) == b"abc"
     assert len(parts.left) == 1
     assert await read_body({}, Parts({"type": "http.request"}).receive, 3) == b""

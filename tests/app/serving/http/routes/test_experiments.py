@@ -18,15 +18,20 @@ async def compared(store: Store, database_dsn: str, machine: Equipment) -> Equip
     """Version 10 returned and 9 copied, 9 wrong in every second window; a label for each; and two windows of 9 and 11."""
     await store.put_equipment(machine)
     ids = {"equipment_id": machine.equipment_id}
-    returned = [diagnosis(number, "10", ComponentPrediction("0"), **ids) for number in range(WINDOWS)]
+    returned = [
+        diagnosis(number, "10", ComponentPrediction("0"), **ids) for number in range(WINDOWS)
+    ]
     shadow = [
-        diagnosis(number, "9", ComponentPrediction("1" if number % 2 else "0"), **ids) for number in range(WINDOWS)
+        diagnosis(number, "9", ComponentPrediction("1" if number % 2 else "0"), **ids)
+        for number in range(WINDOWS)
     ]
     await put_pairs(database_dsn, store, returned, shadow)
     labels = []
     for number in range(WINDOWS):
         end = START + number * MINUTE - BEGINNING
-        labels.append(ConditionLabel("pump", (end - MINUTE) // MICROSECOND, end // MICROSECOND, "0"))
+        labels.append(
+            ConditionLabel("pump", (end - MINUTE) // MICROSECOND, end // MICROSECOND, "0")
+        )
     await store.put_labels(machine.equipment_id, labels)
     later = range(WINDOWS, WINDOWS + 2)
     await put_pairs(
@@ -56,22 +61,36 @@ async def test_versions_with_answers_in_common_are_listed_with_their_verdicts(
     assert first.sentence.startswith(
         "10 is better: pump right in 100.0% with 10 and in 50.0% with 9 of 60 labelled windows"
     )
-    assert (first.windows, first.machines, first.complete, first.disagreement.count) == (60, 1, True, 30)
+    assert (first.windows, first.machines, first.complete, first.disagreement.count) == (
+        60,
+        1,
+        True,
+        30,
+    )
     assert (first.latency_a.p50_s, first.latency_b.p50_s) == (0.03, 0.02)
     assert (second.a, second.b, second.verdict, second.windows) == ("9", "11", "unknown", 2)
     assert "no label" in second.sentence
 
 
-async def test_asked_for_versions_and_interval_count(client: httpx.AsyncClient, compared: Equipment):
+async def test_asked_for_versions_and_interval_count(
+    client: httpx.AsyncClient, compared: Equipment
+):
     (turned,) = (await ask(client, a="10", b="9")).experiments
     assert (turned.a, turned.b, turned.verdict) == ("10", "9", "worse")
-    assert [(each.a, each.b) for each in (await ask(client, b="9")).experiments] == [("10", "9"), ("11", "9")]
+    assert [(each.a, each.b) for each in (await ask(client, b="9")).experiments] == [
+        ("10", "9"),
+        ("11", "9"),
+    ]
     assert (await ask(client, a="10", b="11")).experiments == ()
 
     (some,) = (await ask(client, a="9", b="10", end=(START + 10 * MINUTE).isoformat())).experiments
     assert (some.windows, some.end) == (10, START + 9 * MINUTE)
     (newest,) = (await ask(client, a="9", b="10", limit=7)).experiments
-    assert (newest.windows, newest.complete, newest.start) == (7, False, START + (WINDOWS - 7) * MINUTE)
+    assert (newest.windows, newest.complete, newest.start) == (
+        7,
+        False,
+        START + (WINDOWS - 7) * MINUTE,
+    )
     (exactly,) = (await ask(client, a="9", b="10", limit=WINDOWS)).experiments
     assert exactly.complete
 
@@ -117,5 +136,7 @@ async def test_a_key_to_read_is_needed(client: httpx.AsyncClient, store: Store):
 async def test_document_has_the_answer(client: httpx.AsyncClient):
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/v1/experiments"]["get"]
-    assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Experiments")
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith(
+        "/Experiments"
+    )
     assert "sentence" in document["components"]["schemas"]["Experiment"]["properties"]
