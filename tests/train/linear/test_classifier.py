@@ -8,6 +8,7 @@ import torch
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
+from app.model import network as model
 from app.model.graph import (
     Contributions,
     GraphBatch,
@@ -18,7 +19,6 @@ from app.model.graph import (
     without_sensor,
 )
 from app.model.network import UniversalTemporalGNN, occlude, score, to_tensors
-from app.model.network import network as model
 from app.model.runtime.inference import InferenceNetwork
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
