@@ -19,7 +19,7 @@ _INSERT = """insert into shadow_answers (
 ) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
 
 
-class Told(NamedTuple):
+class ComponentPrediction(NamedTuple):
     """What an answer tells of the pump."""
 
     condition: str | None
@@ -30,7 +30,7 @@ class Told(NamedTuple):
 def diagnosis(
     number: int,
     version: str,
-    told: Told,
+    told: ComponentPrediction,
     *,
     equipment_id: str = "press-1",
     created_at: datetime | None = None,

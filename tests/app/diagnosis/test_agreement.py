@@ -1,10 +1,10 @@
 """Where two diagnoses differ: conditions first, states where there are none."""
 
 import pytest
-from tests.app.test_diagnose import make
 
 from app.diagnosis.agreement import differing_components
 from app.schemas.diagnosis import Diagnosis
+from tests.app.diagnosis.test_build import make
 
 
 def told(**changes: object) -> Diagnosis:

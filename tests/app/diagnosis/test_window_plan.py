@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.app.test_graph import equal
 
 from app.core.errors import WindowError
 from app.diagnosis.input_quality import assess_window
@@ -10,6 +9,7 @@ from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.extraction import window_features
 from app.model.graph import build_graph, concatenate
 from app.schemas.equipment import Equipment
+from tests.app.model.test_graph import equal
 from tests.small import small, wave
 
 

@@ -4,7 +4,6 @@ import asyncio
 from datetime import datetime, timedelta
 
 import httpx
-from tests.app.serving.test_api import ready, rig_request
 
 from app.serving.ingress.service import Service
 from app.serving.ingress.traffic import Traffic
@@ -13,6 +12,7 @@ from app.store.experiments import BEGINNING
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.app.serving.conftest import split
+from tests.app.serving.http.test_app import ready, rig_request
 from tests.rig import inline_readings, rig_cycle
 
 WINDOWS = 12

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import ray
 from pydantic import SecretStr
-from tests.train.test_leftovers import LONG_AGO, aged
 
 from app.core.errors import StoreError
 from app.core.settings import Settings
@@ -24,6 +23,7 @@ from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.app.demo.engines import write_engines
 from tests.small import START_US, press, wave
+from tests.train.jobs.test_artifacts import LONG_AGO, aged
 from train.config import TrainConfig
 from train.data import prepare as preparing
 from train.data.prepare import prepare

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.train.test_evaluate import CONFIG
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import Origin, load, save
@@ -16,6 +15,7 @@ from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.demo.cmapss.importer import engine_topology
 from app.model.network import UniversalTemporalGNN
 from tests.small import graded_windows, small
+from tests.train.evaluation.test_evaluate import CONFIG
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND

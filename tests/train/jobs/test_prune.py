@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.train.test_leftovers import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 
 from app.core.file_locks import attempt
 from tests.small import graded_windows
+from tests.train.jobs.test_artifacts import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main
 from train.data.usage import SEARCHES, USES, in_use, lock_of
 from train.data.windows import BEGUN, HEAD, open_windows

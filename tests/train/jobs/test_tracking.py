@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tests.train.test_evaluate import CONFIG, held
 
 from app.core.errors import StoreUnavailable
 from tests.small import graded_windows, small
+from tests.train.evaluation.test_evaluate import CONFIG, held
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.record import LearningPoint, Metrics
 from train.jobs.tracking import SERVER, flatten, keep_run, parameters

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.train.test_evaluate import CONFIG, halves, held, runs_to_failure
 
 from app.checkpoint.manifest import REPORT
 from tests.small import graded_windows, small
+from tests.train.evaluation.test_evaluate import CONFIG, halves, held, runs_to_failure
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import hold_out
 from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from app.model.network.runtime import selection as module
 
 from app.core.errors import CheckpointError
 from app.model.graph import GraphBatch
 from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.runtime import selection as module
 from app.model.runtime.selection import (
     Implementation,
     Trial,

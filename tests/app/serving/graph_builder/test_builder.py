@@ -5,7 +5,6 @@ import pickle
 
 import numpy as np
 import pytest
-from tests.app.serving.test_released import values
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
 from app.demo.rig.equipment import rig_equipment
@@ -27,6 +26,7 @@ from app.serving.rpc.messages import (
 from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow
 from tests.app.serving.conftest import LocalChain
+from tests.app.serving.ingress.test_version_router import values
 
 
 def call_of(application: str, digest: str, windows: list[WindowInput]) -> BuildCall:

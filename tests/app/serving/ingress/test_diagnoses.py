@@ -146,7 +146,7 @@ async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
     def broken(*_: object) -> DiagnosisFields:
         raise KeyError("of our own")
 
-    monkeypatch.setattr(module, "tell", broken)
+    monkeypatch.setattr(module, "build_diagnosis", broken)
     with pytest.raises(KeyError, match="of our own"):
         await diagnostics.answer(inline())
     assert isinstance((await outcomes(diagnostics, [inline()]))[0], KeyError)
@@ -233,7 +233,7 @@ class Known:
             self.previous.append(dict(arguments[-1]))  # type: ignore[call-overload]
             return original(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(module, "tell", noting)
+        monkeypatch.setattr(module, "build_diagnosis", noting)
 
 
 async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(

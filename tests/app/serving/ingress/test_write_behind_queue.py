@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from operator import attrgetter
 
 import pytest
-from tests.app.test_diagnose import make
 
 from app.core.errors import StoreUnavailable
 from app.serving.ingress import write_behind_queue as journal
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
+from tests.app.diagnosis.test_build import make
 from tests.rows import stored_row
 
 

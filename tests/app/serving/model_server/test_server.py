@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.app.serving.test_released import values
 
 from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.rig.equipment import rig_equipment
@@ -19,6 +18,7 @@ from app.model.runtime.selection import warm_up_graphs
 from app.serving.model_server import server as model_server
 from app.serving.model_server.server import ModelServer
 from app.serving.rpc.messages import ScoreCall
+from tests.app.serving.ingress.test_version_router import values
 
 
 @pytest.fixture
