@@ -21,18 +21,18 @@ import numpy as np
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.manifest import WEIGHTS
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.diagnosis.build import DiagnosisContext, DiagnosisFields, Scores, as_json, build_diagnosis
-from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, component_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import QualityBatch, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import window_digest
 from app.features.extraction import check_shape
 from app.fleet.plan import Plan
-from app.model.graph import GraphBatch, concatenate, take_graphs
-from app.model.network import Network, score
-from app.model.runtime.selection import choose
+from app.model.graph import GraphGroup
+from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.ingress.stored import row_of
@@ -97,7 +97,7 @@ class _Version:
     """A version's checkpoint, its network as it runs here, and the plans of the topologies scored with it last, by digest."""
 
     checkpoint: Checkpoint
-    network: Network
+    predictor: Predictor
     plans: Recent[str, WindowPlan]
 
     def decoder_for(self, name: str, design: str) -> PredictionDecoder:
@@ -122,14 +122,14 @@ class _Group:
 
     places: Sequence[int]
     rows: Sequence[int]
-    graph: GraphBatch
+    graph: GraphGroup
     summary: QualityBatch
     digests: Sequence[str]
 
     def alone(self) -> "list[_Group]":
         """Return a group for each window."""
         return [
-            _Group([place], [row], take_graphs(self.graph, [order]), self.summary, self.digests)
+            _Group([place], [row], self.graph.take([order]), self.summary, self.digests)
             for order, (place, row) in enumerate(zip(self.places, self.rows, strict=True))
         ]
 
@@ -249,7 +249,7 @@ class FleetScorer:
             for group in _built(places, batch, read, version, failures)
         ]
         diagnoses: list[StoredDiagnosis] = []
-        for group, told in _scored(groups, version.network, failures):
+        for group, told in _scored(groups, version.predictor, failures):
             first = batch[group.places[0]]
             decoder = version.decoder_for(first.version, first.equipment.design)
             summaries = group.summary.windows(first.equipment.sensor_ids)
@@ -319,7 +319,7 @@ class FleetScorer:
     def _version(self, name: str) -> _Version:
         if name not in self._versions:
             place = self._plan.checkpoints[name]
-            checkpoint = load(find_checkpoint(place.directory, Settings()), self._device)
+            checkpoint = load(find_checkpoint(place.directory, Settings()))
             found = checkpoint.manifest.sha256[WEIGHTS]
             if found != place.weights_sha256:
                 raise CheckpointError(
@@ -330,7 +330,7 @@ class FleetScorer:
                 self._versions.popitem(last=False)
             self._versions[name] = _Version(
                 checkpoint,
-                choose(checkpoint.model, 1).network,
+                open_predictor(checkpoint, self._device).predictor,
                 Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes),
             )
         self._versions.move_to_end(name)
@@ -403,32 +403,23 @@ def _group(
 
 
 def _scored(
-    groups: Sequence[_Group], network: Network, failures: dict[int, Exception]
+    groups: Sequence[_Group], predictor: Predictor, failures: dict[int, Exception]
 ) -> Iterator[tuple[_Group, Sequence[Scores]]]:
     """Score the windows of groups in one forward pass, and when it fails each in its own, so that a bad one fails alone."""
     if not groups:
         return
     try:
-        told = component_predictions(score(network, concatenate([group.graph for group in groups])))
+        found = predictor.predict([group.graph for group in groups])
     except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
         windows = [window for group in groups for window in group.alone()]
         if len(windows) == 1:
             failures[windows[0].places[0]] = error
             return
         for window in windows:
-            yield from _scored([window], network, failures)
+            yield from _scored([window], predictor, failures)
         return
-    start = 0
-    for group in groups:
-        end = start + len(group.graph.component_type_V)
-        yield group, _apart(told[start:end], group.graph.graphs)
-        start = end
-
-
-def _apart(told: Sequence[ComponentPrediction], windows: int) -> list[Scores]:
-    """Return the scores of each of some windows of one topology."""
-    components = len(told) // windows
-    return [Scores(told[first : first + components]) for first in range(0, len(told), components)]
+    for group, prediction in zip(groups, found, strict=True):
+        yield group, [Scores(each) for each in window_predictions(prediction)]
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

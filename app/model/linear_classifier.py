@@ -18,7 +18,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from app.features.binning import Floats
+from app.features.binning import Doubles, Floats
 from app.model.config import ModelConfig
 from app.model.graph import Booleans, GraphGroup, Integers, Topology
 
@@ -61,7 +61,7 @@ class _Selected(NamedTuple):
     """Weights for one topology and one choice of weights by each grade set."""
 
     sensor_P: Integers
-    weight_LN: Floats
+    weight_LN: Doubles
     """L = P x T x F inputs, N = G x K logits."""
 
 
@@ -95,14 +95,18 @@ class LinearClassifier:
 
     def logits(self, group: GraphGroup) -> Floats:
         """Return the logits of the grades before the temperature, [W, V, K]; NaN without output."""
+        return self._logits(group).astype(np.float32)
+
+    def _logits(self, group: GraphGroup) -> Doubles:
+        """Sum in float64: terms of several sensors cancel, and few windows lie near a threshold."""
         topology, tables = group.topology, self.tables
         G, _, Q, T, _, K = tables.weight_GAQTFK.shape
         set_V = topology.grade_set_V
         if group.steps != T or not Q or not group.windows:
-            return np.full((group.windows, len(set_V), K), np.nan, np.float32)
+            return np.full((group.windows, len(set_V), K), np.nan)
         place_SG = self._places(topology)
         choice_WG, is_known_WG = self._choose(np.all(group.mask_WST, axis=2), place_SG)
-        logit_WGK = np.empty((group.windows, G, K), np.float32)
+        logit_WGK = np.empty((group.windows, G, K))
         choices_PG, pattern_W = np.unique(choice_WG, axis=0, return_inverse=True)
         for pattern, choice_G in enumerate(choices_PG):
             window_W = np.flatnonzero(pattern_W.reshape(-1) == pattern)
@@ -110,7 +114,7 @@ class LinearClassifier:
             x_WPTF = group.x_WSTF if len(choices_PG) == 1 else group.x_WSTF[window_W]
             if len(selected.sensor_P) < topology.sensors:
                 x_WPTF = x_WPTF[:, selected.sensor_P]
-            sum_WN = x_WPTF.reshape(len(window_W), -1) @ selected.weight_LN
+            sum_WN = x_WPTF.reshape(len(window_W), -1).astype(np.float64) @ selected.weight_LN
             logit_WGK[window_W] = sum_WN.reshape(-1, G, K) + tables.bias_GAK[np.arange(G), choice_G]
         logit_WGK[~is_known_WG] = np.nan
         logit_WVK = logit_WGK[:, set_V.clip(0)]
@@ -120,10 +124,10 @@ class LinearClassifier:
     def probability(self, group: GraphGroup) -> Floats:
         """Return the probability of each grade, [W, V, K]; NaN without output."""
         temperature_V = self.tables.temperature_G[group.topology.grade_set_V.clip(0)]
-        logit_WVK = self.logits(group) / temperature_V[:, None]
+        logit_WVK = self._logits(group) / temperature_V[:, None]
         share_WVK = np.exp(logit_WVK - logit_WVK.max(-1, keepdims=True))
-        probability_WVK: Floats = share_WVK / share_WVK.sum(-1, keepdims=True)
-        return probability_WVK
+        probability_WVK = share_WVK / share_WVK.sum(-1, keepdims=True)
+        return probability_WVK.astype(np.float32)
 
     def _places(self, topology: Topology) -> Integers:
         """Return the place of each sensor in each grade set, [S, G], -1 where it is not read."""
@@ -158,7 +162,7 @@ class LinearClassifier:
             weight_PGTFK = weight_PGTFK * (place_PG >= 0)[..., None, None, None]
             P, G, T, F, K = weight_PGTFK.shape
             weight_LN = np.moveaxis(weight_PGTFK, 1, 3).reshape(P * T * F, G * K)
-            found = _Selected(sensor_P, np.ascontiguousarray(weight_LN, np.float32))
+            found = _Selected(sensor_P, np.ascontiguousarray(weight_LN, np.float64))
             if found.weight_LN.nbytes <= MAX_CACHED_BYTES:
                 self._selected[key] = found
         return found

@@ -215,6 +215,11 @@ class Ensemble(nn.Module):
         self.temperature_G: Tensor
         """Divides the logits of each grade set (Guo et al., 2017)."""
 
+    @property
+    def parameter_count(self) -> int:
+        """Return how many weights all members have."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def forward(self, graph: GraphTensors) -> Heads:
         """Return the heads of all members, each with a first axis M."""
         return Heads(*map(torch.stack, zip(*(each(graph) for each in self.members), strict=True)))

@@ -174,7 +174,7 @@ class OodDetector:
         map_NJC = np.moveaxis(map_SNLC, 1, 0).reshape(len(set_N), -1, C)
         return _Layout(set_N, map_NJC, is_read_SN, tuple(readings))
 
-    def _pattern(self, topology: Topology, mask_ST: Booleans, layout: _Layout) -> _Pattern:
+    def _pattern(self, mask_ST: Booleans, layout: _Layout) -> _Pattern:
         tables, A, N = self.tables, self._axes, layout.set_N
         (S, T), J = mask_ST.shape, layout.map_NJC.shape[1]
         present_J1 = mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32)[:, None]
@@ -213,7 +213,7 @@ class OodDetector:
         A, W, mask_ST = self._axes, group.windows, group.mask_WST[0]
         pattern = self._patterns.get((group.topology, key))
         if pattern is None:
-            pattern = self._pattern(group.topology, mask_ST, layout)
+            pattern = self._pattern(mask_ST, layout)
             self._patterns[(group.topology, key)] = pattern
         x_WSL = group.x_WSTF.reshape(W, len(mask_ST), -1)
         if not mask_ST.all():

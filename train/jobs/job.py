@@ -19,8 +19,8 @@ from uuid import uuid4
 import numpy as np
 
 from app.checkpoint import manifest as files
-from app.checkpoint.files import Origin, save
 from app.checkpoint.manifest import DataInterval, Head
+from app.checkpoint.torch_model import Origin, save
 from app.core.errors import CheckpointError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
@@ -208,7 +208,7 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
         created=datetime.now(UTC).replace(microsecond=0),
         start=EPOCH + int(start_us_W.min()) * MICROSECOND,
         end=EPOCH + int(start_us_W.max()) * MICROSECOND + window,
-        weights=sum(parameter.numel() for parameter in last.model().parameters()),
+        weights=last.model().ensemble.parameter_count,
         training_s=training_s,
         shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members"
         + (
@@ -221,12 +221,13 @@ def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
     """Write the checkpoint beside its place and move it there."""
     evaluation, heading, windows = outcome.evaluation, outcome.heading, job.windows
     model, design = last.model(), windows.equipment.design
+    linear_G = None if model.classifier is None else model.classifier.tables.temperature_G
     for number, name in enumerate(last.spec.grade_sets()):
         found = evaluation.certainty.get(name[1])
         if found is not None and found.temperature is not None:
-            model.grade.temperature_G[number] = found.temperature
-        if found is not None and found.opinion_temperature is not None:
-            model.opinion.temperature_G[number] = found.opinion_temperature
+            model.ensemble.temperature_G[number] = found.temperature
+        if linear_G is not None and found is not None and found.opinion_temperature is not None:
+            linear_G[number] = found.opinion_temperature
     spec = last.spec
     if evaluation.limits is not None:
         spec = spec.model_copy(update={"limits": {design: evaluation.limits}})

@@ -109,7 +109,7 @@ def check_runner(
 def reference_outputs(runner: NetworkRunner, config: ModelConfig) -> dict[str, Floats]:
     """Return a runner's outputs for the probes by `<probe>.<output>`."""
     return {
-        f"{number}.{name}": array
+        f"{number}.{name}": np.ascontiguousarray(array)
         for number, group in enumerate(probe_groups(config))
         for name, array in zip(OUTPUTS, runner.run(group), strict=True)
     }

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby, pairwise
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
@@ -20,9 +20,8 @@ from app.core.errors import (
     UnknownVersion,
 )
 from app.diagnosis.build import Scores
-from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import WindowQuality
-from app.model.graph import concatenate
 from app.serving.ingress.circuit_breaker import CircuitBreaker
 from app.serving.ingress.traffic import Release, Traffic, order_of_versions
 from app.serving.ingress.version import Version, name_of, read_version
@@ -268,15 +267,15 @@ class VersionRouter:
             for position in range(len(items))
         ]
         taught: dict[str, PredictionDecoder] = {}
-        batches: dict[tuple[int, bool], list[_Part]] = {}
+        batches: dict[bool, list[_Part]] = {}
         for group in built.groups:
             summaries = group.summary.windows(items[group.positions[0]].window.equipment.sensor_ids)
             for place, (position, summary) in enumerate(
                 zip(group.positions, summaries, strict=True)
             ):
-                key = (group.graph.x_STF.shape[1], items[position].explain)
+                key = items[position].explain
                 batches.setdefault(key, []).append(_Part(group, place, summary))
-        for (_, explain), parts in batches.items():
+        for explain, parts in batches.items():
             answers = await self._scores_of(version, parts, explain=explain)
             seconds = time.perf_counter() - started
             for part, answer in zip(parts, answers, strict=True):
@@ -345,21 +344,16 @@ class VersionRouter:
             group.graphs([part.place for part in of_group])
             for group, of_group in groupby(parts, attrgetter("group"))
         ]
-        call = ScoreCall(
-            version.description.spec_digest,
-            graphs[0] if len(graphs) == 1 else concatenate(graphs),
-            explain,
-        )
+        call = ScoreCall(version.description.spec_digest, tuple(graphs), explain)
         started = time.perf_counter()
         answer = await self._asked(
             version.release, self._chain.score(version.release.application, call)
         )
         self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
-        told = component_predictions(answer.output)
-        ends = list(accumulate(part.group.components for part in parts))
+        predictions = chain.from_iterable(map(window_predictions, answer.predictions))
         return [
-            Scores(told[start:end], answer.contributions[order] if explain else None)
-            for order, (start, end) in enumerate(pairwise([0, *ends]))
+            Scores(each, answer.contributions[order] if explain else None)
+            for order, each in enumerate(predictions)
         ]
 
     async def _asked(self, release: Release, call: Awaitable[T]) -> T:

@@ -3,11 +3,13 @@
 Invariant: its process does what `ModelServer` does and nothing else.
 """
 
+from collections.abc import Sequence
+
 from ray import serve
 
 from app.checkpoint.locate import find_checkpoint
 from app.core.settings import Settings
-from app.model.graph import GraphBatch, ModelOutput
+from app.model.graph import GraphGroup, Prediction
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.logging import configure_logging
 
@@ -29,13 +31,13 @@ class ModelReplica(ModelServer):
         configure_logging(settings.log_level)
         super().__init__(find_checkpoint(checkpoint, settings), device, threads)
 
-    async def output_of(self, graph: GraphBatch) -> ModelOutput:
-        """Return the network's answer for a call's graphs; while a pass runs off the event loop, with those of other calls that wait."""
+    async def predictions_of(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        """Return the predictions of a call's groups, merged with calls that wait."""
         if self.idle:  # a batch of one would cost two turns of the event loop
-            return await super().output_of(graph)
-        output: ModelOutput = await self._merged(graph)
-        return output
+            return await super().predictions_of(groups)
+        found: list[Prediction] = await self._merged(tuple(groups))
+        return found
 
     @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=0.0)
-    async def _merged(self, graphs: list[GraphBatch]) -> list[ModelOutput]:
-        return await self.outputs_of(graphs)
+    async def _merged(self, calls: list[tuple[GraphGroup, ...]]) -> list[list[Prediction]]:
+        return await self.predictions_of_calls(calls)

@@ -12,22 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
-from app.core.errors import CheckpointError, WindowError
+from app.checkpoint.predictor import open_predictor
+from app.core.errors import CheckpointError
 from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
-from app.model.graph import (
-    Contributions,
-    GraphBatch,
-    ModelOutput,
-    concatenate,
-    split_graphs,
-    split_output,
-)
-from app.model.network import occlude, score
-from app.model.runtime.selection import choose, warm_up_graphs
+from app.model.graph import Contributions, GraphGroup, Prediction
+from app.model.runtime.gate import warm_up_group
 from app.serving.rpc.messages import ScoreAnswer, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
@@ -48,37 +40,35 @@ class ModelServer:
     """
 
     def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
-        self._device = torch.device(
-            device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
-        self._checkpoint: Checkpoint = load(checkpoint_dir, self._device)
-        self.choice = choose(self._checkpoint.model, threads)
+        self._checkpoint: Checkpoint = load(checkpoint_dir)
+        self.opened = open_predictor(self._checkpoint, device, threads)
+        self.predictor = self.opened.predictor
         self._description = VersionDescription(
             manifest=self._checkpoint.manifest.model_dump_json(),
             feature_spec=(checkpoint_dir / files.FEATURE_SPEC).read_text(encoding="utf-8"),
             calibration=(checkpoint_dir / files.CALIBRATION).read_text(encoding="utf-8"),
             spec_digest=self._checkpoint.manifest.sha256[files.FEATURE_SPEC],
-            device=str(self._device),
-            implementation=self.choice.implementation.name,
+            device=self.opened.device,
+            implementation=self.predictor.name,
         )
         self._computing = asyncio.Lock()
         self._turns: set[asyncio.Task[object]] = set()
         """Passes off the event loop, that run or wait to."""
-        self._rows_in_loop = int(self.choice.lone_rows * _LOOP_MS / self.choice.lone_ms)
+        self._rows_in_loop = int(self.opened.lone_rows * _LOOP_MS / self.opened.lone_ms)
         logger.info(
             "implementation chosen",
             extra={
                 "version": self._checkpoint.manifest.version,
-                "device": str(self._device),
-                "implementation": self.choice.implementation.name,
-                "trials": [str(trial) for trial in self.choice.trials],
+                "device": self.opened.device,
+                "implementation": self.predictor.name,
+                "difference": self.opened.difference,
             },
         )
         logger.info(
             "model ready",
             extra={
                 "version": self._checkpoint.manifest.version,
-                "device": str(self._device),
+                "device": self.opened.device,
                 "checkpoint": checkpoint_dir.name,
             },
         )
@@ -105,31 +95,33 @@ class ModelServer:
                 f"expected graphs made with feature spec {self._description.spec_digest[:12]}, found {call.spec_digest[:12]}: "
                 "the checkpoint was replaced, build them again"
             )
-        if call.graph.x_STF.shape[2] != self._checkpoint.config.features:
-            raise WindowError(
-                f"expected {self._checkpoint.config.features} features of a sensor, found {call.graph.x_STF.shape[2]}: "
-                "build the graphs with this version's feature spec"
-            )
         if call.explain:
-            _refuse_to_explain_large(call.graph)
-        output = await self.output_of(call.graph)
+            _refuse_to_explain_large(call.groups)
+        predictions = tuple(await self.predictions_of(call.groups))
         if not call.explain:
-            return ScoreAnswer(output)
+            return ScoreAnswer(predictions)
+        windows = [
+            group.take(slice(row, row + 1)) for group in call.groups for row in range(group.windows)
+        ]
         return ScoreAnswer(
-            output,
-            tuple([await self._contributions_of(graph) for graph in split_graphs(call.graph)]),
+            predictions, tuple([await self._contributions_of(window) for window in windows])
         )
 
-    async def output_of(self, graph: GraphBatch) -> ModelOutput:
-        """Return the network's answer for a call's graphs."""
-        return (await self.outputs_of([graph]))[0]
+    async def predictions_of(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        """Return the predictions of a call's groups."""
+        return (await self.predictions_of_calls([tuple(groups)]))[0]
 
-    async def outputs_of(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
-        """Return the network's answers for the graphs of several calls, those of one number of steps together."""
-        if sum(graph.mask_ST.size for graph in graphs) <= self._rows_in_loop:
+    async def predictions_of_calls(
+        self, calls: Sequence[tuple[GraphGroup, ...]]
+    ) -> list[list[Prediction]]:
+        """Return the predictions of several calls, whose windows share passes."""
+        groups = [group for call in calls for group in call]
+        if sum(group.mask_WST.size for group in groups) <= self._rows_in_loop:
             async with self._computing:
-                return self._forward(graphs)
-        return await self._in_turn(lambda: self._forward(graphs))
+                found = iter(self.predictor.predict(groups))
+        else:
+            found = iter(await self._in_turn(lambda: self.predictor.predict(groups)))
+        return [[next(found) for _ in call] for call in calls]
 
     async def _in_turn(self, work: Callable[[], T]) -> T:
         """Do work in a thread when it is its turn; a caller that is cancelled meanwhile leaves it to end, and the next waits for it."""
@@ -143,31 +135,14 @@ class ModelServer:
         task.add_done_callback(self._turns.discard)
         return await asyncio.shield(task)
 
-    def _forward(self, graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
-        outputs: dict[int, ModelOutput] = {}
-        by_steps: dict[int, list[int]] = {}
-        for position, graph in enumerate(graphs):
-            by_steps.setdefault(graph.x_STF.shape[1], []).append(position)
-        for positions in by_steps.values():
-            merged = (
-                concatenate([graphs[position] for position in positions])
-                if positions[1:]
-                else graphs[positions[0]]
-            )
-            sizes = [len(graphs[position].component_type_V) for position in positions]
-            outputs.update(
-                zip(positions, split_output(score(self.choice.network, merged), sizes), strict=True)
-            )
-        return [outputs[position] for position in range(len(graphs))]
-
-    async def _contributions_of(self, graph: GraphBatch) -> Contributions:
+    async def _contributions_of(self, window: GraphGroup) -> Contributions:
         """Return what each sensor contributes; between the parts other calls get their turn."""
-        parts = occlude(self.choice.network, graph)
+        parts = self.predictor.contributions(window)
         found: list[Contributions] = []
         while True:
             part = await self._in_turn(lambda: next(parts, None))
             if part is None:
-                return Contributions.joined(found)
+                return Contributions.merge(found)
             found.append(part)
 
     async def probe(self) -> None:
@@ -176,8 +151,8 @@ class ModelServer:
         Raises:
             CheckpointError: the answer is not finite.
         """
-        (output,) = await self.outputs_of([warm_up_graphs(self._checkpoint.config, 1)])
-        if not np.isfinite(output.health_V).all():
+        (found,) = await self.predictions_of([warm_up_group(self._checkpoint.config, 1)])
+        if not np.isfinite(found.health_WV).all():
             raise CheckpointError(
                 "expected finite health of the warm-up graph, found none: replace the checkpoint"
             )
@@ -187,7 +162,7 @@ class ModelServer:
         await self.probe()
 
 
-def _refuse_to_explain_large(batch: GraphBatch) -> None:
-    largest = int(np.bincount(batch.sensor_graph_S, minlength=1).max())
+def _refuse_to_explain_large(groups: Sequence[GraphGroup]) -> None:
+    largest = max((group.topology.sensors for group in groups), default=0)
     if largest > MAX_EXPLAINED_SENSORS:
         raise too_large_to_explain(largest)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from app.core.errors import HydraulicDiagnosticsError
 from app.diagnosis.input_quality import QualityBatch
 from app.features.binning import Floats
-from app.model.graph import Contributions, GraphBatch, ModelOutput, take_graphs
+from app.model.graph import Contributions, GraphGroup, Prediction
 from app.schemas.equipment import Equipment
 from app.serving.rpc.recent import Recent
 from app.store.windows import StoredWindow
@@ -84,18 +84,13 @@ class BuiltGroup:
     """
 
     positions: tuple[int, ...]
-    graph: GraphBatch
+    graph: GraphGroup
     summary: QualityBatch
     digests: tuple[str, ...]
 
-    def graphs(self, places: Sequence[int]) -> GraphBatch:
+    def graphs(self, places: Sequence[int]) -> GraphGroup:
         """Return the graphs of the windows at these places among the positions."""
-        return self.graph if len(places) == len(self.positions) else take_graphs(self.graph, places)
-
-    @property
-    def components(self) -> int:
-        """Components of each of the windows' graphs."""
-        return len(self.graph.component_type_V) // self.graph.graphs
+        return self.graph if len(places) == len(self.positions) else self.graph.take(places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +103,18 @@ class BuildAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ScoreCall:
-    """Graphs to score; all of one number of steps. `explain` asks for each sensor's contribution to each component."""
+    """Groups of graphs to score. `explain` asks for each sensor's contribution."""
 
     spec_digest: str
-    graph: GraphBatch
+    groups: tuple[GraphGroup, ...]
     explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreAnswer:
-    """A model's output for the graphs of a call, and the sensors' contributions for each graph when they were asked for."""
+    """Predictions of a call, one a group, and contributions, one a window, if requested."""
 
-    output: ModelOutput
+    predictions: tuple[Prediction, ...]
     contributions: tuple[Contributions, ...] = ()
 
 
