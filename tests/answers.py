@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from app.model.runtime.selection import choose
 from numpy.typing import NDArray
 
 from app.checkpoint import manifest as files
@@ -24,7 +25,6 @@ from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
 from app.model.graph import split_output
 from app.model.network import score
-from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
 from tests.rig import rig_block
