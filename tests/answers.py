@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from app.model.runtime.selection import choose
 from numpy.typing import NDArray
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.predictor import open_predictor
+from app.checkpoint.torch_model import load_model
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.importer import DEFAULT_START
 from app.demo.rig.measurements import GRADED_COMPONENTS
 from app.diagnosis.build import DiagnosisContext, Scores, diagnose
-from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.experiments.pairs import Booleans, Integers, Pairs, gathered
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
-from app.model.graph import split_output
-from app.model.network import score
+from app.model.runtime.predictor import Predictor
+from app.model.trained import TrainedModel
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
 from tests.rig import rig_block
@@ -35,33 +35,46 @@ MICROSECOND = timedelta(microseconds=1)
 WINDOWS_OF_A_BATCH = 64
 
 
-def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
-    """Return a shipped checkpoint whose weights had normal noise added: so many times the spread of each tensor.
+class Scored(NamedTuple):
+    """A checkpoint and the predictor that answers for it."""
 
-    What it abstains from stays what the shipped one abstains from: the tables of the distance are left alone.
+    checkpoint: Checkpoint
+    predictor: Predictor
+
+
+def shipped(version: str) -> Scored:
+    """Return a shipped checkpoint as a replica serves it."""
+    found = load(SHIPPED / version)
+    return Scored(found, open_predictor(found).predictor)
+
+
+def damaged(version: str, noise: float, seed: int = 0) -> Scored:
+    """Return a shipped checkpoint whose weights had normal noise added: `noise` spreads of each tensor.
+
+    It abstains where the shipped one does: the tables of the OOD detector are left alone.
     """
     found = load(SHIPPED / version)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in found.model.state_dict().items():
-            if (
-                weight.is_floating_point()
-                and weight.numel() > 1
-                and not name.startswith("distance.")
-            ):
-                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
-    return found
+    generator = np.random.default_rng(seed)
+    arrays = load_model(found).arrays()
+    for name, array in arrays.items():
+        if array.dtype == np.float32 and array.size > 1 and not name.startswith("ood."):
+            with np.errstate(invalid="ignore"):  # biases of -inf have no spread
+                spread = np.nan_to_num(array.std(ddof=1))
+            arrays[name] = array + np.float32(noise * spread) * generator.standard_normal(
+                array.shape, np.float32
+            )
+    return Scored(found, TrainedModel.of_arrays(found.config, arrays).predictor())
 
 
-def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis]:
+def answers(scored: Scored, rows: range | None = None) -> list[Diagnosis]:
     """Return what a checkpoint tells of the shipped cycles, each at its own time, without states of earlier ones."""
+    checkpoint = scored.checkpoint
     equipment, block = rig_equipment(), rig_block()
     chosen = np.array(rows or range(len(block.cycle_index_C)))
     values_WSN = np.stack(
         [block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1
     ).astype(np.float32)
     plan = plan_windows(equipment, checkpoint.feature_spec)
-    network = choose(checkpoint.model, 1).network
     manifest = checkpoint.manifest
     decoder = PredictionDecoder.of(
         manifest.version,
@@ -74,18 +87,19 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
     for start in range(0, len(chosen), WINDOWS_OF_A_BATCH):
         part = chosen[start : start + WINDOWS_OF_A_BATCH]
         graph, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
-        outputs = split_output(score(network, graph), [len(equipment.components)] * len(part))
+        (prediction,) = scored.predictor.predict([graph])
         summaries = summary.windows(equipment.sensor_ids)
-        for place, (row, output, of_window) in enumerate(
-            zip(part.tolist(), outputs, summaries, strict=True)
+        for place, (row, told, of_window) in enumerate(
+            zip(part.tolist(), window_predictions(prediction), summaries, strict=True)
         ):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
             context = DiagnosisContext(
                 f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
             )  # fmt: skip
-            told = Scores(component_predictions(output))
-            found.append(diagnose(equipment, context, told, of_window, decoder, Thresholds(), {}))
+            found.append(
+                diagnose(equipment, context, Scores(told), of_window, decoder, Thresholds(), {})
+            )
     return found
 
 

@@ -339,7 +339,7 @@ def _contrary(directory: Path) -> None:
 
     from safetensors.numpy import load_file, save_file
 
-    turned = {"opinion.weight_GAQTFK", "opinion.bias_GAK", "grade.direction_MGD"}
+    turned = {"linear.weight_GAQTFK", "linear.bias_GAK"}
     tensors = load_file(directory / WEIGHTS)
     save_file(
         {name: -item if name in turned else item for name, item in tensors.items()},

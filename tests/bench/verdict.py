@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from app.checkpoint.files import load
 from app.experiments.verdict import Decider
 from tests.answers import (
-    SHIPPED,
     Call,
     accuracy,
     answers,
     damaged,
     equals_told_apart,
     pairs_of,
+    shipped,
     told_apart,
 )
 from tests.bench.compare import Bench
@@ -44,10 +43,10 @@ def run_trials() -> dict[str, object]:
         By the noise: how often either version is right by component; and by what counts once how many trials called the worse
         version worse, after how many diagnoses, and how many told equal versions apart.
     """
-    shipped = answers(load(SHIPPED / "1"))
+    whole = answers(shipped("1"))
     found: dict[str, object] = {}
     for noise in NOISES:
-        pairs = pairs_of(shipped, answers(damaged("1", noise)))
+        pairs = pairs_of(whole, answers(damaged("1", noise)))
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
         for decider in DECIDERS:

@@ -21,11 +21,11 @@ from app.diagnosis.build import (
     diagnose,
     state_of,
 )
-from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons
 from app.features.binning import Floats
 from app.features.extraction import Fault
-from app.model.graph import Contributions, ModelOutput
+from app.model.graph import Contributions, Prediction
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
@@ -79,27 +79,27 @@ def output(
     health: float = 0.47,
     spread: float = 0.1,
     distance: float = 0.4,
-) -> ModelOutput:
+) -> Prediction:
     nan = float("nan")
-    return ModelOutput(
-        health_V=f32(health, 0.9, 0.9),
-        spread_V=f32(spread, 0.3, 0.3),
-        rate_V=f32(2.0, 1.0, 1.0),
-        rul_V=f32(60.0, 1.0, 1.0),
-        rul_spread_V=f32(10.0, 1.0, 1.0),
-        grade_probability_VK=np.array([pump, (nan, nan, nan), (nan, nan, nan)], np.float32),
-        distance_V=f32(distance, nan, nan),
+    return Prediction(
+        probability_WVK=np.array([[pump, (nan, nan, nan), (nan, nan, nan)]], np.float32),
+        health_WV=f32(health, 0.9, 0.9)[None],
+        spread_WV=f32(spread, 0.3, 0.3)[None],
+        rate_WV=f32(2.0, 1.0, 1.0)[None],
+        rul_WV=f32(60.0, 1.0, 1.0)[None],
+        rul_spread_WV=f32(10.0, 1.0, 1.0)[None],
+        distance_WV=f32(distance, nan, nan)[None],
     )
 
 
 def scores_of(
-    found: ModelOutput, contribution_VS: Floats | None = None, distance_VS: Floats | None = None
+    found: Prediction, contribution_VS: Floats | None = None, distance_VS: Floats | None = None
 ) -> Scores:
     if contribution_VS is None:
-        return Scores(component_predictions(found))
+        return Scores(window_predictions(found)[0])
     unknown_VS = np.full_like(contribution_VS, np.nan)
     return Scores(
-        component_predictions(found),
+        window_predictions(found)[0],
         Contributions(contribution_VS, unknown_VS if distance_VS is None else distance_VS),
     )
 
@@ -196,8 +196,8 @@ def test_component_that_nothing_is_known_of_has_no_health():
 
 def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
     told = output()
-    for values in (told.health_V, told.rate_V, told.rul_V, told.grade_probability_VK):
-        values[0] = np.nan
+    for values in (told.health_WV, told.rate_WV, told.rul_WV, told.probability_WVK):
+        values[0, 0] = np.nan
     diagnosis = make(scores_of(told))
     pump = diagnosis.components[0]
     assert (pump.health, pump.state, pump.basis, pump.interval) == (
@@ -468,7 +468,7 @@ def told_fields(draw: st.DrawFn) -> DiagnosisFields:
         draw(st.lists(st.floats(0, 1, width=32) | st.just(np.nan), min_size=9, max_size=9)),
         np.float32,
     )
-    found = ModelOutput(*values_8V[:5], shares_VK.reshape(3, 3), values_8V[5])
+    found = Prediction(shares_VK.reshape(1, 3, 3), *values_8V[:6, None])
     contribution_VS = np.array(draw(st.lists(NUMBERS, min_size=9, max_size=9)), np.float32).reshape(
         3, 3
     )

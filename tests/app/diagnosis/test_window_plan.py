@@ -7,9 +7,9 @@ from app.core.errors import WindowError
 from app.diagnosis.input_quality import assess_window
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.extraction import window_features
-from app.model.graph import build_graph, concatenate
+from app.model.graph import GraphGroup
 from app.schemas.equipment import Equipment
-from tests.app.model.test_graph import equal
+from tests.graphs import build_graph
 from tests.small import small, wave
 
 
@@ -18,7 +18,10 @@ def test_windows_built_together_are_what_each_is_alone() -> None:
     values_WSN = wave(5, 4, seed=3)
     graph, summary = build_windows(values_WSN, plan_windows(made.equipment, made.spec))
     features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
-    equal(graph, concatenate([build_graph(made.equipment, each, made.spec) for each in features]))
+    alone = GraphGroup.merge([build_graph(made.equipment, each, made.spec) for each in features])
+    assert graph.topology == alone.topology
+    assert graph.x_WSTF.tobytes() == alone.x_WSTF.tobytes()
+    assert graph.mask_WST.tobytes() == alone.mask_WST.tobytes()
     for mine, each in zip(summary.windows(made.equipment.sensor_ids), features, strict=True):
         np.testing.assert_equal(
             mine._asdict(), assess_window(made.equipment, each, made.spec)._asdict()

@@ -8,16 +8,15 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.checkpoint.files import load
 from app.experiments.pairs import Pairs
 from app.experiments.verdict import Decider
 from tests.answers import (
-    SHIPPED,
     accuracy,
     answers,
     damaged,
     equals_told_apart,
     pairs_of,
+    shipped,
     told_apart,
 )
 
@@ -27,7 +26,7 @@ TRIALS = 20
 @cache
 def pairs() -> Pairs:
     """Version 1 as it is shipped, and with noise of 0.33 spreads on its weights."""
-    return pairs_of(answers(load(SHIPPED / "1")), answers(damaged("1", 0.33)))
+    return pairs_of(answers(shipped("1")), answers(damaged("1", 0.33)))
 
 
 def test_the_damaged_version_is_worse_by_what_is_stated():

@@ -8,7 +8,8 @@ import pytest
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
-from app.model.graph import plan_graph, tile_graphs
+from app.model.graph import GraphGroup, build_topology
+from tests.graphs import predict as predict_group
 from tests.small import graded_windows, small
 from train.evaluation.predict import Predictions, join, predict
 from train.evaluation.scores import grade_probability
@@ -28,20 +29,13 @@ def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> Non
     features = batch_features(
         windows.values(chosen_W), plan_features(machine.equipment, machine.spec)
     )
-    batch = tile_graphs(
-        plan_graph(machine.equipment, machine.spec), features.x_WSTF, features.mask_WST
-    )
-    served = machine.model.read(batch)
-    for told_WV, served_V in (
-        (said.health_WV, served.health_V),
-        (said.spread_WV, served.spread_V),
-        (said.rate_WV, served.rate_V),
-        (said.rul_WV, served.rul_V),
-        (said.rul_spread_WV, served.rul_spread_V),
-    ):
-        np.testing.assert_allclose(told_WV.reshape(-1), served_V, rtol=1e-5)
+    topology = build_topology(machine.equipment, machine.spec)
+    group = GraphGroup(topology, features.x_WSTF, features.mask_WST)
+    served = predict_group(machine.model, group)
+    for name in ("health_WV", "spread_WV", "rate_WV", "rul_WV", "rul_spread_WV"):
+        np.testing.assert_allclose(getattr(said, name), getattr(served, name), rtol=1e-5)
     own_WK = grade_probability(said.logit_WMVJ[:, :, 0], 1.0)
-    np.testing.assert_allclose(own_WK, served.probability_VK.reshape(3, 3, -1)[:, 0], atol=1e-6)
+    np.testing.assert_allclose(own_WK, served.probability_WVK[:, 0], atol=1e-6)
     np.testing.assert_array_equal(said.exceedance_WS, features.exceedance_WS)
 
 
@@ -76,9 +70,9 @@ def test_no_window_gives_no_prediction(tmp_path: Path) -> None:
 
 def test_network_is_left_in_evaluation_mode(tmp_path: Path) -> None:
     machine = small()
-    machine.model.train()
+    machine.model.ensemble.train()
     predict(machine.model, machine.spec, graded_windows(tmp_path), np.arange(2))
-    assert not machine.model.training
+    assert not machine.model.ensemble.training
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from app.model.runtime.selection import warm_up_graphs
 
 from app.model.graph import GraphBatch, ModelOutput
-from app.model.runtime.selection import warm_up_graphs
 from app.serving.model_server.deployment import ModelReplica
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from app.model.runtime.selection import warm_up_graphs
 
 from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphBatch, ModelOutput, build_graph, concatenate
-from app.model.runtime.selection import warm_up_graphs
 from app.serving.model_server import server as model_server
 from app.serving.model_server.server import ModelServer
 from app.serving.rpc.messages import ScoreCall
