@@ -85,7 +85,7 @@ def build_api(service: Service) -> ASGIApp:
     _add_diagnosis_routes(api, service)
     _add_release_routes(api, service)
     add_experiment_route(api, service.store, access(service.authenticator, "read"))
-    add_admin_routes(api, service.authenticator, service.releases)
+    add_admin_routes(api, service.authenticator, service.release_service)
     _add_error_answers(api)
     document_bodies(api)
     return AccessLog(DirectPaths(api, Callers()), service.metrics)
@@ -141,7 +141,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
         openapi_extra=body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
-        answer = await service.machines.put(
+        answer = await service.registry.put(
             equipment_id, await read_body(request.headers, request.receive, MAX_TOPOLOGY_BYTES)
         )
         return json_answer(answer.model_dump_json().encode(), 201 if answer.created else 200)
@@ -157,7 +157,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
             orjson.dumps(
                 {
                     "equipment": [
-                        item.model_dump(mode="json") for item in await service.machines.summaries()
+                        item.model_dump(mode="json") for item in await service.registry.summaries()
                     ]
                 }
             )
@@ -172,7 +172,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
     )
     async def get_equipment(equipment_id: str) -> Response:
         return json_answer(
-            (await service.machines.topology(_known_form(equipment_id))).model_dump_json().encode()
+            (await service.registry.topology(_known_form(equipment_id))).model_dump_json().encode()
         )
 
     @api.post(
@@ -185,7 +185,7 @@ def _add_equipment_routes(api: FastAPI, service: Service) -> None:
     )
     async def post_readings(request: Request) -> Response:
         body = await read_body(request.headers, request.receive, MAX_READINGS_BYTES)
-        answer = await service.machines.ingest(body, request.headers.get("content-type", ""))
+        answer = await service.registry.ingest(body, request.headers.get("content-type", ""))
         if answer.rejected and not answer.accepted and not answer.duplicates:
             return respond(_all_rejected(answer, request.scope["trace_id"]))
         return json_answer(answer.model_dump_json(exclude_none=True).encode())

@@ -23,11 +23,11 @@ class Service:
     """The parts that HTTP calls."""
 
     authenticator: Authenticator
-    machines: EquipmentRegistry
+    registry: EquipmentRegistry
     diagnostics: Diagnostics
     status: Status
     retention: Retention
-    releases: ReleaseBackend
+    release_service: ReleaseBackend
     metrics: Metrics
     store: Store
 
@@ -39,7 +39,13 @@ class Service:
 
     async def close(self) -> None:
         """Write what waits and close the connections; a part that fails to close keeps no other from it."""
-        for part in (self.releases, self.retention, self.status, self.diagnostics, self.store):
+        for part in (
+            self.release_service,
+            self.retention,
+            self.status,
+            self.diagnostics,
+            self.store,
+        ):
             try:
                 await part.close()
             except Exception:

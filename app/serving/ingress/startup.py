@@ -62,14 +62,14 @@ class Ingress:
         store = open_store(settings)
         extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
         declared = tuple(read_declared(PROJECT_DIR / name) for name in equipment_files)
-        machines = EquipmentRegistry(store, metrics, utc_now, declared)
+        registry = EquipmentRegistry(store, metrics, utc_now, declared)
         self.service = Service(
             authenticator=Authenticator(store.find_key, extra_key),
-            machines=machines,
-            diagnostics=Diagnostics(store, machines, self._versions, metrics, utc_now),
+            registry=registry,
+            diagnostics=Diagnostics(store, registry, self._versions, metrics, utc_now),
             status=Status(store, self._versions, partial(prepare, store, settings, declared)),
             retention=Retention(store, utc_now),
-            releases=open_release_service(settings, store),
+            release_service=open_release_service(settings, store),
             metrics=metrics,
             store=store,
         )

@@ -116,14 +116,14 @@ async def service(
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    machines = EquipmentRegistry(store, metrics, utc_now)
+    registry = EquipmentRegistry(store, metrics, utc_now)
     made = Service(
         authenticator=Authenticator(store.find_key),
-        machines=machines,
-        diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
+        registry=registry,
+        diagnostics=Diagnostics(store, registry, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
-        releases=release_service,
+        release_service=release_service,
         metrics=metrics,
         store=store,
     )
