@@ -8,7 +8,7 @@ import asyncio
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from app.serving.model_server.deployment import ModelReplica
+from app.serving.model_server.deployment import ModelDeployment
 from app.serving.rpc.messages import ScoreAnswer, ScoreCall
 
 
@@ -22,7 +22,7 @@ class BrokenArgs(BaseModel):
     raises: bool = False
 
 
-class BrokenReplica(ModelReplica):
+class BrokenReplica(ModelDeployment):
     """A model replica that sleeps before it scores, or raises."""
 
     def __init__(self, args: BrokenArgs) -> None:

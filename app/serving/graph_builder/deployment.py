@@ -9,7 +9,7 @@ from app.serving.observability.logging import configure_logging
 from app.serving.rpc import client as handles
 
 
-class GraphBuilderReplica(GraphBuilder):
+class GraphBuilderDeployment(GraphBuilder):
     """One replica of the graph-builder pool."""
 
     def __init__(self) -> None:

@@ -1,7 +1,4 @@
-"""What the OpenAPI document says of bodies that routes read and write by hand.
-
-Invariant: every schema that is referred to is in the document.
-"""
+"""Describes bodies in the OpenAPI document that routes parse and encode themselves."""
 
 from typing import Any
 
@@ -34,7 +31,12 @@ _BODIES: tuple[type[BaseModel], ...] = (
 
 
 def body_of(schema: str, *media_types: str) -> dict[str, Any]:
-    """Describe a route's body: the name of its schema, and its media types (JSON when none is given)."""
+    """Describe a route's request body.
+
+    Args:
+        schema: name of the body's schema.
+        media_types: JSON when none is given.
+    """
     reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
     return {
         "requestBody": {
@@ -45,7 +47,7 @@ def body_of(schema: str, *media_types: str) -> dict[str, Any]:
 
 
 def answer_of(schema: str, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
-    """Describe a route's answers: its schema on success, problem documents otherwise."""
+    """Describe a route's responses: a schema on success, problem documents otherwise."""
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         200: {
@@ -58,7 +60,7 @@ def answer_of(schema: str, media_type: str = "application/json") -> dict[int | s
 
 
 def document_bodies(api: FastAPI) -> None:
-    """Add the schemas of bodies that routes read by hand to the OpenAPI document."""
+    """Add the schemas of `_BODIES` to the OpenAPI document."""
 
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:

@@ -20,7 +20,7 @@ after each 700 is a tenth of the work."""
 
 
 @serve.ingress()
-class IngressReplica(Ingress):
+class IngressDeployment(Ingress):
     """One ingress replica.
 
     Args:

@@ -418,7 +418,7 @@ def _key_of(resolved: Resolved, order: tuple[str, ...]) -> ResponseKey:
 
 def _traced(resolved: Resolved) -> Resolved:
     """Return a request with its caller's span, which its batch is told of."""
-    caller = tracing.caller()
+    caller = tracing.current_span()
     return resolved if caller is None else replace(resolved, asked_by=caller)
 
 

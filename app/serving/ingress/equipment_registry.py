@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from app.core.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer
-from app.schemas.topology import Finding, lint, read_equipment
+from app.schemas.topology import lint, read_equipment
+from app.serving.http.routes.equipment import EquipmentSummary, PutAnswer
 from app.serving.ingress.ingest import parse_readings
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.recent import Recent
@@ -31,32 +30,6 @@ MAX_REMEMBERED = 20_000
 MAX_STRUCTURES = 1_000
 AWAY_S = 5.0
 """How long a known topology is taken as it was before the database, which was away, is asked again."""
-
-
-class PutAnswer(BaseModel):
-    """What became of a topology: whether it is new, its revision, and the linter's warnings."""
-
-    model_config = ConfigDict(frozen=True)
-
-    equipment_id: str
-    created: bool
-    revision: str
-    findings: tuple[Finding, ...]
-
-
-class EquipmentSummary(BaseModel):
-    """A registered machine in a list: who it is and how large, without its topology."""
-
-    model_config = ConfigDict(frozen=True)
-
-    equipment_id: str
-    name: str
-    design: str
-    components: int
-    sensors: int
-    revision: str
-    registered_at: datetime
-    updated_at: datetime
 
 
 class _Remembered(NamedTuple):

@@ -6,24 +6,18 @@ Invariant: a request that can't be resolved says what was expected of the caller
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from opentelemetry.trace import SpanContext
-from pydantic import ValidationError
-from pydantic_core import from_json
 
-from app.core.errors import InputError, LimitExceeded
+from app.core.errors import InputError
 from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.features.binning import Floats
-from app.schemas.diagnosis import MAX_BATCH_ITEMS, DiagnosisRequest
+from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Equipment
-from app.schemas.places import shown
 from app.schemas.topology import parse_equipment
 from app.serving.ingress.windows import Bins, inline_window, window_before
-
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +37,6 @@ class Resolved:
     def weight(self) -> int:
         """What the window costs beside others: its sensors' bins."""
         return max(1, len(self.equipment.sensors) * self.bins.length)
-
-
-def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
-    """Take a batch's body apart; an item that can't be used becomes its error.
-
-    Raises:
-        InputError: the body as a whole is no batch.
-        LimitExceeded: it has more items than a batch may have.
-    """
-    try:
-        document = from_json(body)
-    except ValueError as error:
-        raise InputError(f"expected JSON, found text that does not parse: {error}") from error
-    items = (
-        document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
-    )
-    if not isinstance(items, list) or not items:
-        raise InputError(
-            f"expected an object with a list `items` and nothing else, found {shown(document)}",
-            "items",
-        )
-    if len(items) > MAX_BATCH_ITEMS:
-        raise LimitExceeded(
-            f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches",
-            "items",
-        )
-    return [_request_of(item) for item in items]
 
 
 def resolve(request: DiagnosisRequest, registered: Equipment | None, now: datetime) -> Resolved:
@@ -97,32 +64,6 @@ def resolve(request: DiagnosisRequest, registered: Equipment | None, now: dateti
     return Resolved(request, equipment, bins, values_SN)
 
 
-def checked_interval(
-    start: datetime | None, end: datetime | None
-) -> tuple[datetime | None, datetime | None]:
-    """Return an interval as it was given.
-
-    Args:
-        start: None for the beginning.
-        end: None for no end.
-
-    Raises:
-        InputError: a time is not one of this service, or the start is not before the end.
-    """
-    for field, at in (("start", start), ("end", end)):
-        if at is not None and not EARLIEST <= at <= LATEST:
-            raise InputError(
-                f"expected a time from {EARLIEST.year} to {LATEST.year}, found {at.isoformat()}: correct `{field}`",
-                field,
-            )
-    if start is not None and end is not None and start >= end:
-        raise InputError(
-            f"expected start before end, found {start.isoformat()} and {end.isoformat()}: exchange or widen them",
-            "start",
-        )
-    return start, end
-
-
 def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) -> Equipment:
     if request.readings is None:
         raise InputError(
@@ -135,10 +76,3 @@ def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) ->
             "equipment.equipment_id",
         )
     return equipment
-
-
-def _request_of(item: object) -> DiagnosisRequest | Exception:
-    try:
-        return DiagnosisRequest.model_validate(item)
-    except ValidationError as error:
-        return error

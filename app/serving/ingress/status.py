@@ -8,12 +8,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
+from app.serving.http.routes.health import Readiness
 from app.serving.ingress.traffic import Release, order_of_versions
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
@@ -26,17 +25,6 @@ ANSWER_S = 2.0
 """How long the database and each version have to show that they answer."""
 REMEMBER_S = 1.0
 """How long readiness is remembered: it is asked without a key, and makes every version score a graph."""
-
-
-class Readiness(BaseModel):
-    """Whether the database and each released version really answered just now."""
-
-    model_config = ConfigDict(frozen=True)
-
-    ready: bool
-    database: bool
-    versions: Mapping[str, bool]
-    reasons: tuple[str, ...]
 
 
 class Status:

@@ -15,7 +15,7 @@ MAX_BATCH_CALLS = 8
 """Calls come with up to 64 windows each, and what is merged is read in bounded parts anyway."""
 
 
-class ModelReplica(ModelServer):
+class ModelDeployment(ModelServer):
     """One replica of one version.
 
     Args:

@@ -47,7 +47,7 @@ def passing(handle: DeploymentHandle[Any]) -> Passing:
 
 async def build(builder: Passing, call: BuildCall) -> BuildAnswer:
     """Have the graph-builder pool build graphs."""
-    with tracing.nobody():
+    with tracing.only_sampled():
         answer = builder.for_bytes(build_bytes(call)).build.remote(call)
     found: BuildAnswer = await answer
     return found
@@ -69,7 +69,7 @@ def build_bytes(call: BuildCall) -> int:
 
 async def describe(application: str) -> VersionDescription:
     """Ask a version's application what it is."""
-    with tracing.nobody():
+    with tracing.only_sampled():
         answer = _model(application).by_value.describe.remote()
     found: VersionDescription = await answer
     return found
@@ -78,7 +78,7 @@ async def describe(application: str) -> VersionDescription:
 async def score(application: str, call: ScoreCall) -> ScoreAnswer:
     """Have a version's application score graphs."""
     size = call.graph.x_STF.nbytes + call.graph.mask_ST.nbytes
-    with tracing.nobody():
+    with tracing.only_sampled():
         answer = _model(application).for_bytes(size).score.remote(call)
     found: ScoreAnswer = await answer
     return found
@@ -86,7 +86,7 @@ async def score(application: str, call: ScoreCall) -> ScoreAnswer:
 
 async def probe(application: str) -> None:
     """Have a version's application show that it answers."""
-    with tracing.nobody():
+    with tracing.only_sampled():
         answer = _model(application).by_value.probe.remote()
     await answer
 

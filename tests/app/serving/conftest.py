@@ -102,8 +102,8 @@ def versions(local: LocalChain, metrics: Metrics) -> VersionRouter:
 
 
 @pytest.fixture
-def desk(store: Store, tmp_path: Path) -> ReleaseService:
-    """A desk whose file is not there."""
+def release_service(store: Store, tmp_path: Path) -> ReleaseService:
+    """A release service whose file does not exist."""
     return ReleaseService(
         Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1"
     )
@@ -111,19 +111,19 @@ def desk(store: Store, tmp_path: Path) -> ReleaseService:
 
 @pytest.fixture
 async def service(
-    store: Store, versions: VersionRouter, metrics: Metrics, desk: ReleaseService
+    store: Store, versions: VersionRouter, metrics: Metrics, release_service: ReleaseService
 ) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    machines = EquipmentRegistry(store, metrics, utc_now)
+    registry = EquipmentRegistry(store, metrics, utc_now)
     made = Service(
         authenticator=Authenticator(store.find_key),
-        machines=machines,
-        diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
+        registry=registry,
+        diagnostics=Diagnostics(store, registry, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
-        desk=desk,
+        release_service=release_service,
         metrics=metrics,
         store=store,
     )

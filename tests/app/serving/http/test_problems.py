@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from app.core import errors
 from app.schemas.diagnosis import DiagnosisRequest
-from app.serving.http.problems import TYPE_PREFIX, problem_of, respond, trace_id_of
+from app.serving.http.problems import TYPE_PREFIX, problem_of, problem_response, trace_id_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -78,8 +78,10 @@ def test_what_was_sent_is_shown_short():
 
 
 def test_unavailable_says_when_to_try_again():
-    assert respond(problem_of(errors.StoreUnavailable("away"), TRACE)).headers["retry-after"]
-    assert "retry-after" not in respond(problem_of(errors.StoreError("no"), TRACE)).headers
+    assert problem_response(problem_of(errors.StoreUnavailable("away"), TRACE)).headers[
+        "retry-after"
+    ]
+    assert "retry-after" not in problem_response(problem_of(errors.StoreError("no"), TRACE)).headers
 
 
 def test_trace_id_comes_from_the_caller_or_is_made():
@@ -94,21 +96,25 @@ def test_trace_id_comes_from_the_caller_or_is_made():
         assert trace_id_of(bad) not in (bad, "0" * 32)
 
 
-def test_request_of_nothing_but_faults_is_counted_and_not_worked_out():
+def test_request_with_many_errors_reports_their_number_only():
     with pytest.raises(ValidationError) as caught:
         DiagnosisRequest.model_validate({"equipment_id": "p"} | {f"x{n}": n for n in range(201)})
     problem = problem_of(caught.value, TRACE)
     assert (problem.status, problem.errors) == (422, ())
-    assert "found 201 faults" in problem.detail
+    assert "found 201 errors" in problem.detail
 
 
 def test_half_of_a_surrogate_pair_is_told_as_an_escape():
-    answer = respond(problem_of(errors.TopologyError("body", (("\ud800", "found \udfff"),)), TRACE))
+    answer = problem_response(
+        problem_of(errors.TopologyError("body", (("\ud800", "found \udfff"),)), TRACE)
+    )
     assert b"found \\\\udfff" in answer.body
 
 
 def test_further_headers_are_passed_on():
     assert (
-        respond(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers["allow"]
+        problem_response(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers[
+            "allow"
+        ]
         == "GET"
     )

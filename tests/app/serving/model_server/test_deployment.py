@@ -7,7 +7,7 @@ import pytest
 
 from app.model.graph import GraphBatch, ModelOutput
 from app.model.runtime.selection import warm_up_graphs
-from app.serving.model_server.deployment import ModelReplica
+from app.serving.model_server.deployment import ModelDeployment
 
 
 async def test_lone_call_goes_alone_and_those_that_come_meanwhile_are_merged(
@@ -15,12 +15,12 @@ async def test_lone_call_goes_alone_and_those_that_come_meanwhile_are_merged(
 ):
     merged: list[GraphBatch] = []
 
-    async def merge(self: ModelReplica, graph: GraphBatch) -> ModelOutput:
+    async def merge(self: ModelDeployment, graph: GraphBatch) -> ModelOutput:
         merged.append(graph)
         return (await self.outputs_of([graph]))[0]
 
-    monkeypatch.setattr(ModelReplica, "_merged", merge)
-    replica = ModelReplica(str(checkpoints["model-1"]), "cpu", 1)
+    monkeypatch.setattr(ModelDeployment, "_merged", merge)
+    replica = ModelDeployment(str(checkpoints["model-1"]), "cpu", 1)
     graph = warm_up_graphs(replica.choice.network.config, 1)
     many = warm_up_graphs(replica.choice.network.config, 256)  # for the length of a thread's run
     first = asyncio.create_task(replica.output_of(many))
