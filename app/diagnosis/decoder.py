@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.features.spec import FeatureSpec
-from app.model.graph import ModelOutput
+from app.model.graph import ModelOutput, Prediction
 from app.schemas.diagnosis import Basis
 from app.schemas.equipment import Component, Grade
 
@@ -48,6 +48,21 @@ def component_predictions(output: ModelOutput) -> list[ComponentPrediction]:
         output.distance_V.tolist(),
     )
     return list(map(ComponentPrediction._make, zip(*columns, strict=True)))
+
+
+def window_predictions(prediction: Prediction) -> list[list[ComponentPrediction]]:
+    """Return the predictions of each window's components, in order, as plain numbers."""
+    columns = zip(
+        prediction.health_WV.tolist(),
+        prediction.spread_WV.tolist(),
+        prediction.rate_WV.tolist(),
+        prediction.rul_WV.tolist(),
+        prediction.rul_spread_WV.tolist(),
+        prediction.probability_WVK.tolist(),
+        prediction.distance_WV.tolist(),
+        strict=True,
+    )
+    return [list(map(ComponentPrediction._make, zip(*window, strict=True))) for window in columns]
 
 
 class Condition(NamedTuple):

@@ -10,7 +10,15 @@ from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch,
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
+from app.model.graph import (
+    GraphBatch,
+    GraphGroup,
+    GraphPlan,
+    Topology,
+    build_topology,
+    plan_graph,
+    tile_graphs,
+)
 from app.schemas.equipment import Equipment
 
 
@@ -21,6 +29,12 @@ class WindowPlan:
     features: FeaturePlan
     graph: GraphPlan
     summary: QualityPlan
+    topology: Topology
+
+    @property
+    def equipment(self) -> Equipment:
+        """Return the machine that the plan was made from."""
+        return self.summary.equipment
 
     @property
     def nbytes(self) -> int:
@@ -36,7 +50,10 @@ def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
         WindowError: no window of this topology can fit the spec.
     """
     return WindowPlan(
-        plan_features(equipment, spec), plan_graph(equipment, spec), plan_quality(equipment, spec)
+        plan_features(equipment, spec),
+        plan_graph(equipment, spec),
+        plan_quality(equipment, spec),
+        build_topology(equipment, spec),
     )
 
 
@@ -49,4 +66,17 @@ def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, Qua
     """
     features = batch_features(values_WSN, plan.features)
     graph = tile_graphs(plan.graph, features.x_WSTF, features.mask_WST)
+    return graph, assess_batch(features, plan.summary)
+
+
+def build_group(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphGroup, QualityBatch]:
+    """Build the graphs of windows of one topology and assess their input.
+
+    Args:
+        values_WSN: bins in the order of `Equipment.sensors`, in the sensors' units, NaN where
+            missing.
+        plan: of their topology.
+    """
+    features = batch_features(values_WSN, plan.features)
+    graph = GraphGroup(plan.topology, features.x_WSTF, features.mask_WST)
     return graph, assess_batch(features, plan.summary)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.demo.rig.equipment import rig_equipment
+from app.diagnosis.pipeline import ScoreResult
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving.ingress import shadows as module
 from app.serving.ingress.diagnoses import Diagnostics
@@ -17,9 +18,9 @@ from app.serving.ingress.shadows import ShadowLimits
 from app.serving.ingress.traffic import Traffic
 from app.serving.ingress.version_router import VersionRouter
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import ScoreAnswer, ScoreCall
+from app.serving.rpc.messages import ScoreCall
 from app.store.store import Store
-from tests.app.serving.conftest import LocalChain, split
+from tests.app.serving.conftest import LocalClient, split
 from tests.rig import inline_readings, rig_cycle
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -40,8 +41,8 @@ async def diagnostics(
     store: Store, versions: VersionRouter, metrics: Metrics
 ) -> AsyncIterator[Diagnostics]:
     await store.put_equipment(rig_equipment())
-    machines = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
-    made = Diagnostics(store, machines, versions, metrics, lambda: NOW)
+    registry = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
+    made = Diagnostics(store, registry, versions, metrics, lambda: NOW)
     made.start()
     yield made
     await made.close()
@@ -151,7 +152,7 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
 
 
 async def test_what_was_forced_or_stood_in_for_is_not_copied(
-    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "1", "2"))
     await ask(diagnostics, inline(model_version="2"))
@@ -164,7 +165,7 @@ async def test_what_was_forced_or_stood_in_for_is_not_copied(
 
 
 async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
-    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
     local.broken.add("model-2")
@@ -182,14 +183,14 @@ async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
 async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
     diagnostics: Diagnostics,
     versions: VersionRouter,
-    local: LocalChain,
+    local: LocalClient,
     metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
 ):
     goes_on, asked = asyncio.Event(), 0
     score = local.servers["model-2"].score
 
-    async def hang(call: ScoreCall) -> ScoreAnswer:
+    async def hang(call: ScoreCall) -> ScoreResult:
         nonlocal asked
         asked += 1
         await goes_on.wait()
@@ -261,12 +262,12 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
 async def test_closing_gives_up_copies_under_way(
     diagnostics: Diagnostics,
     versions: VersionRouter,
-    local: LocalChain,
+    local: LocalClient,
     monkeypatch: pytest.MonkeyPatch,
 ):
     asked = asyncio.Event()
 
-    async def hang(_: ScoreCall) -> ScoreAnswer:
+    async def hang(_: ScoreCall) -> ScoreResult:
         asked.set()
         await asyncio.sleep(60)
         raise AssertionError
