@@ -199,7 +199,7 @@ def group_windows(windows: Sequence[WindowInput]) -> list[WindowGroup]:
 
 
 def build_groups(groups: Sequence[WindowGroup], plan_of: PlanOf) -> BuildResult:
-    """Build the graphs of windows, each group at once; windows of a group that fails are built alone.
+    """Build the graphs of each group at once; the windows of a group that fails are built alone.
 
     Args:
         groups: windows by structure.

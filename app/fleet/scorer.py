@@ -274,7 +274,8 @@ class FleetScorer:
             try:
                 fields = self._fields(item, outcome, version)
                 diagnoses.append(row_of(fields, as_json(fields)))
-            except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs it
+            # one machine must not end the run; `_failed` logs the error
+            except Exception as error:  # noqa: BLE001
                 outcomes.append(self._failed(item.machine, error))
                 continue
             equipment_id = item.machine.equipment.equipment_id
@@ -303,7 +304,7 @@ class FleetScorer:
         )
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
-        """Return the outcome of a machine that can't be scored; log the first foreign error of a type."""
+        """Return the outcome of a machine that can't be scored; log the first error of a foreign type."""
         equipment_id = machine.equipment.equipment_id
         if isinstance(error, HydraulicDiagnosticsError):
             reason = error.message.replace(f"'{equipment_id}'", "the machine")

@@ -38,7 +38,7 @@ GROUP_ITEMS = 32
 MAX_GROUPS = 8
 """Groups of one large batch in progress: two fill a micro-batch, so each of four stages has one."""
 MAX_GROUPS_SHARED = 4
-"""The same until the first group is answered, and while single requests wait and `SHARED_S` after."""
+"""The same until the first is answered, and while single requests wait and `SHARED_S` after."""
 SHARED_S = 1.0
 
 
@@ -142,7 +142,7 @@ class Diagnostics:
     async def answer_many(
         self, items: Sequence[DiagnosisRequest | Exception]
     ) -> AsyncIterator[list[tuple[int, Outcome]]]:
-        """Answer many requests; yields (index, outcome) as they are ready, a few groups at a time."""
+        """Answer many requests; yields lists of (index, outcome) as groups are ready."""
         invalid = [(index, item) for index, item in enumerate(items) if isinstance(item, Exception)]
         if invalid:
             yield list(invalid)

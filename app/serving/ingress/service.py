@@ -63,7 +63,8 @@ class Service:
             self.status.config_error = (
                 f"user_config was refused, the one before it stays in force: {error}"
             )
-            logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400 - no traceback needed
+            # the reason needs no traceback
+            logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400
             return
         self.router.set_traffic(config.traffic)
         self.diagnostics.set_thresholds(config.thresholds)

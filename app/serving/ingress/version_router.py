@@ -252,7 +252,7 @@ class VersionRouter:
         ] * len(windows)
 
     def _allowed(self, releases: Sequence[Release]) -> Iterator[Release]:
-        """Yield the releases whose circuit breaker allows a call now; all of them when none does."""
+        """Yield the releases whose circuit breaker allows a call; all of them when none does."""
         any_allowed = False
         for release in releases:
             if self._breaker(release.version).allow():

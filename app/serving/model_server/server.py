@@ -26,7 +26,7 @@ from app.serving.rpc.messages import ScoreCall, VersionDescription
 logger = logging.getLogger(__name__)
 
 MAX_LOOP_MS = 5.0
-"""A shorter pass runs in the event loop: a thread would cost a good part of it. One window takes about 3."""
+"""A shorter pass runs in the event loop, where a thread would cost a good part of its time."""
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ class ModelServer:
         return [[next(predictions) for _ in call] for call in calls]
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run work in a thread; when the caller is cancelled, the work ends before the next begins."""
+        """Run work in a thread; if the caller is cancelled, it still ends before the next begins."""
 
         async def run() -> T:
             async with self._computing:

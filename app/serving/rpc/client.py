@@ -101,7 +101,7 @@ class DeploymentClient:
         await response
 
     def _model(self, application: str) -> _Handles:
-        # kept, since finding an application blocks on Serve's controller; a handle outlives redeployments
+        # kept: finding an application blocks on Serve's controller; a handle outlives redeployments
         if application not in self._models:
             self._models[application] = _Handles.of(serve.get_app_handle(application))
         return self._models[application]

@@ -1,4 +1,4 @@
-"""Messages between the deployments: numpy arrays, bytes and frozen records, by value, without torch.
+"""Messages between the deployments: numpy arrays, bytes and frozen records, without torch.
 
 Windows of a call are numbered by their position in it, and each is in its answer exactly once.
 """

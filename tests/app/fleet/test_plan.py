@@ -7,7 +7,7 @@ import pytest
 from app.checkpoint.manifest import WEIGHTS, read_manifest
 from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR
-from app.fleet.plan import Plan, RunRequest, check_asked, like_pattern, read_ids, run_name
+from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan, read_released
 from app.store.fleet import Selection
 from tests.app.fleet.conftest import AT, NOW, write_config
@@ -85,12 +85,12 @@ def test_missing_configuration_is_refused(tmp_path: Path):
 
 
 def test_run_goes_on_only_with_what_it_began_with(plan: Plan):
-    check_asked("r", plan, RunRequest(), None)
-    check_asked("r", plan, RunRequest(), AT)
+    check_options("r", plan, RunRequest(), None)
+    check_options("r", plan, RunRequest(), AT)
     with pytest.raises(InputError, match=r"expected --at as run 'r' began with"):
-        check_asked("r", plan, RunRequest(), AT + timedelta(seconds=1))
+        check_options("r", plan, RunRequest(), AT + timedelta(seconds=1))
     with pytest.raises(InputError, match=r"expected --model-version as .* \(None\), found 2"):
-        check_asked("r", plan, RunRequest(model_version="2"), None)
+        check_options("r", plan, RunRequest(model_version="2"), None)
 
 
 def test_name_follows_from_time_and_wishes():

@@ -23,7 +23,7 @@ START = "2026-01-01T00:00:00Z"
 @pytest.fixture(autouse=True)
 def fresh_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask anew for every /health/ready, which otherwise remembers for a moment."""
-    monkeypatch.setattr("app.serving.ingress.status.REMEMBER_S", 0.0)
+    monkeypatch.setattr("app.serving.ingress.status.CACHE_S", 0.0)
 
 
 def rig_request(row: int = 0, **changes: object) -> dict[str, object]:

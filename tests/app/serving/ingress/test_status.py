@@ -36,7 +36,7 @@ async def test_preparation_that_fails_is_logged_told_and_tried_again(
     caplog: pytest.LogCaptureFixture,
 ):
     monkeypatch.setattr(status, "FIRST_PAUSE_S", 0.2)
-    monkeypatch.setattr(status, "REMEMBER_S", 0.0)
+    monkeypatch.setattr(status, "CACHE_S", 0.0)
     errors = [error]
 
     async def prepare() -> None:
@@ -61,7 +61,7 @@ async def test_preparation_that_fails_is_logged_told_and_tried_again(
 async def test_versions_are_asked_at_once_and_have_a_short_time(
     store: Store, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(status, "ANSWER_S", 0.2)
+    monkeypatch.setattr(status, "TIMEOUT_S", 0.2)
     versions.set_traffic(split(50, 50))
     asked: list[str] = []
 
