@@ -89,7 +89,7 @@ class Tally:
             self._start_s, self._scored_first = seconds, self.scored
 
     def rate(self, seconds: float) -> float:
-        """Return machines per second since the first outcomes; since the start if all came at once."""
+        """Return machines per second since the first outcomes; since the start if all came then."""
         since_s, scored = seconds - (self._start_s or 0.0), self.scored - self._scored_first
         if scored == 0 or since_s <= 0:
             since_s, scored = seconds, self.scored

@@ -56,7 +56,7 @@ class FleetWorker:
         threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
 
     def __call__(self, rows: Mapping[str, NDArray[np.object_]]) -> Columns:
-        """Score the page of one row; return a row a machine, or one with the error that ends the run."""
+        """Score the page of one row; return a row a machine, or the error that ends the run."""
         (text,) = rows[PAGE]
         page = Page.model_validate_json(text)
         try:
