@@ -51,7 +51,7 @@ def test_reasons_are_bounded():
     assert (failures[0].reason, failures[0].machines) == (OTHER_REASONS, 5)
 
 
-def test_progress_tells_rate_and_time_left():
+def test_progress_shows_rate_and_time_left():
     tally = Tally(1000)
     assert tally.progress(0.0) == "0/1000 machines, 0 machines/s, 0 failed, ? left"
     tally.add([Outcome("x", "ok", "1")] * 100, 10.0)

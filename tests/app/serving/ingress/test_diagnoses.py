@@ -1,4 +1,4 @@
-"""Requests to diagnoses: what the API's tests do not reach."""
+"""Requests to diagnoses: cases that the tests of the HTTP interface do not reach."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -64,7 +64,7 @@ async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alo
         nonlocal calls
         calls += 1
         if any(item.window.equipment.name == "poison" for item in windows):
-            raise KeyError("of our own")
+            raise KeyError("unexpected")
         return await score(windows, explain=explain)
 
     monkeypatch.setattr(versions, "score", fail_for_the_third)
@@ -91,7 +91,7 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise KeyError("of our own")
+            raise KeyError("unexpected")
         return await look_up(equipment_ids)
 
     monkeypatch.setattr(registry, "remembered_of", fail_once)
@@ -130,14 +130,14 @@ async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
     monkeypatch.setattr(registry, "remembered_of", counting)
     if single == "waits":
         monkeypatch.setattr(registry, "topology", waiting)
-    asked = asyncio.create_task(diagnostics.answer(inline())) if single != "none" else None
-    if asked is not None:
-        await asyncio.wait([asked], timeout=None if single == "answered" else 0.01)
+    single_task = asyncio.create_task(diagnostics.answer(inline())) if single != "none" else None
+    if single_task is not None:
+        await asyncio.wait([single_task], timeout=None if single == "answered" else 0.01)
     assert len(await outcomes(diagnostics, [inline()] * 20)) == 20
     assert most_at_first == module.MAX_GROUPS_SHARED
     assert most == (module.MAX_GROUPS if single == "none" else module.MAX_GROUPS_SHARED)
-    if asked is not None:
-        asked.cancel()
+    if single_task is not None:
+        single_task.cancel()
 
 
 @pytest.mark.usefixtures("registered")
@@ -145,10 +145,10 @@ async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
     def broken(*_: object) -> DiagnosisFields:
-        raise KeyError("of our own")
+        raise KeyError("unexpected")
 
     monkeypatch.setattr(batch, "build_diagnosis", broken)
-    with pytest.raises(KeyError, match="of our own"):
+    with pytest.raises(KeyError, match="unexpected"):
         await diagnostics.answer(inline())
     assert isinstance((await outcomes(diagnostics, [inline()]))[0], KeyError)
 
@@ -188,18 +188,18 @@ async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes
 async def test_machines_of_many_items_are_looked_up_in_one_statement(
     diagnostics: Diagnostics, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[list[str]] = []
+    lookups: list[list[str]] = []
     look_up = store.get_equipment_of
 
     async def noting(equipment_ids: list[str]) -> object:
-        asked.append(list(equipment_ids))
+        lookups.append(list(equipment_ids))
         return await look_up(equipment_ids)
 
     monkeypatch.setattr(store, "get_equipment_of", noting)
     items = [inline() for _ in range(8)] + [inline(f"nobody-{number}") for number in range(8)]
     found = await outcomes(diagnostics, items)
-    assert len(asked) == 1
-    assert len(asked[0]) == 9
+    assert len(lookups) == 1
+    assert len(lookups[0]) == 9
     assert isinstance(found[0], bytes)
     assert isinstance(found[9], UnknownEquipment)
 
@@ -224,7 +224,7 @@ async def test_evidence_of_a_large_machine_is_refused(
 
 
 class Known:
-    """Notes the states that each diagnosis was given as those before it."""
+    """Records the previous states that each diagnosis was made with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.previous: list[dict[str, str]] = []
@@ -261,12 +261,12 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
     assert ask(5) == {}
     before = ask(6)
     assert before
-    assert ask(6) == before  # the same window again is told the same way
+    assert ask(6) == before  # the same window again gets the same states
     assert ask(3) == {}  # an older one neither uses the newer states nor replaces them
     assert ask(8, version="2") == {}
-    stood = diagnostics._batch._states["hydraulic-rig"]
-    assert stood.window_end == NOW + timedelta(minutes=7)
-    assert ask(7) == dict(stood.states)
+    snapshot = diagnostics._batch._states["hydraulic-rig"]
+    assert snapshot.window_end == NOW + timedelta(minutes=7)
+    assert ask(7) == dict(snapshot.states)
 
 
 async def test_topology_that_another_replica_changed_counts_at_once(
@@ -290,7 +290,7 @@ async def test_topology_that_another_replica_changed_counts_at_once(
     assert changed.topology_revision == renamed.revision != rig.revision
 
 
-async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_change(
+async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
     diagnostics: Diagnostics, registry: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()

@@ -16,14 +16,14 @@ from app.store.store import Store
 
 
 class Away:
-    """Takes the store's machines away and counts who asks."""
+    """Makes the store unavailable and counts the lookups."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked = 0
+        self.lookups = 0
         monkeypatch.setattr(store, "get_equipment", self.get)
 
     async def get(self, equipment_id: str) -> EquipmentRecord | None:
-        self.asked += 1
+        self.lookups += 1
         await asyncio.sleep(0)
         raise StoreUnavailable("expected the database, found nothing")
 
@@ -35,12 +35,12 @@ async def test_declared_machine_serves_although_the_database_was_never_there(
     registry = EquipmentRegistry(store, Metrics(), utc_now, (rig_equipment(),))
     for _ in range(5):
         assert await registry.topology("hydraulic-rig") == rig_equipment()
-    assert away.asked == 1
+    assert away.lookups == 1
     with pytest.raises(StoreUnavailable):
         await registry.topology("another")
 
 
-async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
+async def test_one_request_in_some_seconds_waits_for_a_database_that_is_away(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "TOPOLOGY_CACHE_S", 0.0)
@@ -49,7 +49,7 @@ async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
     registry._remember("hydraulic-rig", rig_equipment(), for_s=0.0)
     away = Away(store, monkeypatch)
     await asyncio.gather(*(registry.topology("hydraulic-rig") for _ in range(20)))
-    assert away.asked == 1
+    assert away.lookups == 1
 
 
 async def test_unknown_machine_is_remembered_as_unknown(
@@ -61,7 +61,7 @@ async def test_unknown_machine_is_remembered_as_unknown(
     away = Away(store, monkeypatch)
     with pytest.raises(UnknownEquipment):
         await registry.topology("nobody")
-    assert away.asked == 0
+    assert away.lookups == 0
 
 
 async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):

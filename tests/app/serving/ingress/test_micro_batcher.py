@@ -12,10 +12,10 @@ from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatcher, Micr
 class Works:
     """Work that waits until it is let go on, and notes its batches."""
 
-    def __init__(self, *, held: bool = True) -> None:
+    def __init__(self, *, blocked: bool = True) -> None:
         self.batches: list[list[int]] = []
         self.finished = asyncio.Event()
-        if not held:
+        if not blocked:
             self.finished.set()
 
     async def __call__(self, items: Sequence[int]) -> list[int | Exception]:
@@ -157,7 +157,7 @@ async def test_single_item_beside_a_large_batch_waits_for_what_is_running_at_mos
     assert 1 in works.batches[running]
 
 
-async def test_item_that_has_an_error_of_its_own_leaves_its_neighbours_alone(works: Works):
+async def test_error_of_one_item_does_not_affect_the_others(works: Works):
     works.finished.set()
     batcher = batcher_of(works)
     found = await asyncio.gather(
@@ -178,7 +178,7 @@ async def test_item_that_ruins_its_batch_ruins_no_other(works: Works):
     assert works.batches == [[1, 13, 2], [1], [13], [2]]
 
 
-async def test_caller_that_leaves_while_waiting_is_not_worked_for(works: Works):
+async def test_item_cancelled_while_it_waits_is_not_worked_on(works: Works):
     batcher = batcher_of(works)
     first = batcher.submit(0)
     await turn()
@@ -189,7 +189,7 @@ async def test_caller_that_leaves_while_waiting_is_not_worked_for(works: Works):
     assert works.batches == [[0], [2]]
 
 
-async def test_closing_leaves_nobody_waiting(works: Works):
+async def test_close_cancels_all_waiting_items(works: Works):
     batcher = batcher_of(works)
     futures = [batcher.submit(0)]
     await turn()
@@ -200,8 +200,8 @@ async def test_closing_leaves_nobody_waiting(works: Works):
     assert batcher.idle
 
 
-async def test_sizes_are_told_and_idle_doors_are_forgotten():
-    works, sizes = Works(held=False), list[int]()
+async def test_sizes_are_reported_and_idle_batchers_are_removed():
+    works, sizes = Works(blocked=False), list[int]()
     doors: MicroBatchers[int, int] = MicroBatchers(lambda _: works, BatchingConfig(), sizes.append)
     for kind in range(100, 200):
         assert await doors.to(kind).submit(kind) == 10 * kind
@@ -215,7 +215,7 @@ async def test_sizes_are_told_and_idle_doors_are_forgotten():
     "wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"running": 0}, {"age_s": 0.0}]
 )
 def test_limits_that_no_batch_can_keep_are_refused(wrong: dict[str, float]):
-    with pytest.raises(ValueError, match="correct the door's limits"):
+    with pytest.raises(ValueError, match="correct them"):
         BatchingConfig(**wrong)  # type: ignore[arg-type]
 
 
@@ -243,7 +243,7 @@ async def test_work_runs_in_no_callers_context(works: Works):
     assert seen == ["nobody", "nobody"]
 
 
-async def test_cancelled_work_is_tried_alone_and_leaves_the_door_open():
+async def test_cancelled_work_is_retried_alone_and_the_batcher_stays_open():
     calls: list[list[int]] = []
 
     async def work(items: Sequence[int]) -> list[int | Exception]:
@@ -288,7 +288,7 @@ async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(w
     assert works.batches[1] == [100]
 
 
-async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_running(
+async def test_batcher_is_crowded_while_as_many_wait_as_would_start(
     works: Works,
 ):
     doors: MicroBatchers[int, int] = MicroBatchers(
@@ -306,7 +306,7 @@ async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_
     assert not doors.crowded
 
 
-async def test_door_with_a_large_batch_running_is_crowded_once_as_many_wait(works: Works):
+async def test_batcher_with_a_large_running_batch_is_crowded_once_as_many_wait(works: Works):
     doors: MicroBatchers[int, int] = MicroBatchers(
         lambda _: works, BatchingConfig(size=16, bulk=2, early=2, running=1), lambda _: None
     )

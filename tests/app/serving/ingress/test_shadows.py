@@ -75,7 +75,7 @@ async def stored(dsn: str) -> list[asyncpg.Record]:
     return list(found)
 
 
-async def test_shadow_tells_of_a_copy_what_it_would_have_told_a_caller(
+async def test_shadow_diagnoses_a_copy_as_it_would_for_a_caller(
     diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics, database_dsn: str
 ):
     forced = await ask(diagnostics, inline(model_version="2"))
@@ -93,9 +93,9 @@ async def test_shadow_tells_of_a_copy_what_it_would_have_told_a_caller(
     assert (row["window_start"], row["window_end"]) == (returned.window.start, returned.window.end)
     assert row["latency_s"] > 0
     assert row["against_latency_s"] > 0
-    told = Diagnosis.model_validate_json(row["body"])
-    assert told == forced.model_copy(update={"diagnosis_id": returned.diagnosis_id})
-    outcome = "agreed" if told.components == returned.components else "disagreed"
+    shadow = Diagnosis.model_validate_json(row["body"])
+    assert shadow == forced.model_copy(update={"diagnosis_id": returned.diagnosis_id})
+    outcome = "agreed" if shadow.components == returned.components else "disagreed"
     assert copies(metrics) == {("2", "1", outcome): 1}
     # the figures by which guards judge a version are of its callers alone
     assert metrics.version_calls.labels("2", "answered")._value.get() == calls
@@ -151,7 +151,7 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
     assert sum(copies(metrics).values()) == 1
 
 
-async def test_what_was_forced_or_stood_in_for_is_not_copied(
+async def test_forced_and_fallback_diagnoses_are_not_copied(
     diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "1", "2"))
@@ -187,12 +187,12 @@ async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
     metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    goes_on, asked = asyncio.Event(), 0
+    goes_on, calls = asyncio.Event(), 0
     score = local.servers["model-2"].score
 
     async def hang(call: ScoreCall) -> ScoreResult:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         await goes_on.wait()
         return await score(call)
 
@@ -202,11 +202,11 @@ async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
 
     for row in range(10):
         assert (await ask(diagnostics, inline(row))).model_version == "1"
-        await until(lambda: asked == 1)  # the first copy is under way, and no other one beside it
+        await until(lambda: calls == 1)  # only the first copy is being scored
     assert copies(metrics) == {("2", "1", "dropped"): 5}
     goes_on.set()
     await until(lambda: sum(copies(metrics).values()) == 10)
-    assert asked == 2  # the four that waited went together
+    assert calls == 2  # the four that waited went together
 
 
 async def test_callers_that_wait_shed_the_copies(
@@ -223,7 +223,7 @@ async def test_callers_that_wait_shed_the_copies(
     assert copies(metrics)[("2", "1", "dropped")] == 1
 
 
-async def test_copies_that_wait_for_a_shadow_that_was_ended_are_not_asked(
+async def test_copies_of_a_shadow_that_was_ended_are_dropped(
     diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
@@ -250,7 +250,7 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
     monkeypatch: pytest.MonkeyPatch,
 ):
     def broken(*_: object) -> Diagnosis:
-        raise KeyError("of our own")
+        raise KeyError("unexpected")
 
     monkeypatch.setattr(module, "diagnose", broken)
     versions.set_traffic(shadowed(100, "2"))
@@ -265,16 +265,16 @@ async def test_closing_gives_up_copies_under_way(
     local: LocalClient,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    asked = asyncio.Event()
+    calls = asyncio.Event()
 
     async def hang(_: ScoreCall) -> ScoreResult:
-        asked.set()
+        calls.set()
         await asyncio.sleep(60)
         raise AssertionError
 
     monkeypatch.setattr(local.servers["model-2"], "score", hang)
     versions.set_traffic(shadowed(100, "2"))
     await ask(diagnostics, inline())
-    await asked.wait()
+    await calls.wait()
     async with asyncio.timeout(5.0):
         await diagnostics.close()

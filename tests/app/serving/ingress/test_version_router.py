@@ -59,7 +59,7 @@ def scored(outcome: Scored | Exception) -> Scored:
 
 
 def healths(outcome: Scored | Exception) -> list[float]:
-    return [told.health for told in scored(outcome).scores.told]
+    return [each.health for each in scored(outcome).scores.told]
 
 
 async def test_window_is_scored_by_the_version_with_the_weight(
@@ -94,7 +94,7 @@ async def test_many_windows_give_what_each_gives_alone(versions: VersionRouter):
         )  # sums of a larger batch are made in another order
 
 
-async def test_broken_version_is_stood_in_for_and_the_answer_says_so(
+async def test_broken_version_is_replaced_by_a_fallback_and_the_answer_says_so(
     versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     local.broken.add("model-1")
@@ -104,7 +104,7 @@ async def test_broken_version_is_stood_in_for_and_the_answer_says_so(
     assert metrics.failed_versions.labels("1")._value.get() == 1
 
 
-async def test_version_that_failed_thrice_is_left_alone_for_a_while(
+async def test_version_that_failed_three_times_is_skipped_for_a_while(
     versions: VersionRouter, local: LocalClient
 ):
     await score(versions, window())
@@ -124,7 +124,7 @@ async def test_no_version_left_is_unavailable(versions: VersionRouter, local: Lo
     assert "expected an answer from version 1, 2" in str(outcome)
 
 
-async def test_version_that_hangs_is_stood_in_for(
+async def test_version_that_hangs_is_replaced_by_a_fallback(
     local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
     versions = VersionRouter(local, metrics, timeout_s=0.2)
@@ -138,9 +138,7 @@ async def test_version_that_hangs_is_stood_in_for(
     assert scored(outcome).decoder.version == "2"
 
 
-async def test_forced_version_answers_alone_and_has_no_stand_in(
-    versions: VersionRouter, local: LocalClient
-):
+async def test_forced_version_has_no_fallback(versions: VersionRouter, local: LocalClient):
     (outcome,) = await score(versions, window(), forced="2")
     assert scored(outcome).decoder.version == "2"
     assert not scored(outcome).fallback
@@ -222,7 +220,7 @@ class RemoteError(RuntimeError):
 
 
 @pytest.mark.parametrize(
-    ("cause", "told"),
+    ("cause", "reason"),
     [
         (KeyError("of theirs"), "found RemoteError"),
         (CheckpointError("expected a spec"), "CheckpointError: expected a spec"),
@@ -232,7 +230,7 @@ async def test_text_of_a_foreign_error_stays_in_the_log(
     versions: VersionRouter,
     local: LocalClient,
     cause: Exception,
-    told: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
     async def fail() -> None:
@@ -241,7 +239,7 @@ async def test_text_of_a_foreign_error_stays_in_the_log(
     monkeypatch.setattr(local.servers["model-1"], "probe", fail)
     with pytest.raises(ModelUnavailable) as caught:
         await versions.probe(versions.traffic.releases[0])
-    assert told in caught.value.message
+    assert reason in caught.value.message
     assert "10.0.0.7" not in caught.value.message
     assert "/secret" not in caught.value.message
 
@@ -326,11 +324,11 @@ async def test_application_that_holds_another_version_than_its_release_says_is_n
         await versions.version(versions.traffic.releases[0])
 
 
-async def test_rested_circuit_is_asked_only_just_before_its_version_is_tried(
+async def test_half_open_circuit_is_used_only_right_before_its_version_is_tried(
     versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
     versions.set_traffic(split(100, 0))
-    asked: list[str] = []
-    monkeypatch.setattr(versions._breaker("2"), "allow", lambda: asked.append("2") or True)
+    allowed: list[str] = []
+    monkeypatch.setattr(versions._breaker("2"), "allow", lambda: allowed.append("2") or True)
     await score(versions, window())
-    assert asked == []
+    assert allowed == []

@@ -110,7 +110,7 @@ async def test_implementation_is_logged_and_described(
     assert server.predictor.name == (await server.describe()).implementation
 
 
-async def test_small_pass_stays_in_the_event_loop_and_a_large_one_leaves_it(
+async def test_small_pass_runs_in_the_event_loop_and_a_large_one_in_a_thread(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ):
     in_main: list[bool] = []
