@@ -105,7 +105,7 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("single", ["none", "answered", "waits"])
-async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
+async def test_large_batch_has_fewer_groups_running_beside_single_requests(
     diagnostics: Diagnostics,
     registry: EquipmentRegistry,
     monkeypatch: pytest.MonkeyPatch,
@@ -113,14 +113,14 @@ async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
 ):
     monkeypatch.setattr(module, "GROUP_ITEMS", 1)
     monkeypatch.setattr(module, "SHARED_S", 600.0 if single == "answered" else 0.0)
-    look_up, under_way, most, most_at_first = registry.remembered_of, 0, 0, 0
+    look_up, running, most, most_at_first = registry.remembered_of, 0, 0, 0
 
     async def counting(equipment_ids: list[str]) -> object:
-        nonlocal under_way, most, most_at_first
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most, most_at_first
+        running += 1
+        most = max(most, running)
         await asyncio.sleep(0.05)
-        under_way -= 1
+        running -= 1
         most_at_first = most_at_first or most
         return await look_up(equipment_ids)
 

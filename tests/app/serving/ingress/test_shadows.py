@@ -259,7 +259,7 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
     assert copies(metrics) == {("2", "1", "failed"): 1}
 
 
-async def test_closing_gives_up_copies_under_way(
+async def test_close_cancels_copies_being_scored(
     diagnostics: Diagnostics,
     versions: VersionRouter,
     local: LocalClient,
