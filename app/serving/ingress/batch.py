@@ -122,12 +122,12 @@ class BatchDiagnosis:
                 window = WindowInput(request.equipment, readings)
                 routed[position] = RoutedWindow(window, items[position].releases)
         scored = await self._router.score(list(routed.values()), explain=explain)
-        for (position, window), outcome in zip(routed.items(), scored, strict=True):
+        for (position, item), outcome in zip(routed.items(), scored, strict=True):
             if not isinstance(outcome, Scored):
                 outcomes[position] = outcome
                 continue
             try:
-                outcomes[position] = self._conclude(requests[position], window.window, outcome, now)
+                outcomes[position] = self._conclude(requests[position], item.window, outcome, now)
             except Exception as error:
                 logger.exception(
                     "diagnosis not made",
