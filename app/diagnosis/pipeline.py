@@ -19,7 +19,7 @@ from app.core.errors import HydraulicDiagnosticsError
 from app.diagnosis.build import DiagnosisFields, Scores
 from app.diagnosis.decoder import window_predictions
 from app.diagnosis.input_quality import QualityBatch, WindowQuality
-from app.diagnosis.window_plan import WindowPlan, build_group
+from app.diagnosis.window_plan import WindowPlan, build_windows
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
 from app.model.graph import Contributions, GraphGroup, Prediction
@@ -261,7 +261,7 @@ def _build_together(group: WindowGroup, plan: WindowPlan) -> BuiltGroup:
         )
         check_shape(values_SN, plan.features, equipment_id)
         values.append(values_SN)
-    graph, quality = build_group(np.stack(values), plan)
+    graph, quality = build_windows(np.stack(values), plan)
     return BuiltGroup(group.positions, graph, quality, [*map(window_digest, values)])
 
 

@@ -172,7 +172,7 @@ async def test_topology_that_does_not_fit_the_version_fails_alone(local: LocalCl
 async def test_unexpected_error_of_one_window_disturbs_no_other(
     local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
-    original = pipeline.build_group
+    original = pipeline.build_windows
     poisoned = values(1)
 
     def fail_on_poison(values_WSN: Floats, *arguments: object) -> object:
@@ -180,7 +180,7 @@ async def test_unexpected_error_of_one_window_disturbs_no_other(
             raise IndexError("unexpected")
         return original(values_WSN, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "build_group", fail_on_poison)
+    monkeypatch.setattr(pipeline, "build_windows", fail_on_poison)
     answer = await build(
         local, [WindowInput(rig_equipment(f"rig-{row}"), values(row)) for row in range(3)]
     )

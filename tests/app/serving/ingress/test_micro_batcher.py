@@ -207,7 +207,7 @@ async def test_sizes_are_reported_and_idle_batchers_are_removed():
         assert await doors.to(kind).submit(kind) == 10 * kind
         await turn()
     assert sizes == [1] * 100
-    assert len(doors._doors) <= 2
+    assert len(doors._batchers) <= 2
     await doors.close()
 
 

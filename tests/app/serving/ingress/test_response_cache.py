@@ -46,7 +46,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def answers(clock: Clock, metrics: Metrics) -> ResponseCache:
-    return ResponseCache(metrics, most=3, clock=clock)
+    return ResponseCache(metrics, size=3, clock=clock)
 
 
 def counted(metrics: Metrics, outcome: str) -> float:

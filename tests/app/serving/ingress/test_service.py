@@ -81,7 +81,7 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
 
 async def test_start_registers_declared_machines_once_and_makes_a_key(store: Store, tmp_path: Path):
     settings = Settings(var_dir=tmp_path)
-    topology = read_declared(PROJECT_DIR / "app" / "demo" / "hydraulic_rig.yaml")
+    topology = read_declared(PROJECT_DIR / "app" / "demo" / "rig" / "hydraulic_rig.yaml")
     await prepare(store, settings, (topology,))
     record = await store.get_equipment("hydraulic-rig")
     assert record is not None
