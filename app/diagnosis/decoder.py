@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.features.spec import FeatureSpec
-from app.model.graph import ModelOutput, Prediction
+from app.model.graph import Prediction
 from app.schemas.diagnosis import Basis
 from app.schemas.equipment import Component, Grade
 
@@ -34,20 +34,6 @@ class ComponentPrediction(NamedTuple):
     rul_spread_h: float
     share_K: Sequence[float]
     distance: float
-
-
-def component_predictions(output: ModelOutput) -> list[ComponentPrediction]:
-    """Return what a model tells of each component, in order."""
-    columns = (
-        output.health_V.tolist(),
-        output.spread_V.tolist(),
-        output.rate_V.tolist(),
-        output.rul_V.tolist(),
-        output.rul_spread_V.tolist(),
-        output.grade_probability_VK.tolist(),
-        output.distance_V.tolist(),
-    )
-    return list(map(ComponentPrediction._make, zip(*columns, strict=True)))
 
 
 def window_predictions(prediction: Prediction) -> list[list[ComponentPrediction]]:

@@ -10,15 +10,7 @@ from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch,
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import (
-    GraphBatch,
-    GraphGroup,
-    GraphPlan,
-    Topology,
-    build_topology,
-    plan_graph,
-    tile_graphs,
-)
+from app.model.graph import GraphGroup, Topology, build_topology
 from app.schemas.equipment import Equipment
 
 
@@ -27,7 +19,6 @@ class WindowPlan:
     """All that windows of one topology take from it and a feature spec; the same for machines that differ in id and name alone."""
 
     features: FeaturePlan
-    graph: GraphPlan
     summary: QualityPlan
     topology: Topology
 
@@ -51,25 +42,12 @@ def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
     """
     return WindowPlan(
         plan_features(equipment, spec),
-        plan_graph(equipment, spec),
         plan_quality(equipment, spec),
         build_topology(equipment, spec),
     )
 
 
-def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, QualityBatch]:
-    """Make the graphs of windows of one topology, as one batch in their order, and what their features say.
-
-    Args:
-        values_WSN: bins in the order of `Equipment.sensors`, in the sensors' units, NaN where missing.
-        plan: of their topology.
-    """
-    features = batch_features(values_WSN, plan.features)
-    graph = tile_graphs(plan.graph, features.x_WSTF, features.mask_WST)
-    return graph, assess_batch(features, plan.summary)
-
-
-def build_group(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphGroup, QualityBatch]:
+def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphGroup, QualityBatch]:
     """Build the graphs of windows of one topology and assess their input.
 
     Args:

@@ -20,6 +20,7 @@ from cachetools import LRUCache
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.manifest import WEIGHTS
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.diagnosis.build import DiagnosisContext, DiagnosisFields, as_json, build_diagnosis
@@ -37,11 +38,11 @@ from app.diagnosis.pipeline import (
 from app.diagnosis.window_plan import WindowPlan, plan_windows
 from app.fleet.plan import Plan
 from app.model.graph import GraphGroup
+from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.ingress.traffic import order_of_versions
 from app.serving.ingress.windows import Bins, interval_of, window_before
-from app.serving.model_server.legacy_predictor import LegacyPredictor, open_predictor
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
@@ -107,7 +108,7 @@ class _Version(NamedTuple):
 
     name: str
     checkpoint: Checkpoint
-    predictor: LegacyPredictor
+    predictor: Predictor
     plans: LRUCache[str, WindowPlan]
 
     def build(
@@ -146,7 +147,7 @@ class FleetScorer:
         run: whose diagnoses are stored.
         plan: of the run.
         batch: most machines of a forward pass.
-        device: of the network, as torch names it.
+        device: of the network: `cpu`, `cuda` or `auto`.
     """
 
     def __init__(self, store: Store, run: FleetRun, plan: Plan, batch: int, device: str) -> None:
@@ -320,7 +321,7 @@ class FleetScorer:
         version = self._versions.get(name)
         if version is None:
             place = self._plan.checkpoints[name]
-            checkpoint = load(find_checkpoint(place.directory, Settings()), self._device)
+            checkpoint = load(find_checkpoint(place.directory, Settings()))
             found = checkpoint.manifest.sha256[WEIGHTS]
             if found != place.weights_sha256:
                 raise CheckpointError(

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.core.errors import HydraulicDiagnosticsError
@@ -43,15 +42,12 @@ class FleetWorker:
 
     def __init__(self, settings: Settings, run: FleetRun, plan: Plan, batch: int) -> None:
         configure_logging(settings.log_level)
-        # there are as many processes as processors
-        torch.set_num_threads(1)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         limits = PoolLimits(
             max_size=3 * PAGES_AT_ONCE,
             retry_s=RETRY_S,
             statement_cache_size=settings.statement_cache_size,
         )
-        self._scorer = FleetScorer(open_store(settings, limits), run, plan, batch, device)
+        self._scorer = FleetScorer(open_store(settings, limits), run, plan, batch, "auto")
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
 

@@ -7,7 +7,7 @@ saw.
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
@@ -233,7 +233,10 @@ class Evaluation(BaseModel):
     cap_h: float | None
     cross_fitted: bool
     seen: bool = False
-    scorecards: Mapping[str, Scorecard]
+    scorecards: Mapping[str, Scorecard] = Field(
+        validation_alias=AliasChoices("scorecards", "contenders")
+    )
+    """By name; reports of earlier versions call them contenders."""
     certainty: Mapping[str, Certainty]
     answered: Mapping[str, Answered] = {}
     abstention: Mapping[str, Abstention]

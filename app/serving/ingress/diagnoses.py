@@ -91,7 +91,7 @@ class Diagnostics:
         self._batch = BatchDiagnosis(
             store, registry, router, self._write_queue, self._shadows, metrics, now
         )
-        self._cache = ResponseCache(metrics)
+        self._cache = ResponseCache(metrics, lambda: now().timestamp())
         self._singles = 0
         """Single requests in progress."""
         self._last_single_s = -inf

@@ -5,7 +5,6 @@ and never after readings of the machine arrived at this replica.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,12 +60,12 @@ class ResponseCache:
 
     Args:
         metrics: counts hits, joins and misses.
-        size: most responses; the least recently used one is evicted.
         clock: seconds since 1970, so that bins end here when they end everywhere.
+        size: most responses; the least recently used one is evicted.
     """
 
     def __init__(
-        self, metrics: Metrics, size: int = MAX_RESPONSES, clock: Callable[[], float] = time.time
+        self, metrics: Metrics, clock: Callable[[], float], size: int = MAX_RESPONSES
     ) -> None:
         # looking up a child by its labels takes longer than counting
         self._hit, self._joined, self._miss = map(metrics.answers.labels, ("hit", "joined", "miss"))

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import load
-from app.core.errors import CheckpointError, WindowError
+from app.checkpoint.predictor import open_predictor
+from app.core.errors import CheckpointError
 from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.diagnosis.pipeline import ScoreResult
 from app.model.graph import Contributions, GraphGroup, Prediction
-from app.serving.model_server.legacy_predictor import open_predictor, warm_up_group
+from app.model.runtime.gate import warm_up_group
 from app.serving.rpc.messages import ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ class ModelServer:
     """
 
     def __init__(self, checkpoint_dir: Path, device: str = "auto", threads: int = 1) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._checkpoint = load(checkpoint_dir, torch.device(device))
+        self._checkpoint = load(checkpoint_dir)
         opened = open_predictor(self._checkpoint, device, threads)
         self.predictor = opened.predictor
         self._description = VersionDescription(
@@ -92,7 +90,6 @@ class ModelServer:
                 f"expected graphs built with feature spec {expected[:12]}, found "
                 f"{call.spec_digest[:12]}: the checkpoint was replaced, build them again"
             )
-        self._check_features(call.groups)
         if call.explain:
             largest = max(group.topology.sensors for group in call.groups)
             if largest > MAX_EXPLAINED_SENSORS:
@@ -142,15 +139,6 @@ class ModelServer:
         while (part := await self._in_thread(lambda: next(parts, None))) is not None:
             found.append(part)
         return Contributions.merge(found)
-
-    def _check_features(self, groups: Sequence[GraphGroup]) -> None:
-        expected = self._checkpoint.config.features
-        for group in groups:
-            if group.x_WSTF.shape[3] != expected:
-                raise WindowError(
-                    f"expected {expected} features of a sensor, found {group.x_WSTF.shape[3]}: "
-                    "build the graphs with this version's feature spec"
-                )
 
     async def probe(self) -> None:
         """Score the warm-up graph, to show that this replica works.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.checkpoint.files import load
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, StoreError
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.input_quality import Thresholds
@@ -17,10 +18,10 @@ from app.fleet.plan import Plan, RunRequest
 from app.fleet.released import make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.model.graph import GraphGroup, Prediction, build_topology
+from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis, Window
 from app.serving.ingress.traffic import order_of_versions
 from app.serving.ingress.windows import Bins
-from app.serving.model_server.legacy_predictor import LegacyPredictor, open_predictor
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageSizes
 from app.store.store import Store
@@ -206,15 +207,15 @@ async def test_graph_that_fails_fails_alone(
 ):
     write_config(config, checkpoints, {"1": 100, "2": 0})
     plan = make_plan(RunRequest(), AT, config, NOW)
-    predict, sizes = LegacyPredictor.predict, list[int]()
+    predict, sizes = Predictor.predict, list[int]()
 
-    def failing(self: LegacyPredictor, groups: Sequence[GraphGroup]) -> list[Prediction]:
+    def failing(self: Predictor, groups: Sequence[GraphGroup]) -> list[Prediction]:
         sizes.append(sum(group.windows for group in groups))
         if sizes[-1] > 1 or len(sizes) == 2:
             raise RuntimeError("out of memory")
         return predict(self, groups)
 
-    monkeypatch.setattr(LegacyPredictor, "predict", failing)
+    monkeypatch.setattr(Predictor, "predict", failing)
 
     found = await scorer_of(store, await begin(store, plan), plan, 32).score_page(
         Page(machines=7, ids=rigs)
@@ -292,7 +293,7 @@ async def test_diagnosis_is_the_one_that_the_parts_give_alone(
     features = window_features(decode_window(window, equipment), equipment, checkpoint.feature_spec)
     topology = build_topology(equipment, checkpoint.feature_spec)
     group = GraphGroup(topology, features.x_STF[None], features.mask_ST[None])
-    (prediction,) = open_predictor(checkpoint, "cpu", 1).predictor.predict([group])
+    (prediction,) = open_predictor(checkpoint).predictor.predict([group])
 
     labelled = [index for index, item in enumerate(found.components) if item.basis == "labels"]
 

@@ -304,7 +304,6 @@ async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
             rig_cycle(0)[0][name],
         )
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
-    monkeypatch.setattr(diagnostics, "_cache", ResponseCache(Metrics(), clock=lambda: 1000.0))
     both = await asyncio.gather(diagnostics.answer(request), diagnostics.answer(request))
     assert both[0] == both[1] == await diagnostics.answer(request)
     line = {

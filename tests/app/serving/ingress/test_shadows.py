@@ -139,7 +139,6 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
             rig_cycle(0)[0][name],
         )
     versions.set_traffic(shadowed(100, "1", "2"))
-    monkeypatch.setattr(diagnostics, "_cache", ResponseCache(metrics, clock=lambda: 1000.0))
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
 
     first = await ask(diagnostics, request)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.model.graph import GraphGroup, Prediction
+from app.model.runtime.gate import warm_up_group
 from app.serving.model_server.deployment import ModelDeployment
-from app.serving.model_server.legacy_predictor import warm_up_group
 
 
 async def test_lone_call_runs_alone_and_calls_that_arrive_meanwhile_are_merged(

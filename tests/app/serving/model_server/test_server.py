@@ -14,8 +14,8 @@ from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, Prediction, build_topology
+from app.model.runtime.gate import warm_up_group
 from app.serving.model_server import server as model_server
-from app.serving.model_server.legacy_predictor import warm_up_group
 from app.serving.model_server.server import ModelServer
 from app.serving.rpc.messages import ScoreCall
 from tests.app.serving.ingress.test_version_router import values
