@@ -102,7 +102,7 @@ async def _open(settings: Settings, options: argparse.Namespace) -> _Run:
 
 async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
     sizes = PageSizes(PAGES, batch, max(batch, MACHINES_OF_A_PAGE))
-    if plan.asked.ids_sha256 is None:
+    if plan.request.ids_sha256 is None:
         pages = await runs.pages(plan.selection, sizes)
         if not pages:
             raise InputError(
@@ -110,11 +110,11 @@ async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
                 "--design: list the registered ones with GET /v1/equipment"
             )
         return pages
-    ids, sha256 = read_ids(Path(plan.asked.equipment or ""))
-    if sha256 != plan.asked.ids_sha256:
+    ids, sha256 = read_ids(Path(plan.request.equipment or ""))
+    if sha256 != plan.request.ids_sha256:
         raise InputError(
-            f"expected '{plan.asked.equipment}' as the run began with, found another text: put it "
-            "back, or give another --run"
+            f"expected '{plan.request.equipment}' as the run began with, found another text: put "
+            "it back, or give another --run"
         )
     size = max(sizes.smallest, min(sizes.largest, math.ceil(len(ids) / sizes.pages)))
     parts = [ids[start : start + size] for start in range(0, len(ids), size)]

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.core.errors import InputError
 from app.diagnosis.input_quality import Thresholds
@@ -58,7 +58,8 @@ class Plan(BaseModel):
     model_config = _FROZEN
 
     at: AwareTime
-    asked: RunRequest
+    request: RunRequest = Field(validation_alias=AliasChoices("request", "asked"))
+    """Stored as `asked` by earlier versions."""
     traffic: Traffic
     checkpoints: Mapping[str, Place]
     thresholds: Thresholds
@@ -66,13 +67,13 @@ class Plan(BaseModel):
     @property
     def forced(self) -> bool:
         """Whether the user chose the version, not traffic."""
-        return self.asked.model_version is not None or self.asked.checkpoint is not None
+        return self.request.model_version is not None or self.request.checkpoint is not None
 
     @property
     def selection(self) -> Selection:
         """Which registered machines; a file's ids are not in it."""
-        pattern = None if self.asked.ids_sha256 is not None else self.asked.equipment
-        return Selection(None if pattern is None else like_pattern(pattern), self.asked.design)
+        pattern = None if self.request.ids_sha256 is not None else self.request.equipment
+        return Selection(None if pattern is None else like_pattern(pattern), self.request.design)
 
 
 def check_options(name: str, plan: Plan, request: RunRequest, at: datetime | None) -> None:
@@ -83,7 +84,7 @@ def check_options(name: str, plan: Plan, request: RunRequest, at: datetime | Non
     """
     pairs = [("at", at, plan.at)]
     pairs += [
-        (field, getattr(request, field), getattr(plan.asked, field))
+        (field, getattr(request, field), getattr(plan.request, field))
         for field in RunRequest.model_fields
     ]
     for field, now, before in pairs:

@@ -74,7 +74,7 @@ def make_plan(request: RunRequest, at: datetime | None, config: Path, now: datet
     answering = [release.version for release in traffic.releases if release.weight > 0]
     return Plan(
         at=at or now,
-        asked=request,
+        request=request,
         traffic=traffic,
         checkpoints={version: _place(directories[version]) for version in answering},
         thresholds=released.thresholds,

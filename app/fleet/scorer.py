@@ -305,7 +305,7 @@ class FleetScorer:
         )
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
-        """Return the outcome of a machine that can't be scored; log the first of each foreign type."""
+        """Return the outcome of a machine that can't be scored; log one of each foreign type."""
         equipment_id = machine.equipment.equipment_id
         if isinstance(error, HydraulicDiagnosticsError):
             reason = error.message.replace(f"'{equipment_id}'", "the machine")

@@ -121,7 +121,7 @@ class ModelServer:
         return [[next(predictions) for _ in call] for call in calls]
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run work in a thread; if the caller is cancelled, it still ends before the next begins."""
+        """Run work in a thread; if the caller is cancelled, it ends before the next begins."""
 
         async def run() -> T:
             async with self._computing:

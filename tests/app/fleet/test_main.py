@@ -1,4 +1,4 @@
-"""The command: wrong use without Ray, and one whole run, stopped and resumed, through Ray Data's own workers."""
+"""The command: wrong use without Ray, and a whole run, stopped and resumed, with Ray Data."""
 
 import asyncio
 import hashlib
@@ -150,7 +150,7 @@ def test_killed_run_is_finished_by_ray(
     request = RunRequest(
         equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest()
     )
-    run = FleetRun("nightly", NOW, plan.model_copy(update={"asked": request}).model_dump_json())
+    run = FleetRun("nightly", NOW, plan.model_copy(update={"request": request}).model_dump_json())
     asyncio.run(begin(database_dsn, run, rigs[:3]))
     # the plan has what the service released when the run began
     config.unlink()

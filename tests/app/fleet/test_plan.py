@@ -107,7 +107,7 @@ def test_glob_becomes_a_pattern_of_like(plan: Plan):
     assert like_pattern("rig_*-?") == r"rig\_%-_"
     with pytest.raises(InputError, match="which is neither"):
         like_pattern("nowhere/ids.txt")
-    globbed = plan.model_copy(update={"asked": RunRequest(equipment="a*", design="d")})
+    globbed = plan.model_copy(update={"request": RunRequest(equipment="a*", design="d")})
     assert globbed.selection == Selection("a%", "d")
 
 
@@ -125,3 +125,8 @@ def test_file_of_ids_is_read_without_comments_and_repeats(tmp_path: Path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="text file"):
         read_ids(path)
+
+
+def test_plan_of_an_earlier_version_is_read(plan: Plan):
+    stored = plan.model_dump_json().replace('"request":', '"asked":')
+    assert Plan.model_validate_json(stored) == plan

@@ -1,4 +1,4 @@
-"""Pages to diagnoses with a real database and small networks; the service's own way is the measure."""
+"""Pages to diagnoses, with a real database and small networks."""
 
 from collections import Counter
 from collections.abc import Sequence

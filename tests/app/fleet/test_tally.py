@@ -34,8 +34,10 @@ def test_outcomes_are_counted_and_failures_grouped():
         ("no readings", 7, ("d0", "d1", "d2", "d3", "d4"))
     ]
     assert summary_text(summary) == (
-        "run nightly: 10 machines at 2025-01-01T00:00:00+00:00: 1 ok, 1 with insufficient evidence, 7 failed, 1 scored before\n"
-        "3.0 s with 2 workers (1.0 s to start them), 4 machines/s; machines by version: 1: 1, 2: 1\n"
+        "run nightly: 10 machines at 2025-01-01T00:00:00+00:00: 1 ok, 1 with insufficient "
+        "evidence, 7 failed, 1 scored before\n"
+        "3.0 s with 2 workers (1.0 s to start them), 4 machines/s; machines by version: 1: 1, "
+        "2: 1\n"
         "failed, 7 machines (d0, d1, d2, d3, d4 ...): no readings"
     )
 

@@ -223,7 +223,7 @@ CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 async def test_work_runs_in_no_callers_context(works: Works):
-    """Serve cancels what was called in the context of a request that left; a batch is many callers'."""
+    """Serve cancels work in the context of a cancelled request; a batch has many callers."""
     seen: list[str] = []
 
     async def work(items: Sequence[int]) -> list[int | Exception]:

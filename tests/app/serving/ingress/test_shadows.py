@@ -170,7 +170,7 @@ async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
     local.broken.add("model-2")
     for row in range(6):
         assert (await ask(diagnostics, inline(row))).model_version == "1"
-        await until(lambda: sum(copies(metrics).values()) == row + 1)  # noqa: B023 - awaited at once
+        await until(lambda: sum(copies(metrics).values()) == row + 1)  # noqa: B023
     # after three in a row it is left alone for a while
     assert copies(metrics) == {("2", "1", "failed"): 3, ("2", "1", "dropped"): 3}
     assert not versions.circuit_is_open("2")

@@ -212,7 +212,7 @@ async def test_without_traffic_nothing_answers(local: LocalClient, metrics: Metr
 
 
 class RemoteError(RuntimeError):
-    """What Ray raises for an error of another process: the text is a traceback, the error itself is `cause`."""
+    """Ray's error for one of another process: its text is a traceback, the error is `cause`."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__("ray::Model.score() (pid=1, ip=10.0.0.7)\\n  File /secret/path.py")
