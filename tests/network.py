@@ -1,4 +1,4 @@
-"""A small untrained checkpoint of the rig for tests that need a real network and not its skill."""
+"""A small untrained checkpoint of the rig for tests that need a real network."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ def rig_spec() -> FeatureSpec:
 def small_checkpoint(
     directory: Path, version: str, hidden: int = 8, calibration: Calibration | None = None
 ) -> Path:
-    """Write a checkpoint with random weights, other ones for every version."""
+    """Write a checkpoint with random weights, different for every version."""
     spec = rig_spec()
     config = ModelConfig(
         features=spec.features,

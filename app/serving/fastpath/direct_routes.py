@@ -19,11 +19,11 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class DirectRoute(APIRoute):
-    """A route without path parameters that `DirectRouter` calls; its dependencies only document it."""
+    """A route without path parameters that `DirectRouter` calls; dependencies only document it."""
 
 
 class DirectRouter:
-    """ASGI application that calls the endpoints of `DirectRoute`s, and FastAPI for all other routes.
+    """ASGI application that calls the endpoints of direct routes, and FastAPI for all others.
 
     Args:
         api: with all its routes and error handlers.

@@ -63,7 +63,7 @@ class AccessLog:
     def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.note_request(scope["method"], route, status, seconds)
-        tracing.note_request(scope["method"], route, status)
+        tracing.end_request(scope["method"], route, status)
         if logger.isEnabledFor(logging.INFO):
             # made by hand: `logger.info` walks the stack, and Ray's record factory adds fields
             record = logging.LogRecord(logger.name, logging.INFO, "", 0, "access", None, None)

@@ -222,7 +222,7 @@ class Diagnostics:
         """
         resolved = resolve(request, registered, self._now())
         releases = self._router.releases_for(resolved.equipment.equipment_id, request.model_version)
-        return BatchItem(resolved, releases, tracing.caller())
+        return BatchItem(resolved, releases, tracing.current_span())
 
     def _batcher_of(self, item: BatchItem) -> MicroBatcher[BatchItem, bytes]:
         return self._batchers.to(_Kind(item.releases[0].version, item.resolved.request.explain))

@@ -74,14 +74,14 @@ class DeploymentClient:
 
     async def send_build(self, call: BuildCall) -> BuildAnswer:
         """Send one call to a graph builder."""
-        with tracing.nobody():
+        with tracing.only_sampled():
             response = self._builder.for_bytes(build_bytes(call)).build.remote(call)
         answer: BuildAnswer = await response
         return answer
 
     async def describe(self, application: str) -> VersionDescription:
         """Return the description of a version's checkpoint from one of its replicas."""
-        with tracing.nobody():
+        with tracing.only_sampled():
             response = self._model(application).by_value.describe.remote()
         description: VersionDescription = await response
         return description
@@ -89,14 +89,14 @@ class DeploymentClient:
     async def score(self, application: str, call: ScoreCall) -> ScoreResult:
         """Have a version's replica score graphs."""
         size = sum(group.x_WSTF.nbytes + group.mask_WST.nbytes for group in call.groups)
-        with tracing.nobody():
+        with tracing.only_sampled():
             response = self._model(application).for_bytes(size).score.remote(call)
         result: ScoreResult = await response
         return result
 
     async def probe(self, application: str) -> None:
         """Have a version's replica show that it scores."""
-        with tracing.nobody():
+        with tracing.only_sampled():
             response = self._model(application).by_value.probe.remote()
         await response
 

@@ -96,12 +96,12 @@ def test_trace_id_comes_from_the_caller_or_is_made():
         assert trace_id_of(bad) not in (bad, "0" * 32)
 
 
-def test_request_of_nothing_but_faults_is_counted_and_not_worked_out():
+def test_request_with_many_errors_reports_their_number_only():
     with pytest.raises(ValidationError) as caught:
         DiagnosisRequest.model_validate({"equipment_id": "p"} | {f"x{n}": n for n in range(201)})
     problem = problem_of(caught.value, TRACE)
     assert (problem.status, problem.errors) == (422, ())
-    assert "found 201 faults" in problem.detail
+    assert "found 201 errors" in problem.detail
 
 
 def test_half_of_a_surrogate_pair_is_told_as_an_escape():
