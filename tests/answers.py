@@ -11,20 +11,18 @@ from numpy.typing import NDArray
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.predictor import open_predictor
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.importer import DEFAULT_START
 from app.demo.rig.measurements import GRADED_COMPONENTS
 from app.diagnosis.build import DiagnosisContext, Scores, diagnose
-from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.experiments.pairs import Booleans, Integers, Pairs, gathered
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
-from app.model.graph import split_output
-from app.model.network import score
-from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
 from tests.rig import rig_block
@@ -61,7 +59,7 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         [block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1
     ).astype(np.float32)
     plan = plan_windows(equipment, checkpoint.feature_spec)
-    network = choose(checkpoint.model, 1).network
+    predictor = open_predictor(checkpoint).predictor
     manifest = checkpoint.manifest
     decoder = PredictionDecoder.of(
         manifest.version,
@@ -73,8 +71,9 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
     found = []
     for start in range(0, len(chosen), WINDOWS_OF_A_BATCH):
         part = chosen[start : start + WINDOWS_OF_A_BATCH]
-        graph, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
-        outputs = split_output(score(network, graph), [len(equipment.components)] * len(part))
+        group, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
+        (prediction,) = predictor.predict([group])
+        outputs = window_predictions(prediction)
         summaries = summary.windows(equipment.sensor_ids)
         for place, (row, output, of_window) in enumerate(
             zip(part.tolist(), outputs, summaries, strict=True)
@@ -84,7 +83,7 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
                 f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
             )  # fmt: skip
-            told = Scores(component_predictions(output))
+            told = Scores(output)
             found.append(diagnose(equipment, context, told, of_window, decoder, Thresholds(), {}))
     return found
 

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 
 from app.checkpoint.calibration import Calibration
-from app.checkpoint.files import Origin, save
 from app.checkpoint.manifest import DataInterval
+from app.checkpoint.torch_model import Origin, save
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS
 from app.features.spec import FeatureSpec
-from app.model.network import ModelConfig, UniversalTemporalGNN
+from app.model.config import ModelConfig
+from app.model.network import build_model
+from app.model.trained import TrainedModel
 from tests.rig import rig_block
 from train.config import TrainConfig
 from train.data.reference import spec_of
@@ -63,7 +65,7 @@ def small_checkpoint(
     )
     save(
         directory / version,
-        UniversalTemporalGNN(config),
+        TrainedModel(build_model(config)),
         spec,
         calibration or Calibration(),
         origin,

@@ -4,7 +4,7 @@ from typing import cast
 
 from app.diagnosis.build import DiagnosisFields
 from app.schemas.diagnosis import Diagnosis
-from app.serving.ingress.stored import row_of
+from app.diagnosis.pipeline import row_of
 from app.store.diagnoses import StoredDiagnosis
 
 

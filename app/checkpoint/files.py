@@ -1,156 +1,104 @@
-"""Saves and loads checkpoints: weights as safetensors, everything else as JSON beside them; see `app.checkpoint.manifest` for the files.
+"""Loads checkpoints, verified and without torch: tables as safetensors, all else as JSON.
 
-Nothing pickled is written or read. Loading builds the network from its saved config and refuses parts that do not fit, naming both
-sides.
-Invariant: `load(save(x))` answers as x does, and a directory that `load` accepts is bytewise the one that `save` wrote.
+Nothing pickled is read. Loading refuses parts that do not fit and names both sides. The network's
+own weights are loaded by `app.checkpoint.torch_model`; CPU replicas run the ONNX graph beside them.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.numpy import load as load_arrays
 
 from app.checkpoint import manifest as files
-from app.checkpoint.calibration import Calibration, check_calibration
-from app.checkpoint.manifest import DataInterval, Head, Manifest
+from app.checkpoint.calibration import Calibration
+from app.checkpoint.legacy import convert_config, convert_weights
+from app.checkpoint.manifest import Manifest
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
-from app.model.network import ModelConfig, UniversalTemporalGNN
-from app.model.ood_detector import NEVER_NEAREST
+from app.model.config import ModelConfig
+from app.model.linear_classifier import LinearClassifier, LinearTables
+from app.model.ood_detector import OodDetector, OodTables
 
-LATER = {"distance_axes"}
-"""Keys of `model_config.json` that checkpoints of earlier trainings lack; they have the default."""
+OPTIONAL_KEYS = {"ood_axes", "model_type"}
+"""Keys of `model_config.json` that earlier checkpoints lack; they have the default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded checkpoint: the network in evaluation mode and what belongs to it."""
+    """A loaded checkpoint but for the network's weights.
 
-    model: UniversalTemporalGNN
+    `classifier` and `detector` are None in a model without them.
+    """
+
+    directory: Path
     config: ModelConfig
     feature_spec: FeatureSpec
     calibration: Calibration
     manifest: Manifest
+    classifier: LinearClassifier | None
+    detector: OodDetector | None
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a checkpoint comes from, as its manifest states it."""
-
-    version: str
-    created: datetime
-    git_revision: str
-    seed: int
-    command: str
-    data: DataInterval
-    trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
-
-
-def save(
-    directory: Path,
-    model: UniversalTemporalGNN,
-    feature_spec: FeatureSpec,
-    calibration: Calibration,
-    origin: Origin,
-    documents: Mapping[str, str],
-) -> Manifest:
-    """Write a checkpoint's directory, `checkpoint.json` last.
-
-    Args:
-        directory: is made if it is not there; must hold no checkpoint.
-        model: its weights and config are written.
-        feature_spec: how its features are made.
-        calibration: what its answers are held to.
-        origin: where it comes from.
-        documents: text of further files by name, among them `metrics.json`.
-
-    Returns:
-        The manifest that was written.
-
-    Raises:
-        CheckpointError: the directory already holds a checkpoint, the documents have no metrics, or network, spec and
-            calibration do not fit each other.
-    """
-    if (directory / files.MANIFEST).exists():
-        raise CheckpointError(
-            f"'{directory}' already holds a checkpoint, and checkpoints never change: give another one"
-        )
-    if files.METRICS not in documents:
-        raise CheckpointError(
-            f"expected {files.METRICS} among the documents, found {sorted(documents)}"
-        )
-    _check_fit(model.config, feature_spec, str(directory))
-    check_calibration(calibration, feature_spec, str(directory / files.CALIBRATION))
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    (directory / files.WEIGHTS).write_bytes(save_tensors(weights))
-    texts = {
-        files.MODEL_CONFIG: json.dumps(asdict(model.config), indent=1) + "\n",
-        files.FEATURE_SPEC: feature_spec.model_dump_json() + "\n",
-        files.CALIBRATION: calibration.model_dump_json(indent=1) + "\n",
-        **documents,
-    }
-    for name, text in texts.items():
-        (directory / name).write_text(text, encoding="utf-8")
-    manifest = Manifest(
-        **{field.name: getattr(origin, field.name) for field in fields(origin)},
-        designs=tuple(feature_spec.references),
-        sha256={
-            name: files.sha256_of(directory / name) for name in sorted([files.WEIGHTS, *texts])
-        },
-    )
-    (directory / files.MANIFEST).write_text(
-        manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
-    )
-    return manifest
-
-
-def load(directory: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load(directory: Path) -> Checkpoint:
     """Load a checkpoint, verified.
 
     Args:
-        directory: that `save` wrote.
-        device: to which the weights go.
-
-    Returns:
-        The checkpoint, its network in evaluation mode.
+        directory: that `app.checkpoint.torch_model.save` wrote.
 
     Raises:
-        CheckpointError: a file is missing or has another SHA-256 than the manifest states, the weights have other names or shapes
-            than the config asks for, or config, feature spec and calibration do not fit each other.
+        CheckpointError: a file is missing or has another SHA-256 than the manifest states, tables
+            have other shapes than the config asks for, or config, feature spec and calibration do
+            not fit each other.
     """
     manifest = files.read_manifest(directory)
     feature_spec = files.read_feature_spec(directory)
     calibration = files.read_calibration(directory, feature_spec)
     config = read_config(directory / files.MODEL_CONFIG)
-    _check_fit(config, feature_spec, str(directory))
+    check_fit(config, feature_spec, str(directory))
+    arrays = read_weights(directory, manifest, config)
+    tables = {name: each for name, each in arrays.items() if name.startswith(("linear.", "ood."))}
+    check_shapes(directory, _table_shapes(config), tables)
+    return Checkpoint(
+        directory,
+        config,
+        feature_spec,
+        calibration,
+        manifest,
+        LinearClassifier.of_arrays(config, tables),
+        OodDetector.of_arrays(config, tables),
+    )
+
+
+def read_weights(
+    directory: Path, manifest: Manifest, config: ModelConfig
+) -> dict[str, NDArray[np.generic]]:
+    """Return the content of `weights.safetensors` under today's names.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or not one of its format.
+    """
+    path = directory / files.WEIGHTS
     try:
-        weights = _as_now(load_tensors((directory / files.WEIGHTS).read_bytes()))
+        arrays = load_arrays(path.read_bytes())
     except SafetensorError as error:
-        raise CheckpointError(
-            f"'{directory / files.WEIGHTS}' is not a safetensors file: {error}"
-        ) from error
-    # the first weights are drawn and thrown away: leave the caller's sequence alone
-    with torch.random.fork_rng(devices=[]):
+        raise CheckpointError(f"'{path}' is not a safetensors file: {error}") from error
+    if manifest.format != files.FORMAT:
         try:
-            model = UniversalTemporalGNN(config)
-        except (TypeError, ValueError, RuntimeError) as error:
+            arrays = convert_weights(arrays)
+        except (KeyError, IndexError, ValueError) as error:
             raise CheckpointError(
-                f"'{directory / files.MODEL_CONFIG}' has no sizes of a network: {error}"
+                f"expected the weights of a checkpoint of format {manifest.format} in '{path}', "
+                f"found none that can be converted ({error}): take weights and config from one "
+                "training"
             ) from error
-    _check_weights(model, weights, directory)
-    model.load_state_dict(weights)
-    model.to(device).eval()
-    model.requires_grad_(requires_grad=False)
-    return Checkpoint(model, config, feature_spec, calibration, manifest)
+        unused = ["linear."] * (not config.linear_sensors) + ["ood."] * (not config.ood_axes)
+        arrays = {name: each for name, each in arrays.items() if not name.startswith(tuple(unused))}
+    return arrays
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -164,13 +112,13 @@ def read_config(path: Path) -> ModelConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path}' can't be read: {error}") from error
     expected = {field.name for field in fields(ModelConfig)}
-    if not isinstance(data, dict) or not expected - LATER <= set(data) <= expected:
+    if isinstance(data, dict):
+        data = convert_config(data)
+    if not isinstance(data, dict) or not expected - OPTIONAL_KEYS <= set(data) <= expected:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(f"expected the keys {sorted(expected)} in '{path}', found {found}")
     try:
-        data["grade_sets"] = tuple(
-            tuple(float(health) for health in healths) for healths in data["grade_sets"]
-        )
+        data["grade_sets"] = tuple(tuple(map(float, healths)) for healths in data["grade_sets"])
         return ModelConfig(**data)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
@@ -178,12 +126,17 @@ def read_config(path: Path) -> ModelConfig:
         ) from error
 
 
-def _check_fit(config: ModelConfig, spec: FeatureSpec, where: str) -> None:
+def check_fit(config: ModelConfig, spec: FeatureSpec, where: str) -> None:
+    """Check that a config belongs to a feature spec.
+
+    Raises:
+        CheckpointError: a size differs.
+    """
     healths = tuple(
         tuple(grade.health for grade in spec.grades[design][component])
         for design, component in spec.grade_sets()
     )
-    asked = {
+    sizes = {
         "features of a sensor": (config.features, spec.features),
         "quantities": (config.quantities, len(spec.quantities)),
         "component types": (config.component_types, len(spec.component_types)),
@@ -191,34 +144,44 @@ def _check_fit(config: ModelConfig, spec: FeatureSpec, where: str) -> None:
         "sensors with a reference": (config.references, len(spec.sensor_slots())),
         "healths of the grade sets": (config.grade_sets, healths),
     }
-    for what, (network, features) in asked.items():
+    for what, (network, features) in sizes.items():
         if network != features:
             raise CheckpointError(
-                f"the parts of checkpoint '{where}' do not belong together: {files.MODEL_CONFIG} has {network} as {what}, "
-                f"{files.FEATURE_SPEC} has {features}: take both from one training"
+                f"the parts of checkpoint '{where}' do not belong together: {files.MODEL_CONFIG} "
+                f"has {network} as {what}, {files.FEATURE_SPEC} has {features}: take both from one "
+                "training"
             )
 
 
-def _as_now(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights under today's names: which grades occurred was once said by the norms of their means."""
-    centre_GQKX = weights.pop("distance.centre_GQKX", None)
-    if centre_GQKX is not None:
-        weights["distance.occurs_GK"] = (centre_GQKX[..., -1] < NEVER_NEAREST).any(1)
-    return weights
-
-
-def _check_weights(
-    model: UniversalTemporalGNN, weights: Mapping[str, torch.Tensor], directory: Path
+def check_shapes(
+    directory: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    arrays: Mapping[str, NDArray[np.generic]],
 ) -> None:
-    asked = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    differing = [
-        name for name in sorted(asked.keys() | found.keys()) if asked.get(name) != found.get(name)
-    ]
+    """Check that weights have the names and shapes that the config asks for.
+
+    Raises:
+        CheckpointError: one has not.
+    """
+    found = {name: array.shape for name, array in arrays.items()}
+    differing = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
     if differing:
         name = differing[0]
         raise CheckpointError(
-            f"'{directory}': {files.MODEL_CONFIG} asks for '{name}' of shape {asked.get(name, 'none (unknown name)')}, "
-            f"{files.WEIGHTS} has {found.get(name, 'none (missing)')}; {len(differing)} of {len(asked)} differ: "
+            f"'{directory}': {files.MODEL_CONFIG} asks for '{name}' of shape "
+            f"{expected.get(name, 'none (unknown name)')}, {files.WEIGHTS} has "
+            f"{found.get(name, 'none (missing)')}; {len(differing)} of {len(expected)} differ: "
             "take both from one training"
         )
+
+
+def _table_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    found = {}
+    if config.linear_sensors and config.linear_steps:
+        empty = LinearClassifier(LinearTables.empty(config)).arrays()
+        if config.ood_axes:
+            empty |= OodDetector(OodTables.empty(config)).arrays()
+        found = {name: array.shape for name, array in empty.items()}
+    return found

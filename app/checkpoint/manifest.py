@@ -22,7 +22,13 @@ METRICS = "metrics.json"
 MODEL_CONFIG = "model_config.json"
 TRAIN_CONFIG = "train_config.json"
 WEIGHTS = "weights.safetensors"
+NETWORK = "network.onnx"
+"""The ensemble for CPU replicas; checkpoints of format 2 have none."""
+PROBES = "network_probes.safetensors"
+"""What the ensemble predicts for the probes of `app.model.runtime.gate`."""
 REPORT = "report.html"
+FORMAT: Literal[3] = 3
+"""Format 2 had other names of weights and no ONNX graph; see `app.checkpoint.legacy`."""
 REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, CALIBRATION, METRICS)
 
 Head = Literal["grade", "health", "rate", "rul"]
@@ -47,7 +53,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[2, 3] = FORMAT
     version: str
     created: AwareDatetime
     git_revision: str
@@ -80,7 +86,7 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
     except ValidationError as error:
         raise CheckpointError(
-            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format 2: {error}"
+            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format 2 or {FORMAT}: {error}"
         ) from error
     absent = [name for name in REQUIRED if name not in manifest.sha256]
     if absent:

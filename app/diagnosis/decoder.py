@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.features.spec import FeatureSpec
-from app.model.graph import ModelOutput
+from app.model.graph import Prediction
 from app.schemas.diagnosis import Basis
 from app.schemas.equipment import Component, Grade
 
@@ -36,18 +36,19 @@ class ComponentPrediction(NamedTuple):
     distance: float
 
 
-def component_predictions(output: ModelOutput) -> list[ComponentPrediction]:
-    """Return what a model tells of each component, in order."""
-    columns = (
-        output.health_V.tolist(),
-        output.spread_V.tolist(),
-        output.rate_V.tolist(),
-        output.rul_V.tolist(),
-        output.rul_spread_V.tolist(),
-        output.grade_probability_VK.tolist(),
-        output.distance_V.tolist(),
+def window_predictions(prediction: Prediction) -> list[list[ComponentPrediction]]:
+    """Return the predictions of each window's components, in order, as plain numbers."""
+    columns = zip(
+        prediction.health_WV.tolist(),
+        prediction.spread_WV.tolist(),
+        prediction.rate_WV.tolist(),
+        prediction.rul_WV.tolist(),
+        prediction.rul_spread_WV.tolist(),
+        prediction.probability_WVK.tolist(),
+        prediction.distance_WV.tolist(),
+        strict=True,
     )
-    return list(map(ComponentPrediction._make, zip(*columns, strict=True)))
+    return [list(map(ComponentPrediction._make, zip(*window, strict=True))) for window in columns]
 
 
 class Condition(NamedTuple):

@@ -10,7 +10,7 @@ from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch,
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
+from app.model.graph import GraphGroup, Topology, build_topology
 from app.schemas.equipment import Equipment
 
 
@@ -19,8 +19,13 @@ class WindowPlan:
     """All that windows of one topology take from it and a feature spec; the same for machines that differ in id and name alone."""
 
     features: FeaturePlan
-    graph: GraphPlan
     summary: QualityPlan
+    topology: Topology
+
+    @property
+    def equipment(self) -> Equipment:
+        """Return the machine that the plan was made from."""
+        return self.summary.equipment
 
     @property
     def nbytes(self) -> int:
@@ -36,17 +41,20 @@ def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
         WindowError: no window of this topology can fit the spec.
     """
     return WindowPlan(
-        plan_features(equipment, spec), plan_graph(equipment, spec), plan_quality(equipment, spec)
+        plan_features(equipment, spec),
+        plan_quality(equipment, spec),
+        build_topology(equipment, spec),
     )
 
 
-def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphBatch, QualityBatch]:
-    """Make the graphs of windows of one topology, as one batch in their order, and what their features say.
+def build_windows(values_WSN: Floats, plan: WindowPlan) -> tuple[GraphGroup, QualityBatch]:
+    """Build the graphs of windows of one topology and assess their input.
 
     Args:
-        values_WSN: bins in the order of `Equipment.sensors`, in the sensors' units, NaN where missing.
+        values_WSN: bins in the order of `Equipment.sensors`, in the sensors' units, NaN where
+            missing.
         plan: of their topology.
     """
     features = batch_features(values_WSN, plan.features)
-    graph = tile_graphs(plan.graph, features.x_WSTF, features.mask_WST)
+    graph = GraphGroup(plan.topology, features.x_WSTF, features.mask_WST)
     return graph, assess_batch(features, plan.summary)

@@ -1,219 +1,107 @@
 """`UniversalTemporalGNN`: one set of weights for machines of any topology and any set of sensors.
 
-Dimension key, used everywhere: `B` graphs in a batch, `V` components (nodes) over the batch, `E` directed message edges over
-the batch, `S` sensors over the batch, `T` steps of a window, `F` features of a sensor at a step, `D` hidden width, `H`
-attention heads, `M` members of the ensemble, `K` grades (padded to the largest grade set), `G` grade sets, `L` inputs of a map,
-`Q` places of sensors that a grade set reads, `A` alternatives of its second opinion, the whole one first.
-
-The members share nothing but the input: they are independent networks of one shape, run as one batched computation, whose
-answers are averaged. This module reads no file and knows no machine. It is long because the network, its second opinion and what is asked of
-both are one definition that checkpoints hold to; the layers, the distance and the serving forms of all three stand elsewhere.
-Invariant: an answer for a graph does not depend on which other graphs are in the batch, nor on the order of its nodes.
+The only definition of the network: training and GPU replicas run it, CPU replicas run its ONNX
+export (`app.checkpoint.onnx_export`). Linear classifier and OOD detector are modules of their own.
+Shape letters as in `app.model.graph`; further `R` = T x W rows of a sensor or component, `N` = V x W,
+`J` = K - 1 thresholds.
+Invariant: the output for a window does not depend on the other windows of the call, nor on the
+order of the components.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.features.binning import Floats
-from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate, without_sensor
+from app.model.config import MODEL_TYPE, ModelConfig
+from app.model.graph import GraphGroup
 from app.model.layers import (
-    MemberAttention,
-    MemberLinear,
-    MemberLstm,
-    MemberNorm,
     OrdinalHead,
     QuantityEncoder,
+    RelationAttention,
+    grade_probability,
+    head_columns,
+    sum_rows,
 )
-from app.model.ood_detector import OodDetector
 
 HARMONICS = 6
-"""Sines and cosines that tell the network where in the window a step lies: as many as twelve steps can tell apart."""
-
-
-MAX_OPINION_BYTES = 32_000_000
-"""What the alternatives of the second opinion may take beside the whole one; the rig's take 2 MB."""
-
-MAX_OCCLUDED_ROWS = 20_000
-"""Sensors times steps of all copies that `occlude` scores at once; bounds its memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Everything needed to build the network, saved beside its weights as `model_config.json`."""
-
-    features: int
-    """F: features of a sensor at a step, coverage included."""
-    quantities: int
-    """Rows of the embedding of quantities."""
-    component_types: int
-    """Rows of the embedding of component types."""
-    relations: int
-    """Rows of the embedding of edge relations: two for a medium, along and against the connection."""
-    grade_sets: tuple[tuple[float, ...], ...]
-    """Health of each grade, best first, of each grade set in the order of the feature spec."""
-    hidden: int = 32
-    """D: width of a component's state."""
-    heads: int = 4
-    """H: attention heads; divides `hidden`."""
-    attention_layers: int = 2
-    """Rounds of message passing at every step: how many connections a sensor's evidence can travel."""
-    lstm_layers: int = 1
-    """Layers of the recurrent network over the steps."""
-    dropout: float = 0.1
-    """Share of a state's entries that is dropped in training."""
-    members: int = 1
-    """M: independent networks whose answers are averaged."""
-    references: int = 0
-    """R: sensors with a reference in the feature spec."""
-    opinion_steps: int = 0
-    """T of the second opinion; 0 for none."""
-    opinion_sensors: int = 0
-    """Q: the most sensors that the second opinion of a grade set reads."""
-    opinion_weight: float = 0.0
-    """Share of the second opinion in a grade's probability where it has one; the network has the rest."""
-    distance_axes: int = 0
-    """Principal axes of the distance of a component's evidence from training, see `app.model.ood_detector`; 0 for none."""
-    rate_unit: float = 1.0
-    """Health lost per 1000 operating hours that an output of 1 of the rate head stands for."""
-    rul_unit_h: float = 1.0
-    """Operating hours that an output of 1 of the head of remaining life stands for."""
+"""Sines and cosines that encode a step's place in the window: enough for twelve steps."""
 
 
 class GraphTensors(NamedTuple):
-    """A `GraphBatch` as tensors on one device; the same fields, the same shapes."""
+    """W windows of one topology as tensors on one device, see `GraphGroup` and `Topology`.
 
-    x_STF: Tensor
-    mask_ST: Tensor
+    A batch of different graphs is the one window (W = 1) of their disjoint union.
+    """
+
+    x_WSTF: Tensor
+    mask_WST: Tensor
     sensor_component_S: Tensor
     sensor_quantity_S: Tensor
-    sensor_slot_S: Tensor
-    sensor_graph_S: Tensor
     component_type_V: Tensor
-    component_graph_V: Tensor
     grade_set_V: Tensor
     edge_index_2E: Tensor
     edge_relation_E: Tensor
 
+    @classmethod
+    def of_group(cls, group: GraphGroup, device: torch.device | str = "cpu") -> Self:
+        """Copy a group's arrays to a device."""
+        topology = group.topology
+        arrays = (
+            group.x_WSTF,
+            group.mask_WST,
+            topology.sensor_component_S,
+            topology.sensor_quantity_S,
+            topology.component_type_V,
+            topology.grade_set_V,
+            topology.edge_index_2E,
+            topology.edge_relation_E,
+        )
+        return cls(*(torch.tensor(array, device=device) for array in arrays))
+
 
 class Heads(NamedTuple):
-    """What the network says of each component, one row for a member; rate and remaining life in the config's units.
+    """Outputs of the heads for every component: of one member, or with a first axis M of all.
 
-    `score_MV` and `threshold_MVJ` (J = K - 1, +inf where a set has fewer grades) are the two sides of the cumulative link
-    P(grade worse than k) = sigmoid(score - threshold_k); components without a grade set have score 0.
-    The variances are of health and of remaining life, which is never negative.
+    Rate and RUL are in the config's units; log variances are those of health and RUL. The score and
+    the thresholds (+inf beyond a set's grades) are the two sides of the cumulative link, see
+    `OrdinalHead`.
     """
 
-    score_MV: Tensor
-    threshold_MVJ: Tensor
-    health_MV: Tensor
-    log_variance_MV: Tensor
-    rate_MV: Tensor
-    rul_MV: Tensor
-    rul_log_variance_MV: Tensor
+    score_VW: Tensor
+    threshold_VJ: Tensor
+    health_VW: Tensor
+    log_variance_VW: Tensor
+    rate_VW: Tensor
+    rul_VW: Tensor
+    rul_log_variance_VW: Tensor
 
-
-class Averages(NamedTuple):
-    """What a network says of each component, averaged over its members, float32 arrays on the host.
-
-    Grades' probabilities as they come; health in [0, 1], rate in health lost per 1000 operating hours, remaining life in operating
-    hours. A spread is the root of the members' mean variance and the variance between them. The distance is that of `app.model.ood_detector`.
-    """
-
-    probability_VK: Floats
-    health_V: Floats
-    spread_V: Floats
-    rate_V: Floats
-    rul_V: Floats
-    rul_spread_V: Floats
-    distance_V: Floats
-
-
-class LinearClassifier(nn.Module):
-    """A linear reading of the grades of each grade set, beside the network.
-
-    It reads the features of every step of the sensors whose evidence can reach the component, and is fitted in closed form on
-    the windows that the network is trained on. Where conditions differ by small steps against large common changes, it finds
-    directions that gradients find late; the network in turn keeps its word when sensors are missing.
-
-    Of each grade set there is the whole opinion, heard where all its sensors are there in all steps, and alternatives refitted
-    without one sensor, heard where just that one is not; they do not read what is left of it. Where two are not whole, or one
-    whose alternative is not kept, there is no opinion. The alternatives take `MAX_OPINION_BYTES` at most: of a larger network
-    only the first places of each set have one.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        G = max(len(config.grade_sets), 1)
-        K = max((len(healths) for healths in config.grade_sets), default=2)
-        R, Q, T, F = (
-            config.references,
-            config.opinion_sensors,
-            config.opinion_steps,
-            config.features,
+    def of_batch(self) -> Self:
+        """Return the heads of a batch of graphs, W = 1, without the axis W."""
+        return self._replace(
+            **{
+                name: getattr(self, name).squeeze(-1)
+                for name in self._fields
+                if name != "threshold_VJ"
+            }
         )
-        A = 1 + min(Q, MAX_OPINION_BYTES // max(1, 4 * G * Q * T * F * K))
-        self.register_buffer("weight_GAQTFK", torch.zeros(G, A, Q, T, F, K))
-        self.register_buffer("bias_GAK", torch.full((G, A, K), -torch.inf))
-        self.register_buffer("place_GR", torch.full((G, R), -1, dtype=torch.int64))
-        self.register_buffer("temperature_G", torch.ones(G))
-        self.weight_GAQTFK: Tensor
-        """Alternative 1 + q is that without the sensor at place q, whose own weights there are 0."""
-        self.bias_GAK: Tensor
-        """-inf for grades that did not occur; for all of an alternative that was not fitted."""
-        self.place_GR: Tensor
-        """Place of each sensor among those that the set reads, -1 where it does not read it."""
-        self.temperature_G: Tensor
 
-    def forward(self, graph: GraphTensors) -> Tensor:
-        """Return the logarithm of each grade's probability but for a constant, [V, K]; NaN where it has no opinion."""
-        V, S = graph.component_type_V.shape[0], graph.x_STF.shape[0]
-        graphs = V  # at least as many as there are, without asking the device
-        G, A, Q, T, F, K = self.weight_GAQTFK.shape
-        if graph.x_STF.shape[1] != T or not Q:
-            return self.bias_GAK.new_full((V, K), torch.nan)
-        place_SG = self.place_GR.index_select(1, graph.sensor_slot_S.clamp(min=0)).T
-        heard_SG = (place_SG >= 0) & (graph.mask_ST.all(1) & (graph.sensor_slot_S >= 0))[:, None]
-        # how many are not heard, and the sum of their places: that of the only one is its place
-        both_S2G = torch.stack((heard_SG.long(), place_SG * heard_SG), 1)
-        both_B2G = both_S2G.new_zeros(graphs, 2, G).index_add(0, graph.sensor_graph_S, both_S2G)
-        read_GR = self.place_GR >= 0
-        lacking_BG = read_GR.sum(1) - both_B2G[:, 0]
-        without_BG = 1 + (self.place_GR * read_GR).sum(1) - both_B2G[:, 1]
-        is_kept_BG = (lacking_BG == 0) | (lacking_BG == 1) & (without_BG < A)
-        choice_BG = torch.where(is_kept_BG & (lacking_BG == 1), without_BG, 0)
-        set_G = torch.arange(G, device=place_SG.device)
-        row_SG = (set_G * A + choice_BG.index_select(0, graph.sensor_graph_S)) * Q + place_SG.clamp(
-            min=0
-        )
-        weight_SGLK = (
-            self.weight_GAQTFK.view(G * A * Q, T * F, K)
-            .index_select(0, row_SG.flatten())
-            .view(S, G, T * F, K)
-        )
-        told_SGK = (
-            torch.matmul(graph.x_STF.reshape(S, 1, 1, T * F), weight_SGLK)[:, :, 0]
-            * heard_SG[..., None]
-        )
-        total_BGK = told_SGK.new_zeros(graphs, G, K).index_add(0, graph.sensor_graph_S, told_SGK)
-        logit_BGK = (total_BGK + self.bias_GAK[set_G, choice_BG]).masked_fill(
-            ~is_kept_BG[..., None], torch.nan
-        )
-        logit_VK = logit_BGK[graph.component_graph_V, graph.grade_set_V.clamp(min=0)]
-        is_said_V1 = (
-            torch.isfinite(logit_VK).any(1, keepdim=True) & (graph.grade_set_V >= 0)[:, None]
-        )
-        return logit_VK.masked_fill(~is_said_V1, torch.nan)
+
+class NetworkOutput(NamedTuple):
+    """What the ensemble predicts for W windows of one topology; see `app.model.graph.Prediction`."""
+
+    probability_WVK: Tensor
+    health_WV: Tensor
+    spread_WV: Tensor
+    rate_WV: Tensor
+    rul_WV: Tensor
+    rul_spread_WV: Tensor
 
 
 class UniversalTemporalGNN(nn.Module):
-    """Sensors to components, components to components at every step, steps to a state, state to heads.
+    """One member: sensors to components, messages at every step, steps to a state, state to heads.
 
     Args:
         config: sizes; see `ModelConfig`.
@@ -228,238 +116,163 @@ class UniversalTemporalGNN(nn.Module):
             raise ValueError(
                 f"expected hidden to be a multiple of heads={config.heads}, found {config.hidden}"
             )
-        M, D = config.members, config.hidden
-        self.config = config
-        self.quantity = QuantityEncoder(M, config.features, D, config.quantities)
-        self.type_MCD = nn.Parameter(torch.randn(M, config.component_types, D) / math.sqrt(D))
-        self.component = MemberLinear(M, D, D)
-        self.place = MemberLinear(M, 2 * HARMONICS, D)
-        self.component_norm = MemberNorm(M, D)
-        layers = range(config.attention_layers)
+        D, layers = config.hidden, range(config.attention_layers)
+        self.dropout = config.dropout
+        self.quantity = QuantityEncoder(config.features, D, config.quantities)
+        self.component_type = nn.Embedding(config.component_types, D)
+        nn.init.normal_(self.component_type.weight, std=D**-0.5)
+        self.component = nn.Linear(D, D)
+        self.place = nn.Linear(2 * HARMONICS, D)
+        self.component_norm = nn.LayerNorm(D)
         self.attention = nn.ModuleList(
-            MemberAttention(M, D, config.heads, config.relations) for _ in layers
+            RelationAttention(D, config.heads, config.relations) for _ in layers
         )
-        self.attention_norm = nn.ModuleList(MemberNorm(M, D) for _ in layers)
-        self.lstm = nn.ModuleList(MemberLstm(M, D) for _ in range(config.lstm_layers))
-        self.attend = MemberLinear(M, D, config.heads)
-        self.summary = MemberLinear(M, 2 * D, D)
-        self.grade = OrdinalHead(M, D, config.grade_sets)
-        self.opinion = LinearClassifier(config)
-        self.distance = distance_of(config)
-        self.trend = MemberLinear(M, D, 5)
+        self.attention_norm = nn.ModuleList(nn.LayerNorm(D) for _ in layers)
+        self.lstm = nn.LSTM(
+            D, D, config.lstm_layers, dropout=config.dropout if config.lstm_layers > 1 else 0.0
+        )
+        _start_lstm(self.lstm)
+        self.attend = nn.Linear(D, config.heads)
+        self.summary = nn.Linear(2 * D, D)
+        self.grade = OrdinalHead(D, config.grade_sets)
+        self.trend = nn.Linear(D, 5)
+        self.register_buffer("columns_HD", head_columns(config.heads, D), persistent=False)
+        self.columns_HD: Tensor
 
     def forward(self, graph: GraphTensors) -> Heads:
-        """Return what each member says of each component."""
-        x_MVTD = self._components(graph)
-        for attention, norm in zip(self.attention, self.attention_norm, strict=True):
-            message_MVTD = attention(x_MVTD, graph.edge_index_2E, graph.edge_relation_E)
-            x_MVTD = norm(x_MVTD + self._dropped(functional.gelu(message_MVTD)))
-        for layer in self.lstm:
-            x_MVTD = layer(self._dropped(x_MVTD))
-        state_MVD = self._summary(x_MVTD)
-        score_MV, threshold_MVJ = self.grade(state_MVD, graph.grade_set_V)
-        health_MV, log_variance_MV, rate_MV, rul_MV, rul_log_variance_MV = self.trend(
-            state_MVD
-        ).unbind(-1)
+        """Return the member's heads, [V, W]."""
+        x_VTWD = self._encode(graph)
+        x_VTWD = self._pass_messages(x_VTWD, graph)
+        state_VWD = self._pool_over_time(x_VTWD)
+        score_VW, threshold_VJ = self.grade(state_VWD, graph.grade_set_V)
+        health, log_variance, rate, rul, rul_log_variance = self.trend(state_VWD).unbind(-1)
         return Heads(
-            score_MV,
-            threshold_MVJ,
-            torch.sigmoid(health_MV),
-            log_variance_MV,
-            rate_MV,
-            functional.softplus(rul_MV),
-            rul_log_variance_MV,
+            score_VW,
+            threshold_VJ,
+            torch.sigmoid(health),
+            log_variance,
+            rate,
+            functional.softplus(rul),
+            rul_log_variance,
         )
 
-    def probability(self, heads: Heads, graph: GraphTensors) -> Tensor:
-        """Return the probability of each grade, [V, K]: of the network, joined with the second opinion where there is one."""
-        own_VK = self.grade.probability(heads.score_MV, heads.threshold_MVJ, graph.grade_set_V)
-        if not self.config.opinion_weight:
-            return own_VK
-        temperature_V = self.opinion.temperature_G.index_select(0, graph.grade_set_V.clamp(min=0))
-        other_VK = torch.softmax(self.opinion(graph) / temperature_V[:, None], -1)
-        joined_VK = torch.lerp(own_VK, other_VK, self.config.opinion_weight)
-        return torch.where(torch.isfinite(other_VK), joined_VK, own_VK)
+    def _encode(self, graph: GraphTensors) -> Tensor:
+        """Encode each sensor at each step and average what is present (Zaheer et al., 2017)."""
+        W, S, T, F = graph.x_WSTF.shape
+        V = graph.component_type_V.shape[0]
+        x_SRF = graph.x_WSTF.permute(1, 2, 0, 3).reshape(S, T * W, F)
+        present_SR1 = graph.mask_WST.permute(1, 2, 0).reshape(S, T * W, 1).to(x_SRF.dtype)
+        sensor_SRD = functional.gelu(self.quantity(x_SRF, graph.sensor_quantity_S)) * present_SR1
+        total_VRD = sum_rows(sensor_SRD, graph.sensor_component_S, V)
+        count_VR1 = sum_rows(present_SR1, graph.sensor_component_S, V).clamp(min=1.0)
+        component_ND = self.component((total_VRD / count_VR1).flatten(0, 1))
+        type_V11D = self.component_type(graph.component_type_V)[:, None, None]
+        place_T1D = self.place(place_in_window(T, x_SRF))[:, None]
+        x_VTWD = component_ND.view(V, T, W, -1) + (type_V11D + place_T1D)
+        normed_VTWD: Tensor = self.component_norm(functional.gelu(x_VTWD))
+        return normed_VTWD
 
-    def read(self, batch: GraphBatch) -> Averages:
-        """Answer for a batch, see `Network`."""
-        with torch.inference_mode():
-            graph = to_tensors(batch, self.type_MCD.device)
-            heads: Heads = self(graph)
-            averages = (
-                self.probability(heads, graph),
-                heads.health_MV.mean(0),
-                spread(heads.health_MV, heads.log_variance_MV),
-                heads.rate_MV.mean(0) * self.config.rate_unit,
-                heads.rul_MV.mean(0) * self.config.rul_unit_h,
-                spread(heads.rul_MV, heads.rul_log_variance_MV) * self.config.rul_unit_h,
-                self.distances(batch, graph.x_STF),
-            )
-        return Averages(*(tensor.cpu().numpy() for tensor in averages))
+    def _pass_messages(self, x_VTWD: Tensor, graph: GraphTensors) -> Tensor:
+        """Exchange messages along the connections, within each step."""
+        V, T, W, D = x_VTWD.shape
+        x_VRD = x_VTWD.view(V, T * W, D)
+        for attention, norm in zip(self.attention, self.attention_norm, strict=True):
+            message_VRD = attention(x_VRD, graph.edge_index_2E, graph.edge_relation_E)
+            x_VRD = norm(x_VRD + self._drop(functional.gelu(message_VRD)))
+        return x_VRD.view(V, T, W, D)
 
-    def distances(self, batch: GraphBatch, x_STF: Tensor) -> Tensor:
-        """Return how far each component's evidence is from training's, see `app.model.ood_detector`; [V], NaN where that is not known.
+    def _pool_over_time(self, x_VTWD: Tensor) -> Tensor:
+        """Join the last state of the LSTM with what each head attends to among the steps."""
+        V, T, W, D = x_VTWD.shape
+        x_TND, _ = self.lstm(self._drop(x_VTWD).transpose(0, 1).reshape(T, V * W, D))
+        logit_TNH = self.attend(x_TND.flatten(0, 1)).view(T, V * W, -1)
+        weight_TND = torch.softmax(logit_TNH, 0) @ self.columns_HD
+        both_NL = torch.cat((x_TND[-1], (x_TND * weight_TND).sum(0)), -1)
+        state_ND = self._drop(functional.gelu(self.summary(both_NL)))
+        return state_ND.view(V, W, D)
 
-        Args:
-            batch: graphs.
-            x_STF: its features on the network's device.
-        """
-        if self.distance is None or x_STF.shape[1] != self.config.opinion_steps:
-            return x_STF.new_full((len(batch.component_type_V),), torch.nan)
-        told_V: Tensor = self.distance(batch, x_STF)
-        return told_V
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def _components(self, graph: GraphTensors) -> Tensor:
-        """Encode each sensor at each step and average what is there into its component (Zaheer et al., Deep sets, 2017)."""
-        T = graph.x_STF.shape[1]
-        M, D, V = self.config.members, self.config.hidden, graph.component_type_V.shape[0]
-        sensor_MSTD = functional.gelu(self.quantity(graph.x_STF, graph.sensor_quantity_S))
-        present_ST1 = graph.mask_ST[..., None].to(sensor_MSTD.dtype)
-        count_VT1 = present_ST1.new_zeros(V, T, 1).index_add(
-            0, graph.sensor_component_S, present_ST1
+
+ARCHITECTURES = {MODEL_TYPE: UniversalTemporalGNN}
+"""Members by `ModelConfig.model_type`: a new architecture is added here."""
+
+
+class Ensemble(nn.Module):
+    """Independent members whose outputs are averaged (Lakshminarayanan et al., Deep ensembles, 2017).
+
+    Args:
+        config: sizes; see `ModelConfig`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        member = ARCHITECTURES[config.model_type]
+        self.members = nn.ModuleList(member(config) for _ in range(config.members))
+        self.register_buffer("temperature_G", torch.ones(config.sets))
+        self.temperature_G: Tensor
+        """Divides the logits of each grade set (Guo et al., 2017)."""
+
+    @property
+    def parameter_count(self) -> int:
+        """Return how many weights all members have."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, graph: GraphTensors) -> Heads:
+        """Return the heads of all members, each with a first axis M."""
+        return Heads(*map(torch.stack, zip(*(each(graph) for each in self.members), strict=True)))
+
+    def estimate(self, graph: GraphTensors) -> NetworkOutput:
+        """Return the mean of the members: probabilities of grades, and the heads in their units."""
+        heads, config = self(graph), self.config
+        temperature_V = self.temperature_G.index_select(0, graph.grade_set_V.clamp(min=0))
+        logit_MVWJ = heads.score_VW[..., None] - heads.threshold_VJ[:, :, None]
+        worse_VWJ = torch.sigmoid(logit_MVWJ / temperature_V[:, None, None]).mean(0)
+        return NetworkOutput(
+            grade_probability(worse_VWJ).transpose(0, 1),
+            heads.health_VW.mean(0).T,
+            spread(heads.health_VW, heads.log_variance_VW).T,
+            heads.rate_VW.mean(0).T * config.rate_unit,
+            heads.rul_VW.mean(0).T * config.rul_unit_h,
+            spread(heads.rul_VW, heads.rul_log_variance_VW).T * config.rul_unit_h,
         )
-        total_MVTD = sensor_MSTD.new_zeros(M, V, T, D).index_add(
-            1, graph.sensor_component_S, sensor_MSTD * present_ST1
+
+
+def build_model(config: ModelConfig) -> Ensemble:
+    """Build the ensemble that a config describes, with new weights.
+
+    Raises:
+        ValueError: the config has an unknown `model_type`, or sizes that do not fit each other.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"expected a model_type among {', '.join(ARCHITECTURES)}, found '{config.model_type}': "
+            "use the version of this project that trained the checkpoint"
         )
-        mean_MND = (total_MVTD / count_VT1.clamp(min=1.0)).view(M, V * T, D)
-        type_MVD = self.type_MCD.index_select(1, graph.component_type_V)
-        place_MTD = self.place(place_in_window(T, mean_MND).expand(M, -1, -1))
-        component_MVTD = (
-            self.component(mean_MND).view(M, V, T, D) + type_MVD[:, :, None] + place_MTD[:, None]
-        )
-        normed_MVTD: Tensor = self.component_norm(functional.gelu(component_MVTD))
-        return normed_MVTD
-
-    def _summary(self, x_MVTD: Tensor) -> Tensor:
-        """Join the last step's state with what each head attends to among the steps, [M, V, D]."""
-        M, V, T, D = x_MVTD.shape
-        H = self.config.heads
-        weight_MVTH = torch.softmax(
-            self.attend(x_MVTD.reshape(M, V * T, D)).view(M, V, T, H), dim=2
-        )
-        attended_MVHC = (weight_MVTH[..., None] * x_MVTD.view(M, V, T, H, D // H)).sum(2)
-        both_MVL = torch.cat((x_MVTD[:, :, -1], attended_MVHC.view(M, V, D)), -1)
-        return self._dropped(functional.gelu(self.summary(both_MVL)))
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        return (
-            functional.dropout(x, self.config.dropout)
-            if self.training and self.config.dropout
-            else x
-        )
+    return Ensemble(config)
 
 
-def distance_of(config: ModelConfig) -> OodDetector | None:
-    """Make the empty tables of the distance from training for a network, None where it has none."""
-    if not (config.distance_axes and config.opinion_steps and config.opinion_sensors):
-        return None
-    return OodDetector(
-        sets=max(len(config.grade_sets), 1),
-        places=config.opinion_sensors,
-        inputs=config.opinion_steps * config.features,
-        grades=max((len(healths) for healths in config.grade_sets), default=2),
-        axes=config.distance_axes,
-        references=config.references,
-    )
-
-
-def spread(mean_MV: Tensor, log_variance_MV: Tensor) -> Tensor:
-    """Return the standard deviation of the members' mixture (Lakshminarayanan et al., Deep ensembles, 2017), [V]."""
-    return (log_variance_MV.exp().mean(0) + mean_MV.var(0, correction=0)).sqrt()
+def spread(mean_MN: Tensor, log_variance_MN: Tensor) -> Tensor:
+    """Return the standard deviation of the mixture of the members' distributions."""
+    apart_MN = mean_MN - mean_MN.mean(0)
+    return (log_variance_MN.exp().mean(0) + apart_MN.square().mean(0)).sqrt()
 
 
 def place_in_window(steps: int, like: Tensor) -> Tensor:
-    """Return sine and cosine of the first harmonics of each step's place in the window, [1, T, 2 * HARMONICS]."""
+    """Return sine and cosine of the first harmonics of each step's place, [T, 2 * HARMONICS]."""
     order_P = torch.arange(1, HARMONICS + 1, device=like.device, dtype=like.dtype)
-    angle_TP = (
-        torch.arange(steps, device=like.device, dtype=like.dtype)[:, None]
-        * order_P
-        * (2 * math.pi / steps)
-    )
-    return torch.cat((angle_TP.sin(), angle_TP.cos()), dim=-1)[None]
+    step_T1 = torch.arange(steps, device=like.device, dtype=like.dtype)[:, None]
+    angle_TP = step_T1 * order_P * (2 * math.pi / steps)
+    return torch.cat((angle_TP.sin(), angle_TP.cos()), dim=-1)
 
 
-def to_tensors(batch: GraphBatch, device: torch.device | str = "cpu") -> GraphTensors:
-    """Copy a batch's arrays to a device."""
-    arrays = (
-        batch.x_STF,
-        batch.mask_ST,
-        batch.sensor_component_S,
-        batch.sensor_quantity_S,
-        batch.sensor_slot_S,
-        batch.sensor_graph_S,
-        batch.component_type_V,
-        batch.component_graph_V,
-        batch.grade_set_V,
-        batch.edge_index_2E,
-        batch.edge_relation_E,
-    )
-    return GraphTensors(*(torch.tensor(array, device=device) for array in arrays))
-
-
-class Network(Protocol):
-    """What reads a batch: the network itself, or an implementation of it that serves."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """Sizes and grade sets."""
-        ...
-
-    def read(self, batch: GraphBatch) -> Averages:
-        """Answer for a batch without gradients."""
-        ...
-
-
-def score(network: Network, batch: GraphBatch) -> ModelOutput:
-    """Answer for every component of a batch, without gradients.
-
-    Args:
-        network: in evaluation mode, on any device.
-        batch: one or more graphs.
-
-    Returns:
-        The answer as numpy arrays, see `ModelOutput`.
-    """
-    averages = network.read(batch)
-    probability_VK = averages.probability_VK.astype(np.float32)
-    # the number after the last set's is that of the components without a set
-    grades_V = np.array([*map(len, network.config.grade_sets), 0])[batch.grade_set_V]
-    probability_VK[np.arange(probability_VK.shape[1]) >= grades_V[:, None]] = np.nan
-    return ModelOutput(
-        health_V=averages.health_V,
-        spread_V=averages.spread_V,
-        rate_V=averages.rate_V,
-        rul_V=averages.rul_V,
-        rul_spread_V=averages.rul_spread_V,
-        grade_probability_VK=probability_VK,
-        distance_V=averages.distance_V,
-    )
-
-
-def occlude(network: Network, batch: GraphBatch) -> Iterator[Contributions]:
-    """Measure what each sensor tells of each component by leaving it out (Zeiler and Fergus, 2014, there of image patches).
-
-    Args:
-        network: in evaluation mode.
-        batch: one graph.
-
-    Yields:
-        [V, S of the part]: the sensors in order, in parts whose copies fit into one bounded forward pass.
-
-    Raises:
-        ValueError: the batch holds more than one graph.
-    """
-    if batch.graphs != 1:
-        raise ValueError(f"expected one graph, found {batch.graphs}: explain one window at a time")
-    S, T, _ = batch.x_STF.shape
-    whole = network.read(batch)
-    at_once = max(1, MAX_OCCLUDED_ROWS // max(1, S * T))
-    for first in range(0, S, at_once):
-        left_out = range(first, min(first + at_once, S))
-        without = network.read(concatenate([without_sensor(batch, index) for index in left_out]))
-        health_VS, distance_VS = (
-            values.reshape(len(left_out), -1).T for values in (without.health_V, without.distance_V)
-        )
-        with np.errstate(invalid="ignore"):  # infinite with and without
-            further_VS = whole.distance_V[:, None] - distance_VS
-        yield Contributions(health_VS - whole.health_V[:, None], further_VS)
+def _start_lstm(lstm: nn.LSTM) -> None:
+    """Start the forget gates at 1 (Jozefowicz et al., 2015) and fix the second bias at 0."""
+    D = lstm.hidden_size
+    for layer in range(lstm.num_layers):
+        input_bias, hidden_bias = (getattr(lstm, f"bias_{side}_l{layer}") for side in ("ih", "hh"))
+        nn.init.ones_(input_bias[D : 2 * D])
+        nn.init.zeros_(hidden_bias)
+        hidden_bias.requires_grad_(requires_grad=False)

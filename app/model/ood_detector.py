@@ -1,268 +1,239 @@
-"""How far a component's evidence is from what training showed of its grades; 1.0 is where windows of held-out groups begin to be outliers.
+"""How far a component's evidence is from training data, in numpy on every device.
 
-The distance is Mahalanobis', from the nearest grade's mean, under the covariance that the second opinion is fitted with, as a few principal
-axes and one variance for all the rest (Tipping and Bishop, Probabilistic principal component analysis, 1999), divided by the number of
-inputs. Of a window with gaps it is that of the inputs that are there, under their own part of the covariance, so that what is absent
-neither adds nor excuses anything.
-Dimension key: see `app/model/network.py`; further `A` = axes, `C` = axes and K means, `W` windows with the same sensors, `J` = inputs of all their
-sensors, `D` = sets that read one of them.
-Invariant: a component's distance reads the sensors that its grades are read from, and no others.
+1.0 is where windows of held-out conditions begin to be outliers. The distance is Mahalanobis', from
+the mean of the nearest grade, under the covariance that the linear classifier is fitted with, as a
+few principal axes and one variance for all other directions (Tipping and Bishop, Probabilistic
+principal component analysis, 1999), divided by the number of inputs. In a window with gaps it is
+that of the inputs that are present, under their own part of the covariance, so that missing inputs
+neither add nor excuse anything. A component's distance reads the sensors that its grades are read
+from, and no others.
+
+Shape letters as in `app.model.graph`; further `A` axes, `C` = A + K columns, `L` = T x F inputs of a
+sensor, `J` inputs of all sensors, `N` grade sets that read one of them, `R` references, `Q` places.
 """
 
-from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self
 
 import numpy as np
-import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
-from app.model.graph import GraphBatch, Integers
+from app.features.binning import Doubles, Floats
+from app.model.config import ModelConfig
+from app.model.graph import Booleans, GraphGroup, Integers, Topology
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-NEVER_NEAREST = 1e30
-"""Squared norm given to the mean of a grade that training never showed: finite, so that nothing times it is NaN."""
-MAX_KEPT = 32
-"""Sets of sensors, and patterns of gaps in them, that tables are kept for between calls."""
+NEVER_NEAREST = np.float32(1e30)
+"""Squared norm of the mean of a grade that training never showed: finite, so products are not NaN."""
+MAX_TOPOLOGIES = 16
+MAX_PATTERNS = 32
+"""Patterns of gaps whose inverse covariances are kept."""
 
 
-class _Read(NamedTuple):
-    """What the sets that read the same sensors make of them, laid out so that one row after the other is gone through."""
+class OodTables(NamedTuple):
+    """Tables of the detector by grade set, as a checkpoint holds them.
 
-    sensor_P: Tensor
-    map_LJ: Tensor
-    """L = sets times C rows, J = inputs of these sensors."""
+    Args:
+        map_GQLC: principal axes, then the means of the grades, as columns.
+        occurs_GK: grades that training showed; the others have means of zeros.
+        variance_GX: variance along each axis, and last that of every other direction.
+        limit_G: what distances are divided by; infinite for a set without a distance.
+        place_GR: place of each reference among those that the set reads, -1 where it is not read.
+    """
+
+    map_GQLC: Floats
+    occurs_GK: Booleans
+    variance_GX: Floats
+    limit_G: Floats
+    place_GR: Integers
+
+    @classmethod
+    def empty(cls, config: ModelConfig) -> Self:
+        """Return the tables of a detector that was not fitted."""
+        G, K, A = config.sets, config.grades, config.ood_axes
+        inputs = config.linear_steps * config.features
+        return cls(
+            np.zeros((G, config.linear_sensors, inputs, A + K), np.float32),
+            np.zeros((G, K), np.bool_),
+            np.zeros((G, A + 1), np.float32),
+            np.full(G, np.inf, np.float32),
+            np.full((G, config.references), -1, np.int64),
+        )
 
 
-class _LaidOut(NamedTuple):
-    """The tables for one set of sensors in this order."""
+class _Reading(NamedTuple):
+    """Grade sets that read the same sensors, with the columns of all of them for these sensors."""
 
-    sets_D: Tensor
-    """Those that read the same sensors one after the other, as in `reads`."""
-    map_JDC: Tensor
-    """0 where a set does not read a sensor; patterns are worked out from it."""
-    read_SD: Tensor
-    reads: tuple[_Read, ...]
+    sensor_P: Integers
+    map_JN: Floats
+
+
+class _Layout(NamedTuple):
+    """The tables for one topology; sets that read the same sensors are neighbours."""
+
+    set_N: Integers
+    map_NJC: Floats
+    """0 where a set does not read a sensor."""
+    is_read_SN: Booleans
+    readings: tuple[_Reading, ...]
 
 
 class _Pattern(NamedTuple):
-    """What follows from which inputs are there."""
+    """What follows from which inputs are present."""
 
-    inverse_DAA: Tensor
-    """See `_inverse`."""
-    centre_DKA: Tensor
-    """Means of the grades, on the axes, of the inputs that are there."""
-    norm_DK: Tensor
-    """Their squared norms."""
-    scale_D: Tensor
-    """From a squared deviation to a share of the limit; infinite where no input is there."""
-    is_blind_D: Tensor
-    """Whether no input is there."""
+    inverse_NAA: Floats
+    """See `OodDetector._inverse`."""
+    centre_NKA: Floats
+    """Means of the grades on the axes."""
+    norm_NK: Floats
+    """Squared norms of the means."""
+    scale_N: Floats
+    """From a squared deviation to a share of the limit."""
+    is_blind_N: Booleans
+    """Whether no input is present."""
 
 
-class OodDetector(nn.Module):
-    """Tables of the distance, by grade set, filled by training in closed form.
+class OodDetector:
+    """OOD distance of every component.
 
     Args:
-        sets: G.
-        places: Q, the most sensors that a set reads.
-        inputs: L, steps times features of a sensor.
-        grades: K.
-        axes: principal axes; 0 for no distance.
-        references: R.
+        tables: as fitted; must not change afterwards.
     """
 
-    def __init__(
-        self, sets: int, places: int, inputs: int, grades: int, axes: int, references: int
-    ) -> None:
-        super().__init__()
-        self.axes = axes
-        self.register_buffer("map_GQLC", torch.zeros(sets, places, inputs, axes + grades))
-        self.register_buffer("occurs_GK", torch.zeros(sets, grades, dtype=torch.bool))
-        self.register_buffer("variance_GX", torch.zeros(sets, axes + 1))
-        self.register_buffer("limit_G", torch.full((sets,), torch.inf))
-        self.register_buffer("place_GR", torch.full((sets, references), -1, dtype=torch.int64))
-        self.map_GQLC: Tensor
-        """Axes, then the means of the grades, as columns."""
-        self.occurs_GK: Tensor
-        """Which grades training showed; the others have means of zeros."""
-        self.variance_GX: Tensor
-        """Along each axis, and in each of all other directions."""
-        self.limit_G: Tensor
-        """What distances are divided by; infinite for a set that has none."""
-        self.place_GR: Tensor
-        """Place of each sensor among those that the set reads, -1 where it does not read it."""
-        self._laid_out: OrderedDict[bytes, _LaidOut] = OrderedDict()
-        self._patterns: OrderedDict[tuple[bytes, bytes], _Pattern] = OrderedDict()
+    def __init__(self, tables: OodTables) -> None:
+        self.tables = tables
+        self._axes = tables.variance_GX.shape[1] - 1
+        self._layouts: LRUCache[Topology, _Layout] = LRUCache(MAX_TOPOLOGIES)
+        self._patterns: LRUCache[tuple[Topology, bytes], _Pattern] = LRUCache(MAX_PATTERNS)
 
-    def forget(self) -> None:
-        """Drop what was worked out from the tables, which have changed."""
-        self._laid_out.clear()
-        self._patterns.clear()
+    @classmethod
+    def of_arrays(
+        cls, config: ModelConfig, arrays: Mapping[str, NDArray[np.generic]]
+    ) -> "OodDetector | None":
+        """Return the detector of the arrays `ood.*`, None where the config has none."""
+        if not (config.ood_axes and config.linear_steps and config.linear_sensors):
+            return None
+        return cls(OodTables._make(arrays[f"ood.{name}"] for name in OodTables._fields))
 
-    def forward(self, batch: GraphBatch, x_STF: Tensor) -> Tensor:
-        """Return distances over their limits, [V]; NaN where a component has none, or nothing that it is read from is there.
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the tables by the names that checkpoints give them."""
+        return {f"ood.{name}": array for name, array in self.tables._asdict().items()}
 
-        Args:
-            batch: graphs; the sensors of each lie together.
-            x_STF: its features on the device.
+    def distance(self, group: GraphGroup) -> Floats:
+        """Return distances over their limits, [W, V].
+
+        NaN where a component has no distance or none of its inputs is present.
         """
-        G, device = len(self.limit_G), x_STF.device
-        counts_B = np.bincount(batch.sensor_graph_S, minlength=batch.graphs)
-        first_B = np.cumsum(counts_B) - counts_B
-        found_BG = torch.full((batch.graphs, G), torch.nan, device=device)
-        for key, graphs in _alike(batch, first_B, counts_B).items():
-            first, count = int(first_B[graphs[0]]), int(counts_B[graphs[0]])
-            own = slice(first, first + count)
-            laid_out = self._tables(key[0], batch.sensor_slot_S[own])
-            if not len(laid_out.sets_D):
-                continue
-            pattern = self._pattern(key, laid_out, batch.mask_ST[own])
-            all_alike = len(graphs) == batch.graphs
-            if all_alike:
-                x_WSTF = x_STF.view(batch.graphs, count, *x_STF.shape[1:])
-            else:
-                x_WSTF = x_STF[
-                    torch.as_tensor(first_B[graphs][:, None] + np.arange(count), device=device)
-                ]
-            if not batch.mask_ST[own].all():
-                x_WSTF = x_WSTF.masked_fill(
-                    torch.as_tensor(~batch.mask_ST[own], device=device)[..., None], 0.0
-                )
-            told_WD = self._measured(x_WSTF.flatten(2), laid_out, pattern)
-            if all_alike:
-                found_BG[:, laid_out.sets_D] = told_WD
-            else:
-                found_BG[torch.as_tensor(graphs, device=device)[:, None], laid_out.sets_D] = told_WD
-        set_V = torch.as_tensor(batch.grade_set_V, device=device)
-        found_V = found_BG[
-            torch.as_tensor(batch.component_graph_V, device=device), set_V.clamp(min=0)
-        ]
-        return found_V.masked_fill(set_V < 0, torch.nan)
+        topology = group.topology
+        found_WG = np.full((group.windows, len(self.tables.limit_G)), np.nan, np.float32)
+        inputs = group.x_WSTF.shape[2] * group.x_WSTF.shape[3]
+        if inputs == self.tables.map_GQLC.shape[2] and topology.sensors:
+            layout = self._layout(topology)
+            for key, windows in self._alike(group.mask_WST).items():
+                if len(layout.set_N):
+                    distance_WN = self._measure(group.take(windows), layout, key)
+                    found_WG[np.array(windows)[:, None], layout.set_N] = distance_WN
+        set_V = topology.grade_set_V
+        distance_WV = found_WG[:, set_V.clip(0)]
+        distance_WV[:, set_V < 0] = np.nan
+        return distance_WV
 
-    def _tables(self, key: bytes, slot_S: Integers) -> _LaidOut:
-        known = _kept(self._laid_out, key)
-        if known is not None:
-            return known
-        place_GS = self.place_GR.cpu().numpy()[:, slot_S.clip(0)]
-        place_GS = np.where(slot_S >= 0, place_GS, -1)
-        sets_D = np.flatnonzero((place_GS >= 0).any(1) & np.isfinite(self.limit_G.cpu().numpy()))
-        # those that read the same sensors one after the other
-        if len(slot_S):
-            sets_D = sets_D[np.lexsort((place_GS[sets_D] >= 0).T)]
-        device = self.map_GQLC.device
-        _, Q, L, C = self.map_GQLC.shape
-        place_SD = place_GS[sets_D].T
-        row = torch.as_tensor((sets_D * Q + place_SD.clip(0)).reshape(-1), device=device)
-        is_read_SD = place_SD >= 0
-        read_SD = torch.as_tensor(is_read_SD.astype(np.float32), device=device)
-        map_SDLC = self.map_GQLC.flatten(0, 1).index_select(0, row).view(*place_SD.shape, L, C)
-        map_JDC = (map_SDLC * read_SD[..., None, None]).transpose(1, 2).flatten(0, 1)
-        reads = []
-        for _, alike in groupby(range(len(sets_D)), lambda column: is_read_SD[:, column].tobytes()):
+    @staticmethod
+    def _alike(mask_WST: Booleans) -> dict[bytes, list[int]]:
+        """Return windows by which of their inputs are present."""
+        alike: dict[bytes, list[int]] = {}
+        for window, mask_ST in enumerate(mask_WST):
+            alike.setdefault(mask_ST.tobytes(), []).append(window)
+        return alike
+
+    def _layout(self, topology: Topology) -> _Layout:
+        found = self._layouts.get(topology)
+        if found is None:
+            found = self._layouts[topology] = self._lay_out(topology)
+        return found
+
+    def _lay_out(self, topology: Topology) -> _Layout:
+        slot_S, tables = topology.sensor_slot_S, self.tables
+        _, _, L, C = tables.map_GQLC.shape
+        if not tables.place_GR.shape[1]:
+            slot_S = np.empty(0, np.int64)
+        place_GS = np.where(slot_S >= 0, tables.place_GR[:, slot_S.clip(0)], -1)
+        set_N = np.flatnonzero((place_GS >= 0).any(1) & np.isfinite(tables.limit_G))
+        set_N = set_N[np.lexsort((place_GS[set_N] >= 0).T)] if len(set_N) else set_N
+        place_SN = place_GS[set_N].T
+        is_read_SN = place_SN >= 0
+        map_SNLC = tables.map_GQLC[set_N, place_SN.clip(0)] * is_read_SN[..., None, None]
+        readings = []
+        for _, alike in groupby(range(len(set_N)), lambda n: is_read_SN[:, n].tobytes()):
             columns = list(alike)
-            sensor_P = torch.as_tensor(np.flatnonzero(is_read_SD[:, columns[0]]), device=device)
-            map_PDLC = map_SDLC[:, columns].index_select(0, sensor_P)
-            reads.append(
-                _Read(sensor_P, map_PDLC.permute(1, 3, 0, 2).reshape(len(columns) * C, -1))
-            )
-        made = _LaidOut(torch.as_tensor(sets_D, device=device), map_JDC, read_SD, tuple(reads))
-        _kept(self._laid_out, key, made)
-        return made
+            sensor_P = np.flatnonzero(is_read_SN[:, columns[0]])
+            map_PLNC = np.moveaxis(map_SNLC[sensor_P[:, None], np.array(columns)], 1, 2)
+            map_JN = np.ascontiguousarray(map_PLNC.reshape(len(sensor_P) * L, len(columns) * C))
+            readings.append(_Reading(sensor_P, map_JN))
+        map_NJC = np.moveaxis(map_SNLC, 1, 0).reshape(len(set_N), -1, C)
+        return _Layout(set_N, map_NJC, is_read_SN, tuple(readings))
 
-    def _pattern(
-        self, key: tuple[bytes, bytes], laid_out: _LaidOut, mask_ST: NDArray[np.bool_]
-    ) -> _Pattern:
-        known = _kept(self._patterns, key)
-        if known is not None:
-            return known
-        A, device = self.axes, laid_out.map_JDC.device
-        (S, T), J = mask_ST.shape, len(laid_out.map_JDC)
-        there_J = torch.as_tensor(
-            mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32), device=device
+    def _pattern(self, mask_ST: Booleans, layout: _Layout) -> _Pattern:
+        tables, A, N = self.tables, self._axes, layout.set_N
+        (S, T), J = mask_ST.shape, layout.map_NJC.shape[1]
+        present_J1 = mask_ST.reshape(-1).repeat(J // (S * T)).astype(np.float32)[:, None]
+        map_NJC = layout.map_NJC * present_J1
+        axes_NJA, mean_NJK = map_NJC[..., :A], map_NJC[..., A:]
+        norm_NK = np.where(tables.occurs_GK[N], np.square(mean_NJK).sum(1), NEVER_NEAREST)
+        inputs_N = (layout.is_read_SN.T.astype(np.int64) @ mask_ST.sum(1)) * (J // (S * T))
+        variance_N = tables.variance_GX[N, A] * np.maximum(inputs_N, 1) * tables.limit_G[N]
+        return _Pattern(
+            self._inverse(axes_NJA, N),
+            np.matmul(mean_NJK.swapaxes(1, 2), axes_NJA),
+            norm_NK,
+            (1.0 / variance_N).astype(np.float32),
+            inputs_N == 0,
         )
-        map_DJC = (laid_out.map_JDC * there_J[:, None, None]).transpose(0, 1)
-        axes_DJA, mean_DJK = map_DJC[..., :A], map_DJC[..., A:]
-        norm_DK = (
-            mean_DJK.square().sum(1).masked_fill(~self.occurs_GK[laid_out.sets_D], NEVER_NEAREST)
-        )
-        read_SD = laid_out.read_SD.cpu().numpy()
-        inputs_D = torch.as_tensor(
-            read_SD.T @ mask_ST.sum(1) * (J // (S * T)), device=device, dtype=torch.float32
-        )
-        rest_D, limit_D = self.variance_GX[laid_out.sets_D, A], self.limit_G[laid_out.sets_D]
-        scale_D = 1.0 / (rest_D * inputs_D * limit_D)
-        inverse_DAA = self._inverse(axes_DJA, laid_out.sets_D)
-        made = _Pattern(inverse_DAA, mean_DJK.mT @ axes_DJA, norm_DK, scale_D, inputs_D == 0)
-        _kept(self._patterns, key, made)
-        return made
 
-    def _inverse(self, axes_DJA: Tensor, sets_D: Tensor) -> Tensor:
-        """Return what the square of the deviations on the axes is lessened by, [D, A, A], in units of 1 / rest.
+    def _inverse(self, axes_NJA: Floats, set_N: Integers) -> Floats:
+        """Return what the square of the deviations on the axes is reduced by, in units of 1 / rest.
 
-        The covariance of the inputs that are there is U diag(v - r) U' + r I with their rows U of the axes; by Woodbury's identity its
-        inverse is (I - U (r diag(1 / (v - r)) + U'U)^-1 U') / r.
+        The covariance of the inputs that are present is U diag(v - r) U' + r I with their rows U of
+        the axes; by Woodbury's identity its inverse is
+        (I - U (r diag(1 / (v - r)) + U'U)^-1 U') / r.
         """
-        variance_DA, rest_D1 = (
-            self.variance_GX[sets_D, : self.axes],
-            self.variance_GX[sets_D, self.axes :],
-        )
-        over_DA = (variance_DA - rest_D1) / rest_D1
-        gram_DAA = (axes_DJA.mT @ axes_DJA).double()
-        # axes that say nothing beyond the rest have 0 here, and are left out by it
-        root_DA = over_DA.clamp(min=0.0).sqrt().double()
-        identity_AA = torch.eye(self.axes, dtype=torch.float64, device=gram_DAA.device)
-        inner_DAA = identity_AA + root_DA[:, :, None] * gram_DAA * root_DA[:, None, :]
-        solved_DAA = torch.linalg.inv(inner_DAA)
-        less_DAA: Tensor = root_DA[:, :, None] * solved_DAA * root_DA[:, None, :]
-        return less_DAA.float()
+        variance_NA = self.tables.variance_GX[set_N, : self._axes]
+        rest_N1 = self.tables.variance_GX[set_N, self._axes :]
+        gram_NAA: Doubles = np.matmul(axes_NJA.swapaxes(1, 2), axes_NJA).astype(np.float64)
+        # axes that say nothing beyond the rest have 0 here, which leaves them out
+        root_NA = np.sqrt(np.maximum((variance_NA - rest_N1) / rest_N1, 0.0)).astype(np.float64)
+        inner_NAA = np.eye(self._axes) + root_NA[:, :, None] * gram_NAA * root_NA[:, None, :]
+        less_NAA = root_NA[:, :, None] * np.linalg.inv(inner_NAA) * root_NA[:, None, :]
+        inverse_NAA: Floats = less_NAA.astype(np.float32)
+        return inverse_NAA
 
-    def _measured(self, x_WSL: Tensor, laid_out: _LaidOut, pattern: _Pattern) -> Tensor:
-        A, (_, D, C) = self.axes, laid_out.map_JDC.shape
-        told, norms = [], []
-        for read in laid_out.reads:
-            x_WJ = x_WSL.index_select(1, read.sensor_P).flatten(1)
-            told.append(functional.linear(x_WJ, read.map_LJ))
-            norms.append(x_WJ.square().sum(1, keepdim=True).expand(-1, len(read.map_LJ) // C))
-        told_WDC, norm_WD = torch.cat(told, 1).view(-1, D, C), torch.cat(norms, 1)
-        along_WDKA = told_WDC[..., None, :A] - pattern.centre_DKA
-        whole_WDK = norm_WD[..., None] - 2.0 * told_WDC[..., A:] + pattern.norm_DK
-        # one product for each set: matmul would repeat its matrix for each window
-        along_DLA = along_WDKA.transpose(0, 1).flatten(1, 2)
-        less_DWK = (
-            (torch.bmm(along_DLA, pattern.inverse_DAA) * along_DLA)
-            .sum(-1)
-            .view(D, len(told_WDC), -1)
-        )
-        less_WDK = less_DWK.transpose(0, 1)
-        # what no number comes of is no usual evidence
-        distance_WD = (whole_WDK - less_WDK).amin(-1).clamp(min=0.0) * pattern.scale_D
-        return distance_WD.nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(
-            pattern.is_blind_D, torch.nan
-        )
-
-
-def _alike(
-    batch: GraphBatch, first_B: Integers, counts_B: Integers
-) -> dict[tuple[bytes, bytes], list[int]]:
-    """Return graphs by what their tables depend on: their sensors, and which of their inputs are there."""
-    alike: dict[tuple[bytes, bytes], list[int]] = {}
-    for graph, (first, count) in enumerate(zip(first_B.tolist(), counts_B.tolist(), strict=True)):
-        own = slice(first, first + count)
-        key = batch.sensor_slot_S[own].tobytes(), batch.mask_ST[own].tobytes()
-        alike.setdefault(key, []).append(graph)
-    return alike
-
-
-def _kept(cache: OrderedDict[Key, Value], key: Key, made: Value | None = None) -> Value | None:
-    """Return what is kept under a key, the newest last; or keep what was made, and no more than `MAX_KEPT`."""
-    found = cache.pop(key, None) if made is None else made
-    if found is not None:
-        cache[key] = found
-    if len(cache) > MAX_KEPT:
-        cache.popitem(last=False)
-    return found
+    def _measure(self, group: GraphGroup, layout: _Layout, key: bytes) -> Floats:
+        """Return the distances of windows with the same inputs present, [W, N]."""
+        A, W, mask_ST = self._axes, group.windows, group.mask_WST[0]
+        pattern = self._patterns.get((group.topology, key))
+        if pattern is None:
+            pattern = self._pattern(mask_ST, layout)
+            self._patterns[(group.topology, key)] = pattern
+        x_WSL = group.x_WSTF.reshape(W, len(mask_ST), -1)
+        if not mask_ST.all():
+            x_WSL = np.where(group.mask_WST[..., None], group.x_WSTF, 0.0).reshape(x_WSL.shape)
+        columns, norms = [], []
+        for reading in layout.readings:
+            x_WJ = x_WSL[:, reading.sensor_P].reshape(W, -1)
+            columns.append(x_WJ @ reading.map_JN)
+            sets = reading.map_JN.shape[1] // layout.map_NJC.shape[2]
+            norms.append(np.repeat(np.einsum("wj,wj->w", x_WJ, x_WJ)[:, None], sets, axis=1))
+        column_WNC = np.concatenate(columns, 1).reshape(W, len(layout.set_N), -1)
+        norm_WN = np.concatenate(norms, 1)
+        along_WNKA = column_WNC[..., None, :A] - pattern.centre_NKA
+        whole_WNK = norm_WN[..., None] - 2.0 * column_WNC[..., A:] + pattern.norm_NK
+        along_NLA = along_WNKA.swapaxes(0, 1).reshape(len(layout.set_N), -1, A)
+        less_NL = np.einsum("nla,nla->nl", along_NLA @ pattern.inverse_NAA, along_NLA)
+        less_WNK = less_NL.reshape(len(layout.set_N), W, -1).swapaxes(0, 1)
+        with np.errstate(invalid="ignore", over="ignore"):  # features far beyond float32's squares
+            distance_WN = np.maximum((whole_WNK - less_WNK).min(-1), 0.0) * pattern.scale_N
+        # a distance that is no number is not that of usual evidence
+        finite_WN: Floats = np.nan_to_num(distance_WN, nan=np.inf, posinf=np.inf)
+        finite_WN[:, pattern.is_blind_N] = np.nan
+        return finite_WN

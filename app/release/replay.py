@@ -1,6 +1,6 @@
 """Makes a stored diagnosis again from what is kept, in this process: its readings, its topology, its version's checkpoint.
 
-It imports torch, so whoever does not replay should not import it. Evidence and states are not made again: evidence can be asked for
+Evidence and states are not made again: evidence can be asked for
 anew, and states also depend on thresholds and on the window before.
 Invariant: it writes nothing; what can't be had any more, or is another than it was, is told by name.
 """
@@ -18,15 +18,14 @@ from pydantic_core import from_json
 
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import WEIGHTS
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
 from app.diagnosis.build import DiagnosisContext, Scores, diagnose
-from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, component_predictions
+from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats, window_digest
 from app.features.extraction import check_shape
-from app.model.network import score
-from app.model.runtime.selection import choose
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
@@ -244,7 +243,7 @@ def _made(
     plan = plan_windows(equipment, checkpoint.feature_spec)
     check_shape(values_SN, plan.features, equipment.equipment_id)
     graph, summary = build_windows(values_SN[np.newaxis], plan)
-    output = score(choose(checkpoint.model, 1).network, graph)
+    (prediction,) = open_predictor(checkpoint).predictor.predict([graph])
     taught = PredictionDecoder.of(
         then.model_version,
         equipment.design,
@@ -262,7 +261,7 @@ def _made(
         input_digest=window_digest(values_SN),
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
-    told = component_predictions(output)
+    (told,) = window_predictions(prediction)
     return diagnose(
         equipment, context, Scores(told), of_window, taught, _thresholds(then, equipment, told), {}
     )

@@ -1,6 +1,5 @@
 """Whether a checkpoint may be registered or deployed: loads it, scores every registered machine of its designs, and labelled windows.
 
-It imports torch, so whoever does not validate should not import it.
 Invariant: a checkpoint that passes was loaded and run here as a replica would, on every topology that it will meet.
 """
 
@@ -13,12 +12,12 @@ import numpy as np
 
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import DataInterval
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, WindowError
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
-from app.model.graph import ModelOutput, split_output
-from app.model.network import Network, score
-from app.model.runtime.selection import choose
+from app.model.graph import Prediction
+from app.model.runtime.predictor import Predictor
 from app.release.warm_up import wave
 from app.schemas.equipment import Equipment
 from app.store.store import Store
@@ -66,7 +65,7 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
     Raises:
         CheckpointError: a machine's topology does not fit, or its scores are not finite.
     """
-    network = choose(checkpoint.model, 1).network
+    predictor = open_predictor(checkpoint).predictor
     lines = []
     for machine in _one_of_each_topology(checkpoint, machines):
         values = np.array(
@@ -76,8 +75,8 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
             ],
             dtype=np.float32,
         ).reshape(len(machine.sensors), machine.bins)
-        (output,) = _outputs(checkpoint, network, machine, values[np.newaxis])
-        if not np.isfinite(output.health_V).all():
+        prediction = _predict(checkpoint, predictor, machine, values[np.newaxis])
+        if not np.isfinite(prediction.health_WV).all():
             raise CheckpointError(
                 f"expected finite health of every component of '{machine.equipment_id}', found some that is not: train again"
             )
@@ -100,7 +99,7 @@ async def reference_score(
     Raises:
         StoreError: the database can't be reached.
     """
-    network = choose(checkpoint.model, 1).network
+    predictor = open_predictor(checkpoint).predictor
     counted: dict[tuple[str, str], list[bool]] = {}
     for machine in machines:
         if machine.design not in checkpoint.manifest.designs:
@@ -118,14 +117,13 @@ async def reference_score(
             if not full:
                 continue
             values = np.stack([decode_window(window, machine) for window, _ in full])
-            for output, (_, told) in zip(
-                _outputs(checkpoint, network, machine, values), full, strict=True
-            ):
+            prediction = _predict(checkpoint, predictor, machine, values)
+            for share_VK, (_, told) in zip(prediction.probability_WVK, full, strict=True):
                 for place, component in enumerate(machine.components):
                     known = grades.get(component.component_id)
                     if known is None or component.component_id not in told:
                         continue
-                    likely = int(np.argmax(output.grade_probability_VK[place, : len(known)]))
+                    likely = int(np.argmax(share_VK[place, : len(known)]))
                     right = known[likely].name == told[component.component_id]
                     counted.setdefault((machine.design, component.component_id), []).append(right)
     return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(counted.items())]
@@ -163,9 +161,9 @@ def _one_of_each_topology(
             yield machine
 
 
-def _outputs(
-    checkpoint: Checkpoint, network: Network, machine: Equipment, values_WSN: Floats
-) -> Sequence[ModelOutput]:
+def _predict(
+    checkpoint: Checkpoint, predictor: Predictor, machine: Equipment, values_WSN: Floats
+) -> Prediction:
     try:
         graph, _ = build_windows(values_WSN, plan_windows(machine, checkpoint.feature_spec))
     except WindowError as error:
@@ -173,4 +171,4 @@ def _outputs(
             f"expected a checkpoint that fits the registered machine '{machine.equipment_id}' of its design '{machine.design}', "
             f"found: {error.message}"
         ) from error
-    return split_output(score(network, graph), [len(machine.components)] * len(values_WSN))
+    return predictor.predict([graph])[0]

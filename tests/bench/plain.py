@@ -31,5 +31,5 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
     """Bind the plain ingress as `app.main` binds the real one."""
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderDeployment)
     return serve.deployment(name="Ingress")(PlainIngress).bind(
-        builder.bind(), args.equipment, args.timeout_s, open_release_service
+        builder.bind(), args, open_release_service
     )

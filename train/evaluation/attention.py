@@ -1,4 +1,4 @@
-"""Where a network's attention goes along the connections of a machine.
+"""Attention weights of a network along the connections of a machine.
 
 Invariant: the weights of the edges that end in one component sum to 1 in every layer.
 """
@@ -9,37 +9,39 @@ import torch
 from torch import Tensor
 
 from app.features.binning import Floats
-from app.model.graph import GraphBatch
-from app.model.layers import MemberAttention
-from app.model.network import UniversalTemporalGNN, to_tensors
+from app.model.graph import GraphGroup
+from app.model.layers import RelationAttention
+from app.model.network import Ensemble, GraphTensors, UniversalTemporalGNN
 
 
-def attention_weights(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
-    """Return how much each layer listens along each edge, mean of members, heads, steps and graphs.
+def attention_weights(model: Ensemble, group: GraphGroup) -> Floats:
+    """Return the attention weight of each edge in each layer, mean of members, heads and rows.
 
     Args:
         model: in evaluation mode.
-        batch: graphs of one topology, as `tile_graphs` makes them.
+        group: windows of one topology.
 
     Returns:
-        [layers, E of one graph] in the order of the plan's edges.
+        [layers, E] in the order of the topology's edges.
     """
-    found: list[Tensor] = []
+    members = [cast("UniversalTemporalGNN", member) for member in model.members]
+    layers = [list(member.attention) for member in members]
+    found: dict[torch.nn.Module, Tensor] = {}
 
-    def listen(layer: torch.nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> None:
-        _, weight_METH = cast("MemberAttention", layer).listen(*given)
-        found.append(weight_METH.mean((0, 2, 3)))
+    def record(layer: torch.nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        weight_ERH = cast("RelationAttention", layer).attention_weights(*inputs)
+        found[layer] = weight_ERH.mean((1, 2))
 
-    hooks = [layer.register_forward_pre_hook(listen) for layer in model.attention]
+    hooks = [each.register_forward_pre_hook(record) for of_one in layers for each in of_one]
     try:
         with torch.inference_mode():
-            model(to_tensors(batch, model.type_MCD.device))
+            model(GraphTensors.of_group(group, model.temperature_G.device))
     finally:
         for hook in hooks:
             hook.remove()
-    edges = len(batch.edge_relation_E) // max(1, batch.graphs)
     if not found:
-        return torch.empty(0, edges).numpy()
+        return torch.empty(0, len(group.topology.edge_relation_E)).numpy()
+    by_layer = zip(*layers, strict=True)
     return torch.stack(
-        [weight_E.view(batch.graphs, edges).mean(0) for weight_E in found]
+        [torch.stack([found[each] for each in of_layer]).mean(0) for of_layer in by_layer]
     ).cpu().numpy()  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import plan_graph, tile_graphs
-from app.model.network import UniversalTemporalGNN
+from app.model.graph import GraphGroup, build_topology
+from app.model.trained import TrainedModel
 from train.data.labels import Integers
 from train.data.windows import Windows
 from train.evaluation.attention import attention_weights
@@ -68,7 +68,7 @@ class HoldoutPart:
 
 
 def hold_out(
-    model: UniversalTemporalGNN,
+    model: TrainedModel,
     spec: FeatureSpec,
     windows: Windows,
     name: str,
@@ -114,7 +114,7 @@ def _spaced(held_W: Integers, most: int) -> Integers:
 
 
 def _probes(
-    model: UniversalTemporalGNN,
+    model: TrainedModel,
     spec: FeatureSpec,
     windows: Windows,
     held_W: Integers,
@@ -137,7 +137,7 @@ def _probes(
 
 
 def _removals(
-    model: UniversalTemporalGNN,
+    model: TrainedModel,
     spec: FeatureSpec,
     windows: Windows,
     held_W: Integers,
@@ -160,12 +160,13 @@ def _removals(
 
 
 def _attention(
-    model: UniversalTemporalGNN, spec: FeatureSpec, windows: Windows, chosen_W: Integers
+    model: TrainedModel, spec: FeatureSpec, windows: Windows, chosen_W: Integers
 ) -> Floats:
     if not len(chosen_W):
         return np.empty((0, 0), np.float32)
     found = batch_features(
         next(windows.batches(chosen_W, 64))[1], plan_features(windows.equipment, spec)
     )
-    batch = tile_graphs(plan_graph(windows.equipment, spec), found.x_WSTF, found.mask_WST)
-    return attention_weights(model.eval(), batch)
+    topology = build_topology(windows.equipment, spec)
+    group = GraphGroup(topology, found.x_WSTF, found.mask_WST)
+    return attention_weights(model.ensemble.eval(), group)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from app.features.binning import Floats
 from app.features.extraction import FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import GraphPlan, plan_graph, tile_graphs
-from app.model.network import UniversalTemporalGNN, spread, to_tensors
+from app.model.graph import GraphGroup, Topology, build_topology
+from app.model.network import GraphTensors, spread
+from app.model.trained import TrainedModel
 from train.data.labels import Integers
 from train.data.windows import Windows
 
@@ -63,7 +64,7 @@ def join(parts: list[Predictions]) -> Predictions:
 
 
 def predict(
-    model: UniversalTemporalGNN,
+    model: TrainedModel,
     spec: FeatureSpec,
     windows: Windows,
     chosen_W: Integers,
@@ -87,7 +88,7 @@ def predict(
 
 
 def predict_each(
-    model: UniversalTemporalGNN,
+    model: TrainedModel,
     spec: FeatureSpec,
     windows: Windows,
     chosen_W: Integers,
@@ -95,7 +96,10 @@ def predict_each(
     size: int = 32,
 ) -> list[Predictions]:
     """Ask a network about the same windows several times, each time disturbed in another way, and read them once; see `predict`."""
-    features, graph = plan_features(windows.equipment, spec), plan_graph(windows.equipment, spec)
+    features, topology = (
+        plan_features(windows.equipment, spec),
+        build_topology(windows.equipment, spec),
+    )
     wanted_W, place_W = np.unique(chosen_W, return_inverse=True)
     nothing = predict_bins(
         model, np.empty((0, len(features.sensor_ids), features.bins), np.float32), features, graph
@@ -104,67 +108,44 @@ def predict_each(
     for _, values_NSB in windows.batches(wanted_W, size):
         for parts, disturb in zip(said, disturbs, strict=True):
             shown_NSB = values_NSB if disturb is None else disturb(values_NSB)
-            parts.append(predict_bins(model, shown_NSB, features, graph))
+            parts.append(predict_bins(model, shown_NSB, features, topology))
     return [join(parts).only(place_W.reshape(-1).astype(np.int64)) for parts in said]
 
 
 def predict_bins(
-    model: UniversalTemporalGNN, values_WSN: Floats, features: FeaturePlan, graph: GraphPlan
+    model: TrainedModel, values_WSN: Floats, features: FeaturePlan, topology: Topology
 ) -> Predictions:
-    """Ask a network about the bins of a few windows of one topology.
+    """Predict the bins of a few windows of one topology.
 
     Args:
-        model: on any device; is left in evaluation mode.
+        model: its network on any device; is left in evaluation mode.
         values_WSN: bins, NaN where missing.
         features: plan of the topology's features.
-        graph: plan of its graphs.
+        topology: of the windows.
     """
-    model.eval()
-    device, config = model.type_MCD.device, model.config
-    W, V = len(values_WSN), len(graph.component_type_V)
+    ensemble, config = model.ensemble.eval(), model.config
     found = batch_features(values_WSN, features)
+    group = GraphGroup(topology, found.x_WSTF, found.mask_WST)
+    W, V, K = group.windows, topology.components, config.grades
+    unknown_WV = np.full((W, V), np.nan, np.float32)
     if W == 0:
-        grades = max((len(healths) for healths in config.grade_sets), default=2)
-        none_WV = np.empty((0, V), np.float32)
-        return Predictions(
-            np.empty((0, config.members, V, grades - 1), np.float32),
-            np.empty((0, V, grades), np.float32),
-            none_WV,
-            none_WV,
-            none_WV,
-            none_WV,
-            none_WV,
-            none_WV,
-            found.exceedance_WS,
-        )
-    with torch.inference_mode():
-        batch = tile_graphs(graph, found.x_WSTF, found.mask_WST)
-        tensors = to_tensors(batch, device)
-        heads = model(tensors)
-        opinion_VK = model.opinion(tensors)
-        logit_MVJ = heads.score_MV[..., None] - heads.threshold_MVJ
-        told = (
-            opinion_VK,
-            heads.health_MV.mean(0),
-            spread(heads.health_MV, heads.log_variance_MV),
-            config.rate_unit * heads.rate_MV.mean(0),
-            config.rul_unit_h * heads.rul_MV.mean(0),
-            config.rul_unit_h * spread(heads.rul_MV, heads.rul_log_variance_MV),
-            model.distances(batch, tensors.x_STF),
-        )
-    logit_WMVJ = logit_MVJ.reshape(config.members, W, V, -1).transpose(0, 1).float().cpu().numpy()
-    opinion_WVK, *by_component = (tensor.float().reshape(W, V, -1).cpu().numpy() for tensor in told)
-    health_WV, spread_WV, rate_WV, rul_WV, rul_spread_WV, distance_WV = (
-        values.reshape(W, V) for values in by_component
-    )
-    return Predictions(
-        logit_WMVJ,
-        opinion_WVK,
-        health_WV,
-        spread_WV,
-        rate_WV,
-        rul_WV,
-        rul_spread_WV,
-        distance_WV,
-        found.exceedance_WS,
-    )
+        logit_WMVJ = np.empty((0, config.members, V, K - 1), np.float32)
+        heads_WV = (unknown_WV,) * 5
+    else:
+        with torch.inference_mode():
+            heads = ensemble(GraphTensors.of_group(group, ensemble.temperature_G.device))
+            logit_MVWJ = heads.score_VW[..., None] - heads.threshold_VJ[:, :, None]
+            means_VW = (
+                heads.health_VW.mean(0),
+                spread(heads.health_VW, heads.log_variance_VW),
+                config.rate_unit * heads.rate_VW.mean(0),
+                config.rul_unit_h * heads.rul_VW.mean(0),
+                config.rul_unit_h * spread(heads.rul_VW, heads.rul_log_variance_VW),
+            )
+            logit_WMVJ = logit_MVWJ.permute(2, 0, 1, 3).cpu().numpy()
+            heads_WV = tuple(each.T.cpu().numpy() for each in means_VW)
+    linear_WVK = np.full((W, V, K), np.nan, np.float32)
+    if model.classifier is not None:
+        linear_WVK = model.classifier.logits(group)
+    distance_WV = unknown_WV if model.detector is None else model.detector.distance(group)
+    return Predictions(logit_WMVJ, linear_WVK, *heads_WV, distance_WV, found.exceedance_WS)

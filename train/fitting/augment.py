@@ -5,14 +5,15 @@ Each disturbance is a pure function of bins, [W, S, N] float32 with NaN where mi
 Invariant: a missing bin stays missing, and equal windows, strengths and generators give equal windows.
 """
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
 from app.features.binning import Floats
-from app.model.network import GraphTensors
 from train.config import TrainConfig
 from train.fitting.loss import Targets
 
@@ -75,9 +76,9 @@ def cut_gaps(values_WSN: Floats, generator: Generator) -> Floats:
 
 
 def blend(
-    graph: GraphTensors, targets: Targets, windows: int, share: float, generator: torch.Generator
-) -> tuple[GraphTensors, Targets]:
-    """Blend each window with another of the batch (Zhang et al., "mixup", 2018), which keeps the network from learning windows by heart.
+    graph: Batch, targets: Targets, windows: int, share: float, generator: torch.Generator
+) -> tuple[Batch, Targets]:
+    """Blend each window with another of the batch (Zhang et al., "mixup", 2018).
 
     Args:
         graph: windows of one topology.
@@ -89,13 +90,12 @@ def blend(
     Returns:
         The blended graph, and the targets of the partners.
     """
-    partner_W = torch.randperm(windows, generator=generator).to(graph.x_STF.device)
+    partner_W = torch.randperm(windows, generator=generator).to(graph.x.device)
 
     def of_partner(values: Tensor) -> Tensor:
         return values.view(windows, -1, *values.shape[1:])[partner_W].view(values.shape)
 
-    mask_ST = graph.mask_ST & of_partner(graph.mask_ST)
-    x_STF = torch.lerp(of_partner(graph.x_STF), graph.x_STF, share) * mask_ST[..., None]
-    return graph._replace(x_STF=x_STF, mask_ST=mask_ST), Targets(
-        *(of_partner(values) for values in targets)
-    )
+    blended = copy.copy(graph)
+    blended.mask = graph.mask & of_partner(graph.mask)
+    blended.x = torch.lerp(of_partner(graph.x), graph.x, share) * blended.mask[..., None]
+    return blended, Targets(*(of_partner(values) for values in targets))

@@ -1,22 +1,56 @@
-"""Windows as tensors: bins to features to the graphs of a batch at once, and their labels to targets in the network's units.
+"""Windows as tensors: bins to features to a PyG batch of graphs, and labels to targets.
 
-Does no training and reads nothing. A batch's windows share one topology, so all but features and masks is made once for each size.
-Invariant: a graph that training sees undisturbed is bitwise the graph that serving builds of the same bins.
+Does no training and no I/O. Invariant: a graph that training reads without augmentation is bitwise
+the graph that serving builds from the same bins.
 """
 
+import copy
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch_geometric.data import Batch, Data
 
 from app.features.binning import Floats
 from app.features.extraction import FeatureBatch, FeaturePlan, batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import GraphPlan, plan_graph, tile_graphs
-from app.model.network import GraphTensors, ModelConfig, to_tensors
+from app.model.config import ModelConfig
+from app.model.graph import Topology, build_topology
+from app.model.network import GraphTensors
 from app.schemas.equipment import Equipment
 from train.data.labels import Integers, WindowLabels
 from train.fitting.loss import Targets
+
+
+def window_graph(topology: Topology) -> Data:
+    """Return a topology as PyG data, without features.
+
+    PyG joins graphs by one rule: fields named `*index*` count components, so they are shifted by
+    the number of components of the graphs before; all others are concatenated.
+    """
+    return Data(
+        edge_index=torch.tensor(topology.edge_index_2E),
+        edge_relation=torch.tensor(topology.edge_relation_E),
+        sensor_component_index=torch.tensor(topology.sensor_component_S),
+        sensor_quantity=torch.tensor(topology.sensor_quantity_S),
+        component_type=torch.tensor(topology.component_type_V),
+        grade_set=torch.tensor(topology.grade_set_V),
+        num_nodes=topology.components,
+    )
+
+
+def graph_tensors(batch: Data) -> GraphTensors:
+    """Return a batch of graphs as the input of the network: one window of their disjoint union."""
+    return GraphTensors(
+        batch.x[None],
+        batch.mask[None],
+        batch.sensor_component_index,
+        batch.sensor_quantity,
+        batch.component_type,
+        batch.grade_set,
+        batch.edge_index,
+        batch.edge_relation,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +58,37 @@ class TensorPlan:
     """What all windows of a topology share on their way to tensors; made once by `plan_tensors`."""
 
     features: FeaturePlan
-    graph: GraphPlan
+    graph: Data
     device: torch.device
-    constant: dict[int, GraphTensors] = field(default_factory=dict)
+    joined: dict[int, Batch] = field(default_factory=dict)
+    """Batches without features, by their number of graphs."""
 
-    def graphs(self, features: FeatureBatch) -> GraphTensors:
-        """Make one batch of windows' graphs, as `tile_graphs` does."""
+    def graphs(self, features: FeatureBatch) -> Batch:
+        """Return the batch of the windows' graphs, with `x` [S, T, F] and `mask` [S, T]."""
         count = len(features.x_WSTF)
-        if count not in self.constant:
-            batch = tile_graphs(self.graph, features.x_WSTF, features.mask_WST)
-            self.constant[count] = to_tensors(batch, self.device)
-        x_STF = torch.from_numpy(features.x_WSTF).flatten(0, 1)
-        mask_ST = torch.from_numpy(features.mask_WST).flatten(0, 1)
-        return self.constant[count]._replace(
-            x_STF=x_STF.to(self.device, non_blocking=True),
-            mask_ST=mask_ST.to(self.device, non_blocking=True),
+        if count not in self.joined:
+            self.joined[count] = Batch.from_data_list([self.graph] * count).to(self.device)
+        batch = copy.copy(self.joined[count])
+        x_STF, mask_ST = (
+            torch.from_numpy(each).flatten(0, 1) for each in (features.x_WSTF, features.mask_WST)
         )
+        batch.x = x_STF.to(self.device, non_blocking=True)
+        batch.mask = mask_ST.to(self.device, non_blocking=True)
+        return batch
 
-    def read(self, values_WSN: Floats) -> GraphTensors:
-        """Make one batch of the graphs of bins."""
+    def read(self, values_WSN: Floats) -> Batch:
+        """Return the batch of the graphs of bins."""
         return self.graphs(batch_features(values_WSN, self.features))
 
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """Targets of all windows, [W, V] tensors in the network's units, -1 or NaN where there is no label."""
+    """Targets of all windows, [W, V] in the network's units, -1 or NaN where there is no label."""
 
     targets_WV: Targets
 
     def take(self, position_W: Integers) -> Targets:
-        """Return the targets of some windows, one row after the other, as the components of their graphs come."""
+        """Return the targets of some windows, in the order of the components of their batch."""
         chosen_W = torch.from_numpy(position_W)
         return Targets(
             *(tensor[chosen_W.to(tensor.device)].flatten() for tensor in self.targets_WV)
@@ -61,23 +96,24 @@ class TargetTable:
 
 
 def plan_tensors(equipment: Equipment, spec: FeatureSpec, device: torch.device) -> TensorPlan:
-    """Work out what windows of a topology share.
+    """Prepare what windows of a topology share.
 
     Raises:
         WindowError: no window of this topology can fit the spec.
     """
-    return TensorPlan(plan_features(equipment, spec), plan_graph(equipment, spec), device)
+    graph = window_graph(build_topology(equipment, spec))
+    return TensorPlan(plan_features(equipment, spec), graph, device)
 
 
 def tabulate_targets(
     labels: WindowLabels, config: ModelConfig, device: torch.device
 ) -> TargetTable:
-    """Put labels into the network's units.
+    """Return labels in the network's units.
 
     Args:
         labels: of W windows.
         config: of the network; has the units.
-        device: on which the targets shall be.
+        device: of the targets.
     """
     columns: tuple[np.ndarray, ...] = (
         labels.grade_WV,

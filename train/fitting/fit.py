@@ -6,7 +6,7 @@ Invariant: a fit's weights and references see no window but those it is given, a
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ray.data.extensions import ArrowTensorArray
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, TrainingFailedError
@@ -23,13 +24,14 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import (
     ScalingConfig,
 )  # what ray.train gives at run time; its own hint is the older one
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
-from app.model.network import ModelConfig, UniversalTemporalGNN
+from app.model.config import ModelConfig
+from app.model.network import build_model
+from app.model.trained import TrainedModel
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.reference import fit_spec
@@ -39,7 +41,7 @@ from train.fitting.batches import count_steps
 from train.fitting.loop import MERIT, TRAIN, LoopInput, train_loop
 from train.fitting.progress import EpochRecord, Progress, following
 from train.fitting.state import Saved, best_state, newest_state, read_state
-from train.linear.classifier import fit_opinion, most_sensors
+from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ood_detector import most_axes
 
 FITTED = "fitted.json"
@@ -55,18 +57,16 @@ RESIZE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted network: weights of `UniversalTemporalGNN(config)` with the second opinion in them, its features' spec, its epochs."""
+    """A fitted model: its weights as `TrainedModel.arrays` names them, its features' spec, its epochs."""
 
-    weights: dict[str, Tensor]
+    weights: Mapping[str, NDArray[np.generic]]
     config: ModelConfig
     spec: FeatureSpec
     history: list[EpochRecord]
 
-    def model(self) -> UniversalTemporalGNN:
-        """Return the network, in evaluation mode."""
-        model = UniversalTemporalGNN(self.config)
-        model.load_state_dict(self.weights)
-        return model.eval()
+    def model(self) -> TrainedModel:
+        """Return the model, in evaluation mode."""
+        return TrainedModel.of_arrays(self.config, self.weights)
 
 
 class _Fitted(BaseModel):
@@ -85,7 +85,7 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         tuple(grade.health for grade in spec.grades[design][component])
         for design, component in spec.grade_sets()
     )
-    sensors = most_sensors(spec, steps) if config.opinion_weight else 0
+    sensors = most_sensors(spec, steps) if config.linear_weight else 0
     return ModelConfig(
         features=spec.features,
         quantities=len(spec.quantities),
@@ -99,10 +99,10 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         dropout=config.dropout,
         members=config.members,
         references=len(spec.sensor_slots()),
-        opinion_steps=steps if config.opinion_weight else 0,
-        opinion_sensors=sensors,
-        opinion_weight=config.opinion_weight,
-        distance_axes=most_axes(
+        linear_steps=steps if config.linear_weight else 0,
+        linear_sensors=sensors,
+        linear_weight=config.linear_weight,
+        ood_axes=most_axes(
             len(grade_sets), sensors, steps * spec.features, max(map(len, grade_sets), default=2)
         ),
         rate_unit=1000.0 / config.rul_cap_h,
@@ -173,18 +173,20 @@ def run_fit(
             _train(given, directory)
     saved, history = taken_state(directory, name, is_best_wanted=config.patience is not None)
     prefix = "average." if config.ema else "model."
-    model = UniversalTemporalGNN(sized)
-    found = model.load_state_dict(
+    ensemble = build_model(sized)
+    ensemble.load_state_dict(
         {
-            key.removeprefix(prefix): tensor
-            for key, tensor in saved.tensors.items()
-            if key.startswith(prefix)
-        },
-        strict=False,  # the second opinion is not in it yet
+            "temperature_G": ensemble.temperature_G,  # no step changes it
+            **{
+                key.removeprefix(prefix): tensor
+                for key, tensor in saved.tensors.items()
+                if key.startswith(prefix)
+            },
+        }
     )
-    assert not set(found.missing_keys) & {key for key, _ in model.named_parameters()}
-    fit_opinion(model, spec, windows, train_W, config)
-    fitted = Fitted(model.state_dict(), sized, spec, list(history))
+    linear = fit_linear_classifier(sized, spec, windows, train_W, config)
+    model = TrainedModel(ensemble, *linear)
+    fitted = Fitted(model.arrays(), sized, spec, list(history))
     _write(directory, fitted, digest)
     return fitted
 
@@ -290,7 +292,7 @@ def _finished(directory: Path, digest: str, config: TrainConfig, windows: Window
             f"'{directory / FITTED}' can't be read, delete the directory: {error}"
         ) from error
     _check_digest(directory, stated.digest, digest)
-    weights = load_tensors((directory / WEIGHTS).read_bytes())
+    weights = load_arrays((directory / WEIGHTS).read_bytes())
     return Fitted(
         weights,
         network(stated.spec, config, windows.equipment.steps),
@@ -334,8 +336,7 @@ def _check_digest(directory: Path, found: str, expected: str) -> None:
 
 def _write(directory: Path, fitted: Fitted, digest: str) -> None:
     """Write a finished fit, `fitted.json` last."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.weights.items()}
-    (directory / WEIGHTS).write_bytes(save_tensors(weights))
+    (directory / WEIGHTS).write_bytes(save_arrays(dict(fitted.weights)))
     stated = _Fitted(digest=digest, spec=fitted.spec, history=tuple(fitted.history))
     partial = directory / f"{FITTED}.partial"
     partial.write_text(stated.model_dump_json(), encoding="utf-8")

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch_geometric.data import Batch
 
-from app.model.network import GraphTensors, Heads, UniversalTemporalGNN
+from app.model.network import Ensemble, Heads
 from train.config import TrainConfig
+from train.fitting.dataset import graph_tensors
 from train.fitting.loss import LossWeights, Targets, training_loss
 from train.fitting.optimize import clip_members, follow, make_optimizer, rate_at
 
@@ -23,7 +25,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Part(NamedTuple):
     """Windows of a step that are computed together; blended ones have their partners' targets with the rest of the weight."""
 
-    graph: GraphTensors
+    graph: Batch
     targets: Targets
     partners: Targets
     share: float
@@ -41,7 +43,7 @@ class Learner:
 
     def __init__(
         self,
-        model: UniversalTemporalGNN,
+        model: Ensemble,
         wrap: Callable[[nn.Module], nn.Module],
         config: TrainConfig,
         steps: int,
@@ -54,7 +56,7 @@ class Learner:
         self._weights = LossWeights(
             config.health_weight, config.rate_weight, config.rul_weight, config.rul_asymmetry
         )
-        self._device = model.type_MCD.device
+        self._device = model.temperature_G.device
         self._optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
         self._average = (
@@ -81,7 +83,7 @@ class Learner:
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
-        clip_members(self.model.parameters(), self._config.clip_norm)
+        clip_members(self.model, self._config.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.taken += 1
@@ -89,12 +91,14 @@ class Learner:
             follow(self._average, self.model, self._config.ema, self.taken)
         return total / self._config.members
 
-    def answer(self, graph: GraphTensors) -> Heads:
+    def answer(self, graph: Batch) -> Heads:
         """Answer with the weights that would be saved, without gradients."""
         self.model.eval()
         with torch.inference_mode():
-            heads: Heads = torch.func.functional_call(self.model, self.weights(), (graph,))
-        return heads
+            heads: Heads = torch.func.functional_call(
+                self.model, self.weights(), (graph_tensors(graph),)
+            )
+        return heads.of_batch()
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that would be saved: the moving average where there is one."""
@@ -145,7 +149,7 @@ class Learner:
         """Return the loss of windows that are computed together, summed over the members."""
         low = self._config.precision != "fp32"
         with torch.autocast(self._device.type, DTYPES[self._config.precision], enabled=low):
-            heads: Heads = self._wrapped(part.graph)
+            heads: Heads = self._wrapped(graph_tensors(part.graph)).of_batch()
         heads = Heads(*(tensor.float() for tensor in heads)) if low else heads
         loss = training_loss(heads, part.targets, self._weights)
         if part.share == 1.0:

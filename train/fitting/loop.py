@@ -17,7 +17,8 @@ import ray.train.torch
 import torch
 
 from app.features.spec import FeatureSpec
-from app.model.network import ModelConfig, UniversalTemporalGNN
+from app.model.config import ModelConfig
+from app.model.network import build_model
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows
@@ -65,7 +66,7 @@ def train_loop(given: LoopInput) -> None:
     share = Share(context.get_world_rank(), context.get_world_size())
     steps = count_steps(len(train_W), config)
     torch.manual_seed(config.seed)
-    model = UniversalTemporalGNN(given["network"]).to(device)
+    model = build_model(given["network"]).to(device)
     learner = Learner(model, _distributed, config, config.epochs * steps)
     state = _restored(learner, given)
     if state.done:
@@ -140,7 +141,7 @@ def is_stalled(history: tuple[EpochRecord, ...], patience: int | None) -> bool:
 
 
 def _distributed(model: torch.nn.Module) -> torch.nn.Module:
-    """Share gradients with the other workers; the buffers are the second opinion's, which no step changes."""
+    """Share gradients with the other workers; no step changes a buffer."""
     options = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     wrapped: torch.nn.Module = ray.train.torch.prepare_model(
         model, parallel_strategy_kwargs=options

@@ -86,7 +86,7 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     The members' losses are added, not averaged, so that each member learns as fast as if it were alone.
 
     Args:
-        heads: what the network says.
+        heads: of all members for a batch of graphs, [M, V]; see `Heads.of_batch`.
         targets: what is known.
         weights: of the heads.
 
@@ -94,16 +94,16 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
         A scalar.
     """
     graded = (targets.grade_V >= 0).sum().clamp(min=1)
-    grade = ordinal_nll(heads.score_MV, heads.threshold_MVJ, targets.grade_V).sum() / graded
+    grade = ordinal_nll(heads.score_VW, heads.threshold_VJ, targets.grade_V).sum() / graded
     health_V, has_health_V = _masked(targets.health_V)
-    health_MV = spread_loss(heads.health_MV - health_V, heads.log_variance_MV, weights.health)
+    health_MV = spread_loss(heads.health_VW - health_V, heads.log_variance_VW, weights.health)
     rate_V, has_rate_V = _masked(targets.rate_V)
     rate_MV = functional.huber_loss(
-        heads.rate_MV, rate_V.expand_as(heads.rate_MV), reduction="none"
+        heads.rate_VW, rate_V.expand_as(heads.rate_VW), reduction="none"
     )
     rul_V, has_rul_V = _masked(targets.rul_V)
     rul_MV = spread_loss(
-        heads.rul_MV - rul_V, heads.rul_log_variance_MV, weights.rul, weights.asymmetry
+        heads.rul_VW - rul_V, heads.rul_log_variance_VW, weights.rul, weights.asymmetry
     )
     return (
         grade

@@ -5,32 +5,47 @@ it had never stopped.
 """
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-DECAYED = ("weight_MLD", "recurrent_MDQ", "own_MQFD", "direction_MGD")
-"""Matrices that multiply a state. Gains, biases, embeddings, attention vectors and thresholds have no reason to be small."""
+from app.model.network import Ensemble
+
+DECAYED = ("own_QFD", "direction_GD")
+"""Own matrices that multiply a state, beside those of `nn.Linear` and `nn.LSTM`."""
 FIRST_RATE = 0.04
 """Of the highest rate: where the rise begins."""
 
 
 def make_optimizer(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter, 2019) which decays matrices alone; its order of weights is that of `model`'s names."""
-    parted: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        parted[decays(name)].append(parameter)
+    """Return AdamW (Loshchilov and Hutter, 2019) that decays matrices only.
+
+    Gains, biases, embeddings, attention vectors and thresholds have no reason to be small.
+    """
+    decayed = decayed_names(model)
+    parameters = list(model.named_parameters())
     groups = [
-        {"params": parted[True], "weight_decay": weight_decay},
-        {"params": parted[False], "weight_decay": 0.0},
+        {
+            "params": [parameter for name, parameter in parameters if name in decayed],
+            "weight_decay": weight_decay,
+        },
+        {
+            "params": [parameter for name, parameter in parameters if name not in decayed],
+            "weight_decay": 0.0,
+        },
     ]
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
-def decays(name: str) -> bool:
-    """Return whether a weight, told by its name in the network, decays."""
-    return name.rpartition(".")[2] in DECAYED
+def decayed_names(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that decay."""
+    found = set()
+    for prefix, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            is_matrix = isinstance(module, nn.Linear | nn.LSTM) and name.startswith("weight")
+            if is_matrix or name in DECAYED:
+                found.add(f"{prefix}.{name}" if prefix else name)
+    return found
 
 
 def rate_at(step: int, steps: int, highest: float, rise_share: float) -> float:
@@ -50,20 +65,19 @@ def rate_at(step: int, steps: int, highest: float, rise_share: float) -> float:
     )
 
 
-def clip_members(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale each member's gradient down to a norm, as if it were alone, and return the norms before, [M].
+def clip_members(ensemble: Ensemble, most: float) -> Tensor:
+    """Scale each member's gradient down to a norm, as if it were alone.
 
     Args:
-        parameters: with gradients; the first axis of each is the members'.
+        ensemble: with gradients.
         most: largest norm.
+
+    Returns:
+        The norms before, [M].
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    rows = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-    norm_M: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    scale_M = (most / (norm_M + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale_M.view(-1, *[1] * (gradient.dim() - 1)))
-    return norm_M
+    return torch.stack(
+        [nn.utils.clip_grad_norm_(member.parameters(), most) for member in ensemble.members]
+    )
 
 
 def follow(average: dict[str, Tensor], model: nn.Module, keep: float, step: int) -> None:

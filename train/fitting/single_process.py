@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.model.network import UniversalTemporalGNN
+from app.model.network import build_model
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.reference import fit_spec
@@ -75,7 +75,7 @@ def begin(
     spec = fit_spec(windows, train_W, config)
     sized = network(spec, config, windows.equipment.steps)
     torch.manual_seed(config.seed)
-    learner = Learner(UniversalTemporalGNN(sized), wrap, config, config.epochs * steps)
+    learner = Learner(build_model(sized), wrap, config, config.epochs * steps)
     plan = plan_tensors(windows.equipment, spec, device)
     targets = tabulate_targets(windows.labels, sized, device)
     material = Material(plan, targets, config)
@@ -88,7 +88,7 @@ def begin(
     )
 
 
-def fit_plainly(
+def fit_single_process(
     windows: Windows,
     train_W: Integers,
     validation_W: Integers,

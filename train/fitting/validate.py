@@ -10,8 +10,8 @@ from typing import Self
 
 import numpy as np
 import torch
+from torch_geometric.data import Batch
 
-from app.model.network import GraphTensors
 from train.data.labels import Integers
 from train.data.windows import Windows
 from train.fitting.dataset import TensorPlan
@@ -25,7 +25,7 @@ AT_ONCE = 64
 class Validation:
     """Windows to be scored on, as tensors, with their labels [W, V]."""
 
-    graphs: Sequence[GraphTensors]
+    graphs: Sequence[Batch]
     position_W: Integers
     windows: Windows
     rul_unit_h: float
@@ -62,7 +62,7 @@ class Validation:
         labels = self.windows.labels
         worse_WVJ = np.concatenate(
             [
-                torch.sigmoid(each.score_MV[..., None] - each.threshold_MVJ).mean(0).cpu().numpy().reshape(-1, V, each.threshold_MVJ.shape[-1])
+                torch.sigmoid(each.score_VW[..., None] - each.threshold_VJ).mean(0).cpu().numpy().reshape(-1, V, each.threshold_VJ.shape[-1])
                 for each in heads
             ]
         )  # fmt: skip
@@ -79,10 +79,10 @@ class Validation:
             if (known := np.flatnonzero(truth_WV[:, node] >= 0)).size
         ]
         rul_WV = np.concatenate(
-            [each.rul_MV.mean(0).cpu().numpy().reshape(-1, V) for each in heads]
+            [each.rul_VW.mean(0).cpu().numpy().reshape(-1, V) for each in heads]
         )
         health_WV = np.concatenate(
-            [each.health_MV.mean(0).cpu().numpy().reshape(-1, V) for each in heads]
+            [each.health_VW.mean(0).cpu().numpy().reshape(-1, V) for each in heads]
         )
         miss = _rms(rul_WV - labels.rul_WV[self.position_W] / self.rul_unit_h)
         if f1 or miss is not None:

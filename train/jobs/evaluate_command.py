@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.torch_model import load_model
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
@@ -84,22 +85,22 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     The checkpoint was fitted to none of these parts, so the split keeps windows from the baselines alone.
     """
     plan = SplitPlan(
-        config.split, config.folds, config.held_share, config.warm_up_windows, config.seed
+        config.split, config.folds, config.holdout_share, config.warm_up_windows, config.seed
     )
     parts = [
         hold_out(
-            checkpoint.model,
+            load_model(checkpoint),
             checkpoint.feature_spec,
             windows,
             part.name,
             part.train_W,
-            part.held_W,
+            part.holdout_W,
             config.seed,
         )
         for part in split(windows, plan)
     ]
     seen = may_have_seen(
-        checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts])
+        checkpoint.manifest, windows, np.concatenate([part.holdout_W for part in parts])
     )
     evaluation = evaluate_parts(
         windows,
@@ -182,7 +183,7 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
                 "topology",
             )
         given = _given(checkpoint, design)
-        model, spec = checkpoint.model, checkpoint.feature_spec
+        model, spec = load_model(checkpoint), checkpoint.feature_spec
         official = [
             hold_out(
                 model, spec, windows, "last window of each engine", train_W, last_W, config.seed
@@ -208,12 +209,13 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
         for number, (of, component) in enumerate(checkpoint.feature_spec.grade_sets())
         if of == design
     ]
-    model = checkpoint.model
+    network_G = load_model(checkpoint).ensemble.temperature_G.tolist()
+    linear_G = np.ones(len(network_G))
+    if checkpoint.classifier is not None:
+        linear_G = checkpoint.classifier.tables.temperature_G
     return Given(
-        network={component: float(model.grade.temperature_G[number]) for number, component in sets},
-        opinion={
-            component: float(model.opinion.temperature_G[number]) for number, component in sets
-        },
+        network={component: network_G[number] for number, component in sets},
+        opinion={component: float(linear_G[number]) for number, component in sets},
         calibration=checkpoint.calibration,
         limits=checkpoint.feature_spec.limits.get(design),
     )
@@ -232,7 +234,7 @@ def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfi
         trained = TrainConfig(design=checkpoint.manifest.designs[0])
     update: dict[str, object] = {
         "statistics": checkpoint.feature_spec.statistics,
-        "opinion_weight": checkpoint.config.opinion_weight,
+        "linear_weight": checkpoint.config.linear_weight,
     }
     if options.equipment or options.design:
         update |= {"equipment": options.equipment, "design": options.design}
@@ -250,7 +252,7 @@ def _heading(checkpoint: Checkpoint, command: str) -> Heading:
         created=manifest.created,
         start=manifest.data.start,
         end=manifest.data.end,
-        weights=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        weights=load_model(checkpoint).ensemble.parameter_count,
         shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members",
     )
 

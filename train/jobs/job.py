@@ -19,15 +19,15 @@ from uuid import uuid4
 import numpy as np
 
 from app.checkpoint import manifest as files
-from app.checkpoint.files import Origin, save
 from app.checkpoint.manifest import DataInterval, Head
+from app.checkpoint.torch_model import Origin, save
 from app.core.errors import CheckpointError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
+from train.data.artifact_locks import USES, lock_of
 from train.data.labels import EPOCH, MICROSECOND, Booleans
 from train.data.split import Part, SplitPlan, set_apart, split, whole
-from train.data.usage import USES, lock_of
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import HoldoutPart, hold_out
@@ -144,7 +144,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
         seen_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
         return hold_out(
-            fitted.model(), fitted.spec, windows, part.name, seen_W, part.held_W, seed=chosen.seed,
+            fitted.model(), fitted.spec, windows, part.name, seen_W, part.holdout_W, seed=chosen.seed,
             # what missing and broken sensors cost is asked of the training's own split alone
             **({"probes": 0, "removal_probes": 0} if study else {}),
         )  # fmt: skip
@@ -188,7 +188,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
 
 
 def _plan(config: TrainConfig, kind: str) -> SplitPlan:
-    return SplitPlan(kind, config.folds, config.held_share, config.warm_up_windows, config.seed)
+    return SplitPlan(kind, config.folds, config.holdout_share, config.warm_up_windows, config.seed)
 
 
 def _points(history: Sequence[EpochRecord]) -> tuple[LearningPoint, ...]:
@@ -208,13 +208,11 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
         created=datetime.now(UTC).replace(microsecond=0),
         start=EPOCH + int(start_us_W.min()) * MICROSECOND,
         end=EPOCH + int(start_us_W.max()) * MICROSECOND + window,
-        weights=sum(parameter.numel() for parameter in last.model().parameters()),
+        weights=last.model().ensemble.parameter_count,
         training_s=training_s,
         shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members"
         + (
-            f", second opinion with weight {config.opinion_weight:g}"
-            if config.opinion_weight
-            else ""
+            f", second opinion with weight {config.linear_weight:g}" if config.linear_weight else ""
         ),
     )
 
@@ -223,12 +221,13 @@ def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
     """Write the checkpoint beside its place and move it there."""
     evaluation, heading, windows = outcome.evaluation, outcome.heading, job.windows
     model, design = last.model(), windows.equipment.design
+    linear_G = None if model.classifier is None else model.classifier.tables.temperature_G
     for number, name in enumerate(last.spec.grade_sets()):
         found = evaluation.certainty.get(name[1])
         if found is not None and found.temperature is not None:
-            model.grade.temperature_G[number] = found.temperature
-        if found is not None and found.opinion_temperature is not None:
-            model.opinion.temperature_G[number] = found.opinion_temperature
+            model.ensemble.temperature_G[number] = found.temperature
+        if linear_G is not None and found is not None and found.opinion_temperature is not None:
+            linear_G[number] = found.opinion_temperature
     spec = last.spec
     if evaluation.limits is not None:
         spec = spec.model_copy(update={"limits": {design: evaluation.limits}})

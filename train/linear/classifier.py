@@ -4,13 +4,14 @@ Invariant: it sees windows that the network's fit sees and no others, and never 
 """
 
 import numpy as np
-import torch
 
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features, plan_features
 from app.features.spec import FeatureSpec
-from app.model.graph import plan_graph
-from app.model.network import LinearClassifier, UniversalTemporalGNN
+from app.model.config import ModelConfig
+from app.model.graph import build_topology
+from app.model.linear_classifier import LinearClassifier, LinearTables
+from app.model.ood_detector import OodDetector, OodTables
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
@@ -28,43 +29,47 @@ MOST_REFITTED_INPUTS = 4_096
 """The same for its alternatives, each of which solves for nearly as many unknowns again."""
 
 
-def fit_opinion(
-    model: UniversalTemporalGNN,
+def fit_linear_classifier(
+    model: ModelConfig,
     spec: FeatureSpec,
     windows: Windows,
     chosen_W: Integers,
     config: TrainConfig,
-) -> None:
-    """Fit and set the model's second opinion, and the distance from training of what it reads.
+) -> tuple[LinearClassifier | None, OodDetector | None]:
+    """Fit the linear classifier of a model and the OOD detector of the same inputs.
 
-    A linear reading of each graded component's grades (see `train.linear.ordinal`), on the normalised features of the sensors whose
-    evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from the same windows.
-    A component whose windows have one grade only gets none.
+    For each graded component an ordinal classifier (see `train.linear.ordinal`) on the normalised
+    features of the sensors whose evidence can reach it, on windows where all of them are present;
+    and one more without each of these sensors, from the same windows. A component whose windows
+    have one grade only gets none.
 
     Args:
-        model: whose `opinion` and `distance` are set.
+        model: sizes of the tables.
         spec: of the model's features.
         windows: of machines of one topology.
         chosen_W: positions of the training windows.
-        config: says how much offsets and the oil's temperature may vary without being heard.
+        config: how much offsets and the oil's temperature may vary without effect.
+
+    Returns:
+        The classifier and the detector; None where the model has none.
     """
     equipment = windows.equipment
+    if not (model.linear_steps and model.linear_sensors):
+        return None, None
+    tables = LinearTables.empty(model)
+    distances = OodTables.empty(model) if model.ood_axes else None
     graded_W = np.sort(chosen_W)[(windows.labels.grade_WV[np.sort(chosen_W)] >= 0).any(1)]
-    if not model.config.opinion_steps or not len(graded_W):
-        return
+    if not len(graded_W):
+        return LinearClassifier(tables), None if distances is None else OodDetector(distances)
     taken_W = graded_W[
         np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)
     ]
     x_WSTF, there_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
-    graph = plan_graph(equipment, spec)
-    if model.distance is not None:
-        model.distance.limit_G.fill_(torch.inf)
-        model.distance.forget()
-    for index, number in enumerate(graph.grade_set_V.tolist()):
-        sensors = [
-            place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0
-        ]
+    topology = build_topology(equipment, spec)
+    slot_S = topology.sensor_slot_S
+    for index, number in enumerate(topology.grade_set_V.tolist()):
+        sensors = [place for place in equipment.sensors_in_reach(index) if slot_S[place] >= 0]
         grade_W = windows.labels.grade_WV[taken_W, index]
         known_W = (grade_W >= 0) & there_WS[:, sensors].all(1)
         inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]
@@ -76,12 +81,9 @@ def fit_opinion(
         moments = measure(
             x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K, nuisance_DL
         )
-        opinion = model.opinion
-        opinion.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
-            len(sensors), device=opinion.place_GR.device
-        )
-        if model.distance is not None:
-            apart = fit_distance(
+        tables.place_GR[number, slot_S[sensors]] = np.arange(len(sensors))
+        if distances is not None:
+            fit = fit_distance(
                 x_WL,
                 grade_W[known_W],
                 windows.group_W[taken_W][known_W],
@@ -89,40 +91,34 @@ def fit_opinion(
                 nuisance_DL,
                 ~windows.warm_up_W[taken_W][known_W],
                 moments,
-                model.distance.axes,
+                model.ood_axes,
                 config.seed,
             )
-            if apart is not None:
-                set_distance(
-                    model.distance, number, apart, graph.sensor_slot_S[sensors], moments.grade_K
-                )
+            if fit is not None:
+                set_distance(distances, number, fit, slot_S[sensors], moments.grade_K)
         place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
-        alternatives = (
-            opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
-        )
-        for alternative in range(min(alternatives, 1 + len(sensors))):
+        is_refitted = len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS
+        left_out = tables.bias_GAK.shape[1] if is_refitted else 1
+        for number_left_out in range(min(left_out, 1 + len(sensors))):
             # the first reads all, since no place is -1
-            _set(opinion, number, alternative, read_off(moments, place_L != alternative - 1))
+            reading = read_off(moments, place_L != number_left_out - 1)
+            _set(tables, number, number_left_out, reading)
+    return LinearClassifier(tables), None if distances is None else OodDetector(distances)
 
 
 def most_sensors(spec: FeatureSpec, steps: int) -> int:
-    """Return the most sensors that one component's opinion can read: those of the largest design, as far as they are bounded."""
+    """Return the most sensors that one component's classifier can read: those of the largest design, as far as they are bounded."""
     most = max((len(references) for references in spec.references.values()), default=0)
     return min(most, MOST_INPUTS // max(1, steps * spec.features))
 
 
-def _set(opinion: LinearClassifier, number: int, alternative: int, reading: OrdinalReading) -> None:
-    """Write a reading of the inputs of the first places into an opinion's tables."""
-    _, _, _, T, F, _ = opinion.weight_GAQTFK.shape
-    weight_QTFK = torch.from_numpy(
-        reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))
-    ).float()
-    opinion.weight_GAQTFK[number, alternative, : len(weight_QTFK)][
-        ..., torch.from_numpy(reading.grade_K)
-    ] = weight_QTFK.to(opinion.weight_GAQTFK.device)
-    opinion.bias_GAK[number, alternative, torch.from_numpy(reading.grade_K)] = (
-        torch.from_numpy(reading.bias_K).float().to(opinion.bias_GAK.device)
-    )
+def _set(tables: LinearTables, number: int, left_out: int, reading: OrdinalReading) -> None:
+    """Write the weights of the inputs of the first places into the tables."""
+    _, _, _, T, F, _ = tables.weight_GAQTFK.shape
+    weight_QTFK = reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))
+    own_QTFK = tables.weight_GAQTFK[number, left_out, : len(weight_QTFK)]
+    own_QTFK[..., reading.grade_K] = weight_QTFK
+    tables.bias_GAK[number, left_out, reading.grade_K] = reading.bias_K
 
 
 def _nuisances(
@@ -137,7 +133,7 @@ def _nuisances(
     instruments = Instruments.of(windows.equipment, values_WSN)
     features = plan_features(windows.equipment, spec)
     return directions(
-        values_WSN, features, instruments, config.opinion_offset, config.opinion_warmer_k
+        values_WSN, features, instruments, config.linear_offset, config.linear_warming_k
     )
 
 

@@ -7,11 +7,10 @@ Invariant: the limit comes from windows whose groups the covariance that judges 
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.sparse.linalg import eigsh
 
 from app.features.binning import Doubles
-from app.model.ood_detector import OodDetector
+from app.model.ood_detector import OodTables
 from train.data.labels import Booleans, Integers
 from train.linear.ordinal import OrdinalMoments, covariance, measure
 
@@ -43,7 +42,7 @@ class DistanceFit(NamedTuple):
 
 
 def most_axes(sets: int, places: int, inputs: int, grades: int) -> int:
-    """Return how many principal axes a network's tables may hold, 0 for no distance; see `OodDetector` for the sizes."""
+    """Return how many principal axes a network's tables may hold, 0 for no distance; see `OodTables` for the sizes."""
     size = 4 * sets * places * inputs
     fitting = MOST_BYTES // size - grades if size else 0
     return min(AXES, fitting) if fitting >= FEWEST_AXES else 0
@@ -116,33 +115,27 @@ def distances(x_WL: Doubles, fit: DistanceFit) -> Doubles:
 
 
 def set_distance(
-    distance: OodDetector, number: int, fit: DistanceFit, slot_S: Integers, grade_K: Integers
+    tables: OodTables, number: int, fit: DistanceFit, slot_S: Integers, grade_K: Integers
 ) -> None:
     """Write a fit into the tables of a grade set.
 
     Args:
-        distance: the tables.
+        tables: of the detector.
         number: of the grade set.
         fit: of its component.
         slot_S: references of the sensors whose features the inputs are, in their order.
         grade_K: numbers of the grades that the means are of.
     """
-    distance.forget()
-    L, (S, A) = distance.map_GQLC.shape[2], (len(slot_S), fit.axes_LC.shape[1])
+    L, (S, A) = tables.map_GQLC.shape[2], (len(slot_S), fit.axes_LC.shape[1])
+    axes = tables.variance_GX.shape[1] - 1
+    tables.map_GQLC[number, :S, :, :A] = fit.axes_LC.reshape(S, L, A)
     mean_SLK = np.moveaxis(fit.mean_KL.reshape(-1, S, L), 0, -1)
-    distance.map_GQLC[number, :S, :, :A] = torch.from_numpy(fit.axes_LC.reshape(S, L, A)).float()
-    distance.map_GQLC[number, :S, :, distance.axes + torch.from_numpy(grade_K)] = torch.from_numpy(
-        mean_SLK
-    ).float()
-    distance.occurs_GK[number] = torch.isin(
-        torch.arange(distance.occurs_GK.shape[1]), torch.from_numpy(grade_K)
-    )
-    distance.variance_GX[number] = fit.rest  # of axes that are not there too
-    distance.variance_GX[number, :A] = torch.from_numpy(fit.variance_C).float()
-    distance.limit_G[number] = fit.limit
-    distance.place_GR[number, torch.from_numpy(slot_S)] = torch.arange(
-        S, device=distance.place_GR.device
-    )
+    tables.map_GQLC[number, :S][..., axes + grade_K] = mean_SLK
+    tables.occurs_GK[number] = np.isin(np.arange(tables.occurs_GK.shape[1]), grade_K)
+    tables.variance_GX[number] = fit.rest  # also of axes that were not fitted
+    tables.variance_GX[number, :A] = fit.variance_C
+    tables.limit_G[number] = fit.limit
+    tables.place_GR[number, slot_S] = np.arange(S)
 
 
 def _fit(moments: OrdinalMoments, axes: int) -> DistanceFit:

@@ -1,15 +1,12 @@
-"""What a request means: which machine, which window, the readings that came with it, which interval of time.
+"""Resolves a request: its machine, its window and the readings that came with it.
 
 Pure: machines and the clock are arguments.
-Invariant: a request that can't be resolved says what was expected of the caller.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-
-from opentelemetry.trace import SpanContext
 
 from app.core.errors import InputError
 from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
@@ -24,31 +21,34 @@ from app.serving.ingress.windows import Bins, inline_window, window_before
 class Resolved:
     """A request whose machine and window are known.
 
-    `inline` holds its readings when they came with it; `asked_by` is its caller's span, where that is traced.
+    Args:
+        request: of the caller.
+        equipment: the machine.
+        bins: of its window.
+        inline: means of the request's own readings in bins, [S, N]; None for stored readings.
     """
 
     request: DiagnosisRequest
     equipment: Equipment
     bins: Bins
     inline: Floats | None
-    asked_by: SpanContext | None = None
 
     @property
     def weight(self) -> int:
-        """What the window costs beside others: its sensors' bins."""
+        """Sensor bins of the window, in proportion to its work."""
         return max(1, len(self.equipment.sensors) * self.bins.length)
 
 
 def resolve(request: DiagnosisRequest, registered: Equipment | None, now: datetime) -> Resolved:
-    """Find out what a request means.
+    """Resolve a request.
 
     Args:
-        request: as the caller gave it.
+        request: of the caller.
         registered: the machine's registered topology; None when the request brings its own.
         now: UTC.
 
     Raises:
-        HydraulicDiagnosticsError: it means nothing that can be diagnosed, and why.
+        HydraulicDiagnosticsError: the request can't be diagnosed.
     """
     equipment = (
         registered if request.equipment is None else _inline_equipment(request, request.equipment)
@@ -72,7 +72,8 @@ def _inline_equipment(request: DiagnosisRequest, topology: Mapping[str, Any]) ->
     equipment = parse_equipment({"equipment_id": request.equipment_id, **topology}, "equipment")
     if equipment.equipment_id != request.equipment_id:
         raise InputError(
-            f"expected equipment.equipment_id '{request.equipment_id}', found '{equipment.equipment_id}': make them equal",
+            f"expected equipment.equipment_id '{request.equipment_id}', found "
+            f"'{equipment.equipment_id}': make them equal",
             "equipment.equipment_id",
         )
     return equipment

@@ -14,7 +14,7 @@ from app.serving.ingress.service import Service
 from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
-from tests.app.serving.conftest import LocalChain, split
+from tests.app.serving.conftest import LocalClient, split
 from tests.rig import inline_readings, rig_cycle
 
 START = "2026-01-01T00:00:00Z"
@@ -23,7 +23,7 @@ START = "2026-01-01T00:00:00Z"
 @pytest.fixture(autouse=True)
 def fresh_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask anew for every /health/ready, which otherwise remembers for a moment."""
-    monkeypatch.setattr("app.serving.ingress.status.REMEMBER_S", 0.0)
+    monkeypatch.setattr("app.serving.ingress.status.CACHE_S", 0.0)
 
 
 def rig_request(row: int = 0, **changes: object) -> dict[str, object]:
@@ -189,7 +189,7 @@ async def test_put_answers_with_the_linters_warnings(client: httpx.AsyncClient):
     assert [finding["place"] for finding in answer.json()["findings"]] == ["components[7]"]
 
 
-async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: LocalChain):
+async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: LocalClient):
     await ready(client)
     local.broken.add("model-1")
     body = (await client.post("/v1/diagnoses", json=rig_request())).json()
@@ -199,7 +199,7 @@ async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: 
 
 
 async def test_no_version_at_all_is_503_with_retry_after(
-    client: httpx.AsyncClient, local: LocalChain
+    client: httpx.AsyncClient, local: LocalClient
 ):
     await ready(client)
     local.broken |= {"model-1", "model-2"}

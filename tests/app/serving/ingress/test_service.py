@@ -1,4 +1,4 @@
-"""What the ingress deployment adds to `Diagnostics`: its configuration, its start and its first key."""
+"""A replica's parts: configuration in place, preparation of the store, and the first key."""
 
 import asyncio
 import fcntl
@@ -16,11 +16,11 @@ from app.main import diagnostics
 from app.release.service import open_release_service
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.config import DiagnosticsArgs
-from app.serving.ingress.startup import Ingress, prepare, read_declared
+from app.serving.ingress.service import Service, open_service, prepare, read_declared
 from app.store.first_key import ensure_first_key
 from app.store.keys import CreatedKey
 from app.store.store import Store
-from tests.app.serving.conftest import LocalChain
+from tests.app.serving.conftest import LocalClient
 
 GOOD: dict[str, Any] = {
     "traffic": {
@@ -34,19 +34,19 @@ GOOD: dict[str, Any] = {
 
 
 @pytest.fixture
-async def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
-    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
-    return Ingress(LocalChain({}).chain(), (), 1.0, open_release_service)
+async def service(tmp_path: Path) -> Service:
+    settings = Settings(var_dir=tmp_path)
+    return open_service(LocalClient({}), settings, DiagnosticsArgs(), open_release_service)
 
 
-async def test_good_configuration_is_taken(ingress: Ingress):
-    ingress.reconfigure(GOOD)
-    report = ingress.service.status.traffic_report(None)
+async def test_good_configuration_is_taken(service: Service):
+    service.configure(GOOD)
+    report = service.status.traffic_report(None)
     assert [item["weight"] for item in report["releases"]] == [100, 0]
     assert report["shadows"] == []
-    assert ingress.service.status.config_error is None
-    ingress.reconfigure(GOOD | {"traffic": GOOD["traffic"] | {"shadows": ["2"]}})
-    assert ingress.service.status.traffic_report(None)["shadows"] == ["2"]
+    assert service.status.config_error is None
+    service.configure(GOOD | {"traffic": GOOD["traffic"] | {"shadows": ["2"]}})
+    assert service.status.traffic_report(None)["shadows"] == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,18 @@ async def test_good_configuration_is_taken(ingress: Ingress):
     ],
 )
 async def test_bad_configuration_leaves_the_old_one_and_is_reported(
-    ingress: Ingress, change: dict[str, Any], reason: str
+    service: Service, change: dict[str, Any], reason: str
 ):
-    ingress.reconfigure(GOOD)
-    ingress.reconfigure(GOOD | change)
-    assert reason in str(ingress.service.status.config_error)
-    assert [item["weight"] for item in ingress.service.status.traffic_report(None)["releases"]] == [
+    service.configure(GOOD)
+    service.configure(GOOD | change)
+    assert reason in str(service.status.config_error)
+    assert [item["weight"] for item in service.status.traffic_report(None)["releases"]] == [
         100,
         0,
     ]
-    assert b"hydraulic_config_rejected_total 1.0" in ingress.service.metrics.exposition()
-    ingress.reconfigure(GOOD)
-    assert ingress.service.status.config_error is None
+    assert b"hydraulic_config_rejected_total 1.0" in service.metrics.exposition()
+    service.configure(GOOD)
+    assert service.status.config_error is None
 
 
 async def test_start_registers_declared_machines_once_and_makes_a_key(store: Store, tmp_path: Path):

@@ -1,0 +1,91 @@
+"""Exports an ensemble as an ONNX graph; windows, sensors, components, edges and steps are dynamic."""
+
+import logging
+import warnings
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from app.model.graph import GraphGroup, Topology
+from app.model.network import Ensemble, GraphTensors, NetworkOutput
+
+OPSET = 20
+# sizes of the traced example: all different, so that no two dimensions are taken for one
+WINDOWS, SENSORS, COMPONENTS, EDGES, STEPS = 3, 11, 5, 7, 13
+
+
+class _Estimate(nn.Module):
+    """The ensemble's `estimate` as a module with one argument for each input of the graph."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, *tensors: Tensor) -> NetworkOutput:
+        return self.ensemble.estimate(GraphTensors(*tensors))
+
+
+def export_onnx(ensemble: Ensemble) -> bytes:
+    """Return the ONNX graph of an ensemble; inputs are named as the fields of `GraphTensors`.
+
+    Args:
+        ensemble: on any device; is left in evaluation mode.
+    """
+    S, V, E = SENSORS, COMPONENTS, EDGES
+    features = ensemble.config.features
+    topology = Topology(
+        sensor_component_S=np.arange(S) % V,
+        sensor_quantity_S=np.arange(S) % ensemble.config.quantities,
+        sensor_slot_S=np.full(S, -1),
+        component_type_V=np.zeros(V, np.int64),
+        grade_set_V=np.arange(V) % (len(ensemble.config.grade_sets) + 1) - 1,
+        edge_index_2E=np.stack((np.arange(E) % V, np.arange(1, E + 1) % V)),
+        edge_relation_E=np.zeros(E, np.int64),
+    )
+    x_WSTF = np.zeros((WINDOWS, S, STEPS, features), np.float32)
+    group = GraphGroup(topology, x_WSTF, np.ones(x_WSTF.shape[:3], np.bool_))
+    example = GraphTensors.of_group(group, ensemble.temperature_G.device)
+    any_size = torch.export.Dim.DYNAMIC
+    dimensions = (
+        {0: any_size, 1: any_size, 2: any_size},
+        {0: any_size, 1: any_size, 2: any_size},
+        *({0: any_size} for _ in range(4)),
+        {1: any_size},
+        {0: any_size},
+    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Estimate(ensemble).eval(),
+            tuple(example),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=GraphTensors._fields,
+            output_names=NetworkOutput._fields,
+            dynamic_shapes=(dimensions,),
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model.graph
+    for node in list(graph.all_nodes()):
+        node.metadata_props.clear()  # stack traces of this machine, two thirds of the file
+        if node.op_type == "Reshape":
+            _keep_steps(graph, node)
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _keep_steps(graph: ir.Graph, node: ir.Node) -> None:
+    """Let the reshape behind an LSTM keep the number of steps, which its exporter takes for fixed."""
+    shape = node.inputs[1]
+    constant = None if shape is None else ir.convenience.get_const_tensor(shape)
+    if constant is None or constant.size != 3 or constant.numpy()[:2].tolist() != [STEPS, -1]:
+        return
+    kept = np.array([0, *constant.numpy()[1:]], np.int64)  # 0 keeps the input's size
+    value = ir.Value(name=f"{node.name}_kept_steps", const_value=ir.tensor(kept))
+    graph.register_initializer(value)
+    node.replace_input_with(1, value)
+    node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
