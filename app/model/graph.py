@@ -190,6 +190,14 @@ class Contributions(NamedTuple):
         return cls(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
+def group_rows(rows: NDArray[np.generic]) -> dict[bytes, list[int]]:
+    """Return the positions of equal rows by their bytes."""
+    found: dict[bytes, list[int]] = {}
+    for position, row in enumerate(rows):
+        found.setdefault(row.tobytes(), []).append(position)
+    return found
+
+
 def build_topology(equipment: Equipment, spec: FeatureSpec) -> Topology:
     """Number a machine's topology by a spec's vocabularies.
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
 from app.model.config import ModelConfig
-from app.model.graph import Booleans, GraphGroup, Integers, Topology
+from app.model.graph import Booleans, GraphGroup, Integers, Topology, group_rows
 
 MAX_LEFT_OUT_BYTES = 32_000_000
 """Most bytes of the leave-one-sensor-out weights; those of the rig take 2 MB."""
+MAX_TOPOLOGIES = 64
 MAX_CACHED_BYTES = 16_000_000
 """Most bytes of the weights kept for topologies and patterns of missing sensors."""
 
@@ -75,6 +76,7 @@ class LinearClassifier:
     def __init__(self, tables: LinearTables) -> None:
         self.tables = tables
         self._is_fitted_GA: Booleans = np.any(np.isfinite(tables.bias_GAK), axis=-1)
+        self._places_of: LRUCache[Topology, Integers] = LRUCache(MAX_TOPOLOGIES)
         self._selected: LRUCache[tuple[Topology, bytes], _Selected] = LRUCache(
             MAX_CACHED_BYTES, getsizeof=lambda each: each.weight_LN.nbytes
         )
@@ -107,15 +109,16 @@ class LinearClassifier:
         place_SG = self._places(topology)
         choice_WG, is_known_WG = self._choose(np.all(group.mask_WST, axis=2), place_SG)
         logit_WGK = np.empty((group.windows, G, K))
-        choices_PG, pattern_W = np.unique(choice_WG, axis=0, return_inverse=True)
-        for pattern, choice_G in enumerate(choices_PG):
-            window_W = np.flatnonzero(pattern_W.reshape(-1) == pattern)
+        patterns = group_rows(choice_WG)
+        for windows in patterns.values():
+            choice_G = choice_WG[windows[0]]
             selected = self._select(topology, place_SG, choice_G)
-            x_WPTF = group.x_WSTF if len(choices_PG) == 1 else group.x_WSTF[window_W]
+            x_WPTF = group.x_WSTF if len(patterns) == 1 else group.x_WSTF[windows]
             if len(selected.sensor_P) < topology.sensors:
                 x_WPTF = x_WPTF[:, selected.sensor_P]
-            sum_WN = x_WPTF.reshape(len(window_W), -1).astype(np.float64) @ selected.weight_LN
-            logit_WGK[window_W] = sum_WN.reshape(-1, G, K) + tables.bias_GAK[np.arange(G), choice_G]
+            sum_WN = x_WPTF.reshape(len(windows), -1).astype(np.float64) @ selected.weight_LN
+            bias_GK = tables.bias_GAK[np.arange(G), choice_G]
+            logit_WGK[windows] = sum_WN.reshape(-1, G, K) + bias_GK
         logit_WGK[~is_known_WG] = np.nan
         logit_WVK = logit_WGK[:, set_V.clip(0)]
         logit_WVK[:, set_V < 0] = np.nan
@@ -131,6 +134,12 @@ class LinearClassifier:
 
     def _places(self, topology: Topology) -> Integers:
         """Return the place of each sensor in each grade set, [S, G], -1 where it is not read."""
+        found = self._places_of.get(topology)
+        if found is None:
+            found = self._places_of[topology] = self._look_up(topology)
+        return found
+
+    def _look_up(self, topology: Topology) -> Integers:
         slot_S = topology.sensor_slot_S
         if not self.tables.place_GR.shape[1]:
             return np.full((len(slot_S), len(self.tables.place_GR)), -1, np.int64)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
 from app.model.config import ModelConfig
-from app.model.graph import Booleans, GraphGroup, Integers, Topology
+from app.model.graph import Booleans, GraphGroup, Integers, Topology, group_rows
 
 NEVER_NEAREST = np.float32(1e30)
 """Squared norm of the mean of a grade that training never showed: finite, so products are not NaN."""
@@ -130,7 +130,7 @@ class OodDetector:
         inputs = group.x_WSTF.shape[2] * group.x_WSTF.shape[3]
         if inputs == self.tables.map_GQLC.shape[2] and topology.sensors:
             layout = self._layout(topology)
-            for key, windows in self._alike(group.mask_WST).items():
+            for key, windows in group_rows(group.mask_WST).items():
                 if len(layout.set_N):
                     distance_WN = self._measure(group.take(windows), layout, key)
                     found_WG[np.array(windows)[:, None], layout.set_N] = distance_WN
@@ -138,14 +138,6 @@ class OodDetector:
         distance_WV = found_WG[:, set_V.clip(0)]
         distance_WV[:, set_V < 0] = np.nan
         return distance_WV
-
-    @staticmethod
-    def _alike(mask_WST: Booleans) -> dict[bytes, list[int]]:
-        """Return windows by which of their inputs are present."""
-        alike: dict[bytes, list[int]] = {}
-        for window, mask_ST in enumerate(mask_WST):
-            alike.setdefault(mask_ST.tobytes(), []).append(window)
-        return alike
 
     def _layout(self, topology: Topology) -> _Layout:
         found = self._layouts.get(topology)
@@ -171,7 +163,7 @@ class OodDetector:
             map_PLNC = np.moveaxis(map_SNLC[sensor_P[:, None], np.array(columns)], 1, 2)
             map_JN = np.ascontiguousarray(map_PLNC.reshape(len(sensor_P) * L, len(columns) * C))
             readings.append(_Reading(sensor_P, map_JN))
-        map_NJC = np.moveaxis(map_SNLC, 1, 0).reshape(len(set_N), -1, C)
+        map_NJC = np.moveaxis(map_SNLC, 1, 0).reshape(len(set_N), len(slot_S) * L, C)
         return _Layout(set_N, map_NJC, is_read_SN, tuple(readings))
 
     def _pattern(self, mask_ST: Booleans, layout: _Layout) -> _Pattern:

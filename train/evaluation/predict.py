@@ -102,7 +102,10 @@ def predict_each(
     )
     wanted_W, place_W = np.unique(chosen_W, return_inverse=True)
     nothing = predict_bins(
-        model, np.empty((0, len(features.sensor_ids), features.bins), np.float32), features, graph
+        model,
+        np.empty((0, len(features.sensor_ids), features.bins), np.float32),
+        features,
+        topology,
     )
     said = [[nothing] for _ in disturbs]
     for _, values_NSB in windows.batches(wanted_W, size):
