@@ -20,6 +20,14 @@ HARMLESS = frozenset({"workers", "max_failures", "memory_limit_mb", "studies", "
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
+OLD_NAMES = {
+    "held_share": "holdout_share",
+    "opinion_weight": "linear_weight",
+    "opinion_offset": "linear_offset",
+    "opinion_warmer_k": "linear_warming_k",
+}
+"""Names of fields in a `train_config.json` of earlier releases, with the names that replace them."""
+
 KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
 """Splits that keep near-duplicates together; see `train.data.split`."""
 
@@ -48,7 +56,7 @@ class TrainConfig(BaseModel):
 
     keep_fits: bool = False
     """Keep the finished fits beside the checkpoint that they gave, so that the same training goes on from them with other `studies` or
-    another `opinion_weight`."""
+    another `linear_weight`."""
     equipment: str | None = None
     """The machine whose history is learned; or give `design`."""
     design: str | None = None
@@ -64,7 +72,7 @@ class TrainConfig(BaseModel):
     """How windows are held out: see `train.data.split`."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Parts of a split by group; each is held out once. The last fit holds out nothing and is the one that is saved."""
-    held_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each machine's time, its last, that a split by time holds out."""
     studies: tuple[Study, ...] = ()
     """Further splits on which the same training is scored for the report, by their names in `train.data.split`, and `no-message-passing` for
@@ -116,11 +124,11 @@ class TrainConfig(BaseModel):
     dropout: Share = 0.0
     members: Positive = 2
 
-    opinion_weight: Annotated[float, Field(ge=0, le=1)] = 0.85
+    linear_weight: Annotated[float, Field(ge=0, le=1)] = 0.85
     """Share of the linear second opinion in a grade's probability; 0 for the network alone."""
-    opinion_offset: Strength = 0.3
+    linear_offset: Strength = 0.3
     """Standard deviation of a sensor's constant error that the second opinion is not to heed, in standard deviations of its bins."""
-    opinion_warmer_k: Strength = 10.0
+    linear_warming_k: Strength = 10.0
     """Standard deviation, in kelvin, of the oil's temperature that the second opinion is not to heed, with what follows from its
     viscosity in pressures and flows."""
 
@@ -151,6 +159,13 @@ class TrainConfig(BaseModel):
     """Share of training windows that are shown with gaps in some of their sensors' bins."""
     mixup: Strength = 0.4
     """Both parameters of the beta distribution from which the share of a window in its blend with another is drawn; 0: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_old_fields(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {OLD_NAMES.get(name, name): value for name, value in values.items()}
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -189,8 +204,8 @@ class TrainConfig(BaseModel):
 
     def of_fits(self) -> str:
         """Return as JSON what the fits depend on: how much the second opinion is heard is decided after them."""
-        told = self.model_dump_json(exclude={*HARMLESS, "opinion_weight"})
-        return f"{told} {bool(self.opinion_weight)}"
+        told = self.model_dump_json(exclude={*HARMLESS, "linear_weight"})
+        return f"{told} {bool(self.linear_weight)}"
 
     @property
     def min_workers(self) -> int:

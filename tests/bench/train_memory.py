@@ -196,7 +196,7 @@ def _one(name: str, directory: Path) -> None:
         return
     config = TrainConfig(
         equipment=windows.machines[0], epochs=1, batch=256, hidden=8, heads=2, members=1, attention_layers=1, memory_limit_mb=16,
-        opinion_weight=0.0, validation_windows=1,
+        linear_weight=0.0, validation_windows=1,
     )  # fmt: skip
     ray.init(
         address="local",

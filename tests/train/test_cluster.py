@@ -24,7 +24,7 @@ from train.data.windows import Windows
 from train.fitting import fit
 from train.fitting.fit import run_fit
 from train.fitting.progress import EpochRecord, Progress
-from train.fitting.single_process import fit_plainly
+from train.fitting.single_process import fit_single_process
 
 REPEATS = 40
 
@@ -75,7 +75,7 @@ def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
     with ray_session(2), Progress(hear=hear) as progress:
         fitted = run_fit(given, *parted(len(given)), config, FIT, tmp_path / "storage", progress)
     undisturbed: list[EpochRecord] = []
-    fit_plainly(given, *parted(len(given)), config, undisturbed.append)
+    fit_single_process(given, *parted(len(given)), config, undisturbed.append)
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
     # the epoch that the death interrupts comes twice if rank 0 had shown it before the other could report it
     assert list(dict.fromkeys(record.epoch for record in heard)) == list(range(1, 9))
@@ -124,7 +124,7 @@ def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(
         fitted = run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage", progress)
     assert [record.epoch for record in heard] in ([4, 5, 6, 7, 8], [5, 6, 7, 8])
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
-    undisturbed = fit_plainly(given, *parted(len(given)), CONFIG, lambda record: None)
+    undisturbed = fit_single_process(given, *parted(len(given)), CONFIG, lambda record: None)
     assert all(torch.equal(fitted.weights[name], tensor) for name, tensor in undisturbed.items())
     assert (
         run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage").history

@@ -1,5 +1,7 @@
 """Choices that do not fit together are refused with what to change."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -33,3 +35,11 @@ def test_workers_are_a_number_or_a_range(
 def test_what_does_not_fit_together_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"equipment": "press-1", **change})
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_config_of_a_shipped_checkpoint_is_read_by_its_old_names(version: str) -> None:
+    text = Path(f"app/weights/{version}/train_config.json").read_text()
+    config = TrainConfig.model_validate_json(text)
+    assert (config.linear_weight, config.linear_offset, config.linear_warming_k) == (0.85, 0.3, 10)
+    assert config.holdout_share == 0.2

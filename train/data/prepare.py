@@ -32,6 +32,7 @@ from app.store.open import open_store
 from app.store.store import Store
 from app.store.windows import decode_window
 from train.config import TrainConfig
+from train.data.artifact_locks import in_use
 from train.data.labels import (
     EPOCH,
     MICROSECOND,
@@ -44,7 +45,6 @@ from train.data.labels import (
 )
 from train.data.session import ray_session
 from train.data.shards import windows_of_a_shard, write_shard
-from train.data.usage import in_use
 from train.data.windows import BEGUN, HEAD, Head, Windows, finish, open_windows
 
 FORMAT = "1"

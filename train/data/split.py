@@ -26,7 +26,7 @@ class Part:
 
     name: str
     train_W: Integers
-    held_W: Integers
+    holdout_W: Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class SplitPlan:
     Args:
         kind: one of `KINDS`.
         folds: parts of a split by group or machine.
-        held_share: share of each machine's time that a split by time holds out.
+        holdout_share: share of each machine's time that a split by time holds out.
         warm_up_windows: windows of a configuration's warm-up that a fit sees at most.
         seed: of every draw.
     """
 
     kind: str = "group"
     folds: int = 5
-    held_share: float = 0.2
+    holdout_share: float = 0.2
     warm_up_windows: int = 12
     seed: int = 0
 
@@ -76,7 +76,7 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
         case "machine":
             parts = list(_folds(windows, windows.labels.machine_W, plan, "machines"))
         case "time":
-            parts = [_by_time(windows, plan.held_share)]
+            parts = [_by_time(windows, plan.holdout_share)]
         case "leave-level":
             parts = list(_by_grades(windows, [named]))
         case "leave-block":
@@ -100,7 +100,7 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
             )
     if kind != LEAKY:
         parts = [
-            Part(part.name, not_overlapping(windows, part.train_W, part.held_W), part.held_W)
+            Part(part.name, not_overlapping(windows, part.train_W, part.holdout_W), part.holdout_W)
             for part in parts
         ]
     return [_with_little_warm_up(part, windows, plan) for part in parts]
@@ -150,7 +150,7 @@ def set_apart(
     return not_overlapping(windows, np.sort(seen_W[fold_W != 0]), taken_W), taken_W
 
 
-def not_overlapping(windows: Windows, seen_W: Integers, held_W: Integers) -> Integers:
+def not_overlapping(windows: Windows, seen_W: Integers, holdout_W: Integers) -> Integers:
     """Leave out the windows that share a moment with a held-out window of the same machine: the two share bins.
 
     Windows of a run to failure overlap each other where the stride is shorter than a window, and those of intervals with grades.
@@ -158,16 +158,16 @@ def not_overlapping(windows: Windows, seen_W: Integers, held_W: Integers) -> Int
     Args:
         windows: labelled windows.
         seen_W: positions of those that may be seen.
-        held_W: positions of those that must not.
+        holdout_W: positions of those that must not.
 
     Returns:
-        Those of `seen_W` that overlap none of `held_W`, in their order.
+        Those of `seen_W` that overlap none of `holdout_W`, in their order.
     """
     start_us_W, machine_W = windows.labels.start_us_W, windows.labels.machine_W
     window_us = windows.equipment.bins * windows.equipment.grid_us
     is_apart_W = np.ones(len(seen_W), np.bool_)
-    for machine in np.unique(machine_W[held_W]):
-        held_us_W = np.sort(start_us_W[held_W[machine_W[held_W] == machine]])
+    for machine in np.unique(machine_W[holdout_W]):
+        held_us_W = np.sort(start_us_W[holdout_W[machine_W[holdout_W] == machine]])
         mine_W = machine_W[seen_W] == machine
         seen_us_W = start_us_W[seen_W[mine_W]]
         # the first held-out window that does not end before the seen one begins
@@ -269,8 +269,8 @@ def _folds(windows: Windows, group_W: Integers, plan: SplitPlan, what: str) -> I
         yield _part(f"fold {fold + 1}/{plan.folds}", fold_W == fold, fold_W != fold)
 
 
-def _by_time(windows: Windows, held_share: float) -> Part:
-    held_W, seen_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
+def _by_time(windows: Windows, holdout_share: float) -> Part:
+    holdout_W, seen_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
     start_us_W, window_us = (
         windows.labels.start_us_W,
         windows.equipment.bins * windows.equipment.grid_us,
@@ -278,20 +278,20 @@ def _by_time(windows: Windows, held_share: float) -> Part:
     for machine in np.unique(windows.labels.machine_W):
         mine_W = windows.labels.machine_W == machine
         first_us, end_us = int(start_us_W[mine_W].min()), int(start_us_W[mine_W].max()) + window_us
-        late_W = mine_W & (start_us_W >= end_us - round(held_share * (end_us - first_us)))
+        late_W = mine_W & (start_us_W >= end_us - round(holdout_share * (end_us - first_us)))
         if late_W.any():
-            held_W |= late_W
+            holdout_W |= late_W
             # a window's length lies between the end of what is seen and the start of what is held out
             seen_W |= mine_W & (start_us_W + 2 * window_us <= start_us_W[late_W].min())
         else:
             seen_W |= mine_W
-    if not held_W.any() or not seen_W.any():
+    if not holdout_W.any() or not seen_W.any():
         raise InputError(
             f"expected windows before and after a gap of one window of {windows.equipment.window_s:g} s, found {int(seen_W.sum())} "
-            f"before and {int(held_W.sum())} after it: change held_share, or import a longer history",
-            "held_share",
+            f"before and {int(holdout_W.sum())} after it: change holdout_share, or import a longer history",
+            "holdout_share",
         )
-    return _part("time", held_W, seen_W)
+    return _part("time", holdout_W, seen_W)
 
 
 def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterator[Part]:
@@ -316,12 +316,12 @@ def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterat
             "split",
         )
     for level_G in levels:
-        held_W = (grade_WG == level_G).all(axis=1)
+        holdout_W = (grade_WG == level_G).all(axis=1)
         said = [
             f"{name}={windows.equipment.components[graded[name]].grades[grade].name}"
             for name, grade in zip(names, level_G.tolist(), strict=True)
         ]
-        yield _part("+".join(said), held_W, known_W & ~held_W)
+        yield _part("+".join(said), holdout_W, known_W & ~holdout_W)
 
 
 def _part(name: str, held_out_W: Booleans, seen_W: Booleans) -> Part:
@@ -336,4 +336,4 @@ def _with_little_warm_up(part: Part, windows: Windows, plan: SplitPlan) -> Part:
     seen_W = training_windows(
         unseen_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed
     )
-    return Part(part.name, seen_W, part.held_W)
+    return Part(part.name, seen_W, part.holdout_W)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import ray.data
 
 HEAD = "equipment.json"
-"""Written last: a directory without it was not finished. Who uses the windows holds it, see `train.data.usage`."""
+"""Written last: a directory without it was not finished. Who uses the windows holds it, see `train.data.artifact_locks`."""
 
 BEGUN = f"{HEAD}.partial"
 """What becomes the head: who prepares windows holds it, and so holds the head of the finished ones."""

@@ -112,7 +112,7 @@ def evaluate_parts(
     Args:
         windows: all windows.
         parts: of one split, at least one; a window is held out by at most one part.
-        config: of the training: `statistics`, `opinion_weight` and `seed` are read.
+        config: of the training: `statistics`, `linear_weight` and `seed` are read.
         split: name of the split, for the report.
         without_messages: the same parts, of fits without message passing; None where there are none, which the notes say.
         learning: epochs of each fit by its name.
@@ -134,11 +134,11 @@ def evaluate_parts(
     graded_V: Booleans = np.any(windows.labels.grade_WV >= 0, axis=0)
     cap = _cap(windows, cap_h)
     temperatures = fit_temperatures(rows, equipment, given)
-    share_RVK = shares(rows.predictions, rows.fold_R, temperatures, config.opinion_weight, graded_V)
+    share_RVK = shares(rows.predictions, rows.fold_R, temperatures, config.linear_weight, graded_V)
     found: dict[str, Scorecard] = {
         THIS: scorecard(windows, rows, names, _answers(rows.predictions, share_RVK, graded_V), cap)
     }
-    if config.opinion_weight and np.isfinite(rows.predictions.opinion_WVK).any():
+    if config.linear_weight and np.isfinite(rows.predictions.opinion_WVK).any():
         alone_RVK = shares(rows.predictions, rows.fold_R, temperatures, 0.0, graded_V)
         found[ALONE] = scorecard(
             windows, rows, names, _answers(rows.predictions, alone_RVK, graded_V), cap
@@ -197,7 +197,7 @@ def evaluate_parts(
         rows, names, equipment, temperatures, share_RVK, config, given, cap
     )
     abstention, calibration = abstentions(
-        windows, parts, rows, temperatures, config.opinion_weight, graded_V, calibration, given
+        windows, parts, rows, temperatures, config.linear_weight, graded_V, calibration, given
     )
     return Evaluation(
         equipment_id=equipment.equipment_id,
@@ -221,7 +221,7 @@ def evaluate_parts(
         certainty=certainty,
         answered=_answered(equipment, rows, share_RVK, graded_V, given),
         abstention=abstention,
-        robustness=_robustness(parts, rows, temperatures, config.opinion_weight, graded_V, cap),
+        robustness=_robustness(parts, rows, temperatures, config.linear_weight, graded_V, cap),
         listening=_listening(equipment, parts),
         learning={name: tuple(points) for name, points in (learning or {}).items()},
         trajectories=_trajectories(windows, rows, bands),
@@ -313,7 +313,7 @@ def _certainty(
         certainty = Certainty(health=health_figures, rul=rul_figures)
         if (labels.grade_WV[rows.scored_R, v] >= 0).any():
             certainty = certainty.model_copy(
-                update=_stated(rows, v, temperatures, share_RVK, config.opinion_weight)
+                update=_stated(rows, v, temperatures, share_RVK, config.linear_weight)
             )
         found[component.component_id] = certainty
     calibration = (

@@ -39,7 +39,7 @@ from train.fitting.batches import count_steps
 from train.fitting.loop import MERIT, TRAIN, LoopInput, train_loop
 from train.fitting.progress import EpochRecord, Progress, following
 from train.fitting.state import Saved, best_state, newest_state, read_state
-from train.linear.classifier import fit_opinion, most_sensors
+from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ood_detector import most_axes
 
 FITTED = "fitted.json"
@@ -85,7 +85,7 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         tuple(grade.health for grade in spec.grades[design][component])
         for design, component in spec.grade_sets()
     )
-    sensors = most_sensors(spec, steps) if config.opinion_weight else 0
+    sensors = most_sensors(spec, steps) if config.linear_weight else 0
     return ModelConfig(
         features=spec.features,
         quantities=len(spec.quantities),
@@ -99,9 +99,9 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
         dropout=config.dropout,
         members=config.members,
         references=len(spec.sensor_slots()),
-        opinion_steps=steps if config.opinion_weight else 0,
+        opinion_steps=steps if config.linear_weight else 0,
         opinion_sensors=sensors,
-        opinion_weight=config.opinion_weight,
+        opinion_weight=config.linear_weight,
         distance_axes=most_axes(
             len(grade_sets), sensors, steps * spec.features, max(map(len, grade_sets), default=2)
         ),
@@ -183,7 +183,7 @@ def run_fit(
         strict=False,  # the second opinion is not in it yet
     )
     assert not set(found.missing_keys) & {key for key, _ in model.named_parameters()}
-    fit_opinion(model, spec, windows, train_W, config)
+    fit_linear_classifier(model, spec, windows, train_W, config)
     fitted = Fitted(model.state_dict(), sized, spec, list(history))
     _write(directory, fitted, digest)
     return fitted

@@ -88,7 +88,7 @@ def begin(
     )
 
 
-def fit_plainly(
+def fit_single_process(
     windows: Windows,
     train_W: Integers,
     validation_W: Integers,

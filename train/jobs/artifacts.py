@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from app.core.errors import InputError
 from app.core.file_locks import attempt
-from train.data.usage import SEARCHES, USES, alone, lock_of
+from train.data.artifact_locks import SEARCHES, USES, alone, lock_of
 from train.data.windows import BEGUN, HEAD
 
 IN_USE = "in use"

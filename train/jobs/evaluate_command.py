@@ -84,7 +84,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     The checkpoint was fitted to none of these parts, so the split keeps windows from the baselines alone.
     """
     plan = SplitPlan(
-        config.split, config.folds, config.held_share, config.warm_up_windows, config.seed
+        config.split, config.folds, config.holdout_share, config.warm_up_windows, config.seed
     )
     parts = [
         hold_out(
@@ -93,13 +93,13 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
             windows,
             part.name,
             part.train_W,
-            part.held_W,
+            part.holdout_W,
             config.seed,
         )
         for part in split(windows, plan)
     ]
     seen = may_have_seen(
-        checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts])
+        checkpoint.manifest, windows, np.concatenate([part.holdout_W for part in parts])
     )
     evaluation = evaluate_parts(
         windows,
@@ -232,7 +232,7 @@ def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfi
         trained = TrainConfig(design=checkpoint.manifest.designs[0])
     update: dict[str, object] = {
         "statistics": checkpoint.feature_spec.statistics,
-        "opinion_weight": checkpoint.config.opinion_weight,
+        "linear_weight": checkpoint.config.opinion_weight,
     }
     if options.equipment or options.design:
         update |= {"equipment": options.equipment, "design": options.design}

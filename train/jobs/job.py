@@ -25,9 +25,9 @@ from app.core.errors import CheckpointError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
+from train.data.artifact_locks import USES, lock_of
 from train.data.labels import EPOCH, MICROSECOND, Booleans
 from train.data.split import Part, SplitPlan, set_apart, split, whole
-from train.data.usage import USES, lock_of
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import HoldoutPart, hold_out
@@ -144,7 +144,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
         seen_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
         return hold_out(
-            fitted.model(), fitted.spec, windows, part.name, seen_W, part.held_W, seed=chosen.seed,
+            fitted.model(), fitted.spec, windows, part.name, seen_W, part.holdout_W, seed=chosen.seed,
             # what missing and broken sensors cost is asked of the training's own split alone
             **({"probes": 0, "removal_probes": 0} if study else {}),
         )  # fmt: skip
@@ -188,7 +188,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
 
 
 def _plan(config: TrainConfig, kind: str) -> SplitPlan:
-    return SplitPlan(kind, config.folds, config.held_share, config.warm_up_windows, config.seed)
+    return SplitPlan(kind, config.folds, config.holdout_share, config.warm_up_windows, config.seed)
 
 
 def _points(history: Sequence[EpochRecord]) -> tuple[LearningPoint, ...]:
@@ -212,9 +212,7 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
         training_s=training_s,
         shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members"
         + (
-            f", second opinion with weight {config.opinion_weight:g}"
-            if config.opinion_weight
-            else ""
+            f", second opinion with weight {config.linear_weight:g}" if config.linear_weight else ""
         ),
     )
 

@@ -3,7 +3,7 @@
 That is prepared windows, the fits of trainings that were not finished or were to be kept, records of searches, and what a kill cut off.
 Last used is last changed: windows are marked when a command opens them and when it ends, fits are written after every epoch, and windows
 count as used when the fits that came of them are.
-Invariant: what a process uses at this moment stays, whatever its age (see `train.data.usage`), and so does what training gives no name.
+Invariant: what a process uses at this moment stays, whatever its age (see `train.data.artifact_locks`), and so does what training gives no name.
 """
 
 import argparse

@@ -21,15 +21,15 @@ from ray.tune.schedulers import ASHAScheduler
 from app.core.errors import HydraulicDiagnosticsError, InputError
 from app.core.settings import Settings
 from train.config import TrainConfig
+from train.data.artifact_locks import SEARCHES, in_use
 from train.data.labels import Integers
 from train.data.prepare import prepare
 from train.data.session import ray_session
 from train.data.split import SplitPlan, set_apart, split
-from train.data.usage import SEARCHES, in_use
 from train.data.windows import Windows
 from train.fitting.batches import count_steps
 from train.fitting.progress import EpochRecord
-from train.fitting.single_process import fit_plainly
+from train.fitting.single_process import fit_single_process
 from train.jobs.options import config_of
 
 SCORE = "score"
@@ -110,7 +110,7 @@ def parted(windows: Windows, config: TrainConfig) -> tuple[Integers, Integers]:
         InputError: the windows can't be split as asked.
     """
     plan = SplitPlan(
-        config.split, config.folds, config.held_share, config.warm_up_windows, config.seed
+        config.split, config.folds, config.holdout_share, config.warm_up_windows, config.seed
     )
     return set_apart(windows, split(windows, plan)[0].train_W, config.validation_share, config.seed)
 
@@ -188,7 +188,7 @@ def _try(chosen: dict[str, float], held: "ray.ObjectRef[Trial]") -> None:
             {SCORE: float("nan") if record.score is None else record.score, "loss": record.loss}
         )
 
-    fit_plainly(given["windows"], given["train_W"], given["validation_W"], config, hear)
+    fit_single_process(given["windows"], given["train_W"], given["validation_W"], config, hear)
 
 
 def _space(windows: int) -> dict[str, object]:

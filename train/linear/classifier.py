@@ -28,7 +28,7 @@ MOST_REFITTED_INPUTS = 4_096
 """The same for its alternatives, each of which solves for nearly as many unknowns again."""
 
 
-def fit_opinion(
+def fit_linear_classifier(
     model: UniversalTemporalGNN,
     spec: FeatureSpec,
     windows: Windows,
@@ -137,7 +137,7 @@ def _nuisances(
     instruments = Instruments.of(windows.equipment, values_WSN)
     features = plan_features(windows.equipment, spec)
     return directions(
-        values_WSN, features, instruments, config.opinion_offset, config.opinion_warmer_k
+        values_WSN, features, instruments, config.linear_offset, config.linear_warming_k
     )
 
 

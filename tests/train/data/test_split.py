@@ -120,12 +120,12 @@ def test_what_is_held_out_is_never_seen(
     again = split(windows, SplitPlan(kind, folds=2, seed=seed))
     labels = windows.labels
     for part, same in zip(parts, again, strict=True):
-        assert part.held_W.size
-        assert not set(part.train_W.tolist()) & set(part.held_W.tolist())
+        assert part.holdout_W.size
+        assert not set(part.train_W.tolist()) & set(part.holdout_W.tolist())
         assert (np.diff(part.train_W) > 0).all()
-        assert (part.train_W.tolist(), part.held_W.tolist()) == (
+        assert (part.train_W.tolist(), part.holdout_W.tolist()) == (
             same.train_W.tolist(),
-            same.held_W.tolist(),
+            same.holdout_W.tolist(),
         )
         of_what = {
             "group": windows.group_W,
@@ -134,12 +134,12 @@ def test_what_is_held_out_is_never_seen(
         }
         if kind in of_what:
             assert not set(of_what[kind][part.train_W].tolist()) & set(
-                of_what[kind][part.held_W].tolist()
+                of_what[kind][part.holdout_W].tolist()
             )
         if kind == "leave-block:pump+valve":
             held, seen = (
                 {tuple(row) for row in labels.grade_WV[side, :2].tolist()}
-                for side in (part.held_W, part.train_W)
+                for side in (part.holdout_W, part.train_W)
             )
             assert len(held) == 1
             assert not held & seen
@@ -147,13 +147,13 @@ def test_what_is_held_out_is_never_seen(
             for machine in range(machines):
                 seen_us, held_us = (
                     labels.start_us_W[side[labels.machine_W[side] == machine]]
-                    for side in (part.train_W, part.held_W)
+                    for side in (part.train_W, part.holdout_W)
                 )
                 if seen_us.size and held_us.size:
                     # the end of what is seen, and a window's length, before what is held out
                     assert seen_us.max() + 2 * 12_000_000 <= held_us.min()
     if kind in {"group", "machine", "leave-level:pump", "leave-block:pump+valve"}:
-        everything = np.concatenate([part.held_W for part in parts])
+        everything = np.concatenate([part.holdout_W for part in parts])
         assert len(set(everything.tolist())) == len(everything)
 
 
@@ -184,10 +184,10 @@ def test_no_train_window_overlaps_a_held_one_of_its_machine(
     except InputError:
         return  # too little to part
     for part in parts:
-        assert not shares_a_moment(windows, part.train_W, part.held_W)
+        assert not shares_a_moment(windows, part.train_W, part.holdout_W)
         if stride == 12 and kind == "group":
             # windows that touch do not overlap: nothing is lost
-            assert len(part.train_W) + len(part.held_W) == len(windows)
+            assert len(part.train_W) + len(part.holdout_W) == len(windows)
         if len(np.unique(windows.group_W[part.train_W])) > 1:
             rest_W, apart_W = set_apart(windows, part.train_W, 0.3, seed)
             assert not shares_a_moment(windows, rest_W, apart_W)
@@ -224,7 +224,7 @@ def test_random_split_is_refused_unless_its_leak_is_named() -> None:
         split(windows, SplitPlan("random"))
     with pytest.warns(UserWarning, match="near-duplicates, so the held-out figures are too good"):
         parts = split(windows, SplitPlan("random-leaky", folds=3))
-    assert sorted(position for part in parts for position in part.held_W.tolist()) == list(
+    assert sorted(position for part in parts for position in part.holdout_W.tolist()) == list(
         range(len(windows))
     )
 
@@ -246,7 +246,7 @@ def test_split_that_can_not_be_made_says_why(kind: str, message: str) -> None:
 def test_whole_holds_out_nothing_but_most_of_a_warm_up() -> None:
     windows = replace(made(np.zeros((30, 3), np.int64)), warm_up_W=np.arange(30) < 20)
     part = whole(windows, SplitPlan(warm_up_windows=4))
-    assert part.held_W.size == 0
+    assert part.holdout_W.size == 0
     assert (part.train_W < 20).sum() == 4
     assert set(range(20, 30)) <= set(part.train_W.tolist())
 

@@ -24,7 +24,7 @@ from train.evaluation.holdout import HoldoutPart, hold_out
 from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
 from train.evaluation.uncertainty import Given
 
-CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), opinion_weight=0.0)
+CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), linear_weight=0.0)
 
 
 def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
@@ -254,7 +254,7 @@ def test_ablation_and_second_opinion_stand_beside(tmp_path: Path) -> None:
         replace(part, clean=replace(part.clean, opinion_WVK=opinion_WVK[: len(part.held_W)]))
         for part in parts
     ]
-    config = CONFIG.model_copy(update={"opinion_weight": 0.5})
+    config = CONFIG.model_copy(update={"linear_weight": 0.5})
     curve = {"a": (LearningPoint(epoch=1, loss=0.5, score=0.7),)}
     found = evaluate_parts(
         windows, parts, config, split="group", without_messages=parts, learning=curve, rival=False

@@ -13,7 +13,7 @@ from tests.train.fit_alone import CONFIG, parted
 from train.data.session import ray_session
 from train.fitting.fit import FITTED, SNAPSHOT, run_fit
 from train.fitting.progress import EpochRecord, Progress
-from train.fitting.single_process import fit_plainly
+from train.fitting.single_process import fit_single_process
 
 
 def test_fits_of_one_session_are_those_of_a_plain_loop(
@@ -22,7 +22,7 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})
     undisturbed: list[EpochRecord] = []
-    expected = fit_plainly(windows, *parted(60), config, undisturbed.append)
+    expected = fit_single_process(windows, *parted(60), config, undisturbed.append)
     streamed = config.model_copy(update={"memory_limit_mb": 0.0, "workers": "2"})
     elastic = config.model_copy(update={"workers": "1:2", "ema": 0.5, "patience": 2})
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -60,7 +60,7 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     assert again.history == other.history
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in other.weights.items())
     louder = streamed.model_copy(
-        update={"opinion_weight": 0.9}
+        update={"linear_weight": 0.9}
     )  # heard after the fit, which is the same
     heard = run_fit(windows, np.arange(60), np.empty(0, np.int64), louder, "streamed 1/2", storage)
     assert (heard.history, heard.model().config.opinion_weight) == (other.history, 0.9)

@@ -20,7 +20,7 @@ from train.fitting.epoch import Draws, Material, run_epoch
 from train.fitting.learner import Learner
 from train.fitting.loop import is_stalled
 from train.fitting.progress import EpochRecord
-from train.fitting.single_process import fit_plainly
+from train.fitting.single_process import fit_single_process
 from train.fitting.state import FitState, newest_state, read_state, write_state
 
 CPU = torch.device("cpu")
@@ -134,7 +134,7 @@ def test_average_is_what_is_told(tmp_path: Path) -> None:
 def test_fit_learns_what_is_there_and_stops_when_nothing_gets_better(tmp_path: Path) -> None:
     windows, heard = graded_windows(tmp_path, 40), list[EpochRecord]()
     config = CONFIG.model_copy(update={"epochs": 30, "patience": 3})
-    fit_plainly(windows, *parted(len(windows)), config, heard.append)
+    fit_single_process(windows, *parted(len(windows)), config, heard.append)
     scores = [record.score or 0.0 for record in heard]
     assert max(scores) > 0.9
     assert len(heard) < 30

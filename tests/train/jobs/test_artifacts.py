@@ -13,7 +13,7 @@ from app.core.errors import InputError
 from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
-from train.data.usage import SEARCHES, USES, alone, in_use, lock_of
+from train.data.artifact_locks import SEARCHES, USES, alone, in_use, lock_of
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.fitting.fit import Fitted
 from train.fitting.progress import Progress

@@ -61,7 +61,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
         tmp_path / "w", topology, engines([150, 160]), [0.0, 0.0], component_id, CAP_H, ("a", "b")
     )
     config = TrainConfig(
-        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1, statistics=("mean", "slope"), opinion_weight=0.0
+        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1, statistics=("mean", "slope"), linear_weight=0.0
     )  # fmt: skip
     spec = fit_spec(windows, np.arange(0, len(windows), 7), config)
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.jobs.test_artifacts import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main
-from train.data.usage import SEARCHES, USES, in_use, lock_of
+from train.data.artifact_locks import SEARCHES, USES, in_use, lock_of
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.jobs.artifacts import IN_USE, Artifact, Kind
 from train.jobs.prune import MOMENT, judge

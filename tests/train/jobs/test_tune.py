@@ -39,9 +39,9 @@ def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path:
     config = CONFIG.model_copy(update={"warm_up_windows": 2})
     train_W, validation_W = parted(windows, config)
     seen = {*train_W.tolist(), *validation_W.tolist()}
-    held_W = split(windows, SplitPlan())[0].held_W
+    holdout_W = split(windows, SplitPlan())[0].holdout_W
     assert len(seen) == len(train_W) + len(validation_W)
-    assert not seen & set(held_W.tolist())
+    assert not seen & set(holdout_W.tolist())
     assert windows.warm_up_W[sorted(seen)].sum() <= 2
 
 

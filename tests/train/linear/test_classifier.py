@@ -26,10 +26,10 @@ from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
 from train.linear import classifier as opinion
-from train.linear.classifier import fit_opinion, most_sensors
+from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ordinal import measure, read_off
 
-CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
+CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
 Taught = tuple[Small, list[GraphBatch], Windows]
 HEALTH_K = np.array([1.0, 0.5, 0.1])
 
@@ -62,7 +62,7 @@ def graphs_of(windows: Windows, made: Small) -> list[GraphBatch]:
 def taught(tmp_path: Path) -> Taught:
     """Return the machine with a fitted opinion, and the graphs of its windows."""
     made, windows = small(), shown(tmp_path)
-    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
+    fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     return made, graphs_of(windows, made), windows
 
 
@@ -178,7 +178,7 @@ def test_alternatives_that_take_too_much_are_not_kept(
     monkeypatch.setattr(model, "MAX_OPINION_BYTES", 2 * 4 * G * Q * T * F * K)
     bounded = UniversalTemporalGNN(made.config).eval()
     assert bounded.opinion.weight_GAQTFK.shape[1] == 3
-    fit_opinion(bounded, made.spec, windows, np.arange(len(windows)), CONFIG)
+    fit_linear_classifier(bounded, made.spec, windows, np.arange(len(windows)), CONFIG)
     graphs = graphs_of(windows, made)
     heard = [
         np.isfinite(said(bounded, without_sensor(graphs[0], missing))[0]).all()
@@ -198,7 +198,7 @@ def test_component_with_very_many_inputs_has_the_whole_opinion_only(
 ) -> None:
     made, windows = small(), shown(tmp_path)
     monkeypatch.setattr(opinion, "MOST_REFITTED_INPUTS", 1)
-    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
+    fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     graph = graphs_of(windows, made)[0]
     heard = [
         np.isfinite(said(made.model, without_sensor(graph, missing))[0]).all()
@@ -219,7 +219,7 @@ def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> N
         **{name: getattr(made.config, name) for name in made.config.__slots__}
         | {"opinion_steps": 0}
     )
-    fit_opinion(made.model, made.spec, windows, np.arange(90), CONFIG)
+    fit_linear_classifier(made.model, made.spec, windows, np.arange(90), CONFIG)
     assert torch.equal(made.model.opinion.weight_GAQTFK, before)
 
 

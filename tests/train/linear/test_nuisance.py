@@ -11,7 +11,7 @@ from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.linear.classifier import fit_opinion
+from train.linear.classifier import fit_linear_classifier
 from train.linear.nuisance import Instruments, directions, warmed
 
 VALUES = wave(20, 4)
@@ -66,8 +66,8 @@ def shapes(directory: Path) -> Windows:
 @pytest.mark.parametrize("offset", [0.0, 2.0])
 def test_opinion_that_expects_offsets_bears_one(tmp_path: Path, offset: float) -> None:
     windows, made = shapes(tmp_path), small()
-    config = TrainConfig(equipment="press-1", opinion_offset=offset, opinion_warmer_k=0.0)
-    fit_opinion(made.model, made.spec, windows, np.arange(90), config)
+    config = TrainConfig(equipment="press-1", linear_offset=offset, linear_warming_k=0.0)
+    fit_linear_classifier(made.model, made.spec, windows, np.arange(90), config)
 
     def right(disturb_by: float) -> float:
         def disturb(values_WSN: Floats) -> Floats:

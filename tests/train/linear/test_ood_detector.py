@@ -24,11 +24,11 @@ from train.config import TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.linear.classifier import fit_opinion
+from train.linear.classifier import fit_linear_classifier
 from train.linear.ood_detector import AXES, DistanceFit, distances, fit_distance, most_axes
 from train.linear.ordinal import covariance, measure
 
-CONFIG = TrainConfig(equipment="press-1", opinion_offset=0.0, opinion_warmer_k=0.0)
+CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
 HEALTH_K = np.array([1.0, 0.5, 0.1])
 Taught = tuple[Small, Windows]
 
@@ -49,7 +49,7 @@ def shown(directory: Path, groups: int = 12) -> Windows:
 @pytest.fixture
 def taught(tmp_path: Path) -> Taught:
     made, windows = small(), shown(tmp_path)
-    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
+    fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     return made, windows
 
 
@@ -265,14 +265,14 @@ def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_pa
         tmp_path / "u", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0
     )
     uneven = replace(uneven, group_W=windows.group_W)
-    fit_opinion(made.model, made.spec, uneven, np.arange(240), CONFIG)
+    fit_linear_classifier(made.model, made.spec, uneven, np.arange(240), CONFIG)
     assert (told(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
 
 
 def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     shown_W = np.flatnonzero(windows.labels.grade_WV[:, 0] > 0)
-    fit_opinion(made.model, made.spec, windows, shown_W, CONFIG)
+    fit_linear_classifier(made.model, made.spec, windows, shown_W, CONFIG)
     far_WSN = windows.values(shown_W[:4]) + np.float32(5.0)
     assert (told(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
     assert np.isfinite(told(made.model, graphs_of(windows.values(shown_W), made))[:, 0]).all()
@@ -294,7 +294,7 @@ def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
 
 def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path, groups=4)
-    fit_opinion(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
+    fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     assert made.model.distance is not None
     assert np.isposinf(made.model.distance.limit_G.numpy()).all()
     assert np.isnan(told(made.model, graphs_of(windows.values(np.arange(2)), made))).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.data.usage import alone, in_use
+from train.data.artifact_locks import alone, in_use
 
 LONG_AGO = 1_000_000_000
 
@@ -96,7 +96,7 @@ def test_lock_goes_along_when_a_preparation_takes_its_place(file: Path) -> None:
 
 
 def test_killed_user_holds_nothing(file: Path) -> None:
-    use = "import sys, pathlib, train.data.usage as usage\nwith usage.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
+    use = "import sys, pathlib, train.data.artifact_locks as usage\nwith usage.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", use, str(file)],
         stdin=subprocess.PIPE,
