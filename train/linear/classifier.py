@@ -1,6 +1,6 @@
-"""Fits the linear second opinion of a network to its training windows, in closed form, and their distance from it.
+"""Fit a network's linear classifier and OOD detector to its training windows, in closed form.
 
-Invariant: it sees windows that the network's fit sees and no others, and never more than a bounded number of them at once.
+Invariant: they are fitted to training windows of the network only, and to a bounded number of them.
 """
 
 import numpy as np
@@ -16,16 +16,16 @@ from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 from train.linear.nuisance import Instruments, directions
 from train.linear.ood_detector import fit_distance, set_distance
-from train.linear.ordinal import OrdinalReading, measure, read_off
+from train.linear.ordinal import OrdinalClassifier, fit_ordinal, measure
 
 MOST_WINDOWS = 5_000
-"""Windows that it is fitted to at most, evenly sampled."""
+"""Most windows of a fit, evenly sampled."""
 NUISANCE_WINDOWS = 64
-"""Windows, evenly sampled, on which it is measured how disturbances move the features."""
+"""Windows, evenly sampled, on which the effect of disturbances is measured."""
 MOST_INPUTS = 8_192
-"""Features of one component's sensors over all steps; a component with more gets no opinion, since its covariance would not fit."""
+"""Most inputs of a component: features of its sensors over all steps; more give no classifier."""
 MOST_REFITTED_INPUTS = 4_096
-"""The same for its alternatives, each of which solves for nearly as many unknowns again."""
+"""Most inputs for the leave-one-sensor-out weights, each of which needs a fit of its own."""
 
 
 def fit_linear_classifier(
@@ -35,18 +35,19 @@ def fit_linear_classifier(
     chosen_W: Integers,
     config: TrainConfig,
 ) -> None:
-    """Fit and set the model's second opinion, and the distance from training of what it reads.
+    """Fit and set the model's linear classifier and OOD detector.
 
-    A linear reading of each graded component's grades (see `train.linear.ordinal`), on the normalised features of the sensors whose
-    evidence can reach it, on windows where all of them are there; and one more without each of these sensors, from the same windows.
-    A component whose windows have one grade only gets none.
+    Each graded component has a classifier (see `train.linear.ordinal`) on the normalised features
+    of the sensors from which a directed path leads to it, fitted to windows with all of them; and
+    one without each of these sensors, fitted to the same windows. A component with labels of only
+    one grade has none.
 
     Args:
-        model: whose `opinion` and `distance` are set.
+        model: its `opinion` and `distance` are set.
         spec: of the model's features.
         windows: of machines of one topology.
         chosen_W: positions of the training windows.
-        config: says how much offsets and the oil's temperature may vary without being heard.
+        config: gives the disturbances to ignore: sensor bias and oil temperature.
     """
     equipment = windows.equipment
     graded_W = np.sort(chosen_W)[(windows.labels.grade_WV[np.sort(chosen_W)] >= 0).any(1)]
@@ -55,7 +56,7 @@ def fit_linear_classifier(
     taken_W = graded_W[
         np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)
     ]
-    x_WSTF, there_WS = _features(windows, taken_W, spec)
+    x_WSTF, present_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
     graph = plan_graph(equipment, spec)
     if model.distance is not None:
@@ -66,7 +67,7 @@ def fit_linear_classifier(
             place for place in equipment.sensors_in_reach(index) if graph.sensor_slot_S[place] >= 0
         ]
         grade_W = windows.labels.grade_WV[taken_W, index]
-        known_W = (grade_W >= 0) & there_WS[:, sensors].all(1)
+        known_W = (grade_W >= 0) & present_WS[:, sensors].all(1)
         inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]
         if number < 0 or not 0 < inputs <= MOST_INPUTS or len(np.unique(grade_W[known_W])) < 2:
             continue
@@ -76,12 +77,12 @@ def fit_linear_classifier(
         moments = measure(
             x_WL, grade_W[known_W], windows.group_W[taken_W][known_W], health_K, nuisance_DL
         )
-        opinion = model.opinion
-        opinion.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
-            len(sensors), device=opinion.place_GR.device
+        linear = model.opinion
+        linear.place_GR[number, torch.from_numpy(graph.sensor_slot_S[sensors])] = torch.arange(
+            len(sensors), device=linear.place_GR.device
         )
         if model.distance is not None:
-            apart = fit_distance(
+            fit = fit_distance(
                 x_WL,
                 grade_W[known_W],
                 windows.group_W[taken_W][known_W],
@@ -92,43 +93,40 @@ def fit_linear_classifier(
                 model.distance.axes,
                 config.seed,
             )
-            if apart is not None:
+            if fit is not None:
                 set_distance(
-                    model.distance, number, apart, graph.sensor_slot_S[sensors], moments.grade_K
+                    model.distance, number, fit, graph.sensor_slot_S[sensors], moments.grade_K
                 )
         place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
-        alternatives = (
-            opinion.bias_GAK.shape[1] if len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS else 1
-        )
+        is_refitted = len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS
+        alternatives = linear.bias_GAK.shape[1] if is_refitted else 1
         for alternative in range(min(alternatives, 1 + len(sensors))):
-            # the first reads all, since no place is -1
-            _set(opinion, number, alternative, read_off(moments, place_L != alternative - 1))
+            # the first uses all sensors, since no place is -1; each other one leaves out a sensor
+            _set(linear, number, alternative, fit_ordinal(moments, place_L != alternative - 1))
 
 
 def most_sensors(spec: FeatureSpec, steps: int) -> int:
-    """Return the most sensors that one component's opinion can read: those of the largest design, as far as they are bounded."""
+    """Return the largest number of sensors in the classifier of a component."""
     most = max((len(references) for references in spec.references.values()), default=0)
     return min(most, MOST_INPUTS // max(1, steps * spec.features))
 
 
-def _set(opinion: LinearClassifier, number: int, alternative: int, reading: OrdinalReading) -> None:
-    """Write a reading of the inputs of the first places into an opinion's tables."""
-    _, _, _, T, F, _ = opinion.weight_GAQTFK.shape
-    weight_QTFK = torch.from_numpy(
-        reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))
-    ).float()
-    opinion.weight_GAQTFK[number, alternative, : len(weight_QTFK)][
-        ..., torch.from_numpy(reading.grade_K)
-    ] = weight_QTFK.to(opinion.weight_GAQTFK.device)
-    opinion.bias_GAK[number, alternative, torch.from_numpy(reading.grade_K)] = (
-        torch.from_numpy(reading.bias_K).float().to(opinion.bias_GAK.device)
+def _set(linear: LinearClassifier, number: int, alternative: int, fit: OrdinalClassifier) -> None:
+    """Write a classifier to the tables of a grade set."""
+    _, _, _, T, F, _ = linear.weight_GAQTFK.shape
+    weight_QTFK = torch.from_numpy(fit.weight_LK.reshape(-1, T, F, len(fit.grade_K))).float()
+    linear.weight_GAQTFK[number, alternative, : len(weight_QTFK)][
+        ..., torch.from_numpy(fit.grade_K)
+    ] = weight_QTFK.to(linear.weight_GAQTFK.device)
+    linear.bias_GAK[number, alternative, torch.from_numpy(fit.grade_K)] = (
+        torch.from_numpy(fit.bias_K).float().to(linear.bias_GAK.device)
     )
 
 
 def _nuisances(
     windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig
 ) -> Doubles:
-    """Return how what says nothing of wear moves the features, measured on some windows."""
+    """Return the effect of disturbances on the features, measured on some windows."""
     values_WSN = windows.values(
         taken_W[
             np.linspace(0, len(taken_W) - 1, min(NUISANCE_WINDOWS, len(taken_W))).astype(np.int64)
@@ -142,7 +140,7 @@ def _nuisances(
 
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:
-    """Return features and which sensors are there in all steps."""
+    """Return features, and which sensors are present in all steps."""
     plan = plan_features(windows.equipment, spec)
     parts = [batch_features(values_BSN, plan) for _, values_BSN in windows.batches(taken_W)]
     return (
