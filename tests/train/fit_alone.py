@@ -1,4 +1,5 @@
-"""A fit in a process of its own, for tests that kill it: `python -m tests.train.fit_alone WINDOWS STORAGE WORKERS`."""
+"""A fit in a process of its own, for tests that kill it: `python -m tests.train.fit_alone WINDOWS
+STORAGE WORKERS`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The command: from readings and labels in a real database to a checkpoint, through Ray Train's own workers."""
+"""The command: from readings and labels in a real database to a checkpoint, through Ray Train's own
+workers."""
 
 import asyncio
 import json
@@ -81,7 +82,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert await run(store, *arguments) == 0
     assert not ray.is_initialized()
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for fit in (
         "fold 1/2",
         "fold 2/2",
@@ -89,7 +90,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
         "leave-level:valve valve=worn",
         "all",
     ):
-        assert f"{fit}  epoch   2/2" in said
+        assert f"{fit}  epoch   2/2" in printed
     checkpoint = load(out)
     assert checkpoint.manifest.version == "9"
     assert checkpoint.config.members == 2
@@ -143,10 +144,10 @@ async def test_store_without_what_is_needed_says_what_to_do(
     code = await run(
         store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL
     )
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert code == 1
-    assert message in said
-    assert state == "poor" or "python -m app.demo import-rig" in said
+    assert message in printed
+    assert state == "poor" or "python -m app.demo import-rig" in printed
 
 
 async def test_option_that_can_not_be_is_named(

@@ -1,7 +1,8 @@
-"""Windows of C-MAPSS engines straight from their files, as a store would give them, for what is only evaluated.
+"""Make windows of C-MAPSS engines directly from their files, for evaluation without a store.
 
-Invariant: windows and labels are those that an import of the same files prepares: one window ends at each cycle, bins before an
-engine's first cycle are missing.
+Invariant: windows and labels equal those prepared after an import of the same files. One window
+    ends
+at each cycle; bins before an engine's first cycle are missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,15 +41,16 @@ def engine_windows(
 
     Args:
         directory: for the shards.
-        topology: of all engines, with a sensor for each column of the files and bins of one hour, which is a cycle.
+        topology: of all engines, with a sensor for each column and bins of one hour, which is a
+            cycle.
         engines: their histories.
-        remaining: cycles that each ran after its last one.
+        remaining: cycles that each engine ran after its last recorded one.
         component_id: the component that fails.
-        cap_h: operating hours beyond which remaining life is not told apart.
+        cap_h: largest remaining life of a label, in operating hours.
         names: of the engines.
 
     Returns:
-        The windows; an engine that is shorter than a fifth of a window has none.
+        The windows; an engine shorter than a fifth of a window has none.
     """
     parts = [
         _labels(topology, engine, left, component_id, cap_h, machine)

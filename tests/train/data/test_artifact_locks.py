@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.data.artifact_locks import alone, in_use
+from train.data.artifact_locks import exclusive, in_use
 
 LONG_AGO = 1_000_000_000
 
@@ -24,12 +24,12 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_use_is_shared_and_nobody_is_alone_meanwhile(file: Path) -> None:
+def test_use_is_shared_and_nobody_is_exclusive_meanwhile(file: Path) -> None:
     with in_use(file) as first, in_use(file) as second:
         assert (first, second) == (True, True)
-        with alone(file) as is_ours:
+        with exclusive(file) as is_ours:
             assert not is_ours
-    with alone(file) as is_ours:
+    with exclusive(file) as is_ours:
         assert is_ours
 
 
@@ -49,14 +49,14 @@ def test_use_that_fails_marks_its_end_too(file: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert file.parent.stat().st_mtime > LONG_AGO
-    with alone(file) as is_ours:
+    with exclusive(file) as is_ours:
         assert is_ours
 
 
 def test_looking_marks_and_makes_nothing(file: Path) -> None:
-    with alone(file):
+    with exclusive(file):
         pass
-    with alone(file.with_name("other")) as is_ours:
+    with exclusive(file.with_name("other")) as is_ours:
         assert not is_ours
     with in_use(file.with_name("other")) as is_there:
         assert not is_there
@@ -73,7 +73,7 @@ def test_use_that_comes_while_its_directory_is_taken_away_finds_nothing(file: Pa
         with in_use(file) as is_there:
             found.append(is_there)
 
-    with alone(file) as is_ours:
+    with exclusive(file) as is_ours:
         assert is_ours
         user = threading.Thread(target=use)
         user.start()
@@ -91,12 +91,12 @@ def test_lock_goes_along_when_a_preparation_takes_its_place(file: Path) -> None:
         file.write_text("written")
         file.replace(file.with_name("whole"))
         file.parent.rename(place)
-        with alone(place / "whole") as is_ours:
+        with exclusive(place / "whole") as is_ours:
             assert not is_ours
 
 
 def test_killed_user_holds_nothing(file: Path) -> None:
-    use = "import sys, pathlib, train.data.artifact_locks as usage\nwith usage.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
+    use = "import sys, pathlib, train.data.artifact_locks as locks\nwith locks.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", use, str(file)],
         stdin=subprocess.PIPE,
@@ -105,9 +105,9 @@ def test_killed_user_holds_nothing(file: Path) -> None:
     ) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == "on\n"
-        with alone(file) as is_ours:
+        with exclusive(file) as is_ours:
             assert not is_ours
         user.kill()
         user.wait(5)
-        with alone(file) as is_ours:
+        with exclusive(file) as is_ours:
             assert is_ours

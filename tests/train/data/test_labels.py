@@ -157,7 +157,7 @@ def test_history_that_starts_later_than_the_label_counts_from_there() -> None:
 
 def test_stride_that_is_no_multiple_of_the_grid_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"a whole multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"
+        InputError, match=r"a multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"
     ):
         label_windows(engine(), [failing(0, 25)], stride_s=5400.0)
 
@@ -178,11 +178,13 @@ def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}]
+    "given_labels", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}]
 )
-def test_label_says_exactly_one_thing(said: dict[str, Any]) -> None:
+def test_label_has_exactly_one_kind(given_labels: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="a grade, a health or a run to failure"):
-        label_windows(press(), [Label("pump", START, START + timedelta(seconds=12), **said)])
+        label_windows(
+            press(), [Label("pump", START, START + timedelta(seconds=12), **given_labels)]
+        )
 
 
 def test_machines_are_put_one_after_the_other() -> None:

@@ -211,9 +211,7 @@ async def test_machine_of_another_structure_is_named(store: Store, settings: Set
     await fill(store, press(), wave(3, 4))
     other = press().model_copy(update={"equipment_id": "press-2", "window_s": 24.0})
     await fill(store, other, wave(3, 4))
-    with pytest.raises(
-        StoreError, match="found that 'press-2' has another window_s than 'press-1'"
-    ):
+    with pytest.raises(StoreError, match="found 'press-2' with another window_s than 'press-1'"):
         await prepared(settings, CONFIG.model_copy(update={"design": "press"}))
 
 

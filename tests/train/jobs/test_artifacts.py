@@ -1,4 +1,4 @@
-"""What training left, as it is told and removed, on a real file system."""
+"""Artifacts of training are listed and removed, on a real file system."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from app.core.errors import InputError
 from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
-from train.data.artifact_locks import SEARCHES, USES, alone, in_use, lock_of
+from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, exclusive, in_use, job_lock
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.fitting.fit import Fitted
 from train.fitting.progress import Progress
@@ -47,10 +47,10 @@ def training(tmp_path: Path) -> Path:
     written(directory / PARTIAL / "windows-000000.parquet")
     written(directory / PARTIAL / BEGUN, "")
     written(directory / "jobs" / JOB / "fold-1-2" / "checkpoint_1" / "state.json")
-    written(directory / "jobs" / JOB / USES, DIGEST)
+    written(directory / "jobs" / JOB / WINDOWS_NAME, DIGEST)
     written(directory / "jobs" / f"{JOB}.lock", "")
     written(directory / "tune" / SEARCH / "tuner.pkl")
-    written(directory / "tune" / SEARCHES, "")
+    written(directory / "tune" / SEARCH_LOCK, "")
     aged(directory)
     return directory
 
@@ -63,7 +63,7 @@ def test_all_that_training_leaves_is_known_with_size_and_last_change(training: P
         f"jobs/{JOB}": Kind.FITS,
         f"tune/{SEARCH}": Kind.SEARCH,
     }
-    assert found[f"jobs/{JOB}"].uses == DIGEST
+    assert found[f"jobs/{JOB}"].windows == DIGEST
     assert found[f"jobs/{JOB}"].size == 4 + len(DIGEST)
     assert found[DIGEST].size == sum(path.stat().st_size for path in (training / DIGEST).iterdir())
     assert {each.changed for each in found.values()} == {LONG_AGO}
@@ -119,8 +119,8 @@ def test_links_are_unknown_and_what_they_lead_to_is_not_seen(
 
 
 def test_link_in_the_place_of_a_lock_is_not_followed(training: Path, tmp_path: Path) -> None:
-    lock_of(training / "jobs" / JOB).unlink()
-    lock_of(training / "jobs" / JOB).symlink_to(tmp_path / "elsewhere")
+    job_lock(training / "jobs" / JOB).unlink()
+    job_lock(training / "jobs" / JOB).symlink_to(tmp_path / "elsewhere")
     assert {each.name: each.kind for each in survey(training)}[f"jobs/{JOB}"] is Kind.UNKNOWN
     assert not (tmp_path / "elsewhere").exists()
 
@@ -134,7 +134,7 @@ def test_removing_leaves_nothing_but_locks_and_what_links_lead_to(
     for each in survey(training):
         assert remove(training, each) == ""
     left = sorted(str(path.relative_to(training)) for path in training.rglob("*") if path.is_file())
-    assert left == [f"jobs/{JOB}.lock", f"tune/{SEARCHES}"]
+    assert left == [f"jobs/{JOB}.lock", f"tune/{SEARCH_LOCK}"]
     assert kept.read_text() == "1234"
 
 
@@ -151,7 +151,7 @@ def test_what_is_in_use_stays(training: Path, name: str) -> None:
         DIGEST: in_use(training / DIGEST / HEAD),
         PARTIAL: in_use(training / PARTIAL / BEGUN),
         f"jobs/{JOB}": attempt(training / "jobs" / f"{JOB}.lock"),
-        f"tune/{SEARCH}": in_use(training / "tune" / SEARCHES),
+        f"tune/{SEARCH}": in_use(training / "tune" / SEARCH_LOCK),
     }
     with holds[name] as is_held:
         assert is_held
@@ -228,10 +228,10 @@ def test_training_at_work_is_in_use_and_names_its_windows_and_a_killed_one_is_no
             Job(windows, config, tmp_path / "out", "1", "train", storage),
             Progress(is_terminal=False),
         )
-    told = {each.name: each for each in at_work}[f"jobs/{storage.name}"]
-    assert (told.kind, told.busy, told.uses) == (Kind.FITS, IN_USE, DIGEST)
+    found = {each.name: each for each in at_work}[f"jobs/{storage.name}"]
+    assert (found.kind, found.busy, found.windows) == (Kind.FITS, IN_USE, DIGEST)
     killed = {each.name: each for each in survey(training)}[f"jobs/{storage.name}"]
-    assert (killed.busy, killed.uses) == ("", DIGEST)
+    assert (killed.busy, killed.windows) == ("", DIGEST)
     aged(storage)
     with pytest.raises(KeyboardInterrupt):
         run_job(
@@ -248,7 +248,7 @@ def test_training_waits_for_the_moment_in_which_it_is_looked_at(
     windows, storage = open_windows(training / DIGEST), training / "jobs" / JOB
     job = Job(windows, CONFIG, training / "out", "1", "train", storage)
     with ExitStack() as looking:
-        assert looking.enter_context(alone(lock_of(storage)))
+        assert looking.enter_context(exclusive(job_lock(storage)))
         over = threading.Timer(0.2, looking.close)
         over.start()
         with pytest.raises(KeyboardInterrupt):  # of its first fit

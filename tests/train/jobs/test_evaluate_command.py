@@ -54,7 +54,7 @@ def write(path: Path, found: list[Engine]) -> Path:
 
 
 def checkpoint(directory: Path, tmp_path: Path) -> Path:
-    """Write a checkpoint with random weights that tells the remaining life of one component."""
+    """Write a checkpoint with random weights that predicts the remaining life of one component."""
     topology = engine_topology()
     component_id = topology.components[1].component_id
     windows = engine_windows(
@@ -126,10 +126,10 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
         str(trained),
     ]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert f"{THIS}: remaining life of" in told
-    assert "RMSE" in told
-    assert "PHM08" in told
+    printed = capsys.readouterr().out
+    assert f"{THIS}: remaining life of" in printed
+    assert "RMSE" in printed
+    assert "PHM08" in printed
     metrics = Metrics.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
     life = next(iter(metrics.evaluation.scorecards[THIS].life.values()))
     assert life.pooled.windows == 3
@@ -138,14 +138,14 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_checkpoint_that_tells_no_remaining_life_is_refused(
+def test_checkpoint_without_remaining_life_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tested = write(tmp_path / "test.txt", engines([120]))
     (tmp_path / "rul.txt").write_text("20\n")
     arguments = ["app/weights/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
-    assert "tells the remaining life of one component" in capsys.readouterr().err
+    assert "predicts the remaining life of one component" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

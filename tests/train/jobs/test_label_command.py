@@ -37,7 +37,7 @@ async def test_labels_are_written(
     ]
 
 
-async def test_every_bad_line_is_told_and_nothing_is_written(
+async def test_every_invalid_line_is_named_and_nothing_is_written(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = HEAD + (
@@ -49,7 +49,7 @@ async def test_every_bad_line_is_told_and_nothing_is_written(
         "2025-01-01T00:30Z,2025-01-01T01:30Z,pump,0.5\n"
     )
     assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 1
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for fault in (
         "labels.csv line 3: expected 4 columns, found 3",
         "labels.csv line 4: expected an ISO 8601 time such as 2025-01-01T00:00Z as start, found 'noon'",
@@ -61,8 +61,8 @@ async def test_every_bad_line_is_told_and_nothing_is_written(
         "labels.csv line 6: expected a health from 0 to 1, found 'nan'",
         "labels.csv line 7: expected one label of 'pump' at a time, found one that overlaps line 2",
     ):
-        assert fault in said
-    assert said.endswith("nothing was written, correct the file\n")
+        assert fault in printed
+    assert printed.endswith("nothing was written, correct the file\n")
     assert await store.read_labels("press-1") == []
 
 
@@ -77,7 +77,7 @@ async def test_every_bad_line_is_told_and_nothing_is_written(
         (None, "expected a CSV file of labels at "),
     ],
 )
-async def test_file_that_is_no_list_of_labels_is_refused(
+async def test_file_without_labels_is_refused(
     store: Store,
     database_dsn: str,
     tmp_path: Path,
@@ -117,11 +117,11 @@ async def test_label_replaces_one_of_the_same_start_and_may_not_overlap_another(
     ]
 
 
-async def test_unknown_equipment_is_told(
+async def test_unknown_equipment_is_refused(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await store.put_equipment(press())
     assert (
         await asyncio.to_thread(main, ["mill", str(tmp_path / "x.csv"), "--dsn", database_dsn]) == 1
     )
-    assert "found 'mill'; there is press-1" in capsys.readouterr().err
+    assert "found 'mill'; the store has press-1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What of a training's leftovers goes and what stays, and the command that does it."""
+"""Which artifacts of training are pruned, and the command."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.jobs.test_artifacts import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main
-from train.data.artifact_locks import SEARCHES, USES, in_use, lock_of
+from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, in_use, job_lock
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.jobs.artifacts import IN_USE, Artifact, Kind
 from train.jobs.prune import MOMENT, judge
@@ -28,7 +28,9 @@ def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> 
 
 
 def gone(*found: Artifact, days: float = 30) -> list[str]:
-    return [each.leftover.name for each in judge(found, NOW, timedelta(days=days)) if each.goes]
+    return [
+        each.artifact.name for each in judge(found, NOW, timedelta(days=days)) if each.is_removed
+    ]
 
 
 @pytest.mark.parametrize("kind", [Kind.WINDOWS, Kind.UNFINISHED, Kind.FITS, Kind.SEARCH])
@@ -53,10 +55,12 @@ def test_unknown_stays_and_half_removed_goes_at_any_age() -> None:
 
 def test_windows_stay_as_long_as_fits_that_came_of_them_are_used() -> None:
     windows, others = left("w", Kind.WINDOWS, 90), left("v", Kind.WINDOWS, 90)
-    assert gone(windows, others, left("jobs/a", Kind.FITS, 3, uses="w")) == ["v"]
-    assert gone(windows, others, left("jobs/a", Kind.FITS, 31, uses="w")) == ["w", "v", "jobs/a"]
-    assert gone(windows, others, left("jobs/a", Kind.FITS, 90, IN_USE, uses="w"), days=0) == ["v"]
-    (verdict, *_) = judge([windows, left("jobs/a", Kind.FITS, 3, uses="w")], NOW, DAYS_30)
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 3, windows="w")) == ["v"]
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 31, windows="w")) == ["w", "v", "jobs/a"]
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 90, IN_USE, windows="w"), days=0) == [
+        "v"
+    ]
+    (verdict, *_) = judge([windows, left("jobs/a", Kind.FITS, 3, windows="w")], NOW, DAYS_30)
     assert verdict.why == "last used 2026-05-29 00:00Z by jobs/a"
 
 
@@ -80,7 +84,7 @@ def test_what_a_clock_ahead_marked_stays() -> None:
     assert gone(left("a", Kind.WINDOWS, -1), days=0) == []
 
 
-LEFTOVERS = st.lists(
+ARTIFACTS = st.lists(
     st.builds(
         left,
         st.sampled_from("abcd"),
@@ -93,30 +97,30 @@ LEFTOVERS = st.lists(
 )
 
 
-@given(LEFTOVERS, st.integers(0, 60), st.integers(0, 60))
+@given(ARTIFACTS, st.integers(0, 60), st.integers(0, 60))
 def test_more_days_never_take_more_and_nothing_changed_within_them_goes(
     found: list[Artifact], days: int, more: int
 ) -> None:
     few, many = (judge(found, NOW, timedelta(days=each)) for each in (days, days + more))
-    assert [verdict.leftover for verdict in few] == found
+    assert [verdict.artifact for verdict in few] == found
     for verdict, later in zip(few, many, strict=True):
-        assert verdict.goes or not later.goes
-        if verdict.goes and verdict.leftover.kind is not Kind.CUT_OFF:
-            assert NOW - verdict.leftover.changed >= timedelta(days=days)
+        assert verdict.is_removed or not later.is_removed
+        if verdict.is_removed and verdict.artifact.kind is not Kind.CUT_OFF:
+            assert NOW - verdict.artifact.changed >= timedelta(days=days)
 
 
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Windows, fits that came of them, a search, what a killed preparation left, and a file of somebody's, all 60 days old."""
+    """Windows, their fits, a search, unfinished windows and an unknown file, all 60 days old."""
     directory = tmp_path / "training"
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     graded_windows(directory / DIGEST)
     written(directory / PARTIAL / BEGUN, "")
     written(directory / "jobs" / JOB / "all" / "checkpoint_1" / "state.json")
-    written(directory / "jobs" / JOB / USES, DIGEST)
-    written(lock_of(directory / "jobs" / JOB), "")
+    written(directory / "jobs" / JOB / WINDOWS_NAME, DIGEST)
+    written(job_lock(directory / "jobs" / JOB), "")
     written(directory / "tune" / SEARCH / "tuner.pkl")
-    written(directory / "tune" / SEARCHES, "")
+    written(directory / "tune" / SEARCH_LOCK, "")
     written(directory / "notes.txt")
     aged(directory, datetime.now(UTC) - timedelta(days=60))
     return directory
@@ -134,8 +138,8 @@ def test_what_was_not_used_for_30_days_goes_and_the_unknown_stays(
     assert main(["prune"]) == 0
     assert names(training) == {"notes.txt"}
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(line.split()[0] for line in lines) == ["left", *["removed"] * 5]
-    assert any(line.startswith("left      unknown") and "notes.txt" in line for line in lines)
+    assert sorted(line.split()[0] for line in lines) == ["ignored", *["removed"] * 5]
+    assert any(line.startswith("ignored   unknown") and "notes.txt" in line for line in lines)
     assert lines[-1].startswith(f"removed 4 of 4 in {training}, ")
     assert lines[-1].endswith("; 1 unknown")
 
@@ -175,7 +179,7 @@ def test_training_of_many_days_keeps_its_windows_by_its_last_epoch(training: Pat
 def test_no_days_take_nothing_that_is_in_use(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with attempt(lock_of(training / "jobs" / JOB)) as is_ours:
+    with attempt(job_lock(training / "jobs" / JOB)) as is_ours:
         assert is_ours
         aged(training, datetime.now(UTC) - timedelta(days=60))
         assert main(["prune", "--days", "0"]) == 0
@@ -185,12 +189,12 @@ def test_no_days_take_nothing_that_is_in_use(
     assert names(training) == {"notes.txt"}
 
 
-def test_nothing_there_is_said(
+def test_missing_directory_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     assert main(["prune"]) == 0
-    assert capsys.readouterr().out == f"there is nothing in {tmp_path / 'training'}\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'training'} does not exist\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -212,7 +216,7 @@ def test_place_that_can_not_be_is_told(
     written(tmp_path / "training")
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     assert main(["prune"]) == 1
-    assert "set HYDRAULIC_VAR_DIR to where training keeps its files" in capsys.readouterr().err
+    assert "set HYDRAULIC_VAR_DIR to where training writes its files" in capsys.readouterr().err
 
 
 def test_what_can_not_be_removed_is_told_and_the_rest_goes(
@@ -227,12 +231,12 @@ def test_what_can_not_be_removed_is_told_and_the_rest_goes(
 
     monkeypatch.setattr(shutil, "rmtree", refused)
     assert main(["prune"]) == 1
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (
         f"error: expected to be able to remove '{training / DIGEST}', found Permission denied"
-        in said.err
+        in printed.err
     )
-    assert "removed 3 of 4" in said.out
+    assert "removed 3 of 4" in printed.out
     assert names(training) == {"notes.txt"}
 
 

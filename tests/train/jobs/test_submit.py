@@ -1,4 +1,4 @@
-"""What goes with a job to a cluster, and what is said when there is none."""
+"""The environment of a job on a cluster, and the error without a cluster."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_directory_of_a_job_is_the_same_from_wherever_it_runs() -> None:
 def test_job_without_a_shared_directory_is_refused(here: dict[str, str]) -> None:
     with pytest.raises(
         InputError,
-        match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* see, found none",
+        match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* share, found none",
     ):
         job_environment(here, None, "0abc")
 

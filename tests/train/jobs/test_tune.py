@@ -46,7 +46,7 @@ def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1"),
         (["--folds", "many"], "--folds: Input should be a valid integer"),
@@ -54,10 +54,10 @@ def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path:
     ],
 )
 def test_value_that_can_not_be_used_is_named(
-    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--equipment", "press-1", *options]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_interrupted_search_says_so(

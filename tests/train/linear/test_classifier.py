@@ -1,4 +1,4 @@
-"""The linear second opinion: fitted in closed form, heard in the alternative that fits the sensors that are there."""
+"""The linear classifier: closed form, with weights for each missing sensor, joined by weight."""
 
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.linear import classifier as opinion
+from train.linear import classifier as linear
 from train.linear.classifier import fit_linear_classifier, most_sensors
-from train.linear.ordinal import measure, read_off
+from train.linear.ordinal import fit_ordinal, measure
 
 CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
 Taught = tuple[Small, list[GraphBatch], Windows]
@@ -35,7 +35,7 @@ HEALTH_K = np.array([1.0, 0.5, 0.1])
 
 
 def shown(tmp_path: Path) -> Windows:
-    """Return windows of a machine whose pump has three grades that its pressure tells."""
+    """Return windows of a machine whose pressure depends on the three grades of its pump."""
     grade_WV = np.full((90, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(90) % 3
     grade_WV[:, 1] = 0
@@ -60,7 +60,7 @@ def graphs_of(windows: Windows, made: Small) -> list[GraphBatch]:
 
 @pytest.fixture
 def taught(tmp_path: Path) -> Taught:
-    """Return the machine with a fitted opinion, and the graphs of its windows."""
+    """Return the machine with a fitted linear classifier, and the graphs of its windows."""
     made, windows = small(), shown(tmp_path)
     fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     return made, graphs_of(windows, made), windows
@@ -76,22 +76,22 @@ def fitted_on(
         .astype(np.float64)
     )
     grade_W: Integers = windows.labels.grade_WV[:, component]
-    reading = read_off(
+    reading = fit_ordinal(
         measure(x_WL, grade_W, windows.group_W, HEALTH_K), np.ones(x_WL.shape[1], np.bool_)
     )
     return (x_WL @ reading.weight_LK + reading.bias_K).astype(np.float32)
 
 
-def said(model: UniversalTemporalGNN, graph: GraphBatch) -> Floats:
+def logits(model: UniversalTemporalGNN, graph: GraphBatch) -> Floats:
     with torch.inference_mode():
         logit_VK: Floats = model.opinion(to_tensors(graph)).numpy()
     return logit_VK
 
 
-def test_opinion_is_the_ordinal_reading_of_the_sensors_in_reach(taught: Taught) -> None:
+def test_classifier_uses_the_sensors_with_a_path_to_the_component(taught: Taught) -> None:
     made, graphs, windows = taught
     sensors = made.equipment.sensors_in_reach(0)
-    found = np.stack([said(made.model, graph)[0] for graph in graphs])
+    found = np.stack([logits(made.model, graph)[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
     assert (found.argmax(-1) == windows.labels.grade_WV[:, 0]).mean() > 0.95
 
@@ -100,7 +100,7 @@ def test_opinion_is_the_ordinal_reading_of_the_sensors_in_reach(taught: Taught) 
 def test_one_missing_sensor_hears_what_was_fitted_without_it(taught: Taught, missing: int) -> None:
     made, graphs, windows = taught
     sensors = [sensor for sensor in made.equipment.sensors_in_reach(0) if sensor != missing]
-    found = np.stack([said(made.model, without_sensor(graph, missing))[0] for graph in graphs])
+    found = np.stack([logits(made.model, without_sensor(graph, missing))[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
 
 
@@ -109,25 +109,25 @@ def test_what_is_left_of_a_missing_sensor_is_not_read(taught: Taught) -> None:
     broken = without_sensor(graphs[0], 1)
     partly = without_sensor(graphs[0], 1)
     partly.x_STF[1, :2], partly.mask_ST[1, :2] = 7.0, True
-    np.testing.assert_array_equal(said(made.model, partly), said(made.model, broken))
+    np.testing.assert_array_equal(logits(made.model, partly), logits(made.model, broken))
 
 
 def test_two_missing_sensors_are_too_many(taught: Taught) -> None:
     made, graphs, _ = taught
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.isnan(
-            said(made.model, without_sensor(without_sensor(graphs[0], first), second))
+            logits(made.model, without_sensor(without_sensor(graphs[0], first), second))
         ).all()
 
 
 def test_sensor_out_of_reach_is_not_missed(taught: Taught) -> None:
     made, graphs, _ = taught
     np.testing.assert_array_equal(
-        said(made.model, without_sensor(graphs[0], 3)), said(made.model, graphs[0])
+        logits(made.model, without_sensor(graphs[0], 3)), logits(made.model, graphs[0])
     )
     np.testing.assert_array_equal(
-        said(made.model, without_sensor(without_sensor(graphs[0], 3), 0)),
-        said(made.model, without_sensor(graphs[0], 0)),
+        logits(made.model, without_sensor(without_sensor(graphs[0], 3), 0)),
+        logits(made.model, without_sensor(graphs[0], 0)),
     )
 
 
@@ -141,8 +141,8 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
     graph = tile_graphs(plan_graph(turned, made.spec), found.x_WSTF, found.mask_WST)
     for missing in range(4):
         np.testing.assert_allclose(
-            said(made.model, without_sensor(graph, missing))[[2, 1, 0]],
-            said(made.model, without_sensor(graphs[0], places[missing])),
+            logits(made.model, without_sensor(graph, missing))[[2, 1, 0]],
+            logits(made.model, without_sensor(graphs[0], places[missing])),
             atol=1e-4,  # logits of some tens in float32
         )
 
@@ -164,9 +164,9 @@ def test_training_hears_the_same_alternatives(taught: Taught) -> None:
         masked_NSB[:, 1] = np.nan
         return masked_NSB
 
-    told = predict(made.model, made.spec, windows, np.arange(5), without_second).opinion_WVK
-    expected = np.stack([said(made.model, without_sensor(graph, 1)) for graph in graphs[:5]])
-    np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
+    found = predict(made.model, made.spec, windows, np.arange(5), without_second).opinion_WVK
+    expected = np.stack([logits(made.model, without_sensor(graph, 1)) for graph in graphs[:5]])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_alternatives_that_take_too_much_are_not_kept(
@@ -180,11 +180,11 @@ def test_alternatives_that_take_too_much_are_not_kept(
     assert bounded.opinion.weight_GAQTFK.shape[1] == 3
     fit_linear_classifier(bounded, made.spec, windows, np.arange(len(windows)), CONFIG)
     graphs = graphs_of(windows, made)
-    heard = [
-        np.isfinite(said(bounded, without_sensor(graphs[0], missing))[0]).all()
+    is_used = [
+        np.isfinite(logits(bounded, without_sensor(graphs[0], missing))[0]).all()
         for missing in range(4)
     ]
-    assert heard == [True, True, False, True]
+    assert is_used == [True, True, False, True]
     batch = concatenate([without_sensor(graphs[0], missing) for missing in range(4)])
     np.testing.assert_allclose(
         score(InferenceNetwork(bounded), batch).grade_probability_VK,
@@ -193,26 +193,26 @@ def test_alternatives_that_take_too_much_are_not_kept(
     )
 
 
-def test_component_with_very_many_inputs_has_the_whole_opinion_only(
+def test_component_with_many_inputs_has_no_leave_one_out_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, windows = small(), shown(tmp_path)
-    monkeypatch.setattr(opinion, "MOST_REFITTED_INPUTS", 1)
+    monkeypatch.setattr(linear, "MOST_REFITTED_INPUTS", 1)
     fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     graph = graphs_of(windows, made)[0]
-    heard = [
-        np.isfinite(said(made.model, without_sensor(graph, missing))[0]).all()
+    is_used = [
+        np.isfinite(logits(made.model, without_sensor(graph, missing))[0]).all()
         for missing in range(4)
     ]
-    assert heard == [False, False, False, True]
+    assert is_used == [False, False, False, True]
 
 
-def test_component_with_one_grade_or_none_has_no_opinion(taught: Taught) -> None:
+def test_component_with_one_grade_or_none_has_no_classifier(taught: Taught) -> None:
     made, graphs, _ = taught
-    assert np.isnan(said(made.model, graphs[0])[1:]).all()
+    assert np.isnan(logits(made.model, graphs[0])[1:]).all()
 
 
-def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> None:
+def test_network_without_tables_is_unchanged(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     before = made.model.opinion.weight_GAQTFK.clone()
     made.model.config = model.ModelConfig(
@@ -223,45 +223,45 @@ def test_network_without_place_for_an_opinion_is_left_alone(tmp_path: Path) -> N
     assert torch.equal(made.model.opinion.weight_GAQTFK, before)
 
 
-def test_opinion_on_a_batch_is_that_on_each_graph(taught: Taught) -> None:
+def test_classifier_on_a_batch_equals_that_on_each_graph(taught: Taught) -> None:
     made, graphs, _ = taught
     batch = concatenate([graphs[0], without_sensor(graphs[1], 0), graphs[2]])
-    together = said(made.model, batch)
+    together = logits(made.model, batch)
     for position, graph in enumerate(split_graphs(batch)):
         np.testing.assert_allclose(
-            together[3 * position : 3 * position + 3], said(made.model, graph), atol=1e-5
+            together[3 * position : 3 * position + 3], logits(made.model, graph), atol=1e-5
         )  # sums in another order
 
 
-def test_answer_joins_network_and_opinion_by_the_opinions_weight(taught: Taught) -> None:
+def test_probability_joins_network_and_classifier_by_weight(taught: Taught) -> None:
     made, graphs, _ = taught
-    opinion_K = np.exp(said(made.model, graphs[0])[0] - said(made.model, graphs[0])[0].max())
+    linear_K = np.exp(logits(made.model, graphs[0])[0] - logits(made.model, graphs[0])[0].max())
     with torch.inference_mode():
         tensors = to_tensors(graphs[0])
         heads = made.model(tensors)
         own_VK = made.model.grade.probability(
             heads.score_MV, heads.threshold_MVJ, tensors.grade_set_V
         ).numpy()
-    joined, heard = (
+    joined, is_used = (
         score(made.model, graphs[0]).grade_probability_VK,
         made.model.config.opinion_weight,
     )
-    assert 0 < heard < 1
+    assert 0 < is_used < 1
     np.testing.assert_allclose(
-        joined[0], (1 - heard) * own_VK[0] + heard * opinion_K / opinion_K.sum(), atol=1e-5
+        joined[0], (1 - is_used) * own_VK[0] + is_used * linear_K / linear_K.sum(), atol=1e-5
     )
     np.testing.assert_allclose(joined[1, :2], own_VK[1, :2], atol=1e-6)
 
 
-def test_machine_of_another_design_is_given_no_opinion(taught: Taught) -> None:
+def test_machine_of_another_design_has_no_classifier(taught: Taught) -> None:
     made, _, windows = taught
     other = press().model_validate(press().model_dump() | {"design": "other"})
     found = batch_features(windows.values(np.arange(1)), plan_features(other, made.spec))
     graph = tile_graphs(plan_graph(other, made.spec), found.x_WSTF, found.mask_WST)
-    assert np.isnan(said(made.model, graph)).all()
+    assert np.isnan(logits(made.model, graph)).all()
 
 
-def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_opinion_is_strong(
+def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_classifier_is_confident(
     taught: Taught,
 ) -> None:
     made, graphs, _ = taught

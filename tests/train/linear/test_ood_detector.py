@@ -1,4 +1,5 @@
-"""How far evidence is from training: the tables that serve are the fit, whole or with sensors away, and the limit is of unseen groups."""
+"""How far evidence is from training: the tables that serve are the fit, whole or with sensors away,
+and the limit is of unseen groups."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ Taught = tuple[Small, Windows]
 
 
 def shown(directory: Path, groups: int = 12) -> Windows:
-    """Return windows whose pump has three grades that its pressure tells, in groups that differ by the tank's grade."""
+    """Return windows with three grades of the pump, in groups by the tank's grade."""
     grade_WV = np.full((240, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(240) % 3
     grade_WV[:, 1] = 0
@@ -58,7 +59,7 @@ def graphs_of(values_WSN: Floats, made: Small) -> GraphBatch:
     return tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
 
 
-def told(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
+def distance_of(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
     found_WV: Floats = (
         model.distances(batch, torch.tensor(batch.x_STF)).numpy().reshape(batch.graphs, -1)
     )
@@ -97,7 +98,9 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
         / found.limit
     )
     batch = graphs_of(values_WSN, made)
-    np.testing.assert_allclose(told(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        distance_of(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4
+    )
 
 
 def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None:
@@ -117,7 +120,7 @@ def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None
 
 
 def covariance_of(found: DistanceFit) -> Doubles:
-    """Return the covariance that a fit stands for."""
+    """Return the covariance of a fit."""
     L = len(found.axes_LC)
     return (
         found.rest * np.eye(L) + (found.axes_LC * (found.variance_C - found.rest)) @ found.axes_LC.T
@@ -150,16 +153,20 @@ def test_what_is_away_is_left_out_of_the_covariance_too(
     expected_W = exact_KW.min(0) / there_J.sum() / found.limit
     x_STF = np.where(mask_WST.reshape(W * S, T)[..., None], batch.x_STF, np.nan)
     gaps = replace(batch, mask_ST=mask_WST.reshape(W * S, T), x_STF=x_STF)
-    np.testing.assert_allclose(told(made.model, gaps)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        distance_of(made.model, gaps)[:, 0], expected_W, rtol=2e-3, atol=2e-4
+    )
 
 
 def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taught: Taught) -> None:
     made, windows = taught
     batch = graphs_of(windows.values(np.arange(2)), made)
-    assert np.isnan(told(made.model, batch)[:, 1:]).all()  # the valve was shown one grade only
+    assert np.isnan(
+        distance_of(made.model, batch)[:, 1:]
+    ).all()  # the valve has labels of one grade only
     for sensor in range(len(batch.sensor_slot_S)):
         batch = without_sensor(batch, sensor)
-    assert np.isnan(told(made.model, batch)).all()
+    assert np.isnan(distance_of(made.model, batch)).all()
 
 
 def test_graph_without_sensors_is_told_nothing_of_and_harms_no_other(taught: Taught) -> None:
@@ -174,12 +181,12 @@ def test_graph_without_sensors_is_told_nothing_of_and_harms_no_other(taught: Tau
         sensor_slot_S=batch.sensor_slot_S[:0],
         sensor_graph_S=batch.sensor_graph_S[:0],
     )
-    assert np.isnan(told(made.model, bare)).all()
+    assert np.isnan(distance_of(made.model, bare)).all()
     found = score(InferenceNetwork(made.model), concatenate([bare, batch])).distance_V.reshape(
         2, -1
     )
     assert np.isnan(found[0]).all()
-    np.testing.assert_allclose(found[1], told(made.model, batch)[0], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found[1], distance_of(made.model, batch)[0], rtol=1e-3, atol=1e-4)
 
 
 def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
@@ -194,15 +201,17 @@ def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
     for sensor in (*read, *unread):
         x_STF = batch.x_STF.copy()
         x_STF[sensor] = np.nan
-        found = told(made.model, replace(batch, x_STF=x_STF))[0, 0]
-        assert found == (np.inf if sensor in read else pytest.approx(told(made.model, batch)[0, 0]))
+        found = distance_of(made.model, replace(batch, x_STF=x_STF))[0, 0]
+        assert found == (
+            np.inf if sensor in read else pytest.approx(distance_of(made.model, batch)[0, 0])
+        )
 
 
 def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:
     made, windows = taught
     values_WSN = windows.values(np.arange(5))
     values_WSN[2, 0] = np.nan
-    expected_WV = told(made.model, graphs_of(values_WSN, made))
+    expected_WV = distance_of(made.model, graphs_of(values_WSN, made))
     network = InferenceNetwork(made.model)
     found = score(network, graphs_of(values_WSN, made)).distance_V.reshape(5, -1)
     np.testing.assert_allclose(found, expected_WV, rtol=1e-3, atol=1e-4)
@@ -215,10 +224,10 @@ def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:
 def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: Taught) -> None:
     made, windows = taught
     usual_WSN = windows.values(np.arange(240))
-    assert (told(made.model, graphs_of(usual_WSN, made))[:, 0] <= 1.0).mean() > 0.97
+    assert (distance_of(made.model, graphs_of(usual_WSN, made))[:, 0] <= 1.0).mean() > 0.97
     other_WSN = usual_WSN.copy()
     other_WSN[:, 1] += 5.0  # what Q1 never did
-    assert (told(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
+    assert (distance_of(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
 
 
 def limit_of(
@@ -228,7 +237,7 @@ def limit_of(
 
 
 def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
-    """Return windows of twelve courses, each of which moves all sensors in its own way, and the course of each."""
+    """Return windows of twelve patterns, each over all sensors, and the pattern of each."""
     windows, course_W = shown(tmp_path), np.arange(240) // 3 % 12
     phase_QS1 = np.random.default_rng(1).uniform(0.0, 2.0 * np.pi, (12, 4, 1))
     course_QSN = (2.0 * np.sin(np.arange(12) + phase_QS1)).astype(np.float32)
@@ -266,7 +275,7 @@ def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_pa
     )
     uneven = replace(uneven, group_W=windows.group_W)
     fit_linear_classifier(made.model, made.spec, uneven, np.arange(240), CONFIG)
-    assert (told(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
+    assert (distance_of(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
 
 
 def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
@@ -274,14 +283,16 @@ def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
     shown_W = np.flatnonzero(windows.labels.grade_WV[:, 0] > 0)
     fit_linear_classifier(made.model, made.spec, windows, shown_W, CONFIG)
     far_WSN = windows.values(shown_W[:4]) + np.float32(5.0)
-    assert (told(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
-    assert np.isfinite(told(made.model, graphs_of(windows.values(shown_W), made))[:, 0]).all()
+    assert (distance_of(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
+    assert np.isfinite(
+        distance_of(made.model, graphs_of(windows.values(shown_W), made))[:, 0]
+    ).all()
 
 
 def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
     made, windows = taught
     chosen_W = np.arange(0, 240, 17)
-    expected_WV = told(made.model, graphs_of(windows.values(chosen_W), made))
+    expected_WV = distance_of(made.model, graphs_of(windows.values(chosen_W), made))
     found = predict(made.model, made.spec, windows, chosen_W).distance_WV
     assert np.isfinite(expected_WV[:, 0]).all()
     np.testing.assert_allclose(found, expected_WV, rtol=1e-4, atol=1e-5)
@@ -297,7 +308,7 @@ def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
     fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     assert made.model.distance is not None
     assert np.isposinf(made.model.distance.limit_G.numpy()).all()
-    assert np.isnan(told(made.model, graphs_of(windows.values(np.arange(2)), made))).all()
+    assert np.isnan(distance_of(made.model, graphs_of(windows.values(np.arange(2)), made))).all()
 
 
 def test_same_windows_give_the_same_fit(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
-"""The linear reading of grades, along one direction and freely."""
+"""The linear classifier of grades: ordinal score and discriminant."""
 
 import numpy as np
 
 from app.features.binning import Doubles
 from train.data.labels import Integers
-from train.linear.ordinal import OrdinalReading, measure, read_off
+from train.linear.ordinal import OrdinalClassifier, fit_ordinal, measure
 
 HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
 
 
 def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
-    """Return inputs of which the first falls with the grade, the second is the group's own, and the others are noise."""
+    """Return inputs: the first falls with the grade, the second is the group's, others are noise."""
     generator = np.random.default_rng(seed)
     group_W = np.arange(windows) % 12
     grade_W = group_W % 4
@@ -22,9 +22,9 @@ def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
 
 def of_all(
     x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles = HEALTH_K
-) -> OrdinalReading:
+) -> OrdinalClassifier:
     """Return the reading that may use every input."""
-    return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
+    return fit_ordinal(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
 
 
 def test_grades_are_read_off_in_order() -> None:
@@ -77,7 +77,7 @@ def test_inputs_that_never_vary_are_not_heard() -> None:
 def test_reading_of_some_inputs_is_that_of_a_fit_which_never_saw_the_others() -> None:
     x_WL, grade_W, group_W = graded(240)
     is_read_L = np.array([True, True, False, True, False, True])
-    found = read_off(measure(x_WL, grade_W, group_W, HEALTH_K), is_read_L)
+    found = fit_ordinal(measure(x_WL, grade_W, group_W, HEALTH_K), is_read_L)
     expected = of_all(x_WL[:, is_read_L], grade_W, group_W)
     np.testing.assert_allclose(found.weight_LK[is_read_L], expected.weight_LK, rtol=1e-9)
     np.testing.assert_allclose(found.bias_K, expected.bias_K, rtol=1e-9)
