@@ -3,8 +3,8 @@
 from typing import cast
 
 from app.diagnosis.build import DiagnosisFields
-from app.schemas.diagnosis import Diagnosis
 from app.diagnosis.pipeline import row_of
+from app.schemas.diagnosis import Diagnosis
 from app.store.diagnoses import StoredDiagnosis
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import asyncpg
 import numpy as np
+from app.model.runtime.selection import choose
 
 from app.checkpoint.files import load
 from app.core.settings import PROJECT_DIR
@@ -27,7 +28,6 @@ from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.model.graph import GraphBatch, build_graph, concatenate
 from app.model.network import score
-from app.model.runtime.selection import choose
 from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.rig import rig_block

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from app.model.runtime.selection import choose
 from pydantic import AwareDatetime, BaseModel
 
 from app.checkpoint.files import load
@@ -29,7 +30,6 @@ from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import Floats
 from app.model.graph import GraphBatch, concatenate, split_output
 from app.model.network import score
-from app.model.runtime.selection import choose
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import Bins, interval_of, window_before

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
+from app.model.runtime.inference import InferenceNetwork
 
 from app.model.network import score
-from app.model.runtime.inference import InferenceNetwork
 from tests.bench.peers.common import Asked, Diagnoser, Fetched
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from app.model.runtime.inference import InferenceNetwork
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features, plan_features
@@ -19,7 +20,6 @@ from app.model.graph import (
     without_sensor,
 )
 from app.model.network import UniversalTemporalGNN, occlude, score, to_tensors
-from app.model.runtime.inference import InferenceNetwork
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import Integers

@@ -6,12 +6,12 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from app.model.runtime.bounded import BoundedNetwork, graphs_between
+from app.model.runtime.selection import warm_up_graphs
 
 from app.core.errors import LimitExceeded
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate
 from app.model.network import Averages, ModelConfig, UniversalTemporalGNN, occlude, score
-from app.model.runtime.bounded import BoundedNetwork, graphs_between
-from app.model.runtime.selection import warm_up_graphs
 from tests.small import small
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from app.model.runtime.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
+from app.model.runtime.selection import warm_up_graphs
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
@@ -21,8 +23,6 @@ from app.model.graph import (
     without_sensor,
 )
 from app.model.network import UniversalTemporalGNN, occlude, score
-from app.model.runtime.inference import MAX_KEPT_TOPOLOGIES, InferenceNetwork
-from app.model.runtime.selection import warm_up_graphs
 from tests.rig import rig_block
 from tests.small import small
 

@@ -6,11 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from app.core.errors import CheckpointError
-from app.model.graph import GraphBatch
-from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN, score
-from app.model.runtime import selection as module
 from app.model.runtime.selection import (
     Implementation,
     Trial,
@@ -19,6 +14,11 @@ from app.model.runtime.selection import (
     choose,
     warm_up_graphs,
 )
+
+from app.core.errors import CheckpointError
+from app.model.graph import GraphBatch
+from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.runtime import selection as module
 from tests.small import small
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
