@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch, plan_quality
 from app.features.binning import Floats
-from app.features.extraction import FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.graph import GraphBatch, GraphPlan, plan_graph, tile_graphs
 from app.schemas.equipment import Equipment
 

@@ -28,7 +28,7 @@ from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, compon
 from app.diagnosis.input_quality import QualityBatch, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import window_digest
-from app.features.extraction import check_shape
+from app.features.spec import check_shape
 from app.fleet.plan import Plan
 from app.model.graph import GraphBatch, concatenate, take_graphs
 from app.model.network import Network, score

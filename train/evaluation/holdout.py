@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeatureSpec, plan_features
 from app.model.graph import plan_graph, tile_graphs
 from app.model.network import UniversalTemporalGNN
 from train.data.labels import Integers

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.graph import GraphPlan, plan_graph, tile_graphs
 from app.model.network import UniversalTemporalGNN, spread, to_tensors
 from train.data.labels import Integers

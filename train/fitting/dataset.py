@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from app.features.binning import Floats
-from app.features.extraction import FeatureBatch, FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import FeatureBatch, batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.graph import GraphPlan, plan_graph, tile_graphs
 from app.model.network import GraphTensors, ModelConfig, to_tensors
 from app.schemas.equipment import Equipment

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeatureSpec, plan_features
 from app.model.graph import plan_graph
 from app.model.network import LinearClassifier, UniversalTemporalGNN
 from train.config import TrainConfig

@@ -16,8 +16,7 @@ from pydantic_core import from_json
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ModelUnavailable
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
 from app.features.binning import Floats, window_digest
-from app.features.extraction import check_shape
-from app.features.spec import FeatureSpec
+from app.features.spec import FeatureSpec, check_shape
 from app.schemas.equipment import Equipment
 from app.serving.rpc.messages import (
     BuildAnswer,

@@ -12,7 +12,7 @@ from app.checkpoint.manifest import read_manifest
 from app.demo.rig.equipment import rig_equipment
 from app.features.binning import Floats
 from app.features.extraction import window_features
-from app.features.range_novelty import leaves_range
+from app.features.range_checks import leaves_range
 from app.model.graph import build_graph, concatenate
 from app.model.network import score
 from tests.rig import rig_block

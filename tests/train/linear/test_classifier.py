@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model import network as model
 from app.model.graph import (
     Contributions,

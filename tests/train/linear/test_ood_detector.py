@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model.graph import (
     GraphBatch,
     concatenate,
