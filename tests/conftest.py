@@ -1,6 +1,6 @@
-"""A real database for every test that asks for one: a server per session, a template, a cheap copy per test.
+"""Fixtures of a real database: a server per session, a template, a cheap copy per test.
 
-Invariant: no test sees what another wrote, and the server is gone when the session is.
+Invariant: tests share no data, and the server stops with the session.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ import asyncpg
 import httpx
 import pytest
 
-from app.core import file_locks as lease
+from app.core.file_locks import is_held
 from app.schemas.equipment import Equipment
 from app.store.embedded.server import ensure_embedded, release_embedded
+from app.store.embedded.state_files import SUPERVISOR_LOCK
 from app.store.store import Store
 from tests.collector import Collector, collecting
 from tests.machines import make_machine
@@ -29,10 +30,10 @@ _TEMPLATE = f"hydraulic_template_{os.getpid()}"
 
 
 def pytest_report_header() -> str:
-    """Say on which edition the tests run."""
+    """Report the edition on which the tests run."""
     if TIMESCALE_DSN:
         return "database: TimescaleDB at TEST_TIMESCALE_DSN"
-    return "database: embedded PostgreSQL; the TimescaleDB edition is not tested, since TEST_TIMESCALE_DSN is not set"
+    return "database: embedded PostgreSQL; set TEST_TIMESCALE_DSN to test TimescaleDB"
 
 
 def with_database(dsn: str, name: str) -> str:
@@ -41,7 +42,7 @@ def with_database(dsn: str, name: str) -> str:
 
 
 async def run_sql(dsn: str, *statements: str) -> None:
-    """Run statements outside any transaction."""
+    """Run statements outside a transaction."""
     session = await asyncpg.connect(dsn)
     try:
         for statement in statements:
@@ -88,7 +89,7 @@ def server_dsn() -> Iterator[str]:
         yield dsn
         asyncio.run(run_sql(dsn, f"drop database {_TEMPLATE}"))
         release_embedded(directory)
-        while TIMESCALE_DSN is None and lease.is_held(directory / lease.KEEPER_LOCK):
+        while TIMESCALE_DSN is None and is_held(directory / SUPERVISOR_LOCK):
             time.sleep(0.02)
 
 
@@ -101,12 +102,12 @@ async def _make_template(dsn: str) -> None:
 
 @pytest.fixture
 async def database_dsn(server_dsn: str) -> AsyncIterator[str]:
-    """DSN of a migrated database of this test's own."""
+    """DSN of a migrated database for one test."""
     name = f"hydraulic_test_{uuid4().hex}"
     if TIMESCALE_DSN is None:
         await run_sql(server_dsn, f"create database {name} template {_TEMPLATE}")
     else:
-        # TimescaleDB's background workers hold the template, and nobody may copy a database in use.
+        # TimescaleDB's background workers use the template, and a database in use can't be copied
         await run_sql(server_dsn, f"create database {name}")
         store = Store(with_database(server_dsn, name))
         await store.migrate()
@@ -117,7 +118,7 @@ async def database_dsn(server_dsn: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def store(database_dsn: str) -> AsyncIterator[Store]:
-    """A store on a migrated database of this test's own."""
+    """A store on a migrated database for one test."""
     opened = Store(database_dsn)
     yield opened
     await opened.close()
