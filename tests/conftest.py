@@ -21,9 +21,10 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from app.core import file_locks as lease
+from app.core.file_locks import is_held
 from app.schemas.equipment import Equipment
 from app.store.embedded.server import ensure_embedded, release_embedded
+from app.store.embedded.state_files import SUPERVISOR_LOCK
 from app.store.store import Store
 from tests.collector import Collector, collecting
 from tests.machines import make_machine
@@ -52,7 +53,7 @@ def with_database(dsn: str, name: str) -> str:
 
 
 async def run_sql(dsn: str, *statements: str) -> None:
-    """Run statements outside any transaction."""
+    """Run statements outside a transaction."""
     session = await asyncpg.connect(dsn)
     try:
         for statement in statements:
@@ -120,7 +121,7 @@ def server_dsn() -> Iterator[str]:
         yield dsn
         asyncio.run(run_sql(dsn, f"drop database {_TEMPLATE}"))
         release_embedded(directory)
-        while TIMESCALE_DSN is None and lease.is_held(directory / lease.KEEPER_LOCK):
+        while TIMESCALE_DSN is None and is_held(directory / SUPERVISOR_LOCK):
             time.sleep(0.02)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from app.core.arguments import time_argument
 from app.core.errors import HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
@@ -21,6 +20,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.feed import run_feed
 from app.demo.rig.importer import DEFAULT_START, Progress, import_rig
 from app.demo.rig.measurements import open_directory, survey
+from app.schemas.times import time_argument
 from app.serving.observability.logging import configure_logging
 from app.store.open import open_store
 

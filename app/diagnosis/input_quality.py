@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import Fault, FeatureBatch, SensorFeatures, faults_of
-from app.features.range_novelty import (
+from app.features.extraction import FeatureBatch, SensorFeatures
+from app.features.range_checks import (
     RangeNoveltyPlan,
     leaves_range,
     plan_range_novelty,
     range_novelty,
 )
+from app.features.sensor_faults import Fault, faults_of
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 

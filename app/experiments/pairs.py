@@ -99,7 +99,7 @@ class Gathering:
         """Return what was gathered, in the order of time."""
         rows = list(_apart(sorted(self._first.values(), key=lambda row: row.created_us)))
         component_ids = tuple(
-            sorted({item.component_id for row in rows for told in row.told for item in told})
+            sorted({item.component_id for row in rows for side in row.predictions for item in side})
         )
         place_of = {component_id: place for place, component_id in enumerate(component_ids)}
         shape = (len(rows), len(component_ids))
@@ -110,7 +110,7 @@ class Gathering:
         score_2PC = np.full((2, *shape), np.nan)
         for pair, row in enumerate(rows):
             truths = _said_of_both(row)
-            for side, told in enumerate(row.told):
+            for side, told in enumerate(row.predictions):
                 for item in told:
                     at = side, pair, place_of[item.component_id]
                     told_2PC[at] = things.of(shown(item.condition, item.state))
@@ -166,7 +166,7 @@ def score(told: PredictedComponent, truth: KnownTruth) -> float:
 
 def _said_of_both(row: PairRow) -> dict[str, KnownTruth]:
     """Return what labels say of components that both answers have."""
-    first, second = ({item.component_id for item in told} for told in row.told)
+    first, second = ({item.component_id for item in told} for told in row.predictions)
     return {
         truth.component_id: truth for truth in row.truths if truth.component_id in first & second
     }

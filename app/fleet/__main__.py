@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from app.core.arguments import time_argument
 from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
@@ -29,6 +28,7 @@ from app.core.settings import PROJECT_DIR, Settings
 from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan
 from app.fleet.tally import Summary, Tally, summary_text
+from app.schemas.times import time_argument
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
 from app.store.open import open_store
 

@@ -25,9 +25,9 @@ from app.model.runtime.selection import choose
 from app.checkpoint.files import load
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
+from app.experiments.pairs import score
 from app.features.extraction import window_features
 from app.model.graph import GraphBatch, build_graph, concatenate
-from app.model.network import score
 from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.rig import rig_block

@@ -11,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
-from app.features.binning import Doubles, Floats, flatness, roughness, step_statistics
+from app.features.binning import Doubles, Floats
 from app.features.spec import FeatureSpec, Limits, Reference
+from app.features.statistics import flatness, roughness, step_statistics
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
 from train.data.labels import Integers

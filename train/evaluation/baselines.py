@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-from app.features.binning import Floats, Statistic, step_statistics
+from app.features.binning import Floats
+from app.features.statistics import Statistic, step_statistics
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows
 from train.evaluation.holdout import HoldoutPart

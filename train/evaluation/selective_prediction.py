@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.diagnosis.input_quality import Thresholds
 from app.features.binning import Floats
-from app.features.range_novelty import window_exceedance
+from app.features.range_checks import window_exceedance
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 from train.evaluation.conformal import (

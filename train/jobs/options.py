@@ -8,7 +8,7 @@ from typing import get_args, get_origin
 from pydantic import ValidationError
 
 from app.core.errors import HydraulicDiagnosticsError, InputError
-from app.features.binning import Statistic
+from app.features.statistics import Statistic
 from train.config import TrainConfig
 
 

@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import FeaturePlan, batch_features
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans
 from train.evaluation.robustness import usual_spread

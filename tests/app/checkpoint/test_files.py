@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration, ComponentCalibration
-from app.checkpoint.files import Origin, load, save
+from app.checkpoint.files import load
 from app.checkpoint.manifest import (
     DataInterval,
     read_calibration,
@@ -23,10 +23,12 @@ from app.checkpoint.manifest import (
     read_manifest,
     sha256_of,
 )
+from app.checkpoint.torch_model import Origin, save
 from app.core.errors import CheckpointError
+from app.experiments.pairs import score
 from app.features.extraction import window_features
 from app.model.graph import build_graph
-from app.model.network import UniversalTemporalGNN, score
+from app.model.network import UniversalTemporalGNN
 from tests.small import Small, small, wave
 
 CALIBRATION = Calibration(

@@ -10,11 +10,11 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import read_manifest
 from app.demo.rig.equipment import rig_equipment
+from app.experiments.pairs import score
 from app.features.binning import Floats
 from app.features.extraction import window_features
-from app.features.range_novelty import leaves_range
+from app.features.range_checks import leaves_range
 from app.model.graph import build_graph, concatenate
-from app.model.network import score
 from tests.rig import rig_block
 from train.evaluation.record import THIS, Metrics
 

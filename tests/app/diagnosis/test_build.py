@@ -24,7 +24,7 @@ from app.diagnosis.build import (
 from app.diagnosis.decoder import PredictionDecoder, component_predictions
 from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons
 from app.features.binning import Floats
-from app.features.extraction import Fault
+from app.features.sensor_faults import Fault
 from app.model.graph import Contributions, ModelOutput
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade

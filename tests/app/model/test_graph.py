@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from app.core.errors import WindowError
-from app.features.extraction import batch_features, plan_features, window_features
+from app.features.extraction import batch_features, window_features
+from app.features.spec import plan_features
 from app.model.graph import (
     GraphBatch,
     build_graph,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.experiments.pairs import score
 from app.features.extraction import window_features
 from app.model.graph import (
     Contributions,
@@ -17,7 +18,8 @@ from app.model.graph import (
     without_sensor,
 )
 from app.model.layers import MemberAttention, MemberLstm
-from app.model.network import LinearClassifier, UniversalTemporalGNN, occlude, score, to_tensors
+from app.model.linear_classifier import LinearClassifier
+from app.model.network import UniversalTemporalGNN, occlude, to_tensors
 from tests.small import Small, press, small, wave
 
 CLOSE = 1e-5  # sums over a batch are taken in another order than over a graph alone

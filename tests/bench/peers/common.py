@@ -27,9 +27,9 @@ from app.diagnosis.build import DiagnosisContext, Scores, diagnose
 from app.diagnosis.decoder import PredictionDecoder, component_predictions
 from app.diagnosis.input_quality import QualityBatch, Thresholds, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
+from app.experiments.pairs import score
 from app.features.binning import Floats
 from app.model.graph import GraphBatch, concatenate, split_output
-from app.model.network import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import Bins, interval_of, window_before

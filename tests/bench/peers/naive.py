@@ -18,9 +18,9 @@ from torch_geometric.data import Batch, Data
 
 from app.diagnosis.build import Scores
 from app.diagnosis.decoder import component_predictions
+from app.experiments.pairs import score
 from app.features.binning import Floats
 from app.model.graph import GraphBatch
-from app.model.network import score
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import Bins, interval_of

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from app.model.runtime.inference import InferenceNetwork
 
-from app.model.network import score
+from app.experiments.pairs import score
 from tests.bench.peers.common import Asked, Diagnoser, Fetched
 
 

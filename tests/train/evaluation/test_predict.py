@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model.graph import plan_graph, tile_graphs
 from tests.small import graded_windows, small
 from train.evaluation.predict import Predictions, join, predict

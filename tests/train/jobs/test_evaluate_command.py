@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
-from app.checkpoint.files import Origin, load, save
+from app.checkpoint.files import load
 from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_manifest
+from app.checkpoint.torch_model import Origin, save
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.demo.cmapss.importer import engine_topology
 from app.model.network import UniversalTemporalGNN

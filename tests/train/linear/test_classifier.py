@@ -7,8 +7,10 @@ import pytest
 import torch
 from app.model.runtime.inference import InferenceNetwork
 
+from app.experiments.pairs import score
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model import network as model
 from app.model.graph import (
     Contributions,
@@ -19,7 +21,7 @@ from app.model.graph import (
     tile_graphs,
     without_sensor,
 )
-from app.model.network import UniversalTemporalGNN, occlude, score, to_tensors
+from app.model.network import UniversalTemporalGNN, occlude, to_tensors
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import Integers

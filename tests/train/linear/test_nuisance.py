@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows

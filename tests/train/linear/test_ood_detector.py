@@ -9,8 +9,10 @@ import pytest
 import torch
 from app.model.runtime.inference import InferenceNetwork
 
+from app.experiments.pairs import score
 from app.features.binning import Doubles, Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model.graph import (
     GraphBatch,
     concatenate,
@@ -19,7 +21,7 @@ from app.model.graph import (
     tile_graphs,
     without_sensor,
 )
-from app.model.network import UniversalTemporalGNN, score
+from app.model.network import UniversalTemporalGNN
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers

@@ -13,6 +13,7 @@ from app.model.runtime.selection import warm_up_graphs
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.demo.rig.equipment import rig_equipment
+from app.experiments.pairs import score
 from app.features.extraction import window_features
 from app.model.graph import (
     Contributions,
@@ -22,7 +23,7 @@ from app.model.graph import (
     concatenate,
     without_sensor,
 )
-from app.model.network import UniversalTemporalGNN, occlude, score
+from app.model.network import UniversalTemporalGNN, occlude
 from tests.rig import rig_block
 from tests.small import small
 

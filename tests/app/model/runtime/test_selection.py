@@ -6,20 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from app.model.runtime.selection import (
-    Implementation,
-    Trial,
-    built,
-    candidates,
-    choose,
-    warm_up_graphs,
-)
+from app.model.runtime.selection import Implementation, built, candidates, choose, warm_up_graphs
 
 from app.core.errors import CheckpointError
+from app.experiments.pairs import score
 from app.model.graph import GraphBatch
-from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN, score
+from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN
 from app.model.runtime import selection as module
 from tests.small import small
+from train.jobs.tune import Trial
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PLAIN = Implementation("network", torch.float32, 1)

@@ -1,6 +1,6 @@
-"""Named SQL: statements stand in `.sql` files, each under `-- name:` and a line that says its purpose.
+"""Loads named SQL statements: `sql/*.sql`, each under `-- name:` and a line with its purpose.
 
-Invariant: no statement is ever put together from text; values travel as parameters.
+Invariant: no statement is put together from text; values travel as parameters.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.core.errors import StoreError
 
-_HERE = Path(__file__).parent
+SQL_DIRECTORY = Path(__file__).parent / "sql"
 _HEAD = re.compile(
     r"^-- name:[ \t]*(?P<name>\S*)[ \t]*\n-- (?P<purpose>\S[^\n]*)\n(?P<text>.*)\Z", re.DOTALL
 )
@@ -20,11 +20,11 @@ def read_statements(text: str, where: str) -> Mapping[str, str]:
     """Split a file into its statements by name.
 
     Args:
-        text: the file; what stands before the first `-- name:` is a comment.
+        text: the file; text before the first `-- name:` is a comment.
         where: the file's name, for messages.
 
     Raises:
-        StoreError: a statement has no name, no purpose or no text, or a name comes twice.
+        StoreError: a statement has no name, purpose or text, or two have the same name.
     """
     statements: dict[str, str] = {}
     for part in re.split(r"(?m)^(?=-- name:)", text)[1:]:
@@ -32,7 +32,8 @@ def read_statements(text: str, where: str) -> Mapping[str, str]:
         first = part.split("\n", 1)[0]
         if head is None or not head["name"] or not head["text"].strip():
             raise StoreError(
-                f"expected '-- name: NAME', a line '-- PURPOSE' and a statement in {where}, found '{first}' without: add them"
+                f"expected '-- name: NAME', a line '-- PURPOSE' and a statement in {where}, found "
+                f"'{first}' without: add them"
             )
         if head["name"] in statements:
             raise StoreError(
@@ -44,6 +45,6 @@ def read_statements(text: str, where: str) -> Mapping[str, str]:
 
 @cache
 def queries() -> Mapping[str, str]:
-    """Return the statements of `queries.sql` by name."""
-    path = _HERE / "queries.sql"
-    return read_statements(path.read_text(encoding="utf-8"), path.name)
+    """Return all statements by name."""
+    files = sorted(SQL_DIRECTORY.glob("*.sql"))
+    return read_statements("\n".join(path.read_text(encoding="utf-8") for path in files), "sql/")

@@ -1,17 +1,16 @@
 import re
-from pathlib import Path
 
 import pytest
 
 from app.core.errors import StoreError
-from app.store import sql
-from app.store.sql import queries, read_statements
-
-SOURCE = Path(sql.__file__).parent
+from app.store.statements import SQL_DIRECTORY, queries, read_statements
 
 
 def test_statements_are_found_by_name():
-    text = "-- a remark\n\n-- name: one\n-- The first.\nselect 1;\n\n-- name: two\n-- The second.\n-- with a remark\nselect 2;\n"
+    text = (
+        "-- a remark\n\n-- name: one\n-- The first.\nselect 1;\n\n"
+        "-- name: two\n-- The second.\n-- with a remark\nselect 2;\n"
+    )
 
     assert read_statements(text, "x.sql") == {
         "one": "select 1;",
@@ -34,6 +33,11 @@ def test_incomplete_statement_is_refused(text: str):
         read_statements(text, "x.sql")
 
 
+def test_lines_of_sql_have_at_most_100_characters():
+    for path in SQL_DIRECTORY.glob("*.sql"):
+        assert max(map(len, path.read_text().splitlines())) <= 100, path.name
+
+
 def test_second_statement_of_a_name_is_refused():
     with pytest.raises(StoreError, match="found 'a' twice"):
         read_statements("-- name: a\n-- P.\nselect 1;\n-- name: a\n-- P.\nselect 2;\n", "x.sql")
@@ -41,7 +45,7 @@ def test_second_statement_of_a_name_is_refused():
 
 def test_every_statement_is_used_and_every_used_one_exists():
     used = set()
-    for path in SOURCE.glob("*.py"):
+    for path in SQL_DIRECTORY.parent.glob("*.py"):
         used |= set(
             re.findall(
                 r'(?:fetch|once)\(\s*"(\w+)"|(?:named|queries\(\))\["(\w+)"\]', path.read_text()
