@@ -1,6 +1,6 @@
 """The composition root: what `serve_config.yaml` imports, typed, so that a wrong argument fails before anything starts.
 
-It stands above serving and releases, which know nothing of each other, and gives the ingress its release desk.
+It stands above serving and releases, which know nothing of each other, and gives the ingress its release service.
 
 Invariant: replicas, resources and weights are not said here but in the configuration file.
 """

@@ -251,7 +251,7 @@ def test_migrations_are_there():
 async def interface() -> dict[str, Any]:
     """The OpenAPI document of a service that was never started, with the pages beside it that answer GET."""
     service = cast(
-        "Service", SimpleNamespace(authenticator=None, store=None, desk=None, metrics=Metrics())
+        "Service", SimpleNamespace(authenticator=None, store=None, releases=None, metrics=Metrics())
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(build_api(service)), base_url="http://test"

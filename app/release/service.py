@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.release.config.file import ReadConfig
     from app.release.config.schema import ServeConfig
     from app.release.operations import Releases
-    from app.serving.http.routes.releases import Asked
+    from app.serving.http.routes.releases import ReleaseRequest
     from app.store.releases import ReleaseEvent
     from app.store.store import Store
 
@@ -50,11 +50,13 @@ class ReleaseService:
         self._orders: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
         self._naming: set[asyncio.Task[None]] = set()
 
-    async def split(self, asked: "Asked", weights: Mapping[str, float]) -> ReleaseAnswer:
+    async def split(self, asked: "ReleaseRequest", weights: Mapping[str, float]) -> ReleaseAnswer:
         """Give versions their weights, see `Releases.split`."""
         return await self._take(asked, lambda releases: releases.split(weights))
 
-    async def deploy(self, asked: "Asked", version: str, device: str | None) -> ReleaseAnswer:
+    async def deploy(
+        self, asked: "ReleaseRequest", version: str, device: str | None
+    ) -> ReleaseAnswer:
         """Check a version and add it with weight 0, see `Releases.deploy`."""
 
         async def work(releases: "Releases") -> None:
@@ -64,7 +66,7 @@ class ReleaseService:
 
         return await self._take(asked, work, deployed=version)
 
-    async def rollback(self, asked: "Asked") -> ReleaseAnswer:
+    async def rollback(self, asked: "ReleaseRequest") -> ReleaseAnswer:
         """Put the weights before those of now in force again, see `Releases.rollback`."""
         return await self._take(asked, lambda releases: releases.rollback())
 
@@ -77,7 +79,7 @@ class ReleaseService:
 
     async def _take(
         self,
-        asked: "Asked",
+        asked: "ReleaseRequest",
         work: "Callable[[Releases], Awaitable[None]]",
         deployed: str | None = None,
     ) -> ReleaseAnswer:
@@ -146,7 +148,7 @@ class _ReleaseTask:
         settings: Settings,
         history: _History,
         dashboard: Callable[[], str],
-        asked: "Asked",
+        asked: "ReleaseRequest",
         work: "Callable[[Releases], Awaitable[None]]",
         deployed: str | None,
     ) -> None:
@@ -208,7 +210,7 @@ class _ReleaseTask:
         from app.release.view import difference
 
         asked, path, settings = self._asked, self._path(), self._settings
-        read = ConfigFile(path, asked.seen).read()
+        read = ConfigFile(path, asked.expected_digest).read()
         serve = ServeApi(
             await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home())
         )
@@ -222,13 +224,13 @@ class _ReleaseTask:
             ]:
                 if time.monotonic() < give_up:  # another command may be between the file and Serve
                     await asyncio.sleep(0.2)
-                    read = ConfigFile(path, asked.seen).read()
+                    read = ConfigFile(path, asked.expected_digest).read()
                     continue
                 raise ReleaseConflict(
                     f"expected what runs in '{path.name}' of this node, found: {'; '.join(found)}: see `python -m app.release diff`, and "
                     "`apply` it, or name the file that runs with HYDRAULIC_SERVE_CONFIG"
                 )
-            file, asker = ConfigFile(path, asked.seen), Asker(asked.name, asked.reason)
+            file, asker = ConfigFile(path, asked.expected_digest), Asker(asked.actor, asked.reason)
             releases = Releases(
                 file,
                 serve,

@@ -85,7 +85,7 @@ def build_api(service: Service) -> ASGIApp:
     _add_diagnosis_routes(api, service)
     _add_release_routes(api, service)
     add_experiment_route(api, service.store, access(service.authenticator, "read"))
-    add_admin_routes(api, service.authenticator, service.desk)
+    add_admin_routes(api, service.authenticator, service.releases)
     _add_error_answers(api)
     document_bodies(api)
     return AccessLog(DirectPaths(api, Callers()), service.metrics)

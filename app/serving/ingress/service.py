@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from app.serving.http.auth import Authenticator
-from app.serving.http.routes.releases import Desk
+from app.serving.http.routes.releases import ReleaseBackend
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
@@ -27,7 +27,7 @@ class Service:
     diagnostics: Diagnostics
     status: Status
     retention: Retention
-    desk: Desk
+    releases: ReleaseBackend
     metrics: Metrics
     store: Store
 
@@ -39,7 +39,7 @@ class Service:
 
     async def close(self) -> None:
         """Write what waits and close the connections; a part that fails to close keeps no other from it."""
-        for part in (self.desk, self.retention, self.status, self.diagnostics, self.store):
+        for part in (self.releases, self.retention, self.status, self.diagnostics, self.store):
             try:
                 await part.close()
             except Exception:

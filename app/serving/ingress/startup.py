@@ -19,7 +19,7 @@ from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
-from app.serving.http.routes.releases import Desk
+from app.serving.http.routes.releases import ReleaseBackend
 from app.serving.ingress.config import IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
@@ -35,7 +35,7 @@ from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-OpenReleaseService = Callable[[Settings, Store], Desk]
+OpenReleaseService = Callable[[Settings, Store], ReleaseBackend]
 
 
 class Ingress:
@@ -69,7 +69,7 @@ class Ingress:
             diagnostics=Diagnostics(store, machines, self._versions, metrics, utc_now),
             status=Status(store, self._versions, partial(prepare, store, settings, declared)),
             retention=Retention(store, utc_now),
-            desk=open_release_service(settings, store),
+            releases=open_release_service(settings, store),
             metrics=metrics,
             store=store,
         )

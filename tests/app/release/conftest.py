@@ -9,9 +9,9 @@ from tests.app.release.stage import Stage, Written
 from tests.app.serving.conftest import (  # noqa: F401 - the service in this process, for what it stores
     checkpoints,
     client,
-    desk,
     local,
     metrics,
+    release_service,
     service,
     versions,
 )

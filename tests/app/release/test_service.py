@@ -1,4 +1,4 @@
-"""Releases over HTTP: the real routes, keys, desk, operations, file and history; Serve and the service it releases are the stage's."""
+"""Releases over HTTP: the real routes, keys, service, operations, file and history; Serve and the service it releases are the stage's."""
 
 import asyncio
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def file(path: Path, stage: Stage) -> Iterator[Path]:
 
 
 @pytest.fixture
-def desk(store: Store, file: Path, tmp_path: Path) -> ReleaseService:
+def release_service(store: Store, file: Path, tmp_path: Path) -> ReleaseService:
     port = yaml.safe_load(file.read_text())["http_options"]["port"]
     settings = Settings(serve_config=file, var_dir=tmp_path / "var")
     return ReleaseService(settings, store, lambda: f"http://127.0.0.1:{port}")

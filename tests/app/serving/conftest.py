@@ -102,8 +102,8 @@ def versions(local: LocalChain, metrics: Metrics) -> VersionRouter:
 
 
 @pytest.fixture
-def desk(store: Store, tmp_path: Path) -> ReleaseService:
-    """A desk whose file is not there."""
+def release_service(store: Store, tmp_path: Path) -> ReleaseService:
+    """A release service whose file does not exist."""
     return ReleaseService(
         Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1"
     )
@@ -111,7 +111,7 @@ def desk(store: Store, tmp_path: Path) -> ReleaseService:
 
 @pytest.fixture
 async def service(
-    store: Store, versions: VersionRouter, metrics: Metrics, desk: ReleaseService
+    store: Store, versions: VersionRouter, metrics: Metrics, release_service: ReleaseService
 ) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
@@ -123,7 +123,7 @@ async def service(
         diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
-        desk=desk,
+        releases=release_service,
         metrics=metrics,
         store=store,
     )

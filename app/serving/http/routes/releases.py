@@ -1,6 +1,6 @@
 """Releases over HTTP: weights, deployments and the way back, for keys with the scope `admin`.
 
-The work is a desk's, which this layer gets from above and knows by its shape alone.
+The routes call a `ReleaseBackend`, which `app.release` implements and the composition root provides.
 Invariant: nothing is changed for a key without the scope, nor when `If-Match` names another state of the file.
 """
 
@@ -21,50 +21,52 @@ from app.serving.http.routes.common import access, json_answer, read_body
 MAX_ORDER_BYTES = 16 * 1024
 
 
-class Asked(NamedTuple):
-    """Who orders a release, and how.
+class ReleaseRequest(NamedTuple):
+    """Who requests a release, and how.
 
     Args:
-        name: of the asker's key, for the history.
-        key: the asker's own, with which the service is asked on their behalf.
-        reason: why.
-        seen: SHA-256 of the file that the asker has seen; None for whatever it holds.
-        dry_run: tell the difference, and change nothing.
+        actor: name of the API key, recorded in the release history.
+        key: the API key itself, used for requests to the service on the caller's behalf.
+        reason: why, recorded in the release history.
+        expected_digest: SHA-256 that `serve_config.yaml` must have; None accepts any content.
+        dry_run: report the difference of the file without changing anything.
     """
 
-    name: str
+    actor: str
     key: SecretStr
     reason: str
-    seen: str | None
+    expected_digest: str | None
     dry_run: bool
 
 
-class Desk(Protocol):
-    """Does releases. Its methods raise the errors of `app.core.errors` that `app.release` does."""
+class ReleaseBackend(Protocol):
+    """Changes releases. Its methods raise the errors of `app.core.errors` that `app.release` does."""
 
-    async def split(self, asked: Asked, weights: Mapping[str, float]) -> ReleaseAnswer:
+    async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
         """Give versions their weights."""
 
-    async def deploy(self, asked: Asked, version: str, device: str | None) -> ReleaseAnswer:
+    async def deploy(
+        self, request: ReleaseRequest, version: str, device: str | None
+    ) -> ReleaseAnswer:
         """Add a version with weight 0."""
 
-    async def rollback(self, asked: Asked) -> ReleaseAnswer:
+    async def rollback(self, request: ReleaseRequest) -> ReleaseAnswer:
         """Put the weights before those of now in force again."""
 
     async def close(self) -> None:
         """Give up what is under way."""
 
 
-def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> None:
+def add_admin_routes(api: FastAPI, authenticator: Authenticator, backend: ReleaseBackend) -> None:
     """Add the routes that change releases."""
     may = access(authenticator, "admin")
 
-    def asked(request: Request, reason: str, *, dry_run: bool) -> Asked:
-        return Asked(
+    def release_request(request: Request, reason: str, *, dry_run: bool) -> ReleaseRequest:
+        return ReleaseRequest(
             request.state.key_name,
             SecretStr(key_in(request.headers) or ""),
             reason,
-            _seen(request),
+            _expected_digest(request),
             dry_run,
         )
 
@@ -83,7 +85,9 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
             await read_body(request.headers, request.receive, MAX_ORDER_BYTES)
         )
         return _answered(
-            await desk.split(asked(request, order.reason, dry_run=dry_run), order.weights)
+            await backend.split(
+                release_request(request, order.reason, dry_run=dry_run), order.weights
+            )
         )
 
     @api.post(
@@ -98,7 +102,9 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
         order = RollbackOrder.model_validate_json(
             await read_body(request.headers, request.receive, MAX_ORDER_BYTES) or b"{}"
         )
-        return _answered(await desk.rollback(asked(request, order.reason, dry_run=dry_run)))
+        return _answered(
+            await backend.rollback(release_request(request, order.reason, dry_run=dry_run))
+        )
 
     @api.post(
         "/v1/models/{version}/deploy",
@@ -115,7 +121,9 @@ def add_admin_routes(api: FastAPI, authenticator: Authenticator, desk: Desk) -> 
             await read_body(request.headers, request.receive, MAX_ORDER_BYTES) or b"{}"
         )
         return _answered(
-            await desk.deploy(asked(request, order.reason, dry_run=dry_run), version, order.device)
+            await backend.deploy(
+                release_request(request, order.reason, dry_run=dry_run), version, order.device
+            )
         )
 
 
@@ -127,7 +135,7 @@ def _answered(answer: ReleaseAnswer) -> Response:
     return response
 
 
-def _seen(request: Request) -> str | None:
+def _expected_digest(request: Request) -> str | None:
     given = request.headers.get("if-match", "*").strip()
     if given == "*":
         return None
