@@ -303,7 +303,7 @@ def test_versions_that_can_not_work_are_refused_while_the_others_answer(
 
     told = release("deploy", "5", "--checkpoint", str(good), "--device", "cuda")
     assert told.status == 1
-    assert "version 5 was refused and taken out again" in told.err
+    assert "version 5 was refused and removed again" in told.err
     assert "CUDA" in told.err
     assert file.read_text() == before
     assert "what runs is what the file says" in checked(release("diff")).out
@@ -428,7 +428,7 @@ def test_guard_that_breaks_rolls_back_by_itself(
             "errors<50%,p95<9s,disagreement<50%",
         )
     )
-    assert "held for" in done.out
+    assert "passed after" in done.out
     assert "disagreement 0 in " in done.out
     checked(release("rollback"))
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(before)

@@ -158,7 +158,7 @@ def without_version(text: str, version: str) -> str:
 
 def _edited(text: str, edit: Callable[[Any], None], *, removes: bool = False) -> str:
     """Apply an edit to the round-trip document, and to plain data to verify the result."""
-    expected = yaml.safe_load(text)
+    expected = yaml.load(text, Loader=yaml.CSafeLoader)
     edit(expected)
     round_trip = YAML()
     round_trip.Representer = _Representer
@@ -171,7 +171,7 @@ def _edited(text: str, edit: Callable[[Any], None], *, removes: bool = False) ->
         unchanged = _dumped(round_trip, document)
         edit(document)
         edited = _dumped(round_trip, document)
-        found = yaml.safe_load(edited)
+        found = yaml.load(edited, Loader=yaml.CSafeLoader)
     except (YAMLError, yaml.YAMLError) as error:
         raise _cannot_edit(f"an error: {error}") from error
     if found != expected:

@@ -92,7 +92,7 @@ def test_versions_that_are_not_named_get_no_weight():
     ]
 
 
-def test_unknown_version_is_refused_with_those_that_there_are():
+def test_unknown_version_is_refused_with_the_known_ones():
     with pytest.raises(SettingsError, match="found '7': the file has 1, 2"):
         with_weights(TEXT, {"7": 100})
 
@@ -103,8 +103,12 @@ def test_added_version_is_a_copy_of_its_neighbour_with_weight_0():
     names = [item["name"] for item in yaml.safe_load(after)["applications"]]
     assert names == ["diagnostics", "model-1", "model-2", "model-3", "live-rig"]
     added = [line for line in after.splitlines() if line not in TEXT.splitlines()]
-    assert added == ['              - version: "3"', "                application: model-3", "  - name: model-3",
-                     "      checkpoint: registry:3"]  # fmt: skip
+    assert [line.strip() for line in added] == [
+        '- version: "3"',
+        "application: model-3",
+        "- name: model-3",
+        "checkpoint: registry:3",
+    ]
     assert after.count("*queue_depth") == TEXT.count("*queue_depth") + 1
     assert "0\n\n  - name: model-3\n" in after
     assert "0\n\n  # The demonstration" in after
@@ -144,7 +148,7 @@ def test_version_with_weight_or_unknown_is_not_removed(version: str):
         without_version(TEXT, version)
 
 
-def test_version_that_is_there_is_not_added_again():
+def test_released_version_is_not_added_again():
     with pytest.raises(SettingsError, match="not released, found 2, which is"):
         with_version(TEXT, Placement("2", "x"), "1")
 
@@ -217,11 +221,11 @@ def test_shadows_are_one_line_behind_the_releases_and_go_with_the_last():
 @pytest.mark.parametrize(
     "written",
     [
-        "            # who looks on\n            shadows: []\n",
-        "            shadows: []  # who looks on\n",
+        "            # watches\n            shadows: []\n",
+        "            shadows: []  # watches\n",
     ],
 )
-def test_key_that_a_comment_is_about_stays(written: str):
+def test_key_with_a_comment_stays(written: str):
     text = TEXT.replace("          thresholds:\n", written + "          thresholds:\n")
     after = with_shadows(text, ["2", "1"])
     assert after.split() == text.replace("[]", '["2", "1"]').split()
