@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from app.core.errors import InputError, ReleaseError, StoreError
-from app.experiments.reading import MOST, AnswerSource, AskedFor, read_experiments
+from app.experiments.reading import MAX_ANSWERS, AnswerSource, ExperimentQuery, read_experiments
 from app.experiments.report import ComponentComparison, Experiment, HealthDifference, Latency
 from app.release.clients.serve_api import ApplicationState, ServeApi
 from app.release.clients.service_api import ServiceApi
@@ -152,7 +152,9 @@ async def comparison_lines(
             "days",
         )
     start = None if days is None else now - timedelta(days=days)
-    found = (await read_experiments(source, AskedFor(a, b, start, None, MOST), now)).experiments
+    found = (
+        await read_experiments(source, ExperimentQuery(a, b, start, None, MAX_ANSWERS), now)
+    ).experiments
     if not found:
         raise ReleaseError(
             f"expected windows that versions {a} and {b} both answered, found none: score copies "

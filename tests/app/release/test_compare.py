@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import InputError, ReleaseError
-from app.experiments.reading import AskedFor, read_experiments
+from app.experiments.reading import ExperimentQuery, read_experiments
 from app.release.__main__ import main
 from app.release.view import comparison_lines
 from app.store.store import Store
@@ -46,7 +46,9 @@ async def test_verdict_comes_first_and_then_its_figures(store: Store, database_d
         "component  differ           right     of labelled windows  health, 4 less 3",
         "pump       5 of 20 (25.0%)  no label                       -0.100 [-0.307, +0.153]",
     ]
-    (found,) = (await read_experiments(store.answer_pairs(), AskedFor("3", "4"), NOW)).experiments
+    (found,) = (
+        await read_experiments(store.answer_pairs(), ExperimentQuery("3", "4"), NOW)
+    ).experiments
     assert lines[0] == found.sentence
 
 

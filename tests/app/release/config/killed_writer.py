@@ -70,6 +70,10 @@ def main(path: Path) -> None:
     """Kill at every line until the command completes."""
     after = with_weights(TEXT, {"1": 50, "2": 50})
     found = {TEXT: 0, after: 0}
+    # edited once: tracing makes it slow
+    edited = {(TEXT, 50.0): after}
+    edited |= {(text, 20.0): with_weights(text, {"1": 80, "2": 20}) for text in found}
+    operations.with_weights = lambda text, weights: edited[text, weights["2"]]
     step, status = 0, 1
     while status != 0:
         step += 1
