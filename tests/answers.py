@@ -19,7 +19,7 @@ from app.diagnosis.build import DiagnosisContext, Scores, diagnose
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
-from app.experiments.pairs import Booleans, Integers, Pairs, gathered
+from app.experiments.pairs import Booleans, Integers, Pairs, collect_pairs
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
@@ -121,7 +121,7 @@ def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
 
 def pairs_of(a: list[Diagnosis], b: list[Diagnosis]) -> Pairs:
     """Return two versions' answers as pairs."""
-    return gathered(pair_rows(a, b))
+    return collect_pairs(pair_rows(a, b))
 
 
 def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
@@ -134,7 +134,7 @@ def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
 
     return replace(
         pairs,
-        told_2PC=of(pairs.told_2PC),
+        answer_2PC=of(pairs.answer_2PC),
         graded_2PC=of(pairs.graded_2PC),
         health_2PC=of(pairs.health_2PC),
         score_2PC=of(pairs.score_2PC),

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from ray.serve._private import constants
 
 from app.core.settings import Settings
-from app.release.config.shares import parse_steps
+from app.release.config.weights import parse_steps
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
 from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.readings import InlineReadings, Reading

@@ -310,7 +310,7 @@ def test_versions_that_can_not_run_are_refused_while_the_others_answer(
 
     refused = release("deploy", "5", "--checkpoint", str(good), "--device", "cuda")
     assert refused.status == 1
-    assert "version 5 was refused and taken out again" in refused.err
+    assert "version 5 was refused and removed again" in refused.err
     assert "CUDA" in refused.err
     assert file.read_text() == before
     assert "what runs is what the file says" in checked(release("diff")).out
@@ -427,7 +427,7 @@ def test_violated_guard_rolls_back(system: System, release: Release, file: Path,
             "errors<50%,p95<9s,disagreement<50%",
         )
     )
-    assert "held for" in done.out
+    assert "passed after" in done.out
     assert "disagreement 0 in " in done.out
     checked(release("rollback"))
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(before)

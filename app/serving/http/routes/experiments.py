@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Response
 
 from app.core.errors import InputError
-from app.experiments.reading import MOST, USUAL, AskedFor, read_experiments
+from app.experiments.reading import DEFAULT_ANSWERS, MAX_ANSWERS, ExperimentQuery, read_experiments
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime
 from app.serving.http.auth import Authenticator
@@ -48,14 +48,14 @@ def add_experiment_routes(api: FastAPI, store: Store, authenticator: Authenticat
         start: Annotated[AwareTime | None, Query(description="answers made from here on")] = None,
         end: Annotated[AwareTime | None, Query(description="answers made before this")] = None,
         limit: Annotated[
-            int, Query(ge=1, le=MOST, description="answers of two versions, the newest")
-        ] = USUAL,
+            int, Query(ge=1, le=MAX_ANSWERS, description="answers of two versions, the newest")
+        ] = DEFAULT_ANSWERS,
     ) -> Response:
         if a is not None and a == b:
             raise InputError(
                 f"expected two versions, found {a} twice: compare it with another one", "b"
             )
-        question = AskedFor(a, b, *checked_interval(start, end), limit)
+        query = ExperimentQuery(a, b, *checked_interval(start, end), limit)
         async with alone:
-            found = await read_experiments(store.answer_pairs(), question, datetime.now(UTC))
+            found = await read_experiments(store.answer_pairs(), query, datetime.now(UTC))
         return json_response(found.model_dump_json().encode())

@@ -98,7 +98,7 @@ async def test_asked_for_versions_and_interval_count(
 async def test_versions_share_what_one_question_reads(
     client: httpx.AsyncClient, compared: Equipment, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("app.experiments.reading.MOST", 20)
+    monkeypatch.setattr("app.experiments.reading.MAX_ANSWERS", 20)
     first, second = (await ask(client)).experiments
     assert [(each.windows, each.complete) for each in (first, second)] == [(10, False), (2, True)]
     (alone,) = (await ask(client, a="9", b="10")).experiments

@@ -1,7 +1,4 @@
-"""Weights as a person writes them, how they are shared when one version gets another, and how shadows change beside them.
-
-Pure. Invariant: weights that come out sum to 100.
-"""
+"""Reads, shares and formats traffic weights; changes of shadow versions. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,13 +9,13 @@ _DIGITS = 4
 
 
 class ShadowChange(NamedTuple):
-    """Versions that become shadows, and versions that no longer are."""
+    """Versions that become shadows, and versions that stop being shadows."""
 
     add: Sequence[str] = ()
     remove: Sequence[str] = ()
 
-    def of(self, shadows: Sequence[str]) -> tuple[str, ...]:
-        """Return the shadows after the change of these."""
+    def apply(self, shadows: Sequence[str]) -> tuple[str, ...]:
+        """Return the shadows after the change."""
         kept = [version for version in shadows if version not in self.remove]
         return (*kept, *(version for version in self.add if version not in kept))
 
@@ -27,17 +24,21 @@ UNCHANGED = ShadowChange()
 
 
 def parse_weights(parts: Sequence[str]) -> dict[str, float]:
-    """Read `3=90 4=10`.
+    """Parse `3=90 4=10`.
+
+    Returns:
+        Percent by version.
 
     Raises:
-        InputError: a part is no `VERSION=WEIGHT`, a version stands there twice, or the weights do not sum to 100.
+        InputError: A part is not `VERSION=WEIGHT`, a version is repeated, or the sum is not 100.
     """
     weights: dict[str, float] = {}
     for part in parts:
         version, _, number = part.partition("=")
         if not version or (weight := _number(number)) is None or not 0 <= weight <= 100:
             raise InputError(
-                f"expected VERSION=WEIGHT with a weight from 0 to 100, found '{part}': such as 3=90 4=10"
+                "expected VERSION=WEIGHT with a weight from 0 to 100, such as 3=90 4=10, found "
+                f"'{part}'"
             )
         if version in weights:
             raise InputError(f"expected each version once, found {version} twice")
@@ -49,36 +50,41 @@ def parse_weights(parts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_steps(text: str) -> tuple[float, ...]:
-    """Read `1,10,50,100`, the weights that a version is given one after the other.
+    """Parse `1,10,50,100`, the successive weights of a promotion in percent.
 
     Raises:
-        InputError: they do not rise from above 0 to 100.
+        InputError: They do not rise from above 0 to at most 100.
     """
     steps = [_number(part) for part in text.split(",")]
     known = [step for step in steps if step is not None]
     if len(known) < len(steps) or known != sorted(set(known)) or known[0] <= 0 or known[-1] > 100:
         raise InputError(
-            f"expected weights that rise, above 0 and up to 100, found '{text}': such as 1,10,50,100"
+            "expected weights that rise, above 0 and up to 100, such as 1,10,50,100, found "
+            f"'{text}'"
         )
     return tuple(known)
 
 
 def with_share(weights: Mapping[str, float], version: str, share: float) -> dict[str, float]:
-    """Give one version a share; what is left stays among the others in their proportion.
+    """Give one version a share and scale the other weights to the remainder.
 
     Args:
-        weights: of all versions, summing to 100.
-        version: one of them.
-        share: in percent.
+        weights: Percent by version, of all versions, summing to 100.
+        version: One of them.
+        share: In percent.
+
+    Returns:
+        Percent by version, summing to 100.
 
     Raises:
-        InputError: no other version has any weight to take what is left.
+        InputError: No other version has weight to take the remainder.
     """
     others = {name: weight for name, weight in weights.items() if name != version and weight > 0}
     total = sum(others.values())
     if share < 100 and not others:
         raise InputError(
-            f"expected another version with weight to take {100 - share:g} %, found none: {version} has all, nothing to promote"
+            f"expected another version with weight to take {100 - share:g} %, found none: "
+            f"{version} has all, nothing to promote"
         )
     shared = dict.fromkeys(weights, 0.0)
     shared |= {
@@ -89,6 +95,17 @@ def with_share(weights: Mapping[str, float], version: str, share: float) -> dict
         largest = max(others, key=lambda name: others[name])
         shared[largest] = round(shared[largest] + 100.0 - sum(shared.values()), _DIGITS)
     return shared
+
+
+def above_zero(weights: Mapping[str, float]) -> dict[str, float]:
+    """Return the weights of the versions that receive traffic."""
+    return {version: weight for version, weight in weights.items() if weight > 0}
+
+
+def format_weights(weights: Mapping[str, float], shadows: Sequence[str] = ()) -> str:
+    """Format weights as `split` parses them, followed by the shadows."""
+    written = " ".join(f"{version}={weight:g}" for version, weight in weights.items())
+    return f"{written}, shadows {' '.join(shadows)}" if shadows else written
 
 
 def _number(text: str) -> float | None:

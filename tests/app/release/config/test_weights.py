@@ -1,11 +1,11 @@
-"""Weights as a person writes them, and how they are shared."""
+"""Weights: parsing and sharing."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import InputError
-from app.release.config.shares import parse_steps, parse_weights, with_share
+from app.release.config.weights import parse_steps, parse_weights, with_share
 
 
 def test_weights_are_read():
@@ -15,7 +15,7 @@ def test_weights_are_read():
 @pytest.mark.parametrize(
     "parts", [["3"], ["3=x"], ["=3"], ["3=-1", "4=101"], ["3=50"], ["3=50", "3=50"], ["3=nan"]]
 )
-def test_what_are_no_weights_is_refused(parts: list[str]):
+def test_invalid_weights_are_refused(parts: list[str]):
     with pytest.raises(InputError, match="expected"):
         parse_weights(parts)
 
@@ -25,12 +25,12 @@ def test_steps_are_read():
 
 
 @pytest.mark.parametrize("text", ["", "0,10", "10,1", "10,10", "1,101", "x"])
-def test_what_are_no_steps_is_refused(text: str):
+def test_invalid_steps_are_refused(text: str):
     with pytest.raises(InputError, match="rise"):
         parse_steps(text)
 
 
-def test_what_is_left_stays_among_the_others_in_proportion():
+def test_remainder_is_shared_in_proportion():
     assert with_share({"1": 75, "2": 25, "3": 0, "4": 0}, "3", 20) == {
         "1": 60,
         "2": 20,
@@ -39,7 +39,7 @@ def test_what_is_left_stays_among_the_others_in_proportion():
     }
 
 
-def test_only_version_cant_be_given_less_than_all():
+def test_only_version_keeps_all_traffic():
     with pytest.raises(InputError, match="nothing to promote"):
         with_share({"1": 100, "2": 0}, "1", 50)
     assert with_share({"1": 100, "2": 0}, "1", 100) == {"1": 100, "2": 0}

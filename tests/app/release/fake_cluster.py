@@ -1,7 +1,7 @@
-"""A stage for operations: Serve's interface and the service's in memory, behind real HTTP clients.
+"""A fake cluster: Serve's REST interface and the service in memory, behind real HTTP clients.
 
-Small and honest: what is applied is in force at once, a version that was marked as broken fails to start or to answer, and each call is
-written down in order.
+What is applied is in force at once; a version that is marked as broken fails to start or to answer;
+calls are recorded in order.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from app.demo.rig.equipment import rig_equipment
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile
-from app.release.ledger import Asker
+from app.release.history import Actor
 from app.release.operations import Releases
 from app.store.releases import ReleaseEvent
 
 UTC_2026 = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Stage:
-    """Serve and the service as one thing."""
+class FakeCluster:
+    """Serve and the service."""
 
     def __init__(self) -> None:
         self.applied: dict[str, Any] = {}
@@ -77,7 +77,7 @@ class Stage:
                 "status": "DEPLOY_FAILED" if why else "RUNNING",
                 "message": why or "",
                 "deployments": deployments,
-                # Serve hands the whole's logging down to applications without their own
+                # Serve copies the file's logging_config to applications without one
                 "deployed_app_config": {"logging_config": self.applied.get("logging_config")}
                 | config,
             }
@@ -102,15 +102,15 @@ class Stage:
             )
         if path == "/metrics":
             return httpx.Response(200, text=self.metrics)
-        asked = json.loads(request.content)["model_version"]
-        self.calls.append(f"warm-up {asked}")
-        if asked in self.silent:
+        version = json.loads(request.content)["model_version"]
+        self.calls.append(f"warm-up {version}")
+        if version in self.silent:
             return httpx.Response(503, json={"detail": "expected an answer, found none"})
-        return httpx.Response(200, json={"model_version": asked, "fallback": False})
+        return httpx.Response(200, json={"model_version": version, "fallback": False})
 
 
-class Written:
-    """A history in memory."""
+class MemoryHistory:
+    """A release history in memory."""
 
     def __init__(self) -> None:
         self.events: list[ReleaseEvent] = []
@@ -135,17 +135,17 @@ class Written:
 
 
 @contextlib.contextmanager
-def listening(stage: Stage) -> Iterator[int]:
-    """Have a stage answer on a port of this machine, as the dashboard and as the service."""
+def serving(cluster: FakeCluster) -> Iterator[int]:
+    """Serve a cluster on a port of this machine, as the dashboard and as the service."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            request = httpx.Request(self.command, f"http://stage{self.path}", content=body)
+            request = httpx.Request(self.command, f"http://cluster{self.path}", content=body)
             answer = (
-                stage.dashboard(request)
+                cluster.dashboard(request)
                 if self.path.startswith("/api/serve")
-                else stage.service(request)
+                else cluster.service(request)
             )
             self.send_response(answer.status_code)
             self.send_header("content-length", str(len(answer.content)))
@@ -155,7 +155,7 @@ def listening(stage: Stage) -> Iterator[int]:
         do_GET = do_PUT = do_POST = answer
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Write no log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever)
@@ -168,29 +168,34 @@ def listening(stage: Stage) -> Iterator[int]:
         server.server_close()
 
 
-def serve_api(stage: Stage) -> ServeApi:
-    return ServeApi("http://dashboard", "token", httpx.MockTransport(stage.dashboard))
+def serve_api(cluster: FakeCluster) -> ServeApi:
+    return ServeApi("http://dashboard", "token", httpx.MockTransport(cluster.dashboard))
 
 
-def service_api(stage: Stage) -> ServiceApi:
-    return ServiceApi("http://service", "key", httpx.MockTransport(stage.service))
+def service_api(cluster: FakeCluster) -> ServiceApi:
+    return ServiceApi("http://service", "key", httpx.MockTransport(cluster.service))
 
 
 def releases_on(
-    stage: Stage, path: Path, written: Written, said: list[str], *, dry_run: bool = False
+    cluster: FakeCluster,
+    path: Path,
+    history: MemoryHistory,
+    lines: list[str],
+    *,
+    dry_run: bool = False,
 ) -> Releases:
-    """Return the operations on a stage whose file was applied."""
+    """Return the operations on a cluster that runs the file."""
     file = ConfigFile(path)
     data: Any = file.read().data
-    stage.put(data)
-    asker = Asker("ann", "a reason")
+    cluster.put(data)
+    actor = Actor("ann", "a reason")
     return Releases(
         file,
-        serve_api(stage),
-        service_api(stage),
-        written,
-        asker,
-        said.append,
+        serve_api(cluster),
+        service_api(cluster),
+        history,
+        actor,
+        lines.append,
         path.parent,
         dry_run=dry_run,
     )
