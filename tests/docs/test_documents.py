@@ -1,7 +1,7 @@
-"""What the README names is there: commands with their options, paths, routes, variables, metrics, snippets, keys and headings.
+"""Every name in the documents exists: commands with options, paths, links, routes, variables, metrics.
 
-Nothing is started here; `test_end_to_end.py` runs the README's calls against a real service.
-Invariant: names are read out of the README, so whatever it comes to name is checked too.
+Nothing is started here; `test_end_to_end.py` runs the README's calls against a real service. Names are
+read out of the documents, so a name that is added later is checked, too.
 """
 
 import argparse
@@ -34,28 +34,38 @@ from app.serving.http.app import build_api
 from app.serving.observability.metrics import Metrics
 from app.store.keys import SCOPES
 from tests.bench.__main__ import SECTIONS
+from tests.docs import generate
 from tests.system import PROJECT_DIR
 from train.__main__ import COMMANDS, config_of
 from train.config import KINDS, NO_MESSAGES
 from train.jobs.label_command import COLUMNS
 
 README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
-CHAPTERS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE))
+FILES = [
+    PROJECT_DIR / "README.md",
+    PROJECT_DIR / "CONTRIBUTING.md",
+    *sorted((PROJECT_DIR / "docs").rglob("*.md")),
+]
+PAGES = {
+    path.relative_to(PROJECT_DIR).as_posix(): path.read_text(encoding="utf-8") for path in FILES
+}
+ALL = "\n".join(PAGES.values())
 SOURCES = ("app", "train", "cluster", "tests")
 SHIPPED = "app/weights/1"
 """What training writes is named without a directory."""
 OF_SERVICE = {"fetch", "check", "alias"}
-"""Commands of `app.release` that the service calls itself and people need not know."""
+"""Commands of `app.release` that the service calls itself."""
+MAX_README_LINES = 130
 
 
 def shells(text: str) -> Iterator[str]:
     """Yield the lines of a text's shell blocks, continued lines as one."""
     for block in re.findall(r"```sh\n(.*?)```", text.replace("\\\n", " "), re.DOTALL):
-        yield from block.splitlines()
+        yield from map(str.strip, block.splitlines())
 
 
 def codes(text: str) -> list[str]:
-    """Return what stands in backticks, each on one line."""
+    """Return the inline code of a text, each on one line."""
     return [
         " ".join(code.split())
         for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
@@ -75,7 +85,7 @@ def parser_of(command: str) -> tuple[argparse.ArgumentParser | None, list[str]]:
     if name == "train" and arguments and arguments[0] in COMMANDS:
         name, arguments = COMMANDS[arguments[0]], arguments[1:]
     found = importlib.util.find_spec(name)
-    assert found is not None, f"the README names the module {name}, which is not there"
+    assert found is not None, f"the documents name the module {name}, which is not there"
     module = importlib.import_module(
         f"{name}.__main__" if found.submodule_search_locations else name
     )
@@ -87,8 +97,8 @@ def parse(
 ) -> argparse.Namespace:
     try:
         return parser.parse_args(arguments)
-    except SystemExit:  # argparse has told why on standard error
-        pytest.fail(f"the README names `{command}`, which `{parser.prog}` refuses", pytrace=False)
+    except SystemExit:  # argparse printed the reason on standard error
+        pytest.fail(f"the documents name `{command}`, which `{parser.prog}` refuses", pytrace=False)
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -110,12 +120,12 @@ def missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
     return sorted(set(names) - set(known))
 
 
-@pytest.mark.parametrize("command", sorted(set(commands(README))))
-def test_command_takes_what_the_readme_gives_it(command: str):
+@pytest.mark.parametrize("command", sorted(set(commands(ALL))))
+def test_command_accepts_its_documented_arguments(command: str):
     parser, arguments = parser_of(command)
     if parser is None:
         assert arguments == [], (
-            f"the README gives arguments to `{command}`, whose module takes none"
+            f"the documents give arguments to `{command}`, whose module takes none"
         )
     elif "--help" not in arguments and (arguments or not subcommands(parser)):
         options = parse(parser, command, arguments)
@@ -127,68 +137,64 @@ def test_command_takes_what_the_readme_gives_it(command: str):
             assert parse_duration(options.hold) > 0
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_options_are_those_of_a_command_that_their_chapter_names(chapter: str):
-    text = CHAPTERS[chapter]
+@pytest.mark.parametrize("page", PAGES)
+def test_options_belong_to_a_command_of_their_page(page: str):
+    text = PAGES[page]
     parsers = [parser for parser, _ in map(parser_of, commands(text)) if parser is not None]
-    if "make bench" in text:
+    if "tests.bench" in text or "make bench" in text:
         parsers.append(importlib.import_module("tests.bench.__main__")._parser())
     known = {option for parser in parsers for option in options_of(parser)} | {"--help"}
     named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join((*codes(text), *shells(text))))
-    assert missing(named, known) == [], f'options under "{chapter}" that none of its commands has'
+    assert missing(named, known) == [], f"options on {page} that no command has"
 
 
-def test_commands_of_releases_are_told_and_take_what_they_are_given():
-    text = CHAPTERS["Release a version"]
+def test_release_commands_are_documented_with_their_arguments():
+    text = PAGES["docs/how-to/release.md"]
     parser, _ = parser_of("python -m app.release")
     assert parser is not None
     known = subcommands(parser).keys() - OF_SERVICE
     named = {code.split()[0] for code in codes(text)} | {
         word for command in commands(text) for word in shlex.split(command)[3:4]
     }
-    assert missing(known, named) == [], "commands of app.release that the README does not tell"
+    assert missing(known, named) == [], "undocumented commands of app.release"
     for code in codes(text):
         if code.split()[0] in known and " " in code:
             parse(parser, code, shlex.split(code))
 
 
-def test_guards_are_those_that_are_measured():
-    named = [code for code in codes(README) if re.match(r"\w+<", code)]
+def test_guards_are_measured():
+    named = re.findall(r'--guard "([^"]+)"', ALL)
     assert named
     for guard in named:
-        parse_guards(guard, MetricsMeter.names)  # raises for what is none
+        parse_guards(guard, MetricsMeter.names)  # raises for an unknown one
 
 
-def test_every_split_is_told_by_its_name():
-    named = [code.removeprefix("--split ") for code in codes(CHAPTERS["Train"])]
-    assert missing([*KINDS.split(", "), NO_MESSAGES], named) == [], (
-        "splits that the README does not tell"
-    )
+def test_every_split_is_documented():
+    named = [code.removeprefix("--split ") for code in codes(PAGES["docs/how-to/train.md"])]
+    assert missing([*KINDS.split(", "), NO_MESSAGES], named) == [], "undocumented splits"
 
 
 def test_targets_of_make_are_in_the_makefile():
     targets = re.findall(r"^([a-z]+):", (PROJECT_DIR / "Makefile").read_text(), re.MULTILINE)
-    named = re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE)
+    named = re.findall(r"(?:`|^)make ([a-z]+)", ALL, re.MULTILINE)
     assert named
     assert missing(named, targets) == [], "targets that the Makefile does not have"
 
 
 def test_sections_of_the_benchmark_are_there():
     parser = importlib.import_module("tests.bench.__main__")._parser()
-    for code in codes(README):
+    for code in codes(ALL):
         if code.startswith("--sections "):
             parse(parser, code, code.split())
-    assert missing(re.findall(r"section `(\w+)`", README), SECTIONS) == [], (
+    assert missing(re.findall(r"section `(\w+)`", ALL), SECTIONS) == [], (
         "sections that the benchmark does not have"
     )
 
 
 def test_paths_are_there():
-    prose = re.sub(r"^\|.*", "", README, flags=re.MULTILINE)
+    prose = re.sub(r"^\|.*", "", ALL, flags=re.MULTILINE)
     words = {
-        word
-        for text in (*codes(prose), *shells(README))
-        for word in re.findall(r"[^\s`'\"()]+", text)
+        word for text in (*codes(prose), *shells(ALL)) for word in re.findall(r"[^\s`'\"()]+", text)
     }
     named = {
         word
@@ -205,9 +211,7 @@ def test_paths_are_there():
 
 def file_map() -> Iterator[tuple[list[str], list[str]]]:
     """Yield the files of each line of the map, and those that are named beside them."""
-    for files, told in re.findall(
-        r"^\| (`.*?) \| (.*) \|$", CHAPTERS["How it is built"], re.MULTILINE
-    ):
+    for files, told in re.findall(r"^\| (`.*?) \| (.*) \|$", PAGES["README.md"], re.MULTILINE):
         yield codes(files), [code for code in codes(told) if re.search(r"/$|\.\w+$", code)]
 
 
@@ -224,7 +228,7 @@ def test_files_of_the_map_are_there():
         assert gone == [], f"files beside {files[0]} in the map that are not there"
 
 
-def test_map_has_every_directory_of_the_project():
+def test_map_has_every_package():
     mapped = {name.partition("/")[0] for files, _ in file_map() for name in files}
     mapped |= {name.rstrip("/") for files, _ in file_map() for name in files}
     found = [*map(PROJECT_DIR.joinpath, SOURCES), *(PROJECT_DIR / "app").iterdir()]
@@ -241,9 +245,7 @@ def test_migrations_are_there():
     known = [
         path.name.partition(".")[0] for path in (PROJECT_DIR / "app/store/migrations").iterdir()
     ]
-    assert missing(re.findall(r"`(\d{4}_\w+)`", README), known) == [], (
-        "migrations that are not there"
-    )
+    assert missing(re.findall(r"`(\d{4}_\w+)`", ALL), known) == [], "migrations that are not there"
 
 
 @pytest.fixture
@@ -259,12 +261,12 @@ async def interface() -> dict[str, Any]:
 
 
 def calls() -> Iterator[tuple[str | None, str]]:
-    """Yield the method, where it is told, and the target of every call that the README names."""
-    for code in codes(README):
+    """Yield the method, where it is told, and the target of every call that the ALL names."""
+    for code in codes(ALL):
         found = re.fullmatch(r"(?:(GET|POST|PUT|DELETE) )?(/[\w/{}?=&-]*)", code)
         if found:
             yield found[1], found[2]
-    for line in shells(README):
+    for line in shells(ALL):
         if line.startswith("curl "):
             (target,) = re.findall(r"http://127\.0\.0\.1:8000(/[^\s\"]*)", line)
             yield ("POST" if " -d " in line else "GET"), target
@@ -296,21 +298,21 @@ def test_parameters_named_alone_are_in_the_interface(interface: dict[str, Any]):
         for way in path.values()
         for item in way.get("parameters", ())
     ]
-    assert missing(re.findall(r"`\?(\w+)=", README), known) == [], "parameters that no route takes"
+    assert missing(re.findall(r"`\?(\w+)=", ALL), known) == [], "parameters that no route takes"
 
 
 def test_scopes_are_those_of_keys():
-    (told,) = re.findall(r"have scopes ((?:`\w+`(?:, )?)+)", README)
+    (told,) = re.findall(r"have scopes ((?:`\w+`(?:, )?)+)", ALL)
     assert tuple(codes(told)) == SCOPES
-    assert missing(re.findall(r"scope\s`(\w+)`", README), SCOPES) == [], "scopes that no key has"
+    assert missing(re.findall(r"scope\s`(\w+)`", ALL), SCOPES) == [], "scopes that no key has"
 
 
 def test_variables_are_those_that_are_read():
     fields = [f"HYDRAULIC_{name.upper()}" for name in Settings.model_fields]
-    named = re.findall(r"HYDRAULIC_[A-Z_]+", README)
+    named = re.findall(r"HYDRAULIC_[A-Z_]+", ALL)
     assert missing(named, fields) == [], "variables that are no setting"
-    assert missing(fields, named) == [], "settings that the README does not tell"
-    of_serve = set(re.findall(r"RAY_SERVE_[A-Z_]+", README))
+    assert missing(fields, named) == [], "undocumented settings"
+    of_serve = set(re.findall(r"RAY_SERVE_[A-Z_]+", ALL))
     assert of_serve
     assert sorted(name for name in of_serve if not hasattr(constants, name)) == [], (
         "variables that Serve does not read"
@@ -318,7 +320,7 @@ def test_variables_are_those_that_are_read():
 
 
 def test_metrics_are_counted():
-    named = re.findall(r"`(hydraulic_\w+)`", README)
+    named = re.findall(r"`(hydraulic_\w+)`", ALL)
     assert named
     known = re.findall(r"^# TYPE (\w+)", Metrics().exposition().decode(), re.MULTILINE)
     assert missing(named, known) == [], "metrics that nothing counts"
@@ -347,13 +349,13 @@ def test_snippets_are_parts_of_bodies():
     bodies = (DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, ComponentDiagnosis)
     snippets = [
         code.replace("[...]", "[]").replace(", ...", "")
-        for code in codes(README)
+        for code in codes(ALL)
         if code.startswith("{")
     ]
     snippets += [
-        json.dumps(yaml.safe_load(code)) for code in codes(README) if re.match(r"[a-z_]+: \S", code)
+        json.dumps(yaml.safe_load(code)) for code in codes(ALL) if re.match(r"[a-z_]+: \S", code)
     ]
-    snippets += re.findall(r" -d '([^']+)'", " ".join(shells(README)))
+    snippets += re.findall(r" -d '([^']+)'", " ".join(shells(ALL)))
     assert len(snippets) > 5
     for snippet in snippets:
         found = {body.__name__: faults(snippet, body) for body in bodies}
@@ -361,8 +363,8 @@ def test_snippets_are_parts_of_bodies():
 
 
 def test_columns_are_those_that_are_read():
-    assert ",".join(COLUMNS) in codes(README)
-    assert ", ".join(Reading.model_fields) in codes(README)
+    assert ",".join(COLUMNS) in codes(ALL)
+    assert ", ".join(Reading.model_fields) in codes(ALL)
 
 
 def keys_of(value: object) -> Iterator[str]:
@@ -383,10 +385,10 @@ def words_of(path: Path) -> frozenset[str]:
 
 
 def test_names_that_a_file_is_said_to_have_are_in_it():
-    named = re.findall(r"`(\w+)`\sin\s(?:`|the )(\w[\w./]*)", README)
-    named += [(name, file) for file, name in re.findall(r"`([\w./]+)`\sunder\s`(\w+)`", README)]
+    named = re.findall(r"`(\w+)`\sin\s(?:`|the )(\w[\w./]*)", ALL)
+    named += [(name, file) for file, name in re.findall(r"`([\w./]+)`\sunder\s`(\w+)`", ALL)]
     files = [(name, PROJECT_DIR / file) for name, file in named if (PROJECT_DIR / file).is_file()]
-    assert len(files) > 3
+    assert len(files) > 2
     assert [(name, file.name) for name, file in files if name not in words_of(file)] == [], (
         "names that are not there"
     )
@@ -405,19 +407,38 @@ def test_names_of_two_words_are_somewhere_in_the_project():
     )
     named = [
         name
-        for name in re.findall(r"`([A-Za-z]+_\w+)[`=]", README)
+        for name in re.findall(r"`([A-Za-z]+_\w+)[`=]", ALL)
         if not name.startswith("HYDRAULIC_")
     ]
     assert len(named) > 15
     assert missing(named, known) == [], "names that nothing has"
 
 
-def test_headings_that_are_referred_to_are_there():
-    headings = [*CHAPTERS, *re.findall(r"^\*\*(.+?)\.?\*\*", README, re.MULTILINE)]
-    makefile = (PROJECT_DIR / "Makefile").read_text()
-    assert missing(re.findall(r'see (?:README, )?"([^"]+)"', README + makefile), headings) == [], (
-        "headings that the README does not have"
-    )
+def test_links_lead_to_files():
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            found = (PROJECT_DIR / page).parent / target
+            assert found.exists(), f"{page} links to {target}, which does not exist"
+
+
+def test_every_page_is_linked_from_the_front_page():
+    linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
+    assert missing(PAGES.keys() - {"README.md"}, linked) == [], "pages without a link in README.md"
+
+
+def test_front_page_is_short():
+    assert len(README.splitlines()) <= MAX_README_LINES
+
+
+def test_environment_example_lists_every_setting():
+    text = (PROJECT_DIR / ".env.example").read_text()
+    named = re.findall(r"^#?(HYDRAULIC_\w+)=", text, re.MULTILINE)
+    assert sorted(named) == sorted(f"HYDRAULIC_{name.upper()}" for name in Settings.model_fields)
+
+
+def test_generated_parts_are_current():
+    for path, text in generate.documents().items():
+        assert path.read_text() == text, "run python -m tests.docs.generate"
 
 
 def test_python_is_that_of_the_package():
