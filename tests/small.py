@@ -8,7 +8,8 @@ import torch
 
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
-from app.model.network import ModelConfig, UniversalTemporalGNN
+from app.model.config import ModelConfig
+from app.model.network import UniversalTemporalGNN
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers, WindowLabels

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from app.diagnosis.input_quality import QualityBatch, QualityPlan, assess_batch, plan_quality
 from app.features.binning import Floats
-from app.features.extraction import FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.graph import GraphGroup, Topology, build_topology
 from app.schemas.equipment import Equipment
 

@@ -24,7 +24,7 @@ from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, window
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats, window_digest
-from app.features.extraction import check_shape
+from app.features.spec import check_shape
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown

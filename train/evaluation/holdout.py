@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeatureSpec, plan_features
 from app.model.graph import GraphGroup, build_topology
 from app.model.trained import TrainedModel
 from train.data.labels import Integers

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.graph import GraphGroup, Topology, build_topology
 from app.model.network import GraphTensors, spread
 from app.model.trained import TrainedModel

@@ -6,8 +6,8 @@ Invariant: they are fitted to training windows of the network only, and to a bou
 import numpy as np
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeatureSpec, plan_features
 from app.model.config import ModelConfig
 from app.model.graph import build_topology
 from app.model.linear_classifier import LinearClassifier, LinearTables

@@ -11,8 +11,9 @@ from app.model.runtime.selection import warm_up_graphs
 
 from app.core.errors import LimitExceeded
 from app.experiments.pairs import score
+from app.model.config import ModelConfig
 from app.model.graph import Contributions, GraphBatch, ModelOutput, concatenate
-from app.model.network import Averages, ModelConfig, UniversalTemporalGNN, occlude
+from app.model.network import Averages, UniversalTemporalGNN, occlude
 from tests.small import small
 
 

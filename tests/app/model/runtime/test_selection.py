@@ -10,8 +10,9 @@ from app.model.runtime.selection import Implementation, built, candidates, choos
 
 from app.core.errors import CheckpointError
 from app.experiments.pairs import score
+from app.model.config import ModelConfig
 from app.model.graph import GraphBatch
-from app.model.network import Averages, ModelConfig, Network, UniversalTemporalGNN
+from app.model.network import Averages, Network, UniversalTemporalGNN
 from app.model.runtime import selection as module
 from tests.small import small
 from train.jobs.tune import Trial
