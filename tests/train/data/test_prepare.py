@@ -168,18 +168,18 @@ async def test_windows_are_in_use_from_the_preparation_on_and_marked_when_they_a
     assert len(seen) == 2
 
 
-async def test_windows_that_are_removed_before_they_are_held_are_prepared_again(
+async def test_windows_that_are_removed_before_they_are_locked_are_prepared_again(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, press(), wave(30, 4))
-    training, take_place, removed = settings.var_dir / "training", preparing._take_place, []
+    training, publish, removed = settings.var_dir / "training", preparing._publish, []
 
     def pruned(partial_directory: Path, directory: Path) -> None:
-        take_place(partial_directory, directory)
+        publish(partial_directory, directory)
         if not removed:
             removed.append(shutil.move(directory, training / "aside"))
 
-    monkeypatch.setattr(preparing, "_take_place", pruned)
+    monkeypatch.setattr(preparing, "_publish", pruned)
     assert len(await prepared(settings)) == 30
     assert removed
 

@@ -256,8 +256,8 @@ def test_training_waits_for_the_moment_in_which_it_is_looked_at(
         over.join()
 
 
-def test_place_that_is_no_directory_is_told(tmp_path: Path) -> None:
+def test_file_instead_of_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"expected a directory of trainings in .*, found Not a directory at"
+        InputError, match=r"expected a readable directory of trainings in .*, found Not a directory at"
     ):
         survey(written(tmp_path / "training"))

@@ -23,8 +23,8 @@ DAYS_30 = timedelta(days=30)
 
 
 def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> Artifact:
-    """Return something that was changed last so many days ago."""
-    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, uses)
+    """Return an artifact with its last change so many days ago."""
+    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, windows)
 
 
 def gone(*found: Artifact, days: float = 30) -> list[str]:
