@@ -52,7 +52,7 @@ def test_a_change_of_grade_inside_a_window_leaves_it_without() -> None:
     assert found.grade_WV.tolist() == [[0, -1, -1], [-1, 1, -1]]
 
 
-def test_unknown_grade_names_what_there_is() -> None:
+def test_unknown_grade_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         InputError, match=r"'pump': \['new', 'worn', 'failed'\].*found grade '7' of 'pump'"
     ):
@@ -152,7 +152,7 @@ def test_stride_that_is_no_multiple_of_the_grid_is_refused() -> None:
         label_windows(engine(), [failing(0, 25)], stride_s=5400.0)
 
 
-def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
+def test_labelled_health_gives_no_grade_rate_or_rul() -> None:
     found = label_windows(
         press(),
         [
@@ -177,7 +177,7 @@ def test_label_has_exactly_one_kind(given_labels: dict[str, Any]) -> None:
         )
 
 
-def test_machines_are_put_one_after_the_other() -> None:
+def test_machines_are_concatenated() -> None:
     first, second = (
         label_windows(press(), [label("pump", 0, 24, "worn")], machine=machine)
         for machine in (0, 1)
