@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from app.checkpoint.manifest import METRICS, REPORT
-from app.model.network import ModelConfig
+from app.model.config import ModelConfig
 from train.config import TrainConfig
 from train.evaluation.record import THIS, Evaluation, Heading, Metrics
 from train.reporting import plots, tables
