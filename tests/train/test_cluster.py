@@ -1,5 +1,4 @@
-"""Fits that are disturbed: a node of the cluster dies, the whole job is killed; each ends as if
-nothing had happened."""
+"""Fits survive the death of a node and the kill of the whole job, with the same result."""
 
 import contextlib
 import gc
@@ -60,7 +59,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         gc.collect()
 
 
-def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
+def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
     cluster: Cluster, given: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "CPU_OF_A_WORKER", 1.0)  # so that the two workers are on two nodes
@@ -78,7 +77,7 @@ def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
     undisturbed: list[EpochRecord] = []
     fit_single_process(given, *parted(len(given)), config, undisturbed.append)
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
-    # the epoch that the death interrupts comes twice if rank 0 had shown it before the other could report it
+    # the interrupted epoch appears twice if rank 0 reported it before the other rank
     assert list(dict.fromkeys(record.epoch for record in records)) == list(range(1, 9))
     assert len(records) <= 9
     assert [record.workers for record in records[:3]] == [2, 2, 2]
@@ -89,9 +88,7 @@ def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
     assert abs(records[-1].score - undisturbed[-1].score) < 0.1
 
 
-def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(
-    given: Windows, tmp_path: Path
-) -> None:
+def test_killed_job_resumes_from_its_last_epoch(given: Windows, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Choices that do not fit together are refused with what to change."""
+"""Inconsistent settings are refused; configs of earlier releases are read."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_workers_are_a_number_or_a_range(
         ({"workers": "9", "batch": 8}, "at least a window for each of 9 workers"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(change: dict[str, object], message: str) -> None:
+def test_inconsistent_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"equipment": "press-1", **change})
 

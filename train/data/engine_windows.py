@@ -14,13 +14,11 @@ import numpy as np
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
+from app.store.labels import ConditionLabel
 from train.data.labels import (
-    EPOCH,
     HOUR_US,
-    MICROSECOND,
     History,
     Integers,
-    Label,
     WindowLabels,
     join_labels,
     label_windows,
@@ -71,12 +69,8 @@ def _labels(
     topology: Equipment, engine: Engine, left: float, component_id: str, cap_h: float, machine: int
 ) -> WindowLabels:
     end_us = len(engine.values_CR) * HOUR_US
-    ran = Label(
-        component_id,
-        EPOCH,
-        EPOCH + (end_us + round(left * HOUR_US)) * MICROSECOND,
-        run_to_failure=True,
-    )
+    failure_us = end_us + round(left * HOUR_US)
+    ran = ConditionLabel(component_id, 0, failure_us, run_to_failure=True)
     return label_windows(
         topology,
         [ran],

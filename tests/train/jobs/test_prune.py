@@ -22,9 +22,9 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAYS_30 = timedelta(days=30)
 
 
-def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> Artifact:
-    """Return something that was changed last so many days ago."""
-    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, uses)
+def left(name: str, kind: Kind, days: float, busy: str = "", windows: str = "") -> Artifact:
+    """Return an artifact with its last change so many days ago."""
+    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, windows)
 
 
 def gone(*found: Artifact, days: float = 30) -> list[str]:
@@ -34,7 +34,7 @@ def gone(*found: Artifact, days: float = 30) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", [Kind.WINDOWS, Kind.UNFINISHED, Kind.FITS, Kind.SEARCH])
-def test_goes_from_the_day_on_and_not_before(kind: Kind) -> None:
+def test_artifact_is_removed_from_the_day_on(kind: Kind) -> None:
     assert gone(left("a", kind, 30), left("b", kind, 29.999)) == ["a"]
     assert gone(left("a", kind, 0.001), days=0) == ["a"]
 
@@ -49,11 +49,11 @@ def test_what_is_in_use_stays_whatever_its_age(days: int) -> None:
     )
 
 
-def test_unknown_stays_and_half_removed_goes_at_any_age() -> None:
+def test_unknown_stays_and_half_removed_is_removed_at_any_age() -> None:
     assert gone(left("a", Kind.UNKNOWN, 400), left("b", Kind.CUT_OFF, 0)) == ["b"]
 
 
-def test_windows_stay_as_long_as_fits_that_came_of_them_are_used() -> None:
+def test_windows_stay_while_their_fits_are_used() -> None:
     windows, others = left("w", Kind.WINDOWS, 90), left("v", Kind.WINDOWS, 90)
     assert gone(windows, others, left("jobs/a", Kind.FITS, 3, windows="w")) == ["v"]
     assert gone(windows, others, left("jobs/a", Kind.FITS, 31, windows="w")) == ["w", "v", "jobs/a"]
@@ -64,7 +64,7 @@ def test_windows_stay_as_long_as_fits_that_came_of_them_are_used() -> None:
     assert verdict.why == "last used 2026-05-29 00:00Z by jobs/a"
 
 
-def test_fits_at_work_that_name_no_windows_keep_all_windows() -> None:
+def test_running_fits_without_a_name_keep_all_windows() -> None:
     found = [
         left("w", Kind.WINDOWS, 90),
         left("jobs/a", Kind.FITS, 90, IN_USE),
@@ -73,14 +73,14 @@ def test_fits_at_work_that_name_no_windows_keep_all_windows() -> None:
     assert gone(*found) == ["jobs/b"]
 
 
-def test_preparation_that_began_this_moment_stays() -> None:
+def test_preparation_that_has_just_begun_stays() -> None:
     moment = MOMENT / timedelta(days=1)
     assert gone(
         left("a", Kind.UNFINISHED, 0.9 * moment), left("b", Kind.UNFINISHED, moment), days=0
     ) == ["b"]
 
 
-def test_what_a_clock_ahead_marked_stays() -> None:
+def test_artifact_marked_by_a_clock_ahead_stays() -> None:
     assert gone(left("a", Kind.WINDOWS, -1), days=0) == []
 
 
@@ -98,7 +98,7 @@ ARTIFACTS = st.lists(
 
 
 @given(ARTIFACTS, st.integers(0, 60), st.integers(0, 60))
-def test_more_days_never_take_more_and_nothing_changed_within_them_goes(
+def test_more_days_never_remove_more_and_recent_artifacts_stay(
     found: list[Artifact], days: int, more: int
 ) -> None:
     few, many = (judge(found, NOW, timedelta(days=each)) for each in (days, days + more))
@@ -127,12 +127,12 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(training: Path) -> set[str]:
-    """Return what is there of what the fixture made."""
+    """Return the artifacts that still exist."""
     all_of_it = (DIGEST, PARTIAL, f"jobs/{JOB}", f"tune/{SEARCH}", "notes.txt")
     return {name for name in all_of_it if (training / name).exists()}
 
 
-def test_what_was_not_used_for_30_days_goes_and_the_unknown_stays(
+def test_artifacts_unused_for_30_days_are_removed_and_unknown_ones_stay(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prune"]) == 0
@@ -144,7 +144,7 @@ def test_what_was_not_used_for_30_days_goes_and_the_unknown_stays(
     assert lines[-1].endswith("; 1 unknown")
 
 
-def test_dry_run_tells_the_same_and_changes_nothing(
+def test_dry_run_prints_the_same_and_changes_nothing(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
@@ -157,7 +157,7 @@ def test_dry_run_tells_the_same_and_changes_nothing(
     )
 
 
-def test_all_stays_that_was_used_within_the_days(training: Path) -> None:
+def test_artifacts_used_within_the_days_stay(training: Path) -> None:
     assert main(["prune", "--days", "61"]) == 0
     assert len(names(training)) == 5
 
@@ -176,11 +176,11 @@ def test_training_of_many_days_keeps_its_windows_by_its_last_epoch(training: Pat
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
 
 
-def test_no_days_take_nothing_that_is_in_use(
+def test_zero_days_keep_artifacts_in_use(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with attempt(job_lock(training / "jobs" / JOB)) as is_ours:
-        assert is_ours
+    with attempt(job_lock(training / "jobs" / JOB)) as is_locked:
+        assert is_locked
         aged(training, datetime.now(UTC) - timedelta(days=60))
         assert main(["prune", "--days", "0"]) == 0
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
@@ -199,7 +199,7 @@ def test_missing_directory_is_reported(
 
 
 @pytest.mark.parametrize("days", ["-1", "many", "0.5", "", "36501", "٣"])
-def test_days_that_can_not_be_are_told_and_nothing_goes(
+def test_invalid_days_are_refused_and_nothing_is_removed(
     training: Path, capsys: pytest.CaptureFixture[str], days: str
 ) -> None:
     assert main(["prune", f"--days={days}"]) == 1
@@ -210,7 +210,7 @@ def test_days_that_can_not_be_are_told_and_nothing_goes(
     assert len(names(training)) == 5
 
 
-def test_place_that_can_not_be_is_told(
+def test_file_instead_of_the_directory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written(tmp_path / "training")
@@ -219,7 +219,7 @@ def test_place_that_can_not_be_is_told(
     assert "set HYDRAULIC_VAR_DIR to where training writes its files" in capsys.readouterr().err
 
 
-def test_what_can_not_be_removed_is_told_and_the_rest_goes(
+def test_failed_removal_is_reported_and_the_rest_is_removed(
     training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = shutil.rmtree
@@ -240,7 +240,7 @@ def test_what_can_not_be_removed_is_told_and_the_rest_goes(
     assert names(training) == {"notes.txt"}
 
 
-def test_interrupted_command_says_that_the_same_goes_on(
+def test_interrupted_command_says_that_it_can_be_repeated(
     training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(_: Path) -> None:

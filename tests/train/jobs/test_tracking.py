@@ -1,4 +1,4 @@
-"""Runs are kept in a store of their own directory: parameters, curves, figures and files."""
+"""Runs are logged to a local store: parameters, curves, figures and files."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
     return Metrics(heading=None, evaluation=found, studies={"leave-level:pump": found})
 
 
-def test_run_is_kept_with_parameters_curves_figures_and_files(
+def test_run_is_logged_with_parameters_curves_figures_and_files(
     metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SERVER, raising=False)
@@ -57,13 +57,13 @@ def test_run_is_kept_with_parameters_curves_figures_and_files(
     assert client.get_run(again.run_id).info.experiment_id == run.info.experiment_id
 
 
-def test_names_are_ones_that_servers_take(metrics: Metrics) -> None:
+def test_names_are_accepted_by_servers(metrics: Metrics) -> None:
     names = [name for name, _ in flatten(metrics.evaluation)]
     assert len(names) == len(set(names))
     assert all("," not in name and ":" not in name for name in names)
 
 
-def test_store_that_refuses_is_told_after_the_checkpoint_was_written(
+def test_refusing_store_is_an_error_after_the_checkpoint_was_written(
     metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SERVER, "no-such-kind-of-store://here")
@@ -71,7 +71,7 @@ def test_store_that_refuses_is_told_after_the_checkpoint_was_written(
         log_run(tmp_path, CONFIG, metrics, tmp_path / "runs", name="7", experiment="press", now=NOW)
 
 
-def test_password_of_a_server_is_not_told(
+def test_password_of_a_server_is_not_shown(
     metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SERVER, "http://ann:secret@127.0.0.1:1")

@@ -71,7 +71,7 @@ def taught(tmp_path: Path) -> Taught:
 def fitted_on(
     sensors: list[int], graphs: list[GraphBatch], windows: Windows, component: int = 0
 ) -> Floats:
-    """Return the logits of a reading that knows these sensors only, of each window."""
+    """Return the logits of a classifier fitted to these sensors only, of each window."""
     x_WL = (
         np.stack([graph.x_STF[sensors] for graph in graphs])
         .reshape(len(graphs), -1)
@@ -99,14 +99,16 @@ def test_classifier_uses_the_sensors_with_a_path_to_the_component(taught: Taught
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_one_missing_sensor_hears_what_was_fitted_without_it(taught: Taught, missing: int) -> None:
+def test_one_missing_sensor_uses_the_weights_fitted_without_it(
+    taught: Taught, missing: int
+) -> None:
     made, graphs, windows = taught
     sensors = [sensor for sensor in made.equipment.sensors_in_reach(0) if sensor != missing]
     found = np.stack([logits(made.model, without_sensor(graph, missing))[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_left_of_a_missing_sensor_is_not_read(taught: Taught) -> None:
+def test_partly_missing_sensor_is_ignored(taught: Taught) -> None:
     made, graphs, _ = taught
     broken = without_sensor(graphs[0], 1)
     partly = without_sensor(graphs[0], 1)
@@ -114,7 +116,7 @@ def test_what_is_left_of_a_missing_sensor_is_not_read(taught: Taught) -> None:
     np.testing.assert_array_equal(logits(made.model, partly), logits(made.model, broken))
 
 
-def test_two_missing_sensors_are_too_many(taught: Taught) -> None:
+def test_two_missing_sensors_give_no_classifier(taught: Taught) -> None:
     made, graphs, _ = taught
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.isnan(
@@ -122,7 +124,7 @@ def test_two_missing_sensors_are_too_many(taught: Taught) -> None:
         ).all()
 
 
-def test_sensor_out_of_reach_is_not_missed(taught: Taught) -> None:
+def test_missing_sensor_without_a_path_changes_nothing(taught: Taught) -> None:
     made, graphs, _ = taught
     np.testing.assert_array_equal(
         logits(made.model, without_sensor(graphs[0], 3)), logits(made.model, graphs[0])
@@ -149,7 +151,7 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
         )
 
 
-def test_serving_hears_the_same_alternatives(taught: Taught) -> None:
+def test_serving_uses_the_same_leave_one_out_weights(taught: Taught) -> None:
     made, graphs, _ = taught
     batch = concatenate(
         [graphs[0], *(without_sensor(graphs[1], missing) for missing in range(4)), graphs[2]]
@@ -158,7 +160,7 @@ def test_serving_hears_the_same_alternatives(taught: Taught) -> None:
     np.testing.assert_allclose(found.grade_probability_VK, expected.grade_probability_VK, atol=1e-5)
 
 
-def test_training_hears_the_same_alternatives(taught: Taught) -> None:
+def test_training_uses_the_same_leave_one_out_weights(taught: Taught) -> None:
     made, graphs, windows = taught
 
     def without_second(values_NSB: Floats) -> Floats:
@@ -171,9 +173,7 @@ def test_training_hears_the_same_alternatives(taught: Taught) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_alternatives_that_take_too_much_are_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leave_one_out_weights_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, windows = small(), shown(tmp_path)
     G, _, Q, T, F, K = made.model.opinion.weight_GAQTFK.shape
     assert Q == most_sensors(made.spec, T) == 4
@@ -263,7 +263,7 @@ def test_machine_of_another_design_has_no_classifier(taught: Taught) -> None:
     assert np.isnan(logits(made.model, graph)).all()
 
 
-def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_classifier_is_confident(
+def test_evidence_of_an_unused_sensor_is_zero_even_if_the_classifier_is_confident(
     taught: Taught,
 ) -> None:
     made, graphs, _ = taught
@@ -274,7 +274,7 @@ def test_evidence_of_a_sensor_that_nothing_reads_is_nothing_although_the_classif
     assert np.abs(contribution_VS[0, :3]).max() > 0.0
 
 
-def test_evidence_in_pieces_is_that_at_once(
+def test_evidence_in_pieces_equals_evidence_at_once(
     taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, graphs, _ = taught

@@ -19,9 +19,7 @@ VALUES = wave(20, 4)
 INSTRUMENTS = Instruments.of(press(), VALUES)
 
 
-def test_offset_moves_the_features_of_its_own_sensor_as_far_as_windows_with_that_offset_differ() -> (
-    None
-):
+def test_offset_moves_only_features_of_its_sensor_by_the_measured_amount() -> None:
     plan = plan_features(press(), small().spec)
     found = directions(VALUES, plan, INSTRUMENTS, offset=0.3, warming_k=0.0)
     assert found.shape[0] == 4
@@ -42,7 +40,7 @@ def test_warmer_oil_is_thinner() -> None:
     np.testing.assert_allclose(warmed(VALUES, INSTRUMENTS, 0.0), VALUES)
 
 
-def test_no_strength_is_no_direction() -> None:
+def test_zero_strength_gives_no_direction() -> None:
     plan = plan_features(press(), small().spec)
     assert directions(VALUES, plan, INSTRUMENTS, 0.0, 0.0).shape == (
         0,

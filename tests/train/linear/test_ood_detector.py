@@ -1,5 +1,4 @@
-"""How far evidence is from training: the tables that serve are the fit, whole or with sensors away,
-and the limit is of unseen groups."""
+"""The OOD detector: tables equal the fit, with any sensors; the limit is of held-out groups."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +82,8 @@ def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = No
     moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
     assert made.model.distance is not None
     found = fit_distance(
-        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL, np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
+        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL,
+        np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
         made.model.distance.axes, CONFIG.seed,
     )  # fmt: skip
     assert found is not None
@@ -105,7 +105,7 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
     )
 
 
-def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None:
+def test_distance_with_all_axes_is_mahalanobis(taught: Taught) -> None:
     made, windows = taught
     sensors = list(made.equipment.sensors_in_reach(0))
     x_WL, grade_W = (
@@ -130,9 +130,11 @@ def covariance_of(found: DistanceFit) -> Doubles:
 
 
 @pytest.mark.parametrize(
-    ("sensors", "steps"), [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)), ([1], slice(2))]
+    ("sensors", "steps"),
+    [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)),
+     ([1], slice(2))],
 )  # fmt: skip
-def test_what_is_away_is_left_out_of_the_covariance_too(
+def test_missing_inputs_are_left_out_of_the_covariance_too(
     taught: Taught, sensors: list[int], steps: slice
 ) -> None:
     made, windows = taught
@@ -160,7 +162,7 @@ def test_what_is_away_is_left_out_of_the_covariance_too(
     )
 
 
-def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taught: Taught) -> None:
+def test_components_without_grades_or_sensors_have_no_distance(taught: Taught) -> None:
     made, windows = taught
     batch = graphs_of(windows.values(np.arange(2)), made)
     assert np.isnan(
@@ -171,7 +173,7 @@ def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taug
     assert np.isnan(distance_of(made.model, batch)).all()
 
 
-def test_graph_without_sensors_is_told_nothing_of_and_harms_no_other(taught: Taught) -> None:
+def test_graph_without_sensors_has_no_distance_and_changes_no_other(taught: Taught) -> None:
     made, windows = taught
     batch = graphs_of(windows.values(np.arange(1)), made)
     bare = replace(
@@ -191,7 +193,7 @@ def test_graph_without_sensors_is_told_nothing_of_and_harms_no_other(taught: Tau
     np.testing.assert_allclose(found[1], distance_of(made.model, batch)[0], rtol=1e-3, atol=1e-4)
 
 
-def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
+def test_non_finite_features_are_far_and_change_no_other_component(
     taught: Taught,
 ) -> None:
     made, windows = taught
@@ -209,7 +211,7 @@ def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
         )
 
 
-def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:
+def test_serving_gives_the_same_distances_in_any_batch(taught: Taught) -> None:
     made, windows = taught
     values_WSN = windows.values(np.arange(5))
     values_WSN[2, 0] = np.nan
@@ -250,9 +252,9 @@ def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
     return made, course_W
 
 
-def test_limit_is_of_windows_whose_group_was_not_learned(tmp_path: Path) -> None:
+def test_limit_is_measured_on_held_out_groups(tmp_path: Path) -> None:
     made, (windows, course_W) = small(), shaken(tmp_path)
-    # the same windows: in one case each group is a course of its own, in the other each shows all courses
+    # the same windows: each group is one pattern, or each group has all patterns
     mixed_W = np.arange(240) // 36
     assert limit_of(windows, made, course_W) > 2 * limit_of(windows, made, mixed_W)
 
@@ -264,7 +266,7 @@ def test_warm_ups_do_not_widen_the_limit(tmp_path: Path) -> None:
     assert limit_of(windows, made, group_W, ~warm_W) < 0.5 * limit_of(windows, made, group_W)
 
 
-def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_path: Path) -> None:
+def test_limit_contains_most_holdout_windows_where_nearly_all_are_alike(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     loud_W = np.arange(240) % 5 < 2
     values_WSN = windows.values(np.arange(240))
@@ -280,7 +282,7 @@ def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_pa
     assert (distance_of(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
 
 
-def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
+def test_grade_without_training_windows_is_never_the_nearest(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     shown_W = np.flatnonzero(windows.labels.grade_WV[:, 0] > 0)
     fit_linear_classifier(made.model, made.spec, windows, shown_W, CONFIG)
@@ -291,7 +293,7 @@ def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
     ).all()
 
 
-def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
+def test_evaluation_gives_the_same_distances(taught: Taught) -> None:
     made, windows = taught
     chosen_W = np.arange(0, 240, 17)
     expected_WV = distance_of(made.model, graphs_of(windows.values(chosen_W), made))
@@ -305,7 +307,7 @@ def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
     )
 
 
-def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
+def test_too_few_groups_give_no_limit(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path, groups=4)
     fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
     assert made.model.distance is not None

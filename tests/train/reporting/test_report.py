@@ -67,7 +67,7 @@ def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> 
     assert "prefers-color-scheme: dark" in page
 
 
-def test_metrics_read_back_as_they_were(graded: Evaluation, tmp_path: Path) -> None:
+def test_metrics_are_read_as_written(graded: Evaluation, tmp_path: Path) -> None:
     write_report(graded, tmp_path, HEADING)
     text = (tmp_path / "metrics.json").read_text()
     assert Metrics.model_validate_json(text) == Metrics(heading=HEADING, evaluation=graded)
