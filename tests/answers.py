@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import open_predictor
+from app.demo.machine import DEFAULT_START
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.importer import DEFAULT_START
 from app.demo.rig.measurements import GRADED_COMPONENTS
 from app.diagnosis.build import DiagnosisContext, Scores, diagnose
 from app.diagnosis.decoder import PredictionDecoder, window_predictions

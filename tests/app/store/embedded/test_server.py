@@ -26,6 +26,7 @@ from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.embedded.state_files import LEASE_LOCK, SUPERVISOR_LOCK, Status, read_status
 from app.store.embedded.supervisor import LOG_FILE
 from app.store.open import embedded_directory, open_store
+from app.store.pool import PoolLimits
 from app.store.store import Store
 from tests.machines import make_machine
 
@@ -204,7 +205,7 @@ async def test_killed_postgres_restarts_with_every_acknowledged_reading(director
     assert set(acknowledged) <= set(stored)
     assert len(acknowledged) == 1200
     assert wrong == 0
-    assert "KEEPER:  postgres ended with -9" in (directory / LOG_FILE).read_text()
+    assert "SUPERVISOR:  postgres ended with -9" in (directory / LOG_FILE).read_text()
 
 
 async def test_killed_supervisor_is_replaced_under_the_same_address(directory: Path):
@@ -349,7 +350,7 @@ async def test_environment_chooses_the_database(tmp_path: Path, server_dsn: str,
     assert not (tmp_path / "postgres").exists()
 
     settings = Settings(dsn=None, var_dir=tmp_path)
-    local = open_store(settings)
+    local = open_store(settings, PoolLimits(acquire_timeout_s=60.0))
     await local.ping()
     await local.close()
     assert status_of(embedded_directory(settings)).state == "ready"
