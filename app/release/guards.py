@@ -81,42 +81,26 @@ class Calls(NamedTuple):
     Args:
         ended: Calls that ended.
         failed: Calls that failed.
-        within: Calls that ended within a bound, by bound in seconds.
         compared: Answers that were compared with another version's.
         disagreed: Compared answers that differ.
+        within: Calls that ended within a bound, by bound in seconds.
     """
 
     ended: float = 0.0
     failed: float = 0.0
-    within: Mapping[float, float] = {}
     compared: float = 0.0
     disagreed: float = 0.0
+    within: Mapping[float, float] = {}
 
-    def since(self, before: "Calls") -> "Calls":
-        """Return the difference to an earlier count."""
-        within = {
-            bound: count - before.within.get(bound, 0.0) for bound, count in self.within.items()
-        }
-        return Calls(
-            self.ended - before.ended,
-            self.failed - before.failed,
-            within,
-            self.compared - before.compared,
-            self.disagreed - before.disagreed,
-        )
-
-    def plus(self, other: "Calls") -> "Calls":
-        """Return the sum of both."""
+    def plus(self, other: "Calls", sign: float = 1.0) -> "Calls":
+        """Return the sum of both; the difference with a sign of -1."""
         bounds = self.within.keys() | other.within.keys()
-        within = {
-            bound: self.within.get(bound, 0.0) + other.within.get(bound, 0.0) for bound in bounds
-        }
         return Calls(
-            self.ended + other.ended,
-            self.failed + other.failed,
-            within,
-            self.compared + other.compared,
-            self.disagreed + other.disagreed,
+            self.ended + sign * other.ended,
+            self.failed + sign * other.failed,
+            self.compared + sign * other.compared,
+            self.disagreed + sign * other.disagreed,
+            {at: self.within.get(at, 0.0) + sign * other.within.get(at, 0.0) for at in bounds},
         )
 
     @property
@@ -193,11 +177,11 @@ class MetricsMeter:
         await self._fetch_all()
         total = Calls()
         for replica, calls in self._newest.items():
-            total = total.plus(calls.since(self._first[replica]))
+            total = total.plus(calls.plus(self._first[replica], -1.0))
         now = self._clock()
         while len(self._totals) > 1 and self._totals[1][0] <= now - RECENT_S:
             self._totals.popleft()
-        recent = total.since(self._totals[0][1])
+        recent = total.plus(self._totals[0][1], -1.0)
         self._totals.append((now, total))
         return {
             "errors": _worse(total.errors, recent.errors),
@@ -235,7 +219,7 @@ def read_calls(metrics: str, version: str, others: Collection[str]) -> tuple[str
                 failed += sample.value if sample.labels["outcome"] == "failed" else 0.0
             elif sample.name == "hydraulic_version_seconds_bucket":
                 within[float(sample.labels["le"])] = sample.value
-    return replica, Calls(ended, failed, within, sum(compared.values()), compared["disagreed"])
+    return replica, Calls(ended, failed, sum(compared.values()), compared["disagreed"], within)
 
 
 def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:

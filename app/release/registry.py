@@ -279,7 +279,9 @@ def _scores(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
     if "scores" in metrics:
         parts = [(component, item["pooled"]) for component, item in metrics["scores"].items()]
     else:
-        scorecards = metrics.get("evaluation", {}).get("scorecards", {})
+        evaluation = metrics.get("evaluation", {})
+        # reports of earlier versions have the name `contenders`
+        scorecards = evaluation.get("scorecards") or evaluation.get("contenders", {})
         first: Mapping[str, Any] = next(iter(scorecards.values()), {})
         parts = [*first.get("grades", {}).items(), *first.get("life", {}).items()]
     return [

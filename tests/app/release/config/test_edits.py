@@ -123,20 +123,20 @@ def test_removing_what_was_added_gives_the_same_text():
     assert without_version(with_version(TEXT, THREE, "2"), "3") == TEXT
 
 
-def test_file_after_ten_releases_differs_in_the_versions_alone():
+def test_file_after_several_releases_differs_in_the_versions_alone():
     text = TEXT
     champion = "1"
-    for number in range(3, 13):
+    for number in range(3, 6):
         text = with_version(text, Placement(str(number), f"registry:{number}"), champion)
         text = with_weights(text, {champion: 90, str(number): 10})
         text = with_weights(text, {str(number): 100})
         text = without_version(text, champion)
         champion = str(number)
     assert changed_lines(without_version(TEXT, "2"), without_version(text, "2")) == [
-        ('- version: "1"', '- version: "12"'),
-        ("application: model-1", "application: model-12"),
-        ("- name: model-1", "- name: model-12"),
-        ("checkpoint: app/weights/1", "checkpoint: registry:12"),
+        ('- version: "1"', '- version: "5"'),
+        ("application: model-1", "application: model-5"),
+        ("- name: model-1", "- name: model-5"),
+        ("checkpoint: app/weights/1", "checkpoint: registry:5"),
     ]
     comments = [line for line in TEXT.splitlines() if line.lstrip().startswith("#")]
     assert [line for line in text.splitlines() if line.lstrip().startswith("#")] == comments
