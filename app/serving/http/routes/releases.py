@@ -27,7 +27,7 @@ class ReleaseRequest(NamedTuple):
 
     Args:
         actor: name of the API key, recorded in the release history.
-        key: the API key itself, used for requests to the service on the caller's behalf.
+        key: the API key itself, used for requests to the service on behalf of its owner.
         reason: why, recorded in the release history.
         expected_digest: SHA-256 that `serve_config.yaml` must have; None accepts any content.
         dry_run: report the difference of the file without changing anything.

@@ -50,9 +50,14 @@ async def test_request_has_one_line_with_its_route_status_time_and_trace(
     assert line.pop("time")
     assert 0 <= line.pop("ms") < 1000
     assert line == {
-        "level": "INFO", "logger": ACCESS_LOGGER, "event": "access", "method": "POST", "route": "/v1/diagnoses",
-        "status": 200, "trace_id": TRACE,
-    }  # fmt: skip
+        "level": "INFO",
+        "logger": ACCESS_LOGGER,
+        "event": "access",
+        "method": "POST",
+        "route": "/v1/diagnoses",
+        "status": 200,
+        "trace_id": TRACE,
+    }
 
 
 async def test_no_line_is_made_above_its_level(caplog: pytest.LogCaptureFixture):

@@ -44,15 +44,15 @@ def names(exporter: InMemorySpanExporter) -> list[str]:
     return [span.name for span in exporter.get_finished_spans()]
 
 
-def under(caller: SpanContext) -> AbstractContextManager[Span]:
-    return trace.use_span(NonRecordingSpan(caller))
+def under(span: SpanContext) -> AbstractContextManager[Span]:
+    return trace.use_span(NonRecordingSpan(span))
 
 
 def test_batch_is_a_part_of_the_first_sampled_request_and_linked_to_the_others(
     ended: InMemorySpanExporter,
 ) -> None:
-    callers = [None, request(1), request(2), request(1)]
-    with tracing.batch_span("diagnose", callers, windows=4), tracing.span("read windows"):
+    requests = [None, request(1), request(2), request(1)]
+    with tracing.batch_span("diagnose", requests, windows=4), tracing.span("read windows"):
         assert tracing.trace_id() == trace.format_trace_id(request(1).trace_id)
     read, batch = ended.get_finished_spans()
     assert (batch.name, batch.parent, dict(batch.attributes or {})) == (
@@ -161,14 +161,14 @@ def test_error_that_serve_records_is_exported_as_its_class(
     sent: tuple[TracerProvider, InMemorySpanExporter],
 ) -> None:
     provider, exporter = sent
-    caller = trace.set_span_in_context(NonRecordingSpan(request(1)))
+    parent = trace.set_span_in_context(NonRecordingSpan(request(1)))
     tracer = provider.get_tracer("serve")
     # as Serve does: the error is an event, and the status has any text or none
-    made = tracer.start_span("route_to_replica", caller, attributes={"app": "model-1"})
+    made = tracer.start_span("route_to_replica", parent, attributes={"app": "model-1"})
     made.record_exception(KeyError("s3cret"))
     made.add_event("s3cret was read")
     made.end()
-    failed = tracer.start_span("proxy_request", caller)
+    failed = tracer.start_span("proxy_request", parent)
     failed.set_status(StatusCode.ERROR, "s3cret")
     failed.end()
     provider.shutdown()
