@@ -35,24 +35,26 @@ async def test_preparation_that_fails_is_logged_reported_and_retried(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
-    monkeypatch.setattr(status, "FIRST_PAUSE_S", 0.2)
+    monkeypatch.setattr(status, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(status, "CACHE_S", 0.0)
-    errors = [error]
+    errors, may_succeed = [error], asyncio.Event()
 
     async def prepare() -> None:
         if errors:
             raise errors.pop()
+        await may_succeed.wait()
 
     status_of = Status(store, versions, prepare)
     status_of.start()
     with caplog.at_level(logging.WARNING):
-        await asyncio.sleep(0.05)
-        found = await status_of.readiness()
+        async with asyncio.timeout(10.0):
+            while reason not in (found := await status_of.readiness()).reasons[0]:
+                await asyncio.sleep(0.01)
     assert not found.ready
-    assert reason in found.reasons[0]
     assert "/secret/path" not in found.reasons[0]
     assert "store not ready" in caplog.text
-    async with asyncio.timeout(5.0):
+    may_succeed.set()
+    async with asyncio.timeout(10.0):
         while not (await status_of.readiness()).ready:
             await asyncio.sleep(0.02)
     await status_of.close()
