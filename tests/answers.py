@@ -15,7 +15,7 @@ from app.checkpoint.predictor import open_predictor
 from app.demo.machine import DEFAULT_START
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS
-from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
@@ -83,8 +83,11 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
                 f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
             )  # fmt: skip
-            told = Scores(output)
-            found.append(diagnose(equipment, context, told, of_window, decoder, Thresholds(), {}))
+            found.append(
+                build_diagnosis(
+                    equipment, context, Scores(output), of_window, decoder, Thresholds(), {}
+                )
+            )
     return found
 
 

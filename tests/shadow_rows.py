@@ -75,7 +75,7 @@ async def put_shadow_answers(
             [
                 (
                     first.diagnosis_id, first.created_at, first.equipment_id, first.window.start, first.window.end,
-                    second.model_version, first.model_version, 0.03, 0.02, second.model_dump_json(),
+                    second.model_version, first.model_version, 0.03, 0.02, second.to_json().decode(),
                 )
                 for first, second in zip(returned, shadow, strict=True)
             ],

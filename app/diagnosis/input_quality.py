@@ -44,6 +44,11 @@ class Thresholds:
     max_missing: float = 0.4
     max_distance: float = 1.0
 
+    @property
+    def borders(self) -> tuple[float, float, float]:
+        """Return the healths where the states degraded, watch and healthy begin."""
+        return self.critical, self.degraded, self.watch
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.critical < self.degraded < self.watch <= 1.0:
             raise ValueError(

@@ -16,13 +16,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from app.core.errors import HydraulicDiagnosticsError
-from app.diagnosis.build import DiagnosisFields, Scores
+from app.diagnosis.build import Scores
 from app.diagnosis.decoder import window_predictions
 from app.diagnosis.input_quality import QualityBatch, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows
 from app.features.binning import Floats, window_digest
 from app.features.spec import check_shape
 from app.model.graph import Contributions, GraphGroup, Prediction
+from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.store.diagnoses import StoredDiagnosis
 from app.store.windows import StoredWindow, decode_window
@@ -218,22 +219,22 @@ def build_groups(groups: Sequence[WindowGroup], plan_of: PlanOf) -> BuildResult:
     return BuildResult(built, errors)
 
 
-def row_of(fields: DiagnosisFields, body: bytes) -> StoredDiagnosis:
+def row_of(diagnosis: Diagnosis, body: bytes) -> StoredDiagnosis:
     """Return the row of a diagnosis in the store.
 
     Args:
-        fields: of the diagnosis.
-        body: the same as JSON, from `as_json`.
+        diagnosis: to store.
+        body: the same as JSON.
     """
     return StoredDiagnosis(
-        fields["diagnosis_id"],
-        fields["created_at"],
-        fields["equipment_id"],
-        fields["window"]["start"],
-        fields["window"]["end"],
-        fields["model_version"],
-        fields["status"],
-        fields["health"],
+        diagnosis.diagnosis_id,
+        diagnosis.created_at,
+        diagnosis.equipment_id,
+        diagnosis.window.start,
+        diagnosis.window.end,
+        diagnosis.model_version,
+        diagnosis.status,
+        diagnosis.health,
         body.decode(),
     )
 

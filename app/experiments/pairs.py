@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.diagnosis.agreement import shown
+from app.diagnosis.states import condition_or_state
 from app.store.experiments import KnownTruth, PairRow, PredictedComponent
 
 Floats = NDArray[np.float64]
@@ -116,7 +116,7 @@ class PairCollector:
             for side, answer in enumerate(row.predictions):
                 for item in answer:
                     at = side, pair, place_of[item.component_id]
-                    answer_2PC[at] = answers.of(shown(item.condition, item.state))
+                    answer_2PC[at] = answers.of(condition_or_state(item.condition, item.state))
                     graded_2PC[at] = item.condition is not None
                     if item.health is not None:
                         health_2PC[at] = item.health

@@ -23,7 +23,7 @@ from app.checkpoint.manifest import WEIGHTS
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
-from app.diagnosis.build import DiagnosisContext, DiagnosisFields, as_json, build_diagnosis
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder
 from app.diagnosis.pipeline import (
     BuildResult,
@@ -39,7 +39,7 @@ from app.diagnosis.window_plan import WindowPlan, plan_windows
 from app.fleet.plan import Plan
 from app.model.graph import GraphGroup
 from app.model.runtime.predictor import Predictor
-from app.schemas.diagnosis import State, Window
+from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
 from app.serving.ingress.traffic import order_of_versions
 from app.serving.ingress.windows import Bins, interval_of, window_before
@@ -273,17 +273,17 @@ class FleetScorer:
                 outcomes.append(self._failed(item.machine, outcome))
                 continue
             try:
-                fields = self._fields(item, outcome, version)
-                diagnoses.append(row_of(fields, as_json(fields)))
+                diagnosis = self._build(item, outcome, version)
+                diagnoses.append(row_of(diagnosis, diagnosis.to_json()))
             # one machine must not end the run; `_failed` logs the error
             except Exception as error:  # noqa: BLE001
                 outcomes.append(self._failed(item.machine, error))
                 continue
             equipment_id = item.machine.equipment.equipment_id
-            outcomes.append(Outcome(equipment_id, fields["status"], version.name))
+            outcomes.append(Outcome(equipment_id, diagnosis.status, version.name))
         return _Computed(diagnoses, outcomes)
 
-    def _fields(self, item: _Input, scored: ScoredWindow, version: _Version) -> DiagnosisFields:
+    def _build(self, item: _Input, scored: ScoredWindow, version: _Version) -> Diagnosis:
         machine, newest = item.machine, item.window.newest
         context = DiagnosisContext(
             diagnosis_id=machine.diagnosis_id,

@@ -19,7 +19,7 @@ from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import WEIGHTS
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
-from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
@@ -132,7 +132,7 @@ async def _stored(diagnosis_id: str, store: Store) -> Diagnosis:
             "with GET /v1/equipment/{equipment_id}/diagnoses"
         )
     try:
-        return Diagnosis.model_validate_json(body)
+        return Diagnosis.from_json(body)
     except ValidationError as error:
         raise InputError(
             f"expected a diagnosis as this version of the project stores it, found one with "
@@ -270,7 +270,7 @@ def _repeated(
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
     (predictions,) = window_predictions(prediction)
-    return diagnose(
+    return build_diagnosis(
         equipment,
         context,
         Scores(predictions),

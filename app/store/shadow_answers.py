@@ -50,7 +50,7 @@ class ShadowAnswerRepository(Repository):
                 item.against,
                 item.latency_s,
                 item.against_latency_s,
-                item.diagnosis.model_dump_json(),
+                item.diagnosis.to_json().decode(),
             )
             for item in items
         ]

@@ -29,7 +29,7 @@ from train.data.labels import EPOCH, MICROSECOND, Integers
 from train.data.split import SplitPlan, split
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading
 from train.evaluation.uncertainty import Given
 from train.jobs.options import add_database, command_parser, run_command, without_secrets
@@ -84,7 +84,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     so the split withholds windows from the baselines only.
     """
     parts = [
-        hold_out(
+        predict_holdout(
             load_model(checkpoint),
             checkpoint.feature_spec,
             windows,
@@ -184,12 +184,12 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
         given = _given(checkpoint, design)
         model, spec = load_model(checkpoint), checkpoint.feature_spec
         official = [
-            hold_out(
+            predict_holdout(
                 model, spec, windows, "last window of each engine", train_W, last_W, config.seed
             )
         ]
         every = [
-            hold_out(
+            predict_holdout(
                 model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0
             )
         ]
@@ -197,7 +197,13 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
             windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h
         )
         of_all = evaluate_parts(
-            windows, every, config, split="every cycle", given=given, cap_h=cap_h, rival=False
+            windows,
+            every,
+            config,
+            split="every cycle",
+            given=given,
+            cap_h=cap_h,
+            with_baselines=False,
         )
     return _Found(of_last, {"every cycle of the test engines": of_all})
 
@@ -214,7 +220,7 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
         linear_G = checkpoint.classifier.tables.temperature_G
     return Given(
         network={component: network_G[number] for number, component in sets},
-        opinion={component: float(linear_G[number]) for number, component in sets},
+        linear={component: float(linear_G[number]) for number, component in sets},
         calibration=checkpoint.calibration,
         limits=checkpoint.feature_spec.limits.get(design),
     )
@@ -269,7 +275,7 @@ def _lines(evaluation: Evaluation) -> list[str]:
             lines.append(
                 f"{name}: remaining life of {component}: {error}, {life.pooled.windows} windows"
             )
-    for component, found in evaluation.certainty.items():
+    for component, found in evaluation.uncertainty.items():
         for quantity, interval in (("health", found.health), ("remaining life", found.rul)):
             if interval is not None:
                 lines.append(

@@ -30,7 +30,7 @@ from train.data.labels import EPOCH, MICROSECOND, Booleans
 from train.data.split import Part, SplitPlan, set_apart, split, whole
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import HoldoutPart, hold_out
+from train.evaluation.holdout import HoldoutPart, predict_holdout
 from train.evaluation.record import Evaluation, Heading, LearningPoint
 from train.fitting.fit import Fitted, run_fit
 from train.fitting.progress import EpochRecord, Progress
@@ -144,7 +144,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
     def scored(part: Part, chosen: TrainConfig, study: str) -> HoldoutPart:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
         train_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
-        return hold_out(
+        return predict_holdout(
             fitted.model(), fitted.spec, windows, part.name, train_W, part.holdout_W,
             seed=chosen.seed,
             # missing and faulty sensors are scored on the training's own split only
@@ -223,11 +223,11 @@ def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
     model, design = last.model(), windows.equipment.design
     linear_G = None if model.classifier is None else model.classifier.tables.temperature_G
     for number, name in enumerate(last.spec.grade_sets()):
-        found = evaluation.certainty.get(name[1])
+        found = evaluation.uncertainty.get(name[1])
         if found is not None and found.temperature is not None:
             model.ensemble.temperature_G[number] = found.temperature
-        if linear_G is not None and found is not None and found.opinion_temperature is not None:
-            linear_G[number] = found.opinion_temperature
+        if linear_G is not None and found is not None and found.linear_temperature is not None:
+            linear_G[number] = found.linear_temperature
     spec = last.spec
     if evaluation.limits is not None:
         spec = spec.model_copy(update={"limits": {design: evaluation.limits}})

@@ -163,8 +163,8 @@ def flatten(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, flo
         for component, life in each.life.items():
             yield _name(prefix, name, component, "rul_rmse_h"), life.mean_rmse_h
             yield _name(prefix, name, component, "phm08"), life.pooled.phm08
-    for component, certainty in evaluation.certainty.items():
-        for quantity, interval in (("health", certainty.health), ("rul", certainty.rul)):
+    for component, uncertainty in evaluation.uncertainty.items():
+        for quantity, interval in (("health", uncertainty.health), ("rul", uncertainty.rul)):
             if interval is not None:
                 yield _name(prefix, "coverage", component, quantity), interval.coverage
     if evaluation.robustness is not None:

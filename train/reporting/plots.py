@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from train.evaluation.record import (
     Abstention,
-    Certainty,
+    AttentionWeights,
     GradeFigures,
     LearningPoint,
-    Listening,
     Scorecard,
     Trajectory,
+    Uncertainty,
 )
 
 INK = "#010203"
@@ -109,17 +109,17 @@ def scorecards(found: Mapping[str, Scorecard]) -> str:
         return _svg(figure, "scorecards")
 
 
-def reliability(found: Mapping[str, Certainty]) -> str:
+def reliability(found: Mapping[str, Uncertainty]) -> str:
     """Draw accuracy by stated confidence."""
     with rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.2), layout="constrained")
         axis = figure.add_subplot()
         axis.plot((0, 1), (0, 1), color=INK, alpha=0.4, lw=1, ls="--")
-        for colour, (component_id, certainty) in zip(
+        for colour, (component_id, uncertainty) in zip(
             itertools.cycle(COLOURS), found.items(), strict=False
         ):
-            if certainty.reliability:
-                confidence, accuracy, _ = zip(*certainty.reliability, strict=True)
+            if uncertainty.reliability:
+                confidence, accuracy, _ = zip(*uncertainty.reliability, strict=True)
                 axis.plot(confidence, accuracy, marker="o", ms=3, color=colour, label=component_id)
         lowest = min(
             (point[0] for each in found.values() for point in each.reliability), default=0.0
@@ -193,7 +193,7 @@ def trajectories(found: Sequence[Trajectory]) -> str:
             axis.fill_between(
                 each.hours, each.low, each.high, color=COLOURS[0], alpha=0.25, lw=0, label="90 %"
             )
-            axis.plot(each.hours, each.told, color=COLOURS[0], lw=1, label="predicted")
+            axis.plot(each.hours, each.predicted, color=COLOURS[0], lw=1, label="predicted")
             axis.plot(each.hours, each.true, color=COLOURS[1], lw=1, label="true")
             quantity = "health" if each.quantity == "health" else "remaining life, h"
             axis.set(title=f"{each.machine}: {each.component_id}", xlabel="hours", ylabel=quantity)
@@ -202,7 +202,7 @@ def trajectories(found: Sequence[Trajectory]) -> str:
         return _svg(figure, "trajectories")
 
 
-def attention(found: Sequence[Listening]) -> str:
+def attention(found: Sequence[AttentionWeights]) -> str:
     """Draw the attention weight of every edge, mean of the layers, on a circle of components."""
     names = list(dict.fromkeys(name for each in found for name in (each.source, each.target)))
     angle = {name: 2 * np.pi * place / len(names) + np.pi / 2 for place, name in enumerate(names)}

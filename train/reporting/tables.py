@@ -118,7 +118,7 @@ def intervals(evaluation: Evaluation) -> list[Table]:
             f"{found.reach:.2f}",
             str(found.windows),
         ]
-        for component, each in evaluation.certainty.items()
+        for component, each in evaluation.uncertainty.items()
         for quantity, found in (("health", each.health), ("remaining life", each.rul))
         if found is not None
     ]
@@ -132,11 +132,11 @@ def probabilities(evaluation: Evaluation) -> list[Table]:
         [
             component,
             _number(each.temperature, ".2f"),
-            _number(each.opinion_temperature, ".2f"),
+            _number(each.linear_temperature, ".2f"),
             _number(each.nll_plain),
             _number(each.nll_calibrated),
         ]
-        for component, each in evaluation.certainty.items()
+        for component, each in evaluation.uncertainty.items()
         if each.temperature is not None and each.nll_plain is not None
     ]
     head = ("component", "temperature of the network", "of the linear classifier")

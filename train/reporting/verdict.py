@@ -89,7 +89,7 @@ def headline(evaluation: Evaluation) -> Headline:
             )
     coverages = [
         interval.coverage
-        for found in evaluation.certainty.values()
+        for found in evaluation.uncertainty.values()
         for interval in (found.health, found.rul)
         if interval
     ]
@@ -127,7 +127,7 @@ def _own_weaknesses(evaluation: Evaluation) -> Iterator[str]:
         best, own = _best(evaluation, _mean_f1(component)), figures.mean_macro_f1
         if best is not None and own < best.value - LEAST_DIFFERENCE:
             yield f"{component}: {best.name} is better, {best.value:.3f} against {own:.3f}."
-    for component, each in evaluation.certainty.items():
+    for component, each in evaluation.uncertainty.items():
         for quantity, interval in (("health", each.health), ("remaining life", each.rul)):
             if interval is not None and not COVERAGE[0] <= interval.coverage <= COVERAGE[1]:
                 yield f"90 % intervals of {component}'s {quantity} cover {interval.coverage:.1%}."

@@ -4,8 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 
 from app.experiments.report import Experiments
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
@@ -14,7 +13,7 @@ from app.schemas.readings import IngestAnswer, Reading
 from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
 from app.serving.http.problems import Problem
 
-_BODIES: tuple[type[BaseModel], ...] = (
+_BODIES: tuple[type[BaseModel] | type[Diagnosis], ...] = (
     Equipment,
     Reading,
     DiagnosisRequest,
@@ -67,8 +66,8 @@ def document_bodies(api: FastAPI) -> None:
             document = get_openapi(
                 title=api.title, version=api.version, description=api.description, routes=api.routes
             )
-            _, schemas = models_json_schema(
-                [(model, "validation") for model in _BODIES],
+            _, schemas = TypeAdapter.json_schemas(
+                [(body, "validation", TypeAdapter(body)) for body in _BODIES],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from opentelemetry.trace import SpanContext
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
-from app.diagnosis.build import DiagnosisContext, DiagnosisFields, as_json, build_diagnosis
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput, row_of
 from app.features.binning import Floats
@@ -222,7 +222,7 @@ class BatchDiagnosis:
         previous = (
             None if inline or forced else self._previous(equipment.equipment_id, context.window.end)
         )
-        fields = build_diagnosis(
+        diagnosis = build_diagnosis(
             equipment,
             context,
             scored.scores,
@@ -231,19 +231,19 @@ class BatchDiagnosis:
             self.thresholds,
             previous or {},
         )
-        body = as_json(fields)
+        body = diagnosis.to_json()
         if previous is not None:
-            states = {item["component_id"]: item["state"] for item in fields["components"]}
+            states = {item.component_id: item.state for item in diagnosis.components}
             self._states[equipment.equipment_id] = StateSnapshot(
                 context.window.end, previous, states
             )
-        self._write_queue.add(row_of(fields, body))
+        self._write_queue.add(row_of(diagnosis, body))
         self._metrics.note_diagnosis(
-            fields["model_version"], fields["status"], fallback=scored.fallback
+            diagnosis.model_version, diagnosis.status, fallback=scored.fallback
         )
         # a forced or a fallback version says nothing about the one that traffic chose
         if self._router.traffic.shadows and not forced and not scored.fallback:
-            self._copy(window, context, previous or {}, fields, scored.seconds)
+            self._copy(window, context, previous or {}, diagnosis, scored.seconds)
         return body
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
@@ -260,16 +260,15 @@ class BatchDiagnosis:
         window: WindowInput,
         context: DiagnosisContext,
         previous: Mapping[str, State],
-        fields: DiagnosisFields,
+        diagnosis: Diagnosis,
         seconds: float,
     ) -> None:
         try:
-            diagnosis = Diagnosis.model_validate(fields)
             self._shadows.offer(
                 PrimaryResult(window, context, previous, self.thresholds, diagnosis, seconds)
             )
         except Exception:  # the caller has its answer
-            logger.exception("copy not made", extra={"equipment_id": fields["equipment_id"]})
+            logger.exception("copy not made", extra={"equipment_id": diagnosis.equipment_id})
 
 
 def _age_s(readings: Readings, now: datetime) -> float | None:

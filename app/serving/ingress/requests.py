@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from app.core.errors import InputError
-from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.features.binning import Floats
 from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Equipment

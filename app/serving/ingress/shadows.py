@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from app.diagnosis.agreement import differing_components
-from app.diagnosis.build import DiagnosisContext, diagnose
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput
+from app.diagnosis.states import differing_components
 from app.schemas.diagnosis import Diagnosis, State
 from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
@@ -204,7 +204,7 @@ class Shadows:
     def _compare(self, primary: PrimaryResult, scored: Scored) -> str:
         """Queue a shadow's diagnosis for the store; return the outcome of the copy."""
         try:
-            diagnosis = diagnose(
+            diagnosis = build_diagnosis(
                 primary.window.equipment,
                 primary.context,
                 scored.scores,

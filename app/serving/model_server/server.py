@@ -17,7 +17,7 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import load
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError
-from app.diagnosis.build import MAX_EXPLAINED_SENSORS, too_large_to_explain
+from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.diagnosis.pipeline import ScoreResult
 from app.model.graph import Contributions, GraphGroup, Prediction
 from app.model.runtime.gate import warm_up_group

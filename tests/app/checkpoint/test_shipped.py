@@ -69,7 +69,7 @@ def test_default_holds_out_as_promised() -> None:
     }.items():
         assert found.grades[component].mean_macro_f1 >= promised
         assert len(found.grades[component].parts) == 5
-        interval = evaluation.certainty[component].health
+        interval = evaluation.uncertainty[component].health
         assert interval is not None
         assert 0.88 <= interval.coverage <= 0.92
     assert found.exact_match is not None

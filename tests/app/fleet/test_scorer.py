@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,7 +52,7 @@ async def stored(store: Store, *equipment_ids: str) -> list[Diagnosis]:
         for name in equipment_ids
         for body in await store.diagnosis_history(name, None, None, 100)
     ]
-    return [Diagnosis.model_validate_json(body) for body in bodies]
+    return [Diagnosis.from_json(body) for body in bodies]
 
 
 async def test_every_machine_is_diagnosed_with_the_version_of_traffic(
@@ -236,14 +237,11 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
     page = Page(machines=1, ids=rigs[:1])
     await scorer_of(store, run, plan).score_page(page)
     (fresh,) = await stored(store, rigs[0])
-    before = fresh.model_copy(
-        update={
-            "diagnosis_id": "0" * 32,
-            "window": Window(start=START - timedelta(minutes=1), end=START),
-            "components": tuple(
-                item.model_copy(update={"state": "critical"}) for item in fresh.components
-            ),
-        }
+    before = replace(
+        fresh,
+        diagnosis_id="0" * 32,
+        window=Window(start=START - timedelta(minutes=1), end=START),
+        components=tuple(replace(item, state="critical") for item in fresh.components),
     )
     await store.insert_diagnoses([stored_row(before)])
 
@@ -253,9 +251,7 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
         await scorer_of(store, run, plan).score_page(page)
         body = await store.get_diagnosis(item.diagnosis_id)
         assert body is not None
-        return {
-            part.component_id: part.state for part in Diagnosis.model_validate_json(body).components
-        }
+        return {part.component_id: part.state for part in Diagnosis.from_json(body).components}
 
     usual = {part.component_id: part.state for part in fresh.components}
     assert set(usual.values()) - {"critical", "unknown"}

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 
@@ -27,22 +28,20 @@ def diagnosis(
     equipment_id: str,
     end: datetime,
     state: State = "watch",
-    source: str = "store",
+    source: Literal["store", "inline"] = "store",
 ) -> Diagnosis:
     component = ComponentDiagnosis(
         component_id="pump", health=0.5, interval=(0.0, 1.0), state=state, basis="labels",
         condition=None, confidence=None, degradation_rate=None, degradation_reason=None, rul_h=None,
         rul_interval_h=None, rul_reason=None,
     )  # fmt: skip
-    quality = InputQuality.model_validate(
-        {
-            "source": source,
-            "missing_sensors": (),
-            "faulty_sensors": (),
-            "unusual_sensors": (),
-            "coverage": 1,
-            "stale_s": None,
-        }
+    quality = InputQuality(
+        source=source,
+        missing_sensors=(),
+        faulty_sensors=(),
+        unusual_sensors=(),
+        coverage=1.0,
+        stale_s=None,
     )
     return Diagnosis(
         diagnosis_id=diagnosis_id, equipment_id=equipment_id, created_at=RUN.created_at,

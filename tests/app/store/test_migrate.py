@@ -98,7 +98,7 @@ async def test_migration_of_bodies_to_text_keeps_diagnoses(
     old = await store.get_diagnosis("d")
     assert old is not None
     assert json.loads(old) == {"a": None, "b": 1.5}
-    assert await store.get_diagnosis("e") == stored.model_dump_json().encode()
+    assert await store.get_diagnosis("e") == stored.to_json()
     await store.close()
 
 

@@ -44,7 +44,7 @@ async def test_answer_is_stored_once_beside_the_returned_diagnosis(store: Store,
         "against": "1",
         "latency_s": 0.25,
         "against_latency_s": 0.5,
-        "body": told.model_dump_json(),
+        "body": told.to_json().decode(),
     }
     assert json.loads(first["body"])["model_version"] == "2"
 

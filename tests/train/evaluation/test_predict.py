@@ -9,10 +9,10 @@ import pytest
 from app.features.binning import Floats
 from app.features.extraction import batch_features
 from app.features.spec import plan_features
-from app.model.graph import plan_graph, tile_graphs
+from app.model.grades import ordinal_probability
+from app.model.graph import GraphGroup, build_topology
 from tests.small import graded_windows, small
 from train.evaluation.predict import Predictions, join, predict
-from train.evaluation.scores import grade_probability
 
 
 def same(found: Predictions, expected: Predictions) -> None:
@@ -29,20 +29,19 @@ def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> Non
     features = batch_features(
         windows.values(chosen_W), plan_features(machine.equipment, machine.spec)
     )
-    batch = tile_graphs(
-        plan_graph(machine.equipment, machine.spec), features.x_WSTF, features.mask_WST
-    )
-    served = machine.model.read(batch)
-    for told_WV, served_V in (
-        (said.health_WV, served.health_V),
-        (said.spread_WV, served.spread_V),
-        (said.rate_WV, served.rate_V),
-        (said.rul_WV, served.rul_V),
-        (said.rul_spread_WV, served.rul_spread_V),
+    topology = build_topology(machine.equipment, machine.spec)
+    group = GraphGroup(topology, features.x_WSTF, features.mask_WST)
+    (served,) = machine.model.predictor().predict([group])
+    for predicted_WV, served_WV in (
+        (said.health_WV, served.health_WV),
+        (said.spread_WV, served.spread_WV),
+        (said.rate_WV, served.rate_WV),
+        (said.rul_WV, served.rul_WV),
+        (said.rul_spread_WV, served.rul_spread_WV),
     ):
-        np.testing.assert_allclose(told_WV.reshape(-1), served_V, rtol=1e-5)
-    own_WK = grade_probability(said.logit_WMVJ[:, :, 0], 1.0)
-    np.testing.assert_allclose(own_WK, served.probability_VK.reshape(3, 3, -1)[:, 0], atol=1e-6)
+        np.testing.assert_allclose(predicted_WV, served_WV, rtol=1e-5)
+    own_WK = ordinal_probability(said.logit_WMVJ[:, :, 0], 1.0)
+    np.testing.assert_allclose(own_WK, served.probability_WVK[:, 0], atol=1e-6)
     np.testing.assert_array_equal(said.exceedance_WS, features.exceedance_WS)
 
 

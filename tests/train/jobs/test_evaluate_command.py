@@ -23,7 +23,7 @@ from train.data.labels import EPOCH, MICROSECOND
 from train.data.reference import fit_spec
 from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Metrics
 from train.fitting.fit import network
 from train.jobs.evaluate_command import config_of, directory_name, main, may_have_seen
@@ -165,7 +165,7 @@ def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_pat
 
 def test_reports_of_two_splits_have_different_directories(tmp_path: Path) -> None:
     windows, manifest = graded_windows(tmp_path), read_manifest(Path("app/weights/1"))
-    whole = hold_out(
+    whole = predict_holdout(
         small().model,
         small().spec,
         windows,
@@ -175,7 +175,9 @@ def test_reports_of_two_splits_have_different_directories(tmp_path: Path) -> Non
         probes=0,
         removal_probes=0,
     )
-    found = evaluate_parts(windows, [whole], CONFIG, split="leave-block:pump+valve", rival=False)
+    found = evaluate_parts(
+        windows, [whole], CONFIG, split="leave-block:pump+valve", with_baselines=False
+    )
     assert directory_name(manifest, found) == "press-1-leave-block-pump-valve"
     assert directory_name(manifest, found.model_copy(update={"split": "time"})) == "press-1-time"
 

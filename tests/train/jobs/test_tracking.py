@@ -21,7 +21,7 @@ CURVE = {"part a": (LearningPoint(epoch=1, loss=1.0, score=0.5), LearningPoint(e
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
     windows = graded_windows(tmp_path_factory.mktemp("graded"))
     found = evaluate_parts(
-        windows, held(windows, small()), CONFIG, split="group", learning=CURVE, rival=False
+        windows, held(windows, small()), CONFIG, split="group", learning=CURVE, with_baselines=False
     )
     return Metrics(heading=None, evaluation=found, studies={"leave-level:pump": found})
 

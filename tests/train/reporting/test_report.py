@@ -11,7 +11,7 @@ from app.checkpoint.manifest import REPORT
 from tests.small import graded_windows, small
 from tests.train.evaluation.test_evaluate import CONFIG, halves, held, runs_to_failure
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics
 from train.reporting.report import MODEL_CARD, write_report
 from train.reporting.verdict import SMOOTHING, headline, weaknesses
@@ -46,7 +46,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     windows, machine = runs_to_failure(tmp_path_factory.mktemp("failing")), small()
     parts = [
-        hold_out(
+        predict_holdout(
             machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
         )
         for name, train_W, held_W in halves(windows)

@@ -9,7 +9,6 @@ import pytest
 
 from app.core.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
 from app.demo.rig.equipment import rig_equipment
-from app.diagnosis.build import DiagnosisFields
 from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
@@ -144,7 +143,7 @@ async def test_large_batch_has_fewer_groups_running_beside_single_requests(
 async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(*_: object) -> DiagnosisFields:
+    def broken(*_: object) -> Diagnosis:
         raise KeyError("unexpected")
 
     monkeypatch.setattr(batch, "build_diagnosis", broken)
@@ -174,8 +173,8 @@ async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes
         inline(explain=explain),
     ):
         body = await diagnostics.answer(request)
-        made = Diagnosis.model_validate_json(body)
-        assert made.model_dump_json().encode() == body
+        made = Diagnosis.from_json(body)
+        assert made.to_json() == body
         assert made.fallback == broken
         assert (made.input.source == "inline") == (request.readings is not None)
         assert any(item.evidence for item in made.components) == explain
@@ -230,7 +229,7 @@ class Known:
         self.previous: list[dict[str, str]] = []
         original = batch.build_diagnosis
 
-        def noting(*arguments: object) -> DiagnosisFields:
+        def noting(*arguments: object) -> Diagnosis:
             self.previous.append(dict(arguments[-1]))  # type: ignore[call-overload]
             return original(*arguments)  # type: ignore[arg-type]
 
@@ -281,12 +280,12 @@ async def test_topology_that_another_replica_changed_counts_at_once(
             rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, values[name]
         )
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
-    first = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    first = Diagnosis.from_json(await diagnostics.answer(request))
     assert first.topology_revision == rig.revision
     renamed = Equipment.model_validate(rig.model_dump() | {"name": "renamed"})
     await store.put_equipment(renamed)
     diagnostics._cache.clear()  # an answer may be as old as a bin
-    changed = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    changed = Diagnosis.from_json(await diagnostics.answer(request))
     assert changed.topology_revision == renamed.revision != rig.revision
 
 
@@ -314,8 +313,8 @@ async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
     }
     answer = await registry.ingest(orjson.dumps([line]), "application/json")
     assert answer.accepted == 1
-    after = Diagnosis.model_validate_json(await diagnostics.answer(request))
-    assert after.diagnosis_id != Diagnosis.model_validate_json(both[0]).diagnosis_id
+    after = Diagnosis.from_json(await diagnostics.answer(request))
+    assert after.diagnosis_id != Diagnosis.from_json(both[0]).diagnosis_id
     assert after.input.missing_sensors == ()
 
 
@@ -329,4 +328,4 @@ async def test_batch_with_readings_sees_a_topology_that_another_replica_changed(
     await store.put_equipment(renamed)
     body = (await outcomes(diagnostics, [inline()]))[0]
     assert isinstance(body, bytes)
-    assert Diagnosis.model_validate_json(body).topology_revision == renamed.revision
+    assert Diagnosis.from_json(body).topology_revision == renamed.revision

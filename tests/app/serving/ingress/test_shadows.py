@@ -49,7 +49,7 @@ async def diagnostics(
 
 
 async def ask(diagnostics: Diagnostics, request: DiagnosisRequest) -> Diagnosis:
-    return Diagnosis.model_validate_json(await diagnostics.answer(request))
+    return Diagnosis.from_json(await diagnostics.answer(request))
 
 
 def copies(metrics: Metrics) -> dict[tuple[str, str, str], float]:
@@ -93,7 +93,7 @@ async def test_shadow_diagnoses_a_copy_as_it_would_for_a_caller(
     assert (row["window_start"], row["window_end"]) == (returned.window.start, returned.window.end)
     assert row["latency_s"] > 0
     assert row["against_latency_s"] > 0
-    shadow = Diagnosis.model_validate_json(row["body"])
+    shadow = Diagnosis.from_json(row["body"])
     assert shadow == forced.model_copy(update={"diagnosis_id": returned.diagnosis_id})
     outcome = "agreed" if shadow.components == returned.components else "disagreed"
     assert copies(metrics) == {("2", "1", outcome): 1}

@@ -59,7 +59,7 @@ def scored(outcome: Scored | Exception) -> Scored:
 
 
 def healths(outcome: Scored | Exception) -> list[float]:
-    return [each.health for each in scored(outcome).scores.told]
+    return [each.health for each in scored(outcome).scores.predicted]
 
 
 async def test_window_is_scored_by_the_version_with_the_weight(

@@ -1,16 +1,18 @@
-"""Where two diagnoses differ: conditions first, states where there are none."""
+"""States with hysteresis, and where two diagnoses differ."""
+
+from dataclasses import replace
 
 import pytest
 
-from app.diagnosis.agreement import differing_components
+from app.diagnosis.states import differing_components
 from app.schemas.diagnosis import Diagnosis
 from tests.app.diagnosis.test_build import make
 
 
-def told(**changes: object) -> Diagnosis:
+def changed(**changes: object) -> Diagnosis:
     diagnosis = make()
-    first = diagnosis.components[0].model_copy(update=changes)
-    return diagnosis.model_copy(update={"components": (first, *diagnosis.components[1:])})
+    first = replace(diagnosis.components[0], **changes)  # type: ignore[arg-type]
+    return replace(diagnosis, components=(first, *diagnosis.components[1:]))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,7 @@ def told(**changes: object) -> Diagnosis:
 def test_component_differs_in_what_a_reader_acts_on(
     one: dict[str, object], other: dict[str, object], differs: bool
 ):
-    first, second = told(**one), told(**other)
+    first, second = changed(**one), changed(**other)
     assert differing_components(first, second) == (
         (first.components[0].component_id,) if differs else ()
     )
