@@ -7,7 +7,7 @@ shown as "-".
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from train.evaluation.record import Evaluation, GradeFigures, Scorecard, ShareFigures
+from train.evaluation.record import THIS, Evaluation, GradeFigures, Scorecard, ShareFigures
 from train.evaluation.scores import Score
 
 MATCH = "exact match"
@@ -86,14 +86,27 @@ def remaining_life(evaluation: Evaluation) -> list[Table]:
     return _optional(f"Remaining useful life in hours{cap}", (*head, *more), rows)
 
 
-def health_errors(scorecard: Scorecard) -> list[Table]:
-    """Show the mean absolute error of health of each component."""
-    errors = scorecard.health_mae
-    return _optional(
-        "Mean absolute error of health",
-        list(errors),
-        [[*map(_number, errors.values())]] if errors else [],
-    )
+def health(evaluation: Evaluation) -> list[Table]:
+    """Show the error of health, the states that follow from it, and contradicted conditions."""
+    card = evaluation.scorecards[THIS]
+    rows = []
+    for component, error in card.health_mae.items():
+        state, answered = card.states.get(component), evaluation.answered.get(component)
+        contradicting = None if answered is None else answered.contradicting
+        rows.append(
+            [
+                component,
+                _number(error, ".4f"),
+                *(
+                    ("-", "-")
+                    if state is None
+                    else (f"{state.accuracy:.1%}", f"{state.within_one:.1%}")
+                ),
+                _number(contradicting, ".2%"),
+            ]
+        )
+    head = ("component", "mean absolute error", "correct state", "at most one state off")
+    return _optional("Health", (*head, "answers with a health nearer to another grade"), rows)
 
 
 def study_scores(split: str, evaluation: Evaluation) -> Table:
