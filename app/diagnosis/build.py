@@ -160,7 +160,7 @@ def _health_of_machine(
 
 
 def _lacking(equipment: Equipment, quality: WindowQuality) -> set[int]:
-    """Return the positions of the components that evidence of a missing or faulty sensor reaches."""
+    """Return the positions of the components that a missing or faulty sensor has evidence of."""
     absent = {*quality.missing, *(fault.sensor_id for fault in quality.faults)}
     if not absent:
         return set()

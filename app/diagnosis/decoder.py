@@ -1,7 +1,7 @@
 """Decode the prediction for a component: condition, health, degradation rate and remaining life.
 
-Pure, and in plain numbers: it runs for every component of every request. Invariant: a health lies in
-its interval, and both in [0, 1]; remaining life lies in its interval, and neither is negative.
+Pure, and in plain numbers: it runs for every component of every request. Invariant: a health lies
+in its interval, and both in [0, 1]; remaining life lies in its interval, and neither is negative.
 """
 
 from collections.abc import Mapping, Sequence

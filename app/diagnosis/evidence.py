@@ -20,7 +20,7 @@ MAX_EXPLAINED_SENSORS = 128
 
 
 def too_large_to_explain(sensors: int) -> LimitExceeded:
-    """Return the error for `explain` on a machine with more than `MAX_EXPLAINED_SENSORS` sensors."""
+    """Return the error for `explain` of a machine with more than `MAX_EXPLAINED_SENSORS`."""
     return LimitExceeded(
         f"expected at most {MAX_EXPLAINED_SENSORS} sensors of a machine whose diagnosis is to be "
         f"explained, found {sensors}: leave `explain` out",

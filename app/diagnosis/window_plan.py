@@ -1,7 +1,7 @@
-"""From the bins of windows of one topology to their graphs and what their features say of the input, by a plan made once.
+"""Graphs and input quality of windows of one topology, by a plan that is made once.
 
-The graph builder, a fleet's run and the benchmark's peers call this; training calls the parts, since it needs the features.
-Invariant: a window's graph and summary do not depend on the windows beside it.
+Training calls the parts, since it needs the features. Invariant: a window's graph and quality do
+not depend on the other windows of the call.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from app.schemas.equipment import Equipment
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """All that windows of one topology take from it and a feature spec; the same for machines that differ in id and name alone."""
+    """What the windows of one topology share; machines may differ in id and name."""
 
     features: FeaturePlan
     summary: QualityPlan
@@ -29,13 +29,13 @@ class WindowPlan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays that grow with the steps, and with them nearly all: four of one size."""
+        """Bytes of the arrays that grow with the steps, which are nearly all: four of one size."""
         size: int = 4 * self.features.mean_STF.nbytes
         return size
 
 
 def plan_windows(equipment: Equipment, spec: FeatureSpec) -> WindowPlan:
-    """Work out once what all windows of a topology share.
+    """Make the plan of a topology and a feature spec.
 
     Raises:
         WindowError: no window of this topology can fit the spec.

@@ -1,8 +1,9 @@
 """Requests for diagnoses, and the record of a diagnosis, with the fields of the HTTP interface.
 
-The record is made of plain dataclasses: pydantic validates what is read, and what the service builds
-itself is neither validated nor copied, which made a diagnosis and its JSON take 1.7 times as long.
-Invariant: an unknown value is null with a reason beside it, never a number that looks like an answer.
+The record is made of plain dataclasses: pydantic validates what is read, and what the service
+builds itself is neither validated nor copied, which made a diagnosis and its JSON take 1.7 times as
+long. Invariant: an unknown value is null with a reason beside it, never a number that looks like an
+answer.
 """
 
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ class InputQuality(_Record):
     digest: Annotated[
         str | None,
         Field(
-            description="BLAKE2b-128 of the window's bins as float32; null in diagnoses from before "
-            "it was kept"
+            description="BLAKE2b-128 of the window's bins as float32; null in diagnoses from "
+            "before it was kept"
         ),
     ] = None
 
@@ -118,8 +119,8 @@ class Evidence(_Record):
 class DistanceEvidence(_Record):
     """Contribution of one sensor to a component's OOD distance.
 
-    `contribution` is the distance with this sensor less the distance without it. Sensors that do not
-    increase it are left out, and so are those whose contribution is unknown.
+    `contribution` is the distance with this sensor less the distance without it. Sensors that do
+    not increase it are left out, and so are those whose contribution is unknown.
     """
 
     sensor_id: str

@@ -1,7 +1,7 @@
-"""Classical baselines on the same folds: linear discriminants, extra trees, rules for remaining life.
+"""Classical baselines on the same folds: discriminants, extra trees, rules for remaining life.
 
-Invariant: a baseline is fitted to windows of the part's `train_W` and to no others; memory is bounded
-by the sample, not by the history.
+Invariant: a baseline is fitted to windows of the part's `train_W` and to no others; memory is
+bounded by the sample, not by the history.
 """
 
 from collections.abc import Iterable, Sequence
@@ -167,9 +167,9 @@ def life_less_age(
 ) -> Floats:
     """Predict remaining life as the mean life of the training runs less the age, in [0, cap].
 
-    Life and age begin with the run's first window, see `train.evaluation.scores.life_runs`: a replaced
-    component is new again. The last training window of a run gives its failure, unless it is at the
-    cap, the largest label.
+    Life and age begin with the run's first window, see `train.evaluation.scores.life_runs`: a
+    replaced component is new again. The last training window of a run gives its failure, unless it
+    is at the cap, the largest label.
 
     Args:
         labels: of all windows.
@@ -236,7 +236,7 @@ def _statistics(
 
 
 def _table(fitted_WSTF: Floats, holdout_WSTF: Floats) -> tuple[Floats, Floats]:
-    """Flatten both; missing values become the mean of the training windows, 0 where it is unknown."""
+    """Flatten both; missing values become the mean of the training windows, or 0."""
     rows: Iterable[Floats] = (
         fitted_WSTF.reshape(len(fitted_WSTF), -1),
         holdout_WSTF.reshape(len(holdout_WSTF), -1),

@@ -1,7 +1,8 @@
 """Evaluate a training on its held-out windows: one `Evaluation` with all figures of the report.
 
-`evaluate_parts` is the only entry; it fits no network and writes nothing. Invariant: unless `seen` is
-set, no figure uses weights, references, temperatures or thresholds that have seen the window's fold.
+`evaluate_parts` is the only entry; it fits no network and writes nothing. Invariant: unless `seen`
+is set, no figure uses weights, references, temperatures or thresholds that have seen the window's
+fold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,9 @@ def evaluate_parts(
     """Evaluate the fits of a split on their holdouts, or a checkpoint on windows it may have seen.
 
     Call `train.evaluation.holdout.predict_holdout` after each fit, then this once with all parts.
-    Temperatures, reach and thresholds are cross-fitted between the parts, or between the groups of a
-    single part; those in `calibration` and `uncertainty[...].temperature` are fitted on all held-out
-    windows and are to be shipped.
+    Temperatures, reach and thresholds are cross-fitted between the parts, or between the groups of
+    a single part; those in `calibration` and `uncertainty[...].temperature` are fitted on all
+    held-out windows and are to be shipped.
 
     Args:
         windows: all windows.
@@ -201,8 +202,8 @@ def _notes(
         notes.append("The ablation without message passing was not run.")
     if not has_baselines:
         notes.append(
-            "Classical baselines were not fitted: there were no windows to fit them to, or they are "
-            "in another report."
+            "Classical baselines were not fitted: there were no windows to fit them to, or they "
+            "are in another report."
         )
     if not rows.crossed and not is_given:
         notes.append(

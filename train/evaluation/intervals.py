@@ -1,4 +1,4 @@
-"""Calibrate and check the intervals of health and remaining life, and the stated probabilities of grades.
+"""Calibrate and check the intervals of health and remaining life, and grades' probabilities.
 
 The reach of an interval is fitted on held-out windows; each fold is checked with the reach that the
 other folds give.
@@ -29,8 +29,8 @@ from train.evaluation.uncertainty import (
 
 COVERAGE = 0.9
 ROUNDING = 1e-6
-"""Share of the scale by which a true value may miss its interval: labels are float32, and a diagnosis
-has six decimals."""
+"""Share of the scale by which a true value may miss its interval: labels are float32, and a
+diagnosis has six decimals."""
 MAX_POINTS = 400
 """Windows of a drawn trajectory."""
 MAX_MACHINES = 4

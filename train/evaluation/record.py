@@ -1,7 +1,8 @@
 """The record of an evaluation, as `metrics.json` holds it and the report draws it.
 
-Plain data. The aliases are the names of the stored file, which never change. Invariant: unless `seen`
-is true, every figure is of windows that the weights, references and constants behind it never saw.
+Plain data. The aliases are the names of the stored file, which never change. Invariant: unless
+`seen` is true, every figure is of windows that the weights, references and constants behind it
+never saw.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,8 @@ class _Record(BaseModel):
 class GradeFigures(_Record):
     """Grades of one component: pooled over the held-out windows, by part, and the confusion matrix.
 
-    `mean_macro_f1` is the mean of the parts; `confusion` counts windows by true and predicted grade.
+    `mean_macro_f1` is the mean of the parts; `confusion` counts windows by true and predicted
+    grade.
     """
 
     pooled: Score
@@ -108,7 +110,7 @@ class Uncertainty(_Record):
 
 
 class LevelFigures(_Record):
-    """With `away` sensors missing: share of windows answered, and risk and number of the answers."""
+    """With `away` sensors missing: share of windows answered, risk and number of the answers."""
 
     away: int
     answered: float
@@ -122,9 +124,9 @@ class Abstention(_Record):
     The risk of a graded component is its error rate, that of others the mean absolute error of
     health. Graded components share one threshold, chosen by the risk of all their answers.
     `full_risk` is that of all answers with all sensors; `holds` is true where no level's risk
-    exceeds it by more than a fifth, `holds_beyond_chance` leaves out levels whose excess a sample of
-    that size shows in more than one of twenty evaluations. `curve` is risk against share answered,
-    with all sensors.
+    exceeds it by more than a fifth, `holds_beyond_chance` leaves out levels whose excess a sample
+    of that size shows in more than one of twenty evaluations. `curve` is risk against share
+    answered, with all sensors.
     """
 
     least_confidence: float | None
@@ -142,8 +144,8 @@ class Answered(_Record):
 
     `share` is the share of the held-out windows that are answered, `score` that of these answers,
     None without any; the others are out of distribution, see
-    `train.evaluation.selective_prediction.silences`. `contradicting` is the share of the answers whose
-    health is nearer to that of another grade than to that of the condition.
+    `train.evaluation.selective_prediction.silences`. `contradicting` is the share of the answers
+    whose health is nearer to that of another grade than to that of the condition.
     """
 
     share: float
@@ -166,7 +168,8 @@ class TroubleFigures(_Record):
 class Robustness(_Record):
     """The cost of faulty sensors.
 
-    `measure` is the share of exact matches (cost in points), or the error of remaining life in hours.
+    `measure` is the share of exact matches (cost in points), or the error of remaining life in
+    hours.
     """
 
     measure: Literal["exact match", "rul rmse"]

@@ -1,7 +1,7 @@
 """Score the answers of one model against the labels: checkpoint, baselines and ablations alike.
 
-Pure. Invariant: warm-ups count in the warm-up's own score alone, and a part's figure is of the windows
-that the part holds out.
+Pure. Invariant: warm-ups count in the warm-up's own score alone, and a part's figure is of the
+windows that the part holds out.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def scorecard(
     """Score answers.
 
     Args:
-        windows: all windows; they say where a life begins and ends, since a part may hold only its end.
+        windows: all windows; a part may hold only the end of a life.
         rows: the held-out windows.
         parts: names of the parts.
         answers: for the held-out windows.

@@ -62,7 +62,7 @@ def exact_matches(true_WV: Integers, predicted_WV: Integers) -> Booleans:
 
 
 def confusion(true_W: Integers, predicted_W: Integers, grades: int) -> tuple[tuple[int, ...], ...]:
-    """Count windows by true grade (rows) and predicted grade (columns), leaving out those below 0."""
+    """Count windows by true grade (rows) and predicted grade (columns), without those below 0."""
     counts = confusion_matrix(true_W, predicted_W, labels=range(grades))
     return tuple(tuple(row) for row in counts.tolist())
 
@@ -180,8 +180,8 @@ def life_runs(machine_W: Integers, start_us_W: Integers, rul_W: Floats) -> list[
 def last_half(machine_W: Integers, start_us_W: Integers, rul_W: Floats, cap_h: float) -> Booleans:
     """Mark the windows in the last half of each run to failure.
 
-    A run lasts from its first window to the failure, by the remaining life of its last window. A run
-    whose last window is at the cap has no known failure and is not marked.
+    A run lasts from its first window to the failure, by the remaining life of its last window. A
+    run whose last window is at the cap has no known failure and is not marked.
 
     Args:
         machine_W: number of the machine; of all windows, since a part may hold only a life's end.
