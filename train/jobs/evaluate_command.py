@@ -23,6 +23,7 @@ from app.core.errors import InputError
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
 from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
+from app.features.binning import Floats
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
@@ -215,7 +216,7 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
         if of == design
     ]
     network_G = load_model(checkpoint).ensemble.temperature_G.tolist()
-    linear_G = np.ones(len(network_G))
+    linear_G: Floats = np.ones(len(network_G), np.float32)
     if checkpoint.classifier is not None:
         linear_G = checkpoint.classifier.tables.temperature_G
     return Given(

@@ -6,9 +6,10 @@ invalid, and the message names every invalid line.
 
 import asyncio
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -155,7 +156,7 @@ def _faults(
         "component": is_whole & ~table.component.isin(components),
         "health": is_whole & ~labels.health.between(0.0, 1.0),
     }
-    known = {"columns": len(COLUMNS), "components": ", ".join(components)}
+    known: dict[Hashable, Any] = {"columns": len(COLUMNS), "components": ", ".join(components)}
     found: list[tuple[int, str]] = []
     for name, check in CHECKS.items():
         bad = table[failed[name]]
