@@ -13,9 +13,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import yaml
-from ruamel.yaml import YAML, RoundTripRepresenter
-from ruamel.yaml.comments import CommentedBase, CommentedMap, CommentedSeq
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from ruamel.yaml.tokens import CommentToken
 
@@ -23,6 +24,7 @@ from app.core.errors import SettingsError
 from app.release.config.schema import DIAGNOSTICS, MODEL
 
 APPLICATION_PREFIX = "model-"
+_Commented = CommentedMap | CommentedSeq
 
 
 class Placement(NamedTuple):
@@ -236,13 +238,13 @@ def _copied(node: Any) -> Any:
         copied: Any = CommentedMap((key, _part(value)) for key, value in node.items())
     else:
         copied = CommentedSeq(map(_part, node))
-    if isinstance(node, CommentedBase) and node.fa.flow_style():
+    if isinstance(node, _Commented) and node.fa.flow_style():
         copied.fa.set_flow_style()
     return copied
 
 
 def _part(node: Any) -> Any:
-    is_anchored = isinstance(node, CommentedBase) and node.anchor.value
+    is_anchored = isinstance(node, _Commented) and node.anchor.value
     return _copied(node) if isinstance(node, dict | list) and not is_anchored else node
 
 
@@ -273,13 +275,13 @@ def _take_comments_after(parent: Any, key: Any) -> str:
 
     ruamel.yaml attaches them to the last scalar of the value, or to the end of a collection.
     """
-    if not isinstance(parent, CommentedBase):
+    if not isinstance(parent, _Commented):
         return ""
-    node = parent[key]
-    if isinstance(node, dict | list) and node and not node.fa.flow_style():
+    node: Any = parent[key]
+    if isinstance(node, _Commented) and node and not node.fa.flow_style():
         if node.lc.line < parent.lc.line:  # an alias: its comments follow the anchored value
             return ""
-        last = len(node) - 1 if isinstance(node, list) else list(node)[-1]
+        last = _keys(node)[-1]
         taken = _take_comments_after(node, last)
         taken += "".join(
             " " * token.start_mark.column * token.value.startswith("#") + token.value
@@ -291,20 +293,24 @@ def _take_comments_after(parent: Any, key: Any) -> str:
     token = slots[0 if isinstance(parent, list) else 2] if slots else None
     if token is None:
         return ""
-    beside, _, taken = token.value.partition("\n")
+    beside, _, following = str(token.value).partition("\n")
     token.value = beside + "\n"
-    return taken
+    return following
+
+
+def _keys(node: Any) -> list[Any]:
+    return list(range(len(node))) if isinstance(node, list) else list(node)
 
 
 def _put_comments_after(parent: Any, key: Any, text: str) -> None:
     """Attach comment and blank lines behind a value: before the next one, or at the end."""
-    if not isinstance(parent, CommentedBase) or not text:
+    if not isinstance(parent, _Commented) or not text:
         return
     tokens = [
         CommentToken(line.lstrip() + "\n", CommentMark(len(line) - len(line.lstrip())))
         for line in text.splitlines()
     ]
-    keys = list(range(len(parent))) if isinstance(parent, list) else list(parent)
+    keys = _keys(parent)
     following = keys[(keys.index(key) if key in keys else -1) + 1 :]
     if following:
         slots = parent.ca.items.setdefault(following[0], [None, None, None, None])
