@@ -281,7 +281,7 @@ def _translated() -> Iterator[None]:
             "prepared, try again in a few seconds"
         ) from error
     except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, *_AGAIN) as error:
-        logger.debug("statement given up", extra={"reason": str(error)})
+        logger.debug("statement cancelled", extra={"reason": str(error)})
         raise StoreUnavailable(
             f"expected the statement to complete, found {error.sqlstate} "
             f"({type(error).__name__}): try again"

@@ -76,7 +76,8 @@ def test_new_machine_is_a_folder_of_three_files(
     (folder / "commands.py").write_text(PRESS_COMMANDS)
     (folder / "press.yaml").write_text(
         "{equipment_id: press, grid_s: 1, window_s: 60, steps: 12, components: "
-        "[{component_id: pump, type: pump, sensors: [{sensor_id: P1, quantity: pressure, unit: bar, range: [0, 9]}]}]}"
+        "[{component_id: pump, type: pump, sensors: "
+        "[{sensor_id: P1, quantity: pressure, unit: bar, range: [0, 9]}]}]}"
     )
     monkeypatch.setattr(app.demo, "__path__", [*app.demo.__path__, str(tmp_path)])
     assert main(["show-press"]) == 0

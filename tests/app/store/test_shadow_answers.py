@@ -33,18 +33,18 @@ async def test_answer_is_stored_once_beside_the_returned_diagnosis(store: Store,
     first, second = await rows(database_dsn)
 
     assert (first["version"], second["version"]) == ("2", "3")
-    told = answer().diagnosis
+    stored = answer().diagnosis
     assert dict(first) == {
         "diagnosis_id": "d",
         "created_at": DAY,
-        "equipment_id": told.equipment_id,
-        "window_start": told.window.start,
-        "window_end": told.window.end,
+        "equipment_id": stored.equipment_id,
+        "window_start": stored.window.start,
+        "window_end": stored.window.end,
         "version": "2",
         "against": "1",
         "latency_s": 0.25,
         "against_latency_s": 0.5,
-        "body": told.to_json().decode(),
+        "body": stored.to_json().decode(),
     }
     assert json.loads(first["body"])["model_version"] == "2"
 

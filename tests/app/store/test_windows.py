@@ -60,16 +60,16 @@ async def test_window_equals_rows_read_one_by_one(store: Store, filled: Filled, 
 
 async def test_windows_are_returned_in_the_given_order(store: Store, filled: Filled):
     await store.put_equipment(make_machine("press-2"))
-    asked = [
+    intervals = [
         ("press-1", T0_S + 200, 10),
         ("press-2", T0_S, 10),
         ("press-9", T0_S, 10),
         ("press-1", T0_S - 5, 10),
     ]
 
-    windows = await store.read_windows(asked)
+    windows = await store.read_windows(intervals)
 
-    assert [window[:3] for window in windows] == asked
+    assert [window[:3] for window in windows] == intervals
     assert [window.count for window in windows] == [10, 0, 0, 5]
     assert [window.grid_us for window in windows] == [1_000_000, 1_000_000, 0, 1_000_000]
     assert windows[1].newest is None
@@ -182,13 +182,13 @@ async def test_filled_windows_are_those_with_a_reading(store: Store):
         "press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0]
     )
 
-    asked = [
+    intervals = [
         ("press-1", T0_S, 5),
         ("press-1", T0_S + 1, 8),
         ("press-9", T0_S, 5),
         ("press-1", T0_S + 5, 5),
     ]
-    assert await store.filled_windows(asked) == [True, False, False, True]
+    assert await store.filled_windows(intervals) == [True, False, False, True]
     assert await store.filled_windows([]) == []
 
 
@@ -197,17 +197,17 @@ async def test_grid_digest_changes_with_the_bins(store: Store):
     await store.ingest(
         "press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0]
     )
-    asked = [
+    intervals = [
         ("press-1", (T0_S - 5) * 1_000_000, (T0_S + 5) * 1_000_000),
         ("press-1", 0, 5),
         ("press-9", 0, 5),
     ]
-    first, *empty = await store.grid_digests(asked)
+    first, *empty = await store.grid_digests(intervals)
     assert empty == ["0:0", "0:0"]
-    assert await store.grid_digests(asked[:1]) == [first]
+    assert await store.grid_digests(intervals[:1]) == [first]
     await store.ingest("press-1", ["A"], [(T0_S + 60) * 1_000_000], [1.0])
-    assert await store.grid_digests(asked[:1]) == [first]
+    assert await store.grid_digests(intervals[:1]) == [first]
 
     await store.ingest("press-1", ["A"], [T0_S * 1_000_000 + 1], [1.5])
 
-    assert await store.grid_digests(asked[:1]) != [first]
+    assert await store.grid_digests(intervals[:1]) != [first]

@@ -16,7 +16,7 @@ WriteRig = Callable[..., Path]
 
 
 def _counting(cycles: int) -> Replay:
-    # value = 1000 * cycle + second, so that a value tells where it came from
+    # value = 1000 * cycle + second, so that a value identifies its place
     values_CK = 1000.0 * np.arange(cycles)[:, None] + np.arange(60)
     return Replay(("A", "B"), np.stack([values_CK, -values_CK], axis=2))
 

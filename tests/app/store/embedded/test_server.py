@@ -311,7 +311,8 @@ def test_binaries_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can be somebody else; else every other test is this one"
+    os.geteuid() != 0,
+    reason="only root can run as another user; otherwise every other test covers this",
 )
 @pytest.mark.skipif(
     not postgres._enterable(PROJECT_DIR) or python_for_everybody() is None,
