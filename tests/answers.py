@@ -1,4 +1,4 @@
-"""What real checkpoints tell of the rig's shipped cycles, as pairs of answers: for trials of the verdict on two versions."""
+"""Diagnoses of the rig's shipped cycles by real checkpoints, in pairs, to test verdicts."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -34,9 +34,14 @@ WINDOWS_OF_A_BATCH = 64
 
 
 def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
-    """Return a shipped checkpoint whose weights had normal noise added: so many times the spread of each tensor.
+    """Return a shipped checkpoint with normal noise added to its weights.
 
-    What it abstains from stays what the shipped one abstains from: the tables of the distance are left alone.
+    It abstains where the shipped one does: the out-of-distribution detector stays as it is.
+
+    Args:
+        version: of the shipped checkpoint.
+        noise: standard deviation, in standard deviations of each tensor.
+        seed: of the noise.
     """
     found = load(SHIPPED / version)
     generator = torch.Generator().manual_seed(seed)
@@ -52,7 +57,7 @@ def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
 
 
 def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis]:
-    """Return what a checkpoint tells of the shipped cycles, each at its own time, without states of earlier ones."""
+    """Return a checkpoint's diagnoses of shipped cycles, each independent of the earlier ones."""
     equipment, block = rig_equipment(), rig_block()
     chosen = np.array(rows or range(len(block.cycle_index_C)))
     values_WSN = np.stack(
@@ -80,19 +85,26 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         ):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
             context = DiagnosisContext(
-                f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
+                f"{row:032x}",
+                begin + CYCLE,
+                Window(start=begin, end=begin + CYCLE),
+                "store",
+                1.0,
+                fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
-            )  # fmt: skip
+            )
+            scores = Scores(output)
             found.append(
-                build_diagnosis(
-                    equipment, context, Scores(output), of_window, decoder, Thresholds(), {}
-                )
+                build_diagnosis(equipment, context, scores, of_window, decoder, Thresholds(), {})
             )
     return found
 
 
 def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
-    """Return two versions' answers about the same cycles as the store would, newest first, with the labels of stable cycles."""
+    """Return two versions' diagnoses of the same cycles as rows of the store, newest first.
+
+    Stable cycles have labels.
+    """
     block = rig_block()
     row_of = {f"{row:032x}": row for row in range(len(block.cycle_index_C))}
     found = []
@@ -107,15 +119,21 @@ def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
         )
         found.append(
             PairRow(
-                first.diagnosis_id, end_us, first.equipment_id, start_us, end_us,
-                (_told(first), _told(second)), (first.status != "ok", second.status != "ok"), (0.01, 0.01),
+                first.diagnosis_id,
+                end_us,
+                first.equipment_id,
+                start_us,
+                end_us,
+                (_predicted(first), _predicted(second)),
+                (first.status != "ok", second.status != "ok"),
+                (0.01, 0.01),
                 truths if block.stable_C[row] else (),
             )
-        )  # fmt: skip
+        )
     return found[::-1]
 
 
-def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
+def _predicted(found: Diagnosis) -> tuple[PredictedComponent, ...]:
     return tuple(
         PredictedComponent(item.component_id, item.health, item.condition, item.state)
         for item in found.components
@@ -123,12 +141,12 @@ def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
 
 
 def pairs_of(a: list[Diagnosis], b: list[Diagnosis]) -> Pairs:
-    """Return two versions' answers as pairs."""
+    """Return two versions' diagnoses as pairs."""
     return collect_pairs(pair_rows(a, b))
 
 
 def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
-    """Return pairs with the two versions' answers exchanged in some of them."""
+    """Return pairs with the two versions' diagnoses exchanged in some of them."""
 
     def of(values_2P: NDArray[Any]) -> NDArray[Any]:
         found_2P = values_2P.copy()
@@ -147,7 +165,7 @@ def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
 
 
 class Call(NamedTuple):
-    """The first verdict of a trial that was known, after how many diagnoses, and the last one; `unknown` after all of them."""
+    """Verdicts of a trial: the first one that is known, its number of diagnoses, and the last."""
 
     verdict: Verdict
     diagnoses: int
@@ -157,7 +175,7 @@ class Call(NamedTuple):
 def first_call(
     pairs: Pairs, generator: np.random.Generator, decider: Decider = "by_window", every: int = 50
 ) -> Call:
-    """Look at the verdict after every so many diagnoses, which come in an order of the generator's, up to all of them."""
+    """Read the verdict after every `every` diagnoses, which arrive in random order."""
     order_P = generator.permutation(len(pairs))
     first = None
     for count in [*range(every, len(pairs), every), len(pairs)]:
@@ -167,11 +185,15 @@ def first_call(
     return Call(*(first or ("unknown", len(pairs))), found)
 
 
-def told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window") -> list[Call]:
-    """Run trials with two versions of which the second is worse; in every other one they change places.
+def verdicts_on_worse_version(
+    pairs: Pairs, trials: int, decider: Decider = "by_window"
+) -> list[Call]:
+    """Run trials with two versions of which the second is worse.
+
+    In every second trial the versions are exchanged.
 
     Returns:
-        What was called of the version that is worse; `better` and `worse` are as if they had not changed places.
+        Verdicts on the second version as if the versions had not been exchanged.
     """
     calls = []
     for seed in range(trials):
@@ -190,15 +212,15 @@ def told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window") -> lis
     return calls
 
 
-def equals_told_apart(
+def false_verdicts(
     pairs: Pairs, trials: int, decider: Decider = "by_window", unit_P: Integers | None = None
 ) -> int:
-    """Count trials in which a difference is called, at any look, between two versions that are equally often right.
+    """Count trials in which any verdict calls two equally good versions different.
 
     Args:
-        pairs: of any two versions; a coin says for each unit whose answers are whose.
-        trials: each with coins and an order of its own.
-        decider: what counts once.
+        pairs: of any two versions; they are exchanged at random in each unit.
+        trials: each with its own exchanges and order.
+        decider: what counts as one observation.
         unit_P: number of each pair's unit; without it each window is one.
     """
     called = 0

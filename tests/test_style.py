@@ -10,16 +10,16 @@ from pathlib import Path
 
 from tests.system import PROJECT_DIR
 
-MOST_PRIVATE_WORDS = 1561
-MOST_LONG_LINES = 2467
-MOST_LONG_FILES = 10
+MOST_PRIVATE_WORDS = 466
+MOST_LONG_LINES = 737
+MOST_LONG_FILES = 3
 """How many places the whole tree may have; lower a bound when the tree has fewer."""
 
 LINE_LENGTH = 100
 FILE_LENGTH = 400
 TEXTS = {".py", ".md", ".sql", ".yaml", ".toml"}
-GENERATED = ("app/weights/", "docs/benchmarks/")
-"""Reports that a program wrote, some of them by an earlier version."""
+FIXED = ("app/weights/", "app/store/migrations/")
+"""Reports of trained versions, and migrations, whose text is verified by its digest."""
 DEFINING = {"DESIGN.md", "STYLE.md", "tests/test_style.py"}
 """Files that have to name the words."""
 
@@ -40,7 +40,7 @@ def tracked_files() -> list[Path]:
         Path(name)
         for name in sorted(set(listed))
         if Path(name).suffix in TEXTS
-        and not name.startswith(GENERATED)
+        and not name.startswith(FIXED)
         and (PROJECT_DIR / name).is_file()
     ]
 

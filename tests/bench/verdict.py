@@ -20,9 +20,9 @@ from tests.answers import (
     accuracy,
     answers,
     damaged,
-    equals_told_apart,
+    false_verdicts,
     pairs_of,
-    told_apart,
+    verdicts_on_worse_version,
 )
 from tests.bench.compare import Bench
 
@@ -51,9 +51,9 @@ def run_trials() -> dict[str, object]:
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
         for decider in DECIDERS:
-            entry[decider] = _told(told_apart(pairs, TRIALS, decider)) | {
-                "equal_by_window_told_apart": equals_told_apart(pairs, EQUAL_TRIALS, decider),
-                "equal_by_condition_told_apart": equals_told_apart(
+            entry[decider] = _told(verdicts_on_worse_version(pairs, TRIALS, decider)) | {
+                "equal_by_window_told_apart": false_verdicts(pairs, EQUAL_TRIALS, decider),
+                "equal_by_condition_told_apart": false_verdicts(
                     pairs, EQUAL_TRIALS, decider, pairs.condition_P
                 ),
                 "equal_trials": EQUAL_TRIALS,

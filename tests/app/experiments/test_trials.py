@@ -16,9 +16,9 @@ from tests.answers import (
     accuracy,
     answers,
     damaged,
-    equals_told_apart,
+    false_verdicts,
     pairs_of,
-    told_apart,
+    verdicts_on_worse_version,
 )
 
 TRIALS = 20
@@ -40,15 +40,15 @@ def test_damaged_version_has_the_stated_accuracy():
 
 @pytest.mark.parametrize("decider", ["by_window", "by_condition"])
 def test_worse_version_is_called_worse(decider: Decider):
-    calls = told_apart(pairs(), TRIALS, decider)
+    calls = verdicts_on_worse_version(pairs(), TRIALS, decider)
     assert sum(call.verdict == call.last == "worse" for call in calls) >= 19, calls
     assert max(call.diagnoses for call in calls if call.verdict == "worse") < 600
 
 
 @pytest.mark.parametrize("decider", ["by_window", "by_condition"])
 def test_equal_versions_are_rarely_called_different(decider: Decider):
-    assert equals_told_apart(pairs(), TRIALS, decider) <= 1
+    assert false_verdicts(pairs(), TRIALS, decider) <= 1
 
 
 def test_lasting_errors_count_once_per_condition():
-    assert equals_told_apart(pairs(), TRIALS, "by_condition", pairs().condition_P) <= 1
+    assert false_verdicts(pairs(), TRIALS, "by_condition", pairs().condition_P) <= 1

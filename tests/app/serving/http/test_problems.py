@@ -7,7 +7,7 @@ from app.core import errors
 from app.schemas.diagnosis import DiagnosisRequest
 from app.serving.http.problems import TYPE_PREFIX, problem_of, problem_response, trace_id_of
 
-START = '"start": "2026-01-01T00:00:00Z"'
+WINDOW = '"equipment_id": "p", "readings": {"start": "2026-01-01T00:00:00Z"'
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -53,12 +53,12 @@ def test_internal_error_hides_its_cause():
         ("{}", "equipment_id", "expected this field, found none"),
         ("{", "", "expected JSON"),
         (
-            f'{{"equipment_id": "p", "readings": {{{START}, "step_s": 1, "values": {{"PS1": [1, NaN]}}}}}}',
+            f'{{{WINDOW}, "step_s": 1, "values": {{"PS1": [1, NaN]}}}}}}',
             "readings.values.PS1[1]",
             "expected a finite number",
         ),
         (
-            f'{{"equipment_id": "p", "readings": {{{START}, "step_s": 0, "values": {{"PS1": [1]}}}}}}',
+            f'{{{WINDOW}, "step_s": 0, "values": {{"PS1": [1]}}}}}}',
             "readings.step_s",
             "greater than 0",
         ),
