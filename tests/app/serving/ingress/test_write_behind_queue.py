@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from operator import attrgetter
 
 import pytest
@@ -11,8 +12,8 @@ from app.serving.ingress import write_behind_queue as module
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
-from tests.app.diagnosis.test_build import make
-from tests.rows import stored_row
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Database:
@@ -40,7 +41,7 @@ def queue_of(
 
 
 def numbered(number: int) -> StoredDiagnosis:
-    return stored_row(make())._replace(diagnosis_id=f"d{number}")
+    return StoredDiagnosis(f"d{number}", NOW, "rig", NOW, NOW, "1", "ok", 1.0, "{}")
 
 
 async def until(condition, timeout_s: float = 5.0) -> None:
