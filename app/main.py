@@ -1,8 +1,7 @@
-"""The composition root: what `serve_config.yaml` imports, typed, so that a wrong argument fails before anything starts.
+"""Serve application builders: what `serve_config.yaml` imports.
 
-It stands above serving and releases, which know nothing of each other, and gives the ingress its release desk.
-
-Invariant: replicas, resources and weights are not said here but in the configuration file.
+Arguments are typed, so a wrong one fails before anything starts. Replicas, resources and weights
+are in the configuration file alone.
 """
 
 from ray import serve
@@ -11,40 +10,41 @@ from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.service import open_release_service
-from app.serving.graph_builder.deployment import GraphBuilderReplica
+from app.serving.graph_builder.deployment import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
-from app.serving.ingress.deployment import IngressReplica
-from app.serving.ingress.startup import read_declared
+from app.serving.ingress.deployment import IngressDeployment
+from app.serving.ingress.service import read_declared
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
     """Bind the ingress to the graph-builder pool.
 
     Raises:
-        SettingsError: a topology file is not there.
-        TopologyError: one has errors.
+        SettingsError: a topology file is missing.
+        TopologyError: a topology file has errors.
     """
     for name in args.equipment:
         if not (PROJECT_DIR / name).is_file():
             raise SettingsError(
-                f"expected a topology file args.equipment '{name}' under the project, found none: correct it"
+                f"expected a topology file args.equipment '{name}' under the project, found none: "
+                "correct it"
             )
         read_declared(PROJECT_DIR / name)
-    builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
-    ingress = serve.deployment(name="Ingress")(IngressReplica)
-    return ingress.bind(builder.bind(), args.equipment, args.timeout_s, open_release_service)
+    builder = serve.deployment(name="GraphBuilder")(GraphBuilderDeployment)
+    ingress = serve.deployment(name="Ingress")(IngressDeployment)
+    return ingress.bind(builder.bind(), args, open_release_service)
 
 
 def model(args: ModelArgs) -> serve.Application:
-    """Bind one version's model replicas.
+    """Bind the model servers of one version.
 
     Raises:
-        CheckpointError: the checkpoint is not there or is not what its manifest says.
+        CheckpointError: the checkpoint is missing or differs from its manifest.
     """
-    # torch takes seconds to import, and building the ingress's application does not need it
-    from app.serving.model_server.deployment import ModelReplica
+    # imported here, since the other applications do not need what a model server imports
+    from app.serving.model_server.deployment import ModelDeployment
 
     find_checkpoint(args.checkpoint, Settings())
-    return serve.deployment(name="Model")(ModelReplica).bind(
+    return serve.deployment(name="Model")(ModelDeployment).bind(
         args.checkpoint, args.device, args.threads
     )

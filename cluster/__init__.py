@@ -1,1 +1,1 @@
-"""How the service is placed on machines, and how many of them a fleet needs."""
+"""Placement of the service on machines, and the resources of a fleet."""

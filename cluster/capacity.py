@@ -1,8 +1,9 @@
-"""What a fleet needs, from measured constants and stated assumptions: `python -m cluster.capacity`.
+"""Computes the resources of a fleet from measured constants: `python -m cluster.capacity`.
 
-It counts work and compares it with what one unit (a PostgreSQL primary, an ingress process, a node) can give. It knows
-nothing of queues, peaks or failures: `utilisation` leaves the room for those.
-Invariant: every constant stands in `measured.json` with how and when it was measured; everything else is an `Assumptions`.
+It compares the work with the capacity of one unit (a PostgreSQL primary, an ingress process, a
+node). It models no queues, peaks or failures: `utilisation` reserves capacity for them.
+Invariant: every constant is in `measured.json` with how and when it was measured; everything else
+is in `Assumptions`.
 """
 
 import argparse
@@ -27,107 +28,63 @@ END = "<!-- end {} -->"
 
 @dataclass(frozen=True)
 class Constants:
-    """What was measured; units are in the names, `_ms` and `_us` are CPU time of one core.
+    """Measured constants; names give units, `_ms` and `_us` are CPU time of one core."""
 
-    Args:
-        reading_bytes: a row of `sensor_readings` on disk with its index.
-        grid_row_bytes: a row of `sensor_grid` of 20 sensors with its index.
-        diagnosis_bytes: a row of `diagnoses` with its indexes.
-        reading_wal_bytes: what a reading and its share of the grid add to the write-ahead log.
-        diagnosis_wal_bytes: what a stored diagnosis adds to it.
-        narrow_compression: how many times smaller TimescaleDB makes `sensor_readings`.
-        reading_body_bytes: a reading in the body of a request.
-        reading_sent_bytes: a reading on its way from the ingress to the database.
-        window_bytes: a window from the database to the ingress, and again to the builder.
-        graph_bytes: a graph from the builder to the ingress, and again to the model.
-        scores_bytes: the model's answer for a graph.
-        diagnosis_json_bytes: a diagnosis to the caller, and again to the database.
-        ingress_reading_us: reading and storing a reading, in the ingress.
-        database_ingest_us: storing a reading with its share of the grid, posts of 20 s.
-        database_ingest_tick_us: the same, a post for each second of each machine.
-        ingress_ms: the ingress's part of a diagnosis.
-        builder_ms: the builder's, 62 windows in a call.
-        model_ms: the model's, 62 graphs in a call.
-        database_window_ms: reading a window, 32 in a statement, beside 10,000 machines and a year.
-        database_diagnosis_ms: storing a diagnosis, 32 in a statement.
-        ingress_mb: memory of an ingress or builder replica.
-        model_mb: memory of a model replica.
-    """
-
-    reading_bytes: float
-    grid_row_bytes: float
-    diagnosis_bytes: float
-    reading_wal_bytes: float
-    diagnosis_wal_bytes: float
-    narrow_compression: float
-    reading_body_bytes: float
-    reading_sent_bytes: float
-    window_bytes: float
-    graph_bytes: float
-    scores_bytes: float
-    diagnosis_json_bytes: float
-    ingress_reading_us: float
-    database_ingest_us: float
-    database_ingest_tick_us: float
-    ingress_ms: float
-    builder_ms: float
-    model_ms: float
-    database_window_ms: float
-    database_diagnosis_ms: float
-    ingress_mb: float
-    model_mb: float
+    reading_bytes: float  # a row of `sensor_readings` on disk with its index
+    grid_row_bytes: float  # a row of `sensor_grid` of 20 sensors with its index
+    diagnosis_bytes: float  # a row of `diagnoses` with its indexes
+    reading_wal_bytes: float  # write-ahead log of a reading and its share of the grid
+    diagnosis_wal_bytes: float  # write-ahead log of a stored diagnosis
+    narrow_compression: float  # compression ratio of `sensor_readings` in TimescaleDB
+    reading_body_bytes: float  # a reading in the body of a request
+    reading_sent_bytes: float  # a reading from the ingress to the database
+    window_bytes: float  # a window from the database to the ingress, and again to the builder
+    graph_bytes: float  # a graph from the builder to the ingress, and again to the model
+    scores_bytes: float  # the answer of the model for a graph
+    diagnosis_json_bytes: float  # a diagnosis to the caller, and again to the database
+    ingress_reading_us: float  # parsing and storing a reading, in the ingress
+    database_ingest_us: float  # storing a reading with its share of the grid, posts of 20 s
+    database_ingest_tick_us: float  # the same, one post per second and machine
+    ingress_ms: float  # a diagnosis in the ingress
+    builder_ms: float  # a diagnosis in the builder, 62 windows per call
+    model_ms: float  # a diagnosis in the model, 62 graphs per call
+    database_window_ms: float  # reading a window, 32 per statement, with 10,000 machines and a year
+    database_diagnosis_ms: float  # storing a diagnosis, 32 per statement
+    ingress_mb: float  # memory of an ingress or builder replica
+    model_mb: float  # memory of a model replica
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What is not measured: how a fleet is run, what a unit of hardware has and what it costs. Set each as you know it.
+    """Assumptions that are not measured: operation, hardware and prices; options set them."""
 
-    Args:
-        sensors: of a machine.
-        reading_hz: readings of a sensor a second, as they reach the service (after the edge, if it takes means).
-        diagnosis_interval_s: between diagnoses of a machine.
-        keep_months: how long readings, grid and diagnoses are kept.
-        timescale: 1 when TimescaleDB compresses readings older than 30 days, 0 on plain PostgreSQL.
-        posts_of_a_tick: 1 when each second of each machine is a post of its own, 0 when posts carry 20 s or more.
-        utilisation: share of a unit that is planned with.
-        node_cores: of a node that runs replicas.
-        primary_cores: of one PostgreSQL server.
-        primary_write_mb_s: what its disk writes without end.
-        primary_disk_tb: of its disk.
-        primary_connections: its `max_connections`.
-        network_mb_s: of a node and of a primary.
-        pool_size: `HYDRAULIC_POOL_SIZE`.
-        core_hour_usd: price of a core for an hour, its memory included.
-        gb_month_usd: price of a gigabyte of disk for a month.
-    """
-
-    sensors: float = 20
-    reading_hz: float = 1.0
-    diagnosis_interval_s: float = 60
-    keep_months: float = 12
-    timescale: float = 0
-    posts_of_a_tick: float = 0
-    utilisation: float = 0.6
-    node_cores: float = 16
-    primary_cores: float = 32
-    primary_write_mb_s: float = 500
-    primary_disk_tb: float = 16
-    primary_connections: float = 500
-    network_mb_s: float = 1250
-    pool_size: float = 8
-    core_hour_usd: float = 0.05
-    gb_month_usd: float = 0.10
+    sensors: float = 20  # of a machine
+    reading_hz: float = 1.0  # of a sensor at the service, after averaging at the machine, if any
+    diagnosis_interval_s: float = 60  # between diagnoses of a machine
+    keep_months: float = 12  # retention of readings, grid and diagnoses
+    timescale: float = 0  # 1: TimescaleDB compresses readings older than 30 days
+    posts_of_a_tick: float = 0  # 1: one post per second and machine; 0: posts of 20 s or more
+    utilisation: float = 0.6  # planned share of a unit's capacity
+    node_cores: float = 16  # of a node that runs replicas
+    primary_cores: float = 32  # of one PostgreSQL server
+    primary_write_mb_s: float = 500  # sustained write rate of its disk
+    primary_disk_tb: float = 16  # size of its disk
+    primary_connections: float = 500  # its `max_connections`
+    network_mb_s: float = 1250  # of a node and of a primary
+    pool_size: float = 8  # `HYDRAULIC_POOL_SIZE`
+    core_hour_usd: float = 0.05  # price of a core with its memory per hour
+    gb_month_usd: float = 0.10  # price of a gigabyte of disk per month
 
 
 SCENARIOS: Mapping[str, Assumptions] = {
-    "as it stands": Assumptions(),
-    "with the knobs": Assumptions(timescale=1, reading_hz=0.1, diagnosis_interval_s=300),
+    "defaults": Assumptions(),
+    "tuned": Assumptions(timescale=1, reading_hz=0.1, diagnosis_interval_s=300),
 }
-"""The tables of CAPACITY.md. The knobs: TimescaleDB, means of 10 s taken at the machine, a diagnosis each five minutes."""
+"""The tables of CAPACITY.md. Tuned: TimescaleDB, 10-s means, a diagnosis every five minutes."""
 
 
 class Demand(NamedTuple):
-    """What a fleet needs. Cores are busy cores; replicas, primaries and nodes leave `utilisation` its room."""
+    """Resources of a fleet. Cores are busy cores; replicas, primaries and nodes have reserves."""
 
     readings_s: float
     diagnoses_s: float
@@ -151,7 +108,7 @@ class Demand(NamedTuple):
 
     @property
     def beyond(self) -> tuple[str, ...]:
-        """The first bottleneck, which is the unit furthest beyond what one can give, then all others beyond, worst first."""
+        """The first bottleneck, then all other units whose load exceeds one unit, worst first."""
         first, *others = sorted(self.loads, key=self.loads.__getitem__, reverse=True)
         return first, *(name for name in others if self.loads[name] > 1)
 
@@ -166,8 +123,8 @@ def read_measured(path: Path = MEASURED) -> Constants:
     names = {field.name for field in fields(Constants)}
     if found.keys() != names:
         raise InputError(
-            f"expected the constants of cluster/capacity.py in {path.name}, found {sorted(found.keys() ^ names)} on one side "
-            "only: measure or remove them"
+            f"expected the constants of cluster/capacity.py in {path.name}, found "
+            f"{sorted(found.keys() ^ names)} on one side only: measure or remove them"
         )
     for name, entry in found.items():
         if not (isinstance(entry["value"], int | float) and 0 < entry["value"] < math.inf):
@@ -178,11 +135,11 @@ def read_measured(path: Path = MEASURED) -> Constants:
 
 
 def record(values: Mapping[str, float], how: str, path: Path = MEASURED) -> None:
-    """Put newly measured constants into `measured.json`.
+    """Write newly measured constants to `measured.json`.
 
     Args:
-        values: by the names of `Constants`; the others stay.
-        how: the command, or what was done.
+        values: by the names of `Constants`; others are kept.
+        how: the command or procedure.
         path: the file.
 
     Raises:
@@ -192,7 +149,8 @@ def record(values: Mapping[str, float], how: str, path: Path = MEASURED) -> None
     unknown = values.keys() - found.keys()
     if unknown:
         raise InputError(
-            f"expected constants of cluster/capacity.py, found {sorted(unknown)}: add them there first"
+            f"expected constants of cluster/capacity.py, found {sorted(unknown)}: add them there "
+            "first"
         )
     when = datetime.now(tz=UTC).date().isoformat()
     for name, value in values.items():
@@ -201,12 +159,12 @@ def record(values: Mapping[str, float], how: str, path: Path = MEASURED) -> None
 
 
 def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
-    """Work out what a fleet needs.
+    """Compute the resources of a fleet.
 
     Args:
-        machines: of the fleet.
+        machines: number of machines.
         constants: as measured.
-        given: how it is run, and on what.
+        given: operation, hardware and prices.
     """
     c = constants
     ticks_s = machines * given.reading_hz
@@ -221,7 +179,7 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
         readings_s * ingest_us / 1e6
         + diagnoses_s * (c.database_window_ms + c.database_diagnosis_ms) / 1e3
     )
-    # a replica is one process whose event loop, or forward pass, has one core
+    # a replica is one process; its event loop or forward pass uses one core
     ingress, builder, model = (
         math.ceil(cores / given.utilisation)
         for cores in (ingress_cores, builder_cores, model_cores)
@@ -233,14 +191,14 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
     grid_bytes = c.grid_row_bytes * given.sensors / 20
     narrow_b_s = readings_s * c.reading_bytes
     other_b_s = ticks_s * grid_bytes + diagnoses_s * c.diagnosis_bytes
-    # the newest month stays as it is; the grid's and the bodies' compression was not measured, so they count in full
+    # the newest month is uncompressed; so are the grid and the bodies, whose ratio is not measured
     narrow_months = given.keep_months
     if given.timescale:
         narrow_months = (
             min(1.0, given.keep_months) + max(0.0, given.keep_months - 1) / c.narrow_compression
         )
     kept_b = MONTH_S * (narrow_b_s * narrow_months + other_b_s * given.keep_months)
-    # into the log, and once into the tables and indexes
+    # to the write-ahead log, and to tables and indexes
     write_b_s = (
         readings_s * c.reading_wal_bytes
         + diagnoses_s * c.diagnosis_wal_bytes
@@ -271,7 +229,7 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
         / given.node_cores
         / given.utilisation,
     }
-    # replicas spread over the shards, so connections ask for no primary of their own
+    # replicas spread over the shards, so connections need no additional primaries
     primaries = max(1, math.ceil(max(primary.values()) / given.utilisation))
     cores = (ingress_cores + builder_cores + model_cores + database_cores) / given.utilisation
     return Demand(
@@ -297,72 +255,57 @@ def demand(machines: int, constants: Constants, given: Assumptions) -> Demand:
     )
 
 
+ROWS: Mapping[str, tuple[str, ...]] = {
+    "readings per second": ("readings_s",),
+    "diagnoses per second": ("diagnoses_s",),
+    "busy cores: ingress, builder, model, database": (
+        "ingress_cores",
+        "builder_cores",
+        "model_cores",
+        "database_cores",
+    ),
+    "replicas: ingress, builder, model": (
+        "ingress_replicas",
+        "builder_replicas",
+        "model_replicas",
+    ),
+    "nodes of the replicas": ("nodes",),
+    "memory of the replicas, GB": ("memory_gb",),
+    "database per month, uncompressed, TB": ("raw_tb_a_month",),
+    "database kept ({keep_months:g} months), TB": ("kept_tb",),
+    "database writes, MB/s": ("write_mb_s",),
+    "network in all, MB/s": ("network_mb_s",),
+    "connections": ("connections",),
+    "primaries": ("primaries",),
+    "cost per month, USD": ("month_usd",),
+}
+"""Rows of a table: the fields of `Demand` in each."""
+
+
 def table(constants: Constants, given: Assumptions, fleets: Iterable[int] = FLEETS) -> str:
-    """Return a Markdown table: a column for each fleet."""
+    """Return a Markdown table with a column for each fleet."""
     found = {machines: demand(machines, constants, given) for machines in fleets}
-    rows: list[tuple[str, list[str]]] = [
-        ("readings a second", [_short(need.readings_s) for need in found.values()]),
-        ("diagnoses a second", [_short(need.diagnoses_s) for need in found.values()]),
+    needs = list(found.values())
+    rows = [
         (
-            "busy cores: ingress, builder, model, database",
-            [
-                ", ".join(
-                    map(
-                        _short,
-                        (
-                            need.ingress_cores,
-                            need.builder_cores,
-                            need.model_cores,
-                            need.database_cores,
-                        ),
-                    )
-                )
-                for need in found.values()
-            ],
-        ),
-        (
-            "replicas: ingress, builder, model",
-            [
-                ", ".join(
-                    map(_short, (need.ingress_replicas, need.builder_replicas, need.model_replicas))
-                )
-                for need in found.values()
-            ],
-        ),
-        ("nodes for the replicas", [_short(need.nodes) for need in found.values()]),
-        ("memory of the replicas, GB", [_short(need.memory_gb) for need in found.values()]),
-        (
-            "database a month uncompressed, TB",
-            [_short(need.raw_tb_a_month) for need in found.values()],
-        ),
-        (
-            f"database kept ({given.keep_months:g} months), TB",
-            [_short(need.kept_tb) for need in found.values()],
-        ),
-        ("database writes, MB/s", [_short(need.write_mb_s) for need in found.values()]),
-        ("network in all, MB/s", [_short(need.network_mb_s) for need in found.values()]),
-        ("connections", [_short(need.connections) for need in found.values()]),
-        ("primaries", [_short(need.primaries) for need in found.values()]),
-        ("cost a month, USD", [_short(need.month_usd) for need in found.values()]),
-    ]
-    names = next(iter(found.values())).loads
-    rows += [
-        (f"load: {name}", [_short(need.loads[name]) for need in found.values()]) for name in names
-    ]
-    rows.append(("**first bottleneck**", [f"**{need.beyond[0]}**" for need in found.values()]))
-    rows.append(
-        (
-            "also beyond one unit",
-            ["; ".join(need.beyond[1:]) or "nothing" for need in found.values()],
+            title.format(keep_months=given.keep_months),
+            [", ".join(_short(getattr(need, name)) for name in names) for need in needs],
         )
-    )
+        for title, names in ROWS.items()
+    ]
+    rows += [
+        (f"load: {name}", [_short(need.loads[name]) for need in needs]) for name in needs[0].loads
+    ]
+    rows.append(("**first bottleneck**", [f"**{need.beyond[0]}**" for need in needs]))
+    others = ["; ".join(need.beyond[1:]) or "nothing" for need in needs]
+    rows.append(("also beyond one unit", others))
     head = "| machines | " + " | ".join(f"{machines:,}" for machines in found) + " |"
     lines = [head, "|---" * (len(found) + 1) + "|"]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
 
 
 def constants_table(path: Path = MEASURED) -> str:
-    """Return a Markdown table of the constants, with how and when each was measured."""
+    """Return a Markdown table of the constants with their origin."""
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [
         f"| `{name}` | {entry['value']:g} | {entry['how']} | {entry['when']} |"
@@ -372,7 +315,7 @@ def constants_table(path: Path = MEASURED) -> str:
 
 
 def page(text: str, path: Path = MEASURED) -> str:
-    """Return CAPACITY.md with its generated tables made again.
+    """Return CAPACITY.md with its tables generated again.
 
     Args:
         text: the page.
@@ -382,14 +325,15 @@ def page(text: str, path: Path = MEASURED) -> str:
         InputError: a table's markers are not in the page.
     """
     constants = read_measured(path)
-    made = {name: table(constants, given) for name, given in SCENARIOS.items()} | {
+    tables = {name: table(constants, given) for name, given in SCENARIOS.items()} | {
         "constants": constants_table(path)
     }
-    for name, content in made.items():
+    for name, content in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
         if text.count(begin) != 1 or text.count(end) != 1:
             raise InputError(
-                f"expected the markers of '{name}' once in {PAGE.name}, found otherwise: put them back"
+                f"expected the markers of '{name}' once in {PAGE.name}, found otherwise: "
+                "restore them"
             )
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
@@ -397,11 +341,11 @@ def page(text: str, path: Path = MEASURED) -> str:
 
 
 def main() -> None:
-    """Print the tables, or one for assumptions of your own; `--write` refreshes CAPACITY.md."""
+    """Print the tables for the given assumptions; `--write` generates those of CAPACITY.md."""
     parser = argparse.ArgumentParser(
-        description="what a fleet of machines needs; each assumption can be set"
+        description="compute the resources of a fleet; options set the assumptions"
     )
-    parser.add_argument("--write", action="store_true", help="make the tables of CAPACITY.md again")
+    parser.add_argument("--write", action="store_true", help="generate the tables of CAPACITY.md")
     parser.add_argument("--machines", type=int, nargs="+", default=list(FLEETS))
     for field in fields(Assumptions):
         parser.add_argument(
@@ -422,7 +366,7 @@ def main() -> None:
 
 
 def _short(number: float) -> str:
-    """Return a number to two figures, or whole where it is larger."""
+    """Round a number to two significant figures."""
     if number >= 100:
         return f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"
     return f"{number:.2g}"

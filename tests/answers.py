@@ -1,4 +1,4 @@
-"""What real checkpoints tell of the rig's shipped cycles, as pairs of answers: for trials of the verdict on two versions."""
+"""Diagnoses of the rig's shipped cycles by real checkpoints, in pairs, to test verdicts."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -12,14 +12,14 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import open_predictor
 from app.checkpoint.torch_model import load_model
+from app.demo.machine import DEFAULT_START
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.importer import DEFAULT_START
 from app.demo.rig.measurements import GRADED_COMPONENTS
-from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
-from app.experiments.pairs import Booleans, Integers, Pairs, gathered
+from app.experiments.pairs import Booleans, Integers, Pairs, collect_pairs
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
@@ -35,46 +35,40 @@ MICROSECOND = timedelta(microseconds=1)
 WINDOWS_OF_A_BATCH = 64
 
 
-class Scored(NamedTuple):
-    """A checkpoint and the predictor that answers for it."""
+def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
+    """Return the predictor of a shipped checkpoint with normal noise added to its weights.
 
-    checkpoint: Checkpoint
-    predictor: Predictor
+    It abstains where the shipped one does: the out-of-distribution detector stays as it is.
 
-
-def shipped(version: str) -> Scored:
-    """Return a shipped checkpoint as a replica serves it."""
-    found = load(SHIPPED / version)
-    return Scored(found, open_predictor(found).predictor)
-
-
-def damaged(version: str, noise: float, seed: int = 0) -> Scored:
-    """Return a shipped checkpoint whose weights had normal noise added: `noise` spreads of each tensor.
-
-    It abstains where the shipped one does: the tables of the OOD detector are left alone.
+    Args:
+        version: of the shipped checkpoint.
+        noise: standard deviation, in standard deviations of each tensor.
+        seed: of the noise.
     """
-    found = load(SHIPPED / version)
+    checkpoint = load(SHIPPED / version)
     generator = np.random.default_rng(seed)
-    arrays = load_model(found).arrays()
+    arrays = load_model(checkpoint).arrays()
     for name, array in arrays.items():
         if array.dtype == np.float32 and array.size > 1 and not name.startswith("ood."):
-            with np.errstate(invalid="ignore"):  # biases of -inf have no spread
-                spread = np.nan_to_num(array.std(ddof=1))
+            spread = np.std(array[np.isfinite(array)])  # biases of grades not fitted are -inf
+            shape = array.shape
             arrays[name] = array + np.float32(noise * spread) * generator.standard_normal(
-                array.shape, np.float32
+                shape, np.float32
             )
-    return Scored(found, TrainedModel.of_arrays(found.config, arrays).predictor())
+    return TrainedModel.of_arrays(checkpoint.config, arrays).predictor()
 
 
-def answers(scored: Scored, rows: range | None = None) -> list[Diagnosis]:
-    """Return what a checkpoint tells of the shipped cycles, each at its own time, without states of earlier ones."""
-    checkpoint = scored.checkpoint
+def answers(
+    checkpoint: Checkpoint, rows: range | None = None, predictor: Predictor | None = None
+) -> list[Diagnosis]:
+    """Return a checkpoint's diagnoses of shipped cycles, each independent of the earlier ones."""
     equipment, block = rig_equipment(), rig_block()
     chosen = np.array(rows or range(len(block.cycle_index_C)))
     values_WSN = np.stack(
         [block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1
     ).astype(np.float32)
     plan = plan_windows(equipment, checkpoint.feature_spec)
+    predictor = predictor or open_predictor(checkpoint).predictor
     manifest = checkpoint.manifest
     decoder = PredictionDecoder.of(
         manifest.version,
@@ -86,25 +80,35 @@ def answers(scored: Scored, rows: range | None = None) -> list[Diagnosis]:
     found = []
     for start in range(0, len(chosen), WINDOWS_OF_A_BATCH):
         part = chosen[start : start + WINDOWS_OF_A_BATCH]
-        graph, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
-        (prediction,) = scored.predictor.predict([graph])
+        group, summary = build_windows(values_WSN[start : start + WINDOWS_OF_A_BATCH], plan)
+        (prediction,) = predictor.predict([group])
+        outputs = window_predictions(prediction)
         summaries = summary.windows(equipment.sensor_ids)
-        for place, (row, told, of_window) in enumerate(
-            zip(part.tolist(), window_predictions(prediction), summaries, strict=True)
+        for place, (row, output, of_window) in enumerate(
+            zip(part.tolist(), outputs, summaries, strict=True)
         ):
             begin = DEFAULT_START + int(block.cycle_index_C[row]) * CYCLE
             context = DiagnosisContext(
-                f"{row:032x}", begin + CYCLE, Window(start=begin, end=begin + CYCLE), "store", 1.0, fallback=False,
+                f"{row:032x}",
+                begin + CYCLE,
+                Window(start=begin, end=begin + CYCLE),
+                "store",
+                1.0,
+                fallback=False,
                 input_digest=window_digest(values_WSN[start + place]),
-            )  # fmt: skip
+            )
+            scores = Scores(output)
             found.append(
-                diagnose(equipment, context, Scores(told), of_window, decoder, Thresholds(), {})
+                build_diagnosis(equipment, context, scores, of_window, decoder, Thresholds(), {})
             )
     return found
 
 
 def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
-    """Return two versions' answers about the same cycles as the store would, newest first, with the labels of stable cycles."""
+    """Return two versions' diagnoses of the same cycles as rows of the store, newest first.
+
+    Stable cycles have labels.
+    """
     block = rig_block()
     row_of = {f"{row:032x}": row for row in range(len(block.cycle_index_C))}
     found = []
@@ -119,15 +123,21 @@ def pair_rows(a: list[Diagnosis], b: list[Diagnosis]) -> list[PairRow]:
         )
         found.append(
             PairRow(
-                first.diagnosis_id, end_us, first.equipment_id, start_us, end_us,
-                (_told(first), _told(second)), (first.status != "ok", second.status != "ok"), (0.01, 0.01),
+                first.diagnosis_id,
+                end_us,
+                first.equipment_id,
+                start_us,
+                end_us,
+                (_predicted(first), _predicted(second)),
+                (first.status != "ok", second.status != "ok"),
+                (0.01, 0.01),
                 truths if block.stable_C[row] else (),
             )
-        )  # fmt: skip
+        )
     return found[::-1]
 
 
-def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
+def _predicted(found: Diagnosis) -> tuple[PredictedComponent, ...]:
     return tuple(
         PredictedComponent(item.component_id, item.health, item.condition, item.state)
         for item in found.components
@@ -135,12 +145,12 @@ def _told(found: Diagnosis) -> tuple[PredictedComponent, ...]:
 
 
 def pairs_of(a: list[Diagnosis], b: list[Diagnosis]) -> Pairs:
-    """Return two versions' answers as pairs."""
-    return gathered(pair_rows(a, b))
+    """Return two versions' diagnoses as pairs."""
+    return collect_pairs(pair_rows(a, b))
 
 
 def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
-    """Return pairs with the two versions' answers exchanged in some of them."""
+    """Return pairs with the two versions' diagnoses exchanged in some of them."""
 
     def of(values_2P: NDArray[Any]) -> NDArray[Any]:
         found_2P = values_2P.copy()
@@ -149,7 +159,7 @@ def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
 
     return replace(
         pairs,
-        told_2PC=of(pairs.told_2PC),
+        answer_2PC=of(pairs.answer_2PC),
         graded_2PC=of(pairs.graded_2PC),
         health_2PC=of(pairs.health_2PC),
         score_2PC=of(pairs.score_2PC),
@@ -159,7 +169,7 @@ def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
 
 
 class Call(NamedTuple):
-    """The first verdict of a trial that was known, after how many diagnoses, and the last one; `unknown` after all of them."""
+    """Verdicts of a trial: the first one that is known, its number of diagnoses, and the last."""
 
     verdict: Verdict
     diagnoses: int
@@ -169,7 +179,7 @@ class Call(NamedTuple):
 def first_call(
     pairs: Pairs, generator: np.random.Generator, decider: Decider = "by_window", every: int = 50
 ) -> Call:
-    """Look at the verdict after every so many diagnoses, which come in an order of the generator's, up to all of them."""
+    """Read the verdict after every `every` diagnoses, which arrive in random order."""
     order_P = generator.permutation(len(pairs))
     first = None
     for count in [*range(every, len(pairs), every), len(pairs)]:
@@ -179,11 +189,15 @@ def first_call(
     return Call(*(first or ("unknown", len(pairs))), found)
 
 
-def told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window") -> list[Call]:
-    """Run trials with two versions of which the second is worse; in every other one they change places.
+def verdicts_on_worse_version(
+    pairs: Pairs, trials: int, decider: Decider = "by_window"
+) -> list[Call]:
+    """Run trials with two versions of which the second is worse.
+
+    In every second trial the versions are exchanged.
 
     Returns:
-        What was called of the version that is worse; `better` and `worse` are as if they had not changed places.
+        Verdicts on the second version as if the versions had not been exchanged.
     """
     calls = []
     for seed in range(trials):
@@ -202,15 +216,15 @@ def told_apart(pairs: Pairs, trials: int, decider: Decider = "by_window") -> lis
     return calls
 
 
-def equals_told_apart(
+def false_verdicts(
     pairs: Pairs, trials: int, decider: Decider = "by_window", unit_P: Integers | None = None
 ) -> int:
-    """Count trials in which a difference is called, at any look, between two versions that are equally often right.
+    """Count trials in which any verdict calls two equally good versions different.
 
     Args:
-        pairs: of any two versions; a coin says for each unit whose answers are whose.
-        trials: each with coins and an order of its own.
-        decider: what counts once.
+        pairs: of any two versions; they are exchanged at random in each unit.
+        trials: each with its own exchanges and order.
+        decider: what counts as one observation.
         unit_P: number of each pair's unit; without it each window is one.
     """
     called = 0

@@ -1,25 +1,26 @@
-"""A collector of spans: takes what OpenTelemetry's exporter posts, and keeps it in memory."""
+"""A collector of OpenTelemetry spans that keeps them in memory."""
 
 import contextlib
 import gzip
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.waiting import wait_until
+
 
 class Collector:
-    """Spans that came, and the name of the service that sent each."""
+    """The received spans, each with the name of the service that sent it."""
 
     def __init__(self, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
         self.spans: list[tuple[str, Span]] = []
 
     def take(self, body: bytes) -> None:
-        """Keep the spans of a message."""
+        """Keep the spans of an exporter's request."""
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             names = [
                 item.value.string_value
@@ -30,14 +31,14 @@ class Collector:
                 (names[0], span) for scope in resource.scope_spans for span in scope.spans
             ]
 
-    def of_trace(self, trace_id: str, least: int, timeout_s: float = 20.0) -> dict[str, Span]:
-        """Wait until at least so many spans of a trace have come, and return them by name."""
-        give_up = time.monotonic() + timeout_s
-        while True:
+    def of_trace(self, trace_id: str, least: int, limit_s: float = 60.0) -> dict[str, Span]:
+        """Wait until at least `least` spans of a trace have arrived, and return them by name."""
+
+        def arrived() -> dict[str, Span]:
             found = {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
-            if len(found) >= least or time.monotonic() > give_up:
-                return found
-            time.sleep(0.1)
+            return found if len(found) >= least else {}
+
+        return wait_until(arrived, f"{least} spans of trace {trace_id}", limit_s)
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def collecting() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Post)
     collector = Collector(server.server_port)

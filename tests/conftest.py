@@ -1,10 +1,14 @@
-"""A real database for every test that asks for one: a server per session, a template, a cheap copy per test.
+"""Fixtures shared by all tests: databases, Ray, the whole system and a collector of spans.
 
-Invariant: no test sees what another wrote, and the server is gone when the session is.
+A test's database is a copy of a template, so no test sees another's data. Servers are started once
+a session, by the first test that needs them.
 """
 
 import asyncio
+import logging
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,24 +19,32 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
-from app.core import file_locks as lease
+from app.core.file_locks import is_held
 from app.schemas.equipment import Equipment
 from app.store.embedded.server import ensure_embedded, release_embedded
+from app.store.embedded.state_files import SUPERVISOR_LOCK
 from app.store.store import Store
 from tests.collector import Collector, collecting
 from tests.machines import make_machine
 from tests.system import System, running
+
+# A busy machine is no finding: examples have no deadline, and generating them may be slow.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+# Shells start background jobs with SIGINT ignored, and processes started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMESCALE_DSN = os.environ.get("TEST_TIMESCALE_DSN")
 _TEMPLATE = f"hydraulic_template_{os.getpid()}"
 
 
 def pytest_report_header() -> str:
-    """Say on which edition the tests run."""
+    """Return the edition of the database that the tests run on."""
     if TIMESCALE_DSN:
         return "database: TimescaleDB at TEST_TIMESCALE_DSN"
-    return "database: embedded PostgreSQL; the TimescaleDB edition is not tested, since TEST_TIMESCALE_DSN is not set"
+    return "database: embedded PostgreSQL; set TEST_TIMESCALE_DSN to test TimescaleDB"
 
 
 def with_database(dsn: str, name: str) -> str:
@@ -41,7 +53,7 @@ def with_database(dsn: str, name: str) -> str:
 
 
 async def run_sql(dsn: str, *statements: str) -> None:
-    """Run statements outside any transaction."""
+    """Run statements outside a transaction."""
     session = await asyncpg.connect(dsn)
     try:
         for statement in statements:
@@ -50,18 +62,39 @@ async def run_sql(dsn: str, *statements: str) -> None:
         await session.close()
 
 
+def pytest_sessionfinish() -> None:
+    """Stop the Ray that `local_ray` started."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.fixture
+def local_ray() -> None:
+    """Ray on this machine, started by the first test that needs it and shared by the others."""
+    import ray  # most runs of single tests need no Ray
+
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
-    """Takes the whole system's spans."""
+    """Collects the spans of the whole system."""
     with collecting() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[System]:
-    """The whole system, one for all tests that ask for it; the last of them, `test_stop.py`, ends it.
+    """The whole system, shared by all tests; the last of them, `test_stop.py`, ends it.
 
-    It traces, but only requests whose callers say that they are sampled.
+    It traces only requests whose `traceparent` header says that they are sampled.
     """
     variables = {"RAY_SERVE_TRACING_SAMPLING_RATIO": "0", "OTEL_BSP_SCHEDULE_DELAY": "500"}
     directory = tmp_path_factory.mktemp("system")
@@ -88,7 +121,7 @@ def server_dsn() -> Iterator[str]:
         yield dsn
         asyncio.run(run_sql(dsn, f"drop database {_TEMPLATE}"))
         release_embedded(directory)
-        while TIMESCALE_DSN is None and lease.is_held(directory / lease.KEEPER_LOCK):
+        while TIMESCALE_DSN is None and is_held(directory / SUPERVISOR_LOCK):
             time.sleep(0.02)
 
 
@@ -101,12 +134,12 @@ async def _make_template(dsn: str) -> None:
 
 @pytest.fixture
 async def database_dsn(server_dsn: str) -> AsyncIterator[str]:
-    """DSN of a migrated database of this test's own."""
+    """DSN of a migrated database for this test alone."""
     name = f"hydraulic_test_{uuid4().hex}"
     if TIMESCALE_DSN is None:
         await run_sql(server_dsn, f"create database {name} template {_TEMPLATE}")
     else:
-        # TimescaleDB's background workers hold the template, and nobody may copy a database in use.
+        # TimescaleDB's background workers use the template, and a database in use can't be copied
         await run_sql(server_dsn, f"create database {name}")
         store = Store(with_database(server_dsn, name))
         await store.migrate()
@@ -117,7 +150,7 @@ async def database_dsn(server_dsn: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def store(database_dsn: str) -> AsyncIterator[Store]:
-    """A store on a migrated database of this test's own."""
+    """A store on a migrated database for this test alone."""
     opened = Store(database_dsn)
     yield opened
     await opened.close()

@@ -1,7 +1,8 @@
-"""A constant load from a process of its own: `python -m tests.constant_load URL RATE OUT`, key in the environment, until SIGTERM.
+"""Sends a constant load until SIGTERM: `python -m tests.constant_load URL RATE OUT`.
 
-Requests are sent when they are due, whether or not earlier ones were answered; each answer is a line of JSON in OUT: when it was sent
-and answered (seconds since 1970), the equipment, the status, the version and whether it stood in.
+The API key is in LOAD_KEY. Requests are sent when they are due, whether or not earlier ones were
+answered. Each answer is a line of JSON in OUT: times of request and answer (seconds since 1970),
+equipment, status, version, and whether the version was a fallback.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ START = "2026-01-01T00:00:00Z"
 
 
 def bodies() -> list[dict[str, Any]]:
-    """Return a request for each machine: one of the rig's design, its readings inline."""
+    """Return a request for each machine: of the rig's design, with inline readings."""
     topology = rig_equipment().model_dump(mode="json")
     readings = inline_readings(rig_cycle(300)[0], START)
     return [
@@ -33,7 +34,7 @@ def bodies() -> list[dict[str, Any]]:
     ]
 
 
-async def _ask(
+async def _diagnose(
     client: httpx.AsyncClient, body: dict[str, Any], content: bytes, out: TextIO
 ) -> None:
     sent = time.time()
@@ -58,7 +59,7 @@ async def _ask(
 
 
 async def load(url: str, key: str, rate: float, path: Path) -> None:
-    """Send until SIGTERM, then wait for what is under way."""
+    """Send until SIGTERM, then wait for the last answers."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     prepared = [(body, json.dumps(body).encode()) for body in bodies()]
@@ -71,7 +72,7 @@ async def load(url: str, key: str, rate: float, path: Path) -> None:
             began, number = time.monotonic(), 0
             while not stopping.is_set():
                 body, content = prepared[number % MACHINES]
-                task = asyncio.create_task(_ask(client, body, content, out))
+                task = asyncio.create_task(_diagnose(client, body, content, out))
                 running.add(task)
                 task.add_done_callback(running.discard)
                 number += 1

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from app.store.sql import queries
+from app.store.statements import queries
 
 
 async def nested_plans(
     session: "asyncpg.Connection[asyncpg.Record]", name: str, *runs: Sequence[object]
 ) -> str:
-    """Run a statement of `queries.sql` as the application does and return the last run's plans as text.
+    """Run a statement of `sql/*.sql` as the application does; return the last run's plans as text.
 
     Args:
         session: of a superuser; its settings stay changed.

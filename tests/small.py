@@ -1,4 +1,4 @@
-"""A small graded machine that repeats a cycle of 12 s, its windows and an untrained network, for tests of features to training."""
+"""A small graded machine with a cycle of 12 s, its windows and an untrained network."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ def sensor(sensor_id: str, quantity: str = "pressure", unit: str = "bar") -> Sen
 
 
 def press(components: tuple[str, ...] = ("pump", "valve", "tank")) -> Equipment:
-    """Return the machine with its components in this order: pump (P1, Q1) to valve (P2) to tank (no grades, T1)."""
+    """Return the machine: pump (P1, Q1) to valve (P2) to tank (no grades, T1)."""
     known = {
         "pump": Component(
             component_id="pump",
@@ -74,7 +74,7 @@ def wave(windows: int, sensors: int, bins: int = 12, seed: int = 0) -> Floats:
 
 
 def graded(grade_WV: Integers, stable_W: Booleans | None = None) -> WindowLabels:
-    """Return labels of windows of the machine that follow each other from 2025 on, with these grades."""
+    """Return labels with these grades for consecutive windows of the machine from 2025 on."""
     healths_VK = np.full((grade_WV.shape[1], len(GRADES) + 1), np.nan, np.float32)
     for component, each in enumerate(press().components):
         healths_VK[component, : len(each.grades)] = [grade.health for grade in each.grades]
@@ -91,7 +91,10 @@ def graded(grade_WV: Integers, stable_W: Booleans | None = None) -> WindowLabels
 
 
 def graded_windows(directory: Path, repeats: int = 10) -> Windows:
-    """Write windows whose sensors shift with the grades: six configurations, each `repeats` times, eight windows warming up."""
+    """Write windows whose sensors shift with the grades, eight of them warm-up.
+
+    There are six configurations, each `repeats` times.
+    """
     grades = [(pump, valve, -1) for pump in range(3) for valve in range(2)]
     grade_WV = np.repeat(np.array(grades, np.int64), repeats, axis=0)
     values_WSN = wave(len(grade_WV), 4)

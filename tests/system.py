@@ -1,4 +1,4 @@
-"""The whole system as a user starts it: `serve run` in a process of its own, on a free port and its own data directory."""
+"""Starts the whole system as a user does: `serve run`, on a free port and data of its own."""
 
 import contextlib
 import os
@@ -19,13 +19,13 @@ import psutil
 import yaml
 
 PROJECT_DIR = Path(__file__).resolve().parents[1]
-START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class System:
-    """A running system: where it answers, its first key, and the files it was started from."""
+    """A running system: its URL, its first API key, and the files it was started from."""
 
     url: str
     key: str
@@ -42,7 +42,7 @@ class System:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that belongs to this system, wherever it hangs in the process tree."""
+        """Return every process of this system, wherever it is in the process tree."""
         return processes_of(self.var_dir)
 
     def deploy(self, config: dict[str, Any]) -> None:
@@ -51,7 +51,7 @@ class System:
         self.serve("deploy", str(self.config_path))
 
     def serve(self, command: str, *arguments: str) -> str:
-        """Run one of Serve's commands against this system and return what it printed."""
+        """Run one of Serve's commands against this system and return its output."""
         done = subprocess.run(
             [
                 str(Path(sys.executable).with_name("serve")),
@@ -65,14 +65,14 @@ class System:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     @property
     def dashboard_url(self) -> str:
-        """Where Ray's dashboard answers; the usual port may have been taken."""
+        """URL of Ray's dashboard; its usual port may have been in use."""
         found = re.search(
             r"http://127\.0\.0\.1:\d+", self.log_path.read_text().split("View the dashboard at")[1]
         )
@@ -80,13 +80,13 @@ class System:
         return found[0]
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration that runs."""
+        """Return the running configuration."""
         loaded: dict[str, Any] = yaml.safe_load(self.config_path.read_text())
         return loaded
 
 
 def processes_of(var_dir: Path) -> list[psutil.Process]:
-    """Return the processes that were started for a data directory or live in it, and all that they started."""
+    """Return the processes started for a data directory or running in it, and their children."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -104,9 +104,9 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now and that was not given before, below those that Linux and Serve choose from.
+    """Return a port that is free now and was not returned before.
 
-    One that connections are given may be taken before it is used.
+    It is below the ports that Linux gives to outgoing connections and those that Serve chooses.
     """
     while True:
         port = 28_000 + secrets.randbelow(2_000)
@@ -118,9 +118,10 @@ def free_port() -> int:
 
 
 def own_ports() -> dict[str, str]:
-    """Return settings that keep a system from the ports of another one on this machine, which are the same by default.
+    """Return settings that give a system other ports than another one on this machine has.
 
-    Two clusters listen on one port without an error, and each one's proxy then reaches the other's replicas.
+    Two clusters can listen on one port without an error, and each one's proxy then reaches the
+    other's replicas.
     """
     first = 20_000 + 40 * secrets.randbelow(200)
     return {
@@ -137,7 +138,7 @@ def own_ports() -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(directory: Path, **variables: str) -> Iterator[System]:
-    """Start the system, with further variables in its environment, wait until it is ready, and stop it with Ctrl-C."""
+    """Start the system with additional variables, wait until it is ready, stop it with Ctrl-C."""
     port = free_port()
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
@@ -177,7 +178,7 @@ def running(directory: Path, **variables: str) -> Iterator[System]:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Press Ctrl-C and wait for the end."""
+    """Send Ctrl-C to the process group and wait for its end."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         try:

@@ -1,4 +1,4 @@
-"""No skew: the same readings give bitwise the same features from the store, inline in a request and in training."""
+"""Skew: readings from the store, inline and in training give bitwise the same features."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ START_US = 1_735_689_600_000_000  # 2025-01-01T00:00Z
 
 
 def readings(seed: int) -> dict[str, tuple[list[int], list[float]]]:
-    """Return irregular readings of two minutes by sensor, several a bin, some bins empty, with values no float32 holds."""
+    """Return irregular readings by sensor: several in a bin, empty bins, values beyond float32."""
     generator = np.random.default_rng(seed)
     found = {}
     for sensor_id in press().sensor_ids:
@@ -49,8 +49,8 @@ async def test_stored_inline_and_training_features_are_bitwise_equal(store: Stor
                 [times_us[index] for index in part],
                 [values[index] for index in part],
             )
-        asked = (equipment.equipment_id, start_us // equipment.grid_us, equipment.bins)
-        stored_SN = decode_window((await store.read_windows([asked]))[0], equipment)
+        window = (equipment.equipment_id, start_us // equipment.grid_us, equipment.bins)
+        stored_SN = decode_window((await store.read_windows([window]))[0], equipment)
         inline_SN = np.stack(
             [
                 bin_series(

@@ -1,4 +1,4 @@
-"""`serve_config.yaml`: every key is one that Ray Serve knows, since Serve itself accepts unknown ones silently."""
+"""`serve_config.yaml` has only keys that Ray Serve knows; Serve accepts unknown ones silently."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ FREE = {"args", "user_config", "ray_actor_options", "autoscaling_config", "loggi
 
 
 def unknown_keys(given: dict[str, Any], known: dict[str, Any], place: str = "") -> list[str]:
-    """Return the places of keys that a schema dropped when it read a configuration."""
+    """Return the places of keys that a schema dropped from a configuration."""
     found = []
     for key, value in given.items():
         here = f"{place}.{key}" if place else key
@@ -49,7 +49,7 @@ def test_a_misspelt_key_is_found():
     assert unknown_keys(wrong, known) == ["http_option"]
 
 
-def test_autoscaling_has_bounds_and_no_misspelt_number():
+def test_autoscaling_has_bounds_and_known_keys():
     scaled = 0
     for entry in CONFIG["applications"]:
         for item in entry["deployments"]:
@@ -93,5 +93,5 @@ def test_wrong_argument_is_named():
 @pytest.mark.parametrize(
     "deployment", [item for entry in CONFIG["applications"] for item in entry["deployments"]]
 )
-def test_no_replica_takes_more_than_a_share_of_a_core(deployment: dict[str, Any]):
+def test_every_replica_reserves_less_than_a_core(deployment: dict[str, Any]):
     assert 0 < deployment["ray_actor_options"]["num_cpus"] < 1

@@ -1,10 +1,9 @@
-"""The end of the whole system, after all tests that use it: it must be the last of them by its name."""
-
-import time
+"""Ends the whole system; the last of the tests that use it, by its name."""
 
 import pytest
 
 from tests.system import STOP_TIMEOUT_S, System, processes_of, stop
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -12,7 +11,4 @@ pytestmark = pytest.mark.system
 def test_ctrl_c_leaves_no_process_behind(system: System):
     assert len(system.processes()) > 5
     stop(system.process)
-    give_up = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < give_up and processes_of(system.var_dir):
-        time.sleep(0.2)
-    assert [item.cmdline() for item in processes_of(system.var_dir)] == []
+    wait_until(lambda: not processes_of(system.var_dir), "no process", STOP_TIMEOUT_S)

@@ -1,1 +1,1 @@
-"""Distributed training of the network with Ray Train, from the store to a checkpoint with its report."""
+"""Distributed training with Ray Train, from the store to a checkpoint with its report."""

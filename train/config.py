@@ -1,6 +1,7 @@
-"""`TrainConfig`: every hyper-parameter of a training run; saved whole with the checkpoint as `train_config.json`.
+"""`TrainConfig`: all hyper-parameters of a training, saved with the checkpoint.
 
-Invariant: a checkpoint's weights follow from its `TrainConfig`, the readings and labels of its data interval and the git revision.
+Invariant: a checkpoint's weights follow from its `TrainConfig`, the readings and labels of its data
+interval and the Git revision.
 """
 
 import re
@@ -8,15 +9,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.features.binning import Statistic
+from app.features.statistics import Statistic
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NO_MESSAGES = "no-message-passing"
-"""The study that is no split: the same parts without message passing."""
+"""The study that is not a split: the training's folds without message passing."""
 HARMLESS = frozenset({"workers", "max_failures", "memory_limit_mb", "studies", "keep_fits"})
-"""Fields that say how a fit is computed and what is made beside it, not what it learns: it goes on where it was when they change."""
+"""Fields that do not change what a fit learns: an interrupted fit resumes when they change."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -26,10 +27,10 @@ OLD_NAMES = {
     "opinion_offset": "linear_offset",
     "opinion_warmer_k": "linear_warming_k",
 }
-"""Names of fields in a `train_config.json` of earlier releases, with the names that replace them."""
+"""Field names in `train_config.json` of earlier releases, with their replacements."""
 
 KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
-"""Splits that keep near-duplicates together; see `train.data.split`."""
+"""Splits that never divide near-duplicates; see `train.data.split`."""
 
 
 def _a_split(value: str) -> str:
@@ -47,118 +48,124 @@ Study = Annotated[
 
 
 class TrainConfig(BaseModel):
-    """What a training run does. Widths and counts are documented in `app.model.network.ModelConfig`.
+    """Settings of a training. `app.model.network.ModelConfig` documents widths and counts.
 
-    See `train.fitting.augment` for what the augmentations do to a window; 0 is off.
+    `train.fitting.augment` documents the augmentations; 0 turns one off.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     keep_fits: bool = False
-    """Keep the finished fits beside the checkpoint that they gave, so that the same training goes on from them with other `studies` or
-    another `linear_weight`."""
+    """Keep the fits, so that the same training with other `studies` or another `linear_weight`
+    reuses them."""
     equipment: str | None = None
-    """The machine whose history is learned; or give `design`."""
+    """Machine to train on; or give `design`."""
     design: str | None = None
-    """All machines of this design, which must have one topology; or give `equipment`."""
+    """Train on all machines of this design, which share one topology; or give `equipment`."""
     seed: int = 0
-    """Of the split, the first weights, the order of windows and everything that is drawn."""
+    """Seed of the split, the initial weights, the order of windows and all other draws."""
 
     stride_s: Annotated[float, Field(gt=0)] | None = None
-    """Time between the ends of two windows of a run to failure; None for one window."""
+    """Time between the ends of two windows of a run to failure; None for the length of a window."""
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
-    """Operating hours beyond which training does not look: remaining useful life is told up to here."""
+    """Largest remaining useful life that is labelled and predicted, in operating hours."""
     split: SplitKind = "group"
-    """How windows are held out: see `train.data.split`."""
+    """Kind of the split into training and holdout: see `train.data.split`."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """Parts of a split by group; each is held out once. The last fit holds out nothing and is the one that is saved."""
+    """Folds of a split by group or machine; each is held out once. The final fit, which is saved,
+    trains on all windows."""
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each machine's time, its last, that a split by time holds out."""
+    """Share of each machine's history, at its end, that a split by time holds out."""
     studies: tuple[Study, ...] = ()
-    """Further splits on which the same training is scored for the report, by their names in `train.data.split`, and `no-message-passing` for
-    the ablation of the graph."""
+    """Further splits of `train.data.split` to score for the report; `no-message-passing` is the
+    ablation of the graph."""
     validation_share: Share = 0.0
-    """Share of the training groups that a fit does not learn from but is watched on; 0 to learn from all."""
+    """Share of the training groups used for validation instead; 0 to train on all."""
     validation_windows: Positive = 512
-    """Windows of the validation that an epoch is scored on at most, evenly sampled."""
+    """Most validation windows to score an epoch on, evenly sampled."""
     warm_up_run: Positive = 50
-    """An unbroken run of unstable windows of one configuration this long is a warm-up."""
+    """Length from which a run of unstable windows of one configuration is a warm-up."""
     warm_up_windows: Annotated[int, Field(ge=0)] = 12
-    """Windows of a configuration's warm-up that a fit sees at most."""
+    """Most windows of a configuration's warm-up to train on."""
 
     workers: str = "2"
-    """Processes that share each batch: a number, or `MIN:MAX` for as many as the cluster has room for while it trains."""
+    """Processes that share each batch: a number, or `MIN:MAX` to follow the size of the cluster."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Deaths of workers that a fit survives; each costs the epoch that it interrupts."""
+    """Failures of workers that a fit survives; each repeats the interrupted epoch."""
     memory_limit_mb: Annotated[float, Field(ge=0)] = 64.0
-    """Bins of training windows that a worker keeps in memory; more are streamed anew in each epoch, shuffled among as many as fit."""
+    """Memory of a worker for training windows; a larger set is streamed in each epoch and shuffled
+    in a buffer of this size."""
 
     epochs: Positive = 20
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training windows that an epoch shows, drawn anew; below 1 where windows overlap so much that few say it all."""
+    """Share of the training windows drawn for an epoch; below 1 for windows that overlap
+    strongly."""
     batch: Positive = 32
-    """Windows of a step, over all workers and accumulated parts."""
+    """Windows of an optimiser step, over all workers and accumulated parts."""
     accumulate: Positive = 1
-    """Parts in which a worker computes its share of a batch, so that only one part's activations are in memory."""
+    """Parts in which a worker computes its share of a batch, to limit the memory of activations."""
     precision: Precision = "fp32"
-    """Of the products in the forward and backward pass; weights, sums and the loss stay in fp32."""
+    """Precision of matrix products; weights, sums and the loss stay in fp32."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    """Highest rate; it falls to nothing by a half cosine (Loshchilov and Hutter, "SGDR", 2017)."""
+    """Highest rate; it falls to 0 by a half cosine (Loshchilov and Hutter, "SGDR", 2017)."""
     rise_share: Share = 0.15
-    """Share of the steps over which the rate first rises to its highest."""
+    """Share of the steps over which the rate rises to its maximum."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Of matrices alone, apart from the gradient (Loshchilov and Hutter, "AdamW", 2019)."""
+    """Decoupled decay of matrices only (Loshchilov and Hutter, "AdamW", 2019)."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of a member's gradient."""
+    """Largest norm of the gradient of an ensemble member."""
     ema: Share = 0.0
-    """Share of the old average that a step keeps in the moving average of the weights, which then is what is saved; 0 for none."""
+    """Decay of the exponential moving average of the weights, which is then saved; 0 for no
+    average."""
     patience: Positive | None = None
-    """Epochs without a better validation score after which a fit ends and its best weights are taken; None to run all epochs and
-    take the last."""
+    """Epochs without a better validation score after which a fit ends with its best weights; None
+    to run all epochs and use the last."""
 
     hidden: Positive = 32
     heads: Positive = 4
     attention_layers: Annotated[int, Field(ge=0)] = 2
-    """Rounds of message passing; 0 for a network that hears no other component."""
+    """Rounds of message passing; 0 for none."""
     lstm_layers: Positive = 1
     dropout: Share = 0.0
     members: Positive = 2
 
     linear_weight: Annotated[float, Field(ge=0, le=1)] = 0.85
-    """Share of the linear second opinion in a grade's probability; 0 for the network alone."""
+    """Weight of the linear classifier in the probability of a grade; 0 for the network alone."""
     linear_offset: Strength = 0.3
-    """Standard deviation of a sensor's constant error that the second opinion is not to heed, in standard deviations of its bins."""
+    """Sensor bias that the linear classifier ignores, in standard deviations of the sensor's
+    bins."""
     linear_warming_k: Strength = 10.0
-    """Standard deviation, in kelvin, of the oil's temperature that the second opinion is not to heed, with what follows from its
-    viscosity in pressures and flows."""
+    """Change of oil temperature, in kelvin, that the linear classifier ignores, with the effect of
+    the viscosity on pressures and flows."""
 
     statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = (
         "mean", "shift", "spread", "dip", "peak", "slope", "start", "end",
     )  # fmt: skip
     clip: Annotated[float, Field(gt=0)] = 8.0
-    """Largest distance from the reference, in spreads."""
+    """Largest distance of a feature from its reference, in spreads."""
     spread_floor: Annotated[float, Field(gt=0)] = 0.02
-    """Smallest spread of a statistic in a step, as a share of the standard deviation of all the sensor's bins."""
+    """Smallest spread of a statistic, as a share of the standard deviation of the sensor's bins."""
 
     health_weight: Strength = 1.0
-    """Weight of a squared miss of health; that of the grades' likelihood is 1."""
+    """Weight of the squared error of health; the likelihood of the grades has weight 1."""
     rate_weight: Strength = 1.0
     """Weight of the degradation rate's loss."""
     rul_weight: Strength = 4.0
-    """Weight of a squared miss of the remaining useful life, in units of its cap."""
+    """Weight of the squared error of remaining useful life, in units of its cap."""
     rul_asymmetry: Annotated[float, Field(ge=1)] = 1.5
-    """How much more a squared miss of the remaining useful life counts where more is told than is left."""
+    """Factor on the squared error of remaining useful life where it is overestimated."""
 
     augmented_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of training windows that lose sensors."""
+    """Share of training windows with masked sensors."""
     sensor_dropout: Share = 0.05
-    """Share of such a window's sensors that are masked."""
+    """Share of masked sensors in such a window."""
     history_cut: Share = 0.0
-    """Share of training windows that lose their beginning in all sensors, as of a machine that is watched since a short time."""
+    """Share of training windows whose beginning is masked, as for a machine with a short
+    history."""
     gap_share: Share = 0.1
-    """Share of training windows that are shown with gaps in some of their sensors' bins."""
+    """Share of training windows with gaps in the bins of some sensors."""
     mixup: Strength = 0.4
-    """Both parameters of the beta distribution from which the share of a window in its blend with another is drawn; 0: none."""
+    """Both parameters of the beta distribution of mixup weights; 0 for no mixup."""
 
     @model_validator(mode="before")
     @classmethod
@@ -194,27 +201,29 @@ class TrainConfig(BaseModel):
             )
         if self.patience is not None and not self.validation_share:
             raise ValueError(
-                "expected a validation_share above 0 for patience, found 0: a fit is stopped by its validation"
+                "expected a validation_share above 0 for patience, found 0: early stopping needs a "
+                "validation score"
             )
         if self.batch < self.max_workers * self.accumulate:
             raise ValueError(
-                f"expected a batch of at least a window for each of {self.max_workers} workers x {self.accumulate} parts, found {self.batch}"
+                f"expected a batch of at least a window for each of {self.max_workers} workers x "
+                f"{self.accumulate} parts, found {self.batch}"
             )
         return self
 
     def of_fits(self) -> str:
-        """Return as JSON what the fits depend on: how much the second opinion is heard is decided after them."""
-        told = self.model_dump_json(exclude={*HARMLESS, "linear_weight"})
-        return f"{told} {bool(self.linear_weight)}"
+        """Return as JSON the fields that the fits depend on; `linear_weight` applies after them."""
+        fields = self.model_dump_json(exclude={*HARMLESS, "linear_weight"})
+        return f"{fields} {bool(self.linear_weight)}"
 
     @property
     def min_workers(self) -> int:
-        """Return the fewest workers that a fit runs with."""
+        """Return the smallest number of workers of a fit."""
         return int(self.workers.partition(":")[0])
 
     @property
     def max_workers(self) -> int:
-        """Return the most workers that a fit runs with."""
+        """Return the largest number of workers of a fit."""
         return int(self.workers.rpartition(":")[2])
 
     @property

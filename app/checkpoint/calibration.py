@@ -21,7 +21,10 @@ class ComponentCalibration(BaseModel):
     """What an answer about one component is held to.
 
     Args:
-        health_reach: spreads that the interval of health reaches to each side.
+        health_reach: spreads that the interval of health reaches to each side; of a graded component
+            where the probability of its condition is at least `Calibration.coverage`.
+        unsure_reach: the same of a graded component below that; the default covers 90 % of any
+            distribution (Chebyshev's inequality), and is that of files from before it was stated.
         rul_reach: the same of the interval of remaining life.
         least_confidence: a grade that is told with less while sensors are missing or faulty is kept back: the component abstains.
         most_spread: a component without grades whose health has a larger spread then abstains; None for no bound.
@@ -31,6 +34,7 @@ class ComponentCalibration(BaseModel):
     model_config = _STRICT
 
     health_reach: Reach = 1.645
+    unsure_reach: Reach = 3.162
     rul_reach: Reach = 1.645
     least_confidence: Annotated[float, Field(ge=0, le=1)] = 0.0
     most_spread: Reach | None = None

@@ -1,6 +1,6 @@
-"""`python -m app.cli.keys`: makes, lists and revokes API keys in the store that the environment means.
+"""Creates, lists and revokes API keys in the store of the environment: `python -m app.cli.keys`.
 
-Invariant: a secret is printed once, when it is made, and nowhere else.
+Invariant: a secret is printed once, when it is created, and nowhere else.
 """
 
 import argparse
@@ -21,10 +21,10 @@ def main(arguments: Sequence[str], out: TextIO) -> int:
 
     Args:
         arguments: without the program's name.
-        out: where answers are written.
+        out: for the output.
 
     Returns:
-        0 when it was done, 1 with a line on standard error when not.
+        Exit status: 0 done, 1 failed, with a line on standard error.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -40,14 +40,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m app.cli.keys", description="API keys of the service"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", help="make a key; its secret is printed once")
-    create.add_argument("name", help="whose key it is")
+    create = commands.add_parser("create", help="create a key; its secret is printed once")
+    create.add_argument("name", help="of the owner")
     create.add_argument(
-        "--scopes",
-        nargs="+",
-        choices=SCOPES,
-        required=True,
-        help="what it may do; admin may do all",
+        "--scopes", nargs="+", choices=SCOPES, required=True, help="permissions; admin has all"
     )
     commands.add_parser("list", help="list keys, without their secrets")
     revoke = commands.add_parser("revoke", help="revoke a key; replicas notice within 10 s")
@@ -63,17 +59,20 @@ async def _run(options: argparse.Namespace, store: Store, out: TextIO) -> None:
             out.write(f"{created.secret}\n")
         elif options.command == "list":
             for key in await store.list_keys():
-                state = (
-                    "in force"
-                    if key.revoked_at is None
-                    else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}Z"
+                revoked = key.revoked_at
+                state = "in force" if revoked is None else f"revoked {revoked:%Y-%m-%d %H:%M}Z"
+                columns = (
+                    str(key.key_id),
+                    f"{key.shown}...",
+                    ",".join(key.scopes),
+                    state,
+                    key.name,
                 )
-                out.write(
-                    f"{key.key_id}\t{key.shown}...\t{','.join(key.scopes)}\t{state}\t{key.name}\n"
-                )
+                out.write("\t".join(columns) + "\n")
         elif not await store.revoke_key(options.key_id):
             raise HydraulicDiagnosticsError(
-                f"expected the number of a key, found {options.key_id}: see `python -m app.cli.keys list`"
+                f"expected the number of a key, found {options.key_id}: see "
+                "`python -m app.cli.keys list`"
             )
     finally:
         await store.close()

@@ -1,7 +1,6 @@
-"""Looks before a start whether somebody listens where this service will: `python -m app.cli.ports CONFIG`.
+"""Checks before a start that the ports of the service are free: `python -m app.cli.ports CONFIG`.
 
-HAProxy shares a port with another HAProxy without a word, and the two services then answer for each other.
-Invariant: it listens nowhere and asks nothing of whoever does.
+Two HAProxy processes share a port without an error, and each then answers for the other's service.
 """
 
 import os
@@ -15,7 +14,7 @@ import yaml
 
 
 class Port(NamedTuple):
-    """A port that the service takes, what for, and where it is set."""
+    """A port of the service, its purpose, and where it is set."""
 
     number: int
     purpose: str
@@ -30,7 +29,7 @@ RAY_PORTS = (
 
 
 def ports_of(config: Path, environment: Mapping[str, str]) -> list[Port]:
-    """Return the ports that a service of this configuration takes, with the environment's own numbers."""
+    """Return the ports of a service with this configuration and environment."""
     http = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]
     found = [Port(http["port"], "HTTP", f"http_options.port in {config.name}")]
     if environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
@@ -42,19 +41,20 @@ def ports_of(config: Path, environment: Mapping[str, str]) -> list[Port]:
 
 
 def taken(port: Port) -> bool:
-    """Tell whether somebody listens on a port of this machine."""
-    with socket.socket() as asking:
-        asking.settimeout(1.0)
-        return asking.connect_ex(("127.0.0.1", port.number)) == 0
+    """Return whether a process listens on a port of this machine."""
+    with socket.socket() as client:
+        client.settimeout(1.0)
+        return client.connect_ex(("127.0.0.1", port.number)) == 0
 
 
 def main(config: Path) -> int:
-    """Name each port that is taken; 1 when there is one."""
+    """Report each port that is taken; return the exit status, 1 when there is one."""
     found = [port for port in ports_of(config, os.environ) if taken(port)]
     for port in found:
         sys.stderr.write(
-            f"error: expected port {port.number} to be free for {port.purpose}, found somebody listening there: stop what does "
-            f"(this service may run already), or set {port.setting}\n"
+            f"error: expected port {port.number} to be free for {port.purpose}, found another "
+            "process listening on it: stop that process (the service may be running already), or "
+            f"set {port.setting}\n"
         )
     return 1 if found else 0
 

@@ -1,1 +1,1 @@
-"""What every package may use: errors, settings, command-line arguments and file locks."""
+"""Used by every package: errors, settings and file locks."""

@@ -1,31 +1,31 @@
-"""Every error that the project raises for a cause outside itself.
+"""All errors that the project raises for causes outside itself.
 
 HydraulicDiagnosticsError
-├── InputError                what a caller sent is wrong; `field` names the place
+├── InputError                the request, file or argument is invalid
 │   ├── TopologyError         an equipment file or body, with all findings
-│   ├── ReadingError          readings that can't be taken
+│   ├── ReadingError          readings that can't be stored
 │   └── WindowError           a window that can't be diagnosed
-├── UnknownError              something named does not exist
+├── UnknownError              the request names something that does not exist
 │   ├── UnknownEquipment
 │   ├── UnknownDiagnosis
 │   └── UnknownVersion
-├── AccessError               who asks may not
+├── AccessError               the caller lacks access
 │   ├── Unauthenticated
 │   └── Forbidden
-├── LimitExceeded             a body, batch or graph beyond what the service takes
-├── CheckpointError           a checkpoint that can't be read or does not fit
-├── SettingsError             configuration that can't be used
-├── ReleaseError              a release that can't be done; what ran before goes on
-│   ├── ReleaseConflict       somebody else changes releases at the same moment, or just did
-│   └── ReleasesElsewhere     the file that says what runs can't be changed from here
-├── StoreError                the database refused
-│   └── StoreUnavailable      the database can't be reached; the same call may go through later
-└── ModelUnavailable          no released version answered; the same call may go through later
+├── LimitExceeded             a body, batch or graph is larger than the service accepts
+├── CheckpointError           a checkpoint can't be read or its parts do not fit
+├── SettingsError             invalid configuration
+├── ReleaseError              a release failed; the previous state stays in force
+│   ├── ReleaseConflict       another change of releases is in progress or has just been made
+│   └── ReleasesElsewhere     the configuration file can't be changed from here
+├── StoreError                the database refused a statement
+│   └── StoreUnavailable      the database can't be reached; a retry may succeed
+└── ModelUnavailable          no released version answered; a retry may succeed
 
-Invariant: a message says what was expected, what was found and what to do; fields hold the parts of it.
+A message says what was expected, what was found and what to do; fields hold its parts.
 """
 
-_TOLD_FINDINGS = 5
+_LISTED_FINDINGS = 5
 
 
 class HydraulicDiagnosticsError(Exception):
@@ -33,46 +33,39 @@ class HydraulicDiagnosticsError(Exception):
 
     Args:
         message: what was expected, what was found and what to do.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-
-class InputError(HydraulicDiagnosticsError):
-    """What a caller sent can't be used.
-
-    Args:
-        message: what was expected, what was found and what to do.
-        field: the place in what was sent, dotted, with list positions in brackets; empty when it is the whole.
+        field: where in the request or file, dotted, with list indices in brackets; empty for the
+            whole or for errors without a place.
     """
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
+        self.message = message
         self.field = field
 
 
+class InputError(HydraulicDiagnosticsError):
+    """The request, file or argument is invalid."""
+
+
 class TopologyError(InputError):
-    """An equipment's topology has errors; the message tells the first few, `findings` holds all.
+    """A topology has errors; the message lists the first few, `findings` has all.
 
     Args:
-        where: the file or body that was read.
-        findings: (place, message) of every error, in the order of the file; at least one.
+        where: the file or body.
+        findings: (place, message) of every error in file order; at least one.
     """
 
     def __init__(self, where: str, findings: tuple[tuple[str, str], ...]) -> None:
-        lines = "; ".join(f"{place}: {message}" for place, message in findings[:_TOLD_FINDINGS])
-        more = (
-            f"; and {len(findings) - _TOLD_FINDINGS} more" if len(findings) > _TOLD_FINDINGS else ""
-        )
+        lines = "; ".join(f"{place}: {message}" for place, message in findings[:_LISTED_FINDINGS])
+        hidden = len(findings) - _LISTED_FINDINGS
+        more = f"; and {hidden} more" if hidden > 0 else ""
         super().__init__(f"{where} has {len(findings)} error(s): {lines}{more}", findings[0][0])
         self.where = where
         self.findings = findings
 
 
 class ReadingError(InputError):
-    """Readings can't be taken."""
+    """Readings can't be stored."""
 
 
 class WindowError(InputError):
@@ -80,16 +73,7 @@ class WindowError(InputError):
 
 
 class UnknownError(HydraulicDiagnosticsError):
-    """Something that was named does not exist.
-
-    Args:
-        message: what was looked for and what to do.
-        field: the place in the request that named it.
-    """
-
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
-        self.field = field
+    """The request names something that does not exist."""
 
 
 class UnknownEquipment(UnknownError):
@@ -97,8 +81,9 @@ class UnknownEquipment(UnknownError):
 
     def __init__(self, equipment_id: str, field: str = "equipment_id") -> None:
         super().__init__(
-            f"expected a registered equipment, found '{equipment_id}', which is not: register its topology with "
-            f"PUT /v1/equipment/{equipment_id}, or list what there is with GET /v1/equipment",
+            f"expected a registered equipment, found '{equipment_id}', which is not: register its "
+            f"topology with PUT /v1/equipment/{equipment_id}, or list the registered ones with "
+            "GET /v1/equipment",
             field,
         )
         self.equipment_id = equipment_id
@@ -113,48 +98,39 @@ class UnknownVersion(UnknownError):
 
 
 class AccessError(HydraulicDiagnosticsError):
-    """Who asks may not do this."""
+    """The caller lacks access."""
 
 
 class Unauthenticated(AccessError):
-    """No key, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
 
 class Forbidden(AccessError):
-    """A known key without the needed scope."""
+    """The API key lacks the required scope."""
 
 
 class LimitExceeded(HydraulicDiagnosticsError):
-    """A body, batch or graph is larger than the service takes.
-
-    Args:
-        message: the limit, what was found and what to do.
-        field: the place in what was sent; empty when it is the whole.
-    """
-
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
-        self.field = field
+    """A body, batch or graph is larger than the service accepts."""
 
 
 class CheckpointError(HydraulicDiagnosticsError):
-    """A checkpoint can't be read, or its parts do not fit together."""
+    """A checkpoint can't be read, or its parts do not fit."""
 
 
 class SettingsError(HydraulicDiagnosticsError):
-    """Configuration that can't be used."""
+    """The configuration is invalid."""
 
 
 class ReleaseError(HydraulicDiagnosticsError):
-    """A release can't be done, or was given up; what ran before goes on."""
+    """A release failed or was cancelled; the previous state stays in force."""
 
 
 class ReleaseConflict(ReleaseError):
-    """Somebody else changes releases at the same moment, or did since the file was read."""
+    """Another change of releases is in progress, or was made since the file was read."""
 
 
 class ReleasesElsewhere(ReleaseError):
-    """The file that says what runs is not here, or can't be written here."""
+    """The configuration file is not here, or can't be written here."""
 
 
 class StoreError(HydraulicDiagnosticsError):
@@ -162,8 +138,8 @@ class StoreError(HydraulicDiagnosticsError):
 
 
 class StoreUnavailable(StoreError):
-    """The database can't be reached now; the same call may go through later."""
+    """The database can't be reached; a retry may succeed."""
 
 
 class ModelUnavailable(HydraulicDiagnosticsError):
-    """No released version answered; the same call may go through later."""
+    """No released version answered; a retry may succeed."""

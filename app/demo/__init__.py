@@ -1,1 +1,1 @@
-"""The hydraulic rig: its topology, its measurements, their importer and the live feed."""
+"""Demonstration machines: a folder each, whose `commands.py` adds its commands to `app.demo`."""

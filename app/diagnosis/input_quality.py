@@ -1,6 +1,6 @@
-"""What a diagnosis has to go by: the quality of its input, and whether that is enough.
+"""Quality of a window's input, and whether it suffices for a diagnosis.
 
-Pure. Invariant: an abstention says what was expected, what was found and what to do.
+Pure. Invariant: the reason of an abstention says what was expected, what was found and what to do.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import Fault, FeatureBatch, SensorFeatures, faults_of
-from app.features.range_novelty import (
+from app.features.extraction import FeatureBatch, SensorFeatures
+from app.features.range_checks import (
     RangeNoveltyPlan,
     leaves_range,
     plan_range_novelty,
     range_novelty,
 )
+from app.features.sensor_faults import Fault, faults_of
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Where states begin and when to abstain; set in `serve_config.yaml`.
+    """Thresholds of states and of abstention; set in `serve_config.yaml`.
 
-    `watch`, `degraded` and `critical` are the healths below which a component is in that state; it leaves a worse state
-    for a better one only when its health is `hysteresis` above the border. With less than `min_coverage` of the window's
-    bins filled, or more than `max_missing` of the sensors without use, the evidence is insufficient; so it is for one component where
-    its evidence is further from training's than `max_distance`, of which 1.0 is where windows of held-out conditions begin to be outliers; a
-    large number never lets it abstain for that. What a checkpoint states of missing sensors was measured at 1.0.
+    Args:
+        watch: health below which a component is in this state; likewise `degraded`, `critical`.
+        degraded: see `watch`.
+        critical: see `watch`.
+        hysteresis: health above the threshold at which a component leaves the worse state.
+        min_coverage: share of the window's bins below which the evidence is insufficient.
+        max_missing: share of missing or faulty sensors above which it is insufficient.
+        max_distance: OOD distance above which a component abstains; 1.0 is where windows of
+            held-out conditions begin to be outliers. The figures of a checkpoint are for 1.0.
     """
 
     watch: float = 0.85
@@ -42,6 +47,11 @@ class Thresholds:
     min_coverage: float = 0.5
     max_missing: float = 0.4
     max_distance: float = 1.0
+
+    @property
+    def borders(self) -> tuple[float, float, float]:
+        """Return the healths where the states degraded, watch and healthy begin."""
+        return self.critical, self.degraded, self.watch
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.critical < self.degraded < self.watch <= 1.0:
@@ -57,23 +67,24 @@ class Thresholds:
                 )
         if not 0.0 < self.max_distance < inf:  # false for NaN too
             raise ValueError(
-                f"expected max_distance above 0 and finite, found {self.max_distance:g}: correct the thresholds"
+                f"expected max_distance above 0 and finite, found {self.max_distance:g}: correct "
+                "the thresholds"
             )
 
 
 class WindowQuality(NamedTuple):
-    """What the features say of the input; sensors and components in topology order.
+    """Quality of one window's input; sensors and components in topology order.
 
     Args:
         coverage: share of the window's sensor bins that hold a reading.
-        exceedance_S: how far each sensor leaves the range of training, 0 inside it; NaN for sensors that can't be judged.
-        beyond: sensors that leave it further than held-out windows of training did.
+        exceedance_S: range exceedance of each sensor, 0 inside the range; NaN where unknown.
+        beyond: sensors with a larger exceedance than held-out windows of training.
         missing: sensors without a reading.
-        unreferenced: sensors that the checkpoint has no reference for.
+        unreferenced: sensors without a reference in the checkpoint.
         faults: sensors left out, and why.
         unusual: whether the whole window leaves the range of training.
-        range_novelty_V: health by novelty of each component; NaN where nothing can be said.
-        novelty_without_S: that of the sensor's component had the sensor not been there; NaN where nothing can be said.
+        range_novelty_V: health of each component by range novelty; NaN where unknown.
+        novelty_without_S: the same of the sensor's component without the sensor.
     """
 
     coverage: float
@@ -89,10 +100,10 @@ class WindowQuality(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QualityBatch:
-    """What the features say of the input of W windows of one topology; see `WindowQuality`.
+    """Quality of the input of W windows of one topology; see `WindowQuality`.
 
-    `coverage_WS` and `fault_WS` are as in `FeatureBatch`; `exceedance_limit_S` is what held-out windows of training stayed below,
-    infinite where that is not known; it and `unreferenced_S` hold for every window.
+    `coverage_WS` and `fault_WS` are as in `FeatureBatch`; `exceedance_limit_S` is the largest
+    exceedance of held-out windows of training, infinite where unknown.
     """
 
     coverage_WS: Floats
@@ -105,7 +116,7 @@ class QualityBatch:
     novelty_without_WS: Floats
 
     def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
-        """Return what is said of each window; `sensor_ids` are those of the topology."""
+        """Return the quality of each window; `sensor_ids` are those of the topology."""
         coverage_W = (
             self.coverage_WS.mean(axis=1).tolist()
             if len(sensor_ids)
@@ -133,7 +144,7 @@ class QualityBatch:
 
 @dataclass(frozen=True, slots=True)
 class QualityPlan:
-    """What summaries take from a topology and a spec; made once by `plan_quality`."""
+    """Arrays that the quality of all windows of a topology shares; made by `plan_quality`."""
 
     equipment: Equipment
     spec: FeatureSpec
@@ -143,7 +154,7 @@ class QualityPlan:
 
 
 def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
-    """Gather what the summaries of a topology's windows take from a spec."""
+    """Return the plan of a topology and a feature spec."""
     novelty = plan_range_novelty(equipment, spec)
     references = spec.references.get(equipment.design, {})
     return QualityPlan(
@@ -158,7 +169,7 @@ def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
 
 
 def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
-    """Keep of windows' features what a diagnosis tells about its input.
+    """Assess the input of windows by their features.
 
     Args:
         features: of windows of the plan's topology, made with its spec.
@@ -180,12 +191,12 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
 def assess_window(
     equipment: Equipment, features: SensorFeatures, spec: FeatureSpec
 ) -> WindowQuality:
-    """Keep of one window's features what a diagnosis tells about its input, by what `assess_batch` does for many.
+    """Assess the input of one window, as `assess_batch` does for many.
 
     Args:
         equipment: the machine.
         features: of its window.
-        spec: that the features were made with.
+        spec: the features were made with.
     """
     plan = plan_quality(equipment, spec)
     novelty = range_novelty(features.exceedance_S[None], plan.novelty)
@@ -205,33 +216,34 @@ def assess_window(
 
 
 def abstention_reasons(
-    equipment: Equipment, summary: WindowQuality, thresholds: Thresholds
+    equipment: Equipment, quality: WindowQuality, thresholds: Thresholds
 ) -> tuple[str, ...]:
-    """Say why the evidence is insufficient; empty when it is not."""
+    """Return why the evidence is insufficient; empty when it suffices."""
     reasons = []
-    if summary.coverage < thresholds.min_coverage:
+    if quality.coverage < thresholds.min_coverage:
         reasons.append(
-            f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor bins, found "
-            f"{summary.coverage:.0%}: check that the sensors send"
+            f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor "
+            f"bins, found {quality.coverage:.0%}: check that the sensors send"
         )
-    useless = (*summary.missing, *(fault.sensor_id for fault in summary.faults))
+    useless = (*quality.missing, *(fault.sensor_id for fault in quality.faults))
     share = len(useless) / max(1, len(equipment.sensors))
     if share > thresholds.max_missing:
         reasons.append(
-            f"expected at most {thresholds.max_missing:.0%} of the sensors missing or faulty, found {share:.0%} "
-            f"({listed(useless)}): check their wiring"
+            f"expected at most {thresholds.max_missing:.0%} of the sensors missing or faulty, "
+            f"found {share:.0%} ({listed(useless)}): check their wiring"
         )
-    if summary.unreferenced:
+    if quality.unreferenced:
         reasons.append(
-            f"expected sensors that this version was trained on for design '{equipment.design}', found "
-            f"{listed(summary.unreferenced)}: train on this design's history, or correct its `design`"
+            f"expected sensors that this version was trained on for design '{equipment.design}', "
+            f"found {listed(quality.unreferenced)}: train on this design's history, or correct its "
+            "`design`"
         )
-    if summary.unusual:
-        order = np.argsort(-np.nan_to_num(summary.exceedance_S), kind="stable")
+    if quality.unusual:
+        order = np.argsort(-np.nan_to_num(quality.exceedance_S), kind="stable")
         worst = tuple(
             equipment.sensor_ids[position]
             for position in order
-            if summary.exceedance_S[position] > 0
+            if quality.exceedance_S[position] > 0
         )
         hint = (
             " and that the window begins where a cycle does"
@@ -239,20 +251,20 @@ def abstention_reasons(
             else ""
         )
         reasons.append(
-            "expected readings inside the range of training, found a window further outside than any held-out one, most of "
-            f"it from {listed(worst, 5)}: check these sensors{hint}"
+            "expected readings inside the range of training, found a window further outside than "
+            f"any held-out one, most of it from {listed(worst, 5)}: check these sensors{hint}"
         )
     return tuple(reasons)
 
 
 def listed(names: Sequence[str], limit: int = 10) -> str:
-    """Return the first names of a list as text, and how many more there are."""
+    """Return the first names of a list as text, and the number of the others."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def _named(flag_WS: NDArray[np.bool_], sensor_ids: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the names of the sensors that are flagged in each window; mostly there are none."""
+    """Return the names of the flagged sensors of each window; most windows have none."""
     named: list[tuple[str, ...]] = [()] * len(flag_WS)
     for window in np.flatnonzero(flag_WS.any(axis=1)).tolist():
         named[window] = tuple(compress(sensor_ids, flag_WS[window].tolist()))

@@ -1,1 +1,1 @@
-"""Two versions compared on windows that both answered: how they differ, and which is right more often where labels have arrived."""
+"""Comparison of two versions on windows that both answered, with labels where they exist."""

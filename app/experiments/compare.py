@@ -1,6 +1,6 @@
-"""Compares two versions, and says in words what came of it.
+"""Compares two versions and states the verdict in a sentence.
 
-Pure. Invariant: every sentence states the figures that it rests on.
+Pure. Every sentence contains the figures that it rests on.
 """
 
 from collections.abc import Sequence
@@ -24,38 +24,43 @@ from app.experiments.verdict import (
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOLD = 4
-"""Components that a sentence names."""
+_MAX_NAMES = 4
+"""Components that a sentence lists."""
 
 
-class Reading(NamedTuple):
-    """How pairs were read: answers that asked again for a window or a part of it, and whether all there were came in."""
+class ReadStatus(NamedTuple):
+    """How pairs were read.
+
+    Args:
+        repeated: Answers about a window, or part of one, that another answer covers.
+        complete: Whether all answers were read.
+    """
 
     repeated: int
     complete: bool
 
 
-def compare(a: str, b: str, pairs: Pairs, reading: Reading) -> Experiment:
+def compare(a: str, b: str, pairs: Pairs, status: ReadStatus) -> Experiment:
     """Compare a version with another one.
 
     Args:
-        a: the version compared with; the first of each pair.
-        b: the version that the verdict is of.
-        pairs: at least one.
-        reading: how they were read.
+        a: The version to compare with; the first of each pair.
+        b: The version that the verdict is about.
+        pairs: At least one.
+        status: How they were read.
     """
     truths = truths_of(pairs)
     verdict, elsewhere = verdict_of(truths, "by_window"), verdict_of(truths, "by_condition")
     more = more_needed(truths, "by_window") if verdict == "unknown" else None
     more_conditions = more_needed(truths, "by_condition") if elsewhere == "unknown" else None
     accuracies = {truth.component_id: accuracy_of(truth, len(truths)) for truth in truths}
-    untold_2PC = np.isnan(pairs.health_2PC) & ~pairs.graded_2PC
+    unanswered_2PC = np.isnan(pairs.health_2PC) & ~pairs.graded_2PC
     components = tuple(
         ComponentComparison(
             component_id=component_id,
             disagreement=disagreement_of(pairs, place),
-            untold_a=int(untold_2PC[0, :, place].sum()),
-            untold_b=int(untold_2PC[1, :, place].sum()),
+            untold_a=int(unanswered_2PC[0, :, place].sum()),
+            untold_b=int(unanswered_2PC[1, :, place].sum()),
             health_difference=health_difference_of(pairs, place),
             accuracy=accuracies.get(component_id),
         )
@@ -72,8 +77,8 @@ def compare(a: str, b: str, pairs: Pairs, reading: Reading) -> Experiment:
         more_conditions=more_conditions,
         windows=len(pairs),
         machines=len(np.unique(pairs.machine_P)),
-        repeated=reading.repeated,
-        complete=reading.complete,
+        repeated=status.repeated,
+        complete=status.complete,
         start=_time(int(pairs.created_us_P.min())),
         end=_time(int(pairs.created_us_P.max())),
         disagreement=disagreement,
@@ -87,7 +92,7 @@ def compare(a: str, b: str, pairs: Pairs, reading: Reading) -> Experiment:
 
 
 def sentence(found: Experiment) -> str:
-    """Say a verdict in words, with the figures that it rests on."""
+    """Return the verdict in words, with the figures that it rests on."""
     known = {
         item.component_id: item.accuracy for item in found.components if item.accuracy is not None
     }
@@ -106,43 +111,57 @@ def sentence(found: Experiment) -> str:
                 name for name, each in known.items() if each.verdict not in ("better", "worse")
             ]
             rest = f"; no difference is known at {_listed(others)}" if others else ""
-            said = f"{found.b} is {found.verdict}: {_listed(better or worse)}{rest}"
+            verdict = f"{found.b} is {found.verdict}: {_listed(better or worse)}{rest}"
         case "mixed":
-            said = f"{found.b} is better at some components and worse at others: {_listed(better)}; but {_listed(worse)}"
+            verdict = (
+                f"{found.b} is better at some components and worse at others: {_listed(better)}; "
+                f"but {_listed(worse)}"
+            )
         case "alike":
             windows = max(each.windows for each in known.values())
-            said = f"{found.b} is as good as {found.a}: within {MATTERS:.0%} at {_listed(list(known))}, by {windows} labelled windows"
+            verdict = (
+                f"{found.b} is as good as {found.a}: within {MATTERS:.0%} at "
+                f"{_listed(list(known))}, by {windows} labelled windows"
+            )
         case _:
             furthest = max(known, key=lambda name: abs(known[name].difference))
-            return f"not yet known, {_about(found.more, 'labelled windows')}: so far {_figures(found, furthest, known[furthest])}"
-    return f"{said}. {_elsewhere(found, max(each.conditions for each in known.values()))}"
+            return (
+                f"not yet known, {_about(found.more, 'labelled windows')}: so far "
+                f"{_figures(found, furthest, known[furthest])}"
+            )
+    return f"{verdict}. {_elsewhere(found, max(each.conditions for each in known.values()))}"
 
 
 def _elsewhere(found: Experiment, conditions: int) -> str:
     by = f"by {conditions} machines or conditions of one"
     if found.elsewhere == found.verdict:
-        return f"That goes for others like these too, {by}"
+        return f"The same holds for others like these, {by}"
     if found.elsewhere == "unknown":
-        return f"Whether that goes for others like these is not yet known, {by}: {_about(found.more_conditions, 'of them')}"
-    return f"For others like these only this is known, {by}: {found.elsewhere}"
+        return (
+            f"Whether the same holds for others like these is not yet known, {by}: "
+            f"{_about(found.more_conditions, 'of them')}"
+        )
+    return f"For others like these the verdict is {found.elsewhere}, {by}"
 
 
 def _about(more: int | None, what: str) -> str:
     return (
-        f"more {what} than can be told" if more is None else f"about {_rounded(more)} more {what}"
+        f"an unknown number of more {what}"
+        if more is None
+        else f"about {_rounded(more)} more {what}"
     )
 
 
 def _figures(found: Experiment, component_id: str, accuracy: Accuracy) -> str:
     return (
-        f"{component_id} right in {accuracy.b:.1%} with {found.b} and in {accuracy.a:.1%} with {found.a} "
-        f"of {accuracy.windows} labelled windows"
+        f"{component_id} right in {accuracy.b:.1%} with {found.b} and in {accuracy.a:.1%} with "
+        f"{found.a} of {accuracy.windows} labelled windows"
     )
 
 
 def _differing(disagreement: Share, components: Sequence[ComponentComparison]) -> str:
     if not disagreement.count:
-        return f"They told the same in all {disagreement.windows} windows"
+        return f"They agree in all {disagreement.windows} windows"
     order = sorted(components, key=lambda item: -item.disagreement.count)
     parts = [
         f"{item.component_id} in {item.disagreement.count}"
@@ -155,12 +174,15 @@ def _differing(disagreement: Share, components: Sequence[ComponentComparison]) -
 
 
 def _listed(parts: Sequence[str]) -> str:
-    shown = [*parts[:_TOLD], *([f"{len(parts) - _TOLD} more"] if len(parts) > _TOLD else [])]
+    shown = [
+        *parts[:_MAX_NAMES],
+        *([f"{len(parts) - _MAX_NAMES} more"] if len(parts) > _MAX_NAMES else []),
+    ]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _rounded(number: int) -> str:
-    """Return a number with two digits that count: it is an estimate."""
+    """Return an estimate, rounded to two significant digits."""
     return f"{float(f'{number:.2g}'):,.0f}"
 
 

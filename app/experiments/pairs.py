@@ -1,8 +1,9 @@
-"""Windows that two versions both answered, as arrays: what either told of each component, and how right that was.
+"""Windows that two versions both answered, as arrays of predictions and scores.
 
-A window counts once, with the answer that came first, however often it was asked for; one that shares readings with it does not count.
-Dimensions: `P` pairs, `C` components over all machines, and 2 versions, the one compared with first.
-Pure. Invariant: a score is there where one label holds the whole window, and both versions have one or neither.
+A window counts once, with its first answer; a later window that shares readings with one does not
+count. Letters: `P` pairs, `C` components over all machines, 2 versions, the one to compare with
+first.
+Pure. Invariant: a score exists where one label covers the whole window, for both versions or none.
 """
 
 from bisect import bisect
@@ -13,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.diagnosis.agreement import shown
+from app.diagnosis.states import condition_or_state
 from app.store.experiments import KnownTruth, PairRow, PredictedComponent
 
 Floats = NDArray[np.float64]
@@ -21,30 +22,30 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
 ABSENT = -1
-"""Code of a component that an answer does not have."""
+"""Code of a component without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """What two versions told of the same windows.
+    """Answers of two versions about the same windows.
 
     Args:
-        component_ids: of the C components, sorted.
-        created_us_P: when the answer that was returned was made, microseconds since 1970 (UTC).
-        machine_P: number of the machine.
-        told_2PC: number of what was told (the condition, or the state where there is none); `ABSENT` where nothing is.
-        graded_2PC: whether a condition was told.
-        health_2PC: in [0, 1]; NaN where it was not told.
-        score_2PC: how right it was, in [0, 1]; NaN where no label says.
-        condition_P: number of what labels say of the machine: windows of one machine under equal labels have equal numbers.
-        abstained_2P: whether the whole answer was `insufficient_evidence`.
-        latency_2P: s of building and scoring.
+        component_ids: Of the C components, sorted.
+        created_us_P: When the returned answer was made, microseconds since 1970 (UTC).
+        machine_P: Number of the machine.
+        answer_2PC: Code of the condition, or of the state without one; `ABSENT` without an answer.
+        graded_2PC: Whether a condition was answered.
+        health_2PC: In [0, 1]; NaN where unanswered.
+        score_2PC: Correctness in [0, 1]; NaN without a label.
+        condition_P: Code of the machine and its labels.
+        abstained_2P: Whether the whole answer was `insufficient_evidence`.
+        latency_2P: Seconds of building and scoring.
     """
 
     component_ids: tuple[str, ...]
     created_us_P: Integers
     machine_P: Integers
-    told_2PC: Integers
+    answer_2PC: Integers
     graded_2PC: Booleans
     health_2PC: Floats
     score_2PC: Floats
@@ -53,16 +54,16 @@ class Pairs:
     latency_2P: Floats
 
     def __len__(self) -> int:
-        """Return P."""
+        """Return the number of pairs, P."""
         return len(self.machine_P)
 
     def only(self, chosen_P: Integers | Booleans) -> Self:
-        """Return some of the pairs, by positions or by a mask."""
+        """Select pairs by positions or a mask."""
         return type(self)(
             self.component_ids,
             self.created_us_P[chosen_P],
             self.machine_P[chosen_P],
-            self.told_2PC[:, chosen_P],
+            self.answer_2PC[:, chosen_P],
             self.graded_2PC[:, chosen_P],
             self.health_2PC[:, chosen_P],
             self.score_2PC[:, chosen_P],
@@ -73,47 +74,49 @@ class Pairs:
 
 
 @dataclass(slots=True)
-class _Numbers:
-    """Gives each different thing a number, in the order in which they come."""
+class _Codes:
+    """Assigns a number to each distinct value, in order of appearance."""
 
     known: dict[object, int] = field(default_factory=dict)
 
-    def of(self, thing: object) -> int:
-        return self.known.setdefault(thing, len(self.known))
+    def of(self, value: object) -> int:
+        return self.known.setdefault(value, len(self.known))
 
 
 @dataclass(slots=True)
-class Gathering:
-    """Collects rows into pairs, newest first, as the store reads them."""
+class PairCollector:
+    """Collects rows of the store, newest first, into pairs."""
 
     answers: int = 0
     _first: dict[tuple[str, int, int], PairRow] = field(default_factory=dict)
 
     def add(self, rows: Iterable[PairRow]) -> None:
-        """Take rows, each older than those before it: a window's oldest answer takes the place of later ones."""
+        """Add rows, each older than those before; a window's oldest answer replaces later ones."""
         for row in rows:
             self.answers += 1
             self._first[row.equipment_id, row.start_us, row.end_us] = row
 
     def pairs(self) -> Pairs:
-        """Return what was gathered, in the order of time."""
+        """Return the collected pairs in order of time."""
         rows = list(_apart(sorted(self._first.values(), key=lambda row: row.created_us)))
         component_ids = tuple(
-            sorted({item.component_id for row in rows for told in row.told for item in told})
+            sorted(
+                {item.component_id for row in rows for answer in row.predictions for item in answer}
+            )
         )
         place_of = {component_id: place for place, component_id in enumerate(component_ids)}
         shape = (len(rows), len(component_ids))
-        machines, things, conditions = _Numbers(), _Numbers(), _Numbers()
-        told_2PC = np.full((2, *shape), ABSENT, np.int64)
+        machines, answers, conditions = _Codes(), _Codes(), _Codes()
+        answer_2PC = np.full((2, *shape), ABSENT, np.int64)
         graded_2PC = np.zeros((2, *shape), np.bool_)
         health_2PC = np.full((2, *shape), np.nan)
         score_2PC = np.full((2, *shape), np.nan)
         for pair, row in enumerate(rows):
-            truths = _said_of_both(row)
-            for side, told in enumerate(row.told):
-                for item in told:
+            truths = _shared_truths(row)
+            for side, answer in enumerate(row.predictions):
+                for item in answer:
                     at = side, pair, place_of[item.component_id]
-                    told_2PC[at] = things.of(shown(item.condition, item.state))
+                    answer_2PC[at] = answers.of(condition_or_state(item.condition, item.state))
                     graded_2PC[at] = item.condition is not None
                     if item.health is not None:
                         health_2PC[at] = item.health
@@ -123,7 +126,7 @@ class Gathering:
             component_ids=component_ids,
             created_us_P=np.array([row.created_us for row in rows], np.int64),
             machine_P=np.array([machines.of(row.equipment_id) for row in rows], np.int64),
-            told_2PC=told_2PC,
+            answer_2PC=answer_2PC,
             graded_2PC=graded_2PC,
             health_2PC=health_2PC,
             score_2PC=score_2PC,
@@ -134,7 +137,7 @@ class Gathering:
 
 
 def _apart(rows: Iterable[PairRow]) -> Iterator[PairRow]:
-    """Yield rows whose window shares no time with that of a row before, of the same machine: shared readings err together."""
+    """Yield rows whose window overlaps no earlier one of the same machine."""
     taken: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
         windows = taken.setdefault(row.equipment_id, [])
@@ -145,37 +148,37 @@ def _apart(rows: Iterable[PairRow]) -> Iterator[PairRow]:
             yield row
 
 
-def gathered(rows: Sequence[PairRow]) -> Pairs:
+def collect_pairs(rows: Sequence[PairRow]) -> Pairs:
     """Return rows, newest first, as pairs."""
-    gathering = Gathering()
-    gathering.add(rows)
-    return gathering.pairs()
+    collector = PairCollector()
+    collector.add(rows)
+    return collector.pairs()
 
 
-def score(told: PredictedComponent, truth: KnownTruth) -> float:
-    """Return how right an answer about a component was, in [0, 1].
+def score(predicted: PredictedComponent, truth: KnownTruth) -> float:
+    """Score an answer about a component, in [0, 1].
 
-    Of a grade 1 when it was told and 0 otherwise; of a health 1 less the distance. Nothing told is nothing right: abstentions are
-    counted beside it.
+    A grade scores 1 when it equals the label and 0 otherwise, a health 1 minus its error, an
+    abstention 0.
     """
     if truth.grade is not None:
-        return float(told.condition == truth.grade)
+        return float(predicted.condition == truth.grade)
     assert truth.health is not None
-    return 0.0 if told.health is None else 1.0 - abs(told.health - truth.health)
+    return 0.0 if predicted.health is None else 1.0 - abs(predicted.health - truth.health)
 
 
-def _said_of_both(row: PairRow) -> dict[str, KnownTruth]:
-    """Return what labels say of components that both answers have."""
-    first, second = ({item.component_id for item in told} for told in row.told)
+def _shared_truths(row: PairRow) -> dict[str, KnownTruth]:
+    """Return the labels of components that both answers contain."""
+    first, second = ({item.component_id for item in answer} for answer in row.predictions)
     return {
         truth.component_id: truth for truth in row.truths if truth.component_id in first & second
     }
 
 
 def _condition(row: PairRow) -> tuple[object, ...]:
-    """Return the machine and what labels say of it, healths to a tenth."""
-    said = (
+    """Return the machine and its labels, with healths rounded to a tenth."""
+    labels = (
         (truth.component_id, truth.grade, None if truth.health is None else round(truth.health, 1))
         for truth in row.truths
     )
-    return (row.equipment_id, *sorted(said, key=lambda item: item[0]))
+    return (row.equipment_id, *sorted(labels, key=lambda item: item[0]))

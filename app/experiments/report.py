@@ -1,6 +1,6 @@
-"""A comparison of two versions as the HTTP interface names its fields.
+"""A comparison of two versions, as the HTTP interface returns it.
 
-Invariant: a version is better or worse only where labels say so.
+Invariant: a version is better or worse only by labels.
 """
 
 from datetime import datetime
@@ -18,7 +18,7 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class Share(BaseModel):
-    """How many of some windows, and an interval that holds the true share, always-valid with 95 %."""
+    """A number of windows, and the always-valid 95 % interval of the true share."""
 
     model_config = _FROZEN
 
@@ -28,7 +28,7 @@ class Share(BaseModel):
 
 
 class HealthDifference(BaseModel):
-    """Health as `b` told it less health as `a` did, over windows in which both told one; the interval is always-valid with 95 %."""
+    """Mean health of `b` minus `a` over windows with both; always-valid 95 % interval."""
 
     model_config = _FROZEN
 
@@ -38,12 +38,13 @@ class HealthDifference(BaseModel):
 
 
 class Accuracy(BaseModel):
-    """How right both were where labels say, over windows that a label holds whole.
+    """Accuracy of both versions over windows that a label covers.
 
-    A told grade scores 1 when it is the label's and 0 otherwise, a told health 1 less its distance from the label's, nothing told 0.
-    `difference` is `b` less `a`; its interval is always-valid with 95 % for all components of the comparison together.
-    `verdict` is of the machines and conditions that were compared, `elsewhere` of others too: there all windows of one machine under the same
-    labels count once, and `conditions` says how many such there are.
+    A grade scores 1 when it equals the label and 0 otherwise, a health 1 minus its error, an
+    abstention 0. `difference` is `b` minus `a`; its interval is always-valid with 95 % for all
+    components together. `verdict` is about the compared machines and conditions, `elsewhere` also
+    about others: there all windows of one machine under the same labels count once, and
+    `conditions` is their number.
     """
 
     model_config = _FROZEN
@@ -59,9 +60,11 @@ class Accuracy(BaseModel):
 
 
 class ComponentComparison(BaseModel):
-    """One component. A pair disagrees when the conditions differ, or the states where neither told a condition.
+    """One component.
 
-    `untold_a` and `untold_b` count windows in which a version told neither a health nor a condition.
+    A pair disagrees when the conditions differ, or the states where neither has a condition.
+    `untold_a` and `untold_b` count windows in which a version answered neither health nor
+    condition.
     """
 
     model_config = _FROZEN
@@ -75,7 +78,7 @@ class ComponentComparison(BaseModel):
 
 
 class Latency(BaseModel):
-    """Seconds of building and scoring: the median, and what 95 % stay below. A shadow waits behind the traffic that it copies."""
+    """Seconds of building and scoring: median and 95th percentile. Shadows wait for traffic."""
 
     model_config = _FROZEN
 
@@ -86,11 +89,13 @@ class Latency(BaseModel):
 class Experiment(BaseModel):
     """Two versions on windows that both answered.
 
-    `verdict` is of `b` against `a` on the machines and conditions that were compared: `mixed` is better at one component and worse
-    at another, `alike` within a point at each that is labelled. `more` is about how many labelled windows more make it known, if they are
-    like those so far; null when it is known or when there are none. `elsewhere` and `more_conditions` say the same of other machines and
-    conditions, where all windows of one machine under the same labels count once. A window counts once, `repeated` is how many
-    answers asked for one again, or for one that shares readings with it. `complete` is false when there were more answers than were read: the newest are compared then.
+    `verdict` compares `b` with `a` on the compared machines and conditions: `mixed` is better at
+    one component and worse at another, `alike` within a point at each labelled one. `more`
+    estimates how many more labelled windows, like those so far, would decide an `unknown` verdict.
+    `elsewhere` and `more_conditions` are the same for other machines and conditions, where all
+    windows of one machine under the same labels count once. A window counts once; `repeated` is
+    the number of answers about one again, or about one that shares readings with it. `complete` is
+    false when there were more answers than were read; the newest are compared then.
     """
 
     model_config = _FROZEN
@@ -119,7 +124,7 @@ class Experiment(BaseModel):
 
 
 class Experiments(BaseModel):
-    """Versions with answers in common, and the verdict on each two."""
+    """Comparisons of all pairs of versions with answers in common."""
 
     model_config = _FROZEN
 

@@ -1,12 +1,14 @@
-"""The verdict on two versions: which is right more often, by labels, at every component that has them.
+"""The verdict on two versions: which is right more often by labels, over all labelled components.
 
-Two questions have two answers. Which was right more often on what was compared: every labelled window counts, and however windows
-depend on each other, it holds for the machines and conditions that there were. Whether that goes for other machines and conditions too: windows
-of one machine in one condition resemble each other, so they count once together, by their mean. An error that lasts for a
-week is one observation of that kind, not ten thousand.
-All components share one probability of error, in equal parts; disagreement and health differences decide nothing and have their own.
-Pure. Invariant: of two versions that are equally often right one is called better or worse with a probability of at most `ALPHA`,
-however often somebody looks, as long as errors in different windows are independent and labels do not come because of what was told.
+Two questions have two answers. On the compared machines and conditions, every labelled window
+counts, however windows depend on each other. For other machines and conditions, windows of one
+machine in one condition resemble each other, so their mean counts once: an error that lasts for a
+week is one observation, not ten thousand.
+All components share one probability of error, in equal parts; disagreement and health differences
+decide nothing and have their own.
+Pure. Invariant: of two versions that are equally often right, one is called better or worse with a
+probability of at most `ALPHA` over all looks, as long as errors in different windows are
+independent and labels do not depend on the answers.
 """
 
 from collections.abc import Sequence
@@ -21,20 +23,20 @@ from app.experiments.report import Accuracy, ComponentVerdict, HealthDifference,
 
 ALPHA = 0.05
 MATTERS = 0.01
-"""Difference in accuracy, as a share, below which two versions are as good as each other."""
-_SOONEST, _LATEST = 1.0, 1e9
+"""Difference in accuracy below which two versions are equally good."""
+_MIN_TIMES, _MAX_TIMES = 1.0, 1e9
 _DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """How right both versions were about one component where labels say.
+    """Scores of both versions about one labelled component.
 
     Args:
-        component_id: of the component.
-        right_2: mean over windows, in [0, 1].
-        by_window: difference of the two in each window, mapped from [-1, 1] to [0, 1].
-        by_condition: its mean over the windows of one machine in one condition, likewise.
+        component_id: The component.
+        right_2: Mean score of each version, in [0, 1].
+        by_window: Difference of the scores in each window, mapped from [-1, 1] to [0, 1].
+        by_condition: Its mean over the windows of one machine in one condition, mapped likewise.
     """
 
     component_id: str
@@ -44,11 +46,11 @@ class Truth:
 
 
 Decider = Literal["by_window", "by_condition"]
-"""What counts once: a window, or a machine in one condition."""
+"""The unit of observation: a window, or a machine in one condition."""
 
 
 def truths_of(pairs: Pairs) -> tuple[Truth, ...]:
-    """Return what labels say, for each component that has any."""
+    """Return the scores of each labelled component."""
     found = []
     for place, component_id in enumerate(pairs.component_ids):
         known_P = np.isfinite(pairs.score_2PC[0, :, place])
@@ -70,12 +72,12 @@ def truths_of(pairs: Pairs) -> tuple[Truth, ...]:
 
 
 def verdict_of(truths: Sequence[Truth], decider: Decider, times: float = 1.0) -> Verdict:
-    """Return how the second version compares with the first, by all components together.
+    """Return how the second version compares with the first, over all components.
 
     Args:
-        truths: what labels say; `unknown` when there are none.
-        decider: what counts once.
-        times: as if each had come so many times; for looking ahead.
+        truths: Scores of the labelled components; the verdict is `unknown` without any.
+        decider: The unit of observation.
+        times: Multiplies the number of observations, to extrapolate.
     """
     found = {component_verdict(truth, decider, ALPHA / len(truths), times) for truth in truths}
     if {"better", "worse"} <= found:
@@ -101,12 +103,13 @@ def component_verdict(
 
 
 def more_needed(truths: Sequence[Truth], decider: Decider) -> int | None:
-    """Return about how many more make the verdict known, if they are like those so far.
+    """Estimate how many more observations, like those so far, decide the verdict.
 
     Returns:
-        Windows or conditions of the component with most of them; 0 when it is known, None without labels or when no number would do.
+        Windows or conditions of the component with most of them; 0 when it is decided, None
+        without labels or when no number would do.
     """
-    low, high = _SOONEST, _LATEST
+    low, high = _MIN_TIMES, _MAX_TIMES
     if not truths or verdict_of(truths, decider, high) == "unknown":
         return None
     if verdict_of(truths, decider, low) != "unknown":
@@ -122,7 +125,7 @@ def more_needed(truths: Sequence[Truth], decider: Decider) -> int | None:
 
 
 def accuracy_of(truth: Truth, components: int) -> Accuracy:
-    """Return how right both were about a component, one of so many that share the probability of error."""
+    """Return the accuracy at one of the components that share the probability of error."""
     alpha = ALPHA / components
     low, high = mean_interval(truth.by_window, alpha)
     a, b = truth.right_2
@@ -139,12 +142,12 @@ def accuracy_of(truth: Truth, components: int) -> Accuracy:
 
 
 def differs(pairs: Pairs) -> Booleans:
-    """Return where the two told different things, [P, C]."""
-    return np.asarray(pairs.told_2PC[0] != pairs.told_2PC[1])
+    """Return where the answers differ, [P, C]."""
+    return np.asarray(pairs.answer_2PC[0] != pairs.answer_2PC[1])
 
 
 def share_of(differs_N: Booleans) -> Share:
-    """Return how many of N windows, with its interval."""
+    """Return the number of windows that differ, of N, with its interval."""
     low, high = mean_interval(sample_of(differs_N.astype(np.float64), 0.0, 1.0), ALPHA)
     return Share(
         count=int(differs_N.sum()),
@@ -154,13 +157,13 @@ def share_of(differs_N: Booleans) -> Share:
 
 
 def disagreement_of(pairs: Pairs, place: int) -> Share:
-    """Return in how many windows the two told different things of a component."""
-    there_P = (pairs.told_2PC[:, :, place] != ABSENT).any(axis=0)
-    return share_of(differs(pairs)[there_P, place])
+    """Return in how many windows the answers about a component differ."""
+    present_P = (pairs.answer_2PC[:, :, place] != ABSENT).any(axis=0)
+    return share_of(differs(pairs)[present_P, place])
 
 
 def health_difference_of(pairs: Pairs, place: int) -> HealthDifference | None:
-    """Return how far apart the healths of a component lie; None where no window has both."""
+    """Return the mean difference in health; None when no window has both."""
     difference_P = pairs.health_2PC[1, :, place] - pairs.health_2PC[0, :, place]
     difference_N = difference_P[np.isfinite(difference_P)]
     if not len(difference_N):

@@ -1,1 +1,1 @@
-"""Turns readings into features: binning, statistics, feature spec, sensor faults and range checks."""
+"""Readings to features: binning, statistics, spec, sensor faults and range checks."""

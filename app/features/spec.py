@@ -1,26 +1,32 @@
-"""How a checkpoint's features are made: the constants of its training windows, as `feature_spec.json` holds them.
+"""The feature spec of a checkpoint, and its plan: the same constants as arrays for one topology.
 
-Constants travel with the checkpoint; nothing here is estimated when serving.
-Invariant: each table of a reference has one row for all steps or one for each, and a number for each statistic.
+`FeatureSpec` is the file `feature_spec.json`. Its constants are computed from the training windows
+and travel with the checkpoint; nothing is estimated when serving.
+Shapes: S sensors, N bins, T steps, F statistics of a step.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.features.binning import Statistic
-from app.schemas.equipment import Grade
+from app.core.errors import WindowError
+from app.features.binning import Doubles, Floats, check_bins
+from app.features.statistics import Statistic
+from app.schemas.equipment import Equipment, Grade
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class Reference(BaseModel):
-    """What one sensor of a design showed in the training windows, in the sensor's unit.
+    """Statistics of one sensor of a design over the training windows, in the sensor's unit.
 
-    `mean`, `spread`, `low` and `high` are [R][F]: one row for each step of a machine that repeats a cycle, else one row for all
-    steps. `flat` is the largest share of a window that one unchanging value filled, `roughness` the largest mean absolute
-    second difference of neighbouring bins.
+    `mean`, `spread`, `low` and `high` have F columns and one row for each step of a machine that
+    repeats a cycle, else one row for all steps. `flat` and `roughness` are the largest `flatness`
+    and `roughness` of a training window.
     """
 
     model_config = _STRICT
@@ -36,7 +42,7 @@ class Reference(BaseModel):
 
 
 class Limits(BaseModel):
-    """How far windows that the weights never saw left the range of their training windows; see `range_exceedance`."""
+    """Largest range exceedance of holdout windows, of a window and of each sensor."""
 
     model_config = _STRICT
 
@@ -45,10 +51,10 @@ class Limits(BaseModel):
 
 
 class FeatureSpec(BaseModel):
-    """How a checkpoint's features are made: `feature_spec.json`. Constants are those of its training windows, never literals.
+    """How the features of a checkpoint are computed: `feature_spec.json`.
 
-    `references` and `grades` are by design, then by sensor or component id; `limits` is by design. A grade set's number in
-    the network is its place in `grade_sets`.
+    `references` and `grades` are by design, then by sensor or component id; `limits` is by design.
+    The index of a grade set in the network is its position in `grade_sets`.
     """
 
     model_config = _STRICT
@@ -72,18 +78,19 @@ class FeatureSpec(BaseModel):
                     len(self.statistics)
                 }:
                     raise ValueError(
-                        f"expected {len(self.statistics)} numbers a row ({', '.join(self.statistics)}) and as many rows in "
-                        f"each table of references.{design}.{sensor_id}, found (rows, numbers) {sorted(found)}"
+                        f"expected {len(self.statistics)} numbers a row "
+                        f"({', '.join(self.statistics)}) and as many rows in each table of "
+                        f"references.{design}.{sensor_id}, found (rows, numbers) {sorted(found)}"
                     )
         return self
 
     @property
     def features(self) -> int:
-        """F of the network: the statistics and the coverage."""
+        """Number of features of a step: the statistics and the coverage."""
         return len(self.statistics) + 1
 
     def sensor_slots(self) -> tuple[tuple[str, str], ...]:
-        """Return (design, sensor id) of every sensor with a reference, in the order of their numbers."""
+        """Return (design, sensor id) of every sensor with a reference, in index order."""
         return tuple(
             (design, sensor_id)
             for design, sensors in self.references.items()
@@ -91,7 +98,145 @@ class FeatureSpec(BaseModel):
         )
 
     def grade_sets(self) -> tuple[tuple[str, str], ...]:
-        """Return (design, component id) of every grade set, in the order of their numbers."""
+        """Return (design, component id) of every grade set, in index order."""
         return tuple(
             (design, component) for design, sets in self.grades.items() for component in sets
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePlan:
+    """A feature spec for one topology, as arrays; made once by `plan_features`.
+
+    Args:
+        sensor_ids: ids of the S sensors.
+        bins: N of a window.
+        steps: T; divides N.
+        statistics: names of the statistics.
+        clip: largest absolute feature.
+        low_S: lower end of each sensor's range, in its unit.
+        high_S: upper end.
+        flat_S: the reference's `flat`, infinite without one.
+        roughness_S: the reference's `roughness`, infinite without one.
+        mean_STF: statistics that are normalised to 0.0.
+        spread_STF: distance from `mean_STF` that is normalised to 1.0.
+        referenced_S: sensors for which the spec has a reference.
+        low_STF: lowest statistics of the training windows; 0.0 without a reference.
+        high_STF: highest.
+        unreferenced: ids of the sensors without a reference.
+    """
+
+    sensor_ids: tuple[str, ...]
+    bins: int
+    steps: int
+    statistics: tuple[Statistic, ...]
+    clip: float
+    low_S: Doubles
+    high_S: Doubles
+    flat_S: Doubles
+    roughness_S: Doubles
+    mean_STF: Doubles
+    spread_STF: Doubles
+    referenced_S: NDArray[np.bool_]
+    low_STF: Doubles
+    high_STF: Doubles
+    unreferenced: tuple[str, ...]
+
+
+def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
+    """Make the plan of a topology.
+
+    A sensor without a reference in the spec is scaled by its declared range: the middle becomes 0
+    and the ends become -1 and 1.
+
+    Args:
+        equipment: the machine, or another one of the same topology.
+        spec: the checkpoint's feature spec.
+
+    Raises:
+        WindowError: the spec does not fit the equipment: a reference has another number of steps, a
+            sensor has another quantity or unit than its reference, or the bins are no multiple of
+            the steps.
+    """
+    check_bins(equipment.bins, equipment.steps)
+    S, T, F = len(equipment.sensors), equipment.steps, len(spec.statistics)
+    references = spec.references.get(equipment.design, {})
+    mean_STF, spread_STF = np.empty((S, T, F)), np.empty((S, T, F))
+    flat_S, roughness_S = np.full(S, np.inf), np.full(S, np.inf)
+    referenced_S = np.zeros(S, np.bool_)
+    low_STF, high_STF = np.zeros((S, T, F)), np.zeros((S, T, F))
+    for index, (_, sensor) in enumerate(equipment.sensors):
+        reference = references.get(sensor.sensor_id)
+        if reference is None:
+            mean_STF[index], spread_STF[index] = _range_scale(sensor.range, spec.statistics)
+            continue
+        _check_reference(
+            reference, sensor.quantity, sensor.unit, T, f"{equipment.design}.{sensor.sensor_id}"
+        )
+        mean_STF[index], spread_STF[index] = reference.mean, reference.spread
+        low_STF[index], high_STF[index] = reference.low, reference.high
+        flat_S[index], roughness_S[index] = reference.flat, reference.roughness
+        referenced_S[index] = True
+    range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(
+        -1, 2
+    )
+    return FeaturePlan(
+        sensor_ids=equipment.sensor_ids,
+        bins=equipment.bins,
+        steps=T,
+        statistics=spec.statistics,
+        clip=spec.clip,
+        low_S=range_S2[:, 0].copy(),
+        high_S=range_S2[:, 1].copy(),
+        flat_S=flat_S,
+        roughness_S=roughness_S,
+        mean_STF=mean_STF,
+        spread_STF=spread_STF,
+        referenced_S=referenced_S,
+        low_STF=low_STF,
+        high_STF=high_STF,
+        unreferenced=tuple(
+            sensor_id
+            for sensor_id, known in zip(equipment.sensor_ids, referenced_S, strict=True)
+            if not known
+        ),
+    )
+
+
+def check_shape(values_SN: Floats, plan: FeaturePlan, equipment_id: str) -> None:
+    """Check that an array has the shape [S, N] of one window of the plan's topology.
+
+    Raises:
+        WindowError: it has another shape.
+    """
+    expected = (len(plan.sensor_ids), plan.bins)
+    if values_SN.shape != expected:
+        raise WindowError(
+            f"expected values of {expected[0]} sensors x {expected[1]} bins for '{equipment_id}', "
+            f"found {' x '.join(map(str, values_SN.shape))}: give every sensor's bins of the whole "
+            "window, NaN where missing"
+        )
+
+
+def _range_scale(
+    limits: tuple[float, float], statistics: tuple[Statistic, ...]
+) -> tuple[list[float], float]:
+    half = max((limits[1] - limits[0]) / 2.0, 1e-12)
+    middle = (limits[0] + limits[1]) / 2.0
+    return [middle if name == "mean" else 0.0 for name in statistics], half
+
+
+def _check_reference(
+    reference: Reference, quantity: str, unit: str, steps: int, where: str
+) -> None:
+    if (reference.quantity, reference.unit) != (quantity, unit):
+        raise WindowError(
+            f"the checkpoint was trained with '{where}' as {reference.quantity} in "
+            f"{reference.unit}, the equipment has it as {quantity} in {unit}: convert the readings "
+            "or retrain"
+        )
+    if len(reference.mean) not in (1, steps):
+        raise WindowError(
+            f"the checkpoint was trained on windows of {len(reference.mean)} steps for '{where}', "
+            f"the equipment has {steps}: give the equipment {len(reference.mean)} steps or retrain"
         )

@@ -1,10 +1,10 @@
 """Scores the whole fleet offline: `python -m app.fleet score`.
 
-Every registered machine's last complete window before a time is read, scored with the version that traffic would choose for
-it, and its diagnosis stored; see `app.fleet.plan` for what may be chosen. Progress goes to standard error, the summary to
-standard output. The exit status is 0 when every machine has a diagnosis, 1 when some failed or the run ended early, 2 for
-wrong use, 130 when interrupted.
-Invariant: a run can be stopped in any way and started again by its name (`--run`, told at its start); it does the rest, nothing twice.
+Reads every registered machine's last complete window before a time, scores it with the version that
+traffic chooses for the machine, and stores the diagnosis. Progress goes to standard error, the
+summary to standard output. The exit status is 0 when every machine has a diagnosis, 1 when some
+failed or the run ended early, 2 for wrong use, 130 when interrupted. A run can be stopped in any
+way and started again by its name (`--run`, printed at its start); no machine is scored twice.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from app.core.arguments import time_argument
 from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
@@ -26,9 +25,10 @@ from app.core.errors import (
     UnknownError,
 )
 from app.core.settings import PROJECT_DIR, Settings
-from app.fleet.plan import Plan, RunRequest, check_asked, like_pattern, read_ids, run_name
+from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan
-from app.fleet.tally import Summary, Tally, told
+from app.fleet.tally import Summary, Tally, summary_text
+from app.schemas.times import time_argument
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
 from app.store.open import open_store
 
@@ -76,23 +76,23 @@ def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
     except KeyboardInterrupt:
         err.write(f"\ninterrupted\n{hint}")
         return 130
-    out.write(summary.model_dump_json() + "\n" if options.json else told(summary) + "\n")
+    out.write(summary.model_dump_json() + "\n" if options.json else summary_text(summary) + "\n")
     return 1 if summary.failed else 0
 
 
 async def _open(settings: Settings, options: argparse.Namespace) -> _Run:
-    asked, now = _asked(options), datetime.now(UTC)
-    name = run_name(options.run, asked, options.at or now)
+    request, now = _request(options), datetime.now(UTC)
+    name = run_name(options.run, request, options.at or now)
     store = open_store(settings)
     try:
         await store.migrate()
         runs = store.fleet_runs()
         found = await runs.find(name)
         if found is None:
-            plan = make_plan(asked, options.at, options.config, now)
+            plan = make_plan(request, options.at, options.config, now)
         else:
             plan = Plan.model_validate_json(found.plan)
-            check_asked(name, plan, asked, options.at)
+            check_options(name, plan, request, options.at)
         pages = await _pages(runs, plan, options.batch)
         run = found or await runs.begin(FleetRun(name, now, plan.model_dump_json()))
     finally:
@@ -102,18 +102,19 @@ async def _open(settings: Settings, options: argparse.Namespace) -> _Run:
 
 async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
     sizes = PageSizes(PAGES, batch, max(batch, MACHINES_OF_A_PAGE))
-    if plan.asked.ids_sha256 is None:
+    if plan.request.ids_sha256 is None:
         pages = await runs.pages(plan.selection, sizes)
         if not pages:
             raise InputError(
-                "expected at least one registered machine, found none for this --equipment and --design: list what there is with "
-                "GET /v1/equipment"
+                "expected at least one registered machine, found none for this --equipment and "
+                "--design: list the registered ones with GET /v1/equipment"
             )
         return pages
-    ids, sha256 = read_ids(Path(plan.asked.equipment or ""))
-    if sha256 != plan.asked.ids_sha256:
+    ids, sha256 = read_ids(Path(plan.request.equipment or ""))
+    if sha256 != plan.request.ids_sha256:
         raise InputError(
-            f"expected '{plan.asked.equipment}' as the run began with, found another text: put it back, or give another --run"
+            f"expected '{plan.request.equipment}' as the run began with, found another text: put "
+            "it back, or give another --run"
         )
     size = max(sizes.smallest, min(sizes.largest, math.ceil(len(ids) / sizes.pages)))
     parts = [ids[start : start + size] for start in range(0, len(ids), size)]
@@ -121,7 +122,7 @@ async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
 
 
 def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: TextIO) -> Summary:
-    # Ray takes a second to import, and wrong use is told without it
+    # Ray takes a second to import, and wrong use is reported without it
     from app.fleet.cluster import Resources, connected, outcomes_of
 
     tally = Tally(sum(page.machines for page in found.pages))
@@ -133,8 +134,8 @@ def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: Te
             if release.weight
         )
         err.write(
-            f"run {found.run.name}{' goes on' if found.resumed else ''}: {tally.expected} machines at "
-            f"{found.plan.at.isoformat(timespec='seconds')}, {weights}, {pool.workers} workers\n"
+            f"run {found.run.name}{' goes on' if found.resumed else ''}: {tally.expected} machines "
+            f"at {found.plan.at.isoformat(timespec='seconds')}, {weights}, {pool.workers} workers\n"
         )
         started = time.monotonic()
         progress = _Progress(err, started)
@@ -149,7 +150,7 @@ def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: Te
 
 
 class _Progress:
-    """The line of progress: written over itself in a terminal, one after the other, and fewer, in a file."""
+    """Writes progress: one line that is overwritten in a terminal, fewer lines in a file."""
 
     def __init__(self, err: TextIO, started: float) -> None:
         self._err = err
@@ -159,7 +160,7 @@ class _Progress:
         self._next = started + self._every_s
 
     def show(self, tally: Tally) -> None:
-        """Say how far the run is, when it is time to."""
+        """Write the progress if it is due."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._every_s
@@ -168,17 +169,18 @@ class _Progress:
             self._err.flush()
 
     def end(self) -> None:
-        """Leave the line."""
+        """End the line."""
         if self._terminal:
             self._err.write("\n")
 
 
-def _asked(options: argparse.Namespace) -> RunRequest:
+def _request(options: argparse.Namespace) -> RunRequest:
     equipment, sha256 = options.equipment, None
     if equipment is not None and Path(equipment).is_file():
         if options.design is not None:
             raise InputError(
-                "expected either a file of ids as --equipment or --design, found both: leave one out"
+                "expected either a file of ids as --equipment or --design, found both: leave one "
+                "out"
             )
         equipment = str(Path(equipment).resolve())
         _, sha256 = read_ids(Path(equipment))
@@ -208,12 +210,12 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--at",
         type=time_argument,
-        help="each machine's last complete window, or cycle, before this time; without it before now",
+        help="each machine's last complete window, or cycle, before this time (default now)",
     )
     score.add_argument(
         "--equipment",
         metavar="GLOB_OR_FILE",
-        help="ids with * and ?, or a file with one id a line; without it all",
+        help="ids with * and ?, or a file with one id a line (default all)",
     )
     score.add_argument("--design", help="only machines of this design")
     score.add_argument(
@@ -227,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         default=PROJECT_DIR / "serve_config.yaml",
-        help="where releases, weights and thresholds stand (default serve_config.yaml)",
+        help="file of releases, weights and thresholds (default serve_config.yaml)",
     )
     score.add_argument(
         "--run",
@@ -240,20 +242,20 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--workers",
         type=_count,
-        help="processes; without it one for each processor, or GPU, that is free",
+        help="processes (default one for each free processor, or GPU)",
     )
     score.add_argument(
         "--gpus",
         type=_share,
-        help="GPUs of each worker, also a part of one; without it 1 where there are some",
+        help="GPUs of each worker, also a part of one (default 1 if the cluster has GPUs)",
     )
     score.add_argument(
         "--address",
-        help="Ray cluster: auto for that of this machine; without it RAY_ADDRESS, else one of the run's own",
+        help="Ray cluster: auto for that of this machine (default RAY_ADDRESS, else a new one)",
     )
     score.add_argument(
         "--dsn",
-        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
+        help="database (default HYDRAULIC_DSN, which other users cannot see, or the local one)",
     )
     score.add_argument("--json", action="store_true", help="write the summary as JSON")
     return parser

@@ -1,7 +1,8 @@
-"""A run's pages through Ray Data: a pool of workers, each with its weights and connections, and outcomes as they come.
+"""Runs the pages of a run with Ray Data, on workers with their own weights and connections.
 
-Only pages travel to the workers (two ids, or at most some hundred) and small rows back; memory does not grow with the fleet.
-Invariant: however it ends, a cluster that was started here is ended here, and one that was there goes on.
+Only pages (two ids, or some hundred) are sent to the workers, and small rows back; memory does not
+grow with the fleet. A cluster that was started here is shut down here in any case; one that existed
+before is left running.
 """
 
 import logging
@@ -29,7 +30,7 @@ from app.fleet.worker import PAGE, PAGES_AT_ONCE, FleetWorker
 from app.store.fleet import FleetRun, Page
 
 CPU_OF_A_WORKER = 0.5
-"""What a worker asks of Ray: less than it uses, so that some start beside a service on the same machine."""
+"""CPUs reserved for a worker: fewer than it uses, so that some start beside a running service."""
 LOCAL = "local"
 _ENDS: Mapping[str, type[HydraulicDiagnosticsError]] = {
     error.__name__: error for error in (StoreUnavailable, StoreError, CheckpointError)
@@ -41,8 +42,8 @@ class Resources:
     """What a run may use.
 
     Args:
-        address: of the Ray cluster; `auto` for the one of this machine, `local` for one of the run's own; None for that of
-            RAY_ADDRESS, else one of its own.
+        address: of the Ray cluster; `auto` for that of this machine, `local` for a new one; None
+            for that of RAY_ADDRESS, else a new one.
         workers: processes; None for as many as the cluster has processors, or GPUs, for.
         gpus: of each worker; None for one where the cluster has GPUs.
         batch: most graphs of a forward pass.
@@ -64,7 +65,7 @@ class Pool:
 
 @contextmanager
 def connected(resources: Resources) -> Iterator[Pool]:
-    """Connect to the cluster, or start one on this machine, and say which workers it has room for.
+    """Connect to the cluster, or start one on this machine; yield the workers it has room for.
 
     Raises:
         ModelUnavailable: the cluster can't be reached.
@@ -83,11 +84,11 @@ def _start(resources: Resources) -> None:
     address = resources.address or os.environ.get("RAY_ADDRESS") or LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:
-        asked = math.ceil((resources.workers or 1) * CPU_OF_A_WORKER)
+        needed = math.ceil((resources.workers or 1) * CPU_OF_A_WORKER)
         ray.init(
             address=LOCAL,
             include_dashboard=False,
-            num_cpus=max(os.cpu_count() or 1, asked),
+            num_cpus=max(os.cpu_count() or 1, needed),
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
@@ -96,18 +97,20 @@ def _start(resources: Resources) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ModelUnavailable(
-            f"expected a Ray cluster at '{address}', found none ({error}): correct --address, or leave it out to start one here"
+            f"expected a Ray cluster at '{address}', found none ({error}): correct --address, or "
+            "leave it out to start one here"
         ) from error
 
 
 def _pool(resources: Resources) -> Pool:
-    there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
     gpus = (
-        resources.gpus if resources.gpus is not None else 1.0 if there.get("GPU", 0) >= 1 else 0.0
+        resources.gpus if resources.gpus is not None else 1.0 if total.get("GPU", 0) >= 1 else 0.0
     )
     if resources.workers is not None:
         return Pool(resources.workers, gpus)
-    room = min(there.get("CPU", 1), free.get("CPU", 0) / CPU_OF_A_WORKER)
+    room = min(total.get("CPU", 1), free.get("CPU", 0) / CPU_OF_A_WORKER)
     if gpus > 0:
         room = min(room, free.get("GPU", 0) / gpus)
     return Pool(max(1, int(room)), gpus)
@@ -154,5 +157,6 @@ def outcomes_of(
             yield outcomes
     except ray.exceptions.RayError as error:
         raise ModelUnavailable(
-            f"expected the workers to score the fleet, found {type(error).__name__}: {error}; start the same run again to go on"
+            f"expected the workers to score the fleet, found {type(error).__name__}: {error}; "
+            "start the same run again to go on"
         ) from error

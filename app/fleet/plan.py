@@ -1,8 +1,8 @@
-"""What a run over the fleet does: at what time, which machines, which version for each, with which thresholds.
+"""The plan of a run over the fleet: its time, machines, versions and thresholds.
 
-A plan is made when a run is first started (`app.fleet.released`) and is stored under the run's name, so that a run that was
-stopped goes on with the same releases and weights although `serve_config.yaml` changed meanwhile.
-Invariant: a run's plan never changes; what is asked of a run that began must be what it began with.
+A plan is made when a run is first started (`app.fleet.released`) and stored under the run's name,
+so that a run that was stopped goes on with the same releases and weights although
+`serve_config.yaml` changed meanwhile. A run's plan never changes.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.core.errors import InputError
 from app.diagnosis.input_quality import Thresholds
@@ -28,9 +28,10 @@ _LIKE = {"*": "%", "?": "_", "_": r"\_"}
 
 
 class RunRequest(BaseModel):
-    """What the user asked a run to do; None where nothing was said.
+    """The user's options of a run; None where an option was not given.
 
-    `equipment` is a pattern of ids with * and ?, or the path of a file with one id a line, whose SHA-256 is `ids_sha256`.
+    `equipment` is a pattern of ids with * and ?, or the path of a file with one id a line, whose
+    SHA-256 is `ids_sha256`.
     """
 
     model_config = _FROZEN
@@ -43,7 +44,7 @@ class RunRequest(BaseModel):
 
 
 class Place(BaseModel):
-    """Where a version's checkpoint is, relative to the project or absolute, and the SHA-256 of its weights."""
+    """A version's checkpoint, relative to the project or absolute, and its weights' SHA-256."""
 
     model_config = _FROZEN
 
@@ -52,12 +53,13 @@ class Place(BaseModel):
 
 
 class Plan(BaseModel):
-    """Everything that decides a run's diagnoses beside the readings; `checkpoints` is by version."""
+    """All that determines a run's diagnoses except the readings; `checkpoints` by version."""
 
     model_config = _FROZEN
 
     at: AwareTime
-    asked: RunRequest
+    request: RunRequest = Field(validation_alias=AliasChoices("request", "asked"))
+    """Stored as `asked` by earlier versions."""
     traffic: Traffic
     checkpoints: Mapping[str, Place]
     thresholds: Thresholds
@@ -65,24 +67,24 @@ class Plan(BaseModel):
     @property
     def forced(self) -> bool:
         """Whether the user chose the version, not traffic."""
-        return self.asked.model_version is not None or self.asked.checkpoint is not None
+        return self.request.model_version is not None or self.request.checkpoint is not None
 
     @property
     def selection(self) -> Selection:
         """Which registered machines; a file's ids are not in it."""
-        pattern = None if self.asked.ids_sha256 is not None else self.asked.equipment
-        return Selection(None if pattern is None else like_pattern(pattern), self.asked.design)
+        pattern = None if self.request.ids_sha256 is not None else self.request.equipment
+        return Selection(None if pattern is None else like_pattern(pattern), self.request.design)
 
 
-def check_asked(name: str, plan: Plan, asked: RunRequest, at: datetime | None) -> None:
-    """Check that nothing else is asked of a run than what it began with; what is left out is as it was.
+def check_options(name: str, plan: Plan, request: RunRequest, at: datetime | None) -> None:
+    """Check that the options of a run are those that it began with; an option may be left out.
 
     Raises:
-        InputError: something else is asked.
+        InputError: an option differs.
     """
     pairs = [("at", at, plan.at)]
     pairs += [
-        (field, getattr(asked, field), getattr(plan.asked, field))
+        (field, getattr(request, field), getattr(plan.request, field))
         for field in RunRequest.model_fields
     ]
     for field, now, before in pairs:
@@ -93,23 +95,26 @@ def check_asked(name: str, plan: Plan, asked: RunRequest, at: datetime | None) -
                 else f"--{field.replace('_', '-')}"
             )
             raise InputError(
-                f"expected {option} as run '{name}' began with ({before}), found {now}: leave it out to go on with the run, or "
-                "give another --run to begin a new one"
+                f"expected {option} as run '{name}' began with ({before}), found {now}: leave it "
+                "out to go on with the run, or give another --run to begin a new one"
             )
 
 
-def run_name(given: str | None, asked: RunRequest, at: datetime) -> str:
-    """Return a run's name: the one given, else one that follows from the time and what is asked.
+def run_name(given: str | None, request: RunRequest, at: datetime) -> str:
+    """Return a run's name: the one given, else one derived from the time and the options.
 
     Raises:
         InputError: the name has other characters than letters, digits and `._-`, or more than 64.
     """
     if given is None:
-        digest = hashlib.sha256(f"{at.isoformat()} {asked.model_dump_json()}".encode()).hexdigest()
+        digest = hashlib.sha256(
+            f"{at.isoformat()} {request.model_dump_json()}".encode()
+        ).hexdigest()
         return f"fleet-{at:%Y%m%dT%H%M%SZ}-{digest[:8]}"
     if _RUN_NAME.fullmatch(given) is None:
         raise InputError(
-            f"expected a name of letters, digits and ._- (at most 64) as --run, found {shown(given)}"
+            "expected a name of letters, digits and ._- (at most 64) as --run, found "
+            f"{shown(given)}"
         )
     return given
 
@@ -122,14 +127,14 @@ def like_pattern(glob: str) -> str:
     """
     if _GLOB.fullmatch(glob) is None:
         raise InputError(
-            f"expected equipment ids with * and ? in place of any characters, or a file with one id a line, as --equipment, "
-            f"found {shown(glob)}, which is neither"
+            "expected equipment ids with * and ? in place of any characters, or a file with one id "
+            f"a line, as --equipment, found {shown(glob)}, which is neither"
         )
     return "".join(_LIKE.get(character, character) for character in glob)
 
 
 def read_ids(path: Path) -> tuple[tuple[str, ...], str]:
-    """Read a file with one equipment id a line; empty lines and those that begin with # are left out, a repeated id too.
+    """Read a file with one equipment id a line; skip empty lines, comments (#) and repeated ids.
 
     Returns:
         The ids, and the SHA-256 of the file.
@@ -151,6 +156,6 @@ def read_ids(path: Path) -> tuple[tuple[str, ...], str]:
         )
     if any("\0" in line for line in ids):
         raise InputError(
-            f"expected a text file with one equipment id a line, found '{path}', which holds zero bytes"
+            f"expected a text file with one equipment id a line, found '{path}' with zero bytes"
         )
     return ids, hashlib.sha256(body).hexdigest()

@@ -1,6 +1,6 @@
-"""Which versions a run scores with: what `serve_config.yaml` releases now, or one version or checkpoint for every machine.
+"""Plans a run: with the versions that `serve_config.yaml` releases, or one version or checkpoint.
 
-Invariant: a plan names no checkpoint whose files are not those that its manifest states.
+A plan names only checkpoints whose files agree with their manifest.
 """
 
 from collections.abc import Mapping
@@ -24,48 +24,49 @@ from app.serving.ingress.windows import CLOCK_SKEW
 
 
 class Released(NamedTuple):
-    """What `serve_config.yaml` says of releases: weights, thresholds, and each version's checkpoint directory."""
+    """Weights, thresholds and checkpoint directories of the releases in `serve_config.yaml`."""
 
     traffic: Traffic
     thresholds: Thresholds
     directories: Mapping[str, str]
 
 
-def make_plan(asked: RunRequest, at: datetime | None, config: Path, now: datetime) -> Plan:
+def make_plan(request: RunRequest, at: datetime | None, config: Path, now: datetime) -> Plan:
     """Make the plan of a run that begins now.
 
     Args:
-        asked: by the user.
-        at: the time that the run takes for now; None for now.
+        request: of the user.
+        at: time that the run uses as its clock; None for now.
         config: path of `serve_config.yaml`.
         now: UTC.
 
     Raises:
-        InputError: the time lies in the future, or both a version and a checkpoint are asked for.
+        InputError: the time is in the future, or both a version and a checkpoint are given.
         SettingsError: the configuration can't be read.
-        UnknownVersion: the version asked for is not released.
+        UnknownVersion: the given version is not released.
         CheckpointError: a checkpoint is not what its manifest says.
     """
     if at is not None and at > now + CLOCK_SKEW:
         raise InputError(
-            f"expected a time up to now ({now.isoformat(timespec='seconds')}), found {at.isoformat()}: leave --at out for now"
+            f"expected a time up to now ({now.isoformat(timespec='seconds')}), found "
+            f"{at.isoformat()}: leave --at out for now"
         )
-    if asked.model_version is not None and asked.checkpoint is not None:
+    if request.model_version is not None and request.checkpoint is not None:
         raise InputError(
             "expected either --model-version or --checkpoint, found both: leave one out"
         )
     released = read_released(config)
-    if asked.checkpoint is not None:
-        manifest = read_manifest(PROJECT_DIR / asked.checkpoint)
-        traffic = _all_to(manifest.version, asked.checkpoint)
-        directories: Mapping[str, str] = {manifest.version: asked.checkpoint}
-    elif asked.model_version is not None:
-        forced = released.traffic.find(asked.model_version)
+    if request.checkpoint is not None:
+        manifest = read_manifest(PROJECT_DIR / request.checkpoint)
+        traffic = _all_to(manifest.version, request.checkpoint)
+        directories: Mapping[str, str] = {manifest.version: request.checkpoint}
+    elif request.model_version is not None:
+        forced = released.traffic.find(request.model_version)
         if forced is None:
-            there = ", ".join(released.directories)
+            versions = ", ".join(released.directories)
             raise UnknownVersion(
-                f"expected a released version, found {shown(asked.model_version)}: {config} has {there}; or name a directory "
-                "with --checkpoint"
+                f"expected a released version, found {shown(request.model_version)}: {config} has "
+                f"{versions}; or name a directory with --checkpoint"
             )
         traffic, directories = _all_to(forced.version, forced.application), released.directories
     else:
@@ -73,7 +74,7 @@ def make_plan(asked: RunRequest, at: datetime | None, config: Path, now: datetim
     answering = [release.version for release in traffic.releases if release.weight > 0]
     return Plan(
         at=at or now,
-        asked=asked,
+        request=request,
         traffic=traffic,
         checkpoints={version: _place(directories[version]) for version in answering},
         thresholds=released.thresholds,
@@ -108,8 +109,9 @@ def read_released(config: Path) -> Released:
         ) from error
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise SettingsError(
-            f"expected applications, one with a user_config that has `traffic`, and one for each release in '{config}', found "
-            f"a file without ({type(error).__name__}: {error}): name the service's configuration with --config"
+            "expected applications, one with a user_config that has `traffic`, and one for each "
+            f"release in '{config}', found a file without ({type(error).__name__}: {error}): name "
+            "the service's configuration with --config"
         ) from error
     return Released(traffic=ingress.traffic, thresholds=ingress.thresholds, directories=directories)
 

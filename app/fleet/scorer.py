@@ -1,22 +1,21 @@
-"""A page of machines to stored diagnoses: windows in one statement a batch, features, one forward pass, one write.
+"""Scores pages of machines offline: reads windows, scores them by the pipeline, writes diagnoses.
 
-While a batch is computed, in the one thread that computes, the next one is read and the one before is written. It knows
-nothing of Ray. States have hysteresis as in the service: a machine's last states are those of its newest stored diagnosis
-of stored readings whose window ended before this one; with a forced version there are none, as there.
-Invariant: a machine that can't be scored is one failed outcome; a database that is away ends the page with its error, and
-what was written of it is not scored again.
+While a batch is computed, in the one thread that computes, the next one is read and the one before
+is written. It does not import Ray. States have hysteresis as in the service: a machine's previous
+states are those of its newest stored diagnosis of stored readings whose window ended before this
+one; with a forced version there are none. A machine that can't be scored is one failed outcome. A
+database that is away ends the page with its error; a diagnosis that was written is not made again.
 """
 
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from itertools import groupby
+from typing import Literal, NamedTuple, TypeVar
 
-import numpy as np
+from cachetools import LRUCache
 
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.locate import find_checkpoint
@@ -24,48 +23,59 @@ from app.checkpoint.manifest import WEIGHTS
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError
 from app.core.settings import Settings
-from app.diagnosis.build import DiagnosisContext, DiagnosisFields, Scores, as_json, build_diagnosis
-from app.diagnosis.decoder import PredictionDecoder, window_predictions
-from app.diagnosis.input_quality import QualityBatch, WindowQuality
-from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
-from app.features.binning import window_digest
-from app.features.extraction import check_shape
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
+from app.diagnosis.decoder import PredictionDecoder
+from app.diagnosis.pipeline import (
+    BuildResult,
+    ScoredWindow,
+    ScoreResult,
+    WindowGroup,
+    WindowInput,
+    build_groups,
+    row_of,
+    score_windows,
+)
+from app.diagnosis.window_plan import WindowPlan, plan_windows
 from app.fleet.plan import Plan
 from app.model.graph import GraphGroup
 from app.model.runtime.predictor import Predictor
-from app.schemas.diagnosis import State, Window
+from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
-from app.serving.ingress.stored import row_of
 from app.serving.ingress.traffic import order_of_versions
 from app.serving.ingress.windows import Bins, interval_of, window_before
-from app.serving.rpc.recent import Recent
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
 from app.store.store import Store
-from app.store.windows import StoredWindow, decode_window
+from app.store.windows import StoredWindow
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_VERSIONS = 4
-"""Versions whose weights are held at once."""
+"""Versions whose weights are in memory at once."""
 MAX_PLAN_BYTES = 64 * 1024 * 1024
 """Of the plans of the topologies of each version."""
-NOT_REGISTERED = "not registered: register its topology with PUT /v1/equipment/{equipment_id}, or take it out of the file"
+NOT_REGISTERED = (
+    "not registered: register its topology with PUT /v1/equipment/{equipment_id}, or take it out "
+    "of the file"
+)
 NO_READINGS = "no readings in its window: post readings, or give an --at where there are some"
 
 Status = Literal["ok", "insufficient_evidence", "failed", "known", "ended"]
 
 
 class Outcome(NamedTuple):
-    """What became of one machine.
+    """The outcome of one machine.
 
     Args:
-        equipment_id: whose outcome it is.
-        status: that of the diagnosis that was stored; `failed` without one, `known` when the run had stored one before;
-            `ended` is of no machine: the run ends with the error named by `version` and `reason`.
-        version: that it was scored with; empty when it was not.
-        reason: why it failed, else empty; without the machine's id, so that equal reasons are equal.
-        compute_s: seconds of its share in its batch's computing.
+        equipment_id: of the machine.
+        status: of the diagnosis that was stored; `failed` without one, `known` when the run had
+            stored one before; `ended` belongs to no machine: the run ends with the error named by
+            `version` and `reason`.
+        version: that scored the machine; empty when none did.
+        reason: of a failure, else empty; without the machine's id, so that equal reasons are equal.
+        compute_s: the machine's share of the time that its batch was computed.
     """
 
     equipment_id: str
@@ -76,7 +86,7 @@ class Outcome(NamedTuple):
 
 
 class _Machine(NamedTuple):
-    """A machine that is to be scored, its window and its version."""
+    """A machine to score, its window and its version."""
 
     equipment: Equipment
     diagnosis_id: str
@@ -85,72 +95,59 @@ class _Machine(NamedTuple):
     version: str
 
 
-class _Read(NamedTuple):
-    """What was read of a batch, in its order."""
+class _Input(NamedTuple):
+    """What was read for a machine."""
 
-    windows: Sequence[StoredWindow]
-    previous: Sequence[Mapping[str, State]]
+    machine: _Machine
+    window: StoredWindow
+    previous: Mapping[str, State]
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """A version's checkpoint, its network as it runs here, and the plans of the topologies scored with it last, by digest."""
+class _Version(NamedTuple):
+    """A version's checkpoint, its predictor and the plans of recent structures by digest."""
 
+    name: str
     checkpoint: Checkpoint
     predictor: Predictor
-    plans: Recent[str, WindowPlan]
+    plans: LRUCache[str, WindowPlan]
 
-    def decoder_for(self, name: str, design: str) -> PredictionDecoder:
-        """Return what the version was taught of a design."""
-        taught = self.checkpoint
-        return PredictionDecoder.of(
-            name, design, taught.manifest, taught.feature_spec, taught.calibration
-        )
+    def build(
+        self, groups: Sequence[WindowGroup], equipment_of: Mapping[str, Equipment]
+    ) -> BuildResult:
+        """Build the graphs of windows."""
 
+        def plan_of(group: WindowGroup) -> WindowPlan:
+            digest = group.structure_digest
+            plan = self.plans.get(digest)
+            if plan is None:
+                plan = plan_windows(equipment_of[digest], self.checkpoint.feature_spec)
+                self.plans[digest] = plan
+            return plan
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Windows of one topology.
+        return build_groups(groups, plan_of)
 
-    Args:
-        places: of the machines in the batch.
-        rows: of the windows in the summary and the digests.
-        graph: their graphs, in this order.
-        summary: what their features say of the input.
-        digests: of their bins.
-    """
-
-    places: Sequence[int]
-    rows: Sequence[int]
-    graph: GraphGroup
-    summary: QualityBatch
-    digests: Sequence[str]
-
-    def alone(self) -> "list[_Group]":
-        """Return a group for each window."""
-        return [
-            _Group([place], [row], self.graph.take([order]), self.summary, self.digests)
-            for order, (place, row) in enumerate(zip(self.places, self.rows, strict=True))
-        ]
+    def decoder_for(self, design: str) -> PredictionDecoder:
+        """Return the decoder of the version's predictions for a design."""
+        of = self.checkpoint
+        return PredictionDecoder.of(self.name, design, of.manifest, of.feature_spec, of.calibration)
 
 
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """A batch's diagnoses that are to be stored, and the outcomes of all its machines."""
+class _Computed(NamedTuple):
+    """A batch's diagnoses to store, and the outcomes of all its machines."""
 
     diagnoses: Sequence[StoredDiagnosis]
     outcomes: Sequence[Outcome]
 
 
 class FleetScorer:
-    """Scores pages of one run; several pages may be under way at once.
+    """Scores pages of one run; several pages may be in progress at once.
 
     Args:
         store: the database.
         run: whose diagnoses are stored.
         plan: of the run.
-        batch: most graphs of a forward pass.
-        device: of the weights, as torch names it.
+        batch: most machines of a forward pass.
+        device: of the network: `cpu`, `cuda` or `auto`.
     """
 
     def __init__(self, store: Store, run: FleetRun, plan: Plan, batch: int, device: str) -> None:
@@ -160,7 +157,7 @@ class FleetScorer:
         self._plan = plan
         self._batch = batch
         self._device = device
-        self._versions: OrderedDict[str, _Version] = OrderedDict()
+        self._versions: LRUCache[str, _Version] = LRUCache(MAX_VERSIONS)
         self._logged: set[str] = set()
         self._computing = ThreadPoolExecutor(1, "compute")
 
@@ -186,24 +183,22 @@ class FleetScorer:
         reading = [asyncio.create_task(self._read(batch)) for batch in batches[:1]]
         writing: list[asyncio.Task[None]] = []
         try:
-            for number, batch in enumerate(batches):
-                read = await reading.pop()
+            for number in range(len(batches)):
+                inputs = await reading.pop()
                 reading = [
                     asyncio.create_task(self._read(following))
                     for following in batches[number + 1 : number + 2]
                 ]
-                computed = await asyncio.get_running_loop().run_in_executor(
-                    self._computing, self._compute, batch, read
-                )
-                await _ended(writing)
+                computed = await self._compute(inputs)
+                await _finish(writing)
                 writing = [asyncio.create_task(self._store.insert_diagnoses(computed.diagnoses))]
                 outcomes += computed.outcomes
-            await _ended(writing)
+            await _finish(writing)
         finally:
-            left = [*reading, *writing]
-            for task in left:
+            unfinished = [*reading, *writing]
+            for task in unfinished:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*unfinished, return_exceptions=True)
         return outcomes
 
     def _resolve(self, item: PageMachine) -> _Machine | Outcome:
@@ -212,7 +207,7 @@ class FleetScorer:
         if item.equipment is None:
             return Outcome(item.equipment_id, "failed", reason=NOT_REGISTERED)
         try:
-            # the run's time is its clock: of a machine that repeats a cycle the last whole one is meant
+            # the run's time is its clock: a machine that repeats a cycle gets its last whole one
             bins = window_before(item.equipment, None, self._plan.at)
         except HydraulicDiagnosticsError as error:
             return Outcome(item.equipment_id, "failed", reason=error.message)
@@ -221,73 +216,75 @@ class FleetScorer:
             item.equipment, item.diagnosis_id, bins, interval_of(bins, item.equipment), version
         )
 
-    async def _read(self, batch: Sequence[_Machine]) -> _Read:
-        windows = self._store.read_windows(
+    async def _read(self, batch: Sequence[_Machine]) -> list[_Input]:
+        reading = self._store.read_windows(
             [(item.equipment.equipment_id, *item.bins) for item in batch]
         )
         if self._plan.forced:
-            return _Read(await windows, [{}] * len(batch))
+            return [_Input(*each, {}) for each in zip(batch, await reading, strict=True)]
         ends = [(item.equipment.equipment_id, item.window.end) for item in batch]
-        return _Read(*await asyncio.gather(windows, self._runs.states_before(ends)))
+        windows, previous = await asyncio.gather(reading, self._runs.states_before(ends))
+        return [_Input(*each) for each in zip(batch, windows, previous, strict=True)]
 
-    def _compute(self, batch: Sequence[_Machine], read: _Read) -> _Computed:
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._computing, work)
+
+    async def _compute(self, batch: Sequence[_Input]) -> _Computed:
+        """Make the diagnoses of a batch, all of one version."""
         started = time.perf_counter()
-        version = self._version(batch[0].version)
-        outcomes: dict[int, Outcome] = {}
-        alike: dict[str, list[int]] = {}
-        for place, (machine, window) in enumerate(zip(batch, read.windows, strict=True)):
-            if window.count:
-                alike.setdefault(machine.equipment.structure_digest, []).append(place)
-            else:
-                outcomes[place] = Outcome(
-                    machine.equipment.equipment_id, "failed", machine.version, NO_READINGS
-                )
-        failures: dict[int, Exception] = {}
-        groups = [
-            group
-            for places in alike.values()
-            for group in _built(places, batch, read, version, failures)
+        name = batch[0].machine.version
+        outcomes = [
+            Outcome(each.machine.equipment.equipment_id, "failed", name, NO_READINGS)
+            for each in batch
+            if not each.window.count
         ]
-        diagnoses: list[StoredDiagnosis] = []
-        for group, told in _scored(groups, version.predictor, failures):
-            first = batch[group.places[0]]
-            decoder = version.decoder_for(first.version, first.equipment.design)
-            summaries = group.summary.windows(first.equipment.sensor_ids)
-            for place, row, scores in zip(group.places, group.rows, told, strict=True):
-                try:
-                    made = self._told(
-                        batch[place],
-                        read,
-                        place,
-                        scores,
-                        summaries[row],
-                        group.digests[row],
-                        decoder,
-                    )
-                    diagnoses.append(row_of(made, as_json(made)))
-                except Exception as error:  # noqa: BLE001 - one machine must not end the run; _failed logs what is not ours
-                    failures[place] = error
-                    continue
-                outcomes[place] = Outcome(
-                    batch[place].equipment.equipment_id, made["status"], batch[place].version
-                )
-        outcomes |= {place: self._failed(batch[place], error) for place, error in failures.items()}
+        inputs = [each for each in batch if each.window.count]
+        version = await self._in_thread(lambda: self._version(name))
+        equipment_of = {
+            each.machine.equipment.structure_digest: each.machine.equipment for each in inputs
+        }
+
+        async def build(groups: Sequence[WindowGroup]) -> BuildResult:
+            return await self._in_thread(lambda: version.build(groups, equipment_of))
+
+        async def score(groups: Sequence[GraphGroup]) -> ScoreResult:
+            return ScoreResult(await self._in_thread(lambda: version.predictor.predict(groups)))
+
+        scored = await score_windows(
+            [WindowInput(each.machine.equipment, each.window) for each in inputs], build, score
+        )
+        computed = await self._in_thread(lambda: self._diagnose(inputs, scored, version))
+        outcomes += computed.outcomes
         share_s = (time.perf_counter() - started) / len(batch)
         return _Computed(
-            diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes.values()]
+            computed.diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes]
         )
 
-    def _told(
+    def _diagnose(
         self,
-        machine: _Machine,
-        read: _Read,
-        place: int,
-        scores: Scores,
-        summary: WindowQuality,
-        input_digest: str,
-        decoder: PredictionDecoder,
-    ) -> DiagnosisFields:
-        newest = read.windows[place].newest
+        inputs: Sequence[_Input],
+        scored: Sequence[ScoredWindow | Exception],
+        version: _Version,
+    ) -> _Computed:
+        diagnoses: list[StoredDiagnosis] = []
+        outcomes: list[Outcome] = []
+        for item, outcome in zip(inputs, scored, strict=True):
+            if isinstance(outcome, Exception):
+                outcomes.append(self._failed(item.machine, outcome))
+                continue
+            try:
+                diagnosis = self._build(item, outcome, version)
+                diagnoses.append(row_of(diagnosis, diagnosis.to_json()))
+            # one machine must not end the run; `_failed` logs the error
+            except Exception as error:  # noqa: BLE001
+                outcomes.append(self._failed(item.machine, error))
+                continue
+            equipment_id = item.machine.equipment.equipment_id
+            outcomes.append(Outcome(equipment_id, diagnosis.status, version.name))
+        return _Computed(diagnoses, outcomes)
+
+    def _build(self, item: _Input, scored: ScoredWindow, version: _Version) -> Diagnosis:
+        machine, newest = item.machine, item.window.newest
         context = DiagnosisContext(
             diagnosis_id=machine.diagnosis_id,
             created_at=self._run.created_at,
@@ -295,133 +292,71 @@ class FleetScorer:
             source="store",
             stale_s=None if newest is None else max(0.0, (self._plan.at - newest).total_seconds()),
             fallback=False,
-            input_digest=input_digest,
+            input_digest=scored.input_digest,
         )
-        thresholds, previous = self._plan.thresholds, read.previous[place]
         return build_diagnosis(
-            machine.equipment, context, scores, summary, decoder, thresholds, previous
+            machine.equipment,
+            context,
+            scored.scores,
+            scored.quality,
+            version.decoder_for(machine.equipment.design),
+            self._plan.thresholds,
+            item.previous,
         )
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
-        """Return the outcome of a machine that can't be scored; the first of each error not the project's is logged whole."""
+        """Return the outcome of a machine that can't be scored; log one of each foreign type."""
         equipment_id = machine.equipment.equipment_id
         if isinstance(error, HydraulicDiagnosticsError):
             reason = error.message.replace(f"'{equipment_id}'", "the machine")
             return Outcome(equipment_id, "failed", machine.version, reason)
-        if type(error).__name__ not in self._logged:
-            self._logged.add(type(error).__name__)
+        kind = type(error).__name__
+        if kind not in self._logged:
+            self._logged.add(kind)
             logger.error("machine not scored", extra={"equipment_id": equipment_id}, exc_info=error)
-        reason = (
-            f"an error of our own ({type(error).__name__}): report it with the topology and the log"
-        )
+        reason = f"an internal error ({kind}): report it with the topology and the log"
         return Outcome(equipment_id, "failed", machine.version, reason)
 
     def _version(self, name: str) -> _Version:
-        if name not in self._versions:
+        version = self._versions.get(name)
+        if version is None:
             place = self._plan.checkpoints[name]
             checkpoint = load(find_checkpoint(place.directory, Settings()))
             found = checkpoint.manifest.sha256[WEIGHTS]
             if found != place.weights_sha256:
                 raise CheckpointError(
-                    f"expected weights {place.weights_sha256[:12]} of version {name} in '{place.directory}', as the run "
-                    f"began with, found {found[:12]}: put them back, or give another --run"
+                    f"expected weights {place.weights_sha256[:12]} of version {name} in "
+                    f"'{place.directory}', as the run began with, found {found[:12]}: put them "
+                    "back, or give another --run"
                 )
-            if len(self._versions) >= MAX_VERSIONS:
-                self._versions.popitem(last=False)
-            self._versions[name] = _Version(
-                checkpoint,
-                open_predictor(checkpoint, self._device).predictor,
-                Recent(MAX_PLAN_BYTES, lambda plan: plan.nbytes),
+            opened = open_predictor(checkpoint, self._device, 1)
+            plans: LRUCache[str, WindowPlan] = LRUCache(
+                MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
             )
-        self._versions.move_to_end(name)
-        return self._versions[name]
+            version = _Version(name, checkpoint, opened.predictor, plans)
+            self._versions[name] = version
+        return version
 
 
 def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]]:
-    """Yield machines of one version and number of steps, those of one topology together: at most `most`, fewer large ones."""
-    batch: list[_Machine] = []
-    bins = steps = 0
-    for machine in sorted(
-        machines,
-        key=lambda item: (item.version, item.equipment.steps, item.equipment.structure_digest),
-    ):
-        equipment = machine.equipment
-        sensors = len(equipment.sensors)
-        more_bins, more_steps = sensors * equipment.bins, sensors * equipment.steps
-        alike = not batch or (batch[0].version, batch[0].equipment.steps) == (
-            machine.version,
-            equipment.steps,
-        )
-        full = (
-            len(batch) >= most
-            or bins + more_bins > MAX_SENSOR_BINS
-            or steps + more_steps > MAX_SENSOR_STEPS
-        )
-        if batch and (full or not alike):
-            yield batch
-            batch, bins, steps = [], 0, 0
-        batch.append(machine)
-        bins, steps = bins + more_bins, steps + more_steps
-    if batch:
+    """Yield batches of one version, those of one structure together, bounded in count and size."""
+    order = sorted(machines, key=lambda each: (each.version, each.equipment.structure_digest))
+    for _, of_version in groupby(order, lambda each: each.version):
+        batch: list[_Machine] = []
+        size = 0.0
+        for machine in of_version:
+            equipment = machine.equipment
+            of_machine = len(equipment.sensors) * max(
+                equipment.bins / MAX_SENSOR_BINS, equipment.steps / MAX_SENSOR_STEPS
+            )
+            if batch and (len(batch) >= most or size + of_machine > 1.0):
+                yield batch
+                batch, size = [], 0.0
+            batch.append(machine)
+            size += of_machine
         yield batch
 
 
-def _built(
-    places: Sequence[int],
-    batch: Sequence[_Machine],
-    read: _Read,
-    version: _Version,
-    failures: dict[int, Exception],
-) -> list[_Group]:
-    """Build the graphs of machines of one topology together, and when that fails each alone; what fails alone is told."""
-    try:
-        return [_group(places, batch, read, version)]
-    except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
-        if len(places) == 1:
-            failures[places[0]] = error
-            return []
-        return [
-            group for place in places for group in _built([place], batch, read, version, failures)
-        ]
-
-
-def _group(
-    places: Sequence[int], batch: Sequence[_Machine], read: _Read, version: _Version
-) -> _Group:
-    first = batch[places[0]].equipment
-    plan = version.plans.get(
-        first.structure_digest, lambda: plan_windows(first, version.checkpoint.feature_spec)
-    )
-    values = []
-    for place in places:
-        equipment = batch[place].equipment
-        values_SN = decode_window(read.windows[place], equipment)
-        check_shape(values_SN, plan.features, equipment.equipment_id)
-        values.append(values_SN)
-    digests = [window_digest(values_SN) for values_SN in values]
-    return _Group(places, range(len(places)), *build_windows(np.stack(values), plan), digests)
-
-
-def _scored(
-    groups: Sequence[_Group], predictor: Predictor, failures: dict[int, Exception]
-) -> Iterator[tuple[_Group, Sequence[Scores]]]:
-    """Score the windows of groups in one forward pass, and when it fails each in its own, so that a bad one fails alone."""
-    if not groups:
-        return
-    try:
-        found = predictor.predict([group.graph for group in groups])
-    except Exception as error:  # noqa: BLE001 - the machine that it is of fails with it
-        windows = [window for group in groups for window in group.alone()]
-        if len(windows) == 1:
-            failures[windows[0].places[0]] = error
-            return
-        for window in windows:
-            yield from _scored([window], predictor, failures)
-        return
-    for group, prediction in zip(groups, found, strict=True):
-        yield group, [Scores(each) for each in window_predictions(prediction)]
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+async def _finish(tasks: list[asyncio.Task[None]]) -> None:
     while tasks:
         await tasks.pop()

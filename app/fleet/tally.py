@@ -1,6 +1,6 @@
-"""What a run has done so far, counted as its outcomes come in, and its two forms: a line of progress and a summary.
+"""Counts the outcomes of a run; gives a line of progress and a summary.
 
-Invariant: it grows with the number of different reasons, which is bounded, not with the number of machines.
+Its size is bounded by the number of different reasons, not by the number of machines.
 """
 
 from collections import Counter
@@ -28,12 +28,12 @@ class Failures(BaseModel):
 
 
 class Summary(BaseModel):
-    """A run's end.
+    """The summary of a run.
 
-    `seconds` counts from when its workers were asked for; `start_s` of them went by until the first outcomes came, and
-    `machines_per_s` is the rate after that, in which the few pages that were under way then count.
-    `known` are machines that the run had scored when it was started before; `compute_s` is what features, network and
-    diagnosis took, over all workers.
+    `seconds` counts from the start of the workers; `start_s` is the time to the first outcomes, and
+    `machines_per_s` the rate after that, including the pages that were in progress then. `known`
+    machines were scored before the run was started again. `compute_s` is the time for features,
+    network and diagnosis, over all workers.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,7 +89,7 @@ class Tally:
             self._start_s, self._scored_first = seconds, self.scored
 
     def rate(self, seconds: float) -> float:
-        """Return how many machines are scored in a second since the first ones were; since the beginning when all came at once."""
+        """Return machines per second since the first outcomes; since the start if all came then."""
         since_s, scored = seconds - (self._start_s or 0.0), self.scored - self._scored_first
         if scored == 0 or since_s <= 0:
             since_s, scored = seconds, self.scored
@@ -109,13 +109,16 @@ class Tally:
                 examples.append(outcome.equipment_id)
 
     def progress(self, seconds: float) -> str:
-        """Return a line that says how far the run is after so many seconds."""
+        """Return a line of progress after so many seconds."""
         rate = self.rate(seconds)
         left = "?" if rate == 0 else _clock(max(0, self.expected - self.done) / rate)
-        return f"{self.done}/{self.expected} machines, {rate:.0f} machines/s, {self.statuses['failed']} failed, {left} left"
+        return (
+            f"{self.done}/{self.expected} machines, {rate:.0f} machines/s, "
+            f"{self.statuses['failed']} failed, {left} left"
+        )
 
     def summary(self, run: str, at: datetime, workers: int, seconds: float) -> Summary:
-        """Return the end of a run that took so many seconds."""
+        """Return the summary of a run that took so many seconds."""
         return Summary(
             run=run,
             at=at,
@@ -137,22 +140,27 @@ class Tally:
         )
 
 
-def told(summary: Summary) -> str:
+def summary_text(summary: Summary) -> str:
     """Return a summary as text for a terminal."""
     known = f", {summary.known} scored before" if summary.known else ""
     versions = ", ".join(f"{version}: {count}" for version, count in summary.versions.items())
-    counts = f"{summary.ok} ok, {summary.insufficient_evidence} with insufficient evidence, {summary.failed} failed{known}"
+    counts = (
+        f"{summary.ok} ok, {summary.insufficient_evidence} with insufficient evidence, "
+        f"{summary.failed} failed{known}"
+    )
+    rate = (
+        f"{summary.seconds:.1f} s with {summary.workers} workers ({summary.start_s:.1f} s to start "
+        f"them), {summary.machines_per_s:.0f} machines/s"
+    )
+    at = summary.at.isoformat(timespec="seconds")
     lines = [
-        f"run {summary.run}: {summary.machines} machines at {summary.at.isoformat(timespec='seconds')}: {counts}",
-        f"{summary.seconds:.1f} s with {summary.workers} workers ({summary.start_s:.1f} s to start them), "
-        f"{summary.machines_per_s:.0f} machines/s"
-        + (f"; machines by version: {versions}" if versions else ""),
+        f"run {summary.run}: {summary.machines} machines at {at}: {counts}",
+        rate + (f"; machines by version: {versions}" if versions else ""),
     ]
-    lines += [
-        f"failed, {item.machines} machines ({', '.join(item.examples)}{' ...' if item.machines > len(item.examples) else ''}): "
-        f"{item.reason}"
-        for item in summary.failures
-    ]
+    for item in summary.failures:
+        more = " ..." if item.machines > len(item.examples) else ""
+        examples = ", ".join(item.examples) + more
+        lines.append(f"failed, {item.machines} machines ({examples}): {item.reason}")
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
-"""One process of a run: its own connections, its own weights, and pages to score as Ray Data hands them over.
+"""One worker process of a run, with its own connections and weights; Ray Data sends it pages.
 
-Ray Data calls it from a few threads, so that a page is read and written while another one is computed; all of them share one
-event loop in a thread of its own, to which the connections belong. Invariant: what it returns is small columns, one row a
-machine; diagnoses go to the database and nowhere else.
+Ray Data calls it from a few threads, so that a page is read and written while another is computed.
+They share one event loop in its own thread, to which the connections belong. It returns small
+columns, one row a machine; diagnoses go to the database alone.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from app.store.pool import PoolLimits
 PAGE = "page"
 PAGES_AT_ONCE = 2
 RETRY_S = 60.0
-"""How long a page waits for a database that is away before the run ends; nobody waits for a single answer here."""
+"""How long a page waits for a database that is away before the run ends."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -34,7 +34,7 @@ class FleetWorker:
     """Scores pages in one process.
 
     Args:
-        settings: which database; those of the process that started the run.
+        settings: of the process that started the run.
         run: whose diagnoses are stored.
         plan: of the run.
         batch: most graphs of a forward pass.
@@ -52,7 +52,7 @@ class FleetWorker:
         threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
 
     def __call__(self, rows: Mapping[str, NDArray[np.object_]]) -> Columns:
-        """Score one row's page; one row for each machine comes back, or one that says with which error the run ends."""
+        """Score the page of one row; return a row a machine, or the error that ends the run."""
         (text,) = rows[PAGE]
         page = Page.model_validate_json(text)
         try:
@@ -60,14 +60,14 @@ class FleetWorker:
                 asyncio.run_coroutine_threadsafe(self._scorer.score_page(page), self._loop).result()
             )
         except HydraulicDiagnosticsError as error:
-            # raised, it would be tried again by Ray, and reach the other side as text
+            # if it were raised, Ray would retry it, and pass it on as text
             return columns_of([Outcome("", "ended", type(error).__name__, error.message)])
 
 
 def columns_of(outcomes: list[Outcome]) -> Columns:
     """Return outcomes as columns by the names of their fields."""
     return {
-        # of a type also when a page has no machine any more
+        # typed also when a page has no machine any more
         name: np.array(
             [getattr(outcome, name) for outcome in outcomes], float if name == "compute_s" else str
         )

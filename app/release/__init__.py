@@ -1,1 +1,1 @@
-"""Releases: changes `serve_config.yaml` and what runs together, so that no request is lost on the way."""
+"""Releases: change the versions that run and their traffic without losing a request."""

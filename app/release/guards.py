@@ -1,9 +1,9 @@
-"""Guards of a promotion: what must stay below what, measured since a step began and in its last seconds.
+"""Guards of a promotion: limits on measurements of a step and of its last seconds.
 
-`errors` is the share of calls to the version that failed, `p95` the time within which 95 of 100 calls to it ended; both also count
-calls for which another version stood in. `disagreement` is the share of answers to which a shadow told something else, counting those
-that the version returned and those that it was the shadow of. Other meters may add other names.
-Invariant: a guard breaks on measured calls alone, never on their absence.
+`errors` is the share of calls to the version that failed, `p95` the time within which 95 % of them
+ended; both count calls that another version answered as fallback. `disagreement` is the share of
+answers that differ between the version and a shadow, in either role. Other meters may add names.
+Invariant: only measured calls break a guard, never their absence.
 """
 
 import math
@@ -19,142 +19,131 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.core.errors import InputError
 from app.experiments.confidence import Sample, mean_interval
 
-LEAST_CALLS = 20
-"""Fewer calls, or pairs of answers, say nothing."""
-MANY_FAILURES = 3
-"""So many failures say enough among any number of calls: a version that hangs is soon left alone, and gets no more of them."""
+MIN_CALLS = 20
+"""Calls, or pairs of answers, below which nothing is measured."""
+MIN_FAILURES = 3
+"""Failures that suffice with fewer calls: the router sends few calls to a version that hangs."""
 RECENT_S = 20.0
-"""A version that turns bad late in a step must not hide behind the step's good beginning."""
+"""A late failure must not be hidden by the good beginning of the step."""
 ALPHA = 0.05
-"""Probability of a disagreement guard that breaks by chance in a step, over all looks; far less for the looks at its last seconds, which do not add up."""
+"""Probability that a disagreement guard breaks by chance during a step."""
 RECENT_ALPHA = ALPHA / 50
+"""The same for each look at the last seconds, whose probabilities add up."""
 DISAGREEMENT = "disagreement"
-"""The guard that needs the versions to shadow each other."""
+"""Name of the guard for which the versions shadow each other."""
 _UNITS: Mapping[str, Mapping[str, float]] = {
     "errors": {"%": 0.01},
     DISAGREEMENT: {"%": 0.01},
     "p95": {"ms": 0.001, "s": 1.0},
 }
-"""Units of each guard, one of which must stand there: a bare 80 would be 80 seconds to one and milliseconds to another reader."""
+"""Units of each guard and their size; a number without a unit is refused as ambiguous."""
 _GUARD = re.compile(r"\s*([a-z][a-z0-9_]*)\s*<\s*([0-9]+(?:\.[0-9]+)?)\s*(%|ms|s)?\s*")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Guard(NamedTuple):
-    """A measure that must stay below a limit; `text` is how it was written."""
+    """A measurement that must stay below a limit; `text` is its source."""
 
     name: str
     limit: float
     text: str
 
 
-class Measured(NamedTuple):
-    """A measure, and on how much it rests; a value of None says nothing. `least` is what it surely is, where chance has a share in it."""
+class Measurement(NamedTuple):
+    """A measured value, None while there are too few calls; `lower` is its confidence bound."""
 
     value: float | None
     calls: int
-    least: float | None = None
+    lower: float | None = None
 
     @property
-    def judged(self) -> float | None:
-        """What a guard is held against."""
-        return self.value if self.least is None else self.least
+    def certain(self) -> float | None:
+        """The value that guards compare with their limit."""
+        return self.value if self.lower is None else self.lower
 
 
 class Meter(Protocol):
-    """Measures one version while it walks a step."""
+    """Measures one version during a step of a promotion."""
 
     names: frozenset[str]
 
     async def begin(self, version: str) -> None:
-        """Begin a step."""
+        """Start a step."""
 
-    async def measure(self) -> Mapping[str, Measured]:
-        """Return the measures since then by the names of guards."""
+    async def measure(self) -> Mapping[str, Measurement]:
+        """Return the measurements since the start of the step, by guard name."""
 
 
 class Calls(NamedTuple):
-    """Calls to a version that one replica has counted: how many ended, failed, and ended within each bound of seconds.
+    """Counters of one replica about a version.
 
-    `compared` is how many answers of the version have an answer of another one beside them, and `disagreed` how many of these differ.
+    Args:
+        ended: Calls that ended.
+        failed: Calls that failed.
+        compared: Answers that were compared with another version's.
+        disagreed: Compared answers that differ.
+        within: Calls that ended within a bound, by bound in seconds.
     """
 
     ended: float = 0.0
     failed: float = 0.0
-    within: Mapping[float, float] = {}
     compared: float = 0.0
     disagreed: float = 0.0
+    within: Mapping[float, float] = {}
 
-    def since(self, before: "Calls") -> "Calls":
-        """Return the calls after an earlier count."""
-        within = {
-            bound: count - before.within.get(bound, 0.0) for bound, count in self.within.items()
-        }
-        return Calls(
-            self.ended - before.ended,
-            self.failed - before.failed,
-            within,
-            self.compared - before.compared,
-            self.disagreed - before.disagreed,
-        )
-
-    def joined(self, other: "Calls") -> "Calls":
-        """Return the calls of both."""
+    def plus(self, other: "Calls", sign: float = 1.0) -> "Calls":
+        """Return the sum of both; the difference with a sign of -1."""
         bounds = self.within.keys() | other.within.keys()
-        within = {
-            bound: self.within.get(bound, 0.0) + other.within.get(bound, 0.0) for bound in bounds
-        }
         return Calls(
-            self.ended + other.ended,
-            self.failed + other.failed,
-            within,
-            self.compared + other.compared,
-            self.disagreed + other.disagreed,
+            self.ended + sign * other.ended,
+            self.failed + sign * other.failed,
+            self.compared + sign * other.compared,
+            self.disagreed + sign * other.disagreed,
+            {at: self.within.get(at, 0.0) + sign * other.within.get(at, 0.0) for at in bounds},
         )
 
     @property
-    def errors(self) -> Measured:
-        """Share that failed."""
+    def errors(self) -> Measurement:
+        """Share of calls that failed."""
         count = int(self.ended)
-        enough = count >= LEAST_CALLS or self.failed >= MANY_FAILURES
-        return Measured(self.failed / self.ended if enough else None, count)
+        enough = count >= MIN_CALLS or self.failed >= MIN_FAILURES
+        return Measurement(self.failed / self.ended if enough else None, count)
 
-    def disagreement(self, alpha: float = ALPHA) -> Measured:
-        """Share of the compared answers that differ, and its always-valid lower bound."""
+    def disagreement(self, alpha: float = ALPHA) -> Measurement:
+        """Share of compared answers that differ, with its always-valid lower bound."""
         count = int(self.compared)
-        if count < LEAST_CALLS:
-            return Measured(None, count)
-        told = Sample(
-            np.array([0.0, 1.0]), np.array([self.compared - self.disagreed, self.disagreed])
-        )
-        return Measured(self.disagreed / self.compared, count, mean_interval(told, alpha)[0])
+        if count < MIN_CALLS:
+            return Measurement(None, count)
+        counts = np.array([self.compared - self.disagreed, self.disagreed])
+        sample = Sample(np.array([0.0, 1.0]), counts)
+        return Measurement(self.disagreed / self.compared, count, mean_interval(sample, alpha)[0])
 
     @property
-    def p95(self) -> Measured:
-        """Seconds within which 95 of 100 ended, between the bounds of the histogram in proportion."""
+    def p95(self) -> Measurement:
+        """95th percentile in seconds, interpolated between the histogram's bounds."""
         count = int(self.ended)
-        if count < LEAST_CALLS:
-            return Measured(None, count)
+        if count < MIN_CALLS:
+            return Measurement(None, count)
         wanted, low, below = 0.95 * self.ended, 0.0, 0.0
         for bound in sorted(self.within):
             ended = self.within[bound]
             if ended >= wanted and ended > below:
                 if math.isinf(bound):
-                    return Measured(math.inf, count)
-                return Measured(low + (bound - low) * (wanted - below) / (ended - below), count)
+                    return Measurement(math.inf, count)
+                return Measurement(low + (bound - low) * (wanted - below) / (ended - below), count)
             low, below = bound, ended
-        return Measured(math.inf, count)
+        return Measurement(math.inf, count)
 
 
 class MetricsMeter:
     """Measures from the ingress replicas' `/metrics`.
 
     Args:
-        fetch: returns the metrics of one replica, whichever answers.
-        times: how often to ask, so that each replica answers once or more.
-        beside: versions whose answers are compared with the promoted one's; other shadows are no affair of it.
-        clock: monotonic seconds.
+        fetch: Returns the metrics of any one replica.
+        fetches: How often to fetch, so that every replica is likely to answer.
+        others: Versions whose answers are compared with the promoted one's.
+        clock: Monotonic seconds.
     """
 
     names = frozenset({"errors", "p95", DISAGREEMENT})
@@ -162,13 +151,13 @@ class MetricsMeter:
     def __init__(
         self,
         fetch: Callable[[], Awaitable[str]],
-        times: int,
-        beside: Collection[str],
+        fetches: int,
+        others: Collection[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
-        self._times = times
-        self._beside = beside
+        self._fetches = fetches
+        self._others = others
         self._clock = clock
         self._version = ""
         self._first: dict[str, Calls] = {}
@@ -176,23 +165,23 @@ class MetricsMeter:
         self._totals: deque[tuple[float, Calls]] = deque()
 
     async def begin(self, version: str) -> None:
-        """Begin a step."""
+        """Start a step."""
         self._version = version
         self._first, self._newest = {}, {}
         self._totals.clear()
-        await self._look()
+        await self._fetch_all()
         self._totals.append((self._clock(), Calls()))
 
-    async def measure(self) -> Mapping[str, Measured]:
-        """Return the measures, the worse of the whole step and its last seconds."""
-        await self._look()
+    async def measure(self) -> Mapping[str, Measurement]:
+        """Return the worse measurement of the whole step and its last seconds."""
+        await self._fetch_all()
         total = Calls()
         for replica, calls in self._newest.items():
-            total = total.joined(calls.since(self._first[replica]))
+            total = total.plus(calls.plus(self._first[replica], -1.0))
         now = self._clock()
         while len(self._totals) > 1 and self._totals[1][0] <= now - RECENT_S:
             self._totals.popleft()
-        recent = total.since(self._totals[0][1])
+        recent = total.plus(self._totals[0][1], -1.0)
         self._totals.append((now, total))
         return {
             "errors": _worse(total.errors, recent.errors),
@@ -200,15 +189,15 @@ class MetricsMeter:
             DISAGREEMENT: _worse(total.disagreement(), recent.disagreement(RECENT_ALPHA)),
         }
 
-    async def _look(self) -> None:
-        for _ in range(self._times):
-            replica, calls = read_calls(await self._fetch(), self._version, self._beside)
+    async def _fetch_all(self) -> None:
+        for _ in range(self._fetches):
+            replica, calls = read_calls(await self._fetch(), self._version, self._others)
             self._first.setdefault(replica, calls)
             self._newest[replica] = calls
 
 
-def read_calls(metrics: str, version: str, beside: Collection[str]) -> tuple[str, Calls]:
-    """Take the replica's name and the calls to a version out of metrics in the Prometheus text format."""
+def read_calls(metrics: str, version: str, others: Collection[str]) -> tuple[str, Calls]:
+    """Read the replica's name and a version's counters from metrics in Prometheus text format."""
     replica, ended, failed, within = "", 0.0, 0.0, {}
     compared = {"agreed": 0.0, "disagreed": 0.0}
     for family in text_string_to_metric_families(metrics):
@@ -219,7 +208,7 @@ def read_calls(metrics: str, version: str, beside: Collection[str]) -> tuple[str
                 pair = {sample.labels["version"], sample.labels["against"]}
                 if (
                     version in pair
-                    and pair - {version} <= set(beside)
+                    and pair - {version} <= set(others)
                     and sample.labels["outcome"] in compared
                 ):
                     compared[sample.labels["outcome"]] += sample.value
@@ -230,14 +219,14 @@ def read_calls(metrics: str, version: str, beside: Collection[str]) -> tuple[str
                 failed += sample.value if sample.labels["outcome"] == "failed" else 0.0
             elif sample.name == "hydraulic_version_seconds_bucket":
                 within[float(sample.labels["le"])] = sample.value
-    return replica, Calls(ended, failed, within, sum(compared.values()), compared["disagreed"])
+    return replica, Calls(ended, failed, sum(compared.values()), compared["disagreed"], within)
 
 
 def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
-    """Read `errors<0.1%,p95<80ms`.
+    """Parse `errors<0.1%,p95<80ms`.
 
     Raises:
-        InputError: a part is no guard, its name is not measured, or its unit is none of that name's.
+        InputError: A part is not a guard, its name is not measured, or its unit is wrong.
     """
     guards = []
     for part in text.split(","):
@@ -252,17 +241,18 @@ def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
         units = _UNITS.get(name, {"": 1.0})
         if (unit or "") not in units:
             raise InputError(
-                f"expected {name} in {' or '.join(units) or 'no unit'}, found '{part.strip()}': such as errors<0.1%, p95<80ms"
+                f"expected {name} in {' or '.join(units) or 'no unit'}, such as errors<0.1% or "
+                f"p95<80ms, found '{part.strip()}'"
             )
         guards.append(Guard(name, float(number) * units[unit or ""], part.strip()))
     return tuple(guards)
 
 
 def parse_duration(text: str) -> float:
-    """Read `90s`, `10m` or `1h` as seconds.
+    """Parse `90s`, `10m` or `1h` as seconds.
 
     Raises:
-        InputError: it is none.
+        InputError: It is not a duration.
     """
     found = _DURATION.fullmatch(text.strip())
     if found is None:
@@ -270,30 +260,30 @@ def parse_duration(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-def broken(
-    guards: tuple[Guard, ...], measured: Mapping[str, Measured]
-) -> tuple[Guard, Measured] | None:
-    """Return the first guard that does not hold, and what was measured."""
+def first_broken(
+    guards: tuple[Guard, ...], measured: Mapping[str, Measurement]
+) -> tuple[Guard, Measurement] | None:
+    """Return the first broken guard and its measurement, or None."""
     for guard in guards:
-        found = measured.get(guard.name, Measured(None, 0))
-        if found.judged is not None and found.judged >= guard.limit:
+        found = measured.get(guard.name, Measurement(None, 0))
+        if found.certain is not None and found.certain >= guard.limit:
             return guard, found
     return None
 
 
-def counted(guard: str) -> str:
-    """Return what a guard's measure rests on, in words."""
+def unit_of(guard: str) -> str:
+    """Return what a guard counts, in words."""
     return "pairs of answers" if guard == DISAGREEMENT else "calls"
 
 
-def unknown(guards: tuple[Guard, ...], measured: Mapping[str, Measured]) -> tuple[Guard, ...]:
-    """Return the guards of which nothing can be said yet."""
+def undecided(guards: tuple[Guard, ...], measured: Mapping[str, Measurement]) -> tuple[Guard, ...]:
+    """Return the guards with too few calls."""
     return tuple(
-        guard for guard in guards if measured.get(guard.name, Measured(None, 0)).value is None
+        guard for guard in guards if measured.get(guard.name, Measurement(None, 0)).value is None
     )
 
 
-def _worse(whole: Measured, recent: Measured) -> Measured:
-    if whole.judged is None or recent.judged is None:
+def _worse(whole: Measurement, recent: Measurement) -> Measurement:
+    if whole.certain is None or recent.certain is None:
         return whole
-    return whole if whole.judged >= recent.judged else recent
+    return whole if whole.certain >= recent.certain else recent

@@ -1,47 +1,120 @@
-"""What the history of releases says about going back.
+"""The release history: records releases and finds the weights that a rollback restores.
 
-Pure. Invariant: going back twice in a row goes back two steps, never to and fro.
+A release that was carried out stays so when it cannot be recorded; a warning is reported instead.
+Two rollbacks in a row go back two steps.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+from app.core.errors import ReleaseError, StoreError
+from app.release.config.weights import above_zero
 from app.store.releases import ReleaseEvent
 
 FOUND = "found"
-"""Weights that were in force without having been set by a command of `app.release`."""
+"""Action of weights that were in force without a release command."""
 ROLLBACK = "rollback"
 STEP = "step"
-"""A weight on the way of a promotion: going back from it goes to before the promotion."""
+"""Action of an intermediate weight of a promotion; its rollback goes to before the promotion."""
 SHADOW = "shadow"
 UNSHADOW = "shadow off"
-"""These two change no weights, so there is nothing to go back from."""
+_MAX_EVENTS = 500
+
+
+class HistoryStore(Protocol):
+    """Where release events are stored: the database, or the ingress's store from another thread."""
+
+    async def record_release(
+        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+    ) -> ReleaseEvent:
+        """Add an event."""
+
+    async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
+        """Return the newest events, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who requests releases, and why."""
+
+    name: str
+    reason: str
+
+
+class ReleaseHistory:
+    """Records and reads the releases of one actor.
+
+    Args:
+        store: Where events are stored.
+        actor: Recorded with each event.
+        report: Receives a warning when an event cannot be recorded.
+    """
+
+    def __init__(self, store: HistoryStore, actor: Actor, report: Callable[[str], None]) -> None:
+        self._store = store
+        self._actor = actor
+        self._report = report
+
+    async def events(self) -> list[ReleaseEvent]:
+        """Return the newest events, newest first.
+
+        Raises:
+            ReleaseError: The database does not answer.
+        """
+        try:
+            return await self._store.list_releases(_MAX_EVENTS)
+        except StoreError as error:
+            raise ReleaseError(
+                f"expected the release history in the database, found: {error.message}; set the "
+                "weights with `split`"
+            ) from error
+
+    async def record_found(self, weights: Mapping[str, float]) -> None:
+        """Record weights that no command set, so that a rollback can restore them."""
+        with contextlib.suppress(StoreError):
+            events = await self._store.list_releases(1)
+            if not events or above_zero(events[0].weights) != above_zero(weights):
+                largest = max(weights, key=lambda version: weights[version])
+                reason = "in force before, set by hand in the file"
+                await self._store.record_release(
+                    largest, FOUND, weights, actor=self._actor.name, reason=reason
+                )
+
+    async def record(
+        self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None
+    ) -> None:
+        """Record a release; without a reason, the actor's."""
+        why = self._actor.reason if reason is None else reason
+        try:
+            await self._store.record_release(
+                version, action, weights, actor=self._actor.name, reason=why
+            )
+        except StoreError as error:
+            self._report(f"warning: done, but not written to the release history: {error.message}")
 
 
 def weights_before(events: Sequence[ReleaseEvent]) -> dict[str, float] | None:
-    """Return the weights that were in force before those of now, or None when the history knows none.
+    """Return the weights in force before the current ones, or None when the history has none.
 
     Args:
-        events: newest first.
+        events: Newest first.
     """
     stack: list[dict[str, float]] = []
-    walking: str | None = None
+    promoted: str | None = None
     for event in reversed(events):
-        if event.action in {SHADOW, UNSHADOW}:
+        if event.action in {SHADOW, UNSHADOW}:  # these change no weights
             continue
-        weights = in_use(event.weights)
+        weights = above_zero(event.weights)
         if event.action == ROLLBACK:
             while stack and stack[-1] != weights:
                 stack.pop()
             if not stack:
                 stack.append(weights)
         elif not stack or stack[-1] != weights:
-            if walking == event.version and len(stack) > 1:
+            if promoted == event.version and len(stack) > 1:
                 stack.pop()
             stack.append(weights)
-        walking = event.version if event.action == STEP else None
+        promoted = event.version if event.action == STEP else None
     return stack[-2] if len(stack) > 1 else None
-
-
-def in_use(weights: Mapping[str, float]) -> dict[str, float]:
-    """Return the weights without the versions that have none."""
-    return {version: weight for version, weight in weights.items() if weight > 0}

@@ -1,8 +1,8 @@
-"""Releases as operations: what may be done to the versions that run, in the order in which no request is lost.
+"""Release operations in the order that loses no request: add and warm up, move traffic, remove.
 
-Add first (application with weight 0, warmed up by real diagnoses), move weight then, remove last. The file is changed and applied
-together; when what runs does not follow, the file goes back to what does.
-Invariant: no version gets weight before it answered, and none is removed while it has any.
+Each operation changes the file and what runs together; both are reverted when Serve or the ingress
+does not follow.
+Invariant: no version gets traffic before it answered, and none is removed while it has traffic.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ import difflib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay
 
 from app.checkpoint.manifest import MANIFEST, Manifest
 from app.checkpoint.node_cache import local_directory
@@ -20,7 +22,6 @@ from app.core.errors import (
     SettingsError,
     UnknownVersion,
 )
-from app.release.change import LOCK_POLL_S, Change
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.edits import (
@@ -32,44 +33,39 @@ from app.release.config.edits import (
     without_version,
 )
 from app.release.config.file import ConfigFile, ReadConfig
-from app.release.config.shares import UNCHANGED, ShadowChange
-from app.release.history import ROLLBACK, SHADOW, UNSHADOW, in_use, weights_before
-from app.release.ledger import Asker, History, ReleaseHistory, told
+from app.release.config.weights import UNCHANGED, ShadowChange, above_zero, format_weights
+from app.release.history import (
+    ROLLBACK,
+    SHADOW,
+    UNSHADOW,
+    Actor,
+    HistoryStore,
+    ReleaseHistory,
+    weights_before,
+)
+from app.release.transaction import RETRY_WAIT, ConfigTransaction, WeightsChanged
 from app.release.view import difference
 
 START_S = 300.0
-"""How long a version may take to start: a node may have to fetch it, and load torch."""
+"""How long a version may take to start: a node may have to fetch its checkpoint."""
 WARM_UP_S = 30.0
 QUICK_WARM_UP_S = 3.0
 IN_FORCE_S = 10.0
-GONE_S = 60.0
-
-
-class WeightsTaken(ReleaseConflict):
-    """Somebody else changed the weights in use.
-
-    Args:
-        found: the weights by version, which stay.
-    """
-
-    def __init__(self, found: Mapping[str, float]) -> None:
-        super().__init__(
-            f"expected the weights of this promotion in the file, found {told(found)}: somebody changed them, and they stay"
-        )
+REMOVED_S = 60.0
 
 
 class Releases:
-    """What may be done to the versions that run.
+    """Changes which versions run and what traffic they receive.
 
     Args:
         file: `serve_config.yaml`.
-        serve: applies it.
-        service: the running service.
-        history: where releases are written down.
-        asker: who asks.
-        say: takes a line about what was done.
-        var_dir: where registered versions are cached on this machine.
-        dry_run: say what the file would change to, and change nothing.
+        serve: Applies the file.
+        service: The running service.
+        history: Where releases are recorded.
+        actor: Who requests them, and why.
+        report: Receives a line about each result.
+        var_dir: Holds the cache of registered versions on this machine.
+        dry_run: Report the change of the file without changing anything.
     """
 
     def __init__(
@@ -77,9 +73,9 @@ class Releases:
         file: ConfigFile,
         serve: ServeApi,
         service: ServiceApi,
-        history: History,
-        asker: Asker,
-        say: Callable[[str], None],
+        history: HistoryStore,
+        actor: Actor,
+        report: Callable[[str], None],
         var_dir: Path,
         *,
         dry_run: bool = False,
@@ -88,250 +84,235 @@ class Releases:
         self._file = file
         self._serve = serve
         self._service = service
-        self._ledger = ReleaseHistory(history, asker, say)
-        self._change = Change(file, serve, service, asker.actor)
-        self._say = say
+        self._history = ReleaseHistory(history, actor, report)
+        self._transaction = ConfigTransaction(file, serve, service, actor.name)
+        self._report = report
         self._dry_run = dry_run
 
     async def apply(self) -> None:
-        """Apply the file as it is, once versions that gain weight by it answer.
+        """Apply the file as it is, once the versions that gain traffic answer.
 
         Raises:
-            HydraulicDiagnosticsError: the file can't be used, a version that gains does not answer, or what runs did not follow.
+            HydraulicDiagnosticsError: The file is invalid, a version that gains traffic does not
+                answer, or the weights did not come into force.
         """
         before = self._file.read()
-        weights = _weights(before)
+        weights = before.weights
         states = await self._serve.applications()
         if self._dry_run:
             for line in difference(before, states) or ["what runs is what the file says"]:
-                self._say(line)
+                self._report(line)
             return
-        door = states.get(before.config.diagnostics.name)
-        had: Mapping[str, float] = {}
-        if door is not None and door.status == "RUNNING":
-            had = await self._service.weights()
-            await self._warm_up(
-                before, [name for name, weight in weights.items() if weight > had.get(name, 0.0)]
-            )
-            await self._ledger.note_found(had)
+        state = states.get(before.config.diagnostics.name)
+        previous: Mapping[str, float] = {}
+        if state is not None and state.status == "RUNNING":
+            previous = await self._service.weights()
+            await self._warm_up(before, _gaining(weights, previous))
+            await self._history.record_found(previous)
         else:
-            self._say("nothing answers yet: no version was warmed up before it has its weight")
-        async with self._change.alone("apply"):
+            self._report("the service does not answer yet: no version was warmed up")
+        async with self._transaction.locked("apply"):
             if self._file.read().text != before.text:
                 raise ReleaseConflict(
-                    f"expected '{self._file.name}' as it was read, found it changed since: look at it again"
+                    f"expected '{self._file.name}' as it was read, found it changed since: read it "
+                    "and repeat the command"
                 )
             await self._serve.apply(before.data)
-            await self._change.in_force(before, IN_FORCE_S)
-        self._say("applied: " + told(weights))
-        await self._ledger.record(
-            max(weights, key=lambda name: weights[name] - had.get(name, 0.0)), "apply", weights
-        )
+            await self._transaction.wait_traffic(before, IN_FORCE_S)
+        self._report("applied: " + format_weights(weights))
+        await self._history.record(_largest_gain(weights, previous), "apply", weights)
 
     async def split(
         self, weights: Mapping[str, float], action: str = "split", shadows: ShadowChange = UNCHANGED
     ) -> None:
-        """Give versions their weights, once those that gain answer.
+        """Set the weights, once the versions that gain traffic answer.
 
         Args:
-            weights: by version; those that are not named get none.
-            action: as the history has it.
-            shadows: who becomes one, and who no longer is.
+            weights: Percent by version; versions that are not named get 0.
+            action: Recorded in the history.
+            shadows: Change of the shadows.
 
         Raises:
-            HydraulicDiagnosticsError: it can't be done; the weights before are in force.
+            HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
         await self._move(self._file.read(), weights, action, shadows=shadows)
 
     async def shadow(self, version: str, *, on: bool) -> None:
-        """Make a version answer on copies of what others have returned, once it answers at all, or no longer.
+        """Start or stop scoring copies of the traffic with a version, once it answers.
 
         Raises:
-            HydraulicDiagnosticsError: it can't be done; who was a shadow still is.
+            HydraulicDiagnosticsError: It failed; the shadows are unchanged.
         """
         before = self._file.read()
-        weights = _weights(before)
-        if version not in weights:
-            raise UnknownVersion(
-                f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
-            )
-        shadows = ShadowChange(add=[version]) if on else ShadowChange(remove=[version])
-        await self._move(before, weights, SHADOW if on else UNSHADOW, version, shadows=shadows)
+        if version not in before.weights:
+            raise unreleased(version, before.weights)
+        change = ShadowChange(add=[version]) if on else ShadowChange(remove=[version])
+        action = SHADOW if on else UNSHADOW
+        await self._move(before, before.weights, action, version, shadows=change)
 
     async def unshadow(self, versions: Sequence[str], version: str, reason: str) -> None:
-        """End that versions are shadows, whatever the weights; a command that is just changing the file is waited for.
+        """Stop shadows, whatever the weights; wait for a command that is changing the file.
 
         Args:
-            versions: those that are none are left out.
-            version: whom it is about.
-            reason: why.
+            versions: The shadows; others are ignored.
+            version: The version that the history names.
+            reason: Recorded in the history.
 
         Raises:
-            HydraulicDiagnosticsError: it can't be done.
+            HydraulicDiagnosticsError: It failed.
         """
 
         async def once() -> None:
             before = self._file.read()
             if set(versions) & set(before.config.traffic.shadows):
                 change = ShadowChange(remove=versions)
-                await self._move(before, _weights(before), UNSHADOW, version, reason, change)
+                await self._move(before, before.weights, UNSHADOW, version, reason, change)
 
         if versions:
-            await self._patiently(once)
+            await self._retry(once)
 
-    async def follow(
+    async def move_from(
         self,
-        own: Sequence[Mapping[str, float]],
+        expected: Sequence[Mapping[str, float]],
         weights: Mapping[str, float],
         action: str,
         version: str,
         reason: str | None = None,
         shadows: ShadowChange = UNCHANGED,
     ) -> None:
-        """Give versions their weights if nobody else changed them; a command that is just changing the file is waited for.
+        """Set the weights if nobody else changed them; wait for a command that changes the file.
 
         Args:
-            own: weights that may be there; versions that have none may come and go.
-            weights: by version; those that are not named get none.
-            action: as the history has it.
-            version: whom it is about.
-            reason: why; as the asker said when None.
-            shadows: who becomes one, and who no longer is.
+            expected: Weights that the file may have; versions without weight are ignored.
+            weights: Percent by version; versions that are not named get 0.
+            action: Recorded in the history.
+            version: The version that the history names.
+            reason: Recorded in the history; the actor's when None.
+            shadows: Change of the shadows.
 
         Raises:
-            WeightsTaken: others are there.
-            HydraulicDiagnosticsError: it can't be done; the weights before are in force.
+            WeightsChanged: The file has other weights.
+            HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
 
         async def once() -> None:
             before = self._file.read()
-            if in_use(_weights(before)) not in [in_use(known) for known in own]:
-                raise WeightsTaken(_weights(before))
-            await self._move(before, in_use(weights), action, version, reason, shadows)
+            if above_zero(before.weights) not in map(above_zero, expected):
+                raise WeightsChanged(before.weights)
+            await self._move(before, above_zero(weights), action, version, reason, shadows)
 
-        await self._patiently(once)
+        await self._retry(once)
 
     async def rollback(self) -> None:
-        """Put the weights before those of now in force again; a command that is just changing them is waited for.
+        """Restore the weights before the current ones; wait for a command that changes the file.
 
         Raises:
-            HydraulicDiagnosticsError: the history knows none, or they can't be had back.
+            HydraulicDiagnosticsError: The history has none, or they cannot be restored.
         """
-        await self._patiently(self._roll_back_once)
+        await self._retry(self._roll_back_once)
 
-    async def _patiently(self, once: Callable[[], Awaitable[None]]) -> None:
-        """Try again while another command is at work, or the file can't be read because somebody is saving it."""
-        give_up = time.monotonic() + IN_FORCE_S
-        while True:
-            try:
-                return await once()
-            except WeightsTaken:
-                raise
-            except (ReleaseConflict, SettingsError):
-                if time.monotonic() > give_up:
-                    raise
-            await asyncio.sleep(LOCK_POLL_S)
+    async def _retry(self, once: Callable[[], Awaitable[None]]) -> None:
+        """Retry while another command holds the lock, or a person is saving the file."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(
+                lambda error: (
+                    isinstance(error, ReleaseConflict | SettingsError)
+                    and not isinstance(error, WeightsChanged)
+                )
+            ),
+            stop=stop_after_delay(IN_FORCE_S),
+            wait=RETRY_WAIT,
+            reraise=True,
+        )
+        await retrying(once)
 
     async def _roll_back_once(self) -> None:
-        events = await self._ledger.events()
+        events = await self._history.events()
         before = self._file.read()
-        now = in_use(_weights(before))
-        if not events or in_use(events[0].weights) != now:
-            # somebody changed the file by hand: what the history has last is what was before
-            earlier = in_use(events[0].weights) if events else None
-        else:
+        if events and above_zero(events[0].weights) == above_zero(before.weights):
             earlier = weights_before(events)
+        else:  # the file was changed by hand: the newest weights of the history precede it
+            earlier = above_zero(events[0].weights) if events else None
         if earlier is None:
             raise ReleaseError(
-                "expected earlier weights in the history of releases, found none: give them with `split`"
+                "expected earlier weights in the release history, found none: set them with `split`"
             )
-        gone = sorted(set(earlier) - set(_weights(before)))
-        if gone:
+        retired = sorted(set(earlier) - set(before.weights))
+        if retired:
             raise ReleaseError(
-                f"expected the versions of {told(earlier)}, found {', '.join(gone)} retired: deploy it again, or `split` otherwise"
+                f"expected the versions of {format_weights(earlier)}, found {', '.join(retired)} "
+                "retired: deploy it again, or set other weights with `split`"
             )
         await self._move(before, earlier, ROLLBACK)
 
     async def deploy(self, placement: Placement) -> None:
-        """Add a version with weight 0 and wait until it has answered.
+        """Add a version with weight 0 and wait until it answers.
 
         Args:
-            placement: the version; its checkpoint was checked.
+            placement: The version, with a checkpoint that was verified.
 
         Raises:
-            HydraulicDiagnosticsError: it did not start or answer; the file is as it was and the others answer.
+            HydraulicDiagnosticsError: It did not start or answer; it was removed again.
         """
         before = self._file.read()
-        weights = _weights(before)
-        like = max(weights, key=lambda version: weights[version])
+        like = _largest_gain(before.weights, {})
         text = with_version(before.text, placement, like)
-        if self._shown(before, text):
+        if self._report_diff(before, text):
             return
-        name = APPLICATION_PREFIX + placement.version
+        version = placement.version
         try:
-            async with self._change.alone(f"deploy {placement.version}"):
-                await self._change.replace(before, text)
-            state = await self._serve.wait_running(name, START_S)
+            async with self._transaction.locked(f"deploy {version}"):
+                await self._transaction.replace(before, text)
+            state = await self._serve.wait_running(APPLICATION_PREFIX + version, START_S)
             replicas = sum(item.running for item in state.deployments.values())
             designs = self._designs(placement.checkpoint)
-            self._say(
-                await self._service.warm_up(
-                    placement.version, designs, max(3, 2 * replicas), WARM_UP_S
-                )
-            )
+            count = max(3, 2 * replicas)
+            self._report(await self._service.warm_up(version, designs, count, WARM_UP_S))
         except ReleaseConflict:
             raise
         except (HydraulicDiagnosticsError, asyncio.CancelledError) as error:
-            await self._take_back(placement.version)
+            await self._remove_failed(version)
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise ReleaseError(
-                f"version {placement.version} was refused and taken out again, the others answer as before: {error.message}"
+                f"version {version} was refused and removed again, the others answer as before: "
+                f"{error.message}"
             ) from error
-        self._say(f"version {placement.version} runs, with weight 0")
-        await self._ledger.record(placement.version, "deploy", _weights(self._file.read()))
+        self._report(f"version {version} runs, with weight 0")
+        await self._history.record(version, "deploy", self.read().weights)
 
     async def retire(self, version: str) -> None:
         """Remove a version that has no weight.
 
         Raises:
-            HydraulicDiagnosticsError: it has weight, or is not there.
+            HydraulicDiagnosticsError: It has weight, is a shadow, or is not released.
         """
         before = self._file.read()
         text = without_version(before.text, version)
-        if self._shown(before, text):
+        if self._report_diff(before, text):
             return
-        application = before.config.traffic.find(version)
-        assert application is not None
-        async with self._change.alone(f"retire {version}"):
-            after = await self._change.put_in_force(before, text, IN_FORCE_S)
-        await self._serve.wait_gone(application.application, GONE_S)
-        self._say(f"version {version} is gone")
-        await self._ledger.record(version, "retire", _weights(after))
+        application = before.application_of(version)
+        async with self._transaction.locked(f"retire {version}"):
+            after = await self._transaction.replace_traffic(before, text, IN_FORCE_S)
+        await self._serve.wait_gone(application, REMOVED_S)
+        self._report(f"version {version} was removed")
+        await self._history.record(version, "retire", after.weights)
 
     async def ingress_replicas(self) -> int:
-        """Return how many ingress replicas run.
+        """Return the number of running ingress replicas.
 
         Raises:
-            HydraulicDiagnosticsError: the file can't be used, or Serve does not tell.
+            HydraulicDiagnosticsError: The file is invalid, or Serve does not answer.
         """
-        return await self._change.ingress_replicas(self._file.read())
+        return await self._transaction.ingress_replicas(self._file.read())
 
-    def weights(self) -> dict[str, float]:
-        """Return the weights of the file.
+    def read(self) -> ReadConfig:
+        """Return the file's content.
 
         Raises:
-            SettingsError: it can't be used.
+            SettingsError: The file is invalid.
         """
-        return _weights(self._file.read())
-
-    def shadows(self) -> tuple[str, ...]:
-        """Return the shadows of the file.
-
-        Raises:
-            SettingsError: it can't be used.
-        """
-        return self._file.read().config.traffic.shadows
+        return self._file.read()
 
     async def _move(
         self,
@@ -343,70 +324,77 @@ class Releases:
         shadows: ShadowChange = UNCHANGED,
     ) -> None:
         started = time.monotonic()
-        had, shadowed = _weights(before), before.config.traffic.shadows
-        shadowing = shadows.of(shadowed)
+        previous, old_shadows = before.weights, before.config.traffic.shadows
+        new_shadows = shadows.apply(old_shadows)
         text = with_weights(before.text, weights)
-        if shadowing != shadowed:
-            text = with_shadows(text, shadowing)
+        if new_shadows != old_shadows:
+            text = with_shadows(text, new_shadows)
         if text == before.text:
-            self._say(f"nothing to do: {told(had, shadowed)} is what the file says")
+            self._report(
+                f"nothing to do: the file already has {format_weights(previous, old_shadows)}"
+            )
             return
-        if self._shown(before, text):
+        if self._report_diff(before, text):
             return
-        gaining = [name for name, weight in weights.items() if weight > had[name]]
-        new = [name for name in shadowing if name not in shadowed and name not in gaining]
-        await self._warm_up(before, [*gaining, *new])
-        await self._ledger.note_found(had)
-        async with self._change.alone(action):
-            after = await self._change.put_in_force(before, text, IN_FORCE_S)
-        self._say(
-            f"in force after {time.monotonic() - started:.2f} s: {told(_weights(after), shadowing)}"
+        gaining = _gaining(weights, previous)
+        added = [name for name in new_shadows if name not in old_shadows and name not in gaining]
+        await self._warm_up(before, [*gaining, *added])
+        await self._history.record_found(previous)
+        async with self._transaction.locked(action):
+            after = await self._transaction.replace_traffic(before, text, IN_FORCE_S)
+        self._report(
+            f"in force after {time.monotonic() - started:.2f} s: "
+            f"{format_weights(after.weights, new_shadows)}"
         )
-        about = version or max(gaining, key=lambda name: weights[name] - had[name])
-        await self._ledger.record(about, action, _weights(after), reason)
+        subject = version or _largest_gain(weights, previous)
+        await self._history.record(subject, action, after.weights, reason)
 
     async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
         for version in versions:
-            release = config.config.traffic.find(version)
-            assert release is not None
-            designs = self._designs(config.config.model_args(release.application).checkpoint)
-            self._say(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
+            args = config.config.model_args(config.application_of(version))
+            designs = self._designs(args.checkpoint)
+            self._report(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
 
-    async def _take_back(self, version: str) -> None:
-        """Remove a version that did not start from the file as it is now."""
-        async with self._change.alone(f"take version {version} back", IN_FORCE_S):
+    async def _remove_failed(self, version: str) -> None:
+        """Remove a version that did not start from the current file."""
+        async with self._transaction.locked(f"remove version {version}", IN_FORCE_S):
             now = self._file.read()
             try:
                 text = without_version(now.text, version)
             except SettingsError:
-                return  # it never came in, or somebody gave it weight meanwhile
-            await self._change.replace(now, text)
+                return  # it was never added, or has weight by now
+            await self._transaction.replace(now, text)
 
-    def _shown(self, before: ReadConfig, text: str) -> bool:
-        """In a dry run say what would change in the file, checked as strictly as the file itself."""
+    def _report_diff(self, before: ReadConfig, text: str) -> bool:
+        """In a dry run, report the validated change of the file and return True."""
         if not self._dry_run:
             return False
         self._file.parse(text)
-        lines = difflib.unified_diff(
-            before.text.splitlines(),
-            text.splitlines(),
-            self._file.name,
-            f"{self._file.name} after",
-            lineterm="",
-        )
-        for line in lines:
-            self._say(line)
+        old, new = before.text.splitlines(), text.splitlines()
+        name = self._file.name
+        for line in difflib.unified_diff(old, new, name, f"{name} after", lineterm=""):
+            self._report(line)
         return True
 
     def _designs(self, checkpoint: str) -> tuple[str, ...]:
-        """Return the designs that a version was trained on, as its manifest says."""
+        """Return the designs of a version's training data, from its manifest."""
         try:
-            return Manifest.model_validate_json(
-                (local_directory(checkpoint, self._var_dir) / MANIFEST).read_bytes()
-            ).designs
+            path = local_directory(checkpoint, self._var_dir) / MANIFEST
+            return Manifest.model_validate_json(path.read_bytes()).designs
         except (OSError, ValueError):
             return ()  # not on this machine: any registered machine will do
 
 
-def _weights(config: ReadConfig) -> dict[str, float]:
-    return {release.version: release.weight for release in config.config.traffic.releases}
+def unreleased(version: str, weights: Mapping[str, float]) -> UnknownVersion:
+    """Return the error about a version that is not released."""
+    return UnknownVersion(
+        f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
+    )
+
+
+def _gaining(weights: Mapping[str, float], previous: Mapping[str, float]) -> list[str]:
+    return [name for name, weight in weights.items() if weight > previous.get(name, 0.0)]
+
+
+def _largest_gain(weights: Mapping[str, float], previous: Mapping[str, float]) -> str:
+    return max(weights, key=lambda name: weights[name] - previous.get(name, 0.0))

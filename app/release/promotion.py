@@ -1,9 +1,9 @@
-"""Walks a version's weight up in steps, watches it on each, and goes back by itself when a guard breaks or anything else stops it.
+"""Promotes a version in steps of traffic weight, and rolls back when a guard breaks.
 
-A guard on disagreement makes the version and those that it takes weight from shadow each other meanwhile.
-Invariant: it ends with all steps done, with the weights from before the first step, or, when somebody else changed the weights meanwhile,
-with theirs; and with the shadows from before. Only where the way back fails too, or the process is killed, do a step's weights or
-shadows stay; the error says so.
+A guard on disagreement makes the version and those with traffic shadow each other meanwhile.
+Invariant: a promotion ends with all steps done, with the weights from before, or with those that
+somebody else set meanwhile; and with the shadows from before. Only when the rollback fails too, or
+the process is killed, a step's weights or shadows stay; the error says so.
 """
 
 import asyncio
@@ -11,27 +11,42 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from app.core.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError, UnknownVersion
-from app.release.config.shares import ShadowChange, with_share
-from app.release.guards import DISAGREEMENT, Guard, Measured, Meter, broken, counted, unknown
-from app.release.history import ROLLBACK, STEP, in_use
-from app.release.ledger import told
-from app.release.operations import Releases, WeightsTaken
+from app.core.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError
+from app.release.config.weights import ShadowChange, above_zero, format_weights, with_share
+from app.release.guards import (
+    DISAGREEMENT,
+    Guard,
+    Measurement,
+    Meter,
+    first_broken,
+    undecided,
+    unit_of,
+)
+from app.release.history import ROLLBACK, STEP
+from app.release.operations import Releases, unreleased
+from app.release.transaction import WeightsChanged
 
 POLL_S = 1.0
 BLIND_S = 10.0
-"""How long measuring, or reading the file, may fail before that counts as a broken guard."""
+"""How long measurements, or reads of the file, may fail before the step counts as failed."""
 PROMOTE = "promote"
-DONE = "the promotion is over"
-NOTHING = Measured(None, 0)
+ENDED = "the promotion ended"
+NOTHING = Measurement(None, 0)
 
 
 class GuardBroken(ReleaseError):
-    """A guard did not hold; the weights from before are in force again."""
+    """A guard broke; the weights from before are in force again."""
 
 
 class Promotion(NamedTuple):
-    """What to promote and how: the weights to walk, how long to stay on each, and what must hold meanwhile."""
+    """A promotion.
+
+    Args:
+        version: The version to promote.
+        steps: Its successive weights, in percent.
+        hold_s: Seconds to stay on each step.
+        guards: Limits that must hold meanwhile.
+    """
 
     version: str
     steps: Sequence[float]
@@ -40,136 +55,184 @@ class Promotion(NamedTuple):
 
 
 async def promote(
-    releases: Releases, promotion: Promotion, meters: Sequence[Meter], say: Callable[[str], None]
+    releases: Releases,
+    promotion: Promotion,
+    meters: Sequence[Meter],
+    report: Callable[[str], None],
 ) -> None:
     """Promote a version.
 
     Args:
-        releases: moves the weights.
-        promotion: what to do.
-        meters: which know all names of its guards.
-        say: takes a line about what was done.
+        releases: Sets the weights.
+        promotion: Version, steps and guards.
+        meters: Measure all names of the guards.
+        report: Receives a line about each result.
 
     Raises:
-        GuardBroken: a guard broke, or could not be judged; the weights from before are in force again.
-        WeightsTaken: somebody else changed the weights meanwhile, and they stay.
-        HydraulicDiagnosticsError: a step could not be made; the weights from before are in force, or the message says that they are not.
+        GuardBroken: A guard broke or could not be decided; the weights from before are in force.
+        WeightsChanged: Somebody else changed the weights meanwhile, and they stay.
+        HydraulicDiagnosticsError: A step failed; the weights from before are in force, or the
+            message says that they are not.
     """
-    before = releases.weights()
+    before = releases.read().weights
     version = promotion.version
     if version not in before:
-        raise UnknownVersion(
-            f"expected a released version, found '{version}': there are {', '.join(before)}; deploy it"
-        )
+        raise unreleased(version, before)
     added = new_shadows(releases, promotion)
     try:
-        await _walk(releases, promotion, before, added, meters, say)
-        await releases.unshadow(added, version, DONE)
-    except (
-        BaseException
-    ):  # also when somebody else's weights stay: they did not ask for these shadows
+        await _Walk(releases, promotion, before, added, meters, report).run()
+        await releases.unshadow(added, version, ENDED)
+    except BaseException:  # also when somebody else's weights stay, who did not add these shadows
         try:
-            await releases.unshadow(added, version, DONE)
-        except HydraulicDiagnosticsError as left:
-            say(
-                f"warning: expected to end the shadows {' '.join(added)}, found: {left.message}: use `shadow VERSION --off`"
+            await releases.unshadow(added, version, ENDED)
+        except HydraulicDiagnosticsError as error:
+            report(
+                f"warning: expected to end the shadows {' '.join(added)}, found: {error.message}: "
+                "use `shadow VERSION --off`"
             )
         raise
-    say(f"version {version} was promoted")
+    report(f"version {version} was promoted")
 
 
 def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
-    """Return the versions that a promotion makes shadows, those that are some already left out.
+    """Return the versions that a promotion makes shadows.
 
     Raises:
-        SettingsError: the file can't be used.
+        SettingsError: The file is invalid.
     """
     if all(guard.name != DISAGREEMENT for guard in promotion.guards):
         return ()
-    pair, shadows = (
-        dict.fromkeys([promotion.version, *in_use(releases.weights())]),
-        releases.shadows(),
-    )
-    return tuple(version for version in pair if version not in shadows)
+    read = releases.read()
+    compared = dict.fromkeys([promotion.version, *above_zero(read.weights)])
+    return tuple(name for name in compared if name not in read.config.traffic.shadows)
 
 
-async def _walk(
-    releases: Releases,
-    promotion: Promotion,
-    before: Mapping[str, float],
-    added: Sequence[str],
-    meters: Sequence[Meter],
-    say: Callable[[str], None],
-) -> None:
-    """Walk the steps; on an error the weights and shadows from before are in force again, or it says why not."""
-    version = promotion.version
-    own = [before]
-    step = 0.0
-    try:
-        for place, step in enumerate(promotion.steps):
-            weights = with_share(before, version, step)
-            own = [own[-1], weights]
-            last = place == len(promotion.steps) - 1
-            action = PROMOTE if last else STEP
-            await releases.follow(
-                own[:1], weights, action, version, shadows=ShadowChange(add=added)
+class _Walk:
+    """The steps of one promotion."""
+
+    def __init__(
+        self,
+        releases: Releases,
+        promotion: Promotion,
+        before: Mapping[str, float],
+        added: Sequence[str],
+        meters: Sequence[Meter],
+        report: Callable[[str], None],
+    ) -> None:
+        self._releases = releases
+        self._promotion = promotion
+        self._before = before
+        self._added = added
+        self._meters = meters
+        self._report = report
+        self._own = [before]
+        """Weights that this promotion may find in the file."""
+
+    async def run(self) -> None:
+        """Take the steps; on an error, roll back or say why that failed."""
+        promotion, step = self._promotion, 0.0
+        try:
+            for step in promotion.steps:
+                weights = with_share(self._before, promotion.version, step)
+                self._own = [self._own[-1], weights]
+                is_last = step == promotion.steps[-1]
+                await self._releases.move_from(
+                    self._own[:1],
+                    weights,
+                    PROMOTE if is_last else STEP,
+                    promotion.version,
+                    shadows=ShadowChange(add=self._added),
+                )
+                if is_last and not promotion.guards:
+                    return
+                await self._hold(step, weights)
+        except WeightsChanged:
+            raise
+        except (Exception, asyncio.CancelledError) as error:  # no step stays without its guards
+            reason = _reason(error, step)
+            self._report(reason)
+            await self._roll_back(reason)
+            if isinstance(error, GuardBroken):
+                raise GuardBroken(
+                    f"version {promotion.version} was rolled back at weight {step:g}: "
+                    f"{reason.partition(': ')[2]}"
+                ) from error
+            if isinstance(error, HydraulicDiagnosticsError):
+                raise ReleaseError(
+                    f"{reason}; the weights before the promotion are in force: "
+                    f"{format_weights(self._before)}"
+                ) from error
+            raise
+
+    async def _roll_back(self, reason: str) -> None:
+        shadows = ShadowChange(remove=self._added)
+        try:
+            await self._releases.move_from(
+                self._own, self._before, ROLLBACK, self._promotion.version, reason, shadows
             )
-            if last and not promotion.guards:
-                return
-            await _hold(releases, promotion, weights, meters, say)
-    except WeightsTaken:
-        raise
-    except (
-        Exception,
-        asyncio.CancelledError,
-    ) as error:  # Ctrl-C cancels: no weights stay that nobody watches
-        reason = _in_words(error, step)
-        say(reason)
-        await _go_back(releases, own, before, version, reason, added)
-        if isinstance(error, GuardBroken):
-            raise GuardBroken(
-                f"version {version} was rolled back at weight {step:g}: {reason.partition(': ')[2]}"
-            ) from error
-        if isinstance(error, HydraulicDiagnosticsError):
+        except WeightsChanged:
+            raise
+        except HydraulicDiagnosticsError as error:
             raise ReleaseError(
-                f"{reason}; the weights before the promotion are in force: {told(before)}"
+                f"{reason}; expected to go back to {format_weights(self._before)}, found: "
+                f"{error.message}: see `status`, and set the weights with `split`"
             ) from error
-        raise
+
+    async def _hold(self, step: float, weights: Mapping[str, float]) -> None:
+        for meter in self._meters:
+            await meter.begin(self._promotion.version)
+        failure = await self._watch(weights)
+        if failure is not None:
+            raise GuardBroken(f"guard broken at weight {step:g}: {failure}")
+
+    async def _watch(self, weights: Mapping[str, float]) -> str | None:
+        """Measure during a step; return why it fails, or None when it passes."""
+        guards, hold_s = self._promotion.guards, self._promotion.hold_s
+        began = read_at = measured_at = time.monotonic()
+        measured: dict[str, Measurement] = {}
+        while True:
+            await asyncio.sleep(min(POLL_S, hold_s))
+            now = time.monotonic()
+            try:
+                found = self._releases.read().weights
+                if above_zero(found) != above_zero(weights):
+                    raise WeightsChanged(found)
+                read_at = now
+            except SettingsError as error:  # somebody may be saving it
+                if now - read_at > BLIND_S:
+                    return f"the file could not be read for {BLIND_S:g} s: {error.message}"
+            try:
+                if guards:
+                    for meter in self._meters:
+                        measured.update(await meter.measure())
+                measured_at = now
+            except ReleaseError as error:
+                if now - measured_at > BLIND_S:
+                    return f"nothing could be measured for {BLIND_S:g} s: {error.message}"
+            if (broken := first_broken(guards, measured)) is not None:
+                guard, measurement = broken
+                return f"{guard.text}, found {_format(guard.name, measurement)}"
+            if now - began < hold_s:
+                continue
+            waiting = undecided(guards, measured)
+            if not waiting:
+                known = [
+                    f"{name} {_format(name, measurement)}"
+                    for name, measurement in measured.items()
+                    if measurement.value is not None
+                ]
+                self._report(f"passed after {now - began:.0f} s: {', '.join(known) or 'no guards'}")
+                return None
+            if now - began > 2 * hold_s + POLL_S:
+                fewest = min(waiting, key=lambda guard: measured.get(guard.name, NOTHING).calls)
+                return (
+                    f"{', '.join(guard.text for guard in waiting)} can't be decided, only "
+                    f"{measured.get(fewest.name, NOTHING).calls} {unit_of(fewest.name)} in "
+                    f"{now - began:.0f} s"
+                )
 
 
-async def _hold(
-    releases: Releases,
-    promotion: Promotion,
-    weights: Mapping[str, float],
-    meters: Sequence[Meter],
-    say: Callable[[str], None],
-) -> None:
-    for meter in meters:
-        await meter.begin(promotion.version)
-    reason = await _watch(releases, promotion, weights, meters, say)
-    if reason is not None:
-        raise GuardBroken(f"guard broken at weight {weights[promotion.version]:g}: {reason}")
-
-
-async def _go_back(
-    releases: Releases,
-    own: Sequence[Mapping[str, float]],
-    before: Mapping[str, float],
-    version: str,
-    reason: str,
-    added: Sequence[str],
-) -> None:
-    try:
-        await releases.follow(own, before, ROLLBACK, version, reason, ShadowChange(remove=added))
-    except WeightsTaken:
-        raise
-    except HydraulicDiagnosticsError as error:
-        raise ReleaseError(
-            f"{reason}; expected to go back to {told(before)}, found: {error.message}: look at `status`, and give the weights with `split`"
-        ) from error
-
-
-def _in_words(error: BaseException, step: float) -> str:
+def _reason(error: BaseException, step: float) -> str:
     if isinstance(error, GuardBroken):
         return error.message
     if isinstance(error, asyncio.CancelledError):
@@ -177,55 +240,5 @@ def _in_words(error: BaseException, step: float) -> str:
     return f"stopped at weight {step:g}: {error}"
 
 
-async def _watch(
-    releases: Releases,
-    promotion: Promotion,
-    weights: Mapping[str, float],
-    meters: Sequence[Meter],
-    say: Callable[[str], None],
-) -> str | None:
-    """Stay on a step; return why it can't be stayed on, or None when its time is over and everything held."""
-    began = read_at = measured_at = time.monotonic()
-    measured: dict[str, Measured] = {}
-    while True:
-        await asyncio.sleep(min(POLL_S, promotion.hold_s))
-        now = time.monotonic()
-        try:
-            if in_use(found_weights := releases.weights()) != in_use(weights):
-                raise WeightsTaken(found_weights)
-            read_at = now
-        except SettingsError as error:  # somebody may just be saving it
-            if now - read_at > BLIND_S:
-                return f"the file could not be read for {BLIND_S:g} s: {error.message}"
-        try:
-            if promotion.guards:
-                measured = {
-                    name: found
-                    for meter in meters
-                    for name, found in (await meter.measure()).items()
-                }
-            measured_at = now
-        except ReleaseError as error:
-            if now - measured_at > BLIND_S:
-                return f"nothing could be measured for {BLIND_S:g} s: {error.message}"
-        if (found := broken(promotion.guards, measured)) is not None:
-            return f"{found[0].text}, found {found[1].value:.4g} in {found[1].calls} {counted(found[0].name)}"
-        if now - began < promotion.hold_s:
-            continue
-        still = unknown(promotion.guards, measured)
-        if not still:
-            say(f"held for {now - began:.0f} s: " + (_told(measured) or "no guards"))
-            return None
-        if now - began > 2 * promotion.hold_s + POLL_S:
-            names = ", ".join(guard.text for guard in still)
-            fewest = min(still, key=lambda guard: measured.get(guard.name, NOTHING).calls)
-            calls = measured.get(fewest.name, NOTHING).calls
-            return f"{names} can't be judged, only {calls} {counted(fewest.name)} came in {now - began:.0f} s"
-
-
-def _told(measured: Mapping[str, Measured]) -> str:
-    return ", ".join(
-        f"{name} {found.value:.4g} in {found.calls} {counted(name)}"
-        for name, found in measured.items()
-        if found.value is not None
-    )
+def _format(name: str, measurement: Measurement) -> str:
+    return f"{measurement.value:.4g} in {measurement.calls} {unit_of(name)}"

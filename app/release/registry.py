@@ -1,8 +1,9 @@
-"""The registry of versions: MLflow's model registry, a file under `var/` or any server that `MLFLOW_TRACKING_URI` names.
+"""The model registry: MLflow, in a file under `var/` or at `MLFLOW_TRACKING_URI`.
 
-The number that MLflow gives is the version. A registered artifact is the checkpoint as it was trained; its number is written into the
-manifest of the copy that is fetched. Importing MLflow takes seconds, so whoever does not register or list should not import this.
-Invariant: what is fetched has the files that were registered, by their SHA-256; nothing is registered that was not validated.
+A version is the number that MLflow assigns; it is written into the manifest of the fetched copy.
+Importing this module imports MLflow, which takes seconds.
+Invariant: fetched files have the SHA-256 of the registered ones; only validated checkpoints are
+registered.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -25,25 +26,34 @@ from app.checkpoint import manifest as files
 from app.checkpoint.manifest import Manifest, read_manifest, sha256_of
 from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings, without_passwords
-from app.release.versions import Registered
 
 NAME = "hydraulic-diagnostics"
 ARTIFACT = "checkpoint"
 SHIPPED = "app/weights"
-CARD_TAG = "card_sha256"
-"""Tag with the SHA-256 of the manifest, which states those of the other files."""
+MANIFEST_TAG = "card_sha256"
+"""Tag with the SHA-256 of the manifest, which lists those of the other files."""
 LATEST_RUNS = 5
-"""How many runs of a checkpoint's version are looked through for the one that trained it."""
+"""How many MLflow runs are searched for the one that trained a checkpoint."""
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
-_THERE = "RESOURCE_ALREADY_EXISTS"
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 _MAX_TAG = 4_000
+
+
+class RegisteredVersion(NamedTuple):
+    """A registered version."""
+
+    version: str
+    created: datetime
+    aliases: tuple[str, ...]
+    run_id: str
+    tags: Mapping[str, str]
 
 
 class Registry:
     """Registered versions.
 
     Args:
-        settings: `var_dir` is where the local registry is.
+        settings: `var_dir` holds the local registry.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,21 +68,22 @@ class Registry:
 
     def register(
         self, directory: Path, run_id: str | None, scores: Mapping[str, str]
-    ) -> Registered:
+    ) -> RegisteredVersion:
         """Register a validated checkpoint.
 
         Args:
-            directory: of the checkpoint.
-            run_id: MLflow's id of the training run, for its lineage; without it the run that kept this very checkpoint, else one of its own.
-            scores: of the reference set, as tags.
+            directory: The checkpoint.
+            run_id: Id of the MLflow run that trained it; None searches for it, else creates one.
+            scores: Scores on the reference set, stored as tags.
 
         Raises:
-            CheckpointError: the directory is not what its manifest says.
-            ReleaseError: the registry refused, does not answer, or has another checkpoint under the number of a shipped one.
+            CheckpointError: The directory does not match its manifest.
+            ReleaseError: The registry refused or does not answer, or another checkpoint has the
+                number of a shipped one.
         """
         manifest = read_manifest(directory)
         try:
-            with self._alone():
+            with self._locked():
                 self._ensure_model()
                 return self._add(
                     directory, manifest, run_id or self._training_of(directory, manifest), scores
@@ -80,11 +91,11 @@ class Registry:
         except MlflowException as error:
             raise _refused(error) from error
 
-    def versions(self) -> list[Registered]:
-        """Return all registered versions, newest first; none when nothing was ever registered.
+    def versions(self) -> list[RegisteredVersion]:
+        """Return all registered versions, newest first.
 
         Raises:
-            ReleaseError: the registry does not answer.
+            ReleaseError: The registry does not answer.
         """
         try:
             found = self._client.search_model_versions(f"name = '{NAME}'")
@@ -95,12 +106,12 @@ class Registry:
             raise _refused(error) from error
 
     def fetch(self, version: str, directory: Path) -> None:
-        """Write a version's files into an empty directory, its number in the manifest.
+        """Write a version's files into an empty directory, with its number in the manifest.
 
         Raises:
-            UnknownVersion: it is not registered.
-            CheckpointError: a file is not the one that was registered.
-            ReleaseError: the registry does not answer.
+            UnknownVersion: It is not registered.
+            CheckpointError: A file is not the one that was registered.
+            ReleaseError: The registry does not answer.
         """
         try:
             registered = self._client.get_model_version(NAME, version)
@@ -118,29 +129,30 @@ class Registry:
         except MlflowException as error:
             if error.error_code == _ABSENT:
                 raise UnknownVersion(
-                    f"expected a registered version, found '{version}': see `python -m app.release list`"
+                    f"expected a registered version, found '{version}': see "
+                    "`python -m app.release list`"
                 ) from error
             raise _refused(error) from error
         except OSError as error:
             raise CheckpointError(
                 f"expected the files of version {version} in the registry, found: {error}"
             ) from error
-        stated, found = registered.tags.get(CARD_TAG, ""), sha256_of(directory / files.MANIFEST)
+        stated, found = registered.tags.get(MANIFEST_TAG, ""), sha256_of(directory / files.MANIFEST)
         if stated != found:
             raise CheckpointError(
-                f"expected version {version} with a {files.MANIFEST} of SHA-256 {stated}, found {found}: the registry's files were changed; "
-                "register the checkpoint again"
+                f"expected version {version} with a {files.MANIFEST} of SHA-256 {stated}, found "
+                f"{found}: the registry's files were changed; register the checkpoint again"
             )
         manifest = read_manifest(directory).model_copy(update={"version": version})
         (directory / files.MANIFEST).write_text(
             manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
         )
 
-    def name(self, alias: str, version: str) -> None:
-        """Give a version an alias, which it takes from whoever had it; one that is not registered is left out.
+    def set_alias(self, alias: str, version: str) -> None:
+        """Move an alias to a version; do nothing when the version is not registered.
 
         Raises:
-            ReleaseError: the registry does not answer.
+            ReleaseError: The registry does not answer.
         """
         try:
             self._client.set_registered_model_alias(NAME, alias, version)
@@ -149,25 +161,27 @@ class Registry:
                 raise _refused(error) from error
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Wait for other commands of this machine to end registering; between machines only numbers are compared."""
+    def _locked(self) -> Iterator[None]:
+        """Serialise registrations on this machine; between machines only numbers are compared."""
         with (self._directory / "register.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _ensure_model(self) -> None:
-        """Make what is not there yet of the registered model and the shipped versions, so that a number means the same everywhere."""
+        """Create the model and the shipped versions, so that their numbers agree everywhere."""
         try:
             self._client.create_registered_model(
                 NAME, description="Checkpoints of Hydraulic Diagnostics"
             )
         except MlflowException as error:
-            if error.error_code != _THERE:
+            if error.error_code != _EXISTS:
                 raise
         for directory in sorted((PROJECT_DIR / SHIPPED).iterdir(), key=lambda path: int(path.name)):
             stated = sha256_of(directory / files.MANIFEST)
             try:
-                found = self._client.get_model_version(NAME, directory.name).tags.get(CARD_TAG, "")
+                found = self._client.get_model_version(NAME, directory.name).tags.get(
+                    MANIFEST_TAG, ""
+                )
             except MlflowException as error:
                 if error.error_code != _ABSENT:
                     raise
@@ -178,13 +192,14 @@ class Registry:
                 found = f"the next free number {added.version}"
             if found != stated:
                 raise ReleaseError(
-                    f"expected the shipped version {directory.name} (manifest {stated[:12]}) under its number in the registry, found "
-                    f"{found[:40]}: use a registry of its own with MLFLOW_TRACKING_URI or HYDRAULIC_VAR_DIR"
+                    f"expected the shipped version {directory.name} (manifest {stated[:12]}) under "
+                    f"its number in the registry, found {found[:40]}: use a separate registry with "
+                    "MLFLOW_TRACKING_URI or HYDRAULIC_VAR_DIR"
                 )
 
     def _add(
         self, directory: Path, manifest: Manifest, run_id: str | None, scores: Mapping[str, str]
-    ) -> Registered:
+    ) -> RegisteredVersion:
         run = (
             self._client.get_run(run_id)
             if run_id
@@ -203,7 +218,7 @@ class Registry:
         return self._read(made.version)
 
     def _training_of(self, directory: Path, manifest: Manifest) -> str | None:
-        """Return the id of the run that a training kept with this very checkpoint among its artifacts, or None."""
+        """Return the id of the training run whose artifacts hold this checkpoint, or None."""
         named = [self._client.get_experiment_by_name(design) for design in manifest.designs]
         experiments = [item.experiment_id for item in named if item is not None]
         if not experiments:
@@ -232,17 +247,17 @@ class Registry:
         where = (self._directory / "artifacts").as_uri() if self._local else None
         return str(self._client.create_experiment(NAME, artifact_location=where))
 
-    def _read(self, version: str) -> Registered:
+    def _read(self, version: str) -> RegisteredVersion:
         item: ModelVersion = self._client.get_model_version(NAME, version)
         created = datetime.fromtimestamp(item.creation_timestamp / 1000, UTC)
-        return Registered(
+        return RegisteredVersion(
             str(item.version), created, tuple(item.aliases), str(item.run_id or ""), dict(item.tags)
         )
 
 
 def _tags(directory: Path, manifest: Manifest) -> dict[str, str]:
     tags = {
-        CARD_TAG: sha256_of(directory / files.MANIFEST),
+        MANIFEST_TAG: sha256_of(directory / files.MANIFEST),
         "weights_sha256": manifest.sha256[files.WEIGHTS],
         "trained_as": manifest.version,
         "trained_at": manifest.created.isoformat(),
@@ -255,22 +270,24 @@ def _tags(directory: Path, manifest: Manifest) -> dict[str, str]:
         "data_windows": str(manifest.data.windows),
     }
     metrics = json.loads((directory / files.METRICS).read_bytes())
-    tags |= {f"metrics.{name}": f"{value:.6g}" for name, value in _figures(metrics)}
+    tags |= {f"metrics.{name}": f"{value:.6g}" for name, value in _scores(metrics)}
     return {name: value[:_MAX_TAG] for name, value in tags.items()}
 
 
-def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return each component's figures: of a training's report, of its first scorecard, which is the checkpoint itself."""
+def _scores(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return each component's scores; the first scorecard of a report is the checkpoint's."""
     if "scores" in metrics:
-        parts = [(component, told["pooled"]) for component, told in metrics["scores"].items()]
+        parts = [(component, item["pooled"]) for component, item in metrics["scores"].items()]
     else:
-        scorecards = metrics.get("evaluation", {}).get("scorecards", {})
+        evaluation = metrics.get("evaluation", {})
+        # reports of earlier versions have the name `contenders`
+        scorecards = evaluation.get("scorecards") or evaluation.get("contenders", {})
         first: Mapping[str, Any] = next(iter(scorecards.values()), {})
         parts = [*first.get("grades", {}).items(), *first.get("life", {}).items()]
     return [
         (f"{re.sub(r'[^A-Za-z0-9._-]', '_', component)}.{name.removeprefix('mean_')}", float(value))
-        for component, told in parts
-        for name, value in told.items()
+        for component, values in parts
+        for name, value in values.items()
         if isinstance(value, int | float)
     ]
 

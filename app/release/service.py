@@ -1,8 +1,9 @@
-"""The release desk of an ingress replica: what `python -m app.release` does, asked for over HTTP.
+"""Carries out releases for the admin routes of an ingress replica, as `python -m app.release` does.
 
-Each order is worked on in a thread with an event loop of its own: reading and editing the file takes tens of milliseconds, which callers
-for diagnoses would wait. Torch and MLflow are needed to check and to name versions only, and stay in processes of their own.
-Invariant: an order that was begun goes on to its end when its caller leaves; it acts on the file that says what runs, or not at all.
+Each request runs in a thread with its own event loop, since parsing and editing the file would
+delay diagnoses. Checkpoints are verified and aliases set in subprocesses, which import the model
+and MLflow.
+Invariant: a release that has started runs to its end when its caller disconnects.
 """
 
 import asyncio
@@ -17,248 +18,247 @@ from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, Releases
 from app.core.settings import Settings
 from app.schemas.releases import ReleaseAnswer
 
-if TYPE_CHECKING:
-    from app.release.config.file import ReadConfig
-    from app.release.config.schema import ServeConfig
+if TYPE_CHECKING:  # imported on use: an ingress that never releases stays small
+    from app.release.clients.serve_api import ServeApi
+    from app.release.config.file import ConfigFile, ReadConfig
     from app.release.operations import Releases
-    from app.serving.http.routes.releases import Asked
+    from app.serving.http.routes.releases import ReleaseRequest
     from app.store.releases import ReleaseEvent
     from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-USUAL_TIMEOUT_S = 60.0
-SHARE_OF_TIMEOUT = 0.7
-"""Of `request_timeout_s`, after which a caller is told that the order is still worked on."""
+DEFAULT_TIMEOUT_S = 60.0
+TIMEOUT_SHARE = 0.7
+"""Share of `request_timeout_s` after which the caller receives the state `running`."""
 CLOSE_S = 5.0
 SETTLE_S = 2.0
 
 
 class ReleaseService:
-    """Does releases for the ingress.
+    """Carries out releases for the ingress.
 
     Args:
-        settings: which file, and where the cache is.
-        store: has the history; of the event loop in which orders come.
-        dashboard: finds the address of Ray's dashboard; may block.
+        settings: Name the file and the cache.
+        store: Holds the history; used from the event loop of the requests.
+        dashboard: Returns the address of Ray's dashboard; may block.
     """
 
-    def __init__(self, settings: Settings, store: "Store", dashboard: "Callable[[], str]") -> None:
+    def __init__(self, settings: Settings, store: "Store", dashboard: Callable[[], str]) -> None:
         self._settings = settings
         self._store = store
         self._dashboard = dashboard
-        self._orders: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
+        self._running: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
         self._naming: set[asyncio.Task[None]] = set()
 
-    async def split(self, asked: "Asked", weights: Mapping[str, float]) -> ReleaseAnswer:
-        """Give versions their weights, see `Releases.split`."""
-        return await self._take(asked, lambda releases: releases.split(weights))
+    async def split(self, request: "ReleaseRequest", weights: Mapping[str, float]) -> ReleaseAnswer:
+        """Set the weights, see `Releases.split`."""
+        return await self._run(request, lambda releases: releases.split(weights))
 
-    async def deploy(self, asked: "Asked", version: str, device: str | None) -> ReleaseAnswer:
-        """Check a version and add it with weight 0, see `Releases.deploy`."""
+    async def deploy(
+        self, request: "ReleaseRequest", version: str, device: str | None
+    ) -> ReleaseAnswer:
+        """Verify a version and add it with weight 0, see `Releases.deploy`."""
 
         async def work(releases: "Releases") -> None:
-            from app.release.source import check
+            from app.release.source import find_placement_apart
 
-            await releases.deploy(await asyncio.to_thread(check, version, device))
+            await releases.deploy(await asyncio.to_thread(find_placement_apart, version, device))
 
-        return await self._take(asked, work, deployed=version)
+        return await self._run(request, work, deployed=version)
 
-    async def rollback(self, asked: "Asked") -> ReleaseAnswer:
-        """Put the weights before those of now in force again, see `Releases.rollback`."""
-        return await self._take(asked, lambda releases: releases.rollback())
+    async def rollback(self, request: "ReleaseRequest") -> ReleaseAnswer:
+        """Restore the previous weights, see `Releases.rollback`."""
+        return await self._run(request, lambda releases: releases.rollback())
 
     async def close(self) -> None:
-        """Give up what is under way: what was changed by halves goes back."""
-        for order in self._orders.values():
-            order.give_up()
-        if self._orders:
-            await asyncio.wait(self._orders, timeout=CLOSE_S)
+        """Cancel the running releases; they revert what they changed."""
+        for release in self._running.values():
+            release.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_S)
 
-    async def _take(
+    async def _run(
         self,
-        asked: "Asked",
+        request: "ReleaseRequest",
         work: "Callable[[Releases], Awaitable[None]]",
         deployed: str | None = None,
     ) -> ReleaseAnswer:
-        """Work on an order apart, and answer when it is done, or when the caller has waited as long as a request may."""
-        here = asyncio.get_running_loop()
-        order = _ReleaseTask(
-            self._settings, _History(self._store, here), self._dashboard, asked, work, deployed
-        )
-        config = await asyncio.to_thread(order.config)
-        under_way = next(
-            (order.deployed for order in self._orders.values() if order.deployed is not None), None
-        )
-        if deployed is not None and under_way is not None:
+        """Run a release; return when it is done, or shortly before the request times out."""
+        history = _ThreadSafeHistory(self._store, asyncio.get_running_loop())
+        release = _ReleaseTask(self._settings, history, self._dashboard, request, work, deployed)
+        read = await asyncio.to_thread(lambda: release.file().read())
+        deploying = next((item.deployed for item in self._running.values() if item.deployed), None)
+        if deployed is not None and deploying is not None:
             raise ReleaseConflict(
-                f"expected no other deployment under way here, found that of version {under_way}: ask again when it is done"
+                f"expected no other deployment in progress, found that of version {deploying}: "
+                "try again when it is done"
             )
-        task = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(order.run())))
-        self._orders[task] = order
-        task.add_done_callback(self._ended)
-        timeout_s = config.http_options.request_timeout_s or USUAL_TIMEOUT_S
-        done, _ = await asyncio.wait({task}, timeout=SHARE_OF_TIMEOUT * timeout_s)
-        return task.result() if done else await asyncio.to_thread(order.answer, "running")
+        task = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(release.run())))
+        self._running[task] = release
+        task.add_done_callback(self._on_done)
+        timeout_s = read.config.http_options.request_timeout_s or DEFAULT_TIMEOUT_S
+        done, _ = await asyncio.wait({task}, timeout=TIMEOUT_SHARE * timeout_s)
+        return task.result() if done else await asyncio.to_thread(release.answer, "running")
 
-    def _ended(self, task: asyncio.Task[ReleaseAnswer]) -> None:
-        order = self._orders.pop(task)
+    def _on_done(self, task: asyncio.Task[ReleaseAnswer]) -> None:
+        release = self._running.pop(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, HydraulicDiagnosticsError):
             logger.warning("release refused", extra={"reason": error.message})
         elif error is not None:
             logger.error("release failed", exc_info=error)
-        elif order.names:
-            from app.release.source import name_apart
+        elif release.aliases:
+            from app.release.source import set_aliases_apart
 
             naming = asyncio.create_task(
-                asyncio.to_thread(name_apart, order.names, self._settings, logger.warning)
+                asyncio.to_thread(
+                    set_aliases_apart, release.aliases, self._settings, logger.warning
+                )
             )
             self._naming.add(naming)
             naming.add_done_callback(self._naming.discard)
 
 
-class _History:
-    """The store's history of releases, asked from another thread's event loop."""
+class _ThreadSafeHistory:
+    """The store's release history, called from another thread's event loop."""
 
-    def __init__(self, store: "Store", home: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: "Store", loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
-        self._home = home
+        self._loop = loop
 
     async def record_release(
         self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
     ) -> "ReleaseEvent":
         """Add an event."""
         call = self._store.record_release(version, action, weights, actor=actor, reason=reason)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._home))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
     async def list_releases(self, limit: int = 100) -> "list[ReleaseEvent]":
         """Return the newest events, newest first."""
         call = self._store.list_releases(limit)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._home))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
 
 class _ReleaseTask:
-    """One order, from the file to its end; made in the ingress's thread, run in its own."""
+    """One release; created in the ingress's thread, run in its own."""
 
     def __init__(
         self,
         settings: Settings,
-        history: _History,
+        history: _ThreadSafeHistory,
         dashboard: Callable[[], str],
-        asked: "Asked",
+        request: "ReleaseRequest",
         work: "Callable[[Releases], Awaitable[None]]",
         deployed: str | None,
     ) -> None:
         self._settings = settings
         self._history = history
         self._dashboard = dashboard
-        self._asked = asked
+        self._request = request
         self._work = work
         self.deployed = deployed
-        self._said: list[str] = []
-        self.names: Mapping[str, str] = {}
+        self._lines: list[str] = []
+        self.aliases: Mapping[str, str] = {}
         self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
-    def config(self) -> "ServeConfig":
-        """Read what the file says.
+    def file(self, expected_digest: str | None = None) -> "ConfigFile":
+        """Return the file of this node.
 
         Raises:
-            ReleasesElsewhere: it is not here.
-            SettingsError: it can't be used.
+            ReleasesElsewhere: It does not exist here.
         """
         from app.release.config.file import ConfigFile
 
-        return ConfigFile(self._path()).read().config
+        path = self._settings.serve_config
+        if not path.is_file():
+            raise ReleasesElsewhere(
+                f"expected the Serve configuration as '{path}' on the ingress's node, found none: "
+                "set HYDRAULIC_SERVE_CONFIG, or use `python -m app.release` on the machine that "
+                "holds the file"
+            )
+        return ConfigFile(path, expected_digest)
 
     async def run(self) -> ReleaseAnswer:
-        """Work on the order.
+        """Run the release.
 
         Raises:
-            HydraulicDiagnosticsError: it was refused; what ran before goes on.
+            HydraulicDiagnosticsError: It was refused; what ran before continues.
         """
-        task = asyncio.create_task(self._do())
+        task = asyncio.create_task(self._run())
         self._running = (asyncio.get_running_loop(), task)
         await task
-        return self.answer("would_change" if self._asked.dry_run else "done")
+        return self.answer("would_change" if self._request.dry_run else "done")
 
-    def give_up(self) -> None:
-        """Have it end soon, from any thread."""
+    def cancel(self) -> None:
+        """Cancel the release, from any thread."""
         if self._running is not None:
             loop, task = self._running
             loop.call_soon_threadsafe(task.cancel)
 
     def answer(self, state: Literal["done", "running", "would_change"]) -> ReleaseAnswer:
-        """Say how it stands."""
-        from app.release.config.file import ConfigFile
-
-        now = ConfigFile(self._path()).read()
+        """Return the state of the release and of the file."""
+        now = self.file().read()
         return ReleaseAnswer(
-            state=state, said=tuple(self._said), weights=_weights(now), digest=now.digest
+            state=state, said=tuple(self._lines), weights=now.weights, digest=now.digest
         )
 
-    async def _do(self) -> None:
-        # imported when asked for: an ingress that never releases stays as small as it is
+    async def _run(self) -> None:
         from app.release.clients.serve_api import ServeApi, ray_token
         from app.release.clients.service_api import ServiceApi, service_url
-        from app.release.config.file import ConfigFile
-        from app.release.ledger import Asker
+        from app.release.history import Actor
         from app.release.operations import Releases
-        from app.release.source import aliases
-        from app.release.view import difference
+        from app.release.source import new_aliases
 
-        asked, path, settings = self._asked, self._path(), self._settings
-        read = ConfigFile(path, asked.seen).read()
+        request, settings = self._request, self._settings
+        file = self.file(request.expected_digest)
         serve = ServeApi(
             await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home())
         )
-        service = ServiceApi(service_url(read.config), asked.key.get_secret_value())
+        service = ServiceApi(service_url(file.read().config), request.key.get_secret_value())
         async with serve, service:
-            give_up = time.monotonic() + SETTLE_S
-            while found := [
-                line
-                for line in difference(read, await serve.applications())
-                if line.startswith("application")
-            ]:
-                if time.monotonic() < give_up:  # another command may be between the file and Serve
-                    await asyncio.sleep(0.2)
-                    read = ConfigFile(path, asked.seen).read()
-                    continue
-                raise ReleaseConflict(
-                    f"expected what runs in '{path.name}' of this node, found: {'; '.join(found)}: see `python -m app.release diff`, and "
-                    "`apply` it, or name the file that runs with HYDRAULIC_SERVE_CONFIG"
-                )
-            file, asker = ConfigFile(path, asked.seen), Asker(asked.name, asked.reason)
+            before = await _read_running(file, serve)
             releases = Releases(
                 file,
                 serve,
                 service,
                 self._history,
-                asker,
-                self._said.append,
+                Actor(request.actor, request.reason),
+                self._lines.append,
                 settings.var_dir,
-                dry_run=asked.dry_run,
+                dry_run=request.dry_run,
             )
             await self._work(releases)
-            if not asked.dry_run:
-                self.names = aliases(_weights(read), releases.weights(), self.deployed)
+            if not request.dry_run:
+                after = releases.read().weights
+                self.aliases = new_aliases(before.weights, after, self.deployed)
 
-    def _path(self) -> Path:
-        path = self._settings.serve_config
-        if not path.is_file():
-            raise ReleasesElsewhere(
-                f"expected the file that says what runs as '{path}' on the ingress's node, found none: name it with HYDRAULIC_SERVE_CONFIG, "
-                "or use `python -m app.release` where it is"
+
+async def _read_running(file: "ConfigFile", serve: "ServeApi") -> "ReadConfig":
+    """Read the file, and check that it is the one that runs.
+
+    Raises:
+        ReleaseConflict: It differs from what runs; a concurrent change is waited for.
+    """
+    from app.release.view import differing_applications
+
+    deadline = time.monotonic() + SETTLE_S
+    while True:
+        read = file.read()
+        found = differing_applications(read, await serve.applications())
+        if not found:
+            return read
+        if time.monotonic() >= deadline:
+            raise ReleaseConflict(
+                f"expected what runs in '{file.name}' of this node, found: {'; '.join(found)}: "
+                "see `python -m app.release diff`, and `apply` it, or set HYDRAULIC_SERVE_CONFIG "
+                "to the file that runs"
             )
-        return path
-
-
-def _weights(read: "ReadConfig") -> dict[str, float]:
-    return {release.version: release.weight for release in read.config.traffic.releases}
+        await asyncio.sleep(0.2)
 
 
 def open_release_service(settings: Settings, store: "Store") -> ReleaseService:
-    """Make the desk of an ingress replica of a running cluster."""
+    """Create the release service of an ingress replica in a running cluster."""
     from app.serving.observability.dashboard import dashboard_of_cluster
 
     return ReleaseService(settings, store, dashboard_of_cluster)

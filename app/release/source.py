@@ -1,6 +1,6 @@
-"""Where a version to be deployed comes from, and whether it may be.
+"""Finds and verifies the checkpoint of a version to deploy, and names registered versions.
 
-Invariant: a checkpoint that leaves this module was loaded here as a replica would load it.
+Invariant: a checkpoint that this module returns for deployment was loaded as a replica loads it.
 """
 
 import logging
@@ -22,29 +22,31 @@ if TYPE_CHECKING:
 SHIPPED = "app/weights"
 
 
-def placement_of(
+def find_placement(
     version: str, checkpoint: str | None, device: str | None, settings: Settings
 ) -> Placement:
-    """Find a version's checkpoint and check it.
+    """Find a version's checkpoint and verify it.
 
     Args:
-        version: as its manifest has it.
-        checkpoint: its directory, relative to the project; None looks among the shipped and the registered ones.
-        device: for its replicas; None for that of the version that is copied.
-        settings: where the cache is.
+        version: As in its manifest.
+        checkpoint: Its directory, relative to the project; None searches the shipped and the
+            registered versions.
+        device: Device of its replicas; None for that of the copied version.
+        settings: Name the directory of the cache.
 
     Raises:
-        CheckpointError: it is not there, is not what its manifest says, or holds another version.
-        HydraulicDiagnosticsError: it is not registered, or the registry does not answer.
+        CheckpointError: It does not exist, does not match its manifest, or is another version's.
+        HydraulicDiagnosticsError: It is not registered, or the registry does not answer.
     """
-    # torch takes seconds to import, and the other commands do not need it
+    # loading a checkpoint imports the model, which other commands do not need
     from app.release.validation import validate
 
     if checkpoint is None and not (PROJECT_DIR / SHIPPED / version).is_dir():
         if not has_registry(settings):
             raise CheckpointError(
-                f"expected version {version} among the shipped or the registered ones, found neither it nor a registry: register it with "
-                "`python -m app.release register DIRECTORY`, or name its directory with --checkpoint"
+                f"expected version {version} among the shipped or registered versions, found "
+                "neither it nor a registry: register it with `python -m app.release register "
+                "DIRECTORY`, or give its directory with --checkpoint"
             )
         validate(cached(version, settings.var_dir / MODELS, open_registry(settings).fetch), version)
         return Placement(version, f"{REGISTERED}{version}", device)
@@ -53,24 +55,25 @@ def placement_of(
     return Placement(version, given, device)
 
 
-def check(version: str, device: str | None) -> Placement:
-    """Find and check a shipped or registered version as `placement_of` does, in a process of its own: torch and MLflow stay out of this one.
+def find_placement_apart(version: str, device: str | None) -> Placement:
+    """Do the same as `find_placement` in a subprocess, which loads the model and MLflow.
 
     Raises:
-        ReleaseError: it is not there, or is not what its manifest says.
+        ReleaseError: The version does not exist, or does not match its manifest.
     """
     try:
-        told = run_apart("check", version)
+        output = run_apart("check", version)
     except ReleaseError as error:
         raise ReleaseError(f"version {version} was refused: {error.message}") from error
-    return Placement(version, told.splitlines()[-1], device)
+    return Placement(version, output.splitlines()[-1], device)
 
 
-def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:
-    """Find a version's checkpoint on this machine: as the file releases it, else shipped, else registered.
+def find_directory(version: str, config: ServeConfig, settings: Settings) -> Path:
+    """Find a version's checkpoint on this machine: as released, else shipped, else registered.
 
     Raises:
-        CheckpointError: it is in none of these places, can't be fetched, or is not what its manifest says.
+        CheckpointError: It is in none of these places, cannot be fetched, or does not match its
+            manifest.
     """
     release = config.traffic.find(version)
     if release is not None:
@@ -80,64 +83,71 @@ def directory_of(version: str, config: ServeConfig, settings: Settings) -> Path:
     if has_registry(settings) or (settings.var_dir / MODELS / version).is_dir():
         return find_checkpoint(f"{REGISTERED}{version}", settings)
     raise CheckpointError(
-        f"expected version {version} among the released, the shipped or the registered ones, found it nowhere on this machine: "
-        "name its directory with --checkpoint"
+        f"expected version {version} among the released, shipped or registered versions, found it "
+        "nowhere on this machine: give its directory with --checkpoint"
     )
 
 
 def has_registry(settings: Settings) -> bool:
-    """Tell whether there may be a registry, without importing or making one."""
+    """Return whether a registry is configured or exists, without opening or creating one."""
     return (
         bool(os.environ.get("MLFLOW_TRACKING_URI"))
         or (settings.var_dir / "mlflow" / "mlflow.db").is_file()
     )
 
 
-def aliases(
+def new_aliases(
     before: Mapping[str, float], after: Mapping[str, float], deployed: str | None
 ) -> dict[str, str]:
-    """Return which registered version is champion, and which challenger, where a change of weights or a deployment made another one so.
+    """Return the aliases that a change of weights or a deployment moves.
 
     Args:
-        before: weights by version.
-        after: the same.
-        deployed: the version that was just deployed, or None.
+        before: Weights by version.
+        after: Weights by version after the change.
+        deployed: The version that was deployed, or None.
+
+    Returns:
+        Version by alias: `champion` has the largest weight, `challenger` was deployed last.
     """
-    named = {}
+    aliases = {}
     champion = max(after, key=lambda version: after[version])
     if champion != max(before, key=lambda version: before[version]):
-        named["champion"] = champion
+        aliases["champion"] = champion
     if deployed is not None:
-        named["challenger"] = deployed
-    return named
+        aliases["challenger"] = deployed
+    return aliases
 
 
-def name_versions(names: Mapping[str, str], settings: Settings, say: Callable[[str], None]) -> None:
-    """Tell the registry its aliases' versions; what runs does not depend on it, so a registry that refuses is told and fails nothing."""
-    if not names or not has_registry(settings):
+def set_aliases(
+    aliases: Mapping[str, str], settings: Settings, report: Callable[[str], None]
+) -> None:
+    """Set aliases in the registry; failure is reported only, since traffic does not need them."""
+    if not aliases or not has_registry(settings):
         return
     try:
         registry = open_registry(settings)
-        for alias, version in names.items():
-            registry.name(alias, version)
+        for alias, version in aliases.items():
+            registry.set_alias(alias, version)
     except HydraulicDiagnosticsError as error:
-        say(f"warning: done, but the registry was not told: {error.message}")
+        report(f"warning: done, but the aliases were not set in the registry: {error.message}")
 
 
-def name_apart(names: Mapping[str, str], settings: Settings, say: Callable[[str], None]) -> None:
-    """Do what `name_versions` does in a process of its own, which nobody waits for: MLflow stays out of this one."""
-    if not names or not has_registry(settings):
+def set_aliases_apart(
+    aliases: Mapping[str, str], settings: Settings, report: Callable[[str], None]
+) -> None:
+    """Do the same as `set_aliases` in a subprocess, which loads MLflow."""
+    if not aliases or not has_registry(settings):
         return
     try:
-        told = run_apart("alias", *(f"{alias}={version}" for alias, version in names.items()))
+        output = run_apart("alias", *(f"{alias}={version}" for alias, version in aliases.items()))
     except ReleaseError as error:
-        told = error.message
-    if told:
-        say(told.strip()[-600:])
+        output = error.message
+    if output:
+        report(output.strip()[-600:])
 
 
 def open_registry(settings: Settings) -> "Registry":
-    """Open the registry, which takes the seconds that MLflow takes to import.
+    """Open the registry, which imports MLflow and takes seconds.
 
     Raises:
         ReleaseError: MLflow is not installed.
@@ -151,9 +161,9 @@ def open_registry(settings: Settings) -> "Registry":
         from app.release.registry import Registry
     except ModuleNotFoundError as error:
         raise ReleaseError(
-            f"expected MLflow for the registry, found no module '{error.name}': install the project with the extra `train`, or name a "
-            "directory with --checkpoint"
+            f"expected MLflow for the registry, found no module '{error.name}': install the "
+            "project with the extra `release`, or give a directory with --checkpoint"
         ) from error
-    for noisy in ("mlflow", "alembic"):  # after the import, which sets them itself
+    for noisy in ("mlflow", "alembic"):  # the import sets their levels
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return Registry(settings)

@@ -1,6 +1,7 @@
-"""Whether a checkpoint may be registered or deployed: loads it, scores every registered machine of its designs, and labelled windows.
+"""Validates checkpoints before registration or deployment, by scoring windows of real machines.
 
-Invariant: a checkpoint that passes was loaded and run here as a replica would, on every topology that it will meet.
+Invariant: a validated checkpoint was loaded and run as a replica does, on every registered topology
+of its designs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,18 +19,18 @@ from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
 from app.model.graph import Prediction
 from app.model.runtime.predictor import Predictor
-from app.release.warm_up import wave
+from app.release.clients.service_api import wave
 from app.schemas.equipment import Equipment
 from app.store.store import Store
 from app.store.windows import decode_window
 
 MAX_REFERENCE_WINDOWS = 240
-WINDOWS_OF_A_BATCH = 24
+BATCH_WINDOWS = 24
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ComponentScore(NamedTuple):
-    """How often a component's grade was told right on labelled windows."""
+    """How often the predicted grade of a component was right on labelled windows."""
 
     design: str
     component_id: str
@@ -38,20 +39,22 @@ class ComponentScore(NamedTuple):
 
 
 def validate(directory: Path, version: str | None) -> Checkpoint:
-    """Load a checkpoint: hashes, shapes, feature spec; the network's answers are finite and the same in every implementation.
+    """Load a checkpoint and verify hashes, shapes, feature spec and the network's outputs.
 
     Args:
-        directory: of the checkpoint.
-        version: that its manifest must have; None for any.
+        directory: The checkpoint.
+        version: The version that its manifest must have; None for any.
 
     Raises:
-        CheckpointError: a part is missing, cut, changed or does not fit, or it is another version's.
+        CheckpointError: A part is missing, truncated, changed or does not fit, or it is another
+            version's.
     """
     checkpoint = load(directory)
     found = checkpoint.manifest.version
     if version is not None and found != version:
         raise CheckpointError(
-            f"expected version {version} in '{directory}', found version {found}: name the right directory or version"
+            f"expected version {version} in '{directory}', found version {found}: give the right "
+            "directory or version"
         )
     return checkpoint
 
@@ -63,7 +66,7 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
         A line for each topology.
 
     Raises:
-        CheckpointError: a machine's topology does not fit, or its scores are not finite.
+        CheckpointError: A topology does not fit, or a health is not finite.
     """
     predictor = open_predictor(checkpoint).predictor
     lines = []
@@ -78,10 +81,12 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
         prediction = _predict(checkpoint, predictor, machine, values[np.newaxis])
         if not np.isfinite(prediction.health_WV).all():
             raise CheckpointError(
-                f"expected finite health of every component of '{machine.equipment_id}', found some that is not: train again"
+                f"expected finite health of every component of '{machine.equipment_id}', found "
+                "NaN or infinity: train again"
             )
         lines.append(
-            f"warm-up on the topology of '{machine.equipment_id}' ({machine.design}): every health is finite"
+            f"warm-up on the topology of '{machine.equipment_id}' ({machine.design}): every health "
+            "is finite"
         )
     return lines
 
@@ -89,51 +94,54 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
 async def reference_score(
     checkpoint: Checkpoint, machines: Sequence[Equipment], store: Store
 ) -> list[ComponentScore]:
-    """Score labelled windows of the store: stable ones, spread over the time of each machine of the checkpoint's designs.
+    """Score stable labelled windows of the store, spread over time, of the checkpoint's designs.
 
-    Windows that touch the manifest's data interval are left out: the weights were fitted on them and their score would flatter.
+    Windows of the manifest's data interval are excluded, since the weights were fitted on them.
 
     Returns:
-        For each component how often its grade was told right; empty when the store has no other labelled windows.
+        Scores by component; empty when the store has no other labelled windows.
 
     Raises:
-        StoreError: the database can't be reached.
+        StoreError: The database does not answer.
     """
     predictor = open_predictor(checkpoint).predictor
-    counted: dict[tuple[str, str], list[bool]] = {}
+    right: dict[tuple[str, str], list[bool]] = {}
     for machine in machines:
         if machine.design not in checkpoint.manifest.designs:
             continue
         grades = checkpoint.feature_spec.grades.get(machine.design, {})
         windows = await _labelled(machine, store, checkpoint.manifest.data)
-        for start in range(0, len(windows), WINDOWS_OF_A_BATCH):
-            part = windows[start : start + WINDOWS_OF_A_BATCH]
+        for start in range(0, len(windows), BATCH_WINDOWS):
+            part = windows[start : start + BATCH_WINDOWS]
             read = await store.read_windows(
                 [(machine.equipment_id, first, machine.bins) for first, _ in part]
             )
             full = [
-                (window, told) for window, (_, told) in zip(read, part, strict=True) if window.count
+                (window, labels)
+                for window, (_, labels) in zip(read, part, strict=True)
+                if window.count
             ]
             if not full:
                 continue
             values = np.stack([decode_window(window, machine) for window, _ in full])
             prediction = _predict(checkpoint, predictor, machine, values)
-            for share_VK, (_, told) in zip(prediction.probability_WVK, full, strict=True):
+            for share_VK, (_, labels) in zip(prediction.probability_WVK, full, strict=True):
                 for place, component in enumerate(machine.components):
                     known = grades.get(component.component_id)
-                    if known is None or component.component_id not in told:
+                    if known is None or component.component_id not in labels:
                         continue
                     likely = int(np.argmax(share_VK[place, : len(known)]))
-                    right = known[likely].name == told[component.component_id]
-                    counted.setdefault((machine.design, component.component_id), []).append(right)
-    return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(counted.items())]
+                    is_right = known[likely].name == labels[component.component_id]
+                    key = (machine.design, component.component_id)
+                    right.setdefault(key, []).append(is_right)
+    return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(right.items())]
 
 
 async def _labelled(
-    machine: Equipment, store: Store, seen: DataInterval
+    machine: Equipment, store: Store, excluded: DataInterval
 ) -> list[tuple[int, dict[str, str]]]:
-    """Return the first bins of labelled windows outside of an interval, spread over time, with the grade of each component."""
-    told: dict[int, dict[str, str]] = {}
+    """Return the first bins and grades of labelled windows outside of an interval."""
+    grades: dict[int, dict[str, str]] = {}
     window = timedelta(seconds=machine.window_s)
     for label in await store.read_labels(machine.equipment_id):
         if (
@@ -144,9 +152,9 @@ async def _labelled(
             continue
         first = -(-label.start_us // machine.grid_us)
         start = EPOCH + timedelta(microseconds=first * machine.grid_us)
-        if start >= seen.end or start + window <= seen.start:
-            told.setdefault(first, {})[label.component_id] = label.grade
-    windows = sorted(told.items())
+        if start >= excluded.end or start + window <= excluded.start:
+            grades.setdefault(first, {})[label.component_id] = label.grade
+    windows = sorted(grades.items())
     step = max(1, -(-len(windows) // MAX_REFERENCE_WINDOWS))
     return windows[::step]
 
@@ -168,7 +176,7 @@ def _predict(
         graph, _ = build_windows(values_WSN, plan_windows(machine, checkpoint.feature_spec))
     except WindowError as error:
         raise CheckpointError(
-            f"expected a checkpoint that fits the registered machine '{machine.equipment_id}' of its design '{machine.design}', "
-            f"found: {error.message}"
+            f"expected a checkpoint that fits the registered machine '{machine.equipment_id}' of "
+            f"its design '{machine.design}', found: {error.message}"
         ) from error
     return predictor.predict([graph])[0]

@@ -1,1 +1,1 @@
-"""What enters and leaves the service: pydantic models, frozen and strict, with no I/O."""
+"""Public contracts: equipment, readings, diagnosis and releases as frozen pydantic models."""

@@ -1,9 +1,8 @@
-"""Reads the text of a topology into plain values: JSON, or YAML without what can hide or multiply content.
+"""Parses the text of a topology, JSON or a safe subset of YAML, into plain values.
 
-Aliases are refused, since a few hundred bytes of them expand to any amount of memory; so are keys that stand twice,
-since one of the two would be dropped silently. YAML is bounded, since it takes a hundred times as long to read as JSON.
-It knows no schema.
-Invariant: whatever the text, the result is plain values or a `TopologyError`.
+Aliases are refused: a few hundred bytes of them expand to any amount of memory. Repeated keys are
+refused: one of the two values would be dropped silently. The size of YAML is limited: it takes a
+hundred times as long to parse as JSON.
 """
 
 import json
@@ -20,7 +19,7 @@ from app.core.errors import TopologyError
 from app.schemas.places import shown
 
 MAX_YAML_BYTES = 256 * 1024
-"""Largest YAML, bytes (of text: characters); JSON may be larger."""
+"""Largest YAML in bytes (characters of a str); JSON may be larger."""
 
 
 def read_document(text: str | bytes, where: str) -> object:
@@ -31,44 +30,41 @@ def read_document(text: str | bytes, where: str) -> object:
         where: the name of the source, for messages.
 
     Returns:
-        What the document holds: mappings, lists, strings, numbers, booleans, dates and None.
+        Mappings, lists, strings, numbers, booleans, dates and None.
 
     Raises:
-        TopologyError: the text does not parse, repeats a key, has an alias, nests too deep, or is YAML beyond
-            `MAX_YAML_BYTES`.
+        TopologyError: the text does not parse, repeats a key, has an alias, nests too deep, or is
+            YAML larger than `MAX_YAML_BYTES`.
     """
     try:
         try:
-            # tabs between tokens are JSON and not YAML, so JSON comes first
+            # JSON first: tabs between tokens are valid in JSON and not in YAML
             return json.loads(text, object_pairs_hook=_unique)
         except _RepeatedKey:
             raise
         except ValueError as error:
             if len(text) > MAX_YAML_BYTES:
-                raise TopologyError(
-                    where,
-                    (
-                        (
-                            "",
-                            f"expected JSON, or YAML of at most {MAX_YAML_BYTES} bytes, found {len(text)} that are no JSON ({error})",
-                        ),
-                    ),
-                ) from error
+                found = f"{len(text)} that are no JSON ({error})"
+                expected = f"JSON, or YAML of at most {MAX_YAML_BYTES} bytes"
+                raise _failure(where, f"expected {expected}, found {found}") from error
             return _TopologyLoader(text).get_single_data()
     except RecursionError as error:
-        raise TopologyError(
-            where,
-            (("", "expected a topology, found values nested too deep to read: flatten them"),),
+        raise _failure(
+            where, "expected a topology, found values nested too deep to read: flatten them"
         ) from error
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise TopologyError(
-            where, (("", f"expected YAML or JSON, found text that does not parse: {reason}"),)
+        raise _failure(
+            where, f"expected YAML or JSON, found text that does not parse: {reason}"
         ) from error
 
 
+def _failure(where: str, message: str) -> TopologyError:
+    return TopologyError(where, (("", message),))
+
+
 class _RepeatedKey(ValueError):
-    """A key stands twice in one JSON object."""
+    """One JSON object has a key twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -87,7 +83,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class _TopologyLoader(Composer, CParser, SafeConstructor, Resolver):
     """YAML's safe loader without aliases and repeated keys.
 
-    Scanning is libyaml's, four times as fast as Python's; composing is Python's, which bounds its own depth.
+    libyaml scans, four times as fast as Python; Python composes, because it limits the depth.
     """
 
     def __init__(self, stream: str | bytes) -> None:
@@ -100,8 +96,8 @@ class _TopologyLoader(Composer, CParser, SafeConstructor, Resolver):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(
-                problem=f"found alias *{event.anchor}: write out what it stands for",
-                problem_mark=event.start_mark,  # type: ignore[arg-type] # libyaml's mark, which prints the same
+                problem=f"found alias *{event.anchor}: write its value out",
+                problem_mark=event.start_mark,  # type: ignore[arg-type] # libyaml's mark
             )
         return super().compose_node(parent, index)
 
@@ -111,7 +107,8 @@ class _TopologyLoader(Composer, CParser, SafeConstructor, Resolver):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(
-                        problem=f"found key {shown(key.value)} twice in one mapping: keep one of them",
+                        problem=f"found key {shown(key.value)} twice in one mapping: "
+                        "keep one of them",
                         problem_mark=key.start_mark,
                     )
                 seen.add(key.value)

@@ -1,7 +1,7 @@
 """An equipment's topology: components, the sensors on them and the connections between them.
 
-It knows no machine: quantities, types and media are the field's, everything else stands in a file that
-`app.schemas.topology` reads and lints.
+Quantities, component types and media are general; everything about a machine is in its topology
+file, which `app.schemas.topology` reads and lints.
 Invariant: an `Equipment` never changes; equal topologies have the same `revision`.
 """
 
@@ -32,18 +32,20 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "humidity": ("%", "ppm"),
     "ratio": ("%", "1"),
 }
-"""Quantities that a sensor may measure, each with the units that it may be in."""
+"""Quantities that a sensor may measure, with their allowed units."""
 
 COMPONENT_TYPES: tuple[str, ...] = (
-    "accumulator", "bearing", "combustor", "compressor", "controller", "cooler", "cylinder", "fan", "filter", "gearbox",
-    "heater", "line", "motor", "nozzle", "pump", "robot_joint", "spindle", "tank", "tool", "turbine", "valve", "other",
+    "accumulator", "bearing", "combustor", "compressor", "controller", "cooler", "cylinder", "fan",
+    "filter", "gearbox", "heater", "line", "motor", "nozzle", "pump", "robot_joint", "spindle",
+    "tank", "tool", "turbine", "valve", "other",
 )  # fmt: skip
-"""Kinds of component that the network has an embedding for."""
+"""Types of component; the network has an embedding for each."""
 
 MEDIA: tuple[str, ...] = (
-    "pressure_line", "return_line", "suction_line", "leakage_line", "shaft", "signal", "thermal", "gas_path",
+    "pressure_line", "return_line", "suction_line", "leakage_line", "shaft", "signal", "thermal",
+    "gas_path",
 )  # fmt: skip
-"""What a connection carries."""
+"""Types of connection."""
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
@@ -54,9 +56,9 @@ MAX_SENSORS = 2048
 MAX_CONNECTIONS = 4096
 MAX_BINS = 100_000
 MAX_SENSOR_BINS = 5_000_000
-"""Most sensors x bins of a window: what one diagnosis fetches and holds, 20 MB."""
+"""Most sensors x bins of a window: memory of one diagnosis, 20 MB."""
 MAX_SENSOR_STEPS = 200_000
-"""Most sensors x steps of a window: what a network computes over."""
+"""Most sensors x steps of a window: work of the network."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +66,8 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 class Sensor(BaseModel):
     """An instrument on a component.
 
-    `range` is what the instrument can physically read, in `unit`; a value beyond it is a fault of the instrument.
+    `range` is what the instrument can physically read, in `unit`; a value beyond it is a sensor
+    fault.
     """
 
     model_config = _STRICT
@@ -78,7 +81,7 @@ class Sensor(BaseModel):
 
 
 class Grade(BaseModel):
-    """A named condition of a component and the health in [0, 1] that it stands for."""
+    """A named condition of a component, and its health in [0, 1]."""
 
     model_config = _STRICT
 
@@ -87,7 +90,7 @@ class Grade(BaseModel):
 
 
 class Component(BaseModel):
-    """A part of the machine: a node of its graph. `grades` are in order from as new to failed."""
+    """A part of the machine: a node of its graph. `grades` are ordered from as new to failed."""
 
     model_config = _STRICT
 
@@ -100,8 +103,8 @@ class Component(BaseModel):
 class Connection(BaseModel):
     """A line, shaft or other link from `source` to `target`, in the direction of flow or drive.
 
-    `evidence` says which way one component's readings may speak for the other: along the connection (`forward`),
-    along and against it (`both`), or not at all (`none`, the link is there and tells nothing).
+    `evidence` is the direction in which readings of one component are evidence for the other: along
+    the connection (`forward`), in both directions (`both`), or not at all (`none`).
     """
 
     model_config = _STRICT
@@ -120,11 +123,11 @@ class PlacedSensor(NamedTuple):
 
 
 class Equipment(BaseModel):
-    """One machine: one graph, its sensors and the window that a diagnosis looks at.
+    """One machine: its graph, its sensors and the window of a diagnosis.
 
-    `design` names the kind of machine: all machines of one design share a checkpoint's sensor references and grades.
-    `cycle_s` is the period of a machine that repeats a cycle; its cycles start at whole multiples of it since
-    1970-01-01T00:00Z, and a diagnosis of "now" looks at the last complete one.
+    Machines of one `design` share a checkpoint's sensor references and grades. `cycle_s` is the
+    period of a machine that repeats a cycle; cycles start at whole multiples of it since
+    1970-01-01T00:00Z, and a diagnosis of "now" uses the last complete one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
@@ -141,7 +144,7 @@ class Equipment(BaseModel):
 
     @cached_property
     def sensors(self) -> tuple[PlacedSensor, ...]:
-        """All sensors, components in file order, then sensors in file order: the order of every array over S."""
+        """All sensors by component, in file order: the order of every array over S."""
         return tuple(
             PlacedSensor(index, sensor)
             for index, component in enumerate(self.components)
@@ -150,7 +153,7 @@ class Equipment(BaseModel):
 
     @cached_property
     def sensor_ids(self) -> tuple[str, ...]:
-        """Ids of all sensors in the order of `sensors`."""
+        """Ids of all sensors, in the order of `sensors`."""
         return tuple(placed.sensor.sensor_id for placed in self.sensors)
 
     @cached_property
@@ -160,17 +163,17 @@ class Equipment(BaseModel):
 
     @cached_property
     def bins(self) -> int:
-        """Bins of a window."""
+        """Number of bins of a window."""
         return round(self.window_s * 1_000_000) // self.grid_us
 
     @cached_property
     def revision(self) -> str:
-        """SHA-256 of the canonical JSON: equal for equal topologies, whatever file they came from."""
+        """SHA-256 of the canonical JSON: equal for equal topologies."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def structure(self) -> bytes:
-        """Return as JSON what machines that differ only in id and name have in common."""
+        """Return the topology as JSON without the id and name of the machine."""
         return self.model_dump_json(exclude={"equipment_id", "name"}).encode()
 
     @cached_property
@@ -190,15 +193,16 @@ class Equipment(BaseModel):
         raise KeyError(component_id)
 
     def reached_from(self, components: Iterable[int]) -> set[int]:
-        """Return the positions of the components that evidence of these can be brought to by connections, these included."""
+        """Return the components that evidence of these reaches by connections, these included."""
         reached = set(components)
         new = set(reached)
-        while new := {target for each in new for target in self._told[each]} - reached:
+        targets = self._evidence_targets
+        while new := {target for each in new for target in targets[each]} - reached:
             reached |= new
         return reached
 
     def sensors_in_reach(self, component: int) -> list[int]:
-        """Return the positions in `sensors` of those whose evidence can be brought to a component, its own included."""
+        """Return the indices of the sensors whose evidence reaches a component, with its own."""
         sources = [
             index
             for index in range(len(self.components))
@@ -209,16 +213,16 @@ class Equipment(BaseModel):
         ]
 
     @cached_property
-    def _told(self) -> tuple[frozenset[int], ...]:
-        """By component, to which others its connections bring evidence directly."""
-        told: list[set[int]] = [set() for _ in self.components]
+    def _evidence_targets(self) -> tuple[frozenset[int], ...]:
+        """For each component, those to which its connections carry evidence directly."""
+        targets: list[set[int]] = [set() for _ in self.components]
         position = {
             component.component_id: index for index, component in enumerate(self.components)
         }
         for connection in self.connections:
             source, target = position[connection.source], position[connection.target]
             if connection.evidence != "none":
-                told[source].add(target)
+                targets[source].add(target)
             if connection.evidence == "both":
-                told[target].add(source)
-        return tuple(map(frozenset, told))
+                targets[target].add(source)
+        return tuple(map(frozenset, targets))

@@ -1,6 +1,6 @@
-"""Where in a document something stands, and a short form of what was found there, for messages.
+"""Places in a document and shortened values, for messages.
 
-Invariant: what is shown of a value is bounded in length, whatever was sent.
+Invariant: the length of a shown value is bounded for any input.
 """
 
 import itertools
@@ -10,7 +10,7 @@ _MAX_NAME = 80
 
 
 def place_of(loc: Sequence[int | str]) -> str:
-    """Write a pydantic location as a path: `components[2].sensors[0].unit`; long names are cut."""
+    """Format a pydantic location as `components[2].sensors[0].unit`; long names are shortened."""
     place = ""
     for part in loc:
         if isinstance(part, int):
@@ -22,7 +22,7 @@ def place_of(loc: Sequence[int | str]) -> str:
 
 
 def some_of(names: Sequence[str], limit: int = 20) -> str:
-    """Write out the first names, and how many there are beyond them: `a, b and 3 more`."""
+    """List the first names and count the others: `a, b and 3 more`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -31,8 +31,8 @@ def shown(value: object, limit: int = 60) -> str:
     """Return the start of a value's repr.
 
     Args:
-        value: anything; large containers are not walked whole beyond their repr.
-        limit: characters at the most.
+        value: any; of large containers only the first items are formatted.
+        limit: most characters.
     """
     if isinstance(value, Mapping):
         value = dict(itertools.islice(value.items(), limit))

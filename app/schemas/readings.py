@@ -1,6 +1,6 @@
-"""Readings as they arrive over HTTP: one line each, or a whole window inline.
+"""Readings in HTTP requests: one per line, or a whole window inline.
 
-Invariant: every time is aware and every value a float32 can hold, so that nothing behind this door needs to ask.
+Invariant: every time has a zone and every value is finite as float32.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,17 +12,17 @@ from app.schemas.equipment import Identifier
 from app.schemas.times import AwareTime
 
 FLOAT32_MAX = 3.4028234663852886e38
-"""Largest finite float32: what the store and the networks hold."""
+"""Largest finite float32, the type of the store and the networks."""
 
 MAX_WINDOW_VALUES = 100_000
 """Most values of one sensor in an inline window."""
 
 MAX_LISTED_REJECTED = 1_000
-"""Most rejected lines that an answer lists; it counts them all."""
+"""Most rejected lines in an answer; it counts all of them."""
 
 
 class _SaysFloat32:
-    """One message for whatever a value fails at; it stays in pydantic's core, since windows have millions of values."""
+    """One message for every invalid value, checked in pydantic's core: windows have many values."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -53,8 +53,8 @@ class Reading(BaseModel):
 class InlineReadings(BaseModel):
     """A window's readings inside a request.
 
-    Value i of each sensor was read at `start` + i * `step_s`; null is missing. Of each sensor only the first bad value
-    is told: a body of nothing else would have millions.
+    Value i of each sensor was read at `start` + i * `step_s`; null is missing. Only the first
+    invalid value of each sensor is reported.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +71,7 @@ class InlineReadings(BaseModel):
 
 
 class RejectedLine(BaseModel):
-    """A line of a readings body that was not taken, and why. `line` counts from 1, a CSV header included."""
+    """A rejected line of a readings body, and why. `line` counts from 1, with a CSV header."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,10 +81,10 @@ class RejectedLine(BaseModel):
 
 
 class IngestAnswer(BaseModel):
-    """What became of a readings body; every line was accepted, a duplicate or rejected.
+    """Result of a readings body; every line was accepted, a duplicate or rejected.
 
-    `rejected` lists the first `MAX_LISTED_REJECTED` of the rejected lines; `rejected_count` says how many there were when
-    that is more.
+    `rejected` has the first `MAX_LISTED_REJECTED` rejected lines; `rejected_count` is given when
+    there are more.
     """
 
     model_config = ConfigDict(frozen=True)

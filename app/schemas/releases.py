@@ -1,6 +1,6 @@
-"""What may be asked of releases over HTTP, and what comes back.
+"""Requests and answers of the release endpoints.
 
-Invariant: weights that are asked for name each version once and sum to 100.
+Invariant: requested weights name each version once and sum to 100.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Reason = Annotated[
     str,
     StringConstraints(max_length=500),
-    Field(description="why; goes into the history of releases"),
+    Field(description="why; recorded in the history of releases"),
 ]
 
 
 class TrafficOrder(BaseModel):
-    """Weights to put in force: the share of equipment in percent by version; a version that is not named gets none."""
+    """Requested traffic weights: percent of equipment by version; 0 for versions not named."""
 
     model_config = _FROZEN
 
@@ -45,14 +45,14 @@ class DeployOrder(BaseModel):
         str | None,
         Field(
             pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-            description="of its replicas; as the version with most weight without it",
+            description="of its replicas; default: that of the version with most weight",
         ),
     ] = None
     reason: Reason = ""
 
 
 class RollbackOrder(BaseModel):
-    """Why the weights before are to be put in force again."""
+    """Why the previous weights are restored."""
 
     model_config = _FROZEN
 
@@ -60,11 +60,12 @@ class RollbackOrder(BaseModel):
 
 
 class ReleaseAnswer(BaseModel):
-    """What became of an order.
+    """Result of a release request.
 
-    `state` is `done`; `running` when it takes longer than a request may, as a deployment can: `GET /v1/models` lists the version
-    once it is there, `GET /v1/traffic` has the weights, and what went wrong is in the log; `would_change` for a dry run, whose `said` is the difference of the file. `weights`
-    and `digest`, for `If-Match`, are those of the file afterwards.
+    `state` is `done`; `running` when a deployment takes longer than a request may (`GET /v1/models`
+    then lists the version, `GET /v1/traffic` has the weights, and the log has the errors); or
+    `would_change` for a dry run, where `said` is the diff of the file. `weights` and `digest`, for
+    `If-Match`, are those of the file afterwards.
     """
 
     model_config = _FROZEN

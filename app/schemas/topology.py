@@ -1,7 +1,8 @@
-"""Reads a topology from YAML or JSON and lints it: what types alone can't tell.
+"""Reads a topology from YAML or JSON and lints it: checks beyond the types of its fields.
 
-Findings name the place in the file and say what to do; errors make the topology unusable, warnings do not.
-Invariant: an `Equipment` that `read_equipment` returns has no finding of severity error.
+A finding names the place in the file and what to do. Errors make a topology invalid, warnings do
+not.
+Invariant: an `Equipment` returned by `read_equipment` has no finding of severity error.
 """
 
 import itertools
@@ -27,15 +28,15 @@ from app.schemas.equipment import (
 )
 from app.schemas.places import place_of, shown, some_of
 
-MAX_WORKED_OUT = 1_000
-"""Faults of type up to which each becomes a finding; a hostile document has a million."""
+MAX_TYPE_ERRORS = 1_000
+"""Most type errors that are listed one by one; a hostile document has a million."""
 
 _ABSOLUTE_ZERO: Mapping[str, float] = {"K": 0.0, "degC": -273.15, "degF": -459.67, "degR": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result of the linter: how bad, where, and what to do."""
+    """One result of the linter: severity, place, and what to do."""
 
     severity: Literal["error", "warning"]
     place: str
@@ -43,23 +44,23 @@ class Finding:
 
 
 def read_equipment(text: str | bytes, where: str) -> Equipment:
-    """Read a topology and check it whole.
+    """Read and check a topology.
 
     Args:
-        text: YAML or JSON (which is YAML).
+        text: YAML or JSON.
         where: the name of the source, for messages.
 
     Raises:
-        TopologyError: with every finding of severity error, not only the first.
+        TopologyError: with all findings of severity error.
     """
     return parse_equipment(read_document(text, where), where)
 
 
 def parse_equipment(data: object, where: str) -> Equipment:
-    """Check an already parsed topology, as `read_equipment` does; `design` defaults to the equipment's id.
+    """Check a parsed topology; `design` defaults to the equipment's id.
 
     Raises:
-        TopologyError: with every finding of severity error.
+        TopologyError: with all findings of severity error.
     """
     if not isinstance(data, Mapping):
         found = type(data).__name__
@@ -80,18 +81,16 @@ def parse_equipment(data: object, where: str) -> Equipment:
 
 
 def _findings_of(error: ValidationError, data: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
-    if error.error_count() > MAX_WORKED_OUT:
-        return (
-            (
-                "",
-                f"expected a topology, found {error.error_count()} faults: correct its layout, see the Equipment schema",
-            ),
-        )
+    count = error.error_count()
+    if count > MAX_TYPE_ERRORS:
+        message = f"found {count} errors: correct its layout, see the Equipment schema"
+        return (("", f"expected a topology, {message}"),)
     items = error.errors()
     inner = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
     found = []
     for item in items:
-        # a list with a faulty item is also reported as too short, and the id again as the design that defaults to it
+        # skip repetitions: a list with an invalid item is also too short, and an invalid id is
+        # also the default of the design
         if (item["type"] == "too_short" and item["loc"] in inner) or (
             item["loc"] == ("design",) and "design" not in data
         ):
@@ -102,25 +101,22 @@ def _findings_of(error: ValidationError, data: Mapping[Any, Any]) -> tuple[tuple
 
 
 def check_equipment(equipment: Equipment, where: str) -> None:
-    """Raise when the linter finds an error.
+    """Check a topology with the linter.
 
     Raises:
-        TopologyError: with every finding of severity error.
+        TopologyError: with all findings of severity error.
     """
-    errors = tuple(
-        (finding.place, finding.message)
-        for finding in lint(equipment)
-        if finding.severity == "error"
-    )
+    findings = lint(equipment)
+    errors = tuple((each.place, each.message) for each in findings if each.severity == "error")
     if errors:
         raise TopologyError(where, errors)
 
 
 def lint(equipment: Equipment) -> tuple[Finding, ...]:
-    """Find what is wrong or doubtful in a topology whose types are right.
+    """Find errors and doubtful values in a topology whose types are valid.
 
     Returns:
-        All findings, ids first, then sensors, components, connections, reach and window.
+        All findings: of ids, sensors, components, connections, reach and window, in this order.
     """
     checks = (_ids, _sensors, _components, _connections, _reach, _window)
     return tuple(finding for check in checks for finding in check(equipment))
@@ -138,20 +134,22 @@ def _ids(equipment: Equipment) -> Iterator[Finding]:
         if count > 1:
             yield _error(
                 f"components[{index}].component_id",
-                f"expected ids to be unique, found '{component.component_id}' {count} times: rename all but one",
+                f"expected ids to be unique, found '{component.component_id}' {count} times: "
+                "rename all but one",
             )
         for position, sensor in enumerate(component.sensors):
             count = sensor_counts[sensor.sensor_id]
             if count > 1:
                 yield _error(
                     f"components[{index}].sensors[{position}].sensor_id",
-                    f"expected ids to be unique in the equipment, found '{sensor.sensor_id}' {count} times: "
-                    "rename all but one",
+                    "expected ids to be unique in the equipment, found "
+                    f"'{sensor.sensor_id}' {count} times: rename all but one",
                 )
     if len(equipment.sensors) > MAX_SENSORS:
         yield _error(
             "components",
-            f"expected at most {MAX_SENSORS} sensors, found {len(equipment.sensors)}: split the equipment",
+            f"expected at most {MAX_SENSORS} sensors, found {len(equipment.sensors)}: "
+            "split the equipment",
         )
 
 
@@ -175,14 +173,15 @@ def _sensors(equipment: Equipment) -> Iterator[Finding]:
             if low >= high:
                 yield _error(
                     f"{place}.range",
-                    f"expected [low, high] with low < high, found [{low:g}, {high:g}]: give what it can read",
+                    f"expected [low, high] with low < high, found [{low:g}, {high:g}]: "
+                    "give what it can read",
                 )
             floor = _ABSOLUTE_ZERO.get(sensor.unit)
             if sensor.quantity == "temperature" and floor is not None and low < floor:
                 yield _error(
                     f"{place}.range",
-                    f"expected no temperature below absolute zero ({floor:g} {sensor.unit}), found {low:g}: "
-                    "give what the instrument can read",
+                    f"expected no temperature below absolute zero ({floor:g} {sensor.unit}), "
+                    f"found {low:g}: give what the instrument can read",
                 )
 
 
@@ -191,7 +190,8 @@ def _components(equipment: Equipment) -> Iterator[Finding]:
         if component.type not in COMPONENT_TYPES:
             yield _error(
                 f"components[{index}].type",
-                f"unknown component type '{component.type}': use one of {', '.join(COMPONENT_TYPES)}",
+                f"unknown component type '{component.type}': "
+                f"use one of {', '.join(COMPONENT_TYPES)}",
             )
         names = [grade.name for grade in component.grades]
         if len(set(names)) < len(names):
@@ -205,8 +205,8 @@ def _components(equipment: Equipment) -> Iterator[Finding]:
         ):
             yield _error(
                 f"components[{index}].grades",
-                f"expected none, or at least two grades with falling health, found health {shown(healths, 200)}: "
-                "order them from as new to failed",
+                "expected none, or at least two grades with falling health, found health "
+                f"{shown(healths, 200)}: order them from as new to failed",
             )
 
 
@@ -220,13 +220,14 @@ def _connections(equipment: Equipment) -> Iterator[Finding]:
             if component_id not in known:
                 yield _error(
                     f"{place}.{end}",
-                    f"expected a component of this equipment, found '{component_id}': add it to components or correct "
-                    f"the connection; there are {there}",
+                    f"expected a component of this equipment, found '{component_id}': add it to "
+                    f"components or correct the connection; there are {there}",
                 )
         if connection.source == connection.target:
             yield _error(
                 place,
-                f"expected two different ends, found '{connection.source}' connected to itself: remove the connection",
+                f"expected two different ends, found '{connection.source}' connected to itself: "
+                "remove the connection",
             )
         if connection.medium not in MEDIA:
             yield _error(
@@ -237,7 +238,8 @@ def _connections(equipment: Equipment) -> Iterator[Finding]:
         if key in seen:
             yield _error(
                 place,
-                f"expected each connection once, found {key[0]} to {key[1]} by {key[2]} again: remove one of them",
+                f"expected each connection once, found {key[0]} to {key[1]} by {key[2]} again: "
+                "remove one of them",
             )
         seen.add(key)
 
@@ -259,20 +261,21 @@ def _reach(equipment: Equipment) -> Iterator[Finding]:
         if not others and len(equipment.components) > 1:
             yield _error(
                 place,
-                f"expected a connection to another component, found '{component.component_id}' isolated: connect it or "
-                "remove it",
+                f"expected a connection to another component, found '{component.component_id}' "
+                "isolated: connect it or remove it",
             )
         elif not component.sensors and not others & sensed:
             yield _error(
                 place,
-                f"expected a sensor on '{component.component_id}' or on a neighbour, found none, so nothing can be "
-                "said of it: add a sensor, connect it to a component that has one, or remove it",
+                f"expected a sensor on '{component.component_id}' or on a neighbour, found none: "
+                "add a sensor, connect it to a component that has one, or remove it",
             )
         elif not component.sensors:
             yield Finding(
                 "warning",
                 place,
-                f"'{component.component_id}' has no sensor of its own and is judged by its neighbours alone",
+                f"'{component.component_id}' has no sensor of its own and is diagnosed from its "
+                "neighbours alone",
             )
 
 
@@ -292,20 +295,21 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
     if equipment.bins > MAX_BINS:
         yield _error(
             "window_s",
-            f"expected at most {MAX_BINS} bins, found {equipment.bins}: raise grid_s or shorten window_s",
+            f"expected at most {MAX_BINS} bins, found {equipment.bins}: "
+            "raise grid_s or shorten window_s",
         )
     sensors = len(equipment.sensors)
     if sensors * equipment.bins > MAX_SENSOR_BINS:
         yield _error(
             "window_s",
-            f"expected at most {MAX_SENSOR_BINS} sensors x bins, found {sensors} x {equipment.bins}: raise grid_s, shorten "
-            "window_s or split the equipment",
+            f"expected at most {MAX_SENSOR_BINS} sensors x bins, found {sensors} x "
+            f"{equipment.bins}: raise grid_s, shorten window_s or split the equipment",
         )
     if sensors * equipment.steps > MAX_SENSOR_STEPS:
         yield _error(
             "steps",
-            f"expected at most {MAX_SENSOR_STEPS} sensors x steps, found {sensors} x {equipment.steps}: take fewer steps or "
-            "split the equipment",
+            f"expected at most {MAX_SENSOR_STEPS} sensors x steps, found {sensors} x "
+            f"{equipment.steps}: take fewer steps or split the equipment",
         )
     cycle_s = grid_s if equipment.cycle_s is None else equipment.cycle_s
     cycle_us = round(cycle_s * 1_000_000)

@@ -1,1 +1,1 @@
-"""Equipment, readings, labels, diagnoses and keys in PostgreSQL, read and written through asyncpg alone."""
+"""PostgreSQL and TimescaleDB: repositories, named SQL and migrations."""

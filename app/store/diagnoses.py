@@ -1,18 +1,18 @@
-"""Diagnoses as they were answered: the whole body, and the columns worth searching by.
+"""Stored diagnoses: the whole answer as JSON, and the columns to search by.
 
-Invariant: a stored diagnosis never changes; storing it again is without effect.
+Invariant: a stored diagnosis never changes; storing it again has no effect.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from app.store.partitions import Partitions, months_of_days
-from app.store.pool import Database, first_value
+from app.store.partitions import Repository, months_of_days
+from app.store.pool import columns_of, first_value
 
 
 class StoredDiagnosis(NamedTuple):
-    """A diagnosis as a row: the columns of `insert_diagnoses` in their order, the last one the answer itself as JSON."""
+    """A diagnosis as a row: the parameters of `insert_diagnoses` in order; `body` is JSON."""
 
     diagnosis_id: str
     created_at: datetime
@@ -25,48 +25,32 @@ class StoredDiagnosis(NamedTuple):
     body: str
 
 
-async def insert_diagnoses(
-    database: Database, partitions: Partitions, diagnoses: Sequence[StoredDiagnosis]
-) -> None:
-    """Store diagnoses in one statement; may be repeated.
+class DiagnosisRepository(Repository):
+    """Diagnoses by id and by equipment."""
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-        StoreError: it refused.
-    """
-    if not diagnoses:
-        return
-    columns = [list(column) for column in zip(*diagnoses, strict=True)]
-    await partitions.write(
-        months_of_days(item.created_at for item in diagnoses),
-        lambda: database.fetch("insert_diagnoses", *columns),
-    )
+    async def insert_diagnoses(self, items: Sequence[StoredDiagnosis]) -> None:
+        """Store diagnoses in one statement; may be repeated."""
+        if items:
+            await self._partitions.write(
+                months_of_days(item.created_at for item in items),
+                lambda: self._database.fetch("insert_diagnoses", *columns_of(items)),
+            )
 
+    async def get_diagnosis(self, diagnosis_id: str) -> bytes | None:
+        """Return a diagnosis as JSON, or None."""
+        body: str | None = first_value(await self._database.fetch("get_diagnosis", diagnosis_id))
+        return None if body is None else body.encode()
 
-async def get_diagnosis(database: Database, diagnosis_id: str) -> bytes | None:
-    """Return a diagnosis as JSON; None when there is none of this id.
+    async def diagnosis_history(
+        self, equipment_id: str, start: datetime | None, end: datetime | None, limit: int
+    ) -> list[bytes]:
+        """Return diagnoses of an equipment as JSON, newest first.
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    body: str | None = first_value(await database.fetch("get_diagnosis", diagnosis_id))
-    return None if body is None else body.encode()
-
-
-async def diagnosis_history(
-    database: Database, equipment_id: str, start: datetime | None, end: datetime | None, limit: int
-) -> list[bytes]:
-    """Return an equipment's diagnoses whose window ends in [start, end), as JSON, newest first.
-
-    Args:
-        database: migrated.
-        equipment_id: need not be registered.
-        start: None for the beginning.
-        end: None for no end.
-        limit: most to return.
-
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    rows = await database.fetch("diagnosis_history", equipment_id, start, end, limit)
-    return [row["body"].encode() for row in rows]
+        Args:
+            equipment_id: need not be registered.
+            start: windows that end at or after this time; None for all.
+            end: windows that end before this time; None for all.
+            limit: most diagnoses to return.
+        """
+        rows = await self._database.fetch("diagnosis_history", equipment_id, start, end, limit)
+        return [row["body"].encode() for row in rows]

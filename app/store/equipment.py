@@ -1,7 +1,7 @@
-"""Registered equipment and the places of its sensors in the grid's arrays.
+"""Registered equipment, and the slots of its sensors in the arrays of the grid.
 
-Invariant: a sensor's slot never changes and is never given to another, so stored arrays keep their meaning when a
-topology gains, loses or reorders sensors.
+Invariant: a sensor's slot never changes and is never given to another sensor, so stored arrays keep
+their meaning when a topology gains, loses or reorders sensors.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,16 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from app.schemas.equipment import Equipment
-from app.store.pool import Database, Row, first_value
-from app.store.sql import queries
+from app.store.partitions import Repository
+from app.store.pool import Row, first_value
+from app.store.statements import queries
 
 PAGE = 100
-"""Machines of one statement when all are listed: reading their topologies holds the event loop up for some 10 ms."""
+"""Machines per statement when listing all: parsing them blocks the event loop for about 10 ms."""
 
 
 class EquipmentRecord(BaseModel):
-    """A registered equipment. `slot_sensors` are the sensors by slot, those that the topology lost included."""
+    """A registered equipment; `slot_sensors` are its sensors by slot, including removed ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +31,7 @@ class EquipmentRecord(BaseModel):
 
 
 class PutResult(BaseModel):
-    """What registering did. `rebuilt_bins` counts the bins worked out again because `grid_s` changed."""
+    """Result of a registration; `rebuilt_bins` counts bins recomputed for a changed `grid_s`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,106 +40,78 @@ class PutResult(BaseModel):
     rebuilt_bins: int = 0
 
 
-async def put_equipment(database: Database, equipment: Equipment) -> PutResult:
-    """Register an equipment or replace its topology.
+class EquipmentRepository(Repository):
+    """Registered equipment."""
 
-    A changed `grid_s` works the whole grid out again from the readings, in the same transaction: the readings are the
-    truth, and a refusal would leave no way on but to import them again under another name. Writers to this
-    equipment wait meanwhile; 1.9 million readings took 3.5 s on two busy cores.
+    async def put_equipment(self, item: Equipment) -> PutResult:
+        """Register an equipment or replace its topology.
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-        StoreError: it refused.
-    """
-    named = queries()
-    topology = equipment.model_dump_json()
-    async with database.patient_session() as session, session.transaction():
-        await session.execute(named["lock_equipment"], equipment.equipment_id)
-        put = await session.fetchrow(
-            named["put_equipment"],
-            equipment.equipment_id,
-            topology,
-            equipment.revision,
-            equipment.grid_us,
+        A changed `grid_s` recomputes the whole grid from the readings in the same transaction.
+        Other writers to the equipment wait; 1.9 million readings took 3.5 s on two busy cores.
+        """
+        named = queries()
+        topology = item.model_dump_json()
+        async with self._database.patient_session() as session, session.transaction():
+            await session.execute(named["lock_equipment"], item.equipment_id)
+            put = await session.fetchrow(
+                named["put_equipment"], item.equipment_id, topology, item.revision, item.grid_us
+            )
+            assert put is not None
+            key = put["equipment_key"]
+            await session.execute(named["add_sensors"], key, list(item.sensor_ids))
+            rebuilt = 0
+            if put["grid_us_before"] not in (None, item.grid_us):
+                rebuilt = await session.fetchval(named["rebuild_grid"], key)
+            row = await session.fetchrow(named["get_equipment"], [item.equipment_id])
+            assert row is not None
+        return PutResult(
+            record=_record(row), created=put["revision_before"] is None, rebuilt_bins=rebuilt
         )
-        assert put is not None
-        await session.execute(
-            named["add_sensors"], put["equipment_key"], list(equipment.sensor_ids)
+
+    async def get_equipment(self, equipment_id: str) -> EquipmentRecord | None:
+        """Return a registered equipment, or None."""
+        return (await self.get_equipment_of([equipment_id])).get(equipment_id)
+
+    async def get_equipment_of(self, equipment_ids: Sequence[str]) -> dict[str, EquipmentRecord]:
+        """Return those of these equipment that are registered, by id, in one statement."""
+        rows = await self._database.fetch("get_equipment", list(equipment_ids))
+        return {row["equipment_id"]: _record(row) for row in rows}
+
+    async def topology_of_revision(self, equipment_id: str, revision: str) -> Equipment | None:
+        """Return the topology of an equipment at a revision; None when it is not kept."""
+        topology: str | None = first_value(
+            await self._database.fetch("topology_of_revision", equipment_id, revision)
         )
-        rebuilt = 0
-        if put["grid_us_before"] not in (None, equipment.grid_us):
-            rebuilt = await session.fetchval(named["rebuild_grid"], put["equipment_key"])
-        row = await session.fetchrow(named["get_equipment"], [equipment.equipment_id])
-        assert row is not None
-    return PutResult(
-        record=_record(row), created=put["revision_before"] is None, rebuilt_bins=rebuilt
-    )
+        return None if topology is None else Equipment.model_validate_json(topology)
 
+    async def list_equipment(self) -> Sequence[EquipmentRecord]:
+        """Return all registered equipment in the order of ids."""
+        found: list[EquipmentRecord] = []
+        after = ""
+        while rows := await self._database.fetch("list_equipment", after, PAGE):
+            found += map(_record, rows)
+            after = rows[-1]["equipment_id"]
+        return found
 
-async def get_equipment(
-    database: Database, equipment_ids: Sequence[str]
-) -> dict[str, EquipmentRecord]:
-    """Return the registered ones of these equipment, by id, in one statement.
+    async def find_equipment(
+        self, pattern: str | None = None, design: str | None = None
+    ) -> list[str]:
+        """Return the ids of registered equipment in order.
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    rows = await database.fetch("get_equipment", list(equipment_ids))
-    return {row["equipment_id"]: _record(row) for row in rows}
-
-
-async def topology_of_revision(
-    database: Database, equipment_id: str, revision: str
-) -> Equipment | None:
-    """Return the topology that an equipment has, or had, at a revision; None when it is not kept.
-
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    topology: str | None = first_value(
-        await database.fetch("topology_of_revision", equipment_id, revision)
-    )
-    return None if topology is None else Equipment.model_validate_json(topology)
-
-
-async def list_equipment(database: Database) -> Sequence[EquipmentRecord]:
-    """Return all registered equipment in the order of ids.
-
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    found: list[EquipmentRecord] = []
-    after = ""
-    while rows := await database.fetch("list_equipment", after, PAGE):
-        found += map(_record, rows)
-        after = rows[-1]["equipment_id"]
-    return found
-
-
-async def find_equipment(
-    database: Database, pattern: str | None = None, design: str | None = None
-) -> list[str]:
-    """Return the ids of registered equipment, in their order.
-
-    Args:
-        database: migrated.
-        pattern: of the ids, `*` for any part; None for all.
-        design: of the equipment; None for all.
-
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    like = None
-    if pattern is not None:
-        like = (
-            pattern.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_").replace("*", "%")
-        )
-    return [row["equipment_id"] for row in await database.fetch("find_equipment", like, design)]
+        Args:
+            pattern: of the ids, `*` for any part; None for all.
+            design: of the equipment; None for all.
+        """
+        if pattern is not None:
+            escapes = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
+            pattern = pattern.translate(escapes)
+        rows = await self._database.fetch("find_equipment", pattern, design)
+        return [row["equipment_id"] for row in rows]
 
 
 def _record(row: Row) -> EquipmentRecord:
     equipment = Equipment.model_validate_json(row["topology"])
-    vars(equipment)["revision"] = row["revision"]  # what the cached property would work out again
+    vars(equipment)["revision"] = row["revision"]  # fills the cached property
     return EquipmentRecord(
         equipment=equipment,
         revision=row["revision"],

@@ -1,17 +1,16 @@
-"""The key that a first start makes, so that nobody runs the service without keys.
+"""The API key that the first start creates, so that the service never runs without keys.
 
-Invariant: the secret is written to one file of mode 0600 and nowhere else; the store has its hash, and only after the file was
-written.
+Invariant: the secret is written to one file of mode 0600 and nowhere else, before the store gets
+its hash.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
+from app.core.file_locks import open_lock, try_lock
 from app.core.settings import Settings
 from app.store.keys import SCOPES, new_secret
 from app.store.store import Store
@@ -23,11 +22,11 @@ LOCK_POLL_S = 0.05
 
 
 async def ensure_first_key(store: Store, settings: Settings) -> None:
-    """Make an admin key when the store has no key at all and the environment gives none.
+    """Create an admin key when the store has no key and the environment gives none.
 
     Args:
         store: migrated.
-        settings: `var_dir` is where the key is written; an `api_key` in the environment makes it needless.
+        settings: the key is written to `var_dir`; with an `api_key` none is created.
 
     Raises:
         StoreError: the store did not answer.
@@ -37,26 +36,21 @@ async def ensure_first_key(store: Store, settings: Settings) -> None:
         return
     settings.var_dir.mkdir(parents=True, exist_ok=True)
     path = settings.var_dir / FILE_NAME
-    with (settings.var_dir / f"{FILE_NAME}.lock").open("a") as lock:
-        while not _locked(lock):
+    lock_fd = open_lock(settings.var_dir / f"{FILE_NAME}.lock")
+    try:
+        while not try_lock(lock_fd):
             await asyncio.sleep(LOCK_POLL_S)
         if await store.any_key():
             return
         secret = new_secret()
-        # The file comes first: a key whose file could not be written, or whose answer was lost, would lock everybody out.
+        # the file comes first: a key that is stored but was never written would lock everybody out
         _write_private(path, secret)
         await store.create_key("first start", SCOPES, secret)
+    finally:
+        os.close(lock_fd)
     logger.info(
         "first key made", extra={"file": str(path), "use": f"Authorization: Bearer $(cat {path})"}
     )
-
-
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _write_private(path: Path, secret: str) -> None:

@@ -1,7 +1,8 @@
-"""What a run over the whole fleet asks of the database: its plan, its machines page by page, and how they stood before.
+"""Offline scoring runs over the fleet: their plan, their machines by page, and earlier states.
 
-A run's diagnoses have the run's own time as `created_at`, and ids that follow from its name and the machine's id.
-Invariant: a machine has one diagnosis in a run at most, however often, and from however many processes, it is scored.
+The diagnoses of a run have its `created_at`; their ids follow from its name and the machine's id.
+Invariant: a machine has at most one diagnosis in a run, however often and by however many processes
+it is scored.
 """
 
 import json
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from app.schemas.diagnosis import State
 from app.schemas.equipment import Equipment
-from app.store.pool import Database, Row
+from app.store.partitions import Repository
+from app.store.pool import Row, columns_of
 
 
 class FleetRun(NamedTuple):
@@ -25,14 +27,14 @@ class FleetRun(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which registered machines: ids LIKE this pattern, of this design; None for any."""
+    """Registered machines whose id matches a LIKE pattern, of one design; None for any."""
 
     pattern: str | None = None
     design: str | None = None
 
 
 class Page(BaseModel):
-    """Some machines of a selection: those from the id `first` to the id `last`, or those named in `ids`."""
+    """Machines of a selection: with ids from `first` to `last`, or those in `ids`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,10 +48,10 @@ class PageMachine(NamedTuple):
     """A machine of a page.
 
     Args:
-        equipment_id: whose diagnosis it is.
+        equipment_id: of the machine.
         diagnosis_id: of its diagnosis in this run.
-        done: whether that is stored already.
-        equipment: its topology; None when it is not registered, or done.
+        done: whether that diagnosis is stored.
+        equipment: its topology; None when the machine is done or not registered.
     """
 
     equipment_id: str
@@ -59,22 +61,15 @@ class PageMachine(NamedTuple):
 
 
 class PageSizes(NamedTuple):
-    """About how many pages there should be, and the machines that a page has at least and at most."""
+    """Target number of pages, and the smallest and largest number of machines per page."""
 
     pages: int
     smallest: int
     largest: int
 
 
-class FleetRuns:
-    """The runs over the fleet of one database. Every method raises StoreUnavailable when it can't be reached.
-
-    Args:
-        database: migrated.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class FleetRuns(Repository):
+    """Runs over the fleet."""
 
     async def find(self, name: str) -> FleetRun | None:
         """Return the run of this name, or None."""
@@ -82,14 +77,14 @@ class FleetRuns:
         return FleetRun(*rows[0]) if rows else None
 
     async def begin(self, run: FleetRun) -> FleetRun:
-        """Store a run; returns the one that was there before when there is one of this name."""
+        """Store a run; return the stored one when there is already a run of this name."""
         await self._database.fetch("begin_fleet_run", *run)
         found = await self.find(run.name)
         assert found is not None
         return found
 
     async def pages(self, selection: Selection, sizes: PageSizes) -> list[Page]:
-        """Divide the registered machines of a selection into pages of neighbouring ids, without reading the ids."""
+        """Divide the machines of a selection into pages of consecutive ids."""
         rows = await self._database.fetch("fleet_pages", *selection, *sizes)
         return [
             Page(machines=row["machines"], first=row["first"], last=row["last"]) for row in rows
@@ -100,8 +95,8 @@ class FleetRuns:
 
         Args:
             run: whose diagnoses count as done.
-            page: as `pages` gave it, or with ids, which need not be registered.
-            selection: as it was given to `pages`; not asked for a page with ids.
+            page: from `pages`, or with ids, which need not be registered.
+            selection: as given to `pages`; ignored for a page with ids.
         """
         ids = None if page.ids is None else list(page.ids)
         rows = await self._database.fetch(
@@ -110,37 +105,32 @@ class FleetRuns:
         return [machine for row in rows for machine in _machines(row)]
 
     async def states_before(
-        self, asked: Sequence[tuple[str, datetime]]
+        self, machines: Sequence[tuple[str, datetime]]
     ) -> list[Mapping[str, State]]:
-        """Return how machines stood in their newest diagnosis of stored readings that ended before a time.
+        """Return the states in each machine's newest diagnosis of stored readings before a time.
 
         Args:
-            asked: equipment id and time of each.
+            machines: equipment id, and the time before which the window ended.
 
         Returns:
-            States by component id for each, in the order asked; empty for a machine without such a diagnosis.
+            States by component id, in the order of `machines`; empty without a diagnosis.
         """
-        rows = await self._database.fetch(
-            "states_before", [item[0] for item in asked], [item[1] for item in asked]
-        )
+        rows = await self._database.fetch("states_before", *columns_of(machines, 2))
         return [{} if row["states"] is None else json.loads(row["states"]) for row in rows]
 
 
 def _machines(row: Row) -> Iterator[PageMachine]:
-    """Yield the machines of a row: parsed once, and copied with what each has of its own."""
+    """Yield the machines of a row; they share a topology, which is parsed once and copied."""
     if row["structure"] is None:
-        for equipment_id, diagnosis_id in zip(
-            row["equipment_ids"], row["diagnosis_ids"], strict=True
-        ):
-            yield PageMachine(equipment_id, diagnosis_id, row["done"], None)
+        for pair in zip(row["equipment_ids"], row["diagnosis_ids"], strict=True):
+            yield PageMachine(*pair, row["done"], None)
         return
-    alike = Equipment.model_validate(
-        json.loads(row["structure"]) | {"equipment_id": row["equipment_ids"][0]}
-    )
-    # worked out once, and copied with the rest
-    assert alike.structure_digest
-    assert alike.sensor_ids is not None
+    structure = json.loads(row["structure"])
+    shared = Equipment.model_validate(structure | {"equipment_id": row["equipment_ids"][0]})
+    # fills the cached properties, which are copied too
+    assert shared.structure_digest
+    assert shared.sensor_ids is not None
     columns = (row[name] for name in ("equipment_ids", "diagnosis_ids", "names", "revisions"))
     for equipment_id, diagnosis_id, name, revision in zip(*columns, strict=True):
         own = {"equipment_id": equipment_id, "name": name, "revision": revision}
-        yield PageMachine(equipment_id, diagnosis_id, row["done"], alike.model_copy(update=own))
+        yield PageMachine(equipment_id, diagnosis_id, row["done"], shared.model_copy(update=own))

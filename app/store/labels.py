@@ -1,23 +1,33 @@
-"""Condition labels: what is known of a component in an interval: its grade, its health, or that it ran until it failed.
+"""Condition labels: what is known of a component in an interval.
 
-Invariant: a component has at most one label that starts at a time, and a label says one thing; writing it again replaces it.
+A label is a grade, a health, or the statement that the component ran until it failed.
+Invariant: a component has at most one label per start time; writing it again replaces it.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.core.errors import UnknownEquipment
-from app.store.pool import Database
+from app.store.partitions import Repository
+from app.store.pool import columns_of
 
 ALL_TIME_US = (-(10**15), 10**16)
 
 
 class ConditionLabel(NamedTuple):
-    """What is known of a component in [start_us, end_us), microseconds since 1970-01-01T00:00Z; one of the three that follow.
+    """What is known of a component in [start_us, end_us).
 
-    `grade` is the name of its condition; `health` in [0, 1]; `run_to_failure` says that it ran from the start until it failed at the
-    end, which may lie after the last reading. `stable` is False while the machine was settling; `cycle` is the number of the cycle in
-    its source, None without.
+    Exactly one of `grade`, `health` and `run_to_failure` is given.
+
+    Args:
+        component_id: of the equipment.
+        start_us: microseconds since 1970-01-01T00:00Z.
+        end_us: likewise; with `run_to_failure` it may lie after the last reading.
+        grade: name of the condition.
+        stable: False while the machine was settling.
+        cycle: number of the cycle in its source, None without.
+        health: in [0, 1].
+        run_to_failure: the component ran from the start and failed at the end.
     """
 
     component_id: str
@@ -30,37 +40,28 @@ class ConditionLabel(NamedTuple):
     run_to_failure: bool = False
 
 
-async def put_labels(
-    database: Database, equipment_id: str, labels: Sequence[ConditionLabel]
-) -> int:
-    """Write labels of an equipment; returns how many.
+class LabelRepository(Repository):
+    """Condition labels of equipment."""
 
-    Raises:
-        UnknownEquipment: it is not registered.
-        StoreUnavailable: the database can't be reached.
-        StoreError: it refused, such as a label that ends before it starts or that says both a grade and a health.
-    """
-    if not labels:
-        return 0
-    # The last of equal keys counts; one statement can't replace a row twice.
-    unique = {(label.component_id, label.start_us): label for label in labels}.values()
-    columns = [list(column) for column in zip(*unique, strict=True)]
-    written = await database.fetch("put_labels", equipment_id, *columns)
-    if not written:
-        raise UnknownEquipment(equipment_id)
-    return len(written)
+    async def put_labels(self, equipment_id: str, items: Sequence[ConditionLabel]) -> int:
+        """Write labels of an equipment and return how many.
 
+        Raises:
+            UnknownEquipment: the equipment is not registered.
+            StoreError: a label ends before it starts, or has both a grade and a health.
+        """
+        if not items:
+            return 0
+        # The last of equal keys counts: one statement can't replace a row twice.
+        unique = {(label.component_id, label.start_us): label for label in items}.values()
+        written = await self._database.fetch("put_labels", equipment_id, *columns_of(unique))
+        if not written:
+            raise UnknownEquipment(equipment_id)
+        return len(written)
 
-async def read_labels(
-    database: Database,
-    equipment_id: str,
-    start_us: int = ALL_TIME_US[0],
-    end_us: int = ALL_TIME_US[1],
-) -> list[ConditionLabel]:
-    """Return an equipment's labels that overlap [start_us, end_us), by time, then component.
-
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    rows = await database.fetch("read_labels", equipment_id, start_us, end_us)
-    return [ConditionLabel(*row) for row in rows]
+    async def read_labels(
+        self, equipment_id: str, start_us: int = ALL_TIME_US[0], end_us: int = ALL_TIME_US[1]
+    ) -> list[ConditionLabel]:
+        """Return the labels that overlap [start_us, end_us), by time, then component."""
+        rows = await self._database.fetch("read_labels", equipment_id, start_us, end_us)
+        return [ConditionLabel(*row) for row in rows]

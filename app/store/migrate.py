@@ -1,8 +1,9 @@
 """Brings a database to the schema of this version, on plain PostgreSQL or on TimescaleDB.
 
-Migrations are the files `migrations/NNNN_name[.edition].sql`, applied in the order of their numbers.
-Invariant: each is applied once, in one transaction with its record; replicas that start at once wait for each other. A
-database keeps the edition it began with.
+Migrations are the files `migrations/NNNN_name[.edition].sql`, applied in numerical order. An
+applied file must not change: its SHA-256 is recorded and checked.
+Invariant: each is applied once, in one transaction with its record; replicas that start together
+wait for each other; a database keeps its edition.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple, cast
 
 from app.core.errors import StoreError
 from app.store.pool import Database, Row, Session
-from app.store.sql import queries
+from app.store.statements import queries
 
 Edition = Literal["plain", "timescale"]
 
@@ -23,7 +24,7 @@ _FILE = re.compile(
 
 
 class Migration(NamedTuple):
-    """One step of the schema. `edition` is None when it is the same on both."""
+    """One step of the schema; `edition` is None when both editions share it."""
 
     version: int
     name: str
@@ -32,22 +33,23 @@ class Migration(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Digest of the text, by which a later edit of an applied migration is found out."""
+        """Digest of the text, which detects edits of an applied migration."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def read_migrations(directory: Path = _MIGRATIONS) -> tuple[Migration, ...]:
-    """Read all migrations of both editions in the order of their numbers.
+    """Read all migrations of both editions in numerical order.
 
     Raises:
-        StoreError: a file is named otherwise than `NNNN_name[.plain|.timescale].sql`.
+        StoreError: a file is not named `NNNN_name[.plain|.timescale].sql`.
     """
     found = []
     for path in sorted(directory.glob("*.sql")):
         match = _FILE.fullmatch(path.name)
         if match is None:
             raise StoreError(
-                f"expected a migration named NNNN_name.sql or NNNN_name.EDITION.sql, found {path.name}: rename it"
+                "expected a migration named NNNN_name.sql or NNNN_name.EDITION.sql, found "
+                f"{path.name}: rename it"
             )
         edition = cast("Edition | None", match["edition"])
         found.append(
@@ -59,17 +61,18 @@ def read_migrations(directory: Path = _MIGRATIONS) -> tuple[Migration, ...]:
 
 
 async def migrate(database: Database) -> Edition:
-    """Apply what is missing.
+    """Apply the missing migrations.
 
     Returns:
-        The edition that the database has.
+        The edition of the database.
 
     Raises:
         StoreUnavailable: the database can't be reached.
-        StoreError: it refused, or an applied migration was edited since, or it is of a later version of this project.
+        StoreError: the database refused a statement, an applied migration was edited, or the
+            database was migrated by a later version of this project.
     """
     edition = await _probe(database)
-    # On a new connection: TimescaleDB must be loaded when the session begins.
+    # on a new connection: TimescaleDB must be loaded when the session begins
     async with database.patient_session() as session, session.transaction():
         await session.execute(queries()["migration_lock"])
         await session.execute(queries()["create_migrations"])
@@ -81,8 +84,8 @@ async def migrate(database: Database) -> Edition:
         newer = applied.keys() - {step.version for step in steps}
         if newer:
             raise StoreError(
-                f"expected a database of at most schema {max(step.version for step in steps)}, found {max(newer)}: it was "
-                "written by a later version of this project; run that one"
+                f"expected a database of at most schema {max(step.version for step in steps)}, "
+                f"found {max(newer)}: a later version of this project wrote it; run that one"
             )
         for step in steps:
             await _apply(session, step, applied.get(step.version), edition)
@@ -93,8 +96,8 @@ async def _apply(session: Session, step: Migration, applied: Row | None, edition
     if applied is not None:
         if applied["sha256"] != step.sha256:
             raise StoreError(
-                f"expected migration {step.version:04d}_{step.name} as it was applied, found an edited file: put it back "
-                "and add a new migration"
+                f"expected migration {step.version:04d}_{step.name} as it was applied, found an "
+                "edited file: restore it and add a new migration"
             )
         return
     await session.execute(step.text)
@@ -115,6 +118,6 @@ async def _probe(database: Database) -> Edition:
         async with database.patient_session() as session:
             await session.execute(queries()["create_timescaledb"])
     except StoreError:
-        # It is there and we may not put it in: the plain edition does the same, larger.
+        # available, but without the right to install it: the plain edition does the same, larger
         return "plain"
     return "timescale"

@@ -1,6 +1,6 @@
-"""Which database the environment means: the DSN when it is set, else the local server.
+"""Opens the database of the settings: the DSN when it is set, else the local server.
 
-Invariant: opening does nothing yet; the local server is started when the first call needs it.
+Opening does nothing yet; the local server starts at the first call.
 """
 
 from functools import partial
@@ -15,16 +15,17 @@ EMBEDDED_DIRECTORY = "postgres"
 
 
 def embedded_directory(settings: Settings) -> Path:
-    """Return where the local server lives."""
+    """Return the directory of the local server."""
     return settings.var_dir / EMBEDDED_DIRECTORY
 
 
 def open_store(settings: Settings, limits: PoolLimits | None = None) -> Store:
-    """Return the store that the environment means.
+    """Return the store of the settings.
 
     Args:
-        settings: `dsn`, or `var_dir` for the local server; `pool_size` and `statement_cache_size` count when no limits are given.
-        limits: connections and times.
+        settings: `dsn`, or `var_dir` of the local server; `pool_size` and `statement_cache_size`
+            apply when no limits are given.
+        limits: connections and time limits.
     """
     limits = limits or PoolLimits(
         max_size=settings.pool_size, statement_cache_size=settings.statement_cache_size

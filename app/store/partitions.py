@@ -1,6 +1,7 @@
-"""The monthly partitions of what grows with time, made when the first row of a month comes.
+"""Monthly partitions of the tables that grow with time, and the base class of the repositories.
 
-Invariant: writing through `write` never fails for want of a partition, also when retention dropped it meanwhile.
+Partitions are made when the first row of a month is written.
+Invariant: `Partitions.write` never fails for a missing partition, even one dropped by retention.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,7 +21,7 @@ _DAY_US = 86_400_000_000
 
 
 class Partitions:
-    """What this process knows of the partitions.
+    """The partitions that this process knows to exist.
 
     Args:
         database: migrated.
@@ -31,11 +32,11 @@ class Partitions:
         self._made: set[int] = set()
 
     async def write(self, months: Months, work: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Do work that writes rows of these months.
+        """Make the partitions of these months, then do the work that writes into them.
 
         Raises:
             StoreUnavailable: the database can't be reached.
-            StoreError: it refused.
+            StoreError: the database refused a statement.
         """
         await self._make(months)
         try:
@@ -55,20 +56,34 @@ class Partitions:
             self._made.update(missing)
 
 
+class Repository:
+    """Base of the repositories: the statements about one kind of record.
+
+    Every method of a repository raises StoreUnavailable when the database can't be reached, and
+    StoreError when it refuses a statement.
+
+    Args:
+        database: migrated.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._partitions = Partitions(database)
+
+
 def months_of(times_us: NDArray[np.int64]) -> Months:
-    """Return the months of readings and of the bins that they may fall in.
+    """Return the months of readings and of the bins that may hold them.
 
     Args:
         times_us: [R] microseconds since 1970-01-01T00:00Z; a bin is at most a day wide.
     """
     both = np.concatenate([times_us, times_us - _DAY_US])
-    return frozenset(
-        np.unique(both.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)).tolist()
-    )
+    months = both.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
+    return frozenset(np.unique(months).tolist())
 
 
 def months_of_days(days: Iterable[datetime]) -> Months:
-    """Return the months of some times, which are aware."""
+    """Return the months of timezone-aware times."""
     return frozenset(
         (day.year - 1970) * 12 + day.month - 1 for day in (day.astimezone(UTC) for day in days)
     )

@@ -1,13 +1,15 @@
-"""The pool of connections, made when it is first needed, and the one place where asyncpg's errors become ours.
+"""The pool of connections, opened at first use; translates asyncpg's errors to the project's.
 
-It knows no table. Every statement is named in `queries.sql`.
-Invariant: a caller waits at most for the acquire timeout, the command timeout and the retries; no asyncpg error gets out.
+Statements are named in `sql/*.sql`.
+Invariant: a call takes at most the acquire timeout, the command timeout and the retry time; no
+error of asyncpg leaves this module.
 """
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -15,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 
 from app.core.errors import StoreError, StoreUnavailable
-from app.store.sql import queries
+from app.store.statements import queries
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +40,31 @@ _LOST = (
 )
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 PATIENT = 2
-"""Most connections of a process beside its pool: those of work without limits of time."""
+"""Most connections of a process beside its pool, for work without a time limit."""
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5
 
-# Plans are made once for a connection: planning over a year of partitions takes longer than reading a window, and the
-# functions prune by the times they are given. Just-in-time compilation takes longer than any statement here.
+# Each connection plans a statement once: planning over a year of partitions takes longer than
+# reading a window, and the functions prune partitions by their time parameters. JIT compilation
+# takes longer than any statement.
 _SESSION = {"jit": "off", "timezone": "UTC", "plan_cache_mode": "force_generic_plan"}
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """How many connections, how long to wait for what.
+    """Numbers of connections and time limits.
 
     Args:
-        max_size: most connections of this process's pool; `PATIENT` more for registering and migrating.
-        acquire_timeout_s: longest wait for a connection, a new one's handshake included.
-        statement_timeout_s: when the server gives a statement up.
-        command_timeout_s: when we do; above `statement_timeout_s`, so that the server's clearer answer comes first.
-        retry_s: how long a statement that may be repeated is tried again while the database is away.
-        statement_cache_size: prepared statements a connection keeps; 0 behind pgbouncer in transaction mode, which must
-            also be told `ignore_startup_parameters = jit,plan_cache_mode,statement_timeout,timezone`.
+        max_size: most connections of the pool; `PATIENT` more for registrations and migrations.
+        acquire_timeout_s: longest wait for a connection, including the handshake of a new one.
+        statement_timeout_s: time after which the server cancels a statement.
+        command_timeout_s: time after which the client gives up; larger than `statement_timeout_s`,
+            so that the server's clearer error comes first.
+        retry_s: how long a repeatable statement is retried while the database is unavailable.
+        statement_cache_size: prepared statements per connection; 0 behind pgbouncer in transaction
+            mode, which also needs the setting
+            `ignore_startup_parameters = jit,plan_cache_mode,statement_timeout,timezone`.
     """
 
     max_size: int = 8
@@ -71,16 +76,18 @@ class PoolLimits:
 
 
 class PartitionMissing(StoreError):
-    """A row's month has no partition: it was never made, or dropped since. It does not leave the store."""
+    """The month of a row has no partition yet, or no longer; does not leave the store."""
 
 
 class Database:
     """Connections to one database.
 
+    `StoreUnavailable` means that the database can't be reached, `StoreError` that it refused.
+
     Args:
-        address: the DSN, or what finds it out; called in a thread when a connection is first needed, and again while it
-            raises StoreUnavailable.
-        limits: how many and how long.
+        address: the DSN, or a function that returns it; it is called in a thread when a connection
+            is first needed, and again while it raises StoreUnavailable.
+        limits: connections and time limits.
     """
 
     def __init__(self, address: str | Callable[[], str], limits: PoolLimits | None = None) -> None:
@@ -91,15 +98,15 @@ class Database:
         self._patient = asyncio.Semaphore(PATIENT)
 
     async def fetch(self, name: str, *arguments: object) -> list[Row]:
-        """Run a statement that may be repeated without harm, and again while the database is away.
+        """Run a repeatable statement; retry while the database is unavailable.
 
         Args:
-            name: in `queries.sql`.
-            arguments: the statement's parameters.
+            name: of the statement in `sql/*.sql`.
+            arguments: parameters of the statement.
 
         Raises:
-            StoreUnavailable: the database can't be reached.
-            StoreError: it refused.
+            StoreUnavailable: the database stayed unavailable for `retry_s`.
+            StoreError: the database refused the statement.
         """
         statement = queries()[name]
         return await self.repeat(lambda session: session.fetch(statement, *arguments))
@@ -108,18 +115,20 @@ class Database:
         """Run a statement that must not be repeated.
 
         Raises:
-            StoreUnavailable: the database can't be reached; whether the statement took effect is not known.
-            StoreError: it refused.
+            StoreUnavailable: the database can't be reached; the statement may have taken effect.
+            StoreError: the database refused the statement.
         """
         async with self.session() as session:
             return await session.fetch(queries()[name], *arguments)
 
     async def repeat(self, work: Callable[[Session], Awaitable[Answer]]) -> Answer:
-        """Do work that may be repeated without harm on a connection, and again while the database is away.
+        """Do repeatable work on a connection; retry it while the database is unavailable.
+
+        Pauses grow exponentially with jitter. (tenacity would cost each call 0.1 ms of CPU.)
 
         Raises:
-            StoreUnavailable: the database can't be reached.
-            StoreError: it refused.
+            StoreUnavailable: the database stayed unavailable for `retry_s`.
+            StoreError: the database refused a statement.
         """
         give_up = time.monotonic() + self._limits.retry_s
         pause_s = _FIRST_PAUSE_S
@@ -130,7 +139,7 @@ class Database:
             except StoreUnavailable:
                 if time.monotonic() + pause_s > give_up:
                     raise
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     @asynccontextmanager
@@ -138,8 +147,8 @@ class Database:
         """Lend a connection of the pool.
 
         Raises:
-            StoreUnavailable: there is none, or it was lost meanwhile.
-            StoreError: the database refused what was asked.
+            StoreUnavailable: no connection is free in time, or the connection was lost.
+            StoreError: the database refused a statement.
         """
         with _translated():
             pool = await self._opened()
@@ -147,7 +156,7 @@ class Database:
             try:
                 yield session
             except _LOST:
-                # The others are most likely as dead as this one.
+                # the other connections are most likely lost too
                 await pool.expire_connections()
                 raise
             finally:
@@ -155,11 +164,11 @@ class Database:
 
     @asynccontextmanager
     async def patient_session(self) -> AsyncIterator[Session]:
-        """Lend one of `PATIENT` connections beside the pool, without limits of time: for migrations and rebuilding.
+        """Lend one of `PATIENT` connections without a time limit, for migrations and rebuilds.
 
         Raises:
-            StoreUnavailable: there is none, or it was lost meanwhile.
-            StoreError: the database refused what was asked.
+            StoreUnavailable: no connection is free in time, or the connection was lost.
+            StoreError: the database refused a statement.
         """
         with _translated():
             await asyncio.wait_for(self._patient.acquire(), self._limits.acquire_timeout_s)
@@ -178,7 +187,7 @@ class Database:
                 self._patient.release()
 
     async def close(self) -> None:
-        """Close the pool; it opens again when it is used again."""
+        """Close the pool; the next call opens it again."""
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
@@ -196,32 +205,32 @@ class Database:
             return self._pool
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
-            # A caller that stopped waiting does not ask how it ended.
+            # retrieves the exception in case every caller stopped waiting
             self._opening.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         opening = self._opening
-        # Starting the local server takes up to a minute; the callers share one attempt and none waits that long for it.
+        # starting the local server takes up to a minute: callers share one attempt and wait less
         await asyncio.wait({opening}, timeout=self._limits.acquire_timeout_s)
         if not opening.done():
             raise StoreUnavailable(
-                f"expected the database within {self._limits.acquire_timeout_s:g} s, found it still starting: ask again in a "
-                "few seconds"
+                f"expected the database within {self._limits.acquire_timeout_s:g} s, found it "
+                "still starting: try again in a few seconds"
             )
         if opening.cancelled():
-            raise StoreUnavailable("expected an open store, found it closed meanwhile: ask again")
+            raise StoreUnavailable("expected an open store, found it closed: try again")
         return opening.result()
 
     async def _open(self) -> "asyncpg.Pool[asyncpg.Record]":
         self._pool = await asyncpg.create_pool(
             await self._dsn(),
-            # None to begin with: a replica starts while the database is down.
+            # no connection at first: a replica can start while the database is down
             min_size=0,
-            reset=_left_as_it_was,
+            reset=_no_reset,
             max_size=self._limits.max_size,
             command_timeout=self._limits.command_timeout_s,
             statement_cache_size=self._limits.statement_cache_size,
-            # Without end: asyncpg would prepare, and the server plan, everything again every five minutes.
+            # unlimited: otherwise every statement is prepared and planned again after five minutes
             max_cached_statement_lifetime=0,
-            # In `init=` a SET would be undone when the connection goes back.
+            # a SET in `init=` would be undone when the connection is released
             server_settings=_SESSION
             | {"statement_timeout": str(round(self._limits.statement_timeout_s * 1000))},
         )
@@ -235,22 +244,26 @@ class Database:
         )
 
 
-async def _left_as_it_was(_: object) -> None:
-    """Ask nothing of the server when a connection goes back.
+async def _no_reset(_: object) -> None:
+    """Skip the reset of a released connection.
 
-    No statement here changes its session, and asyncpg itself ends a transaction that was left open.
+    No statement changes its session, and asyncpg rolls back open transactions.
     """
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Make our errors of asyncpg's. What PostgreSQL says goes to the log: messages reach callers of the HTTP interface."""
+    """Translate asyncpg's errors.
+
+    PostgreSQL's own text goes to the log only: messages reach callers of the HTTP interface.
+    """
     try:
         yield
     except asyncpg.DataError as error:
         logger.warning("values refused", extra={"reason": str(error)})
         raise StoreError(
-            f"expected values that the database can hold, found others ({type(error).__name__}): correct them"
+            "expected values that the database can hold, found others "
+            f"({type(error).__name__}): correct them"
         ) from error
     except asyncpg.exceptions.ClientConfigurationError as error:
         raise StoreError(
@@ -258,29 +271,33 @@ def _translated() -> Iterator[None]:
         ) from error
     except TimeoutError as error:
         raise StoreUnavailable(
-            "expected the database to answer in time, found that it did not: ask again, or look at its load"
+            "expected the database to answer in time, found that it did not: try again, or check "
+            "its load"
         ) from error
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
         logger.debug("schema incomplete", extra={"reason": str(error)})
         raise StoreUnavailable(
-            f"expected the schema of this version, found {error.sqlstate}: the store is being prepared, ask again in a few "
-            "seconds"
+            f"expected the schema of this version, found {error.sqlstate}: the store is being "
+            "prepared, try again in a few seconds"
         ) from error
     except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, *_AGAIN) as error:
-        logger.debug("statement given up", extra={"reason": str(error)})
+        logger.debug("statement cancelled", extra={"reason": str(error)})
         raise StoreUnavailable(
-            f"expected the statement to go through, found {error.sqlstate} ({type(error).__name__}): ask again"
+            f"expected the statement to complete, found {error.sqlstate} "
+            f"({type(error).__name__}): try again"
         ) from error
     except asyncpg.TooManyConnectionsError as error:
         logger.debug("connection refused", extra={"reason": str(error)})
         raise StoreUnavailable(
-            "expected a free connection, found all that the server allows in use: lower HYDRAULIC_POOL_SIZE, run fewer "
-            "replicas, raise the server's max_connections, or put pgbouncer before it"
+            "expected a free connection, found all that the server allows in use: lower "
+            "HYDRAULIC_POOL_SIZE, run fewer replicas, raise the server's max_connections, or put "
+            "pgbouncer before it"
         ) from error
     except _LOST as error:
         logger.debug("database lost", extra={"reason": str(error)})
         raise StoreUnavailable(
-            f"expected to reach the database, found {type(error).__name__}: it may be starting; ask again"
+            f"expected to reach the database, found {type(error).__name__}: it may be starting; "
+            "try again"
         ) from error
     except asyncpg.CheckViolationError as error:
         if "no partition of relation" in str(error):
@@ -296,10 +313,21 @@ def _translated() -> Iterator[None]:
             "statement refused", extra={"reason": str(error), "sqlstate": error.sqlstate}
         )
         raise StoreError(
-            f"expected the database to take the statement, found {error.sqlstate} ({type(error).__name__}): read the log"
+            f"expected the database to accept the statement, found {error.sqlstate} "
+            f"({type(error).__name__}): read the log"
         ) from error
 
 
 def first_value(rows: list[Row]) -> Any:
     """Return the first column of the first row; None when there is no row."""
     return rows[0][0] if rows else None
+
+
+def columns_of(rows: Iterable[Iterable[object]], width: int = 0) -> list[list[object]]:
+    """Transpose rows into the array parameters of a statement.
+
+    Args:
+        rows: of equal width.
+        width: number of columns when there are no rows.
+    """
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

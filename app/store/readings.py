@@ -1,7 +1,8 @@
-"""Writes readings, the truth, and with them the grid.
+"""Writes readings and updates the grid.
 
-Invariant: after every call the bins that it touched equal the means of all their readings, however late, out of order,
-repeated or concurrent these came; the first value written for a sensor and time stays.
+Invariant: after every call the bins that it touched equal the means of all their readings, whether
+these came late, out of order, repeatedly or concurrently; the first value written for a sensor and
+time is kept.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from app.core.errors import ReadingError, UnknownEquipment
-from app.store.partitions import Partitions, months_of
-from app.store.pool import Database, first_value
+from app.store.partitions import Repository, months_of
+from app.store.pool import first_value
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)
-"""Readings outside [EARLIEST, LATEST) are refused: a mistaken unit of time would make a partition for each month."""
+"""Readings outside [EARLIEST, LATEST) are refused: a wrong unit of time makes many partitions."""
 
 CHUNK = 50_000
 """Most readings of one transaction."""
@@ -28,13 +29,13 @@ _LATEST_US = int(LATEST.timestamp()) * 1_000_000
 
 
 class Readings(NamedTuple):
-    """Readings of one equipment, one after the other in any order.
+    """R readings of one equipment, in any order.
 
     Args:
         equipment_id: registered.
-        sensor_ids: [R] a sensor's id for each reading.
+        sensor_ids: [R] sensor of each reading.
         times_us: [R] microseconds since 1970-01-01T00:00Z.
-        values: [R] finite, in the sensor's unit, within what a float32 holds.
+        values: [R] in the sensor's unit, finite as float32.
     """
 
     equipment_id: str
@@ -44,7 +45,7 @@ class Readings(NamedTuple):
 
 
 class Ingested(NamedTuple):
-    """How many readings were new, and how many were there already."""
+    """How many readings were new, and how many were stored already."""
 
     accepted: int
     duplicates: int
@@ -56,74 +57,80 @@ class _Columns(NamedTuple):
     times_us_R: NDArray[np.int64]
     values_R: NDArray[np.float64]
 
-
-async def ingest(
-    database: Database, partitions: Partitions, readings: Sequence[Readings]
-) -> Ingested:
-    """Write readings of one or several equipment; what it answered for is committed.
-
-    It may be repeated: what is there already counts as a duplicate. Up to `CHUNK` readings are one transaction.
-
-    Raises:
-        ReadingError: lengths differ, a value is not finite or too large, a time is out of range, or a sensor is not
-            the equipment's; nothing is written.
-        UnknownEquipment: an equipment is not registered; nothing is written.
-        StoreUnavailable: the database can't be reached; chunks before may be written.
-    """
-    columns = _in_key_order(_checked(readings))
-    accepted = 0
-    for start in range(0, len(columns.times_us_R), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        accepted += await _write(database, partitions, columns, chunk)
-    asked = sum(len(block.sensor_ids) for block in readings)
-    return Ingested(accepted, asked - accepted)
+    def sensor_of(self, reading: int) -> str:
+        """Return the sensor id of a reading."""
+        return self.series[self.series_R[reading]][1]
 
 
-async def last_reading_time(database: Database, equipment_id: str) -> datetime | None:
-    """Return the time of the newest reading of an equipment; None when there is none.
+class ReadingRepository(Repository):
+    """Readings of equipment."""
 
-    Raises:
-        UnknownEquipment: it is not registered.
-        StoreUnavailable: the database can't be reached.
-    """
-    rows = await database.fetch("last_reading_time", equipment_id)
-    if not rows:
-        raise UnknownEquipment(equipment_id)
-    newest: datetime | None = first_value(rows)
-    return newest
+    async def ingest(
+        self, equipment_id: str, sensor_ids: Sequence[str], times_us: ArrayLike, values: ArrayLike
+    ) -> Ingested:
+        """Write readings of one equipment; see `ingest_many`."""
+        return await self.ingest_many([Readings(equipment_id, sensor_ids, times_us, values)])
 
+    async def ingest_many(self, blocks: Sequence[Readings]) -> Ingested:
+        """Write readings of several equipment; when it returns, they are committed.
 
-async def _write(
-    database: Database, partitions: Partitions, columns: _Columns, chunk: slice
-) -> int:
-    times_us_R = columns.times_us_R[chunk]
-    used, series_R = np.unique(columns.series_R[chunk], return_inverse=True)
-    series = [columns.series[index] for index in used.tolist()]
-    equipment_ids = [equipment_id for equipment_id, _ in series]
-    sensor_ids = [sensor_id for _, sensor_id in series]
-    accepted: int | None = first_value(
-        await partitions.write(
-            months_of(times_us_R),
-            lambda: database.fetch(
-                "ingest_readings",
-                equipment_ids,
-                sensor_ids,
-                (series_R + 1).tolist(),
-                times_us_R.tolist(),
-                columns.values_R[chunk].tolist(),
-            ),
+        It may be repeated: stored readings count as duplicates. Up to `CHUNK` readings are one
+        transaction.
+
+        Raises:
+            ReadingError: lengths differ, a value is not finite as float32, a time is out of range,
+                or a sensor is not the equipment's; nothing is written.
+            UnknownEquipment: an equipment is not registered; nothing is written.
+            StoreUnavailable: the database can't be reached; earlier chunks may be written.
+        """
+        columns = _in_key_order(_checked(blocks))
+        accepted = 0
+        for start in range(0, len(columns.times_us_R), CHUNK):
+            accepted += await self._write(columns, slice(start, start + CHUNK))
+        given = sum(len(block.sensor_ids) for block in blocks)
+        return Ingested(accepted, given - accepted)
+
+    async def last_reading_time(self, equipment_id: str) -> datetime | None:
+        """Return the time of the newest reading of an equipment; None without readings.
+
+        Raises:
+            UnknownEquipment: the equipment is not registered.
+        """
+        rows = await self._database.fetch("last_reading_time", equipment_id)
+        if not rows:
+            raise UnknownEquipment(equipment_id)
+        newest: datetime | None = first_value(rows)
+        return newest
+
+    async def _write(self, columns: _Columns, chunk: slice) -> int:
+        times_us_R = columns.times_us_R[chunk]
+        used, series_R = np.unique(columns.series_R[chunk], return_inverse=True)
+        series = [columns.series[index] for index in used.tolist()]
+        equipment_ids = [equipment_id for equipment_id, _ in series]
+        sensor_ids = [sensor_id for _, sensor_id in series]
+        accepted: int | None = first_value(
+            await self._partitions.write(
+                months_of(times_us_R),
+                lambda: self._database.fetch(
+                    "ingest_readings",
+                    equipment_ids,
+                    sensor_ids,
+                    (series_R + 1).tolist(),
+                    times_us_R.tolist(),
+                    columns.values_R[chunk].tolist(),
+                ),
+            )
         )
-    )
-    if accepted is None:
-        unknown = (await database.fetch("unknown_series", equipment_ids, sensor_ids))[0]
-        if not unknown["has_equipment"]:
-            raise UnknownEquipment(unknown["equipment_id"])
-        raise ReadingError(
-            f"expected a sensor of '{unknown['equipment_id']}', found '{unknown['sensor_id']}': add it to the topology, or "
-            "correct the id",
-            "sensor_id",
-        )
-    return accepted
+        if accepted is None:
+            unknown = (await self._database.fetch("unknown_series", equipment_ids, sensor_ids))[0]
+            if not unknown["has_equipment"]:
+                raise UnknownEquipment(unknown["equipment_id"])
+            raise ReadingError(
+                f"expected a sensor of '{unknown['equipment_id']}', found "
+                f"'{unknown['sensor_id']}': add it to the topology, or correct the id",
+                "sensor_id",
+            )
+        return accepted
 
 
 def _checked(readings: Sequence[Readings]) -> _Columns:
@@ -142,7 +149,7 @@ def _checked(readings: Sequence[Readings]) -> _Columns:
         if not series_R[-1].shape == times_us_R[-1].shape == values_R[-1].shape:
             raise ReadingError(
                 f"expected as many times and values as sensor ids ({len(block.sensor_ids)}), found "
-                f"{times_us_R[-1].shape} and {values_R[-1].shape}: give one of each for every reading"
+                f"{times_us_R[-1].shape} and {values_R[-1].shape}: give one of each per reading"
             )
     empty = np.zeros(0, np.int64)
     columns = _Columns(
@@ -151,28 +158,28 @@ def _checked(readings: Sequence[Readings]) -> _Columns:
         np.concatenate([empty, *times_us_R]),
         np.concatenate([empty.astype(np.float64), *values_R]),
     )
-    # Written so that NaN fails too.
+    # written so that NaN fails too
     bad = np.flatnonzero(~(np.abs(columns.values_R) <= _LARGEST))
     if bad.size:
         raise ReadingError(
-            f"expected finite values within ±{_LARGEST:.4g}, found {columns.values_R[bad[0]]} of sensor "
-            f"'{columns.series[columns.series_R[bad[0]]][1]}': leave a missing value out",
+            f"expected finite values within ±{_LARGEST:.4g}, found {columns.values_R[bad[0]]} of "
+            f"sensor '{columns.sensor_of(bad[0])}': leave missing values out",
             "value",
         )
     bad = np.flatnonzero((columns.times_us_R < _EARLIEST_US) | (columns.times_us_R >= _LATEST_US))
     if bad.size:
         raise ReadingError(
             f"expected times from {EARLIEST.isoformat()} to before {LATEST.isoformat()}, found "
-            f"{columns.times_us_R[bad[0]]} us since 1970 for sensor '{columns.series[columns.series_R[bad[0]]][1]}': check "
-            "the unit of time",
+            f"{columns.times_us_R[bad[0]]} us since 1970 for sensor "
+            f"'{columns.sensor_of(bad[0])}': check the unit of time",
             "time",
         )
     return columns
 
 
 def _in_key_order(columns: _Columns) -> _Columns:
-    # Stable, so that of equal keys the first given is the first written; in the order of the table's key, so that a
-    # chunk's rows and bins lie together.
+    # stable: of equal keys the first is kept; in the order of the table's key, so that the rows and
+    # bins of a chunk are adjacent
     order_R = np.lexsort((columns.series_R, columns.times_us_R))
     series_R, times_us_R = columns.series_R[order_R], columns.times_us_R[order_R]
     first_R = np.ones(len(order_R), np.bool_)

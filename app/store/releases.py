@@ -1,6 +1,6 @@
-"""The history of releases: which version got which share of the traffic, when, by whom and why.
+"""The history of releases: traffic weights after each change, when, by whom and why.
 
-Invariant: history is only added to.
+Invariant: events are only added.
 """
 
 import json
@@ -9,11 +9,11 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from app.store.pool import Database
+from app.store.partitions import Repository
 
 
 class ReleaseEvent(BaseModel):
-    """One event. `weights` is the share of every version after it."""
+    """One event; `weights` is the traffic weight of every version after it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,33 +26,22 @@ class ReleaseEvent(BaseModel):
     reason: str
 
 
-async def record_release(
-    database: Database,
-    version: str,
-    action: str,
-    weights: Mapping[str, float],
-    *,
-    actor: str,
-    reason: str,
-) -> ReleaseEvent:
-    """Add an event.
+class ReleaseRepository(Repository):
+    """The history of releases."""
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    rows = await database.once(
-        "record_release", version, action, json.dumps(dict(weights)), actor, reason
-    )
-    return ReleaseEvent(
-        **rows[0], version=version, action=action, weights=weights, actor=actor, reason=reason
-    )
+    async def record_release(
+        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+    ) -> ReleaseEvent:
+        """Add an event to the history."""
+        weights_json = json.dumps(dict(weights))
+        rows = await self._database.once(
+            "record_release", version, action, weights_json, actor, reason
+        )
+        return ReleaseEvent(
+            **rows[0], version=version, action=action, weights=weights, actor=actor, reason=reason
+        )
 
-
-async def list_releases(database: Database, limit: int = 100) -> list[ReleaseEvent]:
-    """Return the newest events, newest first.
-
-    Raises:
-        StoreUnavailable: the database can't be reached.
-    """
-    rows = await database.fetch("list_releases", limit)
-    return [ReleaseEvent(**{**row, "weights": json.loads(row["weights"])}) for row in rows]
+    async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
+        """Return the newest events, newest first."""
+        rows = await self._database.fetch("list_releases", limit)
+        return [ReleaseEvent(**{**row, "weights": json.loads(row["weights"])}) for row in rows]

@@ -1,24 +1,24 @@
-"""What shadow versions told, each beside the diagnosis that was returned.
+"""Answers of shadow versions, each beside the diagnosis that was returned.
 
-Invariant: an answer never changes; storing it again is without effect.
+Invariant: an answer never changes; storing it again has no effect.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.schemas.diagnosis import Diagnosis
-from app.store.partitions import Partitions, months_of_days
-from app.store.pool import Database
+from app.store.partitions import Repository, months_of_days
+from app.store.pool import columns_of
 
 
 class ShadowAnswer(NamedTuple):
-    """What a shadow told on a copy.
+    """The answer of a shadow version to a copy of a request.
 
     Args:
-        diagnosis: as the shadow would have told it, with the id and time of the one that was returned.
+        diagnosis: of the shadow, with the id and time of the returned diagnosis.
         against: the version that was returned.
-        latency_s: how long building and scoring took in the shadow.
-        against_latency_s: the same of the version that was returned.
+        latency_s: time to build and score in the shadow.
+        against_latency_s: the same in the returned version.
     """
 
     diagnosis: Diagnosis
@@ -28,36 +28,33 @@ class ShadowAnswer(NamedTuple):
 
     @property
     def id(self) -> tuple[str, str]:
-        """What no other answer has: the returned diagnosis and the shadow."""
+        """Unique key: the returned diagnosis and the shadow version."""
         return self.diagnosis.diagnosis_id, self.diagnosis.model_version
 
 
-async def insert_shadow_answers(
-    database: Database, partitions: Partitions, answers: Sequence[ShadowAnswer]
-) -> None:
-    """Store answers of shadows in one statement; may be repeated.
+class ShadowAnswerRepository(Repository):
+    """Answers of shadow versions."""
 
-    Raises:
-        StoreUnavailable: the database can't be reached.
-        StoreError: it refused.
-    """
-    if not answers:
-        return
-    rows = [
-        (
-            item.diagnosis.diagnosis_id,
-            item.diagnosis.created_at,
-            item.diagnosis.equipment_id,
-            item.diagnosis.window.start,
-            item.diagnosis.window.end,
-            item.diagnosis.model_version,
-            item.against,
-            item.latency_s,
-            item.against_latency_s,
-            item.diagnosis.model_dump_json(),
+    async def insert_shadow_answers(self, items: Sequence[ShadowAnswer]) -> None:
+        """Store answers in one statement; may be repeated."""
+        if not items:
+            return
+        rows = [
+            (
+                item.diagnosis.diagnosis_id,
+                item.diagnosis.created_at,
+                item.diagnosis.equipment_id,
+                item.diagnosis.window.start,
+                item.diagnosis.window.end,
+                item.diagnosis.model_version,
+                item.against,
+                item.latency_s,
+                item.against_latency_s,
+                item.diagnosis.to_json().decode(),
+            )
+            for item in items
+        ]
+        await self._partitions.write(
+            months_of_days(item.diagnosis.created_at for item in items),
+            lambda: self._database.fetch("insert_shadow_answers", *columns_of(rows)),
         )
-        for item in answers
-    ]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    months = months_of_days(item.diagnosis.created_at for item in answers)
-    await partitions.write(months, lambda: database.fetch("insert_shadow_answers", *columns))

@@ -34,7 +34,8 @@ from tests.bench import (
 from tests.bench.compare import Bench, Point, compare
 from tests.bench.database import Fleet, prepare
 from tests.bench.peers.environment import peers_environment
-from tests.bench.report import write_summary
+from tests.bench.plots import plot
+from tests.bench.report import summary
 from tests.bench.systems import OURS, PEERS
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
@@ -130,7 +131,11 @@ def main() -> None:
     finally:
         release_embedded(postgres)
     shutil.rmtree(directory)
-    print(write_summary(found, output))
+    text = summary(found)
+    (output / "summary.md").write_text(text)
+    if "compare" in found:
+        plot(found["compare"], output)
+    print(text)
 
 
 if __name__ == "__main__":

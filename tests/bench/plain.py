@@ -9,13 +9,13 @@ from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
 from app.release.service import open_release_service
-from app.serving.graph_builder.deployment import GraphBuilderReplica
+from app.serving.graph_builder.deployment import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs
-from app.serving.ingress.deployment import IngressReplica
+from app.serving.ingress.deployment import IngressDeployment
 from app.serving.observability.logging import ACCESS_LOGGER
 
 
-class PlainIngress(IngressReplica):
+class PlainIngress(IngressDeployment):
     """An ingress replica whose counters do not count and whose access lines are not written."""
 
     async def __init__(self, *arguments: object) -> None:  # type: ignore[misc]
@@ -29,7 +29,7 @@ class PlainIngress(IngressReplica):
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
     """Bind the plain ingress as `app.main` binds the real one."""
-    builder = serve.deployment(name="GraphBuilder")(GraphBuilderReplica)
+    builder = serve.deployment(name="GraphBuilder")(GraphBuilderDeployment)
     return serve.deployment(name="Ingress")(PlainIngress).bind(
-        builder.bind(), args.equipment, args.timeout_s, open_release_service
+        builder.bind(), args, open_release_service
     )

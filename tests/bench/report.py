@@ -1,4 +1,4 @@
-"""From the figures of a run to tables and plots.
+"""Turns the figures of a run into tables.
 
 Invariant: a ratio is of medians over rounds of one run; a figure that the run has not is left out, not filled in.
 """
@@ -6,11 +6,7 @@ Invariant: a ratio is of medians over rounds of one run; a figure that the run h
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import matplotlib as mpl
-from matplotlib import pyplot as plt
 
 from tests.bench.compare import medians, titles
 from tests.bench.systems import OURS, PEERS
@@ -23,15 +19,11 @@ NOT_OURS = "Peers do no authentication, journal, metrics, validation of limits o
 Found = Mapping[str, Any]
 
 
-def write_summary(found: Found, output: Path) -> str:
-    """Write `summary.md` and the plots of a run.
+def summary(found: Found) -> str:
+    """Return the tables of a run as Markdown.
 
     Args:
         found: sections by name, as their modules return them, and `facts`.
-        output: directory.
-
-    Returns:
-        The summary's text.
     """
     facts = found["facts"]
     parts = [
@@ -59,11 +51,7 @@ def write_summary(found: Found, output: Path) -> str:
     parts += [
         part for name, write in writers.items() if name in found for part in write(found[name])
     ]
-    text = "\n\n".join(parts) + "\n"
-    (output / "summary.md").write_text(text)
-    if "compare" in found:
-        _plot(found["compare"], output)
-    return text
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -413,63 +401,3 @@ def _releases(section: Found) -> list[str]:
         told,
         _table(["step", "status", "s", "weights in force after, s"], rows),
     ]
-
-
-def _plot(section: Found, output: Path) -> None:
-    mpl.use("Agg")
-    told, names = medians(section["measured"]), titles()
-    systems = list(dict.fromkeys(system for system, _ in told))
-    points = list(dict.fromkeys(point for _, point in told))
-    closed = [point for point in points if point.startswith("c")]
-    for figure, title, name in (
-        ("throughput", "requests a second", "throughput"),
-        ("cpu_ms", "CPU, ms a request", "cpu"),
-    ):
-        canvas, axes = plt.subplots(figsize=(8, 5))
-        for system in systems:
-            axes.plot(
-                closed,
-                [told[system, point][figure] for point in closed],
-                marker="o",
-                label=names[system],
-            )
-        axes.set(xlabel="connections", ylabel=title, yscale="log")
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize=7)
-        canvas.savefig(output / f"{name}.png", dpi=120, bbox_inches="tight")
-        plt.close(canvas)
-    canvas, grid = plt.subplots(
-        1, len(points), figsize=(4 * len(points), 4), squeeze=False, sharey=True
-    )
-    for axes, point in zip(grid[0], points, strict=True):
-        for place, (figure, shade) in enumerate((("p99", 0.3), ("p95", 0.6), ("p50", 1.0))):
-            axes.barh(
-                systems,
-                [told[system, point][figure] for system in systems],
-                alpha=shade,
-                color=f"C{place}",
-                label=figure,
-            )
-        axes.set(title=point, xlabel="ms", xscale="log")
-    grid[0][-1].legend(loc="lower right")
-    canvas.savefig(output / "latency.png", dpi=120, bbox_inches="tight")
-    plt.close(canvas)
-    _plot_batches(section["measured"], output)
-
-
-def _plot_batches(rows: Sequence[Found], output: Path) -> None:
-    sizes: dict[str, Counter[int]] = {}
-    for row in rows:
-        if row["point"] == "c32" and row["batch_sizes"]:
-            sizes.setdefault(row["system"], Counter()).update(
-                {int(size): number for size, number in row["batch_sizes"].items()}
-            )
-    if not sizes:
-        return
-    canvas, grid = plt.subplots(1, len(sizes), figsize=(4 * len(sizes), 3.5), squeeze=False)
-    for axes, (system, counted) in zip(grid[0], sizes.items(), strict=True):
-        total = sum(size * number for size, number in counted.items())
-        axes.bar(list(counted), [size * number / total for size, number in counted.items()])
-        axes.set(title=f"{system}, 32 connections", xlabel="batch size", ylabel="share of requests")
-    canvas.savefig(output / "batches.png", dpi=120, bbox_inches="tight")
-    plt.close(canvas)

@@ -8,8 +8,9 @@ import asyncio
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from app.serving.model_server.deployment import ModelReplica
-from app.serving.rpc.messages import ScoreAnswer, ScoreCall
+from app.diagnosis.pipeline import ScoreResult
+from app.serving.model_server.deployment import ModelDeployment
+from app.serving.rpc.messages import ScoreCall
 
 
 class BrokenArgs(BaseModel):
@@ -22,14 +23,14 @@ class BrokenArgs(BaseModel):
     raises: bool = False
 
 
-class BrokenReplica(ModelReplica):
+class BrokenReplica(ModelDeployment):
     """A model replica that sleeps before it scores, or raises."""
 
     def __init__(self, args: BrokenArgs) -> None:
         super().__init__(args.checkpoint, "cpu", 1)
         self._args = args
 
-    async def score(self, call: ScoreCall) -> ScoreAnswer:
+    async def score(self, call: ScoreCall) -> ScoreResult:
         await asyncio.sleep(self._args.sleep_s)
         if self._args.raises:
             raise RuntimeError("made to fail")

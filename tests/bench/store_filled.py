@@ -178,7 +178,7 @@ class Filled:
         for month in months[-sizes.months - 1 :]:
             for turn in range(sizes.diagnoses):
                 await session.execute(
-                    FILL_DIAGNOSES, month.timestamp() + turn * 60, diagnosis("m").model_dump_json()
+                    FILL_DIAGNOSES, month.timestamp() + turn * 60, diagnosis("m").to_json().decode()
                 )
         # what autovacuum does within minutes of live ingest
         await session.execute("vacuum analyze")

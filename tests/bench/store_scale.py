@@ -332,7 +332,7 @@ async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
         "bytes_a_reading": sizes["sensor_readings"] / rows / len(SENSORS),
         "bytes_a_grid_row": sizes["sensor_grid"] / rows,
         "bytes_a_diagnosis": sizes["diagnoses"] / 800,
-        "diagnosis_json_bytes": float(len(diagnosis("m").model_dump_json())),
+        "diagnosis_json_bytes": float(len(diagnosis("m").to_json())),
         "wal_bytes_a_reading": readings_wal / rows / len(SENSORS),
         "wal_bytes_a_diagnosis": diagnoses_wal / 800,
     }

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from app.checkpoint.files import load
 from app.experiments.verdict import Decider
 from tests.answers import (
+    SHIPPED,
     Call,
     accuracy,
     answers,
     damaged,
-    equals_told_apart,
+    false_verdicts,
     pairs_of,
-    shipped,
-    told_apart,
+    verdicts_on_worse_version,
 )
 from tests.bench.compare import Bench
 
@@ -43,16 +44,16 @@ def run_trials() -> dict[str, object]:
         By the noise: how often either version is right by component; and by what counts once how many trials called the worse
         version worse, after how many diagnoses, and how many told equal versions apart.
     """
-    whole = answers(shipped("1"))
+    shipped = answers(load(SHIPPED / "1"))
     found: dict[str, object] = {}
     for noise in NOISES:
-        pairs = pairs_of(whole, answers(damaged("1", noise)))
+        pairs = pairs_of(shipped, answers(load(SHIPPED / "1"), predictor=damaged("1", noise)))
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
         for decider in DECIDERS:
-            entry[decider] = _told(told_apart(pairs, TRIALS, decider)) | {
-                "equal_by_window_told_apart": equals_told_apart(pairs, EQUAL_TRIALS, decider),
-                "equal_by_condition_told_apart": equals_told_apart(
+            entry[decider] = _told(verdicts_on_worse_version(pairs, TRIALS, decider)) | {
+                "equal_by_window_told_apart": false_verdicts(pairs, EQUAL_TRIALS, decider),
+                "equal_by_condition_told_apart": false_verdicts(
                     pairs, EQUAL_TRIALS, decider, pairs.condition_P
                 ),
                 "equal_trials": EQUAL_TRIALS,

@@ -24,13 +24,13 @@ from cluster.capacity import (
 ONES = Constants(**{field.name: 1.0 for field in fields(Constants)})
 
 
-def test_page_is_what_the_script_makes_of_the_measured_constants():
+def test_page_has_the_generated_tables():
     text = PAGE.read_text(encoding="utf-8")
 
     assert page(text) == text, "run `python -m cluster.capacity --write`"
 
 
-def test_small_fleet_worked_out_by_hand():
+def test_small_fleet_has_the_hand_computed_demand():
     given_ = Assumptions(
         sensors=2,
         reading_hz=0.5,
@@ -50,14 +50,14 @@ def test_small_fleet_worked_out_by_hand():
     assert need.connections == 2002 * 8
     assert need.model_cores == pytest.approx(100.0)
     assert need.database_cores == pytest.approx(2.0 + 200.0)
-    # a million bytes of readings, 500,000 ticks of a tenth of a byte (2 of 20 sensors), 100,000 of diagnoses
+    # bytes: a million of readings, 500,000 ticks of a tenth (2 of 20 sensors), 100,000 of diagnoses
     assert need.kept_tb == pytest.approx(3 * MONTH_S * 1_150_000 / 1e12)
     assert need.month_usd == pytest.approx(need.kept_tb * 1000)
     assert need.loads["cores of a primary"] == pytest.approx(202 / 32 / 0.5)
     assert need.beyond[0] == "core of an ingress"
 
 
-def test_compression_leaves_the_newest_month_as_it_is():
+def test_newest_month_is_not_compressed():
     constants = replace(ONES, grid_row_bytes=1e-9, diagnosis_bytes=1e-9, narrow_compression=10.0)
     plain = Assumptions(keep_months=11)
 
@@ -66,7 +66,7 @@ def test_compression_leaves_the_newest_month_as_it_is():
     )
 
 
-def test_post_for_each_second_costs_what_was_measured_for_it():
+def test_post_for_each_second_has_its_measured_cost():
     constants = replace(
         ONES, database_ingest_tick_us=7.0, database_window_ms=1e-9, database_diagnosis_ms=1e-9
     )
@@ -96,7 +96,7 @@ def test_table_names_the_first_bottleneck_of_each_fleet():
     assert "**disk of a primary**" in lines[-2]
 
 
-def test_recorded_constant_says_how_and_when(tmp_path: Path):
+def test_recorded_constant_has_its_origin(tmp_path: Path):
     path = tmp_path / "measured.json"
     path.write_text(MEASURED.read_text(encoding="utf-8"))
 
@@ -123,5 +123,5 @@ def test_missing_or_impossible_constants_are_refused(tmp_path: Path):
 
 
 def test_page_without_its_markers_is_refused():
-    with pytest.raises(InputError, match="markers of 'as it stands'"):
+    with pytest.raises(InputError, match="markers of 'defaults'"):
         page("# Capacity\n")

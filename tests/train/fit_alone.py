@@ -1,4 +1,7 @@
-"""A fit in a process of its own, for tests that kill it: `python -m tests.train.fit_alone WINDOWS STORAGE WORKERS`."""
+"""Run a fit in its own process, for tests that kill it.
+
+`python -m tests.train.fit_alone WINDOWS STORAGE WORKERS`.
+"""
 
 import sys
 from pathlib import Path
@@ -10,7 +13,8 @@ from train.data.windows import open_windows
 from train.fitting.fit import run_fit
 
 CONFIG = TrainConfig(
-    equipment="press-1", workers="1", epochs=8, batch=16, hidden=8, heads=2, members=2, attention_layers=1,
+    equipment="press-1", workers="1", epochs=8, batch=16, hidden=8, heads=2, members=2,
+    attention_layers=1,
     statistics=("mean", "end"), learning_rate=0.03, validation_share=0.2,
 )  # fmt: skip
 FIT = "fold 1/2"
@@ -21,7 +25,7 @@ def parted(
 ) -> tuple[
     "np.ndarray[tuple[int], np.dtype[np.int64]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"
 ]:
-    """Return positions to learn from and to be scored on: every fifth."""
+    """Return positions of training and validation windows; every fifth is for validation."""
     order_W = np.arange(windows)
     return order_W[order_W % 5 != 0], order_W[order_W % 5 == 0]
 

@@ -1,4 +1,4 @@
-"""Fits that are disturbed: a node of the cluster dies, the whole job is killed; each ends as if nothing had happened."""
+"""Fits survive the death of a node and the kill of the whole job, with the same result."""
 
 import contextlib
 import gc
@@ -36,7 +36,7 @@ def given(tmp_path: Path) -> Windows:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Return a cluster of three raylets: the head, on which nothing trains, and two with a processor each."""
+    """Return a cluster of three raylets: a head without CPUs, and two with one CPU each."""
     system = {
         "health_check_initial_delay_ms": 500,
         "health_check_period_ms": 500,
@@ -59,38 +59,36 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         gc.collect()
 
 
-def test_raylet_that_dies_in_mid_training_costs_one_epoch_and_no_quality(
+def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
     cluster: Cluster, given: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "CPU_OF_A_WORKER", 1.0)  # so that the two workers are on two nodes
     config = CONFIG.model_copy(update={"workers": "1:2"})
     doomed = next(iter(cluster.worker_nodes))
-    heard: list[EpochRecord] = []
+    records: list[EpochRecord] = []
 
-    def hear(name: str, record: EpochRecord) -> None:
-        heard.append(record)
+    def record_epoch(name: str, record: EpochRecord) -> None:
+        records.append(record)
         if record.epoch == 3:
             os.kill(doomed.all_processes["raylet"][0].process.pid, signal.SIGKILL)
 
-    with ray_session(2), Progress(hear=hear) as progress:
+    with ray_session(2), Progress(hear=record_epoch) as progress:
         fitted = run_fit(given, *parted(len(given)), config, FIT, tmp_path / "storage", progress)
     undisturbed: list[EpochRecord] = []
     fit_single_process(given, *parted(len(given)), config, undisturbed.append)
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
-    # the epoch that the death interrupts comes twice if rank 0 had shown it before the other could report it
-    assert list(dict.fromkeys(record.epoch for record in heard)) == list(range(1, 9))
-    assert len(heard) <= 9
-    assert [record.workers for record in heard[:3]] == [2, 2, 2]
-    assert heard[-1].workers == 1
-    assert heard[-1].score is not None
+    # the interrupted epoch appears twice if rank 0 reported it before the other rank
+    assert list(dict.fromkeys(record.epoch for record in records)) == list(range(1, 9))
+    assert len(records) <= 9
+    assert [record.workers for record in records[:3]] == [2, 2, 2]
+    assert records[-1].workers == 1
+    assert records[-1].score is not None
     assert undisturbed[-1].score is not None
     assert undisturbed[-1].score > 0.9
-    assert abs(heard[-1].score - undisturbed[-1].score) < 0.1
+    assert abs(records[-1].score - undisturbed[-1].score) < 0.1
 
 
-def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(
-    given: Windows, tmp_path: Path
-) -> None:
+def test_killed_job_resumes_from_its_last_epoch(given: Windows, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -119,10 +117,10 @@ def test_job_that_is_killed_whole_goes_on_from_its_last_epoch(
             break
     job.wait()
     job.stdout.close()
-    heard: list[EpochRecord] = []
-    with Progress(hear=lambda name, record: heard.append(record)) as progress:
+    records: list[EpochRecord] = []
+    with Progress(hear=lambda name, record: records.append(record)) as progress:
         fitted = run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage", progress)
-    assert [record.epoch for record in heard] in ([4, 5, 6, 7, 8], [5, 6, 7, 8])
+    assert [record.epoch for record in records] in ([4, 5, 6, 7, 8], [5, 6, 7, 8])
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
     undisturbed = fit_single_process(given, *parted(len(given)), CONFIG, lambda record: None)
     assert all(torch.equal(fitted.weights[name], tensor) for name, tensor in undisturbed.items())

@@ -1,4 +1,4 @@
-"""Choices that do not fit together are refused with what to change."""
+"""Inconsistent settings are refused; configs of earlier releases are read."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from train.config import TrainConfig
 
 
 @pytest.mark.parametrize(
-    ("asked", "least", "most", "elastic"),
+    ("given", "least", "most", "elastic"),
     [("2", 2, 2, False), (3, 3, 3, False), ("1:4", 1, 4, True)],
 )
 def test_workers_are_a_number_or_a_range(
-    asked: object, least: int, most: int, *, elastic: bool
+    given: object, least: int, most: int, *, elastic: bool
 ) -> None:
-    config = TrainConfig.model_validate({"equipment": "press-1", "workers": asked})
+    config = TrainConfig.model_validate({"equipment": "press-1", "workers": given})
     assert (config.min_workers, config.max_workers, config.is_elastic) == (least, most, elastic)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
@@ -32,7 +32,7 @@ def test_workers_are_a_number_or_a_range(
         ({"workers": "9", "batch": 8}, "at least a window for each of 9 workers"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(change: dict[str, object], message: str) -> None:
+def test_inconsistent_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"equipment": "press-1", **change})
 

@@ -1,4 +1,4 @@
-"""The command: from readings and labels in a real database to a checkpoint, through Ray Train's own workers."""
+"""The command: from readings and labels in a real database to a checkpoint, with Ray Train."""
 
 import asyncio
 import json
@@ -20,8 +20,8 @@ from train.evaluation.record import NO_MESSAGES, THIS, Metrics
 from train.reporting.report import MODEL_CARD
 
 SMALL = [
-    "--folds", "2", "--epochs", "2", "--batch", "8", "--hidden", "8", "--heads", "2", "--members", "2",
-    "--attention-layers", "1", "--statistics", "mean", "spread", "end",
+    "--folds", "2", "--epochs", "2", "--batch", "8", "--hidden", "8", "--heads", "2",
+    "--members", "2", "--attention-layers", "1", "--statistics", "mean", "spread", "end",
 ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ async def fill(store: Store, directory: Path) -> None:
 
 
 async def run(store: Store, *arguments: str) -> int:
-    """Run the command in a thread of its own, since it starts an event loop."""
+    """Run the command in a thread, since it starts an event loop."""
     await store.close()
     return await asyncio.to_thread(main, list(arguments))
 
@@ -81,7 +81,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert await run(store, *arguments) == 0
     assert not ray.is_initialized()
     assert "RAY_API_SERVER_ADDRESS" not in os.environ
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for fit in (
         "fold 1/2",
         "fold 2/2",
@@ -89,7 +89,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
         "leave-level:valve valve=worn",
         "all",
     ):
-        assert f"{fit}  epoch   2/2" in said
+        assert f"{fit}  epoch   2/2" in printed
     checkpoint = load(out)
     assert checkpoint.manifest.version == "9"
     assert checkpoint.config.members == 2
@@ -123,7 +123,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
         ("poor", "expected at least 2 groups for 2 folds, found 1"),
     ],
 )
-async def test_store_without_what_is_needed_says_what_to_do(
+async def test_missing_data_is_named_with_what_to_do(
     store: Store,
     database_dsn: str,
     tmp_path: Path,
@@ -143,20 +143,18 @@ async def test_store_without_what_is_needed_says_what_to_do(
     code = await run(
         store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL
     )
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert code == 1
-    assert message in said
-    assert state == "poor" or "python -m app.demo import-rig" in said
+    assert message in printed
+    assert state == "poor" or "python -m app.demo import-rig" in printed
 
 
-async def test_option_that_can_not_be_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_invalid_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--equipment", "press-1", "--out", str(tmp_path), "--folds", "1"]) == 1
     assert "--folds: Input should be greater than or equal to 2" in capsys.readouterr().err
 
 
-def test_abbreviated_dsn_is_refused_so_that_no_password_gets_into_a_card(
+def test_abbreviated_dsn_is_refused_to_keep_passwords_out_of_the_manifest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
@@ -164,7 +162,7 @@ def test_abbreviated_dsn_is_refused_so_that_no_password_gets_into_a_card(
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
-def test_checkpoint_without_a_place_gets_the_next_number(tmp_path: Path) -> None:
+def test_checkpoint_without_out_gets_the_next_number(tmp_path: Path) -> None:
     assert next_directory(tmp_path / "press-1") == tmp_path / "press-1" / "1"
     for name in ("1", "9", "draft"):
         (tmp_path / "press-1" / name).mkdir(parents=True)

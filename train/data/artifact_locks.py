@@ -1,9 +1,11 @@
-"""Says that a directory under `var/training` is in use, so that `train.jobs.prune` leaves it: a lock while it lasts, a time when it is over.
+"""Mark directories under `var/training` as in use, so that `train.jobs.prune` keeps them.
 
-The lock is the kernel's (flock) on a file inside the directory, shared by all that use it; it never outlives its process and leaves nothing
-behind. Workers take none: the driver that holds it outlives them. The time is the directory's modification, which counts on a disk too
-whose locks do not reach other nodes.
-Invariant: while `in_use` yields True, its file's path leads to the file that was locked, and no `alone` yields True for it.
+While a directory is in use, its users share a kernel lock (flock) on a file inside it. The lock
+ends with its process. Workers take none, since the driver outlives them. The modification time of
+the directory records the last use, also on a disk whose locks do not reach other nodes. Invariant:
+while `in_use` yields True, its path leads to the locked file, and `exclusive` never
+    yields
+True for it.
 """
 
 import fcntl
@@ -14,34 +16,35 @@ from pathlib import Path
 
 from app.core.file_locks import try_lock
 
-USES = ".windows"
-"""File of a job's directory with the name of the directory of its windows, which stay as long as its fits; no fit is named like it."""
+WINDOWS_NAME = ".windows"
+"""File in a job's directory with the name of its windows' directory, which is kept with its
+fits."""
 
-SEARCHES = "searches.lock"
-"""Beside the records of searches; every search holds it."""
+SEARCH_LOCK = "searches.lock"
+"""File beside the records of searches; every search locks it."""
 
 
-def lock_of(job: Path) -> Path:
-    """Return the lock that the process at a job holds, beside the job's directory."""
+def job_lock(job: Path) -> Path:
+    """Return the lock file of a job, beside the job's directory."""
     return job.with_name(f"{job.name}.lock")
 
 
 @contextmanager
 def in_use(file: Path) -> Iterator[bool]:
-    """Keep what a file stands for from being pruned for the length of the block, and mark its directory as used at both ends.
+    """Lock a file's directory against pruning and mark it as used when the block starts and ends.
 
     Args:
-        file: of the directory; it may be moved with its directory meanwhile.
+        file: in the directory, which may be renamed meanwhile.
 
     Yields:
-        Whether it is held; False when it is not there.
+        Whether it is locked; False if the file does not exist.
     """
     fd = _opened(file, os.O_RDONLY)
     if fd is None:
         yield False
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)  # waits for the moment in which somebody looks or removes
+        fcntl.flock(fd, fcntl.LOCK_SH)  # waits while another process tests or removes it
         if not _leads_to(file, fd):
             yield False
             return
@@ -55,16 +58,16 @@ def in_use(file: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[bool]:
-    """Hold a file against all use of what it stands for, if there is none, for the length of the block.
+def exclusive(file: Path) -> Iterator[bool]:
+    """Lock a file against all use of its directory, unless the directory is in use.
 
     Args:
-        file: is not made when it is not there, and not followed where it is a symbolic link.
+        file: is not created if it does not exist; a symbolic link is not followed.
 
     Yields:
-        Whether it is held; False when it is in use, or not there.
+        Whether it is locked; False if it is in use or does not exist.
     """
-    # a network's file system locks alone only what is open for writing
+    # a network file system gives an exclusive lock only to a file that is open for writing
     fd = _opened(file, os.O_RDWR | os.O_NOFOLLOW)
     if fd is None:
         yield False
@@ -83,7 +86,7 @@ def _opened(file: Path, flags: int) -> int | None:
 
 
 def _leads_to(file: Path, fd: int) -> bool:
-    """Tell whether a path still leads to an open file: its directory may have been renamed before the lock was ours."""
+    """Return whether a path leads to an open file; a rename may precede the lock."""
     try:
         return os.path.samestat(file.stat(), os.fstat(fd))
     except FileNotFoundError:
@@ -91,6 +94,6 @@ def _leads_to(file: Path, fd: int) -> bool:
 
 
 def _mark(directory: Path) -> None:
-    # a preparation's directory has another name at the end; one that is not ours to change is not ours to prune either
+    # the directory of a preparation is renamed; a directory that can't be marked can't be pruned
     with suppress(OSError):
         os.utime(directory)

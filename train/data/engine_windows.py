@@ -1,7 +1,8 @@
-"""Windows of C-MAPSS engines straight from their files, as a store would give them, for what is only evaluated.
+"""Make windows of C-MAPSS engines directly from their files, for evaluation without a store.
 
-Invariant: windows and labels are those that an import of the same files prepares: one window ends at each cycle, bins before an
-engine's first cycle are missing.
+Invariant: windows and labels equal those prepared after an import of the same files. One window
+    ends
+at each cycle; bins before an engine's first cycle are missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,11 @@ import numpy as np
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
+from app.store.labels import ConditionLabel
 from train.data.labels import (
-    EPOCH,
     HOUR_US,
-    MICROSECOND,
     History,
     Integers,
-    Label,
     WindowLabels,
     join_labels,
     label_windows,
@@ -40,15 +39,16 @@ def engine_windows(
 
     Args:
         directory: for the shards.
-        topology: of all engines, with a sensor for each column of the files and bins of one hour, which is a cycle.
+        topology: of all engines, with a sensor for each column and bins of one hour, which is a
+            cycle.
         engines: their histories.
-        remaining: cycles that each ran after its last one.
+        remaining: cycles that each engine ran after its last recorded one.
         component_id: the component that fails.
-        cap_h: operating hours beyond which remaining life is not told apart.
+        cap_h: largest remaining life of a label, in operating hours.
         names: of the engines.
 
     Returns:
-        The windows; an engine that is shorter than a fifth of a window has none.
+        The windows; an engine shorter than a fifth of a window has none.
     """
     parts = [
         _labels(topology, engine, left, component_id, cap_h, machine)
@@ -69,12 +69,8 @@ def _labels(
     topology: Equipment, engine: Engine, left: float, component_id: str, cap_h: float, machine: int
 ) -> WindowLabels:
     end_us = len(engine.values_CR) * HOUR_US
-    ran = Label(
-        component_id,
-        EPOCH,
-        EPOCH + (end_us + round(left * HOUR_US)) * MICROSECOND,
-        run_to_failure=True,
-    )
+    failure_us = end_us + round(left * HOUR_US)
+    ran = ConditionLabel(component_id, 0, failure_us, run_to_failure=True)
     return label_windows(
         topology,
         [ran],

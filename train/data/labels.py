@@ -1,11 +1,9 @@
-"""From labelled intervals to what is known of every window: which windows there are, and grade, health, rate and RUL in them.
+"""Derive labelled windows from labelled intervals: grade, health, degradation rate and RUL.
 
-It reads no store and knows no machine; unknown components and grades are errors, not gaps.
-Invariant: a window has a grade or a labelled health only where one interval of the component holds the whole window, and a RUL only where
-its end lies in a run to failure.
+Pure. Invariant: a window has a grade or a labelled health only where one interval of the component
+contains the whole window, and a RUL only where its end lies in a run to failure.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -17,7 +15,8 @@ from numpy.typing import NDArray
 
 from app.core.errors import InputError
 from app.features.binning import Floats
-from app.schemas.equipment import Equipment
+from app.schemas.equipment import Component, Equipment
+from app.store.labels import ConditionLabel
 
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
@@ -27,24 +26,8 @@ MICROSECOND = timedelta(microseconds=1)
 HOUR_US = 3_600_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What is known of one component in `[start, end)`: its grade, or its health, or that it ran from `start` until it failed at `end`.
-
-    `stable` tells whether the machine was at rest with it.
-    """
-
-    component_id: str
-    start: datetime
-    end: datetime
-    grade: str | None = None
-    stable: bool = True
-    health: float | None = None
-    run_to_failure: bool = False
-
-
 class History(NamedTuple):
-    """The time that a machine has readings of, `[start_us, end_us)` microseconds since 1970 (UTC)."""
+    """Time span of a machine's readings, `[start_us, end_us)` in microseconds since 1970 (UTC)."""
 
     start_us: int
     end_us: int
@@ -52,16 +35,17 @@ class History(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WindowLabels:
-    """What is known of W windows of V components, in order of machine and time.
+    """Labels of W windows of V components, in order of machine and time.
 
     Args:
-        machine_W: place of the window's machine among the machines.
+        machine_W: position of the window's machine among the machines.
         start_us_W: start of the window, microseconds since 1970 (UTC).
-        grade_WV: position of the grade in the component's grades, -1 where none is known.
-        health_WV: float32 in [0, 1]; of a graded window the health of its grade; NaN where none is known.
+        grade_WV: position of the grade in the component's grades, -1 where unknown.
+        health_WV: float32 in [0, 1], for a graded window the health of its grade; NaN where
+            unknown.
         rate_WV: health lost per 1000 operating hours, signed; NaN where unknown.
-        rul_WV: operating hours to failure from the window's end, at most the cap; NaN where unknown.
-        stable_W: false where any of the window's labels is not.
+        rul_WV: operating hours from the window's end to failure, capped; NaN where unknown.
+        stable_W: false where any label of the window is not stable.
     """
 
     machine_W: Integers
@@ -77,49 +61,52 @@ class WindowLabels:
         return len(self.start_us_W)
 
     def only(self, chosen_W: Booleans | Integers) -> Self:
-        """Return the chosen windows, by a mask or by rising positions."""
+        """Return the chosen windows, by mask or rising positions."""
         return type(self)(*(getattr(self, each.name)[chosen_W] for each in fields(self)))
 
 
 def label_windows(
     equipment: Equipment,
-    labels: Iterable[Label],
+    labels: Iterable[ConditionLabel],
     *,
     machine: int = 0,
     rul_cap_h: float = 125.0,
     stride_s: float | None = None,
     history: History | None = None,
 ) -> WindowLabels:
-    """Find the windows of a machine's labels and what each says.
+    """Return the labelled windows of a machine.
 
-    Where a grade or a health is labelled, windows tile the interval: they start at its start and follow each other without
-    overlap while it holds them whole. Where a component ran to failure, one window ends at each stride, counted back from the
-    last bin that the interval and the history have in common; a window may begin before both do, but at least a fifth of its bins lie in
-    them. Its labels are those at its end: RUL is the time to failure, at most the cap; health is RUL by the cap; the rate is a
-    thousand hours by the cap while RUL is below it, else 0 (Heimes, "Recurrent neural networks for remaining useful life
-    estimation", 2008, for the piecewise-linear RUL).
+    In an interval with a grade or a health, windows follow each other without overlap from its
+    start. In a run to failure, one window ends at each stride, counted back from the last bin of
+    interval and history; it may begin before both, but at least a fifth of its bins lie in them.
+    Its labels are those at its end: RUL is the time to failure, capped; health is RUL / cap; the
+    rate is 1000 h / cap while RUL is below the cap, else 0 (piecewise-linear RUL: Heimes,
+    "Recurrent neural networks for remaining useful life estimation", 2008).
 
     Args:
-        equipment: the machine; its grades give the grades' positions.
+        equipment: the machine; it gives the positions of the grades.
         labels: intervals of one component must not overlap.
-        machine: place of the machine among the machines.
-        rul_cap_h: operating hours; further ahead nothing is told.
-        stride_s: time between the ends of windows of a run to failure, a multiple of the grid; None for one window.
-        history: time that the machine has readings of; None for all that is labelled. The failure may lie beyond it.
+        machine: position of the machine among the machines.
+        rul_cap_h: largest RUL of a label, in operating hours.
+        stride_s: time between the ends of windows of a run to failure, a multiple of the grid; None
+            for the length of a window.
+        history: time span of the readings, None for that of the labels; the failure may lie beyond
+            it.
 
     Returns:
-        The windows that have at least one label.
+        The windows with at least one label.
 
     Raises:
-        InputError: a label names a component or a grade that the equipment has not, says not exactly one thing, or two labels of a
-            component overlap; or the stride is no multiple of the grid.
+        InputError: a label has an unknown component or grade, or not exactly one of grade, health
+            and run to failure; labels of a component overlap; or the stride is no multiple of the
+            grid.
     """
     grid_us, window_us = equipment.grid_us, equipment.bins * equipment.grid_us
     stride_us = window_us if stride_s is None else round(stride_s * 1e6)
     if stride_us <= 0 or stride_us % grid_us:
         raise InputError(
-            f"expected a stride of a whole multiple of {equipment.grid_s} s, the grid of '{equipment.equipment_id}', found "
-            f"{stride_s} s: give another stride",
+            f"expected a stride that is a multiple of {equipment.grid_s} s, the grid of "
+            f"'{equipment.equipment_id}', found {stride_s} s: give another stride",
             "stride_s",
         )
     rows = _by_component(equipment, labels)
@@ -146,44 +133,38 @@ def label_windows(
         rul_WV=np.full(shape, np.nan, np.float32),
         stable_W=np.ones(shape[0], np.bool_),
     )
-    for component, intervals in enumerate(rows.values()):
-        begins = [each.start_us for each in intervals]
-        for window, start_us in enumerate(start_us_W.tolist()):
-            # the label of a window is the one at its end, which is its last moment
-            place = bisect_right(begins, start_us + window_us - 1) - 1
-            if place >= 0:
-                _say(found, window, component, intervals[place], start_us, window_us, rul_cap_h)
-    return found.only(_has_label(found))
+    for number, component in enumerate(equipment.components):
+        if own := rows[component.component_id]:
+            _label(found, component, number, own, window_us, rul_cap_h)
+    is_labelled_W = ((found.grade_WV >= 0) | np.isfinite(found.health_WV)).any(axis=1)
+    return found.only(np.asarray(is_labelled_W))
 
 
 def join_labels(parts: Sequence[WindowLabels]) -> WindowLabels:
-    """Put the windows of several machines of one design one after the other."""
-    return WindowLabels(
-        *(
-            np.concatenate([getattr(part, each.name) for part in parts])
-            for each in fields(WindowLabels)
-        )
-    )
+    """Concatenate the windows of several machines of one design."""
+    names = [each.name for each in fields(WindowLabels)]
+    return WindowLabels(*(np.concatenate([getattr(part, n) for part in parts]) for n in names))
 
 
 def configurations(grade_WV: Integers) -> Integers:
-    """Number the configurations, all components' grades together: [W], equal where and only where all grades are."""
+    """Number the configurations, [W]: equal only where the grades of all components are."""
     _, number_W = np.unique(grade_WV, axis=0, return_inverse=True)
     return number_W.reshape(-1).astype(np.int64)
 
 
 def warm_up(configuration_W: Integers, stable_W: Booleans, longest: int) -> Booleans:
-    """Mark the windows of a machine's warm-up: unbroken runs of unstable windows of one configuration.
+    """Mark the windows of a warm-up: long runs of unstable windows of one configuration.
 
-    A machine that is switched to another condition is unstable for a few windows; one that warms up stays so for hours.
+    A machine is unstable for a few windows after a change of condition, but for hours after a
+    start.
 
     Args:
         configuration_W: in order of time.
         stable_W: in the same order.
-        longest: runs of at least this many windows are a warm-up.
+        longest: number of windows from which a run is a warm-up.
 
     Returns:
-        [W] true in a warm-up.
+        [W], true in a warm-up.
     """
     marked_W = np.zeros(len(configuration_W), np.bool_)
     breaks = (
@@ -196,95 +177,78 @@ def warm_up(configuration_W: Integers, stable_W: Booleans, longest: int) -> Bool
     return marked_W
 
 
-class _Interval(NamedTuple):
-    start_us: int
-    end_us: int
-    grade: int
-    health: float
-    stable: bool
-    run_to_failure: bool
-
-
-def _by_component(equipment: Equipment, labels: Iterable[Label]) -> dict[str, list[_Interval]]:
-    """Return each component's intervals in order of time, in the order of components."""
-    components = {component.component_id: component for component in equipment.components}
-    rows: dict[str, list[_Interval]] = {component_id: [] for component_id in components}
+def _by_component(
+    equipment: Equipment, labels: Iterable[ConditionLabel]
+) -> dict[str, list[ConditionLabel]]:
+    """Return the labels of each component, checked and in order of time."""
+    grades = {
+        component.component_id: [grade.name for grade in component.grades]
+        for component in equipment.components
+    }
+    rows: dict[str, list[ConditionLabel]] = {component_id: [] for component_id in grades}
     for label in labels:
-        component = components.get(label.component_id)
-        grades = (
-            {grade.name: place for place, grade in enumerate(component.grades)} if component else {}
-        )
-        if component is None or (label.grade is not None and label.grade not in grades):
-            known = {
-                each: [grade.name for grade in found.grades] for each, found in components.items()
-            }
-            said = "a label" if label.grade is None else f"grade '{label.grade}'"
+        known = grades.get(label.component_id)
+        if known is None or (label.grade is not None and label.grade not in known):
+            found = "a label" if label.grade is None else f"grade '{label.grade}'"
             raise InputError(
-                f"expected a component and grade of '{equipment.equipment_id}' ({known}), found "
-                f"{said} of '{label.component_id}': correct the "
-                "labels or add the grade to the topology",
+                f"expected a component and grade of '{equipment.equipment_id}' ({grades}), found "
+                f"{found} of '{label.component_id}': correct the labels or add the grade to the "
+                "topology",
                 "component_id",
             )
         if (label.grade is not None) + (label.health is not None) + label.run_to_failure != 1:
             raise InputError(
-                f"expected a label of '{label.component_id}' to say a grade, a health or a run to failure, found "
-                f"grade {label.grade}, health {label.health}, run to failure {label.run_to_failure}: say exactly one",
+                f"expected a label of '{label.component_id}' with a grade, a health or a run to "
+                f"failure, found grade {label.grade}, health {label.health}, run to failure "
+                f"{label.run_to_failure}: give exactly one",
                 "grade",
             )
-        place = -1 if label.grade is None else grades[label.grade]
-        health = component.grades[place].health if place >= 0 else label.health
-        start_us, end_us = (label.start - EPOCH) // MICROSECOND, (label.end - EPOCH) // MICROSECOND
-        rows[label.component_id].append(
-            _Interval(
-                start_us,
-                end_us,
-                place,
-                float("nan") if health is None else health,
-                label.stable,
-                label.run_to_failure,
-            )
-        )
+        rows[label.component_id].append(label)
     for component_id, intervals in rows.items():
-        intervals.sort()
+        intervals.sort(key=lambda label: label.start_us)
         _check_apart(component_id, intervals)
     return rows
 
 
-def _say(
+def _label(
     found: WindowLabels,
-    window: int,
-    component: int,
-    label: _Interval,
-    start_us: int,
+    component: Component,
+    number: int,
+    labels: Sequence[ConditionLabel],
     window_us: int,
     cap_h: float,
 ) -> None:
-    """Write what an interval says of a window that ends in it or after it."""
-    end_us = start_us + window_us
-    if end_us > label.end_us or (start_us < label.start_us and not label.run_to_failure):
-        return
-    if label.run_to_failure:
-        if 5 * (end_us - label.start_us) < window_us:
-            return
-        rul_h = min((label.end_us - end_us) / HOUR_US, cap_h)
-        found.rul_WV[window, component] = rul_h
-        found.health_WV[window, component] = rul_h / cap_h
-        found.rate_WV[window, component] = 1000.0 / cap_h if rul_h < cap_h else 0.0
-    else:
-        found.grade_WV[window, component] = label.grade
-        found.health_WV[window, component] = label.health
-    found.stable_W[window] &= label.stable
+    """Write the labels of one component; a window has those of the interval at its end."""
+    places = {None: -1} | {grade.name: place for place, grade in enumerate(component.grades)}
+    grade_I = np.array([places[label.grade] for label in labels])
+    start_I = np.array([label.start_us for label in labels])
+    end_I = np.array([label.end_us for label in labels])
+    stable_I = np.array([label.stable for label in labels])
+    run_I = np.array([label.run_to_failure for label in labels])
+    health_of_K = np.array([*(grade.health for grade in component.grades), np.nan])
+    labelled_I = np.array([np.nan if label.health is None else label.health for label in labels])
+    health_I = np.where(grade_I >= 0, health_of_K[grade_I], labelled_I)
+    end_W = found.start_us_W + window_us
+    at_W = np.searchsorted(start_I, end_W - 1, side="right") - 1
+    age_W = end_W - start_I[at_W]
+    inside_W = (at_W >= 0) & (end_W <= end_I[at_W])
+    run_W = inside_W & run_I[at_W] & (5 * age_W >= window_us)
+    graded_W = inside_W & ~run_I[at_W] & (age_W >= window_us)
+    rul_h = np.minimum((end_I[at_W] - end_W)[run_W] / HOUR_US, cap_h)
+    found.rul_WV[run_W, number] = rul_h
+    found.health_WV[run_W, number] = rul_h / cap_h
+    found.rate_WV[run_W, number] = np.where(rul_h < cap_h, 1000.0 / cap_h, 0.0)
+    found.grade_WV[graded_W, number] = grade_I[at_W][graded_W]
+    found.health_WV[graded_W, number] = health_I[at_W][graded_W]
+    found.stable_W[run_W | graded_W] &= stable_I[at_W][run_W | graded_W]
 
 
-def _has_label(found: WindowLabels) -> Booleans:
-    return np.asarray(((found.grade_WV >= 0) | np.isfinite(found.health_WV)).any(axis=1))
-
-
-def _check_apart(component_id: str, intervals: list[_Interval]) -> None:
+def _check_apart(component_id: str, intervals: Sequence[ConditionLabel]) -> None:
     for earlier, later in pairwise(intervals):
         if later.start_us < earlier.end_us:
             at = (EPOCH + later.start_us * MICROSECOND).isoformat()
             raise InputError(
-                f"expected one label of '{component_id}' at a time, found two labels at {at}: correct the labels",
+                f"expected one label of '{component_id}' at a time, found two labels at {at}: "
+                "correct the labels",
                 "start_time",
             )

@@ -1,9 +1,10 @@
-"""Prepares labelled windows: from a store to Parquet shards by a Ray Data job, once; what is there already is taken as it is.
+"""Prepare labelled windows: copy them from the store to Parquet shards with Ray Data, once.
 
-Does no training and makes no features. A task reads the windows of one shard through `app.store` and writes it; only places travel to
-it, no values. On a cluster every node must see the directory of the shards and reach the database.
-Invariant: a window's values are the grid's, bit for bit, in the order of `Equipment.sensors`, and the directory's name changes with
-anything that they or their labels follow from.
+A task reads the windows of one shard through `app.store` and writes the shard; it receives
+positions, not values. On a cluster all nodes must share the directory and reach the database.
+Invariant: the values of a window are those of the grid, bit for bit, in the order of
+`Equipment.sensors`; the directory's name is a digest of everything that values and labels depend
+on.
 """
 
 import asyncio
@@ -34,11 +35,8 @@ from app.store.windows import decode_window
 from train.config import TrainConfig
 from train.data.artifact_locks import in_use
 from train.data.labels import (
-    EPOCH,
-    MICROSECOND,
     History,
     Integers,
-    Label,
     WindowLabels,
     join_labels,
     label_windows,
@@ -48,22 +46,25 @@ from train.data.shards import windows_of_a_shard, write_shard
 from train.data.windows import BEGUN, HEAD, Head, Windows, finish, open_windows
 
 FORMAT = "1"
-"""Of the shards; another one makes all be prepared again."""
+"""Format of the shards; a new one invalidates all prepared windows."""
 
 READ_AT_ONCE = 64
-"""Windows, side by side, whose bins are read as one span, and spans of one statement."""
+"""Most adjacent windows in a span, and most spans in a statement."""
 
 ASK_AT_ONCE = 10_000
-"""Windows that one statement asks for readings."""
+"""Windows that one statement checks for readings."""
 
 TASKS = 8
-"""Shards that windows are dealt to at least, so that tasks and workers have something to share."""
+"""Smallest number of shards, for parallel tasks and workers."""
 
 LEAST = 64
-"""Windows of a shard at least."""
+"""Smallest number of windows in a shard."""
 
 CPU_OF_A_TASK = 1
-"""What a task asks of Ray: a process starts more slowly than it reads, so there are no more than processors."""
+"""CPUs that a task reserves: starting a process takes longer than reading, so one per processor."""
+
+MOST_SHOWN = 20
+"""Known machines that a message lists at most."""
 
 IMPORT_HINT = (
     "import it with its labels (the shipped rig: `python -m app.demo import-rig`) and train again"
@@ -72,7 +73,7 @@ IMPORT_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the store has for a training: the topology, the machines and the windows that hold readings."""
+    """Topology, machines and windows with readings, as found in the store."""
 
     equipment: Equipment
     machines: tuple[str, ...]
@@ -81,7 +82,7 @@ class _Found:
 
 
 class _Span(NamedTuple):
-    """Windows of a shard, by place, that lie side by side or overlap on one machine, and the bins that they cover."""
+    """Adjacent or overlapping windows of a machine, by position in the shard, and their bins."""
 
     places: list[int]
     first: int
@@ -90,33 +91,34 @@ class _Span(NamedTuple):
 
 @contextmanager
 def prepare(settings: Settings, config: TrainConfig) -> Iterator[Windows]:
-    """Write the labelled windows of a training to shards under `var/training`, or take those that are there.
+    """Write the labelled windows of a training to shards under `var/training`, or reuse them.
 
-    For the length of the block they are in use: `train.jobs.prune` leaves them.
+    During the block they are locked against `train.jobs.prune`.
 
     Args:
-        settings: which database; and where `var` is.
-        config: names the machines by `equipment` (an id, or a pattern with `*`) or `design`; stride, cap and warm-up.
+        settings: database and `var` directory.
+        config: names the machines by `equipment` (an id, or a pattern with `*`) or `design`, and
+            gives stride, cap and warm-up.
 
     Yields:
-        The windows that hold any reading.
+        The windows with at least one reading.
 
     Raises:
-        StoreError: no machine is found, one has another structure than the others, or there are no labels or no readings; or the
-            workers failed.
+        StoreError: no machine is found, machines differ in structure, labels or readings are
+            missing, or the workers failed.
         InputError: a label does not fit the topology.
     """
     found = asyncio.run(_look(settings, config))
     directory = settings.var_dir / "training" / found.digest[:16]
     with ExitStack() as stack:
-        # what is pruned between its preparation and its use is prepared again
+        # windows that are pruned between preparation and use are prepared again
         while not stack.enter_context(in_use(directory / HEAD)):
             _make(settings, config, found, directory)
         yield open_windows(directory)
 
 
 def _make(settings: Settings, config: TrainConfig, found: _Found, directory: Path) -> None:
-    """Write the shards beside their place and move them there, unless another process is faster."""
+    """Write shards to a temporary directory and rename it, unless another process was faster."""
     partial_directory = directory.with_name(f"{directory.name}.{uuid4().hex[:8]}.partial")
     partial_directory.mkdir(parents=True)
     try:
@@ -131,13 +133,13 @@ def _make(settings: Settings, config: TrainConfig, found: _Found, directory: Pat
                 warm_up_run=config.warm_up_run,
             )
             finish(partial_directory, head)
-            _take_place(partial_directory, directory)
+            _publish(partial_directory, directory)
     finally:
         shutil.rmtree(partial_directory, ignore_errors=True)
 
 
 async def _look(settings: Settings, config: TrainConfig) -> _Found:
-    """Find out which windows there are, without reading them."""
+    """List the windows of the store without reading their values."""
     store = open_store(settings)
     try:
         await store.migrate()
@@ -158,7 +160,7 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
             )
         labels = join_labels(parts)
         equipment = labelled[0]
-        asked = [
+        intervals = [
             (labelled[machine].equipment_id, start_us // equipment.grid_us, equipment.bins)
             for machine, start_us in zip(
                 labels.machine_W.tolist(), labels.start_us_W.tolist(), strict=True
@@ -167,15 +169,15 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
         filled_W = np.array(
             [
                 is_filled
-                for begin in range(0, len(asked), ASK_AT_ONCE)
-                for is_filled in await store.filled_windows(asked[begin : begin + ASK_AT_ONCE])
+                for begin in range(0, len(intervals), ASK_AT_ONCE)
+                for is_filled in await store.filled_windows(intervals[begin : begin + ASK_AT_ONCE])
             ],
             np.bool_,
         )
         if not filled_W.any():
             raise StoreError(
-                f"expected readings of '{named}' in its {len(labels)} labelled windows of {equipment.window_s:g} s, found none: "
-                f"{IMPORT_HINT}"
+                f"expected readings of '{named}' in its {len(labels)} labelled windows of "
+                f"{equipment.window_s:g} s, found none: {IMPORT_HINT}"
             )
         labels = labels.only(filled_W)
         digest = await _digest(store, labelled, labels, config.warm_up_run)
@@ -185,52 +187,43 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
 
 
 async def _machines(store: Store, pattern: str | None, design: str | None) -> list[Equipment]:
-    """Return the machines that are asked for, all of one structure."""
+    """Return the machines of a pattern or design; all share one structure."""
     named = design or pattern
     ids = await store.find_equipment(pattern, design)
     if not ids:
         known = await store.find_equipment()
-        told = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+        more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
+        found = ", ".join(known[:MOST_SHOWN]) + more
         raise StoreError(
-            f"expected '{named}' in the store, found {told or 'no equipment at all'}: {IMPORT_HINT}"
+            f"expected '{named}' in the store, found {found or 'no equipment at all'}: "
+            f"{IMPORT_HINT}"
         )
     records = await store.get_equipment_of(ids)
     machines = [records[equipment_id].equipment for equipment_id in ids]
     for other in machines[1:]:
         if other.structure() != machines[0].structure():
             raise StoreError(
-                f"expected all machines of '{named}' to differ in id and name only, found that '{other.equipment_id}' has another "
-                f"{_difference(machines[0], other)} than '{machines[0].equipment_id}': train them apart, or register one topology"
+                f"expected all machines of '{named}' to differ in id and name only, found "
+                f"'{other.equipment_id}' with another {_difference(machines[0], other)} than "
+                f"'{machines[0].equipment_id}': train them separately, or register one topology"
             )
     return machines
 
 
 def _difference(first: Equipment, other: Equipment) -> str:
-    ours, theirs = first.model_dump(mode="json"), other.model_dump(mode="json")
+    one, two = first.model_dump(mode="json"), other.model_dump(mode="json")
     return next(
-        name for name in ours if name not in {"equipment_id", "name"} and ours[name] != theirs[name]
+        name for name in one if name not in {"equipment_id", "name"} and one[name] != two[name]
     )
 
 
 async def _windows_of(
     store: Store, equipment: Equipment, machine: int, config: TrainConfig
 ) -> WindowLabels | None:
-    rows = await store.read_labels(equipment.equipment_id)
-    bins = await store.data_range(equipment.equipment_id) if rows else None
-    if not rows:
+    labels = await store.read_labels(equipment.equipment_id)
+    if not labels:
         return None
-    labels = [
-        Label(
-            component_id=row.component_id,
-            start=EPOCH + row.start_us * MICROSECOND,
-            end=EPOCH + row.end_us * MICROSECOND,
-            grade=row.grade,
-            stable=row.stable,
-            health=row.health,
-            run_to_failure=row.run_to_failure,
-        )
-        for row in rows
-    ]
+    bins = await store.data_range(equipment.equipment_id)
     return label_windows(
         equipment,
         labels,
@@ -246,7 +239,7 @@ async def _windows_of(
 async def _digest(
     store: Store, machines: Sequence[Equipment], labels: WindowLabels, warm_up_run: int
 ) -> str:
-    """Return the SHA-256 of all that the shards follow from: format, structure, machines, labels, and the grid under the windows."""
+    """Return the SHA-256 of format, structure, machines, labels and the grid under the windows."""
     window_us = machines[0].bins * machines[0].grid_us
     intervals = []
     for machine, equipment in enumerate(machines):
@@ -271,14 +264,14 @@ async def _digest(
 
 
 def _write(settings: Settings, found: _Found, directory: Path) -> None:
-    """Write all shards by tasks of Ray Data."""
+    """Write all shards with Ray Data tasks."""
     size = max(LEAST, min(windows_of_a_shard(found.equipment), -(-len(found.labels) // TASKS)))
     places = [
         {"shard": shard, "first": first, "end": min(first + size, len(found.labels))}
         for shard, first in enumerate(range(0, len(found.labels), size))
     ]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # the labels of all windows go to each node once; nothing here is a secret but the settings, which print as stars
+    # the labels of all windows go to each node once; the secrets in the settings print as stars
     task = partial(
         _write_rows, settings=settings, found=ray.put(found), directory=directory.absolute()
     )
@@ -291,7 +284,8 @@ def _write(settings: Settings, found: _Found, directory: Path) -> None:
                     raise StoreError(error)
     except ray.exceptions.RayError as error:
         raise StoreError(
-            f"expected the workers to prepare {len(found.labels)} windows, found {type(error).__name__}: {error}; start it again"
+            f"expected the workers to prepare {len(found.labels)} windows, found "
+            f"{type(error).__name__}: {error}; run the command again"
         ) from error
 
 
@@ -301,19 +295,21 @@ def _write_rows(
     found: "ray.ObjectRef[_Found]",
     directory: Path,
 ) -> dict[str, NDArray[Any]]:
-    """Write the shards of these rows; an error comes back as text, since Ray would try a raised one again."""
-    ours: _Found = ray.get(found)
+    """Write the shards of the rows; return an error as text, since Ray retries raised errors."""
+    planned: _Found = ray.get(found)
     error = ""
     for shard, first, end in zip(
         rows["shard"].tolist(), rows["first"].tolist(), rows["end"].tolist(), strict=True
     ):
-        labels = ours.labels.only(np.arange(first, end))
+        labels = planned.labels.only(np.arange(first, end))
         try:
-            values_BSN = asyncio.run(_read_values(settings, ours.equipment, ours.machines, labels))
+            values_BSN = asyncio.run(
+                _read_values(settings, planned.equipment, planned.machines, labels)
+            )
         except HydraulicDiagnosticsError as failed:
             error = failed.message
             break
-        write_shard(directory, shard, ours.equipment, first, labels, values_BSN)
+        write_shard(directory, shard, planned.equipment, first, labels, values_BSN)
     return {"error": np.array([error])}
 
 
@@ -328,17 +324,16 @@ async def _read_values(
     try:
         for begin in range(0, len(spans), READ_AT_ONCE):
             some = spans[begin : begin + READ_AT_ONCE]
-            asked = [
+            intervals = [
                 (machines[int(labels.machine_W[span.places[0]])], span.first, span.end - span.first)
                 for span in some
             ]
-            for span, stored in zip(some, await store.read_windows(asked), strict=True):
-                if (
-                    stored.grid_us != equipment.grid_us
-                ):  # bins of another width have other numbers, so none would be found
+            for span, stored in zip(some, await store.read_windows(intervals), strict=True):
+                if stored.grid_us != equipment.grid_us:  # bins of another width have other numbers
                     raise StoreError(
-                        f"expected bins of {equipment.grid_us} us for '{stored.equipment_id}', found {stored.grid_us} us: its "
-                        "topology was changed meanwhile; start again"
+                        f"expected bins of {equipment.grid_us} us for '{stored.equipment_id}', "
+                        f"found {stored.grid_us} us: its topology changed meanwhile; run the "
+                        "command again"
                     )
                 bins_SM = decode_window(stored, equipment)
                 for place in span.places:
@@ -350,7 +345,7 @@ async def _read_values(
 
 
 def _spans(machine_B: Integers, first_B: Integers, bins: int) -> Iterator[_Span]:
-    """Join neighbouring windows of a machine, so that bins that they share are read once."""
+    """Join adjacent windows of a machine, so that shared bins are read once."""
     places: list[int] = []
     for place in range(len(first_B)):
         if places:
@@ -364,8 +359,8 @@ def _spans(machine_B: Integers, first_B: Integers, bins: int) -> Iterator[_Span]
         yield _Span(places, int(first_B[places[0]]), int(first_B[places[-1]]) + bins)
 
 
-def _take_place(partial_directory: Path, directory: Path) -> None:
-    """Give finished shards their name, unless another process was faster with the same."""
+def _publish(partial_directory: Path, directory: Path) -> None:
+    """Rename finished shards, unless another process was faster."""
     try:
         partial_directory.rename(directory)
     except OSError:

@@ -1,7 +1,8 @@
-"""Fits a feature spec to training windows: what each sensor showed, per step where the machine repeats a cycle.
+"""Fit a feature spec: reference statistics of each sensor, by step if the machine repeats a cycle.
 
-It reads each window once, in batches; how much memory it takes does not depend on how many there are.
-Invariant: the spec depends only on the windows given, so a fold's spec has seen nothing of what the fold holds out.
+Each window is read once, in batches; memory does not depend on the number of windows.
+Invariant: the spec depends only on the given windows, so the spec of a fold does not depend on its
+holdout.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
-from app.features.binning import Doubles, Floats, flatness, roughness, step_statistics
+from app.features.binning import Doubles, Floats
 from app.features.spec import FeatureSpec, Limits, Reference
+from app.features.statistics import flatness, roughness, step_statistics
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
 from train.data.labels import Integers
@@ -20,7 +22,7 @@ from train.data.windows import Windows
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, mean, sum of squared distances from the mean, lowest and highest of the finite numbers of each place, [X] of any shape."""
+    """Count, mean, sum of squared deviations, minimum and maximum of finite numbers, each [X]."""
 
     count_X: Doubles
     mean_X: Doubles
@@ -30,20 +32,20 @@ class Moments:
 
     @classmethod
     def of(cls, values_RX: Doubles) -> Self:
-        """Take the moments over the first axis."""
-        there_RX = np.isfinite(values_RX)
-        count_X = there_RX.sum(0).astype(np.float64)
-        mean_X = np.where(there_RX, values_RX, 0.0).sum(0) / np.maximum(count_X, 1.0)
+        """Return the moments over the first axis."""
+        finite_RX = np.isfinite(values_RX)
+        count_X = finite_RX.sum(0).astype(np.float64)
+        mean_X = np.where(finite_RX, values_RX, 0.0).sum(0) / np.maximum(count_X, 1.0)
         return cls(
             count_X=count_X,
             mean_X=mean_X,
-            square_X=(np.where(there_RX, values_RX - mean_X, 0.0) ** 2).sum(0),
-            low_X=np.where(there_RX, values_RX, np.inf).min(0, initial=np.inf),
-            high_X=np.where(there_RX, values_RX, -np.inf).max(0, initial=-np.inf),
+            square_X=(np.where(finite_RX, values_RX - mean_X, 0.0) ** 2).sum(0),
+            low_X=np.where(finite_RX, values_RX, np.inf).min(0, initial=np.inf),
+            high_X=np.where(finite_RX, values_RX, -np.inf).max(0, initial=-np.inf),
         )
 
     def merged(self, other: Self) -> Self:
-        """Return the moments of both together (Chan, Golub and LeVeque, "Updating formulae", 1979)."""
+        """Return the moments of both (Chan, Golub and LeVeque, "Updating formulae", 1979)."""
         count_X = self.count_X + other.count_X
         share_X = other.count_X / np.maximum(count_X, 1.0)
         apart_X = other.mean_X - self.mean_X
@@ -57,14 +59,14 @@ class Moments:
 
     @property
     def spread_X(self) -> Doubles:
-        """Population standard deviation; 0 where there is nothing."""
+        """Population standard deviation; 0 without finite numbers."""
         spread_X: Doubles = np.sqrt(self.square_X / np.maximum(self.count_X, 1.0))
         return spread_X
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """What the sensors showed so far.
+class _Observed:
+    """Statistics of the windows read so far.
 
     Moments of the statistics are [S, T, F], where T is 1 without a cycle, and of the bins [S].
     """
@@ -93,12 +95,12 @@ def fit_spec(
 
     Args:
         windows: of machines of the design.
-        chosen_W: positions of those that may be seen; at least one.
-        config: names the statistics, the clip and the floor of the spread.
-        limits: how far held-out windows left the range, where that is known.
+        chosen_W: positions of the training windows; at least one.
+        config: gives the statistics, the clip and the floor of the spread.
+        limits: range exceedance of held-out windows, if known.
 
     Returns:
-        The feature spec; a sensor without any reading in the windows has no reference.
+        The feature spec; a sensor without readings in the windows has no reference.
 
     Raises:
         ValueError: no window was chosen.
@@ -115,12 +117,12 @@ def spec_of(
     limits: Mapping[str, Limits] | None = None,
 ) -> FeatureSpec:
     """Fit the references to batches of bins [B, S, N]; see `fit_spec`."""
-    shown: _Shown | None = None
+    observed: _Observed | None = None
     for values_BSN in batches:
         if len(values_BSN):
-            found = _show(values_BSN, equipment, config)
-            shown = found if shown is None else shown.merged(found)
-    if shown is None:
+            found = _observe(values_BSN, equipment, config)
+            observed = found if observed is None else observed.merged(found)
+    if observed is None:
         raise ValueError(
             f"expected at least one window of '{equipment.design}' to fit references to, found none"
         )
@@ -130,7 +132,7 @@ def spec_of(
         quantities=tuple(QUANTITIES),
         component_types=COMPONENT_TYPES,
         media=MEDIA,
-        references={equipment.design: _references(shown, equipment, config)},
+        references={equipment.design: _references(observed, equipment, config)},
         grades={
             equipment.design: {
                 component.component_id: component.grades
@@ -143,15 +145,15 @@ def spec_of(
 
 
 def fit_limits(exceedance_WS: Floats, equipment: Equipment, share: float = 0.999) -> Limits:
-    """Measure how far windows that a spec has not seen leave its range.
+    """Return how far held-out windows exceed the range of a spec.
 
     Args:
-        exceedance_WS: `range_exceedance` of each sensor in held-out windows, NaN where there is none.
+        exceedance_WS: `range_exceedance` of each sensor in held-out windows, NaN where missing.
         equipment: the machine; its sensors are S.
-        share: of the windows that stay within the limits.
+        share: share of the windows within the limits.
 
     Returns:
-        The limits of the whole window and of each sensor.
+        Limits of the mean over a window and of each sensor.
     """
     known_WS = np.where(np.isfinite(exceedance_WS), exceedance_WS, np.nan).astype(np.float64)
     window_W = np.nanmean(known_WS, axis=1)
@@ -165,13 +167,13 @@ def fit_limits(exceedance_WS: Floats, equipment: Equipment, share: float = 0.999
     )
 
 
-def _show(values_BSN: Floats, equipment: Equipment, config: TrainConfig) -> _Shown:
+def _observe(values_BSN: Floats, equipment: Equipment, config: TrainConfig) -> _Observed:
     raw_BSTF = step_statistics(values_BSN, equipment.steps, config.statistics)[0].astype(np.float64)
     if equipment.cycle_s is None:
         B, S, T, F = raw_BSTF.shape
         raw_BSTF = raw_BSTF.transpose(0, 2, 1, 3).reshape(B * T, S, 1, F)
     S = len(equipment.sensors)
-    return _Shown(
+    return _Observed(
         statistics=Moments.of(raw_BSTF),
         bins=Moments.of(values_BSN.astype(np.float64).transpose(0, 2, 1).reshape(-1, S)),
         flat_S=np.fmax.reduce(flatness(values_BSN), axis=0),
@@ -179,12 +181,14 @@ def _show(values_BSN: Floats, equipment: Equipment, config: TrainConfig) -> _Sho
     )
 
 
-def _references(shown: _Shown, equipment: Equipment, config: TrainConfig) -> dict[str, Reference]:
+def _references(
+    observed: _Observed, equipment: Equipment, config: TrainConfig
+) -> dict[str, Reference]:
     references: dict[str, Reference] = {}
     found, spread_STF, bin_spread_S = (
-        shown.statistics,
-        shown.statistics.spread_X,
-        shown.bins.spread_X,
+        observed.statistics,
+        observed.statistics.spread_X,
+        observed.bins.spread_X,
     )
     for index, (_, sensor) in enumerate(equipment.sensors):
         if not (found.count_X[index] > 0).all():
@@ -198,12 +202,12 @@ def _references(shown: _Shown, equipment: Equipment, config: TrainConfig) -> dic
             spread=_table(np.maximum(spread_STF[index], floor)),
             low=_table(found.low_X[index]),
             high=_table(found.high_X[index]),
-            flat=float(np.nan_to_num(shown.flat_S[index])),
-            roughness=float(shown.roughness_S[index]),
+            flat=float(np.nan_to_num(observed.flat_S[index])),
+            roughness=float(observed.roughness_S[index]),
         )
     return references
 
 
 def _table(values_RF: Doubles) -> tuple[tuple[float, ...], ...]:
-    """Round to 7 significant digits, what a float32 reading carries."""
+    """Round to 7 significant digits, the precision of a float32 reading."""
     return tuple(tuple(float(f"{value:.7g}") for value in row) for row in values_RF.tolist())

@@ -1,6 +1,7 @@
-"""One connection to Ray for all fits of a run: the cluster of RAY_ADDRESS, or one that is started here and ended here.
+"""Connect to Ray for all fits of a training: to the cluster of RAY_ADDRESS, or to a new local one.
 
-Invariant: when the context ends, what it started is gone and the environment and signals are as they were.
+Invariant: when the context ends, a cluster that it started is stopped, and environment and signal
+handlers are as before.
 """
 
 import logging
@@ -15,25 +16,26 @@ import ray
 import ray.data
 
 CPU_OF_A_WORKER = 0.5
-"""What a worker asks of Ray: less than it uses, so that two workers start on one processor too."""
+"""CPUs that a worker reserves: fewer than it uses, so that two workers fit on one processor."""
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Train's watchdog asks the newest local cluster that it finds whether its controller lives. Beside a running service that
-    # is another cluster, which says no, and the watchdog ends the training; with no server to ask it lets it go on.
+    # Ray Train's watchdog queries the newest local cluster for the controller. Beside a running
+    # service this may be the wrong cluster, and the watchdog stops the training; it ignores a
+    # server that does not answer.
     API_SERVER: "http://127.0.0.1:9",
-    # A worker's report waits until the controller has taken the one before; its two seconds would be the shortest epoch.
+    # A worker's report waits for the controller's poll; the default of two seconds limits epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Tune's own handler of Ctrl-C would end a search as if it were done.
+    # Tune's own handler of Ctrl-C would end a search as if it had finished.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Nobody takes a machine away from a cluster that is one machine; on one that is not, whoever starts it may say otherwise.
+    # A local cluster has no preemption; the environment may turn the watcher on elsewhere.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 
 @contextmanager
 def interrupts_kept() -> Iterator[None]:
-    """Put back what Ctrl-C does: Ray Train's own handler stays after its run, and then ends nothing."""
+    """Restore the handler of Ctrl-C: Ray Train leaves its own handler, which then has no effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -46,13 +48,14 @@ def interrupts_kept() -> Iterator[None]:
 
 @contextmanager
 def ray_session(workers: int) -> Iterator[None]:
-    """Connect to Ray, unless this process already is.
+    """Connect to Ray, unless this process is connected.
 
     Args:
-        workers: processes that a fit will have at most; a cluster that is started here has room for them.
+        workers: largest number of workers of a fit; a new local cluster has room for them.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted; Ray Train's own handler ends the workers first and then raises `SystemExit`.
+        KeyboardInterrupt: it was interrupted; Ray Train's own handler stops the workers and raises
+            `SystemExit`, which is translated.
     """
     before = {name: os.environ.get(name) for name in SETTINGS}
     is_own = not ray.is_initialized()
@@ -82,7 +85,7 @@ def _connect(workers: int) -> None:
     ray.init(
         address="local",
         include_dashboard=False,
-        # one more for the tasks that read windows
+        # one more for tasks that read windows
         num_cpus=max(os.cpu_count() or 1, math.ceil(workers * CPU_OF_A_WORKER) + 1),
         log_to_driver=False,
         logging_level=logging.WARNING,

@@ -1,7 +1,8 @@
-"""Shards of labelled windows: Parquet files of rows in order, each written whole or not at all.
+"""Write and read shards of labelled windows: Parquet files with one row for each window.
 
-Knows rows and columns, not which windows there are (see `train.data.windows`). Shapes: B windows, S sensors, N bins, V components.
-Invariant: values come back as they were written, bit for bit, NaN where missing.
+`train.data.windows` decides which windows exist. Shapes: B windows, S sensors, N bins, V
+components. Invariant: a shard is written whole or not at all, and values are read as they were
+written, bit for bit, NaN where missing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,24 +20,24 @@ from app.schemas.equipment import Equipment
 from train.data.labels import Integers, WindowLabels
 
 SHARD_BYTES = 2**25
-"""Values of a shard, about: 32 MB, so that a task that reads one stays small."""
+"""Approximate size of a shard's values: 32 MB, which limits the memory of a reading task."""
 
 GROUP_BYTES = 2**22
-"""Values of a row group, the least that is read at a time: 4 MB."""
+"""Size of a row group, the smallest unit of reading: 4 MB."""
 
 _LABELS = ("machine", "start_us", "grade", "health", "rate", "rul", "stable")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Takes the chosen windows, by rising positions, out of a table of a shard."""
+    """Selects windows, by rising positions, from a table of a shard."""
 
     positions_B: Integers
     sensors: int
     bins: int
 
     def __call__(self, table: pa.Table) -> dict[str, NDArray[Any]]:
-        """Return positions [B] and values [B, S, N] of a table's chosen windows, in its order."""
+        """Return positions [B] and values [B, S, N] of a table's chosen windows, in table order."""
         position_R = table.column("position").to_numpy()
         place_R = np.searchsorted(self.positions_B, position_R)
         wanted_R = place_R < len(self.positions_B)
@@ -58,18 +59,18 @@ def write_shard(
     labels: WindowLabels,
     values_BSN: Floats,
 ) -> Path:
-    """Write the shard of neighbouring windows, whole or not at all.
+    """Write one shard of consecutive windows.
 
     Args:
         directory: of the shards.
-        number: of the shard; shards have their windows in the order of their numbers.
-        equipment: topology that the machines share.
+        number: of the shard; the order of numbers is that of the windows.
+        equipment: topology shared by the machines.
         first: position of the first window.
         labels: of these windows.
         values_BSN: their bins.
 
     Raises:
-        ValueError: the values have another shape than labels and topology say.
+        ValueError: the shape of the values does not match labels and topology.
     """
     expected = (len(labels), len(equipment.sensors), equipment.bins)
     if values_BSN.shape != expected:
@@ -102,27 +103,27 @@ def write_shard(
 
 
 def windows_of_a_shard(equipment: Equipment) -> int:
-    """Return how many windows a shard holds."""
+    """Return the number of windows in a shard."""
     return max(1, SHARD_BYTES // window_bytes(equipment))
 
 
 def window_bytes(equipment: Equipment) -> int:
-    """Return the size of a window's values."""
+    """Return the size of a window's values in bytes."""
     return max(1, 4 * len(equipment.sensors) * equipment.bins)
 
 
 def read_chosen(
     directory: Path, equipment: Equipment, rising_W: Integers
 ) -> Iterator[tuple[Integers, Floats]]:
-    """Read windows, one row group after the other.
+    """Read windows, one row group at a time.
 
     Args:
         directory: of the shards.
-        equipment: topology that the machines share.
+        equipment: topology shared by the machines.
         rising_W: positions, each once.
 
     Yields:
-        Positions [B] and values [B, S, N] of neighbouring ones.
+        Positions [B] and values [B, S, N] of consecutive windows.
     """
     chosen = Chosen(rising_W, len(equipment.sensors), equipment.bins)
     for path, group in groups_of(directory, rising_W):
@@ -148,7 +149,7 @@ def read_groups(groups: Mapping[str, NDArray[Any]], chosen: Chosen) -> dict[str,
 
 
 def groups_of(directory: Path, rising_W: Integers) -> Iterator[tuple[Path, int]]:
-    """Yield shard and number of each row group that holds any of the windows, in order."""
+    """Yield shard and number of each row group that contains any of the windows, in order."""
     first = 0
     for path in shards(directory):
         if first > rising_W.max(initial=-1):
@@ -162,7 +163,7 @@ def groups_of(directory: Path, rising_W: Integers) -> Iterator[tuple[Path, int]]
 
 
 def read_labels(directory: Path, components: int) -> WindowLabels:
-    """Read the labels of all shards; there is at least one shard.
+    """Read the labels of all shards, at least one.
 
     Args:
         directory: of the shards.
@@ -190,18 +191,18 @@ def shards(directory: Path) -> list[Path]:
 
 
 def blocks_of(values: Iterable[Floats], equipment: Equipment) -> Iterator[Floats]:
-    """Join blocks of windows up to the size of a shard, and part those above it."""
+    """Join and divide blocks of windows into blocks of the size of a shard."""
     size = windows_of_a_shard(equipment)
-    held: list[Floats] = []
+    pending: list[Floats] = []
     for block in values:
         for start in range(0, len(block), size):
-            held.append(block[start : start + size])
-            if sum(map(len, held)) >= size:
-                joined = np.concatenate(held)
+            pending.append(block[start : start + size])
+            if sum(map(len, pending)) >= size:
+                joined = np.concatenate(pending)
                 yield joined[:size]
-                held = [joined[size:]] if len(joined) > size else []
-    if held:
-        yield np.concatenate(held)
+                pending = [joined[size:]] if len(joined) > size else []
+    if pending:
+        yield np.concatenate(pending)
 
 
 def _fixed(values_WX: NDArray[Any]) -> pa.FixedSizeListArray:

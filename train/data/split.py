@@ -1,19 +1,21 @@
-"""Parts labelled windows into those that a fit may see and those that are held out, so that what is held out is not seen in disguise.
+"""Split labelled windows into training and holdout without leakage.
 
-Windows of one configuration, and neighbours of one machine, are near-duplicates; a split at random would score what was learned by heart.
-Invariant: no window of a part's held-out group, machine, level or time is among the windows that its fit sees, and none that shares a
-moment of its machine with one that is held out; but for a split that is asked for as leaky.
+Windows of one configuration, and neighbours on one machine, are near-duplicates; a random split
+would score memorised windows. Invariant, except for the split that is named leaky: no training
+window of a part has its group, machine, level or time in the holdout, and none overlaps a holdout
+window of its machine.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Self
 
 import numpy as np
 
 from app.core.errors import InputError
-from train.config import KINDS
+from train.config import KINDS, TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 
@@ -22,7 +24,7 @@ LEAKY = "random-leaky"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One fit's share of the windows: positions, rising, that it sees, and those that it is scored on."""
+    """Windows of one fit: rising positions of its training and its holdout."""
 
     name: str
     train_W: Integers
@@ -31,14 +33,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """How windows are parted.
+    """Parameters of a split.
 
     Args:
         kind: one of `KINDS`.
         folds: parts of a split by group or machine.
-        holdout_share: share of each machine's time that a split by time holds out.
-        warm_up_windows: windows of a configuration's warm-up that a fit sees at most.
-        seed: of every draw.
+        holdout_share: share of each machine's history that a split by time holds out.
+        warm_up_windows: most windows of a configuration's warm-up to train on.
+        seed: of all draws.
     """
 
     kind: str = "group"
@@ -47,27 +49,41 @@ class SplitPlan:
     warm_up_windows: int = 12
     seed: int = 0
 
+    @classmethod
+    def of(cls, config: TrainConfig, kind: str | None = None) -> Self:
+        """Return the plan of a training's split, or of another kind with its other settings."""
+        return cls(
+            kind or config.split,
+            config.folds,
+            config.holdout_share,
+            config.warm_up_windows,
+            config.seed,
+        )
+
 
 def split(windows: Windows, plan: SplitPlan) -> list[Part]:
-    """Part windows.
+    """Split windows into training and holdout.
 
-    - `group`: groups (configurations where windows are graded, else machines) are dealt to folds, see `split_folds`.
-    - `machine`: machines are dealt to folds.
-    - `time`: the last share of each machine's time is held out; the window before it is in neither part, so none overlaps.
+    - `group`: groups (configurations where windows are graded, else machines) are assigned to
+      folds, see `split_folds`.
+    - `machine`: machines are assigned to folds.
+    - `time`: the last share of each machine's history is held out; a gap of one window precedes it.
     - `leave-level:C`: each grade of component C is held out in turn.
     - `leave-block:C+D`: each pair of grades of C and D is held out in turn.
-    - `random-leaky`: windows are dealt to folds one by one. Neighbours are near-duplicates, so its figures are too good.
+    - `random-leaky`: windows are assigned to folds one by one. Neighbours are near-duplicates, so
+      its figures are too good.
 
     Args:
         windows: labelled windows.
-        plan: how.
+        plan: parameters of the split.
 
     Returns:
-        The parts. Of a warm-up a fit sees a few windows, see `training_windows`; of windows that overlap one that is held out, none,
-        but for `random-leaky`.
+        The parts. Training has a few windows of each warm-up, see `training_windows`, and, except
+        for `random-leaky`, none that overlaps the holdout.
 
     Raises:
-        InputError: the kind is not known or refused, a component is not there or has no grades, or there is too little to part.
+        InputError: the kind is unknown or refused, a component is unknown or has no grades, or
+            there are too few windows.
     """
     kind, _, named = plan.kind.partition(":")
     match kind:
@@ -83,15 +99,15 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
             parts = list(_by_grades(windows, named.split("+"), count=2))
         case "random-leaky":
             warnings.warn(
-                "a random split leaks: neighbouring windows are near-duplicates, so the held-out figures are too good; use "
-                f"one of {KINDS} for figures that hold",
+                "a random split leaks: neighbouring windows are near-duplicates, so the figures "
+                f"are too good; use one of {KINDS} for valid figures",
                 stacklevel=2,
             )
             parts = list(_folds(windows, np.arange(len(windows)), plan, "windows"))
         case "random":
             raise InputError(
-                f"expected a split that keeps near-duplicates together ({KINDS}), found random, which scores what was learned "
-                f"by heart: choose one of these, or ask for {LEAKY} by its name",
+                f"expected a split that never divides near-duplicates ({KINDS}), found random, "
+                f"which scores memorised windows: choose one of these, or {LEAKY} by its full name",
                 "split",
             )
         case _:
@@ -103,91 +119,93 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
             Part(part.name, not_overlapping(windows, part.train_W, part.holdout_W), part.holdout_W)
             for part in parts
         ]
-    return [_with_little_warm_up(part, windows, plan) for part in parts]
+    return [_cap_warm_up(part, windows, plan) for part in parts]
 
 
 def whole(windows: Windows, plan: SplitPlan) -> Part:
-    """Return the part that holds out nothing."""
-    held_out_W = np.zeros(len(windows), np.bool_)
-    return _with_little_warm_up(_part("all", held_out_W, ~held_out_W), windows, plan)
+    """Return the part without a holdout."""
+    holdout_W = np.zeros(len(windows), np.bool_)
+    return _cap_warm_up(_part("all", holdout_W, ~holdout_W), windows, plan)
 
 
 def set_apart(
-    windows: Windows, seen_W: Integers, share: float, seed: int
+    windows: Windows, train_W: Integers, share: float, seed: int
 ) -> tuple[Integers, Integers]:
-    """Take whole groups out of the windows that a fit may see, to watch or to calibrate it.
+    """Divide training windows into training and validation by whole groups.
 
     Args:
         windows: labelled windows.
-        seen_W: positions of those that may be seen.
-        share: of the groups that is taken; where it is above 0, at least one and at most half of them.
+        train_W: positions of the training windows.
+        share: share of the groups for validation; above 0 at least one group and at most half of
+            them.
         seed: of the draw.
 
     Returns:
-        Positions of the rest, without windows that overlap one that was taken, and of what was taken; both rising.
+        Rising positions for training, without windows that overlap validation, and for validation.
 
     Raises:
-        InputError: there are fewer than two groups, so nothing would be left.
+        InputError: there are fewer than two groups.
     """
     if share <= 0:
-        return np.sort(seen_W), np.empty(0, np.int64)
-    numbers = np.unique(windows.group_W[seen_W])
+        return np.sort(train_W), np.empty(0, np.int64)
+    numbers = np.unique(windows.group_W[train_W])
     if len(numbers) < 2:
         raise InputError(
-            f"expected at least 2 groups of windows to set a share of {share:g} apart, found {len(numbers)}: import more "
-            "configurations or machines, or set none apart",
+            f"expected at least 2 groups of windows for a validation share of {share:g}, found "
+            f"{len(numbers)}: import more configurations or machines, or use no validation",
             "validation_share",
         )
     count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
-    # dealt as folds are, so that what is taken has every grade if it can
+    # assigned as folds are, so that validation has every grade if possible
     fold_W = split_folds(
-        windows.labels.grade_WV[seen_W],
-        np.searchsorted(numbers, windows.group_W[seen_W]),
+        windows.labels.grade_WV[train_W],
+        np.searchsorted(numbers, windows.group_W[train_W]),
         max(2, round(len(numbers) / count)),
         seed,
     )
-    taken_W = np.sort(seen_W[fold_W == 0])
-    return not_overlapping(windows, np.sort(seen_W[fold_W != 0]), taken_W), taken_W
+    validation_W = np.sort(train_W[fold_W == 0])
+    return not_overlapping(windows, np.sort(train_W[fold_W != 0]), validation_W), validation_W
 
 
-def not_overlapping(windows: Windows, seen_W: Integers, holdout_W: Integers) -> Integers:
-    """Leave out the windows that share a moment with a held-out window of the same machine: the two share bins.
+def not_overlapping(windows: Windows, train_W: Integers, holdout_W: Integers) -> Integers:
+    """Remove training windows that share bins with a holdout window of the same machine.
 
-    Windows of a run to failure overlap each other where the stride is shorter than a window, and those of intervals with grades.
+    Windows of a run to failure overlap each other where the stride is shorter than a window, and
+    may overlap windows of graded intervals.
 
     Args:
         windows: labelled windows.
-        seen_W: positions of those that may be seen.
-        holdout_W: positions of those that must not.
+        train_W: positions of the training windows.
+        holdout_W: positions of the holdout.
 
     Returns:
-        Those of `seen_W` that overlap none of `holdout_W`, in their order.
+        The positions of `train_W` that overlap none of `holdout_W`, in their order.
     """
     start_us_W, machine_W = windows.labels.start_us_W, windows.labels.machine_W
     window_us = windows.equipment.bins * windows.equipment.grid_us
-    is_apart_W = np.ones(len(seen_W), np.bool_)
+    is_apart_W = np.ones(len(train_W), np.bool_)
     for machine in np.unique(machine_W[holdout_W]):
-        held_us_W = np.sort(start_us_W[holdout_W[machine_W[holdout_W] == machine]])
-        mine_W = machine_W[seen_W] == machine
-        seen_us_W = start_us_W[seen_W[mine_W]]
-        # the first held-out window that does not end before the seen one begins
-        next_W = np.searchsorted(held_us_W, seen_us_W - window_us, side="right")
-        next_us_W = np.append(held_us_W, np.iinfo(np.int64).max)[next_W]
-        is_apart_W[mine_W] = next_us_W >= seen_us_W + window_us
-    return seen_W[is_apart_W]
+        holdout_us_W = np.sort(start_us_W[holdout_W[machine_W[holdout_W] == machine]])
+        own_W = machine_W[train_W] == machine
+        train_us_W = start_us_W[train_W[own_W]]
+        # the first holdout window that does not end before the training window begins
+        next_W = np.searchsorted(holdout_us_W, train_us_W - window_us, side="right")
+        next_us_W = np.append(holdout_us_W, np.iinfo(np.int64).max)[next_W]
+        is_apart_W[own_W] = next_us_W >= train_us_W + window_us
+    return train_W[is_apart_W]
 
 
 def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed: int) -> Integers:
-    """Deal the configurations to folds so that every grade, and every pair of two components' grades, is spread over the folds.
+    """Assign configurations to folds so that grades and their pairs are spread over the folds.
 
-    Configurations come in an order drawn by the seed; each goes to the fold that so far has the fewest of its grades, its
-    pairs of grades and of configurations at all. A fold that lacks a grade could not be scored; one that holds all of a pair
-    would ask for what training never showed.
+    In an order drawn by the seed, each configuration joins the fold that so far has the fewest of
+    its grades, its pairs of grades and of configurations. A fold that lacks a grade could not be
+    scored; a fold with all of a pair would need what its training does not have.
 
     Args:
-        grade_WV: -1 where no grade is known.
+        grade_WV: -1 where unknown.
         configuration_W: number of each window's configuration, from 0.
-        folds: how many folds.
+        folds: number of folds.
         seed: of the order.
 
     Returns:
@@ -199,7 +217,8 @@ def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed:
     count = int(configuration_W.max(initial=-1)) + 1
     if count < folds:
         raise ValueError(
-            f"expected at least {folds} configurations for {folds} folds, found {count}: ask for fewer folds"
+            f"expected at least {folds} configurations for {folds} folds, found {count}: use fewer "
+            "folds"
         )
     first_C = np.full(count, len(configuration_W), np.int64)
     np.minimum.at(first_C, configuration_W, np.arange(len(configuration_W)))
@@ -226,30 +245,30 @@ def split_folds(grade_WV: Integers, configuration_W: Integers, folds: int, seed:
 
 
 def training_windows(
-    held_out_W: Booleans,
+    holdout_W: Booleans,
     warm_up_W: Booleans,
     configuration_W: Integers,
     warm_up_windows: int,
     seed: int,
 ) -> Integers:
-    """Choose the windows that a fit sees: all that are not held out, but of each configuration's warm-up only a few.
+    """Return the training windows: all outside the holdout, with a few of each warm-up.
 
-    A warm-up is some hundred windows of one configuration; uncapped, it rules the loss.
+    A warm-up has some hundred windows of one configuration; without a cap it dominates the loss.
 
     Args:
-        held_out_W: true where the window must not be seen.
+        holdout_W: true in the holdout.
         warm_up_W: true in a warm-up.
         configuration_W: number of each window's configuration.
-        warm_up_windows: how many of a configuration's warm-up are kept, drawn by the seed.
+        warm_up_windows: windows to keep of a configuration's warm-up, drawn by the seed.
         seed: of the draw.
 
     Returns:
-        Positions of the windows, rising.
+        Rising positions of the windows.
     """
-    chosen_W = ~held_out_W & ~warm_up_W
+    chosen_W = ~holdout_W & ~warm_up_W
     generator = np.random.default_rng(seed)
-    for number in np.unique(configuration_W[warm_up_W & ~held_out_W]):
-        candidates = np.flatnonzero(warm_up_W & ~held_out_W & (configuration_W == number))
+    for number in np.unique(configuration_W[warm_up_W & ~holdout_W]):
+        candidates = np.flatnonzero(warm_up_W & ~holdout_W & (configuration_W == number))
         kept = generator.permutation(candidates)[:warm_up_windows]
         chosen_W[kept] = True
     return np.flatnonzero(chosen_W).astype(np.int64)
@@ -259,7 +278,8 @@ def _folds(windows: Windows, group_W: Integers, plan: SplitPlan, what: str) -> I
     count = len(np.unique(group_W))
     if count < plan.folds:
         raise InputError(
-            f"expected at least {plan.folds} {what} for {plan.folds} folds, found {count}: ask for fewer folds, or split by time",
+            f"expected at least {plan.folds} {what} for {plan.folds} folds, found {count}: use "
+            "fewer folds, or split by time",
             "folds",
         )
     fold_W = split_folds(
@@ -270,32 +290,34 @@ def _folds(windows: Windows, group_W: Integers, plan: SplitPlan, what: str) -> I
 
 
 def _by_time(windows: Windows, holdout_share: float) -> Part:
-    holdout_W, seen_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
+    holdout_W, train_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
     start_us_W, window_us = (
         windows.labels.start_us_W,
         windows.equipment.bins * windows.equipment.grid_us,
     )
     for machine in np.unique(windows.labels.machine_W):
-        mine_W = windows.labels.machine_W == machine
-        first_us, end_us = int(start_us_W[mine_W].min()), int(start_us_W[mine_W].max()) + window_us
-        late_W = mine_W & (start_us_W >= end_us - round(holdout_share * (end_us - first_us)))
+        own_W = windows.labels.machine_W == machine
+        first_us, end_us = int(start_us_W[own_W].min()), int(start_us_W[own_W].max()) + window_us
+        late_W = own_W & (start_us_W >= end_us - round(holdout_share * (end_us - first_us)))
         if late_W.any():
             holdout_W |= late_W
-            # a window's length lies between the end of what is seen and the start of what is held out
-            seen_W |= mine_W & (start_us_W + 2 * window_us <= start_us_W[late_W].min())
+            # one window of gap between the end of training and the start of the holdout
+            train_W |= own_W & (start_us_W + 2 * window_us <= start_us_W[late_W].min())
         else:
-            seen_W |= mine_W
-    if not holdout_W.any() or not seen_W.any():
+            train_W |= own_W
+    if not holdout_W.any() or not train_W.any():
         raise InputError(
-            f"expected windows before and after a gap of one window of {windows.equipment.window_s:g} s, found {int(seen_W.sum())} "
-            f"before and {int(holdout_W.sum())} after it: change holdout_share, or import a longer history",
+            f"expected windows before and after a gap of one window of "
+            f"{windows.equipment.window_s:g} s, found {int(train_W.sum())} before and "
+            f"{int(holdout_W.sum())} after it: change "
+            "holdout_share, or import a longer history",
             "holdout_share",
         )
-    return _part("time", holdout_W, seen_W)
+    return _part("time", holdout_W, train_W)
 
 
 def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterator[Part]:
-    """Hold out each combination of grades that the named components have; a window without these grades is in no part."""
+    """Hold out each combination of the components' grades; windows without one are in no part."""
     graded = {
         each.component_id: place
         for place, each in enumerate(windows.equipment.components)
@@ -303,8 +325,9 @@ def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterat
     }
     if len(set(names)) != count or not set(names) <= graded.keys():
         raise InputError(
-            f"expected {'two components with grades joined by +' if count == 2 else 'a component with grades'} of "
-            f"{', '.join(graded) or 'none'}, found '{'+'.join(names)}': correct the split",
+            f"expected {'a component' if count == 1 else 'two components, joined by +,'} "
+            f"with grades of {', '.join(graded) or 'none'}, found '{'+'.join(names)}': correct "
+            "the split",
             "split",
         )
     grade_WG = windows.labels.grade_WV[:, [graded[name] for name in names]]
@@ -312,28 +335,29 @@ def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterat
     levels = np.unique(grade_WG[known_W], axis=0)
     if len(levels) < 2:
         raise InputError(
-            f"expected at least 2 grades of '{'+'.join(names)}' in the labels, found {len(levels)}: label more",
+            f"expected at least 2 grades of '{'+'.join(names)}' in the labels, found "
+            f"{len(levels)}: label more windows",
             "split",
         )
     for level_G in levels:
         holdout_W = (grade_WG == level_G).all(axis=1)
-        said = [
+        level = [
             f"{name}={windows.equipment.components[graded[name]].grades[grade].name}"
             for name, grade in zip(names, level_G.tolist(), strict=True)
         ]
-        yield _part("+".join(said), holdout_W, known_W & ~holdout_W)
+        yield _part("+".join(level), holdout_W, known_W & ~holdout_W)
 
 
-def _part(name: str, held_out_W: Booleans, seen_W: Booleans) -> Part:
+def _part(name: str, holdout_W: Booleans, train_W: Booleans) -> Part:
     return Part(
-        name, np.flatnonzero(seen_W).astype(np.int64), np.flatnonzero(held_out_W).astype(np.int64)
+        name, np.flatnonzero(train_W).astype(np.int64), np.flatnonzero(holdout_W).astype(np.int64)
     )
 
 
-def _with_little_warm_up(part: Part, windows: Windows, plan: SplitPlan) -> Part:
-    unseen_W = np.ones(len(windows), np.bool_)
-    unseen_W[part.train_W] = False
-    seen_W = training_windows(
-        unseen_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed
+def _cap_warm_up(part: Part, windows: Windows, plan: SplitPlan) -> Part:
+    excluded_W = np.ones(len(windows), np.bool_)
+    excluded_W[part.train_W] = False
+    train_W = training_windows(
+        excluded_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed
     )
-    return Part(part.name, seen_W, part.holdout_W)
+    return Part(part.name, train_W, part.holdout_W)

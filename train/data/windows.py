@@ -1,8 +1,8 @@
-"""Labelled windows as Parquet shards on disk, and the handle by which they are read: in order, by position, or as a Ray dataset.
+"""`Windows`: labelled windows in Parquet shards, read in order, by position, or as a Ray dataset.
 
-Does no training and reads no store (see `train.data.prepare`). Shapes: W windows, S sensors, N bins, V components, B windows of a batch.
-Invariant: positions count the windows in order of machine and time, from 0, and so do the rows of the shards, one after the other; values are
-float32 bins as they were written, bit for bit, NaN where missing.
+`train.data.prepare` fills them from the store. Shapes: W windows, S sensors, N bins, V components,
+B windows of a batch. Invariant: positions count windows from 0 in order of machine and time, as the
+rows of the shards do; values are float32 bins as written, bit for bit, NaN where missing.
 """
 
 import json
@@ -36,17 +36,18 @@ if TYPE_CHECKING:
     import ray.data
 
 HEAD = "equipment.json"
-"""Written last: a directory without it was not finished. Who uses the windows holds it, see `train.data.artifact_locks`."""
+"""Written last: a directory without it is unfinished. Users lock it, see
+`train.data.artifact_locks`."""
 
 BEGUN = f"{HEAD}.partial"
-"""What becomes the head: who prepares windows holds it, and so holds the head of the finished ones."""
+"""Renamed to the head when the shards are finished; the preparing process locks it."""
 
 MOST_BYTES = 2**28
-"""Values that are held at once when windows are asked for by position: 256 MB."""
+"""Largest size of the values read at once: 256 MB."""
 
 
 class Head(BaseModel):
-    """What the shards of a directory have in common."""
+    """Data common to the shards of a directory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,15 +59,16 @@ class Head(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Labelled windows of machines of one topology: a handle that is cheap to pickle; values stay on disk.
+    """Labelled windows of machines of one topology. Values stay on disk, so it is cheap to pickle.
 
     Args:
         directory: of the Parquet shards.
-        equipment: topology that all machines share; they differ in id and name only.
+        equipment: topology of all machines, which differ in id and name only.
         machines: their ids, in the order of `labels.machine_W`.
-        labels: what is known of the W windows, in order of machine and time.
-        configuration_W: number of the grades of all components together, equal where and only where all grades are.
-        group_W: number of what a split never parts: the configuration where a window is graded, else its machine.
+        labels: of the W windows, in order of machine and time.
+        configuration_W: number of the combination of all components' grades.
+        group_W: number of the group, which a split never divides: the configuration where a window
+            is graded, else its machine.
         warm_up_W: true in a warm-up.
     """
 
@@ -83,47 +85,47 @@ class Windows:
         return len(self.labels)
 
     def batches(self, chosen_W: Integers, size: int = 512) -> Iterator[tuple[Integers, Floats]]:
-        """Read windows in order of their positions, whatever the order asked; memory does not grow with their number.
+        """Read windows in order of their positions; memory does not grow with their number.
 
         Args:
-            chosen_W: positions; one that is asked twice is read once.
-            size: most windows of a batch; fewer where they are large.
+            chosen_W: positions, in any order; repeated ones are read once.
+            size: most windows of a batch; fewer for large windows.
 
         Yields:
-            Positions [B] and values [B, S, N] of neighbouring ones.
+            Positions [B] and values [B, S, N].
         """
         chosen_W = np.unique(np.asarray(chosen_W, np.int64))
         size = max(1, min(size, MOST_BYTES // window_bytes(self.equipment)))
-        held: list[tuple[Integers, Floats]] = []
+        pending: list[tuple[Integers, Floats]] = []
         count = 0
         for positions, values in read_chosen(self.directory, self.equipment, chosen_W):
-            held.append((positions, values))
+            pending.append((positions, values))
             count += len(positions)
             while count >= size:
-                positions_B, values_BSN = _joined(held)
+                positions_B, values_BSN = _joined(pending)
                 yield positions_B[:size], values_BSN[:size]
-                held = [(positions_B[size:], values_BSN[size:])]
+                pending = [(positions_B[size:], values_BSN[size:])]
                 count -= size
         if count:
-            yield _joined(held)
+            yield _joined(pending)
 
     def values(self, chosen_W: Integers) -> Floats:
-        """Read few windows whole.
+        """Read a few windows.
 
         Args:
             chosen_W: positions, in any order.
 
         Returns:
-            [B, S, N] in the order asked.
+            [B, S, N] in the given order.
 
         Raises:
-            ValueError: the windows have more values than `MOST_BYTES`.
+            ValueError: the values are larger than `MOST_BYTES`.
         """
         chosen_W = np.asarray(chosen_W, np.int64)
         bound = MOST_BYTES // window_bytes(self.equipment)
         if len(chosen_W) > bound:
             raise ValueError(
-                f"expected at most {bound} windows at once, found {len(chosen_W)}: read them by batches"
+                f"expected at most {bound} windows at once, found {len(chosen_W)}: read batches"
             )
         shape = (len(chosen_W), len(self.equipment.sensors), self.equipment.bins)
         values_BSN = np.empty(shape, np.float32)
@@ -134,9 +136,9 @@ class Windows:
         return values_BSN
 
     def dataset(self, chosen_W: Integers) -> "ray.data.Dataset":
-        """Return windows as a Ray dataset with rows `{position: int64, values: float32 [S, N]}`, in no certain order.
+        """Return windows as a Ray dataset of rows `{position: int64, values: float32 [S, N]}`.
 
-        Ray must be running, and every node must see the directory.
+        The order of rows is arbitrary. Ray must be running, and all nodes must share the directory.
 
         Args:
             chosen_W: positions.
@@ -144,7 +146,7 @@ class Windows:
         import ray.data
 
         rising_W = np.unique(np.asarray(chosen_W, np.int64))
-        # a row group is a task of its own: what a worker holds at a time does not depend on how large a shard is
+        # one task per row group: the memory of a worker does not depend on the size of a shard
         groups = [
             {"path": str(path), "group": group}
             for path, group in groups_of(self.directory, rising_W)
@@ -164,18 +166,18 @@ def write_windows(
     values: Iterable[Floats],
     warm_up_run: int = 50,
 ) -> Windows:
-    """Write windows to a new directory and open it; for what is small, and for tests.
+    """Write a small number of windows to a new directory and open it.
 
     Args:
-        directory: holds no shards yet; made if it is not there.
-        equipment: topology that all machines share.
+        directory: without shards; created if it does not exist.
+        equipment: topology of all machines.
         machines: their ids.
         labels: of all windows.
         values: blocks [B, S, N] of the windows' bins in the order of `labels`.
-        warm_up_run: an unbroken run of unstable windows of one configuration this long is a warm-up.
+        warm_up_run: length from which a run of unstable windows is a warm-up.
 
     Raises:
-        ValueError: there are other numbers of windows, sensors or bins than labels and topology have.
+        ValueError: windows, sensors or bins do not match labels and topology.
     """
     directory.mkdir(parents=True, exist_ok=True)
     first = 0
@@ -192,7 +194,7 @@ def write_windows(
 
 
 def finish(directory: Path, head: Head) -> Windows:
-    """Say that all shards are written, and open them."""
+    """Mark the shards of a directory as finished, and open them."""
     partial = directory / BEGUN
     partial.write_text(head.model_dump_json(), encoding="utf-8")
     partial.replace(directory / HEAD)
@@ -203,23 +205,25 @@ def open_windows(directory: Path) -> Windows:
     """Open the windows of a directory.
 
     Args:
-        directory: that `write_windows` or `train.data.prepare` has finished.
+        directory: written by `write_windows` or `train.data.prepare`.
 
     Raises:
-        InputError: the directory was not finished, or shards are missing.
+        InputError: the directory is unfinished, or shards are missing.
     """
     try:
         head = Head.model_validate(json.loads((directory / HEAD).read_bytes()))
     except FileNotFoundError as error:
         raise InputError(
-            f"expected prepared windows with '{HEAD}' in '{directory}', found none: prepare them again",
+            f"expected prepared windows with '{HEAD}' in '{directory}', found none: prepare them "
+            "again",
             "directory",
         ) from error
     paths = shards(directory)
     found = sum(pq.read_metadata(path).num_rows for path in paths)
     if not paths or found != head.windows:
         raise InputError(
-            f"expected {head.windows} windows in '{directory}', found {found}: delete it and prepare them again",
+            f"expected {head.windows} windows in '{directory}', found {found}: delete it and "
+            "prepare them again",
             "directory",
         )
     labels = read_labels(directory, len(head.equipment.components))
@@ -236,7 +240,7 @@ def open_windows(directory: Path) -> Windows:
 
 
 def groups(labels: WindowLabels, configuration_W: Integers) -> Integers:
-    """Number what a split never parts: the configuration where any component is graded, else the machine."""
+    """Number the groups: the configuration where any component is graded, else the machine."""
     graded_W = (labels.grade_WV >= 0).any(axis=1)
     pairs_W2 = np.stack([~graded_W, np.where(graded_W, configuration_W, labels.machine_W)], axis=1)
     _, group_W = np.unique(pairs_W2, axis=0, return_inverse=True)
@@ -251,7 +255,7 @@ def _warm_up_of_machines(labels: WindowLabels, configuration_W: Integers, run: i
     return marked_W
 
 
-def _joined(held: Sequence[tuple[Integers, Floats]]) -> tuple[Integers, Floats]:
-    if len(held) == 1:
-        return held[0]
-    return np.concatenate([each[0] for each in held]), np.concatenate([each[1] for each in held])
+def _joined(parts: Sequence[tuple[Integers, Floats]]) -> tuple[Integers, Floats]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])

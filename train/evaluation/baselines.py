@@ -1,6 +1,7 @@
-"""Classical baselines on the same parts of the same split: linear discriminants, extra trees, and rules for remaining life.
+"""Classical baselines on the same folds: discriminants, extra trees, rules for remaining life.
 
-Invariant: a rival is fitted to windows of the part's `train_W`, which the network's fit saw, and to no others; memory is bounded by the sample, not by the history.
+Invariant: a baseline is fitted to windows of the part's `train_W` and to no others; memory is
+bounded by the sample, not by the history.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,11 +11,13 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
-from app.features.binning import Floats, Statistic, step_statistics
+from app.features.binning import Floats
+from app.features.statistics import Statistic, step_statistics
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows
 from train.evaluation.holdout import HoldoutPart
 from train.evaluation.scores import life_runs
+from train.evaluation.uncertainty import Answers
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
 WINDOW_DISCRIMINANT = "discriminant, window statistics"
@@ -22,24 +25,36 @@ EXTRA_TREES = "extra trees, step statistics"
 PERSISTENCE = "mean life less age"
 CONSTANT = "mean remaining life"
 
-MOST_TRAINING = 6000
-"""Windows that a rival is fitted to at most, drawn from those of the fit."""
+MAX_TRAINING = 6000
+"""Windows, drawn from those of the fit, that a baseline is fitted to at most."""
 TREES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class BaselinePrediction:
-    """What a rival says of the held-out windows, part after part: probability of each grade and operating hours left, NaN where none."""
+    """Predictions of a baseline for the held-out windows, part after part, NaN where it has none.
 
-    share_WVK: Floats
+    Args:
+        probability_WVK: of each grade.
+        rul_WV: operating hours.
+    """
+
+    probability_WVK: Floats
     rul_WV: Floats
 
-    @property
-    def grade_WV(self) -> Integers:
-        """Return the most probable grade, -1 where none is told."""
-        told_WV = np.isfinite(self.share_WVK).any(-1)
-        return np.where(told_WV, np.nan_to_num(self.share_WVK, nan=-1.0).argmax(-1), -1).astype(
-            np.int64
+    def answers(self) -> Answers:
+        """Return the predictions in the form that scorecards read; there is no health and rate."""
+        known_WV = np.isfinite(self.probability_WVK).any(-1)
+        grade_WV = np.nan_to_num(self.probability_WVK, nan=-1.0).argmax(-1)
+        nothing_WV = np.full(known_WV.shape, np.nan)
+        return Answers(
+            grade_RV=np.where(known_WV, grade_WV, -1).astype(np.int64),
+            probability_RVK=self.probability_WVK.astype(np.float64),
+            health_RV=nothing_WV,
+            spread_RV=nothing_WV,
+            rul_RV=self.rul_WV.astype(np.float64),
+            rul_spread_RV=nothing_WV,
+            rate_RV=nothing_WV,
         )
 
 
@@ -51,11 +66,12 @@ def baselines(
     *,
     trees: int = TREES,
 ) -> dict[str, BaselinePrediction]:
-    """Fit the classical baselines to each part's training windows and ask them about its held-out ones.
+    """Fit the baselines to each part's training windows and predict its held-out ones.
 
-    Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) and extra trees (Geurts, Ernst and Wehenkel, 2006) read, for
-    each graded component, the sensors whose evidence can reach it; "step statistics" are the network's own of every step,
-    "window statistics" those of the window as a whole.
+    Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) and extra trees (Geurts, Ernst
+    and Wehenkel, 2006) read, for each graded component, the sensors whose evidence can reach it;
+    "step statistics" are those of every step, as the network reads them, "window statistics" those
+    of the whole window.
 
     Args:
         windows: all windows.
@@ -65,17 +81,17 @@ def baselines(
         trees: of a forest.
 
     Returns:
-        By the rival's name; one that can say nothing of these labels is not there.
+        By name; a baseline that cannot predict these labels is left out.
     """
     by_part = [_part(windows, part, statistics, seed, trees) for part in parts]
     names = list(dict.fromkeys(name for found in by_part for name in found))
-    nothing = [_nothing(windows, len(part.held_W)) for part in parts]
+    nothing = [_nothing(windows, len(part.holdout_W)) for part in parts]
     joined: dict[str, BaselinePrediction] = {}
     for name in names:
-        told = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
+        each_part = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
         joined[name] = BaselinePrediction(
-            np.concatenate([each.share_WVK for each in told]),
-            np.concatenate([each.rul_WV for each in told]),
+            np.concatenate([each.probability_WVK for each in each_part]),
+            np.concatenate([each.rul_WV for each in each_part]),
         )
     return joined
 
@@ -84,104 +100,106 @@ def _part(
     windows: Windows, part: HoldoutPart, statistics: tuple[Statistic, ...], seed: int, trees: int
 ) -> dict[str, BaselinePrediction]:
     labels, steps = windows.labels, windows.equipment.steps
-    seen_W = _sample(part.train_W, seed)
+    fitted_W = _sample(part.train_W, seed)
     graded = [
         v
         for v in range(labels.grade_WV.shape[1])
-        if len(np.unique(_known(labels.grade_WV[seen_W, v]))) > 1
+        if len(np.unique(_known(labels.grade_WV[fitted_W, v]))) > 1
     ]
     living = [
-        v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[seen_W, v]).any()
+        v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[fitted_W, v]).any()
     ]
     found: dict[str, BaselinePrediction] = {}
     if graded or living:
-        seen_step, held_step = (
-            _statistics(windows, chosen_W, steps, statistics) for chosen_W in (seen_W, part.held_W)
+        train_step, holdout_step = (
+            _statistics(windows, chosen_W, steps, statistics)
+            for chosen_W in (fitted_W, part.holdout_W)
         )
     if graded:
-        seen_window, held_window = (
-            _statistics(windows, chosen_W, 1, statistics) for chosen_W in (seen_W, part.held_W)
+        train_window, holdout_window = (
+            _statistics(windows, chosen_W, 1, statistics) for chosen_W in (fitted_W, part.holdout_W)
         )
-        for name, seen, held in (
-            (STEP_DISCRIMINANT, seen_step, held_step),
-            (WINDOW_DISCRIMINANT, seen_window, held_window),
-            (EXTRA_TREES, seen_step, held_step),
+        for name, train, holdout in (
+            (STEP_DISCRIMINANT, train_step, holdout_step),
+            (WINDOW_DISCRIMINANT, train_window, holdout_window),
+            (EXTRA_TREES, train_step, holdout_step),
         ):
-            said = _nothing(windows, len(part.held_W))
+            prediction = _nothing(windows, len(part.holdout_W))
             for v in graded:
-                known_W = labels.grade_WV[seen_W, v] >= 0
+                known_W = labels.grade_WV[fitted_W, v] >= 0
                 model = (
                     ExtraTreesClassifier(trees, random_state=seed)
                     if name == EXTRA_TREES
                     else LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
                 )
                 sensors = windows.equipment.sensors_in_reach(v)
-                x_WL, asked_WL = _table(seen[:, sensors], held[:, sensors])
-                model.fit(x_WL[known_W], labels.grade_WV[seen_W, v][known_W])
-                said.share_WVK[:, v] = 0.0  # of a grade that the fit did not see
-                said.share_WVK[:, v, model.classes_] = model.predict_proba(asked_WL)
-            found[name] = said
+                x_WL, holdout_WL = _table(train[:, sensors], holdout[:, sensors])
+                model.fit(x_WL[known_W], labels.grade_WV[fitted_W, v][known_W])
+                prediction.probability_WVK[:, v] = 0.0  # of a grade that the fit did not see
+                prediction.probability_WVK[:, v, model.classes_] = model.predict_proba(holdout_WL)
+            found[name] = prediction
     if living:
-        told = {
-            name: np.full((len(part.held_W), labels.rul_WV.shape[1]), np.nan, np.float32)
+        rul = {
+            name: np.full((len(part.holdout_W), labels.rul_WV.shape[1]), np.nan, np.float32)
             for name in (PERSISTENCE, CONSTANT, EXTRA_TREES)
         }
-        x_WL, asked_WL = _table(seen_step, held_step)
+        x_WL, holdout_WL = _table(train_step, holdout_step)
         for v in living:
-            rul_W = labels.rul_WV[seen_W, v]
+            rul_W = labels.rul_WV[fitted_W, v]
             known_W = np.isfinite(rul_W)
-            told[PERSISTENCE][:, v] = life_less_age(labels, part.train_W, part.held_W, v)
-            told[CONSTANT][:, v] = rul_W[known_W].mean()
+            rul[PERSISTENCE][:, v] = life_less_age(labels, part.train_W, part.holdout_W, v)
+            rul[CONSTANT][:, v] = rul_W[known_W].mean()
             forest = ExtraTreesRegressor(
                 trees, min_samples_leaf=3, max_features=0.3, random_state=seed
             )
-            told[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(asked_WL)
-        for name, rul_WV in told.items():
+            rul[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(holdout_WL)
+        for name, rul_WV in rul.items():
             if not np.isfinite(rul_WV).any():
                 continue
             found[name] = replace(
-                found.get(name) or _nothing(windows, len(part.held_W)), rul_WV=rul_WV
+                found.get(name) or _nothing(windows, len(part.holdout_W)), rul_WV=rul_WV
             )
     return found
 
 
 def life_less_age(
-    labels: WindowLabels, train_W: Integers, asked_W: Integers, component: int
+    labels: WindowLabels, train_W: Integers, holdout_W: Integers, component: int
 ) -> Floats:
-    """Tell remaining life by the calendar: mean life of the training runs less the age, at least 0, at most the largest label.
+    """Predict remaining life as the mean life of the training runs less the age, in [0, cap].
 
-    Life and age are counted from the end of the run's first window, see `train.evaluation.scores.life_runs`: a component that was replaced
-    is new again. The last training window of a run says when it fails; a run that is still at the cap there says nothing.
+    Life and age begin with the run's first window, see `train.evaluation.scores.life_runs`: a
+    replaced component is new again. The last training window of a run gives its failure, unless it
+    is at the cap, the largest label.
 
     Args:
         labels: of all windows.
-        train_W: positions of the windows whose remaining life may be used.
-        asked_W: positions of the windows that are asked about.
-        component: that fails.
+        train_W: positions of the training windows.
+        holdout_W: positions of the windows to predict.
+        component: position of the component that fails.
 
     Returns:
-        Operating hours, NaN where the window is in no run to failure; NaN throughout where no training run says when it fails.
+        Operating hours; NaN outside of a run to failure, and without a training run that fails.
     """
     rul_W, start_us_W = labels.rul_WV[:, component], labels.start_us_W
-    told_W = np.full(len(rul_W), np.nan, np.float32)
-    is_seen_W = np.zeros(len(rul_W), np.bool_)
-    is_seen_W[train_W] = True
+    rul_h_W = np.full(len(rul_W), np.nan, np.float32)
+    is_fitted_W = np.zeros(len(rul_W), np.bool_)
+    is_fitted_W[train_W] = True
     runs = life_runs(labels.machine_W, start_us_W, rul_W)
     if not runs:
-        return told_W[asked_W]
+        return rul_h_W[holdout_W]
     cap_h = np.nanmax(rul_W)
     lives: list[float] = []
     for run in runs:
-        seen = run[is_seen_W[run]]
-        if len(seen) and rul_W[seen[-1]] < cap_h:
+        known = run[is_fitted_W[run]]
+        if len(known) and rul_W[known[-1]] < cap_h:
             lives.append(
-                (start_us_W[seen[-1]] - start_us_W[run[0]]) / HOUR_US + float(rul_W[seen[-1]])
+                (start_us_W[known[-1]] - start_us_W[run[0]]) / HOUR_US + float(rul_W[known[-1]])
             )
     if lives:
         for run in runs:
             age_h = (start_us_W[run] - start_us_W[run[0]]) / HOUR_US
-            told_W[run] = np.clip(np.mean(lives) - age_h, 0.0, cap_h)
-    return told_W[asked_W]
+            rul_h_W[run] = np.clip(np.mean(lives) - age_h, 0.0, cap_h)
+    return rul_h_W[holdout_W]
 
 
 def _nothing(windows: Windows, count: int) -> BaselinePrediction:
@@ -197,9 +215,9 @@ def _known(grade_W: Integers) -> Integers:
 
 
 def _sample(train_W: Integers, seed: int) -> Integers:
-    if len(train_W) <= MOST_TRAINING:
+    if len(train_W) <= MAX_TRAINING:
         return train_W
-    return np.sort(np.random.default_rng(seed).choice(train_W, MOST_TRAINING, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(train_W, MAX_TRAINING, replace=False))
 
 
 def _statistics(
@@ -217,15 +235,15 @@ def _statistics(
     )
 
 
-def _table(seen_WSTF: Floats, asked_WSTF: Floats) -> tuple[Floats, Floats]:
-    """Lay both out as rows; what is missing takes the mean of the seen windows, 0 where they have none."""
+def _table(fitted_WSTF: Floats, holdout_WSTF: Floats) -> tuple[Floats, Floats]:
+    """Flatten both; missing values become the mean of the training windows, or 0."""
     rows: Iterable[Floats] = (
-        seen_WSTF.reshape(len(seen_WSTF), -1),
-        asked_WSTF.reshape(len(asked_WSTF), -1),
+        fitted_WSTF.reshape(len(fitted_WSTF), -1),
+        holdout_WSTF.reshape(len(holdout_WSTF), -1),
     )
-    seen_WL, asked_WL = (np.where(np.isfinite(each), each, np.nan) for each in rows)
-    count_L = np.maximum(np.isfinite(seen_WL).sum(0), 1)
-    mean_L = (np.nan_to_num(seen_WL).sum(0) / count_L).astype(np.float32)
-    return np.where(np.isnan(seen_WL), mean_L, seen_WL), np.where(
-        np.isnan(asked_WL), mean_L, asked_WL
+    fitted_WL, holdout_WL = (np.where(np.isfinite(each), each, np.nan) for each in rows)
+    count_L = np.maximum(np.isfinite(fitted_WL).sum(0), 1)
+    mean_L = (np.nan_to_num(fitted_WL).sum(0) / count_L).astype(np.float32)
+    return np.where(np.isnan(fitted_WL), mean_L, fitted_WL), np.where(
+        np.isnan(holdout_WL), mean_L, holdout_WL
     )

@@ -1,8 +1,8 @@
-"""Intervals that cover what they state, and the confidence below which nothing is told, both chosen on windows the weights never saw.
+"""Reach of intervals and confidence thresholds, chosen on windows that the weights never saw.
 
-Split conformal prediction (Vovk, Gammerman and Shafer, 2005; of regression: Romano, Patterson and Candes, 2019) on residuals in
-spreads of the network. Folds of one training check each other: what is applied to a fold comes from the others.
-Invariant: no figure of a window uses a quantile, temperature or threshold that has seen the window's own fold.
+Split conformal prediction (Vovk, Gammerman and Shafer, 2005; for regression: Romano, Patterson and
+Candes, 2019) on residuals in units of the spread. Invariant: no figure of a window uses a quantile,
+temperature or threshold that has seen the window's own fold.
 """
 
 import math
@@ -16,21 +16,21 @@ from app.features.binning import Floats
 from train.data.labels import Booleans, Integers
 from train.evaluation.scores import Doubles
 
-SMALLEST_SPREAD = 1e-6
+MIN_SPREAD = 1e-6
 RISK_SLACK = 1.2
-"""What is still answered may be wrong this many times as often as with all evidence there."""
+"""Answers may be wrong this many times as often as with all sensors present."""
 
 
 def fold_of(part_W: Integers, group_W: Integers, folds: int = 5) -> Integers:
-    """Say which windows check each other: the parts of a split where there are several, else groups dealt in turn.
+    """Return the fold of each window: its part if there are several, else its group dealt in turn.
 
     Args:
         part_W: number of each held-out window's part.
-        group_W: what is never parted.
-        folds: most folds that a single part is dealt to.
+        group_W: number of each window's group, which is never split.
+        folds: most folds of a single part.
 
     Returns:
-        [W] number of the fold, from 0; all 0 when there is nothing that could check anything.
+        [W] number of the fold, from 0; all 0 for a single group.
     """
     parts, number_W = np.unique(part_W, return_inverse=True)
     if len(parts) < 2:
@@ -40,13 +40,13 @@ def fold_of(part_W: Integers, group_W: Integers, folds: int = 5) -> Integers:
 
 
 def others(fold_W: Integers, fold: int) -> Booleans:
-    """Mark the windows that may decide for a fold: all others; the fold itself when it is the only one."""
+    """Mark the windows that calibrate a fold: all others, or the fold itself when it is alone."""
     apart_W: Booleans = fold_W != fold
     return apart_W if apart_W.any() else np.ones(len(fold_W), np.bool_)
 
 
 def quantile(residual_W: Doubles, coverage: float) -> float:
-    """Return the conformal quantile: the ceil((n + 1) coverage)-th smallest residual, the largest where there are too few.
+    """Return the conformal quantile: the ceil((n + 1) coverage)-th smallest, at most the largest.
 
     Args:
         residual_W: finite, at least one; exchangeable with those that the quantile is used for.
@@ -56,73 +56,80 @@ def quantile(residual_W: Doubles, coverage: float) -> float:
     return float(np.partition(residual_W, rank - 1)[rank - 1])
 
 
-def residuals(true_W: Floats, told_W: Floats, spread_W: Floats) -> Doubles:
-    """Return how far the truth lies from what was told, in spreads, NaN where one of them is not known."""
-    apart_W: Doubles = np.abs(told_W.astype(np.float64) - true_W) / np.maximum(
-        spread_W, SMALLEST_SPREAD
+def residuals(
+    true_W: Floats | Doubles, predicted_W: Floats | Doubles, spread_W: Floats | Doubles
+) -> Doubles:
+    """Return |predicted - true| in spreads, NaN where one of them is unknown."""
+    apart_W: Doubles = np.abs(predicted_W.astype(np.float64) - true_W) / np.maximum(
+        spread_W, MIN_SPREAD
     )
     return apart_W
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How many spreads an interval reaches to each side: of each window from the other folds, and from all, to be shipped."""
+    """Spreads to each side of an interval: for each window from the other folds; from all folds."""
 
     of_R: Doubles
     shipped: float
 
 
 def cross_fit(residual_W: Doubles, fold_W: Integers, coverage: float) -> Reach:
-    """Fit the reach of intervals, each fold's by the residuals of the others.
+    """Fit the reach of intervals, that of each fold on the residuals of the others.
+
+    Too few residuals for a quantile of that coverage give the reach that covers as much of any
+    distribution (Chebyshev's inequality).
 
     Args:
         residual_W: from `residuals`; NaN is left out.
         fold_W: from `fold_of`.
         coverage: stated by the intervals.
-
-    Returns:
-        The reach; NaN where no other fold has a residual.
     """
     known_W = np.isfinite(residual_W)
-    of_W = np.full(len(residual_W), np.nan)
+
+    def fit(deciding_W: Booleans) -> float:
+        if math.ceil((deciding_W.sum() + 1) * coverage - 1e-9) > deciding_W.sum():
+            return math.sqrt(1.0 / (1.0 - coverage))
+        return quantile(residual_W[deciding_W], coverage)
+
+    of_W = np.empty(len(residual_W))
     for fold in np.unique(fold_W).tolist():
-        deciding_W = known_W & others(fold_W, fold)
-        if deciding_W.any():
-            of_W[fold_W == fold] = quantile(residual_W[deciding_W], coverage)
-    return Reach(of_W, quantile(residual_W[known_W], coverage) if known_W.any() else math.nan)
+        of_W[fold_W == fold] = fit(known_W & others(fold_W, fold))
+    return Reach(of_W, fit(known_W))
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What was said of one component while sensors were taken away, one row for a level.
+    """Answers about one component while sensors are removed: a row a level, the first with all.
 
-    `trust_LW` is what the answer claims for itself, larger is surer: confidence of a grade, minus the spread of a health;
-    -inf where the window as a whole is not answered, inf where it is answered however unsure it is. `loss_LW` is what the answer costs: 1 for a wrong grade, the absolute error of a
-    health. The first row has all sensors.
+    Args:
+        trust_LW: confidence of a grade, or minus the spread of a health; -inf where the window is
+            not answered at all, inf where it is answered at any confidence.
+        loss_LW: 1 for a wrong grade and 0 for a right one, or the absolute error of a health.
     """
 
     trust_LW: Doubles
     loss_LW: Doubles
 
     def only(self, chosen_W: Booleans) -> "Removal":
-        """Return what was said of some of the windows."""
+        """Return the answers for some of the windows."""
         return Removal(self.trust_LW[:, chosen_W], self.loss_LW[:, chosen_W])
 
     @property
     def full_risk(self) -> float:
-        """Mean loss of all answers while all evidence is there."""
+        """Mean loss of all answers with all sensors."""
         return float(self.loss_LW[0].mean())
 
 
 def choose_threshold(removal: Removal, slack: float = 1.0) -> float:
-    """Choose the least trust that an answer needs, so that taking sensors away makes answers fewer and not worse.
+    """Choose the least trust of an answer, so that missing sensors make answers fewer, not worse.
 
-    It is the lowest threshold with which, at every level with sensors away, the mean loss of what is still answered is at most
-    `slack` times the mean loss with all sensors and everything answered. With all sensors there it is not asked for.
+    It is the lowest threshold with which, at every level with sensors removed, the mean loss of the
+    remaining answers is at most `slack` times the mean loss of all answers with all sensors.
 
     Args:
-        removal: of windows that are used for nothing else; at least one window.
-        slack: 1 for a choice that is to hold with `RISK_SLACK` on other windows.
+        removal: of at least one window, used for nothing else.
+        slack: 1 for a choice that is checked with `RISK_SLACK` on other windows.
 
     Returns:
         -inf where everything may be answered; above every trust where nothing may.
@@ -144,7 +151,7 @@ def choose_threshold(removal: Removal, slack: float = 1.0) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What is answered while so many sensors are away: share of the windows, and mean loss of these, None for none."""
+    """Answers with `away` sensors removed: share of windows, mean loss (None for none), number."""
 
     away: int
     answered: float
@@ -155,25 +162,25 @@ class Level:
 def removal_levels(
     removal: Removal, threshold_W: Doubles, away: Sequence[int]
 ) -> tuple[Level, ...]:
-    """Measure what is answered at every level: with all sensors there whatever is answered at all, else what is sure enough.
+    """Measure the answers at every level; with all sensors the threshold does not apply.
 
     Args:
         removal: of W windows.
-        threshold_W: least trust for each window, from windows that it is not among.
-        away: sensors taken away at each level.
+        threshold_W: least trust for each window, chosen on other windows.
+        away: sensors removed at each level.
     """
     levels = []
     for count, trust_W, loss_W in zip(away, removal.trust_LW, removal.loss_LW, strict=True):
-        told_W = (trust_W > -np.inf) & ((trust_W >= threshold_W) | (count == 0))
-        risk = float(loss_W[told_W].mean()) if told_W.any() else None
-        levels.append(Level(count, float(told_W.mean()), risk, int(told_W.sum())))
+        answered_W = (trust_W > -np.inf) & ((trust_W >= threshold_W) | (count == 0))
+        risk = float(loss_W[answered_W].mean()) if answered_W.any() else None
+        levels.append(Level(count, float(answered_W.mean()), risk, int(answered_W.sum())))
     return tuple(levels)
 
 
 def risk_coverage(
     trust_W: Doubles, loss_W: Doubles, points: int = 40
 ) -> tuple[tuple[float, float], ...]:
-    """Return (share answered, mean loss of it) as the surest answers are joined by less sure ones (El-Yaniv and Wiener, 2010)."""
+    """Return (share answered, mean loss) from the surest answers on (El-Yaniv and Wiener, 2010)."""
     if not len(trust_W):
         return ()
     order = np.argsort(-trust_W, kind="stable")
@@ -184,7 +191,7 @@ def risk_coverage(
     )
 
 
-def masked_in_turn(sensors: int, windows: int, seed: int) -> NDArray[np.int64]:
-    """Draw for each window in which order its sensors go away, [W, S] with the rank of each sensor; the first to go has 0."""
+def removal_order(sensors: int, windows: int, seed: int) -> NDArray[np.int64]:
+    """Draw the order in which each window's sensors are removed: ranks [W, S], the first has 0."""
     generator = np.random.default_rng(seed)
     return generator.permuted(np.tile(np.arange(sensors), (windows, 1)), axis=1).astype(np.int64)

@@ -1,8 +1,7 @@
-"""What a network says of windows that stay on disk: bins to features to graphs to heads, a few windows at a time.
+"""Predictions of a model in training for windows on disk, before temperatures.
 
-Features come from `app.features.extraction` and graphs from `app.model.graph`, as when serving; a network without message passing is one whose
-config has no attention layers, so nothing here differs for it.
-Invariant: what is said of a window does not depend on the windows that are asked with it, and memory does not grow with their number.
+Features and graphs are made as in serving. Invariant: a prediction does not depend on the other
+windows of the call, and memory does not grow with their number.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.graph import GraphGroup, Topology, build_topology
 from app.model.network import GraphTensors, spread
 from app.model.trained import TrainedModel
@@ -27,15 +26,22 @@ Disturb = Callable[[Floats], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network says of W windows, float32, NaN where it says nothing.
+    """Predictions for W windows, float32, NaN where there is none.
 
-    `logit_WMVJ` is score - threshold before any temperature, -inf where a set has fewer grades; `opinion_WVK` the second opinion's
-    logits; health and its spread in [0, 1]; rate in health lost per 1000 operating hours; RUL and its spread in operating hours;
-    `distance_WV` how far a component's evidence is from training's, 1.0 at the limit; `exceedance_WS` how far each sensor leaves the training range, NaN for a sensor without use.
+    Args:
+        logit_WMVJ: score - threshold before the temperature, -inf beyond a set's grades.
+        linear_WVK: logits of the linear classifier before the temperature.
+        health_WV: of the network's health head, in [0, 1].
+        spread_WV: standard deviation of `health_WV`.
+        rate_WV: health lost per 1000 operating hours.
+        rul_WV: operating hours.
+        rul_spread_WV: standard deviation of `rul_WV`.
+        distance_WV: OOD distance of a component, 1.0 at the limit.
+        exceedance_WS: range exceedance of each sensor, NaN without usable readings.
     """
 
     logit_WMVJ: Floats
-    opinion_WVK: Floats
+    linear_WVK: Floats
     health_WV: Floats
     spread_WV: Floats
     rate_WV: Floats
@@ -49,12 +55,12 @@ class Predictions:
         return len(self.health_WV)
 
     def only(self, chosen_W: Integers | NDArray[np.bool_]) -> Self:
-        """Return what was said of some of the windows."""
+        """Return the predictions for some of the windows."""
         return type(self)(*(getattr(self, field.name)[chosen_W] for field in fields(self)))
 
 
 def join(parts: list[Predictions]) -> Predictions:
-    """Put what was said of several sets of windows one after the other."""
+    """Concatenate predictions."""
     return Predictions(
         *(
             np.concatenate([getattr(part, field.name) for part in parts])
@@ -71,15 +77,15 @@ def predict(
     disturb: Disturb | None = None,
     size: int = 32,
 ) -> Predictions:
-    """Ask a network about windows, in evaluation mode and without gradients.
+    """Predict windows, in evaluation mode and without gradients.
 
     Args:
-        model: on any device; is left in evaluation mode.
+        model: on any device; stays in evaluation mode.
         spec: that the network was trained with.
-        windows: where the bins are.
-        chosen_W: positions of the windows; their order is that of the answer.
-        disturb: what is done to the bins [N, S, B] of a few windows before features are made of them, windows in rising position.
-        size: windows at a time.
+        windows: all windows.
+        chosen_W: positions of the windows.
+        disturb: changes the bins [N, S, B] of some windows, by rising position, before features.
+        size: windows in a pass.
 
     Returns:
         The predictions, in the order of `chosen_W`.
@@ -95,24 +101,24 @@ def predict_each(
     disturbs: Sequence[Disturb | None],
     size: int = 32,
 ) -> list[Predictions]:
-    """Ask a network about the same windows several times, each time disturbed in another way, and read them once; see `predict`."""
+    """Predict the same windows under each disturbance; they are read once. See `predict`."""
     features, topology = (
         plan_features(windows.equipment, spec),
         build_topology(windows.equipment, spec),
     )
     wanted_W, place_W = np.unique(chosen_W, return_inverse=True)
-    nothing = predict_bins(
+    empty = predict_bins(
         model,
         np.empty((0, len(features.sensor_ids), features.bins), np.float32),
         features,
         topology,
     )
-    said = [[nothing] for _ in disturbs]
+    found = [[empty] for _ in disturbs]
     for _, values_NSB in windows.batches(wanted_W, size):
-        for parts, disturb in zip(said, disturbs, strict=True):
+        for parts, disturb in zip(found, disturbs, strict=True):
             shown_NSB = values_NSB if disturb is None else disturb(values_NSB)
             parts.append(predict_bins(model, shown_NSB, features, topology))
-    return [join(parts).only(place_W.reshape(-1).astype(np.int64)) for parts in said]
+    return [join(parts).only(place_W.reshape(-1).astype(np.int64)) for parts in found]
 
 
 def predict_bins(
@@ -121,7 +127,7 @@ def predict_bins(
     """Predict the bins of a few windows of one topology.
 
     Args:
-        model: its network on any device; is left in evaluation mode.
+        model: its network on any device; stays in evaluation mode.
         values_WSN: bins, NaN where missing.
         features: plan of the topology's features.
         topology: of the windows.

@@ -1,13 +1,14 @@
-"""`Evaluation`: all that held-out windows say of a training, as `metrics.json` holds it and the report draws it.
+"""The record of an evaluation, as `metrics.json` holds it and the report draws it.
 
-Plain data. Invariant: unless `seen` is true, every figure is of windows that the weights, references and constants it was made with never
-saw.
+Plain data. The aliases are the names of the stored file, which never change. Invariant: unless
+`seen` is true, every figure is of windows that the weights, references and constants behind it
+never saw.
 """
 
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
@@ -19,13 +20,19 @@ ALONE = "its network alone"
 NO_MESSAGES = "no message passing"
 TOGETHER = "all graded components"
 
-_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
 
 
-class GradeFigures(BaseModel):
-    """Grades of one component: pooled over all held-out windows, of each part, the mean of the parts' macro-F1, and counts by true and told grade."""
+class GradeFigures(_Record):
+    """Grades of one component: pooled over the held-out windows, by part, and the confusion matrix.
 
-    model_config = _STRICT
+    `mean_macro_f1` is the mean of the parts; `confusion` counts windows by true and predicted
+    grade.
+    """
 
     pooled: Score
     parts: Mapping[str, Score]
@@ -33,35 +40,30 @@ class GradeFigures(BaseModel):
     confusion: tuple[tuple[int, ...], ...]
 
 
-class ShareFigures(BaseModel):
+class ShareFigures(_Record):
     """A share of windows: pooled, of each part, and the mean of the parts."""
-
-    model_config = _STRICT
 
     pooled: float
     parts: Mapping[str, float]
     mean: float
 
 
-class LifeFigures(BaseModel):
-    """Remaining life of one component: pooled, of each part, and the mean of the parts' root mean square error."""
-
-    model_config = _STRICT
+class LifeFigures(_Record):
+    """Remaining life of one component: pooled, of each part, and the mean of the parts' RMSE."""
 
     pooled: LifeScore
     parts: Mapping[str, LifeScore]
     mean_rmse_h: float
 
 
-class Scorecard(BaseModel):
-    """What one way to tell gets right, by component id. `smoothed` is over five windows.
+class Scorecard(_Record):
+    """Scores of one model by component id; the checkpoint and its baselines are scored alike.
 
-    Smoothed figures average the stated probabilities. Their reset where the condition changes comes from the labels, which no service
-    has, and the service itself does not smooth: they say what five windows of one condition hold, not what is served.
-    Warm-ups count in `warm_up` alone. `health_mae` is of the health that is told, in [0, 1].
+    `smoothed` figures average the probabilities of five windows. Where the condition changes the
+    average starts anew, by the labels, which no service has; the service does not smooth. Warm-ups
+    count in `warm_up` alone. `health_mae` is of health in [0, 1]; `states` scores the states that
+    follow from health, by the default thresholds and without hysteresis.
     """
-
-    model_config = _STRICT
 
     grades: Mapping[str, GradeFigures] = {}
     smoothed: Mapping[str, GradeFigures] = {}
@@ -69,31 +71,37 @@ class Scorecard(BaseModel):
     exact_match_smoothed: ShareFigures | None = None
     warm_up: Mapping[str, Score] = {}
     health_mae: Mapping[str, float] = {}
+    states: Mapping[str, Score] = {}
     life: Mapping[str, LifeFigures] = {}
 
 
-class IntervalFigures(BaseModel):
-    """Intervals of one quantity of one component: the reach shipped, and coverage and mean width with the other folds' reach.
+class IntervalFigures(_Record):
+    """Intervals of one quantity of one component.
 
-    The width is in health, or in operating hours for remaining life.
+    `reach` is the shipped one; coverage and mean width are with the reach of the other folds. The
+    width is in health, or in operating hours for remaining life. `unsure` counts the windows of a
+    graded component whose condition has a lower probability than the stated coverage: these have a
+    reach of their own, and `unsure_coverage`, None without any.
     """
 
-    model_config = _STRICT
-
     reach: float
+    unsure_reach: float | None = None
     coverage: float
+    unsure: int = 0
+    unsure_coverage: float | None = None
     parts: Mapping[str, float]
     width: float
     windows: int
 
 
-class Certainty(BaseModel):
-    """Whether what a component's answers claim is met. `reliability` has (mean confidence, accuracy, windows) of equally filled bins."""
+class Uncertainty(_Record):
+    """Whether the stated probabilities and intervals of a component hold.
 
-    model_config = _STRICT
+    `reliability` has (mean confidence, accuracy, windows) of equally filled bins.
+    """
 
     temperature: float | None = None
-    opinion_temperature: float | None = None
+    linear_temperature: float | None = Field(default=None, alias="opinion_temperature")
     nll_plain: float | None = None
     nll_calibrated: float | None = None
     reliability: tuple[tuple[float, float, int], ...] = ()
@@ -101,10 +109,8 @@ class Certainty(BaseModel):
     rul: IntervalFigures | None = None
 
 
-class LevelFigures(BaseModel):
-    """With `away` sensors missing: share of windows answered, the risk of these answers, and how many they are."""
-
-    model_config = _STRICT
+class LevelFigures(_Record):
+    """With `away` sensors missing: share of windows answered, risk and number of the answers."""
 
     away: int
     answered: float
@@ -112,17 +118,16 @@ class LevelFigures(BaseModel):
     windows: int
 
 
-class Abstention(BaseModel):
-    """What happens while sensors are taken away at random, with thresholds from other folds.
+class Abstention(_Record):
+    """Answers while sensors are removed at random, with thresholds from other folds.
 
-    The risk of a graded component is its error rate, of others the mean absolute error of health. Graded components have one
-    threshold, chosen by the risk of all their answers together. `full_risk` is that of all answers
-    with all sensors; `holds` tells whether no level's risk exceeds it by more than a fifth, `holds_beyond_chance` the same but
-    for levels whose excess a sample of that size shows in more than one of twenty cases. `curve` is risk against share answered, all
-    sensors there.
+    The risk of a graded component is its error rate, that of others the mean absolute error of
+    health. Graded components share one threshold, chosen by the risk of all their answers.
+    `full_risk` is that of all answers with all sensors; `holds` is true where no level's risk
+    exceeds it by more than a fifth, `holds_beyond_chance` leaves out levels whose excess a sample
+    of that size shows in more than one of twenty evaluations. `curve` is risk against share
+    answered, with all sensors.
     """
-
-    model_config = _STRICT
 
     least_confidence: float | None
     most_spread: float | None
@@ -134,22 +139,25 @@ class Abstention(BaseModel):
     curve: tuple[tuple[float, float], ...]
 
 
-class Answered(BaseModel):
-    """Of a graded component's held-out windows, all sensors there: the share that is answered, and the score of these answers.
+class Answered(_Record):
+    """Answers about a graded component with all sensors present.
 
-    The rest is too far from training, itself or its whole window, see `train.evaluation.selective_prediction.silences`. No `score` where none is answered.
+    `share` is the share of the held-out windows that are answered, `score` that of these answers,
+    None without any; the others are out of distribution, see
+    `train.evaluation.selective_prediction.silences`. `contradicting` is the share of the answers
+    whose health is nearer to that of another grade than to that of the condition.
     """
-
-    model_config = _STRICT
 
     share: float
     score: Score | None
+    contradicting: float | None = None
 
 
-class TroubleFigures(BaseModel):
-    """One kind of trouble, one sensor at a time: mean over the sensors, what it costs against clean input, and each sensor's figure."""
+class TroubleFigures(_Record):
+    """One kind of sensor fault, one sensor at a time.
 
-    model_config = _STRICT
+    Mean over the sensors, cost against clean input, and each sensor's figure.
+    """
 
     mean: float
     cost: float
@@ -157,10 +165,12 @@ class TroubleFigures(BaseModel):
     sensors: Mapping[str, float]
 
 
-class Robustness(BaseModel):
-    """What broken sensors cost; `measure` says in what: share of exact matches (cost in points), or error of remaining life in hours."""
+class Robustness(_Record):
+    """The cost of faulty sensors.
 
-    model_config = _STRICT
+    `measure` is the share of exact matches (cost in points), or the error of remaining life in
+    hours.
+    """
 
     measure: Literal["exact match", "rul rmse"]
     clean: float
@@ -168,35 +178,29 @@ class Robustness(BaseModel):
     troubles: Mapping[Trouble, TroubleFigures]
 
 
-class LearningPoint(BaseModel):
+class LearningPoint(_Record):
     """One epoch of one fit; `score` is of the fit's validation windows, larger is better."""
-
-    model_config = _STRICT
 
     epoch: int
     loss: float
     score: float | None = None
 
 
-class Trajectory(BaseModel):
-    """A machine's component over time: hours since its first window, truth, what was told and its interval."""
-
-    model_config = _STRICT
+class Trajectory(_Record):
+    """A machine's component over time, in hours since its first window."""
 
     machine: str
     component_id: str
     quantity: Literal["health", "rul_h"]
     hours: tuple[float, ...]
     true: tuple[float, ...]
-    told: tuple[float, ...]
+    predicted: tuple[float, ...] = Field(alias="told")
     low: tuple[float, ...]
     high: tuple[float, ...]
 
 
-class Listening(BaseModel):
-    """How much each attention layer listens along one edge; what arrives at one component sums to 1."""
-
-    model_config = _STRICT
+class AttentionWeights(_Record):
+    """Weight of one edge in each attention layer; those of all edges into a component sum to 1."""
 
     source: str
     target: str
@@ -204,23 +208,20 @@ class Listening(BaseModel):
     weights: tuple[float, ...]
 
 
-class PartSize(BaseModel):
+class PartSize(_Record):
     """Windows that a part trains on and holds out."""
 
-    model_config = _STRICT
-
     train: int
-    held: int
+    holdout: int = Field(alias="held")
 
 
-class Evaluation(BaseModel):
-    """Everything that was measured. Contenders are by name, `this checkpoint` first; `notes` says what could not be measured and why.
+class Evaluation(_Record):
+    """All figures of an evaluation. Scorecards are by name, `this checkpoint` first.
 
-    `seen` tells that the windows may have been in this checkpoint's training: then nothing is held out, and baselines, which did not
-    see them, are no comparison.
+    `notes` names what could not be measured and why. `seen` is true where the windows may have been
+    in this checkpoint's training: then nothing is held out, and baselines, which did not see them,
+    are no comparison.
     """
-
-    model_config = _STRICT
 
     equipment_id: str
     design: str
@@ -233,15 +234,12 @@ class Evaluation(BaseModel):
     cap_h: float | None
     cross_fitted: bool
     seen: bool = False
-    scorecards: Mapping[str, Scorecard] = Field(
-        validation_alias=AliasChoices("scorecards", "contenders")
-    )
-    """By name; reports of earlier versions call them contenders."""
-    certainty: Mapping[str, Certainty]
+    scorecards: Mapping[str, Scorecard] = Field(alias="contenders")
+    uncertainty: Mapping[str, Uncertainty] = Field(alias="certainty")
     answered: Mapping[str, Answered] = {}
     abstention: Mapping[str, Abstention]
     robustness: Robustness | None
-    listening: tuple[Listening, ...]
+    attention: tuple[AttentionWeights, ...] = Field(alias="listening")
     learning: Mapping[str, tuple[LearningPoint, ...]]
     trajectories: tuple[Trajectory, ...]
     limits: Limits | None
@@ -249,10 +247,8 @@ class Evaluation(BaseModel):
     notes: tuple[str, ...]
 
 
-class Heading(BaseModel):
-    """What the report says of the run itself, as far as it is known; `shape` names the network's sizes in words."""
-
-    model_config = _STRICT
+class Heading(_Record):
+    """The run of a report, as far as it is known; `shape` gives the network's sizes in words."""
 
     version: str
     command: str
@@ -265,10 +261,8 @@ class Heading(BaseModel):
     shape: str | None = None
 
 
-class Metrics(BaseModel):
+class Metrics(_Record):
     """`metrics.json`: the evaluation of the training's split, and those of other splits by name."""
-
-    model_config = _STRICT
 
     heading: Heading | None
     evaluation: Evaluation

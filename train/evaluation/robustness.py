@@ -1,7 +1,7 @@
-"""Breaks sensors on purpose: one at a time missing, frozen, offset or noisy, and many missing at once.
+"""Simulate faulty sensors: one at a time missing, frozen, offset or noisy, or many missing at once.
 
-Pure; acts on bins, before features are made of them, so that the detection of faults takes part as in service.
-Invariant: all bins but those of the sensors named stay as they are.
+Pure. Changes bins before features are made, so the detection of sensor faults takes part as in
+serving. Invariant: the bins of all other sensors stay as they are.
 """
 
 from typing import Literal, get_args
@@ -29,13 +29,13 @@ def usual_spread(values_WSN: Floats) -> Doubles:
 
 
 def troubled(trouble: Trouble, sensor: int, spread_S: Doubles, seed: int) -> Disturb:
-    """Return what breaks one sensor of every window.
+    """Return a function that makes one sensor of every window faulty.
 
-    Missing: no reading. Frozen: the window's first reading throughout. Offset: one usual spread is added. Noisy: white noise of one
-    usual spread is added to every bin.
+    Missing: no readings. Frozen: the window's first reading in every bin. Offset: one standard
+    deviation is added. Noisy: white noise of one standard deviation is added.
 
     Args:
-        trouble: which.
+        trouble: kind of fault.
         sensor: position of the sensor.
         spread_S: from `usual_spread`.
         seed: of the noise.
@@ -43,30 +43,32 @@ def troubled(trouble: Trouble, sensor: int, spread_S: Doubles, seed: int) -> Dis
     generator = np.random.default_rng(seed)
 
     def disturb(values_WSN: Floats) -> Floats:
-        broken_WSN = values_WSN.copy()
-        own_WN = broken_WSN[:, sensor]
+        faulty_WSN = values_WSN.copy()
+        values_WN = faulty_WSN[:, sensor]
         if trouble == "missing":
-            own_WN[:] = np.nan
+            values_WN[:] = np.nan
         elif trouble == "frozen":
-            first_W1 = np.argmax(np.isfinite(own_WN), axis=1)[:, None]
-            own_WN[:] = np.where(
-                np.isfinite(own_WN), np.take_along_axis(own_WN, first_W1, 1), np.nan
+            first_W1 = np.argmax(np.isfinite(values_WN), axis=1)[:, None]
+            values_WN[:] = np.where(
+                np.isfinite(values_WN), np.take_along_axis(values_WN, first_W1, 1), np.nan
             )
         elif trouble == "offset":
-            own_WN += np.float32(spread_S[sensor])
+            values_WN += np.float32(spread_S[sensor])
         else:
-            own_WN += generator.normal(0.0, spread_S[sensor], own_WN.shape).astype(np.float32)
-        return broken_WSN
+            values_WN += generator.normal(0.0, spread_S[sensor], values_WN.shape).astype(np.float32)
+        return faulty_WSN
 
     return disturb
 
 
 def removed(rank_WS: NDArray[np.int64], away: int) -> Disturb:
-    """Return what takes away, of each window, the sensors whose rank is below `away`; windows come in the order of `rank_WS`.
+    """Return a function that removes, from each window, the sensors whose rank is below `away`.
+
+    The function must get the windows in the order of `rank_WS`.
 
     Args:
-        rank_WS: order in which each window's sensors go, from `masked_in_turn`.
-        away: how many go.
+        rank_WS: order in which each window's sensors are removed, from `removal_order`.
+        away: number of sensors to remove.
     """
     position = 0
 

@@ -1,15 +1,16 @@
-"""Scores one way to tell conditions against the labels: the checkpoint, its baselines and its ablations, all by the same functions.
+"""Score the answers of one model against the labels: checkpoint, baselines and ablations alike.
 
-Pure. Invariant: warm-ups count in the warm-up's own score alone, and a part's figure is of the windows that the part holds out.
+Pure. Invariant: warm-ups count in the warm-up's own score alone, and a part's figure is of the
+windows that the part holds out.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
+from app.diagnosis.states import state_ranks
 from app.features.binning import Floats
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
@@ -26,23 +27,12 @@ from train.evaluation.scores import (
     score_life,
     smooth,
 )
-from train.evaluation.uncertainty import Rows
+from train.evaluation.uncertainty import Answers, Rows
 
 SMOOTHED = 5
-"""Windows whose probabilities the smoothed figures average. The labels say where they start anew; the service does not smooth."""
+"""Windows whose probabilities the smoothed figures average."""
 
 Figure = TypeVar("Figure")
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What is told of R windows: grades, -1 where none; probabilities of the grades, NaN where none; health; remaining life; rate."""
-
-    grade_RV: Integers
-    share_RVK: Doubles
-    health_RV: Floats | None = None
-    rul_RV: Floats | None = None
-    rate_RV: Floats | None = None
 
 
 def scorecard(
@@ -51,15 +41,15 @@ def scorecard(
     """Score answers.
 
     Args:
-        windows: all windows: where a life begins and ends is read from them, since a part may hold only its end.
+        windows: all windows; a part may hold only the end of a life.
         rows: the held-out windows.
         parts: names of the parts.
-        answers: of the held-out windows.
-        cap_h: beyond which remaining life is not told apart.
+        answers: for the held-out windows.
+        cap_h: beyond which remaining life is not distinguished; operating hours.
     """
     equipment, true_RV = windows.equipment, rows.labels.grade_WV
-    told_V: Booleans = np.any(answers.grade_RV >= 0, axis=0)
-    graded = [v for v in np.flatnonzero((true_RV >= 0).any(0)).tolist() if told_V[v]]
+    answered_V: Booleans = np.any(answers.grade_RV >= 0, axis=0)
+    graded = [v for v in np.flatnonzero((true_RV >= 0).any(0)).tolist() if answered_V[v]]
     smoothed_RV = _smoothed(windows, rows, answers) if graded else answers.grade_RV
     ids = [component.component_id for component in equipment.components]
     warm_R = ~rows.scored_R
@@ -105,6 +95,7 @@ def scorecard(
             if (known_R := warm_R & (true_RV[:, v] >= 0)).any()
         },
         health_mae=_health_mae(rows, ids, answers),
+        states=_states(rows, ids, answers),
         life=_life(windows, rows, parts, ids, answers, cap_h),
     )
 
@@ -117,7 +108,7 @@ def _by_part(
 
 
 def _smoothed(windows: Windows, rows: Rows, answers: Answers) -> Integers:
-    share_RVK, equipment = answers.share_RVK, windows.equipment
+    equipment = windows.equipment
     _, configuration_R = np.unique(
         windows.labels.grade_WV[rows.window_R], axis=0, return_inverse=True
     )
@@ -127,18 +118,29 @@ def _smoothed(windows: Windows, rows: Rows, answers: Answers) -> Integers:
         rows.labels.start_us_W,
         equipment.bins * equipment.grid_us,
     )
-    grade_RV = np.nan_to_num(smooth(share_RVK, run_R, SMOOTHED), nan=-1.0).argmax(-1)
+    smoothed_RVK = smooth(answers.probability_RVK, run_R, SMOOTHED)
+    grade_RV = np.nan_to_num(smoothed_RVK, nan=-1.0).argmax(-1)
     return np.where(answers.grade_RV < 0, -1, grade_RV).astype(np.int64)
 
 
 def _health_mae(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, float]:
-    if answers.health_RV is None:
-        return {}
-    error_RV = np.abs(answers.health_RV.astype(np.float64) - rows.labels.health_WV)[rows.scored_R]
+    error_RV = np.abs(answers.health_RV - rows.labels.health_WV)[rows.scored_R]
     return {
         component_id: float(np.nanmean(error_RV[:, v]))
         for v, component_id in enumerate(ids)
         if np.isfinite(error_RV[:, v]).any()
+    }
+
+
+def _states(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, Score]:
+    true_RV, predicted_RV = rows.labels.health_WV, answers.health_RV
+    known_RV = rows.scored_R[:, None] & np.isfinite(true_RV) & np.isfinite(predicted_RV)
+    return {
+        component_id: score_grades(
+            state_ranks(true_RV[known_RV[:, v], v]), state_ranks(predicted_RV[known_RV[:, v], v])
+        )
+        for v, component_id in enumerate(ids)
+        if known_RV[:, v].any()
     }
 
 
@@ -151,20 +153,24 @@ def _life(
     cap_h: float,
 ) -> dict[str, LifeFigures]:
     found: dict[str, LifeFigures] = {}
-    rul_RV, rate_RV = answers.rul_RV, answers.rate_RV
-    if rul_RV is None:
-        return found
     labels = windows.labels
     for v, component_id in enumerate(ids):
-        true_R, told_R = rows.labels.rul_WV[:, v], rul_RV[:, v]
-        known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(told_R)
+        true_R, predicted_R = rows.labels.rul_WV[:, v], answers.rul_RV[:, v]
+        known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(predicted_R)
         if not known_R.any():
             continue
         half_R = last_half(labels.machine_W, labels.start_us_W, labels.rul_WV[:, v], cap_h)[
             rows.window_R
         ]
-        rate_R = None if rate_RV is None else rate_RV[:, v]
-        score = partial(_score_life, true_R, told_R, rate_R, half_R, cap_h)
+        rate_R = answers.rate_RV[:, v]
+        score = partial(
+            _score_life,
+            true_R,
+            predicted_R,
+            rate_R if np.isfinite(rate_R).any() else None,
+            half_R,
+            cap_h,
+        )
         by_part = _by_part(rows, parts, known_R, score)
         found[component_id] = LifeFigures(
             pooled=score(known_R),
@@ -176,11 +182,11 @@ def _life(
 
 def _score_life(
     true_R: Floats,
-    told_R: Floats,
-    rate_R: Floats | None,
+    predicted_R: Doubles,
+    rate_R: Doubles | None,
     half_R: Booleans,
     cap_h: float,
     chosen_R: Booleans,
 ) -> LifeScore:
     rate = None if rate_R is None else rate_R[chosen_R]
-    return score_life(true_R[chosen_R], told_R[chosen_R], cap_h, rate, half_R[chosen_R])
+    return score_life(true_R[chosen_R], predicted_R[chosen_R], cap_h, rate, half_R[chosen_R])

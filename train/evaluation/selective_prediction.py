@@ -1,6 +1,6 @@
-"""What is answered, and how wrongly, while sensors are taken away; and the least trust that an answer needs for that.
+"""Selective prediction: thresholds of abstention, and the risk of the answers with sensors missing.
 
-Invariant: a threshold that a window is judged by was chosen on other folds' windows.
+Invariant: the threshold applied to a window was chosen on windows of other folds.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.diagnosis.input_quality import Thresholds
 from app.features.binning import Floats
-from app.features.range_novelty import window_exceedance
+from app.features.range_checks import window_exceedance
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 from train.evaluation.conformal import (
@@ -26,10 +26,10 @@ from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
 from train.evaluation.record import TOGETHER, Abstention, LevelFigures
 from train.evaluation.scores import Doubles
-from train.evaluation.uncertainty import Given, Rows, Temperatures, shares
+from train.evaluation.uncertainty import Given, Rows, Temperatures, probabilities
 
 RANGE_SHARE = 0.999
-"""Of held-out windows, those whose distance from the training range the service answers; as `fit_limits`."""
+"""Share of held-out windows inside the limit of range exceedance; as in `fit_limits`."""
 CHANCE = 0.05
 
 
@@ -43,20 +43,21 @@ def abstentions(
     calibration: Calibration,
     given: Given | None,
 ) -> tuple[dict[str, Abstention], Calibration]:
-    """Choose thresholds across folds and measure what they do: one for all grades together, one for each health without grades.
+    """Choose thresholds across folds and measure them.
 
-    What `silences` says is not answered; of the rest, trust is asked for where a sensor lacks that the component's evidence could come
-    from. That is how the service does it.
+    All graded components share one threshold; each component without grades has its own. As in the
+    service, `silences` are not answered, and a threshold applies where a sensor is missing whose
+    evidence can reach the component.
 
     Args:
         windows: all windows.
-        parts: with their removals; without any there is nothing to measure.
+        parts: with their removals; without any, nothing is measured.
         rows: the held-out windows.
         temperatures: of each fold.
-        weight: of the second opinion.
+        weight: share of the linear classifier.
         graded_V: components with grades.
         calibration: gets the thresholds chosen on all removals.
-        given: thresholds of a checkpoint, which are measured instead of chosen.
+        given: what a checkpoint states, measured instead of chosen.
 
     Returns:
         Figures by component id, and pooled over the graded ones; and the calibration to ship.
@@ -82,11 +83,11 @@ def abstentions(
             for level in levels
         ]
     )
-    lacking_LRV[0] = True  # what is sure with all sensors there is measured as it is
-    share_LRVK = [
+    lacking_LRV[0] = True  # with all sensors the stated confidence is measured
+    probability_LRVK = [
         np.concatenate(
             [
-                shares(
+                probabilities(
                     each,
                     rows.fold_R[rows.of(number, found.window_W)],
                     temperatures,
@@ -108,9 +109,11 @@ def abstentions(
         if not known_R.any():
             continue
         if graded_V[v]:
-            told = [share_RVK[:, v] for share_RVK in share_LRVK]
             removal = _of_grades(
-                told, labels.grade_WV[:, v], silent_LRV[..., v], lacking_LRV[..., v]
+                [probability_RVK[:, v] for probability_RVK in probability_LRVK],
+                labels.grade_WV[:, v],
+                silent_LRV[..., v],
+                lacking_LRV[..., v],
             ).only(known_R)
             pooled.append((component.component_id, removal, fold_R[known_R]))
             continue
@@ -151,16 +154,17 @@ def abstentions(
 def silences(
     predictions: Predictions, fold_R: Integers, rows: Rows, given: Given | None
 ) -> Booleans:
-    """Tell which components are not answered for in some windows, whatever the network says, [R, V].
+    """Return which components abstain in some windows, whatever the prediction, [R, V].
 
-    None of a window where more sensors lack than `Thresholds.max_missing`, or that leaves the training range further than held-out
-    windows of other folds did; and none whose evidence is further from training's than `Thresholds.max_distance`.
+    All do where more sensors are missing than `Thresholds.max_missing`, or where the range
+    exceedance is above that of held-out windows of other folds; one does where its OOD distance is
+    above `Thresholds.max_distance`.
 
     Args:
         predictions: of the windows.
         fold_R: of each.
         rows: the held-out windows.
-        given: limits of a checkpoint, by which it is told instead of by the other folds.
+        given: limits of a checkpoint, applied instead of those of the other folds.
     """
     useless_R = np.isnan(predictions.exceedance_WS).mean(1) > Thresholds().max_missing
     excess_R = window_exceedance(predictions.exceedance_WS)
@@ -179,20 +183,22 @@ def silences(
 
 
 def _lacking(excess_RS: Floats, reach_V: Sequence[Sequence[int]]) -> Booleans:
-    """Tell which components lack a sensor that their evidence could come from, [R, V]."""
+    """Return which components miss a sensor whose evidence can reach them, [R, V]."""
     lacks_RS = np.isnan(excess_RS)
     return np.stack([lacks_RS[:, list(sensors)].any(1) for sensors in reach_V], axis=1)
 
 
-def _trust(told_LR: Doubles, silent_LR: Booleans, lacking_LR: Booleans) -> Doubles:
-    return np.where(silent_LR, -np.inf, np.where(lacking_LR, told_LR, np.inf))
+def _trust(trust_LR: Doubles, silent_LR: Booleans, lacking_LR: Booleans) -> Doubles:
+    return np.where(silent_LR, -np.inf, np.where(lacking_LR, trust_LR, np.inf))
 
 
 def _of_grades(
-    share_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans, lacking_LR: Booleans
+    probability_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans, lacking_LR: Booleans
 ) -> Removal:
-    trust_LR = np.stack([share_RK.max(-1) for share_RK in share_LRK])
-    loss_LR = np.stack([share_RK.argmax(-1) != true_R for share_RK in share_LRK]).astype(np.float64)
+    trust_LR = np.stack([probability_RK.max(-1) for probability_RK in probability_LRK])
+    loss_LR = np.stack(
+        [probability_RK.argmax(-1) != true_R for probability_RK in probability_LRK]
+    ).astype(np.float64)
     return Removal(_trust(trust_LR, silent_LR, lacking_LR), loss_LR)
 
 
@@ -222,9 +228,10 @@ def _of_all_grades(
     *,
     is_given: bool,
 ) -> tuple[dict[str, Abstention], float]:
-    """Choose one confidence for all graded components, whose risk is that of their answers together.
+    """Choose one confidence for all graded components by the risk of all their answers.
 
-    A component that is hardly ever wrong has too few errors to choose a threshold of its own by: the first one would silence it.
+    A component with few errors has too few of them for a threshold of its own: the first one would
+    make it abstain.
     """
     together = Removal(
         np.concatenate([removal.trust_LW for _, removal, _ in pooled], axis=1),
@@ -273,11 +280,11 @@ def _figures(
 ) -> Abstention:
     full_risk, levels = removal.full_risk, removal_levels(removal, threshold_R, away)
     allowed = RISK_SLACK * full_risk
-    told = [each for each in levels if each.risk is not None]
-    worst = max((each.risk for each in told if each.risk is not None), default=0.0)
+    answered = [each for each in levels if each.risk is not None]
+    worst = max((each.risk for each in answered if each.risk is not None), default=0.0)
     beyond = [
         each
-        for each in told
+        for each in answered
         if each.risk is not None
         and _beyond_chance(each.risk, each.windows, allowed, removal.loss_LW, len(levels))
     ]
@@ -299,7 +306,7 @@ def _figures(
 
 
 def _beyond_chance(risk: float, count: int, allowed: float, loss_LW: Doubles, levels: int) -> bool:
-    """Tell whether a sample of this size would show such a risk in fewer than one of twenty evaluations, were the true one as allowed."""
+    """Return whether chance explains such a risk in fewer than one of twenty evaluations."""
     if risk <= allowed:
         return False
     if np.isin(loss_LW, (0.0, 1.0)).all():

@@ -1,6 +1,7 @@
-"""What held-out windows say of a network's certainty: temperatures, reach of intervals and least trust, each fold checked by the others.
+"""Temperatures of the grades' probabilities, and health and intervals as the service states them.
 
-Invariant: what is applied to a fold was fitted to other folds, save where there is only one, which `Folds.crossed` tells.
+Invariant: what is applied to a fold was fitted to other folds, except with a single fold, where
+`Rows.crossed` is false.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,32 +13,39 @@ from numpy.typing import NDArray
 
 from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
+from app.model.grades import (
+    health_of_grades,
+    joined_probability,
+    linear_probability,
+    ordinal_probability,
+)
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers, WindowLabels
 from train.data.windows import Windows
 from train.evaluation.conformal import Reach, fold_of, others
 from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
-from train.evaluation.scores import (
-    Doubles,
-    grade_probability,
-    joined_probability,
-    nll,
-    opinion_probability,
-)
+from train.evaluation.scores import Doubles, nll
 
 TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
-OPINION_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))
-"""Discriminants overstate what they know; networks that learned from blends understate it."""
-MOST_FITTED = 20_000
-"""Windows that a temperature is fitted to at most, evenly spaced."""
+LINEAR_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))
+"""Discriminants are overconfident; networks trained on mixed windows are underconfident."""
+MAX_FITTED = 20_000
+"""Windows, evenly spaced, that a temperature is fitted to at most."""
 
 
 class Given(NamedTuple):
-    """What a checkpoint states, to be checked and not fitted again: temperatures by component id, calibration, limits of the range."""
+    """What a checkpoint states, to be checked instead of fitted.
+
+    Args:
+        network: temperatures of the network by component id.
+        linear: temperatures of the linear classifier by component id.
+        calibration: reach of intervals and thresholds.
+        limits: of the training range.
+    """
 
     network: Mapping[str, float]
-    opinion: Mapping[str, float]
+    linear: Mapping[str, float]
     calibration: Calibration
     limits: Limits | None
 
@@ -46,8 +54,14 @@ class Given(NamedTuple):
 class Rows:
     """All held-out windows, part after part.
 
-    `window_R` is the position in `Windows`, `part_R` the number of the part, `fold_R` the fold that checks the window; `scored_R` is
-    false in a warm-up.
+    Args:
+        window_R: position in `Windows`.
+        part_R: number of the part.
+        fold_R: fold that checks the window.
+        scored_R: false in a warm-up.
+        labels: of the windows; a grade that the part's training did not have counts as unknown.
+        predictions: of the windows.
+        crossed: whether there are several folds.
     """
 
     window_R: Integers
@@ -65,24 +79,46 @@ class Rows:
         return found
 
 
+class Answers(NamedTuple):
+    """Output of one model for R windows, NaN where it has none; units as in `Predictions`.
+
+    Args:
+        grade_RV: most probable grade, -1 without grades.
+        probability_RVK: of the grades.
+        health_RV: of graded components from `probability_RVK`.
+        spread_RV: of health.
+        rul_RV: operating hours.
+        rul_spread_RV: likewise.
+        rate_RV: degradation rate.
+    """
+
+    grade_RV: Integers
+    probability_RVK: Doubles
+    health_RV: Doubles
+    spread_RV: Doubles
+    rul_RV: Doubles
+    rul_spread_RV: Doubles
+    rate_RV: Doubles
+
+
 def gather(
     windows: Windows, parts: Sequence[HoldoutPart], *, fitted_elsewhere: bool = False
 ) -> Rows:
-    """Put what the parts hold out one after the other; a grade that a part's fit was never shown counts as not labelled.
+    """Concatenate the held-out windows of all parts.
 
-    No fit can know the name of such a grade: it would be scored as wrong whatever was learned.
+    A grade that a part's training did not have counts as unlabelled: no fit could predict it.
 
     Args:
         windows: all windows.
         parts: of one split.
-        fitted_elsewhere: whether what answered was not fitted to the parts' training windows, so that they do not say what it was shown.
+        fitted_elsewhere: whether the model was fitted to other windows than the parts' training.
     """
-    window_R = np.concatenate([part.held_W for part in parts])
+    window_R = np.concatenate([part.holdout_W for part in parts])
     labels = windows.labels.only(window_R)
     shown_RV = np.concatenate(
         [_shown(windows.labels.grade_WV, part, fitted_elsewhere=fitted_elsewhere) for part in parts]
     )
-    part_R = np.repeat(np.arange(len(parts)), [len(part.held_W) for part in parts])
+    part_R = np.repeat(np.arange(len(parts)), [len(part.holdout_W) for part in parts])
     fold_R = fold_of(part_R, windows.group_W[window_R])
     return Rows(
         window_R=window_R,
@@ -96,28 +132,28 @@ def gather(
 
 
 def _shown(grade_WV: Integers, part: HoldoutPart, *, fitted_elsewhere: bool) -> Booleans:
-    """Tell which held-out windows' grades the part's fit was shown, [held, V]; all where it is not known what it saw."""
-    held_HV = grade_WV[part.held_W]
+    """Return which held-out grades the part's training had, [holdout, V]; all where unknown."""
+    holdout_HV = grade_WV[part.holdout_W]
     if fitted_elsewhere or not len(part.train_W):
-        return np.ones(held_HV.shape, np.bool_)
+        return np.ones(holdout_HV.shape, np.bool_)
     seen_WV = grade_WV[part.train_W]
     return np.stack(
-        [np.isin(held_HV[:, v], seen_WV[:, v]) for v in range(held_HV.shape[1])], axis=1
+        [np.isin(holdout_HV[:, v], seen_WV[:, v]) for v in range(holdout_HV.shape[1])], axis=1
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Temperatures:
-    """What divides the logits of the network and of the second opinion: of each fold [F, V], and to be shipped [V]."""
+    """Temperatures of network and linear classifier: of each fold [F, V], and to be shipped [V]."""
 
     network_FV: Doubles
-    opinion_FV: Doubles
+    linear_FV: Doubles
     network_V: Doubles
-    opinion_V: Doubles
+    linear_V: Doubles
 
 
 def fit_temperatures(rows: Rows, equipment: Equipment, given: Given | None = None) -> Temperatures:
-    """Find the temperatures under which the true grades are most likely (Guo et al., 2017), for each fold on the others.
+    """Fit the temperatures with the least log loss (Guo et al., 2017), for each fold on the others.
 
     Args:
         rows: held-out windows.
@@ -125,98 +161,131 @@ def fit_temperatures(rows: Rows, equipment: Equipment, given: Given | None = Non
         given: what a checkpoint states; then nothing is fitted.
     """
     folds, V = int(rows.fold_R.max(initial=0)) + 1, len(equipment.components)
-    network_FV, opinion_FV, network_V, opinion_V = (
-        np.ones((folds, V)),
-        np.ones((folds, V)),
-        np.ones(V),
-        np.ones(V),
-    )
+    network_FV, linear_FV = np.ones((folds, V)), np.ones((folds, V))
+    network_V, linear_V = np.ones(V), np.ones(V)
     for v, component in enumerate(equipment.components):
         if given is not None:
             network_V[v] = given.network.get(component.component_id, 1.0)
-            opinion_V[v] = given.opinion.get(component.component_id, 1.0)
-            network_FV[:, v], opinion_FV[:, v] = network_V[v], opinion_V[v]
+            linear_V[v] = given.linear.get(component.component_id, 1.0)
+            network_FV[:, v], linear_FV[:, v] = network_V[v], linear_V[v]
             continue
         known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
         if not known_R.any():
             continue
-        network_V[v], opinion_V[v] = _temperatures(rows, v, known_R)
+        network_V[v], linear_V[v] = _temperatures(rows, v, known_R)
         for fold in range(folds):
             deciding_R = known_R & others(rows.fold_R, fold)
             if deciding_R.any():
-                network_FV[fold, v], opinion_FV[fold, v] = _temperatures(rows, v, deciding_R)
-    return Temperatures(network_FV, opinion_FV, network_V, opinion_V)
+                network_FV[fold, v], linear_FV[fold, v] = _temperatures(rows, v, deciding_R)
+    return Temperatures(network_FV, linear_FV, network_V, linear_V)
 
 
-def shares(
+def _temperatures(rows: Rows, v: int, chosen_R: Booleans) -> tuple[float, float]:
+    own = np.flatnonzero(chosen_R)
+    places = np.linspace(0, len(own) - 1, min(MAX_FITTED, len(own)))
+    own = own[np.unique(places.astype(np.int64))]
+    true_R = rows.labels.grade_WV[own, v]
+    logit_RMJ = rows.predictions.logit_WMVJ[own, :, v]
+    linear_RK = rows.predictions.linear_WVK[own, v]
+    losses = [nll(ordinal_probability(logit_RMJ, each), true_R) for each in TEMPERATURES.tolist()]
+    network = float(TEMPERATURES[int(np.argmin(losses))])
+    known_R = np.isfinite(linear_RK).any(-1)
+    if not known_R.any():
+        return network, 1.0
+    losses = [
+        nll(linear_probability(linear_RK[known_R], each), true_R[known_R])
+        for each in LINEAR_TEMPERATURES.tolist()
+    ]
+    return network, float(LINEAR_TEMPERATURES[int(np.argmin(losses))])
+
+
+def probabilities(
     predictions: Predictions,
     fold_R: Integers,
     temperatures: Temperatures,
     weight: float,
     graded_V: Booleans,
 ) -> Doubles:
-    """Return the probability of each grade with the temperatures of each row's fold, [R, V, K]; NaN without grades.
+    """Return the probability of each grade with the temperatures of each row's fold.
 
     Args:
         predictions: of R windows.
         fold_R: fold of each.
         temperatures: of each fold.
-        weight: share of the second opinion; 0 for the network alone.
+        weight: share of the linear classifier; 0 for the network alone.
         graded_V: components that have grades.
+
+    Returns:
+        [R, V, K]; NaN without grades.
     """
     R, _, V, J = predictions.logit_WMVJ.shape
-    share_RVK = np.full((R, V, J + 1), np.nan)
+    probability_RVK = np.full((R, V, J + 1), np.nan)
     for fold in np.unique(fold_R).tolist():
         own_R = np.flatnonzero(fold_R == fold)
         for v in np.flatnonzero(graded_V).tolist():
-            own_RK = grade_probability(
+            own_RK = ordinal_probability(
                 predictions.logit_WMVJ[own_R, :, v], temperatures.network_FV[fold, v]
             )
             if weight:
-                opinion_RK = opinion_probability(
-                    predictions.opinion_WVK[own_R, v], temperatures.opinion_FV[fold, v]
+                linear_RK = linear_probability(
+                    predictions.linear_WVK[own_R, v], temperatures.linear_FV[fold, v]
                 )
-                own_RK = joined_probability(own_RK, opinion_RK, weight)
-            share_RVK[own_R, v] = own_RK
-    return share_RVK
+                own_RK = joined_probability(own_RK, linear_RK, weight)
+            probability_RVK[own_R, v] = own_RK
+    return probability_RVK
+
+
+def answers_of(
+    predictions: Predictions,
+    probability_RVK: Doubles,
+    equipment: Equipment,
+    graded_V: Booleans,
+) -> Answers:
+    """Return what the service would answer, by the rules of `app.diagnosis.decoder`.
+
+    Args:
+        predictions: of R windows.
+        probability_RVK: of the grades, from `probabilities`.
+        equipment: with the health of each grade.
+        graded_V: components that have grades.
+    """
+    grade_RV = np.where(graded_V, np.nan_to_num(probability_RVK, nan=-1.0).argmax(-1), -1)
+    health_RV, spread_RV, rul_RV, rul_spread_RV, rate_RV = (
+        values_RV.astype(np.float64)
+        for values_RV in (
+            predictions.health_WV,
+            predictions.spread_WV,
+            predictions.rul_WV,
+            predictions.rul_spread_WV,
+            predictions.rate_WV,
+        )
+    )
+    for v in np.flatnonzero(graded_V).tolist():
+        health_K = [grade.health for grade in equipment.components[v].grades]
+        probability_KR = [probability_RVK[:, v, k] for k in range(len(health_K))]
+        health_RV[:, v], spread_RV[:, v] = health_of_grades(probability_KR, health_K)
+    return Answers(
+        grade_RV.astype(np.int64),
+        probability_RVK,
+        health_RV,
+        spread_RV,
+        rul_RV,
+        rul_spread_RV,
+        rate_RV,
+    )
 
 
 def interval(
-    told_R: NDArray[np.floating],
+    predicted_R: NDArray[np.floating],
     spread_R: NDArray[np.floating],
     reach_R: NDArray[np.floating] | float,
     cap: float,
 ) -> tuple[Doubles, Doubles]:
-    """Return the ends of the intervals that `diagnose` tells: so many spreads to each side, inside [0, cap]."""
+    """Return the ends of the intervals: `reach_R` spreads to each side, inside [0, cap]."""
     apart_R = np.asarray(reach_R, np.float64) * spread_R
-    return np.clip(told_R - apart_R, 0.0, cap), np.clip(told_R + apart_R, 0.0, cap)
+    return np.clip(predicted_R - apart_R, 0.0, cap), np.clip(predicted_R + apart_R, 0.0, cap)
 
 
 def as_given(reach: float, rows: int) -> Reach:
     """Return the reach that a checkpoint states, for all rows."""
     return Reach(np.full(rows, reach), reach)
-
-
-def _temperatures(rows: Rows, v: int, chosen_R: Booleans) -> tuple[float, float]:
-    own = np.flatnonzero(chosen_R)
-    own = own[np.unique(np.linspace(0, len(own) - 1, min(MOST_FITTED, len(own))).astype(np.int64))]
-    true_R = rows.labels.grade_WV[own, v]
-    logit_RMJ, opinion_RK = (
-        rows.predictions.logit_WMVJ[own, :, v],
-        rows.predictions.opinion_WVK[own, v],
-    )
-    network = TEMPERATURES[
-        int(
-            np.argmin(
-                [nll(grade_probability(logit_RMJ, each), true_R) for each in TEMPERATURES.tolist()]
-            )
-        )
-    ]
-    heard_R = np.isfinite(opinion_RK).any(-1)
-    if not heard_R.any():
-        return float(network), 1.0
-    losses = [
-        nll(opinion_probability(opinion_RK[heard_R], each), true_R[heard_R])
-        for each in OPINION_TEMPERATURES.tolist()
-    ]
-    return float(network), float(OPINION_TEMPERATURES[int(np.argmin(losses))])

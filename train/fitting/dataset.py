@@ -12,8 +12,8 @@ import torch
 from torch_geometric.data import Batch, Data
 
 from app.features.binning import Floats
-from app.features.extraction import FeatureBatch, FeaturePlan, batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import FeatureBatch, batch_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.config import ModelConfig
 from app.model.graph import Topology, build_topology
 from app.model.network import GraphTensors

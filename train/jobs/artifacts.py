@@ -1,8 +1,9 @@
-"""What training left under `var/training`: looks at it without changing it, and removes what it is told to.
+"""List the artifacts of training under `var/training`, and remove single ones.
 
-Does not decide what goes (see `train.jobs.prune`). Names and locks are those that `train.data.prepare`, `train.jobs.job` and `train.jobs.tune` give.
-Invariant: nothing but what has a name that training gives is touched, no symbolic link below `var/training` is followed, and what goes is
-renamed before the first file of it is deleted, so that nobody takes a part for the whole.
+`train.jobs.prune` decides which. Names and locks are those of `train.data.prepare`,
+`train.jobs.job` and `train.jobs.tune`. Invariant: only names that training gives are removed, no
+symbolic link below `var/training` is followed, and an artifact is renamed before its first file is
+deleted, so that no process reads a part of it.
 """
 
 import os
@@ -18,14 +19,14 @@ from uuid import uuid4
 
 from app.core.errors import InputError
 from app.core.file_locks import attempt
-from train.data.artifact_locks import SEARCHES, USES, alone, lock_of
+from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, exclusive, job_lock
 from train.data.windows import BEGUN, HEAD
 
 IN_USE = "in use"
 
 
 class Kind(StrEnum):
-    """What something under `var/training` is."""
+    """Kinds of entries under `var/training`."""
 
     WINDOWS = "windows"
     UNFINISHED = "unfinished windows"
@@ -41,22 +42,22 @@ _NAMES: Mapping[str, Mapping[Kind, str]] = {
     "jobs": {Kind.FITS: _DIGEST},
     "tune": {Kind.SEARCH: r"_try_\d{4}(-\d\d){2}_\d\d(-\d\d){2}"},
 }
-"""Names of directories that training makes, by the directory that they are in."""
-_LOCKS: Mapping[str, str] = {"jobs": rf"{_DIGEST}\.lock", "tune": re.escape(SEARCHES)}
-"""Names of files that are empty and never removed, see `app.core.file_locks`."""
+"""Patterns of the directories that training makes, by parent directory and kind."""
+_LOCKS: Mapping[str, str] = {"jobs": rf"{_DIGEST}\.lock", "tune": re.escape(SEARCH_LOCK)}
+"""Patterns of lock files, which are empty and never removed, see `app.core.file_locks`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Something under `var/training`.
+    """An entry under `var/training`.
 
     Args:
-        name: its path there.
-        kind: what it is.
+        name: path relative to `var/training`.
+        kind: its kind.
         size: of all its files, in bytes.
-        changed: when anything in it was changed last.
-        busy: why nobody may remove it now; empty when nothing speaks against it.
-        uses: name of the windows that fits came of; empty when that is not known.
+        changed: time of the last change inside it.
+        busy: why it can't be removed now; empty if it can.
+        windows: name of the windows of fits; empty if unknown.
     """
 
     name: str
@@ -64,53 +65,54 @@ class Artifact:
     size: int
     changed: datetime
     busy: str = ""
-    uses: str = ""
+    windows: str = ""
 
 
 def survey(training: Path) -> list[Artifact]:
-    """Look at all that there is; nothing is changed.
+    """List all artifacts without changing any.
 
     Args:
         training: `var/training`.
 
     Raises:
-        InputError: it is no directory that can be read.
+        InputError: it is not a readable directory.
     """
     try:
         return [each for parent in _NAMES for each in _survey(training, parent)]
     except OSError as error:
         raise InputError(
-            f"expected a directory of trainings in '{training}' that can be read, found {error.strerror} at '{error.filename}': "
-            "set HYDRAULIC_VAR_DIR to where training keeps its files, or run this as their owner",
+            f"expected a readable directory of trainings in '{training}', found {error.strerror} "
+            f"at '{error.filename}': set HYDRAULIC_VAR_DIR to where training writes its files, or "
+            "run this as their owner",
             "HYDRAULIC_VAR_DIR",
         ) from error
 
 
-def remove(training: Path, leftover: Artifact) -> str:
-    """Remove a leftover unless it is used, or was since it was looked at.
+def remove(training: Path, artifact: Artifact) -> str:
+    """Remove an artifact unless it is in use, or was used since the survey.
 
     Args:
         training: `var/training`.
-        leftover: what `survey` said of it.
+        artifact: as `survey` returned it.
 
     Returns:
-        Why it stays; empty when it is gone.
+        Why it was kept; empty if it was removed.
 
     Raises:
         OSError: it could not be removed.
     """
-    path = training / leftover.name
+    path = training / artifact.name
     aside = path
-    if leftover.kind is not Kind.CUT_OFF:
+    if artifact.kind is not Kind.CUT_OFF:
         aside = path.with_name(f"{path.name}.{uuid4().hex[:8]}.pruned")
-        with _unused(leftover.kind, path) as is_ours:
-            if not is_ours:
+        with _unused(artifact.kind, path) as is_locked:
+            if not is_locked:
                 return IN_USE if path.exists() else ""
             with suppress(FileNotFoundError):  # another process removes it too
-                if _measure(path)[1] > leftover.changed:
+                if _measure(path)[1] > artifact.changed:
                     return "used meanwhile"
                 path.rename(aside)
-    # only now that no lock is open: a network's file system keeps a file that is
+    # after closing the lock: a network file system keeps open files
     while aside.exists():
         with suppress(FileNotFoundError):
             shutil.rmtree(aside)
@@ -129,7 +131,7 @@ def _survey(training: Path, parent: str) -> Iterator[Artifact]:
 
 
 def _is_part_of_the_layout(path: Path, parent: str) -> bool:
-    """Tell whether a path is a directory whose contents are leftovers of their own, or a lock."""
+    """Return whether a path is a parent directory of artifacts, or a lock."""
     if path.is_symlink():
         return False
     if path.is_dir():
@@ -145,34 +147,34 @@ def _kind_of(path: Path, names: Mapping[Kind, str]) -> Kind:
     kind = next(
         (kind for kind, name in names.items() if re.fullmatch(name, path.name)), Kind.UNKNOWN
     )
-    # a name of 16 digits may be anybody's, and a link in the place of a lock would be followed
-    is_ours = (path / HEAD).is_file() if kind is Kind.WINDOWS else True
+    # 16 digits may be another program's name, and a link in place of a lock would be followed
+    is_known = (path / HEAD).is_file() if kind is Kind.WINDOWS else True
     lock = _lock_of(kind, path)
-    return kind if is_ours and not (lock is not None and lock.is_symlink()) else Kind.UNKNOWN
+    return kind if is_known and not (lock is not None and lock.is_symlink()) else Kind.UNKNOWN
 
 
 def _look(path: Path, name: str, kind: Kind) -> Artifact | None:
-    """Return what there is to say of a leftover; None when it is gone."""
+    """Return an artifact with its size, last change and use; None if it was removed meanwhile."""
     try:
         size, changed = _measure(path)
     except FileNotFoundError:
         return None
-    uses = ""
+    windows = ""
     if kind is Kind.FITS:
-        with suppress(FileNotFoundError):  # of a version that did not say
-            uses = (path / USES).read_text(encoding="utf-8", errors="replace").strip()
+        with suppress(FileNotFoundError):  # earlier versions did not write it
+            windows = (path / WINDOWS_NAME).read_text(encoding="utf-8", errors="replace").strip()
     lock, busy = _lock_of(kind, path), ""
     if lock is not None and lock.exists():
         try:
-            with alone(lock) as is_ours:
-                busy = "" if is_ours or not path.exists() else IN_USE
+            with exclusive(lock) as is_locked:
+                busy = "" if is_locked or not path.exists() else IN_USE
         except PermissionError as error:
-            busy = f"can't be asked whether it is in use ({error.strerror})"
-    return Artifact(name, kind, size, changed, busy, uses)
+            busy = f"its lock can't be read ({error.strerror})"
+    return Artifact(name, kind, size, changed, busy, windows)
 
 
 def _measure(path: Path) -> tuple[int, datetime]:
-    """Return size and last change of a file, a link or a directory with all that is in it."""
+    """Return size and last change of a file, a link or a directory tree."""
     about = path.lstat()
     size, changed = 0 if path.is_dir() else about.st_size, about.st_mtime
     pending = [] if path.is_symlink() or not path.is_dir() else [path]
@@ -180,7 +182,7 @@ def _measure(path: Path) -> tuple[int, datetime]:
         directory = pending.pop()
         with suppress(FileNotFoundError), os.scandir(directory) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # what is written and renamed at this moment
+                with suppress(FileNotFoundError):  # written and renamed meanwhile
                     about = entry.stat(follow_symlinks=False)
                     changed = max(changed, about.st_mtime)
                     if entry.is_dir(follow_symlinks=False):
@@ -191,19 +193,19 @@ def _measure(path: Path) -> tuple[int, datetime]:
 
 
 def _lock_of(kind: Kind, path: Path) -> Path | None:
-    """Return the file that whoever uses something holds; None when nobody can."""
+    """Return the file that users of an artifact lock; None if its kind has none."""
     if kind is Kind.FITS:
-        return lock_of(path)
+        return job_lock(path)
     if kind is Kind.SEARCH:
-        return path.with_name(SEARCHES)
+        return path.with_name(SEARCH_LOCK)
     of_windows = {Kind.WINDOWS: (HEAD,), Kind.UNFINISHED: (BEGUN, HEAD)}.get(kind, ())
     return next((path / name for name in of_windows if (path / name).is_file()), None)
 
 
 def _unused(kind: Kind, path: Path) -> AbstractContextManager[bool]:
-    """Hold something against all use, if there is none."""
+    """Lock an artifact against all use, unless it is in use."""
     lock = _lock_of(kind, path)
     if lock is None:
         return nullcontext(enter_result=True)
-    # a lock beside is made where there is none, so that who comes meanwhile sees it held
-    return alone(lock) if lock.parent == path else attempt(lock)
+    # a missing lock beside the artifact is created, so that processes that start meanwhile see it
+    return exclusive(lock) if lock.parent == path else attempt(lock)

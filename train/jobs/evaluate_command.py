@@ -1,7 +1,8 @@
-"""Evaluates a checkpoint as it is: `python -m train evaluate CHECKPOINT`, on windows of the store or on C-MAPSS files.
+"""Evaluate a checkpoint unchanged: `python -m train evaluate CHECKPOINT`.
 
-Nothing is fitted but the classical baselines: temperatures, intervals and thresholds are those that the checkpoint states.
-Invariant: the checkpoint's directory is only read; the report goes elsewhere.
+The windows come from the store or from C-MAPSS files. Only the classical baselines are fitted;
+temperatures, intervals and thresholds are those of the checkpoint. Invariant: the checkpoint's
+directory is only read; the report is written elsewhere.
 """
 
 import argparse
@@ -18,61 +19,59 @@ from pydantic import ValidationError
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.torch_model import load_model
-from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.errors import InputError
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
 from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
+from app.features.binning import Floats
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
 from train.data.split import SplitPlan, split
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading
 from train.evaluation.uncertainty import Given
-from train.jobs.options import without_secrets
-from train.reporting.report import write_report
+from train.jobs.options import add_database, command_parser, run_command, without_secrets
+from train.reporting.report import network_sizes, write_report
 from train.reporting.verdict import SEEN
 
-ELSEWHERE = "Figures of windows that a fit never saw stand in the checkpoint's own report."
+ELSEWHERE = "The checkpoint's own report has the figures of held-out windows."
 
 
 class _Found(NamedTuple):
-    """The evaluation, and those beside it by name."""
+    """The evaluation, and further ones by name."""
 
     evaluation: Evaluation
     studies: dict[str, Evaluation]
 
 
 def main(arguments: list[str]) -> int:
-    """Evaluate and return the exit status: 0 done, 1 failed with a message, 130 interrupted."""
+    """Evaluate and return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if (options.cmapss is None) != (options.rul is None):
-        parser.error("--cmapss and --rul belong together: give both or none")
-    try:
-        checkpoint = load(options.checkpoint)
-        config = config_of(checkpoint, options)
-        settings = Settings().at(options.dsn)
-        if options.cmapss is not None:
-            found = _of_engines(checkpoint, config, options)
-        else:
-            from train.data.prepare import prepare  # starts Ray, which files do not need
+        parser.error("expected --cmapss and --rul together, found one of them: give both or none")
+    command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
+    return run_command(lambda: _evaluate(options, command), "nothing was written")
 
-            with prepare(settings, config) as windows:
-                found = _of_windows(checkpoint, config, windows)
-        out: Path = options.out or settings.var_dir / "evaluations" / directory_name(
-            checkpoint.manifest, found.evaluation
-        )
-        command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
-        write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)
-    except HydraulicDiagnosticsError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
+
+def _evaluate(options: argparse.Namespace, command: str) -> int:
+    checkpoint = load(options.checkpoint)
+    config = config_of(checkpoint, options)
+    settings = Settings().at(options.dsn)
+    if options.cmapss is not None:
+        found = _of_engines(checkpoint, config, options)
+    else:
+        from train.data.prepare import prepare  # starts Ray, which C-MAPSS files do not need
+
+        with prepare(settings, config) as windows:
+            found = _of_windows(checkpoint, config, windows)
+    out: Path = options.out or settings.var_dir / "evaluations" / directory_name(
+        checkpoint.manifest, found.evaluation
+    )
+    write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)
     for line in _lines(found.evaluation):
         print(line)
     print(f"wrote {out / files.REPORT}")
@@ -80,15 +79,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -> _Found:
-    """Evaluate on the windows that the parts of a split hold out; baselines are fitted to what the parts train on.
+    """Evaluate on the windows that the folds of a split hold out.
 
-    The checkpoint was fitted to none of these parts, so the split keeps windows from the baselines alone.
+    Baselines are fitted to the training windows of the folds. The checkpoint is not fitted again,
+    so the split withholds windows from the baselines only.
     """
-    plan = SplitPlan(
-        config.split, config.folds, config.holdout_share, config.warm_up_windows, config.seed
-    )
     parts = [
-        hold_out(
+        predict_holdout(
             load_model(checkpoint),
             checkpoint.feature_spec,
             windows,
@@ -97,10 +94,10 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
             part.holdout_W,
             config.seed,
         )
-        for part in split(windows, plan)
+        for part in split(windows, SplitPlan.of(config))
     ]
     seen = may_have_seen(
-        checkpoint.manifest, windows, np.concatenate([part.holdout_W for part in parts])
+        checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts])
     )
     evaluation = evaluate_parts(
         windows,
@@ -115,33 +112,34 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     return _Found(evaluation.model_copy(update={"notes": notes}), {})
 
 
-def may_have_seen(manifest: files.Manifest, windows: Windows, asked_W: Integers) -> bool:
-    """Tell whether any of the windows may have been in a checkpoint's training: of a design it was trained on, inside its data interval.
+def may_have_seen(manifest: files.Manifest, windows: Windows, chosen_W: Integers) -> bool:
+    """Return whether any of the windows may have been in a checkpoint's training.
 
-    The manifest names no machines, so windows of another machine of the design count too.
+    That is a window of a trained design inside the data interval. The manifest names no machines,
+    so windows of another machine of the design count too.
 
     Args:
         manifest: of the checkpoint.
         windows: of machines of one design.
-        asked_W: positions of the windows.
+        chosen_W: positions of the windows.
     """
     if windows.equipment.design not in manifest.designs:
         return False
     start_us, end_us = (
         (at - EPOCH) // MICROSECOND for at in (manifest.data.start, manifest.data.end)
     )
-    start_us_W = windows.labels.start_us_W[asked_W]
+    start_us_W = windows.labels.start_us_W[chosen_W]
     window_us = windows.equipment.bins * windows.equipment.grid_us
     return bool(((start_us_W < end_us) & (start_us_W + window_us > start_us)).any())
 
 
 def directory_name(manifest: files.Manifest, evaluation: Evaluation) -> str:
-    """Name the directory of a report by design, version and split, so that another split's does not overwrite it."""
+    """Return the name of a report's directory, distinct for design, version and split."""
     return f"{evaluation.design}-{manifest.version}-" + re.sub(r"[^\w.-]+", "-", evaluation.split)
 
 
 def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.Namespace) -> _Found:
-    """Evaluate on the last window of each test engine, and beside it on all of their windows."""
+    """Evaluate on the last window of each test engine, and separately on all of their windows."""
     topology = engine_topology(options.topology)
     design = topology.design
     failing = {
@@ -151,8 +149,9 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
     }
     if len(failing) != 1:
         raise InputError(
-            f"expected a checkpoint that tells the remaining life of one component of design '{design}', found "
-            f"{', '.join(failing) or 'none'}: evaluate another checkpoint, or import the files and use --equipment",
+            "expected a checkpoint that predicts the remaining life of one component of design "
+            f"'{design}', found {', '.join(failing) or 'none'}: evaluate another checkpoint, or "
+            "import the files and use --equipment",
             "checkpoint",
         )
     ((component_id, cap_h),) = failing.items()
@@ -178,19 +177,20 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
         last_W = np.intersect1d(last_of_each(windows), all_W)
         if len(last_W) != len(tested):
             raise InputError(
-                f"expected each of the {len(tested)} engines to have a fifth of a window of {topology.bins} cycles, found "
-                f"{len(tested) - len(last_W)} that have not: give a topology with a shorter window, and train with it",
+                f"expected each of the {len(tested)} engines to have a fifth of a window of "
+                f"{topology.bins} cycles, found {len(tested) - len(last_W)} shorter ones: give a "
+                "topology with a shorter window, and train with it",
                 "topology",
             )
         given = _given(checkpoint, design)
         model, spec = load_model(checkpoint), checkpoint.feature_spec
         official = [
-            hold_out(
+            predict_holdout(
                 model, spec, windows, "last window of each engine", train_W, last_W, config.seed
             )
         ]
         every = [
-            hold_out(
+            predict_holdout(
                 model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0
             )
         ]
@@ -198,7 +198,13 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
             windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h
         )
         of_all = evaluate_parts(
-            windows, every, config, split="every cycle", given=given, cap_h=cap_h, rival=False
+            windows,
+            every,
+            config,
+            split="every cycle",
+            given=given,
+            cap_h=cap_h,
+            with_baselines=False,
         )
     return _Found(of_last, {"every cycle of the test engines": of_all})
 
@@ -210,25 +216,25 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
         if of == design
     ]
     network_G = load_model(checkpoint).ensemble.temperature_G.tolist()
-    linear_G = np.ones(len(network_G))
+    linear_G: Floats = np.ones(len(network_G), np.float32)
     if checkpoint.classifier is not None:
         linear_G = checkpoint.classifier.tables.temperature_G
     return Given(
         network={component: network_G[number] for number, component in sets},
-        opinion={component: float(linear_G[number]) for number, component in sets},
+        linear={component: float(linear_G[number]) for number, component in sets},
         calibration=checkpoint.calibration,
         limits=checkpoint.feature_spec.limits.get(design),
     )
 
 
 def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfig:
-    """Read how the checkpoint was trained, and ask for what the command names instead."""
+    """Return the config of the checkpoint's training, changed by the options of the command."""
     path = options.checkpoint / files.TRAIN_CONFIG
     try:
         trained = TrainConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         print(
-            f"'{path}' is not of this release: windows are made with the defaults of this one",
+            f"'{path}' was not written by this release: windows are made with its defaults",
             file=sys.stderr,
         )
         trained = TrainConfig(design=checkpoint.manifest.designs[0])
@@ -253,43 +259,35 @@ def _heading(checkpoint: Checkpoint, command: str) -> Heading:
         start=manifest.data.start,
         end=manifest.data.end,
         weights=load_model(checkpoint).ensemble.parameter_count,
-        shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members",
+        shape=network_sizes(config),
     )
 
 
 def _lines(evaluation: Evaluation) -> list[str]:
     lines = [SEEN] if evaluation.seen else []
     for name, each in evaluation.scorecards.items():
-        told = [
-            f"{component} {figures.pooled.macro_f1:.3f}"
-            for component, figures in each.grades.items()
-        ]
-        if told:
-            exact = (
-                "" if each.exact_match is None else f", exact match {each.exact_match.pooled:.3f}"
-            )
-            lines.append(f"{name}: macro-F1 {', '.join(told)}{exact}")
+        scores = ", ".join(f"{c} {found.pooled.macro_f1:.3f}" for c, found in each.grades.items())
+        if scores:
+            match = each.exact_match
+            exact = "" if match is None else f", exact match {match.pooled:.3f}"
+            lines.append(f"{name}: macro-F1 {scores}{exact}")
         for component, life in each.life.items():
             error = f"RMSE {life.pooled.rmse_h:.2f} h, PHM08 {life.pooled.phm08:.1f}"
             lines.append(
                 f"{name}: remaining life of {component}: {error}, {life.pooled.windows} windows"
             )
-    for component, found in evaluation.certainty.items():
+    for component, found in evaluation.uncertainty.items():
         for quantity, interval in (("health", found.health), ("remaining life", found.rul)):
             if interval is not None:
                 lines.append(
-                    f"{THIS}: 90 % intervals of {component}'s {quantity} hold {interval.coverage:.1%}"
+                    f"{THIS}: 90 % intervals of {component}'s {quantity} cover "
+                    f"{interval.coverage:.1%}"
                 )
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
-    # abbreviations are off: `--ds` would carry a password past `without_secrets` into the report
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m train evaluate",
-        description=(__doc__ or "").split("\n", maxsplit=1)[0],
-    )
+    parser = command_parser("evaluate", __doc__)
     parser.add_argument(
         "checkpoint", type=Path, metavar="CHECKPOINT", help="directory that `python -m train` wrote"
     )
@@ -297,33 +295,21 @@ def _parser() -> argparse.ArgumentParser:
     machines.add_argument(
         "--equipment",
         metavar="ID",
-        help="machine, or pattern with *; without it that of the training",
+        help="machine, or pattern with *; default those of the training",
     )
     machines.add_argument("--design", metavar="D", help="all machines of a design")
     parser.add_argument(
         "--split",
         metavar="KIND",
-        help="parts that baselines see and that are scored; see train.data.split",
+        help="how windows are divided between baselines and scoring; see train.data.split",
     )
-    parser.add_argument(
-        "--dsn",
-        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
-    )
-    parser.add_argument(
-        "--cmapss",
-        type=Path,
-        metavar="FILE",
-        help="test file of C-MAPSS, such as test_FD001.txt; no store is asked",
-    )
-    parser.add_argument(
-        "--rul", type=Path, metavar="FILE", help="its remaining cycles, such as RUL_FD001.txt"
-    )
-    parser.add_argument(
-        "--train",
-        type=Path,
-        metavar="FILE",
-        help="training file, to which the baselines are fitted",
-    )
+    add_database(parser)
+    for name, description in (
+        ("cmapss", "test file of C-MAPSS, such as test_FD001.txt; the store is not used"),
+        ("rul", "its remaining cycles, such as RUL_FD001.txt"),
+        ("train", "training file, to which the baselines are fitted"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=description)
     parser.add_argument(
         "--topology",
         type=Path,
@@ -335,6 +321,6 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="directory of the report; without it var/evaluations/DESIGN-VERSION-SPLIT",
+        help="directory of the report; default var/evaluations/DESIGN-VERSION-SPLIT",
     )
     return parser

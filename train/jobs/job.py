@@ -1,8 +1,8 @@
-"""A training as a job: the fits that hold windows out, the studies, the last fit that holds out nothing, and the checkpoint they give.
+"""Run a training: the fits of the split and of the studies, the final fit, and the checkpoint.
 
-Finished fits are kept in the job's directory until the checkpoint is written: the same command, run again after it was killed, repeats
-none of them and goes on in the interrupted one.
-Invariant: the checkpoint's directory is written whole or not at all, and its figures are of fits that never saw what they are scored on.
+Finished fits stay in the job's directory until the checkpoint is written, so the same command
+resumes a training that was killed. Invariant: the checkpoint is written whole or not at all, and
+its figures are of windows that the scored fit did not train on.
 """
 
 import hashlib
@@ -25,32 +25,33 @@ from app.core.errors import CheckpointError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
-from train.data.artifact_locks import USES, lock_of
+from train.data.artifact_locks import WINDOWS_NAME, job_lock
 from train.data.labels import EPOCH, MICROSECOND, Booleans
 from train.data.split import Part, SplitPlan, set_apart, split, whole
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import HoldoutPart, hold_out
+from train.evaluation.holdout import HoldoutPart, predict_holdout
 from train.evaluation.record import Evaluation, Heading, LearningPoint
 from train.fitting.fit import Fitted, run_fit
 from train.fitting.progress import EpochRecord, Progress
-from train.reporting.report import documents
+from train.reporting.report import documents, network_sizes
 
 PATIENCE_S = 1.0
-"""Time for which a job that seems to be at work is asked again: `train.jobs.prune` holds it for an instant to see whether it is."""
+"""Time to wait for the lock of a job, which `train.jobs.prune` takes for an instant to test it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One training: what it learns from, how, and where it puts what came of it.
+    """One training: its windows, its config and where its results are written.
 
     Args:
         windows: labelled windows of machines of one topology.
         config: of the training.
-        out: directory of the checkpoint; must hold none.
+        out: directory of the checkpoint; must be free.
         version: name of the checkpoint.
-        command: that makes it again, for the manifest and the report.
-        storage: directory of the job's fits, which all nodes see; it is removed when the checkpoint is written, unless they are to be kept.
+        command: that repeats the training, for the manifest and the report.
+        storage: directory of the job's fits, shared by all nodes; it is removed when the checkpoint
+            is written, unless `keep_fits` is set.
     """
 
     windows: Windows
@@ -63,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a training gave: the heading of its report, the evaluation of its split, that of each study by name, and every epoch."""
+    """The result of a training: heading of the report, evaluations of split and studies, epochs."""
 
     heading: Heading
     evaluation: Evaluation
@@ -72,10 +73,10 @@ class Outcome:
 
 
 def check_free(out: Path) -> None:
-    """Check that a checkpoint can be put into a place.
+    """Check that a checkpoint can be written to a directory.
 
     Raises:
-        CheckpointError: something is there already.
+        CheckpointError: the directory is in use.
     """
     if (out / files.MANIFEST).exists():
         raise CheckpointError(
@@ -83,85 +84,86 @@ def check_free(out: Path) -> None:
         )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(
-            f"expected '{out}' to be free for a checkpoint, found something else there: give another --out"
+            f"expected '{out}' to be empty or missing, found other files: give another --out"
         )
 
 
 def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
-    """Return the directory in which a job keeps its fits: the same for the same windows, choices and sources."""
-    return (
-        parent
-        / hashlib.sha256(
-            f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}".encode()
-        ).hexdigest()[:16]
-    )
+    """Return the directory of a job's fits: equal for equal windows, settings and sources."""
+    key = f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}"
+    return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def run_job(job: Job, progress: Progress) -> Outcome:
     """Fit, evaluate and write one checkpoint, inside a `train.data.session.ray_session`.
 
     Args:
-        job: what to do.
-        progress: shows how it goes.
+        job: the training.
+        progress: shows the progress.
 
     Returns:
-        What was written.
+        The result, as written.
 
     Raises:
         CheckpointError: the directory already holds a checkpoint, or training failed.
-        InputError: the windows can't be split as asked.
-        KeyboardInterrupt: it was interrupted; run again, it goes on.
+        InputError: the windows can't be split as configured.
+        KeyboardInterrupt: it was interrupted; the same job resumes it.
     """
     check_free(job.out)
     job.storage.parent.mkdir(parents=True, exist_ok=True)
-    with attempt(lock_of(job.storage), patience_s=PATIENCE_S) as is_ours:
-        if not is_ours:
+    with attempt(job_lock(job.storage), patience_s=PATIENCE_S) as is_locked:
+        if not is_locked:
             raise CheckpointError(
-                f"expected to be alone with this training, found another process at the same one in '{job.storage}': wait for it, "
-                "or change a setting"
+                "expected no other process with the same training, found one that uses "
+                f"'{job.storage}': wait for it, or change a setting"
             )
         return _run(job, progress)
 
 
 def _run(job: Job, progress: Progress) -> Outcome:
     started, windows, config = time.monotonic(), job.windows, job.config
-    # all splits are made before the first fit, so that one that can't be made costs nothing
-    parts = split(windows, _plan(config, config.split))
+    # all splits are made before the first fit, so that an impossible one costs no fit
+    parts = split(windows, SplitPlan.of(config))
     studies = {
-        kind: split(windows, _plan(config, kind)) for kind in config.studies if kind != NO_MESSAGES
+        kind: split(windows, SplitPlan.of(config, kind))
+        for kind in config.studies
+        if kind != NO_MESSAGES
     }
     history: dict[str, Sequence[EpochRecord]] = {}
     job.storage.mkdir(exist_ok=True)
-    (job.storage / USES).write_text(windows.directory.name, encoding="utf-8")
+    (job.storage / WINDOWS_NAME).write_text(windows.directory.name, encoding="utf-8")
 
     def fit(part: Part, chosen: TrainConfig, name: str) -> Fitted:
-        seen_W, watched_W = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
-        fitted = run_fit(windows, seen_W, watched_W, chosen, name, job.storage, progress)
+        train_W, validation_W = set_apart(
+            windows, part.train_W, chosen.validation_share, chosen.seed
+        )
+        fitted = run_fit(windows, train_W, validation_W, chosen, name, job.storage, progress)
         history[name] = fitted.history
         return fitted
 
-    def held(part: Part, chosen: TrainConfig, study: str) -> HoldoutPart:
+    def scored(part: Part, chosen: TrainConfig, study: str) -> HoldoutPart:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
-        seen_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
-        return hold_out(
-            fitted.model(), fitted.spec, windows, part.name, seen_W, part.holdout_W, seed=chosen.seed,
-            # what missing and broken sensors cost is asked of the training's own split alone
+        train_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
+        return predict_holdout(
+            fitted.model(), fitted.spec, windows, part.name, train_W, part.holdout_W,
+            seed=chosen.seed,
+            # missing and faulty sensors are scored on the training's own split only
             **({"probes": 0, "removal_probes": 0} if study else {}),
         )  # fmt: skip
 
-    of_split = [held(part, config, "") for part in parts]
-    silent = config.model_copy(update={"attention_layers": 0})
+    of_split = [scored(part, config, "") for part in parts]
+    ablated = config.model_copy(update={"attention_layers": 0})
     without = (
-        [held(part, silent, NO_MESSAGES) for part in parts]
+        [scored(part, ablated, NO_MESSAGES) for part in parts]
         if NO_MESSAGES in config.studies
         else None
     )
     of_studies = {
-        kind: [held(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()
+        kind: [scored(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()
     }
-    last = fit(whole(windows, _plan(config, config.split)), config, "all")
+    last = fit(whole(windows, SplitPlan.of(config)), config, "all")
 
-    progress.say("evaluating what the fits say of windows they never saw")
+    progress.say("evaluating the fits on their held-out windows")
     learning = {name: _points(records) for name, records in history.items()}
     evaluation = evaluate_parts(
         windows,
@@ -181,14 +183,10 @@ def _run(job: Job, progress: Progress) -> Outcome:
     )
     _write(job, last, outcome)
     if config.keep_fits:
-        progress.say(f"the fits stay in {job.storage}")
+        progress.say(f"kept the fits in {job.storage}")
     else:
         shutil.rmtree(job.storage, ignore_errors=True)
     return outcome
-
-
-def _plan(config: TrainConfig, kind: str) -> SplitPlan:
-    return SplitPlan(kind, config.folds, config.holdout_share, config.warm_up_windows, config.seed)
 
 
 def _points(history: Sequence[EpochRecord]) -> tuple[LearningPoint, ...]:
@@ -210,24 +208,26 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
         end=EPOCH + int(start_us_W.max()) * MICROSECOND + window,
         weights=last.model().ensemble.parameter_count,
         training_s=training_s,
-        shape=f"hidden {config.hidden}, {config.attention_layers} attention layers, {config.members} members"
+        shape=network_sizes(config)
         + (
-            f", second opinion with weight {config.linear_weight:g}" if config.linear_weight else ""
+            f", linear classifier with weight {config.linear_weight:g}"
+            if config.linear_weight
+            else ""
         ),
     )
 
 
 def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
-    """Write the checkpoint beside its place and move it there."""
+    """Write the checkpoint to a temporary directory and rename it."""
     evaluation, heading, windows = outcome.evaluation, outcome.heading, job.windows
     model, design = last.model(), windows.equipment.design
     linear_G = None if model.classifier is None else model.classifier.tables.temperature_G
     for number, name in enumerate(last.spec.grade_sets()):
-        found = evaluation.certainty.get(name[1])
+        found = evaluation.uncertainty.get(name[1])
         if found is not None and found.temperature is not None:
             model.ensemble.temperature_G[number] = found.temperature
-        if linear_G is not None and found is not None and found.opinion_temperature is not None:
-            linear_G[number] = found.opinion_temperature
+        if linear_G is not None and found is not None and found.linear_temperature is not None:
+            linear_G[number] = found.linear_temperature
     spec = last.spec
     if evaluation.limits is not None:
         spec = spec.model_copy(update={"limits": {design: evaluation.limits}})
@@ -275,23 +275,22 @@ def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, dict[str
 
 
 def git_revision() -> str:
-    """Return the revision of the sources, with `-dirty` when `app` or `train` were changed since; `unknown` outside a clone."""
-    if told := os.environ.get(
-        "HYDRAULIC_GIT_REVISION"
-    ):  # a job on a cluster has the sources without their history
-        return told
+    """Return the Git revision of the sources.
+
+    It ends in `-dirty` if `app` or `train` have uncommitted changes and is `unknown` outside a
+    clone. A job on a cluster has no history; HYDRAULIC_GIT_REVISION gives it the revision.
+    """
+    if revision := os.environ.get("HYDRAULIC_GIT_REVISION"):
+        return revision
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=PROJECT_DIR,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "train", "app", ":!app/weights"],
-            cwd=PROJECT_DIR, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", "train", "app", ":!app/weights")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
+    ).stdout.strip()

@@ -1,45 +1,58 @@
-"""Labels an equipment's history from a CSV file: `python -m train labels ID FILE.csv` with lines `start,end,component,health`.
+"""Import health labels of an equipment from a CSV file: `python -m train labels ID FILE.csv`.
 
-Invariant: nothing is written when any line is bad, and every bad line is told.
+The columns are `start,end,component,health`. Invariant: nothing is written when any line is
+invalid, and the message names every invalid line.
 """
 
-import argparse
 import asyncio
 import csv
-import math
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from collections.abc import Hashable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from app.core.errors import HydraulicDiagnosticsError, InputError
+import pandas as pd
+
+from app.core.errors import InputError
 from app.core.settings import Settings
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
 from app.store.open import open_store
 from app.store.store import Store
+from train.data.labels import EPOCH
+from train.jobs.options import add_database, command_parser, run_command
 
 COLUMNS = ("start", "end", "component", "health")
-MOST_TOLD = 20
-"""Bad lines that are told one by one."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_SHOWN = 20
+"""Invalid lines, or known equipment, that a message lists at most."""
+WITH_ZONE = r"[T ].*(?:Z|[+-]\d\d(?::?\d\d)?)$"
+CHECKS = {
+    "width": "expected {columns} columns, found {width}",
+    "start": "expected an ISO 8601 time such as 2025-01-01T00:00Z as start, found '{start}'",
+    "start zone": "expected a time with its zone as start, found '{start}'",
+    "end": "expected an ISO 8601 time such as 2025-01-01T00:00Z as end, found '{end}'",
+    "end zone": "expected a time with its zone as end, found '{end}'",
+    "order": "expected an end after the start {start}, found {end}",
+    "component": "expected a component of {components}, found '{component}'",
+    "health": "expected a health from 0 to 1, found '{health}'",
+}
+"""What is checked of a line, with the message of a line that fails."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write labels and return the exit status: 0 done, 1 failed with a message, 130 interrupted."""
-    options = _parser().parse_args(arguments)
-    try:
+    """Write labels and return the exit status."""
+    parser = command_parser("labels", __doc__)
+    parser.add_argument("equipment", metavar="ID", help="equipment whose history is labelled")
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help=f"lines {','.join(COLUMNS)}")
+    add_database(parser)
+    options = parser.parse_args(arguments)
+
+    def label() -> int:
         count = asyncio.run(_label(Settings().at(options.dsn), options.equipment, options.file))
-    except HydraulicDiagnosticsError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again", file=sys.stderr)
-        return 130
-    print(f"wrote {count} labels of {options.equipment}")
-    return 0
+        print(f"wrote {count} labels of {options.equipment}")
+        return 0
+
+    return run_command(label, "run the same command again")
 
 
 async def _label(settings: Settings, equipment_id: str, path: Path) -> int:
@@ -48,13 +61,13 @@ async def _label(settings: Settings, equipment_id: str, path: Path) -> int:
         await store.migrate()
         record = await store.get_equipment(equipment_id)
         if record is None:
-            known = ", ".join((await store.find_equipment())[:MOST_TOLD]) or "no equipment at all"
+            known = ", ".join((await store.find_equipment())[:MOST_SHOWN]) or "no equipment"
             raise InputError(
-                f"expected a registered equipment, found '{equipment_id}'; there is {known}",
+                f"expected a registered equipment, found '{equipment_id}'; the store has {known}",
                 "equipment",
             )
         labels = read_labels(path, record.equipment)
-        await _check_apart_from_stored(store, equipment_id, labels, path)
+        await _check_against_store(store, equipment_id, labels, path.name)
         return await store.put_labels(equipment_id, labels)
     finally:
         await store.close()
@@ -64,15 +77,18 @@ def read_labels(path: Path, equipment: Equipment) -> list[ConditionLabel]:
     """Read the labels of a file.
 
     Args:
-        path: CSV with a first line `start,end,component,health`; times are ISO 8601 with their zone, health is in [0, 1].
+        path: CSV with the header `start,end,component,health`; times are ISO 8601 with their zone,
+            health is in [0, 1].
         equipment: whose components are labelled.
 
     Raises:
-        InputError: the file can't be read, or any line is bad; the message tells each, with what was expected and found.
+        InputError: the file can't be read, or a line is invalid; the message names each such line
+            with what was expected and found.
     """
+    name = path.name
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            return _labels(csv.reader(lines), path.name, equipment)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[word.strip() for word in row] for row in csv.reader(file)]
     except OSError as error:
         raise InputError(
             f"expected a CSV file of labels at '{path}', found none to read ({error.strerror})",
@@ -80,125 +96,116 @@ def read_labels(path: Path, equipment: Equipment) -> list[ConditionLabel]:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"expected a CSV file in UTF-8 at '{path}', found something else: {error}", str(path)
+            f"expected a CSV file in UTF-8 at '{path}', found another content: {error}", str(path)
         ) from error
-
-
-def _labels(rows: Iterable[list[str]], name: str, equipment: Equipment) -> list[ConditionLabel]:
-    labels: list[tuple[int, ConditionLabel]] = []
-    faults: list[str] = []
-    components = {component.component_id for component in equipment.components}
-    for line, row in enumerate(rows, 1):
-        words = [word.strip() for word in row]
-        if line == 1:
-            if tuple(words) != COLUMNS:
-                raise InputError(
-                    f"{name} line 1: expected the columns {','.join(COLUMNS)}, found {','.join(words) or 'an empty line'}",
-                    name,
-                )
-            continue
-        if not any(words):
-            continue
-        found = list(_faults(words, components))
-        if found:
-            faults += [f"{name} line {line}: {fault}" for fault in found]
-            continue
-        start, end = (_microseconds(word) for word in words[:2])
-        labels.append((line, ConditionLabel(words[2], start, end, health=float(words[3]))))
-    faults += _overlaps(labels, name)
-    if not labels and not faults:
-        faults.append(f"{name}: expected at least one label, found none")
-    if faults:
-        more = f"; and {len(faults) - MOST_TOLD} more" if len(faults) > MOST_TOLD else ""
+    if rows and tuple(rows[0]) != COLUMNS:
         raise InputError(
-            "; ".join(faults[:MOST_TOLD]) + more + ": nothing was written, correct the file", name
+            f"{name} line 1: expected the columns {','.join(COLUMNS)}, found "
+            f"{','.join(rows[0]) or 'an empty line'}",
+            name,
         )
-    return [label for _, label in labels]
-
-
-def _faults(words: Sequence[str], components: set[str]) -> Iterator[str]:
-    """Tell what is wrong with a line."""
-    if len(words) != len(COLUMNS):
-        yield f"expected {len(COLUMNS)} columns, found {len(words)}"
-        return
-    times = []
-    for column, word in zip(COLUMNS, words[:2], strict=False):
-        try:
-            time = datetime.fromisoformat(word)
-        except ValueError:
-            yield f"expected an ISO 8601 time such as 2025-01-01T00:00Z as {column}, found '{word}'"
-            continue
-        if time.tzinfo is None:
-            yield f"expected a time with its zone as {column}, found '{word}'"
-            continue
-        times.append(time)
-    if len(times) == 2 and times[1] <= times[0]:
-        yield f"expected an end after the start {words[0]}, found {words[1]}"
-    if words[2] not in components:
-        yield f"expected a component of {', '.join(sorted(components))}, found '{words[2]}'"
-    try:
-        health = float(words[3])
-    except ValueError:
-        health = math.nan
-    if not 0.0 <= health <= 1.0:
-        yield f"expected a health from 0 to 1, found '{words[3]}'"
-
-
-def _overlaps(labels: Sequence[tuple[int, ConditionLabel]], name: str) -> list[str]:
-    in_time = sorted(labels, key=lambda each: (each[1].component_id, each[1].start_us))
+    lines = [line for line, row in enumerate(rows, 1) if line > 1 and any(row)]
+    filled = [(*rows[line - 1], *[""] * len(COLUMNS))[: len(COLUMNS)] for line in lines]
+    table = pd.DataFrame(filled, columns=list(COLUMNS), index=lines, dtype=str)
+    table["width"] = [len(rows[line - 1]) for line in lines]
+    components = sorted(component.component_id for component in equipment.components)
+    labels = pd.DataFrame(
+        {
+            "component": table.component,
+            "start_us": _microseconds(table.start),
+            "end_us": _microseconds(table.end),
+            "health": pd.to_numeric(table.health, errors="coerce"),
+        }
+    )
+    faults = _faults(table, labels, components)
+    labels = labels.drop(index=[line for line, _ in faults])
+    messages = [f"{name} line {line}: {fault}" for line, fault in faults]
+    messages += [
+        f"{name} line {later.Index}: expected one label of '{later.component}' at a time, found "
+        f"one that overlaps line {later.previous:.0f}"
+        for later in _overlapping(labels).itertuples()
+    ]
+    if not len(labels) and not messages:
+        messages = [f"{name}: expected at least one label, found none"]
+    if messages:
+        more = len(messages) - MOST_SHOWN
+        raise InputError(
+            "; ".join(messages[:MOST_SHOWN])
+            + (f"; and {more} more" if more > 0 else "")
+            + ": nothing was written, correct the file",
+            name,
+        )
     return [
-        f"{name} line {later[0]}: expected one label of '{later[1].component_id}' at a time, found one that overlaps line {earlier[0]}"
-        for earlier, later in pairwise(in_time)
-        if earlier[1].component_id == later[1].component_id
-        and later[1].start_us < earlier[1].end_us
+        ConditionLabel(component, int(start_us), int(end_us), health=health)
+        for component, start_us, end_us, health in labels.to_numpy().tolist()
     ]
 
 
-async def _check_apart_from_stored(
-    store: Store, equipment_id: str, labels: Sequence[ConditionLabel], path: Path
+def _faults(
+    table: pd.DataFrame, labels: pd.DataFrame, components: Sequence[str]
+) -> list[tuple[int, str]]:
+    """Return line number and message of every failed check, in order of the lines."""
+    is_whole = table.width == len(COLUMNS)
+    zones = {name: table[name].str.contains(WITH_ZONE) for name in ("start", "end")}
+    times = {"start": labels.start_us, "end": labels.end_us}
+    failed = {
+        "width": ~is_whole,
+        **{name: is_whole & times[name].isna() for name in times},
+        **{f"{name} zone": is_whole & times[name].notna() & ~zones[name] for name in times},
+        "order": is_whole & zones["start"] & zones["end"] & (labels.end_us <= labels.start_us),
+        "component": is_whole & ~table.component.isin(components),
+        "health": is_whole & ~labels.health.between(0.0, 1.0),
+    }
+    known: dict[Hashable, Any] = {"columns": len(COLUMNS), "components": ", ".join(components)}
+    found: list[tuple[int, str]] = []
+    for name, check in CHECKS.items():
+        bad = table[failed[name]]
+        rows = zip(bad.index.tolist(), bad.to_dict("records"), strict=True)
+        found += [(line, check.format_map({**row, **known})) for line, row in rows]
+    return sorted(found, key=lambda fault: fault[0])
+
+
+def _overlapping(labels: pd.DataFrame) -> pd.DataFrame:
+    """Return the labels that begin before the previous one of their component ends.
+
+    Column `previous` holds the index of that one.
+    """
+    ordered = labels.sort_values(["component", "start_us"], kind="stable")
+    ordered["previous"] = ordered.index
+    before = ordered.groupby("component").shift()
+    ordered["previous"] = before.previous
+    return ordered[ordered.start_us < before.end_us]
+
+
+async def _check_against_store(
+    store: Store, equipment_id: str, labels: Sequence[ConditionLabel], name: str
 ) -> None:
     """Refuse labels that overlap stored ones which they do not replace."""
     replaced = {(label.component_id, label.start_us) for label in labels}
+    first, end = min(each.start_us for each in labels), max(each.end_us for each in labels)
     stored = [
         label
-        for label in await store.read_labels(
-            equipment_id,
-            min(label.start_us for label in labels),
-            max(label.end_us for label in labels),
-        )
+        for label in await store.read_labels(equipment_id, first, end)
         if (label.component_id, label.start_us) not in replaced
     ]
-    for component_id in {label.component_id for label in labels}:
-        both = sorted(
-            (label.start_us, label.end_us, kept)
-            for kept, some in ((True, stored), (False, labels))
-            for label in some
-            if label.component_id == component_id
+    both = _overlapping(_intervals([*stored, *labels]))
+    clash = both[(both.index < len(stored)) != (both.previous < len(stored))]
+    if len(clash):
+        at = (EPOCH + timedelta(microseconds=int(clash.start_us.iloc[0]))).isoformat()
+        raise InputError(
+            f"{name}: expected no label of '{clash.component.iloc[0]}' where the store has one, "
+            f"found two at {at}: nothing was written, give the same start to replace the stored "
+            "one",
+            name,
         )
-        for earlier, later in pairwise(both):
-            if later[0] < earlier[1] and earlier[2] != later[2]:
-                at = (_EPOCH + timedelta(microseconds=later[0])).isoformat()
-                raise InputError(
-                    f"{path.name}: expected no label of '{component_id}' where the store has one, found two at {at}: nothing was "
-                    "written, give the same start to replace the stored one",
-                    path.name,
-                )
 
 
-def _microseconds(text: str) -> int:
-    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(microseconds=1)
+def _intervals(labels: Iterable[ConditionLabel]) -> pd.DataFrame:
+    rows = [(each.component_id, each.start_us, each.end_us) for each in labels]
+    return pd.DataFrame(rows, columns=["component", "start_us", "end_us"])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m train labels",
-        description=(__doc__ or "").split("\n", maxsplit=1)[0],
-    )
-    parser.add_argument("equipment", metavar="ID", help="equipment whose history is labelled")
-    parser.add_argument("file", type=Path, metavar="FILE.csv", help=f"lines of {','.join(COLUMNS)}")
-    parser.add_argument(
-        "--dsn",
-        help="database; without it HYDRAULIC_DSN, which no other user can see, or the local one",
-    )
-    return parser
+def _microseconds(column: "pd.Series[str]") -> "pd.Series[int]":
+    """Return times as microseconds since 1970, exact below 2 ** 53; NaN where not a time."""
+    times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
+    return (times - pd.Timestamp(EPOCH)) // pd.Timedelta(microseconds=1)

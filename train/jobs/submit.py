@@ -1,7 +1,8 @@
-"""Runs this same command as a job on a Ray cluster that is there already, and follows it.
+"""Run a training as a job on a running Ray cluster and follow its output.
 
-Invariant: what is secret travels as a variable of the job's environment, never in its command. Ray shows the environment of a job, and so
-the DSN, to whoever may see the dashboard: let nobody else reach it, or hand over a DSN that may do little.
+Invariant: secrets travel in the job's environment, never in its command. Ray shows the environment
+of a job, and so the DSN, to every user of the dashboard: restrict access to the dashboard, or pass
+a DSN with few rights.
 """
 
 import asyncio
@@ -28,28 +29,28 @@ LEFT_OUT = (
     "build/",
     ".coverage*",
 )
-"""Of the sources, what no job needs."""
+"""Paths of the sources that no job needs."""
 PASSED_ON = ("HYDRAULIC_", "MLFLOW_")
-"""Variables whose names begin so go with the job."""
+"""Prefixes of the variables that the job receives."""
 NOT_PASSED_ON = {"HYDRAULIC_API_KEY"}
 VAR_DIR = "HYDRAULIC_VAR_DIR"
 REVISION = "HYDRAULIC_GIT_REVISION"
-"""Revision of the sources, which a job can't ask for: they go without their history."""
+"""Git revision of the sources; the job receives them without their history."""
 
 
 def submit(address: str, arguments: Sequence[str], dsn: str | None = None) -> int:
-    """Submit `python -m train ARGUMENTS` with these sources, show its output, and wait for its end.
+    """Submit `python -m train ARGUMENTS` with these sources, print its output and wait for its end.
 
     Args:
         address: of the cluster's dashboard, such as `http://head:8265`.
         arguments: of the command, without `--address` and `--dsn`.
-        dsn: database; it must be reachable from the cluster. None to pass on HYDRAULIC_DSN if it is set.
+        dsn: database, reachable from the cluster; None for HYDRAULIC_DSN if it is set.
 
     Returns:
-        The exit status: 0 when the job succeeded, 130 when it was interrupted here and therefore stopped there, else 1.
+        The exit status: 0 if the job succeeded, 130 if it was interrupted here and stopped, else 1.
 
     Raises:
-        InputError: no cluster answers at the address, or HYDRAULIC_VAR_DIR names no directory.
+        InputError: no cluster answers at the address, or HYDRAULIC_VAR_DIR is not set.
     """
     environment = job_environment(os.environ, dsn, git_revision())
     try:
@@ -84,20 +85,21 @@ def submit(address: str, arguments: Sequence[str], dsn: str | None = None) -> in
 def job_environment(
     environment: Mapping[str, str], dsn: str | None, revision: str
 ) -> dict[str, str]:
-    """Return the variables that go with a job.
+    """Return the environment variables of a job.
 
     Args:
         environment: of this process.
-        dsn: database that was asked for; None for the one of the environment.
+        dsn: database; None for the one of the environment.
         revision: of the sources, for the checkpoint's manifest.
 
     Raises:
-        InputError: HYDRAULIC_VAR_DIR names no directory.
+        InputError: HYDRAULIC_VAR_DIR is not set.
     """
     if not environment.get(VAR_DIR):
         raise InputError(
-            f"expected {VAR_DIR} to name a directory that all nodes of the cluster see, found none: set it; windows, fits and the "
-            "checkpoint are kept there, and Ray deletes the copy of the sources that a job runs in",
+            f"expected {VAR_DIR} to name a directory that all nodes of the cluster share, found "
+            "none: set it; windows, fits and the checkpoint are written there, since Ray deletes "
+            "the working directory of a job",
             VAR_DIR,
         )
     passed = {

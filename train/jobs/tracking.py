@@ -1,7 +1,8 @@
-"""Keeps runs in MLflow: parameters, curves, figures, report and checkpoint; in a local store unless a server is named.
+"""Log training runs to MLflow: parameters, curves, figures, report and checkpoint.
 
-Serving never imports this, nor MLflow. MLflow is imported when a run is kept: it takes seconds and training must not wait for it.
-Invariant: a checkpoint does not depend on it; what can't be kept is an error of its own, after the checkpoint was written.
+The store is local unless `MLFLOW_TRACKING_URI` names a server. Importing MLflow takes seconds, so
+it is imported when a run is logged. Invariant: runs are logged after the checkpoint was written, so
+a failure to log never costs a checkpoint.
 """
 
 import os
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 SERVER = "MLFLOW_TRACKING_URI"
 AT_ONCE = 900
-"""Values of one request, which servers limit to 1000."""
+"""Values of one request; servers accept 1000."""
 LONGEST_VALUE = 6000
-"""Characters of a parameter, which servers limit."""
+"""Characters of a parameter; servers limit them."""
 
 
-class Kept(NamedTuple):
-    """Where a run is kept: its id, its experiment and the store."""
+class Run(NamedTuple):
+    """A logged run: its id, its experiment and the address of the store."""
 
     run_id: str
     experiment: str
@@ -43,7 +44,7 @@ class _Value(NamedTuple):
     step: int
 
 
-def keep_run(
+def log_run(
     directory: Path,
     config: BaseModel,
     metrics: Metrics,
@@ -53,21 +54,21 @@ def keep_run(
     experiment: str,
     now: datetime,
     tags: Mapping[str, str] | None = None,
-) -> Kept:
-    """Keep one training as a run of MLflow.
+) -> Run:
+    """Log one training as a run of MLflow.
 
     Args:
         directory: of the checkpoint, whose files become the run's artifacts under `checkpoint`.
         config: of the training; each field is a parameter.
         metrics: figures and curves.
-        local: directory of the local store, made if it is not there; used where `MLFLOW_TRACKING_URI` names no server.
+        local: directory of the local store, used unless `MLFLOW_TRACKING_URI` names a server.
         name: of the run.
-        experiment: of the run; made if it is not there.
+        experiment: of the run; created if it does not exist.
         now: when the run ended.
-        tags: further words to find the run by.
+        tags: further tags of the run.
 
     Returns:
-        Where it is kept.
+        The run.
 
     Raises:
         StoreUnavailable: MLflow's store can't be reached or refuses.
@@ -99,14 +100,15 @@ def keep_run(
         client.set_terminated(run_id, "FINISHED", stamp)
     except MlflowException as error:
         raise StoreUnavailable(
-            f"expected MLflow to keep the run '{name}' at {shown}, found: {without_passwords(error.message)}; the checkpoint in '{directory}' is "
-            f"written all the same: correct {SERVER}, or unset it for a local store"
+            f"expected MLflow to log the run '{name}' to {shown}, found: "
+            f"{without_passwords(error.message)}; the checkpoint in '{directory}' was written: "
+            f"correct {SERVER}, or unset it for a local store"
         ) from error
-    return Kept(run_id, experiment, shown)
+    return Run(run_id, experiment, shown)
 
 
-def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Kept:
-    """Keep what a training gave, in an experiment named like its design; see `keep_run`.
+def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Run:
+    """Log the outcome of a training to the experiment of its design; see `log_run`.
 
     Args:
         outcome: of `train.jobs.job.run_job`.
@@ -114,13 +116,13 @@ def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Kept:
         directory: of the checkpoint that was written.
 
     Returns:
-        Where it is kept: `var/mlflow` unless a server is named.
+        The run.
 
     Raises:
         StoreUnavailable: MLflow's store can't be reached or refuses.
     """
     heading, evaluation = outcome.heading, outcome.evaluation
-    return keep_run(
+    return log_run(
         directory,
         config,
         Metrics(heading=heading, evaluation=evaluation, studies=outcome.studies),
@@ -133,13 +135,13 @@ def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Kept:
 
 
 def local_store(local: Path) -> str:
-    """Return the address of the local store, an SQLite file in a directory, which is made if it is not there."""
+    """Return the address of the local store: an SQLite file in a directory, which is created."""
     local.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{(local / 'mlflow.db').resolve()}"
 
 
 def parameters(config: BaseModel) -> dict[str, str]:
-    """Return a configuration's fields as text by name, None left out."""
+    """Return the fields of a configuration as text by name, without those that are None."""
     return {
         key: str(value)[:LONGEST_VALUE]
         for key, value in config.model_dump(mode="json").items()
@@ -148,7 +150,7 @@ def parameters(config: BaseModel) -> dict[str, str]:
 
 
 def flatten(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the figures that runs are compared by, each by a name that MLflow takes."""
+    """Yield the figures by which runs are compared, with names that MLflow accepts."""
     for name, each in evaluation.scorecards.items():
         for component, grades in each.grades.items():
             yield _name(prefix, name, component, "macro_f1"), grades.mean_macro_f1
@@ -161,8 +163,8 @@ def flatten(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, flo
         for component, life in each.life.items():
             yield _name(prefix, name, component, "rul_rmse_h"), life.mean_rmse_h
             yield _name(prefix, name, component, "phm08"), life.pooled.phm08
-    for component, certainty in evaluation.certainty.items():
-        for quantity, interval in (("health", certainty.health), ("rul", certainty.rul)):
+    for component, uncertainty in evaluation.uncertainty.items():
+        for quantity, interval in (("health", uncertainty.health), ("rul", uncertainty.rul)):
             if interval is not None:
                 yield _name(prefix, "coverage", component, quantity), interval.coverage
     if evaluation.robustness is not None:

@@ -1,13 +1,13 @@
-"""Fits the linear second opinion of a network to its training windows, in closed form, and their distance from it.
+"""Fit a network's linear classifier and OOD detector to its training windows, in closed form.
 
-Invariant: it sees windows that the network's fit sees and no others, and never more than a bounded number of them at once.
+Invariant: they are fitted to training windows of the network only, and to a bounded number of them.
 """
 
 import numpy as np
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import batch_features, plan_features
-from app.features.spec import FeatureSpec
+from app.features.extraction import batch_features
+from app.features.spec import FeatureSpec, plan_features
 from app.model.config import ModelConfig
 from app.model.graph import build_topology
 from app.model.linear_classifier import LinearClassifier, LinearTables
@@ -17,16 +17,16 @@ from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 from train.linear.nuisance import Instruments, directions
 from train.linear.ood_detector import fit_distance, set_distance
-from train.linear.ordinal import OrdinalReading, measure, read_off
+from train.linear.ordinal import OrdinalClassifier, fit_ordinal, measure
 
 MOST_WINDOWS = 5_000
-"""Windows that it is fitted to at most, evenly sampled."""
+"""Most windows of a fit, evenly sampled."""
 NUISANCE_WINDOWS = 64
-"""Windows, evenly sampled, on which it is measured how disturbances move the features."""
+"""Windows, evenly sampled, on which the effect of disturbances is measured."""
 MOST_INPUTS = 8_192
-"""Features of one component's sensors over all steps; a component with more gets no opinion, since its covariance would not fit."""
+"""Most inputs of a component: features of its sensors over all steps; more give no classifier."""
 MOST_REFITTED_INPUTS = 4_096
-"""The same for its alternatives, each of which solves for nearly as many unknowns again."""
+"""Most inputs for the leave-one-sensor-out weights, each of which needs a fit of its own."""
 
 
 def fit_linear_classifier(
@@ -38,17 +38,17 @@ def fit_linear_classifier(
 ) -> tuple[LinearClassifier | None, OodDetector | None]:
     """Fit the linear classifier of a model and the OOD detector of the same inputs.
 
-    For each graded component an ordinal classifier (see `train.linear.ordinal`) on the normalised
-    features of the sensors whose evidence can reach it, on windows where all of them are present;
-    and one more without each of these sensors, from the same windows. A component whose windows
-    have one grade only gets none.
+    Each graded component has a classifier (see `train.linear.ordinal`) on the normalised features
+    of the sensors from which a directed path leads to it, fitted to windows with all of them; and
+    one without each of these sensors, fitted to the same windows. A component with labels of only
+    one grade has none.
 
     Args:
         model: sizes of the tables.
         spec: of the model's features.
         windows: of machines of one topology.
         chosen_W: positions of the training windows.
-        config: how much offsets and the oil's temperature may vary without effect.
+        config: gives the disturbances to ignore: sensor bias and oil temperature.
 
     Returns:
         The classifier and the detector; None where the model has none.
@@ -64,14 +64,14 @@ def fit_linear_classifier(
     taken_W = graded_W[
         np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)
     ]
-    x_WSTF, there_WS = _features(windows, taken_W, spec)
+    x_WSTF, present_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
     topology = build_topology(equipment, spec)
     slot_S = topology.sensor_slot_S
     for index, number in enumerate(topology.grade_set_V.tolist()):
         sensors = [place for place in equipment.sensors_in_reach(index) if slot_S[place] >= 0]
         grade_W = windows.labels.grade_WV[taken_W, index]
-        known_W = (grade_W >= 0) & there_WS[:, sensors].all(1)
+        known_W = (grade_W >= 0) & present_WS[:, sensors].all(1)
         inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]
         if number < 0 or not 0 < inputs <= MOST_INPUTS or len(np.unique(grade_W[known_W])) < 2:
             continue
@@ -98,33 +98,32 @@ def fit_linear_classifier(
                 set_distance(distances, number, fit, slot_S[sensors], moments.grade_K)
         place_L = np.arange(len(sensors)).repeat(x_WL.shape[1] // len(sensors))
         is_refitted = len(sensors) > 1 and inputs <= MOST_REFITTED_INPUTS
-        left_out = tables.bias_GAK.shape[1] if is_refitted else 1
-        for number_left_out in range(min(left_out, 1 + len(sensors))):
-            # the first reads all, since no place is -1
-            reading = read_off(moments, place_L != number_left_out - 1)
-            _set(tables, number, number_left_out, reading)
+        alternatives = tables.bias_GAK.shape[1] if is_refitted else 1
+        for alternative in range(min(alternatives, 1 + len(sensors))):
+            # the first uses all sensors, since no place is -1; each other one leaves out a sensor
+            _set(tables, number, alternative, fit_ordinal(moments, place_L != alternative - 1))
     return LinearClassifier(tables), None if distances is None else OodDetector(distances)
 
 
 def most_sensors(spec: FeatureSpec, steps: int) -> int:
-    """Return the most sensors that one component's classifier can read: those of the largest design, as far as they are bounded."""
+    """Return the largest number of sensors in the classifier of a component."""
     most = max((len(references) for references in spec.references.values()), default=0)
     return min(most, MOST_INPUTS // max(1, steps * spec.features))
 
 
-def _set(tables: LinearTables, number: int, left_out: int, reading: OrdinalReading) -> None:
-    """Write the weights of the inputs of the first places into the tables."""
+def _set(tables: LinearTables, number: int, alternative: int, fit: OrdinalClassifier) -> None:
+    """Write a classifier to the tables of a grade set."""
     _, _, _, T, F, _ = tables.weight_GAQTFK.shape
-    weight_QTFK = reading.weight_LK.reshape(-1, T, F, len(reading.grade_K))
-    own_QTFK = tables.weight_GAQTFK[number, left_out, : len(weight_QTFK)]
-    own_QTFK[..., reading.grade_K] = weight_QTFK
-    tables.bias_GAK[number, left_out, reading.grade_K] = reading.bias_K
+    weight_QTFK = fit.weight_LK.reshape(-1, T, F, len(fit.grade_K))
+    own_QTFK = tables.weight_GAQTFK[number, alternative, : len(weight_QTFK)]
+    own_QTFK[..., fit.grade_K] = weight_QTFK
+    tables.bias_GAK[number, alternative, fit.grade_K] = fit.bias_K
 
 
 def _nuisances(
     windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig
 ) -> Doubles:
-    """Return how what says nothing of wear moves the features, measured on some windows."""
+    """Return the effect of disturbances on the features, measured on some windows."""
     values_WSN = windows.values(
         taken_W[
             np.linspace(0, len(taken_W) - 1, min(NUISANCE_WINDOWS, len(taken_W))).astype(np.int64)
@@ -138,7 +137,7 @@ def _nuisances(
 
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:
-    """Return features and which sensors are there in all steps."""
+    """Return features, and which sensors are present in all steps."""
     plan = plan_features(windows.equipment, spec)
     parts = [batch_features(values_BSN, plan) for _, values_BSN in windows.batches(taken_W)]
     return (

@@ -1,9 +1,9 @@
-"""How the features move with what says nothing of wear: an instrument that is off by a constant, and an oil that is warmer.
+"""Measure how disturbances unrelated to wear move the features: sensor bias and warmer oil.
 
-A linear reading that is trained on windows so disturbed has, to first order, the disturbances' covariance added to that of the
-windows (Bishop, "Training with noise is equivalent to Tikhonov regularization", 1995). So none need be drawn: it is enough to know
-in which direction each moves the features.
-Invariant: features of a sensor that a disturbance does not touch do not move.
+Training a linear classifier on disturbed windows adds, to first order, the covariance of the
+disturbances to that of the windows (Bishop, "Training with noise is equivalent to Tikhonov
+regularization", 1995). So no disturbance needs to be drawn: the direction in which each one moves
+the features is enough. Invariant: a disturbance moves only features of the sensors that it changes.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,23 @@ from typing import Self
 import numpy as np
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import FeaturePlan, batch_features
+from app.features.extraction import batch_features
+from app.features.spec import FeaturePlan
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans
 from train.evaluation.robustness import usual_spread
 
 VISCOSITY_PER_K = 0.03
-"""Share of its viscosity that a mineral oil loses for each kelvin at working temperature (ISO VG 46 around 50 degC)."""
+"""Relative loss of viscosity of a mineral oil per kelvin (ISO VG 46 at about 50 degC)."""
 LAMINAR_SHARE = 0.1
-"""Share of a pressure that is laminar loss, which follows the viscosity."""
+"""Share of a pressure that is laminar loss, proportional to the viscosity."""
 LEAKAGE_SHARE = 0.05
-"""Share of a flow that leaks inside the pump, which goes against the viscosity."""
+"""Share of a flow that is internal leakage, inverse to the viscosity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """What disturbances take from the sensors: how much each varies in training, what it measures, and a kelvin in its unit."""
+    """Scale of each sensor in training, its quantity, and the size of its unit in kelvin."""
 
     scale_S: Doubles
     quantity_S: tuple[str, ...]
@@ -36,10 +37,10 @@ class Instruments:
 
     @classmethod
     def of(cls, equipment: Equipment, values_WSN: Floats) -> Self:
-        """Measure them on training windows.
+        """Return the instruments of a machine, with scales from training windows.
 
         Args:
-            equipment: the machine; its sensors are S.
+            equipment: the machine with sensors S.
             values_WSN: some of its training windows.
         """
         sensors = [sensor for _, sensor in equipment.sensors]
@@ -61,19 +62,20 @@ def directions(
     features: FeaturePlan,
     instruments: Instruments,
     offset: float,
-    warmer_k: float,
+    warming_k: float,
 ) -> Doubles:
-    """Return how far each disturbance of one standard deviation moves the features, on average over windows.
+    """Return the mean change of the features by each disturbance of one standard deviation.
 
     Args:
         values_WSN: bins of some training windows.
         features: plan of their features.
         instruments: of their sensors.
-        offset: standard deviation of each sensor's own constant error, in standard deviations of its bins.
-        warmer_k: standard deviation of a change of all temperatures together, kelvin, with what follows for pressures and flows.
+        offset: standard deviation of the bias of a sensor, in standard deviations of its bins.
+        warming_k: standard deviation of a change of all temperatures, in kelvin, with its effect on
+            pressures and flows.
 
     Returns:
-        [D, S, T, F]: one row for each sensor's offset and one for the temperature, of those whose strength is not 0.
+        [D, S, T, F]: one row for the bias of each sensor and one for the temperature, unless 0.
     """
     usual = batch_features(values_WSN, features)
 
@@ -86,28 +88,28 @@ def directions(
 
     parts = [np.empty((0, *usual.x_WSTF.shape[1:]))]
     if offset:
-        # an error of one sensor moves its own features alone, so one pass tells of all sensors
+        # a bias moves only the features of its sensor, so one pass measures all sensors
         error_S1 = (offset * instruments.scale_S)[:, None].astype(np.float32)
         own_STF = moved(lambda values: values + error_S1)
         parts.append(np.eye(len(own_STF))[..., None, None] * own_STF)
-    if warmer_k and instruments.measuring("temperature").any():
-        parts.append(moved(lambda values: warmed(values, instruments, warmer_k))[None])
+    if warming_k and instruments.measuring("temperature").any():
+        parts.append(moved(lambda values: warmed(values, instruments, warming_k))[None])
     return np.concatenate(parts)
 
 
-def warmed(values_WSN: Floats, instruments: Instruments, warmer_k: float) -> Floats:
-    """Return what the same machine would read with warmer oil.
+def warmed(values_WSN: Floats, instruments: Instruments, warming_k: float) -> Floats:
+    """Return the readings of the same machine with warmer oil.
 
-    Warmer oil is thinner: laminar losses fall and internal leakage rises, each in proportion to the viscosity.
+    Warmer oil is thinner: laminar losses fall and internal leakage rises with the viscosity.
 
     Args:
         values_WSN: bins; not changed.
         instruments: of the windows' sensors.
-        warmer_k: kelvin by which all temperatures rise.
+        warming_k: rise of all temperatures, in kelvin.
     """
-    viscosity = np.exp(-VISCOSITY_PER_K * warmer_k)
+    viscosity = np.exp(-VISCOSITY_PER_K * warming_k)
     factor_S = np.ones(len(instruments.scale_S))
     factor_S[instruments.measuring("pressure")] += LAMINAR_SHARE * (viscosity - 1.0)
     factor_S[instruments.measuring("flow")] -= LEAKAGE_SHARE * (1.0 / viscosity - 1.0)
-    rise_S = warmer_k * instruments.measuring("temperature") / instruments.kelvin_S
+    rise_S = warming_k * instruments.measuring("temperature") / instruments.kelvin_S
     return values_WSN * factor_S[:, None].astype(np.float32) + rise_S[:, None].astype(np.float32)

@@ -1,6 +1,6 @@
-"""The report's plots, as SVG text that stands in a page and takes the page's own colour for text and axes.
+"""Plots of the report as SVG text, drawn in the text colour of the page that includes them.
 
-Invariant: nothing is fetched, no script is written, and the same figures give the same SVG.
+Invariant: the SVG contains no script and fetches nothing; equal figures give equal SVG.
 """
 
 import io
@@ -16,18 +16,19 @@ from matplotlib.figure import Figure
 
 from train.evaluation.record import (
     Abstention,
-    Certainty,
+    AttentionWeights,
     GradeFigures,
     LearningPoint,
-    Listening,
     Scorecard,
     Trajectory,
+    Uncertainty,
 )
 
 INK = "#010203"
-"""Stands for the page's colour of text; replaced by `currentColor`."""
+"""Placeholder of the page's text colour; replaced by `currentColor`."""
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999")
-"""Told apart by colour-blind readers, and visible on light and dark (Tol, "Colour schemes", 2021: bright)."""
+"""Distinct for colour-blind readers, on light and dark pages (Tol, "Colour schemes", 2021:
+bright)."""
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -49,7 +50,7 @@ COLUMNS = 3
 
 
 def confusions(figures: Mapping[str, GradeFigures], grades: Mapping[str, Sequence[str]]) -> str:
-    """Draw how often each true grade was told as which, one square a component, shaded by the share of the true grade."""
+    """Draw a confusion matrix for each component, shaded by the share of the true grade."""
     with rc_context(STYLE):
         figure, axes = _panels(len(figures), height=2.7)
         for axis, (component_id, found) in zip(axes, figures.items(), strict=True):
@@ -59,11 +60,16 @@ def confusions(figures: Mapping[str, GradeFigures], grades: Mapping[str, Sequenc
             for row, column in itertools.product(range(len(names)), repeat=2):
                 colour = COLOURS[0] if row == column else COLOURS[1]
                 axis.fill_between(
-                    (column - 0.48, column + 0.48), row - 0.48, row + 0.48, color=colour, alpha=0.75 * share_KK[row, column], lw=0
-                )  # fmt: skip
+                    (column - 0.48, column + 0.48),
+                    row - 0.48,
+                    row + 0.48,
+                    color=colour,
+                    alpha=0.75 * share_KK[row, column],
+                    lw=0,
+                )
                 axis.text(column, row, f"{count_KK[row, column]:.0f}", ha="center", va="center")
             axis.set(
-                title=component_id, xlabel="told", ylabel="true", xlim=(-0.5, len(names) - 0.5)
+                title=component_id, xlabel="predicted", ylabel="true", xlim=(-0.5, len(names) - 0.5)
             )
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.set_xticks(range(len(names)), names)
@@ -73,7 +79,7 @@ def confusions(figures: Mapping[str, GradeFigures], grades: Mapping[str, Sequenc
 
 
 def scorecards(found: Mapping[str, Scorecard]) -> str:
-    """Draw each scorecard's macro-F1 of each component as a dot on a line, best seen from the left."""
+    """Draw macro-F1 of every model, one line for each component."""
     components = list(dict.fromkeys(name for each in found.values() for name in each.grades))
     with rc_context(STYLE):
         figure = Figure(figsize=(7.6, 0.55 + 0.42 * len(components)), layout="constrained")
@@ -96,38 +102,36 @@ def scorecards(found: Mapping[str, Scorecard]) -> str:
                 )
         axis.set_yticks(range(len(components)), components)
         axis.set(
-            xlabel="macro-F1, one window, mean of the parts", ylim=(len(components) - 0.4, -0.6)
+            xlabel="macro-F1, one window, mean of the folds", ylim=(len(components) - 0.4, -0.6)
         )
         axis.grid(axis="x", color=INK, alpha=0.15)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure, "scorecards")
 
 
-def reliability(found: Mapping[str, Certainty]) -> str:
-    """Draw how often answers of each confidence are right."""
+def reliability(found: Mapping[str, Uncertainty]) -> str:
+    """Draw accuracy by stated confidence."""
     with rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.2), layout="constrained")
         axis = figure.add_subplot()
         axis.plot((0, 1), (0, 1), color=INK, alpha=0.4, lw=1, ls="--")
-        for colour, (component_id, certainty) in zip(
+        for colour, (component_id, uncertainty) in zip(
             itertools.cycle(COLOURS), found.items(), strict=False
         ):
-            if certainty.reliability:
-                confidence, accuracy, _ = zip(*certainty.reliability, strict=True)
+            if uncertainty.reliability:
+                confidence, accuracy, _ = zip(*uncertainty.reliability, strict=True)
                 axis.plot(confidence, accuracy, marker="o", ms=3, color=colour, label=component_id)
         lowest = min(
             (point[0] for each in found.values() for point in each.reliability), default=0.0
         )
-        axis.set(
-            xlabel="stated confidence", ylabel="share that is right", xlim=(lowest - 0.02, 1.01)
-        )
+        axis.set(xlabel="stated confidence", ylabel="accuracy", xlim=(lowest - 0.02, 1.01))
         axis.set_ylim(bottom=max(0.0, lowest - 0.15))
         axis.legend()
         return _svg(figure, "reliability")
 
 
 def removal(found: Mapping[str, Abstention]) -> str:
-    """Draw what is answered and how wrongly while sensors go, and risk against share answered with all of them."""
+    """Draw share answered and risk by sensors removed, and the risk-coverage curve."""
     with rc_context(STYLE):
         figure = Figure(figsize=(10.2, 3.0), layout="constrained")
         answered, risk, curve = figure.subplots(1, 3)
@@ -141,20 +145,20 @@ def removal(found: Mapping[str, Abstention]) -> str:
                 ms=3,
                 label=name,
             )
-            told = [(level.away, level.risk) for level in each.levels if level.risk is not None]
-            if told:
-                risk.plot(*zip(*told, strict=True), color=colour, marker="o", ms=3)
+            known = [(level.away, level.risk) for level in each.levels if level.risk is not None]
+            if known:
+                risk.plot(*zip(*known, strict=True), color=colour, marker="o", ms=3)
             risk.axhline(1.2 * each.full_risk, color=colour, lw=1, ls=":")
             if each.curve:
                 curve.plot(*zip(*each.curve, strict=True), color=colour)
-        answered.set(xlabel="sensors away", ylabel="share answered", ylim=(-0.02, 1.05))
+        answered.set(xlabel="sensors removed", ylabel="share answered", ylim=(-0.02, 1.05))
         answered.legend()
         risk.set(
-            xlabel="sensors away",
-            ylabel="risk of what is answered",
+            xlabel="sensors removed",
+            ylabel="risk of the answers",
             title="dotted: 1.2 x risk with all sensors",
         )
-        curve.set(xlabel="share answered, surest first", ylabel="risk", title="all sensors there")
+        curve.set(xlabel="share answered, most confident first", ylabel="risk", title="all sensors")
         return _svg(figure, "removal")
 
 
@@ -182,24 +186,24 @@ def learning(found: Mapping[str, Sequence[LearningPoint]]) -> str:
 
 
 def trajectories(found: Sequence[Trajectory]) -> str:
-    """Draw truth, what was told and its interval over time, one panel for a machine's component."""
+    """Draw truth, prediction and interval over time, one panel for each component of a machine."""
     with rc_context(STYLE):
         figure, axes = _panels(len(found), height=2.2, width=3.6)
         for axis, each in zip(axes, found, strict=True):
             axis.fill_between(
                 each.hours, each.low, each.high, color=COLOURS[0], alpha=0.25, lw=0, label="90 %"
             )
-            axis.plot(each.hours, each.told, color=COLOURS[0], lw=1, label="told")
+            axis.plot(each.hours, each.predicted, color=COLOURS[0], lw=1, label="predicted")
             axis.plot(each.hours, each.true, color=COLOURS[1], lw=1, label="true")
-            quantity = "health" if each.quantity == "health" else "hours left"
+            quantity = "health" if each.quantity == "health" else "remaining life, h"
             axis.set(title=f"{each.machine}: {each.component_id}", xlabel="hours", ylabel=quantity)
         if axes:
             axes[0].legend(ncols=3, loc="upper right")
         return _svg(figure, "trajectories")
 
 
-def attention(found: Sequence[Listening]) -> str:
-    """Draw the machine's components on a circle and how much each listens to which neighbour, mean of the layers."""
+def attention(found: Sequence[AttentionWeights]) -> str:
+    """Draw the attention weight of every edge, mean of the layers, on a circle of components."""
     names = list(dict.fromkeys(name for each in found for name in (each.source, each.target)))
     angle = {name: 2 * np.pi * place / len(names) + np.pi / 2 for place, name in enumerate(names)}
     at = {name: np.array((1.5 * np.cos(each), np.sin(each))) for name, each in angle.items()}
@@ -251,7 +255,7 @@ def _panels(count: int, height: float, width: float = 3.1) -> tuple[Figure, list
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Write a figure as an SVG element; `name` keeps its ids apart from those of the page's other figures."""
+    """Return a figure as an SVG element; `name` makes its ids unique in the page."""
     written = io.StringIO()
     figure.patch.set_alpha(0.0)
     for axis in figure.axes:

@@ -1,1 +1,1 @@
-"""NASA's C-MAPSS turbofan engines: files and importer."""
+"""NASA's C-MAPSS turbofan engines: topology, files and importer."""

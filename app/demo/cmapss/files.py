@@ -1,8 +1,8 @@
-"""NASA's C-MAPSS files as users download them: what each engine's sensors showed at each cycle, and how long it still ran.
+"""Reads NASA's published C-MAPSS files: sensor values of each engine's cycles, and cycles left.
 
-Saxena, Goebel, Simon and Eklund, "Damage propagation modeling for aircraft engine run-to-failure simulation", PHM08, 2008. A line is
-one cycle of one engine: unit, cycle, 3 settings and 21 sensors, separated by spaces, without a header. It knows the layout, not the
-machine: what stands where on it is the topology's.
+Saxena, Goebel, Simon and Eklund, "Damage propagation modeling for aircraft engine run-to-failure
+simulation", PHM08, 2008. A line is one cycle of one engine: unit, cycle, 3 settings and 21 sensors,
+separated by spaces, without a header.
 Invariant: every engine's cycles count from 1 without a gap, and every value is a finite number.
 """
 
@@ -19,7 +19,7 @@ SENSOR_IDS = (
     *(f"setting{number}" for number in range(1, 4)),
     *(f"s{number}" for number in range(1, 22)),
 )
-"""What the columns after unit and cycle are called, in their order."""
+"""Names of the columns after unit and cycle, in order."""
 
 _COLUMNS = 2 + len(SENSOR_IDS)
 
@@ -46,29 +46,22 @@ def read_engines(path: Path) -> list[Engine]:
         The engines in the order of the file.
 
     Raises:
-        ReadingError: the file can't be read, or a line has another number of columns, no number, or a cycle that does not follow.
+        ReadingError: the file can't be read, or a line has another number of columns, a value that
+            is no finite number, or a cycle out of order.
     """
     rows: dict[int, list[list[float]]] = {}
     unit = 0
     for line, words in _lines(path):
         if len(words) != _COLUMNS:
-            raise _error(
-                path,
-                line,
-                f"{_COLUMNS} columns (unit, cycle, 3 settings, 21 sensors)",
-                f"{len(words)}",
-            )
+            expected = f"{_COLUMNS} columns (unit, cycle, 3 settings, 21 sensors)"
+            raise _error(path, line, expected, f"{len(words)}")
         found, cycle = (
             _whole(path, line, word, name)
             for word, name in zip(words, ("unit", "cycle"), strict=False)
         )
         if found != unit and found in rows:
-            raise _error(
-                path,
-                line,
-                f"the lines of an engine together, the next of engine {unit}",
-                f"engine {found} again",
-            )
+            expected = f"the lines of an engine together, the next of engine {unit}"
+            raise _error(path, line, expected, f"engine {found} again")
         unit = found
         history = rows.setdefault(unit, [])
         if cycle != len(history) + 1:
@@ -80,22 +73,22 @@ def read_engines(path: Path) -> list[Engine]:
 
 
 def read_remaining(path: Path, engines: int) -> list[float]:
-    """Read how many cycles each engine still ran after its last line.
+    """Read how many cycles each engine ran after its last line.
 
     Args:
-        path: such as `RUL_FD001.txt`: a number a line, in the order of the engines.
-        engines: how many there are.
+        path: such as `RUL_FD001.txt`: one number per line, in the order of the engines.
+        engines: number of engines.
 
     Raises:
-        ReadingError: the file can't be read, a line is not one number of at least 0, or there are more or fewer than engines.
+        ReadingError: the file can't be read, a line is not one number of at least 0, or the number
+            of lines is not that of the engines.
     """
     remaining: list[float] = []
     line = 0
     for line, words in _lines(path):
         if len(words) != 1:
-            raise _error(
-                path, line, "1 column, the cycles left after an engine's last", f"{len(words)}"
-            )
+            expected = "1 column, the cycles left after an engine's last"
+            raise _error(path, line, expected, f"{len(words)}")
         cycles = _number(path, line, words[0])
         if cycles < 0:
             raise _error(path, line, "a number of cycles of at least 0", words[0])
@@ -106,7 +99,7 @@ def read_remaining(path: Path, engines: int) -> list[float]:
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the lines that are not blank, with their numbers from 1, as words."""
+    """Return the lines that are not blank, with their numbers from 1, split at spaces."""
     try:
         text = path.read_text(encoding="ascii")
     except OSError as error:

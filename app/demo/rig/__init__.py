@@ -1,1 +1,1 @@
-"""The laboratory hydraulic rig: topology, measurements, importer and live feed."""
+"""The hydraulic test rig: topology, measurements, importer and live feed."""

@@ -1,7 +1,7 @@
-"""The rig's data as one compressed file: the files of the published layout in a .tar.xz, nothing else.
+"""The rig's data as one compressed file: the files of the published layout in a .tar.xz.
 
-The text itself is kept, so that the values are exactly those of the files and any tool can open it; scaled integers in
-.npz would be a fifth smaller and need an explanation. Nothing is unpacked to disk and nothing pickled is read.
+It keeps the text, so values are exact and any tool can open it; scaled integers in .npz would be a
+fifth smaller. Nothing is unpacked to disk.
 Invariant: the same files give the same bytes, with the same version of liblzma.
 """
 
@@ -18,20 +18,21 @@ MAX_MEMBER_BYTES = 1 << 26
 
 _NAMES = (PROFILE_FILE, INDEX_FILE, *(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS))
 _PRESET = 6 | lzma.PRESET_EXTREME
+_REPAIR = "pack it anew with `python -m app.demo pack-rig`"
 
 
 def pack(files: RigFiles, archive: Path) -> int:
-    """Write a copy of the data as an archive, after checking all of it.
+    """Check a copy of the data and write it as an archive.
 
     Args:
         files: a copy of the data.
-        archive: the file to write; replaced whole or not at all.
+        archive: the file to write; replaced atomically.
 
     Returns:
         The archive's size in bytes.
 
     Raises:
-        ReadingError: the data are not in the layout, or a file is above `MAX_MEMBER_BYTES`.
+        ReadingError: the data are not in the layout, or a file exceeds `MAX_MEMBER_BYTES`.
     """
     for _ in read_blocks(files, cycles_per_block=64):
         pass
@@ -46,9 +47,8 @@ def pack(files: RigFiles, archive: Path) -> int:
                     with files.open(name) as stream:
                         content = stream.read(MAX_MEMBER_BYTES + 1)
                     _check_size(name, len(content))
-                    member = tarfile.TarInfo(
-                        name
-                    )  # time, owner and mode stay at their defaults: reproducible
+                    # default time, owner and mode make the archive reproducible
+                    member = tarfile.TarInfo(name)
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         part.replace(archive)
@@ -61,7 +61,7 @@ def open_archive(archive: Path) -> RigFiles:
     """Read an archive into memory.
 
     Raises:
-        ReadingError: it is missing, damaged, or holds something else than the files of the layout.
+        ReadingError: it is missing or damaged, or has files that are not in the layout.
     """
     contents: dict[str, Path | bytes] = {}
     try:
@@ -69,8 +69,8 @@ def open_archive(archive: Path) -> RigFiles:
             for member in tar:
                 if not member.isfile() or member.name not in _NAMES:
                     raise ReadingError(
-                        f"{archive.name}: expected only files of the rig's layout, found '{member.name}': "
-                        "pack it anew with `python -m app.demo pack-rig`"
+                        f"{archive.name}: expected only files of the rig's layout, found "
+                        f"'{member.name}': {_REPAIR}"
                     )
                 _check_size(member.name, member.size)
                 stream = tar.extractfile(member)
@@ -78,8 +78,8 @@ def open_archive(archive: Path) -> RigFiles:
                 contents[member.name] = stream.read()
     except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
         raise ReadingError(
-            f"{archive.name}: expected a .tar.xz in the rig's layout, found one that can't be read ({error}): "
-            "pack it anew with `python -m app.demo pack-rig`"
+            f"{archive.name}: expected a .tar.xz in the rig's layout, found one that can't be read "
+            f"({error}): {_REPAIR}"
         ) from error
     return RigFiles(archive.name, contents)
 

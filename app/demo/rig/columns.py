@@ -1,7 +1,6 @@
-"""Readings of cycles and of seconds as the parallel columns that the store takes.
+"""Readings of cycles and of seconds as the parallel columns that the store accepts.
 
-Pure; the store puts them in order.
-Invariant: value k of a second of a sensor with rate r lies k / r seconds after the second begins.
+Invariant: value k of a second of a sensor with rate r has the time k / r seconds after its start.
 """
 
 from typing import NamedTuple
@@ -20,7 +19,7 @@ class Columns(NamedTuple):
     """R readings of one equipment.
 
     Args:
-        sensor_ids: the sensor of each.
+        sensor_ids: sensor of each.
         times_us: int64[R], microseconds since 1970-01-01T00:00Z.
         values: float64[R], in the sensor's unit.
     """
@@ -31,11 +30,11 @@ class Columns(NamedTuple):
 
 
 def block_columns(block: CycleBlock, start_us: int) -> Columns:
-    """Lay out the readings of a block: cycle i of the original begins i minutes after the start.
+    """Return the readings of a block: cycle i of the original begins i minutes after the start.
 
     Args:
         block: consecutive cycles.
-        start_us: microseconds since 1970-01-01T00:00Z, of the original's first cycle.
+        start_us: of the original's first cycle, microseconds since 1970-01-01T00:00Z.
     """
     cycle_start_C = start_us + block.cycle_index_C * CYCLE_US
     sensor_ids: list[str] = []
@@ -50,7 +49,7 @@ def block_columns(block: CycleBlock, start_us: int) -> Columns:
 
 
 def second_columns(replay: Replay, start_s: int, end_s: int) -> Columns:
-    """Lay out the replayed readings of a half-open interval of whole seconds since 1970-01-01T00:00Z."""
+    """Return the replayed readings of [start_s, end_s), seconds since 1970-01-01T00:00Z."""
     sensors = len(replay.sensor_ids)
     return Columns(
         list(replay.sensor_ids) * (end_s - start_s),

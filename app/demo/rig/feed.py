@@ -1,9 +1,9 @@
-"""Replays the rig's cycles into a store as if they were measured now.
+"""Writes the rig's cycles into a store as live data.
 
-What it writes follows from the time alone, so it may stop, start and repeat at will: a second is written again with the
-same values, which the store takes as duplicates.
-Invariant: after a pause or an outage it goes on where it stopped; no second between the start of the backfill and now
-is left out.
+The values depend on the time alone, so the feed can stop, start and repeat: a second written again
+has the same values, which the store counts as duplicates.
+Invariant: after a pause or an outage it continues where it stopped; every second from the start of
+the backfill until now is written.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from app.core.errors import StoreUnavailable
 from app.core.settings import Settings
@@ -24,13 +26,14 @@ from app.store.open import open_store
 from app.store.store import Store
 
 BACKFILL_S = 3_600
-"""Seconds before the start that are written first, so that every window of the last hour is whole."""
+"""Seconds before the start that are written first, so that windows of the last hour are full."""
 
 CATCH_UP_S = 3_600
 """Most seconds in one call of the store."""
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
+"""Limits of the pauses, which grow exponentially with jitter."""
 _LONGEST_SLEEP_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -38,11 +41,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The time that a feed lives in.
+    """The clock of a feed; tests replace it.
 
     Args:
-        now_s: seconds since 1970-01-01T00:00Z.
-        sleep: waits for some seconds.
+        now_s: returns seconds since 1970-01-01T00:00Z.
+        sleep: waits for a number of seconds.
     """
 
     now_s: Callable[[], float] = time.time
@@ -50,13 +53,13 @@ class Clock:
 
 
 class LiveFeed:
-    """Writes the values of each second when it begins, and of the last hour when it starts.
+    """Writes the last hour at its start, then each second when it begins.
 
     Args:
-        store: where to write; retried for as long as it is unavailable.
-        equipment: the machine to write as; registered when the feed starts, unless its id is registered already.
+        store: to write to; retried while it is unavailable.
+        equipment: the machine; registered at the start unless its id is registered.
         replay: the values, in any order of sensors.
-        clock: the time.
+        clock: of the feed.
     """
 
     def __init__(self, store: Store, equipment: Equipment, replay: Replay, clock: Clock) -> None:
@@ -69,14 +72,14 @@ class LiveFeed:
         """Feed until cancelled.
 
         Raises:
-            StoreError: the store refuses what it is given; waiting would not help.
+            StoreError: the store refused the readings.
         """
         next_s = math.floor(self._clock.now_s()) - BACKFILL_S
         await self._persist(self._register)
         while True:
             now_s = self._clock.now_s()
             if next_s > now_s:
-                # in parts, so that a clock that was set or a machine that slept is noticed
+                # in short parts, to notice a changed clock or a suspended machine
                 await self._clock.sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
                 continue
             end_s = min(math.floor(now_s) + 1, next_s + CATCH_UP_S)
@@ -92,32 +95,29 @@ class LiveFeed:
         await self._store.ingest(self._equipment.equipment_id, *columns)
 
     async def _persist(self, write: Callable[[], Awaitable[object]]) -> None:
-        pause_s, since_s = FIRST_PAUSE_S, None
-        while True:
-            try:
-                await write()
-            except StoreUnavailable as error:
-                if since_s is None:
-                    since_s = self._clock.now_s()
-                    logger.warning(
-                        "feed interrupted, store unavailable",
-                        extra={
-                            "equipment_id": self._equipment.equipment_id,
-                            "reason": error.message,
-                        },
-                    )
-                await self._clock.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            else:
-                if since_s is not None:
-                    logger.info(
-                        "feed resumed",
-                        extra={
-                            "equipment_id": self._equipment.equipment_id,
-                            "outage_s": round(self._clock.now_s() - since_s, 1),
-                        },
-                    )
-                return
+        began_s = self._clock.now_s()
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=wait_exponential_jitter(
+                multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S, jitter=FIRST_PAUSE_S
+            ),
+            sleep=self._clock.sleep,
+            before_sleep=self._log_outage,
+        )
+        await retrying(write)
+        if retrying.statistics["attempt_number"] > 1:
+            outage_s = round(self._clock.now_s() - began_s, 1)
+            fields = {"equipment_id": self._equipment.equipment_id, "outage_s": outage_s}
+            logger.info("feed resumed", extra=fields)
+
+    def _log_outage(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            assert state.outcome is not None
+            fields = {
+                "equipment_id": self._equipment.equipment_id,
+                "reason": str(state.outcome.exception()),
+            }
+            logger.warning("feed interrupted, store unavailable", extra=fields)
 
 
 async def run_feed(settings: Settings, equipment: Equipment) -> None:
@@ -125,9 +125,9 @@ async def run_feed(settings: Settings, equipment: Equipment) -> None:
 
     Raises:
         ReadingError: the shipped archive is damaged.
-        StoreError: the store refuses what it is given.
+        StoreError: the store refused the readings.
     """
-    # off the loop: reading the archive takes about a second
+    # in a thread: reading the archive takes about a second
     replay = await asyncio.to_thread(
         lambda: Replay.load(open_archive(SHIPPED_ARCHIVE), equipment.sensor_ids)
     )

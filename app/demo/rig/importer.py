@@ -1,15 +1,16 @@
-"""Imports a copy of the rig's data into a store: readings at their own times, and the grades as condition labels.
+"""Imports a copy of the rig's data into a store: readings at their own times, grades as labels.
 
-Every block is written whole before the next is read, and writing one again changes nothing, so an import that was
-interrupted is completed by running it again.
-Invariant: cycle i of the original experiment begins i minutes after the start, whichever cycles the copy holds.
+Every block is written completely before the next is read. The import can be repeated; repeating it
+completes an interrupted one.
+Invariant: cycle i of the original experiment begins i minutes after the start, for any subset of
+cycles in the copy.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import datetime, timedelta
 
 from app.core.errors import ReadingError
+from app.demo.machine import Progress, start_us
 from app.demo.rig.columns import CYCLE_US, block_columns
 from app.demo.rig.equipment import check_fits_layout
 from app.demo.rig.measurements import (
@@ -26,25 +27,6 @@ from app.store.labels import ConditionLabel
 from app.store.readings import CHUNK
 from app.store.store import Store
 
-DEFAULT_START = datetime(2025, 1, 1, tzinfo=UTC)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Progress(NamedTuple):
-    """What an import has done so far.
-
-    Args:
-        cycles: written.
-        cycles_total: in the copy.
-        readings: written, new or not.
-        accepted: readings that were new.
-    """
-
-    cycles: int
-    cycles_total: int
-    readings: int
-    accepted: int
-
 
 async def import_rig(
     store: Store,
@@ -56,35 +38,36 @@ async def import_rig(
     """Register the rig and write all readings and labels of a copy of its data.
 
     Args:
-        store: where to write.
-        equipment: the machine to write as; its topology is registered, or replaced.
+        store: to write to.
+        equipment: the machine; its topology is registered or replaced.
         files: a copy of the data.
-        start: when the original's first cycle begins; aware, on a whole minute.
-        report: told after every block.
+        start: of the original's first cycle; with a time zone, on a whole minute.
+        report: called after every block.
 
     Returns:
-        The whole import.
+        The progress at the end.
 
     Raises:
         TopologyError: the equipment does not fit the rig's layout.
-        ReadingError: the data are not in the layout, hold a grade that the equipment does not know, or the start is not
-            on a whole minute. Blocks before the faulty one are written.
+        ReadingError: the data are not in the layout or have a grade that the equipment lacks, or
+            the start is not on a whole minute; blocks before the error are written.
         StoreError: the store refused or can't be reached.
     """
     check_fits_layout(equipment)
-    start_us = _start_us(start)
+    period = timedelta(seconds=CYCLE_S)
+    begin_us = start_us(start, period, "a whole minute, since cycles begin on one")
     found = survey(files)
     cycles_per_block = max(1, CHUNK * found.cycles // found.readings)
     await store.migrate()
     await store.put_equipment(equipment)
     done = Progress(0, found.cycles, 0, 0)
     for block in read_blocks(files, cycles_per_block):
-        labels = _labels(block, equipment, start_us, done.cycles)
-        columns = block_columns(block, start_us)
+        labels = _labels(block, equipment, begin_us, done.done)
+        columns = block_columns(block, begin_us)
         result = await store.ingest(equipment.equipment_id, *columns)
         await store.put_labels(equipment.equipment_id, labels)
         done = done._replace(
-            cycles=done.cycles + len(block.cycle_index_C),
+            done=done.done + len(block.cycle_index_C),
             readings=done.readings + len(columns.times_us),
             accepted=done.accepted + result.accepted,
         )
@@ -92,46 +75,27 @@ async def import_rig(
     return done
 
 
-def _start_us(start: datetime) -> int:
-    if start.tzinfo is None:
-        raise ReadingError(
-            f"expected a start with a time zone, found {start.isoformat()}: add Z for UTC", "start"
-        )
-    since_epoch = start - _EPOCH
-    if since_epoch % timedelta(seconds=CYCLE_S):
-        raise ReadingError(
-            f"expected a start on a whole minute, since cycles begin on one, found {start.isoformat()}: round it",
-            "start",
-        )
-    return since_epoch // timedelta(microseconds=1)
-
-
 def _labels(
-    block: CycleBlock, equipment: Equipment, start_us: int, first_row: int
+    block: CycleBlock, equipment: Equipment, begin_us: int, first_row: int
 ) -> list[ConditionLabel]:
     known = {
         component.component_id: {grade.name for grade in component.grades}
         for component in equipment.components
     }
+    columns = (block.cycle_index_C, block.grades_CG, block.stable_C)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     labels = []
-    for row, (cycle, grades, stable) in enumerate(
-        zip(
-            block.cycle_index_C.tolist(),
-            block.grades_CG.tolist(),
-            block.stable_C.tolist(),
-            strict=True,
-        ),
-        first_row + 1,
-    ):
+    for row, (cycle, grades, stable) in enumerate(rows, first_row + 1):
+        start_of_cycle_us = begin_us + cycle * CYCLE_US
+        end_us = start_of_cycle_us + CYCLE_US
         for component_id, grade in zip(GRADED_COMPONENTS, map(str, grades), strict=True):
             if grade not in known[component_id]:
                 raise ReadingError(
-                    f"{PROFILE_FILE} line {row}: expected a grade of '{component_id}' ({', '.join(sorted(known[component_id]))}), "
-                    f"found {grade}: correct the row or add the grade to the topology",
+                    f"{PROFILE_FILE} line {row}: expected a grade of '{component_id}' "
+                    f"({', '.join(sorted(known[component_id]))}), found {grade}: correct the row "
+                    "or add the grade to the topology",
                     f"{PROFILE_FILE}:{row}",
                 )
-            begin_us = start_us + cycle * CYCLE_US
-            labels.append(
-                ConditionLabel(component_id, begin_us, begin_us + CYCLE_US, grade, stable, cycle)
-            )
+            label = ConditionLabel(component_id, start_of_cycle_us, end_us, grade, stable, cycle)
+            labels.append(label)
     return labels

@@ -1,7 +1,7 @@
-"""The live rig as a Ray Serve application without a route: one replica that feeds until it is told to stop.
+"""The live rig as a Ray Serve application without a route: one replica that runs the feed.
 
-It knows nothing of how a feed works, and imports no torch, so its process stays small.
-Invariant: a feed that ended for whatever reason fails the health check, and Serve starts a new replica.
+It imports no torch, so its process stays small.
+Invariant: when the feed ends, the health check fails and Serve starts a new replica.
 """
 
 import asyncio
@@ -29,16 +29,15 @@ class LiveRigArgs(BaseModel):
 
 
 class LiveRig:
-    """One replica; more would only write the same readings again.
+    """The replica; a second one would write the same readings.
 
     Args:
-        equipment: the machine to write as.
+        equipment: the machine that is written.
     """
 
     def __init__(self, equipment: Equipment) -> None:
-        self._feed: asyncio.Task[None] | None = (
-            None  # __del__ also comes after a constructor that failed
-        )
+        # set first: __del__ is called even if the constructor fails
+        self._feed: asyncio.Task[None] | None = None
         settings = Settings()
         configure_logging(settings.log_level)
         self._feed = asyncio.get_running_loop().create_task(_run(settings, equipment))
@@ -62,7 +61,7 @@ class LiveRig:
 
 
 async def _run(settings: Settings, equipment: Equipment) -> None:
-    # said at once; the health check notices up to half a minute later
+    # logged at once; the health check notices it up to half a minute later
     try:
         await run_feed(settings, equipment)
     except Exception:
@@ -71,7 +70,7 @@ async def _run(settings: Settings, equipment: Equipment) -> None:
 
 
 def live_rig(args: LiveRigArgs) -> serve.Application:
-    """Bind the replica that feeds.
+    """Bind the deployment of the feed.
 
     Raises:
         TopologyError: the shipped topology does not fit the rig's layout.

@@ -1,8 +1,9 @@
-"""The hydraulic rig's measurements in their published layout: one file a sensor, one row a cycle.
+"""The rig's measurements in their published layout: one file per sensor, one row per cycle.
 
-Reads them in blocks of cycles, so that the full-rate original fits in memory. It knows no database and no clock.
-Source: Helwig, Pignanelli, Schuetze (2018), UCI Machine Learning Repository id 447, doi:10.24432/C5CW21.
-Invariant: a value that is returned is the float64 nearest to the text of the file, and finite; anything else raises
+Reads blocks of cycles, so that the full-rate original fits in memory.
+Source: Helwig, Pignanelli, Schuetze (2018), UCI Machine Learning Repository id 447,
+doi:10.24432/C5CW21.
+Invariant: a returned value is the float64 nearest to the text, and finite; anything else raises
 with the file, the line, what was expected and what was found.
 """
 
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 from app.core.errors import ReadingError
 
 SENSOR_IDS: tuple[str, ...] = (
-    "PS1", "PS2", "PS3", "PS4", "PS5", "PS6", "EPS1", "FS1", "FS2", "TS1", "TS2", "TS3", "TS4", "VS1", "CE", "CP", "SE",
+    "PS1", "PS2", "PS3", "PS4", "PS5", "PS6", "EPS1", "FS1", "FS2", "TS1", "TS2", "TS3", "TS4",
+    "VS1", "CE", "CP", "SE",
 )  # fmt: skip
-"""Sensors of the rig; `<sensor_id>.txt` holds a sensor's rows."""
+"""Sensors of the rig; `<sensor_id>.txt` has the rows of a sensor."""
 
 GRADED_COMPONENTS: tuple[str, ...] = ("cooler", "valve", "pump", "accumulator")
 """Components of the first four columns of the profile; the fifth is the stability flag."""
@@ -38,7 +40,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RigFiles:
-    """The files of one copy of the rig's data: on disk, or held in memory.
+    """The files of one copy of the rig's data, on disk or in memory.
 
     Args:
         where: the directory or archive, for messages.
@@ -57,8 +59,8 @@ class RigFiles:
         content = self.contents.get(name)
         if content is None:
             raise ReadingError(
-                f"{self.where}: expected {name}, found no such file: the layout is one .txt a sensor "
-                f"({', '.join(SENSOR_IDS)}) and {PROFILE_FILE}",
+                f"{self.where}: expected {name}, found no such file: the layout is one .txt per "
+                f"sensor ({', '.join(SENSOR_IDS)}) and {PROFILE_FILE}",
                 name,
             )
         if isinstance(content, bytes):
@@ -72,11 +74,11 @@ class RigFiles:
 
 
 class RigSurvey(NamedTuple):
-    """What a copy of the rig's data holds, known without reading its values.
+    """Size of a copy of the rig's data, known without reading its values.
 
     Args:
         cycles: rows of every file.
-        rates_hz: sensor id to whole readings a second.
+        rates_hz: sensor id to readings per second, whole numbers.
     """
 
     cycles: int
@@ -84,19 +86,19 @@ class RigSurvey(NamedTuple):
 
     @property
     def readings(self) -> int:
-        """Values of all sensors in all cycles."""
+        """Number of values of all sensors in all cycles."""
         return self.cycles * CYCLE_S * sum(self.rates_hz.values())
 
 
 @dataclass(frozen=True, slots=True)
 class CycleBlock:
-    """Consecutive cycles. C cycles of the block, R readings of a sensor in a cycle, G graded components.
+    """Consecutive cycles: C cycles, R readings of a sensor in a cycle, G graded components.
 
     Args:
-        cycle_index_C: int64, place of each cycle in the original experiment, from 0, rising.
-        values_CR: sensor id to float64[C, R], in the sensor's own unit; R is 60 times its rate.
-        grades_CG: int64, condition of each of `GRADED_COMPONENTS`.
-        stable_C: bool, whether conditions were stable.
+        cycle_index_C: index of each cycle in the original experiment, from 0, rising.
+        values_CR: sensor id to float64[C, R], in the sensor's unit; R is 60 times its rate.
+        grades_CG: grade of each of `GRADED_COMPONENTS`.
+        stable_C: whether conditions were stable.
     """
 
     cycle_index_C: NDArray[np.int64]
@@ -122,11 +124,11 @@ def open_directory(directory: Path) -> RigFiles:
 
 
 def survey(files: RigFiles) -> RigSurvey:
-    """Check that all files are there with the same number of cycles, and tell each sensor's rate.
+    """Check that all files exist with the same number of cycles, and find each sensor's rate.
 
     Raises:
-        ReadingError: a file is missing or empty, has another number of cycles than the first, or a number of columns
-            that is no multiple of 60.
+        ReadingError: a file is missing or empty, has another number of cycles than the first, or a
+            number of columns that is no multiple of 60.
     """
     rates_hz = {sensor_id: _rate_hz(files, f"{sensor_id}.txt") for sensor_id in SENSOR_IDS}
     names = [f"{sensor_id}.txt" for sensor_id in SENSOR_IDS] + [PROFILE_FILE]
@@ -137,22 +139,22 @@ def survey(files: RigFiles) -> RigSurvey:
     for name, found in rows.items():
         if found != cycles:
             raise ReadingError(
-                f"{files.where}: expected {cycles} cycles (rows) in {name} as in {names[0]}, found {found}: "
-                "take all files from one copy of the data",
+                f"{files.where}: expected {cycles} cycles (rows) in {name} as in {names[0]}, found "
+                f"{found}: take all files from one copy of the data",
                 name,
             )
     return RigSurvey(cycles, rates_hz)
 
 
 def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
-    """Read all cycles in the order of the files, a block at a time.
+    """Read all cycles in the order of the files, in blocks.
 
     Args:
         files: a copy of the data.
-        cycles_per_block: at least 1; memory grows with it (a full-rate cycle holds 43,680 values, 0.35 MB).
+        cycles_per_block: at least 1; a full-rate cycle has 43,680 values, 0.35 MB.
 
     Raises:
-        ReadingError: as `survey`; or a row of another width, or a value that is not a finite number.
+        ReadingError: as `survey`; a row has another width, or a value is not a finite number.
     """
     found = survey(files)
     with ExitStack() as stack:
@@ -179,22 +181,14 @@ def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
             for row, index in zip(rows, index_C, strict=True):
                 if index <= last_index:
                     raise _wrong(
-                        INDEX_FILE,
-                        row + 1,
-                        f"a number above {last_index}",
-                        str(index),
-                        "sort the cycles",
+                        INDEX_FILE, row + 1, f"a number above {last_index}", str(index), _SORT
                     )
                 last_index = index
             profile_C5 = np.array([next(profile) for _ in rows], dtype=np.int64)
             for row, flag in zip(rows, profile_C5[:, -1].tolist(), strict=True):
                 if flag not in (0, 1):
                     raise _wrong(
-                        PROFILE_FILE,
-                        row + 1,
-                        "a stable flag of 0 or 1 in column 5",
-                        str(flag),
-                        _REPAIR,
+                        PROFILE_FILE, row + 1, "a stable flag of 0 or 1 in column 5", str(flag)
                     )
             yield CycleBlock(
                 cycle_index_C=np.array(index_C, dtype=np.int64),
@@ -208,9 +202,12 @@ def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
 
 
 _REPAIR = "repair the row or take the file anew"
+_SORT = "sort the cycles"
 
 
-def _wrong(name: str, line: int, expected: str, found: str, what_to_do: str) -> ReadingError:
+def _wrong(
+    name: str, line: int, expected: str, found: str, what_to_do: str = _REPAIR
+) -> ReadingError:
     return ReadingError(
         f"{name} line {line}: expected {expected}, found {found}: {what_to_do}", f"{name}:{line}"
     )
@@ -221,13 +218,8 @@ def _rate_hz(files: RigFiles, name: str) -> int:
         first = stream.readline().rstrip(b"\r\n")
     columns = first.count(b"\t") + 1 if first else 0
     if columns == 0 or columns % CYCLE_S:
-        raise _wrong(
-            name,
-            1,
-            f"a multiple of {CYCLE_S} tab-separated columns (seconds of a cycle)",
-            f"{columns}",
-            _REPAIR,
-        )
+        expected = f"a multiple of {CYCLE_S} tab-separated columns (seconds of a cycle)"
+        raise _wrong(name, 1, expected, f"{columns}")
     return columns // CYCLE_S
 
 
@@ -244,7 +236,7 @@ def _fields(stream: BinaryIO, name: str, columns: int) -> Iterator[tuple[int, li
     for line, text in enumerate(stream, start=1):
         fields = text.rstrip(b"\r\n").split(b"\t")
         if len(fields) != columns:
-            raise _wrong(name, line, f"{columns} tab-separated columns", f"{len(fields)}", _REPAIR)
+            raise _wrong(name, line, f"{columns} tab-separated columns", f"{len(fields)}")
         yield line, fields
 
 
@@ -258,9 +250,7 @@ def _number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[NDArray[
             column, field = next(
                 (column, field) for column, field in enumerate(fields, 1) if not _is_number(field)
             )
-            raise _wrong(
-                name, line, "a finite number", f"{_shown(field)} in column {column}", _REPAIR
-            )
+            raise _wrong(name, line, "a finite number", f"{_shown(field)} in column {column}")
         yield values_R
 
 
@@ -268,14 +258,12 @@ def _whole_number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[li
     for line, fields in _fields(stream, name, columns):
         for column, field in enumerate(fields, 1):
             if not _COUNT.fullmatch(field):
-                raise _wrong(
-                    name, line, "a whole number", f"{_shown(field)} in column {column}", _REPAIR
-                )
+                raise _wrong(name, line, "a whole number", f"{_shown(field)} in column {column}")
         yield [int(field) for field in fields]
 
 
 def _is_number(field: bytes) -> bool:
-    # float() also takes digits parted by underscores, which no instrument writes
+    # float() also accepts underscores between digits, which no instrument writes
     try:
         return b"_" not in field and math.isfinite(float(field))
     except ValueError:

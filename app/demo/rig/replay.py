@@ -1,6 +1,7 @@
-"""Which of the rig's cycles is replayed when, and the values of any second.
+"""Replays the rig's cycles: the values of any second.
 
-Pure: time comes in as a number, so the same second always has the same values, before and after a restart.
+Pure: a second always has the same values, also after a restart.
+Shapes: C cycles, M of them, K = 60 seconds of a cycle, S sensors.
 Invariant: minute m since 1970-01-01T00:00Z replays cycle m modulo the number of cycles.
 """
 
@@ -19,18 +20,18 @@ def cycle_at(minute: int, cycles: int) -> int:
 
     Args:
         minute: whole minutes since 1970-01-01T00:00Z.
-        cycles: how many there are, at least 1.
+        cycles: number of cycles, at least 1.
     """
     return minute % cycles
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The rig's cycles, laid out to be read by the second. C cycles, M of them, K = 60 seconds of a cycle, S sensors.
+    """The rig's cycles by second.
 
     Args:
         sensor_ids: the order of S.
-        values_CKS: float64[C, K, S], each in its sensor's own unit.
+        values_CKS: float64[C, K, S], in the sensors' units.
     """
 
     sensor_ids: tuple[str, ...]
@@ -45,14 +46,15 @@ class Replay:
             sensor_ids: the order of S; sensors of the rig.
 
         Raises:
-            ReadingError: the data are not in the layout, or faster than 1 Hz.
+            ReadingError: the data are not in the layout, or not at 1 Hz.
         """
         found = survey(files)
         fast = [sensor_id for sensor_id in sensor_ids if found.rates_hz[sensor_id] != 1]
         if fast:
             raise ReadingError(
                 f"{files.where}: expected 60 columns to replay, found {fast[0]}.txt with "
-                f"{CYCLE_S * found.rates_hz[fast[0]]}: replay the shipped copy, or import this one with `import-rig`"
+                f"{CYCLE_S * found.rates_hz[fast[0]]}: replay the shipped copy, or import this one "
+                "with `import-rig`"
             )
         values_CKS = np.empty((found.cycles, CYCLE_S, len(sensor_ids)))
         first = 0
@@ -68,7 +70,7 @@ class Replay:
 
         Args:
             start_s: whole seconds since 1970-01-01T00:00Z.
-            end_s: likewise; the second that is not there any more.
+            end_s: likewise, exclusive.
 
         Returns:
             float64[end_s - start_s, S].

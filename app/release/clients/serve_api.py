@@ -1,7 +1,7 @@
-"""Ray Serve's own interface on the dashboard: applies a configuration, and tells what became of it.
+"""A client of Ray Serve's REST interface on the dashboard: applies configurations, reports states.
 
-It speaks HTTP and imports no Ray, which takes seconds. Tokens are found where Ray's own commands find them.
-Invariant: an answer that is not the expected one is an error that says so; nothing is applied in parts.
+It uses HTTP and does not import Ray, which takes seconds. Tokens are read where Ray's own commands
+read them.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from app.core.errors import ReleaseError
 APPLICATIONS = "/api/serve/applications/"
 TIMEOUT_S = 30.0
 POLL_S = 0.1
-_TOLD_CHARACTERS = 600
+_MESSAGE_CHARACTERS = 600
 
 
 class ReplicaState(BaseModel):
@@ -46,7 +46,7 @@ class DeploymentState(BaseModel):
 
 
 class ApplicationState(BaseModel):
-    """An application as Serve reports it; `deployed_app_config` is what was applied last."""
+    """An application as Serve reports it; `deployed_app_config` was applied last."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,27 +57,27 @@ class ApplicationState(BaseModel):
 
     @property
     def failure(self) -> str | None:
-        """Why it does not run, or None while it may still come."""
+        """Why it does not run, or None while it may still start."""
         if self.status == "DEPLOY_FAILED":
-            told = [self.message, *(item.message for item in self.deployments.values())]
+            messages = [self.message, *(item.message for item in self.deployments.values())]
         else:
-            told = [
+            messages = [
                 item.message
                 for item in self.deployments.values()
                 if "failed to start" in item.message
             ]
-            if not told:
+            if not messages:
                 return None
-        return _last_words(" ".join(part for part in told if part))
+        return _cause(" ".join(filter(None, messages)))
 
 
 class ServeApi:
     """A client of the dashboard.
 
     Args:
-        address: of the dashboard, `http://host:port`.
-        token: Ray's, or None where it asks for none.
-        transport: another way to send requests than the network.
+        address: The dashboard, `http://host:port`.
+        token: Ray's token, or None without authentication.
+        transport: Replaces the network in tests.
     """
 
     def __init__(
@@ -94,39 +94,40 @@ class ServeApi:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def apply(self, config: object) -> None:
-        """Apply a whole configuration; returns when Serve has taken it, before it is in force.
+        """Apply a whole configuration; returns when Serve accepted it, before it is in force.
 
         Raises:
-            ReleaseError: the dashboard does not answer, or Serve refused.
+            ReleaseError: The dashboard does not answer, or Serve refused.
         """
-        await self._ask("PUT", config)
+        await self._send("PUT", config)
 
     async def applications(self) -> dict[str, ApplicationState]:
-        """Return what Serve says of every application.
+        """Return the state of every application.
 
         Raises:
-            ReleaseError: the dashboard does not answer, or with something else.
+            ReleaseError: The dashboard does not answer, or the answer has another form.
         """
-        answer = await self._ask("GET")
+        answer = await self._send("GET")
         try:
             given = answer.json()["applications"]
             return {name: ApplicationState.model_validate(item) for name, item in given.items()}
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise ReleaseError(
-                f"expected Serve's applications from {self._address}, found something else: is it Ray's dashboard?"
+                f"expected Serve's applications from {self._address}, found something else: is it "
+                "Ray's dashboard?"
             ) from error
 
-    async def wait_running(self, name: str, within_s: float) -> ApplicationState:
+    async def wait_running(self, name: str, timeout_s: float) -> ApplicationState:
         """Wait until an application runs.
 
         Raises:
-            ReleaseError: it failed, or does not run in time.
+            ReleaseError: It failed, or does not run in time.
         """
-        give_up = time.monotonic() + within_s
+        deadline = time.monotonic() + timeout_s
         while True:
             state = (await self.applications()).get(name)
             if state is not None:
@@ -134,49 +135,55 @@ class ServeApi:
                     return state
                 if (failure := state.failure) is not None:
                     raise ReleaseError(f"expected application '{name}' to start, found: {failure}")
-            if time.monotonic() > give_up:
-                found = "nothing of it" if state is None else state.status
+            if time.monotonic() > deadline:
+                found = "no such application" if state is None else state.status
                 raise ReleaseError(
-                    f"expected application '{name}' to run within {within_s:g} s, found {found}"
+                    f"expected application '{name}' to run within {timeout_s:g} s, found {found}"
                 )
             await asyncio.sleep(POLL_S)
 
-    async def wait_gone(self, name: str, within_s: float) -> None:
-        """Wait until an application is no more.
+    async def wait_gone(self, name: str, timeout_s: float) -> None:
+        """Wait until an application was removed.
 
         Raises:
-            ReleaseError: it is still there.
+            ReleaseError: It still exists.
         """
-        give_up = time.monotonic() + within_s
+        deadline = time.monotonic() + timeout_s
         while (state := (await self.applications()).get(name)) is not None:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise ReleaseError(
-                    f"expected application '{name}' to be gone within {within_s:g} s, found {state.status}"
+                    f"expected application '{name}' to be removed within {timeout_s:g} s, found "
+                    f"{state.status}"
                 )
             await asyncio.sleep(POLL_S)
 
-    async def _ask(self, method: str, body: object = None) -> httpx.Response:
+    async def _send(self, method: str, body: object = None) -> httpx.Response:
         try:
             answer = await self._client.request(method, APPLICATIONS, json=body)
         except httpx.HTTPError as error:
             raise ReleaseError(
-                f"expected Ray's dashboard at {self._address}, found {type(error).__name__}: start the service, or name the "
-                "address with --address or RAY_DASHBOARD_ADDRESS"
+                f"expected Ray's dashboard at {self._address}, found {type(error).__name__}: start "
+                "the service, or give the address with --address or RAY_DASHBOARD_ADDRESS"
             ) from error
         if answer.status_code in {401, 403}:
             raise ReleaseError(
-                f"expected Ray's token to be taken by {self._address}, found status {answer.status_code}: set RAY_AUTH_TOKEN, or "
-                "RAY_AUTH_TOKEN_PATH to its file"
+                f"expected {self._address} to accept Ray's token, found status "
+                f"{answer.status_code}: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
             )
         if answer.status_code != httpx.codes.OK:
             raise ReleaseError(
-                f"expected Serve to take the configuration, found status {answer.status_code}: {_last_words(answer.text)}"
+                f"expected Serve to accept the configuration, found status {answer.status_code}: "
+                f"{_cause(answer.text)}"
             )
         return answer
 
 
 def ray_token(environment: Mapping[str, str], home: Path) -> str | None:
-    """Return the token of Ray's control plane, from where Ray itself takes it; None when there is none."""
+    """Return the token of Ray's control plane, read where Ray reads it, or None without one.
+
+    Raises:
+        ReleaseError: The file of RAY_AUTH_TOKEN_PATH cannot be read.
+    """
     if (given := environment.get("RAY_AUTH_TOKEN", "").strip()) != "":
         return given
     named = environment.get("RAY_AUTH_TOKEN_PATH")
@@ -192,13 +199,13 @@ def ray_token(environment: Mapping[str, str], home: Path) -> str | None:
 
 
 def dashboard_address(given: str | None) -> str:
-    """Return where the dashboard answers: what was given, else the environment's, else Ray's usual place."""
+    """Return the dashboard's address: as given, else the environment's, else Ray's default."""
     return given or os.environ.get("RAY_DASHBOARD_ADDRESS") or "http://127.0.0.1:8265"
 
 
-def _last_words(text: str) -> str:
-    """Return the end of what Ray tells, which holds the cause; before it stands a trace that helps nobody here."""
+def _cause(text: str) -> str:
+    """Return the end of a message of Ray, which holds the cause; a trace precedes it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     causes = [line for line in lines if "Error: " in line or "Exception: " in line]
-    told = causes[-1] if causes else " ".join(lines)
-    return told if len(told) <= _TOLD_CHARACTERS else f"...{told[-_TOLD_CHARACTERS:]}"
+    cause = causes[-1] if causes else " ".join(lines)
+    return cause if len(cause) <= _MESSAGE_CHARACTERS else f"...{cause[-_MESSAGE_CHARACTERS:]}"

@@ -1,12 +1,13 @@
-"""The running service as its callers see it: which weights are in force, whether a version answers, what its metrics say.
+"""A client of the running service: traffic in force, warm-up diagnoses, metrics.
 
-Invariant: only answers count; a version is warm when it has answered diagnoses, not when somebody says that it runs.
+Invariant: a version counts as warm when it answered diagnoses, not when Serve reports it running.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import httpx
@@ -15,25 +16,28 @@ from pydantic import ValidationError
 from app.core.errors import ReleaseError
 from app.core.settings import Settings
 from app.release.config.schema import ServeConfig
-from app.release.ledger import told
-from app.release.warm_up import warm_up_request
+from app.release.config.weights import format_weights
 from app.schemas.equipment import Equipment
 from app.serving.ingress.traffic import Traffic
 from app.store.first_key import FILE_NAME
 
 TIMEOUT_S = 30.0
 POLL_S = 0.05
-PASSING = frozenset({429, 502, 503, 504})
-"""Statuses of a service that may answer in a moment."""
+WARM_UP_ID = "release-warm-up"
+"""Equipment id of warm-up diagnoses, so that they appear in no machine's history."""
+_TRANSIENT = frozenset({404, 429, 502, 503, 504})
+"""Statuses of a service that may answer a moment later; 404 until the version is known."""
+_WAVE_AMPLITUDE = 0.05  # share of the sensor's range
+_WAVE_BINS = 7.0  # bins per radian
 
 
 class ServiceApi:
     """A client of the service.
 
     Args:
-        url: of the service.
-        key: an API key with the scopes read and diagnose.
-        transport: another way to send requests than the network.
+        url: Base URL of the service.
+        key: API key with the scopes read and diagnose.
+        transport: Replaces the network in tests.
     """
 
     def __init__(
@@ -50,68 +54,71 @@ class ServiceApi:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def weights(self) -> dict[str, float]:
-        """Return the weights in force, as one ingress replica tells them.
+        """Return the weights in force in one ingress replica, in percent by version.
 
         Raises:
-            ReleaseError: the service does not answer.
+            ReleaseError: The service does not answer.
         """
-        answer = await self._expect("GET", "/v1/traffic")
+        answer = await self._get("/v1/traffic")
         return {release["version"]: release["weight"] for release in answer.json()["releases"]}
 
-    async def wait_traffic(self, wanted: Traffic, replicas: int, within_s: float) -> None:
+    async def wait_traffic(self, wanted: Traffic, replicas: int, timeout_s: float) -> None:
         """Wait until every ingress replica has weights and shadows in force.
 
         Args:
-            wanted: as the file says it.
-            replicas: of the ingress; each question goes over a connection of its own, to whichever answers.
-            within_s: before giving up.
+            wanted: As configured in the file.
+            replicas: Number of ingress replicas; with several, each request uses a connection of
+                its own, so that all of them are likely to answer.
+            timeout_s: Time limit.
 
         Raises:
-            ReleaseError: they are not in force in time, or the ingress refused them.
+            ReleaseError: They are not in force in time, or the ingress refused them.
         """
         weights = {release.version: release.weight for release in wanted.releases}
-        give_up = time.monotonic() + within_s
+        deadline = time.monotonic() + timeout_s
         agreed = 0
         needed = 1 if replicas <= 1 else 4 * replicas
         headers = {} if replicas <= 1 else {"connection": "close"}
         while agreed < needed:
-            answer = (await self._expect("GET", "/v1/traffic", headers=headers)).json()
+            answer = (await self._get("/v1/traffic", headers=headers)).json()
             found = {release["version"]: release["weight"] for release in answer["releases"]}
             shadows = tuple(answer.get("shadows", ()))
             agreed = agreed + 1 if (found, shadows) == (weights, wanted.shadows) else 0
             if not agreed:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise ReleaseError(
-                        f"expected {told(weights, wanted.shadows)} in force within {within_s:g} s, found "
-                        f"{told(found, shadows)}{await self._refusal()}"
+                        f"expected {format_weights(weights, wanted.shadows)} in force within "
+                        f"{timeout_s:g} s, found {format_weights(found, shadows)}"
+                        f"{await self._config_error()}"
                     )
                 await asyncio.sleep(POLL_S)
 
     async def warm_up(
-        self, version: str, designs: tuple[str, ...], times: int, within_s: float
+        self, version: str, designs: tuple[str, ...], count: int, timeout_s: float
     ) -> str:
-        """Have a version answer real diagnoses over HTTP, one after the other.
+        """Request real diagnoses of a version over HTTP, one after the other.
 
         Args:
-            version: released, with any weight.
-            designs: that it was trained on; a registered machine of one of them lends its topology; any when empty.
-            times: how many diagnoses.
-            within_s: before giving up.
+            version: A released version, with any weight.
+            designs: Designs of its training data; the topology is that of a registered machine of
+                one of them, or of any machine when empty.
+            count: Number of diagnoses.
+            timeout_s: Time limit.
 
         Returns:
-            What answered, in words.
+            A sentence about the answers.
 
         Raises:
-            ReleaseError: it did not answer in time, or another version stood in.
+            ReleaseError: The version did not answer in time, or another version answered.
         """
         equipment = await self._machine_of(designs)
-        give_up = time.monotonic() + within_s
-        answered, slowest_s, last = 0, 0.0, "nothing"
-        while answered < times:
+        deadline = time.monotonic() + timeout_s
+        answered, slowest_s = 0, 0.0
+        while answered < count:
             body = warm_up_request(equipment, version, datetime.now(UTC), answered)
             started = time.monotonic()
             answer = await self._send("POST", "/v1/diagnoses", json=body)
@@ -119,39 +126,41 @@ class ServiceApi:
                 found = answer.json()
                 if (found["model_version"], found["fallback"]) != (version, False):
                     raise ReleaseError(
-                        f"expected version {version} to answer, found version {found['model_version']} in its place"
+                        f"expected version {version} to answer, found version "
+                        f"{found['model_version']} in its place"
                     )
                 answered += 1
                 slowest_s = max(slowest_s, time.monotonic() - started)
                 continue
-            last = _problem_of(answer)
-            passing = answer.status_code in PASSING or answer.status_code == httpx.codes.NOT_FOUND
-            if not passing or time.monotonic() > give_up:
+            if answer.status_code not in _TRANSIENT or time.monotonic() > deadline:
                 raise ReleaseError(
-                    f"expected version {version} to answer a warm-up diagnosis, found: {last}"
+                    f"expected version {version} to answer a warm-up diagnosis, found: "
+                    f"{_problem_of(answer)}"
                 )
             await asyncio.sleep(POLL_S)
-        return f"version {version} answered {times} warm-up diagnoses of a '{equipment.design}', the slowest in {slowest_s:.3f} s"
+        return (
+            f"version {version} answered {count} warm-up diagnoses of a '{equipment.design}', the "
+            f"slowest in {slowest_s:.3f} s"
+        )
 
     async def metrics(self) -> str:
         """Return the metrics of one ingress replica in the Prometheus text format.
 
         Raises:
-            ReleaseError: the service does not answer.
+            ReleaseError: The service does not answer.
         """
-        return (await self._expect("GET", "/metrics", headers={"connection": "close"})).text
+        return (await self._get("/metrics", headers={"connection": "close"})).text
 
     async def _machine_of(self, designs: tuple[str, ...]) -> Equipment:
-        listed: list[dict[str, Any]] = (await self._expect("GET", "/v1/equipment")).json()[
-            "equipment"
-        ]
+        listed: list[dict[str, Any]] = (await self._get("/v1/equipment")).json()["equipment"]
         known = [item for item in listed if item["design"] in designs or not designs]
         if not known:
             raise ReleaseError(
-                f"expected a registered machine of a design that the version knows ({', '.join(designs) or 'any'}) for its warm-up, "
-                "found none: register one with PUT /v1/equipment/{equipment_id}"
+                "expected a registered machine of a design that the version was trained on "
+                f"({', '.join(designs) or 'any'}) for its warm-up, found none: register one with "
+                "PUT /v1/equipment/{equipment_id}"
             )
-        answer = await self._expect("GET", f"/v1/equipment/{known[0]['equipment_id']}")
+        answer = await self._get(f"/v1/equipment/{known[0]['equipment_id']}")
         try:
             return Equipment.model_validate(answer.json())
         except ValidationError as error:
@@ -159,41 +168,81 @@ class ServiceApi:
                 f"expected a topology from {self._url}, found something else: is it this service?"
             ) from error
 
-    async def _refusal(self) -> str:
+    async def _config_error(self) -> str:
         answer = await self._send("GET", "/health/ready")
         reasons = [reason for reason in answer.json().get("reasons", ()) if "user_config" in reason]
         return f": {reasons[0]}" if reasons else ""
 
-    async def _expect(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
-        answer = await self._send(method, path, headers=headers)
+    async def _get(self, path: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        answer = await self._send("GET", path, headers=headers)
         if answer.status_code != httpx.codes.OK:
-            raise ReleaseError(f"expected {method} {path} to answer, found: {_problem_of(answer)}")
+            raise ReleaseError(f"expected GET {path} to answer, found: {_problem_of(answer)}")
         return answer
 
-    async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            return await self._client.request(method, path, **more)
+            return await self._client.request(method, path, **options)
         except httpx.HTTPError as error:
             raise ReleaseError(
-                f"expected the service at {self._url}, found {type(error).__name__}: start it, or name it with --url"
+                f"expected the service at {self._url}, found {type(error).__name__}: start it, or "
+                "give its address with --url"
             ) from error
 
 
+def warm_up_request(
+    equipment: Equipment, version: str, now: datetime, number: int
+) -> Mapping[str, Any]:
+    """Return the body of a diagnosis request with readings of its own.
+
+    Args:
+        equipment: A registered machine.
+        version: The version that must answer.
+        now: Current time, UTC.
+        number: Number of the request; each has other readings.
+    """
+    start = now - timedelta(seconds=equipment.window_s + 60)
+    return {
+        "equipment_id": WARM_UP_ID,
+        "model_version": version,
+        "equipment": equipment.model_dump(mode="json", exclude={"equipment_id"}),
+        "readings": {
+            "start": start.isoformat(),
+            "step_s": equipment.grid_s,
+            "values": {
+                placed.sensor.sensor_id: wave(*placed.sensor.range, equipment.bins, place + number)
+                for place, placed in enumerate(equipment.sensors)
+            },
+        },
+    }
+
+
+def wave(low: float, high: float, bins: int, phase: float) -> list[float]:
+    """Return readings that swing around the middle of a sensor's range.
+
+    Args:
+        low: Lower end of the range, in the sensor's unit.
+        high: Upper end.
+        bins: Number of readings.
+        phase: Start of the wave, in radians.
+    """
+    middle, amplitude = (low + high) / 2.0, _WAVE_AMPLITUDE * (high - low)
+    return [round(middle + amplitude * math.sin(phase + n / _WAVE_BINS), 6) for n in range(bins)]
+
+
 def service_url(config: ServeConfig) -> str:
-    """Return where a configuration's service answers on this machine."""
+    """Return the service's base URL on this machine."""
     http = config.http_options
-    host = "127.0.0.1" if http.host in {"0.0.0.0", "::", "localhost"} else http.host  # noqa: S104 - compared, not bound
+    is_local = http.host in {"0.0.0.0", "::", "localhost"}  # noqa: S104 - compared, not bound
+    host = "127.0.0.1" if is_local else http.host
     scheme = "https" if http.ssl_certfile else "http"
     return f"{scheme}://{host}:{http.port}{http.root_path}"
 
 
 def api_key(settings: Settings) -> str:
-    """Return a key to ask the service with: the environment's, else the one that a first start made.
+    """Return an API key: the environment's, else the one that the first start created.
 
     Raises:
-        ReleaseError: there is none.
+        ReleaseError: There is none.
     """
     if settings.api_key is not None:
         return settings.api_key.get_secret_value()
@@ -202,7 +251,8 @@ def api_key(settings: Settings) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ReleaseError(
-            f"expected an API key in '{path}' as the first start makes it, found: {error.strerror}; set HYDRAULIC_API_KEY"
+            f"expected an API key in '{path}' as the first start creates it, found: "
+            f"{error.strerror}; set HYDRAULIC_API_KEY"
         ) from error
 
 

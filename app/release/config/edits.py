@@ -1,398 +1,320 @@
-"""Changes the text of `serve_config.yaml` where releases stand, and leaves every other character as a person wrote it.
+"""Edits `serve_config.yaml` in round-trip mode: comments, order, quotes, anchors and aliases stay.
 
-The places come from YAML's own parser; what is new is a copy of its neighbour with other values. Pure.
-Invariant: a changed text reads as what was read before, changed exactly as asked, or there is an error and no text.
+Pure. `ruamel.yaml` may normalise white space; a second edit finds the file already normalised.
+Invariant: an edited text reads as the original with exactly the requested change, and no comment
+outside a removed item is lost; otherwise `SettingsError` is raised.
 """
 
-import copy
+import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.tokens import CommentToken
 
 from app.core.errors import SettingsError
 from app.release.config.schema import DIAGNOSTICS, MODEL
 
 APPLICATION_PREFIX = "model-"
+_Commented = CommentedMap | CommentedSeq
 
 
 class Placement(NamedTuple):
-    """Where a version's weights come from and where they go; a device of None is the one of the version that is copied."""
+    """A version, its checkpoint and its device; None keeps the device of the copied version."""
 
     version: str
     checkpoint: str
     device: str | None = None
 
 
-class _Change(NamedTuple):
-    """Characters [start, end) and what comes in their place."""
-
-    start: int
-    end: int
-    text: str
-
-
 def with_weights(text: str, weights: Mapping[str, float]) -> str:
-    """Give versions their weights; those that are not named get none.
+    """Set the traffic weights of all versions.
+
+    Args:
+        text: Content of the file.
+        weights: Percent by version; versions that are not named get 0.
 
     Raises:
-        SettingsError: a version is not released, or the file is laid out so that it can't be changed in place.
+        SettingsError: A version is not released, or the file cannot be edited.
     """
-    root = _compose(text)
-    releases = _items(_releases(root))
-    there = {_text(item, "version"): item for item in releases}
-    for version in weights:
-        if version not in there:
-            raise SettingsError(
-                f"expected a released version, found '{version}': the file has {', '.join(there)}; deploy it first"
-            )
-    changes = []
-    wanted = yaml.safe_load(text)
-    for version, item in there.items():
-        weight = weights.get(version, 0.0)
-        node = _child(item, "weight")
-        if float(node.value) != weight:
-            changes.append(_Change(node.start_mark.index, node.end_mark.index, _number(weight)))
-        for release in _data_releases(wanted):
-            if release["version"] == version:
-                release["weight"] = weight
-    return _checked(_changed(text, changes), wanted)
+
+    def edit(document: Any) -> None:
+        releases = {release["version"]: release for release in _traffic(document)["releases"]}
+        for version in weights:
+            _check_released(version, releases)
+        for version, release in releases.items():
+            weight = weights.get(version, 0.0)
+            if release["weight"] != weight:
+                release["weight"] = int(weight) if weight == int(weight) else weight
+
+    return _edited(text, edit)
 
 
 def with_shadows(text: str, versions: Sequence[str]) -> str:
-    """Say which versions are shadows; where none is left the key goes, unless a comment is about it.
+    """Set the shadow versions; an empty list removes the key, unless a comment belongs to it.
 
     Raises:
-        SettingsError: the file is laid out so that it can't be changed in place.
+        SettingsError: The file cannot be edited.
     """
-    if not text.endswith("\n"):
-        text += "\n"
-    traffic = _traffic(_compose(text))
-    keys = (
-        {key.value: (key, value) for key, value in traffic.value}
-        if isinstance(traffic, yaml.MappingNode)
-        else {}
-    )
-    wanted = yaml.safe_load(text)
-    data = _data_traffic(wanted)
-    had = data.get("shadows", [])
-    shadows = [
-        *(name for name in had if name in versions),
-        *(name for name in versions if name not in had),
-    ]
-    if shadows or "shadows" in data:
-        data["shadows"] = shadows
-    rendered = "[" + ", ".join(f'"{version}"' for version in shadows) + "]"
-    if "shadows" not in keys:
-        releases, listed = keys["releases"]
-        after = _end_of(text, listed)
-        line = " " * releases.start_mark.column + f"shadows: {rendered}\n" if shadows else ""
-        return _checked(_changed(text, [_Change(after, after, line)]), wanted)
-    key, node = keys["shadows"]
-    start, end = text.rfind("\n", 0, key.start_mark.index) + 1, _end_of(text, node)
-    if not shadows and not _is_commented(text, start, end):
-        del data["shadows"]
-        changes = [_Change(start, end, "")]
-    elif isinstance(node, yaml.SequenceNode) and not node.flow_style:
-        changes = _changed_lines(text, key, node, shadows)
-    else:
-        changes = [_Change(node.start_mark.index, node.end_mark.index, rendered)]
-    return _checked(_changed(text, changes), wanted)
+
+    def edit(document: Any) -> None:
+        traffic = _traffic(document)
+        if "shadows" not in traffic:
+            if versions:
+                comments = _take_comments_after(traffic, "releases")
+                traffic["shadows"] = _flow_list(map(DoubleQuotedScalarString, versions))
+                _put_comments_after(traffic, "shadows", comments)
+            return
+        shadows = traffic["shadows"]
+        for index in reversed(range(len(shadows))):
+            if shadows[index] not in versions:
+                _remove(shadows, index)
+        if not shadows and isinstance(shadows, CommentedSeq):
+            shadows.fa.set_flow_style()
+        shadows += [DoubleQuotedScalarString(name) for name in versions if name not in shadows]
+        if not shadows and not re.search(r"#.*\n *shadows:|\n *shadows:.*#", text):
+            comments = _take_comments_after(traffic, "shadows")
+            del traffic["shadows"]
+            _put_comments_after(traffic, list(traffic)[-1], comments)
+
+    return _edited(text, edit, removes=True)
 
 
 def with_version(text: str, placement: Placement, like: str) -> str:
-    """Add a version: its application after the last one that holds a version, its release with weight 0 after the last.
+    """Add a version: an application after the last model application, a release with weight 0.
 
     Args:
-        text: of the file.
-        placement: the new version.
-        like: the released version whose application is copied, with its resources.
+        text: Content of the file.
+        placement: The new version.
+        like: Released version whose application is copied, with its resources.
 
     Raises:
-        SettingsError: the version is there already, or the file is laid out so that nothing can be added in place.
+        SettingsError: The version is already there, or the file cannot be edited.
     """
-    if not text.endswith("\n"):
-        text += "\n"
-    root = _compose(text)
-    releases = _items(_releases(root))
-    if placement.version in {_text(item, "version") for item in releases}:
-        raise SettingsError(
-            f"expected a version that is not released, found {placement.version}, which is: retire it first, or give it weight"
-        )
     name = APPLICATION_PREFIX + placement.version
-    applications = _items(_child(root, "applications"))
-    if name in {_text(item, "name") for item in applications}:
-        raise SettingsError(
-            f"expected no application '{name}', found one without a release: remove it or release it"
-        )
-    model_like = next(
-        release for release in _data_releases(yaml.safe_load(text)) if release["version"] == like
-    )
-    template = next(
-        item for item in applications if _text(item, "name") == model_like["application"]
-    )
-    models = [item for item in applications if _text(item, "import_path") == MODEL]
-    arguments = _child(template, "args")
-    values = {
-        _child(template, "name"): name,
-        _child(arguments, "checkpoint"): placement.checkpoint,
-    }
-    if placement.device is not None:
-        values[_child(arguments, "device")] = placement.device
-    application = _copied(text, template, values, _anchors(text))
-    spaced = len(applications) < 2 or _blank_before(text, applications[-1])
-    release = _copied(
-        text,
-        releases[-1],
-        {
-            _child(releases[-1], "version"): placement.version,
-            _child(releases[-1], "application"): name,
-            _child(releases[-1], "weight"): 0,
-        },
-        frozenset(),
-    )
-    after_models, after_releases = _end_of(text, models[-1]), _end_of(text, releases[-1])
-    changed = _changed(
-        text,
-        [
-            _Change(after_models, after_models, ("\n" if spaced else "") + application),
-            _Change(after_releases, after_releases, release),
-        ],
-    )
-    return _checked(
-        changed,
-        _data_with_version(yaml.safe_load(text), placement, model_like["application"], name),
-    )
+
+    def edit(document: Any) -> None:
+        applications, releases = document["applications"], _traffic(document)["releases"]
+        if placement.version in {release["version"] for release in releases}:
+            raise SettingsError(
+                f"expected a version that is not released, found {placement.version}, which is: "
+                "retire it first, or give it weight"
+            )
+        if name in {application["name"] for application in applications}:
+            raise SettingsError(
+                f"expected no application '{name}', found one without a release: remove it or "
+                "release it"
+            )
+        model = next(item["application"] for item in releases if item["version"] == like)
+        application = _copied(next(item for item in applications if item["name"] == model))
+        application["name"] = name
+        application["args"]["checkpoint"] = placement.checkpoint
+        if placement.device is not None:
+            application["args"]["device"] = placement.device
+        release = _copied(releases[-1])
+        release["version"], release["application"] = placement.version, name
+        release["weight"] = 0
+        last = max(i for i, item in enumerate(applications) if item["import_path"] == MODEL)
+        _insert(applications, last + 1, application, spaced=True)
+        _insert(releases, len(releases), release, spaced=False)
+
+    return _edited(text, edit)
 
 
 def without_version(text: str, version: str) -> str:
-    """Remove a version's release and application; comments around them stay.
+    """Remove a version's release and application; the comments around them stay.
 
     Raises:
-        SettingsError: the version is not released, has weight or is a shadow, or the file is laid out so that nothing can be removed.
+        SettingsError: The version is not released, has weight or is a shadow, or the file cannot
+            be edited.
     """
-    root = _compose(text)
-    releases = {_text(item, "version"): item for item in _items(_releases(root))}
+
+    def edit(document: Any) -> None:
+        traffic = _traffic(document)
+        releases = {release["version"]: release for release in traffic["releases"]}
+        _check_released(version, releases)
+        if (weight := releases[version]["weight"]) > 0:
+            raise SettingsError(
+                f"expected version {version} without weight, found {weight:g}: give its traffic "
+                "to other versions first"
+            )
+        if version in traffic.get("shadows", ()):
+            raise SettingsError(
+                f"expected version {version} not to be a shadow, found that it is: end that with "
+                f"`shadow {version} --off`"
+            )
+        names = [application["name"] for application in document["applications"]]
+        _remove(document["applications"], names.index(releases[version]["application"]))
+        _remove(traffic["releases"], list(releases).index(version))
+
+    return _edited(text, edit, removes=True)
+
+
+def _edited(text: str, edit: Callable[[Any], None], *, removes: bool = False) -> str:
+    """Apply an edit to the round-trip document, and to plain data to verify the result."""
+    expected = yaml.load(text, Loader=yaml.CSafeLoader)
+    edit(expected)
+    round_trip = YAML()
+    round_trip.Representer = _Representer
+    round_trip.preserve_quotes = True
+    round_trip.width = 4096  # never break a line
+    offset = 0 if re.search(r"^applications:\n(#.*\n)*- ", text, re.MULTILINE) else 2
+    round_trip.indent(mapping=2, sequence=2 + offset, offset=offset)
+    try:
+        document = round_trip.load(text)
+        unchanged = _dumped(round_trip, document)
+        edit(document)
+        edited = _dumped(round_trip, document)
+        found = yaml.load(edited, Loader=yaml.CSafeLoader)
+    except (YAMLError, yaml.YAMLError) as error:
+        raise _cannot_edit(f"an error: {error}") from error
+    if found != expected:
+        raise _cannot_edit("a layout in which more would change")
+    lost = _comments(text) - _comments(unchanged if removes else edited)
+    if lost:
+        raise _cannot_edit(f"a comment that would be lost: '{next(iter(lost))}'")
+    return edited
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes None as `null`, and floats without an exponent, which YAML 1.1 reads as a string."""
+
+
+_Representer.add_representer(
+    type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+_Representer.add_representer(
+    float,
+    lambda dumper, value: dumper.represent_scalar(
+        "tag:yaml.org,2002:float", format(Decimal(repr(value)), "f")
+    ),
+)
+
+
+def _dumped(round_trip: YAML, document: Any) -> str:
+    stream = io.StringIO()
+    round_trip.dump(document, stream)
+    return stream.getvalue().rstrip("\n") + "\n"
+
+
+def _comments(text: str) -> Counter[str]:
+    return Counter(re.findall(r"(?:^|\s)(#.*)", text, re.MULTILINE))
+
+
+def _cannot_edit(found: str) -> SettingsError:
+    return SettingsError(
+        f"expected releases and applications that can be edited in place, found {found}: write "
+        "them in block style, one `- name:` a line, or edit the file by hand"
+    )
+
+
+def _check_released(version: str, releases: Mapping[str, Any]) -> None:
     if version not in releases:
         raise SettingsError(
-            f"expected a released version, found '{version}': the file has {', '.join(releases)}"
+            f"expected a released version, found '{version}': the file has {', '.join(releases)}; "
+            "deploy it first"
         )
-    item = releases[version]
-    weight = float(_child(item, "weight").value)
-    if weight > 0:
-        raise SettingsError(
-            f"expected version {version} without weight, found {weight:g}: split its traffic to others before it goes"
-        )
-    if version in _data_traffic(yaml.safe_load(text)).get("shadows", []):
-        raise SettingsError(
-            f"expected version {version} to be no shadow, found it one: end that with `shadow {version} --off`"
-        )
-    name = _text(item, "application")
-    application = next(
-        found for found in _items(_child(root, "applications")) if _text(found, "name") == name
+
+
+def _traffic(document: Any) -> Any:
+    diagnostics = next(
+        item for item in document["applications"] if item["import_path"] == DIAGNOSTICS
     )
-    wanted = yaml.safe_load(text)
-    wanted["applications"] = [found for found in wanted["applications"] if found["name"] != name]
-    kept = [release for release in _data_releases(wanted) if release["version"] != version]
-    _data_traffic(wanted)["releases"] = kept
-    cut = [_without(text, found) for found in (item, application)]
-    return _checked(_changed(text, cut), wanted)
-
-
-def _data_with_version(data: Any, placement: Placement, like: str, name: str) -> Any:
-    applications = data["applications"]
-    twin = copy.deepcopy(next(item for item in applications if item["name"] == like))
-    twin["name"] = name
-    twin["args"]["checkpoint"] = placement.checkpoint
-    if placement.device is not None:
-        twin["args"]["device"] = placement.device
-    last = max(place for place, item in enumerate(applications) if item["import_path"] == MODEL)
-    applications.insert(last + 1, twin)
-    _data_releases(data).append({"version": placement.version, "application": name, "weight": 0})
-    return data
-
-
-def _data_traffic(data: Any) -> Any:
-    door = next(item for item in data["applications"] if item["import_path"] == DIAGNOSTICS)
-    ingress = next(item for item in door["deployments"] if item["name"] == "Ingress")
+    ingress = next(item for item in diagnostics["deployments"] if item["name"] == "Ingress")
     return ingress["user_config"]["traffic"]
 
 
-def _data_releases(data: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = _data_traffic(data)["releases"]
-    return found
-
-
-def _checked(text: str, wanted: object) -> str:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _layout("it would no longer be YAML") from error
-    if found != wanted:
-        raise _layout("more would change than was asked")
-    return text
-
-
-def _layout(why: str) -> SettingsError:
-    return SettingsError(
-        f"expected releases and applications laid out as lists in block style, one `- name:` a line, found a layout in which {why}: "
-        "lay the file out so, or change it by hand"
-    )
-
-
-def _compose(text: str) -> yaml.MappingNode:
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    assert isinstance(root, yaml.MappingNode)
-    return root
-
-
-def _child(node: yaml.Node, key: str) -> yaml.Node:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            if name.value == key:
-                found: yaml.Node = value
-                return found
-    raise _layout(f"a `{key}` is missing that would have to be changed")
-
-
-def _text(node: yaml.Node, key: str) -> str:
-    return str(_child(node, key).value)
-
-
-def _items(node: yaml.Node) -> list[yaml.Node]:
-    if not isinstance(node, yaml.SequenceNode):
-        raise _layout("one of them is no list")
-    return list(node.value)
-
-
-def _releases(root: yaml.Node) -> yaml.Node:
-    return _child(_traffic(root), "releases")
-
-
-def _traffic(root: yaml.Node) -> yaml.Node:
-    applications = _items(_child(root, "applications"))
-    door = next(item for item in applications if _text(item, "import_path") == DIAGNOSTICS)
-    ingress = next(
-        item for item in _items(_child(door, "deployments")) if _text(item, "name") == "Ingress"
-    )
-    return _child(_child(ingress, "user_config"), "traffic")
-
-
-def _changed(text: str, changes: Sequence[_Change]) -> str:
-    for change in sorted(changes, reverse=True):
-        text = text[: change.start] + change.text + text[change.end :]
-    return text
-
-
-def _start_of(text: str, item: yaml.Node) -> int:
-    """Return where the line of a list's item begins."""
-    start = text.rfind("\n", 0, item.start_mark.index) + 1
-    if not re.fullmatch(r" *- +", text[start : item.start_mark.index]):
-        raise _layout("an item does not begin on the line of its dash")
-    return start
-
-
-def _end_of(text: str, item: yaml.Node) -> int:
-    """Return where the line after an item's last one begins; blank lines and comments behind it are not its own."""
-    end = item.start_mark.index
-    for line in text[end : item.end_mark.index].splitlines(keepends=True):
-        end += len(line)
-        if line.strip() and not line.lstrip().startswith("#"):
-            last = end
-    newline = text.find("\n", last - 1)
-    return len(text) if newline < 0 else newline + 1
-
-
-def _without(text: str, item: yaml.Node) -> _Change:
-    """Return the removal of an item's lines, and of the blank line behind them where another, or a comment, stands before."""
-    start, end = _start_of(text, item), _end_of(text, item)
-    above = text[:start].splitlines()[-1].lstrip()
-    if text[end:].startswith("\n") and (not above or above.startswith("#")):
-        end += 1
-    return _Change(start, end, "")
-
-
-def _changed_lines(
-    text: str, key: yaml.Node, node: yaml.SequenceNode, wanted: Sequence[str]
-) -> list[_Change]:
-    """Return the changes of a list in block style that leave its other lines as they are."""
-    there = {str(item.value): item for item in node.value}
-    last = node.value[-1]
-    after, margin = _end_of(text, last), text[_start_of(text, last) : last.start_mark.index]
-    added = "".join(f'{margin}"{version}"\n' for version in wanted if version not in there)
-    cut = [
-        _Change(_start_of(text, item), _end_of(text, item), "")
-        for name, item in there.items()
-        if name not in wanted
-    ]
-    emptied = [] if wanted else [_Change(key.end_mark.index + 1, key.end_mark.index + 1, " []")]
-    return [*cut, *emptied, _Change(after, after, added)]
-
-
-def _is_commented(text: str, start: int, end: int) -> bool:
-    """Tell whether a comment stands in these lines or right above them."""
-    above = text[:start].splitlines()
-    return "#" in text[start:end] or (bool(above) and above[-1].lstrip().startswith("#"))
-
-
-def _blank_before(text: str, item: yaml.Node) -> bool:
-    above = text[: _start_of(text, item)].splitlines()
-    while above and above[-1].lstrip().startswith("#"):
-        above.pop()
-    return bool(above) and not above[-1].strip()
-
-
-def _copied(
-    text: str, item: yaml.Node, values: Mapping[yaml.Node, str | int], anchors: frozenset[str]
-) -> str:
-    """Return an item's lines with other values, without the comments that a person wrote about this one."""
-    start, end = _start_of(text, item), _end_of(text, item)
-    changes = []
-    for node, value in values.items():
-        if not start <= node.start_mark.index < end:
-            raise _layout("a value that would have to be changed stands elsewhere, under an anchor")
-        remark = re.match(
-            r" +#[^\n]*", text[node.end_mark.index :]
-        )  # it is about the value that was copied
-        after = node.end_mark.index + (remark.end() if remark else 0)
-        changes.append(_Change(node.start_mark.index - start, after - start, _scalar(value, node)))
-    copied = _changed(text[start:end], changes)
-    if not copied.endswith("\n"):
-        copied += "\n"
-    lines = [line for line in copied.splitlines(keepends=True) if not line.lstrip().startswith("#")]
-    copied = "".join(lines)
-    for anchor in anchors:
-        copied = re.sub(rf"&{re.escape(anchor)}\b *", "", copied)
+def _copied(node: Any) -> Any:
+    """Copy a part of the document without its comments; anchored parts become aliases."""
+    if isinstance(node, Mapping):
+        copied: Any = CommentedMap((key, _part(value)) for key, value in node.items())
+    else:
+        copied = CommentedSeq(map(_part, node))
+    if isinstance(node, _Commented) and node.fa.flow_style():
+        copied.fa.set_flow_style()
     return copied
 
 
-def _number(weight: float) -> str:
-    # YAML reads 1e-05 as a text
-    return str(int(weight)) if weight == int(weight) else format(Decimal(repr(weight)), "f")
+def _part(node: Any) -> Any:
+    is_anchored = isinstance(node, _Commented) and node.anchor.value
+    return _copied(node) if isinstance(node, dict | list) and not is_anchored else node
 
 
-def _scalar(value: str | int, node: yaml.Node) -> str:
-    if isinstance(value, int):
-        return str(value)
-    style = getattr(node, "style", None)
-    if style == "'":
-        return "'" + value.replace("'", "''") + "'"
-    if style == '"' or yaml.safe_load(value) != value:
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return value
+def _flow_list(items: Iterable[Any]) -> CommentedSeq:
+    made = CommentedSeq(items)
+    made.fa.set_flow_style()
+    return made
 
 
-def _anchors(text: str) -> frozenset[str]:
-    return frozenset(_defined_anchors(text))
+def _insert(items: Any, index: int, item: Any, *, spaced: bool) -> None:
+    """Insert behind an item, before the comments that follow it, which are about the next one."""
+    comments = _take_comments_after(items, index - 1)
+    items.insert(index, item)
+    if spaced and (comments.startswith("\n") or index == len(items) - 1):
+        _put_comments_after(items, index - 1, "\n")
+    _put_comments_after(items, index, comments)
 
 
-def _defined_anchors(text: str) -> Iterator[str]:
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if (
-            isinstance(event, yaml.NodeEvent)
-            and not isinstance(event, yaml.AliasEvent)
-            and event.anchor
-        ):
-            yield event.anchor
+def _remove(items: Any, index: int) -> None:
+    """Remove an item; the comments that follow it stay."""
+    comments = _take_comments_after(items, index)
+    del items[index]
+    _put_comments_after(items, index - 1, comments.removeprefix("\n"))
+
+
+def _take_comments_after(parent: Any, key: Any) -> str:
+    """Detach the comments and blank lines that follow a value; plain data have none.
+
+    ruamel.yaml attaches them to the last scalar of the value, or to the end of a collection.
+    """
+    if not isinstance(parent, _Commented):
+        return ""
+    node: Any = parent[key]
+    if isinstance(node, _Commented) and node and not node.fa.flow_style():
+        if node.lc.line < parent.lc.line:  # an alias: its comments follow the anchored value
+            return ""
+        last = _keys(node)[-1]
+        taken = _take_comments_after(node, last)
+        taken += "".join(
+            " " * token.start_mark.column * token.value.startswith("#") + token.value
+            for token in node.ca.end or ()
+        )
+        node.ca.end = []
+        return taken
+    slots = parent.ca.items.get(key)
+    token = slots[0 if isinstance(parent, list) else 2] if slots else None
+    if token is None:
+        return ""
+    beside, _, following = str(token.value).partition("\n")
+    token.value = beside + "\n"
+    return following
+
+
+def _keys(node: Any) -> list[Any]:
+    return list(range(len(node))) if isinstance(node, list) else list(node)
+
+
+def _put_comments_after(parent: Any, key: Any, text: str) -> None:
+    """Attach comment and blank lines behind a value: before the next one, or at the end."""
+    if not isinstance(parent, _Commented) or not text:
+        return
+    tokens = [
+        CommentToken(line.lstrip() + "\n", CommentMark(len(line) - len(line.lstrip())))
+        for line in text.splitlines()
+    ]
+    keys = _keys(parent)
+    following = keys[(keys.index(key) if key in keys else -1) + 1 :]
+    if following:
+        slots = parent.ca.items.setdefault(following[0], [None, None, None, None])
+        slots[1] = tokens + (slots[1] or [])
+    else:
+        parent.ca.comment = parent.ca.comment or [None, None]
+        parent.ca.end = tokens + (parent.ca.end or [])

@@ -1,7 +1,8 @@
-"""`serve_config.yaml` on disk: read strictly, replaced whole, by one command at a time.
+"""`serve_config.yaml` on disk: strict reads, atomic replacement, one writer at a time.
 
-A lock file beside it says who is at work; the kernel frees it when its holder dies.
-Invariant: the file holds one text or the next, never a part of one; it is never replaced by somebody who read another text.
+The kernel releases the lock file beside it when its holder dies.
+Invariant: the file holds the old or the new text, never a part; a command only replaces the text
+that it read.
 """
 
 import contextlib
@@ -20,24 +21,36 @@ from app.release.config.schema import ServeConfig, read_schema
 
 
 class ReadConfig(NamedTuple):
-    """A text of the file, its SHA-256, what it says, and the same as plain data for Serve."""
+    """The file's text, its SHA-256, the parsed configuration, and the plain data for Serve."""
 
     text: str
     digest: str
     config: ServeConfig
     data: object
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Traffic weights in percent by version, of all released versions."""
+        return {release.version: release.weight for release in self.config.traffic.releases}
+
+    def application_of(self, version: str) -> str:
+        """Return the name of a released version's application."""
+        release = self.config.traffic.find(version)
+        assert release is not None
+        return release.application
+
 
 class ConfigFile:
-    """The file that says what runs.
+    """Reads and replaces `serve_config.yaml`.
 
     Args:
-        path: of `serve_config.yaml`; a link stays one, and what it points to is replaced.
-        seen: SHA-256 of the text that whoever asks has seen, which every reading must find until this one replaces it; None for whatever it holds.
+        path: The file; when it is a link, its target is replaced.
+        expected_digest: SHA-256 that every read must find until this object replaces the file;
+            None accepts any content.
     """
 
-    def __init__(self, path: Path, seen: str | None = None) -> None:
-        self._seen = seen
+    def __init__(self, path: Path, expected_digest: str | None = None) -> None:
+        self._expected_digest = expected_digest
         self.path = path.resolve()
         self.name = path.name
         self._lock_path = self.path.with_name(f".{self.path.name}.lock")
@@ -46,8 +59,8 @@ class ConfigFile:
         """Read the file.
 
         Raises:
-            SettingsError: it can't be read, or has a key or a value that can't be used.
-            ReleaseConflict: it is not as it was seen.
+            SettingsError: It cannot be read, or has an invalid key or value.
+            ReleaseConflict: It does not have the expected digest.
         """
         try:
             text = self.path.read_bytes().decode("utf-8")
@@ -56,60 +69,61 @@ class ConfigFile:
                 f"expected the service's configuration in '{self.path}', found: {error}"
             ) from error
         found = self.parse(text)
-        if self._seen not in (None, found.digest):
+        if self._expected_digest not in (None, found.digest):
             raise ReleaseConflict(
-                f"expected '{self.name}' as you saw it, found it changed ({found.digest[:12]}): look at it and ask again"
+                f"expected '{self.name}' with the digest of If-Match, found it changed "
+                f"({found.digest[:12]}): read it and send the request again"
             )
         return found
 
     def parse(self, text: str) -> ReadConfig:
-        """Read a text as if it stood in the file.
+        """Parse a text as content of the file.
 
         Raises:
-            SettingsError: it has a key or a value that can't be used, or a key twice.
+            SettingsError: It has an invalid key or value, or a repeated key.
         """
         try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            twice = next(_repeated_keys(root), None)
-            data = yaml.safe_load(text)
+            root = yaml.compose(text, Loader=yaml.CSafeLoader)
+            repeated = next(_repeated_keys(root), None)
+            data = yaml.load(text, Loader=yaml.CSafeLoader)
         except yaml.YAMLError as error:
             raise SettingsError(
                 f"expected YAML in '{self.name}', found an error: {error}"
             ) from error
-        if twice is not None:
+        if repeated is not None:
             raise SettingsError(
-                f"'{self.name}' can't be used: {twice}: only the last would count, remove one"
+                f"'{self.name}' can't be used: {repeated}: only the last would count, remove one"
             )
         digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
         return ReadConfig(text, digest, read_schema(data, self.name), data)
 
     @contextlib.contextmanager
-    def exclusive(self, who: str) -> Iterator[None]:
-        """Keep all other commands from changing the file meanwhile.
+    def locked(self, holder: str) -> Iterator[None]:
+        """Lock the file against other commands.
 
         Args:
-            who: told to the others: the command, by whom.
+            holder: The command and its actor, shown to the other commands.
 
         Raises:
-            ReleaseConflict: another command is at work.
-            ReleasesElsewhere: nothing can be written beside the file.
+            ReleaseConflict: Another command holds the lock.
+            ReleasesElsewhere: The lock file cannot be written.
         """
-        with self._lock() as lock:
+        with self._open_lock() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ReleaseConflict(
-                    f"expected to be alone with '{self.name}', found another command at work ({_told(lock)}): try again when "
-                    "it is done"
+                    f"expected no other command to change '{self.name}', found another command at "
+                    f"work ({_holder(lock)}): try again when it is done"
                 ) from error
             lock.truncate(0)
-            lock.write(who)
+            lock.write(holder)
             lock.flush()
-            for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-                left.unlink(missing_ok=True)  # of a command that was killed
+            for orphan in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                orphan.unlink(missing_ok=True)  # of a killed command
             yield
 
-    def _lock(self) -> IO[str]:
+    def _open_lock(self) -> IO[str]:
         try:
             return self._lock_path.open("a+", encoding="utf-8")
         except OSError as error:
@@ -117,40 +131,41 @@ class ConfigFile:
 
     def _unwritable(self, error: OSError) -> ReleasesElsewhere:
         return ReleasesElsewhere(
-            f"expected to write '{self.name}' and beside it, found: {error.strerror}: make it writable here, name another with "
-            "HYDRAULIC_SERVE_CONFIG, or use `python -m app.release` where it is"
+            f"expected to write '{self.name}' and its lock file, found: {error.strerror}: make "
+            "them writable, set HYDRAULIC_SERVE_CONFIG to another file, or use `python -m "
+            "app.release` on the machine that holds the file"
         )
 
     def replace(self, before: ReadConfig, text: str) -> ReadConfig:
-        """Replace the file's text, while `exclusive` is held.
+        """Replace the file's text, while locked.
 
         Args:
-            before: what the new text was made from.
-            text: the new one.
+            before: The content from which the new text was made.
+            text: The new text.
 
         Returns:
-            What the file says now.
+            The new content.
 
         Raises:
-            ReleaseConflict: the file has another text than `before`.
-            SettingsError: the new text can't be used; the file stays as it is.
-            ReleasesElsewhere: it can't be written.
+            ReleaseConflict: The file's text is not that of `before`.
+            SettingsError: The new text is invalid; the file is unchanged.
+            ReleasesElsewhere: The file cannot be written.
         """
         after = self.parse(text)
         if self.path.read_bytes() != before.text.encode("utf-8"):
             raise ReleaseConflict(
-                f"expected '{self.name}' as it was read ({before.digest[:12]}), found it changed since: look at it and "
-                "give the command again"
+                f"expected '{self.name}' as it was read ({before.digest[:12]}), found it changed "
+                "since: read it and repeat the command"
             )
         try:
             self._write(text)
         except OSError as error:
             raise self._unwritable(error) from error
-        self._seen = None  # it is ours from here on
+        self._expected_digest = None  # later reads find this text
         return after
 
     def _write(self, text: str) -> None:
-        """Put a text in the file's place, whole, and have it outlast a power cut."""
+        """Replace the file atomically, and sync it so that it survives a power failure."""
         descriptor, name = tempfile.mkstemp(
             prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent
         )
@@ -168,7 +183,7 @@ class ConfigFile:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename in a directory outlast a power cut."""
+    """Sync a directory so that a rename in it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,13 +191,13 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _told(lock: IO[str]) -> str:
+def _holder(lock: IO[str]) -> str:
     lock.seek(0)
-    return lock.read(200).strip() or "it has not said which"
+    return lock.read(200).strip() or "unknown"
 
 
 def _repeated_keys(node: yaml.Node | None) -> Iterator[str]:
-    """Yield keys that a mapping has twice, which YAML readers take silently."""
+    """Yield repeated keys of mappings, which YAML parsers accept silently."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:

@@ -1,7 +1,8 @@
-"""`serve_config.yaml` as strict models: every key of every level that Ray Serve would otherwise take silently.
+"""Strict models of `serve_config.yaml`: every key of every level, which Ray Serve does not check.
 
-It follows Ray's own schema by hand, since importing Ray takes longer than a rollback may; a test holds the two together.
-Invariant: a file that reads without an error has no key that nobody reads, and releases only applications that it has.
+They follow Ray's own schema by hand, since importing Ray takes longer than a rollback may; a test
+compares the two.
+Invariant: a file that validates has no unknown key, and releases only applications that it has.
 """
 
 import difflib
@@ -17,13 +18,13 @@ from app.serving.ingress.traffic import Traffic
 
 DIAGNOSTICS = "app.main:diagnostics"
 MODEL = "app.main:model"
-_TOLD_ERRORS = 5
+_SHOWN_ERRORS = 5
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RuntimeEnv = Mapping[str, Any]
-"""Ray checks a runtime environment itself, and refuses what it does not know."""
+"""Ray validates runtime environments itself."""
 
 
 class _Strict(BaseModel):
@@ -54,7 +55,7 @@ class GrpcOptions(_Strict):
 
 
 class LoggingOptions(_Strict):
-    """`logging_config`, of the whole, an application or a deployment."""
+    """`logging_config` of the file, an application or a deployment."""
 
     encoding: Literal["TEXT", "JSON"] = "TEXT"
     log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] | int = "INFO"
@@ -100,7 +101,8 @@ class Autoscaling(_Strict):
     def _bounds_in_order(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError(
-                f"expected min_replicas up to max_replicas, found {self.min_replicas} and {self.max_replicas}: correct them"
+                f"expected min_replicas up to max_replicas, found {self.min_replicas} and "
+                f"{self.max_replicas}: correct them"
             )
         return self
 
@@ -178,37 +180,37 @@ class ServeConfig(_Strict):
 
     @property
     def diagnostics(self) -> Application:
-        """The application that answers over HTTP; a file that was read has one."""
+        """The application that serves HTTP; a validated file has exactly one."""
         return next(item for item in self.applications if item.import_path == DIAGNOSTICS)
 
     @property
     def traffic(self) -> Traffic:
-        """Releases and weights."""
+        """Releases, weights and shadows."""
         ingress = self.diagnostics.deployment("Ingress")
         assert ingress is not None
         return IngressConfig.model_validate(ingress.user_config).traffic
 
     def model_args(self, application: str) -> ModelArgs:
-        """Return the arguments of a version's application, which the file has."""
+        """Return the arguments of a model application of the file."""
         found = self.application(application)
         assert found is not None
         return ModelArgs.model_validate(found.args)
 
 
 def read_schema(data: object, where: str) -> ServeConfig:
-    """Read a file's content.
+    """Validate a file's content.
 
     Args:
-        data: as YAML gave it.
-        where: the file, for messages.
+        data: Parsed YAML.
+        where: Name of the file, for messages.
 
     Raises:
-        SettingsError: with every key that nobody knows and every value that can't be used, named by their places.
+        SettingsError: Lists the unknown keys and invalid values with their places.
     """
     try:
         config = ServeConfig.model_validate(data)
     except ValidationError as error:
-        raise _refused(where, _told(error, ())) from error
+        raise _refused(where, _messages(error, ())) from error
     _check_applications(config, where)
     return config
 
@@ -217,33 +219,30 @@ def _check_applications(config: ServeConfig, where: str) -> None:
     found: list[str] = []
     names = [application.name for application in config.applications]
     found += [
-        f"applications: '{name}' stands there twice"
+        f"applications: '{name}' is listed twice"
         for name in sorted(set(names))
         if names.count(name) > 1
     ]
     for position, application in enumerate(config.applications):
         found += _errors_of(application, ("applications", position))
-    doors = [
-        application for application in config.applications if application.import_path == DIAGNOSTICS
-    ]
-    if len(doors) != 1:
-        found.append(
-            f"applications: expected one with import_path {DIAGNOSTICS}, found {len(doors)}"
-        )
+    count = sum(item.import_path == DIAGNOSTICS for item in config.applications)
+    if count != 1:
+        found.append(f"applications: expected one with import_path {DIAGNOSTICS}, found {count}")
     elif not found:
         for release in config.traffic.releases:
             application_of = config.application(release.application)
             if application_of is None or application_of.import_path != MODEL:
                 found.append(
-                    f"releases: version {release.version} is released from application '{release.application}', which is no "
-                    f"application of the file with import_path {MODEL}"
+                    f"releases: version {release.version} is released from application "
+                    f"'{release.application}', but the file has no such application with "
+                    f"import_path {MODEL}"
                 )
     if found:
         raise _refused(where, found)
 
 
 def _errors_of(application: Application, place: tuple[str | int, ...]) -> list[str]:
-    """Return what is wrong with the parts that Ray hands on: arguments, `user_config`, names of deployments."""
+    """Return errors of the parts that Ray passes on: arguments, `user_config`, deployments."""
     typed: dict[str, tuple[type[BaseModel], frozenset[str]]] = {
         DIAGNOSTICS: (DiagnosticsArgs, frozenset({"Ingress", "GraphBuilder"})),
         MODEL: (ModelArgs, frozenset({"Model"})),
@@ -261,11 +260,12 @@ def _errors_of(application: Application, place: tuple[str | int, ...]) -> list[s
             found += _errors(IngressConfig, deployment.user_config, (*here, "user_config"))
         elif deployment.user_config is not None:
             found.append(
-                f"{place_of((*here, 'user_config'))}: {deployment.name} takes none, leave it out"
+                f"{place_of((*here, 'user_config'))}: {deployment.name} takes none, remove it"
             )
     if application.import_path == DIAGNOSTICS and application.deployment("Ingress") is None:
         found.append(
-            f"{place_of((*place, 'deployments'))}: expected Ingress with its user_config, found none"
+            f"{place_of((*place, 'deployments'))}: expected Ingress with its user_config, found "
+            "none"
         )
     return found
 
@@ -274,33 +274,33 @@ def _errors(model: type[BaseModel], data: object, place: tuple[str | int, ...]) 
     try:
         model.model_validate(data)
     except ValidationError as error:
-        return _told(error, place, model)
+        return _messages(error, place, model)
     return []
 
 
-def _told(
+def _messages(
     error: ValidationError, place: tuple[str | int, ...], model: type[BaseModel] | None = None
 ) -> list[str]:
-    told = []
+    messages = []
     for item in error.errors():
         loc = (*place, *item["loc"])
         if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             text = _unknown(str(item["loc"][-1]), _names(model))
         else:
             text = item["msg"].removeprefix("Value error, ")
-            if item["type"] != "value_error":  # ours say what was found
+            if item["type"] != "value_error":  # own messages already contain the value
                 text += f", found {shown(item['input'])}"
-        told.append(f"{place_of(loc)}: {text}")
-    return told
+        messages.append(f"{place_of(loc)}: {text}")
+    return messages
 
 
 def _unknown(name: str, known: Sequence[str] | frozenset[str]) -> str:
     near = difflib.get_close_matches(name, sorted(known), 1)
-    return f"nobody reads {shown(name)}" + (f", did you mean '{near[0]}'?" if near else "")
+    return f"unknown name {shown(name)}" + (f", did you mean '{near[0]}'?" if near else "")
 
 
 def _names(model: type[BaseModel] | None) -> frozenset[str]:
-    """Return names that a key could have been meant to be."""
+    """Return the valid names that a misspelt key may stand for."""
     levels = (
         ServeConfig,
         HttpOptions,
@@ -315,6 +315,6 @@ def _names(model: type[BaseModel] | None) -> frozenset[str]:
     return frozenset(name for item in models for name in item.model_fields)
 
 
-def _refused(where: str, told: Sequence[str]) -> SettingsError:
-    more = f"; and {len(told) - _TOLD_ERRORS} more" if len(told) > _TOLD_ERRORS else ""
-    return SettingsError(f"'{where}' can't be used: {'; '.join(told[:_TOLD_ERRORS])}{more}")
+def _refused(where: str, messages: Sequence[str]) -> SettingsError:
+    more = f"; and {len(messages) - _SHOWN_ERRORS} more" if len(messages) > _SHOWN_ERRORS else ""
+    return SettingsError(f"'{where}' can't be used: {'; '.join(messages[:_SHOWN_ERRORS])}{more}")

@@ -1,17 +1,13 @@
-"""The graph builder as a deployment: it asks versions through Serve's handles, and imports no torch.
-
-Invariant: its process does what `GraphBuilder` does and nothing else.
-"""
+"""The graph builder as a Serve deployment."""
 
 from app.core.settings import Settings
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.observability.logging import configure_logging
-from app.serving.rpc import client as handles
 
 
-class GraphBuilderReplica(GraphBuilder):
-    """One replica of the graph-builder pool."""
+class GraphBuilderDeployment(GraphBuilder):
+    """A graph builder that configures the logging of its process."""
 
     def __init__(self) -> None:
         configure_logging(Settings().log_level)
-        super().__init__(handles.describe)
+        super().__init__()

@@ -1,6 +1,6 @@
-"""Around the HTTP interface: a trace id, an access line and metrics for every request.
+"""ASGI middleware that gives every request a trace id, an access line and metrics.
 
-Invariant: what nobody caught is logged with its trace, and never reaches the caller.
+An unexpected error is logged with its trace id.
 """
 
 import logging
@@ -18,7 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Gives each request a trace id, its access line and its metrics, and turns what nobody caught into a problem."""
+    """Logs and counts each request.
+
+    Args:
+        api: the application; answers unexpected errors itself and raises them again.
+        metrics: of this replica.
+    """
 
     def __init__(self, api: ASGIApp, metrics: Metrics) -> None:
         self._api = api
@@ -35,7 +40,7 @@ class AccessLog:
         trace_id = scope["trace_id"] = tracing.trace_id() or trace_id_of(parent.decode("latin-1"))
         status = 0
 
-        async def send_noting_status(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status, finished
             finished = message["type"] == "http.response.body" and not message.get(
                 "more_body", False
@@ -47,26 +52,26 @@ class AccessLog:
             await send(message)
 
         try:
-            await self._api(scope, receive, send_noting_status)
+            await self._api(scope, receive, send_and_record_status)
         except Exception:
             logger.exception("unexpected error", extra={"trace_id": trace_id})
             if not finished:
                 raise
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+    def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.note_request(scope["method"], route, status, seconds)
-        tracing.note_request(scope["method"], route, status)
+        tracing.end_request(scope["method"], route, status)
         if logger.isEnabledFor(logging.INFO):
-            # without looking for the line of code that it comes from, and for what else Ray puts into a record
-            line = logging.LogRecord(logger.name, logging.INFO, "", 0, "access", None, None)
+            # made by hand: `logger.info` walks the stack, and Ray's record factory adds fields
+            record = logging.LogRecord(logger.name, logging.INFO, "", 0, "access", None, None)
             fields = {
                 "method": scope["method"],
                 "route": route,
                 "status": status,
                 "ms": round(seconds * 1000, 1),
             }
-            vars(line).update(fields, trace_id=scope["trace_id"])
-            logger.handle(line)
+            vars(record).update(fields, trace_id=scope["trace_id"])
+            logger.handle(record)

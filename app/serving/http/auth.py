@@ -1,14 +1,16 @@
-"""API keys and their scopes at the door.
+"""Authenticates requests by API keys and checks their scopes.
 
-A key arrives as `Authorization: Bearer KEY` or `X-API-Key: KEY`. The store holds only SHA-256 hashes; what was found is
-remembered for a short time, so a revoked key stops within `CACHE_S` and a known one works while the database is away.
-Invariant: no key and no hash of one is ever logged or returned.
+A key arrives as `Authorization: Bearer KEY` or `X-API-Key: KEY`. The store holds only SHA-256
+hashes. Lookups are cached: a revoked key stops working within `CACHE_S`, and a known key works
+while the database is away. No key and no hash of one is ever logged or returned.
 """
 
 import hmac
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+
+from cachetools import LRUCache
 
 from app.core.errors import Forbidden, StoreUnavailable, Unauthenticated
 from app.store.keys import KnownKey, Scope, hash_secret
@@ -16,17 +18,17 @@ from app.store.keys import KnownKey, Scope, hash_secret
 CACHE_S = 10.0
 CACHE_SIZE = 10_000
 AWAY_S = 5.0
-"""How long a known key is taken as it was before the database, which was away, is asked again."""
+"""Seconds until the failed lookup of a cached key is tried again."""
 
 ENVIRONMENT = "HYDRAULIC_API_KEY"
-"""What the key of the environment is called."""
+"""Name of the key that is set by this environment variable."""
 
 FindKey = Callable[[str], Awaitable[KnownKey | None]]
-"""Looks a key's hash up: whose it is and its scopes, or None when there is no such key. May raise StoreUnavailable."""
+"""Returns the key of a hash, or None if there is none. May raise StoreUnavailable."""
 
 
 class Authenticator:
-    """Checks who asks and what they may do.
+    """Checks the API key of a request and its scopes.
 
     Args:
         find_key: looks a key hash up in the store.
@@ -43,38 +45,36 @@ class Authenticator:
         self._find_key = find_key
         self._extra_hash = hash_secret(extra_key) if extra_key else None
         self._clock = clock
-        self._seen: OrderedDict[str, tuple[float, KnownKey | None]] = OrderedDict()
+        self._cache: LRUCache[str, tuple[float, KnownKey | None]] = LRUCache(CACHE_SIZE)
 
     async def require(self, headers: Mapping[str, str], scope: Scope) -> str:
-        """Let a request pass, or raise.
+        """Return the name of a request's key if it has a scope.
 
         Args:
             headers: of the request, names in lower case.
-            scope: what the request needs; `admin` holds every scope.
-
-        Returns:
-            The key's name.
+            scope: that the request needs; `admin` includes every scope.
 
         Raises:
-            Unauthenticated: no key, or one that is not known.
+            Unauthenticated: the request has no key, or an unknown one.
             Forbidden: the key lacks the scope.
-            StoreUnavailable: the key has not been seen yet and the database is away.
+            StoreUnavailable: the key is not cached and the database is away.
         """
         secret = key_in(headers)
         if secret is None:
             raise Unauthenticated(
-                "expected an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY', found none: a first start "
-                "writes one to var/api_key"
+                "expected an API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY', found "
+                "none: a first start writes one to var/api_key"
             )
         key = await self._known(hash_secret(secret))
         if key is None:
             raise Unauthenticated(
-                "expected a known API key, found one that is unknown or revoked: check it or ask for one"
+                "expected a known API key, found one that is unknown or revoked: check it or "
+                "request one"
             )
         if scope not in key.scopes and "admin" not in key.scopes:
-            held = ", ".join(sorted(key.scopes)) or "none"
+            scopes = ", ".join(sorted(key.scopes)) or "none"
             raise Forbidden(
-                f"expected a key with scope '{scope}', found one with {held}: use another key"
+                f"expected a key with scope '{scope}', found one with {scopes}: use another key"
             )
         return key.name
 
@@ -82,29 +82,25 @@ class Authenticator:
         if self._extra_hash is not None and hmac.compare_digest(key_hash, self._extra_hash):
             return KnownKey(ENVIRONMENT, frozenset({"admin"}))
         now = self._clock()
-        seen = self._seen.get(key_hash)
-        if seen is not None and now - seen[0] < CACHE_S:
-            return seen[1]
-        held = None if seen is None else seen[1]
-        if held is not None:
-            # Only this request asks, and pays the wait when the database is away; others go on with what was known.
-            self._seen[key_hash] = (now - CACHE_S + AWAY_S, held)
+        cached_at, cached = self._cache.get(key_hash, (-inf, None))
+        if now - cached_at < CACHE_S:
+            return cached
+        if cached is not None:
+            # only this request waits for the database; others use the cached key meanwhile
+            self._cache[key_hash] = (now - CACHE_S + AWAY_S, cached)
         try:
             found = await self._find_key(key_hash)
         except StoreUnavailable:
-            if held is None:
+            if cached is None:
                 raise
-            self._seen[key_hash] = (self._clock() - CACHE_S + AWAY_S, held)
-            return held
-        self._seen[key_hash] = (now, found)
-        self._seen.move_to_end(key_hash)
-        while len(self._seen) > CACHE_SIZE:
-            self._seen.popitem(last=False)
+            self._cache[key_hash] = (self._clock() - CACHE_S + AWAY_S, cached)
+            return cached
+        self._cache[key_hash] = (now, found)
         return found
 
 
 def key_in(headers: Mapping[str, str]) -> str | None:
-    """Return the secret that a request shows, or None."""
+    """Return the API key in a request's headers, or None."""
     key = headers.get("x-api-key", "").strip()
     if key:
         return key

@@ -1,14 +1,10 @@
-"""What the OpenAPI document says of bodies that routes read and write by hand.
-
-Invariant: every schema that is referred to is in the document.
-"""
+"""Describes bodies in the OpenAPI document that routes parse and encode themselves."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 
 from app.experiments.report import Experiments
 from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
@@ -17,7 +13,7 @@ from app.schemas.readings import IngestAnswer, Reading
 from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
 from app.serving.http.problems import Problem
 
-_BODIES: tuple[type[BaseModel], ...] = (
+_BODIES: tuple[type[BaseModel] | type[Diagnosis], ...] = (
     Equipment,
     Reading,
     DiagnosisRequest,
@@ -34,7 +30,12 @@ _BODIES: tuple[type[BaseModel], ...] = (
 
 
 def body_of(schema: str, *media_types: str) -> dict[str, Any]:
-    """Describe a route's body: the name of its schema, and its media types (JSON when none is given)."""
+    """Describe a route's request body.
+
+    Args:
+        schema: name of the body's schema.
+        media_types: JSON when none is given.
+    """
     reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
     return {
         "requestBody": {
@@ -45,7 +46,7 @@ def body_of(schema: str, *media_types: str) -> dict[str, Any]:
 
 
 def answer_of(schema: str, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
-    """Describe a route's answers: its schema on success, problem documents otherwise."""
+    """Describe a route's responses: a schema on success, problem documents otherwise."""
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         200: {
@@ -58,15 +59,15 @@ def answer_of(schema: str, media_type: str = "application/json") -> dict[int | s
 
 
 def document_bodies(api: FastAPI) -> None:
-    """Add the schemas of bodies that routes read by hand to the OpenAPI document."""
+    """Add the schemas of `_BODIES` to the OpenAPI document."""
 
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
             document = get_openapi(
                 title=api.title, version=api.version, description=api.description, routes=api.routes
             )
-            _, schemas = models_json_schema(
-                [(model, "validation") for model in _BODIES],
+            _, schemas = TypeAdapter.json_schemas(
+                [(body, "validation", TypeAdapter(body)) for body in _BODIES],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])

@@ -1,6 +1,6 @@
-"""Errors as RFC 9457 problem documents: the one place where an error gets its HTTP status.
+"""Maps errors to HTTP statuses and RFC 9457 problem documents.
 
-Invariant: a body made here names a stable type, the field and the trace id, and never a stack trace or a query.
+A document has a stable type, the field and the trace id, and never a stack trace or a query.
 """
 
 import secrets
@@ -39,12 +39,13 @@ TYPE_PREFIX = "urn:hydraulic-diagnostics:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 MAX_LISTED_ERRORS = 50
-MAX_WORKED_OUT = 200
-"""Errors of one request beyond which it is told only how many there are: pydantic works out all of them or none."""
+MAX_EXPLAINED_ERRORS = 200
+"""Above this number of errors in a request only their count is reported: pydantic builds the
+descriptions of all errors or of none."""
 
 
 def _encodable(text: object) -> object:
-    # JSON and YAML may hold halves of surrogate pairs, which UTF-8 can't
+    # JSON and YAML may have single surrogates, which UTF-8 can't encode
     return text.encode("utf-8", "backslashreplace").decode() if isinstance(text, str) else text
 
 
@@ -52,7 +53,7 @@ _Text = Annotated[str, BeforeValidator(_encodable)]
 
 
 class FieldError(BaseModel):
-    """One thing that is wrong, and where."""
+    """One invalid field."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,10 +94,12 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
     _Kind(Forbidden, 403, "forbidden", "The API key lacks a scope"),
     _Kind(LimitExceeded, 413, "too-large", "The request is larger than the service takes"),
-    _Kind(ReleaseConflict, 409, "release-conflict", "Somebody else changes releases, or just did"),
+    _Kind(
+        ReleaseConflict, 409, "release-conflict", "Another release is in progress or has just ended"
+    ),
     _Kind(ReleasesElsewhere, 501, "releases-elsewhere", "Releases can't be changed from here"),
-    _Kind(ReleaseError, 422, "release-refused", "The release was refused; what ran before goes on"),
-    _Kind(SettingsError, 409, "settings", "The file that says what runs does not allow it"),
+    _Kind(ReleaseError, 422, "release-refused", "The release was refused; nothing has changed"),
+    _Kind(SettingsError, 409, "settings", "The configuration file does not allow it"),
     _Kind(StoreUnavailable, 503, "store-unavailable", "The database can't be reached"),
     _Kind(ModelUnavailable, 503, "model-unavailable", "No model version answers"),
     _Kind(StoreError, 500, "store", "The database refused"),
@@ -110,7 +113,7 @@ def new_trace_id() -> str:
 
 
 def trace_id_of(traceparent: str) -> str:
-    """Return the trace id of a `traceparent` header, or a new one when it is empty or can't be used."""
+    """Return the trace id of a `traceparent` header, or a new one if the header is not valid."""
     parts = traceparent.split("-")
     if (
         len(parts) == 4
@@ -123,11 +126,11 @@ def trace_id_of(traceparent: str) -> str:
 
 
 def problem_of(error: Exception, trace_id: str) -> Problem:
-    """Translate an error.
+    """Return the problem document of an error.
 
     Args:
-        error: any; one that is not of the project's tree becomes a 500 that says nothing of its cause.
-        trace_id: of the request, for the log.
+        error: one outside the project's error tree becomes a 500 that hides its cause.
+        trace_id: of the request.
     """
     if isinstance(error, ValidationError):
         return _validation_problem(error, trace_id)
@@ -149,18 +152,19 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
         type=TYPE_PREFIX + "internal",
         title="The service failed",
         status=500,
-        detail="expected an answer, found an error of our own: report it with the trace id",
+        detail="expected an answer, found an internal error: report it with the trace id",
         trace_id=trace_id,
     )
 
 
 def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
-    if error.error_count() > MAX_WORKED_OUT:
+    if error.error_count() > MAX_EXPLAINED_ERRORS:
         return Problem(
             type=TYPE_PREFIX + "invalid-input",
             title="The request can't be used",
             status=422,
-            detail=f"expected a request as /docs describes it, found {error.error_count()} faults: correct its layout",
+            detail="expected a request as /docs describes it, found "
+            f"{error.error_count()} errors: correct its layout",
             trace_id=trace_id,
         )
     listed = error.errors(include_url=False, include_context=False)
@@ -187,7 +191,8 @@ _HINTS: Mapping[str, str] = {
     "extra_forbidden": "expected no such field: check its spelling or leave it out",
     "missing": "expected this field, found none: add it",
     "json_invalid": "expected JSON",
-    "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a letter or digit",
+    "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a "
+    "letter or digit",
 }
 
 
@@ -201,8 +206,8 @@ def _explain(item: Mapping[str, Any]) -> str:
     return f"{hint or message}, found {shown(item['input'])}"
 
 
-def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Make the HTTP answer of a problem, with Retry-After where trying again can help, and further headers."""
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the HTTP response of a problem, with Retry-After if the request may be tried again."""
     headers = {"x-trace-id": problem.trace_id, **(headers or {})}
     if problem.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S)

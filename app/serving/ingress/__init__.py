@@ -1,1 +1,1 @@
-"""The ingress deployment: service, micro-batching, response cache, version router, shadows and write-behind queue."""
+"""The ingress deployment: requests to diagnoses, micro-batching, version routing and caches."""

@@ -1,7 +1,6 @@
-"""What `serve_config.yaml` may say to this project's applications: their arguments and the ingress's `user_config`, typed.
+"""Typed arguments of the applications in `serve_config.yaml`, and the ingress's `user_config`.
 
-It imports neither Ray nor torch, so that whoever checks the file need not start either.
-Invariant: a key that is not here is refused.
+Unknown keys are refused. It imports neither Ray nor torch, so that checking the file needs neither.
 """
 
 from typing import Annotated
@@ -31,14 +30,15 @@ class ModelArgs(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str = Field(
-        description="directory relative to the project, or registry:VERSION, which each node fetches once into var/models"
+        description="directory relative to the project, or registry:VERSION, which each node "
+        "fetches once into var/models"
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
 class IngressConfig(BaseModel):
-    """The ingress's `user_config`: releases with their weights, thresholds, and how long the store keeps."""
+    """The ingress's `user_config`: releases with their weights, thresholds and retention."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,43 +1,54 @@
-"""The ingress as a deployment: Serve's wrapper speaks ASGI around it, and its chain goes through Serve's handles.
+"""The ingress as a Serve deployment: HTTP outside, the store and the other deployments inside.
 
-Invariant: its process does what `Ingress` does and nothing else; it imports no torch.
+It imports no torch. Weights, shadows and thresholds are its `user_config`, which changes in place.
 """
 
 import gc
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
-from app.serving.ingress.startup import Ingress, OpenReleaseService
-from app.serving.ingress.version_router import Chain
-from app.serving.rpc import client as handles
+from app.core.settings import Settings
+from app.serving.http.app import build_api
+from app.serving.ingress.config import DiagnosticsArgs
+from app.serving.ingress.service import OpenReleaseService, open_service
+from app.serving.observability.logging import configure_logging
+from app.serving.rpc.client import DeploymentClient
 
-COLLECT_AFTER = (20_000, 20, 20)
-"""Of `gc.set_threshold`: a batch of diagnoses is thousands of objects that go by themselves, and looking for cycles among them
-after each 700 is a tenth of the work."""
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Of `gc.set_threshold`. A batch of diagnoses allocates thousands of objects without cycles;
+collecting after each 700, Python's default, takes a tenth of the ingress's CPU time."""
 
 
 @serve.ingress()
-class IngressReplica(Ingress):
+class IngressDeployment:
     """One ingress replica.
 
     Args:
         builder: handle of the graph-builder pool.
-        equipment_files: topologies that are registered at the start when they are not yet, relative to the project.
-        timeout_s: of each call to another deployment.
-        open_release_service: makes what does releases; a function of a module, which is what travels.
+        args: of the `diagnostics` application.
+        open_release_service: opens what performs releases; a function of a module, since Ray
+            serialises it.
     """
 
     def __init__(
         self,
         builder: DeploymentHandle[Any],
-        equipment_files: tuple[str, ...],
-        timeout_s: float,
+        args: DiagnosticsArgs,
         open_release_service: OpenReleaseService,
     ) -> None:
-        gc.set_threshold(*COLLECT_AFTER)
-        build = partial(handles.build, handles.passing(builder))
-        chain = Chain(build, handles.score, handles.describe, handles.probe)
-        super().__init__(chain, equipment_files, timeout_s, open_release_service)
+        gc.set_threshold(*GC_THRESHOLDS)
+        settings = Settings()
+        configure_logging(settings.log_level)
+        self.service = open_service(DeploymentClient(builder), settings, args, open_release_service)
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Apply a new `user_config`; Serve calls this."""
+        self.service.configure(user_config)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the HTTP interface; Serve calls this after the constructor."""
+        return build_api(self.service)

@@ -1,66 +1,42 @@
-"""The registered machines as one replica knows them: topologies by id, and their readings' way in.
+"""The registered machines of one replica: a cache of their topologies, and the ingest of readings.
 
-A diagnosis of stored readings takes a topology as remembered, however long ago: the statement that reads its window tells the
-revision, and `renew` is called when it is another one. All else asks again after `TOPOLOGY_CACHE_S`.
-Invariant: a topology that was known goes on to serve while the database is away; a change shows everywhere within
-`TOPOLOGY_CACHE_S`, on this replica at once, and in a diagnosis of stored readings at once everywhere.
+A diagnosis of stored readings uses a topology of any age: the statement that reads its window
+returns the registered revision, and `renew` is called when that differs. Everything else looks the
+topology up again after `TOPOLOGY_CACHE_S`. A change is seen at once on this replica and in
+diagnoses of stored readings, and within `TOPOLOGY_CACHE_S` elsewhere. A known topology serves on
+while the database is away.
 """
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from cachetools import LRUCache
 
 from app.core.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.schemas.readings import IngestAnswer
-from app.schemas.topology import Finding, lint, read_equipment
+from app.schemas.topology import lint, read_equipment
+from app.serving.http.routes.equipment import EquipmentSummary, PutAnswer
 from app.serving.ingress.ingest import parse_readings
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.recent import Recent
 from app.store.readings import Ingested, Readings
 from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
-MAX_REMEMBERED = 20_000
+MAX_TOPOLOGIES = 20_000
 """About 5 KB each: machines that differ only in id and name share the rest."""
 MAX_STRUCTURES = 1_000
-AWAY_S = 5.0
-"""How long a known topology is taken as it was before the database, which was away, is asked again."""
+RETRY_S = 5.0
+"""How long a known topology is used before a database that was away is tried again."""
 
 
-class PutAnswer(BaseModel):
-    """What became of a topology: whether it is new, its revision, and the linter's warnings."""
+class _Entry(NamedTuple):
+    """A topology, None for a machine that is not registered, and until when it is fresh."""
 
-    model_config = ConfigDict(frozen=True)
-
-    equipment_id: str
-    created: bool
-    revision: str
-    findings: tuple[Finding, ...]
-
-
-class EquipmentSummary(BaseModel):
-    """A registered machine in a list: who it is and how large, without its topology."""
-
-    model_config = ConfigDict(frozen=True)
-
-    equipment_id: str
-    name: str
-    design: str
-    components: int
-    sensors: int
-    revision: str
-    registered_at: datetime
-    updated_at: datetime
-
-
-class _Remembered(NamedTuple):
-    until: float
+    fresh_until: float
     equipment: Equipment | None
 
 
@@ -69,9 +45,10 @@ class EquipmentRegistry:
 
     Args:
         store: the database; may be away.
-        metrics: where readings are counted.
+        metrics: counts readings.
         now: UTC clock.
-        declared: machines of the configuration, which serve although the database has been away since the start.
+        declared: machines of the configuration, which serve also if the database was away from the
+            start.
     """
 
     def __init__(
@@ -85,30 +62,31 @@ class EquipmentRegistry:
         self._metrics = metrics
         self._now = now
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
-        self._topologies: OrderedDict[str, _Remembered] = OrderedDict()
-        self._structures: Recent[str, Equipment] = Recent(MAX_STRUCTURES, lambda _: 1)
-        self._tell: Callable[[str], None] = lambda _: None
+        self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
+        self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
+        self._on_change: Callable[[str], None] = lambda _: None
 
-    def when_changed(self, tell: Callable[[str], None]) -> None:
-        """Have the id of a machine told whenever its topology or readings came in here."""
-        self._tell = tell
+    def when_changed(self, callback: Callable[[str], None]) -> None:
+        """Call back with the id of a machine whenever its topology or readings arrive here."""
+        self._on_change = callback
 
     async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
         """Register a topology.
 
         Raises:
             TopologyError: the linter found errors.
-            InputError: the body is of another equipment than the path.
+            InputError: the body is about another equipment than the path.
         """
         equipment = read_equipment(body, "the body")
         if equipment.equipment_id != equipment_id:
             raise InputError(
-                f"expected equipment_id '{equipment_id}' as in the path, found '{equipment.equipment_id}': make them equal",
+                f"expected equipment_id '{equipment_id}' as in the path, found "
+                f"'{equipment.equipment_id}': make them equal",
                 "equipment_id",
             )
         result = await self._store.put_equipment(equipment)
         self._remember(equipment_id, equipment)
-        self._tell(equipment_id)
+        self._on_change(equipment_id)
         return PutAnswer(
             equipment_id=equipment_id,
             created=result.created,
@@ -144,7 +122,7 @@ class EquipmentRegistry:
         return equipment
 
     async def remembered(self, equipment_id: str) -> Equipment:
-        """Return a machine's topology as it was last seen here, however long ago.
+        """Return a machine's topology as last seen here, of any age.
 
         Raises:
             UnknownEquipment: it is not registered.
@@ -159,39 +137,37 @@ class EquipmentRegistry:
     async def remembered_of(
         self, equipment_ids: Sequence[str]
     ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        """Return the topology of each machine as it was last seen here, or why there is none; the unknown in one statement."""
-        return await self._with_renewed(equipment_ids, -math.inf)
+        """Return the topology of each machine as last seen here, or its error; one statement."""
+        return await self._lookup(equipment_ids, -math.inf)
 
     async def topologies(
         self, equipment_ids: Sequence[str]
     ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        """Return the topology of each machine as `topology` does, or why there is none; what must be asked in one statement."""
-        return await self._with_renewed(equipment_ids, time.monotonic())
+        """Return the topology of each machine as `topology` does, or its error; one statement."""
+        return await self._lookup(equipment_ids, time.monotonic())
 
-    async def _with_renewed(
+    async def _lookup(
         self, equipment_ids: Sequence[str], now: float
     ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
         found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
-        asked: list[str] = []
+        stale: list[str] = []
         for equipment_id in dict.fromkeys(equipment_ids):
             known = self._topologies.get(equipment_id)
-            if known is not None and known.equipment is not None and now < known.until:
+            if known is not None and known.equipment is not None and now < known.fresh_until:
                 found[equipment_id] = known.equipment
             else:
-                asked.append(equipment_id)
-        return found | await self.renew(asked) if asked else found
+                stale.append(equipment_id)
+        return found | await self.renew(stale) if stale else found
 
     async def renew(
         self, equipment_ids: Sequence[str]
     ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        """Return the topology of each machine as it is registered now, or why there is none, by one statement."""
+        """Return the registered topology of each machine, or its error, by one statement."""
         found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
         try:
             records = await self._store.get_equipment_of(equipment_ids)
         except StoreError as error:
-            return {
-                equipment_id: self._held(equipment_id) or error for equipment_id in equipment_ids
-            }
+            return {each: self._last_known(each) or error for each in equipment_ids}
         for equipment_id in equipment_ids:
             record = records.get(equipment_id)
             equipment = self._remember(equipment_id, None if record is None else record.equipment)
@@ -199,7 +175,7 @@ class EquipmentRegistry:
         return found
 
     async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
-        """Store a body of readings; what is acknowledged is committed."""
+        """Store a body of readings; acknowledged readings are committed."""
         parsed = await parse_readings(body, content_type, self._find, self._now())
         blocks = [
             Readings(equipment_id, columns.sensor_ids, columns.times_us, columns.values)
@@ -207,7 +183,7 @@ class EquipmentRegistry:
         ]
         result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
         for block in blocks:
-            self._tell(block.equipment_id)
+            self._on_change(block.equipment_id)
         self._metrics.readings.labels("accepted").inc(result.accepted)
         self._metrics.readings.labels("duplicate").inc(result.duplicates)
         self._metrics.readings.labels("rejected").inc(len(parsed.rejected))
@@ -217,31 +193,31 @@ class EquipmentRegistry:
 
     async def _find(self, equipment_id: str) -> Equipment | None:
         known = self._topologies.get(equipment_id)
-        if known is not None and time.monotonic() < known.until:
+        if known is not None and time.monotonic() < known.fresh_until:
             return known.equipment
         stale = known.equipment if known is not None else None
         if stale is not None:
-            # Only this request asks, and pays the wait when the database is away; others go on with what was known.
-            self._remember(equipment_id, stale, for_s=AWAY_S)
+            # only this request waits when the database is away; others go on with what was known
+            self._remember(equipment_id, stale, for_s=RETRY_S)
         try:
             record = await self._store.get_equipment(equipment_id)
         except StoreError:
-            held = self._held(equipment_id)
-            if held is None:
+            last_known = self._last_known(equipment_id)
+            if last_known is None:
                 raise
-            return held
+            return last_known
         equipment = None if record is None else record.equipment
         self._remember(equipment_id, equipment)
         return equipment
 
-    def _held(self, equipment_id: str) -> Equipment | None:
-        """Return the topology that stands in while the database is away, and take it for true for a while."""
+    def _last_known(self, equipment_id: str) -> Equipment | None:
+        """Return the topology to use while the database is away, and keep it fresh for a while."""
         known = self._topologies.get(equipment_id)
         equipment = (known.equipment if known is not None else None) or self._declared.get(
             equipment_id
         )
         if equipment is not None:
-            self._remember(equipment_id, equipment, for_s=AWAY_S)
+            self._remember(equipment_id, equipment, for_s=RETRY_S)
         return equipment
 
     def _remember(
@@ -249,15 +225,12 @@ class EquipmentRegistry:
     ) -> Equipment | None:
         if equipment is not None:
             equipment = self._with_shared_structure(equipment)
-        self._topologies[equipment_id] = _Remembered(time.monotonic() + for_s, equipment)
-        self._topologies.move_to_end(equipment_id)
-        while len(self._topologies) > MAX_REMEMBERED:
-            self._topologies.popitem(last=False)
+        self._topologies[equipment_id] = _Entry(time.monotonic() + for_s, equipment)
         return equipment
 
     def _with_shared_structure(self, equipment: Equipment) -> Equipment:
-        """Return the same machine with the components and connections of the first one that has equal ones."""
-        first = self._structures.get(equipment.structure_digest, lambda: equipment)
+        """Return the machine with the component objects of the first one of equal structure."""
+        first = self._structures.setdefault(equipment.structure_digest, equipment)
         if first.components is equipment.components:
             return equipment
         shared = equipment.model_copy(

@@ -1,7 +1,7 @@
-"""Bodies of `POST /v1/readings`: JSON, NDJSON or CSV into columns for the store, line by line.
+"""Parses bodies of `POST /v1/readings`: JSON, NDJSON or CSV into columns for the store.
 
-Pure: it knows which sensors there are by a function that it is given.
-Invariant: every line of the body is taken or rejected with a reason; a bad line never loses a good one.
+Every line is accepted or rejected with a reason; a bad line does not affect the others. Pure: a
+function argument looks up the topologies.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ MAX_EQUIPMENT = 1_000
 LINES_PER_TURN = 1_000
 """Lines read before other requests get a turn on the event loop."""
 
-_MAX_WORKED_OUT = 50
+_MAX_EXPLAINED_ERRORS = 50
 
 FindEquipment = Callable[[str], Awaitable[Equipment | None]]
 
 
 @dataclass(slots=True)
 class Columns:
-    """Readings of one equipment: parallel lists of sensor ids, times in microseconds since 1970 UTC, and values."""
+    """Readings of one equipment as parallel lists; times in microseconds since 1970 UTC."""
 
     sensor_ids: list[str] = field(default_factory=list)
     times_us: list[int] = field(default_factory=list)
@@ -46,17 +46,17 @@ class Columns:
 
 @dataclass(slots=True)
 class Parsed:
-    """A body taken apart: columns by equipment id, and the lines that can't be taken.
+    """A parsed body: columns by equipment id, and the rejected lines.
 
-    `rejected` is as long as there are such lines; beyond the first `MAX_LISTED_REJECTED` it repeats `UNLISTED`, since
-    nobody reads them and half a million reasons fill the memory.
+    `rejected` has one item for each rejected line; beyond the first `MAX_LISTED_REJECTED` it
+    repeats `UNLISTED`, since half a million reasons would fill the memory.
     """
 
     columns: dict[str, Columns]
     rejected: list[RejectedLine]
 
     def reject(self, line: RejectedLine) -> None:
-        """Add a line that can't be taken."""
+        """Add a rejected line."""
         self.rejected.append(line if len(self.rejected) < MAX_LISTED_REJECTED else UNLISTED)
 
 
@@ -66,18 +66,19 @@ UNLISTED = RejectedLine(line=0, reason="not listed")
 async def parse_readings(
     body: bytes, content_type: str, find_equipment: FindEquipment, now: datetime
 ) -> Parsed:
-    """Take a readings body apart.
+    """Parse a readings body.
 
     Args:
-        body: as it arrived.
-        content_type: `application/json` (a reading, a list of them, or `{"readings": [...]}`), `application/x-ndjson`
-            or `text/csv` with a header of equipment_id, sensor_id, time, value.
+        body: of the request.
+        content_type: `application/json` (a reading, a list of them, or `{"readings": [...]}`),
+            `application/x-ndjson` or `text/csv` with a header of equipment_id, sensor_id, time,
+            value.
         find_equipment: returns a registered topology or None.
         now: UTC; readings more than 5 minutes ahead of it are rejected.
 
     Raises:
         ReadingError: the body as a whole can't be read: unknown type, not JSON, no header, empty.
-        LimitExceeded: it has more than `MAX_LINES` lines or names more than `MAX_EQUIPMENT` equipment.
+        LimitExceeded: it has more than `MAX_LINES` lines or `MAX_EQUIPMENT` equipment.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
@@ -88,7 +89,8 @@ async def parse_readings(
         lines = _json_lines(body)
     else:
         raise ReadingError(
-            f"expected application/json, application/x-ndjson or text/csv, found {shown(content_type)}: set Content-Type",
+            "expected application/json, application/x-ndjson or text/csv, found "
+            f"{shown(content_type)}: set Content-Type",
             "content-type",
         )
     parsed = Parsed({}, [])
@@ -106,8 +108,8 @@ async def parse_readings(
         if outcome.equipment_id not in known:
             if len(known) == MAX_EQUIPMENT:
                 raise LimitExceeded(
-                    f"expected readings of at most {MAX_EQUIPMENT} equipment, found more in line {number}: send the body in "
-                    "parts",
+                    f"expected readings of at most {MAX_EQUIPMENT} equipment, found more in line "
+                    f"{number}: send the body in parts",
                     "equipment_id",
                 )
             equipment = await find_equipment(outcome.equipment_id)
@@ -147,21 +149,23 @@ def _check(
         return RejectedLine(
             line=number,
             field="equipment_id",
-            reason=f"expected a registered equipment, found {shown(reading.equipment_id)}: register its topology first",
+            reason=f"expected a registered equipment, found {shown(reading.equipment_id)}: "
+            "register its topology first",
         )
     if reading.sensor_id not in sensors:
-        there = some_of(sorted(sensors))
+        known = some_of(sorted(sensors))
         return RejectedLine(
             line=number,
             field="sensor_id",
-            reason=f"expected a sensor of '{reading.equipment_id}', found {shown(reading.sensor_id)}: there are {there}",
+            reason=f"expected a sensor of '{reading.equipment_id}', found "
+            f"{shown(reading.sensor_id)}: there are {known}",
         )
     if not EARLIEST <= reading.time <= now + LATEST_AHEAD:
         return RejectedLine(
             line=number,
             field="time",
-            reason=f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found {reading.time.isoformat()}: "
-            "check the clock of its source",
+            reason=f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
+            f"{reading.time.isoformat()}: check the clock of its source",
         )
     return None
 
@@ -176,10 +180,11 @@ def _read(number: int, raw: object) -> Reading | RejectedLine:
 
 
 def _rejected(number: int, error: ValidationError) -> RejectedLine:
-    if error.error_count() > _MAX_WORKED_OUT:
+    if error.error_count() > _MAX_EXPLAINED_ERRORS:
         return RejectedLine(
             line=number,
-            reason=f"expected {', '.join(CSV_COLUMNS)} and nothing else, found {error.error_count()} faults in one line",
+            reason=f"expected {', '.join(CSV_COLUMNS)} and nothing else, found "
+            f"{error.error_count()} faults in one line",
         )
     first = error.errors(include_url=False, include_context=False)[0]
     place = str(first["loc"][0]) if first["loc"] else ""
@@ -187,7 +192,8 @@ def _rejected(number: int, error: ValidationError) -> RejectedLine:
         "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
         "missing": f"expected a field '{place}'",
         "extra_forbidden": f"expected no field {shown(place)}",
-        "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a letter or digit, 64 at most",
+        "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a "
+        "letter or digit, 64 at most",
     }.get(str(first["type"]), str(first["msg"]))
     known: Any = place if place in CSV_COLUMNS else ""
     return RejectedLine(line=number, field=known, reason=f"{hint}, found {shown(first['input'])}")
@@ -220,7 +226,7 @@ def _csv_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
         raise ReadingError(
             f"expected CSV in UTF-8, found a byte that is not at position {error.start}"
         ) from error
-    # blank lines do not count towards the limit when they are read, and reading 32 million of them takes seconds
+    # blank lines do not count towards the limit, and reading 32 million of them takes seconds
     if max(text.count("\n"), text.count("\r")) > MAX_LINES:
         raise _too_many_lines()
     lines = enumerate(io.StringIO(text, newline=None), start=1)
@@ -234,7 +240,8 @@ def _csv_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
     names = [name.strip() for name in header]
     if sorted(names) != sorted(CSV_COLUMNS):
         raise ReadingError(
-            f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found {shown(','.join(header))}: add it as the first line"
+            f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found "
+            f"{shown(','.join(header))}: add it as the first line"
         )
     return _csv_rows(names, lines)
 

@@ -1,15 +1,16 @@
-"""ResponseCache that were just given, for those who ask the same again, and one answer for those who ask it at the same time.
+"""Responses that were just given, for equal requests, and one computation for concurrent ones.
 
-Invariant: an answer is given again at most until the bin of its machine's grid in which it was made has passed, and never after
-readings of the machine came in here; the cache is bounded.
+A response is given again at most until the grid bin of its machine in which it was made has passed,
+and never after readings of the machine arrived at this replica.
 """
 
 import asyncio
-import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from cachetools import TLRUCache
 
 from app.serving.observability.metrics import Metrics
 
@@ -20,7 +21,13 @@ MAX_RESPONSES = 5_000
 class ResponseKey(NamedTuple):
     """What makes two requests the same.
 
-    Machine, topology revision, window, who is to answer and stand in, whether that was forced, and whether evidence is wanted.
+    Args:
+        equipment_id: of the machine.
+        revision: of its topology.
+        first_bin: of the window.
+        versions: the version that answers, then its fallbacks.
+        forced: whether the caller chose the version.
+        explain: whether the response has evidence.
     """
 
     equipment_id: str
@@ -31,63 +38,76 @@ class ResponseKey(NamedTuple):
     explain: bool
 
 
+_StampedKey = tuple[ResponseKey, int, int]
+"""A key with how often all responses, and those of its machine, were dropped before."""
+
+
+class _Response(NamedTuple):
+    expires: float
+    body: bytes
+
+
 @dataclass(slots=True)
 class _Flight:
+    """A computation and how many requests wait for it."""
+
     future: "asyncio.Future[bytes]"
     waiters: int = 0
 
 
 class ResponseCache:
-    """A bounded cache of answers as bytes, with single-flight.
+    """A bounded cache of responses, with one computation for concurrent requests (single flight).
 
     Args:
-        metrics: where hits, joins and misses are counted.
-        most: answers kept; the oldest goes first.
+        metrics: counts hits, joins and misses.
         clock: seconds since 1970, so that bins end here when they end everywhere.
+        size: most responses; the least recently used one is evicted.
     """
 
     def __init__(
-        self, metrics: Metrics, most: int = MAX_RESPONSES, clock: Callable[[], float] = time.time
+        self, metrics: Metrics, clock: Callable[[], float], size: int = MAX_RESPONSES
     ) -> None:
-        # finding a child by its labels takes longer than to count
+        # looking up a child by its labels takes longer than counting
         self._hit, self._joined, self._miss = map(metrics.answers.labels, ("hit", "joined", "miss"))
-        self._most = most
         self._clock = clock
-        self._kept: OrderedDict[ResponseKey, tuple[float, bytes]] = OrderedDict()
-        self._flights: dict[ResponseKey, _Flight] = {}
-        self._keys_of: dict[str, set[ResponseKey]] = {}
+        self._responses: TLRUCache[_StampedKey, _Response] = TLRUCache(
+            size, ttu=lambda _, response, __: response.expires, timer=clock
+        )
+        self._flights: dict[_StampedKey, _Flight] = {}
+        self._clears = 0
+        self._drops: Counter[str] = Counter()
 
-    def kept(self, key: ResponseKey) -> bytes | None:
-        """Return a kept answer, or None."""
-        kept = self._kept.get(key)
-        if kept is None or self._clock() >= kept[0]:
+    def cached(self, key: ResponseKey) -> bytes | None:
+        """Return a cached response, or None."""
+        response = self._responses.get(self._stamped(key))
+        if response is None:
             return None
         self._hit.inc()
-        return kept[1]
+        return response.body
 
     async def get(
-        self, key: ResponseKey, grid_s: float, ask: "Callable[[], asyncio.Future[bytes]]"
+        self, key: ResponseKey, grid_s: float, compute: "Callable[[], asyncio.Future[bytes]]"
     ) -> bytes:
-        """Return a kept answer, join those who wait for it, or ask.
+        """Return a cached response, wait for one that is being computed, or compute it.
 
         Args:
-            key: of the answer.
+            key: of the response.
             grid_s: width of a bin of the machine's grid.
-            ask: begins to work the answer out; cancelling its future gives up. An error is not kept.
+            compute: starts the computation, which is cancelled when all who wait for it are. An
+                error is not cached.
         """
         now = self._clock()
-        kept = self.kept(key)
-        if kept is not None:
-            return kept
-        flight = self._flights.get(key)
-        if (
-            flight is None or flight.future.cancelled()
-        ):  # its last waiter may have left in this turn of the loop
+        body = self.cached(key)
+        if body is not None:
+            return body
+        stamped = self._stamped(key)
+        flight = self._flights.get(stamped)
+        # its last waiter may have been cancelled in this turn of the loop
+        if flight is None or flight.future.cancelled():
             self._miss.inc()
-            flight = self._flights[key] = _Flight(ask())
-            self._keys_of.setdefault(key.equipment_id, set()).add(key)
-            until = (now // grid_s + 1) * grid_s
-            flight.future.add_done_callback(lambda future: self._landed(key, until, future))
+            flight = self._flights[stamped] = _Flight(compute())
+            expires = (now // grid_s + 1) * grid_s
+            flight.future.add_done_callback(lambda future: self._land(stamped, expires, future))
         else:
             self._joined.inc()
         flight.waiters += 1
@@ -99,38 +119,23 @@ class ResponseCache:
                 flight.future.cancel()
 
     def forget(self, equipment_id: str) -> None:
-        """Drop a machine's answers, also those under way: what they rest on has changed."""
-        for key in self._keys_of.pop(equipment_id, ()):
-            self._kept.pop(key, None)
-            self._flights.pop(key, None)
+        """Drop a machine's responses, also those being computed: their readings have changed."""
+        self._drops[equipment_id] += 1
 
     def clear(self) -> None:
-        """Drop all answers, also those under way: how answers are made has changed."""
-        for equipment_id in list(self._keys_of):
-            self.forget(equipment_id)
+        """Drop all responses, also those being computed: thresholds have changed."""
+        self._clears += 1
+        self._responses.clear()
 
-    def _landed(self, key: ResponseKey, until: float, future: "asyncio.Future[bytes]") -> None:
+    def _stamped(self, key: ResponseKey) -> _StampedKey:
+        # dropped responses are not searched for: nothing has their key any more
+        return key, self._clears, self._drops[key.equipment_id]
+
+    def _land(self, key: _StampedKey, expires: float, future: "asyncio.Future[bytes]") -> None:
         flight = self._flights.get(key)
         if flight is None or flight.future is not future:
-            return  # dropped meanwhile: those who wait have their answer, nobody else gets it
-        del self._flights[key]
-        if future.cancelled() or future.exception() is not None:
-            if key not in self._kept:
-                self._unlist(key)
             return
-        self._kept[key] = (until, future.result())
-        self._kept.move_to_end(key)
-        now = self._clock()
-        while self._kept and (
-            len(self._kept) > self._most or next(iter(self._kept.values()))[0] <= now
-        ):
-            oldest, _ = self._kept.popitem(last=False)
-            if oldest not in self._flights:
-                self._unlist(oldest)
-
-    def _unlist(self, key: ResponseKey) -> None:
-        keys = self._keys_of.get(key.equipment_id)
-        if keys is not None:
-            keys.discard(key)
-            if not keys:
-                del self._keys_of[key.equipment_id]
+        del self._flights[key]
+        is_current = key == self._stamped(key[0])
+        if is_current and not future.cancelled() and future.exception() is None:
+            self._responses[key] = _Response(expires, future.result())

@@ -1,7 +1,7 @@
-"""Drops what is older than the store is to keep, in the background.
+"""Drops data older than the configured retention, in the background.
 
-Readings, grid and diagnoses lie in monthly partitions (on TimescaleDB: chunks), and only whole ones are dropped.
-Invariant: nothing is dropped unless `serve_config.yaml` says how long to keep, and nothing younger than that.
+Readings, grid and diagnoses are in monthly partitions (on TimescaleDB: chunks); only whole ones are
+dropped. Without a retention in `serve_config.yaml` nothing is dropped.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ ROUND_S = 3_600.0
 
 
 class Retention:
-    """Keeps the store to its age limit; several replicas at once do no harm.
+    """Applies the retention to the store; several replicas may do so at once.
 
     Args:
         store: the database; may be away, then the next round tries again.
@@ -34,12 +34,12 @@ class Retention:
         self._task: asyncio.Task[None] | None = None
 
     def set_days(self, days: float | None) -> None:
-        """Keep this many days from now on; None keeps everything."""
+        """Change the retention; None keeps everything."""
         self._keep = None if days is None else timedelta(days=days)
         self._changed.set()
 
     def start(self) -> None:
-        """Begin, in the running event loop."""
+        """Start, in the running event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -62,7 +62,7 @@ class Retention:
                 except StoreError as error:
                     logger.warning("retention postponed", extra={"reason": str(error)})
                 except Exception:
-                    # the next round may go through; without a task nothing would ever be dropped again
+                    # the next round may succeed; a task that ends would never drop anything again
                     logger.exception("retention failed")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), ROUND_S)

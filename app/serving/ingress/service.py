@@ -1,21 +1,39 @@
-"""What one ingress replica is made of, started and closed together.
+"""The parts of one ingress replica: opened, configured, started and closed together.
 
-Invariant: starting needs neither the database nor a model; closing writes what waits and leaves no connection.
+Starting needs neither the database nor a model. Closing writes what is queued and leaves no
+connection open.
 """
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from app.core.settings import PROJECT_DIR, Settings
+from app.schemas.equipment import Equipment
+from app.schemas.topology import read_equipment
 from app.serving.http.auth import Authenticator
-from app.serving.http.routes.releases import Desk
+from app.serving.http.routes.releases import ReleaseBackend
+from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
+from app.serving.ingress.version_router import VersionRouter
 from app.serving.observability.metrics import Metrics
+from app.serving.rpc.client import DeploymentClient
+from app.store.first_key import ensure_first_key
+from app.store.open import open_store
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
+
+OpenReleaseService = Callable[[Settings, Store], ReleaseBackend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +41,118 @@ class Service:
     """The parts that HTTP calls."""
 
     authenticator: Authenticator
-    machines: EquipmentRegistry
+    registry: EquipmentRegistry
+    router: VersionRouter
     diagnostics: Diagnostics
     status: Status
     retention: Retention
-    desk: Desk
+    release_service: ReleaseBackend
     metrics: Metrics
     store: Store
 
+    def configure(self, user_config: Mapping[str, Any]) -> None:
+        """Apply a new `user_config` in place; never raises.
+
+        A configuration that can't be used leaves the old one in force and is reported in the log,
+        in `hydraulic_config_rejected_total` and by `/health/ready`.
+        """
+        try:
+            config = IngressConfig.model_validate(user_config)
+        except ValidationError as error:
+            self.metrics.config_rejected.inc()
+            self.status.config_error = (
+                f"user_config was refused, the one before it stays in force: {error}"
+            )
+            # the reason needs no traceback
+            logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400
+            return
+        self.router.set_traffic(config.traffic)
+        self.diagnostics.set_thresholds(config.thresholds)
+        self.retention.set_days(config.retention_days)
+        self.status.config_error = None
+        weights = {release.version: release.weight for release in config.traffic.releases}
+        logger.info("traffic", extra={"weights": weights, "shadows": config.traffic.shadows})
+
     async def start(self) -> None:
-        """Begin the background work, in the running event loop."""
+        """Start the background work, in the running event loop."""
         self.diagnostics.start()
         self.status.start()
         self.retention.start()
 
     async def close(self) -> None:
-        """Write what waits and close the connections; a part that fails to close keeps no other from it."""
-        for part in (self.desk, self.retention, self.status, self.diagnostics, self.store):
+        """Write what is queued and close the connections; each part is closed in any case."""
+        for part in (
+            self.release_service,
+            self.retention,
+            self.status,
+            self.diagnostics,
+            self.store,
+        ):
             try:
                 await part.close()
             except Exception:
                 logger.exception("part not closed", extra={"part": type(part).__name__})
+
+
+def open_service(
+    client: DeploymentClient,
+    settings: Settings,
+    args: DiagnosticsArgs,
+    open_release_service: OpenReleaseService,
+) -> Service:
+    """Open the parts of a replica.
+
+    Args:
+        client: calls the other deployments.
+        settings: of the process.
+        args: of the `diagnostics` application.
+        open_release_service: opens what performs releases.
+    """
+    metrics = Metrics()
+    router = VersionRouter(client, metrics, args.timeout_s)
+    store = open_store(settings)
+    extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    declared = tuple(read_declared(PROJECT_DIR / name) for name in args.equipment)
+    registry = EquipmentRegistry(store, metrics, utc_now, declared)
+    return Service(
+        authenticator=Authenticator(store.find_key, extra_key),
+        registry=registry,
+        router=router,
+        diagnostics=Diagnostics(store, registry, router, metrics, utc_now),
+        status=Status(store, router, partial(prepare, store, settings, declared)),
+        retention=Retention(store, utc_now),
+        release_service=open_release_service(settings, store),
+        metrics=metrics,
+        store=store,
+    )
+
+
+def utc_now() -> datetime:
+    """Return the time, aware."""
+    return datetime.now(UTC)
+
+
+def read_declared(path: Path) -> Equipment:
+    """Read a topology file of the configuration.
+
+    Raises:
+        TopologyError: it has errors.
+        OSError: it can't be read.
+    """
+    return read_equipment(path.read_bytes(), path.name)
+
+
+async def prepare(store: Store, settings: Settings, declared: Sequence[Equipment]) -> None:
+    """Migrate the schema, register the declared machines and create the first key.
+
+    A machine that is registered stays as it is: its topology may have been changed over HTTP since.
+
+    Raises:
+        StoreError: the store can't be reached, or refused.
+        OSError: the first key's file can't be written.
+    """
+    await store.migrate()
+    for equipment in declared:
+        if await store.get_equipment(equipment.equipment_id) is None:
+            await store.put_equipment(equipment)
+    await ensure_first_key(store, settings)

@@ -1,7 +1,8 @@
-"""Shadow versions: they answer on copies of what others have returned, and what they say is stored beside it and compared.
+"""Shadow versions: score copies of answered windows; their diagnoses are stored and compared.
 
-Copies go the callers' way through a door of their own, one batch at a time for each shadow, with the readings that were there already.
-Invariant: no caller waits for a copy or sees it fail; what waits is bounded, and what can't be done soon is dropped and counted.
+Copies keep the readings that were already there and go through a router of their own, one batch at
+a time for each shadow. No caller waits for a copy or sees it fail. The queues are bounded; copies
+that can't be scored soon are dropped and counted.
 """
 
 import asyncio
@@ -13,36 +14,35 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from app.core.errors import HydraulicDiagnosticsError
-from app.diagnosis.agreement import differing_components
-from app.diagnosis.build import DiagnosisContext, diagnose
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.pipeline import WindowInput
+from app.diagnosis.states import differing_components
 from app.schemas.diagnosis import Diagnosis, State
-from app.serving.ingress.traffic import Traffic
-from app.serving.ingress.version_router import Scored, VersionRouter, WindowToScore
+from app.serving.ingress.traffic import Release, Traffic
+from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import WindowInput
 from app.store.shadow_answers import ShadowAnswer
 
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.005
-"""Between a diagnosis and its copies: the answer goes out first."""
-MAX_UNSTORED = 2_000
-"""ResponseCache that may wait for the database: far fewer than diagnoses, which are worth more."""
+"""Between a diagnosis and its copies, so that the response goes out first."""
+MAX_QUEUED_ANSWERS = 2_000
+"""Shadow answers that may wait for the database: far fewer than diagnoses, which matter more."""
 
 
 class PrimaryResult(NamedTuple):
-    """A diagnosis that was returned to its caller, and all that another version needs to tell of the same window.
+    """A returned diagnosis, with everything a shadow needs to diagnose the same window.
 
     Args:
         window: the machine and its readings.
         context: identity, window and source.
-        previous: state by component before this window, as the diagnosis was given it.
-        thresholds: where states begin and when to abstain.
-        diagnosis: what was returned.
-        seconds: how long building and scoring took.
+        previous: states before this window by component, which the diagnosis was made with.
+        thresholds: of states and abstention.
+        diagnosis: that was returned.
+        seconds: time to build and score.
     """
 
     window: WindowInput
@@ -52,15 +52,21 @@ class PrimaryResult(NamedTuple):
     diagnosis: Diagnosis
     seconds: float
 
+    @property
+    def weight(self) -> int:
+        """Sensor bins of the window, in proportion to its memory and work."""
+        return len(self.window.equipment.sensors) * self.window.equipment.bins
+
 
 @dataclass(frozen=True, slots=True)
 class ShadowLimits:
-    """How much may wait for one shadow.
+    """Limits of one shadow's queue.
 
     Args:
         copies: most that wait.
-        batch: most that are asked together.
-        readings: most sensor bins of those that wait, and of those asked together, but for a single larger one.
+        batch: most that are scored together.
+        readings: most sensor bins of those that wait, and of those scored together, except for a
+            single larger one.
     """
 
     copies: int = 128
@@ -69,22 +75,25 @@ class ShadowLimits:
 
 
 class _ShadowQueue:
-    """The copies that wait for one shadow, and the task that works them off."""
+    """The copies that wait for one shadow, and the task that scores them."""
 
     def __init__(self) -> None:
         self.waiting: deque[PrimaryResult] = deque()
         self.readings = 0
         self.task: asyncio.Task[None] | None = None
 
-    def take(self, most: int, readings: int) -> list[PrimaryResult]:
-        """Take the copies that go together."""
+    def add(self, primary: PrimaryResult) -> None:
+        self.waiting.append(primary)
+        self.readings += primary.weight
+
+    def take(self, limits: ShadowLimits) -> list[PrimaryResult]:
+        """Take the copies of the next batch."""
         batch: list[PrimaryResult] = []
         weight = 0
-        while self.waiting and len(batch) < most:
-            size = _size(self.waiting[0])
-            if batch and weight + size > readings:
+        while self.waiting and len(batch) < limits.batch:
+            if batch and weight + self.waiting[0].weight > limits.readings:
                 break
-            weight += size
+            weight += self.waiting[0].weight
             batch.append(self.waiting.popleft())
         self.readings -= weight
         return batch
@@ -94,147 +103,126 @@ class Shadows:
     """All shadow versions of one replica.
 
     Args:
-        versions: a door of their own to the released versions; see `VersionRouter.apart`.
+        router: with its own circuit breakers, see `VersionRouter.for_shadows`.
         insert: stores several answers in one statement; idempotent by id.
-        metrics: where copies, and answers that wait to be stored, are counted.
-        crowded: tells whether callers wait; then no copy is made.
-        traffic: returns what is in force, which names the shadows.
+        metrics: counts copies and answers that wait to be stored.
+        crowded: returns whether callers wait; then no copy is made.
+        traffic: returns the traffic in force, which names the shadows.
         limits: see `ShadowLimits`.
     """
 
     def __init__(
         self,
-        versions: VersionRouter,
+        router: VersionRouter,
         insert: Callable[[Sequence[ShadowAnswer]], Awaitable[None]],
         metrics: Metrics,
         crowded: Callable[[], bool],
         traffic: Callable[[], Traffic],
         limits: ShadowLimits | None = None,
     ) -> None:
-        self._versions = versions
-        self._journal: WriteBehindQueue[ShadowAnswer] = WriteBehindQueue(
+        self._router = router
+        self._write_queue: WriteBehindQueue[ShadowAnswer] = WriteBehindQueue(
             insert,
             attrgetter("id"),
             metrics.shadow_journal_length,
             metrics.shadow_unstored,
-            MAX_UNSTORED,
+            MAX_QUEUED_ANSWERS,
         )
         self._metrics = metrics
         self._crowded = crowded
         self._limits = limits or ShadowLimits()
         self._traffic = traffic
-        self._known: Traffic | None = None
-        self._lanes: dict[str, _ShadowQueue] = {}
+        self._queues: dict[str, _ShadowQueue] = {}
 
     def start(self) -> None:
-        """Begin to write answers to the store, in the running event loop."""
-        self._journal.start()
+        """Start to write answers to the store, in the running event loop."""
+        self._write_queue.start()
 
     async def close(self) -> None:
-        """Give up the copies and write the answers that wait."""
-        tasks = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        """Drop the copies and write the answers that are queued."""
+        tasks = [queue.task for queue in self._queues.values() if queue.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._journal.close()
+        await self._write_queue.close()
 
-    def offer(self, returned: PrimaryResult) -> None:
-        """Give the shadows a copy of what another version has returned; comes back at once.
+    def offer(self, primary: PrimaryResult) -> None:
+        """Queue a copy of a returned diagnosis for each shadow; does not block."""
+        for version in self._traffic().shadows:
+            if version != primary.diagnosis.model_version:
+                self._enqueue(version, primary)
 
-        Args:
-            returned: told to its caller.
-        """
-        traffic = self._traffic()
-        if traffic is not self._known:
-            self._known = traffic
-            self._versions.set_traffic(traffic)
-        against = returned.diagnosis.model_version
-        for version in traffic.shadows:
-            if version != against:
-                self._queue(version, returned)
-
-    def _queue(self, version: str, returned: PrimaryResult) -> None:
-        lane = self._lanes.setdefault(version, _ShadowQueue())
-        size = _size(returned)
-        full = (
-            len(lane.waiting) >= self._limits.copies or lane.readings + size > self._limits.readings
+    def _enqueue(self, version: str, primary: PrimaryResult) -> None:
+        queue = self._queues.setdefault(version, _ShadowQueue())
+        is_full = (
+            len(queue.waiting) >= self._limits.copies
+            or queue.readings + primary.weight > self._limits.readings
         )
-        if self._crowded() or (lane.waiting and full):
-            self._count(version, returned, "dropped")
+        if self._crowded() or (queue.waiting and is_full):
+            self._count(version, primary, "dropped")
             return
-        lane.waiting.append(returned)
-        lane.readings += size
-        if lane.task is None:
-            # in a context of its own: Serve would cancel the work of a request whose caller leaves
-            lane.task = asyncio.get_running_loop().create_task(
-                self._work_off(version, lane), context=Context()
+        queue.add(primary)
+        if queue.task is None:
+            # in a context of its own: Serve cancels the work of a request whose client disconnects
+            queue.task = asyncio.get_running_loop().create_task(
+                self._drain(version, queue), context=Context()
             )
 
-    async def _work_off(self, version: str, lane: _ShadowQueue) -> None:
+    async def _drain(self, version: str, queue: _ShadowQueue) -> None:
         try:
-            while lane.waiting:
+            while queue.waiting:
                 await asyncio.sleep(PAUSE_S)
-                batch = lane.take(self._limits.batch, self._limits.readings)
+                batch = queue.take(self._limits)
+                traffic = self._traffic()
+                release = traffic.find(version) if version in traffic.shadows else None
                 if (
-                    self._wanted(version)
+                    release is not None
                     and not self._crowded()
-                    and not self._versions.circuit_is_open(version)
+                    and not self._router.circuit_is_open(version)
                 ):
-                    await self._ask(version, batch)
+                    await self._score(release, batch)
                     continue
-                for returned in batch:
-                    self._count(version, returned, "dropped")
+                for primary in batch:
+                    self._count(version, primary, "dropped")
         finally:
-            lane.task = None
+            queue.task = None
 
-    def _wanted(self, version: str) -> bool:
-        return version in self._traffic().shadows
-
-    async def _ask(self, version: str, batch: Sequence[PrimaryResult]) -> None:
-        windows = [WindowToScore(returned.window, version, explain=False) for returned in batch]
+    async def _score(self, release: Release, batch: Sequence[PrimaryResult]) -> None:
+        version = release.version
+        windows = [RoutedWindow(primary.window, (release,)) for primary in batch]
+        outcomes: Sequence[Scored | Exception | None]
         try:
-            outcomes: Sequence[
-                Scored | HydraulicDiagnosticsError | None
-            ] = await self._versions.score(windows)
+            outcomes = await self._router.score(windows)
         except Exception:
-            logger.exception("shadow not asked", extra={"version": version, "copies": len(batch)})
+            logger.exception("shadow not scored", extra={"version": version, "copies": len(batch)})
             outcomes = [None] * len(batch)
-        for returned, outcome in zip(batch, outcomes, strict=True):
-            self._count(
-                version,
-                returned,
-                self._compare(returned, outcome) if isinstance(outcome, Scored) else "failed",
-            )
-            await asyncio.sleep(0)  # callers come in between
+        for primary, outcome in zip(batch, outcomes, strict=True):
+            compared = self._compare(primary, outcome) if isinstance(outcome, Scored) else "failed"
+            self._count(version, primary, compared)
+            await asyncio.sleep(0)  # let callers run in between
 
-    def _compare(self, returned: PrimaryResult, scored: Scored) -> str:
-        """Store what a shadow tells; return what becomes of the copy."""
-        equipment, against = returned.window.equipment, returned.diagnosis
+    def _compare(self, primary: PrimaryResult, scored: Scored) -> str:
+        """Queue a shadow's diagnosis for the store; return the outcome of the copy."""
         try:
-            told = diagnose(
-                equipment,
-                returned.context,
+            diagnosis = build_diagnosis(
+                primary.window.equipment,
+                primary.context,
                 scored.scores,
-                scored.summary,
+                scored.quality,
                 scored.decoder,
-                returned.thresholds,
-                returned.previous,
+                primary.thresholds,
+                primary.previous,
             )
         except Exception:
             logger.exception(
                 "shadow's diagnosis not made", extra={"version": scored.decoder.version}
             )
             return "failed"
-        self._journal.add(
-            ShadowAnswer(told, against.model_version, scored.seconds, returned.seconds)
+        against = primary.diagnosis
+        self._write_queue.add(
+            ShadowAnswer(diagnosis, against.model_version, scored.seconds, primary.seconds)
         )
-        return "disagreed" if differing_components(against, told) else "agreed"
+        return "disagreed" if differing_components(against, diagnosis) else "agreed"
 
-    def _count(self, version: str, returned: PrimaryResult, outcome: str) -> None:
-        self._metrics.shadow_copies.labels(version, returned.diagnosis.model_version, outcome).inc()
-
-
-def _size(returned: PrimaryResult) -> int:
-    """Return how many sensor bins a copy has, which is what it weighs in memory and in the work."""
-    equipment = returned.window.equipment
-    return len(equipment.sensors) * equipment.bins
+    def _count(self, version: str, primary: PrimaryResult, outcome: str) -> None:
+        self._metrics.shadow_copies.labels(version, primary.diagnosis.model_version, outcome).inc()

@@ -1,19 +1,18 @@
-"""How the service stands: whether it is ready, what is released, how traffic is split.
+"""Status of a replica: readiness, released versions and traffic.
 
-It also brings the store to what the service needs, in the background, so that a replica starts while the database is away.
-Invariant: ready means that the database and a model really answered at most `REMEMBER_S` ago.
+It also prepares the store in the background, so that a replica starts while the database is away.
+Ready means that the database and a model answered at most `CACHE_S` ago.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
+from app.serving.http.routes.health import Readiness
 from app.serving.ingress.traffic import Release, order_of_versions
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
@@ -22,21 +21,10 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-ANSWER_S = 2.0
-"""How long the database and each version have to show that they answer."""
-REMEMBER_S = 1.0
-"""How long readiness is remembered: it is asked without a key, and makes every version score a graph."""
-
-
-class Readiness(BaseModel):
-    """Whether the database and each released version really answered just now."""
-
-    model_config = ConfigDict(frozen=True)
-
-    ready: bool
-    database: bool
-    versions: Mapping[str, bool]
-    reasons: tuple[str, ...]
+TIMEOUT_S = 2.0
+"""For the answers of the database and of each version."""
+CACHE_S = 1.0
+"""How long readiness is cached: it needs no key, and makes every version score a graph."""
 
 
 class Status:
@@ -44,28 +32,29 @@ class Status:
 
     Args:
         store: the database; may be away.
-        versions: the released versions.
-        prepare: brings the store to what the service needs (schema, declared machines, a first key); tried until it works.
+        router: the released versions.
+        prepare: prepares the store (schema, declared machines, a first key); retried until it
+            succeeds.
     """
 
     def __init__(
-        self, store: Store, versions: VersionRouter, prepare: Callable[[], Awaitable[None]]
+        self, store: Store, router: VersionRouter, prepare: Callable[[], Awaitable[None]]
     ) -> None:
         self._store = store
-        self._versions = versions
+        self._router = router
         self._prepare = prepare
         self._preparing: asyncio.Task[None] | None = None
         self._unprepared: str | None = "database: still being prepared"
-        self._asking = asyncio.Lock()
-        self._answer: tuple[float, Readiness] | None = None
+        self._checking = asyncio.Lock()
+        self._cached: tuple[float, Readiness] | None = None
         self.config_error: str | None = None
 
     def start(self) -> None:
-        """Begin to prepare the store, in the running event loop."""
+        """Start to prepare the store, in the running event loop."""
         self._preparing = asyncio.create_task(self._prepare_until_done())
 
     async def close(self) -> None:
-        """Give the preparation up if it still runs."""
+        """Cancel the preparation if it still runs."""
         if self._preparing is not None:
             self._preparing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -77,36 +66,36 @@ class Status:
             try:
                 await self._prepare()
             except HydraulicDiagnosticsError as error:
-                told = str(error)
+                reason = str(error)
                 cause = repr(error.__cause__)
                 logger.warning(
-                    "store not ready, trying again", extra={"reason": told, "cause": cause}
+                    "store not ready, trying again", extra={"reason": reason, "cause": cause}
                 )
             except OSError as error:
-                told = type(error).__name__  # its text names paths
+                reason = type(error).__name__  # its text names paths
                 logger.warning("store not ready, trying again", extra={"reason": str(error)})
             except Exception as error:
-                told = type(error).__name__
-                logger.exception("store not ready for a reason of our own, trying again")
+                reason = type(error).__name__
+                logger.exception("store not ready because of an internal error, trying again")
             else:
                 self._unprepared = None
                 return
-            self._unprepared = f"database: still being prepared: {told}"
+            self._unprepared = f"database: still being prepared: {reason}"
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
     async def models(self) -> list[dict[str, Any]]:
         """Return every released version's manifest, weight and circuit."""
         listed = []
-        for release in self._versions.traffic.releases:
+        for release in self._router.traffic.releases:
             entry: dict[str, Any] = {
                 "version": release.version,
                 "application": release.application,
                 "weight": release.weight,
-                "circuit": "open" if self._versions.circuit_is_open(release.version) else "closed",
+                "circuit": "open" if self._router.circuit_is_open(release.version) else "closed",
             }
             try:
-                version = await self._versions.version(release)
+                version = await self._router.version(release)
             except ModelUnavailable as error:
                 entry |= {"available": False, "reason": str(error)}
             else:
@@ -117,8 +106,8 @@ class Status:
         return listed
 
     def traffic_report(self, equipment_id: str | None) -> dict[str, Any]:
-        """Return releases, weights and shadows, and with an equipment id the version that answers for it."""
-        traffic = self._versions.traffic
+        """Return releases, weights and shadows, and the version that answers for an equipment."""
+        traffic = self._router.traffic
         report: dict[str, Any] = traffic.model_dump(mode="json")
         if equipment_id is not None:
             report["equipment_id"] = equipment_id
@@ -126,33 +115,33 @@ class Status:
         return report
 
     async def readiness(self) -> Readiness:
-        """Ask the database and every released version with weight, all at once; what was found is remembered shortly."""
-        async with self._asking:
-            if self._answer is None or time.monotonic() - self._answer[0] >= REMEMBER_S:
-                found = await self._ask()
-                self._answer = (time.monotonic(), found)
-            return self._answer[1]
+        """Probe the database and every version with weight, concurrently; cached for `CACHE_S`."""
+        async with self._checking:
+            if self._cached is None or time.monotonic() - self._cached[0] >= CACHE_S:
+                found = await self._probe()
+                self._cached = (time.monotonic(), found)
+            return self._cached[1]
 
-    async def _ask(self) -> Readiness:
+    async def _probe(self) -> Readiness:
         reasons = []
         try:
-            releases = [
-                release for release in self._versions.traffic.releases if release.weight > 0
-            ]
+            releases = [release for release in self._router.traffic.releases if release.weight > 0]
         except ModelUnavailable as error:
             releases = []
             reasons.append(str(error))
-        silent_database, *silent = await asyncio.gather(
-            self._why_no_database(), *(self._why_no_version(release) for release in releases)
+        database_reason, *version_reasons = await asyncio.gather(
+            self._database_reason(), *(self._version_reason(release) for release in releases)
         )
         reasons += [
-            reason for reason in (silent_database, self.config_error, *silent) if reason is not None
+            reason
+            for reason in (database_reason, self.config_error, *version_reasons)
+            if reason is not None
         ]
         answers = {
             release.version: reason is None
-            for release, reason in zip(releases, silent, strict=True)
+            for release, reason in zip(releases, version_reasons, strict=True)
         }
-        database = silent_database is None
+        database = database_reason is None
         return Readiness(
             ready=database and any(answers.values()),
             database=database,
@@ -160,24 +149,26 @@ class Status:
             reasons=tuple(reasons),
         )
 
-    async def _why_no_database(self) -> str | None:
+    async def _database_reason(self) -> str | None:
+        """Return why the database is not ready, or None."""
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 await self._store.ping()
         except StoreError as error:
             return f"database: {error}"
         except TimeoutError:
-            return f"database: expected an answer within {ANSWER_S:g} s, found none"
+            return f"database: expected an answer within {TIMEOUT_S:g} s, found none"
         return self._unprepared
 
-    async def _why_no_version(self, release: Release) -> str | None:
+    async def _version_reason(self, release: Release) -> str | None:
+        """Return why a version is not ready, or None."""
         try:
-            async with asyncio.timeout(ANSWER_S):
-                await self._versions.probe(release)
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._router.probe(release)
         except ModelUnavailable as error:
             return f"version {release.version}: {error}"
         except TimeoutError:
             return (
-                f"version {release.version}: expected an answer within {ANSWER_S:g} s, found none"
+                f"version {release.version}: expected an answer within {TIMEOUT_S:g} s, found none"
             )
         return None

@@ -1,9 +1,9 @@
-"""Which released version answers for which equipment.
+"""Traffic weights, and which released version answers for which equipment.
 
-A pure function of (equipment id, weights): weighted rendezvous hashing, so a version's equipment never flips except as
-weights move, and raising one weight only adds equipment to that version (Schindelhauer and Schomaker, "Weighted
-Distributed Hash Tables", SPAA 2005: the logarithmic method).
-Invariant: an id always gets the same version from the same weights, in every replica and process.
+The choice is a pure function of (equipment id, weights), the same in every replica: weighted
+rendezvous hashing. Equipment changes its version only when weights change, and raising one weight
+only adds equipment to that version (Schindelhauer and Schomaker, "Weighted Distributed Hash
+Tables", SPAA 2005: the logarithmic method).
 """
 
 import hashlib
@@ -28,7 +28,8 @@ class Release(BaseModel):
 class Traffic(BaseModel):
     """All releases and how traffic is split between them; weights are percentages and sum to 100.
 
-    A shadow, whatever its weight, also answers on a copy of what another version has returned; its answer is stored beside that one.
+    A shadow also scores copies of windows that another version answered; its diagnosis is stored
+    beside the returned one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +42,7 @@ class Traffic(BaseModel):
         total = sum(release.weight for release in self.releases)
         if not math.isclose(total, 100.0, abs_tol=1e-6):
             raise ValueError(
-                f"expected weights that sum to 100, found {total:g}: correct the weights of releases"
+                f"expected weights that sum to 100, found {total:g}: correct the weights"
             )
         versions = [release.version for release in self.releases]
         if len(set(versions)) < len(versions):
@@ -55,7 +56,8 @@ class Traffic(BaseModel):
         unknown = [version for version in self.shadows if self.find(version) is None]
         if unknown:
             raise ValueError(
-                f"expected shadows that are released, found {', '.join(unknown)}: take them out of shadows, or deploy them"
+                f"expected shadows that are released, found {', '.join(unknown)}: take them out of "
+                "shadows, or deploy them"
             )
         if len(set(self.shadows)) < len(self.shadows):
             raise ValueError(
@@ -76,8 +78,8 @@ def order_of_versions(equipment_id: str, traffic: Traffic) -> tuple[Release, ...
         traffic: the releases with their weights.
 
     Returns:
-        All releases; the first answers, the others stand in for it in this order when it fails. Those of weight 0
-        come last, in the order of the configuration.
+        All releases: the first answers, the others are its fallbacks in this order. Those of
+        weight 0 come last, in the order of the configuration.
     """
     weighted = [release for release in traffic.releases if release.weight > 0]
     idle = [release for release in traffic.releases if release.weight == 0]

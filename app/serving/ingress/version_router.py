@@ -1,142 +1,136 @@
-"""The way from windows to scores: the version that traffic chooses, and another one when it fails.
+"""Routes windows to the released versions: scores by the chosen version, or by its fallbacks.
 
-Invariant: every window gets scores or an error; a failure of one version or one window touches no other.
+Which version answers is decided once per request by `VersionRouter.releases_for` and handed down
+with the window. A version that fails repeatedly is skipped for a short time. Every window gets
+scores or an error; a failure of one version or window does not affect the others.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
-from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
+from pydantic import ValidationError
+
+from app.checkpoint.calibration import Calibration
+from app.checkpoint.manifest import Manifest
 from app.core.errors import (
-    CheckpointError,
     HydraulicDiagnosticsError,
     LimitExceeded,
     ModelUnavailable,
     UnknownVersion,
 )
 from app.diagnosis.build import Scores
-from app.diagnosis.decoder import PredictionDecoder, window_predictions
+from app.diagnosis.decoder import PredictionDecoder
 from app.diagnosis.input_quality import WindowQuality
+from app.diagnosis.pipeline import (
+    BuildResult,
+    ScoredWindow,
+    ScoreResult,
+    WindowGroup,
+    WindowInput,
+    score_windows,
+)
+from app.features.spec import FeatureSpec
+from app.model.graph import GraphGroup
 from app.serving.ingress.circuit_breaker import CircuitBreaker
 from app.serving.ingress.traffic import Release, Traffic, order_of_versions
-from app.serving.ingress.version import Version, name_of, read_version
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import (
-    BuildAnswer,
-    BuildCall,
-    BuiltGroup,
-    ScoreAnswer,
-    ScoreCall,
-    VersionDescription,
-    WindowInput,
-    build_call,
-)
-from app.serving.rpc.recent import Recent
+from app.serving.rpc.client import DeploymentClient
+from app.serving.rpc.messages import BuildCall, ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
 
-MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
-"""Of the topologies that are kept as they travel."""
-
 T = TypeVar("T")
-
-Build = Callable[[BuildCall], Awaitable[BuildAnswer]]
-Score = Callable[[str, ScoreCall], Awaitable[ScoreAnswer]]
-Describe = Callable[[str], Awaitable[VersionDescription]]
-Probe = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """The calls to the other deployments; the first argument of the last three is a version's application."""
+class Version:
+    """A released version with the documents of its checkpoint."""
 
-    build: Build
-    score: Score
-    describe: Describe
-    probe: Probe
+    release: Release
+    manifest: Manifest
+    spec: FeatureSpec
+    calibration: Calibration
+    description: VersionDescription
+
+    def decoder_for(self, design: str) -> PredictionDecoder:
+        """Return the decoder of this version's predictions for a design."""
+        return PredictionDecoder.of(
+            self.release.version, design, self.manifest, self.spec, self.calibration
+        )
 
 
-class WindowToScore(NamedTuple):
-    """A window, the version that the caller forces, if any, and whether evidence is wanted."""
+class RoutedWindow(NamedTuple):
+    """A window and the releases that may score it: the chosen one, then its fallbacks in order."""
 
     window: WindowInput
-    forced_version: str | None
-    explain: bool
+    releases: tuple[Release, ...]
 
 
 class Scored(NamedTuple):
-    """A window's scores, its input's summary and digest, what the version knows, whether it stood in.
+    """A scored window.
 
-    `seconds` is how long building and scoring took, for all windows that went through together.
+    Args:
+        scores: of the machine's components.
+        quality: of the input.
+        input_digest: SHA-256 of the window's bins.
+        decoder: of the version that scored it.
+        fallback: whether another version than the chosen one scored it.
+        seconds: time to build and score all windows of the call.
     """
 
     scores: Scores
-    summary: WindowQuality
+    quality: WindowQuality
     input_digest: str
     decoder: PredictionDecoder
     fallback: bool
     seconds: float
 
 
-class _Part(NamedTuple):
-    """A window: the group that it was built in, its place there, and what is said of its input."""
-
-    group: BuiltGroup
-    place: int
-    summary: WindowQuality
-
-    @property
-    def position(self) -> int:
-        """Position among the windows of the call."""
-        return self.group.positions[self.place]
-
-
 class _BuildersFailed(ModelUnavailable):
-    """The graph builders did not answer, which is no version's fault. It does not leave this module."""
+    """The graph builders did not answer, which no version is to blame for; stays in this module."""
 
 
 class VersionRouter:
-    """All released versions behind one door.
+    """The released versions of one replica.
 
     Args:
-        chain: the calls to the other deployments.
-        metrics: where failures and stage times are counted.
+        client: calls the other deployments.
+        metrics: counts failures and stage times.
         timeout_s: of each call to another deployment.
     """
 
-    def __init__(self, chain: Chain, metrics: Metrics, timeout_s: float) -> None:
-        self._chain = chain
+    def __init__(self, client: DeploymentClient, metrics: Metrics, timeout_s: float) -> None:
+        self._client = client
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._versions: dict[str, Version] = {}
         self._breakers: dict[str, CircuitBreaker] = {}
         self._traffic: Traffic | None = None
-        self._documents: Recent[str, bytes] = Recent(MAX_DOCUMENT_BYTES, len)
 
-    def apart(self) -> "VersionRouter":
-        """Return another door to the same deployments: what fails there opens no circuit here and counts in no figure of callers."""
-        return VersionRouter(self._chain, Metrics(), self._timeout_s)
+    def for_shadows(self) -> "VersionRouter":
+        """Return a router with its own circuit breakers and metrics, used for shadow traffic."""
+        return VersionRouter(self._client, Metrics(), self._timeout_s)
 
     @property
     def traffic(self) -> Traffic:
         """Releases and weights in force.
 
         Raises:
-            ModelUnavailable: none were configured yet.
+            ModelUnavailable: none are configured yet.
         """
         if self._traffic is None:
             raise ModelUnavailable(
-                "expected releases in the ingress's user_config, found none yet: see serve_config.yaml"
+                "expected releases in the ingress's user_config, found none yet: see "
+                "serve_config.yaml"
             )
         return self._traffic
 
     def set_traffic(self, traffic: Traffic) -> None:
-        """Change releases and weights; requests under way finish as they began."""
+        """Change releases and weights; requests in progress finish with the old ones."""
         self._traffic = traffic
         self._versions = {
             name: version
@@ -145,90 +139,101 @@ class VersionRouter:
         }
 
     def circuit_is_open(self, version: str) -> bool:
-        """Tell whether callers are kept away from a version now."""
+        """Return whether a version is skipped now."""
         return self._breaker(version).is_open
 
     async def version(self, release: Release) -> Version:
-        """Return what a release's replicas say of it, asked once and remembered.
+        """Return a release's version; its replicas are called once.
 
         Raises:
-            ModelUnavailable: no replica answered in time, or it holds another version than the release says.
+            ModelUnavailable: no replica answered in time, or it has another version than the
+                release names.
         """
         known = self._versions.get(release.version)
         if known is not None and known.release.application == release.application:
             return known
-        description = await self._asked(release, self._chain.describe(release.application))
-        version = read_version(release, description)
+        description = await self._call_version(release, self._client.describe(release.application))
+        version = _read_version(release, description)
         self._versions[release.version] = version
         return version
 
     async def probe(self, release: Release) -> None:
-        """Have a release's model score a graph of its own.
+        """Have a release's model score its warm-up graph.
 
         Raises:
             ModelUnavailable: no replica answered in time.
         """
-        await self._within(self._chain.probe(release.application), name_of(release))
-
-    async def score(
-        self, windows: Sequence[WindowToScore]
-    ) -> list[Scored | HydraulicDiagnosticsError]:
-        """Score windows, each with the version that is its own.
-
-        Returns:
-            For each window its scores, or why there are none.
-        """
-        outcomes: list[Scored | HydraulicDiagnosticsError | None] = [None] * len(windows)
-        groups: dict[tuple[str, ...], tuple[tuple[Release, ...], list[int]]] = {}
-        for position, item in enumerate(windows):
-            try:
-                order = self.order(item.window.equipment.equipment_id, item.forced_version)
-            except (UnknownVersion, ModelUnavailable) as error:
-                outcomes[position] = error
-                continue
-            groups.setdefault(tuple([release.version for release in order]), (order, []))[1].append(
-                position
-            )
-        answers = await asyncio.gather(
-            *(
-                self._score_group(releases, [windows[position] for position in group])
-                for releases, group in groups.values()
-            )
+        await self._within_timeout(
+            self._client.probe(release.application), f"version {release.version}"
         )
-        for (_, group), answer in zip(groups.values(), answers, strict=True):
-            for position, outcome in zip(group, answer, strict=True):
-                outcomes[position] = outcome
-        return [_answered(outcome) for outcome in outcomes]
 
-    def order(self, equipment_id: str, forced_version: str | None) -> tuple[Release, ...]:
-        """Return which release answers for an equipment, then those that stand in for it; a forced one stands alone.
+    def releases_for(
+        self, equipment_id: str, forced_version: str | None = None
+    ) -> tuple[Release, ...]:
+        """Return the release that answers for an equipment, then its fallbacks in order.
+
+        Args:
+            equipment_id: of the machine.
+            forced_version: the only version that may answer, if given.
 
         Raises:
             UnknownVersion: the forced version is not released.
-            ModelUnavailable: no releases were configured yet.
+            ModelUnavailable: no releases are configured yet.
         """
         if forced_version is None:
             return order_of_versions(equipment_id, self.traffic)
         release = self.traffic.find(forced_version)
         if release is None:
-            there = ", ".join(release.version for release in self.traffic.releases)
+            released = ", ".join(release.version for release in self.traffic.releases)
             raise UnknownVersion(
-                f"expected a released version, found '{forced_version}': there are {there}; leave model_version out "
-                "for the one that traffic chooses",
+                f"expected a released version, found '{forced_version}': there are {released}; "
+                "leave model_version out for the one that traffic chooses",
                 "model_version",
             )
         return (release,)
 
+    async def score(
+        self, windows: Sequence[RoutedWindow], *, explain: bool = False
+    ) -> list[Scored | Exception]:
+        """Score windows, each by its own releases.
+
+        Args:
+            windows: with their releases.
+            explain: whether to measure what each sensor contributes.
+
+        Returns:
+            For each window its scores or its error.
+        """
+        groups: dict[tuple[Release, ...], list[int]] = {}
+        for position, item in enumerate(windows):
+            groups.setdefault(item.releases, []).append(position)
+        answers = await asyncio.gather(
+            *(
+                self._score_group(
+                    releases, [windows[each].window for each in positions], explain=explain
+                )
+                for releases, positions in groups.items()
+            )
+        )
+        outcomes = {
+            position: outcome
+            for positions, answer in zip(groups.values(), answers, strict=True)
+            for position, outcome in zip(positions, answer, strict=True)
+        }
+        return [outcomes[position] for position in range(len(windows))]
+
     async def _score_group(
-        self, releases: tuple[Release, ...], items: Sequence[WindowToScore]
-    ) -> list[Scored | HydraulicDiagnosticsError]:
+        self, releases: tuple[Release, ...], windows: Sequence[WindowInput], *, explain: bool
+    ) -> Sequence[Scored | Exception]:
         for release in self._allowed(releases):
             try:
-                answer = await self._score_with(release, items, fallback=release is not releases[0])
+                answer = await self._score_with(
+                    release, windows, explain=explain, fallback=release is not releases[0]
+                )
             except _BuildersFailed as error:
-                # every version has its graphs from the same pool: none is to blame, and none can stand in
+                # all versions have their graphs from the same pool: none is to blame, none can help
                 logger.warning("graph builders failed", extra={"reason": error.message})
-                return [ModelUnavailable(error.message)] * len(items)
+                return [ModelUnavailable(error.message)] * len(windows)
             except ModelUnavailable as error:
                 self._breaker(release.version).failed()
                 self._metrics.failed_versions.labels(release.version).inc()
@@ -244,10 +249,10 @@ class VersionRouter:
             ModelUnavailable(
                 f"expected an answer from version {names}, found none: try again in a few seconds"
             )
-        ] * len(items)
+        ] * len(windows)
 
     def _allowed(self, releases: Sequence[Release]) -> Iterator[Release]:
-        """Yield those whose circuit lets a call through just then; all of them when none does."""
+        """Yield the releases whose circuit breaker allows a call; all of them when none does."""
         any_allowed = False
         for release in releases:
             if self._breaker(release.version).allow():
@@ -257,110 +262,57 @@ class VersionRouter:
             yield from releases
 
     async def _score_with(
-        self, release: Release, items: Sequence[WindowToScore], *, fallback: bool
-    ) -> list[Scored | HydraulicDiagnosticsError]:
+        self, release: Release, windows: Sequence[WindowInput], *, explain: bool, fallback: bool
+    ) -> list[Scored | Exception]:
         version = await self.version(release)
+        spec_digest = version.description.spec_digest
+        equipment_of = {each.equipment.structure_digest: each.equipment for each in windows}
+
+        def document_of(digest: str) -> bytes:
+            if digest == spec_digest:
+                return version.description.feature_spec.encode()
+            return equipment_of[digest].structure()
+
+        async def build(groups: Sequence[WindowGroup]) -> BuildResult:
+            started = time.perf_counter()
+            call = self._client.build(BuildCall(spec_digest, groups), document_of)
+            try:
+                result = await self._within_timeout(call, "the graph builders")
+            except ModelUnavailable as error:
+                raise _BuildersFailed(error.message) from error
+            self._metrics.stage_seconds.labels("build").observe(time.perf_counter() - started)
+            return result
+
+        async def score(groups: Sequence[GraphGroup]) -> ScoreResult:
+            started = time.perf_counter()
+            call = ScoreCall(spec_digest, groups, explain)
+            result = await self._call_version(
+                release, self._client.score(release.application, call)
+            )
+            self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
+            return result
+
         started = time.perf_counter()
-        built = await self._build(version, items)
-        outcomes: list[Scored | HydraulicDiagnosticsError] = [
-            built.errors.get(position) or ModelUnavailable("not scored yet")
-            for position in range(len(items))
-        ]
-        taught: dict[str, PredictionDecoder] = {}
-        batches: dict[bool, list[_Part]] = {}
-        for group in built.groups:
-            summaries = group.summary.windows(items[group.positions[0]].window.equipment.sensor_ids)
-            for place, (position, summary) in enumerate(
-                zip(group.positions, summaries, strict=True)
-            ):
-                key = items[position].explain
-                batches.setdefault(key, []).append(_Part(group, place, summary))
-        for explain, parts in batches.items():
-            answers = await self._scores_of(version, parts, explain=explain)
-            seconds = time.perf_counter() - started
-            for part, answer in zip(parts, answers, strict=True):
-                if not isinstance(answer, Scores):
-                    outcomes[part.position] = answer
-                    continue
-                design = items[part.position].window.equipment.design
-                if design not in taught:
-                    taught[design] = version.decoder_for(design)
-                outcomes[part.position] = Scored(
-                    scores=answer,
-                    summary=part.summary,
-                    input_digest=part.group.digests[part.place],
-                    decoder=taught[design],
-                    fallback=fallback,
-                    seconds=seconds,
-                )
-        return outcomes
+        outcomes = await score_windows(windows, build, score)
+        seconds = time.perf_counter() - started
+        _raise_if_version_failed(outcomes)
+        decoders: dict[str, PredictionDecoder] = {}
+        scored: list[Scored | Exception] = []
+        for window, outcome in zip(windows, outcomes, strict=True):
+            if isinstance(outcome, ScoredWindow):
+                design = window.equipment.design
+                if design not in decoders:
+                    decoders[design] = version.decoder_for(design)
+                scored.append(Scored(*outcome, decoders[design], fallback, seconds))
+            else:
+                scored.append(outcome)
+        return scored
 
-    async def _build(self, version: Version, items: Sequence[WindowToScore]) -> BuildAnswer:
-        digest = version.description.spec_digest
-        windows = [item.window for item in items]
-        call = build_call(version.release.application, digest, windows, self._documents)
-        started = time.perf_counter()
-        try:
-            answer = await self._within(self._chain.build(call), "the graph builders")
-        except ModelUnavailable as error:
-            if isinstance(_of_project(error.__cause__), CheckpointError | ModelUnavailable):
-                raise  # the builders answered, and what they say is of the version
-            raise _BuildersFailed(error.message) from error
-        self._metrics.stage_seconds.labels("build").observe(time.perf_counter() - started)
-        return answer
-
-    async def _scores_of(
-        self, version: Version, parts: Sequence[_Part], *, explain: bool
-    ) -> list[Scores | HydraulicDiagnosticsError]:
-        """Score windows in one call, and when it fails each in its own, so that a bad one fails alone."""
-        try:
-            return [*await self._scores_together(version, parts, explain=explain)]
-        except LimitExceeded as error:
-            if len(parts) == 1:
-                return [error]
-        except ModelUnavailable as error:
-            if len(parts) == 1 or isinstance(error.__cause__, TimeoutError):
-                raise
-        alone = await asyncio.gather(
-            *(self._scores_alone(version, part, explain=explain) for part in parts)
-        )
-        failures = [answer for answer in alone if isinstance(answer, ModelUnavailable)]
-        if len(failures) == len(parts):
-            raise failures[0]
-        return alone
-
-    async def _scores_alone(
-        self, version: Version, part: _Part, *, explain: bool
-    ) -> Scores | HydraulicDiagnosticsError:
-        try:
-            return (await self._scores_together(version, [part], explain=explain))[0]
-        except HydraulicDiagnosticsError as error:
-            return error
-
-    async def _scores_together(
-        self, version: Version, parts: Sequence[_Part], *, explain: bool
-    ) -> list[Scores]:
-        graphs = [
-            group.graphs([part.place for part in of_group])
-            for group, of_group in groupby(parts, attrgetter("group"))
-        ]
-        call = ScoreCall(version.description.spec_digest, tuple(graphs), explain)
-        started = time.perf_counter()
-        answer = await self._asked(
-            version.release, self._chain.score(version.release.application, call)
-        )
-        self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
-        predictions = chain.from_iterable(map(window_predictions, answer.predictions))
-        return [
-            Scores(each, answer.contributions[order] if explain else None)
-            for order, each in enumerate(predictions)
-        ]
-
-    async def _asked(self, release: Release, call: Awaitable[T]) -> T:
-        """Await a call to a version, counted as its own: what it failed stays visible when another stands in for it."""
+    async def _call_version(self, release: Release, call: Awaitable[T]) -> T:
+        """Await a call to a version and count it, also when another version answers instead."""
         started = time.perf_counter()
         try:
-            answer = await self._within(call, name_of(release))
+            answer = await self._within_timeout(call, f"version {release.version}")
         except ModelUnavailable:
             self._metrics.version_calls.labels(release.version, "failed").inc()
             raise
@@ -372,12 +324,13 @@ class VersionRouter:
             )
         return answer
 
-    async def _within(self, call: Awaitable[T], who: str) -> T:
+    async def _within_timeout(self, call: Awaitable[T], name: str) -> T:
         """Await a call to another deployment.
 
         Raises:
-            LimitExceeded: the other side says that the caller asks too much.
-            ModelUnavailable: anything else; its message reaches callers, so a foreign error's text goes to the log alone.
+            LimitExceeded: the other side refused what the caller of the service requested.
+            ModelUnavailable: any other failure; its message reaches callers, so the text of a
+                foreign error goes to the log alone.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -385,38 +338,62 @@ class VersionRouter:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            ours = _of_project(error)
-            if isinstance(ours, LimitExceeded):
-                raise ours from error
-            found = (
-                f"{type(error).__name__}"
-                if ours is None
-                else f"{type(ours).__name__}: {ours.message}"
-            )
-            if ours is None:
+            known = _project_error(error)
+            if isinstance(known, LimitExceeded):
+                raise known from error
+            found = type(error).__name__
+            if known is not None:
+                found = f"{type(known).__name__}: {known.message}"
+            else:
                 logger.warning(
-                    "call failed",
-                    extra={"to": who, "error": type(error).__name__, "reason": str(error)},
+                    "call failed", extra={"to": name, "error": found, "reason": str(error)}
                 )
             raise ModelUnavailable(
-                f"expected {who} to answer within {self._timeout_s:g} s, found {found}"
+                f"expected {name} to answer within {self._timeout_s:g} s, found {found}"
             ) from error
 
     def _breaker(self, version: str) -> CircuitBreaker:
         return self._breakers.setdefault(version, CircuitBreaker(time.monotonic))
 
 
-def _of_project(error: BaseException | None) -> HydraulicDiagnosticsError | None:
-    """Return the project's error in what a call raised; Ray wraps it and keeps it as `cause`."""
-    cause = getattr(error, "cause", None)
-    for found in (cause, error):
+def _read_version(release: Release, description: VersionDescription) -> Version:
+    """Parse the description that a release's replica sent.
+
+    Raises:
+        ModelUnavailable: the documents can't be read, or are of another version than the release
+            names.
+    """
+    try:
+        manifest = Manifest.model_validate_json(description.manifest)
+        spec = FeatureSpec.model_validate_json(description.feature_spec)
+        calibration = Calibration.model_validate_json(description.calibration)
+    except ValidationError as error:
+        raise ModelUnavailable(
+            f"expected the checkpoint's documents from version {release.version}, found "
+            f"{error.error_count()} errors in them: deploy the ingress and the version from the "
+            "same release"
+        ) from error
+    if manifest.version != release.version:
+        raise ModelUnavailable(
+            f"expected application '{release.application}' to have version {release.version} as "
+            f"its release says, found version {manifest.version}: correct the release or the "
+            "application's checkpoint"
+        )
+    return Version(release, manifest, spec, calibration, description)
+
+
+def _raise_if_version_failed(outcomes: Sequence[ScoredWindow | Exception]) -> None:
+    """Raise the first failure of a version that scored no window at all."""
+    if any(isinstance(each, ScoredWindow | LimitExceeded) for each in outcomes):
+        return
+    for outcome in outcomes:
+        if isinstance(outcome, ModelUnavailable):
+            raise outcome
+
+
+def _project_error(error: BaseException) -> HydraulicDiagnosticsError | None:
+    """Return the project's error in what a call raised; Ray keeps it as `cause` of its own."""
+    for found in (getattr(error, "cause", None), error):
         if isinstance(found, HydraulicDiagnosticsError):
             return found
     return None
-
-
-def _answered(
-    outcome: Scored | HydraulicDiagnosticsError | None,
-) -> Scored | HydraulicDiagnosticsError:
-    assert outcome is not None
-    return outcome

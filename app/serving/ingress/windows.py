@@ -1,7 +1,7 @@
-"""Which window a request means, and the bins of readings that it gives inline.
+"""Windows as bins of a machine's grid: the stored window of a request, and inline readings.
 
-Pure: the clock is an argument.
-Invariant: a window is `window_s` long, begins on a bin's border and has begun by now.
+A window is `window_s` long, starts at the start of a bin and not in the future. Pure: the clock is
+an argument.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,12 @@ CLOCK_SKEW = timedelta(seconds=5)
 
 
 class Bins(NamedTuple):
-    """A window as bins of its equipment's grid: the number of the first since 1970-01-01T00:00Z, and how many."""
+    """A window as bins of its equipment's grid.
+
+    Args:
+        first: number of its first bin since 1970-01-01T00:00Z.
+        length: number of bins.
+    """
 
     first: int
     length: int
@@ -33,17 +38,17 @@ def window_before(equipment: Equipment, at: datetime | None, now: datetime) -> B
 
     Args:
         equipment: the machine.
-        at: end of the window, rounded down to a bin's border; None for the last complete window before now, which for a
-            machine that repeats a cycle ends where a cycle does.
+        at: end of the window, rounded down to the start of a bin; None for the last complete
+            window before now, which for a machine that repeats a cycle ends where a cycle does.
         now: UTC.
 
     Raises:
-        WindowError: the window ends in the future, or begins before 1970.
+        WindowError: the window ends in the future, or starts before 1970.
     """
     if at is not None and at > now + CLOCK_SKEW:
         raise WindowError(
-            f"expected a time up to now ({now.isoformat(timespec='seconds')}), found {at.isoformat()}: leave `at` out for the "
-            "last complete window",
+            f"expected a time up to now ({now.isoformat(timespec='seconds')}), found "
+            f"{at.isoformat()}: leave `at` out for the last complete window",
             "at",
         )
     end_us = ((at or now) - EPOCH) // MICROSECOND
@@ -53,7 +58,9 @@ def window_before(equipment: Equipment, at: datetime | None, now: datetime) -> B
     last = end_us // equipment.grid_us
     if last < equipment.bins:
         raise WindowError(
-            f"expected a time after {(EPOCH + timedelta(seconds=equipment.window_s)).isoformat()}, found {at}: correct `at`",
+            "expected a time after "
+            f"{(EPOCH + timedelta(seconds=equipment.window_s)).isoformat()}, found {at}: correct "
+            "`at`",
             "at",
         )
     return Bins(last - equipment.bins, equipment.bins)
@@ -70,8 +77,8 @@ def inline_window(
 ) -> tuple[Bins, Floats]:
     """Put inline readings into the bins of their window.
 
-    A window that has begun is taken although its end may lie ahead: a caller may send a window while it is being
-    measured, with null for what is still to come, and clocks differ.
+    A window that has started is accepted even if it ends in the future: a caller may send a window
+    while it is measured, with null for later values, and clocks differ.
 
     Args:
         equipment: the machine.
@@ -79,43 +86,49 @@ def inline_window(
         now: UTC.
 
     Returns:
-        The window's bins, and [S, N] float32 means in the order of `Equipment.sensors`, NaN where there is nothing.
+        The window's bins, and [S, N] float32 means in the order of `Equipment.sensors`, NaN where
+        there is no value.
 
     Raises:
-        WindowError: an unknown sensor, a length that does not fill the window, nothing but nulls, or a start in the future.
+        WindowError: an unknown sensor, a length that does not fill the window, only nulls, or a
+            start in the future.
     """
     known = equipment.sensor_ids
     for sensor_id in readings.values:
         if sensor_id not in known:
             raise WindowError(
-                f"expected sensors of '{equipment.equipment_id}', found {shown(sensor_id)}: there are {', '.join(known[:50])}",
+                f"expected sensors of '{equipment.equipment_id}', found {shown(sensor_id)}: there "
+                f"are {', '.join(known[:50])}",
                 f"readings.values.{sensor_id}",
             )
     step_us = round(readings.step_s * 1_000_000)
     window_us = equipment.bins * equipment.grid_us
     if step_us <= 0 or window_us % step_us:
         raise WindowError(
-            f"expected a step that divides the window of {equipment.window_s:g} s, found {readings.step_s:g} s: resample",
+            f"expected a step that divides the window of {equipment.window_s:g} s, found "
+            f"{readings.step_s:g} s: resample",
             "readings.step_s",
         )
     count = window_us // step_us
     for sensor_id, values in readings.values.items():
         if len(values) != count:
             raise WindowError(
-                f"expected {count} values ({equipment.window_s:g} s at step_s {readings.step_s:g}), found {len(values)}: give "
-                "the whole window, null where a value is missing",
+                f"expected {count} values ({equipment.window_s:g} s at step_s "
+                f"{readings.step_s:g}), found {len(values)}: give the whole window, null where a "
+                "value is missing",
                 f"readings.values.{sensor_id}",
             )
     if readings.start > now + CLOCK_SKEW:
         raise WindowError(
-            f"expected readings that begin by now ({now.isoformat(timespec='seconds')}), found a start of "
-            f"{readings.start.isoformat()}: correct the clock of their source",
+            f"expected readings that begin by now ({now.isoformat(timespec='seconds')}), found a "
+            f"start of {readings.start.isoformat()}: correct the clock of their source",
             "readings.start",
         )
     start_us = (readings.start - EPOCH) // MICROSECOND
     if start_us < 0:
         raise WindowError(
-            f"expected readings after 1970-01-01T00:00:00Z, found a start of {readings.start.isoformat()}",
+            "expected readings after 1970-01-01T00:00:00Z, found a start of "
+            f"{readings.start.isoformat()}",
             "readings.start",
         )
     first = start_us // equipment.grid_us

@@ -1,6 +1,6 @@
-"""Writes diagnoses, and what shadows told, to the store behind the answer, in few statements, so that no caller waits for it.
+"""Writes diagnoses and shadow answers to the store after they were returned, in few statements.
 
-Invariant: what waits is bounded; what is dropped because the database stayed away is counted.
+The queue is bounded; entries that are dropped because the database stayed away are counted.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from app.core.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 10_000
-MAX_WRITTEN_AT_ONCE = 500
+MAX_QUEUED = 10_000
+MAX_STATEMENT_ENTRIES = 500
 PAUSE_S = 0.2
 RETRY_S = 2.0
 
@@ -29,10 +29,10 @@ class WriteBehindQueue(Generic[Entry]):
 
     Args:
         insert: stores several entries in one statement; idempotent by id.
-        id_of: an entry's id.
-        length: shows how many wait.
-        dropped: counts what is dropped.
-        most: entries that may wait.
+        id_of: returns an entry's id.
+        length: shows how many entries are queued.
+        dropped: counts dropped entries.
+        size: most entries that may be queued.
     """
 
     def __init__(
@@ -41,24 +41,24 @@ class WriteBehindQueue(Generic[Entry]):
         id_of: Callable[[Entry], Hashable],
         length: Gauge,
         dropped: Counter,
-        most: int = MAX_WAITING,
+        size: int = MAX_QUEUED,
     ) -> None:
         self._insert = insert
         self._id_of = id_of
         self._length = length
         self._dropped = dropped
-        self._most = most
-        self._waiting: OrderedDict[Hashable, Entry] = OrderedDict()
-        self._wake = asyncio.Event()
+        self._size = size
+        self._queued: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._added = asyncio.Event()
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to write, in the running event loop."""
+        """Start to write, in the running event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Write what waits, once, and stop."""
+        """Write what is queued, once, and stop."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -67,44 +67,43 @@ class WriteBehindQueue(Generic[Entry]):
             await self.flush()
         except StoreError as error:
             logger.warning(
-                "answers lost at shutdown",
-                extra={"count": len(self._waiting), "reason": str(error)},
+                "answers lost at shutdown", extra={"count": len(self._queued), "reason": str(error)}
             )
 
     def add(self, entry: Entry) -> None:
-        """Take an entry; the oldest one is dropped when too many wait."""
-        self._waiting[self._id_of(entry)] = entry
-        if len(self._waiting) > self._most:
-            self._waiting.popitem(last=False)
+        """Queue an entry; drop the oldest one when the queue is full."""
+        self._queued[self._id_of(entry)] = entry
+        if len(self._queued) > self._size:
+            self._queued.popitem(last=False)
             self._dropped.inc()
-        self._length.set(len(self._waiting))
-        self._wake.set()
+        self._length.set(len(self._queued))
+        self._added.set()
 
-    def waiting(self, entry_id: Hashable) -> Entry | None:
+    def queued(self, entry_id: Hashable) -> Entry | None:
         """Return an entry that is not stored yet, or None."""
-        return self._waiting.get(entry_id)
+        return self._queued.get(entry_id)
 
     async def flush(self) -> None:
-        """Write what waits now; what is added meanwhile waits for the next time.
+        """Write what is queued now; what is added meanwhile stays queued.
 
         Raises:
-            StoreError: the database did not take it; it waits on.
+            StoreError: the database did not accept the entries, which stay queued.
         """
         async with self._writing:
-            # a queue that is refilled as fast as it is written would hold the caller for ever
-            waiting = list(self._waiting.values())
-            for start in range(0, len(waiting), MAX_WRITTEN_AT_ONCE):
-                batch = waiting[start : start + MAX_WRITTEN_AT_ONCE]
+            # a copy, since a queue that is refilled as fast as it is written would never end
+            entries = list(self._queued.values())
+            for start in range(0, len(entries), MAX_STATEMENT_ENTRIES):
+                batch = entries[start : start + MAX_STATEMENT_ENTRIES]
                 await self._insert(batch)
                 for entry in batch:
-                    self._waiting.pop(self._id_of(entry), None)
-                self._length.set(len(self._waiting))
+                    self._queued.pop(self._id_of(entry), None)
+                self._length.set(len(self._queued))
 
     async def _run(self) -> None:
         failing = False
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._added.wait()
+            self._added.clear()
             await asyncio.sleep(PAUSE_S)
             try:
                 await self.flush()
@@ -116,4 +115,4 @@ class WriteBehindQueue(Generic[Entry]):
                     )
                 failing = True
                 await asyncio.sleep(RETRY_S)
-                self._wake.set()
+                self._added.set()

@@ -1,6 +1,7 @@
-"""A model server as a deployment: calls that come while a pass runs off the event loop are scored together, one that finds none at once.
+"""The model server as a Serve deployment, which merges calls that wait for the same pass.
 
-Invariant: its process does what `ModelServer` does and nothing else.
+A call that finds the replica idle runs at once: a batch of one would cost two turns of the event
+loop. Calls that arrive while a pass runs in a thread are predicted together.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ from app.serving.model_server.server import ModelServer
 from app.serving.observability.logging import configure_logging
 
 MAX_BATCH_CALLS = 8
-"""Calls come with up to 64 windows each, and what is merged is read in bounded parts anyway."""
+"""A call carries up to 64 windows; the predictor bounds the size of its passes by itself."""
 
 
-class ModelReplica(ModelServer):
+class ModelDeployment(ModelServer):
     """One replica of one version.
 
     Args:
-        checkpoint: as `serve_config.yaml` names it; found, or fetched, on this replica's own node.
+        checkpoint: as `serve_config.yaml` names it; found, or fetched, on the replica's own node.
         device: see `ModelServer`.
         threads: see `ModelServer`.
     """
@@ -31,13 +32,13 @@ class ModelReplica(ModelServer):
         configure_logging(settings.log_level)
         super().__init__(find_checkpoint(checkpoint, settings), device, threads)
 
-    async def predictions_of(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
-        """Return the predictions of a call's groups, merged with calls that wait."""
-        if self.idle:  # a batch of one would cost two turns of the event loop
-            return await super().predictions_of(groups)
-        found: list[Prediction] = await self._merged(tuple(groups))
-        return found
+    async def predict(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        """Predict for a call's groups, together with other calls that wait."""
+        if self.idle:
+            return await super().predict(groups)
+        predictions: list[Prediction] = await self._merged(groups)
+        return predictions
 
     @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=0.0)
-    async def _merged(self, calls: list[tuple[GraphGroup, ...]]) -> list[list[Prediction]]:
-        return await self.predictions_of_calls(calls)
+    async def _merged(self, calls: list[Sequence[GraphGroup]]) -> list[list[Prediction]]:
+        return await self.predict_calls(calls)

@@ -1,7 +1,4 @@
-"""Where Ray's dashboard answers, as a replica finds it out.
-
-Invariant: what the environment says wins, as for Ray's own commands.
-"""
+"""Finds the address of Ray's dashboard from inside a replica."""
 
 import os
 
@@ -10,10 +7,13 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 
 def dashboard_of_cluster() -> str:
-    """Return the address of this cluster's dashboard; may block for a moment."""
+    """Return the URL of RAY_DASHBOARD_ADDRESS, as Ray's own commands do, or else the cluster's.
+
+    Reads Ray's key-value store, which blocks for a moment.
+    """
     if given := os.environ.get("RAY_DASHBOARD_ADDRESS"):
         return given
-    told = _internal_kv_get(
+    address = _internal_kv_get(
         ray_constants.DASHBOARD_ADDRESS, namespace=ray_constants.KV_NAMESPACE_DASHBOARD
     )
-    return f"http://{told.decode()}" if told else "http://127.0.0.1:8265"
+    return f"http://{address.decode()}" if address else "http://127.0.0.1:8265"

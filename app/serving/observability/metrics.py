@@ -1,7 +1,7 @@
-"""Every metric of the service, for Prometheus.
+"""All Prometheus metrics of the service.
 
-Base units and suffixes; label values are few and fixed, never an equipment id.
-Invariant: one `Metrics` belongs to one replica and its own registry, so two in a process do not collide.
+Label values are few and fixed, never an equipment id. Each `Metrics` has a registry of its own, so
+that several replicas fit in one process.
 """
 
 import uuid
@@ -9,7 +9,7 @@ import uuid
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Methods with a label value of their own; a caller can make up any number of others."""
+"""Methods with their own label value; a client can invent any number of others."""
 
 _LATENCY_BUCKETS = (
     0.001,
@@ -45,14 +45,14 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "hydraulic_http_request_seconds",
-            "Time from a request's arrival to the end of its answer",
+            "Time from the arrival of a request to the end of its response",
             ("route",),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
         self.stage_seconds = Histogram(
             "hydraulic_diagnosis_stage_seconds",
-            "Time of one stage of a diagnosis batch: fetch, build, score",
+            "Time of one stage of a batch of diagnoses: fetch, build, score",
             ("stage",),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
@@ -65,13 +65,13 @@ class Metrics:
         )
         self.batch_size = Histogram(
             "hydraulic_diagnosis_batch_windows",
-            "Windows of a batch that went through the chain together",
+            "Windows in one batch of diagnoses",
             buckets=(1, 2, 4, 8, 16, 24, 32, 64),
             registry=self.registry,
         )
         self.answers = Counter(
             "hydraulic_diagnosis_cache_total",
-            "Requests by whether the answer was there (hit), was being worked out (joined) or had to be (miss)",
+            "Lookups in the response cache: hit, joined (a diagnosis is in progress) or miss",
             ("outcome",),
             registry=self.registry,
         )
@@ -83,68 +83,69 @@ class Metrics:
         )
         self.version_calls = Counter(
             "hydraulic_version_calls_total",
-            "Calls to a version by what became of them (answered, failed), also those that were tried again or stood in for",
+            "Calls to a version by outcome (answered, failed), also those that were retried or "
+            "answered by another version",
             ("version", "outcome"),
             registry=self.registry,
         )
         self.version_seconds = Histogram(
             "hydraulic_version_seconds",
-            "Time that a version took to answer a call, or to fail",
+            "Time until a version answered a call or failed",
             ("version",),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
         self.replica = Gauge(
             "hydraulic_replica_info",
-            "Which replica tells these metrics; a name made up at its start",
+            "The replica that reports these metrics, by a random name",
             ("replica",),
             registry=self.registry,
         )
         self.replica.labels(uuid.uuid4().hex[:8]).set(1)
         self.readings = Counter(
             "hydraulic_readings_total",
-            "Readings received, by what became of them: accepted, duplicate, rejected",
+            "Readings received by outcome: accepted, duplicate or rejected",
             ("outcome",),
             registry=self.registry,
         )
         self.unstored = Counter(
             "hydraulic_diagnoses_unstored_total",
-            "Diagnoses answered but dropped before they were stored, because the database stayed away",
+            "Diagnoses dropped from the write-behind queue because the database was away",
             registry=self.registry,
         )
         self.journal_length = Gauge(
             "hydraulic_diagnoses_waiting",
-            "Diagnoses answered that wait to be stored",
+            "Diagnoses in the write-behind queue",
             registry=self.registry,
         )
         self.shadow_copies = Counter(
             "hydraulic_shadow_copies_total",
-            "Copies of answers for a shadow version, by the version whose answer was returned and what became of them: agreed, disagreed, "
-            "dropped (the shadow or the service was busy), failed",
+            "Requests copied to a shadow version, by the version that answered the client and by "
+            "outcome: agreed, disagreed, dropped (the shadow or the service was busy) or failed",
             ("version", "against", "outcome"),
             registry=self.registry,
         )
         self.shadow_unstored = Counter(
             "hydraulic_shadow_answers_unstored_total",
-            "ResponseCache of shadows that were dropped before they were stored, because the database stayed away",
+            "Answers of shadows dropped from the write-behind queue because the database was away",
             registry=self.registry,
         )
         self.shadow_journal_length = Gauge(
             "hydraulic_shadow_answers_waiting",
-            "ResponseCache of shadows that wait to be stored",
+            "Answers of shadows in the write-behind queue",
             registry=self.registry,
         )
         self.config_rejected = Counter(
             "hydraulic_config_rejected_total",
-            "Configurations of the ingress that were refused; the old one stays in force",
+            "Configurations of the ingress that were rejected; the previous one stays in force",
             registry=self.registry,
         )
 
     def note_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count an answered request; a method that is none of `HTTP_METHODS` counts as other."""
+        """Count an answered request; a method outside `HTTP_METHODS` counts as other."""
         method = method if method in HTTP_METHODS else "other"
         found = self._of_request.get((method, route, status))
-        if found is None:  # finding a child by its labels takes longer than to count
+        if found is None:  # a lookup by labels takes longer than the increment
             found = (
                 self.requests.labels(method, route, str(status)),
                 self.request_seconds.labels(route),

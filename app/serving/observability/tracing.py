@@ -1,10 +1,13 @@
-"""Spans of the way of a request, as OpenTelemetry has them; there are some only where a collector is named by `OTEL_EXPORTER_OTLP_ENDPOINT`.
+"""OpenTelemetry spans of requests, exported only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
-Serve makes a span of each request that is sampled and of each call between deployments that stands under one, and asks `processors` for the
-way out, in each replica. What it can't know is told here: that one batch of work belongs to many requests, what a request was, and
-that work without a sampled request behind it is nobody's trace.
-Serve leaves a request's trace in the context that it ran in; with uvloop, which Ray takes, no other request of the connection finds it there.
-Invariant: a span that goes out is a part of a sampled request's trace, and tells no reading, and of an error its kind and not its text.
+Serve makes a span for each sampled request and for each call between deployments below one, and
+gets the exporter of each replica from `processors`. This module adds what Serve can't know: that
+one batch of work belongs to many requests, the route and status of a request, and that work
+without a sampled request belongs to no trace.
+
+Every exported span is part of a sampled request's trace. It holds no reading, and of an error only
+its class. Serve leaves a request's trace in the context that the request ran in; with uvloop, which
+Ray uses, no other request of the connection sees it there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,36 +21,36 @@ from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, Sta
 from opentelemetry.util.types import AttributeValue
 
 METHOD, STATUS = "http.request.method", "http.response.status_code"
-"""Attributes of a request's span, by OpenTelemetry's semantic conventions for HTTP; its route is in its name, since Serve has an own one."""
+"""Attributes of a request's span by OpenTelemetry's HTTP conventions; its name has the route."""
 ERROR_TYPE = "exception.type"
 SERVER_ERROR = 500
-"""The least status that is an error of the service, by the same."""
+"""The lowest status that marks a span as an error, by the same conventions."""
 
-_NOBODY = trace.set_span_in_context(
+_UNSAMPLED = trace.set_span_in_context(
     NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags()))
 )
-"""Stands above work that no sampled request asked for: without a parent, Serve would begin a trace of its own for some of it."""
+"""Parent of work without a sampled request; without a parent Serve would start traces for some."""
 
 
 class RequestSpans(BatchSpanProcessor):
-    """Sends spans in batches, but no trace that began elsewhere than at a request, and no error's text."""
+    """Exports spans in batches, without traces that did not start at a request and error texts."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take a span that has ended."""
+        """Queue an ended span for export."""
         if _is_of_a_request(span):
             super().on_end(_without_texts(span))
 
 
 def processors() -> list[SpanProcessor]:
-    """Return where spans go, for Serve, which calls this in every replica."""
-    # where nothing is traced, nothing is to be paid for it
+    """Return the span processors of a replica; called by Serve."""
+    # imported here: processes that do not trace need no exporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return [RequestSpans(OTLPSpanExporter())]
 
 
-def caller() -> SpanContext | None:
-    """Return the span that the work at hand is of, None where that is not traced, not sampled, or of no request."""
+def current_span() -> SpanContext | None:
+    """Return the current span; None if it is not sampled or belongs to no request."""
     span = trace.get_current_span()
     found = span.get_span_context()
     if not (found.is_valid and found.trace_flags.sampled):
@@ -56,18 +59,18 @@ def caller() -> SpanContext | None:
 
 
 def trace_id() -> str | None:
-    """Return the id of the trace that the work at hand is of, as 32 hexadecimal digits; None as for `caller`."""
-    found = caller()
+    """Return the current trace id as 32 hexadecimal digits; None as for `current_span`."""
+    found = current_span()
     return None if found is None else trace.format_trace_id(found.trace_id)
 
 
 def begin_request(method: str) -> None:
-    """Say of the span at hand that it is a request's."""
+    """Mark the current span as that of a request."""
     trace.get_current_span().set_attribute(METHOD, method)
 
 
-def note_request(method: str, route: str, status: int) -> None:
-    """Say of the span at hand which request it was of, and how that was answered; status 0 where it was not."""
+def end_request(method: str, route: str, status: int) -> None:
+    """Name the current span by its route and record the status; 0 if no answer was sent."""
     span = trace.get_current_span()
     if span.is_recording():
         span.update_name(f"{method} {route}")
@@ -78,7 +81,10 @@ def note_request(method: str, route: str, status: int) -> None:
 
 
 def _is_of_a_request(span: object) -> bool:
-    """Tell whether a span is a part of another one, or begins at a request; where a replica is told of no trace, Serve begins one there."""
+    """Return whether a span has a parent or is that of a request.
+
+    A replica that is called without a trace gets a span without a parent from Serve.
+    """
     return (
         not isinstance(span, ReadableSpan)
         or span.parent is not None
@@ -87,7 +93,10 @@ def _is_of_a_request(span: object) -> bool:
 
 
 def _without_texts(span: ReadableSpan) -> ReadableSpan:
-    """Return a span with the kinds of its errors alone: Serve adds their text and that of all their causes, with passwords and readings in it."""
+    """Return a span without the texts of its errors.
+
+    Serve adds the text of an error and of its causes, which may have passwords and readings.
+    """
     is_own = span.instrumentation_scope is not None and span.instrumentation_scope.name == __name__
     description = span.status.description if is_own else None
     if not span.events and span.status.description == description:
@@ -115,43 +124,45 @@ def _without_texts(span: ReadableSpan) -> ReadableSpan:
 
 @contextmanager
 def span(name: str, **attributes: AttributeValue) -> Iterator[None]:
-    """Make a span of the work inside, as a part of the one at hand; where that is not sampled, none."""
-    if caller() is None:
+    """Record the work inside as a child of the current span, if that is sampled."""
+    if current_span() is None:
         yield
         return
-    with _part(name, None, (), attributes):
+    with _child(name, None, (), attributes):
         yield
 
 
 @contextmanager
 def batch_span(
-    name: str, callers: Sequence[SpanContext | None], **attributes: AttributeValue
+    name: str, requests: Sequence[SpanContext | None], **attributes: AttributeValue
 ) -> Iterator[None]:
-    """Make a span of the work inside, which many requests wait for: a part of the first sampled one, linked to the others.
+    """Record the work inside, which answers many requests, if one of them is sampled.
+
+    The span is a child of the first sampled request's span and linked to those of the others.
 
     Args:
         name: of the span.
-        callers: the span of each request, or None.
+        requests: the span of each request; None if it is not sampled.
         attributes: of the span.
     """
-    sampled = list({each.span_id: each for each in callers if each is not None}.values())
+    sampled = list({each.span_id: each for each in requests if each is not None}.values())
     if not sampled:
         yield
         return
     parent = trace.set_span_in_context(NonRecordingSpan(sampled[0]))
     links = [Link(each) for each in sampled[1:]]
-    with _part(name, parent, links, attributes):
+    with _child(name, parent, links, attributes):
         yield
 
 
 @contextmanager
-def _part(
+def _child(
     name: str,
     parent: Context | None,
     links: Sequence[Link],
     attributes: Mapping[str, AttributeValue],
 ) -> Iterator[None]:
-    # by itself OpenTelemetry would send the text of an error and of all its causes, with passwords and readings in it
+    # OpenTelemetry itself would record the texts of an error and of its causes
     tracer = trace.get_tracer(__name__)
     with tracer.start_as_current_span(
         name,
@@ -169,12 +180,12 @@ def _part(
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
-    """Let calls inside be of no trace, unless the work at hand is of one."""
-    if caller() is not None:
+def only_sampled() -> Iterator[None]:
+    """Let calls inside join the trace of a sampled request, or else belong to no trace."""
+    if current_span() is not None:
         yield
         return
-    token = context.attach(_NOBODY)
+    token = context.attach(_UNSAMPLED)
     try:
         yield
     finally:

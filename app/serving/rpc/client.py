@@ -1,97 +1,119 @@
-"""The calls between deployments, through Serve's handles, as plain functions.
+"""The client of the graph builders and the model servers, through Serve's handles.
 
-Arrays travel by value, which is cheaper for usual sizes; a replica takes at most 4 MiB so, and larger calls go by reference.
-Invariant: no call is larger than its way allows.
+Small calls carry their arrays by value, which is cheaper; a replica accepts at most 4 MiB that way,
+so larger calls pass them by reference through Ray's object store.
 """
 
-from functools import cache
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from cachetools import LRUCache
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.diagnosis.pipeline import BuildResult, ScoreResult
 from app.serving.observability import tracing
-from app.serving.rpc.messages import (
-    BuildAnswer,
-    BuildCall,
-    ScoreAnswer,
-    ScoreCall,
-    VersionDescription,
-)
+from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionDescription
 from app.store.windows import StoredWindow
 
 MAX_VALUE_BYTES = 2 * 1024 * 1024
-BYTES_OF_A_STEP = 64
+STEP_BYTES = 64
 """Of one sensor at one step in a graph: its features as float32 and its mask, rounded up."""
+MAX_DELIVERED = 10_000
 
 
-class Passing(NamedTuple):
-    """One handle twice: its calls carry their arguments by value, or by reference through Ray's object store."""
+class _Handles(NamedTuple):
+    """One deployment's handle, for calls with arguments by value and by reference."""
 
     by_value: DeploymentHandle[Any]
     by_reference: DeploymentHandle[Any]
 
+    @classmethod
+    def of(cls, handle: DeploymentHandle[Any]) -> "_Handles":
+        # pickle takes half the time of Serve's default, and nothing here needs cloudpickle
+        by_value = handle.options(
+            _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+        )
+        return cls(by_value, handle.options(_by_reference=True))
+
     def for_bytes(self, size: int) -> DeploymentHandle[Any]:
-        """Return the handle for a call whose arguments and answer have this many bytes together."""
+        """Return the handle for a call whose arguments and answer have this many bytes."""
         return self.by_value if size <= MAX_VALUE_BYTES else self.by_reference
 
 
-def passing(handle: DeploymentHandle[Any]) -> Passing:
-    """Return both ways to call a deployment."""
-    # nothing here needs what Serve's own pickling can do beyond Python's, which takes half as long
-    by_value = handle.options(
-        _by_reference=False, request_serialization="pickle", response_serialization="pickle"
-    )
-    return Passing(by_value, handle.options(_by_reference=True))
+class DeploymentClient:
+    """Calls the other deployments.
 
+    Args:
+        builder: handle of the graph-builder pool.
+    """
 
-async def build(builder: Passing, call: BuildCall) -> BuildAnswer:
-    """Have the graph-builder pool build graphs."""
-    with tracing.nobody():
-        answer = builder.for_bytes(build_bytes(call)).build.remote(call)
-    found: BuildAnswer = await answer
-    return found
+    def __init__(self, builder: DeploymentHandle[Any]) -> None:
+        self._builder = _Handles.of(builder)
+        self._models: dict[str, _Handles] = {}
+        self._delivered: LRUCache[str, bool] = LRUCache(MAX_DELIVERED)
+
+    async def build(self, call: BuildCall, document_of: Callable[[str], bytes]) -> BuildResult:
+        """Have a graph builder build graphs.
+
+        The first call that needs a document carries it. A replica that does not have one, such as
+        one that was started later, names it, and the call is repeated with all documents.
+
+        Args:
+            call: without documents.
+            document_of: returns the document of a digest.
+        """
+        new = {each: document_of(each) for each in call.digests if each not in self._delivered}
+        answer = await self.send_build(replace(call, documents=new) if new else call)
+        if answer.missing:
+            documents = {each: document_of(each) for each in call.digests}
+            answer = await self.send_build(replace(call, documents=documents))
+        self._delivered.update(dict.fromkeys(call.digests, True))
+        return answer.result
+
+    async def send_build(self, call: BuildCall) -> BuildAnswer:
+        """Send one call to a graph builder."""
+        with tracing.only_sampled():
+            response = self._builder.for_bytes(build_bytes(call)).build.remote(call)
+        answer: BuildAnswer = await response
+        return answer
+
+    async def describe(self, application: str) -> VersionDescription:
+        """Return the description of a version's checkpoint from one of its replicas."""
+        with tracing.only_sampled():
+            response = self._model(application).by_value.describe.remote()
+        description: VersionDescription = await response
+        return description
+
+    async def score(self, application: str, call: ScoreCall) -> ScoreResult:
+        """Have a version's replica score graphs."""
+        size = sum(group.x_WSTF.nbytes + group.mask_WST.nbytes for group in call.groups)
+        with tracing.only_sampled():
+            response = self._model(application).for_bytes(size).score.remote(call)
+        result: ScoreResult = await response
+        return result
+
+    async def probe(self, application: str) -> None:
+        """Have a version's replica show that it scores."""
+        with tracing.only_sampled():
+            response = self._model(application).by_value.probe.remote()
+        await response
+
+    def _model(self, application: str) -> _Handles:
+        # kept: finding an application blocks on Serve's controller; a handle outlives redeployments
+        if application not in self._models:
+            self._models[application] = _Handles.of(serve.get_app_handle(application))
+        return self._models[application]
 
 
 def build_bytes(call: BuildCall) -> int:
     """Return about how many bytes a call's windows and their graphs have."""
-    readings = sum(
-        len(window.readings.values)
-        if isinstance(window.readings, StoredWindow)
-        else window.readings.nbytes
-        for window in call.windows
-    )
-    topologies = [call.topologies[window.topology] for window in call.windows]
-    steps = sum(topology.sensors * topology.steps for topology in topologies)
-    documents = sum(len(topology.document) for topology in call.topologies)
-    return readings + documents + steps * BYTES_OF_A_STEP
-
-
-async def describe(application: str) -> VersionDescription:
-    """Ask a version's application what it is."""
-    with tracing.nobody():
-        answer = _model(application).by_value.describe.remote()
-    found: VersionDescription = await answer
-    return found
-
-
-async def score(application: str, call: ScoreCall) -> ScoreAnswer:
-    """Have a version's application score graphs."""
-    size = call.graph.x_STF.nbytes + call.graph.mask_ST.nbytes
-    with tracing.nobody():
-        answer = _model(application).for_bytes(size).score.remote(call)
-    found: ScoreAnswer = await answer
-    return found
-
-
-async def probe(application: str) -> None:
-    """Have a version's application show that it answers."""
-    with tracing.nobody():
-        answer = _model(application).by_value.probe.remote()
-    await answer
-
-
-@cache
-def _model(application: str) -> Passing:
-    # asked once: finding an application is a blocking call to Serve's controller, and a handle outlives redeployments
-    return passing(serve.get_app_handle(application))
+    size = sum(map(len, call.documents.values()))
+    for group in call.groups:
+        size += len(group.positions) * group.sensors * group.steps * STEP_BYTES
+        size += sum(
+            len(readings.values) if isinstance(readings, StoredWindow) else readings.nbytes
+            for readings in group.readings
+        )
+    return size

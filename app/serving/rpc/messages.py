@@ -1,134 +1,75 @@
-"""What travels between the deployments: by value, numpy arrays and frozen dataclasses, nothing of torch.
+"""Messages between the deployments: numpy arrays, bytes and frozen records, without torch.
 
-A topology travels once a call, as bytes that the other side reads only when it has not seen their digest.
-Invariant: every window of a call is in its answer once, by its position in the call.
+Windows of a call are numbered by their position in it, and each is in its answer exactly once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.core.errors import HydraulicDiagnosticsError
-from app.diagnosis.input_quality import QualityBatch
-from app.features.binning import Floats
-from app.model.graph import Contributions, GraphGroup, Prediction
-from app.schemas.equipment import Equipment
-from app.serving.rpc.recent import Recent
-from app.store.windows import StoredWindow
-
-
-class WindowInput(NamedTuple):
-    """One window to build a graph of; `build_call` makes of it what travels.
-
-    Args:
-        equipment: the machine.
-        readings: what the store returned, undecoded; or values of inline readings in bins, [S, N] float32, NaN missing.
-    """
-
-    equipment: Equipment
-    readings: StoredWindow | Floats
-
-
-class SentTopology(NamedTuple):
-    """What machines that differ only in id and name have in common.
-
-    Args:
-        digest: SHA-256 of the document.
-        document: as `Equipment.structure` returns it.
-        sensors: how many it has.
-        bins: of a window.
-        steps: of a window.
-    """
-
-    digest: str
-    document: bytes
-    sensors: int
-    bins: int
-    steps: int
-
-
-class SentWindow(NamedTuple):
-    """A machine's id, the position of its topology in the call, and the readings as in `WindowInput`."""
-
-    equipment_id: str
-    topology: int
-    readings: StoredWindow | Floats
+from app.diagnosis.pipeline import BuildResult, WindowGroup
+from app.model.graph import GraphGroup
 
 
 @dataclass(frozen=True, slots=True)
 class BuildCall:
-    """Windows for one version.
+    """Windows whose graphs one version will score.
 
     Args:
-        application: the Serve application of the version, which tells its feature spec.
-        spec_digest: SHA-256 of that spec, as the caller knows it.
-        topologies: of the windows, each once.
-        windows: at least one.
+        spec_digest: SHA-256 of the version's feature spec.
+        groups: the windows by structure.
+        documents: feature spec and structures as JSON by digest, as far as they are sent along.
     """
 
-    application: str
     spec_digest: str
-    topologies: tuple[SentTopology, ...]
-    windows: tuple[SentWindow, ...]
+    groups: Sequence[WindowGroup]
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> list[str]:
+        """Digests of all documents that the call needs."""
+        return [self.spec_digest, *(group.structure_digest for group in self.groups)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class BuiltGroup:
-    """Windows of one topology.
+class BuildAnswer(NamedTuple):
+    """The graphs of a call, or the documents that the replica needs to build them.
 
     Args:
-        positions: of the windows in the call.
-        graph: their graphs, in this order.
-        summary: what their features say of the input.
-        digests: of their bins.
+        result: empty when a document is missing.
+        missing: digests of the documents that the replica does not have; the caller repeats the
+            call with them.
     """
 
-    positions: tuple[int, ...]
-    graph: GraphGroup
-    summary: QualityBatch
-    digests: tuple[str, ...]
-
-    def graphs(self, places: Sequence[int]) -> GraphGroup:
-        """Return the graphs of the windows at these places among the positions."""
-        return self.graph if len(places) == len(self.positions) else self.graph.take(places)
-
-
-@dataclass(frozen=True, slots=True)
-class BuildAnswer:
-    """Graphs of the windows of a call, and by position in the call why a window has none."""
-
-    groups: tuple[BuiltGroup, ...]
-    errors: Mapping[int, HydraulicDiagnosticsError]
+    result: BuildResult
+    missing: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreCall:
-    """Groups of graphs to score. `explain` asks for each sensor's contribution."""
+    """Graphs to score.
+
+    Args:
+        spec_digest: SHA-256 of the feature spec that they were built with.
+        groups: the graphs by topology and number of steps.
+        explain: whether to measure what each sensor contributes to each component.
+    """
 
     spec_digest: str
-    groups: tuple[GraphGroup, ...]
+    groups: Sequence[GraphGroup]
     explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreAnswer:
-    """Predictions of a call, one a group, and contributions, one a window, if requested."""
-
-    predictions: tuple[Prediction, ...]
-    contributions: tuple[Contributions, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class VersionDescription:
-    """What a model replica tells of its checkpoint.
+    """A model replica's description of its checkpoint.
 
     Args:
         manifest: `checkpoint.json` as JSON text.
         feature_spec: `feature_spec.json` as JSON text.
         calibration: `calibration.json` as JSON text.
         spec_digest: SHA-256 of the feature spec file.
-        device: where the weights are, such as `cpu` or `cuda:0`.
-        implementation: how this replica runs the network, such as `inference float32 x1`; see `app.model.runtime.selection`.
+        device: that the network runs on, such as `cpu` or `cuda:0`.
+        implementation: how the network is executed, such as `onnxruntime float32 x1`.
     """
 
     manifest: str
@@ -137,32 +78,3 @@ class VersionDescription:
     spec_digest: str
     device: str
     implementation: str
-
-
-def build_call(
-    application: str,
-    spec_digest: str,
-    windows: Sequence[WindowInput],
-    documents: Recent[str, bytes],
-) -> BuildCall:
-    """Make the call that has windows' graphs built, each topology once.
-
-    Args:
-        application: of the version.
-        spec_digest: of its feature spec.
-        windows: at least one.
-        documents: topologies that were sent before, by digest.
-    """
-    topologies: dict[str, SentTopology] = {}
-    places: dict[str, int] = {}
-    sent = []
-    for equipment, readings in ((window.equipment, window.readings) for window in windows):
-        digest = equipment.structure_digest
-        if digest not in places:
-            places[digest] = len(places)
-            document = documents.get(digest, equipment.structure)
-            topologies[digest] = SentTopology(
-                digest, document, len(equipment.sensors), equipment.bins, equipment.steps
-            )
-        sent.append(SentWindow(equipment.equipment_id, places[digest], readings))
-    return BuildCall(application, spec_digest, tuple(topologies.values()), tuple(sent))

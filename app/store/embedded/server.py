@@ -1,9 +1,9 @@
-"""The local server that is used when no DSN is set: one per directory, shared by every process that asks for it.
+"""Starts or joins the local server of a directory, which all processes of the machine share.
 
-`ensure_embedded` starts it, or joins it; it ends by itself after the last process that asked has gone, however that
-process ends. The server's own life is `keeper`'s, its files are `cluster`'s.
-Invariant: an address that was handed out stays valid while the process that got it lives, also when PostgreSQL or the
-keeper is killed meanwhile.
+The server stops by itself after the last process that uses it ended, however that ended. The
+`supervisor` starts and stops it; `postgres` has its files and its process.
+Invariant: a returned address stays valid for the life of the process, even if PostgreSQL or the
+supervisor is killed meanwhile.
 """
 
 import os
@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from app.core import file_locks as lease
 from app.core.errors import StoreError, StoreUnavailable
+from app.core.file_locks import attempt, is_held, open_lock, try_lock
 from app.store.embedded.postgres import DATABASE, PORT, ROLE, answers
+from app.store.embedded.state_files import (
+    LEASE_LOCK,
+    START_LOCK,
+    STATUS_FILE,
+    SUPERVISOR_LOCK,
+    read_status,
+)
 from app.store.embedded.supervisor import DEFAULT_GRACE_S, LOG_FILE
 
 _POLL_S = 0.02
@@ -37,21 +44,22 @@ _leases_lock = threading.Lock()
 def ensure_embedded(
     directory: Path, *, grace_s: float = DEFAULT_GRACE_S, timeout_s: float = 60.0
 ) -> str:
-    """Start the local server, or join the one that runs, and stay its user until this process ends.
+    """Start the local server or join the running one, and use it until this process ends.
 
-    It blocks; call it from a thread when an event loop must go on. Safe from any number of processes and threads.
+    It blocks; call it in a thread of an event loop's process. Safe from any number of processes and
+    threads.
 
     Args:
-        directory: the server's own directory, such as `var/postgres`; made when it is not there.
-        grace_s: how long the server outlives its last user; counts for who starts it.
+        directory: of the server alone, such as `var/postgres`; created if missing.
+        grace_s: how long the server outlives its last user; applies if this call starts it.
         timeout_s: how long to wait for it.
 
     Returns:
-        The DSN of a server that took a connection just now.
+        The DSN of a server that has just accepted a connection.
 
     Raises:
-        StoreUnavailable: it did not come up in time.
-        StoreError: it can't be made here: no binaries, no right to write, data of another version.
+        StoreUnavailable: the server did not start in time.
+        StoreError: it can't run here: no binaries, no write access, data of another version.
     """
     directory = directory.resolve()
     with _leases_lock:
@@ -59,65 +67,58 @@ def ensure_embedded(
             return _leases[directory].dsn
         _make_private(directory)
         deadline = time.monotonic() + timeout_s
-        fd = lease.open_lock(directory / lease.LEASE_LOCK)
+        fd = open_lock(directory / LEASE_LOCK)
         try:
-            # A keeper that is just stopping its server holds this lock until it is down.
-            while not lease.try_lock(fd, shared=True):
+            # a supervisor that is stopping its server has this lock until the server is down
+            while not try_lock(fd, shared=True):
                 _wait(deadline, directory)
             socket_dir = _start_or_join(directory, grace_s, deadline)
         except BaseException:
             os.close(fd)
             raise
-        _leases[directory] = _Lease(
-            fd, f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_dir)}&port={PORT}"
-        )
+        dsn = f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_dir)}&port={PORT}"
+        _leases[directory] = _Lease(fd, dsn)
         threading.Thread(
-            target=_replace_lost_keepers, args=(directory, fd, grace_s), daemon=True
+            target=_replace_lost_supervisors, args=(directory, fd, grace_s), daemon=True
         ).start()
-        return _leases[directory].dsn
+        return dsn
 
 
 def release_embedded(directory: Path) -> None:
-    """Stop being a user of a local server before this process ends; without effect when we are none."""
+    """Stop using a local server before this process ends; no effect when it is not used."""
     with _leases_lock:
-        held = _leases.pop(directory.resolve(), None)
-        if held is not None:
-            os.close(held.fd)
+        lease = _leases.pop(directory.resolve(), None)
+        if lease is not None:
+            os.close(lease.fd)
 
 
 def _start_or_join(directory: Path, grace_s: float, deadline: float) -> str:
     started = False
     while True:
-        status = lease.read_status(directory)
+        status = read_status(directory)
         if status is not None and status.state == "ready" and answers(Path(status.socket_dir)):
             return status.socket_dir
         if status is not None and status.state == "failed" and started:
             raise StoreError(status.message)
-        started = _start_keeper(directory, grace_s) or started
+        started = _start_supervisor(directory, grace_s) or started
         _wait(deadline, directory)
 
 
-def _start_keeper(directory: Path, grace_s: float) -> bool:
-    with lease.attempt(directory / lease.START_LOCK) as ours:
-        if not ours or lease.is_held(directory / lease.KEEPER_LOCK):
+def _start_supervisor(directory: Path, grace_s: float) -> bool:
+    with attempt(directory / START_LOCK) as locked:
+        if not locked or is_held(directory / SUPERVISOR_LOCK):
             return False
-        (directory / lease.STATUS_FILE).unlink(missing_ok=True)
+        (directory / STATUS_FILE).unlink(missing_ok=True)
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PG")
         }
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, (str(_PROJECT_DIR), environment.get("PYTHONPATH")))
         )
+        command = (sys.executable, "-m", "app.store.embedded.supervisor", directory)
         with (directory / LOG_FILE).open("ab") as log:
             done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "app.store.embedded.supervisor",
-                    directory,
-                    "--grace-s",
-                    str(grace_s),
-                ],
+                [*command, "--grace-s", str(grace_s)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -127,33 +128,31 @@ def _start_keeper(directory: Path, grace_s: float) -> bool:
             )
         if done.returncode:
             raise StoreError(
-                f"expected a keeper to start, found exit {done.returncode}: read {directory / LOG_FILE}"
+                f"expected the supervisor of the local server to start, found exit "
+                f"{done.returncode}: read {directory / LOG_FILE}"
             )
         give_up = time.monotonic() + 5.0
-        while (
-            not lease.is_held(directory / lease.KEEPER_LOCK)
-            and lease.read_status(directory) is None
-        ):
+        while not is_held(directory / SUPERVISOR_LOCK) and read_status(directory) is None:
             if time.monotonic() > give_up:
                 return True
             time.sleep(_POLL_S)
         return True
 
 
-def _replace_lost_keepers(directory: Path, fd: int, grace_s: float) -> None:
+def _replace_lost_supervisors(directory: Path, fd: int, grace_s: float) -> None:
     while True:
         time.sleep(0.25)
-        held = _leases.get(directory)
-        if held is None or held.fd != fd:
+        lease = _leases.get(directory)
+        if lease is None or lease.fd != fd:
             return
         try:
-            if lease.is_held(directory / lease.KEEPER_LOCK):
+            if is_held(directory / SUPERVISOR_LOCK):
                 continue
-            _start_keeper(directory, grace_s)
+            _start_supervisor(directory, grace_s)
         except (StoreError, OSError):
             time.sleep(_RESTART_PAUSE_S)
             continue
-        status = lease.read_status(directory)
+        status = read_status(directory)
         if status is not None and status.state == "failed":
             time.sleep(_RESTART_PAUSE_S)
 
@@ -164,12 +163,13 @@ def _make_private(directory: Path) -> None:
         owner = directory.stat().st_uid
     except OSError as error:
         raise StoreError(
-            f"expected to keep the local server in {directory}, found: {error}: set HYDRAULIC_VAR_DIR or HYDRAULIC_DSN"
+            f"expected to run the local server in {directory}, found: {error}: set "
+            "HYDRAULIC_VAR_DIR or HYDRAULIC_DSN"
         ) from error
     if owner != os.geteuid():
         raise StoreError(
-            f"expected {directory} to belong to user {os.geteuid()}, found owner {owner}: run as that user, or set "
-            f"HYDRAULIC_VAR_DIR or HYDRAULIC_DSN"
+            f"expected {directory} to belong to user {os.geteuid()}, found owner {owner}: run as "
+            "that user, or set HYDRAULIC_VAR_DIR or HYDRAULIC_DSN"
         )
     directory.chmod(0o700)
 
@@ -177,6 +177,7 @@ def _make_private(directory: Path) -> None:
 def _wait(deadline: float, directory: Path) -> None:
     if time.monotonic() > deadline:
         raise StoreUnavailable(
-            f"expected the local server to answer in time, found that it does not: read {directory / LOG_FILE}"
+            "expected the local server to answer in time, found that it does not: read "
+            f"{directory / LOG_FILE}"
         )
     time.sleep(_POLL_S)

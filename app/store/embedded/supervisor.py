@@ -1,8 +1,9 @@
-"""The process that keeps the local server running while somebody uses it: `python -m app.store.embedded.supervisor DIRECTORY`.
+"""Runs the local server while any process uses it: `python -m app.store.embedded.supervisor DIR`.
 
-It belongs to no user of the database: it detaches itself, so that neither Ctrl-C in a terminal nor Ray ending a worker
-reaches it. It starts PostgreSQL, starts it again when it dies, and stops it soon after the last user has gone.
-Invariant: at most one keeper lives per directory, and it never stops the server while a process holds a lease.
+The supervisor detaches itself, so neither Ctrl-C in a terminal nor Ray ending a worker stops it. It
+starts PostgreSQL, restarts it when it dies, and stops it soon after the last user ended.
+Invariant: a directory has at most one supervisor, which never stops the server while a process has
+a lease.
 """
 
 import argparse
@@ -19,9 +20,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from app.core import file_locks as lease
 from app.core.errors import HydraulicDiagnosticsError, StoreError
+from app.core.file_locks import attempt, open_lock, try_lock, unlock
 from app.store.embedded.postgres import PostgresServer, make_runtime
+from app.store.embedded.state_files import (
+    LEASE_LOCK,
+    STATUS_FILE,
+    SUPERVISOR_LOCK,
+    State,
+    Status,
+    write_status,
+)
 
 DEFAULT_GRACE_S = 1.5
 LOG_FILE = "server.log"
@@ -35,110 +44,110 @@ _RESTART_WINDOW_S = 60.0
 
 
 class Supervisor:
-    """The life of one server, from taking the directory's lock to leaving nothing behind.
+    """Runs one server from start to clean-up.
 
     Args:
-        directory: where the data, the locks, the status and the log are; exists.
-        grace_s: how long the server outlives its last user, so that a restarted replica finds it running.
-        log: takes the server's own log lines and ours.
+        directory: with the data, the locks, the status and the log; exists.
+        grace_s: how long the server outlives its last user, for replicas that restart.
+        log: for the log lines of the server and the supervisor.
     """
 
     def __init__(self, directory: Path, grace_s: float, log: logging.Logger) -> None:
         self._directory = directory
         self._grace_s = grace_s
         self._log = log
-        self._asked_to_stop = False
+        self._stop_requested = False
         self._starts: list[float] = []
         self._partial_line = b""
         record = directory / _RUNTIME_FILE
         self._runtime = make_runtime(Path(record.read_text()) if record.exists() else None)
         record.write_text(str(self._runtime))
-        self._cluster = PostgresServer(directory, self._runtime)
+        self._server = PostgresServer(directory, self._runtime)
 
     def stop_soon(self, _signal: int, _frame: FrameType | None) -> None:
-        """Leave at the next turn: what SIGTERM and SIGINT ask for."""
-        self._asked_to_stop = True
+        """Stop at the next tick; handles SIGTERM and SIGINT."""
+        self._stop_requested = True
 
     def run(self) -> None:
-        """Keep the server until nobody uses it.
+        """Run the server until no process uses it.
 
         Raises:
-            StoreError: the server can't be made or does not stay up.
+            StoreError: the server can't be started or keeps ending.
         """
-        lease_fd = lease.open_lock(self._directory / lease.LEASE_LOCK)
+        lease_fd = open_lock(self._directory / LEASE_LOCK)
         self._say("starting")
         try:
             self._end_orphan()
-            self._cluster.prepare()
-            server = self._start()
+            self._server.prepare()
+            process = self._start()
             try:
-                self._watch(server, lease_fd)
+                self._watch(process, lease_fd)
             finally:
                 self._end_orphan()
         finally:
             self._clean()
             os.close(lease_fd)
 
-    def _watch(self, server: subprocess.Popen[bytes], lease_fd: int) -> None:
+    def _watch(self, process: subprocess.Popen[bytes], lease_fd: int) -> None:
         ready = False
         next_probe = 0.0
         idle_since: float | None = None
-        while not self._asked_to_stop:
-            self._copy_log(server, _TICK_S if ready else _PROBE_S)
-            if server.poll() is not None:
-                self._note(f"postgres ended with {server.returncode}, starting it again")
+        while not self._stop_requested:
+            self._copy_log(process, _TICK_S if ready else _PROBE_S)
+            if process.poll() is not None:
+                self._note(f"postgres ended with {process.returncode}, restarting it")
                 ready = False
                 self._say("starting")
-                self._cluster.clear_stragglers()
-                self._close_log(server)
-                server = self._start()
+                self._server.clear_stragglers()
+                self._close_log(process)
+                process = self._start()
             elif not ready and time.monotonic() >= next_probe:
-                # Each refused session is a line in the log, and each line wakes this loop.
+                # each refused session is a line in the log, and each line wakes this loop
                 next_probe = time.monotonic() + _PROBE_S
-                ready = self._cluster.answers()
+                ready = self._server.answers()
                 if ready:
                     self._say("ready")
-            if not lease.try_lock(lease_fd):
+            if not try_lock(lease_fd):
                 idle_since = None
                 continue
             now = time.monotonic()
             idle_since = now if idle_since is None else idle_since
             if now - idle_since >= self._grace_s:
-                # The lock stays ours: who comes now waits until the server is down, and starts a new one.
+                # keep the lock: a new user waits until the server is down and starts another
                 break
-            lease.unlock(lease_fd)
-        self._note("asked to stop" if self._asked_to_stop else "no user is left")
-        self._cluster.stop(server.pid)
-        server.wait()
-        self._close_log(server)
+            unlock(lease_fd)
+        self._note("stop requested" if self._stop_requested else "no user is left")
+        self._server.stop(process.pid)
+        process.wait()
+        self._close_log(process)
 
     def _start(self) -> subprocess.Popen[bytes]:
         now = time.monotonic()
         self._starts = [start for start in self._starts if now - start < _RESTART_WINDOW_S]
         if len(self._starts) >= _RESTARTS:
             raise StoreError(
-                f"expected PostgreSQL to stay up, found it ended {_RESTARTS} times in {_RESTART_WINDOW_S:.0f} s: "
-                f"read {self._directory / LOG_FILE}"
+                f"expected PostgreSQL to keep running, found it ended {_RESTARTS} times in "
+                f"{_RESTART_WINDOW_S:.0f} s: read {self._directory / LOG_FILE}"
             )
         if self._starts:
             time.sleep(min(2.0, 0.05 * 2 ** (len(self._starts) - 1)))
         self._starts.append(time.monotonic())
-        return self._cluster.start()
+        return self._server.start()
 
     def _end_orphan(self) -> None:
-        running = self._cluster.processes()
+        running = self._server.processes()
         if not running:
             return
-        postmaster = self._cluster.postmaster_pid()
+        postmaster = self._server.postmaster_pid()
         if postmaster in running:
-            self._note(f"stopping postgres {postmaster}, which lost its keeper")
-            self._cluster.stop(postmaster)
+            self._note(f"stopping postgres {postmaster}, which lost its supervisor")
+            self._server.stop(postmaster)
         else:
-            self._cluster.clear_stragglers()
+            self._server.clear_stragglers()
 
-    def _copy_log(self, server: subprocess.Popen[bytes], wait_s: float) -> None:
-        assert server.stderr is not None
-        fd = server.stderr.fileno()
+    def _copy_log(self, process: subprocess.Popen[bytes], wait_s: float) -> None:
+        assert process.stderr is not None
+        fd = process.stderr.fileno()
         if not select.select([fd], [], [], wait_s)[0]:
             return
         chunk = os.read(fd, 65_536)
@@ -148,45 +157,45 @@ class Supervisor:
         for line in lines:
             self._log.info("%s", line.decode(errors="replace"))
 
-    def _close_log(self, server: subprocess.Popen[bytes]) -> None:
-        assert server.stderr is not None
-        while select.select([server.stderr], [], [], 0)[0] and (
-            chunk := os.read(server.stderr.fileno(), 65_536)
+    def _close_log(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        while select.select([process.stderr], [], [], 0)[0] and (
+            chunk := os.read(process.stderr.fileno(), 65_536)
         ):
             self._log.info("%s", (self._partial_line + chunk).decode(errors="replace").rstrip())
             self._partial_line = b""
-        server.stderr.close()
+        process.stderr.close()
 
     def _note(self, event: str) -> None:
         now = datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
-        self._log.info("%s UTC [%s] KEEPER:  %s", now, os.getpid(), event)
+        self._log.info("%s UTC [%s] SUPERVISOR:  %s", now, os.getpid(), event)
 
-    def _say(self, state: lease.State, message: str = "") -> None:
-        lease.write_status(
+    def _say(self, state: State, message: str = "") -> None:
+        write_status(
             self._directory,
-            lease.Status(os.getpid(), state, str(self._cluster.socket_dir), message),
+            Status(os.getpid(), state, str(self._server.socket_dir), message),
         )
 
     def _clean(self) -> None:
         shutil.rmtree(self._runtime, ignore_errors=True)
         (self._directory / _RUNTIME_FILE).unlink(missing_ok=True)
-        (self._directory / lease.STATUS_FILE).unlink(missing_ok=True)
+        (self._directory / STATUS_FILE).unlink(missing_ok=True)
 
 
 def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
-    """Be the keeper of a directory until nobody uses its server; a failure is also in the status file.
+    """Supervise the server of a directory; write a failure to the status file too.
 
     Args:
-        directory: the server's directory; exists.
-        grace_s: seconds that the server outlives its last user.
+        directory: of the server; exists.
+        grace_s: how long the server outlives its last user.
 
     Returns:
-        False when another keeper is there already.
+        False when the directory has a supervisor already.
 
     Raises:
-        StoreError: the server can't be made or does not stay up.
+        StoreError: the server can't be started or keeps ending.
     """
-    with lease.attempt(directory / lease.KEEPER_LOCK, patience_s=1.0) as alone:
+    with attempt(directory / SUPERVISOR_LOCK, patience_s=1.0) as alone:
         if not alone:
             return False
         log = logging.getLogger(f"app.store.embedded.supervisor.{os.getpid()}")
@@ -198,13 +207,13 @@ def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
         file.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(file)
         try:
-            keeper = Supervisor(directory, grace_s, log)
-            signal.signal(signal.SIGTERM, keeper.stop_soon)
-            signal.signal(signal.SIGINT, keeper.stop_soon)
-            keeper.run()
+            supervisor = Supervisor(directory, grace_s, log)
+            signal.signal(signal.SIGTERM, supervisor.stop_soon)
+            signal.signal(signal.SIGINT, supervisor.stop_soon)
+            supervisor.run()
         except (HydraulicDiagnosticsError, OSError) as error:
-            log.exception("the keeper gave up")
-            lease.write_status(directory, lease.Status(os.getpid(), "failed", "", str(error)))
+            log.exception("the supervisor failed")
+            write_status(directory, Status(os.getpid(), "failed", "", str(error)))
             raise
         finally:
             file.close()
@@ -213,21 +222,21 @@ def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Detach from whoever started us and keep the server.
+    """Detach from the parent process and supervise the server.
 
     Args:
-        arguments: the directory and the options, as on the command line.
+        arguments: of the command line.
     """
     parser = argparse.ArgumentParser(
         prog="app.store.embedded.supervisor",
-        description="keep the local PostgreSQL while it is used",
+        description="run the local PostgreSQL while it is used",
     )
     parser.add_argument("directory", type=Path)
     parser.add_argument(
         "--grace-s", type=float, default=DEFAULT_GRACE_S, help="how long it outlives its last user"
     )
     parsed = parser.parse_args(arguments)
-    # Our parent waits for us no longer than this: the keeper is nobody's child and in no terminal's session.
+    # the parent waits until here; the supervisor is in no terminal's session
     if os.fork():
         os._exit(0)
     os.setsid()

@@ -14,7 +14,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
 from app.features.extraction import window_features
-from app.features.range_novelty import leaves_range
+from app.features.range_checks import leaves_range
 from app.model.graph import Prediction
 from tests.rig import rig_block
 from train.evaluation.record import THIS, Metrics
@@ -76,7 +76,7 @@ def test_default_holds_out_as_promised() -> None:
     }.items():
         assert found.grades[component].mean_macro_f1 >= promised
         assert len(found.grades[component].parts) == 5
-        interval = evaluation.certainty[component].health
+        interval = evaluation.uncertainty[component].health
         assert interval is not None
         assert 0.88 <= interval.coverage <= 0.92
     assert found.exact_match is not None

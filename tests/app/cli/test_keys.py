@@ -33,7 +33,7 @@ def scopes_of(dsn: str, secret: str) -> frozenset[str] | None:
 
 
 @pytest.mark.usefixtures("environment")
-def test_key_is_made_listed_without_its_secret_and_revoked(database_dsn: str):
+def test_key_is_created_listed_without_its_secret_and_revoked(database_dsn: str):
     code, secret = run("create", "plant historian", "--scopes", "read", "ingest")
     assert code == 0
     assert scopes_of(database_dsn, secret.strip()) == {"read", "ingest"}
@@ -48,7 +48,7 @@ def test_key_is_made_listed_without_its_secret_and_revoked(database_dsn: str):
 
 
 @pytest.mark.usefixtures("environment")
-def test_unknown_key_is_told(capsys: pytest.CaptureFixture[str]):
+def test_unknown_key_is_reported(capsys: pytest.CaptureFixture[str]):
     assert run("revoke", "77") == (1, "")
     assert "expected the number of a key, found 77" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The look at the ports before a start."""
+"""Check of the ports before a start."""
 
 import socket
 from pathlib import Path
@@ -17,13 +17,13 @@ def config_of(directory: Path, port: int) -> Path:
     return path
 
 
-def test_shipped_configuration_takes_these_ports_and_the_environment_moves_them():
+def test_ports_are_those_of_the_configuration_and_the_environment():
     assert [port.number for port in ports_of(CONFIG, {"RAY_SERVE_ENABLE_HA_PROXY": "0"})] == [8000]
     moved = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_STATS_PORT": "18404"}
     assert [port.number for port in ports_of(CONFIG, moved)] == [8000, 9101, 18404, 8500]
 
 
-def test_taken_port_is_named_with_what_to_do(
+def test_message_names_a_taken_port_and_its_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
@@ -33,12 +33,13 @@ def test_taken_port_is_named_with_what_to_do(
         port = listener.getsockname()[1]
         assert main(config_of(tmp_path, port)) == 1
     assert capsys.readouterr().err == (
-        f"error: expected port {port} to be free for HTTP, found somebody listening there: stop what does (this service may "
-        "run already), or set http_options.port in serve_config.yaml\n"
+        f"error: expected port {port} to be free for HTTP, found another process listening on it: "
+        "stop that process (the service may be running already), or set http_options.port in "
+        "serve_config.yaml\n"
     )
 
 
-def test_free_ports_say_nothing(
+def test_free_ports_give_no_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")

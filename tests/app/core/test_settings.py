@@ -1,4 +1,4 @@
-"""Settings: what an error may show of an address."""
+"""Settings of the environment."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from app.core.settings import PROJECT_DIR, Settings, without_passwords
 
 
-def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(
+def test_relative_path_of_the_serve_config_is_relative_to_the_project(
     monkeypatch: pytest.MonkeyPatch,
 ):
     assert Settings().serve_config == PROJECT_DIR / "serve_config.yaml"
@@ -31,5 +31,5 @@ def test_file_that_says_what_runs_is_of_the_project_unless_its_path_is_whole(
         ("sqlite:////var/mlflow.db", "sqlite:////var/mlflow.db"),
     ],
 )
-def test_every_address_is_told_without_who_asks(text: str, shown: str):
+def test_credentials_are_removed_from_every_address(text: str, shown: str):
     assert without_passwords(text) == shown

@@ -13,7 +13,7 @@ WriteRig = Callable[..., Path]
 
 @pytest.fixture
 def write_rig(tmp_path: Path) -> WriteRig:
-    """Return a function that writes a directory of `cycles` cycles; `rates_hz` overrides 1 Hz of single sensors."""
+    """Return a function that writes a directory of cycles; `rates_hz` overrides 1 Hz."""
 
     def write(
         cycles: int = 3, rates_hz: Mapping[str, int] | None = None, *, index: bool = True

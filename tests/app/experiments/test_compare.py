@@ -1,24 +1,24 @@
-"""The verdict and its sentence, on pairs whose truth is known."""
+"""The verdict and its sentence, on pairs with known truth."""
 
 import numpy as np
 import pytest
 
-from app.experiments.compare import Reading, compare
-from app.experiments.pairs import gathered
+from app.experiments.compare import ReadStatus, compare
+from app.experiments.pairs import collect_pairs
 from app.experiments.report import Experiment
 from app.experiments.verdict import more_needed, truths_of, verdict_of
-from tests.app.experiments.test_pairs import grade, row, told
+from tests.app.experiments.test_pairs import grade, predicted, row
 
-ALL = Reading(0, complete=True)
+ALL = ReadStatus(0, complete=True)
 
 
 def experiment(
     first: str, second: str, labels: str | None = None, *, machines: int = 1
 ) -> Experiment:
-    """Compare version 3 with version 4: a letter for each window's condition, and for its label; '-' is not told."""
+    """Compare versions 3 and 4 by one letter per window and label; '-' is an abstention."""
 
     def answer(letter: str):
-        return (told(None, None, "unknown") if letter == "-" else told(letter),)
+        return (predicted(None, None, "unknown") if letter == "-" else predicted(letter),)
 
     rows = [
         row(
@@ -30,34 +30,34 @@ def experiment(
         )
         for number, (a, b) in enumerate(zip(first, second, strict=True))
     ]
-    return compare("3", "4", gathered(rows[::-1]), ALL)
+    return compare("3", "4", collect_pairs(rows[::-1]), ALL)
 
 
-def test_version_that_is_right_more_often_is_better_and_the_other_way_round():
+def test_version_that_is_right_more_often_is_better():
     better = experiment("a" * 200, "b" * 60 + "a" * 140, "b" * 60 + "a" * 140, machines=200)
     assert (better.verdict, better.elsewhere, better.more) == ("better", "better", None)
     assert better.sentence == (
         "4 is better: pump right in 100.0% with 4 and in 70.0% with 3 of 200 labelled windows. "
-        "That goes for others like these too, by 200 machines or conditions of one"
+        "The same holds for others like these, by 200 machines or conditions of one"
     )
     worse = experiment("b" * 60 + "a" * 140, "a" * 200, "b" * 60 + "a" * 140, machines=200)
     assert (worse.verdict, worse.elsewhere) == ("worse", "worse")
     assert worse.sentence.startswith("4 is worse: pump right in 70.0% with 4 and in 100.0% with 3")
 
 
-def test_error_that_lasts_is_known_of_what_was_compared_and_not_elsewhere():
-    # one machine, wrong all the time in one of two conditions: two observations of the truth
+def test_lasting_error_decides_the_compared_machines_only():
+    # one machine, always wrong in one of two conditions: two observations
     found = experiment("a" * 300, "b" * 100 + "a" * 200, "b" * 100 + "a" * 200)
     assert (found.verdict, found.elsewhere) == ("better", "unknown")
     assert (
-        "Whether that goes for others like these is not yet known, by 2 machines or conditions of one: about"
-        in found.sentence
+        "Whether the same holds for others like these is not yet known, by 2 machines or "
+        "conditions of one: about" in found.sentence
     )
     assert found.more_conditions is not None
     assert 2 < found.more_conditions < 100
 
 
-def test_few_labels_leave_it_open_and_say_how_many_more():
+def test_few_labels_are_undecided_with_an_estimate_of_how_many_more():
     found = experiment("aaaaaaaaaa", "aaabaaaaaa", "a" * 10, machines=10)
     assert (found.verdict, found.components[0].accuracy is not None) == ("unknown", True)
     assert found.sentence.startswith("not yet known, about ")
@@ -69,14 +69,14 @@ def test_few_labels_leave_it_open_and_say_how_many_more():
     assert 20 < found.more < 200
 
 
-def test_estimate_of_how_many_more_is_of_the_right_size():
+def test_estimate_of_how_many_more_is_within_a_factor_of_two():
     generator = np.random.default_rng(0)
     needed, estimated = [], []
     for _ in range(30):
         wrong = generator.random(1500) < 0.05
-        pairs = gathered(
+        pairs = collect_pairs(
             [
-                row(number, (told("a"),), (told("b" if each else "a"),), grade("a"))
+                row(number, (predicted("a"),), (predicted("b" if each else "a"),), grade("a"))
                 for number, each in enumerate(wrong)
             ][::-1]
         )
@@ -91,11 +91,11 @@ def test_estimate_of_how_many_more_is_of_the_right_size():
         assert more is not None
         needed.append(known - 60)
         estimated.append(more)
-    # from 60 windows with some three errors: right within a factor of two at the median
+    # from 60 windows with about three errors, at the median
     assert 0.5 < np.median(estimated) / np.median(needed) < 2
 
 
-def test_without_labels_it_is_told_how_they_differ_and_not_who_is_right():
+def test_without_labels_the_sentence_says_how_they_differ():
     found = experiment("a" * 50, "b" * 10 + "a" * 40)
     assert (found.verdict, found.more, found.elsewhere, found.components[0].accuracy) == (
         "unknown",
@@ -104,15 +104,16 @@ def test_without_labels_it_is_told_how_they_differ_and_not_who_is_right():
         None,
     )
     assert found.sentence == (
-        "not yet known: no label says whether 4 or 3 is right. They differ in 10 of 50 windows: pump in 10"
+        "not yet known: no label says whether 4 or 3 is right. "
+        "They differ in 10 of 50 windows: pump in 10"
     )
     assert found.disagreement.count == found.components[0].disagreement.count == 10
     low, high = found.disagreement.interval
     assert 0.05 < low < 0.2 < high < 0.5
-    assert experiment("a" * 50, "a" * 50).sentence.endswith("They told the same in all 50 windows")
+    assert experiment("a" * 50, "a" * 50).sentence.endswith("They agree in all 50 windows")
 
 
-def test_versions_that_hardly_ever_differ_are_alike_once_there_is_enough():
+def test_versions_that_hardly_differ_are_alike_after_enough_windows():
     found = experiment("a" * 1000, "a" * 1000, "a" * 1000, machines=1000)
     assert (found.verdict, found.elsewhere) == ("alike", "alike")
     assert found.sentence.startswith(
@@ -124,13 +125,19 @@ def test_versions_that_hardly_ever_differ_are_alike_once_there_is_enough():
     assert 100 < few.more < 900
 
 
-def test_better_here_and_worse_there_is_neither():
-    both = (told("a"), told("a", name="valve"))
+def test_better_at_one_component_and_worse_at_another_is_mixed():
+    both = (predicted("a"), predicted("a", name="valve"))
     rows = [
-        row(number, both, (told("b"), told("b", name="valve")), grade("b"), grade("a", "valve"))
+        row(
+            number,
+            both,
+            (predicted("b"), predicted("b", name="valve")),
+            grade("b"),
+            grade("a", "valve"),
+        )
         for number in range(100)
     ]
-    found = compare("3", "4", gathered(rows[::-1]), ALL)
+    found = compare("3", "4", collect_pairs(rows[::-1]), ALL)
     assert found.verdict == "mixed"
     assert found.sentence.startswith(
         "4 is better at some components and worse at others: pump right in 100.0% with 4"
@@ -138,7 +145,7 @@ def test_better_here_and_worse_there_is_neither():
     assert "; but valve right in 0.0% with 4" in found.sentence
 
 
-def test_what_is_not_told_is_counted_and_is_not_right():
+def test_abstentions_are_counted_and_score_zero():
     found = experiment("a" * 100, "-" * 30 + "a" * 70, "a" * 100, machines=100)
     (component,) = found.components
     assert (component.untold_a, component.untold_b, component.disagreement.count) == (0, 30, 30)
@@ -149,10 +156,10 @@ def test_what_is_not_told_is_counted_and_is_not_right():
 
 def test_health_difference_has_an_interval_around_it():
     rows = [
-        row(number, (told("a", 0.8),), (told("a", 0.75 + 0.01 * (number % 2)),))
+        row(number, (predicted("a", 0.8),), (predicted("a", 0.75 + 0.01 * (number % 2)),))
         for number in range(400)
     ]
-    (component,) = compare("3", "4", gathered(rows[::-1]), ALL).components
+    (component,) = compare("3", "4", collect_pairs(rows[::-1]), ALL).components
     found = component.health_difference
     assert found is not None
     assert found.mean == pytest.approx(-0.045)
@@ -160,9 +167,12 @@ def test_health_difference_has_an_interval_around_it():
     assert -0.08 < low < -0.045 < high < -0.01
 
 
-def test_answers_and_times_are_counted_for_either():
+def test_abstentions_and_latencies_are_per_version():
     found = compare(
-        "3", "4", gathered([row(1, (told("a"),), (told("a"),))]), Reading(7, complete=False)
+        "3",
+        "4",
+        collect_pairs([row(1, (predicted("a"),), (predicted("a"),))]),
+        ReadStatus(7, complete=False),
     )
     assert (found.windows, found.machines, found.repeated, found.complete) == (1, 1, 7, False)
     assert (found.abstained_a, found.abstained_b) == (0, 1)

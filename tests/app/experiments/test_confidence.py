@@ -1,4 +1,4 @@
-"""The confidence sequence: hand-computed capital, order, coverage while somebody looks all the time."""
+"""The confidence sequence: hand-computed capital, order, coverage at every look."""
 
 import math
 
@@ -13,8 +13,8 @@ ALPHA = 0.05
 VALUES = st.lists(st.floats(-1, 1), min_size=1, max_size=60)
 
 
-def test_capital_of_one_value_is_what_the_bets_make_of_it():
-    # one value of 1 against a mean of 0.5: each bet g pays 1 + g (1 / 0.5 - 1), so 1 + g; the mean of these decides
+def test_capital_of_one_value_is_the_mean_of_the_bets():
+    # one value of 1 against a mean of 0.5: each bet g pays 1 + g (1 / 0.5 - 1) = 1 + g
     pays = 1 + float(BETS_G.mean())
     one = Sample(np.array([1.0]), np.array([1.0]))
     assert side_of(one, 0.5, 2 / pays * 1.001) == 1
@@ -22,7 +22,7 @@ def test_capital_of_one_value_is_what_the_bets_make_of_it():
     assert side_of(one.mirrored, 0.5, 2 / pays * 1.001) == -1
 
 
-def test_lower_bound_is_where_the_capital_is_enough():
+def test_lower_bound_is_where_the_capital_suffices():
     ones = Sample(np.array([1.0]), np.array([20.0]))
     low, high = mean_interval(ones, ALPHA)
     capital = float(np.mean((1 + BETS_G * (1 / low - 1)) ** 20))
@@ -30,7 +30,7 @@ def test_lower_bound_is_where_the_capital_is_enough():
     assert high == 1.0
 
 
-def test_nothing_is_known_without_values():
+def test_interval_without_values_is_everything():
     assert mean_interval(sample_of(np.array([]), -1.0, 1.0), ALPHA) == (0.0, 1.0)
     assert side_of(sample_of(np.array([]), -1.0, 1.0), 0.5, ALPHA) == 0
 
@@ -68,22 +68,22 @@ def test_order_does_not_count(values: list[float], random):
 
 
 @pytest.mark.parametrize("kind", ["independent", "lasting", "drifting"])
-def test_mean_of_what_was_expected_is_hardly_ever_left_though_looked_at_after_every_value(
+def test_coverage_holds_at_every_look(
     kind: str,
 ):
-    """Of 200 sequences of 300 values at most 5 % may leave the interval at any look; no kind of dependence changes that."""
+    """At most 5 % of 200 sequences may leave the interval at any look, however dependent."""
     left = 0
     for seed in range(200):
         generator = np.random.default_rng(seed)
         if kind == "independent":
             expected_N = np.full(300, 0.1)
-        elif kind == "lasting":  # each level lasts for 30 values and is drawn anew
+        elif kind == "lasting":  # each level lasts for 30 values
             expected_N = np.repeat(generator.choice([0.0, 0.1, 0.6], 10), 30)
         else:
             expected_N = np.linspace(0.0, 0.4, 300)
         value_N = (generator.random(300) < expected_N).astype(np.float64)
         truth_N = np.cumsum(expected_N) / np.arange(1, 301)
-        # at the true mean, both sides of the interval, after every value: what `side_of` works out from scratch
+        # at the true mean, both sides of the interval, after every value, as `side_of` computes it
         gain_N = [
             _capital(value_N[:count], float(truth_N[count - 1])) for count in range(10, 301, 10)
         ]
@@ -101,7 +101,7 @@ def _capital(value_N: np.ndarray, mean: float) -> float:
     )
 
 
-def test_values_that_hardly_differ_are_known_sooner():
+def test_values_that_hardly_differ_need_fewer():
     generator = np.random.default_rng(0)
     widths = []
     for spread in (0.01, 0.1, 0.5):

@@ -1,15 +1,15 @@
-"""Rows of the store as pairs: one for a window, and what labels make of them."""
+"""Rows of the store as pairs: one per window, scored by labels."""
 
 import numpy as np
 import pytest
 
-from app.experiments.pairs import ABSENT, Gathering, gathered, score
+from app.experiments.pairs import ABSENT, PairCollector, collect_pairs, score
 from app.store.experiments import KnownTruth, PairRow, PredictedComponent
 
 WINDOW_US = 60_000_000
 
 
-def told(
+def predicted(
     condition: str | None, health: float | None = 0.9, state: str = "healthy", name: str = "pump"
 ) -> PredictedComponent:
     return PredictedComponent(name, health, condition, state)
@@ -25,9 +25,19 @@ def row(
 ) -> PairRow:
     start_us = number * WINDOW_US
     created_us = start_us + WINDOW_US if created is None else created
+    end_us = start_us + WINDOW_US
+    answers, abstained, latency_s = (first, second), (False, True), (0.1, 0.2)
     return PairRow(
-        f"{created_us:032x}", created_us, machine, start_us, start_us + WINDOW_US, (first, second), (False, True), (0.1, 0.2), truths
-    )  # fmt: skip
+        f"{created_us:032x}",
+        created_us,
+        machine,
+        start_us,
+        end_us,
+        answers,
+        abstained,
+        latency_s,
+        truths,
+    )
 
 
 def grade(name: str, component_id: str = "pump") -> KnownTruth:
@@ -37,72 +47,72 @@ def grade(name: str, component_id: str = "pump") -> KnownTruth:
 @pytest.mark.parametrize(
     ("answer", "truth", "right"),
     [
-        (told("1"), grade("1"), 1.0),
-        (told("2"), grade("1"), 0.0),
-        (told(None, None, "unknown"), grade("1"), 0.0),
-        (told("1", 0.75), KnownTruth("pump", None, 0.5), 0.75),
-        (told(None, None, "unknown"), KnownTruth("pump", None, 1.0), 0.0),
+        (predicted("1"), grade("1"), 1.0),
+        (predicted("2"), grade("1"), 0.0),
+        (predicted(None, None, "unknown"), grade("1"), 0.0),
+        (predicted("1", 0.75), KnownTruth("pump", None, 0.5), 0.75),
+        (predicted(None, None, "unknown"), KnownTruth("pump", None, 1.0), 0.0),
     ],
 )
-def test_answer_is_right_by_its_grade_or_near_by_its_health(
+def test_score_is_by_grade_or_by_distance_of_health(
     answer: PredictedComponent, truth: KnownTruth, right: float
 ):
     assert score(answer, truth) == pytest.approx(right)
 
 
-def test_window_that_was_asked_for_again_counts_once_with_its_first_answer():
-    first = row(1, (told("0"),), (told("1"),), created=10)
-    again = row(1, (told("2"),), (told("2"),), created=99)
-    gathering = Gathering()
-    gathering.add([again])
-    gathering.add([first])
-    pairs = gathering.pairs()
-    assert (len(pairs), gathering.answers, pairs.created_us_P.tolist()) == (1, 2, [10])
-    assert pairs.told_2PC[0, 0, 0] != pairs.told_2PC[1, 0, 0]
+def test_repeated_window_counts_once_with_its_first_answer():
+    first = row(1, (predicted("0"),), (predicted("1"),), created=10)
+    again = row(1, (predicted("2"),), (predicted("2"),), created=99)
+    collector = PairCollector()
+    collector.add([again])
+    collector.add([first])
+    pairs = collector.pairs()
+    assert (len(pairs), collector.answers, pairs.created_us_P.tolist()) == (1, 2, [10])
+    assert pairs.answer_2PC[0, 0, 0] != pairs.answer_2PC[1, 0, 0]
 
 
 def test_windows_that_share_readings_count_once():
     def at(start_us: int, created_us: int, machine: str = "rig") -> PairRow:
-        whole = row(0, (told("0"),), (told("1"),), created=created_us, machine=machine)
+        whole = row(0, (predicted("0"),), (predicted("1"),), created=created_us, machine=machine)
         return whole._replace(start_us=start_us, end_us=start_us + WINDOW_US)
 
     tenth = WINDOW_US // 10
     overlapping = [at(place * tenth, place) for place in range(30)]
-    pairs = gathered([*overlapping, at(tenth, 99, machine="other")])
+    pairs = collect_pairs([*overlapping, at(tenth, 99, machine="other")])
     assert pairs.created_us_P.tolist() == [0, 10, 20, 99]
 
 
-def test_state_speaks_where_there_is_no_condition_and_never_equals_one():
-    pairs = gathered(
+def test_state_replaces_a_missing_condition_and_never_equals_one():
+    pairs = collect_pairs(
         [
-            row(3, (told(None, state="watch"),), (told(None, state="healthy"),)),
-            row(2, (told(None, state="watch"),), (told(None, state="watch"),)),
-            row(1, (told("watch"),), (told(None, state="watch"),)),
+            row(3, (predicted(None, state="watch"),), (predicted(None, state="healthy"),)),
+            row(2, (predicted(None, state="watch"),), (predicted(None, state="watch"),)),
+            row(1, (predicted("watch"),), (predicted(None, state="watch"),)),
         ]
     )
-    assert (pairs.told_2PC[0] == pairs.told_2PC[1])[:, 0].tolist() == [False, True, False]
+    assert (pairs.answer_2PC[0] == pairs.answer_2PC[1])[:, 0].tolist() == [False, True, False]
 
 
-def test_component_that_an_answer_lacks_is_absent_and_has_no_score():
-    pairs = gathered(
+def test_component_missing_from_an_answer_is_absent_and_unscored():
+    pairs = collect_pairs(
         [
             row(
                 1,
-                (told("0"), told("0", name="valve")),
-                (told("0"),),
+                (predicted("0"), predicted("0", name="valve")),
+                (predicted("0"),),
                 grade("0", component_id="valve"),
             )
         ]
     )
     assert pairs.component_ids == ("pump", "valve")
-    assert pairs.told_2PC[1, 0].tolist()[1] == ABSENT
+    assert pairs.answer_2PC[1, 0].tolist()[1] == ABSENT
     assert np.isnan(pairs.score_2PC).all()
     assert np.isnan(pairs.health_2PC[1, 0, 1])
 
 
-def test_windows_of_a_machine_under_equal_labels_are_of_one_condition():
-    both = (told("0"),), (told("0"),)
-    pairs = gathered(
+def test_windows_of_a_machine_under_equal_labels_have_one_condition():
+    both = (predicted("0"),), (predicted("0"),)
+    pairs = collect_pairs(
         [
             row(6, *both, KnownTruth("pump", None, 0.81), machine="press"),
             row(5, *both, KnownTruth("pump", None, 0.79), machine="press"),
@@ -118,10 +128,13 @@ def test_windows_of_a_machine_under_equal_labels_are_of_one_condition():
     assert len({one, two, four, five}) == 4
 
 
-def test_some_of_the_pairs_are_as_they_were():
-    rows = [row(number, (told(str(number)),), (told("0"),), grade("0")) for number in (3, 2, 1)]
-    some = gathered(rows).only(np.array([0, 2]))
-    alone = gathered([rows[0], rows[2]])
+def test_selected_pairs_are_unchanged():
+    rows = [
+        row(number, (predicted(str(number)),), (predicted("0"),), grade("0"))
+        for number in (3, 2, 1)
+    ]
+    some = collect_pairs(rows).only(np.array([0, 2]))
+    alone = collect_pairs([rows[0], rows[2]])
     assert (some.score_2PC == alone.score_2PC).all()
     assert (some.created_us_P == alone.created_us_P).all()
     assert len(some) == 2

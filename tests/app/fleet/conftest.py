@@ -1,4 +1,4 @@
-"""A small fleet: some rigs with a measured cycle each, two released versions of small networks, and the plan of a run."""
+"""A small fleet: rigs with a measured cycle each, two released small networks, and a plan."""
 
 from datetime import UTC, datetime
 from pathlib import Path

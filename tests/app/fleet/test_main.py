@@ -1,4 +1,4 @@
-"""The command: wrong use without Ray, and one whole run, stopped and resumed, through Ray Data's own workers."""
+"""The command: wrong use without Ray, and a whole run, stopped and resumed, with Ray Data."""
 
 import asyncio
 import hashlib
@@ -30,7 +30,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--batch", "0"), "number from 1"),
         (("--workers", "many"), "number from 1"),
@@ -41,13 +41,13 @@ def command(*arguments: str) -> tuple[int, str, str]:
         (("--model", "1"), "unrecognized arguments"),
     ],
 )
-def test_wrong_argument_is_told(
-    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_argument_is_reported(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit) as ended:
         command(*arguments)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_command_is_named(capsys: pytest.CaptureFixture[str]):
@@ -60,7 +60,7 @@ def test_wrong_use_ends_with_2_before_ray_starts(database_dsn: str, config: Path
     ids = tmp_path / "ids.txt"
     ids.write_text("rig-1\n")
     common = ("--dsn", database_dsn, "--config", str(config))
-    for arguments, told in [
+    for arguments, message in [
         ((), "at least one registered machine"),
         (("--equipment", "no/such/file"), "which is neither"),
         (("--equipment", str(ids), "--design", "press"), "found both"),
@@ -72,7 +72,7 @@ def test_wrong_use_ends_with_2_before_ray_starts(database_dsn: str, config: Path
     ]:
         status, out, err = command(*common, *arguments)
         assert (status, out) == (2, ""), arguments
-        assert told in err
+        assert message in err
     assert not ray.is_initialized()
 
 
@@ -87,11 +87,13 @@ def test_database_that_is_away_ends_with_1(config: Path):
 def test_run_with_a_changed_file_of_ids_is_refused(database_dsn: str, config: Path, tmp_path: Path):
     ids = tmp_path / "ids.txt"
     ids.write_text("rig-1\n")
-    asked = RunRequest(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
+    request = RunRequest(
+        equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest()
+    )
     asyncio.run(
         begin(
             database_dsn,
-            FleetRun("files", NOW, make_plan(asked, AT, config, NOW).model_dump_json()),
+            FleetRun("files", NOW, make_plan(request, AT, config, NOW).model_dump_json()),
         )
     )
     ids.write_text("rig-1\nrig-2\n")
@@ -145,10 +147,12 @@ def test_killed_run_is_finished_by_ray(
 ):
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join((*rigs, "gone")))
-    asked = RunRequest(equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest())
-    run = FleetRun("nightly", NOW, plan.model_copy(update={"asked": asked}).model_dump_json())
+    request = RunRequest(
+        equipment=str(ids), ids_sha256=hashlib.sha256(ids.read_bytes()).hexdigest()
+    )
+    run = FleetRun("nightly", NOW, plan.model_copy(update={"request": request}).model_dump_json())
     asyncio.run(begin(database_dsn, run, rigs[:3]))
-    # what the service releases now is not asked: the plan holds what it released when the run began
+    # the plan has what the service released when the run began
     config.unlink()
 
     status, out, err = command(

@@ -7,7 +7,7 @@ import pytest
 from app.checkpoint.manifest import WEIGHTS, read_manifest
 from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR
-from app.fleet.plan import Plan, RunRequest, check_asked, like_pattern, read_ids, run_name
+from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
 from app.fleet.released import make_plan, read_released
 from app.store.fleet import Selection
 from tests.app.fleet.conftest import AT, NOW, write_config
@@ -85,12 +85,12 @@ def test_missing_configuration_is_refused(tmp_path: Path):
 
 
 def test_run_goes_on_only_with_what_it_began_with(plan: Plan):
-    check_asked("r", plan, RunRequest(), None)
-    check_asked("r", plan, RunRequest(), AT)
+    check_options("r", plan, RunRequest(), None)
+    check_options("r", plan, RunRequest(), AT)
     with pytest.raises(InputError, match=r"expected --at as run 'r' began with"):
-        check_asked("r", plan, RunRequest(), AT + timedelta(seconds=1))
+        check_options("r", plan, RunRequest(), AT + timedelta(seconds=1))
     with pytest.raises(InputError, match=r"expected --model-version as .* \(None\), found 2"):
-        check_asked("r", plan, RunRequest(model_version="2"), None)
+        check_options("r", plan, RunRequest(model_version="2"), None)
 
 
 def test_name_follows_from_time_and_wishes():
@@ -107,7 +107,7 @@ def test_glob_becomes_a_pattern_of_like(plan: Plan):
     assert like_pattern("rig_*-?") == r"rig\_%-_"
     with pytest.raises(InputError, match="which is neither"):
         like_pattern("nowhere/ids.txt")
-    globbed = plan.model_copy(update={"asked": RunRequest(equipment="a*", design="d")})
+    globbed = plan.model_copy(update={"request": RunRequest(equipment="a*", design="d")})
     assert globbed.selection == Selection("a%", "d")
 
 
@@ -125,3 +125,8 @@ def test_file_of_ids_is_read_without_comments_and_repeats(tmp_path: Path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="text file"):
         read_ids(path)
+
+
+def test_plan_of_an_earlier_version_is_read(plan: Plan):
+    stored = plan.model_dump_json().replace('"request":', '"asked":')
+    assert Plan.model_validate_json(stored) == plan

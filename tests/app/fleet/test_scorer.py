@@ -1,13 +1,15 @@
-"""Pages to diagnoses with a real database and small networks; the service's own way is the measure."""
+"""Pages to diagnoses, with a real database and small networks."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from app.checkpoint.files import load
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, StoreError
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.input_quality import Thresholds
@@ -16,8 +18,8 @@ from app.fleet import scorer as module
 from app.fleet.plan import Plan, RunRequest
 from app.fleet.released import make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
-from app.model.graph import GraphBatch, ModelOutput, build_graph
-from app.model.network import Network, score
+from app.model.graph import GraphGroup, Prediction, build_topology
+from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis, Window
 from app.serving.ingress.traffic import order_of_versions
 from app.serving.ingress.windows import Bins
@@ -50,7 +52,7 @@ async def stored(store: Store, *equipment_ids: str) -> list[Diagnosis]:
         for name in equipment_ids
         for body in await store.diagnosis_history(name, None, None, 100)
     ]
-    return [Diagnosis.model_validate_json(body) for body in bodies]
+    return [Diagnosis.from_json(body) for body in bodies]
 
 
 async def test_every_machine_is_diagnosed_with_the_version_of_traffic(
@@ -206,15 +208,15 @@ async def test_graph_that_fails_fails_alone(
 ):
     write_config(config, checkpoints, {"1": 100, "2": 0})
     plan = make_plan(RunRequest(), AT, config, NOW)
-    score, sizes = module.score, list[int]()
+    predict, sizes = Predictor.predict, list[int]()
 
-    def failing(model: Network, graph: GraphBatch) -> ModelOutput:
-        sizes.append(graph.graphs)
-        if graph.graphs > 1 or len(sizes) == 2:
+    def failing(self: Predictor, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        sizes.append(sum(group.windows for group in groups))
+        if sizes[-1] > 1 or len(sizes) == 2:
             raise RuntimeError("out of memory")
-        return score(model, graph)
+        return predict(self, groups)
 
-    monkeypatch.setattr(module, "score", failing)
+    monkeypatch.setattr(Predictor, "predict", failing)
 
     found = await scorer_of(store, await begin(store, plan), plan, 32).score_page(
         Page(machines=7, ids=rigs)
@@ -222,9 +224,7 @@ async def test_graph_that_fails_fails_alone(
 
     assert sizes == [len(rigs)] + [1] * len(rigs)
     reasons = [item.reason for item in found if item.status == "failed"]
-    assert reasons == [
-        "an error of our own (RuntimeError): report it with the topology and the log"
-    ]
+    assert reasons == ["an internal error (RuntimeError): report it with the topology and the log"]
     assert "machine not scored" in caplog.text
     assert len(await stored(store, *rigs)) == len(rigs) - 1
 
@@ -237,14 +237,11 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
     page = Page(machines=1, ids=rigs[:1])
     await scorer_of(store, run, plan).score_page(page)
     (fresh,) = await stored(store, rigs[0])
-    before = fresh.model_copy(
-        update={
-            "diagnosis_id": "0" * 32,
-            "window": Window(start=START - timedelta(minutes=1), end=START),
-            "components": tuple(
-                item.model_copy(update={"state": "critical"}) for item in fresh.components
-            ),
-        }
+    before = replace(
+        fresh,
+        diagnosis_id="0" * 32,
+        window=Window(start=START - timedelta(minutes=1), end=START),
+        components=tuple(replace(item, state="critical") for item in fresh.components),
     )
     await store.insert_diagnoses([stored_row(before)])
 
@@ -254,9 +251,7 @@ async def test_states_have_hysteresis_from_the_newest_diagnosis_before(
         await scorer_of(store, run, plan).score_page(page)
         body = await store.get_diagnosis(item.diagnosis_id)
         assert body is not None
-        return {
-            part.component_id: part.state for part in Diagnosis.model_validate_json(body).components
-        }
+        return {part.component_id: part.state for part in Diagnosis.from_json(body).components}
 
     usual = {part.component_id: part.state for part in fresh.components}
     assert set(usual.values()) - {"critical", "unknown"}
@@ -292,16 +287,16 @@ async def test_diagnosis_is_the_one_that_the_parts_give_alone(
     checkpoint = load(Path(plan.checkpoints[found.model_version].directory))
     (window,) = await store.read_windows([(rigs[0], int(START.timestamp()), equipment.bins)])
     features = window_features(decode_window(window, equipment), equipment, checkpoint.feature_spec)
-    output = score(checkpoint.model, build_graph(equipment, features, checkpoint.feature_spec))
+    topology = build_topology(equipment, checkpoint.feature_spec)
+    group = GraphGroup(topology, features.x_STF[None], features.mask_ST[None])
+    (prediction,) = open_predictor(checkpoint).predictor.predict([group])
 
-    told = [item.health for item in found.components if item.basis == "labels"]
+    labelled = [index for index, item in enumerate(found.components) if item.basis == "labels"]
 
-    expected = [
-        output.health_V[index]
-        for index, item in enumerate(found.components)
-        if item.basis == "labels"
-    ]
-    assert told == pytest.approx(np.array(expected), abs=1e-5)
+    assert labelled
+    assert [found.components[index].health for index in labelled] == pytest.approx(
+        prediction.health_WV[0, labelled], abs=1e-5
+    )
     assert found.topology_revision == equipment.revision
 
 

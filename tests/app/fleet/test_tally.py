@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 from app.fleet.scorer import Outcome
-from app.fleet.tally import MAX_REASONS, OTHER_REASONS, Tally, told
+from app.fleet.tally import MAX_REASONS, OTHER_REASONS, Tally, summary_text
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -33,9 +33,11 @@ def test_outcomes_are_counted_and_failures_grouped():
     assert [(item.reason, item.machines, item.examples) for item in summary.failures] == [
         ("no readings", 7, ("d0", "d1", "d2", "d3", "d4"))
     ]
-    assert told(summary) == (
-        "run nightly: 10 machines at 2025-01-01T00:00:00+00:00: 1 ok, 1 with insufficient evidence, 7 failed, 1 scored before\n"
-        "3.0 s with 2 workers (1.0 s to start them), 4 machines/s; machines by version: 1: 1, 2: 1\n"
+    assert summary_text(summary) == (
+        "run nightly: 10 machines at 2025-01-01T00:00:00+00:00: 1 ok, 1 with insufficient "
+        "evidence, 7 failed, 1 scored before\n"
+        "3.0 s with 2 workers (1.0 s to start them), 4 machines/s; machines by version: 1: 1, "
+        "2: 1\n"
         "failed, 7 machines (d0, d1, d2, d3, d4 ...): no readings"
     )
 
@@ -51,7 +53,7 @@ def test_reasons_are_bounded():
     assert (failures[0].reason, failures[0].machines) == (OTHER_REASONS, 5)
 
 
-def test_progress_tells_rate_and_time_left():
+def test_progress_shows_rate_and_time_left():
     tally = Tally(1000)
     assert tally.progress(0.0) == "0/1000 machines, 0 machines/s, 0 failed, ? left"
     tally.add([Outcome("x", "ok", "1")] * 100, 10.0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.core.errors import WindowError
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model.graph import Contributions, GraphGroup, Prediction, build_topology, group_rows
 from app.schemas.equipment import MEDIA
 from tests.graphs import with_topology

@@ -1,17 +1,17 @@
-"""A stage with the project's own file on it."""
+"""A fake cluster and a copy of the shipped file."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.app.release.stage import Stage, Written
-from tests.app.serving.conftest import (  # noqa: F401 - the service in this process, for what it stores
+from tests.app.release.fake_cluster import FakeCluster, MemoryHistory
+from tests.app.serving.conftest import (  # noqa: F401 - fixtures of the service in this process
     checkpoints,
     client,
-    desk,
     local,
     metrics,
+    release_service,
     service,
     versions,
 )
@@ -24,15 +24,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def cluster() -> FakeCluster:
+    return FakeCluster()
 
 
 @pytest.fixture
-def written() -> Written:
-    return Written()
+def history() -> MemoryHistory:
+    return MemoryHistory()
 
 
 @pytest.fixture
-def said() -> list[str]:
+def lines() -> list[str]:
     return []

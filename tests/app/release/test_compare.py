@@ -1,4 +1,4 @@
-"""`python -m app.release compare`: the service's verdict, for people."""
+"""`python -m app.release compare` prints the verdict of the service."""
 
 import asyncio
 import io
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import InputError, ReleaseError
-from app.experiments.reading import AskedFor, read_experiments
+from app.experiments.reading import ExperimentQuery, read_experiments
 from app.release.__main__ import main
-from app.release.compare import compared
+from app.release.view import comparison_lines
 from app.store.store import Store
 from tests.shadow_rows import START, ComponentPrediction, diagnosis, put_pairs
 
@@ -29,33 +29,41 @@ async def put(dsn: str, store: Store) -> None:
     )
 
 
-async def test_verdict_is_said_first_and_then_its_figures(store: Store, database_dsn: str):
+async def test_verdict_comes_first_and_then_its_figures(store: Store, database_dsn: str):
     await put(database_dsn, store)
-    lines = await compared(store.answer_pairs(), "3", "4", None, NOW)
+    lines = await comparison_lines(store.answer_pairs(), "3", "4", None, NOW)
     assert lines == [
-        "not yet known: no label says whether 4 or 3 is right. They differ in 5 of 20 windows: pump in 5",
+        (
+            "not yet known: no label says whether 4 or 3 is right. "
+            "They differ in 5 of 20 windows: pump in 5"
+        ),
         "20 windows of 1 machine(s), 2026-03-01 12:00Z to 2026-03-01 12:19Z",
         "they differ in 5 of 20 (25.0%); insufficient evidence: 3 in 0, 4 in 0",
-        "building and scoring: 3 20 ms at the median, 20 ms at 95 %; 4 30 ms at the median, 30 ms at 95 %",
+        (
+            "building and scoring: 3 20 ms at the median, 20 ms at 95 %; "
+            "4 30 ms at the median, 30 ms at 95 %"
+        ),
         "component  differ           right     of labelled windows  health, 4 less 3",
         "pump       5 of 20 (25.0%)  no label                       -0.100 [-0.307, +0.153]",
     ]
-    (found,) = (await read_experiments(store.answer_pairs(), AskedFor("3", "4"), NOW)).experiments
+    (found,) = (
+        await read_experiments(store.answer_pairs(), ExperimentQuery("3", "4"), NOW)
+    ).experiments
     assert lines[0] == found.sentence
 
 
 async def test_days_go_back_from_now(store: Store, database_dsn: str):
     await put(database_dsn, store)
-    lines = await compared(store.answer_pairs(), "3", "4", 10 - 5 / 1440, NOW)
+    lines = await comparison_lines(store.answer_pairs(), "3", "4", 10 - 5 / 1440, NOW)
     assert lines[1].startswith("15 windows")
     with pytest.raises(ReleaseError, match="release shadow 4"):
-        await compared(store.answer_pairs(), "3", "4", 1, NOW)
+        await comparison_lines(store.answer_pairs(), "3", "4", 1, NOW)
     for days in (0.0, -1.0, float("nan"), float("inf"), 1e9):
         with pytest.raises(InputError, match="--days"):
-            await compared(store.answer_pairs(), "3", "4", days, NOW)
+            await comparison_lines(store.answer_pairs(), "3", "4", days, NOW)
 
 
-def test_command_prints_it_and_refuses_in_a_line(
+def test_command_prints_the_verdict_or_an_error_of_one_line(
     database_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HYDRAULIC_DSN", database_dsn)
@@ -70,12 +78,12 @@ def test_command_prints_it_and_refuses_in_a_line(
     out, err = io.StringIO(), io.StringIO()
     assert main(["compare", "3", "4"], out, err) == 0
     assert out.getvalue().startswith("not yet known: no label says whether 4 or 3 is right.")
-    for arguments, told in (
+    for arguments, message in (
         (["3", "3"], "found 3 twice"),
-        (["3", "9"], "found none: have one answer on copies"),
+        (["3", "9"], "found none: score copies of the traffic"),
         (["3", "4", "--days", "0"], "correct --days"),
     ):
         out, err = io.StringIO(), io.StringIO()
         assert main(["compare", *arguments], out, err) == 1
-        assert told in err.getvalue()
+        assert message in err.getvalue()
         assert err.getvalue().startswith("error: expected")

@@ -1,4 +1,4 @@
-"""Guards: what is measured from the ingress's metrics, and when a guard breaks."""
+"""Guards: measurements from the ingress's metrics, and when a guard breaks."""
 
 import math
 
@@ -8,13 +8,13 @@ from app.core.errors import InputError
 from app.release.guards import (
     RECENT_S,
     Guard,
-    Measured,
+    Measurement,
     MetricsMeter,
-    broken,
+    first_broken,
     parse_duration,
     parse_guards,
     read_calls,
-    unknown,
+    undecided,
 )
 from app.serving.observability.metrics import Metrics
 
@@ -32,7 +32,7 @@ def test_guards_are_read_with_their_units():
 @pytest.mark.parametrize(
     "text", ["errors", "errors>1%", "errors<", "errors<x%", "colour<1%", "errors<1%,,p95<1s"]
 )
-def test_what_is_no_guard_is_refused(text: str):
+def test_invalid_guard_is_refused(text: str):
     with pytest.raises(InputError, match="expected"):
         parse_guards(text, NAMES)
 
@@ -47,8 +47,8 @@ def test_what_is_no_guard_is_refused(text: str):
         ("disagreement<5", "disagreement in %"),
     ],
 )
-def test_unit_that_is_not_of_the_guard_is_refused(text: str, units: str):
-    with pytest.raises(InputError, match=f"expected {units}, found '{text}'"):
+def test_wrong_unit_is_refused(text: str, units: str):
+    with pytest.raises(InputError, match=f"expected {units}, such as .* found '{text}'"):
         parse_guards(text, NAMES)
 
 
@@ -59,7 +59,7 @@ def test_durations_are_read():
 
 
 class Version:
-    """A version's calls as an ingress replica counts them."""
+    """A version's calls, counted by an ingress replica."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -84,18 +84,18 @@ def test_calls_of_one_version_are_read():
     replica, calls = read_calls(version.text, "3", {"1"})
     assert len(replica) == 8
     assert (calls.ended, calls.failed) == (100, 10)
-    assert calls.errors == Measured(0.1, 100)
-    # 90 ended within .02, all within .5 and none between .02 and .2: the 95th lies halfway from .2 to .5
-    assert calls.p95 == Measured(pytest.approx(0.35), 100)
+    assert calls.errors == Measurement(0.1, 100)
+    # 90 ended within .02, all within .5, none between .02 and .2: p95 is halfway from .2 to .5
+    assert calls.p95 == Measurement(pytest.approx(0.35), 100)
 
 
-def test_time_beyond_the_last_bound_is_endless():
+def test_time_beyond_the_last_bound_is_infinite():
     version = Version()
     version.answer(30, 60.0)
-    assert read_calls(version.text, "3", {"1"})[1].p95 == Measured(math.inf, 30)
+    assert read_calls(version.text, "3", {"1"})[1].p95 == Measurement(math.inf, 30)
 
 
-def test_few_calls_say_nothing():
+def test_few_calls_measure_nothing():
     version = Version()
     version.answer(17, 9.0)
     version.answer(2, 9.0, "failed")
@@ -103,13 +103,13 @@ def test_few_calls_say_nothing():
     assert (calls.errors.value, calls.p95.value) == (None, None)
 
 
-def test_version_that_hangs_and_is_left_alone_is_judged_by_its_few_failures():
+def test_few_failures_suffice_for_a_version_that_hangs():
     version = Version()
     version.answer(3, 10.0, "failed")
-    assert read_calls(version.text, "3", {"1"})[1].errors == Measured(1.0, 3)
+    assert read_calls(version.text, "3", {"1"})[1].errors == Measurement(1.0, 3)
 
 
-def test_disagreement_is_of_the_pairs_with_those_that_the_version_takes_weight_from():
+def test_disagreement_counts_pairs_with_the_replaced_versions():
     version = Version()
     for shadow, against, outcome, count in (
         ("3", "1", "agreed", 15),
@@ -120,23 +120,22 @@ def test_disagreement_is_of_the_pairs_with_those_that_the_version_takes_weight_f
         ("2", "1", "disagreed", 50),
     ):
         version.metrics.shadow_copies.labels(shadow, against, outcome).inc(count)
-    version.metrics.shadow_copies.labels("5", "3", "disagreed").inc(
-        80
-    )  # a shadow that is no party to this
+    # a shadow that is no part of the promotion
+    version.metrics.shadow_copies.labels("5", "3", "disagreed").inc(80)
     found = read_calls(version.text, "3", {"1"})[1].disagreement()
     assert (found.value, found.calls) == (0.1, 20)
-    assert 0.0 < (found.least or 0.0) < 0.1
-    assert read_calls(version.text, "3", {"9"})[1].disagreement() == Measured(None, 0)
+    assert 0.0 < (found.lower or 0.0) < 0.1
+    assert read_calls(version.text, "3", {"9"})[1].disagreement() == Measurement(None, 0)
 
 
 @pytest.mark.parametrize(("disagreed", "breaks"), [(1, False), (2, False), (20, True)])
-def test_guard_on_disagreement_breaks_when_chance_is_no_excuse(disagreed: int, breaks: bool):
+def test_guard_on_disagreement_breaks_beyond_chance(disagreed: int, breaks: bool):
     version = Version()
     version.metrics.shadow_copies.labels("3", "1", "disagreed").inc(disagreed)
     version.metrics.shadow_copies.labels("3", "1", "agreed").inc(20 - disagreed)
     found = read_calls(version.text, "3", {"1"})[1].disagreement()
     assert (
-        broken(parse_guards("disagreement<5%", MetricsMeter.names), {"disagreement": found})
+        first_broken(parse_guards("disagreement<5%", MetricsMeter.names), {"disagreement": found})
         is not None
     ) == breaks
 
@@ -149,10 +148,10 @@ async def test_only_pairs_since_the_step_began_count():
     async def fetch() -> str:
         return version.text
 
-    meter = MetricsMeter(fetch, times=1, beside={"1"}, clock=Clock())
+    meter = MetricsMeter(fetch, fetches=1, others={"1"}, clock=Clock())
     await meter.begin("3")
     copies.labels("3", "1", "agreed").inc(19)
-    assert (await meter.measure())["disagreement"] == Measured(None, 19)
+    assert (await meter.measure())["disagreement"] == Measurement(None, 19)
     copies.labels("1", "3", "disagreed").inc(1)
     found = (await meter.measure())["disagreement"]
     assert (found.value, found.calls) == (0.05, 20)
@@ -175,21 +174,21 @@ async def test_only_calls_since_the_step_began_count_over_all_replicas():
         turn += 1
         return replicas[turn % 2].text
 
-    meter = MetricsMeter(fetch, times=2, beside={"1"}, clock=Clock())
+    meter = MetricsMeter(fetch, fetches=2, others={"1"}, clock=Clock())
     await meter.begin("3")
     replicas[0].answer(20, 0.01)
     replicas[1].answer(19, 0.01)
     replicas[1].answer(1, 0.01, "failed")
-    assert (await meter.measure())["errors"] == Measured(pytest.approx(1 / 40), 40)
+    assert (await meter.measure())["errors"] == Measurement(pytest.approx(1 / 40), 40)
 
 
-async def test_version_that_turns_slow_late_does_not_hide_behind_its_good_beginning():
+async def test_late_slowness_is_not_hidden_by_a_good_beginning():
     version, clock = Version(), Clock()
 
     async def fetch() -> str:
         return version.text
 
-    meter = MetricsMeter(fetch, times=1, beside={"1"}, clock=clock)
+    meter = MetricsMeter(fetch, fetches=1, others={"1"}, clock=clock)
     await meter.begin("3")
     for _ in range(100):
         clock.now_s += 1.0
@@ -205,7 +204,13 @@ async def test_version_that_turns_slow_late_does_not_hide_behind_its_good_beginn
 
 def test_guard_breaks_at_its_limit_and_not_without_a_measure():
     guards = parse_guards("errors<1%,p95<80ms", NAMES)
-    assert broken(guards, {"errors": Measured(0.009, 100), "p95": Measured(0.07, 100)}) is None
-    assert broken(guards, {"errors": Measured(0.01, 100)}) == (guards[0], Measured(0.01, 100))
-    assert broken(guards, {"errors": Measured(None, 3)}) is None
-    assert unknown(guards, {"errors": Measured(0.0, 100)}) == (guards[1],)
+    assert (
+        first_broken(guards, {"errors": Measurement(0.009, 100), "p95": Measurement(0.07, 100)})
+        is None
+    )
+    assert first_broken(guards, {"errors": Measurement(0.01, 100)}) == (
+        guards[0],
+        Measurement(0.01, 100),
+    )
+    assert first_broken(guards, {"errors": Measurement(None, 3)}) is None
+    assert undecided(guards, {"errors": Measurement(0.0, 100)}) == (guards[1],)

@@ -1,4 +1,4 @@
-"""Going back through the history of releases."""
+"""Weights that a rollback finds in the release history."""
 
 from datetime import UTC, datetime
 
@@ -67,12 +67,12 @@ def test_promotion_that_was_rolled_back_leaves_nothing_behind():
     assert weights_before(history) == ALL
 
 
-def test_without_history_there_is_no_way_back():
+def test_empty_history_has_no_weights_to_restore():
     assert weights_before([]) is None
     assert weights_before(events(("split", HALF))) is None
 
 
-def test_shadows_are_no_step_and_hide_none():
+def test_shadow_events_are_ignored():
     history = [
         ("found", ALL),
         ("step", MOST),

@@ -1,4 +1,4 @@
-"""The command line: words instead of traces, and statuses that scripts can use."""
+"""The command line: messages instead of traces, and exit statuses for scripts."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.release.__main__ import main
-from app.release.source import aliases
+from app.release.source import new_aliases
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["split", "1=90"], "sum to 100, found 90"),
         (["split", "1=x"], "VERSION=WEIGHT"),
@@ -53,20 +53,20 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
         (["shadow", "9"], "expected a released version, found '9'"),
     ],
 )
-def test_what_can_not_be_done_is_an_error_in_a_line(path: Path, arguments: list[str], told: str):
+def test_refused_command_is_an_error_of_one_line(path: Path, arguments: list[str], message: str):
     status, _, err = run(*arguments, "--dry-run", "--config", str(path))
     assert status == 1
-    assert told in err
+    assert message in err
     assert err.startswith("error: expected")
     assert err.count("\n") == 1
 
 
-def test_service_that_does_not_run_is_told(path: Path):
+def test_service_that_does_not_run_is_an_error(path: Path):
     status, _, err = run("split", "1=90", "2=10", "--config", str(path))
     assert (status, "expected an API key in" in err) == (1, True)
 
 
-def test_nothing_registered_is_said():
+def test_empty_registry_is_reported():
     assert run("list") == (0, "nothing is registered yet\n", "")
 
 
@@ -76,15 +76,19 @@ def test_wrong_use_is_status_2():
     assert ended.value.code == 2
 
 
-def test_checked_version_is_told_by_its_checkpoint_and_a_missing_one_refused():
+def test_check_prints_the_checkpoint_and_refuses_a_missing_version():
     assert run("check", "1") == (0, "app/weights/1\n", "")
     status, out, err = run("check", "77")
     assert (status, out, "register it with" in err) == (1, "", True)
 
 
-def test_alias_without_a_version_is_refused_with_the_form_that_is_meant():
+def test_alias_without_a_version_is_refused_with_an_example():
     status, out, err = run("alias", "champion=1", "challenger")
-    assert (status, out, "expected ALIAS=VERSION, found 'challenger'" in err) == (1, "", True)
+    assert (
+        status,
+        out,
+        "expected ALIAS=VERSION such as champion=3, found 'challenger'" in err,
+    ) == (1, "", True)
 
 
 def test_replay_of_what_is_not_stored_is_an_error(
@@ -95,7 +99,7 @@ def test_replay_of_what_is_not_stored_is_an_error(
     assert (status, out, "expected the id of a stored diagnosis" in err) == (1, "", True)
 
 
-def test_names_change_with_the_most_weight_and_with_a_deployment():
-    assert aliases({"1": 100, "2": 0}, {"1": 40, "2": 60}, None) == {"champion": "2"}
-    assert aliases({"1": 100, "2": 0}, {"1": 100, "2": 0, "3": 0}, "3") == {"challenger": "3"}
-    assert aliases({"1": 90, "2": 10}, {"1": 80, "2": 20}, None) == {}
+def test_aliases_change_with_the_largest_weight_and_with_a_deployment():
+    assert new_aliases({"1": 100, "2": 0}, {"1": 40, "2": 60}, None) == {"champion": "2"}
+    assert new_aliases({"1": 100, "2": 0}, {"1": 100, "2": 0, "3": 0}, "3") == {"challenger": "3"}
+    assert new_aliases({"1": 90, "2": 10}, {"1": 80, "2": 20}, None) == {}

@@ -1,4 +1,4 @@
-"""The registry: a real MLflow on a file, from registering to a replica's directory."""
+"""The registry: a real MLflow in a file, from registration to a replica's directory."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ from app.checkpoint.files import load
 from app.checkpoint.manifest import MANIFEST, WEIGHTS, read_manifest, sha256_of
 from app.core.errors import CheckpointError, ReleaseError, UnknownVersion
 from app.core.settings import PROJECT_DIR, Settings
-from app.release.registry import ARTIFACT, CARD_TAG, NAME
-from app.release.source import open_registry, placement_of
+from app.release.registry import ARTIFACT, MANIFEST_TAG, NAME
+from app.release.source import find_placement, open_registry
 
 SHIPPED = PROJECT_DIR / "app" / "weights"
 
 pytestmark = [
-    # MLflow's own, on importing it and on its tables
+    # MLflow's own, at import and on its tables
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -29,7 +29,7 @@ def var_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("var")
 
 
-def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
+def test_registered_version_has_the_next_number_and_is_fetched_unchanged(
     var_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -41,9 +41,9 @@ def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
 
     made = registry.register(trained, None, {"reference.hydraulic-rig.pump": "9/10"})
     assert made.version == "3"
-    registry.name("champion", "1")
-    registry.name("challenger", "3")
-    registry.name("challenger", "77")  # not registered: nothing to name
+    registry.set_alias("champion", "1")
+    registry.set_alias("challenger", "3")
+    registry.set_alias("challenger", "77")  # not registered: ignored
 
     found = {item.version: item for item in registry.versions()}
     assert sorted(found) == ["1", "2", "3"]
@@ -57,13 +57,13 @@ def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
     )
     assert found["3"].run_id
 
-    placement = placement_of("3", None, None, settings)
+    placement = find_placement("3", None, None, settings)
     assert placement.checkpoint == "registry:3"
     here = var_dir / "models" / "3"
     assert load(here).manifest.version == "3"
     assert sha256_of(here / WEIGHTS) == sha256_of(trained / WEIGHTS)
     with pytest.raises(UnknownVersion, match="found '9'"):
-        placement_of("9", None, None, settings)
+        find_placement("9", None, None, settings)
 
     damaged = next(
         (var_dir / "mlflow").rglob(f"checkpoint-{tags['weights_sha256'][:12]}/{MANIFEST}")
@@ -73,11 +73,13 @@ def test_registered_version_has_the_next_number_and_comes_back_as_it_was(
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seed": 99}))
     shutil.rmtree(here)
     with pytest.raises(CheckpointError, match=r"SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}"):
-        placement_of("3", None, None, settings)
+        find_placement("3", None, None, settings)
     assert not here.exists()
 
 
-def test_checkpoint_that_is_not_what_its_card_says_is_not_registered(var_dir: Path, tmp_path: Path):
+def test_checkpoint_that_does_not_match_its_manifest_is_not_registered(
+    var_dir: Path, tmp_path: Path
+):
     trained = tmp_path / "trained"
     shutil.copytree(SHIPPED / "2", trained)
     (trained / WEIGHTS).write_bytes(b"")
@@ -98,9 +100,9 @@ def test_shipped_versions_are_completed_and_compared(
     assert registry.register(trained, None, {}).version == "3"
     assert registry.register(trained, None, {}).version == "4"
 
-    client.set_model_version_tag(NAME, "1", CARD_TAG, "0" * 64)
+    client.set_model_version_tag(NAME, "1", MANIFEST_TAG, "0" * 64)
     with pytest.raises(
-        ReleaseError, match=r"expected the shipped version 1 .* found 000.*registry of its own"
+        ReleaseError, match=r"expected the shipped version 1 .* found 000.*separate registry"
     ):
         registry.register(trained, None, {})
     client.delete_model_version(NAME, "1")
@@ -109,7 +111,7 @@ def test_shipped_versions_are_completed_and_compared(
     assert sorted(item.version for item in registry.versions()) == ["2", "3", "4"]
 
 
-def test_run_that_kept_the_checkpoint_is_its_lineage(
+def test_run_with_the_checkpoint_among_its_artifacts_is_its_lineage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -128,13 +130,15 @@ def test_run_that_kept_the_checkpoint_is_its_lineage(
     assert registry.register(SHIPPED / "2", other, {}).run_id == other
 
 
-def test_version_that_is_nowhere_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unknown_version_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(CheckpointError, match="register it with"):
-        placement_of("9", None, None, Settings(var_dir=tmp_path))
+        find_placement("9", None, None, Settings(var_dir=tmp_path))
 
 
-def test_password_of_a_server_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_password_of_a_server_is_not_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ReleaseError, match=r"found: .*127\.0\.0\.1") as caught:

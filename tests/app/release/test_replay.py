@@ -1,4 +1,4 @@
-"""A stored diagnosis made again: the same scores from the same readings, topology and weights, and in words what is another."""
+"""Replay: the same scores from the same inputs, and the names of changed inputs."""
 
 import json
 import shutil
@@ -42,11 +42,13 @@ def readings(row: int, *left_out: str) -> list[dict[str, object]]:
     ]
 
 
-async def asked(client: httpx.AsyncClient, service: Service, **request: object) -> dict[str, Any]:
+async def diagnosed(
+    client: httpx.AsyncClient, service: Service, **request: object
+) -> dict[str, Any]:
     """Return a diagnosis that was stored."""
     answer = await client.post("/v1/diagnoses", json={"equipment_id": "hydraulic-rig"} | request)
     assert answer.status_code == 200, answer.text
-    await client.get("/v1/equipment/hydraulic-rig/diagnoses")  # writes what waits
+    await client.get("/v1/equipment/hydraulic-rig/diagnoses")  # flushes the write-behind queue
     found: dict[str, Any] = answer.json()
     return found
 
@@ -74,11 +76,11 @@ def again(store: Store, checkpoints: dict[str, Path]) -> Any:
 
 
 @pytest.mark.usefixtures("rig")
-async def test_stored_window_comes_out_again(
+async def test_stored_window_has_the_same_scores(
     client: httpx.AsyncClient, service: Service, again: Any
 ):
     await client.post("/v1/readings", json=readings(700, "PS3"))
-    made = await asked(client, service, at=END.isoformat(), explain=True)
+    made = await diagnosed(client, service, at=END.isoformat(), explain=True)
     assert made["input"]["digest"]
     assert made["weights_sha256"]
     done = await again(made["diagnosis_id"])
@@ -89,11 +91,9 @@ async def test_stored_window_comes_out_again(
 
 
 @pytest.mark.usefixtures("rig")
-async def test_readings_that_came_late_are_told(
-    client: httpx.AsyncClient, service: Service, again: Any
-):
+async def test_late_readings_are_named(client: httpx.AsyncClient, service: Service, again: Any):
     await client.post("/v1/readings", json=readings(700, "PS3", "FS1"))
-    made = await asked(client, service, at=END.isoformat())
+    made = await diagnosed(client, service, at=END.isoformat())
     await client.post("/v1/readings", json=readings(700))
     done = await again(made["diagnosis_id"])
     assert not done.same
@@ -103,11 +103,11 @@ async def test_readings_that_came_late_are_told(
 
 
 @pytest.mark.usefixtures("rig")
-async def test_readings_that_are_gone_are_told(
+async def test_removed_readings_are_named(
     client: httpx.AsyncClient, service: Service, store: Store, again: Any
 ):
     await client.post("/v1/readings", json=readings(700))
-    made = await asked(client, service, at=END.isoformat())
+    made = await diagnosed(client, service, at=END.isoformat())
     await store.drop_before(datetime(2026, 2, 1, tzinfo=UTC))
     done = await again(made["diagnosis_id"])
     assert not done.same
@@ -115,20 +115,20 @@ async def test_readings_that_are_gone_are_told(
 
 
 @pytest.mark.usefixtures("rig")
-async def test_topology_that_was_replaced_is_kept_for_it(
+async def test_replaced_topology_is_read_from_the_store(
     client: httpx.AsyncClient,
     service: Service,
     store: Store,
     again: Any,
 ):
     await client.post("/v1/readings", json=readings(700))
-    made = await asked(client, service, at=END.isoformat())
+    made = await diagnosed(client, service, at=END.isoformat())
     changed = topology(name="Renamed", steps=20)
     assert (await client.put("/v1/equipment/hydraulic-rig", json=changed)).status_code == 200
     done = await again(made["diagnosis_id"])
     assert done.same, done.lines
-    assert "made again with that of then" in done.lines[1]
-    # with another grid the window's bins of then are no more
+    assert "repeated with that of then" in done.lines[1]
+    # with another grid, the old bins are no longer read
     assert (
         await client.put("/v1/equipment/hydraulic-rig", json=topology(grid_s=5.0))
     ).status_code == 200
@@ -147,7 +147,7 @@ async def test_inline_readings_come_from_a_file(
     tmp_path: Path,
 ):
     request = {"readings": inline_readings(rig_cycle(700)[0], START.isoformat())}
-    made = await asked(client, service, **request)
+    made = await diagnosed(client, service, **request)
     done = await again(made["diagnosis_id"])
     assert not done.same
     assert any("--readings FILE" in line for line in done.lines)
@@ -166,7 +166,7 @@ async def test_inline_readings_come_from_a_file(
     )
 
 
-async def test_topology_that_came_with_the_request_comes_from_its_file(
+async def test_inline_topology_comes_from_the_file(
     client: httpx.AsyncClient,
     service: Service,
     again: Any,
@@ -178,14 +178,14 @@ async def test_topology_that_came_with_the_request_comes_from_its_file(
         "readings": inline_readings(rig_cycle(700)[0], START.isoformat()),
     }
     await client.put("/v1/equipment/hydraulic-rig", json=topology())
-    made = await asked(client, service, **request)
-    assert any("is not kept" in line for line in (await again(made["diagnosis_id"])).lines)
+    made = await diagnosed(client, service, **request)
+    assert any("is not stored" in line for line in (await again(made["diagnosis_id"])).lines)
     (tmp_path / "request.json").write_text(json.dumps(request))
     assert (await again(made["diagnosis_id"], read_given(tmp_path / "request.json"))).same
 
 
 @pytest.mark.usefixtures("rig")
-async def test_other_weights_are_told_and_so_are_lost_ones(
+async def test_other_or_missing_weights_are_named(
     client: httpx.AsyncClient,
     service: Service,
     store: Store,
@@ -194,7 +194,7 @@ async def test_other_weights_are_told_and_so_are_lost_ones(
     tmp_path: Path,
 ):
     await client.post("/v1/readings", json=readings(700))
-    made = await asked(client, service, at=END.isoformat())
+    made = await diagnosed(client, service, at=END.isoformat())
     other = Path(shutil.copytree(checkpoints["model-1"], tmp_path / "1"))
     weights = load_file(other / "weights.safetensors")
     save_file(
@@ -212,7 +212,7 @@ async def test_other_weights_are_told_and_so_are_lost_ones(
         raise CheckpointError(f"expected version {version}, found it nowhere on this machine")
 
     done = await replay(made["diagnosis_id"], store, nowhere)
-    assert (done.same, done.lines[-1]) == (False, "it can't be made again")
+    assert (done.same, done.lines[-1]) == (False, "it can't be repeated")
     assert any(line.startswith("weights: expected version 1") for line in done.lines)
 
 

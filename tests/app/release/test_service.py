@@ -1,4 +1,4 @@
-"""Releases over HTTP: the real routes, keys, desk, operations, file and history; Serve and the service it releases are the stage's."""
+"""Releases over HTTP: real routes, keys, operations, file and history; a fake cluster."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from app.release.config.edits import without_version
 from app.release.config.file import ConfigFile
 from app.release.service import ReleaseService
 from app.store.store import Store
-from tests.app.release.stage import Stage, listening
+from tests.app.release.fake_cluster import FakeCluster, serving
 
 
 @pytest.fixture
-def file(path: Path, stage: Stage) -> Iterator[Path]:
-    """The file that the stage runs."""
-    with listening(stage) as port:
+def file(path: Path, cluster: FakeCluster) -> Iterator[Path]:
+    """The file that the cluster runs."""
+    with serving(cluster) as port:
         path.write_text(path.read_text().replace("port: 8000", f"port: {port}"))
-        stage.put(yaml.safe_load(path.read_text()))
+        cluster.put(yaml.safe_load(path.read_text()))
         yield path
 
 
 @pytest.fixture
-def desk(store: Store, file: Path, tmp_path: Path) -> ReleaseService:
+def release_service(store: Store, file: Path, tmp_path: Path) -> ReleaseService:
     port = yaml.safe_load(file.read_text())["http_options"]["port"]
     settings = Settings(serve_config=file, var_dir=tmp_path / "var")
     return ReleaseService(settings, store, lambda: f"http://127.0.0.1:{port}")
@@ -38,13 +38,13 @@ def weights(first: float, second: float, **more: Any) -> dict[str, Any]:
 
 
 async def test_weights_are_put_in_force_and_the_key_s_name_is_in_the_history(
-    client: httpx.AsyncClient, store: Store, stage: Stage, file: Path
+    client: httpx.AsyncClient, store: Store, cluster: FakeCluster, file: Path
 ):
     answer = await client.put("/v1/traffic", json=weights(90, 10, reason="a try"))
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert (body["state"], body["weights"]) == ("done", {"1": 90, "2": 10})
-    assert stage.weights == {"1": 90, "2": 10}
+    assert cluster.weights == {"1": 90, "2": 10}
     read = ConfigFile(file).read()
     assert (body["digest"], answer.headers["etag"]) == (read.digest, f'"{read.digest}"')
     assert "in force after" in body["said"][-1]
@@ -58,27 +58,27 @@ async def test_weights_are_put_in_force_and_the_key_s_name_is_in_the_history(
 
     answer = await client.post("/v1/traffic/rollback")
     assert (answer.status_code, answer.json()["weights"]) == (200, {"1": 100, "2": 0})
-    assert stage.weights == {"1": 100, "2": 0}
+    assert cluster.weights == {"1": 100, "2": 0}
     assert (await store.list_releases())[0].action == "rollback"
 
 
-async def test_dry_run_tells_the_difference_and_changes_nothing(
-    client: httpx.AsyncClient, store: Store, stage: Stage, file: Path
+async def test_dry_run_returns_the_difference_and_changes_nothing(
+    client: httpx.AsyncClient, store: Store, cluster: FakeCluster, file: Path
 ):
     before = file.read_text()
     answer = await client.put("/v1/traffic", params={"dry_run": "true"}, json=weights(90, 10))
     assert (answer.status_code, answer.json()["state"]) == (200, "would_change")
     assert "+                weight: 90" in answer.json()["said"]
-    assert (file.read_text(), stage.calls, await store.list_releases()) == (before, [], [])
+    assert (file.read_text(), cluster.calls, await store.list_releases()) == (before, [], [])
 
 
-async def test_of_two_orders_that_saw_the_same_file_one_wins_and_the_other_is_told(
-    client: httpx.AsyncClient, stage: Stage
+async def test_one_of_two_requests_with_the_same_digest_is_refused(
+    client: httpx.AsyncClient, cluster: FakeCluster
 ):
     seen = (
         await client.put("/v1/traffic", params={"dry_run": "true"}, json=weights(90, 10))
     ).headers["etag"]
-    stage.apply_s = 0.2
+    cluster.apply_s = 0.2
     answers = await asyncio.gather(
         *(
             client.put(
@@ -99,15 +99,17 @@ async def test_of_two_orders_that_saw_the_same_file_one_wins_and_the_other_is_to
     assert (answer.status_code, answer.json()["field"]) == (422, "If-Match")
 
 
-async def test_command_at_work_is_named(client: httpx.AsyncClient, file: Path, stage: Stage):
-    with ConfigFile(file).exclusive("deploy 3 by ann"):
+async def test_concurrent_command_is_named(
+    client: httpx.AsyncClient, file: Path, cluster: FakeCluster
+):
+    with ConfigFile(file).locked("deploy 3 by ann"):
         answer = await client.put("/v1/traffic", json=weights(90, 10))
     assert (answer.status_code, "deploy 3 by ann" in answer.json()["detail"]) == (409, True)
-    assert stage.weights == {"1": 100, "2": 0}
+    assert cluster.weights == {"1": 100, "2": 0}
 
 
 async def test_file_that_is_not_what_runs_is_refused(
-    client: httpx.AsyncClient, file: Path, stage: Stage
+    client: httpx.AsyncClient, file: Path, cluster: FakeCluster
 ):
     file.write_text(
         file.read_text().replace("max_ongoing_requests: 256", "max_ongoing_requests: 128")
@@ -119,12 +121,12 @@ async def test_file_that_is_not_what_runs_is_refused(
     ):
         assert answer.status_code == 409
         assert "application 'diagnostics' differs" in answer.json()["detail"]
-    assert stage.calls == []
+    assert cluster.calls == []
 
 
 @pytest.mark.parametrize("gone", [True, False])
-async def test_file_that_is_elsewhere_or_can_not_be_written_is_told(
-    client: httpx.AsyncClient, file: Path, stage: Stage, gone: bool
+async def test_absent_or_read_only_file_is_501(
+    client: httpx.AsyncClient, file: Path, cluster: FakeCluster, gone: bool
 ):
     if gone:
         file.unlink()
@@ -137,11 +139,11 @@ async def test_file_that_is_elsewhere_or_can_not_be_written_is_told(
         "releases-elsewhere",
     )
     assert "HYDRAULIC_SERVE_CONFIG" in answer.json()["detail"]
-    assert stage.weights == {"1": 100, "2": 0}
+    assert cluster.weights == {"1": 100, "2": 0}
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (weights(90, 20), "sum to 100, found 110"),
         ({"weights": {"1": "x"}}, "valid number"),
@@ -149,32 +151,32 @@ async def test_file_that_is_elsewhere_or_can_not_be_written_is_told(
         (weights(100, 0, raeson="x"), "check its spelling"),
     ],
 )
-async def test_order_that_can_not_be_is_refused_in_words(
-    client: httpx.AsyncClient, body: dict[str, Any], told: str
+async def test_invalid_request_is_refused(
+    client: httpx.AsyncClient, body: dict[str, Any], message: str
 ):
     answer = await client.put("/v1/traffic", json=body)
-    assert (answer.status_code, told in answer.json()["detail"]) == (422, True), answer.text
+    assert (answer.status_code, message in answer.json()["detail"]) == (422, True), answer.text
 
 
 async def test_version_that_is_not_released_or_does_not_answer_gets_no_weight(
-    client: httpx.AsyncClient, stage: Stage
+    client: httpx.AsyncClient, cluster: FakeCluster
 ):
     answer = await client.put("/v1/traffic", json={"weights": {"9": 100}})
     assert (answer.status_code, "found '9': the file has 1, 2" in answer.json()["detail"]) == (
         409,
         True,
     )
-    stage.silent.add("2")
+    cluster.silent.add("2")
     answer = await client.put("/v1/traffic", json=weights(0, 100))
     assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
         422,
         "release-refused",
     )
-    assert stage.weights == {"1": 100, "2": 0}
+    assert cluster.weights == {"1": 100, "2": 0}
 
 
 async def test_keys_without_the_scope_change_nothing(
-    client: httpx.AsyncClient, store: Store, stage: Stage
+    client: httpx.AsyncClient, store: Store, cluster: FakeCluster
 ):
     reader = (await store.create_key("reader", ["read", "diagnose", "ingest"])).secret
     for headers, status in (
@@ -188,19 +190,19 @@ async def test_keys_without_the_scope_change_nothing(
         ):
             answer = await client.request(method, where, json=weights(90, 10), headers=headers)
             assert answer.status_code == status
-    assert stage.calls == []
+    assert cluster.calls == []
 
 
 async def test_shipped_version_is_checked_and_deployed(
     client: httpx.AsyncClient,
-    stage: Stage,
+    cluster: FakeCluster,
     file: Path,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ):
     whole = file.read_text()
     file.write_text(without_version(whole, "2"))
-    stage.put(yaml.safe_load(file.read_text()))
+    cluster.put(yaml.safe_load(file.read_text()))
     answer = await client.post("/v1/models/77/deploy")
     assert (
         answer.status_code,
@@ -210,38 +212,38 @@ async def test_shipped_version_is_checked_and_deployed(
     assert answer.status_code == 200, answer.text
     assert yaml.safe_load(file.read_text()) == yaml.safe_load(whole)
     assert (await store.list_releases())[0].reason == "back"
-    assert stage.applications["model-2"]["args"]["checkpoint"] == "app/weights/2"
+    assert cluster.applications["model-2"]["args"]["checkpoint"] == "app/weights/2"
     answer = await client.post("/v1/models/2/deploy")
     assert (answer.status_code, "retire it first" in answer.json()["detail"]) == (409, True)
 
 
 async def done(store: Store) -> None:
-    """Wait until an order has come to its end, which is the history."""
+    """Wait until a release is recorded in the history."""
     for _ in range(200):
         if "split" in [event.action for event in await store.list_releases()]:
             return
         await asyncio.sleep(0.05)
-    raise AssertionError("the order has not come to its end")
+    raise AssertionError("the release was not recorded")
 
 
-async def test_order_goes_on_when_its_caller_leaves(
-    client: httpx.AsyncClient, stage: Stage, store: Store
+async def test_release_continues_when_its_caller_disconnects(
+    client: httpx.AsyncClient, cluster: FakeCluster, store: Store
 ):
-    stage.apply_s = 0.5
-    asking = asyncio.create_task(client.put("/v1/traffic", json=weights(40, 60)))
-    while "apply" not in stage.calls:
+    cluster.apply_s = 0.5
+    request = asyncio.create_task(client.put("/v1/traffic", json=weights(40, 60)))
+    while "apply" not in cluster.calls:
         await asyncio.sleep(0.02)
-    asking.cancel()
+    request.cancel()
     await done(store)
-    assert stage.weights == {"1": 40, "2": 60}
+    assert cluster.weights == {"1": 40, "2": 60}
 
 
-async def test_caller_is_told_before_the_request_s_time_is_over(
-    client: httpx.AsyncClient, stage: Stage, store: Store, file: Path
+async def test_long_release_is_answered_as_running(
+    client: httpx.AsyncClient, cluster: FakeCluster, store: Store, file: Path
 ):
     file.write_text(file.read_text().replace("request_timeout_s: 60", "request_timeout_s: 1"))
-    stage.apply_s = 2.0
+    cluster.apply_s = 2.0
     answer = await client.put("/v1/traffic", json=weights(40, 60))
     assert (answer.status_code, answer.json()["state"]) == (202, "running")
     await done(store)
-    assert stage.weights == {"1": 40, "2": 60}
+    assert cluster.weights == {"1": 40, "2": 60}

@@ -1,4 +1,4 @@
-"""Commands that a signal ends: what was begun is taken back."""
+"""Commands that a signal ends revert what they changed."""
 
 import asyncio
 import os
@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from app.release.config.file import ConfigFile
-from tests.app.release.stage import Stage, listening
+from tests.app.release.fake_cluster import FakeCluster, serving
 from tests.system import PROJECT_DIR
 
 
 @pytest.fixture
-def url(stage: Stage) -> Iterator[str]:
-    """The stage behind a real server: the dashboard and the service at one address."""
-    with listening(stage) as port:
+def url(cluster: FakeCluster) -> Iterator[str]:
+    """The cluster behind a real server: the dashboard and the service at one address."""
+    with serving(cluster) as port:
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-async def test_promotion_that_is_ended_goes_back(
-    stage: Stage,
+async def test_terminated_promotion_rolls_back(
+    cluster: FakeCluster,
     path: Path,
     url: str,
     database_dsn: str,
@@ -31,7 +31,7 @@ async def test_promotion_that_is_ended_goes_back(
     ending: signal.Signals,
     status: int,
 ):
-    stage.put(ConfigFile(path).read().data)  # type: ignore[arg-type]
+    cluster.put(ConfigFile(path).read().data)  # type: ignore[arg-type]
     before = path.read_text()
     process = await asyncio.create_subprocess_exec(
         *(
@@ -67,14 +67,14 @@ async def test_promotion_that_is_ended_goes_back(
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(60):
-        while stage.weights != {"1": 90, "2": 10} and process.returncode is None:
+        while cluster.weights != {"1": 90, "2": 10} and process.returncode is None:
             await asyncio.sleep(0.05)
-        assert stage.shadows == ["2", "1"]
+        assert cluster.shadows == ["2", "1"]
         process.send_signal(ending)
         if ending is signal.SIGTERM:
-            process.send_signal(ending)  # a second one must not cut the way back short
+            process.send_signal(ending)  # a second one must not interrupt the rollback
         out, err = await process.communicate()
     assert process.returncode == status, (out, err)
     assert b"interrupted at weight 10" in out
     assert path.read_text() == before
-    assert (stage.weights, stage.shadows) == ({"1": 100, "2": 0}, [])
+    assert (cluster.weights, cluster.shadows) == ({"1": 100, "2": 0}, [])

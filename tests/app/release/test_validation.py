@@ -1,4 +1,4 @@
-"""Validation before a checkpoint is registered or deployed: on real topologies and real labelled windows."""
+"""Validation of checkpoints on real topologies and real labelled windows."""
 
 import json
 import shutil
@@ -22,13 +22,13 @@ START_US = 1_767_225_600_000_000
 CYCLES = (300, 1000, 1800)
 
 
-def test_shipped_version_is_taken_and_another_number_is_not():
+def test_shipped_version_is_valid_and_another_number_is_refused():
     assert validate(SHIPPED, "2").manifest.version == "2"
     with pytest.raises(CheckpointError, match=r"expected version 3 in .* found version 2"):
         validate(SHIPPED, "3")
 
 
-def test_cut_file_is_refused(tmp_path: Path):
+def test_truncated_file_is_refused(tmp_path: Path):
     copied = Path(shutil.copytree(SHIPPED, tmp_path / "cut"))
     weights = copied / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -86,7 +86,7 @@ async def test_labelled_windows_of_the_store_are_scored(store: Store):
     assert {score.design for score in scores} == {rig.design}
 
 
-async def test_windows_that_the_weights_were_fitted_on_are_left_out(store: Store):
+async def test_windows_of_the_training_data_are_excluded(store: Store):
     checkpoint = validate(SHIPPED, None)
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -96,7 +96,7 @@ async def test_windows_that_the_weights_were_fitted_on_are_left_out(store: Store
     assert [score.windows for score in scores] == [2] * 4
 
 
-def test_card_alone_is_not_enough(tmp_path: Path):
+def test_model_config_that_does_not_fit_is_refused(tmp_path: Path):
     copied = Path(shutil.copytree(SHIPPED, tmp_path / "odd"))
     config = copied / "model_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden": 3}))

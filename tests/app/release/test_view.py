@@ -1,4 +1,4 @@
-"""How releases stand, for people."""
+"""Status and difference as text."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from app.release.config.file import ConfigFile
 from app.release.view import difference, status_lines
 from app.store.store import Store
-from tests.app.release.stage import Stage, serve_api, service_api
+from tests.app.release.fake_cluster import FakeCluster, serve_api, service_api
 
 
-async def test_status_tells_file_force_application_and_history(
-    path: Path, stage: Stage, store: Store
+async def test_status_shows_file_traffic_application_and_history(
+    path: Path, cluster: FakeCluster, store: Store
 ):
     file = ConfigFile(path)
     data: Any = file.read().data
-    stage.put(data)
+    cluster.put(data)
     await store.record_release("1", "split", {"1": 100.0, "2": 0.0}, actor="ann", reason="first")
-    lines = await status_lines(file, serve_api(stage), service_api(stage), store)
+    lines = await status_lines(file, serve_api(cluster), service_api(cluster), store)
     assert lines[0].startswith(
         "version 1: weight 100 in the file, 100 in force; application 'model-1' RUNNING, 1 replica"
     )
@@ -24,15 +24,18 @@ async def test_status_tells_file_force_application_and_history(
     assert lines[-1].endswith("split 1 by ann -> 1=100: first")
 
 
-async def test_difference_names_what_was_added_changed_and_removed(path: Path, stage: Stage):
+async def test_difference_names_what_was_added_changed_and_removed(
+    path: Path, cluster: FakeCluster
+):
     file = ConfigFile(path)
     data: Any = file.read().data
-    stage.put(data)
-    running = await serve_api(stage).applications()
+    cluster.put(data)
+    running = await serve_api(cluster).applications()
     for application in running.values():
-        # Serve hands the whole's logging down
+        # Serve copies the file's logging_config
         assert application.deployed_app_config is not None
-        application.deployed_app_config["logging_config"] = data["logging_config"]  # type: ignore[index]
+        deployed: Any = application.deployed_app_config
+        deployed["logging_config"] = data["logging_config"]
     assert difference(file.read(), running) == []
     removed = running.pop("model-2")
     path.write_text(

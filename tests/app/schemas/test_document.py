@@ -1,4 +1,4 @@
-"""Text of a topology to plain values: JSON and YAML agree, and hostile text is refused cheaply."""
+"""Text of a topology to plain values: JSON and YAML agree, hostile text is refused cheaply."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def _failure(text: str | bytes) -> str:
 
 
 @given(data=PLAIN)
-def test_json_comes_back_as_it_was_written(data: object) -> None:
+def test_json_is_parsed_unchanged(data: object) -> None:
     assert read_document(json.dumps(data), "x") == data
 
 
@@ -42,7 +42,7 @@ def test_json_comes_back_as_it_was_written(data: object) -> None:
         st.text("abcdef", min_size=1, max_size=5), st.integers() | st.text("xyz 1:-", max_size=9)
     )
 )
-def test_yaml_comes_back_as_it_was_written(data: dict[str, object]) -> None:
+def test_yaml_is_parsed_unchanged(data: dict[str, object]) -> None:
     assert read_document(yaml.safe_dump(data), "x") == data
 
 
@@ -57,12 +57,12 @@ def test_any_text_gives_values_or_a_topology_error(text: str | bytes) -> None:
         json.dumps(read_document(text, "x"), default=str)
 
 
-def test_alias_that_would_multiply_memory_is_refused_at_once() -> None:
+def test_alias_is_refused() -> None:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     started = time.perf_counter()
     message = _failure("\n".join(levels))
-    assert "found alias *a0: write out what it stands for" in message
+    assert "found alias *a0: write its value out" in message
     assert time.perf_counter() - started < 10.0
 
 
@@ -124,6 +124,6 @@ def test_yaml_up_to_its_limit_is_read() -> None:
     assert len(read_document(line * 4_000, "x")) == 4_000  # type: ignore[arg-type]
 
 
-def test_half_of_a_surrogate_pair_as_repeated_key_can_be_told() -> None:
+def test_half_of_a_surrogate_pair_as_repeated_key_is_reported() -> None:
     for text in ('{"\\ud800": 1, "\\ud800": 2}', '{"\\ud800": 1, "\\ud800": y}'):
         _failure(text).encode()

@@ -33,7 +33,7 @@ def test_short_values_are_shown_whole() -> None:
     assert shown("x" * 100, limit=10) == "'xxxxxx..."
 
 
-def test_long_names_of_a_place_are_cut() -> None:
+def test_long_names_of_a_place_are_shortened() -> None:
     assert place_of(("values", "x" * 1_000)) == f"values.{'x' * 77}..."
 
 

@@ -1,4 +1,4 @@
-"""What the readings' schemas take and refuse."""
+"""Schemas of readings."""
 
 import json
 
@@ -22,17 +22,17 @@ def test_value_that_no_float32_holds_is_refused(value: object):
 
 
 @pytest.mark.parametrize("value", [FLOAT32_MAX, -FLOAT32_MAX, 0, 1e-300])
-def test_value_that_a_float32_holds_is_taken(value: float):
+def test_value_that_a_float32_holds_is_accepted(value: float):
     assert Reading.model_validate(GOOD | {"value": value}).value == value
 
 
-def test_inline_value_beyond_float32_is_refused_with_its_place_and_null_is_taken():
+def test_inline_value_beyond_float32_is_refused_with_its_place_and_null_is_accepted():
     with pytest.raises(ValidationError, match="that a float32 holds") as caught:
         InlineReadings.model_validate(INLINE | {"values": {"p": [None, 1.0, 1e300]}})
     assert caught.value.errors()[0]["loc"] == ("values", "p", 2)
 
 
-def test_only_the_first_bad_value_of_a_sensor_is_told():
+def test_only_the_first_invalid_value_of_a_sensor_is_reported():
     with pytest.raises(ValidationError) as caught:
         InlineReadings.model_validate_json(json.dumps(INLINE | {"values": {"p": ["x"] * 50_000}}))
     assert caught.value.error_count() == 1

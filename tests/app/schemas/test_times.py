@@ -1,4 +1,4 @@
-"""Times as callers write them."""
+"""Times in requests."""
 
 from datetime import UTC, datetime
 
@@ -31,7 +31,7 @@ def test_iso_text_with_a_zone_is_a_time(text: str):
     )
 
 
-def test_datetime_is_taken_in_python_and_needs_a_zone():
+def test_datetime_is_accepted_in_python_and_needs_a_zone():
     now = datetime(2026, 1, 31, tzinfo=UTC)
     assert TIME.validate_python(now) == now
     with pytest.raises(ValidationError, match="timezone"):

@@ -1,14 +1,15 @@
-"""The service in this process: the real store, graph builder and networks, called directly instead of through Ray."""
+"""The service in one process: real store, graph builder and networks, called without Ray."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
+from cachetools import LRUCache
 
 from app.core.settings import Settings
 from app.demo.rig.equipment import rig_equipment
+from app.diagnosis.pipeline import ScoreResult
 from app.release.service import ReleaseService
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.http.app import build_api
@@ -16,48 +17,38 @@ from app.serving.http.auth import Authenticator
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
-from app.serving.ingress.service import Service
-from app.serving.ingress.startup import utc_now
+from app.serving.ingress.service import Service, utc_now
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release, Traffic
-from app.serving.ingress.version_router import Chain, VersionRouter
+from app.serving.ingress.version_router import VersionRouter
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import (
-    BuildAnswer,
-    BuildCall,
-    ScoreAnswer,
-    ScoreCall,
-    VersionDescription,
-)
+from app.serving.rpc.client import DeploymentClient
+from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionDescription
 from app.store.keys import SCOPES
 from app.store.store import Store
 from tests.network import small_checkpoint
 
 
-@dataclass
-class LocalChain:
-    """Calls to deployments that live in this process; applications in `broken` raise instead of answering."""
+class LocalClient(DeploymentClient):
+    """Calls deployments in this process; an application in `broken` raises when it is called."""
 
-    servers: dict[str, ModelServer]
-    broken: set[str] = field(default_factory=set)
-    scored: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._builder = GraphBuilder(self.describe)
-
-    def chain(self) -> Chain:
-        return Chain(self.build, self.score, self.describe, self.probe)
+    def __init__(self, servers: dict[str, ModelServer]) -> None:
+        self.servers = servers
+        self.broken: set[str] = set()
+        self.scored: list[str] = []
+        self.builder = GraphBuilder()
+        self._delivered: LRUCache[str, bool] = LRUCache(100)
 
     def _server(self, application: str) -> ModelServer:
         if application in self.broken:
             raise RuntimeError(f"{application} is broken")
         return self.servers[application]
 
-    async def build(self, call: BuildCall) -> BuildAnswer:
-        return await self._builder.build(call)
+    async def send_build(self, call: BuildCall) -> BuildAnswer:
+        return await self.builder.build(call)
 
-    async def score(self, application: str, call: ScoreCall) -> ScoreAnswer:
+    async def score(self, application: str, call: ScoreCall) -> ScoreResult:
         self.scored.append(application)
         return await self._server(application).score(call)
 
@@ -85,8 +76,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def local(checkpoints: dict[str, Path]) -> LocalChain:
-    return LocalChain({name: ModelServer(path, "cpu") for name, path in checkpoints.items()})
+def local(checkpoints: dict[str, Path]) -> LocalClient:
+    return LocalClient({name: ModelServer(path, "cpu") for name, path in checkpoints.items()})
 
 
 @pytest.fixture
@@ -95,15 +86,15 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def versions(local: LocalChain, metrics: Metrics) -> VersionRouter:
-    made = VersionRouter(local.chain(), metrics, timeout_s=5.0)
+def versions(local: LocalClient, metrics: Metrics) -> VersionRouter:
+    made = VersionRouter(local, metrics, timeout_s=5.0)
     made.set_traffic(split(100, 0))
     return made
 
 
 @pytest.fixture
-def desk(store: Store, tmp_path: Path) -> ReleaseService:
-    """A desk whose file is not there."""
+def release_service(store: Store, tmp_path: Path) -> ReleaseService:
+    """A release service whose configuration file is missing."""
     return ReleaseService(
         Settings(serve_config=tmp_path / "none.yaml"), store, lambda: "http://127.0.0.1:1"
     )
@@ -111,19 +102,20 @@ def desk(store: Store, tmp_path: Path) -> ReleaseService:
 
 @pytest.fixture
 async def service(
-    store: Store, versions: VersionRouter, metrics: Metrics, desk: ReleaseService
+    store: Store, versions: VersionRouter, metrics: Metrics, release_service: ReleaseService
 ) -> AsyncIterator[Service]:
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    machines = EquipmentRegistry(store, metrics, utc_now)
+    registry = EquipmentRegistry(store, metrics, utc_now)
     made = Service(
         authenticator=Authenticator(store.find_key),
-        machines=machines,
-        diagnostics=Diagnostics(store, machines, versions, metrics, utc_now),
+        registry=registry,
+        router=versions,
+        diagnostics=Diagnostics(store, registry, versions, metrics, utc_now),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
-        desk=desk,
+        release_service=release_service,
         metrics=metrics,
         store=store,
     )

@@ -1,4 +1,4 @@
-"""What shadows leave in the store is what comparisons read."""
+"""Comparisons read the answers of shadows that serving stored."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ WINDOWS = 12
 MICROSECOND = timedelta(microseconds=1)
 
 
-async def test_what_a_shadow_told_of_the_traffic_is_compared(
+async def test_answers_of_a_shadow_are_compared(
     client: httpx.AsyncClient, service: Service, store: Store, versions: VersionRouter
 ):
     await ready(client)
@@ -28,8 +28,8 @@ async def test_what_a_shadow_told_of_the_traffic_is_compared(
     for number in range(WINDOWS):
         start = datetime.fromisoformat("2026-01-01T00:00:00Z") + number * timedelta(minutes=1)
         values, grades = rig_cycle(300 + 40 * number)
-        asked = rig_request() | {"readings": inline_readings(values, start.isoformat())}
-        assert (await client.post("/v1/diagnoses", json=asked)).status_code == 200
+        request = rig_request() | {"readings": inline_readings(values, start.isoformat())}
+        assert (await client.post("/v1/diagnoses", json=request)).status_code == 200
         at = (start - BEGINNING) // MICROSECOND
         labels += [
             ConditionLabel(name, at, at + 60_000_000, grade) for name, grade in grades.items()

@@ -11,29 +11,29 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 def diagnosis(
     diagnosis_id: str, end: datetime, created_at: datetime = NOW, equipment_id: str = "rig"
 ) -> Diagnosis:
-    component = ComponentDiagnosis.model_construct(
-        component_id="pump", health=0.1 + 0.2, interval=(0.0, 1.0), state="watch", basis="labels", condition="1",
-        confidence=0.75, degradation_rate=None, degradation_reason="short", rul_h=None, rul_interval_h=None, rul_reason="none",
-        evidence=(),
+    component = ComponentDiagnosis(
+        component_id="pump", health=0.1 + 0.2, interval=(0.0, 1.0), state="watch", basis="labels",
+        condition="1", confidence=0.75, degradation_rate=None, degradation_reason="short",
+        rul_h=None, rul_interval_h=None, rul_reason="none", evidence=(),
     )  # fmt: skip
-    return Diagnosis.model_construct(
+    return Diagnosis(
         diagnosis_id=diagnosis_id, equipment_id=equipment_id, created_at=created_at,
-        window=Window(start=end - timedelta(seconds=60), end=end), model_version="1", topology_revision="r",
-        fallback=False, input=InputQuality.model_construct(
-            source="store", missing_sensors=("PS1",), faulty_sensors=(), out_of_range_sensors=(), coverage=1.0,
-            stale_s=0.5,
+        window=Window(start=end - timedelta(seconds=60), end=end), model_version="1",
+        topology_revision="r", fallback=False, input=InputQuality(
+            source="store", missing_sensors=("PS1",), faulty_sensors=(), unusual_sensors=(),
+            coverage=1.0, stale_s=0.5,
         ), status="ok", reasons=(), health=0.1 + 0.2, components=(component,),
     )  # fmt: skip
 
 
-async def test_stored_diagnosis_comes_back_as_it_was(store: Store):
+async def test_stored_diagnosis_is_returned_unchanged(store: Store):
     stored = diagnosis("d1", NOW)
 
     await store.insert_diagnoses([stored_row(stored)])
 
     body = await store.get_diagnosis("d1")
     assert body is not None
-    assert body.decode() == stored.model_dump_json()
+    assert body == stored.to_json()
     assert await store.get_diagnosis("d2") is None
 
 

@@ -12,7 +12,7 @@ from tests.machines import make_machine
 T0_S = 1_700_000_000
 
 
-async def test_registered_equipment_comes_back_as_it_was(store: Store, machine: Equipment):
+async def test_registered_equipment_is_returned_unchanged(store: Store, machine: Equipment):
     put = await store.put_equipment(machine)
 
     found = await store.get_equipment(machine.equipment_id)
@@ -65,7 +65,7 @@ async def test_list_is_in_order_and_complete_beyond_a_page(
     ]
 
 
-async def test_changed_grid_is_worked_out_again_from_the_readings(store: Store, machine: Equipment):
+async def test_changed_grid_is_recomputed_from_the_readings(store: Store, machine: Equipment):
     await store.put_equipment(machine)
     values = np.arange(120, dtype=np.float64)
     await store.ingest("press-1", ["PS1"] * 120, (T0_S + np.arange(120)) * 1_000_000, values)

@@ -44,21 +44,24 @@ async def test_pair_has_both_answers_whichever_was_returned(store: Store, databa
 
     newer, older = await read(store, "3", "4")
 
-    assert [item.condition for (item,) in older.told] == ["0", "2"]
-    assert [item.health for (item,) in older.told] == [0.9, 0.25]
-    assert [item.condition for (item,) in newer.told] == [None, "1"]
+    assert [item.condition for (item,) in older.predictions] == ["0", "2"]
+    assert [item.health for (item,) in older.predictions] == [0.9, 0.25]
+    assert [item.condition for (item,) in newer.predictions] == [None, "1"]
     assert (older.abstained, newer.abstained) == ((False, False), (True, False))
     assert [round(each, 3) for each in older.latency_s] == [0.02, 0.03]
     assert [round(each, 3) for each in newer.latency_s] == [0.03, 0.02]
     assert (older.start_us, older.end_us) == (us(START), us(START + MINUTE))
-    assert [row.told[::-1] for row in await read(store, "4", "3")] == [newer.told, older.told]
+    assert [row.predictions[::-1] for row in await read(store, "4", "3")] == [
+        newer.predictions,
+        older.predictions,
+    ]
 
 
 async def test_pages_go_back_in_time_over_months_without_a_gap(
     store: Store, database_dsn: str, monkeypatch
 ):
     monkeypatch.setattr("app.store.experiments.PAGE", 3)
-    # several answers of one moment, on both sides of the border of a page and of a month
+    # several answers of the same time, on both sides of a page limit and of a month
     moments = [START + timedelta(days=12 * (number // 4)) for number in range(20)]
     returned = [
         diagnosis(number, "3", ComponentPrediction("0"), created_at=at)
@@ -79,7 +82,7 @@ async def test_pages_go_back_in_time_over_months_without_a_gap(
     assert [row.diagnosis_id for row in inner] == [f"{number:032x}" for number in (7, 6, 5, 4)]
 
 
-async def test_copy_whose_answer_is_not_stored_is_left_out_and_hides_no_other(
+async def test_shadow_answer_without_a_stored_diagnosis_is_skipped(
     store: Store, database_dsn: str, monkeypatch
 ):
     monkeypatch.setattr("app.store.experiments.PAGE", 2)
@@ -97,7 +100,7 @@ async def test_copy_whose_answer_is_not_stored_is_left_out_and_hides_no_other(
     assert [row.diagnosis_id for row in await read(store, "3", "4")] == [f"{1:032x}"]
 
 
-async def test_label_counts_where_it_holds_the_whole_window_of_a_machine_at_rest(
+async def test_label_counts_when_it_covers_the_whole_window_and_is_stable(
     store: Store, database_dsn: str, machine: Equipment
 ):
     await store.put_equipment(machine)
@@ -128,7 +131,7 @@ async def test_label_counts_where_it_holds_the_whole_window_of_a_machine_at_rest
     assert [found[number] for number in (3, 4, 6, 7)] == [()] * 4
 
 
-async def test_versions_with_answers_in_common_in_an_interval_are_listed(
+async def test_versions_that_share_answers_in_an_interval_are_listed(
     store: Store, database_dsn: str
 ):
     assert await store.answer_pairs().versions(START, END) == []

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 
@@ -27,30 +28,30 @@ def diagnosis(
     equipment_id: str,
     end: datetime,
     state: State = "watch",
-    source: str = "store",
+    source: Literal["store", "inline"] = "store",
 ) -> Diagnosis:
     component = ComponentDiagnosis(
-        component_id="pump", health=0.5, interval=(0.0, 1.0), state=state, basis="labels", condition=None, confidence=None,
-        degradation_rate=None, degradation_reason=None, rul_h=None, rul_interval_h=None, rul_reason=None,
+        component_id="pump", health=0.5, interval=(0.0, 1.0), state=state, basis="labels",
+        condition=None, confidence=None, degradation_rate=None, degradation_reason=None, rul_h=None,
+        rul_interval_h=None, rul_reason=None,
     )  # fmt: skip
-    quality = InputQuality.model_validate(
-        {
-            "source": source,
-            "missing_sensors": (),
-            "faulty_sensors": (),
-            "unusual_sensors": (),
-            "coverage": 1,
-            "stale_s": None,
-        }
+    quality = InputQuality(
+        source=source,
+        missing_sensors=(),
+        faulty_sensors=(),
+        unusual_sensors=(),
+        coverage=1.0,
+        stale_s=None,
     )
     return Diagnosis(
         diagnosis_id=diagnosis_id, equipment_id=equipment_id, created_at=RUN.created_at,
-        window=Window(start=end - timedelta(minutes=1), end=end), model_version="1", topology_revision="", fallback=False,
-        input=quality, status="ok", reasons=(), health=0.5, components=(component,),
+        window=Window(start=end - timedelta(minutes=1), end=end), model_version="1",
+        topology_revision="", fallback=False, input=quality, status="ok", reasons=(), health=0.5,
+        components=(component,),
     )  # fmt: skip
 
 
-async def test_first_plan_of_a_run_stays(store: Store):
+async def test_first_plan_of_a_run_is_kept(store: Store):
     runs = store.fleet_runs()
     assert await runs.find("nightly") is None
     first = await runs.begin(RUN._replace(plan='{"a": 1}'))
@@ -87,9 +88,7 @@ async def test_pattern_and_design_select(store: Store, machines: tuple[str, ...]
     assert await chosen(Selection("nothing", None)) == []
 
 
-async def test_page_tells_what_is_done_and_what_is_not_registered(
-    store: Store, machines: tuple[str, ...]
-):
+async def test_page_marks_done_and_unregistered_machines(store: Store, machines: tuple[str, ...]):
     runs = store.fleet_runs()
     page = Page(machines=3, ids=("a_1", "b-1", "gone"))
     first = {item.equipment_id: item for item in await runs.read_page(RUN, page, ALL)}

@@ -67,9 +67,7 @@ async def test_health_and_run_to_failure_come_back(store: Store, machine: Equipm
     assert await store.read_labels("press-1") == labels
 
 
-async def test_label_that_turns_from_a_grade_to_a_health_keeps_nothing(
-    store: Store, machine: Equipment
-):
+async def test_health_label_replaces_a_grade_label_completely(store: Store, machine: Equipment):
     await store.put_equipment(machine)
     await store.put_labels("press-1", [ConditionLabel("pump", 0, MINUTE_US, "0")])
     await store.put_labels("press-1", [ConditionLabel("pump", 0, MINUTE_US, health=1.0)])
@@ -87,7 +85,7 @@ async def test_label_that_turns_from_a_grade_to_a_health_keeps_nothing(
         ConditionLabel("pump", 0, MINUTE_US, health=float("nan")),
     ],
 )
-async def test_label_that_does_not_say_exactly_one_thing_is_refused(
+async def test_label_without_exactly_one_of_grade_health_and_failure_is_refused(
     store: Store, machine: Equipment, label: ConditionLabel
 ):
     await store.put_equipment(machine)

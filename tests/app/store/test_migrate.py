@@ -22,7 +22,7 @@ async def empty_dsn(server_dsn: str):
     await run_sql(server_dsn, "drop database hydraulic_empty with (force)")
 
 
-async def test_replicas_that_migrate_at_once_agree(empty_dsn: str):
+async def test_concurrent_migrations_of_replicas_agree(empty_dsn: str):
     stores = [Store(empty_dsn) for _ in range(4)]
 
     editions = await asyncio.gather(*(store.migrate() for store in stores))
@@ -73,7 +73,7 @@ async def test_failing_migration_leaves_nothing(
     await session.close()
 
 
-async def test_diagnoses_stored_before_their_bodies_were_text_stay(
+async def test_migration_of_bodies_to_text_keeps_diagnoses(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ):
     store = Store(empty_dsn)
@@ -86,7 +86,8 @@ async def test_diagnoses_stored_before_their_bodies_were_text_stay(
     await run_sql(
         empty_dsn,
         "select prepare_months(array[timestamptz '2026-03-01Z'])",
-        "insert into diagnoses values ('d', '2026-03-02Z', 'rig', '2026-03-02Z', '2026-03-02Z', '1', 'ok', 0.5, '{\"b\": 1.5, \"a\": null}')",
+        "insert into diagnoses values ('d', '2026-03-02Z', 'rig', '2026-03-02Z', '2026-03-02Z', "
+        "'1', 'ok', 0.5, '{\"b\": 1.5, \"a\": null}')",
     )
     monkeypatch.undo()
 
@@ -97,7 +98,7 @@ async def test_diagnoses_stored_before_their_bodies_were_text_stay(
     old = await store.get_diagnosis("d")
     assert old is not None
     assert json.loads(old) == {"a": None, "b": 1.5}
-    assert await store.get_diagnosis("e") == stored.model_dump_json().encode()
+    assert await store.get_diagnosis("e") == stored.to_json()
     await store.close()
 
 

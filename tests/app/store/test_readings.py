@@ -86,7 +86,7 @@ _BATCH = st.lists(st.tuples(st.sampled_from(("PS1", "PS2", "TS1")), _TIME, _VALU
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(batches=st.lists(_BATCH, min_size=1, max_size=4))
-async def test_grid_equals_numpy_whatever_comes_late_twice_or_out_of_order(
+async def test_grid_equals_numpy_for_late_repeated_and_unordered_readings(
     store: Store, batches: list[list[Reading]]
 ):
     machine = make_machine(f"press-{uuid4().hex}")
@@ -101,7 +101,7 @@ async def test_grid_equals_numpy_whatever_comes_late_twice_or_out_of_order(
     assert sum(result.accepted + result.duplicates for result in results) == sum(map(len, batches))
 
 
-async def test_inline_readings_have_the_bits_of_stored_ones(store: Store, machine: Equipment):
+async def test_inline_and_stored_readings_give_bitwise_equal_bins(store: Store, machine: Equipment):
     await store.put_equipment(machine)
     rng = np.random.default_rng(1)
     offsets_us = np.sort(rng.choice(60_000_000, 5_000, replace=False)).astype(np.int64)
@@ -113,7 +113,7 @@ async def test_inline_readings_have_the_bits_of_stored_ones(store: Store, machin
     assert_same_bits((await grid_of(store, machine, machine.bins))[:1], expected[None])
 
 
-async def test_first_value_of_a_sensor_and_time_stays(store: Store, machine: Equipment):
+async def test_first_value_of_a_sensor_and_time_is_kept(store: Store, machine: Equipment):
     await store.put_equipment(machine)
 
     first = await store.ingest(machine.equipment_id, ["PS1", "PS1"], [T0_US, T0_US], [1.0, 2.0])
@@ -147,7 +147,7 @@ async def test_concurrent_writers_of_one_bin_lose_nothing(database_dsn: str, mac
         await store.close()
 
 
-async def test_several_equipment_go_in_one_call_whatever_their_order(store: Store):
+async def test_readings_of_several_equipment_in_any_order_are_written_in_one_call(store: Store):
     machines = [make_machine(f"press-{index}") for index in range(5)]
     for machine in machines:
         await store.put_equipment(machine)
@@ -201,7 +201,7 @@ async def test_time_in_another_unit_is_refused(store: Store, machine: Equipment,
         await store.ingest(machine.equipment_id, ["PS1"], [time_us], [1.0])
 
 
-async def test_unregistered_equipment_and_sensor_are_named_and_nothing_is_written(
+async def test_unregistered_equipment_or_sensor_raises_and_writes_nothing(
     store: Store, machine: Equipment
 ):
     await store.put_equipment(machine)
@@ -221,11 +221,11 @@ async def test_columns_of_different_length_are_refused(store: Store):
         await store.ingest("press-1", ["PS1", "PS1"], [T0_US], [1.0, 2.0])
 
 
-async def test_no_readings_are_no_error(store: Store):
+async def test_empty_call_writes_nothing(store: Store):
     assert await store.ingest_many([]) == (0, 0)
 
 
-async def test_newest_reading_is_told(store: Store, machine: Equipment):
+async def test_time_of_the_newest_reading_is_returned(store: Store, machine: Equipment):
     await store.put_equipment(machine)
     await store.ingest("press-1", ["PS1", "PS2"], [T0_US + 1_500_000, T0_US], [1.0, 2.0])
 
@@ -254,7 +254,7 @@ async def scans_of_whole_tables(dsn: str) -> int:
     return count
 
 
-async def test_session_that_began_with_a_small_table_never_reads_it_whole(
+async def test_plan_made_for_a_small_table_uses_the_index_when_it_grows(
     database_dsn: str, machine: Equipment
 ):
     store = Store(database_dsn, PoolLimits(max_size=1))
@@ -269,6 +269,6 @@ async def test_session_that_began_with_a_small_table_never_reads_it_whole(
             "press-1", machine.sensor_ids, [T0_US + second * 1_000_000] * 3, [1.0, 2.0, 3.0]
         )
 
-    # What a session did is counted at the latest when it ends.
+    # the statistics of a session are complete when it ends
     await store.close()
     assert await scans_of_whole_tables(database_dsn) == before

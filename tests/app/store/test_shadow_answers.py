@@ -1,4 +1,4 @@
-"""What shadows told, in the database."""
+"""Answers of shadow versions in the database."""
 
 import json
 from datetime import UTC, datetime
@@ -14,8 +14,8 @@ DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def answer(version: str = "2", day: datetime = DAY) -> ShadowAnswer:
-    told = diagnosis("d", DAY, day).model_copy(update={"model_version": version})
-    return ShadowAnswer(told, "1", 0.25, 0.5)
+    shadow = diagnosis("d", DAY, day).model_copy(update={"model_version": version})
+    return ShadowAnswer(shadow, "1", 0.25, 0.5)
 
 
 async def rows(dsn: str) -> list[asyncpg.Record]:
@@ -33,23 +33,25 @@ async def test_answer_is_stored_once_beside_the_returned_diagnosis(store: Store,
     first, second = await rows(database_dsn)
 
     assert (first["version"], second["version"]) == ("2", "3")
-    told = answer().diagnosis
+    stored = answer().diagnosis
     assert dict(first) == {
         "diagnosis_id": "d",
         "created_at": DAY,
-        "equipment_id": told.equipment_id,
-        "window_start": told.window.start,
-        "window_end": told.window.end,
+        "equipment_id": stored.equipment_id,
+        "window_start": stored.window.start,
+        "window_end": stored.window.end,
         "version": "2",
         "against": "1",
         "latency_s": 0.25,
         "against_latency_s": 0.5,
-        "body": told.model_dump_json(),
+        "body": stored.to_json().decode(),
     }
     assert json.loads(first["body"])["model_version"] == "2"
 
 
-async def test_answers_go_with_the_diagnoses_of_their_time(store: Store, database_dsn: str):
+async def test_shadow_answers_are_dropped_with_the_diagnoses_of_their_month(
+    store: Store, database_dsn: str
+):
     await store.insert_diagnoses([stored_row(diagnosis("d", DAY, DAY))])
     await store.insert_shadow_answers(
         [answer("2"), answer("3", datetime(2026, 5, 1, 12, tzinfo=UTC))]

@@ -38,9 +38,7 @@ async def filled(store: Store) -> Filled:
     return Filled(machine, values_SN)
 
 
-async def test_window_equals_rows_put_together_one_by_one(
-    store: Store, filled: Filled, database_dsn: str
-):
+async def test_window_equals_rows_read_one_by_one(store: Store, filled: Filled, database_dsn: str):
     session = await asyncpg.connect(database_dsn)
     rows = await session.fetch(
         "select sensor_id, time, value from sensor_readings natural join equipment_sensors"
@@ -60,18 +58,18 @@ async def test_window_equals_rows_put_together_one_by_one(
     assert window.newest.timestamp() == T0_S + 169
 
 
-async def test_many_windows_come_in_the_order_asked(store: Store, filled: Filled):
+async def test_windows_are_returned_in_the_given_order(store: Store, filled: Filled):
     await store.put_equipment(make_machine("press-2"))
-    asked = [
+    intervals = [
         ("press-1", T0_S + 200, 10),
         ("press-2", T0_S, 10),
         ("press-9", T0_S, 10),
         ("press-1", T0_S - 5, 10),
     ]
 
-    windows = await store.read_windows(asked)
+    windows = await store.read_windows(intervals)
 
-    assert [window[:3] for window in windows] == asked
+    assert [window[:3] for window in windows] == intervals
     assert [window.count for window in windows] == [10, 0, 0, 5]
     assert [window.grid_us for window in windows] == [1_000_000, 1_000_000, 0, 1_000_000]
     assert windows[1].newest is None
@@ -90,7 +88,7 @@ async def test_sensor_added_within_a_window_is_missing_before(store: Store):
     )
     await store.put_equipment(after)
     await store.ingest("press-1", ["C", "A"], [(T0_S + 3) * 1_000_000] * 2, [7.0, 8.0])
-    # Rewritten after the topology grew: the widths change back and forth.
+    # rewritten after the topology grew: the widths alternate
     await store.ingest("press-1", ["B"], [(T0_S + 1) * 1_000_000 + 1], [5.0])
 
     (window,) = await store.read_windows([("press-1", T0_S, 5)])
@@ -126,7 +124,7 @@ def test_window_of_another_grid_is_refused():
         decode_window(window, make_machine())
 
 
-async def test_history_comes_in_pieces_without_the_empty_ones(store: Store, filled: Filled):
+async def test_history_skips_empty_chunks(store: Store, filled: Filled):
     await store.ingest("press-1", ["S0"], [(T0_S + 1000) * 1_000_000], [5.0])
     span = await store.data_range("press-1")
     assert span == (T0_S, T0_S + 1001)
@@ -141,7 +139,9 @@ async def test_history_comes_in_pieces_without_the_empty_ones(store: Store, fill
 
 
 @pytest.mark.skipif(bool(TIMESCALE_DSN), reason="partitions of the plain edition")
-async def test_other_months_are_not_touched(store: Store, filled: Filled, database_dsn: str):
+async def test_read_opens_only_the_partitions_of_its_months(
+    store: Store, filled: Filled, database_dsn: str
+):
     for month in range(1, 6):
         await store.ingest("press-1", ["S0"], [(T0_S + month * MONTH_S) * 1_000_000], [1.0])
     session = await asyncpg.connect(database_dsn)
@@ -152,7 +152,7 @@ async def test_other_months_are_not_touched(store: Store, filled: Filled, databa
     assert any("sensor_grid_2023_11" in line for line in scanned)
     assert any("sensor_readings_2023_11" in line for line in scanned)
     assert not [line for line in scanned if "2023_12" in line or "2024_" in line], text
-    # left out when the statement begins, not looked into and found empty
+    # pruned at the start of the statement, not scanned and found empty
     assert text.count("Subplans Removed: 5") == 2, text
     assert "Seq Scan on sensor" not in text
 
@@ -176,38 +176,38 @@ async def test_window_over_a_border_of_months_is_whole(store: Store):
     np.testing.assert_array_equal(decode_window(after, machine), [[3]])
 
 
-async def test_windows_without_a_reading_are_known_without_reading_them(store: Store):
+async def test_filled_windows_are_those_with_a_reading(store: Store):
     await store.put_equipment(make_machine(sensors=("A",)))
     await store.ingest(
         "press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0]
     )
 
-    asked = [
+    intervals = [
         ("press-1", T0_S, 5),
         ("press-1", T0_S + 1, 8),
         ("press-9", T0_S, 5),
         ("press-1", T0_S + 5, 5),
     ]
-    assert await store.filled_windows(asked) == [True, False, False, True]
+    assert await store.filled_windows(intervals) == [True, False, False, True]
     assert await store.filled_windows([]) == []
 
 
-async def test_digest_of_the_grid_changes_with_its_bins(store: Store):
+async def test_grid_digest_changes_with_the_bins(store: Store):
     await store.put_equipment(make_machine(sensors=("A", "B")))
     await store.ingest(
         "press-1", ["A", "A"], [T0_S * 1_000_000, (T0_S + 9) * 1_000_000], [1.0, 2.0]
     )
-    asked = [
+    intervals = [
         ("press-1", (T0_S - 5) * 1_000_000, (T0_S + 5) * 1_000_000),
         ("press-1", 0, 5),
         ("press-9", 0, 5),
     ]
-    first, *empty = await store.grid_digests(asked)
+    first, *empty = await store.grid_digests(intervals)
     assert empty == ["0:0", "0:0"]
-    assert await store.grid_digests(asked[:1]) == [first]
+    assert await store.grid_digests(intervals[:1]) == [first]
     await store.ingest("press-1", ["A"], [(T0_S + 60) * 1_000_000], [1.0])
-    assert await store.grid_digests(asked[:1]) == [first]
+    assert await store.grid_digests(intervals[:1]) == [first]
 
     await store.ingest("press-1", ["A"], [T0_S * 1_000_000 + 1], [1.5])
 
-    assert await store.grid_digests(asked[:1]) != [first]
+    assert await store.grid_digests(intervals[:1]) != [first]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+import orjson
 
 from tests.bench.peers.common import (
     ROUTE,
@@ -56,7 +57,7 @@ class Diagnostics:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, fetched)
 
     def _answer(self, fetched: Sequence[Fetched]) -> list[dict[str, Any]]:
-        return [item.model_dump(mode="json") for item in self._diagnoser.answer(fetched)]
+        return [orjson.loads(item.to_json()) for item in self._diagnoser.answer(fetched)]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from app.checkpoint.files import load
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import UnknownEquipment
 from app.core.settings import PROJECT_DIR
-from app.diagnosis.build import DiagnosisContext, Scores, diagnose
+from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import QualityBatch, Thresholds, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
@@ -180,7 +180,7 @@ class Diagnoser:
             taught.feature_spec,
             taught.calibration,
         )
-        return diagnose(equipment, context, scores, summary, decoder, self._thresholds, {})
+        return build_diagnosis(equipment, context, scores, summary, decoder, self._thresholds, {})
 
     async def warm_up(self) -> None:
         """Answer for every batch size up to 32 in part, on windows of no readings."""

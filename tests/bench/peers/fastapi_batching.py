@@ -36,7 +36,7 @@ def build() -> FastAPI:
             fetched = await diagnoser.fetch(items)
             return await asyncio.get_running_loop().run_in_executor(
                 thread,
-                lambda: [item.model_dump_json().encode() for item in diagnoser.answer(fetched)],
+                lambda: [item.to_json() for item in diagnoser.answer(fetched)],
             )
 
         await diagnoser.warm_up()

@@ -37,7 +37,7 @@ def build() -> FastAPI:
         diagnoser: Diagnoser = api.state.diagnoser
         fetched = await diagnoser.fetch([asked])
         body = await asyncio.get_running_loop().run_in_executor(
-            api.state.thread, lambda: diagnoser.answer(fetched)[0].model_dump_json().encode()
+            api.state.thread, lambda: diagnoser.answer(fetched)[0].to_json()
         )
         return Response(body, media_type="application/json")
 

@@ -42,7 +42,7 @@ class DiagnosisApi(litserve.LitAPI):
         """Answer a batch."""
         self._sizes.note(len(items))
         fetched = self._loop.run_until_complete(self._diagnoser.fetch(items))
-        return [item.model_dump_json().encode() for item in self._diagnoser.answer(fetched)]
+        return [item.to_json() for item in self._diagnoser.answer(fetched)]
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         """Take a batch apart."""

@@ -1,4 +1,4 @@
-"""Locks and marks of what is in use."""
+"""Locks and marks of directories in use."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.data.artifact_locks import alone, in_use
+from train.data.artifact_locks import exclusive, in_use
 
 LONG_AGO = 1_000_000_000
 
@@ -24,13 +24,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_use_is_shared_and_nobody_is_alone_meanwhile(file: Path) -> None:
+def test_use_is_shared_and_prevents_an_exclusive_lock(file: Path) -> None:
     with in_use(file) as first, in_use(file) as second:
         assert (first, second) == (True, True)
-        with alone(file) as is_ours:
-            assert not is_ours
-    with alone(file) as is_ours:
-        assert is_ours
+        with exclusive(file) as is_locked:
+            assert not is_locked
+    with exclusive(file) as is_locked:
+        assert is_locked
 
 
 def test_directory_is_marked_at_both_ends_of_its_use(file: Path) -> None:
@@ -40,7 +40,7 @@ def test_directory_is_marked_at_both_ends_of_its_use(file: Path) -> None:
     assert file.parent.stat().st_mtime > LONG_AGO
 
 
-def test_use_that_fails_marks_its_end_too(file: Path) -> None:
+def test_failing_block_marks_its_end_too(file: Path) -> None:
     def fail() -> None:
         with in_use(file):
             os.utime(file.parent, (LONG_AGO, LONG_AGO))
@@ -49,22 +49,22 @@ def test_use_that_fails_marks_its_end_too(file: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert file.parent.stat().st_mtime > LONG_AGO
-    with alone(file) as is_ours:
-        assert is_ours
+    with exclusive(file) as is_locked:
+        assert is_locked
 
 
-def test_looking_marks_and_makes_nothing(file: Path) -> None:
-    with alone(file):
+def test_exclusive_lock_marks_and_creates_nothing(file: Path) -> None:
+    with exclusive(file):
         pass
-    with alone(file.with_name("other")) as is_ours:
-        assert not is_ours
+    with exclusive(file.with_name("other")) as is_locked:
+        assert not is_locked
     with in_use(file.with_name("other")) as is_there:
         assert not is_there
     assert file.parent.stat().st_mtime == LONG_AGO
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_use_that_comes_while_its_directory_is_taken_away_finds_nothing(file: Path) -> None:
+def test_use_during_removal_finds_nothing(file: Path) -> None:
     found: list[bool] = []
     opened = threading.Event()
 
@@ -73,8 +73,8 @@ def test_use_that_comes_while_its_directory_is_taken_away_finds_nothing(file: Pa
         with in_use(file) as is_there:
             found.append(is_there)
 
-    with alone(file) as is_ours:
-        assert is_ours
+    with exclusive(file) as is_locked:
+        assert is_locked
         user = threading.Thread(target=use)
         user.start()
         opened.wait(5)
@@ -85,18 +85,21 @@ def test_use_that_comes_while_its_directory_is_taken_away_finds_nothing(file: Pa
     assert found == [False]
 
 
-def test_lock_goes_along_when_a_preparation_takes_its_place(file: Path) -> None:
+def test_lock_survives_the_rename_of_a_preparation(file: Path) -> None:
     place = file.parent.with_name("place")
     with in_use(file):
         file.write_text("written")
         file.replace(file.with_name("whole"))
         file.parent.rename(place)
-        with alone(place / "whole") as is_ours:
-            assert not is_ours
+        with exclusive(place / "whole") as is_locked:
+            assert not is_locked
 
 
-def test_killed_user_holds_nothing(file: Path) -> None:
-    use = "import sys, pathlib, train.data.artifact_locks as usage\nwith usage.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
+def test_killed_process_releases_its_lock(file: Path) -> None:
+    use = (
+        "import sys, pathlib, train.data.artifact_locks as locks\n"
+        "with locks.in_use(pathlib.Path(sys.argv[1])): print('on', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", use, str(file)],
         stdin=subprocess.PIPE,
@@ -105,9 +108,9 @@ def test_killed_user_holds_nothing(file: Path) -> None:
     ) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == "on\n"
-        with alone(file) as is_ours:
-            assert not is_ours
+        with exclusive(file) as is_locked:
+            assert not is_locked
         user.kill()
         user.wait(5)
-        with alone(file) as is_ours:
-            assert is_ours
+        with exclusive(file) as is_locked:
+            assert is_locked

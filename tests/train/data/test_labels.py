@@ -1,6 +1,5 @@
 """Labels to windows."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,11 @@ from hypothesis import strategies as st
 
 from app.core.errors import InputError
 from app.schemas.equipment import Equipment
-from tests.small import press
+from app.store.labels import ConditionLabel
+from tests.small import START_US, press
 from train.data.labels import (
-    EPOCH,
     HOUR_US,
-    MICROSECOND,
     History,
-    Label,
     WindowLabels,
     configurations,
     join_labels,
@@ -24,24 +21,17 @@ from train.data.labels import (
     warm_up,
 )
 
-START = datetime(2025, 1, 1, tzinfo=UTC)
-
 
 def label(
     component_id: str, start_s: float, end_s: float, grade: str, *, stable: bool = True
-) -> Label:
-    return Label(
-        component_id,
-        START + timedelta(seconds=start_s),
-        START + timedelta(seconds=end_s),
-        grade,
-        stable,
-    )
+) -> ConditionLabel:
+    start_us, end_us = (START_US + round(1e6 * seconds) for seconds in (start_s, end_s))
+    return ConditionLabel(component_id, start_us, end_us, grade, stable)
 
 
 def test_windows_tile_an_interval_and_leave_its_rest() -> None:
     found = label_windows(press(), [label("pump", 0, 30, "worn")])
-    starts = [(START + timedelta(seconds=seconds) - EPOCH) // MICROSECOND for seconds in (0, 12)]
+    starts = [START_US, START_US + 12_000_000]
     assert found.start_us_W.tolist() == starts
     assert found.grade_WV.tolist() == [[1, -1, -1], [1, -1, -1]]
 
@@ -62,7 +52,7 @@ def test_a_change_of_grade_inside_a_window_leaves_it_without() -> None:
     assert found.grade_WV.tolist() == [[0, -1, -1], [-1, 1, -1]]
 
 
-def test_unknown_grade_names_what_there_is() -> None:
+def test_unknown_grade_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         InputError, match=r"'pump': \['new', 'worn', 'failed'\].*found grade '7' of 'pump'"
     ):
@@ -113,18 +103,18 @@ def engine(bins: int = 10) -> Equipment:
     )
 
 
-def failing(start_h: float, end_h: float, *, stable: bool = True) -> Label:
-    start, end = (START + timedelta(hours=hours) for hours in (start_h, end_h))
-    return Label("pump", start, end, stable=stable, run_to_failure=True)
+def failing(start_h: float, end_h: float, *, stable: bool = True) -> ConditionLabel:
+    start_us, end_us = (START_US + round(HOUR_US * hours) for hours in (start_h, end_h))
+    return ConditionLabel("pump", start_us, end_us, stable=stable, run_to_failure=True)
 
 
 def hours(start_h: float, end_h: float) -> History:
-    start_us = (START - EPOCH) // MICROSECOND
+    start_us = START_US
     return History(start_us + round(start_h * HOUR_US), start_us + round(end_h * HOUR_US))
 
 
 def ends_h(found: WindowLabels, bins: int = 10) -> list[float]:
-    return ((found.start_us_W - (START - EPOCH) // MICROSECOND) / HOUR_US + bins).tolist()
+    return ((found.start_us_W - START_US) / HOUR_US + bins).tolist()
 
 
 def test_run_to_failure_by_hand() -> None:
@@ -157,16 +147,16 @@ def test_history_that_starts_later_than_the_label_counts_from_there() -> None:
 
 def test_stride_that_is_no_multiple_of_the_grid_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"a whole multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"
+        InputError, match=r"a multiple of 3600.0 s, the grid of 'press-1', found 5400.0 s"
     ):
         label_windows(engine(), [failing(0, 25)], stride_s=5400.0)
 
 
-def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
+def test_labelled_health_gives_no_grade_rate_or_rul() -> None:
     found = label_windows(
         press(),
         [
-            Label("tank", START, START + timedelta(seconds=30), health=0.4),
+            ConditionLabel("tank", START_US, START_US + 30_000_000, health=0.4),
             label("pump", 0, 12, "worn"),
         ],
     )
@@ -178,14 +168,16 @@ def test_labelled_health_tells_neither_grade_nor_rate_nor_rul() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}]
+    "given_labels", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}]
 )
-def test_label_says_exactly_one_thing(said: dict[str, Any]) -> None:
+def test_label_has_exactly_one_kind(given_labels: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="a grade, a health or a run to failure"):
-        label_windows(press(), [Label("pump", START, START + timedelta(seconds=12), **said)])
+        label_windows(
+            press(), [ConditionLabel("pump", START_US, START_US + 12_000_000, **given_labels)]
+        )
 
 
-def test_machines_are_put_one_after_the_other() -> None:
+def test_machines_are_concatenated() -> None:
     first, second = (
         label_windows(press(), [label("pump", 0, 24, "worn")], machine=machine)
         for machine in (0, 1)

@@ -36,7 +36,7 @@ WINDOW_US = 12_000_000
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Start Ray once; `prepare` uses what runs."""
+    """Start Ray once; `prepare` uses it."""
     ray.init(
         address="local",
         num_cpus=2,
@@ -56,7 +56,7 @@ def settings(database_dsn: str, tmp_path: Path) -> Settings:
 async def fill(
     store: Store, equipment: Equipment, values_WSN: Floats, grade: str | None = "worn"
 ) -> None:
-    """Write windows that follow each other as readings of 1 Hz, with one grade of the pump."""
+    """Write consecutive windows as readings of 1 Hz, with one grade of the pump."""
     await store.put_equipment(equipment)
     W, _, N = values_WSN.shape
     times_us = START_US + 1_000_000 * np.arange(W * N)
@@ -116,7 +116,7 @@ async def test_dataset_has_the_chosen_windows_under_their_positions(
     assert windows.dataset(np.empty(0, np.int64)).count() == 0
 
 
-async def test_shards_are_used_again_until_readings_labels_or_choices_change(
+async def test_shards_are_reused_until_readings_labels_or_settings_change(
     store: Store, settings: Settings
 ) -> None:
     await fill(store, press(), wave(30, 4))
@@ -140,7 +140,7 @@ async def test_shards_are_used_again_until_readings_labels_or_choices_change(
     assert not list((settings.var_dir / "training").glob("*.partial"))
 
 
-async def test_windows_are_in_use_from_the_preparation_on_and_marked_when_they_are_taken_again(
+async def test_windows_are_locked_from_the_preparation_on_and_marked_when_reused(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, press(), wave(30, 4))
@@ -168,18 +168,18 @@ async def test_windows_are_in_use_from_the_preparation_on_and_marked_when_they_a
     assert len(seen) == 2
 
 
-async def test_windows_that_are_removed_before_they_are_held_are_prepared_again(
+async def test_windows_that_are_removed_before_they_are_locked_are_prepared_again(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, press(), wave(30, 4))
-    training, take_place, removed = settings.var_dir / "training", preparing._take_place, []
+    training, publish, removed = settings.var_dir / "training", preparing._publish, []
 
     def pruned(partial_directory: Path, directory: Path) -> None:
-        take_place(partial_directory, directory)
+        publish(partial_directory, directory)
         if not removed:
             removed.append(shutil.move(directory, training / "aside"))
 
-    monkeypatch.setattr(preparing, "_take_place", pruned)
+    monkeypatch.setattr(preparing, "_publish", pruned)
     assert len(await prepared(settings)) == 30
     assert removed
 
@@ -193,7 +193,7 @@ async def test_reading_after_the_labelled_time_changes_nothing(
     assert (await prepared(settings)).directory == first.directory
 
 
-async def test_machines_of_one_design_are_put_together(store: Store, settings: Settings) -> None:
+async def test_machines_of_one_design_are_concatenated(store: Store, settings: Settings) -> None:
     values_WSN = wave(20, 4)
     for name, grade in (("press-2", "new"), ("press-3", "worn"), ("press-4", None)):
         await fill(store, press().model_copy(update={"equipment_id": name}), values_WSN, grade)
@@ -211,9 +211,7 @@ async def test_machine_of_another_structure_is_named(store: Store, settings: Set
     await fill(store, press(), wave(3, 4))
     other = press().model_copy(update={"equipment_id": "press-2", "window_s": 24.0})
     await fill(store, other, wave(3, 4))
-    with pytest.raises(
-        StoreError, match="found that 'press-2' has another window_s than 'press-1'"
-    ):
+    with pytest.raises(StoreError, match="found 'press-2' with another window_s than 'press-1'"):
         await prepared(settings, CONFIG.model_copy(update={"design": "press"}))
 
 
@@ -245,7 +243,7 @@ async def test_run_to_failure_is_prepared_with_windows_that_overlap(
     )
 
 
-async def test_what_is_not_there_is_told(store: Store, settings: Settings) -> None:
+async def test_missing_data_is_named(store: Store, settings: Settings) -> None:
     with pytest.raises(
         StoreError, match="expected 'press-1' in the store, found no equipment at all: import it"
     ):
@@ -267,7 +265,7 @@ async def test_what_is_not_there_is_told(store: Store, settings: Settings) -> No
         await prepared(settings)
 
 
-async def test_failing_task_says_why_and_leaves_nothing(
+async def test_failing_task_reports_its_error_and_leaves_no_files(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, press(), wave(3, 4))

@@ -41,7 +41,7 @@ def test_spread_never_falls_below_its_floor() -> None:
     assert reference.flat == 1.0
 
 
-def test_sensor_that_was_never_there_has_no_reference() -> None:
+def test_sensor_without_readings_has_no_reference() -> None:
     values_WSN = wave(5, 4)
     values_WSN[:, 2] = np.nan
     assert set(spec_of([values_WSN], press(), CONFIG).references["press"]) == {"P1", "Q1", "T1"}
@@ -49,7 +49,7 @@ def test_sensor_that_was_never_there_has_no_reference() -> None:
 
 @pytest.mark.parametrize("cycle_s", [12.0, None])
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_batches_give_what_all_windows_at_once_give(cycle_s: float | None, size: int) -> None:
+def test_batches_equal_all_windows_at_once(cycle_s: float | None, size: int) -> None:
     equipment, values_WSN = (
         press().model_copy(update={"cycle_s": cycle_s}),
         with_holes(wave(40, 4) + 1000.0),
@@ -60,7 +60,7 @@ def test_batches_give_what_all_windows_at_once_give(cycle_s: float | None, size:
     assert streamed.keys() == at_once.keys()
     for sensor_id, reference in at_once.items():
         for name in ("mean", "spread", "low", "high", "flat", "roughness"):
-            # a level of 1000 with a spread of 1 leaves 12 of float64's 16 digits; tables are rounded to 7
+            # a level of 1000 and a spread of 1 leave 12 digits of float64; tables have 7
             np.testing.assert_allclose(
                 getattr(streamed[sensor_id], name), getattr(reference, name), rtol=2e-7
             )
@@ -110,11 +110,11 @@ def test_merged_moments_are_those_of_all(parts: list[list[float]]) -> None:
 
 
 def same(found: Doubles, expected: Doubles) -> None:
-    # sums of numbers up to 1000 differ by rounding, and the root makes 1e-13 of a zero variance 3e-7
+    # sums of numbers up to 1000 differ by rounding; the root turns 1e-13 into 3e-7
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-5)
 
 
-def test_limits_are_what_most_held_out_windows_stay_below() -> None:
+def test_limits_contain_most_holdout_windows() -> None:
     exceedance_WS = np.tile(np.linspace(0, 1, 101, dtype=np.float32)[:, None], (1, 4))
     exceedance_WS[:, 3] = np.nan
     limits = fit_limits(exceedance_WS, press(), share=0.9)

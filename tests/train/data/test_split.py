@@ -66,7 +66,7 @@ def test_fewer_configurations_than_folds_are_refused() -> None:
         split_folds(np.array([[0], [1]]), np.array([0, 1]), 5, 0)
 
 
-def test_a_fit_sees_nothing_held_out_and_little_of_a_warm_up() -> None:
+def test_training_has_no_holdout_and_few_warm_up_windows() -> None:
     configuration_W = np.repeat([0, 1, 2], 20)
     warm_up_W = np.zeros(60, np.bool_)
     warm_up_W[:15] = True
@@ -83,7 +83,7 @@ PLANS = ("group", "machine", "time", "leave-level:pump", "leave-block:pump+valve
 def made(
     grades: np.ndarray[tuple[int, ...], np.dtype[np.int64]], machines: int = 1, stride: int = 12
 ) -> Windows:
-    """Return windows of machines in turn, each with windows of 12 s every `stride` seconds; nothing is written."""
+    """Return windows of alternating machines, 12 s long, one every `stride` seconds."""
     labels = graded(grades)
     machine_W = np.arange(len(grades)) * machines // max(1, len(grades))
     place_W = np.arange(len(grades)) - np.searchsorted(machine_W, machine_W)
@@ -109,7 +109,7 @@ def made(
     st.sampled_from(PLANS),
     st.integers(0, 5),
 )
-def test_what_is_held_out_is_never_seen(
+def test_holdout_is_never_in_training(
     grades: list[tuple[int, int]], machines: int, stride: int, kind: str, seed: int
 ) -> None:
     windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
@@ -137,12 +137,12 @@ def test_what_is_held_out_is_never_seen(
                 of_what[kind][part.holdout_W].tolist()
             )
         if kind == "leave-block:pump+valve":
-            held, seen = (
+            holdout, train = (
                 {tuple(row) for row in labels.grade_WV[side, :2].tolist()}
                 for side in (part.holdout_W, part.train_W)
             )
-            assert len(held) == 1
-            assert not held & seen
+            assert len(holdout) == 1
+            assert not holdout & train
         if kind == "time":
             for machine in range(machines):
                 seen_us, held_us = (
@@ -150,7 +150,7 @@ def test_what_is_held_out_is_never_seen(
                     for side in (part.train_W, part.holdout_W)
                 )
                 if seen_us.size and held_us.size:
-                    # the end of what is seen, and a window's length, before what is held out
+                    # end of training, and a gap of one window, before the holdout
                     assert seen_us.max() + 2 * 12_000_000 <= held_us.min()
     if kind in {"group", "machine", "leave-level:pump", "leave-block:pump+valve"}:
         everything = np.concatenate([part.holdout_W for part in parts])
@@ -175,7 +175,7 @@ def shares_a_moment(windows: Windows, first_W: Integers, second_W: Integers) -> 
     st.sampled_from(PLANS),
     st.integers(0, 5),
 )
-def test_no_train_window_overlaps_a_held_one_of_its_machine(
+def test_no_training_window_overlaps_the_holdout_of_its_machine(
     grades: list[tuple[int, int]], machines: int, stride: int, kind: str, seed: int
 ) -> None:
     windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
@@ -193,7 +193,7 @@ def test_no_train_window_overlaps_a_held_one_of_its_machine(
             assert not shares_a_moment(windows, rest_W, apart_W)
 
 
-def test_only_what_overlaps_is_left_out() -> None:
+def test_only_overlapping_windows_are_removed() -> None:
     windows = made(np.zeros((12, 3), np.int64), machines=2, stride=5)
     assert not_overlapping(windows, np.array([0, 1, 2, 4, 5, 6, 9]), np.array([3])).tolist() == [
         0,
@@ -219,10 +219,10 @@ def test_parts_are_named() -> None:
 def test_random_split_is_refused_unless_its_leak_is_named() -> None:
     windows = made(factorial(1)[:, :3] % 2)
     with pytest.raises(
-        InputError, match=r"found random, which scores what was learned by heart.*random-leaky"
+        InputError, match=r"found random, which scores memorised windows.*random-leaky"
     ):
         split(windows, SplitPlan("random"))
-    with pytest.warns(UserWarning, match="near-duplicates, so the held-out figures are too good"):
+    with pytest.warns(UserWarning, match="near-duplicates, so the figures are too good"):
         parts = split(windows, SplitPlan("random-leaky", folds=3))
     assert sorted(position for part in parts for position in part.holdout_W.tolist()) == list(
         range(len(windows))
@@ -234,16 +234,16 @@ def test_random_split_is_refused_unless_its_leak_is_named() -> None:
     [
         ("by-moon", "expected a split of group, machine, time, .* found 'by-moon'"),
         ("leave-level:tank", "a component with grades of pump, valve, found 'tank'"),
-        ("leave-block:pump", "two components with grades joined by .* found 'pump'"),
+        ("leave-block:pump", "two components, joined by .* found 'pump'"),
         ("machine", "at least 5 machines for 5 folds, found 1"),
     ],
 )
-def test_split_that_can_not_be_made_says_why(kind: str, message: str) -> None:
+def test_impossible_split_is_refused_with_its_reason(kind: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         split(made(factorial(1)[:, :3] % 2), SplitPlan(kind))
 
 
-def test_whole_holds_out_nothing_but_most_of_a_warm_up() -> None:
+def test_whole_excludes_only_most_of_a_warm_up() -> None:
     windows = replace(made(np.zeros((30, 3), np.int64)), warm_up_W=np.arange(30) < 20)
     part = whole(windows, SplitPlan(warm_up_windows=4))
     assert part.holdout_W.size == 0
@@ -251,7 +251,7 @@ def test_whole_holds_out_nothing_but_most_of_a_warm_up() -> None:
     assert set(range(20, 30)) <= set(part.train_W.tolist())
 
 
-def test_windows_set_apart_are_whole_groups() -> None:
+def test_validation_windows_are_whole_groups() -> None:
     windows = made(factorial(2)[:, :3] % 2)
     seen_W = np.arange(0, len(windows), 2)
     rest_W, apart_W = set_apart(windows, seen_W, 0.25, 0)

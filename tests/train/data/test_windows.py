@@ -1,4 +1,4 @@
-"""Windows on disk: what is written is what is read, in order and in bounded pieces."""
+"""Windows on disk are read as written, in order and in bounded batches."""
 
 import pickle
 from pathlib import Path
@@ -15,7 +15,7 @@ from train.data import windows as stored
 from train.data.windows import groups, open_windows, write_windows
 
 
-def test_windows_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_windows_are_read_as_written(tmp_path: Path) -> None:
     values_WSN = wave(30, 4)
     values_WSN[3, 1, 4:] = np.nan
     labels = graded(np.tile(np.array([[0, 1, -1]]), (30, 1)))
@@ -41,11 +41,11 @@ def test_windows_come_back_as_they_were_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.values(np.arange(30)), values_WSN)
 
 
-def test_handle_is_small(tmp_path: Path) -> None:
+def test_windows_pickle_small(tmp_path: Path) -> None:
     assert len(pickle.dumps(graded_windows(tmp_path))) < 20_000
 
 
-def test_values_come_in_the_order_asked(tmp_path: Path) -> None:
+def test_values_are_in_the_given_order(tmp_path: Path) -> None:
     found = graded_windows(tmp_path)
     all_WSN = found.values(np.arange(60))
     np.testing.assert_array_equal(found.values(np.array([40, 3, 3, 59])), all_WSN[[40, 3, 3, 59]])
@@ -103,7 +103,7 @@ def test_unfinished_directory_is_refused(tmp_path: Path) -> None:
         open_windows(tmp_path)
 
 
-def test_missing_shard_is_told(tmp_path: Path) -> None:
+def test_missing_shard_is_refused(tmp_path: Path) -> None:
     graded_windows(tmp_path)
     parquet.shards(tmp_path)[0].unlink()
     with pytest.raises(InputError, match=r"expected 60 windows .* found 0"):

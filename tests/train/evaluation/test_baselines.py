@@ -15,7 +15,7 @@ from train.evaluation.baselines import (
     baselines,
     life_less_age,
 )
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 
 
 def lives(machines: list[list[float]]) -> WindowLabels:
@@ -58,7 +58,7 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
     seen_W = np.flatnonzero(windows.labels.grade_WV[:, 0] != 1)[
         ::2
     ]  # no window of the second of the pump's three grades
-    part = hold_out(
+    part = predict_holdout(
         small().model,
         small().spec,
         windows,
@@ -83,7 +83,7 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
 def test_rivals_know_nothing_of_windows_that_the_fit_did_not_learn_from(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     one_grade_W = np.flatnonzero(windows.labels.grade_WV[:, 0] == 0)
-    part = hold_out(
+    part = predict_holdout(
         small().model,
         small().spec,
         windows,

@@ -10,10 +10,10 @@ from train.evaluation.conformal import (
     choose_threshold,
     cross_fit,
     fold_of,
-    masked_in_turn,
     others,
     quantile,
     removal_levels,
+    removal_order,
     residuals,
     risk_coverage,
 )
@@ -118,7 +118,7 @@ def test_risk_rises_as_less_sure_answers_join() -> None:
 
 
 def test_sensors_go_in_an_order_of_their_own_for_each_window() -> None:
-    rank_WS = masked_in_turn(5, 3, seed=1)
+    rank_WS = removal_order(5, 3, seed=1)
     assert all(sorted(row) == [0, 1, 2, 3, 4] for row in rank_WS.tolist())
     assert not (rank_WS[0] == rank_WS[1]).all()
-    np.testing.assert_array_equal(rank_WS, masked_in_turn(5, 3, seed=1))
+    np.testing.assert_array_equal(rank_WS, removal_order(5, 3, seed=1))

@@ -20,7 +20,7 @@ from train.evaluation.baselines import (
     WINDOW_DISCRIMINANT,
 )
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import HoldoutPart, hold_out
+from train.evaluation.holdout import HoldoutPart, predict_holdout
 from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
 from train.evaluation.uncertainty import Given
 
@@ -54,7 +54,7 @@ def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPa
             spare_WV.astype(np.float32),
         )  # fmt: skip
 
-    logits, health_WV = knows(part.held_W, part.clean.logit_WMVJ, part.clean.health_WV)
+    logits, health_WV = knows(part.holdout_W, part.clean.logit_WMVJ, part.clean.health_WV)
     return replace(
         part,
         clean=replace(
@@ -68,7 +68,7 @@ def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPa
 
 def held(windows: Windows, machine: Small) -> list[HoldoutPart]:
     return [
-        hold_out(
+        predict_holdout(
             machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
         )
         for name, train_W, held_W in halves(windows)
@@ -94,16 +94,16 @@ def test_answers_that_are_right_score_as_right(tmp_path: Path) -> None:
 def test_intervals_of_a_health_that_misses_by_noise_cover_what_they_state(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path, repeats=60)
     parts = [oracle(windows, part) for part in held(windows, small())]
-    found = evaluate_parts(windows, parts, CONFIG, split="group", rival=False)
-    health = found.certainty["pump"].health
+    found = evaluate_parts(windows, parts, CONFIG, split="group", with_baselines=False)
+    health = found.uncertainty["pump"].health
     assert health is not None
     assert health.coverage == pytest.approx(0.9, abs=0.03)
     assert (
         0.85 * 4.11 < health.reach < 4.11
     )  # 1.645 * 0.05 / 0.02 = 4.11, less what is told above 1 and cut
     assert found.calibration.of("press", "pump").health_reach == health.reach
-    assert found.certainty["pump"].nll_calibrated is not None
-    assert "tank" not in found.certainty
+    assert found.uncertainty["pump"].nll_calibrated is not None
+    assert "tank" not in found.uncertainty
 
 
 def test_every_rival_is_scored_on_the_same_windows(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_every_rival_is_scored_on_the_same_windows(tmp_path: Path) -> None:
 def test_trouble_costs_are_against_the_same_windows_whole(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     found = evaluate_parts(
-        windows, held(windows, small()), CONFIG, split="group", rival=False
+        windows, held(windows, small()), CONFIG, split="group", with_baselines=False
     ).robustness
     assert found is not None
     assert found.measure == "exact match"
@@ -131,7 +131,9 @@ def test_trouble_costs_are_against_the_same_windows_whole(tmp_path: Path) -> Non
 
 def test_removal_goes_on_until_one_sensor_is_left(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
-    found = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False)
+    found = evaluate_parts(
+        windows, held(windows, small()), CONFIG, split="group", with_baselines=False
+    )
     assert set(found.abstention) == {"pump", "valve", TOGETHER}
     pump = found.abstention["pump"]
     assert [level.away for level in pump.levels] == [0, 1, 2, 3]
@@ -149,12 +151,12 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(
         for level in range(3)
     ]
     parts = [
-        hold_out(
+        predict_holdout(
             machine.model, machine.spec, windows, name, train_W, held_W, probes=0, removal_probes=0
         )
         for name, train_W, held_W in levels
     ]
-    found = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", rival=False)
+    found = evaluate_parts(windows, parts, CONFIG, split="leave-level:pump", with_baselines=False)
     assert set(found.scorecards[THIS].grades) == {"valve"}
     assert found.scorecards[THIS].grades["valve"].pooled.windows == 52
     assert (
@@ -164,7 +166,7 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(
     # of a checkpoint that was fitted to other windows nobody knows what it was shown
     given = Given({}, {}, Calibration(coverage=0.9), None)
     whole = evaluate_parts(
-        windows, parts, CONFIG, split="leave-level:pump", rival=False, given=given
+        windows, parts, CONFIG, split="leave-level:pump", with_baselines=False, given=given
     )
     assert set(whole.scorecards[THIS].grades) == {"pump", "valve"}
 
@@ -178,7 +180,12 @@ def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path:
     def answered(machine: Equipment) -> float:
         seen = replace(windows, equipment=machine)
         found = evaluate_parts(
-            seen, parts, CONFIG, split="group", rival=False, given=Given({}, {}, stated, None)
+            seen,
+            parts,
+            CONFIG,
+            split="group",
+            with_baselines=False,
+            given=Given({}, {}, stated, None),
         )
         return found.abstention["valve"].levels[1].answered
 
@@ -200,7 +207,7 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
     parts = [oracle(windows, part) for part in held(windows, small())]
 
     def far(part: HoldoutPart) -> HoldoutPart:
-        strange_W = np.arange(len(part.held_W)) % 3 == 0
+        strange_W = np.arange(len(part.holdout_W)) % 3 == 0
         wrong_W = (
             strange_W[:, None, None] & (np.arange(part.clean.logit_WMVJ.shape[2]) == 0)[:, None]
         )
@@ -214,7 +221,7 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
         return replace(part, clean=clean)
 
     found = evaluate_parts(
-        windows, [far(part) for part in parts], CONFIG, split="group", rival=False
+        windows, [far(part) for part in parts], CONFIG, split="group", with_baselines=False
     )
     pump, valve = found.answered["pump"], found.answered["valve"]
     assert pump.share == pytest.approx(2 / 3, abs=0.05)
@@ -227,15 +234,17 @@ def test_what_is_too_far_from_training_is_not_answered(tmp_path: Path) -> None:
         replace(p, clean=replace(p.clean, distance_WV=np.full_like(p.clean.health_WV, 2.0)))
         for p in parts
     ]
-    silent = evaluate_parts(windows, nowhere, CONFIG, split="group", rival=False).answered["pump"]
+    silent = evaluate_parts(windows, nowhere, CONFIG, split="group", with_baselines=False).answered[
+        "pump"
+    ]
     assert (silent.share, silent.score) == (0.0, None)
 
 
 def test_attention_of_every_edge_is_told(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     found = evaluate_parts(
-        windows, held(windows, small()), CONFIG, split="group", rival=False
-    ).listening
+        windows, held(windows, small()), CONFIG, split="group", with_baselines=False
+    ).attention
     assert [(each.source, each.target) for each in found] == [
         ("pump", "valve"),
         ("valve", "pump"),
@@ -249,15 +258,21 @@ def test_attention_of_every_edge_is_told(tmp_path: Path) -> None:
 def test_ablation_and_second_opinion_stand_beside(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     parts = held(windows, small())
-    opinion_WVK = np.zeros((*parts[0].clean.health_WV.shape, 3), np.float32)
+    linear_WVK = np.zeros((*parts[0].clean.health_WV.shape, 3), np.float32)
     parts = [
-        replace(part, clean=replace(part.clean, opinion_WVK=opinion_WVK[: len(part.held_W)]))
+        replace(part, clean=replace(part.clean, linear_WVK=linear_WVK[: len(part.holdout_W)]))
         for part in parts
     ]
     config = CONFIG.model_copy(update={"linear_weight": 0.5})
     curve = {"a": (LearningPoint(epoch=1, loss=0.5, score=0.7),)}
     found = evaluate_parts(
-        windows, parts, config, split="group", without_messages=parts, learning=curve, rival=False
+        windows,
+        parts,
+        config,
+        split="group",
+        without_messages=parts,
+        learning=curve,
+        with_baselines=False,
     )
     assert {ALONE, NO_MESSAGES} < set(found.scorecards)
     assert found.learning == curve
@@ -266,14 +281,16 @@ def test_ablation_and_second_opinion_stand_beside(tmp_path: Path) -> None:
 
 def test_what_a_checkpoint_states_is_checked_and_not_fitted(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
-    fitted = evaluate_parts(windows, held(windows, small()), CONFIG, split="group", rival=False)
+    fitted = evaluate_parts(
+        windows, held(windows, small()), CONFIG, split="group", with_baselines=False
+    )
     given = Given({"pump": 2.0, "valve": 1.0}, {}, fitted.calibration, fitted.limits)
-    whole = hold_out(
+    whole = predict_holdout(
         small().model, small().spec, windows, "all", np.array([], np.int64), np.arange(60), probes=0
     )
     found = evaluate_parts(windows, [whole], CONFIG, split="all", given=given)
     assert found.calibration == fitted.calibration
-    assert found.certainty["pump"].temperature == 2.0
+    assert found.uncertainty["pump"].temperature == 2.0
     assert (
         found.abstention["pump"].least_confidence
         == fitted.calibration.of("press", "pump").least_confidence
@@ -320,7 +337,7 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
     assert windows.group_W.max() == 3
     machine = small()
     parts = [
-        hold_out(
+        predict_holdout(
             machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
         )
         for name, train_W, held_W in halves(windows)
@@ -339,8 +356,8 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
     assert life.pooled.windows == 160
     assert found.robustness is not None
     assert found.robustness.measure == "rul rmse"
-    assert found.certainty["pump"].rul is not None
-    assert 0.8 < found.certainty["pump"].rul.coverage <= 1.0
+    assert found.uncertainty["pump"].rul is not None
+    assert 0.8 < found.uncertainty["pump"].rul.coverage <= 1.0
     assert found.abstention["pump"].least_confidence is None
     assert {each.quantity for each in found.trajectories} == {"health", "rul_h"}
     assert not found.scorecards[THIS].grades
@@ -348,7 +365,7 @@ def test_remaining_life_is_scored_beside_rules_and_trees(tmp_path: Path) -> None
 
 def test_parts_without_windows_are_refused(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
-    none = hold_out(
+    none = predict_holdout(
         small().model, small().spec, windows, "none", np.arange(3), np.array([], np.int64)
     )
     with pytest.raises(ValueError, match="found none"):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
+from app.model.grades import ordinal_probability
 from app.model.graph import GraphGroup, build_topology
 from tests.graphs import predict as predict_group
 from tests.small import graded_windows, small
 from train.evaluation.predict import Predictions, join, predict
-from train.evaluation.scores import grade_probability
 
 
 def same(found: Predictions, expected: Predictions) -> None:
@@ -34,7 +35,7 @@ def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> Non
     served = predict_group(machine.model, group)
     for name in ("health_WV", "spread_WV", "rate_WV", "rul_WV", "rul_spread_WV"):
         np.testing.assert_allclose(getattr(said, name), getattr(served, name), rtol=1e-5)
-    own_WK = grade_probability(said.logit_WMVJ[:, :, 0], 1.0)
+    own_WK = ordinal_probability(said.logit_WMVJ[:, :, 0], 1.0)
     np.testing.assert_allclose(own_WK, served.probability_WVK[:, 0], atol=1e-6)
     np.testing.assert_array_equal(said.exceedance_WS, features.exceedance_WS)
 

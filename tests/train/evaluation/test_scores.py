@@ -5,17 +5,15 @@ import math
 import numpy as np
 import pytest
 
+from app.model.grades import joined_probability, linear_probability, ordinal_probability
 from train.data.labels import HOUR_US
 from train.evaluation.scores import (
     confusion,
     covered,
     exact_matches,
-    grade_probability,
-    joined_probability,
     last_half,
     life_runs,
     nll,
-    opinion_probability,
     phm08,
     reliability,
     runs,
@@ -124,12 +122,12 @@ def test_smoothing_looks_back_and_is_reset_where_the_condition_changes() -> None
 
 def test_probability_is_the_mean_over_the_members() -> None:
     logit_WMJ = np.array([[[2.0, -np.inf], [-2.0, -np.inf]]], np.float32)
-    np.testing.assert_allclose(grade_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
+    np.testing.assert_allclose(ordinal_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
 
 
 def test_second_opinion_is_joined_where_there_is_one() -> None:
     own_WK = np.array([[0.4, 0.6], [0.4, 0.6]])
-    opinion_WK = opinion_probability(
+    opinion_WK = linear_probability(
         np.log(np.array([[0.9, 0.1], [np.nan, np.nan]], np.float32)), 1.0
     )
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""What training left, as it is told and removed, on a real file system."""
+"""Artifacts of training are listed and removed, on a real file system."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from app.core.errors import InputError
 from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
-from train.data.artifact_locks import SEARCHES, USES, alone, in_use, lock_of
+from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, exclusive, in_use, job_lock
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.fitting.fit import Fitted
 from train.fitting.progress import Progress
@@ -34,28 +34,28 @@ def written(path: Path, text: str = "1234") -> Path:
 
 
 def aged(path: Path, when: datetime = LONG_AGO) -> None:
-    """Make all of a tree look as if it was changed last at a time."""
+    """Set the time of the last change in a whole tree."""
     for each in [*sorted(path.rglob("*"), reverse=True), path]:
         os.utime(each, (when.timestamp(), when.timestamp()), follow_symlinks=False)
 
 
 @pytest.fixture
 def training(tmp_path: Path) -> Path:
-    """One of each kind, long unused."""
+    """One artifact of each kind, long unused."""
     directory = tmp_path / "var" / "training"
     graded_windows(directory / DIGEST)
     written(directory / PARTIAL / "windows-000000.parquet")
     written(directory / PARTIAL / BEGUN, "")
     written(directory / "jobs" / JOB / "fold-1-2" / "checkpoint_1" / "state.json")
-    written(directory / "jobs" / JOB / USES, DIGEST)
+    written(directory / "jobs" / JOB / WINDOWS_NAME, DIGEST)
     written(directory / "jobs" / f"{JOB}.lock", "")
     written(directory / "tune" / SEARCH / "tuner.pkl")
-    written(directory / "tune" / SEARCHES, "")
+    written(directory / "tune" / SEARCH_LOCK, "")
     aged(directory)
     return directory
 
 
-def test_all_that_training_leaves_is_known_with_size_and_last_change(training: Path) -> None:
+def test_all_artifacts_are_listed_with_size_and_last_change(training: Path) -> None:
     found = {each.name: each for each in survey(training)}
     assert {name: each.kind for name, each in found.items()} == {
         DIGEST: Kind.WINDOWS,
@@ -63,7 +63,7 @@ def test_all_that_training_leaves_is_known_with_size_and_last_change(training: P
         f"jobs/{JOB}": Kind.FITS,
         f"tune/{SEARCH}": Kind.SEARCH,
     }
-    assert found[f"jobs/{JOB}"].uses == DIGEST
+    assert found[f"jobs/{JOB}"].windows == DIGEST
     assert found[f"jobs/{JOB}"].size == 4 + len(DIGEST)
     assert found[DIGEST].size == sum(path.stat().st_size for path in (training / DIGEST).iterdir())
     assert {each.changed for each in found.values()} == {LONG_AGO}
@@ -93,7 +93,7 @@ def test_newest_change_counts_wherever_it_is(training: Path) -> None:
         f"tune/{DIGEST}",
     ],
 )
-def test_what_training_does_not_name_is_unknown(training: Path, name: str) -> None:
+def test_other_names_are_unknown(training: Path, name: str) -> None:
     written(
         training / name / "content"
         if name != "notes.txt" and not name.endswith(".lock")
@@ -102,9 +102,7 @@ def test_what_training_does_not_name_is_unknown(training: Path, name: str) -> No
     assert {each.name: each.kind for each in survey(training)}[name] is Kind.UNKNOWN
 
 
-def test_links_are_unknown_and_what_they_lead_to_is_not_seen(
-    training: Path, tmp_path: Path
-) -> None:
+def test_links_are_unknown_and_not_followed(training: Path, tmp_path: Path) -> None:
     for name, parent in ((DIGEST, ""), (JOB, "jobs")):
         elsewhere = tmp_path / name
         (training / parent / name).rename(elsewhere)
@@ -119,26 +117,24 @@ def test_links_are_unknown_and_what_they_lead_to_is_not_seen(
 
 
 def test_link_in_the_place_of_a_lock_is_not_followed(training: Path, tmp_path: Path) -> None:
-    lock_of(training / "jobs" / JOB).unlink()
-    lock_of(training / "jobs" / JOB).symlink_to(tmp_path / "elsewhere")
+    job_lock(training / "jobs" / JOB).unlink()
+    job_lock(training / "jobs" / JOB).symlink_to(tmp_path / "elsewhere")
     assert {each.name: each.kind for each in survey(training)}[f"jobs/{JOB}"] is Kind.UNKNOWN
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_removing_leaves_nothing_but_locks_and_what_links_lead_to(
-    training: Path, tmp_path: Path
-) -> None:
+def test_removal_leaves_locks_and_targets_of_links(training: Path, tmp_path: Path) -> None:
     kept = written(tmp_path / "elsewhere" / "kept")
     (training / DIGEST / "link").symlink_to(kept.parent)
     (training / "jobs" / JOB / "link").symlink_to(kept)
     for each in survey(training):
         assert remove(training, each) == ""
     left = sorted(str(path.relative_to(training)) for path in training.rglob("*") if path.is_file())
-    assert left == [f"jobs/{JOB}.lock", f"tune/{SEARCHES}"]
+    assert left == [f"jobs/{JOB}.lock", f"tune/{SEARCH_LOCK}"]
     assert kept.read_text() == "1234"
 
 
-def test_looking_changes_nothing(training: Path) -> None:
+def test_survey_changes_nothing(training: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
     survey(training)
     assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
@@ -151,7 +147,7 @@ def test_what_is_in_use_stays(training: Path, name: str) -> None:
         DIGEST: in_use(training / DIGEST / HEAD),
         PARTIAL: in_use(training / PARTIAL / BEGUN),
         f"jobs/{JOB}": attempt(training / "jobs" / f"{JOB}.lock"),
-        f"tune/{SEARCH}": in_use(training / "tune" / SEARCHES),
+        f"tune/{SEARCH}": in_use(training / "tune" / SEARCH_LOCK),
     }
     with holds[name] as is_held:
         assert is_held
@@ -164,13 +160,15 @@ def test_what_is_in_use_stays(training: Path, name: str) -> None:
     assert not (training / name).exists()
 
 
-def test_preparation_that_was_killed_before_its_name_is_held_by_its_head(training: Path) -> None:
+def test_preparation_that_was_killed_before_its_rename_is_locked_by_its_head(
+    training: Path,
+) -> None:
     (training / PARTIAL / BEGUN).rename(training / PARTIAL / HEAD)
     with in_use(training / PARTIAL / HEAD):
         assert {each.name: each.busy for each in survey(training)}[PARTIAL] == IN_USE
 
 
-def test_what_was_used_since_it_was_looked_at_stays(training: Path) -> None:
+def test_artifact_that_was_used_since_the_survey_stays(training: Path) -> None:
     before = {each.name: each for each in survey(training)}
     with in_use(training / DIGEST / HEAD):
         open_windows(training / DIGEST)
@@ -180,7 +178,7 @@ def test_what_was_used_since_it_was_looked_at_stays(training: Path) -> None:
     assert remove(training, before[f"jobs/{JOB}"]) == "used meanwhile"
 
 
-def test_removal_that_is_cut_off_leaves_nothing_under_a_name_that_is_used(
+def test_interrupted_removal_leaves_no_used_name(
     training: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -202,7 +200,7 @@ def _killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_another_process_removed_is_gone(training: Path) -> None:
+def test_artifact_removed_by_another_process_is_no_error(training: Path) -> None:
     found = survey(training)
     for each in found:
         assert remove(training, each) == ""
@@ -210,7 +208,7 @@ def test_what_another_process_removed_is_gone(training: Path) -> None:
         assert remove(training, each) == ""
 
 
-def test_training_at_work_is_in_use_and_names_its_windows_and_a_killed_one_is_not(
+def test_running_training_is_in_use_and_names_its_windows_and_a_killed_one_is_not(
     training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = open_windows(training / DIGEST)
@@ -228,10 +226,10 @@ def test_training_at_work_is_in_use_and_names_its_windows_and_a_killed_one_is_no
             Job(windows, config, tmp_path / "out", "1", "train", storage),
             Progress(is_terminal=False),
         )
-    told = {each.name: each for each in at_work}[f"jobs/{storage.name}"]
-    assert (told.kind, told.busy, told.uses) == (Kind.FITS, IN_USE, DIGEST)
+    found = {each.name: each for each in at_work}[f"jobs/{storage.name}"]
+    assert (found.kind, found.busy, found.windows) == (Kind.FITS, IN_USE, DIGEST)
     killed = {each.name: each for each in survey(training)}[f"jobs/{storage.name}"]
-    assert (killed.busy, killed.uses) == ("", DIGEST)
+    assert (killed.busy, killed.windows) == ("", DIGEST)
     aged(storage)
     with pytest.raises(KeyboardInterrupt):
         run_job(
@@ -241,14 +239,14 @@ def test_training_at_work_is_in_use_and_names_its_windows_and_a_killed_one_is_no
     assert {each.name: each for each in survey(training)}[f"jobs/{storage.name}"].changed > LONG_AGO
 
 
-def test_training_waits_for_the_moment_in_which_it_is_looked_at(
+def test_training_waits_while_the_survey_locks_it(
     training: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_job, "run_fit", _killed)
     windows, storage = open_windows(training / DIGEST), training / "jobs" / JOB
     job = Job(windows, CONFIG, training / "out", "1", "train", storage)
     with ExitStack() as looking:
-        assert looking.enter_context(alone(lock_of(storage)))
+        assert looking.enter_context(exclusive(job_lock(storage)))
         over = threading.Timer(0.2, looking.close)
         over.start()
         with pytest.raises(KeyboardInterrupt):  # of its first fit
@@ -256,8 +254,9 @@ def test_training_waits_for_the_moment_in_which_it_is_looked_at(
         over.join()
 
 
-def test_place_that_is_no_directory_is_told(tmp_path: Path) -> None:
+def test_file_instead_of_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"expected a directory of trainings in .*, found Not a directory at"
+        InputError,
+        match=r"expected a readable directory of trainings in .*, found Not a directory at",
     ):
         survey(written(tmp_path / "training"))

@@ -1,4 +1,4 @@
-"""A checkpoint is evaluated as it is, straight on the files of C-MAPSS."""
+"""A checkpoint is evaluated unchanged, directly on the files of C-MAPSS."""
 
 import argparse
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from train.data.labels import EPOCH, MICROSECOND
 from train.data.reference import fit_spec
 from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Metrics
 from train.fitting.fit import network
 from train.jobs.evaluate_command import config_of, directory_name, main, may_have_seen
@@ -33,7 +33,7 @@ CAP_H = 125.0
 
 
 def engines(lives: list[int]) -> list[Engine]:
-    """Return engines that ran for so many cycles, every column a noisy trend."""
+    """Return engines with these numbers of cycles; every column is a noisy trend."""
     generator = np.random.default_rng(0)
     return [
         Engine(
@@ -55,14 +55,15 @@ def write(path: Path, found: list[Engine]) -> Path:
 
 
 def checkpoint(directory: Path, tmp_path: Path) -> Path:
-    """Write a checkpoint with random weights that tells the remaining life of one component."""
+    """Write a checkpoint with random weights that predicts the remaining life of one component."""
     topology = engine_topology()
     component_id = topology.components[1].component_id
     windows = engine_windows(
         tmp_path / "w", topology, engines([150, 160]), [0.0, 0.0], component_id, CAP_H, ("a", "b")
     )
     config = TrainConfig(
-        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1, statistics=("mean", "slope"), linear_weight=0.0
+        design=topology.design, members=1, hidden=8, heads=2, attention_layers=1,
+        statistics=("mean", "slope"), linear_weight=0.0,
     )  # fmt: skip
     spec = fit_spec(windows, np.arange(0, len(windows), 7), config)
     torch.manual_seed(0)
@@ -90,7 +91,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def test_windows_end_at_each_cycle_and_lack_what_came_before(tmp_path: Path) -> None:
+def test_windows_end_at_each_cycle_and_earlier_bins_are_missing(tmp_path: Path) -> None:
     topology = engine_topology()
     component_id = topology.components[1].component_id
     found = engine_windows(
@@ -133,10 +134,10 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
         str(trained),
     ]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert f"{THIS}: remaining life of" in told
-    assert "RMSE" in told
-    assert "PHM08" in told
+    printed = capsys.readouterr().out
+    assert f"{THIS}: remaining life of" in printed
+    assert "RMSE" in printed
+    assert "PHM08" in printed
     metrics = Metrics.model_validate_json((tmp_path / "out" / "metrics.json").read_text())
     life = next(iter(metrics.evaluation.scorecards[THIS].life.values()))
     assert life.pooled.windows == 3
@@ -145,14 +146,14 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_checkpoint_that_tells_no_remaining_life_is_refused(
+def test_checkpoint_without_remaining_life_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tested = write(tmp_path / "test.txt", engines([120]))
     (tmp_path / "rul.txt").write_text("20\n")
     arguments = ["app/weights/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
-    assert "tells the remaining life of one component" in capsys.readouterr().err
+    assert "predicts the remaining life of one component" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -168,9 +169,9 @@ def test_windows_inside_the_data_interval_of_a_design_may_have_been_seen(tmp_pat
     assert not may_have_seen(one, windows, np.arange(60))  # another design
 
 
-def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
+def test_reports_of_two_splits_have_different_directories(tmp_path: Path) -> None:
     windows, manifest = graded_windows(tmp_path), read_manifest(Path("app/weights/1"))
-    whole = hold_out(
+    whole = predict_holdout(
         small().model,
         small().spec,
         windows,
@@ -180,7 +181,9 @@ def test_reports_of_two_splits_stand_side_by_side(tmp_path: Path) -> None:
         probes=0,
         removal_probes=0,
     )
-    found = evaluate_parts(windows, [whole], CONFIG, split="leave-block:pump+valve", rival=False)
+    found = evaluate_parts(
+        windows, [whole], CONFIG, split="leave-block:pump+valve", with_baselines=False
+    )
     assert directory_name(manifest, found) == "press-1-leave-block-pump-valve"
     assert directory_name(manifest, found.model_copy(update={"split": "time"})) == "press-1-time"
 

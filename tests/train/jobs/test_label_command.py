@@ -1,4 +1,4 @@
-"""Labels from CSV: what is written, what is refused, and that it is all or nothing."""
+"""Labels from CSV: all lines are written, or none."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,8 @@ async def test_labels_are_written(
 ) -> None:
     text = (
         HEAD
-        + "2025-01-01T00:00Z,2025-01-01T02:00+01:00,pump,0.8\n\n2025-01-01T01:00Z, 2025-01-01T02:00Z, tank, 1\n"
+        + "2025-01-01T00:00Z,2025-01-01T02:00+01:00,pump,0.8\n\n"
+        + "2025-01-01T01:00Z, 2025-01-01T02:00Z, tank, 1\n"
     )
     assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 0
     assert capsys.readouterr().out == "wrote 2 labels of press-1\n"
@@ -37,7 +38,7 @@ async def test_labels_are_written(
     ]
 
 
-async def test_every_bad_line_is_told_and_nothing_is_written(
+async def test_every_invalid_line_is_named_and_nothing_is_written(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = HEAD + (
@@ -49,20 +50,20 @@ async def test_every_bad_line_is_told_and_nothing_is_written(
         "2025-01-01T00:30Z,2025-01-01T01:30Z,pump,0.5\n"
     )
     assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 1
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for fault in (
         "labels.csv line 3: expected 4 columns, found 3",
-        "labels.csv line 4: expected an ISO 8601 time such as 2025-01-01T00:00Z as start, found 'noon'",
+        "line 4: expected an ISO 8601 time such as 2025-01-01T00:00Z as start, found 'noon'",
         "labels.csv line 4: expected a time with its zone as end, found '2025-01-01T01:00'",
         "labels.csv line 4: expected a component of pump, tank, valve, found 'motor'",
         "labels.csv line 4: expected a health from 0 to 1, found '1.5'",
-        "labels.csv line 5: expected an end after the start 2025-01-01T01:00Z, found 2025-01-01T01:00Z",
+        "line 5: expected an end after the start 2025-01-01T01:00Z, found 2025-01-01T01:00Z",
         "labels.csv line 5: expected a health from 0 to 1, found 'good'",
         "labels.csv line 6: expected a health from 0 to 1, found 'nan'",
         "labels.csv line 7: expected one label of 'pump' at a time, found one that overlaps line 2",
     ):
-        assert fault in said
-    assert said.endswith("nothing was written, correct the file\n")
+        assert fault in printed
+    assert printed.endswith("nothing was written, correct the file\n")
     assert await store.read_labels("press-1") == []
 
 
@@ -77,7 +78,7 @@ async def test_every_bad_line_is_told_and_nothing_is_written(
         (None, "expected a CSV file of labels at "),
     ],
 )
-async def test_file_that_is_no_list_of_labels_is_refused(
+async def test_file_without_labels_is_refused(
     store: Store,
     database_dsn: str,
     tmp_path: Path,
@@ -117,11 +118,11 @@ async def test_label_replaces_one_of_the_same_start_and_may_not_overlap_another(
     ]
 
 
-async def test_unknown_equipment_is_told(
+async def test_unknown_equipment_is_refused(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await store.put_equipment(press())
     assert (
         await asyncio.to_thread(main, ["mill", str(tmp_path / "x.csv"), "--dsn", database_dsn]) == 1
     )
-    assert "found 'mill'; there is press-1" in capsys.readouterr().err
+    assert "found 'mill'; the store has press-1" in capsys.readouterr().err

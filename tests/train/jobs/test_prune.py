@@ -1,4 +1,4 @@
-"""What of a training's leftovers goes and what stays, and the command that does it."""
+"""Which artifacts of training are pruned, and the command."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.jobs.test_artifacts import DIGEST, JOB, PARTIAL, SEARCH, aged, written
 from train.__main__ import main
-from train.data.artifact_locks import SEARCHES, USES, in_use, lock_of
+from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, in_use, job_lock
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.jobs.artifacts import IN_USE, Artifact, Kind
 from train.jobs.prune import MOMENT, judge
@@ -22,17 +22,19 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAYS_30 = timedelta(days=30)
 
 
-def left(name: str, kind: Kind, days: float, busy: str = "", uses: str = "") -> Artifact:
-    """Return something that was changed last so many days ago."""
-    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, uses)
+def left(name: str, kind: Kind, days: float, busy: str = "", windows: str = "") -> Artifact:
+    """Return an artifact with its last change so many days ago."""
+    return Artifact(name, kind, 1, NOW - timedelta(days=days), busy, windows)
 
 
 def gone(*found: Artifact, days: float = 30) -> list[str]:
-    return [each.leftover.name for each in judge(found, NOW, timedelta(days=days)) if each.goes]
+    return [
+        each.artifact.name for each in judge(found, NOW, timedelta(days=days)) if each.is_removed
+    ]
 
 
 @pytest.mark.parametrize("kind", [Kind.WINDOWS, Kind.UNFINISHED, Kind.FITS, Kind.SEARCH])
-def test_goes_from_the_day_on_and_not_before(kind: Kind) -> None:
+def test_artifact_is_removed_from_the_day_on(kind: Kind) -> None:
     assert gone(left("a", kind, 30), left("b", kind, 29.999)) == ["a"]
     assert gone(left("a", kind, 0.001), days=0) == ["a"]
 
@@ -47,20 +49,22 @@ def test_what_is_in_use_stays_whatever_its_age(days: int) -> None:
     )
 
 
-def test_unknown_stays_and_half_removed_goes_at_any_age() -> None:
+def test_unknown_stays_and_half_removed_is_removed_at_any_age() -> None:
     assert gone(left("a", Kind.UNKNOWN, 400), left("b", Kind.CUT_OFF, 0)) == ["b"]
 
 
-def test_windows_stay_as_long_as_fits_that_came_of_them_are_used() -> None:
+def test_windows_stay_while_their_fits_are_used() -> None:
     windows, others = left("w", Kind.WINDOWS, 90), left("v", Kind.WINDOWS, 90)
-    assert gone(windows, others, left("jobs/a", Kind.FITS, 3, uses="w")) == ["v"]
-    assert gone(windows, others, left("jobs/a", Kind.FITS, 31, uses="w")) == ["w", "v", "jobs/a"]
-    assert gone(windows, others, left("jobs/a", Kind.FITS, 90, IN_USE, uses="w"), days=0) == ["v"]
-    (verdict, *_) = judge([windows, left("jobs/a", Kind.FITS, 3, uses="w")], NOW, DAYS_30)
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 3, windows="w")) == ["v"]
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 31, windows="w")) == ["w", "v", "jobs/a"]
+    assert gone(windows, others, left("jobs/a", Kind.FITS, 90, IN_USE, windows="w"), days=0) == [
+        "v"
+    ]
+    (verdict, *_) = judge([windows, left("jobs/a", Kind.FITS, 3, windows="w")], NOW, DAYS_30)
     assert verdict.why == "last used 2026-05-29 00:00Z by jobs/a"
 
 
-def test_fits_at_work_that_name_no_windows_keep_all_windows() -> None:
+def test_running_fits_without_a_name_keep_all_windows() -> None:
     found = [
         left("w", Kind.WINDOWS, 90),
         left("jobs/a", Kind.FITS, 90, IN_USE),
@@ -69,18 +73,18 @@ def test_fits_at_work_that_name_no_windows_keep_all_windows() -> None:
     assert gone(*found) == ["jobs/b"]
 
 
-def test_preparation_that_began_this_moment_stays() -> None:
+def test_preparation_that_has_just_begun_stays() -> None:
     moment = MOMENT / timedelta(days=1)
     assert gone(
         left("a", Kind.UNFINISHED, 0.9 * moment), left("b", Kind.UNFINISHED, moment), days=0
     ) == ["b"]
 
 
-def test_what_a_clock_ahead_marked_stays() -> None:
+def test_artifact_marked_by_a_clock_ahead_stays() -> None:
     assert gone(left("a", Kind.WINDOWS, -1), days=0) == []
 
 
-LEFTOVERS = st.lists(
+ARTIFACTS = st.lists(
     st.builds(
         left,
         st.sampled_from("abcd"),
@@ -93,54 +97,54 @@ LEFTOVERS = st.lists(
 )
 
 
-@given(LEFTOVERS, st.integers(0, 60), st.integers(0, 60))
-def test_more_days_never_take_more_and_nothing_changed_within_them_goes(
+@given(ARTIFACTS, st.integers(0, 60), st.integers(0, 60))
+def test_more_days_never_remove_more_and_recent_artifacts_stay(
     found: list[Artifact], days: int, more: int
 ) -> None:
     few, many = (judge(found, NOW, timedelta(days=each)) for each in (days, days + more))
-    assert [verdict.leftover for verdict in few] == found
+    assert [verdict.artifact for verdict in few] == found
     for verdict, later in zip(few, many, strict=True):
-        assert verdict.goes or not later.goes
-        if verdict.goes and verdict.leftover.kind is not Kind.CUT_OFF:
-            assert NOW - verdict.leftover.changed >= timedelta(days=days)
+        assert verdict.is_removed or not later.is_removed
+        if verdict.is_removed and verdict.artifact.kind is not Kind.CUT_OFF:
+            assert NOW - verdict.artifact.changed >= timedelta(days=days)
 
 
 @pytest.fixture
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Windows, fits that came of them, a search, what a killed preparation left, and a file of somebody's, all 60 days old."""
+    """Windows, their fits, a search, unfinished windows and an unknown file, all 60 days old."""
     directory = tmp_path / "training"
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     graded_windows(directory / DIGEST)
     written(directory / PARTIAL / BEGUN, "")
     written(directory / "jobs" / JOB / "all" / "checkpoint_1" / "state.json")
-    written(directory / "jobs" / JOB / USES, DIGEST)
-    written(lock_of(directory / "jobs" / JOB), "")
+    written(directory / "jobs" / JOB / WINDOWS_NAME, DIGEST)
+    written(job_lock(directory / "jobs" / JOB), "")
     written(directory / "tune" / SEARCH / "tuner.pkl")
-    written(directory / "tune" / SEARCHES, "")
+    written(directory / "tune" / SEARCH_LOCK, "")
     written(directory / "notes.txt")
     aged(directory, datetime.now(UTC) - timedelta(days=60))
     return directory
 
 
 def names(training: Path) -> set[str]:
-    """Return what is there of what the fixture made."""
+    """Return the artifacts that still exist."""
     all_of_it = (DIGEST, PARTIAL, f"jobs/{JOB}", f"tune/{SEARCH}", "notes.txt")
     return {name for name in all_of_it if (training / name).exists()}
 
 
-def test_what_was_not_used_for_30_days_goes_and_the_unknown_stays(
+def test_artifacts_unused_for_30_days_are_removed_and_unknown_ones_stay(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prune"]) == 0
     assert names(training) == {"notes.txt"}
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(line.split()[0] for line in lines) == ["left", *["removed"] * 5]
-    assert any(line.startswith("left      unknown") and "notes.txt" in line for line in lines)
+    assert sorted(line.split()[0] for line in lines) == ["ignored", *["removed"] * 5]
+    assert any(line.startswith("ignored   unknown") and "notes.txt" in line for line in lines)
     assert lines[-1].startswith(f"removed 4 of 4 in {training}, ")
     assert lines[-1].endswith("; 1 unknown")
 
 
-def test_dry_run_tells_the_same_and_changes_nothing(
+def test_dry_run_prints_the_same_and_changes_nothing(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
@@ -153,7 +157,7 @@ def test_dry_run_tells_the_same_and_changes_nothing(
     )
 
 
-def test_all_stays_that_was_used_within_the_days(training: Path) -> None:
+def test_artifacts_used_within_the_days_stay(training: Path) -> None:
     assert main(["prune", "--days", "61"]) == 0
     assert len(names(training)) == 5
 
@@ -172,11 +176,11 @@ def test_training_of_many_days_keeps_its_windows_by_its_last_epoch(training: Pat
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
 
 
-def test_no_days_take_nothing_that_is_in_use(
+def test_zero_days_keep_artifacts_in_use(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with attempt(lock_of(training / "jobs" / JOB)) as is_ours:
-        assert is_ours
+    with attempt(job_lock(training / "jobs" / JOB)) as is_locked:
+        assert is_locked
         aged(training, datetime.now(UTC) - timedelta(days=60))
         assert main(["prune", "--days", "0"]) == 0
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
@@ -185,17 +189,17 @@ def test_no_days_take_nothing_that_is_in_use(
     assert names(training) == {"notes.txt"}
 
 
-def test_nothing_there_is_said(
+def test_missing_directory_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     assert main(["prune"]) == 0
-    assert capsys.readouterr().out == f"there is nothing in {tmp_path / 'training'}\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'training'} does not exist\n"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("days", ["-1", "many", "0.5", "", "36501", "٣"])
-def test_days_that_can_not_be_are_told_and_nothing_goes(
+def test_invalid_days_are_refused_and_nothing_is_removed(
     training: Path, capsys: pytest.CaptureFixture[str], days: str
 ) -> None:
     assert main(["prune", f"--days={days}"]) == 1
@@ -206,16 +210,16 @@ def test_days_that_can_not_be_are_told_and_nothing_goes(
     assert len(names(training)) == 5
 
 
-def test_place_that_can_not_be_is_told(
+def test_file_instead_of_the_directory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written(tmp_path / "training")
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
     assert main(["prune"]) == 1
-    assert "set HYDRAULIC_VAR_DIR to where training keeps its files" in capsys.readouterr().err
+    assert "set HYDRAULIC_VAR_DIR to where training writes its files" in capsys.readouterr().err
 
 
-def test_what_can_not_be_removed_is_told_and_the_rest_goes(
+def test_failed_removal_is_reported_and_the_rest_is_removed(
     training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = shutil.rmtree
@@ -227,16 +231,16 @@ def test_what_can_not_be_removed_is_told_and_the_rest_goes(
 
     monkeypatch.setattr(shutil, "rmtree", refused)
     assert main(["prune"]) == 1
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (
         f"error: expected to be able to remove '{training / DIGEST}', found Permission denied"
-        in said.err
+        in printed.err
     )
-    assert "removed 3 of 4" in said.out
+    assert "removed 3 of 4" in printed.out
     assert names(training) == {"notes.txt"}
 
 
-def test_interrupted_command_says_that_the_same_goes_on(
+def test_interrupted_command_says_that_it_can_be_repeated(
     training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(_: Path) -> None:

@@ -1,4 +1,4 @@
-"""What goes with a job to a cluster, and what is said when there is none."""
+"""The environment of a job on a cluster, and the error without a cluster."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.system import free_port
 from train.jobs.submit import job_environment, submit
 
 
-def test_database_travels_as_a_variable_and_local_matters_stay() -> None:
+def test_job_environment_has_the_database_and_no_local_settings() -> None:
     here = {
         "HYDRAULIC_DSN": "old",
         "HYDRAULIC_VAR_DIR": "/shared",
@@ -30,7 +30,7 @@ def test_database_travels_as_a_variable_and_local_matters_stay() -> None:
     assert job_environment(here, None, "0abc")["HYDRAULIC_DSN"] == "old"
 
 
-def test_directory_of_a_job_is_the_same_from_wherever_it_runs() -> None:
+def test_directory_of_a_job_is_absolute() -> None:
     found = job_environment({"HYDRAULIC_VAR_DIR": "shared"}, None, "0abc")
     assert found["HYDRAULIC_VAR_DIR"] == str(Path.cwd() / "shared")
 
@@ -39,7 +39,7 @@ def test_directory_of_a_job_is_the_same_from_wherever_it_runs() -> None:
 def test_job_without_a_shared_directory_is_refused(here: dict[str, str]) -> None:
     with pytest.raises(
         InputError,
-        match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* see, found none",
+        match=r"expected HYDRAULIC_VAR_DIR to name a directory that all nodes .* share, found none",
     ):
         job_environment(here, None, "0abc")
 

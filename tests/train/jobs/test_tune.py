@@ -1,4 +1,4 @@
-"""A search: trials in processes of their own, the best first."""
+"""A search runs trials in processes and lists the best first."""
 
 from pathlib import Path
 
@@ -24,17 +24,18 @@ def test_search_gives_every_trial_with_the_best_first(tmp_path: Path) -> None:
         assert set(chosen) == set(SPACE)
 
 
-def test_command_of_the_best_says_all_that_differs_from_a_plain_training() -> None:
+def test_command_of_the_best_has_all_options_that_differ_from_the_defaults() -> None:
     config = TrainConfig(
         design="two presses", epochs=16, members=1, folds=3, validation_share=0.2, workers="1"
     )
     chosen = {"learning_rate": 0.0123456789, "hidden": 48, "batch": 32}
     assert command_of(config, chosen) == (
-        "python -m train --design 'two presses' --folds 3 --epochs 16 --learning-rate 0.0123456789 --hidden 48 --members 1"
+        "python -m train --design 'two presses' --folds 3 --epochs 16 "
+        "--learning-rate 0.0123456789 --hidden 48 --members 1"
     )
 
 
-def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path: Path) -> None:
+def test_search_excludes_the_first_holdout_and_most_of_a_warm_up(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path, 10)
     config = CONFIG.model_copy(update={"warm_up_windows": 2})
     train_W, validation_W = parted(windows, config)
@@ -46,21 +47,21 @@ def test_search_sees_nothing_of_the_first_part_and_little_of_a_warm_up(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1"),
         (["--folds", "many"], "--folds: Input should be a valid integer"),
         (["--trials", "0"], "expected --trials of at least 1, found 0"),
     ],
 )
-def test_value_that_can_not_be_used_is_named(
-    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_value_is_named(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--equipment", "press-1", *options]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_interrupted_search_says_so(
+def test_interrupted_search_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -71,7 +72,7 @@ def test_interrupted_search_says_so(
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_search_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_search_without_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--trials", "2"])
     assert "one of the arguments --equipment --design is required" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The linear second opinion: fitted in closed form, heard in the alternative that fits the sensors that are there."""
+"""The linear classifier: closed form, with weights for each missing sensor, joined by weight."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model import linear_classifier as model
 from app.model.graph import Contributions, GraphGroup, build_topology
 from app.model.linear_classifier import LinearClassifier, LinearTables
@@ -18,9 +19,9 @@ from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.linear import classifier as opinion
+from train.linear import classifier as linear_fit
 from train.linear.classifier import fit_linear_classifier, most_sensors
-from train.linear.ordinal import measure, read_off
+from train.linear.ordinal import fit_ordinal, measure
 
 CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
 Taught = tuple[Small, list[GraphGroup], Windows]
@@ -28,7 +29,7 @@ HEALTH_K = np.array([1.0, 0.5, 0.1])
 
 
 def shown(tmp_path: Path) -> Windows:
-    """Return windows of a machine whose pump has three grades that its pressure tells."""
+    """Return windows of a machine whose pressure depends on the three grades of its pump."""
     grade_WV = np.full((90, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(90) % 3
     grade_WV[:, 1] = 0
@@ -66,65 +67,67 @@ def taught(tmp_path: Path) -> Taught:
 def fitted_on(
     sensors: list[int], graphs: list[GraphGroup], windows: Windows, component: int = 0
 ) -> Floats:
-    """Return the logits of a reading that knows these sensors only, of each window."""
+    """Return the logits of a classifier fitted to these sensors only, of each window."""
     x_WL = (
         np.stack([graph.x_WSTF[0, sensors] for graph in graphs])
         .reshape(len(graphs), -1)
         .astype(np.float64)
     )
     grade_W: Integers = windows.labels.grade_WV[:, component]
-    reading = read_off(
+    reading = fit_ordinal(
         measure(x_WL, grade_W, windows.group_W, HEALTH_K), np.ones(x_WL.shape[1], np.bool_)
     )
     return (x_WL @ reading.weight_LK + reading.bias_K).astype(np.float32)
 
 
-def said(model: TrainedModel, graph: GraphGroup) -> Floats:
+def logits(model: TrainedModel, graph: GraphGroup) -> Floats:
     """Return the logits of the components of one window."""
     assert model.classifier is not None
     return model.classifier.logits(graph)[0]
 
 
-def test_opinion_is_the_ordinal_reading_of_the_sensors_in_reach(taught: Taught) -> None:
+def test_classifier_uses_the_sensors_with_a_path_to_the_component(taught: Taught) -> None:
     made, graphs, windows = taught
     sensors = made.equipment.sensors_in_reach(0)
-    found = np.stack([said(made.model, graph)[0] for graph in graphs])
+    found = np.stack([logits(made.model, graph)[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
     assert (found.argmax(-1) == windows.labels.grade_WV[:, 0]).mean() > 0.95
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_one_missing_sensor_hears_what_was_fitted_without_it(taught: Taught, missing: int) -> None:
+def test_one_missing_sensor_uses_the_weights_fitted_without_it(
+    taught: Taught, missing: int
+) -> None:
     made, graphs, windows = taught
     sensors = [sensor for sensor in made.equipment.sensors_in_reach(0) if sensor != missing]
-    found = np.stack([said(made.model, graph.without_sensor(missing))[0] for graph in graphs])
+    found = np.stack([logits(made.model, graph.without_sensor(missing))[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_left_of_a_missing_sensor_is_not_read(taught: Taught) -> None:
+def test_partly_missing_sensor_is_ignored(taught: Taught) -> None:
     made, graphs, _ = taught
     broken = graphs[0].without_sensor(1)
     partly = graphs[0].without_sensor(1)
     partly.x_WSTF[:, 1, :2], partly.mask_WST[:, 1, :2] = 7.0, True
-    np.testing.assert_array_equal(said(made.model, partly), said(made.model, broken))
+    np.testing.assert_array_equal(logits(made.model, partly), logits(made.model, broken))
 
 
-def test_two_missing_sensors_are_too_many(taught: Taught) -> None:
+def test_two_missing_sensors_give_no_classifier(taught: Taught) -> None:
     made, graphs, _ = taught
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.isnan(
-            said(made.model, graphs[0].without_sensor(first).without_sensor(second))
+            logits(made.model, graphs[0].without_sensor(first).without_sensor(second))
         ).all()
 
 
-def test_sensor_out_of_reach_is_not_missed(taught: Taught) -> None:
+def test_missing_sensor_without_a_path_changes_nothing(taught: Taught) -> None:
     made, graphs, _ = taught
     np.testing.assert_array_equal(
-        said(made.model, graphs[0].without_sensor(3)), said(made.model, graphs[0])
+        logits(made.model, graphs[0].without_sensor(3)), logits(made.model, graphs[0])
     )
     np.testing.assert_array_equal(
-        said(made.model, graphs[0].without_sensor(3).without_sensor(0)),
-        said(made.model, graphs[0].without_sensor(0)),
+        logits(made.model, graphs[0].without_sensor(3).without_sensor(0)),
+        logits(made.model, graphs[0].without_sensor(0)),
     )
 
 
@@ -138,8 +141,8 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
     graph = GraphGroup(build_topology(turned, made.spec), found.x_WSTF, found.mask_WST)
     for missing in range(4):
         np.testing.assert_allclose(
-            said(made.model, graph.without_sensor(missing))[[2, 1, 0]],
-            said(made.model, graphs[0].without_sensor(places[missing])),
+            logits(made.model, graph.without_sensor(missing))[[2, 1, 0]],
+            logits(made.model, graphs[0].without_sensor(places[missing])),
             atol=1e-4,  # logits of some tens in float32
         )
 
@@ -150,11 +153,11 @@ def test_windows_together_use_the_weights_that_each_uses_alone(taught: Taught) -
     missing = [graphs[1].without_sensor(sensor) for sensor in range(4)]
     windows = [graphs[0], *missing, graphs[2], graphs[3].without_sensor(0).without_sensor(1)]
     found_WVK = made.model.classifier.logits(GraphGroup.merge(windows))
-    expected_WVK = np.stack([said(made.model, window) for window in windows])
+    expected_WVK = np.stack([logits(made.model, window) for window in windows])
     np.testing.assert_allclose(found_WVK, expected_WVK, atol=1e-5)
 
 
-def test_training_hears_the_same_alternatives(taught: Taught) -> None:
+def test_training_uses_the_same_leave_one_out_weights(taught: Taught) -> None:
     made, graphs, windows = taught
 
     def without_second(values_NSB: Floats) -> Floats:
@@ -162,14 +165,12 @@ def test_training_hears_the_same_alternatives(taught: Taught) -> None:
         masked_NSB[:, 1] = np.nan
         return masked_NSB
 
-    told = predict(made.model, made.spec, windows, np.arange(5), without_second).opinion_WVK
-    expected = np.stack([said(made.model, graph.without_sensor(1)) for graph in graphs[:5]])
-    np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
+    found = predict(made.model, made.spec, windows, np.arange(5), without_second).opinion_WVK
+    expected = np.stack([logits(made.model, graph.without_sensor(1)) for graph in graphs[:5]])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_left_out_weights_that_take_too_much_are_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leave_one_out_weights_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, windows = small(), shown(tmp_path)
     G, _, Q, T, F, K = LinearTables.empty(made.config).weight_GAQTFK.shape
     assert Q == most_sensors(made.spec, T) == 4
@@ -178,29 +179,29 @@ def test_left_out_weights_that_take_too_much_are_not_kept(
     bounded = fitted(made, windows).model
     graphs = graphs_of(windows, made)
     known = [
-        np.isfinite(said(bounded, graphs[0].without_sensor(missing))[0]).all()
+        np.isfinite(logits(bounded, graphs[0].without_sensor(missing))[0]).all()
         for missing in range(4)
     ]
     assert known == [True, True, False, True]
 
 
-def test_component_with_very_many_inputs_has_the_whole_opinion_only(
+def test_component_with_many_inputs_has_no_leave_one_out_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, windows = small(), shown(tmp_path)
-    monkeypatch.setattr(opinion, "MOST_REFITTED_INPUTS", 1)
+    monkeypatch.setattr(linear_fit, "MOST_REFITTED_INPUTS", 1)
     made = fitted(made, windows)
     graph = graphs_of(windows, made)[0]
-    heard = [
-        np.isfinite(said(made.model, graph.without_sensor(missing))[0]).all()
+    is_used = [
+        np.isfinite(logits(made.model, graph.without_sensor(missing))[0]).all()
         for missing in range(4)
     ]
-    assert heard == [False, False, False, True]
+    assert is_used == [False, False, False, True]
 
 
-def test_component_with_one_grade_or_none_has_no_opinion(taught: Taught) -> None:
+def test_component_with_one_grade_or_none_has_no_classifier(taught: Taught) -> None:
     made, graphs, _ = taught
-    assert np.isnan(said(made.model, graphs[0])[1:]).all()
+    assert np.isnan(logits(made.model, graphs[0])[1:]).all()
 
 
 def test_model_without_classifier_gets_none(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_model_without_classifier_gets_none(tmp_path: Path) -> None:
 
 def test_prediction_joins_network_and_classifier_by_its_weight(taught: Taught) -> None:
     made, graphs, _ = taught
-    linear_K = np.exp(said(made.model, graphs[0])[0] - said(made.model, graphs[0])[0].max())
+    linear_K = np.exp(logits(made.model, graphs[0])[0] - logits(made.model, graphs[0])[0].max())
     own_VK = predict_group(TrainedModel(made.model.ensemble), graphs[0]).probability_WVK[0]
     joined_VK = predict_group(made.model, graphs[0]).probability_WVK[0]
     weight = made.config.linear_weight
@@ -222,12 +223,12 @@ def test_prediction_joins_network_and_classifier_by_its_weight(taught: Taught) -
     np.testing.assert_allclose(joined_VK[1, :2], own_VK[1, :2], atol=1e-6)
 
 
-def test_machine_of_another_design_is_given_no_opinion(taught: Taught) -> None:
+def test_machine_of_another_design_has_no_classifier(taught: Taught) -> None:
     made, _, windows = taught
     other = press().model_validate(press().model_dump() | {"design": "other"})
     found = batch_features(windows.values(np.arange(1)), plan_features(other, made.spec))
     graph = GraphGroup(build_topology(other, made.spec), found.x_WSTF, found.mask_WST)
-    assert np.isnan(said(made.model, graph)).all()
+    assert np.isnan(logits(made.model, graph)).all()
 
 
 def test_contribution_of_a_sensor_out_of_reach_is_nothing(taught: Taught) -> None:

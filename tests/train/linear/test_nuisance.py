@@ -1,4 +1,4 @@
-"""How offsets and a warmer oil move the features, and that the second opinion does not heed them."""
+"""How sensor bias and warmer oil move the features, and that the linear classifier ignores them."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.features.binning import Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows
@@ -18,11 +19,9 @@ VALUES = wave(20, 4)
 INSTRUMENTS = Instruments.of(press(), VALUES)
 
 
-def test_offset_moves_the_features_of_its_own_sensor_as_far_as_windows_with_that_offset_differ() -> (
-    None
-):
+def test_offset_moves_only_features_of_its_sensor_by_the_measured_amount() -> None:
     plan = plan_features(press(), small().spec)
-    found = directions(VALUES, plan, INSTRUMENTS, offset=0.3, warmer_k=0.0)
+    found = directions(VALUES, plan, INSTRUMENTS, offset=0.3, warming_k=0.0)
     assert found.shape[0] == 4
     for sensor in range(4):
         off = VALUES.copy()
@@ -41,7 +40,7 @@ def test_warmer_oil_is_thinner() -> None:
     np.testing.assert_allclose(warmed(VALUES, INSTRUMENTS, 0.0), VALUES)
 
 
-def test_no_strength_is_no_direction() -> None:
+def test_zero_strength_gives_no_direction() -> None:
     plan = plan_features(press(), small().spec)
     assert directions(VALUES, plan, INSTRUMENTS, 0.0, 0.0).shape == (
         0,
@@ -51,7 +50,7 @@ def test_no_strength_is_no_direction() -> None:
 
 
 def shapes(directory: Path) -> Windows:
-    """Write windows whose pump's grade shows in the height of the pressure and, less clearly, in the course of the flow."""
+    """Write windows; the pump's grade sets the pressure and, with noise, the course of the flow."""
     grade_WV = np.full((90, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(90) % 3
     values_WSN = wave(90, 4)
@@ -64,7 +63,7 @@ def shapes(directory: Path) -> Windows:
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0])
-def test_opinion_that_expects_offsets_bears_one(tmp_path: Path, offset: float) -> None:
+def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: float) -> None:
     windows, made = shapes(tmp_path), small()
     config = TrainConfig(equipment="press-1", linear_offset=offset, linear_warming_k=0.0)
     fit_linear_classifier(made.model, made.spec, windows, np.arange(90), config)
@@ -75,9 +74,9 @@ def test_opinion_that_expects_offsets_bears_one(tmp_path: Path, offset: float) -
             off[:, 0] += np.float32(disturb_by)
             return off
 
-        told = predict(made.model, made.spec, windows, np.arange(90), disturb)
-        return float((told.opinion_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
+        found = predict(made.model, made.spec, windows, np.arange(90), disturb)
+        return float((found.opinion_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
 
     assert right(0.0) > 0.9
-    # whoever reads the height alone is misled
+    # a classifier of the height alone fails
     assert right(0.8) > 0.9 if offset else right(0.8) < 0.8

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from app.features.binning import Doubles, Floats
-from app.features.extraction import batch_features, plan_features
+from app.features.extraction import batch_features
+from app.features.spec import plan_features
 from app.model.graph import GraphGroup, build_topology
 from app.model.trained import TrainedModel
 from tests.graphs import predict as predict_group
@@ -56,7 +57,7 @@ def graphs_of(values_WSN: Floats, made: Small) -> GraphGroup:
     return GraphGroup(build_topology(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
 
 
-def told(model: TrainedModel, group: GraphGroup) -> Floats:
+def distance_of(model: TrainedModel, group: GraphGroup) -> Floats:
     assert model.detector is not None
     return model.detector.distance(group)
 
@@ -92,10 +93,12 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
         / found.limit
     )
     batch = graphs_of(values_WSN, made)
-    np.testing.assert_allclose(told(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        distance_of(made.model, batch)[:, 0], expected_W, rtol=2e-3, atol=2e-4
+    )
 
 
-def test_distance_is_mahalanobis_where_all_axes_are_kept(taught: Taught) -> None:
+def test_distance_with_all_axes_is_mahalanobis(taught: Taught) -> None:
     made, windows = taught
     sensors = list(made.equipment.sensors_in_reach(0))
     x_WL, grade_W = (
@@ -122,7 +125,7 @@ def covariance_of(found: DistanceFit) -> Doubles:
 @pytest.mark.parametrize(
     ("sensors", "steps"), [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)), ([1], slice(2))]
 )  # fmt: skip
-def test_what_is_away_is_left_out_of_the_covariance_too(
+def test_missing_inputs_are_left_out_of_the_covariance_too(
     taught: Taught, sensors: list[int], steps: slice
 ) -> None:
     made, windows = taught
@@ -141,16 +144,20 @@ def test_what_is_away_is_left_out_of_the_covariance_too(
     expected_W = exact_KW.min(0) / there_J.sum() / found.limit
     x_WSTF = np.where(mask_WST[..., None], batch.x_WSTF, np.float32(np.nan))
     gaps = replace(batch, mask_WST=mask_WST, x_WSTF=x_WSTF)
-    np.testing.assert_allclose(told(made.model, gaps)[:, 0], expected_W, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(
+        distance_of(made.model, gaps)[:, 0], expected_W, rtol=2e-3, atol=2e-4
+    )
 
 
-def test_nothing_is_told_of_components_without_grades_or_without_any_sensor(taught: Taught) -> None:
+def test_components_without_grades_or_sensors_have_no_distance(taught: Taught) -> None:
     made, windows = taught
     batch = graphs_of(windows.values(np.arange(2)), made)
-    assert np.isnan(told(made.model, batch)[:, 1:]).all()  # the valve was shown one grade only
+    assert np.isnan(
+        distance_of(made.model, batch)[:, 1:]
+    ).all()  # the valve was shown one grade only
     for sensor in range(batch.topology.sensors):
         batch = batch.without_sensor(sensor)
-    assert np.isnan(told(made.model, batch)).all()
+    assert np.isnan(distance_of(made.model, batch)).all()
 
 
 def test_window_without_sensors_has_no_distance(taught: Taught) -> None:
@@ -162,11 +169,11 @@ def test_window_without_sensors_has_no_distance(taught: Taught) -> None:
         GraphGroup(group.topology, group.x_WSTF[:, :0], group.mask_WST[:, :0]),
         dict.fromkeys(names, none_S),
     )
-    assert np.isnan(told(made.model, bare)).all()
+    assert np.isnan(distance_of(made.model, bare)).all()
     assert np.isnan(predict_group(made.model, bare).distance_WV).all()
 
 
-def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
+def test_non_finite_features_are_far_and_change_no_other_component(
     taught: Taught,
 ) -> None:
     made, windows = taught
@@ -178,28 +185,30 @@ def test_readings_that_no_number_comes_of_are_far_and_of_other_parts_nothing(
     for sensor in (*read, *unread):
         x_WSTF = batch.x_WSTF.copy()
         x_WSTF[:, sensor] = np.nan
-        found = told(made.model, replace(batch, x_WSTF=x_WSTF))[0, 0]
-        assert found == (np.inf if sensor in read else pytest.approx(told(made.model, batch)[0, 0]))
+        found = distance_of(made.model, replace(batch, x_WSTF=x_WSTF))[0, 0]
+        assert found == (
+            np.inf if sensor in read else pytest.approx(distance_of(made.model, batch)[0, 0])
+        )
 
 
-def test_serving_tells_the_same_in_any_company(taught: Taught) -> None:
+def test_serving_gives_the_same_distances_in_any_batch(taught: Taught) -> None:
     made, windows = taught
     values_WSN = windows.values(np.arange(5))
     values_WSN[2, 0] = np.nan
-    expected_WV = told(made.model, graphs_of(values_WSN, made))
+    expected_WV = distance_of(made.model, graphs_of(values_WSN, made))
     found_WV = predict_group(made.model, graphs_of(values_WSN, made)).distance_WV
     np.testing.assert_array_equal(found_WV, expected_WV)
-    alone_WV = [told(made.model, graphs_of(values_WSN[[w]], made))[0] for w in range(5)]
+    alone_WV = [distance_of(made.model, graphs_of(values_WSN[[w]], made))[0] for w in range(5)]
     np.testing.assert_allclose(np.stack(alone_WV), expected_WV, rtol=1e-3, atol=1e-4)
 
 
 def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: Taught) -> None:
     made, windows = taught
     usual_WSN = windows.values(np.arange(240))
-    assert (told(made.model, graphs_of(usual_WSN, made))[:, 0] <= 1.0).mean() > 0.97
+    assert (distance_of(made.model, graphs_of(usual_WSN, made))[:, 0] <= 1.0).mean() > 0.97
     other_WSN = usual_WSN.copy()
     other_WSN[:, 1] += 5.0  # what Q1 never did
-    assert (told(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
+    assert (distance_of(made.model, graphs_of(other_WSN, made))[:, 0] > 1.0).all()
 
 
 def limit_of(
@@ -220,7 +229,7 @@ def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
     return made, course_W
 
 
-def test_limit_is_of_windows_whose_group_was_not_learned(tmp_path: Path) -> None:
+def test_limit_is_measured_on_held_out_groups(tmp_path: Path) -> None:
     made, (windows, course_W) = small(), shaken(tmp_path)
     # the same windows: in one case each group is a course of its own, in the other each shows all courses
     mixed_W = np.arange(240) // 36
@@ -234,7 +243,7 @@ def test_warm_ups_do_not_widen_the_limit(tmp_path: Path) -> None:
     assert limit_of(windows, made, group_W, ~warm_W) < 0.5 * limit_of(windows, made, group_W)
 
 
-def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_path: Path) -> None:
+def test_limit_contains_most_holdout_windows_where_nearly_all_are_alike(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     loud_W = np.arange(240) % 5 < 2
     values_WSN = windows.values(np.arange(240))
@@ -247,33 +256,35 @@ def test_limit_lets_most_held_out_windows_pass_where_nearly_all_are_alike(tmp_pa
     )
     uneven = replace(uneven, group_W=windows.group_W)
     made = fitted(made, uneven, np.arange(240))
-    assert (told(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
+    assert (distance_of(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
 
 
-def test_grade_that_was_not_shown_is_never_the_nearest(tmp_path: Path) -> None:
+def test_grade_without_training_windows_is_never_the_nearest(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     shown_W = np.flatnonzero(windows.labels.grade_WV[:, 0] > 0)
     made = fitted(made, windows, shown_W)
     far_WSN = windows.values(shown_W[:4]) + np.float32(5.0)
-    assert (told(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
-    assert np.isfinite(told(made.model, graphs_of(windows.values(shown_W), made))[:, 0]).all()
+    assert (distance_of(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
+    assert np.isfinite(
+        distance_of(made.model, graphs_of(windows.values(shown_W), made))[:, 0]
+    ).all()
 
 
-def test_evaluation_hears_the_same_distances(taught: Taught) -> None:
+def test_evaluation_gives_the_same_distances(taught: Taught) -> None:
     made, windows = taught
     chosen_W = np.arange(0, 240, 17)
-    expected_WV = told(made.model, graphs_of(windows.values(chosen_W), made))
+    expected_WV = distance_of(made.model, graphs_of(windows.values(chosen_W), made))
     found = predict(made.model, made.spec, windows, chosen_W).distance_WV
     assert np.isfinite(expected_WV[:, 0]).all()
     np.testing.assert_allclose(found, expected_WV, rtol=1e-4, atol=1e-5)
 
 
-def test_too_few_groups_tell_no_limit(tmp_path: Path) -> None:
+def test_too_few_groups_give_no_limit(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path, groups=4)
     made = fitted(made, windows, np.arange(len(windows)))
     assert made.model.detector is not None
     assert np.isposinf(made.model.detector.tables.limit_G).all()
-    assert np.isnan(told(made.model, graphs_of(windows.values(np.arange(2)), made))).all()
+    assert np.isnan(distance_of(made.model, graphs_of(windows.values(np.arange(2)), made))).all()
 
 
 def test_same_windows_give_the_same_fit(tmp_path: Path) -> None:

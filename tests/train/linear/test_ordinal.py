@@ -1,16 +1,16 @@
-"""The linear reading of grades, along one direction and freely."""
+"""The linear classifier of grades: ordinal score and discriminant."""
 
 import numpy as np
 
 from app.features.binning import Doubles
 from train.data.labels import Integers
-from train.linear.ordinal import OrdinalReading, measure, read_off
+from train.linear.ordinal import OrdinalClassifier, fit_ordinal, measure
 
 HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
 
 
 def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
-    """Return inputs of which the first falls with the grade, the second is the group's own, and the others are noise."""
+    """Return inputs: the first falls with the grade, the second is the group's, then noise."""
     generator = np.random.default_rng(seed)
     group_W = np.arange(windows) % 12
     grade_W = group_W % 4
@@ -22,12 +22,12 @@ def graded(windows: int, seed: int = 0) -> tuple[Doubles, Integers, Integers]:
 
 def of_all(
     x_WL: Doubles, grade_W: Integers, group_W: Integers, health_K: Doubles = HEALTH_K
-) -> OrdinalReading:
-    """Return the reading that may use every input."""
-    return read_off(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
+) -> OrdinalClassifier:
+    """Return the classifier of all inputs."""
+    return fit_ordinal(measure(x_WL, grade_W, group_W, health_K), np.ones(x_WL.shape[1], np.bool_))
 
 
-def test_grades_are_read_off_in_order() -> None:
+def test_grades_are_classified_in_order() -> None:
     x_WL, grade_W, group_W = graded(240)
     reading = of_all(x_WL, grade_W, group_W)
     logit_WK = x_WL @ reading.weight_LK + reading.bias_K
@@ -36,19 +36,19 @@ def test_grades_are_read_off_in_order() -> None:
     assert (np.abs(logit_WK.argmax(1) - grade_W) <= 1).all()
 
 
-def test_what_differs_between_groups_is_hardly_heard() -> None:
+def test_inputs_that_differ_between_groups_have_little_weight() -> None:
     x_WL, grade_W, group_W = graded(240)
     reading = of_all(x_WL, grade_W, group_W)
     of_grade, of_group = np.abs(reading.weight_LK[:2, 0])
     assert of_group < 0.05 * of_grade
 
 
-def test_two_grades_on_one_input_are_parted_in_the_middle() -> None:
+def test_two_grades_on_one_input_are_separated_in_the_middle() -> None:
     x_WL = np.array([[0.0], [2.0], [6.0], [8.0]])
     reading = of_all(x_WL, np.array([1, 1, 0, 0]), np.array([0, 0, 1, 1]), np.array([1.0, 0.2]))
     middle_K = np.array([[4.0]]) @ reading.weight_LK + reading.bias_K
     assert np.isclose(middle_K[0, 0], middle_K[0, 1])
-    # means 1 and 7 and a variance of 1 within grades: the log odds rise by 6 for each unit, once freely and once along the direction
+    # means 1 and 7, variance 1 within grades: discriminant and score each add 6 to the log odds
     np.testing.assert_allclose(reading.weight_LK[0, 0] - reading.weight_LK[0, 1], 12.0, rtol=1e-9)
 
 
@@ -68,16 +68,16 @@ def test_order_of_the_windows_does_not_matter() -> None:
     np.testing.assert_allclose(second.weight_LK, first.weight_LK, rtol=1e-6)
 
 
-def test_inputs_that_never_vary_are_not_heard() -> None:
+def test_constant_inputs_have_no_weight() -> None:
     x_WL, grade_W, group_W = graded(60)
     x_WL[:, 4] = 3.0
     assert np.allclose(of_all(x_WL, grade_W, group_W).weight_LK[4], 0.0)
 
 
-def test_reading_of_some_inputs_is_that_of_a_fit_which_never_saw_the_others() -> None:
+def test_classifier_of_some_inputs_equals_a_fit_without_the_others() -> None:
     x_WL, grade_W, group_W = graded(240)
     is_read_L = np.array([True, True, False, True, False, True])
-    found = read_off(measure(x_WL, grade_W, group_W, HEALTH_K), is_read_L)
+    found = fit_ordinal(measure(x_WL, grade_W, group_W, HEALTH_K), is_read_L)
     expected = of_all(x_WL[:, is_read_L], grade_W, group_W)
     np.testing.assert_allclose(found.weight_LK[is_read_L], expected.weight_LK, rtol=1e-9)
     np.testing.assert_allclose(found.bias_K, expected.bias_K, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""The report stands alone, says what the figures say, and opens with the verdict."""
+"""The report needs no other file, holds the figures, and begins with the result."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from app.checkpoint.manifest import REPORT
 from tests.small import graded_windows, small
 from tests.train.evaluation.test_evaluate import CONFIG, halves, held, runs_to_failure
 from train.evaluation.evaluate import evaluate_parts
-from train.evaluation.holdout import hold_out
+from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics
 from train.reporting.report import MODEL_CARD, write_report
-from train.reporting.verdict import failures, headline
+from train.reporting.verdict import SMOOTHING, headline, weaknesses
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HEADING = Heading(
@@ -46,7 +46,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     windows, machine = runs_to_failure(tmp_path_factory.mktemp("failing")), small()
     parts = [
-        hold_out(
+        predict_holdout(
             machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
         )
         for name, train_W, held_W in halves(windows)
@@ -63,11 +63,11 @@ def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> 
     assert (
         page.count("<svg") == 7
     )  # scorecards, confusions, reliability, removal, trajectories, attention, learning
-    assert "--note &#x27;&lt;b&gt;&#x27;" in page
+    assert "--note &#39;&lt;b&gt;&#39;" in page
     assert "prefers-color-scheme: dark" in page
 
 
-def test_metrics_read_back_as_they_were(graded: Evaluation, tmp_path: Path) -> None:
+def test_metrics_are_read_as_written(graded: Evaluation, tmp_path: Path) -> None:
     write_report(graded, tmp_path, HEADING)
     text = (tmp_path / "metrics.json").read_text()
     assert Metrics.model_validate_json(text) == Metrics(heading=HEADING, evaluation=graded)
@@ -77,14 +77,14 @@ def test_metrics_read_back_as_they_were(graded: Evaluation, tmp_path: Path) -> N
     )
 
 
-def test_verdict_compares_with_the_best_rival(graded: Evaluation) -> None:
-    told = headline(graded)
-    assert told.sentence.startswith("On held-out windows: all graded components right in ")
+def test_headline_compares_with_the_best_baseline(graded: Evaluation) -> None:
+    found = headline(graded)
+    assert found.sentence.startswith("On held-out windows: all graded components correct in ")
     assert (
-        "fewer than the best classical baseline" in told.sentence
+        "fewer than the best classical baseline" in found.sentence
     )  # the network was never trained
-    assert told.tiles[0].name == "all components right, one window"
-    lines = failures(graded, {"leave-level:pump": graded})
+    assert found.tiles[0].name == "all components correct, one window"
+    lines = weaknesses(graded, {"leave-level:pump": graded})
     assert lines[0].startswith("Weakest component: ")
     assert any(line.startswith("leave-level:pump: ") for line in lines)
 
@@ -93,51 +93,48 @@ def test_windows_that_may_have_been_in_training_are_not_called_held_out(
     graded: Evaluation, tmp_path: Path
 ) -> None:
     seen = graded.model_copy(update={"seen": True})
-    told = headline(seen)
-    assert told.sentence.startswith(
+    found = headline(seen)
+    assert found.sentence.startswith(
         "These windows may have been in the training of this checkpoint"
     )
-    assert not any("discriminant" in tile.note or "trees" in tile.note for tile in told.tiles)
-    assert not any(" is better, " in line for line in failures(seen, {"leave-level:pump": seen}))
+    assert not any("discriminant" in tile.note or "trees" in tile.note for tile in found.tiles)
+    assert not any(" is better, " in line for line in weaknesses(seen, {"leave-level:pump": seen}))
     write_report(seen, tmp_path, HEADING)
-    page, manifest = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
-    assert manifest.splitlines()[2] == told.sentence
-    for text in (page, manifest):
+    page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
+    assert card.splitlines()[2] == found.sentence
+    for text in (page, card):
         assert "held-out windows:" not in text
-        assert "never saw" not in text
-        assert "Against the classical baselines" not in text
+        assert "were held out" not in text
+        assert "Comparison with classical baselines" not in text
 
 
-def test_smoothed_figures_say_where_their_reset_comes_from(
-    graded: Evaluation, tmp_path: Path
-) -> None:
+def test_report_explains_the_figures_from_five_windows(graded: Evaluation, tmp_path: Path) -> None:
     write_report(graded, tmp_path, HEADING)
     for name in (REPORT, MODEL_CARD):
-        assert (
-            "the labels say where the five start anew; the service itself does not smooth"
-            in (tmp_path / name).read_text()
-        )
+        assert SMOOTHING in (tmp_path / name).read_text()
 
 
-def test_remaining_life_has_its_table_and_its_verdict(failing: Evaluation, tmp_path: Path) -> None:
+def test_remaining_life_has_a_table_and_a_headline(failing: Evaluation, tmp_path: Path) -> None:
     write_report(failing, tmp_path)
-    page, manifest = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
+    page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
     assert "PHM08" in page
     assert "mean life less age" in page
     assert "root mean square error" in headline(failing).sentence
-    assert "| this checkpoint | pump |" in manifest
+    assert "| this checkpoint | pump |" in card
 
 
-def test_card_names_use_data_figures_limits_and_command(graded: Evaluation, tmp_path: Path) -> None:
+def test_card_has_use_data_metrics_limitations_and_command(
+    graded: Evaluation, tmp_path: Path
+) -> None:
     write_report(graded, tmp_path, HEADING)
-    manifest = (tmp_path / MODEL_CARD).read_text()
+    card = (tmp_path / MODEL_CARD).read_text()
     for heading in (
         "Intended use",
         "Data and split",
-        "Figures beside baselines",
-        "Limits",
-        "Made again by",
+        "Metrics and baselines",
+        "Limitations",
+        "Reproduction",
     ):
-        assert f"## {heading}" in manifest
-    assert HEADING.command in manifest
-    assert "discriminant, step statistics" in manifest
+        assert f"## {heading}" in card
+    assert HEADING.command in card
+    assert "discriminant, step statistics" in card

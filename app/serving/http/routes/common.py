@@ -1,25 +1,34 @@
-"""What routes have in common: the key at the door, a body within its limit, an answer of JSON bytes.
-
-Invariant: no more of a body is read than its route takes.
-"""
+"""Parts that several routes share: access checks, bodies, JSON responses, valid parameters."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from app.core.errors import LimitExceeded
+from app.core.errors import InputError, LimitExceeded, UnknownEquipment
+from app.schemas.equipment import Identifier
 from app.serving.http.auth import Authenticator
 from app.store.keys import Scope as KeyScope
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+_IDENTIFIER = TypeAdapter[str](Identifier)
+
+Interval = tuple[datetime | None, datetime | None]
+"""A half-open interval [start, end); None leaves an end open."""
+
 
 def access(authenticator: Authenticator, scope: KeyScope) -> Any:
-    """Return a route's dependency that lets pass who may, and names the key in the interface's document.
+    """Return a route's dependency that requires an API key with a scope.
 
-    The request's `state.key_name` then has the name of the key.
+    The dependency sets the request's `state.key_name` to the name of the key and documents the key
+    in the OpenAPI document.
     """
     bearer = HTTPBearer(auto_error=False, description="An API key")
 
@@ -29,13 +38,13 @@ def access(authenticator: Authenticator, scope: KeyScope) -> Any:
     return Depends(check)
 
 
-def json_answer(body: bytes, status: int = 200) -> Response:
-    """Return an answer of JSON that was made already."""
+def json_response(body: bytes, status: int = 200) -> Response:
+    """Return a response from encoded JSON."""
     return Response(body, status_code=status, media_type="application/json")
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """Return a request's headers, names in lower case; of a name that is there twice the first."""
+    """Return a request's headers by lower-case name; of a repeated name, the first."""
     return {
         name.decode("latin-1"): value.decode("latin-1")
         for name, value in reversed(scope["headers"])
@@ -43,16 +52,16 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
-    """Return a request's body.
+    """Read a request's body, and no more of it than the limit.
 
     Args:
         headers: of the request, names in lower case.
-        receive: gives its parts.
+        receive: the ASGI callable that returns the body's parts.
         limit: bytes.
 
     Raises:
-        LimitExceeded: it is longer than `limit`; no more than that is read.
-        ClientDisconnect: the caller left before its end.
+        LimitExceeded: the body is longer than `limit`.
+        ClientDisconnect: the client disconnected before the end of the body.
     """
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
@@ -72,3 +81,39 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) ->
                 f"expected a body of at most {limit} bytes, found more: send it in parts", "body"
             )
     return bytes(body)
+
+
+def checked_equipment_id(equipment_id: str) -> str:
+    """Return the equipment id of a path if it is a valid identifier.
+
+    Raises:
+        UnknownEquipment: it is no identifier, so no equipment has it; the store is not queried.
+    """
+    try:
+        return _IDENTIFIER.validate_python(equipment_id)
+    except ValidationError as error:
+        raise UnknownEquipment(
+            equipment_id if len(equipment_id) <= 64 else f"{equipment_id[:61]}..."
+        ) from error
+
+
+def checked_interval(start: datetime | None, end: datetime | None) -> Interval:
+    """Return an interval if it is valid.
+
+    Raises:
+        InputError: a time is outside the supported years, or the start is not before the end.
+    """
+    for field, at in (("start", start), ("end", end)):
+        if at is not None and not EARLIEST <= at <= LATEST:
+            raise InputError(
+                f"expected a time from {EARLIEST.year} to {LATEST.year}, found {at.isoformat()}: "
+                f"correct `{field}`",
+                field,
+            )
+    if start is not None and end is not None and start >= end:
+        raise InputError(
+            f"expected start before end, found {start.isoformat()} and {end.isoformat()}: "
+            "exchange or widen them",
+            "start",
+        )
+    return start, end

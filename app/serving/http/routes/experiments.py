@@ -1,45 +1,41 @@
-"""The route that tells how versions compare: `GET /v1/experiments`.
-
-Invariant: one comparison at a time in a replica, so that its memory and the database's work are bounded.
-"""
+"""`GET /v1/experiments`: compares versions on windows that both answered."""
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Response
 
 from app.core.errors import InputError
-from app.experiments.reading import MOST, USUAL, AskedFor, read_experiments
+from app.experiments.reading import DEFAULT_ANSWERS, MAX_ANSWERS, ExperimentQuery, read_experiments
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime
+from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of
-from app.serving.ingress.requests import checked_interval
+from app.serving.http.routes.common import access, checked_interval, json_response
 from app.store.store import Store
 
-_ABOUT = """Each two versions of which one answered on copies of what the other one answered. The verdict is of `b` against `a`, by labels
-that have arrived since; without labels it says how the two differ and that nobody knows who is right.
+_DESCRIPTION = """Each pair of versions of which one answered copies of windows that the other one
+answered. The verdict is about `b` compared with `a`, by labels that have arrived since; without
+labels it says how the two differ and that it is unknown which one is right.
 
-The verdict may be looked at as often as one likes: two versions that are equally often right are told apart with a probability of at most 5 %, over
-all looks together. That holds for labels that are independent of each other, for an interval whose start stays where it is, and while `complete` is true."""
+The verdict may be read at any time and any number of times: two versions that are equally often
+right are called different with a probability of at most 5 %, over all reads together. That holds
+for labels that are independent of each other, for an interval whose start does not move, and while
+`complete` is true."""
 
 
-def add_experiment_route(api: FastAPI, store: Store, access: Any) -> None:
-    """Add the route.
-
-    Args:
-        api: to which.
-        store: where the answers are.
-        access: the dependency that checks the key's scope.
-    """
+def add_experiment_routes(api: FastAPI, store: Store, authenticator: Authenticator) -> None:
+    """Add the route of experiments."""
+    # one comparison at a time bounds the replica's memory and the database's work
     alone = asyncio.Lock()
 
     @api.get(
         "/v1/experiments",
         tags=["models"],
         summary="How versions compare on windows that both answered, with a verdict",
-        description=_ABOUT,
-        dependencies=[access],
+        description=_DESCRIPTION,
+        dependencies=[access(authenticator, "read")],
         responses=answer_of("Experiments"),
     )
     async def experiments(
@@ -52,14 +48,14 @@ def add_experiment_route(api: FastAPI, store: Store, access: Any) -> None:
         start: Annotated[AwareTime | None, Query(description="answers made from here on")] = None,
         end: Annotated[AwareTime | None, Query(description="answers made before this")] = None,
         limit: Annotated[
-            int, Query(ge=1, le=MOST, description="answers of two versions, the newest")
-        ] = USUAL,
+            int, Query(ge=1, le=MAX_ANSWERS, description="answers of two versions, the newest")
+        ] = DEFAULT_ANSWERS,
     ) -> Response:
         if a is not None and a == b:
             raise InputError(
                 f"expected two versions, found {a} twice: compare it with another one", "b"
             )
-        asked = AskedFor(a, b, *checked_interval(start, end), limit)
+        query = ExperimentQuery(a, b, *checked_interval(start, end), limit)
         async with alone:
-            found = await read_experiments(store.answer_pairs(), asked, datetime.now(UTC))
-        return Response(found.model_dump_json(), media_type="application/json")
+            found = await read_experiments(store.answer_pairs(), query, datetime.now(UTC))
+        return json_response(found.model_dump_json().encode())

@@ -1,4 +1,4 @@
-"""C-MAPSS files: what is read, and what each error says."""
+"""C-MAPSS files and the messages of their errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +56,7 @@ def that_returns(lines: Lines) -> None:
     [
         (
             without_a_column,
-            r"train.txt line 3: expected 26 columns \(unit, cycle, 3 settings, 21 sensors\), found 25",
+            r"line 3: expected 26 columns \(unit, cycle, 3 settings, 21 sensors\), found 25",
         ),
         (with_a_word, "train.txt line 2: expected a number, found 'full'"),
         (with_nan, "train.txt line 2: expected a finite number, found 'nan'"),
@@ -76,7 +76,9 @@ def that_returns(lines: Lines) -> None:
         ),
     ],
 )
-def test_faulty_line_is_told(tmp_path: Path, spoil: Callable[[Lines], None], message: str) -> None:
+def test_invalid_line_is_reported(
+    tmp_path: Path, spoil: Callable[[Lines], None], message: str
+) -> None:
     path = write_engines(tmp_path / "train.txt")
     lines = path.read_text().splitlines(keepends=True)
     spoil(lines)
@@ -85,7 +87,7 @@ def test_faulty_line_is_told(tmp_path: Path, spoil: Callable[[Lines], None], mes
         read_engines(path)
 
 
-def test_file_that_is_none_is_told(tmp_path: Path) -> None:
+def test_missing_or_packed_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ReadingError, match=r"expected a file of C-MAPSS at .*nowhere.txt', found none to read"
     ):
@@ -96,7 +98,7 @@ def test_file_that_is_none_is_told(tmp_path: Path) -> None:
         read_engines(packed)
 
 
-def test_remaining_cycles_are_one_a_line(tmp_path: Path) -> None:
+def test_remaining_cycles_are_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "RUL.txt"
     path.write_text("112 \n98 \n")
     assert read_remaining(path, 2) == [112.0, 98.0]

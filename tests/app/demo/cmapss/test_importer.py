@@ -9,9 +9,9 @@ import pytest
 from app.core.errors import ReadingError, TopologyError
 from app.demo.__main__ import main
 from app.demo.cmapss.files import SENSOR_IDS, read_engines
-from app.demo.cmapss.importer import EngineProgress, engine_topology, import_engines
-from app.store import labels
-from app.store.labels import ConditionLabel
+from app.demo.cmapss.importer import engine_topology, import_engines
+from app.demo.machine import Progress
+from app.store.labels import ALL_TIME_US, ConditionLabel
 from app.store.store import Store
 from app.store.windows import decode_window
 from tests.app.demo.engines import write_engines
@@ -21,11 +21,11 @@ START_US = int(START.timestamp()) * 1_000_000
 HOUR_US = 3_600_000_000
 
 
-def nothing(progress: EngineProgress) -> None:
+def nothing(progress: Progress) -> None:
     pass
 
 
-def test_shipped_topology_has_a_sensor_for_every_column_and_what_a_turbofan_is_made_of() -> None:
+def test_shipped_topology_has_a_sensor_for_every_column_and_the_parts_of_a_turbofan() -> None:
     topology = engine_topology()
     assert sorted(topology.sensor_ids) == sorted(SENSOR_IDS)
     assert {"fan", "lpc", "hpc", "combustor", "hpt", "lpt", "nozzle"} <= {
@@ -38,11 +38,11 @@ async def test_every_engine_is_a_machine_with_its_cycles_as_hours(
     store: Store, tmp_path: Path
 ) -> None:
     engines = read_engines(write_engines(tmp_path / "train_X.txt"))
-    reports: list[EngineProgress] = []
+    reports: list[Progress] = []
     done = await import_engines(
         store, engine_topology(), engines, "hpc", "train", START, reports.append
     )
-    assert done == EngineProgress(2, 8 * 24, 8 * 24) == reports[-1]
+    assert done == Progress(2, 2, 8 * 24, 8 * 24) == reports[-1]
     assert await store.find_equipment(design="turbofan") == ["train-1", "train-2"]
     record = await store.get_equipment("train-2")
     assert record is not None
@@ -57,14 +57,14 @@ async def test_every_engine_is_a_machine_with_its_cycles_as_hours(
     assert await store.read_labels("train-2") == [expected]
 
 
-async def test_import_written_again_changes_nothing(store: Store, tmp_path: Path) -> None:
+async def test_second_import_adds_nothing(store: Store, tmp_path: Path) -> None:
     engines = read_engines(write_engines(tmp_path / "train_X.txt"))
     for accepted in (8 * 24, 0):
         done = await import_engines(
             store, engine_topology(), engines, "hpc", "train", START, nothing
         )
         assert (done.readings, done.accepted) == (8 * 24, accepted)
-    assert len(await store.read_labels("train-1", *labels.ALL_TIME_US)) == 1
+    assert len(await store.read_labels("train-1", *ALL_TIME_US)) == 1
 
 
 async def test_failure_of_a_truncated_history_lies_after_its_last_cycle(
@@ -80,7 +80,7 @@ async def test_failure_of_a_truncated_history_lies_after_its_last_cycle(
     )
 
 
-async def test_component_start_and_prefix_are_checked_before_anything_is_written(
+async def test_invalid_component_start_or_prefix_writes_nothing(
     store: Store, tmp_path: Path
 ) -> None:
     engines = read_engines(write_engines(tmp_path / "train_X.txt"))
@@ -104,8 +104,8 @@ async def test_component_start_and_prefix_are_checked_before_anything_is_written
 def test_topology_without_a_column_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "engine.yaml"
     path.write_text(
-        "{equipment_id: e, grid_s: 3600, window_s: 7200, steps: 2, components: [{component_id: fan, type: fan, sensors: "
-        "[{sensor_id: s1, quantity: temperature, unit: K, range: [1, 2]}]}]}"
+        "{equipment_id: e, grid_s: 3600, window_s: 7200, steps: 2, components: [{component_id: fan,"
+        " type: fan, sensors: [{sensor_id: s1, quantity: temperature, unit: K, range: [1, 2]}]}]}"
     )
     with pytest.raises(
         TopologyError, match="expected a sensor 'setting1' as a column of the files"
@@ -116,7 +116,7 @@ def test_topology_without_a_column_is_refused(tmp_path: Path) -> None:
         engine_topology(tmp_path / "nowhere.yaml")
 
 
-def test_command_imports_and_says_so(
+def test_command_imports_and_reports(
     tmp_path: Path, database_dsn: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     histories, remaining = write_engines(tmp_path / "test_X.txt"), tmp_path / "RUL_X.txt"
@@ -130,5 +130,6 @@ def test_command_imports_and_says_so(
     remaining.write_text("7 \n")
     assert main([*command, "--rul", str(remaining)]) == 1
     assert capsys.readouterr().err == (
-        "error: RUL_X.txt line 1: expected 2 lines, one for each engine, found 1: correct the file\n"
+        "error: RUL_X.txt line 1: expected 2 lines, one for each engine, found 1: "
+        "correct the file\n"
     )

@@ -1,4 +1,4 @@
-"""The shipped archive: the published files themselves, packed reproducibly and read without touching the disk."""
+"""The shipped archive: the published files, packed reproducibly and read in memory."""
 
 import hashlib
 import io
@@ -62,7 +62,7 @@ def test_shipped_data_hold_the_published_cycles() -> None:
     configurations = {tuple(row) for row in rig.grades_CG.tolist()}
     assert len(configurations) == 112  # of the 144 of the original
     assert rig.cycle_index_C[[0, -1]].tolist() == [0, 2204]
-    # hand-read from the files: first and second value of PS1, last value of the block of zeros in PS2's first cycle
+    # read from the files: first two values of PS1, end of the zeros in PS2's first cycle
     assert rig.values_CR["PS1"][0, :2].tolist() == [176.9, 184.642]
     assert rig.values_CR["PS2"][0, 8:10].tolist() == [0.0, 83.0427]
 
@@ -102,7 +102,7 @@ def _assert_equal(left: CycleBlock, right: CycleBlock) -> None:
     assert all(np.array_equal(left.values_CR[key], right.values_CR[key]) for key in left.values_CR)
 
 
-def test_faulty_data_are_not_packed_and_leave_no_file(write_rig: WriteRig, tmp_path: Path) -> None:
+def test_invalid_data_are_not_packed_and_leave_no_file(write_rig: WriteRig, tmp_path: Path) -> None:
     directory = write_rig()
     (directory / "SE.txt").write_text("x\n" * 3)
     with pytest.raises(ReadingError):

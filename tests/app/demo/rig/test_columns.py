@@ -1,4 +1,4 @@
-"""Readings of cycles and seconds as columns: which value lies at which time."""
+"""Readings of cycles and seconds as columns: values and times."""
 
 import numpy as np
 from hypothesis import given
@@ -34,7 +34,8 @@ def test_value_k_of_a_second_lies_k_rths_into_it() -> None:
         )
     )
     assert len(found) == 2 * 60 * 111
-    # hand-worked: value 150 of P is at 1.50 s of the first cycle; value 613 of F is the 13th of the second cycle, 7 min in
+    # by hand: value 150 of P is at 1.50 s of the first cycle; value 613 of F is the 13th of the
+    # second cycle, 7 min after the start
     assert found["P", START_US + 1_500_000] == 150.0
     assert found["F", START_US + 7 * 60_000_000 + 1_300_000] == 613.0
     assert found["T", START_US + 59_000_000] == 59.0

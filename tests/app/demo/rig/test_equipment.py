@@ -29,7 +29,7 @@ def test_rig_under_another_id_stays_of_the_same_design() -> None:
     assert other.components == rig_equipment().components
 
 
-def test_impossible_id_is_refused() -> None:
+def test_invalid_id_is_refused() -> None:
     with pytest.raises(TopologyError, match="equipment id 'a b' has 1 error"):
         rig_equipment("a b")
 

@@ -1,4 +1,4 @@
-"""The live feed under a clock and a store that the test drives: nothing left out, nothing written otherwise."""
+"""The live feed with a simulated clock and store: every second is written, with its value."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -20,11 +20,11 @@ REPLAY = Replay(("PS1", "TS1"), np.arange(5 * 60 * 2, dtype=np.float64).reshape(
 
 
 class End(Exception):
-    """The test's time is over."""
+    """The simulated time is over."""
 
 
 class Time:
-    """A clock that moves only when someone sleeps; `jumps` adds seconds at the end of the n-th sleep."""
+    """A clock that advances by sleeping only; `jumps` adds seconds at the end of the n-th sleep."""
 
     def __init__(self, lasts_s: float, jumps: dict[int, float] | None = None) -> None:
         self.now = float(START_S)
@@ -44,7 +44,7 @@ class Time:
 
 
 class Store:
-    """Keeps what it is given; while `away` says so, what it is given is kept and the answer lost."""
+    """A store that keeps readings; while `away` it keeps them and raises."""
 
     def __init__(
         self, away: Callable[[], bool] = lambda: False, *, registered: bool = False
@@ -112,7 +112,7 @@ async def test_last_hour_is_written_at_once_then_every_second_when_it_begins() -
     assert store.readings == _expected(START_S - BACKFILL_S, START_S + 3)
 
 
-async def test_registered_equipment_is_left_as_it_is() -> None:
+async def test_registered_equipment_is_not_changed() -> None:
     store = Store(registered=True)
     await _run(Time(lasts_s=1), store)
     assert store.put == []
@@ -122,11 +122,11 @@ async def test_restart_writes_the_same_values_again() -> None:
     store = Store()
     await _run(Time(lasts_s=7), store)
     before = dict(store.readings)
-    await _run(Time(lasts_s=3), store)  # the store asserts that no value differs
+    await _run(Time(lasts_s=3), store)  # the store asserts equal values
     assert store.readings == before
 
 
-async def test_pause_longer_than_a_call_is_caught_up_whole() -> None:
+async def test_pause_longer_than_one_call_is_caught_up() -> None:
     store = Store()
     await _run(Time(lasts_s=10_010, jumps={2: 10_000.0}), store)
     assert max(store.calls) == 2 * CATCH_UP_S
@@ -135,13 +135,13 @@ async def test_pause_longer_than_a_call_is_caught_up_whole() -> None:
     assert written[-1] >= START_S + 10_000
 
 
-async def test_clock_set_back_writes_nothing_twice_and_goes_on_later() -> None:
+async def test_clock_set_back_repeats_nothing_and_continues() -> None:
     store = Store()
     await _run(Time(lasts_s=5, jumps={1: -3.0}), store)
     assert store.readings == _expected(START_S - BACKFILL_S, START_S + 4)
 
 
-async def test_outage_is_logged_once_waited_out_with_bounded_pauses_and_loses_nothing(
+async def test_outage_is_logged_once_and_loses_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     time = Time(lasts_s=90)
@@ -158,12 +158,12 @@ async def test_outage_is_logged_once_waited_out_with_bounded_pauses_and_loses_no
     assert store.readings == _expected(START_S - BACKFILL_S, START_S + 89)
 
 
-async def test_store_away_at_the_start_is_waited_for() -> None:
+async def test_feed_waits_for_an_unavailable_store_at_the_start() -> None:
     time = Time(lasts_s=30)
     store = Store(away=lambda: time.now - START_S < 20)
     await _run(time, store)
     assert store.put == ["hydraulic-rig"]
-    # the backfill reaches back from when the feed was started, not from when the store came
+    # the backfill is relative to the start of the feed, not to the end of the outage
     assert store.readings == _expected(START_S - BACKFILL_S, START_S + 29)
 
 
@@ -182,7 +182,7 @@ async def test_refusal_is_not_retried() -> None:
     jumps=st.dictionaries(st.integers(0, 20), st.floats(-20.0, 500.0), max_size=4),
     lasts_s=st.integers(1, 400),
 )
-async def test_no_second_is_left_out_whatever_the_clock_and_the_store_do(
+async def test_every_second_is_written_for_any_clock_and_outages(
     away: list[bool], jumps: dict[int, float], lasts_s: int
 ) -> None:
     outages: Iterator[bool] = iter(away)
@@ -193,7 +193,7 @@ async def test_no_second_is_left_out_whatever_the_clock_and_the_store_do(
     assert store.readings == (_expected(START_S - BACKFILL_S, written[-1]) if written else {})
 
 
-def test_default_clock_is_the_machines() -> None:
+def test_default_clock_is_that_of_the_machine() -> None:
     clock = Clock()
     sleep: Callable[[float], Awaitable[None]] = clock.sleep
     assert clock.now_s() > START_S - 10**9

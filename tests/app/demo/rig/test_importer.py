@@ -1,4 +1,4 @@
-"""The importer against a real database: what is in the files is what is stored, however often and far it runs."""
+"""The importer with a real database: repeated and interrupted imports store the files' values."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from app.core.errors import ReadingError, StoreError, TopologyError
+from app.demo.machine import DEFAULT_START, Progress
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.importer import DEFAULT_START, Progress, import_rig
+from app.demo.rig.importer import import_rig
 from app.demo.rig.measurements import CYCLE_S, RigFiles, open_directory, read_blocks
 from app.store.labels import ConditionLabel
 from app.store.store import Store
@@ -73,7 +74,7 @@ async def test_labels_are_the_profiles_rows_with_their_cycle_and_stability(
     assert labels == expected
 
 
-async def test_second_import_finds_nothing_new(store: Store, write_rig: WriteRig) -> None:
+async def test_second_import_adds_nothing(store: Store, write_rig: WriteRig) -> None:
     files = open_directory(write_rig(cycles=2))
     first = await import_rig(store, rig_equipment("rig-c"), files, DEFAULT_START, _silent)
     labels = await store.read_labels("rig-c")
@@ -96,16 +97,16 @@ async def test_interrupted_import_is_completed_by_the_next(
     with pytest.raises(asyncio.CancelledError):
         await import_rig(store, rig_equipment("rig-d"), files, DEFAULT_START, interrupt)
     (partial,) = reported
-    assert 0 < partial.cycles < 60
+    assert 0 < partial.done < 60
     done = await import_rig(store, rig_equipment("rig-d"), files, DEFAULT_START, reported.append)
     assert done == Progress(60, 60, 61_200, 61_200 - partial.accepted)
-    assert [progress.cycles for progress in reported[1:]] == [partial.cycles, 60]
+    assert [progress.done for progress in reported[1:]] == [partial.done, 60]
     assert len(await store.read_labels("rig-d")) == 4 * 60
     stored = await _bins(store, "rig-d", START_S, START_S + 120 * CYCLE_S)
     assert all(np.isfinite(values).sum() == 60 * CYCLE_S for values in stored.values())
 
 
-async def test_fault_late_in_a_file_keeps_the_blocks_before_it(
+async def test_error_late_in_a_file_keeps_the_blocks_before_it(
     store: Store, write_rig: WriteRig
 ) -> None:
     directory = write_rig(cycles=60)
@@ -130,7 +131,7 @@ async def test_fault_late_in_a_file_keeps_the_blocks_before_it(
         (DEFAULT_START + timedelta(microseconds=1), "expected a start on a whole minute"),
     ],
 )
-async def test_start_off_the_minute_is_refused_before_anything_is_written(
+async def test_start_off_the_minute_is_refused_and_nothing_is_written(
     store: Store, write_rig: WriteRig, start: datetime, message: str
 ) -> None:
     with pytest.raises(ReadingError, match=message):
@@ -149,9 +150,7 @@ async def test_start_in_another_zone_is_the_same_instant(store: Store, write_rig
     assert newest == datetime(2025, 1, 1, 0, 1, 59, tzinfo=UTC)
 
 
-async def test_grade_that_the_topology_does_not_know_is_named(
-    store: Store, write_rig: WriteRig
-) -> None:
+async def test_grade_that_the_topology_lacks_is_reported(store: Store, write_rig: WriteRig) -> None:
     directory = write_rig(cycles=2)
     (directory / "profile.txt").write_text("3\t100\t0\t130\t1\n3\t100\t0\t131\t1\n")
     with pytest.raises(ReadingError) as caught:
@@ -164,7 +163,7 @@ async def test_grade_that_the_topology_does_not_know_is_named(
     )
 
 
-async def test_equipment_that_is_no_rig_is_refused(store: Store) -> None:
+async def test_equipment_that_does_not_fit_the_layout_is_refused(store: Store) -> None:
     other = rig_equipment("rig-i").model_copy(update={"cycle_s": 30.0})
     with pytest.raises(
         TopologyError, match="expected 60, the length of the rig's cycles, found 30"
@@ -172,7 +171,7 @@ async def test_equipment_that_is_no_rig_is_refused(store: Store) -> None:
         await import_rig(store, other, RigFiles("nothing", {}), DEFAULT_START, _silent)
 
 
-async def test_store_that_refuses_is_not_hidden(write_rig: WriteRig) -> None:
+async def test_error_of_the_store_is_raised(write_rig: WriteRig) -> None:
     away = Store("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreError):
         await import_rig(

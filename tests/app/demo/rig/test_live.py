@@ -1,4 +1,4 @@
-"""The live rig's replica, without Ray: it feeds, stops when told, and is unhealthy when its feed has ended."""
+"""The replica of the live rig, without Ray: feeding, stopping and health."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch
         await replica.check_health()
 
 
-async def test_replica_whose_feed_failed_is_unhealthy_and_says_why(
+async def test_replica_whose_feed_failed_is_unhealthy_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def run_feed(settings: Settings, equipment: Equipment) -> None:
@@ -62,7 +62,7 @@ def test_builder_binds_one_deployment() -> None:
     assert isinstance(application, serve.Application)
 
 
-def test_unknown_or_impossible_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValidationError, match="equipment"):
         LiveRigArgs.model_validate({"equipment": "rig"})
     with pytest.raises(ValidationError, match="equipment_id"):

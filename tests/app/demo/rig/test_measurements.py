@@ -1,4 +1,4 @@
-"""The reader of the published layout: values bit for bit, rates, and every fault named by file and line."""
+"""The reader of the published layout: exact values, rates, and errors with file and line."""
 
 import tempfile
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_any_finite_double_comes_back_bit_for_bit(values: list[float], ending: s
     assert block.cycle_index_C.tolist() == [0]
 
 
-def test_full_rate_columns_tell_the_rate(write_rig: WriteRig) -> None:
+def test_number_of_columns_gives_the_rate(write_rig: WriteRig) -> None:
     files = open_directory(write_rig(cycles=2, rates_hz=FULL_RATES_HZ))
     found = survey(files)
     assert found.rates_hz == {
@@ -84,17 +84,18 @@ def test_without_index_cycles_are_numbered_from_zero(write_rig: WriteRig) -> Non
 @pytest.mark.parametrize(
     "text", ["", "abc", "1_000", "1,5", "nan", "inf", "-Infinity", "1e999", "0x10"]
 )
-def test_field_that_is_no_finite_number_is_named(write_rig: WriteRig, text: str) -> None:
+def test_field_that_is_no_finite_number_is_reported(write_rig: WriteRig, text: str) -> None:
     directory = write_rig()
     _replace_field(directory / "VS1.txt", line=3, column=17, text=text)
     error = _failure(directory)
     assert error.message == (
-        f"VS1.txt line 3: expected a finite number, found '{text}' in column 17: repair the row or take the file anew"
+        f"VS1.txt line 3: expected a finite number, found '{text}' in column 17: "
+        "repair the row or take the file anew"
     )
     assert error.field == "VS1.txt:3"
 
 
-def test_ragged_row_is_named(write_rig: WriteRig) -> None:
+def test_ragged_row_is_reported(write_rig: WriteRig) -> None:
     path = write_rig() / "TS2.txt"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([rows[0], rows[1].rsplit("\t", 1)[0], rows[2]]))
@@ -110,14 +111,13 @@ def test_columns_that_are_no_multiple_of_60_are_refused(
     path = write_rig() / "PS3.txt"
     path.write_text(("\t".join(["1"] * columns) + "\n") * 3)
     assert _failure(path.parent).message.startswith(
-        f"PS3.txt line 1: expected a multiple of 60 tab-separated columns (seconds of a cycle), found {found}:"
+        "PS3.txt line 1: expected a multiple of 60 tab-separated columns (seconds of a cycle), "
+        f"found {found}:"
     )
 
 
 @pytest.mark.parametrize("name", ["FS1.txt", "profile.txt", "cycle_index.txt"])
-def test_other_number_of_cycles_is_refused_before_anything_is_read(
-    write_rig: WriteRig, name: str
-) -> None:
+def test_other_number_of_cycles_is_refused_before_reading(write_rig: WriteRig, name: str) -> None:
     path = write_rig() / name
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     message = _failure(path.parent).message
@@ -125,7 +125,7 @@ def test_other_number_of_cycles_is_refused_before_anything_is_read(
 
 
 @pytest.mark.parametrize("name", ["EPS1.txt", "profile.txt"])
-def test_missing_file_is_named(write_rig: WriteRig, name: str) -> None:
+def test_missing_file_is_reported(write_rig: WriteRig, name: str) -> None:
     directory = write_rig()
     (directory / name).unlink()
     error = _failure(directory)
@@ -133,7 +133,7 @@ def test_missing_file_is_named(write_rig: WriteRig, name: str) -> None:
     assert error.field == name
 
 
-def test_missing_directory_is_named(tmp_path: Path) -> None:
+def test_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ReadingError, match="expected a directory in the rig's published layout, found none at"
     ):
@@ -165,7 +165,7 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_profile_or_index_is_named(
+def test_wrong_profile_or_index_is_reported(
     write_rig: WriteRig, name: str, text: str, message: str
 ) -> None:
     directory = write_rig(cycles=1)

@@ -16,7 +16,7 @@ WriteRig = Callable[..., Path]
 
 
 def _counting(cycles: int) -> Replay:
-    # value = 1000 * cycle + second, so that a value tells where it came from
+    # value = 1000 * cycle + second, so that a value identifies its place
     values_CK = 1000.0 * np.arange(cycles)[:, None] + np.arange(60)
     return Replay(("A", "B"), np.stack([values_CK, -values_CK], axis=2))
 
@@ -29,7 +29,7 @@ def test_cycles_follow_each_other_and_wrap(minute: int, cycles: int) -> None:
 
 
 @given(start_s=st.integers(0, 4 * 10**9), seconds=st.integers(0, 200), cycles=st.integers(1, 7))
-def test_every_second_has_its_cycles_value_whatever_interval_asks(
+def test_every_second_has_the_value_of_its_cycle_for_any_interval(
     start_s: int, seconds: int, cycles: int
 ) -> None:
     values_NS = _counting(cycles).values_between(start_s, start_s + seconds)
@@ -42,7 +42,7 @@ def test_every_second_has_its_cycles_value_whatever_interval_asks(
     assert values_NS[:, 1].tolist() == [-value for value in expected]
 
 
-def test_load_keeps_every_value_in_the_asked_order_of_sensors(write_rig: WriteRig) -> None:
+def test_load_keeps_every_value_in_the_given_order_of_sensors(write_rig: WriteRig) -> None:
     files = open_directory(write_rig(cycles=3))
     order = tuple(reversed(SENSOR_IDS))
     replay = Replay.load(files, order)

@@ -1,4 +1,4 @@
-"""Serve's interface as a client sees it: tokens, failures in words, and waiting."""
+"""The client of Serve's REST interface: tokens, failures, waiting."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 
 from app.core.errors import ReleaseError
 from app.release.clients.serve_api import ApplicationState, ServeApi, dashboard_address, ray_token
-from tests.app.release.stage import Stage, serve_api
+from tests.app.release.fake_cluster import FakeCluster, serve_api
 
 
 def answering(answer: Callable[[httpx.Request], httpx.Response]) -> ServeApi:
     return ServeApi("http://dashboard", "secret", httpx.MockTransport(answer))
 
 
-async def test_token_is_sent_and_a_wrong_one_is_told():
+async def test_token_is_sent_and_a_refused_one_is_reported():
     seen: list[str] = []
 
     def refuse(request: httpx.Request) -> httpx.Response:
@@ -27,24 +27,24 @@ async def test_token_is_sent_and_a_wrong_one_is_told():
     assert seen == ["Bearer secret"]
 
 
-async def test_dashboard_that_is_not_there_or_is_something_else_is_told():
+async def test_absent_or_other_dashboard_is_an_error():
     def gone(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    with pytest.raises(ReleaseError, match="start the service, or name the address with --address"):
+    with pytest.raises(ReleaseError, match="start the service, or give the address with --address"):
         await answering(gone).applications()
     with pytest.raises(ReleaseError, match="is it Ray's dashboard"):
         await answering(lambda _: httpx.Response(200, text="<html>")).applications()
 
 
-async def test_refused_configuration_is_told_by_its_cause():
+async def test_refused_configuration_is_reported_with_its_cause():
     trace = "Traceback (most recent call last):\n  File x\nValueError: Duplicate application name\n"
     with pytest.raises(ReleaseError, match="status 400: ValueError: Duplicate application name"):
         await answering(lambda _: httpx.Response(400, text=trace)).apply({})
 
 
-async def test_application_that_fails_or_does_not_come_is_told(stage: Stage):
-    stage.put(
+async def test_application_that_fails_or_does_not_start_is_an_error(cluster: FakeCluster):
+    cluster.put(
         {
             "applications": [
                 {
@@ -56,14 +56,14 @@ async def test_application_that_fails_or_does_not_come_is_told(stage: Stage):
             ]
         }
     )
-    serve = serve_api(stage)
+    serve = serve_api(cluster)
     assert (await serve.wait_running("diagnostics", 1)).deployments["Ingress"].running == 1
-    with pytest.raises(ReleaseError, match="found nothing of it"):
+    with pytest.raises(ReleaseError, match="found no such application"):
         await serve.wait_running("model-3", 0.01)
-    stage.failing_to_start["diagnostics"] = "OSError: no room"
+    cluster.failing_to_start["diagnostics"] = "OSError: no room"
     with pytest.raises(ReleaseError, match="found: OSError: no room"):
         await serve.wait_running("diagnostics", 1)
-    with pytest.raises(ReleaseError, match="to be gone"):
+    with pytest.raises(ReleaseError, match="to be removed"):
         await serve.wait_gone("diagnostics", 0.01)
     await serve.wait_gone("model-3", 0.01)
 
@@ -100,7 +100,7 @@ def test_token_is_found_where_ray_looks_for_it(tmp_path: Path):
         ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, tmp_path)
 
 
-def test_dashboard_is_where_it_was_said_to_be(monkeypatch: pytest.MonkeyPatch):
+def test_dashboard_address_is_the_option_then_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
     assert dashboard_address(None) == "http://127.0.0.1:8265"
     monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "http://head:8265")

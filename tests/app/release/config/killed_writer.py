@@ -1,7 +1,8 @@
-"""Splits traffic over and over in a new file, killed with SIGKILL one line of its work later each time: `python -m ... PATH`.
+"""Splits traffic repeatedly, killed with SIGKILL one traced line later each time.
 
-The lines are those of the command and of the file: each write, sync and rename has its own. After each kill the file must hold the old or
-the new text, and the next command must work. Prints how many steps there were, and how often the old and the new text was found.
+`python killed_writer.py PATH`. The traced lines are those of the command and of the file: each
+write, sync and rename has its own. After each kill the file must hold the old or the new text, and
+the next command must work. Prints the number of steps, and how often each text was found.
 """
 
 import asyncio
@@ -13,24 +14,32 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from app.release import operations
+from app.release import operations, transaction
 from app.release.config import file as config_file
 from app.release.config.edits import with_weights
 from app.release.config.file import ConfigFile
-from tests.app.release.stage import Stage, Written, releases_on
+from tests.app.release.fake_cluster import FakeCluster, MemoryHistory, releases_on
 
 STEPS = {
-    config_file.__file__: {"exclusive", "_lock", "replace", "_write", "_sync_directory"},
-    operations.__file__: {"_move", "_replace", "_in_force", "_alone"},
+    config_file.__file__: {"locked", "_open_lock", "replace", "_write", "_sync_directory"},
+    operations.__file__: {"_move"},
+    transaction.__file__: {"locked", "replace", "replace_traffic", "wait_traffic"},
 }
 
 
-# as short as may be: it is read some hundred times
+# short, since it is parsed some hundred times
 TEXT = """applications:
-  - {name: diagnostics, import_path: "app.main:diagnostics", deployments: [{name: Ingress, user_config: {traffic: {releases: [
-      {version: "1", application: model-1, weight: 100}, {version: "2", application: model-2, weight: 0}]}}}]}
-  - {name: model-1, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/weights/1}}
-  - {name: model-2, route_prefix: null, import_path: "app.main:model", args: {checkpoint: app/weights/2}}
+  - name: diagnostics
+    import_path: app.main:diagnostics
+    deployments:
+      - name: Ingress
+        user_config:
+          traffic:
+            releases:
+              - {version: "1", application: model-1, weight: 100}
+              - {version: "2", application: model-2, weight: 0}
+  - {name: model-1, import_path: "app.main:model", args: {checkpoint: app/weights/1}}
+  - {name: model-2, import_path: "app.main:model", args: {checkpoint: app/weights/2}}
 """
 
 
@@ -52,15 +61,19 @@ def killer(at: int) -> Callable[[FrameType, str, Any], Any]:
 
 
 def split(path: Path, second: float) -> None:
-    """Do what `split 1=... 2=...` does, on a stage."""
-    releases = releases_on(Stage(), path, Written(), [])  # type: ignore[arg-type]
+    """Split the traffic on a fake cluster, as `split 1=... 2=...` does."""
+    releases = releases_on(FakeCluster(), path, MemoryHistory(), [])  # type: ignore[arg-type]
     asyncio.run(releases.split({"1": 100 - second, "2": second}))
 
 
 def main(path: Path) -> None:
-    """Kill at every line until the command comes through."""
+    """Kill at every line until the command completes."""
     after = with_weights(TEXT, {"1": 50, "2": 50})
     found = {TEXT: 0, after: 0}
+    # edited once: tracing makes it slow
+    edited = {(TEXT, 50.0): after}
+    edited |= {(text, 20.0): with_weights(text, {"1": 80, "2": 20}) for text in found}
+    operations.with_weights = lambda text, weights: edited[text, weights["2"]]
     step, status = 0, 1
     while status != 0:
         step += 1

@@ -1,4 +1,4 @@
-"""`serve_config.yaml` on disk: never half written, never by two at once, never over what somebody else wrote."""
+"""`serve_config.yaml` on disk: written whole, by one command at a time, over the text it read."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ def test_file_is_replaced_and_keeps_its_mode(path: Path):
     path.chmod(0o640)
     file = ConfigFile(path)
     before = file.read()
-    with file.exclusive("test"):
+    with file.locked("test"):
         after = file.replace(before, with_weights(before.text, {"1": 90, "2": 10}))
     assert path.read_text() == after.text != before.text
     assert [release.weight for release in after.config.traffic.releases] == [90, 10]
@@ -30,19 +30,19 @@ def test_file_is_replaced_and_keeps_its_mode(path: Path):
     ]
 
 
-def test_file_that_changed_since_it_was_read_is_left_alone(path: Path):
+def test_file_that_changed_since_it_was_read_is_not_replaced(path: Path):
     file = ConfigFile(path)
     before = file.read()
     path.write_text(before.text + "# a person was here\n")
-    with file.exclusive("test"), pytest.raises(ReleaseConflict, match="found it changed since"):
+    with file.locked("test"), pytest.raises(ReleaseConflict, match="found it changed since"):
         file.replace(before, with_weights(before.text, {"1": 90, "2": 10}))
     assert path.read_text().endswith("# a person was here\n")
 
 
-def test_text_that_cant_be_used_is_not_written(path: Path):
+def test_invalid_text_is_not_written(path: Path):
     file = ConfigFile(path)
     before = file.read()
-    with file.exclusive("test"), pytest.raises(SettingsError, match="num_replica'"):
+    with file.locked("test"), pytest.raises(SettingsError, match="num_replica'"):
         file.replace(before, before.text.replace("num_replicas", "num_replica"))
     assert path.read_text() == before.text
 
@@ -52,13 +52,13 @@ def test_link_stays_a_link(path: Path, tmp_path: Path):
     link.symlink_to(path)
     file = ConfigFile(link)
     before = file.read()
-    with file.exclusive("test"):
+    with file.locked("test"):
         file.replace(before, with_weights(before.text, {"2": 100}))
     assert link.is_symlink()
     assert path.read_text() != before.text
 
 
-def test_of_two_commands_at_the_same_moment_one_wins_and_the_other_is_told(path: Path):
+def test_one_of_two_concurrent_commands_is_refused(path: Path):
     barrier = Barrier(2)
 
     def change(second: int) -> str:
@@ -67,7 +67,7 @@ def test_of_two_commands_at_the_same_moment_one_wins_and_the_other_is_told(path:
         text = with_weights(before.text, {"1": 100 - second, "2": second})
         barrier.wait()
         try:
-            with file.exclusive(f"command {second}"):
+            with file.locked(f"command {second}"):
                 file.replace(before, text)
         except ReleaseConflict as error:
             return str(error)
@@ -75,9 +75,9 @@ def test_of_two_commands_at_the_same_moment_one_wins_and_the_other_is_told(path:
 
     with ThreadPoolExecutor(2) as both:
         for _ in range(20):
-            told = sorted(both.map(change, (10, 20)))
-            assert told[1] == "won"
-            assert "another command at work" in told[0] or "found it changed since" in told[0]
+            message = sorted(both.map(change, (10, 20)))
+            assert message[1] == "won"
+            assert "another command at work" in message[0] or "found it changed since" in message[0]
             shutil.copy(PROJECT_DIR / "serve_config.yaml", path)
 
 
@@ -99,7 +99,7 @@ def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_
     assert steps > 40
     assert old > 20
     assert new > 10
-    # the last one came through: nothing is left of those that were killed
+    # the last one completed: killed ones left no files
     assert sorted(item.name for item in path.parent.iterdir()) == [
         ".serve_config.yaml.lock",
         "serve_config.yaml",
@@ -107,7 +107,7 @@ def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("applications: [", "expected YAML"),
         ("applications: []\n", "at least 1 item"),
@@ -115,18 +115,18 @@ def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_
         ("", "ServeConfig"),
     ],
 )
-def test_what_is_no_configuration_is_refused_in_words(path: Path, text: str, told: str):
+def test_invalid_configuration_is_refused(path: Path, text: str, message: str):
     path.write_text(text)
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         ConfigFile(path).read()
 
 
-def test_key_that_stands_twice_is_refused_with_its_line(path: Path):
+def test_repeated_key_is_refused_with_its_line(path: Path):
     path.write_text(path.read_text().replace("  port: 8000\n", "  port: 8000\n  port: 9000\n"))
     with pytest.raises(SettingsError, match="line 8 has the key 'port' a second time"):
         ConfigFile(path).read()
 
 
-def test_missing_file_is_told(tmp_path: Path):
+def test_missing_file_is_an_error(tmp_path: Path):
     with pytest.raises(SettingsError, match=r"none\.yaml"):
         ConfigFile(tmp_path / "none.yaml").read()

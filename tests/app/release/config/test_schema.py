@@ -1,4 +1,4 @@
-"""The strict models of `serve_config.yaml`, held against Ray's own."""
+"""The strict models of `serve_config.yaml`, compared with Ray's own."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ CONFIG = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
 
 
 @pytest.mark.parametrize(
-    ("ours", "rays"),
+    ("model", "rays"),
     [
         (schema.ServeConfig, ray_schema.ServeDeploySchema),
         (schema.HttpOptions, ray_schema.HTTPOptionsSchema),
@@ -28,8 +28,8 @@ CONFIG = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
         (schema.ActorOptions, ray_schema.RayActorOptionsSchema),
     ],
 )
-def test_every_level_has_the_keys_that_ray_has(ours: Any, rays: Any):
-    assert set(ours.model_fields) == set(rays.model_fields)
+def test_every_level_has_the_keys_that_ray_has(model: Any, rays: Any):
+    assert set(model.model_fields) == set(rays.model_fields)
 
 
 def changed(place: tuple[str | int, ...], value: object) -> dict[str, Any]:
@@ -45,12 +45,12 @@ INGRESS = ("applications", 0, "deployments", 0)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "message"),
     [
         (
             ("http_option",),
             {},
-            "http_option: nobody reads 'http_option', did you mean 'http_options'",
+            "http_option: unknown name 'http_option', did you mean 'http_options'",
         ),
         (("http_options", "prt"), 1, r"http_options\.prt"),
         (("logging_config", "level"), "INFO", r"logging_config\.level"),
@@ -81,7 +81,7 @@ INGRESS = ("applications", 0, "deployments", 0)
         (
             (*INGRESS, "user_config", "traffic", "shadow"),
             ["1"],
-            r"traffic\.shadow: nobody reads 'shadow'",
+            r"traffic\.shadow: unknown name 'shadow'",
         ),
         ((*INGRESS, "user_config", "thresholds", "wach"), 0.1, r"thresholds\.wach"),
         (
@@ -102,18 +102,20 @@ INGRESS = ("applications", 0, "deployments", 0)
         ((*INGRESS, "user_config"), None, "user_config"),
         ((*INGRESS, "name"), "Ingres", "did you mean 'Ingress'"),
         (("applications", 1, "deployments", 0, "user_config"), {}, "takes none"),
-        (("applications", 2, "name"), "model-1", "'model-1' stands there twice"),
+        (("applications", 2, "name"), "model-1", "'model-1' is listed twice"),
         (("applications", 0, "import_path"), "app.other:thing", "found 0"),
         (("applications", 1, "deployments", 0, "num_replicas"), 2, "found both"),
         (("http_options", "port"), "eight", r"http_options\.port.*found 'eight'"),
     ],
 )
-def test_mistake_is_refused_with_its_place(place: tuple[str | int, ...], value: object, told: str):
-    with pytest.raises(SettingsError, match=told):
+def test_mistake_is_refused_with_its_place(
+    place: tuple[str | int, ...], value: object, message: str
+):
+    with pytest.raises(SettingsError, match=message):
         schema.read_schema(changed(place, value), "serve_config.yaml")
 
 
-def test_file_of_the_project_is_taken():
+def test_shipped_file_is_valid():
     config = schema.read_schema(CONFIG, "serve_config.yaml")
     assert [release.version for release in config.traffic.releases] == ["1", "2"]
     assert config.model_args("model-1").checkpoint == "app/weights/1"

@@ -1,8 +1,8 @@
-"""Callers of direct paths are given up when they leave or wait too long, without a task for each."""
+"""Requests of direct routes are cancelled when their client disconnects or they time out."""
 
 import asyncio
 import contextlib
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import pytest
@@ -12,38 +12,40 @@ from starlette.requests import ClientDisconnect
 from app.core.errors import ModelUnavailable
 from app.core.settings import PROJECT_DIR
 from app.serving.fastpath.disconnect_monitor import (
-    ANSWER_S,
     ARRIVED,
-    NO_WATCH,
-    Callers,
-    Unwatched,
+    BYPASS_HEADERS,
+    TIMEOUT_S,
+    DisconnectMonitor,
+    ServeMonitorBypass,
     middlewares,
 )
 from app.serving.http.routes.common import read_body
 
 Message = MutableMapping[str, Any]
+LIMIT_S = 30.0
+"""How long a test waits for a condition on a busy machine."""
 
 
 class Connection:
-    """Gives a body in parts, each when it is told to, and then waits until it is closed, as servers do."""
+    """Sends the parts of a body when `send` is called, then waits until it is closed."""
 
     def __init__(self, *parts: bytes) -> None:
         self.parts = list(parts)
-        self.asked = 0
-        self._given = asyncio.Event()
+        self.received = 0
+        self._sent = asyncio.Event()
         self._closed = asyncio.Event()
 
-    def give(self) -> None:
-        self._given.set()
+    def send(self) -> None:
+        self._sent.set()
 
     def close(self) -> None:
         self._closed.set()
 
     async def receive(self) -> Message:
-        self.asked += 1
+        self.received += 1
         if self.parts:
-            await self._given.wait()
-            self._given.clear()
+            await self._sent.wait()
+            self._sent.clear()
             return {
                 "type": "http.request",
                 "body": self.parts.pop(0),
@@ -53,154 +55,163 @@ class Connection:
         return {"type": "http.disconnect"}
 
 
-async def answer(callers: Callers, connection: Connection, work: "asyncio.Future[str]") -> str:
-    with callers.watching({}, connection.receive) as caller:
-        await read_body({}, caller.receive, 100)
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def pending() -> "asyncio.Future[str]":
+    return asyncio.get_running_loop().create_future()
+
+
+async def answer(
+    monitor: DisconnectMonitor, connection: Connection, work: "asyncio.Future[str]"
+) -> str:
+    with monitor.watching({}, connection.receive) as request:
+        await read_body({}, request.receive, 100)
         return await work
 
 
-async def test_caller_that_leaves_is_given_up_with_its_work():
-    connection, work = Connection(b"{}"), asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(answer(Callers(look_s=0.01), connection, work))
-    connection.give()
-    await asyncio.sleep(0.05)
+async def test_request_whose_client_disconnects_is_cancelled_with_its_work():
+    connection, work = Connection(b"{}"), pending()
+    task = asyncio.create_task(answer(DisconnectMonitor(interval_s=0.01), connection, work))
+    connection.send()
+    await until(lambda: connection.received > 3)  # checked more than once
     assert not task.done()
     connection.close()
     with pytest.raises(ClientDisconnect):
-        await asyncio.wait_for(task, 1.0)
+        await asyncio.wait_for(task, LIMIT_S)
     assert work.cancelled()
 
 
-async def test_caller_that_waits_too_long_is_told_so():
-    connection, work = Connection(b"{}"), asyncio.get_running_loop().create_future()
-    connection.give()
+async def test_request_that_times_out_is_cancelled():
+    connection, work = Connection(b"{}"), pending()
+    connection.send()
     with pytest.raises(ModelUnavailable, match=r"within 0\.05 s"):
-        await answer(Callers(look_s=0.01, answer_s=0.05), connection, work)
+        await answer(DisconnectMonitor(interval_s=0.01, timeout_s=0.05), connection, work)
     assert work.cancelled()
 
 
-async def test_caller_whose_body_does_not_come_is_given_up_too():
-    connection = Connection(b"{}")
+async def test_request_whose_body_does_not_arrive_times_out():
     with pytest.raises(ModelUnavailable):
         await answer(
-            Callers(look_s=0.01, answer_s=0.05),
-            connection,
-            asyncio.get_running_loop().create_future(),
+            DisconnectMonitor(interval_s=0.01, timeout_s=0.05), Connection(b"{}"), pending()
         )
 
 
-async def test_nothing_of_a_body_is_taken_away():
-    connection, work = Connection(b"{", b"}"), asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(answer(Callers(look_s=0.005), connection, work))
-    await asyncio.sleep(0.03)
-    assert connection.asked == 1
-    connection.give()
-    await asyncio.sleep(0.03)
-    assert connection.asked == 2
-    connection.give()
-    await asyncio.sleep(0.03)
-    assert connection.asked > 2
-    work.set_result("told")
-    assert await task == "told"
+async def test_no_part_of_a_body_is_lost_to_a_check():
+    connection, work = Connection(b"{", b"}"), pending()
+    monitor = DisconnectMonitor(interval_s=0.001)
+    checks = 0
+    check = monitor._check
+
+    def counted(loop: asyncio.AbstractEventLoop) -> None:
+        nonlocal checks
+        checks += 1
+        check(loop)
+
+    monitor._check = counted  # type: ignore[method-assign]
+    task = asyncio.create_task(answer(monitor, connection, work))
+    for part in (1, 2):
+        await until(lambda seen=checks: checks > seen + 2)  # type: ignore[misc]
+        assert connection.received == part
+        connection.send()
+        await until(lambda part=part: connection.received > part)  # type: ignore[misc]
+    work.set_result("answered")
+    assert await task == "answered"
 
 
-async def test_what_others_cancel_stays_cancelled():
+async def test_cancellation_by_others_goes_on():
     connection = Connection(b"{}")
-    connection.give()
-    task = asyncio.create_task(
-        answer(Callers(), connection, asyncio.get_running_loop().create_future())
-    )
-    await asyncio.sleep(0.01)
+    connection.send()
+    task = asyncio.create_task(answer(DisconnectMonitor(), connection, pending()))
+    await until(lambda: not connection.parts)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_one_that_can_not_be_watched_hides_no_other(caplog: pytest.LogCaptureFixture):
-    callers, loop = Callers(look_s=0.01), asyncio.get_running_loop()
+async def test_request_that_can_not_be_checked_does_not_affect_others(
+    caplog: pytest.LogCaptureFixture,
+):
+    monitor, works = DisconnectMonitor(interval_s=0.01), [pending(), pending()]
     bad, good = Connection(b"{}"), Connection(b"{}")
-    works = [loop.create_future(), loop.create_future()]
     tasks = [
-        asyncio.create_task(answer(callers, each, work))
+        asyncio.create_task(answer(monitor, each, work))
         for each, work in zip((bad, good), works, strict=True)
     ]
-    for each in (bad, good):
-        each.give()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await until(lambda: bad.received == good.received == 1)
 
     async def broken() -> Message:
         raise OSError("no such connection")
 
-    next(item for item in callers._waiting if item._receive == bad.receive)._receive = broken
+    next(item for item in monitor._requests if item._receive == bad.receive)._receive = broken
+    for each in (bad, good):
+        each.send()
     good.close()
     with pytest.raises(ClientDisconnect):
-        await asyncio.wait_for(tasks[1], 1.0)
-    assert "caller not watched" in caplog.text
-    works[0].set_result("told")
-    assert await tasks[0] == "told"
+        await asyncio.wait_for(tasks[1], LIMIT_S)
+    assert "request not watched" in caplog.text
+    works[0].set_result("answered")
+    assert await tasks[0] == "answered"
 
 
-async def test_no_timer_runs_while_nobody_waits():
-    callers, connection = Callers(look_s=0.01), Connection(b"{}")
-    connection.give()
-    work = asyncio.get_running_loop().create_future()
-    work.set_result("told")
-    assert await answer(callers, connection, work) == "told"
-    await asyncio.sleep(0.05)
-    assert callers._timer is None
+async def test_no_timer_runs_without_requests():
+    monitor, connection, work = DisconnectMonitor(interval_s=0.01), Connection(b"{}"), pending()
+    connection.send()
+    work.set_result("answered")
+    assert await answer(monitor, connection, work) == "answered"
+    await until(lambda: monitor.is_idle)
 
 
-async def test_time_runs_from_when_the_request_came():
-    connection = Connection(b"{}")
-    connection.give()
-    arrived = asyncio.get_running_loop().time() - 59.95
+async def test_timeout_counts_from_the_arrival_of_the_request():
+    arrived = asyncio.get_running_loop().time() - TIMEOUT_S + 0.05
     with (
         pytest.raises(ModelUnavailable),
-        Callers(look_s=0.01).watching({ARRIVED: arrived}, connection.receive),
+        DisconnectMonitor(interval_s=0.01).watching({ARRIVED: arrived}, Connection().receive),
     ):
-        await asyncio.wait_for(asyncio.get_running_loop().create_future(), 5.0)
+        await asyncio.wait_for(pending(), LIMIT_S)
 
 
-async def stubborn(connection: Connection) -> None:
-    """Answer, deaf to the first two cancellations."""
-    with Callers(look_s=0.01).watching({}, connection.receive) as caller:
-        await read_body({}, caller.receive, 100)
+async def suppress_two_cancellations(connection: Connection) -> None:
+    with DisconnectMonitor(interval_s=0.01).watching({}, connection.receive) as request:
+        await read_body({}, request.receive, 100)
         for _ in range(2):
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.get_running_loop().create_future()
-        await asyncio.get_running_loop().create_future()
+                await pending()
+        await pending()
 
 
-async def test_who_swallows_the_end_is_told_again_and_leaves_nothing_cancelled():
+async def test_suppressed_cancellation_is_repeated_and_none_remains():
     connection = Connection(b"{}")
-    connection.give()
+    connection.send()
     connection.close()
     with pytest.raises(ClientDisconnect):
-        await stubborn(connection)
+        await suppress_two_cancellations(connection)
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
 
 
-def test_longest_wait_is_that_of_the_other_paths():
+def test_timeout_is_that_of_the_other_routes():
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
-    assert config["http_options"]["request_timeout_s"] == ANSWER_S
+    assert config["http_options"]["request_timeout_s"] == TIMEOUT_S
 
 
-def test_serve_watches_by_itself_outside_a_replica():
+def test_outside_a_replica_serve_keeps_its_own_monitoring():
     assert middlewares() == []
 
 
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
-        ("POST", "/v1/diagnoses", {**dict(NO_WATCH), b"a": b"b"}),
+        ("POST", "/v1/diagnoses", {**dict(BYPASS_HEADERS), b"a": b"b"}),
         ("GET", "/v1/diagnoses", {b"a": b"b", b"x-request-timeout-seconds": b"5"}),
         ("POST", "/v1/diagnoses/batch", {b"a": b"b", b"x-request-timeout-seconds": b"5"}),
     ],
 )
-async def test_serve_is_told_not_to_watch_watched_paths_alone(
+async def test_serve_monitoring_is_turned_off_for_monitored_routes_only(
     method: str, path: str, expected: dict[bytes, bytes]
 ):
     seen: list[dict[bytes, bytes]] = []
@@ -211,12 +222,12 @@ async def test_serve_is_told_not_to_watch_watched_paths_alone(
 
     headers = [(b"a", b"b"), (b"x-request-timeout-seconds", b"5")]
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
-    await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
+    await ServeMonitorBypass(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
     assert seen == [expected]
 
 
 @pytest.mark.parametrize("name", [b"traceparent", b"tracestate"])
-async def test_trace_that_can_not_be_read_counts_as_not_given(name: bytes):
+async def test_trace_header_that_is_not_ascii_is_removed(name: bytes):
     seen: list[list[tuple[bytes, bytes]]] = []
 
     async def inner(scope: Message, _receive: object, _send: object) -> None:
@@ -229,5 +240,5 @@ async def test_trace_that_can_not_be_read_counts_as_not_given(name: bytes):
             "path": "/metrics",
             "headers": [(b"a", b"\xff"), (name, value)],
         }
-        await Unwatched(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
+        await ServeMonitorBypass(inner)(scope, Connection().receive, lambda _: asyncio.sleep(0))
     assert seen == [[(b"a", b"\xff")], [(b"a", b"\xff"), (name, value)]]

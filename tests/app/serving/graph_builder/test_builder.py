@@ -1,42 +1,25 @@
-"""The graph-builder pool."""
+"""The graph builder."""
 
-import asyncio
 import pickle
 
 import numpy as np
 import pytest
 
-from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, WindowError
+from app.core.errors import HydraulicDiagnosticsError, WindowError
 from app.demo.rig.equipment import rig_equipment
-from app.diagnosis.input_quality import WindowQuality, assess_window
+from app.diagnosis import pipeline
+from app.diagnosis.input_quality import assess_window
+from app.diagnosis.pipeline import BuildResult, WindowInput, group_windows
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
-from app.model.graph import GraphBatch, build_graph, concatenate
 from app.schemas.equipment import Equipment
 from app.serving.graph_builder import builder as graph_builder
 from app.serving.graph_builder.builder import GraphBuilder
-from app.serving.rpc.messages import (
-    BuildAnswer,
-    BuildCall,
-    VersionDescription,
-    WindowInput,
-    build_call,
-)
-from app.serving.rpc.recent import Recent
+from app.serving.rpc.messages import BuildAnswer, BuildCall
 from app.store.windows import StoredWindow
-from tests.app.serving.conftest import LocalChain
+from tests.app.serving.conftest import LocalClient
 from tests.app.serving.ingress.test_version_router import values
-
-
-def call_of(application: str, digest: str, windows: list[WindowInput]) -> BuildCall:
-    return build_call(application, digest, windows, Recent(1_000_000, len))
-
-
-def call(application: str, digest: str, windows: int = 1) -> BuildCall:
-    return call_of(
-        application, digest, [WindowInput(rig_equipment(), values(row)) for row in range(windows)]
-    )
 
 
 def stored(values_SN: Floats, equipment: Equipment, grid_us: int | None = None) -> StoredWindow:
@@ -59,57 +42,42 @@ def stored(values_SN: Floats, equipment: Equipment, grid_us: int | None = None) 
     )
 
 
+async def call_of(local: LocalClient, windows: list[WindowInput]) -> BuildCall:
+    description = await local.describe("model-1")
+    documents = {description.spec_digest: description.feature_spec.encode()}
+    documents |= {
+        window.equipment.structure_digest: window.equipment.structure() for window in windows
+    }
+    return BuildCall(description.spec_digest, group_windows(windows), documents)
+
+
 async def build(
-    local: LocalChain, windows: list[WindowInput], builder: GraphBuilder | None = None
-) -> BuildAnswer:
-    digest = (await local.describe("model-1")).spec_digest
-    made = call_of("model-1", digest, windows)
+    local: LocalClient, windows: list[WindowInput], builder: GraphBuilder | None = None
+) -> BuildResult:
+    call = await call_of(local, windows)
     # as between replicas
-    answer = await (builder or GraphBuilder(local.describe)).build(pickle.loads(pickle.dumps(made)))
+    answer = await (builder or GraphBuilder()).build(pickle.loads(pickle.dumps(call)))
     found: BuildAnswer = pickle.loads(pickle.dumps(answer))
-    return found
+    assert not found.missing
+    return found.result
 
 
-async def spec_of(local: LocalChain) -> FeatureSpec:
+async def spec_of(local: LocalClient) -> FeatureSpec:
     return FeatureSpec.model_validate_json((await local.describe("model-1")).feature_spec)
 
 
-def same(mine: GraphBatch | WindowQuality, theirs: GraphBatch | WindowQuality) -> None:
-    for name in mine.__slots__:
-        one, other = getattr(mine, name), getattr(theirs, name)
-        if isinstance(one, np.ndarray):
-            assert (one.dtype, one.shape, one.tobytes()) == (
-                other.dtype,
-                other.shape,
-                other.tobytes(),
-            ), name
-        else:
-            assert one == other, name
-
-
-async def test_version_that_hangs_holds_up_no_other(
-    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+async def test_documents_that_the_replica_lacks_are_named_and_those_it_got_are_kept(
+    local: LocalClient,
 ):
-    monkeypatch.setattr(graph_builder, "DESCRIBE_S", 0.3)
-    digest = (await local.describe("model-2")).spec_digest
-
-    async def describe(application: str) -> VersionDescription:
-        if application == "model-1":
-            await asyncio.sleep(60)
-        return await local.describe(application)
-
-    builder = GraphBuilder(describe)
-    hanging = [asyncio.create_task(builder.build(call("model-1", "0" * 64))) for _ in range(2)]
-    await asyncio.sleep(0)
-    async with asyncio.timeout(0.2):
-        built = await builder.build(call("model-2", digest))
-    assert [group.positions for group in built.groups] == [(0,)]
-    for task in hanging:
-        with pytest.raises(ModelUnavailable, match="describe itself within"):
-            await task
+    call = await call_of(local, [WindowInput(rig_equipment(), values(0))])
+    bare = BuildCall(call.spec_digest, call.groups)
+    builder = GraphBuilder()
+    assert sorted((await builder.build(bare)).missing) == sorted(call.digests)
+    assert not (await builder.build(call)).missing
+    assert len((await builder.build(bare)).result.groups) == 1
 
 
-async def test_windows_of_one_topology_are_one_group_and_equal_to_each_alone(local: LocalChain):
+async def test_windows_of_one_topology_are_one_group_and_equal_to_each_alone(local: LocalClient):
     machines = [rig_equipment(f"rig-{number}") for number in range(6)]
     gappy = [values(300 * number) for number in range(6)]
     gappy[1][3], gappy[2][:, 10:30], gappy[3][5] = np.nan, np.nan, 7.0
@@ -118,24 +86,19 @@ async def test_windows_of_one_topology_are_one_group_and_equal_to_each_alone(loc
         for number, (machine, values_SN) in enumerate(zip(machines, gappy, strict=True))
     ]
     (group,) = (await build(local, windows)).groups
-    assert group.positions == tuple(range(6))
+    assert list(group.positions) == list(range(6))
     spec = await spec_of(local)
-    features = [
-        window_features(values_SN, machine, spec)
-        for machine, values_SN in zip(machines, gappy, strict=True)
-    ]
-    graphs = [
-        build_graph(machine, each, spec) for machine, each in zip(machines, features, strict=True)
-    ]
-    same(group.graph, concatenate(graphs))
-    same(group.graphs([4, 1]), concatenate([graphs[4], graphs[1]]))
-    summaries = group.summary.windows(machines[0].sensor_ids)
-    for machine, each, summary in zip(machines, features, summaries, strict=True):
-        np.testing.assert_equal(summary._asdict(), assess_window(machine, each, spec)._asdict())
+    qualities = group.quality.windows(machines[0].sensor_ids)
+    for row, (machine, values_SN) in enumerate(zip(machines, gappy, strict=True)):
+        features = window_features(values_SN, machine, spec)
+        np.testing.assert_array_equal(group.graph.x_WSTF[row], features.x_STF)
+        np.testing.assert_array_equal(group.graph.mask_WST[row], features.mask_ST)
+        expected = assess_window(machine, features, spec)
+        np.testing.assert_equal(qualities[row]._asdict(), expected._asdict())
 
 
-async def test_topologies_travel_once_and_machines_of_one_topology_share_a_plan(
-    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+async def test_machines_of_one_topology_share_a_plan(
+    local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
     planned: list[str] = []
     original = graph_builder.plan_windows
@@ -145,7 +108,7 @@ async def test_topologies_travel_once_and_machines_of_one_topology_share_a_plan(
         return original(equipment, spec)
 
     monkeypatch.setattr(graph_builder, "plan_windows", count)
-    builder = GraphBuilder(local.describe)
+    builder = GraphBuilder()
     shorter = rig_equipment("short").model_copy(update={"connections": ()})
     vars(shorter).pop("structure_digest", None)
     machines = [
@@ -154,32 +117,31 @@ async def test_topologies_travel_once_and_machines_of_one_topology_share_a_plan(
         rig_equipment("b").model_copy(update={"name": "the second"}),
     ]
     windows = [WindowInput(machine, values(0)) for machine in machines]
-    assert [len(call_of("model-1", "", windows).topologies), len(planned)] == [2, 0]
     for _ in range(2):
         answer = await build(local, windows, builder)
-        assert [group.positions for group in answer.groups] == [(0, 2), (1,)]
+        assert [group.positions for group in answer.groups] == [[0, 2], [1]]
         assert len(planned) == 2
 
 
-async def test_plans_that_are_kept_are_bounded(local: LocalChain, monkeypatch: pytest.MonkeyPatch):
+async def test_plans_that_are_kept_are_bounded(local: LocalClient, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(graph_builder, "MAX_PLAN_BYTES", 1)
-    builder = GraphBuilder(local.describe)
+    builder = GraphBuilder()
     for connections in range(3):
         machine = rig_equipment("rig")
         machine = machine.model_copy(update={"connections": machine.connections[:connections]})
         assert (await build(local, [WindowInput(machine, values(0))], builder)).errors == {}
-        assert len(builder._known) == 1
+        assert len(builder._plans) == 1
 
 
 async def test_large_windows_are_worked_on_a_few_at_a_time(
-    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+    local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(graph_builder, "MAX_VALUES_AT_ONCE", 2 * 17 * 60 + 1)
+    monkeypatch.setattr(pipeline, "MAX_VALUES_AT_ONCE", 2 * 17 * 60 + 1)
     answer = await build(local, [WindowInput(rig_equipment(), values(row)) for row in range(5)])
-    assert [group.positions for group in answer.groups] == [(0, 1), (2, 3), (4,)]
+    assert [group.positions for group in answer.groups] == [[0, 1], [2, 3], [4]]
 
 
-async def test_window_that_does_not_fit_disturbs_no_other_and_is_named(local: LocalChain):
+async def test_window_that_does_not_fit_disturbs_no_other_and_is_named(local: LocalClient):
     machines = [rig_equipment(f"rig-{number}") for number in range(4)]
     windows = [
         WindowInput(machines[0], values(0)),
@@ -193,7 +155,7 @@ async def test_window_that_does_not_fit_disturbs_no_other_and_is_named(local: Lo
     assert "expected bins of 1000000 us for 'rig-2', found 5000000 us" in answer.errors[2].message
 
 
-async def test_topology_that_does_not_fit_the_version_fails_alone(local: LocalChain):
+async def test_topology_that_does_not_fit_the_version_fails_alone(local: LocalClient):
     data = rig_equipment("odd").model_dump(mode="json")
     data["steps"] = 6
     answer = await build(
@@ -203,28 +165,28 @@ async def test_topology_that_does_not_fit_the_version_fails_alone(local: LocalCh
             WindowInput(rig_equipment(), values(0)),
         ],
     )
-    assert [group.positions for group in answer.groups] == [(1,)]
+    assert [group.positions for group in answer.groups] == [[1]]
     assert isinstance(answer.errors[0], WindowError)
 
 
 async def test_unexpected_error_of_one_window_disturbs_no_other(
-    local: LocalChain, monkeypatch: pytest.MonkeyPatch
+    local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
-    original = graph_builder.build_windows
+    original = pipeline.build_windows
     poisoned = values(1)
 
     def fail_on_poison(values_WSN: Floats, *arguments: object) -> object:
         if any(np.array_equal(values_SN, poisoned) for values_SN in values_WSN):
-            raise IndexError("of our own")
+            raise IndexError("unexpected")
         return original(values_WSN, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(graph_builder, "build_windows", fail_on_poison)
+    monkeypatch.setattr(pipeline, "build_windows", fail_on_poison)
     answer = await build(
         local, [WindowInput(rig_equipment(f"rig-{row}"), values(row)) for row in range(3)]
     )
-    assert [group.positions for group in answer.groups] == [(0,), (2,)]
+    assert [group.positions for group in answer.groups] == [[0], [2]]
     assert isinstance(answer.errors[1], HydraulicDiagnosticsError)
     assert (
-        "expected a graph of 'rig-1', found an error of our own (IndexError)"
+        "expected a graph of 'rig-1', found an internal error (IndexError)"
         in answer.errors[1].message
     )

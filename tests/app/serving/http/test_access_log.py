@@ -20,7 +20,7 @@ async def api(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
-async def ask(metrics: Metrics) -> list[Message]:
+async def request(metrics: Metrics) -> list[Message]:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -44,27 +44,32 @@ async def test_request_has_one_line_with_its_route_status_time_and_trace(
     monkeypatch.setattr(
         logger, "handle", lambda record: lines.append(orjson.loads(JsonFormatter().format(record)))
     )
-    sent = await ask(Metrics())
+    sent = await request(Metrics())
     assert (b"x-trace-id", TRACE.encode()) in sent[0]["headers"]
     (line,) = lines
     assert line.pop("time")
     assert 0 <= line.pop("ms") < 1000
     assert line == {
-        "level": "INFO", "logger": ACCESS_LOGGER, "event": "access", "method": "POST", "route": "/v1/diagnoses",
-        "status": 200, "trace_id": TRACE,
-    }  # fmt: skip
+        "level": "INFO",
+        "logger": ACCESS_LOGGER,
+        "event": "access",
+        "method": "POST",
+        "route": "/v1/diagnoses",
+        "status": 200,
+        "trace_id": TRACE,
+    }
 
 
-async def test_no_line_is_made_when_none_is_wanted(caplog: pytest.LogCaptureFixture):
+async def test_no_line_is_made_above_its_level(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING, ACCESS_LOGGER)
-    await ask(Metrics())
+    await request(Metrics())
     assert caplog.records == []
 
 
 async def test_requests_are_counted_by_route_and_status():
     metrics = Metrics()
-    await ask(metrics)
-    await ask(metrics)
+    await request(metrics)
+    await request(metrics)
     text = metrics.exposition().decode()
     assert (
         'hydraulic_http_requests_total{method="POST",route="/v1/diagnoses",status="200"} 2.0'

@@ -1,4 +1,4 @@
-"""The HTTP interface over the real store and real networks, without Ray. `tests/test_end_to_end.py` has the rest."""
+"""The HTTP interface over a real store and real networks, without Ray."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from app.serving.ingress.service import Service
 from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
-from tests.app.serving.conftest import LocalChain, split
+from tests.app.serving.conftest import LocalClient, split
 from tests.rig import inline_readings, rig_cycle
 
 START = "2026-01-01T00:00:00Z"
@@ -22,8 +22,8 @@ START = "2026-01-01T00:00:00Z"
 
 @pytest.fixture(autouse=True)
 def fresh_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask anew for every /health/ready, which otherwise remembers for a moment."""
-    monkeypatch.setattr("app.serving.ingress.status.REMEMBER_S", 0.0)
+    """Probe for every /health/ready, which otherwise caches its result."""
+    monkeypatch.setattr("app.serving.ingress.status.CACHE_S", 0.0)
 
 
 def rig_request(row: int = 0, **changes: object) -> dict[str, object]:
@@ -47,7 +47,7 @@ def readings_of(row: int, start: datetime) -> list[dict[str, object]]:
 
 
 async def ready(client: httpx.AsyncClient) -> None:
-    """Wait until the machines of the start are registered."""
+    """Wait until the declared equipment is registered."""
     for _ in range(100):
         if (await client.get("/health/ready")).status_code == 200:
             return
@@ -62,7 +62,7 @@ async def test_inline_diagnosis_answers_while_the_store_is_away(
     assert (await client.post("/v1/diagnoses", json=rig_request())).status_code == 200
 
     async def refuse(*_: object) -> None:
-        raise AssertionError("an inline diagnosis asked the store")
+        raise AssertionError("an inline diagnosis queried the store")
 
     for name in ("read_windows", "get_equipment", "find_key"):
         monkeypatch.setattr(store, name, refuse)
@@ -148,7 +148,7 @@ async def test_machine_of_another_design_says_that_its_sensors_are_not_known(
     assert all(item["condition"] is None for item in body["components"])
 
 
-async def test_sensors_that_are_left_out_are_told(client: httpx.AsyncClient):
+async def test_missing_sensors_are_listed(client: httpx.AsyncClient):
     await ready(client)
     values = rig_cycle(0)[0]
     del values["PS1"]
@@ -160,7 +160,7 @@ async def test_sensors_that_are_left_out_are_told(client: httpx.AsyncClient):
     assert answer.json()["input"]["faulty_sensors"] == [{"sensor_id": "PS2", "reason": "frozen"}]
 
 
-async def test_put_of_an_equipment_comes_back_and_changes(client: httpx.AsyncClient):
+async def test_registered_equipment_is_returned_and_can_change(client: httpx.AsyncClient):
     topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "twin"}
     created = await client.put("/v1/equipment/twin", json=topology)
     again = await client.put("/v1/equipment/twin", json=topology | {"name": "renamed"})
@@ -189,7 +189,9 @@ async def test_put_answers_with_the_linters_warnings(client: httpx.AsyncClient):
     assert [finding["place"] for finding in answer.json()["findings"]] == ["components[7]"]
 
 
-async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: LocalChain):
+async def test_another_version_answers_for_a_failed_one(
+    client: httpx.AsyncClient, local: LocalClient
+):
     await ready(client)
     local.broken.add("model-1")
     body = (await client.post("/v1/diagnoses", json=rig_request())).json()
@@ -199,7 +201,7 @@ async def test_failed_version_is_stood_in_for(client: httpx.AsyncClient, local: 
 
 
 async def test_no_version_at_all_is_503_with_retry_after(
-    client: httpx.AsyncClient, local: LocalChain
+    client: httpx.AsyncClient, local: LocalClient
 ):
     await ready(client)
     local.broken |= {"model-1", "model-2"}
@@ -213,19 +215,19 @@ async def test_no_version_at_all_is_503_with_retry_after(
     assert (readiness.status_code, readiness.json()["versions"]) == (503, {"1": False})
 
 
-async def test_traffic_tells_which_version_answers_for_an_equipment(
+async def test_traffic_names_the_version_that_answers_for_an_equipment(
     client: httpx.AsyncClient, versions: VersionRouter
 ):
     versions.set_traffic(split(50, 50))
-    told = (await client.get("/v1/traffic", params={"equipment_id": "machine-1"})).json()
+    traffic = (await client.get("/v1/traffic", params={"equipment_id": "machine-1"})).json()
     topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "machine-1"}
     answer = await client.post(
         "/v1/diagnoses", json=rig_request(equipment_id="machine-1", equipment=topology)
     )
-    assert answer.json()["model_version"] == told["version"]
+    assert answer.json()["model_version"] == traffic["version"]
 
 
-async def test_waiting_diagnosis_is_found_before_it_is_stored(client: httpx.AsyncClient):
+async def test_queued_diagnosis_is_found_before_it_is_stored(client: httpx.AsyncClient):
     await ready(client)
     made = (await client.post("/v1/diagnoses", json=rig_request())).json()
     assert (await client.get(f"/v1/diagnoses/{made['diagnosis_id']}")).json() == made
@@ -247,7 +249,7 @@ async def test_unknown_diagnosis_and_bad_history_are_problems(client: httpx.Asyn
     assert (await client.get("/v1/equipment/nobody/diagnoses")).status_code == 404
 
 
-async def test_hysteresis_looks_at_stored_windows_only(client: httpx.AsyncClient, service: Service):
+async def test_hysteresis_uses_stored_windows_only(client: httpx.AsyncClient, service: Service):
     await ready(client)
     await client.post("/v1/diagnoses", json=rig_request())
     assert service.diagnostics._states == {}
@@ -256,7 +258,7 @@ async def test_hysteresis_looks_at_stored_windows_only(client: httpx.AsyncClient
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"items": []}', b'{"items": 3}', b'{"items": [], "x": 1}']
 )
-async def test_batch_that_is_none_is_a_problem(client: httpx.AsyncClient, body: bytes):
+async def test_body_that_is_no_batch_is_a_problem(client: httpx.AsyncClient, body: bytes):
     answer = await client.post("/v1/diagnoses/batch", content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
 
@@ -275,7 +277,7 @@ async def test_chunked_body_beyond_the_limit_is_refused(client: httpx.AsyncClien
     assert answer.status_code == 413
 
 
-async def test_error_of_our_own_is_a_500_without_its_cause(
+async def test_internal_error_is_a_500_without_its_cause(
     client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(*_: object) -> None:
@@ -286,7 +288,7 @@ async def test_error_of_our_own_is_a_500_without_its_cause(
     assert (answer.status_code, "secret" in answer.text) == (500, False)
 
 
-async def test_scopes_are_kept_apart(client: httpx.AsyncClient, store: Store):
+async def test_key_can_use_its_scopes_only(client: httpx.AsyncClient, store: Store):
     await ready(client)
     secret = (await store.create_key("reader", ["read"])).secret
     client.headers["authorization"] = f"Bearer {secret}"
@@ -311,13 +313,13 @@ async def test_metrics_count_routes_and_never_name_a_machine(client: httpx.Async
 
 
 @pytest.mark.parametrize("bad", ["a%00b", "a%20b", "x" * 65, "%C3%A4", "-a"])
-async def test_path_that_names_no_possible_equipment_is_unknown_without_the_store(
+async def test_path_without_a_valid_id_is_unknown_without_a_query(
     client: httpx.AsyncClient, store: Store, monkeypatch: pytest.MonkeyPatch, bad: str
 ):
     await ready(client)
 
     async def refuse(*_: object) -> None:
-        raise AssertionError("asked the store")
+        raise AssertionError("queried the store")
 
     for name in ("get_equipment", "diagnosis_history", "get_diagnosis"):
         monkeypatch.setattr(store, name, refuse)
@@ -346,7 +348,7 @@ async def test_path_that_names_no_possible_equipment_is_unknown_without_the_stor
         "9999-12-31T23:59:59-14:00",
     ],
 )
-async def test_history_outside_its_years_or_by_numbers_is_a_problem(
+async def test_history_with_an_invalid_time_is_a_problem(
     client: httpx.AsyncClient, field: str, at: str
 ):
     await ready(client)
@@ -380,14 +382,12 @@ async def test_rejected_readings_are_counted(client: httpx.AsyncClient):
 @pytest.mark.parametrize(
     "body", ['{"\\ud800": 1}', '{"\\ud800": 1, "\\ud800": 1}', '{"equipment_id": "\\ud800"}']
 )
-async def test_half_of_a_surrogate_pair_is_a_problem_of_the_topology(
-    client: httpx.AsyncClient, body: str
-):
+async def test_single_surrogate_is_a_problem_of_the_topology(client: httpx.AsyncClient, body: str):
     answer = await client.put("/v1/equipment/press", content=body)
     assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (422, "topology")
 
 
-async def test_wrong_method_is_told_which_there_are(client: httpx.AsyncClient):
+async def test_wrong_method_is_answered_with_the_allowed_ones(client: httpx.AsyncClient):
     for path, allow in (
         ("/v1/equipment/press", "GET, PUT"),
         ("/health/live", "GET, HEAD"),
@@ -411,7 +411,7 @@ async def test_invented_methods_count_as_other(client: httpx.AsyncClient):
     assert "INVENTED" not in text
 
 
-async def test_caller_that_leaves_is_no_error_of_ours(
+async def test_disconnected_client_is_logged_as_no_error(
     client: httpx.AsyncClient, service: Service, caplog: pytest.LogCaptureFixture
 ):
     messages = [

@@ -1,4 +1,4 @@
-"""Keys and scopes at the door."""
+"""API keys and their scopes."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from app.store.keys import KnownKey, hash_secret
 
 
 class Keys:
-    """The smallest store of keys: hashes to names and scopes, with a switch that takes it away."""
+    """A store of keys in memory that can be switched off."""
 
     def __init__(self, **secrets: str) -> None:
         self.known = {
@@ -18,10 +18,10 @@ class Keys:
             for secret, scopes in secrets.items()
         }
         self.away = False
-        self.asked = 0
+        self.lookups = 0
 
     async def find(self, key_hash: str) -> KnownKey | None:
-        self.asked += 1
+        self.lookups += 1
         if self.away:
             raise StoreUnavailable("expected the database, found nothing")
         return self.known.get(key_hash)
@@ -40,17 +40,17 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 async def test_key_with_the_scope_passes_by_either_header():
-    door = Authenticator(Keys(reader="read").find)
-    assert await door.require(bearer("reader"), "read") == "reader's"
-    await door.require({"x-api-key": "reader"}, "read")
-    await door.require({"authorization": "bearer reader"}, "read")
+    authenticator = Authenticator(Keys(reader="read").find)
+    assert await authenticator.require(bearer("reader"), "read") == "reader's"
+    await authenticator.require({"x-api-key": "reader"}, "read")
+    await authenticator.require({"authorization": "bearer reader"}, "read")
 
 
 @pytest.mark.parametrize(
     "headers",
     [{}, {"authorization": "Basic abc"}, {"authorization": "Bearer "}, {"x-api-key": " "}],
 )
-async def test_no_key_is_told_how_to_send_one(headers: dict[str, str]):
+async def test_request_without_a_key_explains_how_to_send_one(headers: dict[str, str]):
     with pytest.raises(Unauthenticated, match="Authorization: Bearer KEY"):
         await Authenticator(Keys().find).require(headers, "read")
 
@@ -60,63 +60,65 @@ async def test_unknown_key_is_refused():
         await Authenticator(Keys(reader="read").find).require(bearer("other"), "read")
 
 
-async def test_key_without_the_scope_is_told_which_it_lacks():
+async def test_key_without_the_scope_is_refused_by_name():
     with pytest.raises(Forbidden, match="scope 'ingest', found one with read"):
         await Authenticator(Keys(reader="read").find).require(bearer("reader"), "ingest")
 
 
-async def test_admin_holds_every_scope():
+async def test_admin_includes_every_scope():
     await Authenticator(Keys(root="admin").find).require(bearer("root"), "ingest")
 
 
-async def test_revoked_key_stops_when_the_memory_ends():
+async def test_revoked_key_stops_when_its_cache_entry_expires():
     keys, clock = Keys(reader="read"), Clock()
-    door = Authenticator(keys.find, clock=clock)
-    await door.require(bearer("reader"), "read")
+    authenticator = Authenticator(keys.find, clock=clock)
+    await authenticator.require(bearer("reader"), "read")
     keys.known.clear()
-    await door.require(bearer("reader"), "read")
+    await authenticator.require(bearer("reader"), "read")
     clock.now += CACHE_S
     with pytest.raises(Unauthenticated):
-        await door.require(bearer("reader"), "read")
+        await authenticator.require(bearer("reader"), "read")
 
 
-async def test_known_key_works_while_the_database_is_away_and_an_unknown_one_says_so():
+async def test_cached_key_works_while_the_database_is_away():
     keys, clock = Keys(reader="read"), Clock()
-    door = Authenticator(keys.find, clock=clock)
-    await door.require(bearer("reader"), "read")
+    authenticator = Authenticator(keys.find, clock=clock)
+    await authenticator.require(bearer("reader"), "read")
     keys.away = True
     clock.now += 100 * CACHE_S
-    await door.require(bearer("reader"), "read")
+    await authenticator.require(bearer("reader"), "read")
     with pytest.raises(StoreUnavailable):
-        await door.require(bearer("other"), "read")
+        await authenticator.require(bearer("other"), "read")
 
 
-async def test_key_of_the_environment_needs_no_store():
+async def test_key_of_the_environment_needs_no_lookup():
     keys = Keys()
-    door = Authenticator(keys.find, extra_key="from-the-environment")
-    assert await door.require(bearer("from-the-environment"), "admin") == "HYDRAULIC_API_KEY"
-    assert keys.asked == 0
+    authenticator = Authenticator(keys.find, extra_key="from-the-environment")
+    assert (
+        await authenticator.require(bearer("from-the-environment"), "admin") == "HYDRAULIC_API_KEY"
+    )
+    assert keys.lookups == 0
 
 
-async def test_store_is_asked_once_for_many_requests():
+async def test_many_requests_need_one_lookup():
     keys = Keys(reader="read")
-    door = Authenticator(keys.find)
+    authenticator = Authenticator(keys.find)
     for _ in range(20):
-        await door.require(bearer("reader"), "read")
-    assert keys.asked == 1
+        await authenticator.require(bearer("reader"), "read")
+    assert keys.lookups == 1
 
 
-async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away():
+async def test_one_request_in_some_seconds_waits_for_a_database_that_is_away():
     keys, clock = Keys(reader="read"), Clock()
-    door = Authenticator(keys.find, clock=clock)
-    await door.require(bearer("reader"), "read")
+    authenticator = Authenticator(keys.find, clock=clock)
+    await authenticator.require(bearer("reader"), "read")
     keys.away = True
     clock.now += CACHE_S
-    keys.asked = 0
-    await asyncio.gather(*(door.require(bearer("reader"), "read") for _ in range(20)))
+    keys.lookups = 0
+    await asyncio.gather(*(authenticator.require(bearer("reader"), "read") for _ in range(20)))
     clock.now += AWAY_S / 2
-    await door.require(bearer("reader"), "read")
-    assert keys.asked == 1
+    await authenticator.require(bearer("reader"), "read")
+    assert keys.lookups == 1
     clock.now += AWAY_S
-    await door.require(bearer("reader"), "read")
-    assert keys.asked == 2
+    await authenticator.require(bearer("reader"), "read")
+    assert keys.lookups == 2

@@ -5,8 +5,9 @@ from pydantic import ValidationError
 
 from app.core import errors
 from app.schemas.diagnosis import DiagnosisRequest
-from app.serving.http.problems import TYPE_PREFIX, problem_of, respond, trace_id_of
+from app.serving.http.problems import TYPE_PREFIX, problem_of, problem_response, trace_id_of
 
+WINDOW = '"equipment_id": "p", "readings": {"start": "2026-01-01T00:00:00Z"'
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -38,7 +39,7 @@ def test_topology_problem_lists_every_finding():
     assert problem.field == "a"
 
 
-def test_error_of_our_own_says_nothing_of_its_cause():
+def test_internal_error_hides_its_cause():
     problem = problem_of(RuntimeError("SELECT secret FROM api_keys"), TRACE)
     assert problem.status == 500
     assert "SELECT" not in problem.model_dump_json()
@@ -52,12 +53,12 @@ def test_error_of_our_own_says_nothing_of_its_cause():
         ("{}", "equipment_id", "expected this field, found none"),
         ("{", "", "expected JSON"),
         (
-            '{"equipment_id": "p", "readings": {"start": "2026-01-01T00:00:00Z", "step_s": 1, "values": {"PS1": [1, NaN]}}}',
+            f'{{{WINDOW}, "step_s": 1, "values": {{"PS1": [1, NaN]}}}}}}',
             "readings.values.PS1[1]",
             "expected a finite number",
         ),
         (
-            '{"equipment_id": "p", "readings": {"start": "2026-01-01T00:00:00Z", "step_s": 0, "values": {"PS1": [1]}}}',
+            f'{{{WINDOW}, "step_s": 0, "values": {{"PS1": [1]}}}}}}',
             "readings.step_s",
             "greater than 0",
         ),
@@ -71,18 +72,20 @@ def test_invalid_request_names_the_field(body: str, field: str, detail: str):
     assert detail in problem.detail
 
 
-def test_what_was_sent_is_shown_short():
+def test_invalid_values_are_shortened():
     with pytest.raises(ValidationError) as caught:
         DiagnosisRequest.model_validate({"equipment_id": "x" * 100_000})
     assert len(problem_of(caught.value, TRACE).model_dump_json()) < 1_000
 
 
-def test_unavailable_says_when_to_try_again():
-    assert respond(problem_of(errors.StoreUnavailable("away"), TRACE)).headers["retry-after"]
-    assert "retry-after" not in respond(problem_of(errors.StoreError("no"), TRACE)).headers
+def test_unavailable_has_retry_after():
+    assert problem_response(problem_of(errors.StoreUnavailable("away"), TRACE)).headers[
+        "retry-after"
+    ]
+    assert "retry-after" not in problem_response(problem_of(errors.StoreError("no"), TRACE)).headers
 
 
-def test_trace_id_comes_from_the_caller_or_is_made():
+def test_trace_id_is_that_of_the_client_or_a_new_one():
     assert trace_id_of(f"00-{TRACE}-b7ad6b7169203331-01") == TRACE
     assert len(trace_id_of("")) == 32
     for bad in (
@@ -94,21 +97,25 @@ def test_trace_id_comes_from_the_caller_or_is_made():
         assert trace_id_of(bad) not in (bad, "0" * 32)
 
 
-def test_request_of_nothing_but_faults_is_counted_and_not_worked_out():
+def test_request_with_many_errors_reports_their_number_only():
     with pytest.raises(ValidationError) as caught:
         DiagnosisRequest.model_validate({"equipment_id": "p"} | {f"x{n}": n for n in range(201)})
     problem = problem_of(caught.value, TRACE)
     assert (problem.status, problem.errors) == (422, ())
-    assert "found 201 faults" in problem.detail
+    assert "found 201 errors" in problem.detail
 
 
-def test_half_of_a_surrogate_pair_is_told_as_an_escape():
-    answer = respond(problem_of(errors.TopologyError("body", (("\ud800", "found \udfff"),)), TRACE))
+def test_single_surrogate_is_escaped():
+    answer = problem_response(
+        problem_of(errors.TopologyError("body", (("\ud800", "found \udfff"),)), TRACE)
+    )
     assert b"found \\\\udfff" in answer.body
 
 
-def test_further_headers_are_passed_on():
+def test_additional_headers_are_kept():
     assert (
-        respond(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers["allow"]
+        problem_response(problem_of(errors.InputError("no"), TRACE), {"allow": "GET"}).headers[
+            "allow"
+        ]
         == "GET"
     )

@@ -1,4 +1,4 @@
-"""Requests to diagnoses: what the API's tests do not reach."""
+"""Requests to diagnoses: cases that the tests of the HTTP interface do not reach."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -9,18 +9,18 @@ import pytest
 
 from app.core.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
 from app.demo.rig.equipment import rig_equipment
-from app.diagnosis.build import DiagnosisFields
+from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
+from app.serving.ingress import batch, requests
 from app.serving.ingress import diagnoses as module
-from app.serving.ingress import requests
 from app.serving.ingress.diagnoses import Diagnostics, Outcome
 from app.serving.ingress.equipment_registry import EquipmentRegistry
-from app.serving.ingress.version_router import VersionRouter
+from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.windows import Bins
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
-from tests.app.serving.conftest import LocalChain
+from tests.app.serving.conftest import LocalClient
 from tests.rig import inline_readings, rig_cycle
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -33,13 +33,13 @@ def inline(equipment_id: str = "hydraulic-rig", **changes: object) -> DiagnosisR
 
 
 @pytest.fixture
-def machines(store: Store) -> EquipmentRegistry:
+def registry(store: Store) -> EquipmentRegistry:
     return EquipmentRegistry(store, Metrics(), lambda: NOW, (rig_equipment(),))
 
 
 @pytest.fixture
-def diagnostics(store: Store, machines: EquipmentRegistry, versions: VersionRouter) -> Diagnostics:
-    return Diagnostics(store, machines, versions, Metrics(), lambda: NOW)
+def diagnostics(store: Store, registry: EquipmentRegistry, versions: VersionRouter) -> Diagnostics:
+    return Diagnostics(store, registry, versions, Metrics(), lambda: NOW)
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alo
 ):
     score, calls = versions.score, 0
 
-    async def fail_for_the_third(windows: list[module.WindowToScore]) -> object:
+    async def fail_for_the_third(windows: list[RoutedWindow], *, explain: bool) -> object:
         nonlocal calls
         calls += 1
         if any(item.window.equipment.name == "poison" for item in windows):
-            raise KeyError("of our own")
-        return await score(windows)
+            raise KeyError("unexpected")
+        return await score(windows, explain=explain)
 
     monkeypatch.setattr(versions, "score", fail_for_the_third)
     poison = {**rig_equipment().model_dump(mode="json", exclude={"equipment_id"}), "name": "poison"}
@@ -81,19 +81,19 @@ async def test_unexpected_error_of_a_batch_is_that_of_the_items_that_have_it_alo
 
 @pytest.mark.usefixtures("registered")
 async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
-    diagnostics: Diagnostics, machines: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch
+    diagnostics: Diagnostics, registry: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
-    look_up, calls = machines.remembered_of, 0
+    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    look_up, calls = registry.remembered_of, 0
 
     async def fail_once(equipment_ids: list[str]) -> object:
         nonlocal calls
         calls += 1
         if calls == 1:
-            raise KeyError("of our own")
+            raise KeyError("unexpected")
         return await look_up(equipment_ids)
 
-    monkeypatch.setattr(machines, "remembered_of", fail_once)
+    monkeypatch.setattr(registry, "remembered_of", fail_once)
     found = await outcomes(diagnostics, [inline(), inline(), inline()])
     assert sorted(type(outcome).__name__ for outcome in found.values()) == [
         "KeyError",
@@ -104,50 +104,50 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("single", ["none", "answered", "waits"])
-async def test_large_batch_has_fewer_groups_under_way_beside_single_requests(
+async def test_large_batch_has_fewer_groups_running_beside_single_requests(
     diagnostics: Diagnostics,
-    machines: EquipmentRegistry,
+    registry: EquipmentRegistry,
     monkeypatch: pytest.MonkeyPatch,
     single: str,
 ):
-    monkeypatch.setattr(module, "ITEMS_AT_ONCE", 1)
-    monkeypatch.setattr(module, "RECENT_S", 600.0 if single == "answered" else 0.0)
-    look_up, under_way, most, most_at_first = machines.remembered_of, 0, 0, 0
+    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    monkeypatch.setattr(module, "SHARED_S", 600.0 if single == "answered" else 0.0)
+    look_up, running, most, most_at_first = registry.remembered_of, 0, 0, 0
 
     async def counting(equipment_ids: list[str]) -> object:
-        nonlocal under_way, most, most_at_first
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most, most_at_first
+        running += 1
+        most = max(most, running)
         await asyncio.sleep(0.05)
-        under_way -= 1
+        running -= 1
         most_at_first = most_at_first or most
         return await look_up(equipment_ids)
 
     async def waiting(_: str) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(machines, "remembered_of", counting)
+    monkeypatch.setattr(registry, "remembered_of", counting)
     if single == "waits":
-        monkeypatch.setattr(machines, "topology", waiting)
-    asked = asyncio.create_task(diagnostics.answer(inline())) if single != "none" else None
-    if asked is not None:
-        await asyncio.wait([asked], timeout=None if single == "answered" else 0.01)
+        monkeypatch.setattr(registry, "topology", waiting)
+    single_task = asyncio.create_task(diagnostics.answer(inline())) if single != "none" else None
+    if single_task is not None:
+        await asyncio.wait([single_task], timeout=None if single == "answered" else 0.01)
     assert len(await outcomes(diagnostics, [inline()] * 20)) == 20
-    assert most_at_first == module.FEWER_GROUPS
-    assert most == (module.GROUPS_AT_ONCE if single == "none" else module.FEWER_GROUPS)
-    if asked is not None:
-        asked.cancel()
+    assert most_at_first == module.MAX_GROUPS_SHARED
+    assert most == (module.MAX_GROUPS if single == "none" else module.MAX_GROUPS_SHARED)
+    if single_task is not None:
+        single_task.cancel()
 
 
 @pytest.mark.usefixtures("registered")
 async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
-    def broken(*_: object) -> DiagnosisFields:
-        raise KeyError("of our own")
+    def broken(*_: object) -> Diagnosis:
+        raise KeyError("unexpected")
 
-    monkeypatch.setattr(module, "build_diagnosis", broken)
-    with pytest.raises(KeyError, match="of our own"):
+    monkeypatch.setattr(batch, "build_diagnosis", broken)
+    with pytest.raises(KeyError, match="unexpected"):
         await diagnostics.answer(inline())
     assert isinstance((await outcomes(diagnostics, [inline()]))[0], KeyError)
 
@@ -155,7 +155,7 @@ async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("broken", [False, True])
 async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes(
-    diagnostics: Diagnostics, local: LocalChain, store: Store, explain: bool, broken: bool
+    diagnostics: Diagnostics, local: LocalClient, store: Store, explain: bool, broken: bool
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -173,13 +173,13 @@ async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes
         inline(explain=explain),
     ):
         body = await diagnostics.answer(request)
-        made = Diagnosis.model_validate_json(body)
-        assert made.model_dump_json().encode() == body
+        made = Diagnosis.from_json(body)
+        assert made.to_json() == body
         assert made.fallback == broken
         assert (made.input.source == "inline") == (request.readings is not None)
         assert any(item.evidence for item in made.components) == explain
         assert await diagnostics.stored_diagnosis(made.diagnosis_id) == body
-        await diagnostics._journal.flush()
+        await diagnostics._write_queue.flush()
         assert await diagnostics.stored_diagnosis(made.diagnosis_id) == body
 
 
@@ -187,18 +187,18 @@ async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes
 async def test_machines_of_many_items_are_looked_up_in_one_statement(
     diagnostics: Diagnostics, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[list[str]] = []
+    lookups: list[list[str]] = []
     look_up = store.get_equipment_of
 
     async def noting(equipment_ids: list[str]) -> object:
-        asked.append(list(equipment_ids))
+        lookups.append(list(equipment_ids))
         return await look_up(equipment_ids)
 
     monkeypatch.setattr(store, "get_equipment_of", noting)
     items = [inline() for _ in range(8)] + [inline(f"nobody-{number}") for number in range(8)]
     found = await outcomes(diagnostics, items)
-    assert len(asked) == 1
-    assert len(asked[0]) == 9
+    assert len(lookups) == 1
+    assert len(lookups[0]) == 9
     assert isinstance(found[0], bytes)
     assert isinstance(found[9], UnknownEquipment)
 
@@ -223,17 +223,17 @@ async def test_evidence_of_a_large_machine_is_refused(
 
 
 class Known:
-    """Notes the states that each diagnosis was given as those before it."""
+    """Records the previous states that each diagnosis was made with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.previous: list[dict[str, str]] = []
-        original = module.tell
+        original = batch.build_diagnosis
 
-        def noting(*arguments: object) -> DiagnosisFields:
+        def noting(*arguments: object) -> Diagnosis:
             self.previous.append(dict(arguments[-1]))  # type: ignore[call-overload]
             return original(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(module, "build_diagnosis", noting)
+        monkeypatch.setattr(batch, "build_diagnosis", noting)
 
 
 async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
@@ -242,31 +242,34 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
     known = Known(monkeypatch)
     rig = rig_equipment()
     values_SN = np.stack([rig_cycle(0)[0][name] for name in rig.sensor_ids]).astype(np.float32)
+    window = WindowInput(rig, values_SN)
     (scored,) = await versions.score(
-        [module.WindowToScore(module.WindowInput(rig, values_SN), None, explain=False)]
+        [RoutedWindow(window, versions.releases_for(rig.equipment_id))]
     )
-    assert isinstance(scored, module.Scored)
+    assert isinstance(scored, Scored)
     base = round(NOW.timestamp() * 1e6) // rig.grid_us
 
     def ask(minute: int, version: str | None = None) -> dict[str, str]:
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
         bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
-        diagnostics._conclude(requests.Resolved(request, rig, bins, None), scored, None, NOW)
+        diagnostics._batch._conclude(
+            requests.Resolved(request, rig, bins, None), window, scored, NOW
+        )
         return known.previous[-1]
 
     assert ask(5) == {}
     before = ask(6)
     assert before
-    assert ask(6) == before  # the same window again is told the same way
+    assert ask(6) == before  # the same window again gets the same states
     assert ask(3) == {}  # an older one neither uses the newer states nor replaces them
     assert ask(8, version="2") == {}
-    stood = diagnostics._states["hydraulic-rig"]
-    assert stood.window_end == NOW + timedelta(minutes=7)
-    assert ask(7) == dict(stood.states)
+    snapshot = diagnostics._batch._states["hydraulic-rig"]
+    assert snapshot.window_end == NOW + timedelta(minutes=7)
+    assert ask(7) == dict(snapshot.states)
 
 
 async def test_topology_that_another_replica_changed_counts_at_once(
-    diagnostics: Diagnostics, machines: EquipmentRegistry, store: Store
+    diagnostics: Diagnostics, registry: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -277,17 +280,17 @@ async def test_topology_that_another_replica_changed_counts_at_once(
             rig.equipment_id, [name] * 60, start_us + np.arange(60) * 1_000_000, values[name]
         )
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
-    first = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    first = Diagnosis.from_json(await diagnostics.answer(request))
     assert first.topology_revision == rig.revision
     renamed = Equipment.model_validate(rig.model_dump() | {"name": "renamed"})
     await store.put_equipment(renamed)
-    diagnostics._answers.clear()  # an answer may be as old as a bin
-    changed = Diagnosis.model_validate_json(await diagnostics.answer(request))
+    diagnostics._cache.clear()  # an answer may be as old as a bin
+    changed = Diagnosis.from_json(await diagnostics.answer(request))
     assert changed.topology_revision == renamed.revision != rig.revision
 
 
-async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_change(
-    diagnostics: Diagnostics, machines: EquipmentRegistry, store: Store
+async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
+    diagnostics: Diagnostics, registry: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -300,7 +303,6 @@ async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_cha
             rig_cycle(0)[0][name],
         )
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
-    diagnostics._answers._clock = lambda: 1000.0
     both = await asyncio.gather(diagnostics.answer(request), diagnostics.answer(request))
     assert both[0] == both[1] == await diagnostics.answer(request)
     line = {
@@ -309,21 +311,21 @@ async def test_same_window_asked_twice_is_worked_out_once_until_its_readings_cha
         "time": "2026-01-01T23:59:30Z",
         "value": 1.0,
     }
-    answer = await machines.ingest(orjson.dumps([line]), "application/json")
+    answer = await registry.ingest(orjson.dumps([line]), "application/json")
     assert answer.accepted == 1
-    after = Diagnosis.model_validate_json(await diagnostics.answer(request))
-    assert after.diagnosis_id != Diagnosis.model_validate_json(both[0]).diagnosis_id
+    after = Diagnosis.from_json(await diagnostics.answer(request))
+    assert after.diagnosis_id != Diagnosis.from_json(both[0]).diagnosis_id
     assert after.input.missing_sensors == ()
 
 
 async def test_batch_with_readings_sees_a_topology_that_another_replica_changed(
-    diagnostics: Diagnostics, machines: EquipmentRegistry, store: Store
+    diagnostics: Diagnostics, registry: EquipmentRegistry, store: Store
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
-    machines._remember(rig.equipment_id, rig, for_s=0.0)
+    registry._remember(rig.equipment_id, rig, for_s=0.0)
     renamed = Equipment.model_validate(rig.model_dump() | {"name": "renamed"})
     await store.put_equipment(renamed)
     body = (await outcomes(diagnostics, [inline()]))[0]
     assert isinstance(body, bytes)
-    assert Diagnosis.model_validate_json(body).topology_revision == renamed.revision
+    assert Diagnosis.from_json(body).topology_revision == renamed.revision

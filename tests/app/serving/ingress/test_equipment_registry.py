@@ -9,21 +9,21 @@ from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 from app.serving.ingress import equipment_registry as module
 from app.serving.ingress.equipment_registry import EquipmentRegistry
-from app.serving.ingress.startup import utc_now
+from app.serving.ingress.service import utc_now
 from app.serving.observability.metrics import Metrics
 from app.store.equipment import EquipmentRecord
 from app.store.store import Store
 
 
 class Away:
-    """Takes the store's machines away and counts who asks."""
+    """Makes the store unavailable and counts the lookups."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked = 0
+        self.lookups = 0
         monkeypatch.setattr(store, "get_equipment", self.get)
 
     async def get(self, equipment_id: str) -> EquipmentRecord | None:
-        self.asked += 1
+        self.lookups += 1
         await asyncio.sleep(0)
         raise StoreUnavailable("expected the database, found nothing")
 
@@ -32,43 +32,43 @@ async def test_declared_machine_serves_although_the_database_was_never_there(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     away = Away(store, monkeypatch)
-    machines = EquipmentRegistry(store, Metrics(), utc_now, (rig_equipment(),))
+    registry = EquipmentRegistry(store, Metrics(), utc_now, (rig_equipment(),))
     for _ in range(5):
-        assert await machines.topology("hydraulic-rig") == rig_equipment()
-    assert away.asked == 1
+        assert await registry.topology("hydraulic-rig") == rig_equipment()
+    assert away.lookups == 1
     with pytest.raises(StoreUnavailable):
-        await machines.topology("another")
+        await registry.topology("another")
 
 
-async def test_one_request_in_some_seconds_pays_for_a_database_that_is_away(
+async def test_one_request_in_some_seconds_waits_for_a_database_that_is_away(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "TOPOLOGY_CACHE_S", 0.0)
     await store.put_equipment(rig_equipment())
-    machines = EquipmentRegistry(store, Metrics(), utc_now)
-    machines._remember("hydraulic-rig", rig_equipment(), for_s=0.0)
+    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    registry._remember("hydraulic-rig", rig_equipment(), for_s=0.0)
     away = Away(store, monkeypatch)
-    await asyncio.gather(*(machines.topology("hydraulic-rig") for _ in range(20)))
-    assert away.asked == 1
+    await asyncio.gather(*(registry.topology("hydraulic-rig") for _ in range(20)))
+    assert away.lookups == 1
 
 
 async def test_unknown_machine_is_remembered_as_unknown(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    machines = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store, Metrics(), utc_now)
     with pytest.raises(UnknownEquipment):
-        await machines.topology("nobody")
+        await registry.topology("nobody")
     away = Away(store, monkeypatch)
     with pytest.raises(UnknownEquipment):
-        await machines.topology("nobody")
-    assert away.asked == 0
+        await registry.topology("nobody")
+    assert away.lookups == 0
 
 
 async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):
-    machines = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store, Metrics(), utc_now)
     for number in range(3):
         await store.put_equipment(rig_equipment(f"rig-{number}"))
-    found = await machines.remembered_of([f"rig-{number}" for number in range(3)])
+    found = await registry.remembered_of([f"rig-{number}" for number in range(3)])
     first, second = found["rig-0"], found["rig-1"]
     assert isinstance(first, Equipment)
     assert isinstance(second, Equipment)

@@ -201,7 +201,7 @@ async def test_value_beyond_float32_loses_its_line_only(content_type: str):
     )
 
 
-async def test_id_with_a_nul_is_a_rejected_line_and_asks_nobody():
+async def test_id_with_a_nul_is_a_rejected_line_without_a_lookup():
     parsed = await parse(
         [GOOD | {"equipment_id": "press\x00"}, GOOD | {"sensor_id": "p\x00"}, GOOD]
     )

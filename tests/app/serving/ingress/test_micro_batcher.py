@@ -1,4 +1,4 @@
-"""The door: who waits for whom, how large batches get, and what one bad item does to its neighbours."""
+"""Micro-batching: when batches start, how large they get, and what a failing item does."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatcher, Micr
 class Works:
     """Work that waits until it is let go on, and notes its batches."""
 
-    def __init__(self, *, held: bool = True) -> None:
+    def __init__(self, *, blocked: bool = True) -> None:
         self.batches: list[list[int]] = []
         self.finished = asyncio.Event()
-        if not held:
+        if not blocked:
             self.finished.set()
 
     async def __call__(self, items: Sequence[int]) -> list[int | Exception]:
@@ -35,12 +35,10 @@ def works() -> Works:
     return Works()
 
 
-def door(works: Works, **limits: int | float) -> MicroBatcher[int, int]:
+def batcher_of(works: Works, **limits: int | float) -> MicroBatcher[int, int]:
     return MicroBatcher(
         works,
-        BatchingConfig(
-            **{"size": 8, "bulk": 2, "early": 4, "under_way": 2, "age_s": 0.05, **limits}
-        ),
+        BatchingConfig(**{"size": 8, "bulk": 2, "early": 4, "running": 2, "age_s": 0.05, **limits}),
         lambda _: None,
     )  # type: ignore[arg-type]
 
@@ -51,7 +49,7 @@ async def turn() -> None:
 
 
 async def test_lone_item_starts_at_once_and_gets_its_outcome(works: Works):
-    future = door(works).enter(1)
+    future = batcher_of(works).submit(1)
     await turn()
     assert works.batches == [[1]]
     works.finished.set()
@@ -59,19 +57,19 @@ async def test_lone_item_starts_at_once_and_gets_its_outcome(works: Works):
 
 
 async def test_items_of_one_turn_of_the_loop_go_together(works: Works):
-    entrance = door(works)
+    batcher = batcher_of(works)
     for item in (1, 2, 3):
-        entrance.enter(item)
+        batcher.submit(item)
     await turn()
     assert works.batches == [[1, 2, 3]]
 
 
-async def test_while_a_batch_is_under_way_the_next_one_gathers(works: Works):
-    entrance = door(works)
-    futures = [entrance.enter(0)]
+async def test_while_a_batch_is_running_the_next_one_gathers(works: Works):
+    batcher = batcher_of(works)
+    futures = [batcher.submit(0)]
     await turn()
     for item in (1, 2, 3):
-        futures.append(entrance.enter(item))
+        futures.append(batcher.submit(item))
         await turn()
     assert works.batches == [[0]]
     works.finished.set()
@@ -79,56 +77,57 @@ async def test_while_a_batch_is_under_way_the_next_one_gathers(works: Works):
     assert works.batches == [[0], [1, 2, 3]]
 
 
-async def test_enough_waiting_items_start_beside_what_is_under_way_up_to_the_limit(works: Works):
-    entrance = door(works, size=4, bulk=1, under_way=2)
-    entrance.enter(0)
+async def test_enough_waiting_items_start_beside_what_is_running_up_to_the_limit(works: Works):
+    batcher = batcher_of(works, size=4, bulk=1, running=2)
+    batcher.submit(0)
     await turn()
     for item in range(1, 13):
-        entrance.enter(item)
+        batcher.submit(item)
     await turn()
     assert works.sizes == [1, 4]
     works.finished.set()
 
 
 async def test_no_batch_starts_beside_a_larger_one_before_as_many_wait(works: Works):
-    entrance = door(works, size=16, early=2, under_way=3)
+    batcher = batcher_of(works, size=16, early=2, running=3)
     for item in range(6):
-        entrance.enter(item)
+        batcher.submit(item)
     await turn()
     for item in range(5):
-        entrance.enter(item)
+        batcher.submit(item)
         await turn()
     assert works.sizes == [6]
-    entrance.enter(5)
+    batcher.submit(5)
     await turn()
     assert works.sizes == [6, 6]
     for item in range(11):
-        entrance.enter(item)
+        batcher.submit(item)
     await turn()
     assert works.sizes == [6, 6]
-    entrance.enter(11)
+    batcher.submit(11)
     await turn()
     assert works.sizes == [6, 6, 12]
     works.finished.set()
 
 
-async def test_batch_that_gathered_long_enough_starts_although_another_is_under_way(works: Works):
-    entrance = door(works, age_s=0.02)
-    entrance.enter(0)
+async def test_batch_that_gathered_long_enough_starts_although_another_is_running(works: Works):
+    batcher = batcher_of(works, age_s=0.2)
+    batcher.submit(0)
     await turn()
-    entrance.enter(1)
-    await turn()
-    assert works.sizes == [1]
-    await asyncio.sleep(0.1)
-    assert works.sizes == [1, 1]
+    submitted_s = asyncio.get_running_loop().time()
+    batcher.submit(1)
+    async with asyncio.timeout(30.0):
+        while works.sizes != [1, 1]:
+            await asyncio.sleep(0.01)
+    assert asyncio.get_running_loop().time() >= submitted_s + 0.2
     works.finished.set()
 
 
 async def test_no_batch_is_larger_or_heavier_than_allowed_and_a_heavy_item_goes_alone(works: Works):
     works.finished.set()
-    entrance = door(works, weight=100)
+    batcher = batcher_of(works, weight=100)
     futures = [
-        entrance.enter(item, weight=weight) for item, weight in enumerate([40, 40, 40, 500, 1])
+        batcher.submit(item, weight=weight) for item, weight in enumerate([40, 40, 40, 500, 1])
     ]
     assert await asyncio.gather(*futures) == [0, 10, 20, 30, 40]
     assert works.batches == [[0, 1], [2], [3], [4]]
@@ -136,9 +135,9 @@ async def test_no_batch_is_larger_or_heavier_than_allowed_and_a_heavy_item_goes_
 
 async def test_single_items_go_before_bulk_ones_which_keep_their_share(works: Works):
     works.finished.set()
-    entrance = door(works)
-    futures = [entrance.enter(100 + item, bulk=True) for item in range(10)]
-    futures += [entrance.enter(item) for item in range(10)]
+    batcher = batcher_of(works)
+    futures = [batcher.submit(100 + item, bulk=True) for item in range(10)]
+    futures += [batcher.submit(item) for item in range(10)]
     await asyncio.gather(*futures)
     assert works.batches[0] == [0, 1, 2, 3, 4, 5, 100, 101]
     assert sorted(item for batch in works.batches for item in batch) == [
@@ -147,23 +146,23 @@ async def test_single_items_go_before_bulk_ones_which_keep_their_share(works: Wo
     ]
 
 
-async def test_single_item_beside_a_large_batch_waits_for_what_is_under_way_at_most(works: Works):
-    entrance = door(works, size=4, bulk=1)
+async def test_single_item_beside_a_large_batch_waits_for_what_is_running_at_most(works: Works):
+    batcher = batcher_of(works, size=4, bulk=1)
     for item in range(100, 200):
-        entrance.enter(item, bulk=True)
+        batcher.submit(item, bulk=True)
     await turn()
-    under_way = len(works.batches)
-    future = entrance.enter(1)
+    running = len(works.batches)
+    future = batcher.submit(1)
     works.finished.set()
     assert await future == 10
-    assert 1 in works.batches[under_way]
+    assert 1 in works.batches[running]
 
 
-async def test_item_that_has_an_error_of_its_own_leaves_its_neighbours_alone(works: Works):
+async def test_error_of_one_item_does_not_affect_the_others(works: Works):
     works.finished.set()
-    entrance = door(works)
+    batcher = batcher_of(works)
     found = await asyncio.gather(
-        *(entrance.enter(item) for item in (1, -1, 2)), return_exceptions=True
+        *(batcher.submit(item) for item in (1, -1, 2)), return_exceptions=True
     )
     assert [found[0], found[2]] == [10, 20]
     assert isinstance(found[1], ValueError)
@@ -171,53 +170,55 @@ async def test_item_that_has_an_error_of_its_own_leaves_its_neighbours_alone(wor
 
 async def test_item_that_ruins_its_batch_ruins_no_other(works: Works):
     works.finished.set()
-    entrance = door(works)
+    batcher = batcher_of(works)
     found = await asyncio.gather(
-        *(entrance.enter(item) for item in (1, 13, 2)), return_exceptions=True
+        *(batcher.submit(item) for item in (1, 13, 2)), return_exceptions=True
     )
     assert [found[0], found[2]] == [10, 20]
     assert isinstance(found[1], ValueError)
     assert works.batches == [[1, 13, 2], [1], [13], [2]]
 
 
-async def test_caller_that_leaves_while_waiting_is_not_worked_for(works: Works):
-    entrance = door(works)
-    first = entrance.enter(0)
+async def test_item_cancelled_while_it_waits_is_not_worked_on(works: Works):
+    batcher = batcher_of(works)
+    first = batcher.submit(0)
     await turn()
-    leaving, staying = entrance.enter(1), entrance.enter(2)
+    leaving, staying = batcher.submit(1), batcher.submit(2)
     leaving.cancel()
     works.finished.set()
     assert await asyncio.gather(first, staying) == [0, 20]
     assert works.batches == [[0], [2]]
 
 
-async def test_closing_leaves_nobody_waiting(works: Works):
-    entrance = door(works)
-    futures = [entrance.enter(0)]
+async def test_close_cancels_all_waiting_items(works: Works):
+    batcher = batcher_of(works)
+    futures = [batcher.submit(0)]
     await turn()
-    futures.append(entrance.enter(1))
-    await entrance.close()
+    futures.append(batcher.submit(1))
+    await batcher.close()
     await turn()
     assert [future.cancelled() for future in futures] == [True, True]
-    assert entrance.idle
+    assert batcher.idle
 
 
-async def test_sizes_are_told_and_idle_doors_are_forgotten():
-    works, sizes = Works(held=False), list[int]()
-    doors: MicroBatchers[int, int] = MicroBatchers(lambda _: works, BatchingConfig(), sizes.append)
+async def test_sizes_are_reported_and_idle_batchers_are_removed():
+    works, sizes = Works(blocked=False), list[int]()
+    batchers: MicroBatchers[int, int] = MicroBatchers(
+        lambda _: works, BatchingConfig(), sizes.append
+    )
     for kind in range(100, 200):
-        assert await doors.to(kind).enter(kind) == 10 * kind
+        assert await batchers.to(kind).submit(kind) == 10 * kind
         await turn()
     assert sizes == [1] * 100
-    assert len(doors._doors) <= 2
-    await doors.close()
+    assert len(batchers._batchers) <= 2
+    await batchers.close()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"under_way": 0}, {"age_s": 0.0}]
+    "wrong", [{"bulk": 64}, {"bulk": 0}, {"early": 0}, {"running": 0}, {"age_s": 0.0}]
 )
 def test_limits_that_no_batch_can_keep_are_refused(wrong: dict[str, float]):
-    with pytest.raises(ValueError, match="correct the door's limits"):
+    with pytest.raises(ValueError, match="correct them"):
         BatchingConfig(**wrong)  # type: ignore[arg-type]
 
 
@@ -225,27 +226,27 @@ CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 async def test_work_runs_in_no_callers_context(works: Works):
-    """Serve cancels what was called in the context of a request that left; a batch is many callers'."""
+    """Serve cancels work in the context of a cancelled request; a batch has many callers."""
     seen: list[str] = []
 
     async def work(items: Sequence[int]) -> list[int | Exception]:
         seen.append(CALLER.get())
         return await works(items)
 
-    entrance: MicroBatcher[int, int] = MicroBatcher(
-        work, BatchingConfig(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None
+    batcher: MicroBatcher[int, int] = MicroBatcher(
+        work, BatchingConfig(size=4, bulk=1, early=1, running=1, age_s=0.01), lambda _: None
     )
     CALLER.set("first")
-    futures = [entrance.enter(0)]
+    futures = [batcher.submit(0)]
     await turn()
     CALLER.set("second")
-    futures.append(entrance.enter(1))
+    futures.append(batcher.submit(1))
     works.finished.set()
     await asyncio.gather(*futures)
     assert seen == ["nobody", "nobody"]
 
 
-async def test_cancelled_work_is_tried_alone_and_leaves_the_door_open():
+async def test_cancelled_work_is_retried_alone_and_the_batcher_stays_open():
     calls: list[list[int]] = []
 
     async def work(items: Sequence[int]) -> list[int | Exception]:
@@ -254,12 +255,12 @@ async def test_cancelled_work_is_tried_alone_and_leaves_the_door_open():
             raise asyncio.CancelledError
         return [10 * item for item in items]
 
-    entrance: MicroBatcher[int, int] = MicroBatcher(
-        work, BatchingConfig(size=4, bulk=1, early=1, under_way=1, age_s=0.01), lambda _: None
+    batcher: MicroBatcher[int, int] = MicroBatcher(
+        work, BatchingConfig(size=4, bulk=1, early=1, running=1, age_s=0.01), lambda _: None
     )
-    futures = [entrance.enter(item) for item in (1, 7, 2)]
+    futures = [batcher.submit(item) for item in (1, 7, 2)]
     await turn()
-    later = entrance.enter(3)
+    later = batcher.submit(3)
     found = await asyncio.gather(*futures, later, return_exceptions=True)
     assert [found[0], found[2], found[3]] == [10, 20, 30]
     assert "found it cancelled" in str(found[1])
@@ -269,8 +270,8 @@ async def test_wrong_number_of_outcomes_hangs_nobody():
     async def work(items: Sequence[int]) -> list[int | Exception]:
         return [1] * (len(items) - 1)
 
-    entrance: MicroBatcher[int, int] = MicroBatcher(work, BatchingConfig(), lambda _: None)
-    found = await asyncio.gather(entrance.enter(1), entrance.enter(2), return_exceptions=True)
+    batcher: MicroBatcher[int, int] = MicroBatcher(work, BatchingConfig(), lambda _: None)
+    found = await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True)
     assert ["expected 1 outcomes of a batch, found 0" in str(item) for item in found] == [
         True,
         True,
@@ -278,45 +279,47 @@ async def test_wrong_number_of_outcomes_hangs_nobody():
 
 
 async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(works: Works):
-    entrance = door(works, weight=100, under_way=1, age_s=0.02)
-    entrance.enter(0)
+    batcher = batcher_of(works, weight=100, running=1, age_s=0.02)
+    batcher.submit(0)
     await turn()
-    entrance.enter(100, weight=10, bulk=True)
+    batcher.submit(100, weight=10, bulk=True)
     await asyncio.sleep(0.03)
     for item in (1, 2, 3):
-        entrance.enter(item, weight=100)
+        batcher.submit(item, weight=100)
     works.finished.set()
-    await asyncio.sleep(0.01)
+    async with asyncio.timeout(30.0):
+        while len(works.batches) < 2:
+            await asyncio.sleep(0)
     assert works.batches[1] == [100]
 
 
-async def test_door_is_crowded_while_as_many_wait_as_would_start_beside_what_is_under_way(
+async def test_batcher_is_crowded_while_as_many_wait_as_would_start(
     works: Works,
 ):
-    doors: MicroBatchers[int, int] = MicroBatchers(
-        lambda _: works, BatchingConfig(size=8, bulk=2, early=2, under_way=1), lambda _: None
+    batchers: MicroBatchers[int, int] = MicroBatchers(
+        lambda _: works, BatchingConfig(size=8, bulk=2, early=2, running=1), lambda _: None
     )
-    assert not doors.crowded
-    futures = [doors.to("one").enter(0)]
+    assert not batchers.crowded
+    futures = [batchers.to("one").submit(0)]
     await turn()
-    futures.append(doors.to("one").enter(1))
-    assert not doors.crowded
-    futures.append(doors.to("one").enter(2))
-    assert doors.crowded
+    futures.append(batchers.to("one").submit(1))
+    assert not batchers.crowded
+    futures.append(batchers.to("one").submit(2))
+    assert batchers.crowded
     works.finished.set()
     await asyncio.gather(*futures)
-    assert not doors.crowded
+    assert not batchers.crowded
 
 
-async def test_door_with_a_large_batch_under_way_is_crowded_once_as_many_wait(works: Works):
-    doors: MicroBatchers[int, int] = MicroBatchers(
-        lambda _: works, BatchingConfig(size=16, bulk=2, early=2, under_way=1), lambda _: None
+async def test_batcher_with_a_large_running_batch_is_crowded_once_as_many_wait(works: Works):
+    batchers: MicroBatchers[int, int] = MicroBatchers(
+        lambda _: works, BatchingConfig(size=16, bulk=2, early=2, running=1), lambda _: None
     )
-    futures = [doors.to("one").enter(item) for item in range(6)]
+    futures = [batchers.to("one").submit(item) for item in range(6)]
     await turn()
-    futures += [doors.to("one").enter(item) for item in range(5)]
-    assert not doors.crowded
-    futures.append(doors.to("one").enter(5))
-    assert doors.crowded
+    futures += [batchers.to("one").submit(item) for item in range(5)]
+    assert not batchers.crowded
+    futures.append(batchers.to("one").submit(5))
+    assert batchers.crowded
     works.finished.set()
     await asyncio.gather(*futures)

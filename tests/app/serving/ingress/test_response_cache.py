@@ -10,8 +10,8 @@ from app.serving.observability.metrics import Metrics
 
 
 @dataclass
-class Asked:
-    """Counts how often the work was asked for, and holds its futures."""
+class Computations:
+    """The futures of the computations that were started."""
 
     futures: list["asyncio.Future[bytes]"] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def answers(clock: Clock, metrics: Metrics) -> ResponseCache:
-    return ResponseCache(metrics, most=3, clock=clock)
+    return ResponseCache(metrics, size=3, clock=clock)
 
 
 def counted(metrics: Metrics, outcome: str) -> float:
@@ -54,10 +54,12 @@ def counted(metrics: Metrics, outcome: str) -> float:
     return value
 
 
-async def answered(answers: ResponseCache, asked: Asked, what: ResponseKey, body: bytes) -> bytes:
-    task = asyncio.create_task(answers.get(what, 1.0, asked))
+async def answered(
+    answers: ResponseCache, computed: Computations, what: ResponseKey, body: bytes
+) -> bytes:
+    task = asyncio.create_task(answers.get(what, 1.0, computed))
     await asyncio.sleep(0)
-    for future in asked.futures:
+    for future in computed.futures:
         if not future.done():
             future.set_result(body)
     return await task
@@ -66,21 +68,21 @@ async def answered(answers: ResponseCache, asked: Asked, what: ResponseKey, body
 async def test_same_request_in_the_same_bin_is_answered_once(
     answers: ResponseCache, metrics: Metrics, clock: Clock
 ):
-    asked = Asked()
-    assert await answered(answers, asked, key(), b"one") == b"one"
+    computed = Computations()
+    assert await answered(answers, computed, key(), b"one") == b"one"
     clock.now_s = 1000.99
-    assert await answered(answers, asked, key(), b"two") == b"one"
-    assert len(asked.futures) == 1
+    assert await answered(answers, computed, key(), b"two") == b"one"
+    assert len(computed.futures) == 1
     assert (counted(metrics, "miss"), counted(metrics, "hit")) == (1, 1)
 
 
 async def test_answer_is_not_given_past_the_bin_it_was_made_in(
     answers: ResponseCache, clock: Clock
 ):
-    asked = Asked()
-    await answered(answers, asked, key(), b"one")
+    computed = Computations()
+    await answered(answers, computed, key(), b"one")
     clock.now_s = 1001.0
-    assert await answered(answers, asked, key(), b"two") == b"two"
+    assert await answered(answers, computed, key(), b"two") == b"two"
 
 
 @pytest.mark.parametrize(
@@ -94,86 +96,84 @@ async def test_answer_is_not_given_past_the_bin_it_was_made_in(
         key()._replace(forced=True),
     ],
 )
-async def test_what_differs_is_asked_anew(answers: ResponseCache, other: ResponseKey):
-    asked = Asked()
-    await answered(answers, asked, key(), b"one")
-    assert await answered(answers, asked, other, b"two") == b"two"
+async def test_request_that_differs_is_computed_anew(answers: ResponseCache, other: ResponseKey):
+    computed = Computations()
+    await answered(answers, computed, key(), b"one")
+    assert await answered(answers, computed, other, b"two") == b"two"
 
 
-async def test_those_who_ask_at_the_same_time_share_one_answer(
-    answers: ResponseCache, metrics: Metrics
-):
-    asked = Asked()
-    tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(5)]
+async def test_concurrent_requests_share_one_computation(answers: ResponseCache, metrics: Metrics):
+    computed = Computations()
+    tasks = [asyncio.create_task(answers.get(key(), 1.0, computed)) for _ in range(5)]
     await asyncio.sleep(0)
-    assert len(asked.futures) == 1
-    asked.futures[0].set_result(b"one")
+    assert len(computed.futures) == 1
+    computed.futures[0].set_result(b"one")
     assert await asyncio.gather(*tasks) == [b"one"] * 5
     assert counted(metrics, "joined") == 4
 
 
-async def test_one_who_leaves_takes_nobody_along_and_the_last_gives_up(answers: ResponseCache):
-    asked = Asked()
-    tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(3)]
+async def test_computation_is_cancelled_when_its_last_waiter_is(answers: ResponseCache):
+    computed = Computations()
+    tasks = [asyncio.create_task(answers.get(key(), 1.0, computed)) for _ in range(3)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     await asyncio.sleep(0)
-    assert not asked.futures[0].cancelled()
+    assert not computed.futures[0].cancelled()
     tasks[1].cancel()
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert asked.futures[0].cancelled()
+    assert computed.futures[0].cancelled()
     await asyncio.sleep(0)
-    assert await answered(answers, asked, key(), b"two") == b"two"
+    assert await answered(answers, computed, key(), b"two") == b"two"
 
 
-async def test_error_reaches_all_who_wait_and_is_not_kept(answers: ResponseCache):
-    asked = Asked()
-    tasks = [asyncio.create_task(answers.get(key(), 1.0, asked)) for _ in range(2)]
+async def test_error_reaches_all_waiters_and_is_not_cached(answers: ResponseCache):
+    computed = Computations()
+    tasks = [asyncio.create_task(answers.get(key(), 1.0, computed)) for _ in range(2)]
     await asyncio.sleep(0)
-    asked.futures[0].set_exception(ValueError("no"))
+    computed.futures[0].set_exception(ValueError("no"))
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(item) for item in found] == [ValueError, ValueError]
-    assert await answered(answers, asked, key(), b"two") == b"two"
+    assert await answered(answers, computed, key(), b"two") == b"two"
 
 
-async def test_new_readings_void_what_is_kept_and_what_is_under_way(answers: ResponseCache):
-    asked = Asked()
-    await answered(answers, asked, key(), b"one")
-    await answered(answers, asked, key("press"), b"other")
-    waiting = asyncio.create_task(answers.get(key(first_bin=2), 1.0, asked))
+async def test_new_readings_drop_cached_responses_and_running_computations(answers: ResponseCache):
+    computed = Computations()
+    await answered(answers, computed, key(), b"one")
+    await answered(answers, computed, key("press"), b"other")
+    waiting = asyncio.create_task(answers.get(key(first_bin=2), 1.0, computed))
     await asyncio.sleep(0)
     answers.forget("rig")
-    asked.futures[-1].set_result(b"old")
-    assert await waiting == b"old"  # who asked before the readings came is answered
-    assert await answered(answers, asked, key(first_bin=2), b"new") == b"new"
-    assert await answered(answers, asked, key(), b"new") == b"new"
-    assert await answered(answers, asked, key("press"), b"new") == b"other"
+    computed.futures[-1].set_result(b"old")
+    assert await waiting == b"old"  # a request from before the readings is answered
+    assert await answered(answers, computed, key(first_bin=2), b"new") == b"new"
+    assert await answered(answers, computed, key(), b"new") == b"new"
+    assert await answered(answers, computed, key("press"), b"new") == b"other"
 
 
-async def test_cache_is_bounded_and_leaves_nothing_behind(answers: ResponseCache, clock: Clock):
-    asked = Asked()
+async def test_cache_is_bounded(answers: ResponseCache, clock: Clock):
+    computed = Computations()
     for number in range(50):
-        await answered(answers, asked, key(f"rig-{number}"), b"body")
-    assert len(answers._kept) == 3
-    assert len(answers._keys_of) == 3
+        await answered(answers, computed, key(f"rig-{number}"), b"body")
+    assert len(answers._responses) == 3
     clock.now_s += 5
-    await answered(answers, asked, key(), b"body")
-    assert len(answers._kept) == 1
+    await answered(answers, computed, key(), b"body")
+    assert len(answers._responses) == 1
     answers.clear()
-    assert not answers._kept
-    assert not answers._keys_of
+    assert not answers._responses
     assert not answers._flights
 
 
-async def test_one_who_asks_while_the_last_waiter_leaves_gets_an_answer(answers: ResponseCache):
-    asked = Asked()
-    leaving = asyncio.create_task(answers.get(key(), 1.0, asked))
+async def test_request_that_arrives_while_the_last_waiter_is_cancelled_is_answered(
+    answers: ResponseCache,
+):
+    computed = Computations()
+    leaving = asyncio.create_task(answers.get(key(), 1.0, computed))
     await asyncio.sleep(0)
-    asked.futures[0].cancel()
-    coming = asyncio.create_task(answers.get(key(), 1.0, asked))
+    computed.futures[0].cancel()
+    coming = asyncio.create_task(answers.get(key(), 1.0, computed))
     await asyncio.sleep(0)
-    asked.futures[1].set_result(b"two")
+    computed.futures[1].set_result(b"two")
     assert await coming == b"two"
     with pytest.raises(asyncio.CancelledError):
         await leaving

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.demo.rig.equipment import rig_equipment
+from app.diagnosis.pipeline import ScoreResult
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving.ingress import shadows as module
 from app.serving.ingress.diagnoses import Diagnostics
@@ -17,9 +18,9 @@ from app.serving.ingress.shadows import ShadowLimits
 from app.serving.ingress.traffic import Traffic
 from app.serving.ingress.version_router import VersionRouter
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import ScoreAnswer, ScoreCall
+from app.serving.rpc.messages import ScoreCall
 from app.store.store import Store
-from tests.app.serving.conftest import LocalChain, split
+from tests.app.serving.conftest import LocalClient, split
 from tests.rig import inline_readings, rig_cycle
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -40,15 +41,15 @@ async def diagnostics(
     store: Store, versions: VersionRouter, metrics: Metrics
 ) -> AsyncIterator[Diagnostics]:
     await store.put_equipment(rig_equipment())
-    machines = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
-    made = Diagnostics(store, machines, versions, metrics, lambda: NOW)
+    registry = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
+    made = Diagnostics(store, registry, versions, metrics, lambda: NOW)
     made.start()
     yield made
     await made.close()
 
 
 async def ask(diagnostics: Diagnostics, request: DiagnosisRequest) -> Diagnosis:
-    return Diagnosis.model_validate_json(await diagnostics.answer(request))
+    return Diagnosis.from_json(await diagnostics.answer(request))
 
 
 def copies(metrics: Metrics) -> dict[tuple[str, str, str], float]:
@@ -74,7 +75,7 @@ async def stored(dsn: str) -> list[asyncpg.Record]:
     return list(found)
 
 
-async def test_shadow_tells_of_a_copy_what_it_would_have_told_a_caller(
+async def test_shadow_diagnoses_a_copy_as_it_would_for_a_caller(
     diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics, database_dsn: str
 ):
     forced = await ask(diagnostics, inline(model_version="2"))
@@ -92,9 +93,9 @@ async def test_shadow_tells_of_a_copy_what_it_would_have_told_a_caller(
     assert (row["window_start"], row["window_end"]) == (returned.window.start, returned.window.end)
     assert row["latency_s"] > 0
     assert row["against_latency_s"] > 0
-    told = Diagnosis.model_validate_json(row["body"])
-    assert told == forced.model_copy(update={"diagnosis_id": returned.diagnosis_id})
-    outcome = "agreed" if told.components == returned.components else "disagreed"
+    shadow = Diagnosis.from_json(row["body"])
+    assert shadow == forced.model_copy(update={"diagnosis_id": returned.diagnosis_id})
+    outcome = "agreed" if shadow.components == returned.components else "disagreed"
     assert copies(metrics) == {("2", "1", outcome): 1}
     # the figures by which guards judge a version are of its callers alone
     assert metrics.version_calls.labels("2", "answered")._value.get() == calls
@@ -138,7 +139,6 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
             rig_cycle(0)[0][name],
         )
     versions.set_traffic(shadowed(100, "1", "2"))
-    diagnostics._answers._clock = lambda: 1000.0
     request = DiagnosisRequest(equipment_id=rig.equipment_id)
 
     first = await ask(diagnostics, request)
@@ -150,8 +150,8 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
     assert sum(copies(metrics).values()) == 1
 
 
-async def test_what_was_forced_or_stood_in_for_is_not_copied(
-    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, metrics: Metrics
+async def test_forced_and_fallback_diagnoses_are_not_copied(
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "1", "2"))
     await ask(diagnostics, inline(model_version="2"))
@@ -164,13 +164,13 @@ async def test_what_was_forced_or_stood_in_for_is_not_copied(
 
 
 async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
-    diagnostics: Diagnostics, versions: VersionRouter, local: LocalChain, metrics: Metrics
+    diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
     local.broken.add("model-2")
     for row in range(6):
         assert (await ask(diagnostics, inline(row))).model_version == "1"
-        await until(lambda: sum(copies(metrics).values()) == row + 1)  # noqa: B023 - awaited at once
+        await until(lambda: sum(copies(metrics).values()) == row + 1)  # noqa: B023
     # after three in a row it is left alone for a while
     assert copies(metrics) == {("2", "1", "failed"): 3, ("2", "1", "dropped"): 3}
     assert not versions.circuit_is_open("2")
@@ -182,16 +182,16 @@ async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
 async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
     diagnostics: Diagnostics,
     versions: VersionRouter,
-    local: LocalChain,
+    local: LocalClient,
     metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    goes_on, asked = asyncio.Event(), 0
+    goes_on, calls = asyncio.Event(), 0
     score = local.servers["model-2"].score
 
-    async def hang(call: ScoreCall) -> ScoreAnswer:
-        nonlocal asked
-        asked += 1
+    async def hang(call: ScoreCall) -> ScoreResult:
+        nonlocal calls
+        calls += 1
         await goes_on.wait()
         return await score(call)
 
@@ -201,11 +201,11 @@ async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
 
     for row in range(10):
         assert (await ask(diagnostics, inline(row))).model_version == "1"
-        await until(lambda: asked == 1)  # the first copy is under way, and no other one beside it
+        await until(lambda: calls == 1)  # only the first copy is being scored
     assert copies(metrics) == {("2", "1", "dropped"): 5}
     goes_on.set()
     await until(lambda: sum(copies(metrics).values()) == 10)
-    assert asked == 2  # the four that waited went together
+    assert calls == 2  # the four that waited went together
 
 
 async def test_callers_that_wait_shed_the_copies(
@@ -222,7 +222,7 @@ async def test_callers_that_wait_shed_the_copies(
     assert copies(metrics)[("2", "1", "dropped")] == 1
 
 
-async def test_copies_that_wait_for_a_shadow_that_was_ended_are_not_asked(
+async def test_copies_of_a_shadow_that_was_ended_are_dropped(
     diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
@@ -249,7 +249,7 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
     monkeypatch: pytest.MonkeyPatch,
 ):
     def broken(*_: object) -> Diagnosis:
-        raise KeyError("of our own")
+        raise KeyError("unexpected")
 
     monkeypatch.setattr(module, "diagnose", broken)
     versions.set_traffic(shadowed(100, "2"))
@@ -258,22 +258,22 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
     assert copies(metrics) == {("2", "1", "failed"): 1}
 
 
-async def test_closing_gives_up_copies_under_way(
+async def test_close_cancels_copies_being_scored(
     diagnostics: Diagnostics,
     versions: VersionRouter,
-    local: LocalChain,
+    local: LocalClient,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    asked = asyncio.Event()
+    calls = asyncio.Event()
 
-    async def hang(_: ScoreCall) -> ScoreAnswer:
-        asked.set()
+    async def hang(_: ScoreCall) -> ScoreResult:
+        calls.set()
         await asyncio.sleep(60)
         raise AssertionError
 
     monkeypatch.setattr(local.servers["model-2"], "score", hang)
     versions.set_traffic(shadowed(100, "2"))
     await ask(diagnostics, inline())
-    await asked.wait()
+    await calls.wait()
     async with asyncio.timeout(5.0):
         await diagnostics.close()

@@ -15,58 +15,60 @@ from app.store.store import Store
 from tests.app.serving.conftest import split
 
 
-async def ready_reasons(standing: Status) -> str:
-    return " | ".join((await standing.readiness()).reasons)
+async def ready_reasons(status_of: Status) -> str:
+    return " | ".join((await status_of.readiness()).reasons)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (TopologyError("rig.yaml", (("steps", "expected steps"),)), "rig.yaml has 1 error"),
         (PermissionError("/secret/path"), "PermissionError"),
-        (RuntimeError("of our own"), "RuntimeError"),
+        (RuntimeError("unexpected"), "RuntimeError"),
     ],
 )
-async def test_preparation_that_fails_is_logged_told_and_tried_again(
+async def test_preparation_that_fails_is_logged_reported_and_retried(
     store: Store,
     versions: VersionRouter,
     error: Exception,
-    told: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
-    monkeypatch.setattr(status, "FIRST_PAUSE_S", 0.2)
-    monkeypatch.setattr(status, "REMEMBER_S", 0.0)
-    errors = [error]
+    monkeypatch.setattr(status, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(status, "CACHE_S", 0.0)
+    errors, may_succeed = [error], asyncio.Event()
 
     async def prepare() -> None:
         if errors:
             raise errors.pop()
+        await may_succeed.wait()
 
-    standing = Status(store, versions, prepare)
-    standing.start()
+    status_of = Status(store, versions, prepare)
+    status_of.start()
     with caplog.at_level(logging.WARNING):
-        await asyncio.sleep(0.05)
-        found = await standing.readiness()
+        async with asyncio.timeout(10.0):
+            while reason not in (found := await status_of.readiness()).reasons[0]:
+                await asyncio.sleep(0.01)
     assert not found.ready
-    assert told in found.reasons[0]
     assert "/secret/path" not in found.reasons[0]
     assert "store not ready" in caplog.text
-    async with asyncio.timeout(5.0):
-        while not (await standing.readiness()).ready:
+    may_succeed.set()
+    async with asyncio.timeout(10.0):
+        while not (await status_of.readiness()).ready:
             await asyncio.sleep(0.02)
-    await standing.close()
+    await status_of.close()
 
 
-async def test_versions_are_asked_at_once_and_have_a_short_time(
+async def test_versions_are_probed_concurrently_with_a_timeout(
     store: Store, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(status, "ANSWER_S", 0.2)
+    monkeypatch.setattr(status, "TIMEOUT_S", 0.2)
     versions.set_traffic(split(50, 50))
-    asked: list[str] = []
+    probed: list[str] = []
 
     async def hang(release: Release) -> None:
-        asked.append(release.version)
+        probed.append(release.version)
         await asyncio.sleep(60)
 
     monkeypatch.setattr(versions, "probe", hang)
@@ -74,17 +76,17 @@ async def test_versions_are_asked_at_once_and_have_a_short_time(
     async def prepare() -> None:
         pass
 
-    standing = Status(store, versions, prepare)
-    standing.start()
+    status_of = Status(store, versions, prepare)
+    status_of.start()
     async with asyncio.timeout(2.0):
-        found = await asyncio.gather(*(standing.readiness() for _ in range(10)))
-    assert sorted(asked) == ["1", "2"]
+        found = await asyncio.gather(*(status_of.readiness() for _ in range(10)))
+    assert sorted(probed) == ["1", "2"]
     assert found[0].versions == {"1": False, "2": False}
     assert "expected an answer within 0.2 s" in found[0].reasons[0]
-    await standing.close()
+    await status_of.close()
 
 
-async def test_part_that_fails_to_close_keeps_no_other_from_it(
+async def test_part_that_fails_to_close_does_not_keep_others_open(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ):
     closed: list[str] = []

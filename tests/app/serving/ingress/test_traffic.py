@@ -57,7 +57,7 @@ def test_raising_a_weight_only_adds_equipment(low: int, high: int):
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_routed_and_all_versions_stand_in(equipment_id: str):
+def test_any_text_is_routed_and_all_other_versions_are_fallbacks(equipment_id: str):
     order = order_of_versions(equipment_id, traffic(v1=30, v2=70, v3=0))
     assert {release.version for release in order} == {"1", "2", "3"}
     assert order[-1].version == "3"
@@ -94,9 +94,9 @@ def test_shadow_may_have_any_weight_and_routes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("shadows", "told"),
+    ("shadows", "reason"),
     [(("9",), "shadows that are released, found 9"), (("1", "1"), "each shadow once")],
 )
-def test_shadow_that_is_not_released_once_is_refused(shadows: tuple[str, ...], told: str):
-    with pytest.raises(ValidationError, match=told):
+def test_shadow_that_is_not_released_once_is_refused(shadows: tuple[str, ...], reason: str):
+    with pytest.raises(ValidationError, match=reason):
         Traffic(releases=traffic(v1=100).releases, shadows=shadows)

@@ -1,7 +1,6 @@
-"""The way from windows to scores, with versions that fail."""
+"""Windows are scored by the chosen version, or by a fallback when it fails."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +9,22 @@ import pytest
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.core.errors import (
     CheckpointError,
-    HydraulicDiagnosticsError,
     LimitExceeded,
     ModelUnavailable,
     UnknownVersion,
     WindowError,
 )
 from app.demo.rig.equipment import rig_equipment
+from app.diagnosis.pipeline import ScoreResult, WindowInput
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
+from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.ingress.traffic import Release, Traffic
-from app.serving.ingress.version_router import Scored, VersionRouter, WindowToScore
+from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import (
-    BuildAnswer,
-    BuildCall,
-    ScoreAnswer,
-    ScoreCall,
-    WindowInput,
-    build_call,
-)
-from app.serving.rpc.recent import Recent
-from tests.app.serving.conftest import LocalChain, split
+from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall
+from tests.app.serving.conftest import LocalClient, split
 from tests.network import small_checkpoint
 from tests.rig import rig_block
 
@@ -44,23 +36,36 @@ def values(row: int) -> Floats:
     ).astype(np.float32)
 
 
-def window(row: int = 0, forced: str | None = None, *, explain: bool = False) -> WindowToScore:
-    return WindowToScore(WindowInput(rig_equipment(), values(row)), forced, explain)
+def window(row: int = 0) -> WindowInput:
+    return WindowInput(rig_equipment(), values(row))
 
 
-def scored(outcome: Scored | HydraulicDiagnosticsError) -> Scored:
+async def score(
+    router: VersionRouter,
+    *windows: WindowInput,
+    forced: str | None = None,
+    explain: bool = False,
+) -> list[Scored | Exception]:
+    routed = [
+        RoutedWindow(each, router.releases_for(each.equipment.equipment_id, forced))
+        for each in windows
+    ]
+    return await router.score(routed, explain=explain)
+
+
+def scored(outcome: Scored | Exception) -> Scored:
     assert isinstance(outcome, Scored), outcome
     return outcome
 
 
-def healths(outcome: Scored | HydraulicDiagnosticsError) -> list[float]:
-    return [told.health for told in scored(outcome).scores.told]
+def healths(outcome: Scored | Exception) -> list[float]:
+    return [each.health for each in scored(outcome).scores.predicted]
 
 
 async def test_window_is_scored_by_the_version_with_the_weight(
-    versions: VersionRouter, local: LocalChain
+    versions: VersionRouter, local: LocalClient
 ):
-    (outcome,) = await versions.score([window()])
+    (outcome,) = await score(versions, window())
     assert scored(outcome).decoder.version == "1"
     assert not scored(outcome).fallback
     assert len(healths(outcome)) == 7
@@ -71,114 +76,110 @@ async def test_version_answers_by_its_own_calibration(tmp_path: Path, metrics: M
     held_to = ComponentCalibration(least_confidence=0.9, rul_cap_h=125.0)
     calibration = Calibration(components={"hydraulic-rig": {"pump": held_to}})
     server = ModelServer(small_checkpoint(tmp_path, "1", calibration=calibration), "cpu")
-    versions = VersionRouter(LocalChain({"model-1": server}).chain(), metrics, timeout_s=5.0)
+    versions = VersionRouter(LocalClient({"model-1": server}), metrics, timeout_s=5.0)
     versions.set_traffic(
         Traffic(releases=(Release(version="1", application="model-1", weight=100),))
     )
-    (outcome,) = await versions.score([window()])
+    (outcome,) = await score(versions, window())
     assert scored(outcome).decoder.calibrations == {"pump": held_to}
 
 
 async def test_many_windows_give_what_each_gives_alone(versions: VersionRouter):
     rows = [0, 500, 1000, 1500]
-    together = [scored(item) for item in await versions.score([window(row) for row in rows])]
+    together = [scored(item) for item in await score(versions, *map(window, rows))]
     for row, item in zip(rows, together, strict=True):
-        (alone,) = await versions.score([window(row)])
+        (alone,) = await score(versions, window(row))
         np.testing.assert_allclose(
             healths(item), healths(alone), atol=1e-5
         )  # sums of a larger batch are made in another order
 
 
-async def test_broken_version_is_stood_in_for_and_the_answer_says_so(
-    versions: VersionRouter, local: LocalChain, metrics: Metrics
+async def test_broken_version_is_replaced_by_a_fallback_and_the_answer_says_so(
+    versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     local.broken.add("model-1")
-    (outcome,) = await versions.score([window()])
+    (outcome,) = await score(versions, window())
     assert scored(outcome).fallback
     assert scored(outcome).decoder.version == "2"
     assert metrics.failed_versions.labels("1")._value.get() == 1
 
 
-async def test_version_that_failed_thrice_is_left_alone_for_a_while(
-    versions: VersionRouter, local: LocalChain
+async def test_version_that_failed_three_times_is_skipped_for_a_while(
+    versions: VersionRouter, local: LocalClient
 ):
-    await versions.score([window()])
+    await score(versions, window())
     local.broken.add("model-1")
     for _ in range(5):
-        await versions.score([window()])
+        await score(versions, window())
     assert versions.circuit_is_open("1")
     local.scored.clear()
-    await versions.score([window()])
+    await score(versions, window())
     assert local.scored == ["model-2"]
 
 
-async def test_no_version_left_is_unavailable(versions: VersionRouter, local: LocalChain):
+async def test_no_version_left_is_unavailable(versions: VersionRouter, local: LocalClient):
     local.broken |= {"model-1", "model-2"}
-    (outcome,) = await versions.score([window()])
+    (outcome,) = await score(versions, window())
     assert isinstance(outcome, ModelUnavailable)
     assert "expected an answer from version 1, 2" in str(outcome)
 
 
-async def test_version_that_hangs_is_stood_in_for(
-    local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+async def test_version_that_hangs_is_replaced_by_a_fallback(
+    local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
-    versions = VersionRouter(local.chain(), metrics, timeout_s=0.2)
+    versions = VersionRouter(local, metrics, timeout_s=0.2)
     versions.set_traffic(split(100, 0))
 
     async def hang() -> None:
         await asyncio.sleep(60)
 
     monkeypatch.setattr(local.servers["model-1"], "describe", hang)
-    (outcome,) = await versions.score([window()])
+    (outcome,) = await score(versions, window())
     assert scored(outcome).decoder.version == "2"
 
 
-async def test_forced_version_answers_alone_and_has_no_stand_in(
-    versions: VersionRouter, local: LocalChain
-):
-    (outcome,) = await versions.score([window(forced="2")])
+async def test_forced_version_has_no_fallback(versions: VersionRouter, local: LocalClient):
+    (outcome,) = await score(versions, window(), forced="2")
     assert scored(outcome).decoder.version == "2"
     assert not scored(outcome).fallback
     local.broken.add("model-2")
-    (outcome,) = await versions.score([window(forced="2")])
+    (outcome,) = await score(versions, window(), forced="2")
     assert isinstance(outcome, ModelUnavailable)
 
 
 async def test_unknown_version_is_the_callers_error(versions: VersionRouter):
-    first, second = await versions.score([window(forced="9"), window()])
-    assert isinstance(first, UnknownVersion)
-    assert "there are 1, 2" in str(first)
-    scored(second)
+    with pytest.raises(UnknownVersion, match="there are 1, 2"):
+        versions.releases_for("hydraulic-rig", "9")
 
 
 async def test_window_that_cant_be_built_disturbs_no_other(versions: VersionRouter):
-    bad = WindowToScore(
-        WindowInput(rig_equipment(), np.zeros((3, 60), np.float32)), None, explain=False
-    )
-    first, second = await versions.score([bad, window()])
+    bad = WindowInput(rig_equipment(), np.zeros((3, 60), np.float32))
+    first, second = await score(versions, bad, window())
     assert isinstance(first, WindowError)
     scored(second)
 
 
 async def test_evidence_is_made_only_for_those_who_ask(versions: VersionRouter):
-    plain, explained = await versions.score([window(), window(explain=True)])
+    (plain,), (explained,) = [
+        await score(versions, window(), explain=explain) for explain in (False, True)
+    ]
     assert scored(plain).scores.contributions is None
     contributions = scored(explained).scores.contributions
     assert contributions is not None
     assert contributions.health_VS.shape == contributions.distance_VS.shape == (7, 17)
 
 
-async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_number_of_steps(
-    versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+async def test_windows_of_many_topologies_go_to_the_model_in_one_call(
+    versions: VersionRouter, local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
     calls: list[ScoreCall] = []
-    score = local.servers["model-1"].score
+    score_call = local.servers["model-1"].score
 
-    async def see(call: ScoreCall) -> ScoreAnswer:
+    async def record(call: ScoreCall) -> ScoreResult:
         calls.append(call)
-        return await score(call)
+        return await score_call(call)
 
-    monkeypatch.setattr(local.servers["model-1"], "score", see)
+    monkeypatch.setattr(local.servers["model-1"], "score", record)
     lone = rig_equipment("lone").model_dump(mode="json") | {"connections": []}
     other = rig_equipment("other").model_dump(mode="json") | {"steps": 6, "design": "other"}
     machines = [
@@ -186,38 +187,32 @@ async def test_windows_of_many_topologies_go_to_the_model_in_one_call_for_each_n
         Equipment.model_validate(lone),
         rig_equipment("b"),
         Equipment.model_validate(other),
-        rig_equipment("c"),
     ]
     windows = [
-        WindowToScore(WindowInput(machine, values(100 * number)), None, explain=number == 4)
-        for number, machine in enumerate(machines)
+        WindowInput(machine, values(100 * number)) for number, machine in enumerate(machines)
     ]
-    together = [scored(item) for item in await versions.score(windows)]
-    assert sorted(
-        (call.graph.graphs, call.graph.x_STF.shape[1], call.explain) for call in calls
-    ) == [
-        (1, 6, False),
-        (1, 12, True),
-        (3, 12, False),
-    ]
-    for item, asked in zip(together, windows, strict=True):
-        (alone,) = await versions.score([asked])
-        np.testing.assert_allclose(
-            healths(item), healths(alone), atol=1e-5
-        )  # sums of a larger batch are made in another order
-        np.testing.assert_array_equal(item.summary.exceedance_S, scored(alone).summary.exceedance_S)
-        assert item.summary.unreferenced == scored(alone).summary.unreferenced
-    assert together[3].summary.unreferenced == machines[3].sensor_ids
-    assert [item.scores.contributions is not None for item in together] == [False] * 4 + [True]
+    together = [scored(item) for item in await score(versions, *windows, explain=True)]
+    (call,) = calls
+    assert [(group.windows, group.steps) for group in call.groups] == [(2, 12), (1, 12), (1, 6)]
+    for item, each in zip(together, windows, strict=True):
+        (alone,) = await score(versions, each, explain=True)
+        # sums of a larger batch are made in another order
+        np.testing.assert_allclose(healths(item), healths(alone), atol=1e-5)
+        mine, theirs = item.scores.contributions, scored(alone).scores.contributions
+        np.testing.assert_allclose(mine.health_VS, theirs.health_VS, atol=1e-5)
+        np.testing.assert_array_equal(item.quality.exceedance_S, scored(alone).quality.exceedance_S)
+        assert item.quality.unreferenced == scored(alone).quality.unreferenced
+    assert together[3].quality.unreferenced == machines[3].sensor_ids
 
 
-async def test_without_traffic_nothing_answers(local: LocalChain, metrics: Metrics):
-    (outcome,) = await VersionRouter(local.chain(), metrics, timeout_s=1.0).score([window()])
-    assert isinstance(outcome, ModelUnavailable)
+async def test_without_traffic_nothing_answers(local: LocalClient, metrics: Metrics):
+    router = VersionRouter(local, metrics, timeout_s=1.0)
+    with pytest.raises(ModelUnavailable, match="expected releases"):
+        router.releases_for("hydraulic-rig")
 
 
 class RemoteError(RuntimeError):
-    """What Ray raises for an error of another process: the text is a traceback, the error itself is `cause`."""
+    """Ray's error for one of another process: its text is a traceback, the error is `cause`."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__("ray::Model.score() (pid=1, ip=10.0.0.7)\\n  File /secret/path.py")
@@ -225,7 +220,7 @@ class RemoteError(RuntimeError):
 
 
 @pytest.mark.parametrize(
-    ("cause", "told"),
+    ("cause", "reason"),
     [
         (KeyError("of theirs"), "found RemoteError"),
         (CheckpointError("expected a spec"), "CheckpointError: expected a spec"),
@@ -233,9 +228,9 @@ class RemoteError(RuntimeError):
 )
 async def test_text_of_a_foreign_error_stays_in_the_log(
     versions: VersionRouter,
-    local: LocalChain,
+    local: LocalClient,
     cause: Exception,
-    told: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ):
     async def fail() -> None:
@@ -244,83 +239,96 @@ async def test_text_of_a_foreign_error_stays_in_the_log(
     monkeypatch.setattr(local.servers["model-1"], "probe", fail)
     with pytest.raises(ModelUnavailable) as caught:
         await versions.probe(versions.traffic.releases[0])
-    assert told in caught.value.message
+    assert reason in caught.value.message
     assert "10.0.0.7" not in caught.value.message
     assert "/secret" not in caught.value.message
 
 
 async def test_failing_graph_builders_open_no_version_circuit(
-    versions: VersionRouter, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    versions: VersionRouter, local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
     async def fail(_: BuildCall) -> BuildAnswer:
         raise RuntimeError("no builder")
 
-    failing = VersionRouter(replace(local.chain(), build=fail), metrics, timeout_s=5.0)
-    failing.set_traffic(split(100, 0))
+    monkeypatch.setattr(local, "send_build", fail)
     for _ in range(5):
-        (outcome,) = await failing.score([window()])
+        (outcome,) = await score(versions, window())
         assert isinstance(outcome, ModelUnavailable)
         assert "expected the graph builders to answer" in outcome.message
-    assert not failing.circuit_is_open("1")
-    assert not failing.circuit_is_open("2")
+    assert not versions.circuit_is_open("1")
+    assert not versions.circuit_is_open("2")
 
 
 async def test_poisoned_window_fails_alone(
-    versions: VersionRouter, local: LocalChain, monkeypatch: pytest.MonkeyPatch
+    versions: VersionRouter, local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
-    score = local.servers["model-1"].score
+    score_call = local.servers["model-1"].score
+    calls: list[ScoreCall] = []
 
-    async def fail_on_poison(call: ScoreCall) -> ScoreAnswer:
-        if poison(call):
+    async def fail_on_second(call: ScoreCall) -> ScoreResult:
+        calls.append(call)
+        rows = [row for group in call.groups for row in group.x_WSTF]
+        second = calls[0].groups[0].x_WSTF[1]
+        if any(np.array_equal(row, second) for row in rows):
             raise RuntimeError("poisoned")
-        return await score(call)
+        return await score_call(call)
 
-    def poison(call: ScoreCall) -> bool:
-        rows = np.split(call.graph.x_STF, call.graph.graphs)
-        return any(np.array_equal(row, poisoned) for row in rows)
-
-    digest = (await local.describe("model-1")).spec_digest
-    alone = await local.build(
-        build_call("model-1", digest, [window(500).window], Recent(1_000_000, len))
-    )
-    poisoned = alone.groups[0].graph.x_STF
-    monkeypatch.setattr(local.servers["model-1"], "score", fail_on_poison)
-    first, bad, last = await versions.score([window(0), window(500), window(1000)])
+    monkeypatch.setattr(local.servers["model-1"], "score", fail_on_second)
+    first, bad, last = await score(versions, window(0), window(500), window(1000))
     assert scored(first).decoder.version == scored(last).decoder.version == "1"
     assert isinstance(bad, ModelUnavailable)
     assert not versions.circuit_is_open("1")
 
 
-async def test_request_that_is_too_large_is_the_callers_error_and_no_failure_of_the_version(
-    versions: VersionRouter, local: LocalChain, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+async def test_graph_builder_gets_documents_once_and_again_when_it_lost_them(
+    versions: VersionRouter, local: LocalClient, monkeypatch: pytest.MonkeyPatch
 ):
-    async def refuse(_: ScoreCall) -> ScoreAnswer:
+    send, calls = local.send_build, list[BuildCall]()
+
+    async def record(call: BuildCall) -> BuildAnswer:
+        calls.append(call)
+        return await send(call)
+
+    monkeypatch.setattr(local, "send_build", record)
+    for _ in range(2):
+        scored((await score(versions, window()))[0])
+    assert [len(call.documents) for call in calls] == [2, 0]
+    local.builder = GraphBuilder()  # a replica that was started later
+    calls.clear()
+    scored((await score(versions, window()))[0])
+    assert [len(call.documents) for call in calls] == [0, 2]
+
+
+async def test_request_that_is_too_large_is_the_callers_error_and_no_failure_of_the_version(
+    versions: VersionRouter, local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
+    async def refuse(_: ScoreCall) -> ScoreResult:
         raise RemoteError(LimitExceeded("expected less", "explain"))
 
     monkeypatch.setattr(local.servers["model-1"], "score", refuse)
-    (outcome,) = await versions.score([window(explain=True)])
+    (outcome,) = await score(versions, window(), explain=True)
     assert isinstance(outcome, LimitExceeded)
     assert metrics.failed_versions.labels("1")._value.get() == 0
 
 
 async def test_application_that_holds_another_version_than_its_release_says_is_not_used(
-    local: LocalChain, metrics: Metrics
+    local: LocalClient, metrics: Metrics
 ):
-    versions = VersionRouter(local.chain(), metrics, timeout_s=5.0)
+    versions = VersionRouter(local, metrics, timeout_s=5.0)
     versions.set_traffic(
         Traffic(releases=(Release(version="2", application="model-1", weight=100),))
     )
     with pytest.raises(
-        ModelUnavailable, match="to hold version 2 as its release says, found version 1"
+        ModelUnavailable, match="to have version 2 as its release says, found version 1"
     ):
         await versions.version(versions.traffic.releases[0])
 
 
-async def test_rested_circuit_is_asked_only_just_before_its_version_is_tried(
+async def test_half_open_circuit_is_used_only_right_before_its_version_is_tried(
     versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
     versions.set_traffic(split(100, 0))
-    asked: list[str] = []
-    monkeypatch.setattr(versions._breaker("2"), "allow", lambda: asked.append("2") or True)
-    await versions.score([window()])
-    assert asked == []
+    allowed: list[str] = []
+    monkeypatch.setattr(versions._breaker("2"), "allow", lambda: allowed.append("2") or True)
+    await score(versions, window())
+    assert allowed == []

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from operator import attrgetter
 
 import pytest
 
 from app.core.errors import StoreUnavailable
-from app.serving.ingress import write_behind_queue as journal
+from app.serving.ingress import write_behind_queue as module
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
-from tests.app.diagnosis.test_build import make
-from tests.rows import stored_row
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Database:
@@ -29,18 +30,18 @@ class Database:
         self.statements.append([item.diagnosis_id for item in items])
 
 
-def journal_of(
+def queue_of(
     insert: Callable[[Sequence[StoredDiagnosis]], Awaitable[None]],
     metrics: Metrics,
-    most: int = journal.MAX_WAITING,
+    size: int = module.MAX_QUEUED,
 ) -> WriteBehindQueue[StoredDiagnosis]:
     return WriteBehindQueue(
-        insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, most
+        insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, size
     )
 
 
 def numbered(number: int) -> StoredDiagnosis:
-    return stored_row(make())._replace(diagnosis_id=f"d{number}")
+    return StoredDiagnosis(f"d{number}", NOW, "rig", NOW, NOW, "1", "ok", 1.0, "{}")
 
 
 async def until(condition, timeout_s: float = 5.0) -> None:
@@ -49,24 +50,24 @@ async def until(condition, timeout_s: float = 5.0) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_comes_together_is_written_in_one_statement():
+async def test_what_comes_together_is_queue_in_one_statement():
     database = Database()
-    written = journal_of(database.insert, Metrics())
-    written.start()
+    queue = queue_of(database.insert, Metrics())
+    queue.start()
     for number in range(100):
-        written.add(numbered(number))
+        queue.add(numbered(number))
     await until(lambda: database.statements)
     assert database.statements == [[f"d{number}" for number in range(100)]]
-    assert written.waiting("d0") is None
-    await written.close()
+    assert queue.queued("d0") is None
+    await queue.close()
 
 
 async def test_what_waits_is_found_and_flushed():
     database = Database()
-    written = journal_of(database.insert, Metrics())
-    written.add(numbered(1))
-    assert written.waiting("d1") is not None
-    await written.flush()
+    queue = queue_of(database.insert, Metrics())
+    queue.add(numbered(1))
+    assert queue.queued("d1") is not None
+    await queue.flush()
     assert database.statements == [["d1"]]
 
 
@@ -77,50 +78,50 @@ async def test_flush_ends_although_others_go_on_adding():
         nonlocal count
         count += 1
         await asyncio.sleep(0)
-        written.add(numbered(count))
+        queue.add(numbered(count))
 
-    written = journal_of(insert, Metrics())
-    written.add(numbered(0))
+    queue = queue_of(insert, Metrics())
+    queue.add(numbered(0))
     async with asyncio.timeout(1.0):
-        await written.flush()
+        await queue.flush()
     assert count == 1
-    assert written.waiting("d1") is not None
+    assert queue.queued("d1") is not None
 
 
 async def test_nothing_is_lost_while_the_database_is_away_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(journal, "RETRY_S", 0.02)
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
     database, metrics = Database(), Metrics()
     database.away = True
-    written = journal_of(database.insert, metrics)
-    written.start()
-    written.add(numbered(1))
+    queue = queue_of(database.insert, metrics)
+    queue.start()
+    queue.add(numbered(1))
     await asyncio.sleep(0.2)
-    written.add(numbered(2))
+    queue.add(numbered(2))
     database.away = False
     await until(lambda: sum(map(len, database.statements)) == 2)
     assert metrics.unstored._value.get() == 0
-    await written.close()
+    await queue.close()
 
 
 async def test_too_many_waiting_drop_the_oldest_and_are_counted():
     metrics = Metrics()
-    written = journal_of(Database().insert, metrics, most=3)
+    queue = queue_of(Database().insert, metrics, size=3)
     for number in range(5):
-        written.add(numbered(number))
+        queue.add(numbered(number))
     assert metrics.unstored._value.get() == 2
-    assert written.waiting("d1") is None
-    assert written.waiting("d4") is not None
+    assert queue.queued("d1") is None
+    assert queue.queued("d4") is not None
 
 
 async def test_close_writes_what_waits_and_survives_a_database_that_is_away():
     database = Database()
-    written = journal_of(database.insert, Metrics())
-    written.start()
-    written.add(numbered(1))
-    await written.close()
+    queue = queue_of(database.insert, Metrics())
+    queue.start()
+    queue.add(numbered(1))
+    await queue.close()
     assert database.statements == [["d1"]]
     database.away = True
-    written.add(numbered(2))
-    await written.close()
+    queue.add(numbered(2))
+    await queue.close()

@@ -1,32 +1,33 @@
-"""Which of a model replica's calls wait to be merged; the merging itself is Ray Serve's."""
+"""Which calls of a model replica are merged; the merging itself is Ray Serve's."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from app.model.runtime.selection import warm_up_graphs
 
-from app.model.graph import GraphBatch, ModelOutput
-from app.serving.model_server.deployment import ModelReplica
+from app.model.graph import GraphGroup, Prediction
+from app.model.runtime.gate import warm_up_group
+from app.serving.model_server.deployment import ModelDeployment
 
 
-async def test_lone_call_goes_alone_and_those_that_come_meanwhile_are_merged(
+async def test_lone_call_runs_alone_and_calls_that_arrive_meanwhile_are_merged(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
-    merged: list[GraphBatch] = []
+    merged: list[Sequence[GraphGroup]] = []
 
-    async def merge(self: ModelReplica, graph: GraphBatch) -> ModelOutput:
-        merged.append(graph)
-        return (await self.outputs_of([graph]))[0]
+    async def merge(self: ModelDeployment, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        merged.append(groups)
+        return (await self.predict_calls([groups]))[0]
 
-    monkeypatch.setattr(ModelReplica, "_merged", merge)
-    replica = ModelReplica(str(checkpoints["model-1"]), "cpu", 1)
-    graph = warm_up_graphs(replica.choice.network.config, 1)
-    many = warm_up_graphs(replica.choice.network.config, 256)  # for the length of a thread's run
-    first = asyncio.create_task(replica.output_of(many))
+    monkeypatch.setattr(ModelDeployment, "_merged", merge)
+    replica = ModelDeployment(str(checkpoints["model-1"]), "cpu", 1)
+    one = [warm_up_group(replica.predictor.config, 1)]
+    many = [warm_up_group(replica.predictor.config, 256)]  # too many for the event loop
+    first = asyncio.create_task(replica.predict(many))
     while replica.idle:
         await asyncio.sleep(0)
-    await asyncio.gather(first, replica.output_of(graph), replica.output_of(graph))
+    await asyncio.gather(first, replica.predict(one), replica.predict(one))
     assert len(merged) == 2
-    await replica.output_of(graph)
+    await replica.predict(one)
     assert len(merged) == 2

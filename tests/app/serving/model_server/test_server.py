@@ -1,4 +1,4 @@
-"""A model replica."""
+"""A model server."""
 
 import asyncio
 import threading
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app.model.runtime.selection import warm_up_graphs
 
 from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.rig.equipment import rig_equipment
 from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
-from app.model.graph import GraphBatch, ModelOutput, build_graph, concatenate
+from app.model.graph import GraphGroup, Prediction, build_topology
+from app.model.runtime.gate import warm_up_group
 from app.serving.model_server import server as model_server
 from app.serving.model_server.server import ModelServer
 from app.serving.rpc.messages import ScoreCall
@@ -30,45 +30,34 @@ async def call(server: ModelServer, row: int, *, explain: bool = False) -> Score
     description = await server.describe()
     spec = FeatureSpec.model_validate_json(description.feature_spec)
     features = window_features(values(row), rig_equipment(), spec)
-    return ScoreCall(description.spec_digest, build_graph(rig_equipment(), features, spec), explain)
+    topology = build_topology(rig_equipment(), spec)
+    group = GraphGroup(topology, features.x_STF[None], features.mask_ST[None])
+    return ScoreCall(description.spec_digest, [group], explain)
 
 
-async def test_graphs_of_several_calls_are_answered_each_with_its_own(server: ModelServer):
-    graphs = [(await call(server, row)).graph for row in range(0, 40, 2)]
-    pairs = [concatenate(graphs[:2]), *graphs[2:]]
-    together = await server.outputs_of(pairs)
-    for graph, output in zip(pairs, together, strict=True):
-        # sums of a larger batch are made in another order
-        np.testing.assert_allclose(
-            output.health_V, (await server.output_of(graph)).health_V, atol=1e-5
-        )
-
-
-async def test_graphs_with_another_number_of_steps_are_scored_apart_and_in_order(
-    server: ModelServer,
-):
-    whole = (await call(server, 0)).graph
-    short = replace(whole, x_STF=whole.x_STF[:, :6], mask_ST=whole.mask_ST[:, :6])
-    outputs = await server.outputs_of([whole, short, whole])
-    np.testing.assert_allclose(outputs[0].health_V, outputs[2].health_V, atol=1e-6)
-    np.testing.assert_allclose(
-        outputs[1].health_V, (await server.output_of(short)).health_V, atol=1e-5
+async def test_calls_that_are_merged_get_their_own_predictions(server: ModelServer):
+    groups = [(await call(server, row)).groups[0] for row in range(0, 40, 2)]
+    short = replace(
+        groups[2], x_WSTF=groups[2].x_WSTF[:, :, :6], mask_WST=groups[2].mask_WST[:, :, :6]
     )
-    assert not np.allclose(outputs[0].health_V, outputs[1].health_V)
+    calls = [[GraphGroup.merge(groups[:2]), short], *([each] for each in groups[2:])]
+    together = await server.predict_calls(calls)
+    for one, predictions in zip(calls, together, strict=True):
+        alone = await server.predict(one)
+        for mine, theirs in zip(predictions, alone, strict=True):
+            # sums of a larger batch are made in another order
+            np.testing.assert_allclose(mine.health_WV, theirs.health_WV, atol=1e-5)
 
 
-async def test_contributions_come_for_each_graph_of_a_call(server: ModelServer):
+async def test_contributions_are_returned_for_each_window_of_a_call(server: ModelServer):
     one, other = await call(server, 0), await call(server, 1000)
-    both = ScoreCall(one.spec_digest, concatenate([one.graph, other.graph]), explain=True)
-    answer = await server.score(both)
-    alone = await server.score(replace(other, explain=True))
-    assert len(answer.contributions) == 2
-    np.testing.assert_allclose(
-        answer.contributions[1].health_VS, alone.contributions[0].health_VS, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        answer.contributions[1].distance_VS, alone.contributions[0].distance_VS, atol=1e-3
-    )
+    merged = GraphGroup.merge([*one.groups, *other.groups])
+    answer = await server.score(ScoreCall(one.spec_digest, [merged, *one.groups], explain=True))
+    ((alone,),) = (await server.score(replace(other, explain=True))).contributions
+    assert [len(each) for each in answer.contributions] == [2, 1]
+    second = answer.contributions[0][1]
+    np.testing.assert_allclose(second.health_VS, alone.health_VS, atol=1e-5)
+    np.testing.assert_allclose(second.distance_VS, alone.distance_VS, atol=1e-3)
 
 
 async def test_evidence_of_a_large_graph_is_refused_and_its_scores_are_not(
@@ -82,28 +71,28 @@ async def test_evidence_of_a_large_graph_is_refused_and_its_scores_are_not(
     assert caught.value.field == "explain"
 
 
-async def test_scores_get_their_turn_between_the_graphs_of_a_call_for_evidence(server: ModelServer):
+async def test_scores_run_between_the_parts_of_contributions(server: ModelServer):
     one = await call(server, 0)
-    many = ScoreCall(one.spec_digest, concatenate([one.graph] * 20), explain=True)
+    many = ScoreCall(one.spec_digest, [GraphGroup.merge([*one.groups] * 20)], explain=True)
     explaining = asyncio.create_task(server.score(many))
-    await asyncio.sleep(0.02)
+    while server.idle:
+        await asyncio.sleep(0)
     await server.score(one)
     assert not explaining.done()
-    assert len((await explaining).contributions) == 20
+    assert len((await explaining).contributions[0]) == 20
 
 
 async def test_graphs_of_another_feature_spec_are_refused(server: ModelServer):
     item = await call(server, 0)
-    with pytest.raises(CheckpointError, match="expected graphs made with feature spec"):
+    with pytest.raises(CheckpointError, match="expected graphs built with feature spec"):
         await server.score(replace(item, spec_digest="0" * 64))
 
 
 async def test_graphs_with_other_features_are_refused(server: ModelServer):
     item = await call(server, 0)
+    group = item.groups[0]
     with pytest.raises(WindowError, match="features of a sensor, found 3"):
-        await server.score(
-            replace(item, graph=replace(item.graph, x_STF=item.graph.x_STF[..., :3]))
-        )
+        await server.score(replace(item, groups=[replace(group, x_WSTF=group.x_WSTF[..., :3])]))
 
 
 async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelServer):
@@ -111,37 +100,33 @@ async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelSer
     await server.check_health()
 
 
-async def test_implementation_is_chosen_logged_and_told(
+async def test_implementation_is_logged_and_described(
     checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level("INFO", "app.serving.model_server.server"):
-        server = ModelServer(checkpoints["model-1"], "cpu", threads=2)
-    (record,) = [record for record in caplog.records if record.message == "implementation chosen"]
-    assert [trial.split(":")[0] for trial in record.__dict__["trials"]] == [
-        "network float32 x1",
-        "inference float32 x1",
-        "inference float32 x2",
-    ]
+        server = ModelServer(checkpoints["model-1"], "cpu")
+    (record,) = [record for record in caplog.records if record.message == "model ready"]
     assert record.__dict__["implementation"] == (await server.describe()).implementation
-    assert server.choice.implementation.name == (await server.describe()).implementation
+    assert server.predictor.name == (await server.describe()).implementation
 
 
-async def test_small_pass_stays_in_the_event_loop_and_a_large_one_leaves_it(
+async def test_small_pass_runs_in_the_event_loop_and_a_large_one_in_a_thread(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ):
-    ran_in: list[bool] = []
-    forward = server._forward
+    in_main: list[bool] = []
+    predict = server.predictor.predict
 
-    def noted(graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
-        ran_in.append(threading.current_thread() is threading.main_thread())
-        return forward(graphs)
+    def record(groups: Sequence[GraphGroup]) -> list[Prediction]:
+        in_main.append(threading.current_thread() is threading.main_thread())
+        return predict(groups)
 
-    monkeypatch.setattr(server, "_forward", noted)
-    graph = (await call(server, 0)).graph
-    for rows, stays in ((graph.mask_ST.size, True), (graph.mask_ST.size - 1, False)):
-        monkeypatch.setattr(server, "_rows_in_loop", rows)
-        await server.output_of(graph)
-        assert ran_in[-1] is stays
+    monkeypatch.setattr(server.predictor, "predict", record)
+    groups = (await call(server, 0)).groups
+    rows = groups[0].mask_WST.size
+    for most, stays in ((rows, True), (rows - 1, False)):
+        monkeypatch.setattr(server, "_max_rows_in_loop", most)
+        await server.predict(groups)
+        assert in_main[-1] is stays
 
 
 def test_directory_without_a_checkpoint_is_refused(tmp_path: Path):
@@ -149,29 +134,29 @@ def test_directory_without_a_checkpoint_is_refused(tmp_path: Path):
         ModelServer(tmp_path, "cpu")
 
 
-async def test_pass_whose_caller_has_left_ends_before_the_next_begins(server: ModelServer):
-    graph = warm_up_graphs(server.choice.network.config, 256)  # too many for the event loop
-    at_once, most = 0, 0
-    forward = server._forward
+async def test_pass_of_a_cancelled_caller_ends_before_the_next_begins(server: ModelServer):
+    groups = [warm_up_group(server.predictor.config, 256)]  # too many for the event loop
+    running, most = 0, 0
+    predict = server.predictor.predict
 
-    def counted(graphs: Sequence[GraphBatch]) -> list[ModelOutput]:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
+    def count(groups: Sequence[GraphGroup]) -> list[Prediction]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         try:
-            return forward(graphs)
+            return predict(groups)
         finally:
-            at_once -= 1
+            running -= 1
 
-    server._forward = counted  # type: ignore[method-assign]
+    server.predictor.predict = count  # type: ignore[method-assign]
     for _ in range(3):
-        asked = asyncio.create_task(server.output_of(graph))
-        while not at_once:
+        caller = asyncio.create_task(server.predict(groups))
+        while not running:
             await asyncio.sleep(0)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
         assert not server.idle
-    await server.output_of(graph)
+    await server.predict(groups)
     assert most == 1
     await asyncio.sleep(0)
     assert server.idle

@@ -1,4 +1,4 @@
-"""What routes have in common."""
+"""Headers and bodies of requests."""
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -9,7 +9,7 @@ from app.serving.http.routes.common import headers_of, read_body
 
 
 class Parts:
-    """A body as a server hands it over."""
+    """The messages of a request, as a server returns them."""
 
     def __init__(self, *messages: Message) -> None:
         self.left = list(messages)
@@ -22,14 +22,14 @@ def part(body: bytes, *, more: bool) -> Message:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def test_first_header_of_a_name_counts():
+def test_first_header_of_a_repeated_name_is_used():
     scope = {
         "headers": [(b"x-api-key", b"first"), (b"host", b"caf\xe9"), (b"x-api-key", b"second")]
     }
     assert headers_of(scope) == {"x-api-key": "first", "host": "café"}
 
 
-async def test_body_is_read_to_its_end_and_no_further():
+async def test_body_is_read_to_its_end_only():
     parts = Parts(
         part(b"ab", more=True),
         part(b"", more=True),
@@ -41,7 +41,7 @@ async def test_body_is_read_to_its_end_and_no_further():
     assert await read_body({}, Parts({"type": "http.request"}).receive, 3) == b""
 
 
-async def test_body_beyond_its_limit_is_refused_as_soon_as_that_is_known():
+async def test_body_above_its_limit_is_refused_at_once():
     parts = Parts(part(b"abc", more=True), part(b"d", more=True), part(b"e", more=False))
     with pytest.raises(LimitExceeded, match="at most 3 bytes, found more"):
         await read_body({}, parts.receive, 3)
@@ -50,6 +50,6 @@ async def test_body_beyond_its_limit_is_refused_as_soon_as_that_is_known():
         await read_body({"content-length": "4"}, Parts().receive, 3)
 
 
-async def test_caller_that_left_is_told_apart_from_a_short_body():
+async def test_disconnected_client_is_no_short_body():
     with pytest.raises(ClientDisconnect):
         await read_body({}, Parts(part(b"a", more=True), {"type": "http.disconnect"}).receive, 3)

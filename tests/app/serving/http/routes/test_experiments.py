@@ -15,7 +15,10 @@ WINDOWS = 60
 
 @pytest.fixture
 async def compared(store: Store, database_dsn: str, machine: Equipment) -> Equipment:
-    """Version 10 returned and 9 copied, 9 wrong in every second window; a label for each; and two windows of 9 and 11."""
+    """Equipment on whose windows version 10 answered and shadow 9 was wrong every second time.
+
+    Each of these windows has a label. Version 11 answered two further windows, with 9 as shadow.
+    """
     await store.put_equipment(machine)
     ids = {"equipment_id": machine.equipment_id}
     returned = [
@@ -46,16 +49,16 @@ async def compared(store: Store, database_dsn: str, machine: Equipment) -> Equip
 MICROSECOND = MINUTE / 60_000_000
 
 
-async def ask(client: httpx.AsyncClient, **query: str | int) -> Experiments:
+async def get(client: httpx.AsyncClient, **query: str | int) -> Experiments:
     answer = await client.get("/v1/experiments", params=query)
     assert answer.status_code == 200, answer.text
     return Experiments.model_validate_json(answer.content)
 
 
-async def test_versions_with_answers_in_common_are_listed_with_their_verdicts(
+async def test_versions_with_common_windows_are_listed_with_their_verdicts(
     client: httpx.AsyncClient, compared: Equipment
 ):
-    first, second = (await ask(client)).experiments
+    first, second = (await get(client)).experiments
 
     assert (first.a, first.b, first.verdict) == ("9", "10", "better")
     assert first.sentence.startswith(
@@ -72,41 +75,41 @@ async def test_versions_with_answers_in_common_are_listed_with_their_verdicts(
     assert "no label" in second.sentence
 
 
-async def test_asked_for_versions_and_interval_count(
+async def test_parameters_select_versions_and_interval(
     client: httpx.AsyncClient, compared: Equipment
 ):
-    (turned,) = (await ask(client, a="10", b="9")).experiments
+    (turned,) = (await get(client, a="10", b="9")).experiments
     assert (turned.a, turned.b, turned.verdict) == ("10", "9", "worse")
-    assert [(each.a, each.b) for each in (await ask(client, b="9")).experiments] == [
+    assert [(each.a, each.b) for each in (await get(client, b="9")).experiments] == [
         ("10", "9"),
         ("11", "9"),
     ]
-    assert (await ask(client, a="10", b="11")).experiments == ()
+    assert (await get(client, a="10", b="11")).experiments == ()
 
-    (some,) = (await ask(client, a="9", b="10", end=(START + 10 * MINUTE).isoformat())).experiments
+    (some,) = (await get(client, a="9", b="10", end=(START + 10 * MINUTE).isoformat())).experiments
     assert (some.windows, some.end) == (10, START + 9 * MINUTE)
-    (newest,) = (await ask(client, a="9", b="10", limit=7)).experiments
+    (newest,) = (await get(client, a="9", b="10", limit=7)).experiments
     assert (newest.windows, newest.complete, newest.start) == (
         7,
         False,
         START + (WINDOWS - 7) * MINUTE,
     )
-    (exactly,) = (await ask(client, a="9", b="10", limit=WINDOWS)).experiments
+    (exactly,) = (await get(client, a="9", b="10", limit=WINDOWS)).experiments
     assert exactly.complete
 
 
-async def test_versions_share_what_one_question_reads(
+async def test_versions_share_the_limit_of_one_request(
     client: httpx.AsyncClient, compared: Equipment, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("app.experiments.reading.MOST", 20)
-    first, second = (await ask(client)).experiments
+    monkeypatch.setattr("app.experiments.reading.MAX_ANSWERS", 20)
+    first, second = (await get(client)).experiments
     assert [(each.windows, each.complete) for each in (first, second)] == [(10, False), (2, True)]
-    (alone,) = (await ask(client, a="9", b="10")).experiments
+    (alone,) = (await get(client, a="9", b="10")).experiments
     assert alone.windows == 20
 
 
-async def test_nothing_compared_is_an_empty_list(client: httpx.AsyncClient):
-    assert (await ask(client)).experiments == ()
+async def test_no_comparison_is_an_empty_list(client: httpx.AsyncClient):
+    assert (await get(client)).experiments == ()
 
 
 @pytest.mark.parametrize(
@@ -119,21 +122,21 @@ async def test_nothing_compared_is_an_empty_list(client: httpx.AsyncClient):
         ({"limit": "20001"}, "limit"),
     ],
 )
-async def test_wrong_question_is_a_problem_that_names_the_field(
+async def test_wrong_parameter_is_a_problem_that_names_the_field(
     client: httpx.AsyncClient, query: dict[str, str], field: str
 ):
     answer = await client.get("/v1/experiments", params=query)
     assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
-async def test_a_key_to_read_is_needed(client: httpx.AsyncClient, store: Store):
+async def test_key_with_the_scope_read_is_required(client: httpx.AsyncClient, store: Store):
     other = (await store.create_key("other", ["diagnose"])).secret
     answer = await client.get("/v1/experiments", headers={"authorization": f"Bearer {other}"})
     assert answer.status_code == 403
     assert (await client.get("/v1/experiments", headers={"authorization": ""})).status_code == 401
 
 
-async def test_document_has_the_answer(client: httpx.AsyncClient):
+async def test_openapi_document_describes_the_answer(client: httpx.AsyncClient):
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/v1/experiments"]["get"]
     assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith(

@@ -1,0 +1,76 @@
+"""Detects sensor faults in the bins of windows: values out of range, frozen and noisy sensors.
+
+A sensor fault is a fault of the instrument, not of the component that it measures.
+Shapes: W windows, S sensors, N bins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.features.binning import Floats
+from app.features.spec import FeaturePlan
+from app.features.statistics import flatness, roughness
+
+FaultReason = Literal["out_of_range", "frozen", "noisy"]
+FAULT_REASONS: tuple[FaultReason, ...] = get_args(FaultReason)
+"""Why a sensor is masked; the first reason that holds is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A sensor whose readings in a window are impossible, and why; it is masked."""
+
+    sensor_id: str
+    reason: FaultReason
+
+
+def find_faults(values_WSN: Floats, plan: FeaturePlan) -> NDArray[np.uint8]:
+    """Find sensors whose readings are out of range, frozen, or much rougher than in training.
+
+    Frozen and noisy are judged against the sensor's own reference: a sensor that is constant by
+    nature, such as a flow of 0 in an idle branch, has no fault. Without a reference only the range
+    is checked. A sensor is frozen when one unchanged value fills a fifth of the window more than in
+    any training window, or the whole window although it never did in training.
+
+    Args:
+        values_WSN: bins in the order of the plan's sensors, NaN where missing.
+        plan: of the windows' topology.
+
+    Returns:
+        [W, S] the first of `FAULT_REASONS` that holds, counted from 1; 0 for none.
+    """
+    flat_WS = flatness(values_WSN)
+    frozen_WS = (flat_WS > plan.flat_S + 0.2) | ((flat_WS == 1.0) & (plan.flat_S < 1.0))
+    noisy_WS = (roughness(values_WSN) > 2.0 * plan.roughness_S) & ~np.isnan(flat_WS)
+    lowest_WS, highest_WS = np.fmin.reduce(values_WSN, -1), np.fmax.reduce(values_WSN, -1)
+    found = {
+        "out_of_range": (lowest_WS < plan.low_S) | (highest_WS > plan.high_S),
+        "frozen": frozen_WS,
+        "noisy": noisy_WS,
+    }
+    fault_WS = np.zeros(flat_WS.shape, np.uint8)
+    for code, reason in reversed(list(enumerate(FAULT_REASONS, 1))):
+        fault_WS[found[reason]] = code
+    return fault_WS
+
+
+def faults_of(fault_S: NDArray[np.uint8], sensor_ids: Sequence[str]) -> tuple[Fault, ...]:
+    """Return the faults of one window in sensor order, from a row of `FeatureBatch.fault_WS`."""
+    return tuple(
+        Fault(sensor_id, FAULT_REASONS[code - 1])
+        for sensor_id, code in zip(sensor_ids, fault_S.tolist(), strict=True)
+        if code
+    )
+
+
+def missing_sensors(coverage_S: Floats, sensor_ids: Sequence[str]) -> tuple[str, ...]:
+    """Return the ids of the sensors without readings in one window."""
+    return tuple(
+        sensor_id
+        for sensor_id, coverage in zip(sensor_ids, coverage_S.tolist(), strict=True)
+        if coverage == 0.0
+    )

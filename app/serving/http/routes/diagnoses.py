@@ -1,0 +1,174 @@
+"""`/v1/diagnoses`: diagnoses one machine or a batch, and returns stored diagnoses."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Protocol
+
+import orjson
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from app.core.errors import InputError, LimitExceeded, UnknownDiagnosis
+from app.schemas.diagnosis import MAX_BATCH_ITEMS, DiagnosisRequest
+from app.schemas.places import shown
+from app.schemas.times import AwareTime
+from app.serving.fastpath.direct_routes import DirectRoute
+from app.serving.http.auth import Authenticator
+from app.serving.http.openapi import answer_of, body_of
+from app.serving.http.problems import problem_of
+from app.serving.http.routes.common import (
+    Interval,
+    access,
+    checked_equipment_id,
+    checked_interval,
+    headers_of,
+    json_response,
+    read_body,
+)
+
+MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
+MAX_BATCH_BYTES = 32 * 1024 * 1024
+MAX_HISTORY = 1_000
+
+_DIAGNOSIS_ID = re.compile("[0-9a-f]{32}")
+
+Outcome = bytes | Exception
+"""A diagnosis as JSON, or why there is none."""
+
+
+class DiagnosisService(Protocol):
+    """Makes and finds diagnoses; errors are those of `app.core.errors`."""
+
+    async def answer(self, request: DiagnosisRequest) -> bytes:
+        """Return the diagnosis of one request as JSON."""
+
+    def answer_many(
+        self, items: Sequence[DiagnosisRequest | Exception]
+    ) -> AsyncIterator[Sequence[tuple[int, Outcome]]]:
+        """Yield lists of (index, outcome) of many requests as they become ready."""
+
+    async def stored_diagnosis(self, diagnosis_id: str) -> bytes:
+        """Return a diagnosis by its id as JSON."""
+
+    async def history(self, equipment_id: str, interval: Interval, limit: int) -> Sequence[bytes]:
+        """Return the diagnoses whose window ends in an interval as JSON, newest first."""
+
+
+def add_diagnosis_routes(
+    api: FastAPI, service: DiagnosisService, authenticator: Authenticator
+) -> None:
+    """Add the routes of diagnoses."""
+
+    async def post_diagnosis(request: Request) -> bytes:
+        headers = headers_of(request.scope)
+        await authenticator.require(headers, "diagnose")
+        body = await read_body(headers, request.receive, MAX_DIAGNOSIS_BYTES)
+        return await service.answer(DiagnosisRequest.model_validate_json(body))
+
+    api.router.add_api_route(
+        "/v1/diagnoses",
+        post_diagnosis,
+        methods=["POST"],
+        tags=["diagnoses"],
+        summary="Diagnose a machine from its stored readings, or from readings given inline",
+        dependencies=[access(authenticator, "diagnose")],
+        openapi_extra=body_of("DiagnosisRequest"),
+        responses=answer_of("Diagnosis"),
+        response_model=None,
+        route_class_override=DirectRoute,
+    )
+
+    @api.post(
+        "/v1/diagnoses/batch",
+        tags=["diagnoses"],
+        summary="Diagnose many machines; one NDJSON line for each item with its index, "
+        "as it is ready",
+        dependencies=[access(authenticator, "diagnose")],
+        openapi_extra=body_of("BatchRequest"),
+        responses=answer_of("Diagnosis", "application/x-ndjson"),
+    )
+    async def post_batch(request: Request) -> Response:
+        items = parse_batch(await read_body(request.headers, request.receive, MAX_BATCH_BYTES))
+        trace_id = request.scope["trace_id"]
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for outcomes in service.answer_many(items):
+                yield b"".join(_line(index, outcome, trace_id) for index, outcome in outcomes)
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    @api.get(
+        "/v1/diagnoses/{diagnosis_id}",
+        tags=["diagnoses"],
+        summary="A stored diagnosis",
+        dependencies=[access(authenticator, "read")],
+        responses=answer_of("Diagnosis"),
+    )
+    async def get_diagnosis(diagnosis_id: str) -> Response:
+        if not _DIAGNOSIS_ID.fullmatch(diagnosis_id):
+            raise UnknownDiagnosis(
+                f"expected the id of a stored diagnosis, found {shown(diagnosis_id)}: "
+                "list a machine's with GET /v1/equipment/{equipment_id}/diagnoses",
+                "diagnosis_id",
+            )
+        return json_response(await service.stored_diagnosis(diagnosis_id))
+
+    @api.get(
+        "/v1/equipment/{equipment_id}/diagnoses",
+        tags=["diagnoses"],
+        summary="A machine's diagnoses whose window ends in [start, end), newest first",
+        dependencies=[access(authenticator, "read")],
+    )
+    async def get_history(
+        equipment_id: str,
+        start: Annotated[AwareTime | None, Query()] = None,
+        end: Annotated[AwareTime | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
+    ) -> Response:
+        found = await service.history(
+            checked_equipment_id(equipment_id), checked_interval(start, end), limit
+        )
+        return json_response(b'{"diagnoses":[' + b",".join(found) + b"]}")
+
+
+def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
+    """Parse the body of a batch into its requests; an invalid item becomes its error.
+
+    Raises:
+        InputError: the body as a whole is no batch.
+        LimitExceeded: it has more than `MAX_BATCH_ITEMS` items.
+    """
+    try:
+        document = from_json(body)
+    except ValueError as error:
+        raise InputError(f"expected JSON, found text that does not parse: {error}") from error
+    items = (
+        document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
+    )
+    if not isinstance(items, list) or not items:
+        raise InputError(
+            f"expected an object with a list `items` and nothing else, found {shown(document)}",
+            "items",
+        )
+    if len(items) > MAX_BATCH_ITEMS:
+        raise LimitExceeded(
+            f"expected at most {MAX_BATCH_ITEMS} items, found {len(items)}: send several batches",
+            "items",
+        )
+    return [_parse_item(item) for item in items]
+
+
+def _parse_item(item: object) -> DiagnosisRequest | Exception:
+    try:
+        return DiagnosisRequest.model_validate(item)
+    except ValidationError as error:
+        return error
+
+
+def _line(index: int, outcome: Outcome, trace_id: str) -> bytes:
+    if isinstance(outcome, bytes):
+        return b'{"index":%d,"diagnosis":%s}\n' % (index, outcome)
+    problem = problem_of(outcome, trace_id).model_dump(mode="json")
+    return b'{"index":%d,"error":%s}\n' % (index, orjson.dumps(problem))

@@ -1,0 +1,51 @@
+"""`/health/live`, `/health/ready` and `/metrics`; none of them needs an API key."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from fastapi import FastAPI, Response
+from pydantic import BaseModel, ConfigDict
+
+from app.serving.http.routes.common import json_response
+from app.serving.observability.metrics import Metrics
+
+
+class Readiness(BaseModel):
+    """Whether the database and each released version answered a probe."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ready: bool
+    database: bool
+    versions: Mapping[str, bool]
+    reasons: tuple[str, ...]
+
+
+class ReadinessProbe(Protocol):
+    """Probes the database and the released versions."""
+
+    async def readiness(self) -> Readiness:
+        """Return the result of a probe that is at most about a second old."""
+
+
+def add_health_routes(api: FastAPI, probe: ReadinessProbe, replica_metrics: Metrics) -> None:
+    """Add the routes of liveness, readiness and metrics."""
+
+    @api.head("/health/live", include_in_schema=False)
+    @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
+    async def live() -> Response:
+        return json_response(b'{"status":"live"}')
+
+    @api.head("/health/ready", include_in_schema=False)
+    @api.get(
+        "/health/ready", tags=["health"], summary="Whether the database and a model really answer"
+    )
+    async def ready() -> Response:
+        readiness = await probe.readiness()
+        return json_response(readiness.model_dump_json().encode(), 200 if readiness.ready else 503)
+
+    @api.get(
+        "/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format"
+    )
+    async def metrics() -> Response:
+        return Response(replica_metrics.exposition(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,288 @@
+"""The work of one micro-batch: reads windows, has them scored, makes diagnoses and queues them.
+
+One SQL statement, one call to the graph builders and one to the model carry all windows of the
+batch. A window that can't be diagnosed yields its error and does not affect the others.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from cachetools import LRUCache
+from opentelemetry.trace import SpanContext
+
+from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
+from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.pipeline import WindowInput, row_of
+from app.features.binning import Floats
+from app.schemas.diagnosis import Diagnosis, State
+from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.requests import Resolved, resolve
+from app.serving.ingress.shadows import PrimaryResult, Shadows
+from app.serving.ingress.traffic import Release
+from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
+from app.serving.ingress.windows import interval_of
+from app.serving.ingress.write_behind_queue import WriteBehindQueue
+from app.serving.observability import tracing
+from app.serving.observability.metrics import Metrics
+from app.store.diagnoses import StoredDiagnosis
+from app.store.store import Store
+from app.store.windows import StoredWindow
+
+logger = logging.getLogger(__name__)
+
+MAX_STATES = 50_000
+"""Machines whose last states are kept."""
+
+Outcome = bytes | Exception
+"""A diagnosis as JSON, or the reason for none."""
+Readings = StoredWindow | Floats
+
+
+class BatchItem(NamedTuple):
+    """A request of a batch.
+
+    Args:
+        resolved: its machine and window.
+        releases: the release that answers, then its fallbacks.
+        caller: span of the request, if it is traced.
+    """
+
+    resolved: Resolved
+    releases: tuple[Release, ...]
+    caller: SpanContext | None = None
+
+
+class StateSnapshot(NamedTuple):
+    """States of a machine's components in its newest window, and before that window.
+
+    Both are kept so that the same window requested again gets the same states.
+    """
+
+    window_end: datetime
+    before: Mapping[str, State]
+    states: Mapping[str, State]
+
+
+class BatchDiagnosis:
+    """Diagnoses the requests of micro-batches.
+
+    Args:
+        store: the database; may be away.
+        registry: finds topologies.
+        router: the released versions.
+        write_queue: stores diagnoses after they were returned.
+        shadows: get copies of what was returned.
+        metrics: of this replica.
+        now: UTC clock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: EquipmentRegistry,
+        router: VersionRouter,
+        write_queue: WriteBehindQueue[StoredDiagnosis],
+        shadows: Shadows,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._router = router
+        self._write_queue = write_queue
+        self._shadows = shadows
+        self._metrics = metrics
+        self._now = now
+        self._states: LRUCache[str, StateSnapshot] = LRUCache(MAX_STATES)
+        self.thresholds = Thresholds()
+
+    async def diagnose(self, items: Sequence[BatchItem], *, explain: bool) -> list[Outcome]:
+        """Diagnose the windows of a batch.
+
+        Args:
+            items: requests of any machines.
+            explain: whether to work out the evidence of each sensor.
+
+        Returns:
+            An outcome for each item, in order.
+        """
+        now = self._now()
+        outcomes: dict[int, Outcome] = {}
+        routed: dict[int, RoutedWindow] = {}
+        requests, windows = await self._read([item.resolved for item in items], now)
+        for position, (request, readings) in enumerate(zip(requests, windows, strict=True)):
+            if isinstance(readings, HydraulicDiagnosticsError):
+                outcomes[position] = readings
+            else:
+                window = WindowInput(request.equipment, readings)
+                routed[position] = RoutedWindow(window, items[position].releases)
+        scored = await self._router.score(list(routed.values()), explain=explain)
+        for (position, item), outcome in zip(routed.items(), scored, strict=True):
+            if not isinstance(outcome, Scored):
+                outcomes[position] = outcome
+                continue
+            try:
+                outcomes[position] = self._conclude(requests[position], item.window, outcome, now)
+            except Exception as error:
+                logger.exception(
+                    "diagnosis not made",
+                    extra={"equipment_id": requests[position].equipment.equipment_id},
+                )
+                outcomes[position] = error
+        return [outcomes[position] for position in range(len(items))]
+
+    async def _read(
+        self, requests: Sequence[Resolved], now: datetime
+    ) -> tuple[Sequence[Resolved], list[Readings | HydraulicDiagnosticsError]]:
+        """Read the windows of requests.
+
+        A stored window comes with the revision of the topology that is registered when it is read.
+        A request that was resolved by another revision is resolved and read again.
+
+        Returns:
+            The requests, and the readings of each or its error.
+        """
+        windows = await self._read_once(requests)
+        changed = [
+            position
+            for position, window in enumerate(windows)
+            if isinstance(window, StoredWindow)
+            and window.revision != requests[position].equipment.revision
+        ]
+        if not changed:
+            return requests, windows
+        registered = await self._registry.renew(
+            [requests[position].equipment.equipment_id for position in changed]
+        )
+        resolved = list(requests)
+        again: list[int] = []
+        for position in changed:
+            equipment = registered[requests[position].equipment.equipment_id]
+            if isinstance(equipment, HydraulicDiagnosticsError):
+                windows[position] = equipment
+                continue
+            try:
+                resolved[position] = resolve(requests[position].request, equipment, now)
+                again.append(position)
+            except HydraulicDiagnosticsError as error:
+                windows[position] = error
+        found = await self._read_once([resolved[position] for position in again])
+        for position, window in zip(again, found, strict=True):
+            is_empty = isinstance(window, StoredWindow) and not window.count
+            windows[position] = _no_readings(resolved[position]) if is_empty else window
+        return resolved, windows
+
+    async def _read_once(
+        self, requests: Sequence[Resolved]
+    ) -> list[Readings | HydraulicDiagnosticsError]:
+        stored = [item for item in requests if item.inline is None]
+        if not stored:
+            return [item.inline for item in requests if item.inline is not None]
+        started = time.perf_counter()
+        try:
+            with tracing.span("read windows", windows=len(stored)):
+                windows = iter(
+                    await self._store.read_windows(
+                        [(item.equipment.equipment_id, *item.bins) for item in stored]
+                    )
+                )
+        except StoreError as error:
+            return [error if item.inline is None else item.inline for item in requests]
+        self._metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
+        found: list[Readings | HydraulicDiagnosticsError] = []
+        for item in requests:
+            if item.inline is not None:
+                found.append(item.inline)
+                continue
+            window = next(windows)
+            is_empty = not window.count and window.revision == item.equipment.revision
+            found.append(_no_readings(item) if is_empty else window)
+        return found
+
+    def _conclude(
+        self, resolved: Resolved, window: WindowInput, scored: Scored, now: datetime
+    ) -> bytes:
+        """Make the diagnosis of a scored window, queue it for the store and copy it to shadows."""
+        equipment, forced = resolved.equipment, resolved.request.model_version is not None
+        inline = resolved.inline is not None
+        context = DiagnosisContext(
+            diagnosis_id=secrets.token_hex(16),
+            created_at=now,
+            window=interval_of(resolved.bins, equipment),
+            source="inline" if inline else "store",
+            stale_s=_age_s(window.readings, now),
+            fallback=scored.fallback,
+            input_digest=scored.input_digest,
+        )
+        previous = (
+            None if inline or forced else self._previous(equipment.equipment_id, context.window.end)
+        )
+        diagnosis = build_diagnosis(
+            equipment,
+            context,
+            scored.scores,
+            scored.quality,
+            scored.decoder,
+            self.thresholds,
+            previous or {},
+        )
+        body = diagnosis.to_json()
+        if previous is not None:
+            states = {item.component_id: item.state for item in diagnosis.components}
+            self._states[equipment.equipment_id] = StateSnapshot(
+                context.window.end, previous, states
+            )
+        self._write_queue.add(row_of(diagnosis, body))
+        self._metrics.note_diagnosis(
+            diagnosis.model_version, diagnosis.status, fallback=scored.fallback
+        )
+        # a forced or a fallback version says nothing about the one that traffic chose
+        if self._router.traffic.shadows and not forced and not scored.fallback:
+            self._copy(window, context, previous or {}, diagnosis, scored.seconds)
+        return body
+
+    def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
+        """Return a machine's states before a window; None when a newer window was diagnosed."""
+        snapshot = self._states.get(equipment_id)
+        if snapshot is None:
+            return {}
+        if window_end == snapshot.window_end:
+            return snapshot.before
+        return snapshot.states if window_end > snapshot.window_end else None
+
+    def _copy(
+        self,
+        window: WindowInput,
+        context: DiagnosisContext,
+        previous: Mapping[str, State],
+        diagnosis: Diagnosis,
+        seconds: float,
+    ) -> None:
+        try:
+            self._shadows.offer(
+                PrimaryResult(window, context, previous, self.thresholds, diagnosis, seconds)
+            )
+        except Exception:  # the caller has its answer
+            logger.exception("copy not made", extra={"equipment_id": diagnosis.equipment_id})
+
+
+def _age_s(readings: Readings, now: datetime) -> float | None:
+    """Return the age of a stored window's newest reading; None for inline readings."""
+    if not isinstance(readings, StoredWindow) or readings.newest is None:
+        return None
+    return max(0.0, (now - readings.newest).total_seconds())
+
+
+def _no_readings(resolved: Resolved) -> WindowError:
+    window = interval_of(resolved.bins, resolved.equipment)
+    return WindowError(
+        f"expected readings of '{resolved.equipment.equipment_id}' in "
+        f"[{window.start.isoformat()}, {window.end.isoformat()}), found none: post readings, or "
+        "give `at` where there are some",
+        "at",
+    )

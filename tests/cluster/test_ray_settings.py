@@ -1,0 +1,49 @@
+"""`cluster/ray.env`: the settings, who wins over them, and the startup hook that applies them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ray._common.utils import import_attr
+from ray.serve._private import constants
+
+from app.serving.fastpath import disconnect_monitor
+from app.serving.observability import tracing
+from cluster.ray_settings import COLLECTOR, TRACING, apply, read_settings
+
+
+def test_settings_are_applied_unless_the_caller_has_set_them():
+    environment = {"RAY_worker_niceness": "3"}
+    apply(environment)
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert environment["RAY_worker_niceness"] == "3"
+
+
+def test_tracing_is_set_only_where_a_collector_is_named():
+    without: dict[str, str] = {}
+    apply(without)
+    assert without.keys() == read_settings().keys() - TRACING
+    traced = {COLLECTOR: "http://127.0.0.1:4318"}
+    apply(traced)
+    assert traced.keys() == read_settings().keys() | {COLLECTOR}
+
+
+def test_names_are_read_by_serve_and_paths_can_be_imported():
+    settings = read_settings()
+    of_serve = [name for name in settings if name.startswith("RAY_SERVE_")]
+    source = Path(constants.__file__).read_text(encoding="utf-8")
+    assert [name for name in of_serve if f'"{name}"' not in source] == []
+    middlewares = settings["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
+    assert import_attr(middlewares) is disconnect_monitor.middlewares
+    processors = settings["RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"]
+    assert import_attr(processors) is tracing.processors
+
+
+def test_every_python_of_the_environment_has_the_settings():
+    environment = {name: value for name, value in os.environ.items() if name not in read_settings()}
+    show = "import os; print(os.environ['RAY_SERVE_ENABLE_HA_PROXY'], os.environ['RAY_AUTH_MODE'])"
+    done = subprocess.run(
+        [sys.executable, "-c", show], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "token"]

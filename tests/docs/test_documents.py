@@ -1,0 +1,448 @@
+"""Every name in the documents exists: commands with options, paths, links, routes, variables, metrics.
+
+Nothing is started here; `test_end_to_end.py` runs the README's calls against a real service. Names are
+read out of the documents, so a name that is added later is checked, too.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve._private import constants
+
+from app.core.settings import Settings
+from app.release.config.weights import parse_steps
+from app.release.guards import MetricsMeter, parse_duration, parse_guards
+from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
+from app.schemas.readings import InlineReadings, Reading
+from app.schemas.releases import TrafficOrder
+from app.serving.http.app import build_api
+from app.serving.observability.metrics import Metrics
+from app.store.keys import SCOPES
+from tests.bench.__main__ import SECTIONS
+from tests.docs import generate
+from tests.system import PROJECT_DIR
+from train.__main__ import COMMANDS, config_of
+from train.config import KINDS, NO_MESSAGES
+from train.jobs.label_command import COLUMNS
+
+README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+FILES = [
+    PROJECT_DIR / "README.md",
+    PROJECT_DIR / "CONTRIBUTING.md",
+    *sorted((PROJECT_DIR / "docs").rglob("*.md")),
+]
+PAGES = {
+    path.relative_to(PROJECT_DIR).as_posix(): path.read_text(encoding="utf-8") for path in FILES
+}
+ALL = "\n".join(PAGES.values())
+SOURCES = ("app", "train", "cluster", "tests")
+SHIPPED = "app/weights/1"
+"""What training writes is named without a directory."""
+OF_SERVICE = {"fetch", "check", "alias"}
+"""Commands of `app.release` that the service calls itself."""
+MAX_README_LINES = 130
+
+
+def shells(text: str) -> Iterator[str]:
+    """Yield the lines of a text's shell blocks, continued lines as one."""
+    for block in re.findall(r"```sh\n(.*?)```", text.replace("\\\n", " "), re.DOTALL):
+        yield from map(str.strip, block.splitlines())
+
+
+def codes(text: str) -> list[str]:
+    """Return the inline code of a text, each on one line."""
+    return [
+        " ".join(code.split())
+        for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    ]
+
+
+def commands(text: str) -> Iterator[str]:
+    """Yield every `python -m ...` of a text, without its comment."""
+    for line in (*shells(text), *codes(text)):
+        if line.startswith("python -m "):
+            yield shlex.join(shlex.split(line, comments=True))
+
+
+def parser_of(command: str) -> tuple[argparse.ArgumentParser | None, list[str]]:
+    """Return what parses a command's arguments, None where its module takes none, and the arguments."""
+    _, _, name, *arguments = shlex.split(command)
+    if name == "train" and arguments and arguments[0] in COMMANDS:
+        name, arguments = COMMANDS[arguments[0]], arguments[1:]
+    found = importlib.util.find_spec(name)
+    assert found is not None, f"the documents name the module {name}, which is not there"
+    module = importlib.import_module(
+        f"{name}.__main__" if found.submodule_search_locations else name
+    )
+    return (module._parser() if hasattr(module, "_parser") else None), arguments
+
+
+def parse(
+    parser: argparse.ArgumentParser, command: str, arguments: list[str]
+) -> argparse.Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except SystemExit:  # argparse printed the reason on standard error
+        pytest.fail(f"the documents name `{command}`, which `{parser.prog}` refuses", pytrace=False)
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return a parser's commands by name."""
+    actions = (
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    return {name: command for action in actions for name, command in action.choices.items()}
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield every option of a parser and of its commands."""
+    yield from parser._option_string_actions
+    for command in subcommands(parser).values():
+        yield from options_of(command)
+
+
+def missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    return sorted(set(names) - set(known))
+
+
+@pytest.mark.parametrize("command", sorted(set(commands(ALL))))
+def test_command_accepts_its_documented_arguments(command: str):
+    parser, arguments = parser_of(command)
+    if parser is None:
+        assert arguments == [], (
+            f"the documents give arguments to `{command}`, whose module takes none"
+        )
+    elif "--help" not in arguments and (arguments or not subcommands(parser)):
+        options = parse(parser, command, arguments)
+        if parser.prog == "python -m train":
+            config_of(options)  # raises for a value that no training takes
+        if "guard" in options:
+            parse_guards(options.guard, MetricsMeter.names)
+            assert parse_steps(options.steps)
+            assert parse_duration(options.hold) > 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_belong_to_a_command_of_their_page(page: str):
+    text = PAGES[page]
+    parsers = [parser for parser, _ in map(parser_of, commands(text)) if parser is not None]
+    if "tests.bench" in text or "make bench" in text:
+        parsers.append(importlib.import_module("tests.bench.__main__")._parser())
+    known = {option for parser in parsers for option in options_of(parser)} | {"--help"}
+    named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join((*codes(text), *shells(text))))
+    assert missing(named, known) == [], f"options on {page} that no command has"
+
+
+def test_release_commands_are_documented_with_their_arguments():
+    text = PAGES["docs/how-to/release.md"]
+    parser, _ = parser_of("python -m app.release")
+    assert parser is not None
+    known = subcommands(parser).keys() - OF_SERVICE
+    named = {code.split()[0] for code in codes(text)} | {
+        word for command in commands(text) for word in shlex.split(command)[3:4]
+    }
+    assert missing(known, named) == [], "undocumented commands of app.release"
+    for code in codes(text):
+        if code.split()[0] in known and " " in code:
+            parse(parser, code, shlex.split(code))
+
+
+def test_guards_are_measured():
+    named = re.findall(r'--guard "([^"]+)"', ALL)
+    assert named
+    for guard in named:
+        parse_guards(guard, MetricsMeter.names)  # raises for an unknown one
+
+
+def test_every_split_is_documented():
+    named = [code.removeprefix("--split ") for code in codes(PAGES["docs/how-to/train.md"])]
+    assert missing([*KINDS.split(", "), NO_MESSAGES], named) == [], "undocumented splits"
+
+
+def test_targets_of_make_are_in_the_makefile():
+    targets = re.findall(r"^([a-z]+):", (PROJECT_DIR / "Makefile").read_text(), re.MULTILINE)
+    named = re.findall(r"(?:`|^)make ([a-z]+)", ALL, re.MULTILINE)
+    assert named
+    assert missing(named, targets) == [], "targets that the Makefile does not have"
+
+
+def test_sections_of_the_benchmark_are_there():
+    parser = importlib.import_module("tests.bench.__main__")._parser()
+    for code in codes(ALL):
+        if code.startswith("--sections "):
+            parse(parser, code, code.split())
+    assert missing(re.findall(r"section `(\w+)`", ALL), SECTIONS) == [], (
+        "sections that the benchmark does not have"
+    )
+
+
+def test_paths_are_there():
+    prose = re.sub(r"^\|.*", "", ALL, flags=re.MULTILINE)
+    words = {
+        word for text in (*codes(prose), *shells(ALL)) for word in re.findall(r"[^\s`'\"()]+", text)
+    }
+    named = {
+        word
+        for word in words
+        if re.fullmatch(r"\w[\w.-]*(/[\w.-]+)*/?", word)
+        and ("/" in word or word.endswith((".py", ".yaml", ".json", ".md", ".html", ".sql")))
+        and not word.startswith(("var/", "train_FD", "test_FD"))
+    }
+    assert len(named) > 15
+    places = (PROJECT_DIR, PROJECT_DIR / SHIPPED)
+    gone = sorted(name for name in named if not any((place / name).exists() for place in places))
+    assert gone == [], "paths that are not there"
+
+
+def file_map() -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the files of each line of the map, and those that are named beside them."""
+    for files, told in re.findall(r"^\| (`.*?) \| (.*) \|$", PAGES["README.md"], re.MULTILINE):
+        yield codes(files), [code for code in codes(told) if re.search(r"/$|\.\w+$", code)]
+
+
+def test_files_of_the_map_are_there():
+    for files, beside in file_map():
+        first = PROJECT_DIR / files[0]
+        assert first.exists(), f"{files[0]} of the map is not there"
+        places = (PROJECT_DIR, first if first.is_dir() else first.parent)
+        gone = [
+            name
+            for name in (*files, *beside)
+            if not any((place / name).exists() for place in places)
+        ]
+        assert gone == [], f"files beside {files[0]} in the map that are not there"
+
+
+def test_map_has_every_package():
+    mapped = {name.partition("/")[0] for files, _ in file_map() for name in files}
+    mapped |= {name.rstrip("/") for files, _ in file_map() for name in files}
+    found = [*map(PROJECT_DIR.joinpath, SOURCES), *(PROJECT_DIR / "app").iterdir()]
+    found += [path.parent for path in PROJECT_DIR.glob("*/__init__.py")]
+    named = [
+        path.relative_to(PROJECT_DIR).as_posix()
+        for path in found
+        if path.is_dir() and path.name != "__pycache__"
+    ]
+    assert missing(named, mapped) == [], "directories that the map does not have"
+
+
+def test_migrations_are_there():
+    known = [
+        path.name.partition(".")[0] for path in (PROJECT_DIR / "app/store/migrations").iterdir()
+    ]
+    assert missing(re.findall(r"`(\d{4}_\w+)`", ALL), known) == [], "migrations that are not there"
+
+
+@pytest.fixture
+async def interface() -> dict[str, Any]:
+    """The OpenAPI document of a service that was never started, with the pages beside it that answer GET."""
+    transport = httpx.ASGITransport(build_api(Mock()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        paths: dict[str, Any] = (
+            (await client.get("/openapi.json")).raise_for_status().json()["paths"]
+        )
+        (await client.get("/docs")).raise_for_status()
+    return paths | {"/docs": {"get": {}}, "/openapi.json": {"get": {}}}
+
+
+def calls() -> Iterator[tuple[str | None, str]]:
+    """Yield the method, where it is told, and the target of every call that the ALL names."""
+    for code in codes(ALL):
+        found = re.fullmatch(r"(?:(GET|POST|PUT|DELETE) )?(/[\w/{}?=&-]*)", code)
+        if found:
+            yield found[1], found[2]
+    for line in shells(ALL):
+        if line.startswith("curl "):
+            (target,) = re.findall(r"http://127\.0\.0\.1:8000(/[^\s\"]*)", line)
+            yield ("POST" if " -d " in line else "GET"), target
+
+
+def test_routes_and_their_parameters_are_in_the_interface(interface: dict[str, Any]):
+    named = sorted(set(calls()), key=str)
+    assert len(named) > 10
+    for method, target in named:
+        parts = urlsplit(target)
+        found = [
+            operation
+            for path, operations in interface.items()
+            for verb, operation in operations.items()
+            if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), parts.path)
+            and method in (None, verb.upper())
+        ]
+        assert found, f"no route {method or ''} {parts.path}; there are {sorted(interface)}"
+        known = {item["name"] for operation in found for item in operation.get("parameters", ())}
+        assert missing(dict(parse_qsl(parts.query)), known) == [], (
+            f"parameters that {target} does not take"
+        )
+
+
+def test_parameters_named_alone_are_in_the_interface(interface: dict[str, Any]):
+    known = [
+        item["name"]
+        for path in interface.values()
+        for way in path.values()
+        for item in way.get("parameters", ())
+    ]
+    assert missing(re.findall(r"`\?(\w+)=", ALL), known) == [], "parameters that no route takes"
+
+
+def test_scopes_are_those_of_keys():
+    (told,) = re.findall(r"have scopes ((?:`\w+`(?:, )?)+)", ALL)
+    assert tuple(codes(told)) == SCOPES
+    assert missing(re.findall(r"scope\s`(\w+)`", ALL), SCOPES) == [], "scopes that no key has"
+
+
+def test_variables_are_those_that_are_read():
+    fields = [f"HYDRAULIC_{name.upper()}" for name in Settings.model_fields]
+    named = re.findall(r"HYDRAULIC_[A-Z_]+", ALL)
+    assert missing(named, fields) == [], "variables that are no setting"
+    assert missing(fields, named) == [], "undocumented settings"
+    of_serve = set(re.findall(r"RAY_SERVE_[A-Z_]+", ALL))
+    assert of_serve
+    assert sorted(name for name in of_serve if not hasattr(constants, name)) == [], (
+        "variables that Serve does not read"
+    )
+
+
+def test_metrics_are_counted():
+    named = re.findall(r"`(hydraulic_\w+)`", ALL)
+    assert named
+    known = re.findall(r"^# TYPE (\w+)", Metrics().exposition().decode(), re.MULTILINE)
+    assert missing(named, known) == [], "metrics that nothing counts"
+
+
+def faults(text: str, model: type[BaseModel]) -> list[str]:
+    """Return what is wrong with a part of a body, but for what was left out of it."""
+    try:
+        model.model_validate_json(text)
+    except ValidationError as error:
+        left_out = {"missing", "too_short"}
+        return [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
+            for item in error.errors()
+            if item["type"] not in left_out
+        ]
+    return []
+
+
+def test_sample_answer_is_a_part_of_an_answer():
+    (sample,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    assert faults(sample, Diagnosis) == []
+
+
+def test_snippets_are_parts_of_bodies():
+    bodies = (DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, ComponentDiagnosis)
+    snippets = [
+        code.replace("[...]", "[]").replace(", ...", "")
+        for code in codes(ALL)
+        if code.startswith("{")
+    ]
+    snippets += [
+        json.dumps(yaml.safe_load(code)) for code in codes(ALL) if re.match(r"[a-z_]+: \S", code)
+    ]
+    snippets += re.findall(r" -d '([^']+)'", " ".join(shells(ALL)))
+    assert len(snippets) > 5
+    for snippet in snippets:
+        found = {body.__name__: faults(snippet, body) for body in bodies}
+        assert [] in found.values(), f"{snippet} is no part of any body: {found}"
+
+
+def test_columns_are_those_that_are_read():
+    assert ",".join(COLUMNS) in codes(ALL)
+    assert ", ".join(Reading.model_fields) in codes(ALL)
+
+
+def keys_of(value: object) -> Iterator[str]:
+    """Yield every key of a YAML document."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from keys_of(item)
+
+
+@cache
+def words_of(path: Path) -> frozenset[str]:
+    text = path.read_text(encoding="utf-8")
+    return frozenset(
+        keys_of(yaml.safe_load(text)) if path.suffix == ".yaml" else re.findall(r"\w+", text)
+    )
+
+
+def test_names_that_a_file_is_said_to_have_are_in_it():
+    named = re.findall(r"`(\w+)`\sin\s(?:`|the )(\w[\w./]*)", ALL)
+    named += [(name, file) for file, name in re.findall(r"`([\w./]+)`\sunder\s`(\w+)`", ALL)]
+    files = [(name, PROJECT_DIR / file) for name, file in named if (PROJECT_DIR / file).is_file()]
+    assert len(files) > 2
+    assert [(name, file.name) for name, file in files if name not in words_of(file)] == [], (
+        "names that are not there"
+    )
+
+
+def test_names_of_two_words_are_somewhere_in_the_project():
+    files = [PROJECT_DIR / "Makefile", PROJECT_DIR / "serve_config.yaml"]
+    for source in SOURCES:
+        files += [
+            path
+            for path in (PROJECT_DIR / source).rglob("*")
+            if path.suffix in {".py", ".sql", ".yaml"}
+        ]
+    known = frozenset().union(
+        *(words_of(path) for path in files if not path.name.startswith("test_"))
+    )
+    named = [
+        name
+        for name in re.findall(r"`([A-Za-z]+_\w+)[`=]", ALL)
+        if not name.startswith("HYDRAULIC_")
+    ]
+    assert len(named) > 15
+    assert missing(named, known) == [], "names that nothing has"
+
+
+def test_links_lead_to_files():
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            found = (PROJECT_DIR / page).parent / target
+            assert found.exists(), f"{page} links to {target}, which does not exist"
+
+
+def test_every_page_is_linked_from_the_front_page():
+    linked = set(re.findall(r"\]\(([^)#:]+)\)", README))
+    assert missing(PAGES.keys() - {"README.md"}, linked) == [], "pages without a link in README.md"
+
+
+def test_front_page_is_short():
+    assert len(README.splitlines()) <= MAX_README_LINES
+
+
+def test_environment_example_lists_every_setting():
+    text = (PROJECT_DIR / ".env.example").read_text()
+    named = re.findall(r"^#?(HYDRAULIC_\w+)=", text, re.MULTILINE)
+    assert sorted(named) == sorted(f"HYDRAULIC_{name.upper()}" for name in Settings.model_fields)
+
+
+def test_generated_parts_are_current():
+    for path, text in generate.documents().items():
+        assert path.read_text() == text, "run python -m tests.docs.generate"
+
+
+def test_python_is_that_of_the_package():
+    needed = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"][
+        "requires-python"
+    ]
+    assert f"Python {needed.removeprefix('>=')} or newer" in README

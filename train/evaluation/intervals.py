@@ -1,0 +1,220 @@
+"""Calibrate and check the intervals of health and remaining life, and grades' probabilities.
+
+The reach of an interval is fitted on held-out windows; each fold is checked with the reach that the
+other folds give.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from app.checkpoint.calibration import Calibration, ComponentCalibration
+from app.features.binning import Floats
+from app.model.grades import joined_probability, linear_probability, ordinal_probability
+from app.schemas.equipment import Equipment
+from train.data.labels import HOUR_US, Booleans
+from train.data.windows import Windows
+from train.evaluation.conformal import cross_fit, residuals
+from train.evaluation.record import IntervalFigures, Trajectory, Uncertainty
+from train.evaluation.scores import Doubles, covered, nll, reliability
+from train.evaluation.uncertainty import (
+    Answers,
+    Given,
+    Rows,
+    Temperatures,
+    as_given,
+    interval,
+)
+
+COVERAGE = 0.9
+ROUNDING = 1e-6
+"""Share of the scale by which a true value may miss its interval: labels are float32, and a
+diagnosis has six decimals."""
+MAX_POINTS = 400
+"""Windows of a drawn trajectory."""
+MAX_MACHINES = 4
+"""Machines whose trajectories are drawn."""
+
+
+class Band(NamedTuple):
+    """True and predicted values of one quantity of one component with the interval's ends, [R]."""
+
+    true_R: Floats
+    predicted_R: Doubles
+    low_R: Doubles
+    high_R: Doubles
+
+
+class Bands(NamedTuple):
+    """Bands of health and remaining life of one component, None without labels."""
+
+    health: Band | None
+    rul: Band | None
+
+
+def calibrate(
+    rows: Rows,
+    names: Sequence[str],
+    equipment: Equipment,
+    temperatures: Temperatures,
+    answers: Answers,
+    weight: float,
+    given: Given | None,
+    cap_h: float,
+) -> tuple[dict[str, Bands], dict[str, Uncertainty], Calibration]:
+    """Fit and check intervals and stated probabilities of every component that has labels.
+
+    Args:
+        rows: the held-out windows.
+        names: of the parts.
+        equipment: the machine.
+        temperatures: of each fold.
+        answers: of the held-out windows.
+        weight: share of the linear classifier.
+        given: what a checkpoint states; then nothing is fitted.
+        cap_h: beyond which remaining life is not distinguished; operating hours.
+
+    Returns:
+        Bands and figures by component id, and the calibration fitted on all held-out windows.
+    """
+    labels = rows.labels
+    bands: dict[str, Bands] = {}
+    found: dict[str, Uncertainty] = {}
+    shipped: dict[str, ComponentCalibration] = {}
+    stated = Calibration(coverage=COVERAGE) if given is None else given.calibration
+    confidence_RV = answers.probability_RVK.max(-1)
+    for v, component in enumerate(equipment.components):
+        before = stated.of(equipment.design, component.component_id)
+        is_unsure_R = confidence_RV[:, v] < stated.coverage
+        health, health_figures = _intervals(
+            rows, names, labels.health_WV[:, v], answers.health_RV[:, v], answers.spread_RV[:, v],
+            is_unsure_R, 1.0,
+            None if given is None else (before.health_reach, before.unsure_reach),
+        )  # fmt: skip
+        rul, rul_figures = _intervals(
+            rows, names, labels.rul_WV[:, v], answers.rul_RV[:, v], answers.rul_spread_RV[:, v],
+            np.zeros_like(is_unsure_R), cap_h,
+            None if given is None else (before.rul_reach, before.rul_reach),
+        )  # fmt: skip
+        if health_figures is None and rul_figures is None:
+            continue
+        bands[component.component_id] = Bands(health, rul)
+        update: dict[str, float] = {}
+        figures = Uncertainty(health=health_figures, rul=rul_figures)
+        if health_figures is not None:
+            update["health_reach"] = health_figures.reach
+        if rul_figures is not None:
+            update |= {"rul_reach": rul_figures.reach, "rul_cap_h": cap_h}
+        if (labels.grade_WV[rows.scored_R, v] >= 0).any():
+            if health_figures is not None and health_figures.unsure_reach is not None:
+                update["unsure_reach"] = health_figures.unsure_reach
+            figures = figures.model_copy(
+                update=_stated(rows, v, temperatures, answers.probability_RVK, weight)
+            )
+        shipped[component.component_id] = before.model_copy(update=update)
+        found[component.component_id] = figures
+    if given is not None:
+        return bands, found, stated
+    return bands, found, Calibration(coverage=COVERAGE, components={equipment.design: shipped})
+
+
+def _stated(
+    rows: Rows, v: int, temperatures: Temperatures, probability_RVK: Doubles, weight: float
+) -> dict[str, float | tuple[tuple[float, float, int], ...]]:
+    """Check the stated probabilities of a component's grades."""
+    known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
+    true_R, probability_RK = rows.labels.grade_WV[known_R, v], probability_RVK[known_R, v]
+    plain_RK = ordinal_probability(rows.predictions.logit_WMVJ[known_R, :, v], 1.0)
+    if weight:
+        linear_RK = linear_probability(rows.predictions.linear_WVK[known_R, v], 1.0)
+        plain_RK = joined_probability(plain_RK, linear_RK, weight)
+    return {
+        "temperature": float(temperatures.network_V[v]),
+        "linear_temperature": float(temperatures.linear_V[v]),
+        "nll_plain": nll(plain_RK, true_R),
+        "nll_calibrated": nll(probability_RK, true_R),
+        "reliability": reliability(probability_RK.max(-1), probability_RK.argmax(-1) == true_R),
+    }
+
+
+def _intervals(
+    rows: Rows,
+    names: Sequence[str],
+    true_R: Floats,
+    predicted_R: Doubles,
+    spread_R: Doubles,
+    is_unsure_R: Booleans,
+    cap: float,
+    stated: tuple[float, float] | None,
+) -> tuple[Band | None, IntervalFigures | None]:
+    """Fit and check the intervals of one quantity, sure and unsure windows apart.
+
+    The spread alone would not do for grades: a wrong grade is many spreads away where the condition
+    is sure, and most windows are sure, so one reach for all would cover these and hardly any of the
+    unsure ones (Mondrian conformal prediction, Vovk et al., 2003).
+    """
+    known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(predicted_R)
+    if not known_R.any() or cap <= 0:
+        return None, None
+    predicted_R = np.clip(predicted_R, 0.0, cap)
+    residual_R = np.where(known_R, residuals(true_R, predicted_R, spread_R), np.nan)
+    if stated is None:
+        sure, unsure = (
+            cross_fit(np.where(group_R, residual_R, np.nan), rows.fold_R, COVERAGE)
+            for group_R in (~is_unsure_R, is_unsure_R)
+        )
+    else:
+        sure, unsure = (as_given(reach, len(true_R)) for reach in stated)
+    reach_R = np.where(is_unsure_R, unsure.of_R, sure.of_R)
+    low_R, high_R = interval(predicted_R, spread_R, reach_R, cap)
+    inside_R = covered(true_R, low_R - ROUNDING * cap, high_R + ROUNDING * cap)
+    unsure_R = known_R & is_unsure_R
+    return Band(true_R, predicted_R, low_R, high_R), IntervalFigures(
+        reach=sure.shipped,
+        unsure_reach=unsure.shipped if unsure_R.any() else None,
+        coverage=float(inside_R[known_R].mean()),
+        unsure=int(unsure_R.sum()),
+        unsure_coverage=float(inside_R[unsure_R].mean()) if unsure_R.any() else None,
+        parts={
+            name: float(inside_R[own_R].mean())
+            for number, name in enumerate(names)
+            if (own_R := known_R & (rows.part_R == number)).any()
+        },
+        width=float((high_R - low_R)[known_R].mean()),
+        windows=int(known_R.sum()),
+    )
+
+
+def trajectories(
+    windows: Windows, rows: Rows, bands: Mapping[str, Bands]
+) -> tuple[Trajectory, ...]:
+    """Follow each component of a few machines through the held-out windows."""
+    found: list[Trajectory] = []
+    for component_id, band in bands.items():
+        for quantity, values in (("health", band.health), ("rul_h", band.rul)):
+            if values is None:
+                continue
+            known_R = rows.scored_R & np.isfinite(values.true_R)
+            for machine in np.unique(rows.labels.machine_W[known_R])[:MAX_MACHINES].tolist():
+                own = np.flatnonzero(known_R & (rows.labels.machine_W == machine))
+                own = own[np.argsort(rows.labels.start_us_W[own], kind="stable")]
+                places = np.linspace(0, len(own) - 1, min(MAX_POINTS, len(own)))
+                own = own[np.unique(places.astype(np.int64))]
+                hours = (rows.labels.start_us_W[own] - rows.labels.start_us_W[own[0]]) / HOUR_US
+                drawn = {
+                    name: tuple(
+                        np.round(getattr(values, f"{name}_R")[own].astype(np.float64), 5).tolist()
+                    )
+                    for name in ("true", "predicted", "low", "high")
+                }
+                found.append(
+                    Trajectory(
+                        machine=windows.machines[machine],
+                        component_id=component_id,
+                        quantity="health" if quantity == "health" else "rul_h",
+                        hours=tuple(np.round(hours, 4).tolist()),
+                        **drawn,
+                    )
+                )
+    return tuple(found)
