@@ -36,7 +36,7 @@ WINDOWS_OF_A_BATCH = 64
 
 
 def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
-    """Return the predictor of a shipped checkpoint with normal noise added to its weights.
+    """Return the predictor of a shipped network with noise in its weights and no linear classifier.
 
     It abstains where the shipped one does: the out-of-distribution detector stays as it is.
 
@@ -49,13 +49,14 @@ def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
     generator = np.random.default_rng(seed)
     arrays = load_model(checkpoint).arrays()
     for name, array in arrays.items():
-        if array.dtype == np.float32 and array.size > 1 and not name.startswith("ood."):
-            spread = np.std(array[np.isfinite(array)])  # biases of grades not fitted are -inf
+        if name.startswith("members.") and array.size > 1:
+            spread = array.std(ddof=1)
             shape = array.shape
             arrays[name] = array + np.float32(noise * spread) * generator.standard_normal(
                 shape, np.float32
             )
-    return TrainedModel.of_arrays(checkpoint.config, arrays).predictor()
+    noisy = TrainedModel.of_arrays(checkpoint.config, arrays)
+    return TrainedModel(noisy.ensemble, None, checkpoint.detector).predictor()
 
 
 def answers(

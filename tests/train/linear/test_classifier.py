@@ -165,7 +165,7 @@ def test_training_uses_the_same_leave_one_out_weights(taught: Taught) -> None:
         masked_NSB[:, 1] = np.nan
         return masked_NSB
 
-    found = predict(made.model, made.spec, windows, np.arange(5), without_second).opinion_WVK
+    found = predict(made.model, made.spec, windows, np.arange(5), without_second).linear_WVK
     expected = np.stack([logits(made.model, graph.without_sensor(1)) for graph in graphs[:5]])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -1,5 +1,6 @@
 """How sensor bias and warmer oil move the features, and that the linear classifier ignores them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from app.features.binning import Floats
 from app.features.extraction import batch_features
 from app.features.spec import plan_features
+from app.model.trained import TrainedModel
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows
@@ -66,7 +68,8 @@ def shapes(directory: Path) -> Windows:
 def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: float) -> None:
     windows, made = shapes(tmp_path), small()
     config = TrainConfig(equipment="press-1", linear_offset=offset, linear_warming_k=0.0)
-    fit_linear_classifier(made.model, made.spec, windows, np.arange(90), config)
+    linear = fit_linear_classifier(made.config, made.spec, windows, np.arange(90), config)
+    made = replace(made, model=TrainedModel(made.model.ensemble, *linear))
 
     def right(disturb_by: float) -> float:
         def disturb(values_WSN: Floats) -> Floats:
@@ -75,7 +78,7 @@ def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: flo
             return off
 
         found = predict(made.model, made.spec, windows, np.arange(90), disturb)
-        return float((found.opinion_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
+        return float((found.linear_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
 
     assert right(0.0) > 0.9
     # a classifier of the height alone fails
