@@ -49,7 +49,11 @@ def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
     generator = np.random.default_rng(seed)
     arrays = load_model(checkpoint).arrays()
     for name, array in arrays.items():
-        if name.startswith("members.") and array.size > 1:
+        if (
+            array.dtype == np.float32
+            and array.size > 1
+            and not name.startswith(("linear.", "ood."))
+        ):
             spread = array.std(ddof=1)
             shape = array.shape
             arrays[name] = array + np.float32(noise * spread) * generator.standard_normal(

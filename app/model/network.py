@@ -9,7 +9,7 @@ order of the components.
 """
 
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -195,8 +195,10 @@ class UniversalTemporalGNN(nn.Module):
         if x_TND.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # not every CPU has an LSTM of lower precision
             with torch.autocast("cpu", enabled=False):
-                return self.lstm(x_TND.float())[0]
-        return self.lstm(x_TND)[0]
+                state_TND, _ = self.lstm(x_TND.float())
+        else:
+            state_TND, _ = self.lstm(x_TND)
+        return cast("Tensor", state_TND)
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x
