@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
+from app.checkpoint.masking import Masking
 from app.features.spec import FeatureSpec
 from app.model.grades import health_of_grades
 from app.model.graph import Prediction
@@ -207,6 +208,7 @@ class PredictionDecoder:
         trained_heads: by head (`grade`, `health`, `rate`, `rul`) the ids of the components that had
             a label for it; the head's output for others of the same type was never checked.
         calibrations: by component id; the default is `AS_STATED`.
+        masking: evidence that training withheld.
         coverage: of the intervals.
     """
 
@@ -215,6 +217,7 @@ class PredictionDecoder:
     grades: Mapping[str, Sequence[Grade]]
     trained_heads: Mapping[Head, Sequence[str]]
     calibrations: Mapping[str, ComponentCalibration]
+    masking: Masking
     coverage: float = 0.9
 
     @classmethod
@@ -235,6 +238,7 @@ class PredictionDecoder:
                 head: designs.get(design, ()) for head, designs in manifest.trained_heads.items()
             },
             calibrations=calibration.components.get(design, {}),
+            masking=manifest.masking,
             coverage=calibration.coverage,
         )
 
@@ -256,6 +260,11 @@ class PredictionDecoder:
                 coverage=self.coverage,
             )
         return found
+
+    @cached_property
+    def predicted(self) -> frozenset[str]:
+        """Ids of the components that any head had a label for."""
+        return frozenset().union(*self.trained_heads.values())
 
     @cached_property
     def _components(self) -> dict[str, ComponentDecoder]:

@@ -38,6 +38,7 @@ class Predictions:
         rul_spread_WV: standard deviation of `rul_WV`.
         distance_WV: OOD distance of a component, 1.0 at the limit.
         exceedance_WS: range exceedance of each sensor, NaN without usable readings.
+        usable_WS: share of the steps that have usable readings, see `SensorFeatures`.
     """
 
     logit_WMVJ: Floats
@@ -49,6 +50,7 @@ class Predictions:
     rul_spread_WV: Floats
     distance_WV: Floats
     exceedance_WS: Floats
+    usable_WS: Floats
 
     def __len__(self) -> int:
         """Return W."""
@@ -157,4 +159,6 @@ def predict_bins(
     if model.classifier is not None:
         linear_WVK = model.classifier.logits(group)
     distance_WV = unknown_WV if model.detector is None else model.detector.distance(group)
-    return Predictions(logit_WMVJ, linear_WVK, *heads_WV, distance_WV, found.exceedance_WS)
+    return Predictions(
+        logit_WMVJ, linear_WVK, *heads_WV, distance_WV, found.exceedance_WS, found.usable_WS
+    )

@@ -26,6 +26,7 @@ from app.model.graph import Contributions, Prediction
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
+from train.config import TrainConfig
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GRADES = (
@@ -101,14 +102,20 @@ def scores_of(
     )
 
 
-def summary(**changes: object) -> WindowQuality:
+def summary(
+    missing: tuple[str, ...] = (), faults: tuple[Fault, ...] = (), **changes: object
+) -> WindowQuality:
+    useless = {*missing, *(fault.sensor_id for fault in faults)}
+    usable_S = f32(*(sensor_id not in useless for sensor_id in ("p", "q", "w")))
     values: dict[str, object] = {
         "coverage": 1.0,
+        "usable_S": usable_S,
+        "is_whole": bool(usable_S.all()),
         "exceedance_S": f32(0, 0, 0),
         "beyond": (),
-        "missing": (),
+        "missing": missing,
         "unreferenced": (),
-        "faults": (),
+        "faults": faults,
         "unusual": False,
         "range_novelty_V": f32(1.0, 0.8, float("nan")),
         "novelty_without_S": f32(1.0, 1.0, float("nan")),
@@ -124,6 +131,7 @@ def taught(**calibrations: ComponentCalibration) -> PredictionDecoder:
         grades={"pump": GRADES},
         trained_heads=heads,
         calibrations=calibrations,  # type: ignore[arg-type]
+        masking=TrainConfig(design="press").masking,
     )
 
 
@@ -326,6 +334,42 @@ def test_abstention_stands_beside_the_reasons_of_the_input():
         "expected readings in at least ",
         "expected the condition of 'pum",
     ]
+
+
+def test_component_without_evidence_is_null_and_the_reasons_name_the_sensors():
+    contribution_VS = np.ones((3, 3), np.float32)
+    diagnosis = make(scores_of(output(distance=1.3), contribution_VS), missing=("p", "q", "w"))
+    pump = diagnosis.components[0]
+    assert (pump.health, pump.state, pump.condition) == (None, "unknown", None)
+    assert (pump.confidence, pump.degradation_rate, pump.rul_h) == (None, None, None)
+    assert (pump.interval, pump.evidence) == ((0.0, 1.0), ())
+    assert pump.degradation_reason == pump.rul_reason == ABSTAINS
+    of_pump, of_motor = diagnosis.reasons[1:]
+    assert of_pump == (
+        "expected usable readings of at least 1 of the 3 sensors that reach 'pump', found none: "
+        "check p, q, w"
+    )
+    assert of_motor == (
+        "expected usable readings in at least 50% of the steps of the sensor on 'motor', found "
+        "none: check w"
+    )
+
+
+def test_health_of_the_equipment_covers_what_is_answered():
+    without_motor = make(missing=("w",))
+    assert without_motor.components[1].basis == "none"
+    assert without_motor.health == without_motor.components[0].health
+    silent = {"target": "pump", "evidence": "none"}
+    apart = press(
+        connections=[
+            {"source": "motor", "medium": "shaft", **silent},
+            {"source": "tank", "medium": "suction_line", **silent},
+        ]
+    )
+    without_pump = make(missing=("p", "q"), equipment=apart)
+    assert (without_pump.components[1].health, without_pump.health) == (pytest.approx(0.8), None)
+    untrained = replace(KNOWLEDGE, trained_heads={})
+    assert make(decoder=untrained, missing=("w",)).health == 1.0
 
 
 def test_evidence_is_empty_unless_asked_for():

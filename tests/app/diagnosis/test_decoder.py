@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from app.checkpoint.calibration import ComponentCalibration
 from app.checkpoint.manifest import Head
+from app.checkpoint.masking import Masking
 from app.diagnosis.decoder import (
     NO_WEAR_LABELS,
     NOT_FINITE,
@@ -40,6 +41,7 @@ def decoder(
         grades={"fan": grades} if grades else {},
         trained_heads=dict.fromkeys(heads, ("fan",)),
         calibrations={} if calibration is None else {"fan": calibration},
+        masking=Masking(),
     )
     return made.component(FAN)
 

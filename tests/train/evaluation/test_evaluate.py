@@ -164,7 +164,7 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(
         in found.notes
     )
     # of a checkpoint that was fitted to other windows nobody knows what it was shown
-    given = Given({}, {}, Calibration(coverage=0.9), None)
+    given = Given({}, {}, Calibration(coverage=0.9), None, CONFIG.masking)
     whole = evaluate_parts(
         windows, parts, CONFIG, split="leave-level:pump", with_baselines=False, given=given
     )
@@ -185,7 +185,7 @@ def test_answers_that_no_missing_sensor_could_change_are_not_held_back(tmp_path:
             CONFIG,
             split="group",
             with_baselines=False,
-            given=Given({}, {}, stated, None),
+            given=Given({}, {}, stated, None, CONFIG.masking),
         )
         return found.abstention["valve"].levels[1].answered
 
@@ -284,7 +284,9 @@ def test_what_a_checkpoint_states_is_checked_and_not_fitted(tmp_path: Path) -> N
     fitted = evaluate_parts(
         windows, held(windows, small()), CONFIG, split="group", with_baselines=False
     )
-    given = Given({"pump": 2.0, "valve": 1.0}, {}, fitted.calibration, fitted.limits)
+    given = Given(
+        {"pump": 2.0, "valve": 1.0}, {}, fitted.calibration, fitted.limits, CONFIG.masking
+    )
     whole = predict_holdout(
         small().model, small().spec, windows, "all", np.array([], np.int64), np.arange(60), probes=0
     )
