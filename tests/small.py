@@ -9,8 +9,9 @@ import torch
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
 from app.model.config import ModelConfig
-from app.model.network import UniversalTemporalGNN
+from app.model.trained import TrainedModel
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
+from tests.graphs import untrained
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers, WindowLabels
 from train.data.reference import spec_of
@@ -112,7 +113,7 @@ class Small:
     equipment: Equipment
     spec: FeatureSpec
     config: ModelConfig
-    model: UniversalTemporalGNN
+    model: TrainedModel
 
 
 def small(members: int = 2, hidden: int = 8) -> Small:
@@ -128,4 +129,4 @@ def small(members: int = 2, hidden: int = 8) -> Small:
     spec = spec_of([wave(40, 4)], equipment, train)
     config = network(spec, train, equipment.steps)
     torch.manual_seed(0)
-    return Small(equipment, spec, config, UniversalTemporalGNN(config).eval())
+    return Small(equipment, spec, config, untrained(config))

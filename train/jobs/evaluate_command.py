@@ -97,7 +97,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
         for part in split(windows, SplitPlan.of(config))
     ]
     seen = may_have_seen(
-        checkpoint.manifest, windows, np.concatenate([part.held_W for part in parts])
+        checkpoint.manifest, windows, np.concatenate([part.holdout_W for part in parts])
     )
     evaluation = evaluate_parts(
         windows,

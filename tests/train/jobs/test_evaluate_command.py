@@ -14,7 +14,7 @@ from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_manifest
 from app.checkpoint.torch_model import Origin, save
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.demo.cmapss.importer import engine_topology
-from app.model.network import UniversalTemporalGNN
+from tests.graphs import untrained
 from tests.small import graded_windows, small
 from tests.train.evaluation.test_evaluate import CONFIG
 from train.config import TrainConfig
@@ -78,9 +78,15 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
         trained_heads={"rul": {topology.design: (topology.components[1].component_id,)}},
     )
     documents = {"metrics.json": "{}", "train_config.json": config.model_dump_json()}
-    model = UniversalTemporalGNN(network(spec, config, topology.steps))
+    model = untrained(network(spec, config, topology.steps))
     save(
-        directory, model, spec, Calibration(components={topology.design: stated}), origin, documents
+        directory,
+        model,
+        spec,
+        Calibration(components={topology.design: stated}),
+        origin,
+        documents,
+        with_onnx=False,
     )
     return directory
 

@@ -8,6 +8,7 @@ import pytest
 from app.features.binning import Floats
 from app.features.extraction import batch_features
 from app.features.spec import plan_features
+from app.model.trained import TrainedModel
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
 from train.data.windows import Windows, write_windows
@@ -66,7 +67,8 @@ def shapes(directory: Path) -> Windows:
 def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: float) -> None:
     windows, made = shapes(tmp_path), small()
     config = TrainConfig(equipment="press-1", linear_offset=offset, linear_warming_k=0.0)
-    fit_linear_classifier(made.model, made.spec, windows, np.arange(90), config)
+    parts = fit_linear_classifier(made.config, made.spec, windows, np.arange(90), config)
+    model = TrainedModel(made.model.ensemble, *parts)
 
     def right(disturb_by: float) -> float:
         def disturb(values_WSN: Floats) -> Floats:
@@ -74,8 +76,8 @@ def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: flo
             off[:, 0] += np.float32(disturb_by)
             return off
 
-        found = predict(made.model, made.spec, windows, np.arange(90), disturb)
-        return float((found.opinion_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
+        found = predict(model, made.spec, windows, np.arange(90), disturb)
+        return float((found.linear_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
 
     assert right(0.0) > 0.9
     # a classifier of the height alone fails

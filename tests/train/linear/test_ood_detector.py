@@ -5,22 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from app.model.runtime.inference import InferenceNetwork
 
-from app.experiments.pairs import score
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features
 from app.features.spec import plan_features
-from app.model.graph import (
-    GraphBatch,
-    concatenate,
-    plan_graph,
-    split_output,
-    tile_graphs,
-    without_sensor,
-)
-from app.model.network import UniversalTemporalGNN
+from app.model.graph import GraphGroup, build_topology
+from app.model.trained import TrainedModel
+from tests.graphs import predict as predict_group
+from tests.graphs import with_topology
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import Booleans, Integers
@@ -48,23 +40,26 @@ def shown(directory: Path, groups: int = 12) -> Windows:
     return replace(windows, group_W=np.arange(240) // 3 % groups)
 
 
+def fitted(made: Small, windows: Windows, chosen_W: Integers) -> Small:
+    """Return the machine with a classifier and a detector fitted to windows."""
+    linear = fit_linear_classifier(made.config, made.spec, windows, chosen_W, CONFIG)
+    return replace(made, model=TrainedModel(made.model.ensemble, *linear))
+
+
 @pytest.fixture
 def taught(tmp_path: Path) -> Taught:
-    made, windows = small(), shown(tmp_path)
-    fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
-    return made, windows
+    windows = shown(tmp_path)
+    return fitted(small(), windows, np.arange(len(windows))), windows
 
 
-def graphs_of(values_WSN: Floats, made: Small) -> GraphBatch:
+def graphs_of(values_WSN: Floats, made: Small) -> GraphGroup:
     found = batch_features(values_WSN, plan_features(made.equipment, made.spec))
-    return tile_graphs(plan_graph(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
+    return GraphGroup(build_topology(made.equipment, made.spec), found.x_WSTF, found.mask_WST)
 
 
-def distance_of(model: UniversalTemporalGNN, batch: GraphBatch) -> Floats:
-    found_WV: Floats = (
-        model.distances(batch, torch.tensor(batch.x_STF)).numpy().reshape(batch.graphs, -1)
-    )
-    return found_WV
+def distance_of(model: TrainedModel, group: GraphGroup) -> Floats:
+    assert model.detector is not None
+    return model.detector.distance(group)
 
 
 def inputs(values_WSN: Floats, made: Small, sensors: list[int]) -> Doubles:
@@ -80,11 +75,10 @@ def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = No
     )
     nothing_DL = np.empty((0, x_WL.shape[1]))
     moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
-    assert made.model.distance is not None
     found = fit_distance(
         x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL,
         np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
-        made.model.distance.axes, CONFIG.seed,
+        made.config.ood_axes, CONFIG.seed,
     )  # fmt: skip
     assert found is not None
     return found
@@ -142,12 +136,8 @@ def test_missing_inputs_are_left_out_of_the_covariance_too(
     values_WSN = windows.values(np.arange(0, 240, 31))
     values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
     batch = graphs_of(values_WSN, made)
-    W, S, (T, F) = (
-        len(values_WSN),
-        len(batch.sensor_slot_S) // len(values_WSN),
-        batch.x_STF.shape[1:],
-    )
-    mask_WST = np.ones((W, S, T), np.bool_)
+    F = batch.x_WSTF.shape[3]
+    mask_WST = np.ones_like(batch.mask_WST)
     mask_WST[:, sensors, steps] = False
     there_J = np.repeat(mask_WST[0, read].reshape(-1), F)
     x_WJ = inputs(values_WSN, made, read)[:, there_J]
@@ -155,8 +145,8 @@ def test_missing_inputs_are_left_out_of_the_covariance_too(
     away_KWJ = x_WJ[None] - found.mean_KL[:, None, there_J]
     exact_KW = np.einsum("kwi,ij,kwj->kw", away_KWJ, precision_JJ, away_KWJ)
     expected_W = exact_KW.min(0) / there_J.sum() / found.limit
-    x_STF = np.where(mask_WST.reshape(W * S, T)[..., None], batch.x_STF, np.nan)
-    gaps = replace(batch, mask_ST=mask_WST.reshape(W * S, T), x_STF=x_STF)
+    x_WSTF = np.where(mask_WST[..., None], batch.x_WSTF, np.float32(np.nan))
+    gaps = replace(batch, mask_WST=mask_WST, x_WSTF=x_WSTF)
     np.testing.assert_allclose(
         distance_of(made.model, gaps)[:, 0], expected_W, rtol=2e-3, atol=2e-4
     )
@@ -168,29 +158,22 @@ def test_components_without_grades_or_sensors_have_no_distance(taught: Taught) -
     assert np.isnan(
         distance_of(made.model, batch)[:, 1:]
     ).all()  # the valve has labels of one grade only
-    for sensor in range(len(batch.sensor_slot_S)):
-        batch = without_sensor(batch, sensor)
+    for sensor in range(batch.topology.sensors):
+        batch = batch.without_sensor(sensor)
     assert np.isnan(distance_of(made.model, batch)).all()
 
 
-def test_graph_without_sensors_has_no_distance_and_changes_no_other(taught: Taught) -> None:
+def test_window_without_sensors_has_no_distance(taught: Taught) -> None:
     made, windows = taught
-    batch = graphs_of(windows.values(np.arange(1)), made)
-    bare = replace(
-        batch,
-        x_STF=batch.x_STF[:0],
-        mask_ST=batch.mask_ST[:0],
-        sensor_component_S=batch.sensor_component_S[:0],
-        sensor_quantity_S=batch.sensor_quantity_S[:0],
-        sensor_slot_S=batch.sensor_slot_S[:0],
-        sensor_graph_S=batch.sensor_graph_S[:0],
+    group = graphs_of(windows.values(np.arange(1)), made)
+    none_S = np.empty(0, np.int64)
+    names = ("sensor_component_S", "sensor_quantity_S", "sensor_slot_S")
+    bare = with_topology(
+        GraphGroup(group.topology, group.x_WSTF[:, :0], group.mask_WST[:, :0]),
+        dict.fromkeys(names, none_S),
     )
     assert np.isnan(distance_of(made.model, bare)).all()
-    found = score(InferenceNetwork(made.model), concatenate([bare, batch])).distance_V.reshape(
-        2, -1
-    )
-    assert np.isnan(found[0]).all()
-    np.testing.assert_allclose(found[1], distance_of(made.model, batch)[0], rtol=1e-3, atol=1e-4)
+    assert np.isnan(predict_group(made.model, bare).distance_WV).all()
 
 
 def test_non_finite_features_are_far_and_change_no_other_component(
@@ -199,13 +182,13 @@ def test_non_finite_features_are_far_and_change_no_other_component(
     made, windows = taught
     batch = graphs_of(windows.values(np.arange(1)), made)
     read = set(made.equipment.sensors_in_reach(0))
-    unread = set(range(len(batch.sensor_slot_S))) - read
+    unread = set(range(batch.topology.sensors)) - read
     assert read
     assert unread
     for sensor in (*read, *unread):
-        x_STF = batch.x_STF.copy()
-        x_STF[sensor] = np.nan
-        found = distance_of(made.model, replace(batch, x_STF=x_STF))[0, 0]
+        x_WSTF = batch.x_WSTF.copy()
+        x_WSTF[:, sensor] = np.nan
+        found = distance_of(made.model, replace(batch, x_WSTF=x_WSTF))[0, 0]
         assert found == (
             np.inf if sensor in read else pytest.approx(distance_of(made.model, batch)[0, 0])
         )
@@ -216,13 +199,10 @@ def test_serving_gives_the_same_distances_in_any_batch(taught: Taught) -> None:
     values_WSN = windows.values(np.arange(5))
     values_WSN[2, 0] = np.nan
     expected_WV = distance_of(made.model, graphs_of(values_WSN, made))
-    network = InferenceNetwork(made.model)
-    found = score(network, graphs_of(values_WSN, made)).distance_V.reshape(5, -1)
-    np.testing.assert_allclose(found, expected_WV, rtol=1e-3, atol=1e-4)
-    alone = np.stack(
-        [score(network, graphs_of(values_WSN[[w]], made)).distance_V for w in range(5)]
-    )
-    np.testing.assert_allclose(alone, expected_WV, rtol=1e-3, atol=1e-4)
+    found_WV = predict_group(made.model, graphs_of(values_WSN, made)).distance_WV
+    np.testing.assert_array_equal(found_WV, expected_WV)
+    alone_WV = [distance_of(made.model, graphs_of(values_WSN[[w]], made))[0] for w in range(5)]
+    np.testing.assert_allclose(np.stack(alone_WV), expected_WV, rtol=1e-3, atol=1e-4)
 
 
 def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: Taught) -> None:
@@ -278,14 +258,14 @@ def test_limit_contains_most_holdout_windows_where_nearly_all_are_alike(tmp_path
         tmp_path / "u", press(), ("press-1",), windows.labels, [values_WSN], warm_up_run=0
     )
     uneven = replace(uneven, group_W=windows.group_W)
-    fit_linear_classifier(made.model, made.spec, uneven, np.arange(240), CONFIG)
+    made = fitted(made, uneven, np.arange(240))
     assert (distance_of(made.model, graphs_of(values_WSN, made))[:, 0] > 1.0).mean() <= 0.06
 
 
 def test_grade_without_training_windows_is_never_the_nearest(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     shown_W = np.flatnonzero(windows.labels.grade_WV[:, 0] > 0)
-    fit_linear_classifier(made.model, made.spec, windows, shown_W, CONFIG)
+    made = fitted(made, windows, shown_W)
     far_WSN = windows.values(shown_W[:4]) + np.float32(5.0)
     assert (distance_of(made.model, graphs_of(far_WSN, made))[:, 0] > 1.0).all()
     assert np.isfinite(
@@ -300,18 +280,13 @@ def test_evaluation_gives_the_same_distances(taught: Taught) -> None:
     found = predict(made.model, made.spec, windows, chosen_W).distance_WV
     assert np.isfinite(expected_WV[:, 0]).all()
     np.testing.assert_allclose(found, expected_WV, rtol=1e-4, atol=1e-5)
-    output = score(made.model, graphs_of(windows.values(chosen_W), made))
-    parts = split_output(output, [3] * len(chosen_W))
-    np.testing.assert_allclose(
-        np.stack([part.distance_V for part in parts]), expected_WV, rtol=1e-4, atol=1e-5
-    )
 
 
 def test_too_few_groups_give_no_limit(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path, groups=4)
-    fit_linear_classifier(made.model, made.spec, windows, np.arange(len(windows)), CONFIG)
-    assert made.model.distance is not None
-    assert np.isposinf(made.model.distance.limit_G.numpy()).all()
+    made = fitted(made, windows, np.arange(len(windows)))
+    assert made.model.detector is not None
+    assert np.isposinf(made.model.detector.tables.limit_G).all()
     assert np.isnan(distance_of(made.model, graphs_of(windows.values(np.arange(2)), made))).all()
 
 

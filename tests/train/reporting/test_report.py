@@ -47,9 +47,16 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     windows, machine = runs_to_failure(tmp_path_factory.mktemp("failing")), small()
     parts = [
         predict_holdout(
-            machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
+            machine.model,
+            machine.spec,
+            windows,
+            name,
+            train_W,
+            holdout_W,
+            probes=6,
+            removal_probes=8,
         )
-        for name, train_W, held_W in halves(windows)
+        for name, train_W, holdout_W in halves(windows)
     ]
     return evaluate_parts(windows, parts, CONFIG, split="machine")
 
