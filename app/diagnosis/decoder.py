@@ -149,18 +149,22 @@ class ComponentDecoder:
             f"'{name}' meanwhile"
         )
 
-    def health(self, predicted: ComponentPrediction, novelty: float) -> Health:
+    def health(
+        self, predicted: ComponentPrediction, condition: Condition | None, novelty: float
+    ) -> Health:
         """Return health, interval and basis.
 
         Args:
             predicted: prediction; a graded component has the health of its grades' distribution.
+            condition: from the same prediction.
             novelty: health of a component without labels; NaN where unknown.
         """
         stated = self.calibration
         if self.health_K:
-            probability_K = predicted.probability_K[: len(self.health_K)]
-            health, spread = health_of_grades(probability_K, self.health_K)
-            is_sure = max(probability_K) >= self.coverage
+            if condition is None:
+                return UNKNOWN
+            health, spread = health_of_grades(predicted.probability_K, self.health_K)
+            is_sure = condition.confidence >= self.coverage
             reach = spread * (stated.health_reach if is_sure else stated.unsure_reach)
         elif self.has_health:
             health, reach = predicted.health, stated.health_reach * predicted.spread
