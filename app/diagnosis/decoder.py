@@ -51,17 +51,24 @@ class ComponentPrediction(NamedTuple):
 
 def window_predictions(prediction: Prediction) -> list[list[ComponentPrediction]]:
     """Return the predictions of each window's components, in order, as plain numbers."""
-    columns = zip(
-        prediction.health_WV.tolist(),
-        prediction.spread_WV.tolist(),
-        prediction.rate_WV.tolist(),
-        prediction.rul_WV.tolist(),
-        prediction.rul_spread_WV.tolist(),
-        prediction.probability_WVK.tolist(),
-        prediction.distance_WV.tolist(),
-        strict=True,
+    probability_WVK = prediction.probability_WVK
+    _, V, K = probability_WVK.shape
+    columns = (
+        *(
+            values_WV.ravel().tolist()
+            for values_WV in (
+                prediction.health_WV,
+                prediction.spread_WV,
+                prediction.rate_WV,
+                prediction.rul_WV,
+                prediction.rul_spread_WV,
+            )
+        ),
+        probability_WVK.reshape(-1, K).tolist(),
+        prediction.distance_WV.ravel().tolist(),
     )
-    return [list(map(ComponentPrediction._make, zip(*window, strict=True))) for window in columns]
+    flat = list(map(ComponentPrediction._make, zip(*columns, strict=True)))
+    return [flat[start : start + V] for start in range(0, len(flat), V)]
 
 
 class Condition(NamedTuple):
