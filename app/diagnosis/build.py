@@ -204,7 +204,7 @@ def _component(
     thresholds: Thresholds,
     before: State | None,
 ) -> ComponentDiagnosis:
-    health, interval, basis = decode.health(predicted, novelty)
+    health, interval, basis = decode.health(predicted, condition, novelty)
     rate, rate_reason = decode.rate(predicted)
     rul_h, rul_interval_h, rul_reason = decode.remaining_life(predicted)
     return ComponentDiagnosis(

@@ -9,7 +9,7 @@ import pytest
 
 from app.checkpoint.manifest import REPORT
 from tests.small import graded_windows, small
-from tests.train.evaluation.test_evaluate import CONFIG, halves, held, runs_to_failure
+from tests.train.evaluation.test_evaluate import CONFIG, halves, holdouts, runs_to_failure
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics
@@ -39,7 +39,9 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
             LearningPoint(epoch=2, loss=0.5, score=0.6),
         )
     }
-    return evaluate_parts(windows, held(windows, small()), CONFIG, split="group", learning=curve)
+    return evaluate_parts(
+        windows, holdouts(windows, small()), CONFIG, split="group", learning=curve
+    )
 
 
 @pytest.fixture(scope="module")
