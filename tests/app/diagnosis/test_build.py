@@ -368,7 +368,7 @@ def test_health_of_the_equipment_covers_what_is_answered():
     )
     without_pump = make(missing=("p", "q"), equipment=apart)
     assert (without_pump.components[1].health, without_pump.health) == (pytest.approx(0.8), None)
-    untrained = replace(KNOWLEDGE, trained_heads={})
+    untrained = replace(DECODER, trained_heads={})
     assert make(decoder=untrained, missing=("w",)).health == 1.0
 
 
