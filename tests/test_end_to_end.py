@@ -668,7 +668,7 @@ def readme_commands(word: str) -> list[str]:
     text = "\n".join((PROJECT_DIR / page).read_text() for page in pages)
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip().startswith(word)]
+    return [line.split("  #")[0].strip() for line in lines if line.strip().startswith(word)]
 
 
 def test_curl_calls_of_the_readme_answer(system: System):
