@@ -1,14 +1,15 @@
-# Two commands do all the set-up: `make run` and `make test`. Each installs what is missing into
-# .venv, once. Ray's settings are in cluster/ray.env.
+# Two commands do all the set-up: `make run` installs the service into .venv, without torch, and
+# `make test` all extras; each what is missing, once. Ray's settings are in cluster/ray.env.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BASE_STAMP := $(VENV)/.installed_base
 STAMP := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
 .PHONY: run test check bench train clean
 
-run: $(STAMP)
+run: $(BASE_STAMP)
 	@$(BIN)/python -m app.cli.ports serve_config.yaml
 	@echo "Starting on http://127.0.0.1:8000 (Ctrl-C stops all). When it says ready, in another terminal:"
 	@echo "  curl -s http://127.0.0.1:8000/v1/diagnoses \\"
@@ -34,13 +35,18 @@ train: $(STAMP)
 	$(BIN)/python -m app.demo import-rig
 	$(BIN)/python -m train --equipment hydraulic-rig
 
-$(STAMP): pyproject.toml constraints.txt Makefile
+$(BASE_STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, found " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@# Every Python of this environment applies the Ray settings of cluster/ray.env at its start.
 	@echo 'import cluster.ray_settings; cluster.ray_settings.apply()' \
 		> "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ray_settings.pth"
+	@touch $(BASE_STAMP)
+
+$(STAMP): $(BASE_STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[gpu,train,dev]'
 	@touch $(STAMP)
 
 clean:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.predictor import open_predictor
+from app.checkpoint.torch_model import load_model
 from app.demo.machine import DEFAULT_START
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS
@@ -23,6 +23,8 @@ from app.experiments.pairs import Booleans, Integers, Pairs, collect_pairs
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
+from app.model.runtime.predictor import Predictor
+from app.model.trained import TrainedModel
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
 from tests.rig import rig_block
@@ -33,8 +35,8 @@ MICROSECOND = timedelta(microseconds=1)
 WINDOWS_OF_A_BATCH = 64
 
 
-def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
-    """Return a shipped checkpoint with normal noise added to its weights.
+def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
+    """Return the predictor of a shipped network with noise in its weights and no linear classifier.
 
     It abstains where the shipped one does: the out-of-distribution detector stays as it is.
 
@@ -43,20 +45,23 @@ def damaged(version: str, noise: float, seed: int = 0) -> Checkpoint:
         noise: standard deviation, in standard deviations of each tensor.
         seed: of the noise.
     """
-    found = load(SHIPPED / version)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in found.model.state_dict().items():
-            if (
-                weight.is_floating_point()
-                and weight.numel() > 1
-                and not name.startswith("distance.")
-            ):
-                weight.add_(noise * weight.std() * torch.randn(weight.shape, generator=generator))
-    return found
+    checkpoint = load(SHIPPED / version)
+    generator = np.random.default_rng(seed)
+    arrays = load_model(checkpoint).arrays()
+    for name, array in arrays.items():
+        if name.startswith("members.") and array.size > 1:
+            spread = array.std(ddof=1)
+            shape = array.shape
+            arrays[name] = array + np.float32(noise * spread) * generator.standard_normal(
+                shape, np.float32
+            )
+    noisy = TrainedModel.of_arrays(checkpoint.config, arrays)
+    return TrainedModel(noisy.ensemble, None, checkpoint.detector).predictor()
 
 
-def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis]:
+def answers(
+    checkpoint: Checkpoint, rows: range | None = None, predictor: Predictor | None = None
+) -> list[Diagnosis]:
     """Return a checkpoint's diagnoses of shipped cycles, each independent of the earlier ones."""
     equipment, block = rig_equipment(), rig_block()
     chosen = np.array(rows or range(len(block.cycle_index_C)))
@@ -64,7 +69,7 @@ def answers(checkpoint: Checkpoint, rows: range | None = None) -> list[Diagnosis
         [block.values_CR[name][chosen] for name in equipment.sensor_ids], axis=1
     ).astype(np.float32)
     plan = plan_windows(equipment, checkpoint.feature_spec)
-    predictor = open_predictor(checkpoint).predictor
+    predictor = predictor or open_predictor(checkpoint).predictor
     manifest = checkpoint.manifest
     decoder = PredictionDecoder.of(
         manifest.version,

@@ -5,10 +5,11 @@ import torch
 
 from app.features.binning import bin_series
 from app.features.extraction import window_features
-from app.model.graph import GraphBatch, build_graph, concatenate
-from app.model.network import to_tensors
+from app.model.graph import GraphGroup
+from app.model.network import GraphTensors
 from app.store.store import Store
 from app.store.windows import decode_window
+from tests.graphs import build_graph
 from tests.small import press, small
 from train.fitting.dataset import plan_tensors
 
@@ -64,12 +65,13 @@ async def test_stored_inline_and_training_features_are_bitwise_equal(store: Stor
             build_graph(equipment, window_features(each, equipment, made.spec), made.spec)
             for each in (stored_SN, inline_SN)
         ]
-        for name in GraphBatch.__slots__:
-            arrays = [np.asarray(getattr(graph, name)) for graph in served]
-            assert len({(array.dtype, array.shape, array.tobytes()) for array in arrays}) == 1
+        stored, inline = served
+        assert stored.topology == inline.topology
+        assert stored.x_WSTF.tobytes() == inline.x_WSTF.tobytes()
+        assert stored.mask_WST.tobytes() == inline.mask_WST.tobytes()
         trained = plan_tensors(equipment, made.spec, torch.device("cpu")).read(
             np.stack([stored_SN, stored_SN])
         )
-        for mine, theirs in zip(to_tensors(concatenate(served)), trained, strict=True):
-            assert mine.dtype == theirs.dtype
-            assert torch.equal(mine, theirs)
+        joined = GraphTensors.of_group(GraphGroup.merge(served))
+        assert torch.equal(joined.x_WSTF.flatten(0, 1), trained.x)
+        assert torch.equal(joined.mask_WST.flatten(0, 1), trained.mask)

@@ -342,7 +342,7 @@ def _contrary(directory: Path) -> None:
     """Negate weights of a checkpoint so that it predicts other conditions, with a valid digest."""
     from safetensors.numpy import load_file, save_file
 
-    negated = {"opinion.weight_GAQTFK", "opinion.bias_GAK", "grade.direction_MGD"}
+    negated = {"linear.weight_GAQTFK", "linear.bias_GAK"}
     tensors = load_file(directory / WEIGHTS)
     save_file(
         {name: -item if name in negated else item for name, item in tensors.items()},

@@ -184,12 +184,19 @@ class UniversalTemporalGNN(nn.Module):
     def _pool_over_time(self, x_VTWD: Tensor) -> Tensor:
         """Join the last state of the LSTM with what each head attends to among the steps."""
         V, T, W, D = x_VTWD.shape
-        x_TND, _ = self.lstm(self._drop(x_VTWD).transpose(0, 1).reshape(T, V * W, D))
+        x_TND = self._run_lstm(self._drop(x_VTWD).transpose(0, 1).reshape(T, V * W, D))
         logit_TNH = self.attend(x_TND.flatten(0, 1)).view(T, V * W, -1)
         weight_TND = torch.softmax(logit_TNH, 0) @ self.columns_HD
         both_NL = torch.cat((x_TND[-1], (x_TND * weight_TND).sum(0)), -1)
         state_ND = self._drop(functional.gelu(self.summary(both_NL)))
         return state_ND.view(V, W, D)
+
+    def _run_lstm(self, x_TND: Tensor) -> Tensor:
+        if x_TND.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # not every CPU has an LSTM of lower precision
+            with torch.autocast("cpu", enabled=False):
+                return self.lstm(x_TND.float())[0]
+        return self.lstm(x_TND)[0]
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -20,14 +20,12 @@ from typing import Any
 
 import asyncpg
 import numpy as np
-from app.model.runtime.selection import choose
 
 from app.checkpoint.files import load
+from app.checkpoint.predictor import open_predictor
 from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
-from app.experiments.pairs import score
-from app.features.extraction import window_features
-from app.model.graph import GraphBatch, build_graph, concatenate
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.store.embedded.server import ensure_embedded, release_embedded
 from app.store.store import Store
 from tests.rig import rig_block
@@ -97,17 +95,13 @@ def window_values(cycles: int) -> Any:
 def network_alone(batch: int, threads: int, seconds: float) -> float:
     """Return the graphs a second that the network scores in this process, as the median of its batches."""
     checkpoint, rig = load(CHECKPOINT), rig_equipment()
-    network = choose(checkpoint.model, threads).network
-    graphs: list[GraphBatch] = []
-    for values_SN in window_values(batch):
-        features = window_features(values_SN, rig, checkpoint.feature_spec)
-        graphs.append(build_graph(rig, features, checkpoint.feature_spec))
-    joined = concatenate(graphs)
+    predictor = open_predictor(checkpoint, threads=threads).predictor
+    group, _ = build_windows(window_values(batch), plan_windows(rig, checkpoint.feature_spec))
     took: list[float] = []
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends or len(took) < 3:
         began = time.perf_counter()
-        score(network, joined)
+        predictor.predict([group])
         took.append(time.perf_counter() - began)
     return batch / float(np.median(took))
 

@@ -47,7 +47,7 @@ def run_trials() -> dict[str, object]:
     shipped = answers(load(SHIPPED / "1"))
     found: dict[str, object] = {}
     for noise in NOISES:
-        pairs = pairs_of(shipped, answers(damaged("1", noise)))
+        pairs = pairs_of(shipped, answers(load(SHIPPED / "1"), predictor=damaged("1", noise)))
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
         for decider in DECIDERS:

@@ -23,12 +23,10 @@ from app.checkpoint.manifest import (
     read_manifest,
     sha256_of,
 )
-from app.checkpoint.torch_model import Origin, save
+from app.checkpoint.torch_model import Origin, load_model, save
 from app.core.errors import CheckpointError
-from app.experiments.pairs import score
 from app.features.extraction import window_features
-from app.model.graph import build_graph
-from app.model.network import UniversalTemporalGNN
+from tests.graphs import build_graph, predict, untrained
 from tests.small import Small, small, wave
 
 CALIBRATION = Calibration(
@@ -54,6 +52,7 @@ def write(directory: Path, made: Small, calibration: Calibration = CALIBRATION) 
         calibration,
         origin,
         {files.METRICS: '{"a": 1}', files.REPORT: "# report\n"},
+        with_onnx=False,
     )
     return directory
 
@@ -67,7 +66,7 @@ def restate(directory: Path, name: str) -> None:
 
 def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
     made = small()
-    made.model.grade.temperature_G[:] = 1.7
+    made.model.ensemble.temperature_G[:] = 1.7
     loaded = load(write(tmp_path / "7", made))
     graph = build_graph(
         made.equipment,
@@ -75,14 +74,14 @@ def test_loaded_network_answers_as_the_saved_one(tmp_path: Path) -> None:
         loaded.feature_spec,
     )
     np.testing.assert_array_equal(
-        score(loaded.model, graph).grade_probability_VK,
-        score(made.model, graph).grade_probability_VK,
+        predict(load_model(loaded), graph).probability_WVK,
+        predict(made.model, graph).probability_WVK,
     )
     assert loaded.config == made.config
     assert loaded.feature_spec == made.spec
     assert loaded.calibration == CALIBRATION
     assert loaded.manifest.designs == ("press",)
-    assert not loaded.model.training
+    assert not load_model(loaded).ensemble.training
 
 
 def test_loading_leaves_random_numbers_alone(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_loading_leaves_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    load(directory)
+    load_model(load(directory))
     assert torch.rand(1) == expected
 
 
@@ -99,9 +98,7 @@ def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path
     assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
     assert read_manifest(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
-    program = (
-        "import sys, app.checkpoint.manifest, app.diagnosis.build; sys.exit('torch' in sys.modules)"
-    )
+    program = "import sys, app.checkpoint.predictor, app.diagnosis.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -142,37 +139,18 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         load(directory)
 
 
-def test_checkpoint_of_a_training_that_knew_no_distance_is_read(tmp_path: Path) -> None:
+def test_checkpoint_without_detector_is_read(tmp_path: Path) -> None:
     made = small()
-    config = replace(made.config, distance_axes=0)
-    directory = write(
-        tmp_path / "7", replace(made, config=config, model=UniversalTemporalGNN(config).eval())
-    )
-    edit_json(files.MODEL_CONFIG, lambda data: data.pop("distance_axes"))(directory)
+    config = replace(made.config, ood_axes=0)
+    directory = write(tmp_path / "7", replace(made, config=config, model=untrained(config)))
+    edit_json(files.MODEL_CONFIG, lambda data: data.pop("ood_axes"))(directory)
     loaded = load(directory)
     assert loaded.config == config
+    assert loaded.detector is None
     graph = build_graph(
         made.equipment, window_features(wave(1, 4)[0], made.equipment, made.spec), made.spec
     )
-    assert np.isnan(score(loaded.model, graph).distance_V).all()
-
-
-def test_checkpoint_that_told_the_grades_that_occurred_by_norms_is_read(tmp_path: Path) -> None:
-    made = small()
-    assert made.model.distance is not None
-    made.model.distance.occurs_GK[0, 1:] = True
-    directory = write(tmp_path / "7", made)
-    weights = load_file(directory / files.WEIGHTS)
-    occurs_GK = weights.pop("distance.occurs_GK")
-    centre_GQKX = torch.zeros(len(occurs_GK), 2, occurs_GK.shape[1], 3)
-    centre_GQKX[..., -1] = torch.where(occurs_GK, 2.0, 1e30)[:, None]
-    save_file({**weights, "distance.centre_GQKX": centre_GQKX}, directory / files.WEIGHTS)
-    restate(directory, files.WEIGHTS)
-    loaded = load(directory).model
-    assert loaded.distance is not None
-    assert torch.equal(loaded.distance.occurs_GK, occurs_GK)
-    assert occurs_GK.any()
-    assert not occurs_GK.all()
+    assert np.isnan(predict(load_model(loaded), graph).distance_WV).all()
 
 
 def edit_json(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
@@ -199,10 +177,10 @@ def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
     ("edit", "message"),
     [
         (
-            edit_weights(lambda weights: weights.update({"place.bias_MD": torch.zeros(2, 9)})),
-            r"'place.bias_MD' of shape \(2, 8\).*has \(2, 9\)",
+            edit_weights(lambda weights: weights.update({"members.0.place.bias": torch.zeros(9)})),
+            r"'members.0.place.bias' of shape \(8,\).*has \(9,\)",
         ),
-        (edit_weights(lambda weights: weights.pop("place.bias_MD")), "'place.bias_MD'.*missing"),
+        (edit_weights(lambda weights: weights.pop("ood.limit_G")), "'ood.limit_G'.*missing"),
         (
             edit_weights(lambda weights: weights.update(more=torch.zeros(1))),
             "'more' of shape none .unknown name.",
@@ -247,7 +225,7 @@ def test_parts_that_do_not_fit_are_refused(
     directory = write(tmp_path / "7", small())
     edit(directory)
     with pytest.raises(CheckpointError, match=message):
-        load(directory)
+        load_model(load(directory))
 
 
 def test_weights_that_are_no_safetensors_are_refused(tmp_path: Path) -> None:
@@ -272,7 +250,7 @@ def test_card_of_another_format_is_refused(tmp_path: Path) -> None:
     directory = write(tmp_path / "7", small())
     edit = json.loads((directory / files.MANIFEST).read_text())
     (directory / files.MANIFEST).write_text(json.dumps({**edit, "format": 1}))
-    with pytest.raises(CheckpointError, match="not the manifest of a checkpoint of format 2"):
+    with pytest.raises(CheckpointError, match="not the manifest of a checkpoint of format 2 or 3"):
         load(directory)
 
 

@@ -9,12 +9,13 @@ import pytest
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.manifest import read_manifest
+from app.checkpoint.predictor import open_predictor
 from app.demo.rig.equipment import rig_equipment
-from app.experiments.pairs import score
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
 from app.features.extraction import window_features
 from app.features.range_checks import leaves_range
-from app.model.graph import build_graph, concatenate
+from app.model.graph import Prediction
 from tests.rig import rig_block
 from train.evaluation.record import THIS, Metrics
 
@@ -34,6 +35,12 @@ def cycles() -> Floats:
     return np.stack(
         [block.values_CR[name][rows] for name in rig_equipment().sensor_ids], axis=1
     ).astype(np.float32)
+
+
+def predicted(checkpoint: Checkpoint, values_WSN: Floats) -> Prediction:
+    plan = plan_windows(rig_equipment(), checkpoint.feature_spec)
+    group, _ = build_windows(values_WSN, plan)
+    return open_predictor(checkpoint).predictor.predict([group])[0]
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -89,13 +96,7 @@ def test_cycles_that_it_was_trained_on_are_told(version: str) -> None:
     assert not any(
         leaves_range(each.exceedance_S, equipment, loaded.feature_spec) for each in features
     )
-    output = score(
-        loaded.model,
-        concatenate([build_graph(equipment, each, loaded.feature_spec) for each in features]),
-    )
-    grade_WV = (
-        np.nan_to_num(output.grade_probability_VK, nan=-1.0).argmax(-1).reshape(len(features), -1)
-    )
+    grade_WV = np.nan_to_num(predicted(loaded, cycles()).probability_WVK, nan=-1.0).argmax(-1)
     block = rig_block()
     for index, name in enumerate(("cooler", "valve", "pump", "accumulator")):
         component = equipment.component_index(name)
@@ -119,22 +120,7 @@ def test_missing_sensor_of_another_component_hardly_moves_the_answer() -> None:
     whole = cycles()
     without = whole.copy()
     without[:, equipment.sensor_ids.index("TS1")] = np.nan
-    healths = [
-        score(
-            loaded.model,
-            concatenate(
-                [
-                    build_graph(
-                        equipment,
-                        window_features(each, equipment, loaded.feature_spec),
-                        loaded.feature_spec,
-                    )
-                    for each in values_WSN
-                ]
-            ),
-        ).health_V
-        for values_WSN in (whole, without)
-    ]
+    healths = [predicted(loaded, values_WSN).health_WV for values_WSN in (whole, without)]
     graded = [equipment.component_index(name) for name in ("valve", "pump", "accumulator")]
-    difference_WV = np.abs(healths[0] - healths[1]).reshape(len(whole), -1)
+    difference_WV = np.abs(healths[0] - healths[1])
     assert difference_WV[:, graded].max() < 1e-5  # the tank tells the working circuit nothing

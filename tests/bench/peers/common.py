@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from app.model.runtime.selection import choose
 from pydantic import AwareDatetime, BaseModel
 
 from app.checkpoint.files import load
+from app.checkpoint.predictor import open_predictor
 from app.core.errors import UnknownEquipment
 from app.core.settings import PROJECT_DIR
 from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
-from app.diagnosis.decoder import PredictionDecoder, component_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import QualityBatch, Thresholds, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows, plan_windows
-from app.experiments.pairs import score
 from app.features.binning import Floats
-from app.model.graph import GraphBatch, concatenate, split_output
+from app.model.graph import GraphGroup
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import Bins, interval_of, window_before
@@ -51,7 +50,7 @@ class Group(NamedTuple):
     """Windows of one topology: their positions in a batch, their graphs, and what their features say of the input."""
 
     positions: Sequence[int]
-    graph: GraphBatch
+    graph: GraphGroup
     summary: QualityBatch
 
 
@@ -74,7 +73,7 @@ class Diagnoser:
     def __init__(self, dsn: str, threads: int) -> None:
         self.store = Store(dsn)
         self.checkpoint = load(CHECKPOINT)
-        self.network = choose(self.checkpoint.model, threads).network
+        self.predictor = open_predictor(self.checkpoint, threads=threads).predictor
         self._plans: dict[str, WindowPlan] = {}
         self._topologies: dict[str, Equipment] = {}
         self._thresholds = Thresholds()
@@ -108,26 +107,25 @@ class Diagnoser:
     def answer(self, fetched: Sequence[Fetched]) -> list[Diagnosis]:
         """Make the diagnoses of a batch: features, one forward pass, answers. Computes only; may run in a thread."""
         groups = self._groups(fetched)
-        order = [fetched[position] for group in groups for position in group.positions]
-        output = score(self.network, concatenate([group.graph for group in groups]))
-        outputs = iter(split_output(output, [len(item.equipment.components) for item in order]))
+        predictions = self.predictor.predict([group.graph for group in groups])
         diagnoses: dict[int, Diagnosis] = {}
-        for group in groups:
+        for group, prediction in zip(groups, predictions, strict=True):
             summaries = group.summary.windows(fetched[group.positions[0]].equipment.sensor_ids)
-            for position, summary in zip(group.positions, summaries, strict=True):
+            windows = zip(group.positions, window_predictions(prediction), summaries, strict=True)
+            for position, scores, summary in windows:
                 item = fetched[position]
                 diagnoses[position] = self.conclude(
                     item.equipment,
                     item.bins,
                     item.window.newest,
-                    Scores(component_predictions(next(outputs))),
+                    Scores(scores),
                     summary,
                 )
         return [diagnoses[position] for position in range(len(fetched))]
 
-    def graphs(self, fetched: Sequence[Fetched]) -> GraphBatch:
-        """Make one batch of several windows' graphs."""
-        return concatenate([group.graph for group in self._groups(fetched)])
+    def graphs(self, fetched: Sequence[Fetched]) -> list[GraphGroup]:
+        """Make the groups of several windows' graphs."""
+        return [group.graph for group in self._groups(fetched)]
 
     def group(self, positions: Sequence[int], equipment: Equipment, values_WSN: Floats) -> Group:
         """Make the graphs of windows of one topology; `equipment` is any machine of it."""

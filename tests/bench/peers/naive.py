@@ -14,17 +14,20 @@ import pandas as pd
 import torch
 import uvicorn
 from fastapi import FastAPI
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 
+from app.checkpoint.torch_model import load_model
 from app.diagnosis.build import Scores
-from app.diagnosis.decoder import component_predictions
-from app.experiments.pairs import score
+from app.diagnosis.decoder import window_predictions
 from app.features.binning import Floats
-from app.model.graph import GraphBatch
+from app.model.graph import GraphGroup
+from app.model.network import Ensemble, GraphTensors
+from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import Bins, interval_of
 from tests.bench.peers.common import ROUTE, Asked, Diagnoser, options
+from train.fitting.dataset import graph_tensors, window_graph
 
 ROWS = """
 select reading.time, sensor.sensor_id, reading.value
@@ -45,30 +48,25 @@ def pivot(rows: list[asyncpg.Record], equipment: Equipment, bins: Bins) -> Float
     return wide.reindex(index=times, columns=list(equipment.sensor_ids)).to_numpy(np.float32).T
 
 
-def through_pyg(graph: GraphBatch) -> GraphBatch:
-    """Make a PyG batch of the graph, as one would to feed a PyG network, and give the network its arrays."""
-    data = Data(
-        x=torch.from_numpy(graph.x_STF),
-        edge_index=torch.from_numpy(graph.edge_index_2E),
-        edge_relation=torch.from_numpy(graph.edge_relation_E),
-        component_type=torch.from_numpy(graph.component_type_V),
-        num_nodes=len(graph.component_type_V),
-    )
-    batch = Batch.from_data_list([data])
-    return GraphBatch(
-        x_STF=batch.x.numpy(),
-        mask_ST=graph.mask_ST,
-        sensor_component_S=graph.sensor_component_S,
-        sensor_quantity_S=graph.sensor_quantity_S,
-        sensor_slot_S=graph.sensor_slot_S,
-        sensor_graph_S=graph.sensor_graph_S,
-        component_type_V=batch.component_type.numpy(),
-        component_graph_V=batch.batch.numpy(),
-        grade_set_V=graph.grade_set_V,
-        edge_index_2E=batch.edge_index.numpy(),
-        edge_relation_E=batch.edge_relation.numpy(),
-        graphs=1,
-    )
+def through_pyg(group: GraphGroup) -> GraphTensors:
+    """Make a PyG batch of one window's graph, as one would to feed a PyG network."""
+    data = window_graph(group.topology)
+    data.x, data.mask = torch.from_numpy(group.x_WSTF[0]), torch.from_numpy(group.mask_WST[0])
+    return graph_tensors(Batch.from_data_list([data]))
+
+
+class NaiveRunner:
+    """Runs the module in PyTorch on a PyG batch."""
+
+    name = "pyg"
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self._ensemble = ensemble
+
+    def run(self, group: GraphGroup) -> tuple[Floats, ...]:
+        """Return the arrays of `NetworkOutput` for one window."""
+        with torch.inference_mode():
+            return tuple(each.numpy() for each in self._ensemble.estimate(through_pyg(group)))
 
 
 def build() -> FastAPI:
@@ -78,6 +76,10 @@ def build() -> FastAPI:
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         diagnoser = Diagnoser(given.dsn, given.threads)
+        torch.set_num_threads(given.threads)
+        model = load_model(diagnoser.checkpoint)
+        runner = NaiveRunner(model.ensemble)
+        api.state.predictor = Predictor(model.config, runner, model.classifier, model.detector)
         await diagnoser.start()
         await diagnoser.warm_up()
         api.state.diagnoser = diagnoser
@@ -95,18 +97,18 @@ def build() -> FastAPI:
     @api.post(ROUTE)
     async def diagnose(asked: Asked) -> Diagnosis:
         diagnoser: Diagnoser = api.state.diagnoser
+        predictor: Predictor = api.state.predictor
         equipment, bins = diagnoser.resolve(asked)
         window = interval_of(bins, equipment)
         rows = await api.state.pool.fetch(ROWS, equipment.equipment_id, window.start, window.end)
 
         def work() -> Diagnosis:
             group = diagnoser.group([0], equipment, pivot(rows, equipment, bins)[None])
-            output = score(diagnoser.network, through_pyg(group.graph))
+            (prediction,) = predictor.predict([group.graph])
+            (scores,) = window_predictions(prediction)
             newest = max((row["time"] for row in rows), default=None)
             (summary,) = group.summary.windows(equipment.sensor_ids)
-            return diagnoser.conclude(
-                equipment, bins, newest, Scores(component_predictions(output)), summary
-            )
+            return diagnoser.conclude(equipment, bins, newest, Scores(scores), summary)
 
         return await asyncio.to_thread(work)
 

@@ -11,10 +11,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import torch
-from app.model.runtime.inference import InferenceNetwork
-
-from app.experiments.pairs import score
+from app.checkpoint.predictor import open_predictor
 from tests.bench.peers.common import Asked, Diagnoser, Fetched
 
 
@@ -30,16 +27,15 @@ def measure(
     diagnoser: Diagnoser, fetched: list[Fetched], size: int, threads: int, seconds: float
 ) -> dict[str, float]:
     """Run the network for some seconds at one batch size."""
-    network = InferenceNetwork(diagnoser.checkpoint.model)
-    torch.set_num_threads(threads)
+    predictor = open_predictor(diagnoser.checkpoint, threads=threads).predictor
     batches = [
         diagnoser.graphs(fetched[first : first + size])
         for first in range(0, len(fetched) - size + 1, size)
     ]
-    score(network, batches[0])
+    predictor.predict(batches[0])
     began, cpu, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
-        score(network, batches[done % len(batches)])
+        predictor.predict(batches[done % len(batches)])
         done += 1
     took_s, cpu_s, graphs = time.perf_counter() - began, time.process_time() - cpu, done * size
     return {

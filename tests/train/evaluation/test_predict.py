@@ -79,9 +79,9 @@ def test_no_window_gives_no_prediction(tmp_path: Path) -> None:
 
 def test_network_is_left_in_evaluation_mode(tmp_path: Path) -> None:
     machine = small()
-    machine.model.train()
+    machine.model.ensemble.train()
     predict(machine.model, machine.spec, graded_windows(tmp_path), np.arange(2))
-    assert not machine.model.training
+    assert not machine.model.ensemble.training
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -68,7 +68,7 @@ def test_blend_keeps_targets_with_their_windows() -> None:
     mixed, partners = blend(graph, targets, 60, 0.0, torch.Generator().manual_seed(0))
     # with no share of its own each window is its partner, and so is its target
     partner_W = partners.grade_V.view(60, 3)[:, 0] // 3
-    torch.testing.assert_close(mixed.x_STF.view(60, 4, -1), graph.x_STF.view(60, 4, -1)[partner_W])
+    torch.testing.assert_close(mixed.x.view(60, 4, -1), graph.x.view(60, 4, -1)[partner_W])
     assert torch.equal(partners.rul_V, partners.grade_V.float())
     same, _ = blend(graph, targets, 60, 1.0, torch.Generator().manual_seed(0))
-    assert torch.equal(same.x_STF, graph.x_STF)
+    assert torch.equal(same.x, graph.x)

@@ -8,14 +8,15 @@ import torch
 
 from app.core.errors import CheckpointError
 from app.features.extraction import window_features
-from app.model.graph import build_graph, concatenate
-from app.model.network import UniversalTemporalGNN, to_tensors
+from app.model.graph import GraphGroup
+from app.model.network import GraphTensors, build_model
+from tests.graphs import build_graph
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, parted
 from train.config import TrainConfig
 from train.data.windows import Windows
 from train.fitting.batches import KeptFeed, Share
-from train.fitting.dataset import plan_tensors, tabulate_targets
+from train.fitting.dataset import graph_tensors, plan_tensors, tabulate_targets
 from train.fitting.epoch import Draws, Material, run_epoch
 from train.fitting.learner import Learner
 from train.fitting.loop import is_stalled
@@ -24,13 +25,14 @@ from train.fitting.single_process import fit_single_process
 from train.fitting.state import FitState, newest_state, read_state, write_state
 
 CPU = torch.device("cpu")
+EMBEDDING = "members.0.component_type.weight"
 SMALL = CONFIG.model_copy(update={"epochs": 3})
 
 
 def begun(windows: Windows, config: TrainConfig) -> tuple[Learner, Material, KeptFeed]:
     made = small()
     torch.manual_seed(0)
-    learner = Learner(UniversalTemporalGNN(made.config), lambda model: model, config, 9)
+    learner = Learner(build_model(made.config), lambda model: model, config, 9)
     positions = np.arange(len(windows))
     values = windows.values(positions)
     plan = plan_tensors(windows.equipment, made.spec, CPU)
@@ -53,8 +55,17 @@ def test_training_reads_the_graphs_that_serving_builds() -> None:
     ]
     mine = plan_tensors(made.equipment, made.spec, CPU)
     mine.read(wave(3, 4, seed=1))  # what is kept from it must be the same for all windows
-    for ours, theirs in zip(mine.read(values), to_tensors(concatenate(served)), strict=True):
-        assert torch.equal(ours, theirs)
+    ours, theirs = graph_tensors(mine.read(values)), GraphTensors.of_group(GraphGroup.merge(served))
+    assert torch.equal(ours.x_WSTF[0], theirs.x_WSTF.flatten(0, 1))
+    assert torch.equal(ours.mask_WST[0], theirs.mask_WST.flatten(0, 1))
+    V, E = len(theirs.component_type_V), len(theirs.edge_relation_E)
+    for window in range(3):
+        edges = slice(window * E, (window + 1) * E)
+        assert torch.equal(ours.edge_index_2E[:, edges], theirs.edge_index_2E + window * V)
+        assert torch.equal(ours.edge_relation_E[edges], theirs.edge_relation_E)
+    assert ours.sensor_component_S.tolist() == [0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8]
+    for name in ("sensor_quantity_S", "component_type_V", "grade_set_V"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name).repeat(3)), name
 
 
 def test_targets_are_in_the_units_of_the_network(tmp_path: Path) -> None:
@@ -127,8 +138,10 @@ def test_average_is_what_is_told(tmp_path: Path) -> None:
     graph = material.plan.read(wave(2, 4))
     told = learner.answer(graph)
     learner.model.load_state_dict(learner.weights(), strict=False)
-    assert torch.equal(told.score_MV, learner.model(graph).score_MV)
-    assert not torch.equal(before["type_MCD"], learner.weights()["type_MCD"])
+    with torch.inference_mode():
+        again = learner.model(graph_tensors(graph)).of_batch()
+    assert torch.equal(told.score_VW, again.score_VW)
+    assert not torch.equal(before[EMBEDDING], learner.weights()[EMBEDDING])
 
 
 def test_fit_learns_what_is_there_and_stops_when_nothing_gets_better(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_without_labels_there_is_no_loss_and_no_gradient_but_a_graph() -> None:
     loss = training_loss(said, Targets(torch.tensor([-1, -1]), unknown, unknown, unknown), WEIGHTS)
     loss.backward()
     assert loss.item() == 0.0
-    for leaf in (said.score_MV, *said[2:]):
+    for leaf in (said.score_VW, *said[2:]):
         assert leaf.grad is not None
         assert leaf.grad.abs().sum() == 0.0
 

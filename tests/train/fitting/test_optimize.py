@@ -7,18 +7,18 @@ import torch
 from torch import nn
 
 from tests.small import small
-from train.fitting.optimize import clip_members, decays, follow, make_optimizer, rate_at
+from train.fitting.optimize import clip_members, decayed_names, follow, make_optimizer, rate_at
 
 
 def test_matrices_decay_and_nothing_else() -> None:
-    names = {name.rpartition(".")[2] for name, _ in small().model.named_parameters()}
-    assert {name for name in names if decays(name)} == {
-        "weight_MLD", "recurrent_MDQ", "own_MQFD", "direction_MGD",
-    }  # fmt: skip
-    assert {name for name in names if not decays(name)} == {
-        "bias_MD", "gain_M11D", "bias_M11D", "type_MCD", "embedding_MQD", "relation_MRD", "attention_MHC", "first_MG", "gap_MGJ",
-    }  # fmt: skip
-    optimizer = make_optimizer(small().model, 0.01, 0.1)
+    member = small().model.ensemble.members[0]
+    assert decayed_names(member) == {
+        *(f"{name}.weight" for name in ("component", "place", "attend", "summary", "trend")),
+        *(f"attention.{n}.{part}.weight" for n in (0, 1) for part in ("source", "target", "out")),
+        *("quantity.common.weight", "quantity.own_QFD", "grade.direction_GD"),
+        *("lstm.weight_ih_l0", "lstm.weight_hh_l0"),
+    }
+    optimizer = make_optimizer(small().model.ensemble, 0.01, 0.1)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
@@ -33,14 +33,14 @@ def test_rate_rises_then_falls_to_nothing() -> None:
 
 
 def test_member_with_a_large_gradient_does_not_slow_the_others() -> None:
-    first, second = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(2, 2, 2))
-    first.grad = torch.tensor([[3.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
-    second.grad = torch.zeros(2, 2, 2)
-    second.grad[0, 0, 0] = 4.0
-    norm_M = clip_members([first, second], 1.0)
-    torch.testing.assert_close(norm_M, torch.tensor([5.0, 0.1]))
-    torch.testing.assert_close(first.grad, torch.tensor([[0.6, 0.0, 0.0], [0.1, 0.0, 0.0]]))
-    assert second.grad[0, 0, 0].item() == pytest.approx(0.8)
+    ensemble = small(members=2).model.ensemble
+    for member, size in zip(ensemble.members, (3.0, 0.1), strict=True):
+        member.place.bias.grad = torch.zeros(8)
+        member.place.bias.grad[0] = size
+    norm_M = clip_members(ensemble, 1.0)
+    torch.testing.assert_close(norm_M, torch.tensor([3.0, 0.1]))
+    found = [member.place.bias.grad[0].item() for member in ensemble.members]
+    assert found == pytest.approx([1.0, 0.1])
 
 
 def test_average_follows_the_weights() -> None:

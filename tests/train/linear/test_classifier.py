@@ -19,7 +19,6 @@ from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.linear import classifier as linear
 from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ordinal import fit_ordinal, measure
 

@@ -1,4 +1,4 @@
-"""The OOD detector: tables equal the fit, with any sensors; the limit is of held-out groups."""
+"""How far evidence is from training: the tables that serve are the fit, whole or with sensors away, and the limit is of unseen groups."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ Taught = tuple[Small, Windows]
 
 
 def shown(directory: Path, groups: int = 12) -> Windows:
-    """Return windows with three grades of the pump, in groups by the tank's grade."""
+    """Return windows whose pump has three grades that its pressure tells, in groups that differ by the tank's grade."""
     grade_WV = np.full((240, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(240) % 3
     grade_WV[:, 1] = 0
@@ -116,7 +116,7 @@ def test_distance_with_all_axes_is_mahalanobis(taught: Taught) -> None:
 
 
 def covariance_of(found: DistanceFit) -> Doubles:
-    """Return the covariance of a fit."""
+    """Return the covariance that a fit stands for."""
     L = len(found.axes_LC)
     return (
         found.rest * np.eye(L) + (found.axes_LC * (found.variance_C - found.rest)) @ found.axes_LC.T
@@ -124,9 +124,7 @@ def covariance_of(found: DistanceFit) -> Doubles:
 
 
 @pytest.mark.parametrize(
-    ("sensors", "steps"),
-    [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)),
-     ([1], slice(2))],
+    ("sensors", "steps"), [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)), ([1], slice(2))]
 )  # fmt: skip
 def test_missing_inputs_are_left_out_of_the_covariance_too(
     taught: Taught, sensors: list[int], steps: slice
@@ -221,7 +219,7 @@ def limit_of(
 
 
 def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
-    """Return windows of twelve patterns, each over all sensors, and the pattern of each."""
+    """Return windows of twelve courses, each of which moves all sensors in its own way, and the course of each."""
     windows, course_W = shown(tmp_path), np.arange(240) // 3 % 12
     phase_QS1 = np.random.default_rng(1).uniform(0.0, 2.0 * np.pi, (12, 4, 1))
     course_QSN = (2.0 * np.sin(np.arange(12) + phase_QS1)).astype(np.float32)
@@ -234,7 +232,7 @@ def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
 
 def test_limit_is_measured_on_held_out_groups(tmp_path: Path) -> None:
     made, (windows, course_W) = small(), shaken(tmp_path)
-    # the same windows: each group is one pattern, or each group has all patterns
+    # the same windows: in one case each group is a course of its own, in the other each shows all courses
     mixed_W = np.arange(240) // 36
     assert limit_of(windows, made, course_W) > 2 * limit_of(windows, made, mixed_W)
 

@@ -1,0 +1,66 @@
+"""The exported graph against the module, and the processes that run it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.checkpoint import manifest as files
+from app.checkpoint.files import load
+from app.checkpoint.onnx_export import export_onnx
+from app.checkpoint.predictor import open_predictor
+from app.checkpoint.torch_model import load_model
+from app.model.runtime.gate import check_runner, reference_outputs, warm_up_group
+from app.model.runtime.onnx_runner import OnnxRunner
+from app.model.runtime.torch_runner import TorchRunner
+from tests.graphs import assert_close, untrained
+from tests.small import small
+
+SHIPPED = Path(files.__file__).parents[1] / "weights"
+
+
+def test_exported_graph_repeats_every_part_of_the_module() -> None:
+    torch.manual_seed(3)
+    config = replace(small().config, members=2, lstm_layers=2, rate_unit=0.5, rul_unit_h=2.0)
+    model = untrained(config)
+    with torch.no_grad():
+        for parameter in model.ensemble.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        model.ensemble.temperature_G.uniform_(0.5, 2.0)
+    expected = reference_outputs(TorchRunner(model.ensemble), config)
+    graph = export_onnx(model.ensemble)
+    assert len(graph) < 300_000
+    runner = OnnxRunner(graph)
+    assert check_runner(runner, config, expected) < 1e-5
+    frozen = warm_up_group(config, 2)
+    frozen.x_WSTF.flags.writeable = False
+    runner.run(frozen)
+
+
+def test_shipped_graphs_repeat_the_module_with_classifier_and_distance() -> None:
+    for version in ("1", "2"):
+        checkpoint = load(SHIPPED / version)
+        group = warm_up_group(checkpoint.config, 16)
+        (found,) = open_predictor(checkpoint).predictor.predict([group])
+        (expected,) = load_model(checkpoint).predictor().predict([group])
+        assert_close(found, expected, 1e-5)
+        assert np.isfinite(found.distance_WV).any()
+
+
+def test_process_that_serves_a_shipped_checkpoint_imports_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from app.serving.model_server.deployment import ModelReplica\n"
+        "from app.checkpoint.files import load\n"
+        "from app.checkpoint.predictor import open_predictor\n"
+        "from app.model.runtime.gate import warm_up_group\n"
+        f"checkpoint = load(Path({str(SHIPPED / '1')!r}))\n"
+        "opened = open_predictor(checkpoint, 'cpu')\n"
+        "opened.predictor.predict([warm_up_group(checkpoint.config, 4)])\n"
+        "sys.exit(bool({'torch', 'torch_geometric', 'onnx'} & set(sys.modules)))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
