@@ -141,7 +141,7 @@ def predict_bins(
     unknown_WV = np.full((W, V), np.nan, np.float32)
     if W == 0:
         logit_WMVJ = np.empty((0, config.members, V, K - 1), np.float32)
-        heads_WV = (unknown_WV,) * 5
+        heads_WV: tuple[Floats, ...] = (unknown_WV,) * 5
     else:
         with torch.inference_mode():
             heads = ensemble(GraphTensors.of_group(group, ensemble.temperature_G.device))

@@ -19,6 +19,7 @@ from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
+from train.linear import classifier as fitting
 from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ordinal import fit_ordinal, measure
 
@@ -188,7 +189,7 @@ def test_component_with_many_inputs_has_no_leave_one_out_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, windows = small(), shown(tmp_path)
-    monkeypatch.setattr(linear, "MOST_REFITTED_INPUTS", 1)
+    monkeypatch.setattr(fitting, "MOST_REFITTED_INPUTS", 1)
     made = fitted(made, windows)
     graph = graphs_of(windows, made)[0]
     is_used = [
