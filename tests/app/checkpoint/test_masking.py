@@ -1,41 +1,21 @@
 """What training masked, as checkpoints state it, against what the augmentation really does."""
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from torch_geometric.data import Batch
 
 from app.checkpoint import manifest as files
-from app.checkpoint.manifest import read_manifest
+from app.checkpoint.manifest import read_manifest, sha256_of
 from app.checkpoint.masking import SHOWN_SHARE, Masking, least_evidence
 from app.core.errors import CheckpointError
-from tests.app.checkpoint.test_files import restate, write
-from tests.small import small
+from tests.masking import shown
+from tests.network import small_checkpoint
 from train.config import TrainConfig
-from train.fitting.augment import augment, blend
-from train.fitting.loss import Targets
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"
-STEPS = 12
 CONFIG = TrainConfig(design="press")
 OFF = {"augmented_share": 0.0, "gap_share": 0.0, "mixup": 0.0}
-
-
-def shown(config: TrainConfig, sensors: int, windows: int = 20_000) -> NDArray[np.bool_]:
-    """Return which steps training shows, [W, S, T], by its own augmentation."""
-    values_WSN = np.zeros((windows, sensors, STEPS), np.float32)
-    values_WSN = augment(values_WSN, config, np.random.default_rng(0))
-    mask_ST = torch.from_numpy(np.isfinite(values_WSN).reshape(-1, STEPS))
-    if config.mixup:
-        graph = Batch(x=torch.zeros(*mask_ST.shape, 1), mask=mask_ST)
-        targets = Targets(*[torch.zeros(windows)] * len(Targets._fields))
-        generator = torch.Generator().manual_seed(0)
-        mask_ST = blend(graph, targets, windows, 0.7, generator)[0].mask
-    mask_WST: NDArray[np.bool_] = mask_ST.numpy().reshape(windows, sensors, STEPS)
-    return mask_WST
 
 
 @pytest.mark.parametrize("sensors", [2, 3, 4, 5, 7, 10, 17])
@@ -89,23 +69,29 @@ def test_shipped_checkpoints_state_what_their_training_masked(version: str) -> N
     assert (masking.attention_layers, masking.sensor_dropout, masking.mixup) == (2, 0.05, 0.4)
 
 
+def state(directory: Path, text: str | None) -> None:
+    """Give a checkpoint another `train_config.json`, or None, and state it in the manifest."""
+    manifest = json.loads((directory / files.MANIFEST).read_text())
+    del manifest["sha256"][files.TRAIN_CONFIG]
+    if text is not None:
+        (directory / files.TRAIN_CONFIG).write_text(text)
+        manifest["sha256"][files.TRAIN_CONFIG] = sha256_of(directory / files.TRAIN_CONFIG)
+    (directory / files.MANIFEST).write_text(json.dumps(manifest))
+
+
 def test_checkpoint_without_settings_of_its_training_masked_nothing(tmp_path: Path) -> None:
-    made = small()
-    directory = write(tmp_path / "7", made)
-    layers = made.config.attention_layers
-    assert read_manifest(directory).masking == Masking(attention_layers=layers)
-    (directory / files.TRAIN_CONFIG).write_text(CONFIG.model_dump_json())  # not stated, not read
-    assert read_manifest(directory).masking == Masking(attention_layers=layers)
-    restate(directory, files.TRAIN_CONFIG)
-    assert read_manifest(directory).masking == CONFIG.masking
+    directory = small_checkpoint(tmp_path, "7")
+    stated = read_manifest(directory).masking
+    assert stated == CONFIG.masking.model_copy(update={"attention_layers": 1})
     assert "masking" not in (directory / files.MANIFEST).read_text()
+    state(directory, None)
+    assert read_manifest(directory).masking == Masking(attention_layers=1)
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[1]", '{"sensor_dropout": "often"}'])
 def test_settings_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
-    directory = write(tmp_path / "7", small())
-    (directory / files.TRAIN_CONFIG).write_text(text)
-    restate(directory, files.TRAIN_CONFIG)
+    directory = small_checkpoint(tmp_path, "7")
+    state(directory, text)
     with pytest.raises(CheckpointError, match="expected settings of a training in train_config"):
         read_manifest(directory)
 

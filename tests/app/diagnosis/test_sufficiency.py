@@ -25,7 +25,7 @@ from app.model.graph import Contributions, GraphGroup
 from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, Window
 from app.schemas.equipment import Component, Equipment
-from tests.app.checkpoint.test_masking import shown
+from tests.masking import shown
 from tests.rig import rig_block
 from tests.small import press, small, wave
 from train.config import TrainConfig
@@ -86,7 +86,7 @@ def answer(values_SN: Floats, version: Version, *, explain: bool = False) -> Dia
     (prediction,) = version.predictor.predict([group])
     (predicted,) = window_predictions(prediction)
     parts = version.predictor.contributions(group) if explain else None
-    scores = Scores(predicted, None if parts is None else Contributions.joined(parts))
+    scores = Scores(predicted, None if parts is None else Contributions.merge(parts))
     window = Window(start=START, end=START + timedelta(minutes=1))
     context = DiagnosisContext("0" * 32, window.end, window, "store", 1.0, False, "cd34")
     return build_diagnosis(RIG, context, scores, quality, version.decoder, Thresholds(), {})
