@@ -195,8 +195,10 @@ class UniversalTemporalGNN(nn.Module):
         if x_TND.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # not every CPU has an LSTM of lower precision
             with torch.autocast("cpu", enabled=False):
-                return self.lstm(x_TND.float())[0]
-        return self.lstm(x_TND)[0]
+                output_TND: Tensor = self.lstm(x_TND.float())[0]
+        else:
+            output_TND = self.lstm(x_TND)[0]
+        return output_TND
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x

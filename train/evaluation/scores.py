@@ -94,8 +94,9 @@ def score_life(
         rate_W: predicted degradation rate of the same windows, None without any.
         last_half_W: windows in the last half of their run to failure, where the rate is positive.
     """
-    capped_W, found_W = np.clip(true_W, 0.0, cap_h), np.clip(predicted_W, 0.0, cap_h)
-    error_W = found_W.astype(np.float64) - capped_W
+    capped_W = np.asarray(np.clip(true_W, 0.0, cap_h), np.float64)
+    found_W = np.asarray(np.clip(predicted_W, 0.0, cap_h), np.float64)
+    error_W = found_W - capped_W
     signs = (
         None
         if rate_W is None or last_half_W is None or not last_half_W.any()
