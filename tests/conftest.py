@@ -1,14 +1,12 @@
-"""Fixtures shared by all tests: databases, Ray, the whole system and a collector of spans.
+"""Fixtures shared by all tests: databases, the whole system and a collector of spans.
 
 A test's database is a copy of a template, so no test sees another's data. Servers are started once
 a session, by the first test that needs them.
 """
 
 import asyncio
-import logging
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -60,27 +58,6 @@ async def run_sql(dsn: str, *statements: str) -> None:
             await session.execute(statement)
     finally:
         await session.close()
-
-
-def pytest_sessionfinish() -> None:
-    """Stop the Ray that `local_ray` started."""
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
-
-
-@pytest.fixture
-def local_ray() -> None:
-    """Ray on this machine, started by the first test that needs it and shared by the others."""
-    import ray  # most runs of single tests need no Ray
-
-    if not ray.is_initialized():
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,10 @@ def small_checkpoint(
         spec,
         calibration or Calibration(),
         origin,
-        {"metrics.json": "{}"},
+        {
+            "metrics.json": "{}",
+            "train_config.json": TrainConfig(design="hydraulic-rig").model_dump_json(),
+        },
         with_onnx=False,  # an export takes 13 s a member, and the module predicts the same
     )
     return directory / version

@@ -662,11 +662,13 @@ def test_live_rig_is_diagnosed_from_arriving_readings(client: httpx.Client):
     assert ended.second == 0
 
 
-def readme_commands(start: str) -> list[str]:
-    """Return the shell commands of the README that start with a word, continued lines joined."""
-    blocks = re.findall(r"```sh\n(.*?)```", (PROJECT_DIR / "README.md").read_text(), re.DOTALL)
+def readme_commands(word: str) -> list[str]:
+    """Return the shell commands of the README and the first tutorial that begin with a word."""
+    pages = ("README.md", "docs/tutorials/first-diagnosis.md")
+    text = "\n".join((PROJECT_DIR / page).read_text() for page in pages)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.startswith(start)]
+    return [line.split("  #")[0].strip() for line in lines if line.strip().startswith(word)]
 
 
 def test_curl_calls_of_the_readme_answer(system: System):

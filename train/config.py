@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from app.checkpoint.masking import Masking
 from app.features.statistics import Statistic
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -215,6 +216,11 @@ class TrainConfig(BaseModel):
         """Return as JSON the fields that the fits depend on; `linear_weight` applies after them."""
         fields = self.model_dump_json(exclude={*HARMLESS, "linear_weight"})
         return f"{fields} {bool(self.linear_weight)}"
+
+    @property
+    def masking(self) -> Masking:
+        """Return the settings that mask evidence."""
+        return Masking.model_validate(self.model_dump())
 
     @property
     def min_workers(self) -> int:

@@ -5,13 +5,15 @@ Invariant: what is returned stands in a directory whose files have the SHA-256 t
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from app.checkpoint.calibration import Calibration, check_calibration
+from app.checkpoint.masking import Masking
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
 
@@ -48,7 +50,7 @@ class Manifest(BaseModel):
     """`checkpoint.json`: what a checkpoint is, where it comes from and the SHA-256 of each of its other files.
 
     `trained_heads` has for each head and design the components that had a label for it in training; a head without any was never
-    trained and its answers mean nothing.
+    trained and its answers mean nothing. `masking` is not in the file: it is what the configurations beside it state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,11 @@ class Manifest(BaseModel):
     data: DataInterval
     trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
     sha256: Mapping[str, str]
+    masking: Masking = Masking()
+
+    def document(self) -> str:
+        """Return the text of `checkpoint.json`."""
+        return self.model_dump_json(indent=1, exclude={"masking"}) + "\n"
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -101,7 +108,31 @@ def read_manifest(directory: Path) -> Manifest:
                 f"expected '{directory / name}' with SHA-256 {stated}, found {found}: the file was changed or cut after the "
                 "training; take it again from where it was trained"
             )
-    return manifest
+    return manifest.model_copy(update={"masking": read_masking(directory, manifest.sha256)})
+
+
+def read_masking(directory: Path, stated: Container[str]) -> Masking:
+    """Read what the training of a checkpoint masked.
+
+    Args:
+        directory: of the checkpoint.
+        stated: names of its files; without `train_config.json` nothing counts as masked.
+
+    Raises:
+        CheckpointError: a file can't be read as JSON, or has a value that is no setting.
+    """
+    try:
+        settings = (
+            from_json((directory / TRAIN_CONFIG).read_bytes()) if TRAIN_CONFIG in stated else {}
+        )
+        layers = from_json((directory / MODEL_CONFIG).read_bytes())["attention_layers"]
+        return Masking.model_validate({**settings, "attention_layers": layers})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"expected settings of a training in {TRAIN_CONFIG} and {MODEL_CONFIG} of "
+            f"'{directory}', found: {error}; take the whole checkpoint again from where it was "
+            "trained"
+        ) from error
 
 
 def read_feature_spec(directory: Path) -> FeatureSpec:

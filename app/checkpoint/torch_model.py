@@ -96,10 +96,9 @@ def save(
         **{field.name: getattr(origin, field.name) for field in fields(origin)},
         designs=tuple(feature_spec.references),
         sha256={name: files.sha256_of(directory / name) for name in sorted(contents)},
+        masking=files.read_masking(directory, contents),
     )
-    (directory / files.MANIFEST).write_text(
-        manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
-    )
+    (directory / files.MANIFEST).write_text(manifest.document(), encoding="utf-8")
     return manifest
 
 

@@ -20,6 +20,7 @@ from app.diagnosis.decoder import (
 from app.diagnosis.evidence import add_evidence
 from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons, listed
 from app.diagnosis.states import state_of
+from app.diagnosis.sufficiency import reasons_of_lack
 from app.model.graph import Contributions
 from app.schemas.diagnosis import (
     ComponentDiagnosis,
@@ -93,10 +94,14 @@ def build_diagnosis(
     components: list[ComponentDiagnosis] = []
     doubts: dict[str, str] = {}
     distant: dict[str, float] = {}
+    lacks = reasons_of_lack(equipment, quality, decoder)
     lacking = _lacking(equipment, quality)
     for index, (component, predicted, novelty) in enumerate(
         zip(equipment.components, scores.predicted, quality.range_novelty_V.tolist(), strict=True)
     ):
+        if index in lacks:
+            components.append(_abstaining(component.component_id, predicted))
+            continue
         decode = decoder.component(component)
         condition = decode.condition(predicted)
         component_id = decode.component_id
@@ -112,13 +117,15 @@ def build_diagnosis(
             components.append(_component(decode, predicted, novelty, condition, thresholds, before))
     if scores.contributions is not None:
         add_evidence(components, scores.contributions, quality, equipment)
-    explained = doubts.keys() | distant.keys()
+    without_evidence = {equipment.components[index].component_id for index in lacks}
+    explained = doubts.keys() | distant.keys() | without_evidence
     abstentions = (
         *_reason_of_no_health(equipment, components, decoder, explained),
         *_reason_of_distance(distant, components, thresholds),
         *doubts.values(),
     )
-    reasons = (*abstention_reasons(equipment, quality, thresholds), *abstentions)
+    of_input = (*abstention_reasons(equipment, quality, thresholds), *lacks.values())
+    reasons = (*of_input, *abstentions)
     return Diagnosis(
         diagnosis_id=context.diagnosis_id,
         equipment_id=equipment.equipment_id,
@@ -141,7 +148,9 @@ def build_diagnosis(
         ),
         status="insufficient_evidence" if reasons else "ok",
         reasons=reasons,
-        health=_health_of_machine(components, any_abstains=bool(abstentions)),
+        health=_health_of_machine(
+            components, any_abstains=bool(abstentions or without_evidence & decoder.predicted)
+        ),
         components=tuple(components),
     )
 
@@ -195,7 +204,7 @@ def _component(
     thresholds: Thresholds,
     before: State | None,
 ) -> ComponentDiagnosis:
-    health, interval, basis = decode.health(predicted, novelty)
+    health, interval, basis = decode.health(predicted, condition, novelty)
     rate, rate_reason = decode.rate(predicted)
     rul_h, rul_interval_h, rul_reason = decode.remaining_life(predicted)
     return ComponentDiagnosis(

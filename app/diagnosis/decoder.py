@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
+from app.checkpoint.masking import Masking
 from app.features.spec import FeatureSpec
 from app.model.grades import health_of_grades
 from app.model.graph import Prediction
@@ -51,17 +52,24 @@ class ComponentPrediction(NamedTuple):
 
 def window_predictions(prediction: Prediction) -> list[list[ComponentPrediction]]:
     """Return the predictions of each window's components, in order, as plain numbers."""
-    columns = zip(
-        prediction.health_WV.tolist(),
-        prediction.spread_WV.tolist(),
-        prediction.rate_WV.tolist(),
-        prediction.rul_WV.tolist(),
-        prediction.rul_spread_WV.tolist(),
-        prediction.probability_WVK.tolist(),
-        prediction.distance_WV.tolist(),
-        strict=True,
+    probability_WVK = prediction.probability_WVK
+    _, V, K = probability_WVK.shape
+    columns = (
+        *(
+            values_WV.ravel().tolist()
+            for values_WV in (
+                prediction.health_WV,
+                prediction.spread_WV,
+                prediction.rate_WV,
+                prediction.rul_WV,
+                prediction.rul_spread_WV,
+            )
+        ),
+        probability_WVK.reshape(-1, K).tolist(),
+        prediction.distance_WV.ravel().tolist(),
     )
-    return [list(map(ComponentPrediction._make, zip(*window, strict=True))) for window in columns]
+    flat = list(map(ComponentPrediction._make, zip(*columns, strict=True)))
+    return [flat[start : start + V] for start in range(0, len(flat), V)]
 
 
 class Condition(NamedTuple):
@@ -149,18 +157,22 @@ class ComponentDecoder:
             f"'{name}' meanwhile"
         )
 
-    def health(self, predicted: ComponentPrediction, novelty: float) -> Health:
+    def health(
+        self, predicted: ComponentPrediction, condition: Condition | None, novelty: float
+    ) -> Health:
         """Return health, interval and basis.
 
         Args:
             predicted: prediction; a graded component has the health of its grades' distribution.
+            condition: from the same prediction.
             novelty: health of a component without labels; NaN where unknown.
         """
         stated = self.calibration
         if self.health_K:
-            probability_K = predicted.probability_K[: len(self.health_K)]
-            health, spread = health_of_grades(probability_K, self.health_K)
-            is_sure = max(probability_K) >= self.coverage
+            if condition is None:
+                return UNKNOWN
+            health, spread = health_of_grades(predicted.probability_K, self.health_K)
+            is_sure = condition.confidence >= self.coverage
             reach = spread * (stated.health_reach if is_sure else stated.unsure_reach)
         elif self.has_health:
             health, reach = predicted.health, stated.health_reach * predicted.spread
@@ -207,6 +219,7 @@ class PredictionDecoder:
         trained_heads: by head (`grade`, `health`, `rate`, `rul`) the ids of the components that had
             a label for it; the head's output for others of the same type was never checked.
         calibrations: by component id; the default is `AS_STATED`.
+        masking: evidence that training withheld.
         coverage: of the intervals.
     """
 
@@ -215,6 +228,7 @@ class PredictionDecoder:
     grades: Mapping[str, Sequence[Grade]]
     trained_heads: Mapping[Head, Sequence[str]]
     calibrations: Mapping[str, ComponentCalibration]
+    masking: Masking
     coverage: float = 0.9
 
     @classmethod
@@ -235,6 +249,7 @@ class PredictionDecoder:
                 head: designs.get(design, ()) for head, designs in manifest.trained_heads.items()
             },
             calibrations=calibration.components.get(design, {}),
+            masking=manifest.masking,
             coverage=calibration.coverage,
         )
 
@@ -256,6 +271,11 @@ class PredictionDecoder:
                 coverage=self.coverage,
             )
         return found
+
+    @cached_property
+    def predicted(self) -> frozenset[str]:
+        """Ids of the components that any head had a label for."""
+        return frozenset().union(*self.trained_heads.values())
 
     @cached_property
     def _components(self) -> dict[str, ComponentDecoder]:

@@ -77,6 +77,8 @@ class WindowQuality(NamedTuple):
 
     Args:
         coverage: share of the window's sensor bins that hold a reading.
+        usable_S: share of the steps that have usable readings, see `SensorFeatures`.
+        is_whole: whether it is 1 for all sensors, and their evidence reaches every component.
         exceedance_S: range exceedance of each sensor, 0 inside the range; NaN where unknown.
         beyond: sensors with a larger exceedance than held-out windows of training.
         missing: sensors without a reading.
@@ -88,6 +90,8 @@ class WindowQuality(NamedTuple):
     """
 
     coverage: float
+    usable_S: Floats
+    is_whole: bool
     exceedance_S: Floats
     beyond: tuple[str, ...]
     missing: tuple[str, ...]
@@ -102,11 +106,13 @@ class WindowQuality(NamedTuple):
 class QualityBatch:
     """Quality of the input of W windows of one topology; see `WindowQuality`.
 
-    `coverage_WS` and `fault_WS` are as in `FeatureBatch`; `exceedance_limit_S` is the largest
-    exceedance of held-out windows of training, infinite where unknown.
+    `coverage_WS`, `usable_WS` and `fault_WS` are as in `FeatureBatch`; `exceedance_limit_S` is the
+    largest exceedance of held-out windows of training, infinite where unknown.
     """
 
     coverage_WS: Floats
+    usable_WS: Floats
+    is_whole_W: NDArray[np.bool_]
     exceedance_WS: Floats
     exceedance_limit_S: Floats
     unreferenced_S: NDArray[np.bool_]
@@ -122,6 +128,7 @@ class QualityBatch:
             if len(sensor_ids)
             else [0.0] * len(self.coverage_WS)
         )
+        is_whole_W = self.is_whole_W.tolist()
         beyond_W = _named(self.exceedance_WS > self.exceedance_limit_S, sensor_ids)
         missing_W = _named(self.coverage_WS == 0.0, sensor_ids)
         unreferenced = tuple(compress(sensor_ids, self.unreferenced_S.tolist()))
@@ -129,6 +136,8 @@ class QualityBatch:
         return [
             WindowQuality(
                 coverage=coverage_W[index],
+                usable_S=self.usable_WS[index],
+                is_whole=is_whole_W[index],
                 exceedance_S=self.exceedance_WS[index],
                 beyond=beyond_W[index],
                 missing=missing_W[index],
@@ -151,12 +160,19 @@ class QualityPlan:
     novelty: RangeNoveltyPlan
     exceedance_limit_S: Floats
     unreferenced_S: NDArray[np.bool_]
+    reaches_all: bool
+
+    def is_whole(self, usable_WS: Floats) -> NDArray[np.bool_]:
+        """Return `WindowQuality.is_whole` of windows, [W]."""
+        is_whole_W: NDArray[np.bool_] = (usable_WS == 1.0).all(axis=1) & self.reaches_all
+        return is_whole_W
 
 
 def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
     """Return the plan of a topology and a feature spec."""
     novelty = plan_range_novelty(equipment, spec)
     references = spec.references.get(equipment.design, {})
+    reached = equipment.reached_from(placed.component_index for placed in equipment.sensors)
     return QualityPlan(
         equipment=equipment,
         spec=spec,
@@ -165,6 +181,7 @@ def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
         unreferenced_S=np.array(
             [sensor_id not in references for sensor_id in equipment.sensor_ids], np.bool_
         ),
+        reaches_all=len(reached) == len(equipment.components),
     )
 
 
@@ -178,6 +195,8 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
     novelty = range_novelty(features.exceedance_WS, plan.novelty)
     return QualityBatch(
         coverage_WS=features.coverage_WS,
+        usable_WS=features.usable_WS,
+        is_whole_W=plan.is_whole(features.usable_WS),
         exceedance_WS=features.exceedance_WS,
         exceedance_limit_S=plan.exceedance_limit_S,
         unreferenced_S=plan.unreferenced_S,
@@ -202,6 +221,8 @@ def assess_window(
     novelty = range_novelty(features.exceedance_S[None], plan.novelty)
     return WindowQuality(
         coverage=float(features.coverage_S.mean()) if features.coverage_S.size else 0.0,
+        usable_S=features.usable_S,
+        is_whole=bool(plan.is_whole(features.usable_S[None])[0]),
         exceedance_S=features.exceedance_S,
         beyond=_named(features.exceedance_S[None] > plan.exceedance_limit_S, equipment.sensor_ids)[
             0

@@ -41,7 +41,7 @@ def state_ranks(
     return np.searchsorted(borders, np.round(health_N.astype(np.float64), 6), side="right")
 
 
-def condition_or_state(condition: str | None, state: State) -> tuple[str, str]:
+def condition_or_state(condition: str | None, state: str) -> tuple[str, str]:
     """Return a component's condition, or its state without one; the one never equals the other."""
     return ("state", state) if condition is None else ("condition", condition)
 

@@ -28,11 +28,14 @@ class SensorFeatures:
 
     The last axis of `x_STF` has the statistics, then coverage - 1; it is 0.0 where `mask_ST` is
     false. `exceedance_S` is the range exceedance, NaN for a sensor without a reference or readings.
+    `usable_S` is the number of steps where `mask_ST` is true, as a share of the fewest steps with
+    readings in a training window, at most 1.
     """
 
     x_STF: Floats
     mask_ST: NDArray[np.bool_]
     coverage_S: Floats
+    usable_S: Floats
     exceedance_S: Floats
     missing: tuple[str, ...]
     unreferenced: tuple[str, ...]
@@ -49,6 +52,7 @@ class FeatureBatch:
     x_WSTF: Floats
     mask_WST: NDArray[np.bool_]
     coverage_WS: Floats
+    usable_WS: Floats
     exceedance_WS: Floats
     fault_WS: NDArray[np.uint8]
 
@@ -58,6 +62,7 @@ class FeatureBatch:
             x_STF=self.x_WSTF[index],
             mask_ST=self.mask_WST[index],
             coverage_S=self.coverage_WS[index],
+            usable_S=self.usable_WS[index],
             exceedance_S=self.exceedance_WS[index],
             missing=missing_sensors(self.coverage_WS[index], plan.sensor_ids),
             unreferenced=plan.unreferenced,
@@ -87,7 +92,8 @@ def normalise(
     x_WSTF[..., -1] = coverage_WST - 1.0
     np.copyto(x_WSTF, np.float32(0.0), where=~mask_WST[..., None])
     coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
-    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, exceedance_WS, fault_WS)
+    usable_WS = np.minimum(mask_WST.sum(-1) / plan.steps_S, 1.0).astype(np.float32)
+    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, usable_WS, exceedance_WS, fault_WS)
 
 
 def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
@@ -111,6 +117,7 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
         x_WSTF=np.concatenate([part.x_WSTF for part in parts]),
         mask_WST=np.concatenate([part.mask_WST for part in parts]),
         coverage_WS=np.concatenate([part.coverage_WS for part in parts]),
+        usable_WS=np.concatenate([part.usable_WS for part in parts]),
         exceedance_WS=np.concatenate([part.exceedance_WS for part in parts]),
         fault_WS=np.concatenate([part.fault_WS for part in parts]),
     )

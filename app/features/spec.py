@@ -26,7 +26,9 @@ class Reference(BaseModel):
 
     `mean`, `spread`, `low` and `high` have F columns and one row for each step of a machine that
     repeats a cycle, else one row for all steps. `flat` and `roughness` are the largest `flatness`
-    and `roughness` of a training window.
+    and `roughness` of a training window. `steps` is the least share of a window's steps that had
+    readings, in at least a thousandth of the windows that had any; 1 in checkpoints that do not
+    state it.
     """
 
     model_config = _STRICT
@@ -39,6 +41,7 @@ class Reference(BaseModel):
     high: tuple[tuple[float, ...], ...]
     flat: Annotated[float, Field(ge=0, le=1)]
     roughness: Annotated[float, Field(ge=0)]
+    steps: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Limits(BaseModel):
@@ -121,6 +124,7 @@ class FeaturePlan:
         mean_STF: statistics that are normalised to 0.0.
         spread_STF: distance from `mean_STF` that is normalised to 1.0.
         referenced_S: sensors for which the spec has a reference.
+        steps_S: fewest steps with readings in a training window; T without a reference.
         low_STF: lowest statistics of the training windows; 0.0 without a reference.
         high_STF: highest.
         unreferenced: ids of the sensors without a reference.
@@ -138,6 +142,7 @@ class FeaturePlan:
     mean_STF: Doubles
     spread_STF: Doubles
     referenced_S: NDArray[np.bool_]
+    steps_S: NDArray[np.int64]
     low_STF: Doubles
     high_STF: Doubles
     unreferenced: tuple[str, ...]
@@ -163,7 +168,7 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
     references = spec.references.get(equipment.design, {})
     mean_STF, spread_STF = np.empty((S, T, F)), np.empty((S, T, F))
     flat_S, roughness_S = np.full(S, np.inf), np.full(S, np.inf)
-    referenced_S = np.zeros(S, np.bool_)
+    referenced_S, steps_S = np.zeros(S, np.bool_), np.full(S, T)
     low_STF, high_STF = np.zeros((S, T, F)), np.zeros((S, T, F))
     for index, (_, sensor) in enumerate(equipment.sensors):
         reference = references.get(sensor.sensor_id)
@@ -177,6 +182,7 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         low_STF[index], high_STF[index] = reference.low, reference.high
         flat_S[index], roughness_S[index] = reference.flat, reference.roughness
         referenced_S[index] = True
+        steps_S[index] = max(1, int(reference.steps * T + 1e-9))
     range_S2 = np.array([sensor.range for _, sensor in equipment.sensors], np.float64).reshape(
         -1, 2
     )
@@ -193,6 +199,7 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         mean_STF=mean_STF,
         spread_STF=spread_STF,
         referenced_S=referenced_S,
+        steps_S=steps_S,
         low_STF=low_STF,
         high_STF=high_STF,
         unreferenced=tuple(

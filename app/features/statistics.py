@@ -146,8 +146,9 @@ def step_statistics(
     centred_STN = np.where(there_STN, values_STN - mean_ST[..., None], 0.0)
     step = StepBins(there_STN, known_STN, zeroed_STN, centred_STN, count_ST, some_ST, mean_ST)
     raw_STF = np.empty((*count_ST.shape, len(statistics)), np.float32)
-    for index, name in enumerate(statistics):
-        raw_STF[..., index] = STATISTICS[name](step)
+    with np.errstate(over="ignore"):  # readings near the end of float32 are out of any range
+        for index, name in enumerate(statistics):
+            raw_STF[..., index] = STATISTICS[name](step)
     raw_STF[count_ST == 0] = np.nan
     return raw_STF, (count_ST / width).astype(np.float32)
 

@@ -65,16 +65,17 @@ def health_of_grades(
     one distribution: mean = sum_k p_k h_k, variance = sum_k p_k (h_k - mean)^2.
 
     Args:
-        probability_K: of each grade; numbers, or an array of equal shape for each grade.
+        probability_K: of each grade, numbers or arrays of equal shape; may be longer than
+            `health_K`.
         health_K: of each grade, in [0, 1].
 
     Returns:
         Mean and standard deviation of the shape of one probability; NaN where one is NaN.
     """
     mean = variance = 0.0 * probability_K[0]
-    for probability, health in zip(probability_K, health_K, strict=True):
+    for probability, health in zip(probability_K, health_K, strict=False):
         mean = mean + probability * health
-    for probability, health in zip(probability_K, health_K, strict=True):
+    for probability, health in zip(probability_K, health_K, strict=False):
         apart = mean - health
         variance = variance + probability * apart * apart
     return mean, variance**0.5

@@ -12,7 +12,7 @@ reads.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Self
 
 import numpy as np
 from cachetools import LRUCache
@@ -130,7 +130,7 @@ class LinearClassifier:
         logit_WVK = self._logits(group) / temperature_V[:, None]
         share_WVK = np.exp(logit_WVK - logit_WVK.max(-1, keepdims=True))
         probability_WVK = share_WVK / share_WVK.sum(-1, keepdims=True)
-        return cast("Floats", probability_WVK.astype(np.float32))
+        return np.asarray(probability_WVK, np.float32)
 
     def _places(self, topology: Topology) -> Integers:
         """Return the place of each sensor in each grade set, [S, G], -1 where it is not read."""

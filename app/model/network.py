@@ -9,7 +9,7 @@ order of the components.
 """
 
 import math
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -195,10 +195,10 @@ class UniversalTemporalGNN(nn.Module):
         if x_TND.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # not every CPU has an LSTM of lower precision
             with torch.autocast("cpu", enabled=False):
-                state_TND, _ = self.lstm(x_TND.float())
+                output_TND: Tensor = self.lstm(x_TND.float())[0]
         else:
-            state_TND, _ = self.lstm(x_TND)
-        return cast("Tensor", state_TND)
+            output_TND = self.lstm(x_TND)[0]
+        return output_TND
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -144,9 +144,7 @@ class Registry:
                 f"{found}: the registry's files were changed; register the checkpoint again"
             )
         manifest = read_manifest(directory).model_copy(update={"version": version})
-        (directory / files.MANIFEST).write_text(
-            manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
-        )
+        (directory / files.MANIFEST).write_text(manifest.document(), encoding="utf-8")
 
     def set_alias(self, alias: str, version: str) -> None:
         """Move an alias to a version; do nothing when the version is not registered.

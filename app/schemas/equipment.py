@@ -7,9 +7,9 @@ Invariant: an `Equipment` never changes; equal topologies have the same `revisio
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -50,6 +50,7 @@ MEDIA: tuple[str, ...] = (
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 Evidence = Literal["forward", "both", "none"]
+T = TypeVar("T")
 
 MAX_COMPONENTS = 512
 MAX_SENSORS = 2048
@@ -211,6 +212,31 @@ class Equipment(BaseModel):
         return [
             place for place, placed in enumerate(self.sensors) if placed.component_index in sources
         ]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what is derived from this topology under a key, made the first time.
+
+        Args:
+            key: what `make` depends on beside the topology, and what it makes.
+            make: makes it.
+        """
+        if key not in self._derived:
+            self._derived[key] = make()
+        found: T = self._derived[key]
+        return found
+
+    @cached_property
+    def _derived(self) -> dict[Hashable, Any]:
+        return {}
+
+    @cached_property
+    def evidence_sources(self) -> tuple[frozenset[int], ...]:
+        """By component, the components from which its connections bring evidence directly."""
+        sources: list[set[int]] = [set() for _ in self.components]
+        for source, targets in enumerate(self._evidence_targets):
+            for target in targets:
+                sources[target].add(source)
+        return tuple(map(frozenset, sources))
 
     @cached_property
     def _evidence_targets(self) -> tuple[frozenset[int], ...]:

@@ -59,7 +59,7 @@ class _Columns(NamedTuple):
 
     def sensor_of(self, reading: int) -> str:
         """Return the sensor id of a reading."""
-        return self.series[self.series_R[reading]][1]
+        return self.series[int(self.series_R[reading])][1]
 
 
 class ReadingRepository(Repository):

@@ -18,7 +18,7 @@ import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -318,7 +318,7 @@ async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
     before = await large.session.fetchval(wal)
     created = datetime(2027, 3, 1, tzinfo=UTC)
     for _ in range(8):
-        items = [diagnosis(name).model_copy(update={"created_at": created}) for name in names]
+        items = [replace(diagnosis(name), created_at=created) for name in names]
         await large.store.insert_diagnoses([stored_row(item) for item in items])
     diagnoses_wal = float(await large.session.fetchval(wal) - before)
     sizes = {

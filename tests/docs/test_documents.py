@@ -36,9 +36,10 @@ from app.store.keys import SCOPES
 from tests.bench.__main__ import SECTIONS
 from tests.docs import generate
 from tests.system import PROJECT_DIR
-from train.__main__ import COMMANDS, config_of
+from train.__main__ import COMMANDS
 from train.config import KINDS, NO_MESSAGES
 from train.jobs.label_command import COLUMNS
+from train.jobs.options import config_of
 
 README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
 FILES = [

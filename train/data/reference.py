@@ -11,6 +11,7 @@ from typing import Self
 
 import numpy as np
 
+from app.checkpoint.masking import SHOWN_SHARE
 from app.features.binning import Doubles, Floats
 from app.features.spec import FeatureSpec, Limits, Reference
 from app.features.statistics import flatness, roughness, step_statistics
@@ -69,12 +70,14 @@ class _Observed:
     """Statistics of the windows read so far.
 
     Moments of the statistics are [S, T, F], where T is 1 without a cycle, and of the bins [S].
+    `windows_SC` counts the windows that had readings in 0, 1, ... T of their steps, C = T + 1.
     """
 
     statistics: Moments
     bins: Moments
     flat_S: Doubles
     roughness_S: Doubles
+    windows_SC: Integers
 
     def merged(self, other: Self) -> Self:
         return type(self)(
@@ -82,6 +85,7 @@ class _Observed:
             bins=self.bins.merged(other.bins),
             flat_S=np.fmax(self.flat_S, other.flat_S),
             roughness_S=np.maximum(self.roughness_S, other.roughness_S),
+            windows_SC=self.windows_SC + other.windows_SC,
         )
 
 
@@ -169,15 +173,17 @@ def fit_limits(exceedance_WS: Floats, equipment: Equipment, share: float = 0.999
 
 def _observe(values_BSN: Floats, equipment: Equipment, config: TrainConfig) -> _Observed:
     raw_BSTF = step_statistics(values_BSN, equipment.steps, config.statistics)[0].astype(np.float64)
+    B, S, T, F = raw_BSTF.shape
+    C = T + 1
+    place_BS = np.isfinite(raw_BSTF[..., 0]).sum(-1) + C * np.arange(S)
     if equipment.cycle_s is None:
-        B, S, T, F = raw_BSTF.shape
         raw_BSTF = raw_BSTF.transpose(0, 2, 1, 3).reshape(B * T, S, 1, F)
-    S = len(equipment.sensors)
     return _Observed(
         statistics=Moments.of(raw_BSTF),
         bins=Moments.of(values_BSN.astype(np.float64).transpose(0, 2, 1).reshape(-1, S)),
         flat_S=np.fmax.reduce(flatness(values_BSN), axis=0),
         roughness_S=roughness(values_BSN).max(0),
+        windows_SC=np.bincount(place_BS.reshape(-1), minlength=S * C).reshape(S, C),
     )
 
 
@@ -204,8 +210,15 @@ def _references(
             high=_table(found.high_X[index]),
             flat=float(np.nan_to_num(observed.flat_S[index])),
             roughness=float(observed.roughness_S[index]),
+            steps=_least_steps(observed.windows_SC[index]) / equipment.steps,
         )
     return references
+
+
+def _least_steps(windows_C: Integers) -> int:
+    """Return the fewest steps that at least `SHOWN_SHARE` of the windows with readings had."""
+    total_C = windows_C[1:].cumsum()
+    return 1 + int(np.argmax(total_C >= SHOWN_SHARE * total_C[-1]))
 
 
 def _table(values_RF: Doubles) -> tuple[tuple[float, ...], ...]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from app.checkpoint.masking import Masking
 from app.features.spec import Limits
 from app.schemas.equipment import Equipment
 from train.config import TrainConfig
@@ -110,8 +111,9 @@ def evaluate_parts(
     bands, uncertainty, calibration = calibrate(
         rows, names, equipment, temperatures, answers, weight, given, cap
     )
+    masking = config.masking if given is None else given.masking
     abstention, calibration = abstentions(
-        windows, parts, rows, temperatures, weight, graded_V, calibration, given
+        windows, parts, rows, temperatures, weight, graded_V, calibration, masking, given
     )
     return Evaluation(
         equipment_id=equipment.equipment_id,
@@ -134,7 +136,7 @@ def evaluate_parts(
         seen=seen,
         scorecards=found,
         uncertainty=uncertainty,
-        answered=_answered(equipment, rows, answers, graded_V, given),
+        answered=_answered(equipment, rows, answers, graded_V, masking, given),
         abstention=abstention,
         robustness=_robustness(parts, rows, temperatures, weight, equipment, graded_V, cap),
         attention=_attention(equipment, parts),
@@ -214,9 +216,14 @@ def _notes(
 
 
 def _answered(
-    equipment: Equipment, rows: Rows, answers: Answers, graded_V: Booleans, given: Given | None
+    equipment: Equipment,
+    rows: Rows,
+    answers: Answers,
+    graded_V: Booleans,
+    masking: Masking,
+    given: Given | None,
 ) -> dict[str, Answered]:
-    silent_RV = silences(rows.predictions, rows.fold_R, rows, given)
+    silent_RV = silences(rows.predictions, equipment, masking, rows.fold_R, rows, given)
     found: dict[str, Answered] = {}
     for v in np.flatnonzero(graded_V).tolist():
         component = equipment.components[v]

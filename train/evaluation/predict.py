@@ -38,6 +38,7 @@ class Predictions:
         rul_spread_WV: standard deviation of `rul_WV`.
         distance_WV: OOD distance of a component, 1.0 at the limit.
         exceedance_WS: range exceedance of each sensor, NaN without usable readings.
+        usable_WS: share of the steps that have usable readings, see `SensorFeatures`.
     """
 
     logit_WMVJ: Floats
@@ -49,6 +50,7 @@ class Predictions:
     rul_spread_WV: Floats
     distance_WV: Floats
     exceedance_WS: Floats
+    usable_WS: Floats
 
     def __len__(self) -> int:
         """Return W."""
@@ -139,7 +141,7 @@ def predict_bins(
     unknown_WV = np.full((W, V), np.nan, np.float32)
     if W == 0:
         logit_WMVJ = np.empty((0, config.members, V, K - 1), np.float32)
-        heads_WV: tuple[Floats, ...] = (unknown_WV,) * 5
+        health_WV = spread_WV = rate_WV = rul_WV = rul_spread_WV = unknown_WV
     else:
         with torch.inference_mode():
             heads = ensemble(GraphTensors.of_group(group, ensemble.temperature_G.device))
@@ -152,9 +154,22 @@ def predict_bins(
                 config.rul_unit_h * spread(heads.rul_VW, heads.rul_log_variance_VW),
             )
             logit_WMVJ = logit_MVWJ.permute(2, 0, 1, 3).cpu().numpy()
-            heads_WV = tuple(each.T.cpu().numpy() for each in means_VW)
+            health_WV, spread_WV, rate_WV, rul_WV, rul_spread_WV = (
+                each.T.cpu().numpy() for each in means_VW
+            )
     linear_WVK = np.full((W, V, K), np.nan, np.float32)
     if model.classifier is not None:
         linear_WVK = model.classifier.logits(group)
     distance_WV = unknown_WV if model.detector is None else model.detector.distance(group)
-    return Predictions(logit_WMVJ, linear_WVK, *heads_WV, distance_WV, found.exceedance_WS)
+    return Predictions(
+        logit_WMVJ,
+        linear_WVK,
+        health_WV,
+        spread_WV,
+        rate_WV,
+        rul_WV,
+        rul_spread_WV,
+        distance_WV,
+        found.exceedance_WS,
+        found.usable_WS,
+    )

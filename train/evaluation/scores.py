@@ -94,8 +94,9 @@ def score_life(
         rate_W: predicted degradation rate of the same windows, None without any.
         last_half_W: windows in the last half of their run to failure, where the rate is positive.
     """
-    true_W, predicted_W = np.clip(true_W, 0.0, cap_h), np.clip(predicted_W, 0.0, cap_h)
-    error_W = predicted_W.astype(np.float64) - true_W
+    capped_W = np.asarray(np.clip(true_W, 0.0, cap_h), np.float64)
+    found_W = np.asarray(np.clip(predicted_W, 0.0, cap_h), np.float64)
+    error_W = found_W - capped_W
     signs = (
         None
         if rate_W is None or last_half_W is None or not last_half_W.any()
@@ -104,7 +105,7 @@ def score_life(
     return LifeScore(
         rmse_h=float(np.sqrt((error_W**2).mean())),
         bias_h=float(error_W.mean()),
-        phm08=phm08(true_W, predicted_W),
+        phm08=phm08(capped_W, found_W),
         sign_right=None if signs is None else float(signs.mean()),
         windows=len(error_W),
     )

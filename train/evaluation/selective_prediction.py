@@ -9,9 +9,12 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
+from app.checkpoint.masking import Masking
 from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.sufficiency import lacks_evidence, plan_evidence
 from app.features.binning import Floats
 from app.features.range_checks import window_exceedance
+from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 from train.evaluation.conformal import (
@@ -41,6 +44,7 @@ def abstentions(
     weight: float,
     graded_V: Booleans,
     calibration: Calibration,
+    masking: Masking,
     given: Given | None,
 ) -> tuple[dict[str, Abstention], Calibration]:
     """Choose thresholds across folds and measure them.
@@ -57,6 +61,7 @@ def abstentions(
         weight: share of the linear classifier.
         graded_V: components with grades.
         calibration: gets the thresholds chosen on all removals.
+        masking: of the training.
         given: what a checkpoint states, measured instead of chosen.
 
     Returns:
@@ -75,7 +80,9 @@ def abstentions(
     levels = [
         [found.predictions[level] for _, found in removals] for level in range(len(away))
     ]  # by level, then by part
-    silent_LRV = np.stack([silences(join(level), fold_R, rows, given) for level in levels])
+    silent_LRV = np.stack(
+        [silences(join(level), equipment, masking, fold_R, rows, given) for level in levels]
+    )
     reach_V = [equipment.sensors_in_reach(v) for v in range(len(equipment.components))]
     lacking_LRV = np.stack(
         [
@@ -152,16 +159,23 @@ def abstentions(
 
 
 def silences(
-    predictions: Predictions, fold_R: Integers, rows: Rows, given: Given | None
+    predictions: Predictions,
+    equipment: Equipment,
+    masking: Masking,
+    fold_R: Integers,
+    rows: Rows,
+    given: Given | None,
 ) -> Booleans:
     """Return which components abstain in some windows, whatever the prediction, [R, V].
 
     All do where more sensors are missing than `Thresholds.max_missing`, or where the range
     exceedance is above that of held-out windows of other folds; one does where its OOD distance is
-    above `Thresholds.max_distance`.
+    above `Thresholds.max_distance`, or where it lacks evidence, see `app.diagnosis.sufficiency`.
 
     Args:
         predictions: of the windows.
+        equipment: the machine, of which the network predicts all components.
+        masking: of the training.
         fold_R: of each.
         rows: the held-out windows.
         given: limits of a checkpoint, applied instead of those of the other folds.
@@ -179,6 +193,11 @@ def silences(
             limit_R[fold_R == fold] = np.quantile(clean_R[deciding_R], RANGE_SHARE)
     silent_R = useless_R | (excess_R > limit_R)
     silent_RV: Booleans = silent_R[:, None] | (predictions.distance_WV > Thresholds().max_distance)
+    predicted = frozenset(each.component_id for each in equipment.components)
+    plan = plan_evidence(equipment, masking, predicted)
+    lacks_RL = lacks_evidence(predictions.usable_WS, plan)
+    for v, lacks_R in zip(plan.component_L.tolist(), lacks_RL.T, strict=True):
+        silent_RV[:, v] |= lacks_R
     return silent_RV
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.checkpoint.calibration import Calibration
+from app.checkpoint.masking import Masking
 from app.features.spec import Limits
 from app.model.grades import (
     health_of_grades,
@@ -42,12 +43,14 @@ class Given(NamedTuple):
         linear: temperatures of the linear classifier by component id.
         calibration: reach of intervals and thresholds.
         limits: of the training range.
+        masking: evidence that training withheld.
     """
 
     network: Mapping[str, float]
     linear: Mapping[str, float]
     calibration: Calibration
     limits: Limits | None
+    masking: Masking
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from app.checkpoint.masking import GAPPED_SENSORS, HISTORY_PARTS, LONGEST_GAP
 from app.features.binning import Floats
 from train.config import TrainConfig
 from train.fitting.loss import Targets
@@ -61,7 +62,8 @@ def cut_history(values_WSN: Floats, generator: Generator) -> Floats:
     A worn machine that is watched since a short time must not be taken for a new one.
     """
     W, _, N = values_WSN.shape
-    since_W = generator.integers(0, max(1, 11 * N // 12) + 1, W)
+    longest = (HISTORY_PARTS - 1) * N // HISTORY_PARTS
+    since_W = generator.integers(0, max(1, longest) + 1, W)
     return np.where(np.arange(N) < since_W[:, None, None], np.float32(np.nan), values_WSN)
 
 
@@ -69,7 +71,8 @@ def cut_gaps(values_WSN: Floats, generator: Generator) -> Floats:
     """Lose one stretch of at most half of the bins in a third of the sensors, as a failing link leaves it."""
     W, S, N = values_WSN.shape
     start_WS = generator.integers(0, N, (W, S))
-    length_WS = generator.integers(1, N // 2 + 1, (W, S)) * (generator.random((W, S)) < 1 / 3)
+    length_WS = generator.integers(1, int(LONGEST_GAP * N) + 1, (W, S))
+    length_WS *= generator.random((W, S)) < GAPPED_SENSORS
     bin_N = np.arange(N)
     lost_WSN = (bin_N >= start_WS[..., None]) & (bin_N < (start_WS + length_WS)[..., None])
     return np.where(lost_WSN, np.float32(np.nan), values_WSN)

@@ -224,6 +224,7 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
         linear={component: float(linear_G[number]) for number, component in sets},
         calibration=checkpoint.calibration,
         limits=checkpoint.feature_spec.limits.get(design),
+        masking=checkpoint.manifest.masking,
     )
 
 

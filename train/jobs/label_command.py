@@ -6,10 +6,9 @@ invalid, and the message names every invalid line.
 
 import asyncio
 import csv
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -156,12 +155,13 @@ def _faults(
         "component": is_whole & ~table.component.isin(components),
         "health": is_whole & ~labels.health.between(0.0, 1.0),
     }
-    known: dict[Hashable, Any] = {"columns": len(COLUMNS), "components": ", ".join(components)}
+    known = {"columns": str(len(COLUMNS)), "components": ", ".join(components)}
     found: list[tuple[int, str]] = []
     for name, check in CHECKS.items():
         bad = table[failed[name]]
-        rows = zip(bad.index.tolist(), bad.to_dict("records"), strict=True)
-        found += [(line, check.format_map({**row, **known})) for line, row in rows]
+        values: list[dict[str, str]] = bad.astype(str).to_dict("records")  # type: ignore[assignment]
+        rows = zip(bad.index.tolist(), values, strict=True)
+        found += [(line, check.format(**known, **row)) for line, row in rows]
     return sorted(found, key=lambda fault: fault[0])
 
 

@@ -67,7 +67,7 @@ def document_bodies(api: FastAPI) -> None:
                 title=api.title, version=api.version, description=api.description, routes=api.routes
             )
             _, schemas = TypeAdapter.json_schemas(
-                [(body, "validation", TypeAdapter(body)) for body in _BODIES],
+                [(body.__name__, "validation", TypeAdapter(body)) for body in _BODIES],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])

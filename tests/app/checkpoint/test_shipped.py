@@ -78,7 +78,10 @@ def test_default_holds_out_as_promised() -> None:
         assert len(found.grades[component].parts) == 5
         interval = evaluation.uncertainty[component].health
         assert interval is not None
-        assert 0.88 <= interval.coverage <= 0.92
+        # certain grades have intervals of no width, so more than 90 % of them may be covered
+        assert interval.coverage >= 0.88
+        assert interval.unsure_coverage is None or interval.unsure_coverage >= 0.85
+        assert evaluation.answered[component].contradicting == 0.0
     assert found.exact_match is not None
     assert found.exact_match.mean >= 0.95
 

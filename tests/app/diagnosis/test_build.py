@@ -26,6 +26,7 @@ from app.model.graph import Contributions, Prediction
 from app.schemas.diagnosis import Diagnosis, Window
 from app.schemas.equipment import Equipment, Grade
 from app.schemas.topology import parse_equipment
+from train.config import TrainConfig
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GRADES = (
@@ -101,14 +102,20 @@ def scores_of(
     )
 
 
-def summary(**changes: object) -> WindowQuality:
+def summary(
+    missing: tuple[str, ...] = (), faults: tuple[Fault, ...] = (), **changes: object
+) -> WindowQuality:
+    useless = {*missing, *(fault.sensor_id for fault in faults)}
+    usable_S = f32(*(sensor_id not in useless for sensor_id in ("p", "q", "w")))
     values: dict[str, object] = {
         "coverage": 1.0,
+        "usable_S": usable_S,
+        "is_whole": bool(usable_S.all()),
         "exceedance_S": f32(0, 0, 0),
         "beyond": (),
-        "missing": (),
+        "missing": missing,
         "unreferenced": (),
-        "faults": (),
+        "faults": faults,
         "unusual": False,
         "range_novelty_V": f32(1.0, 0.8, float("nan")),
         "novelty_without_S": f32(1.0, 1.0, float("nan")),
@@ -116,7 +123,7 @@ def summary(**changes: object) -> WindowQuality:
     return WindowQuality(**(values | changes))  # type: ignore[arg-type]
 
 
-def taught(**calibrations: ComponentCalibration) -> PredictionDecoder:
+def decoder_of(**calibrations: ComponentCalibration) -> PredictionDecoder:
     heads = {"grade": ("pump",), "health": ("pump",), "rate": ("pump",), "rul": ("pump",)}
     return PredictionDecoder(
         version="7",
@@ -124,15 +131,16 @@ def taught(**calibrations: ComponentCalibration) -> PredictionDecoder:
         grades={"pump": GRADES},
         trained_heads=heads,
         calibrations=calibrations,  # type: ignore[arg-type]
+        masking=TrainConfig(design="press").masking,
     )
 
 
-KNOWLEDGE = taught()
+DECODER = decoder_of()
 
 
 def make(
     scores: Scores | None = None,
-    decoder: PredictionDecoder = KNOWLEDGE,
+    decoder: PredictionDecoder = DECODER,
     equipment: Equipment | None = None,
     thresholds: Thresholds | None = None,
     **changes: object,
@@ -164,7 +172,7 @@ def test_what_is_needed_to_make_it_again_is_kept():
 
 
 def test_graded_component_names_the_most_probable_grade():
-    decoder = taught(pump=ComponentCalibration(unsure_reach=1.0))
+    decoder = decoder_of(pump=ComponentCalibration(unsure_reach=1.0))
     pump = make(scores_of(output(health=0.9)), decoder).components[0]
     assert (pump.component_id, pump.basis, pump.condition) == ("pump", "labels", "worn")
     assert pump.confidence == pytest.approx(0.7)
@@ -191,7 +199,7 @@ def test_component_that_nothing_is_known_of_has_no_health():
     )
 
 
-def test_network_that_answers_with_nan_is_told_as_unknown_and_never_as_failed():
+def test_network_with_nan_output_has_unknown_health():
     prediction = output()
     for values in (prediction.rate_WV, prediction.rul_WV, prediction.probability_WVK):
         values[0, 0] = np.nan
@@ -294,7 +302,7 @@ def test_rate_and_remaining_life_are_told_with_the_component():
 
 def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagnosis_says_why():
     contribution_VS = np.ones((3, 3), np.float32)
-    decoder = taught(pump=ComponentCalibration(least_confidence=0.75))
+    decoder = decoder_of(pump=ComponentCalibration(least_confidence=0.75))
     assert make(scores_of(output(), contribution_VS), decoder).components[0].condition is not None
     diagnosis = make(scores_of(output(), contribution_VS), decoder, missing=("q",))
     pump, motor, _ = diagnosis.components
@@ -318,7 +326,7 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
 
 def test_abstention_stands_beside_the_reasons_of_the_input():
     diagnosis = make(
-        decoder=taught(pump=ComponentCalibration(least_confidence=0.75)),
+        decoder=decoder_of(pump=ComponentCalibration(least_confidence=0.75)),
         coverage=0.4,
         faults=(Fault("q", "frozen"),),
     )
@@ -326,6 +334,42 @@ def test_abstention_stands_beside_the_reasons_of_the_input():
         "expected readings in at least ",
         "expected the condition of 'pum",
     ]
+
+
+def test_component_without_evidence_is_null_and_the_reasons_name_the_sensors():
+    contribution_VS = np.ones((3, 3), np.float32)
+    diagnosis = make(scores_of(output(distance=1.3), contribution_VS), missing=("p", "q", "w"))
+    pump = diagnosis.components[0]
+    assert (pump.health, pump.state, pump.condition) == (None, "unknown", None)
+    assert (pump.confidence, pump.degradation_rate, pump.rul_h) == (None, None, None)
+    assert (pump.interval, pump.evidence) == ((0.0, 1.0), ())
+    assert pump.degradation_reason == pump.rul_reason == ABSTAINS
+    of_pump, of_motor = diagnosis.reasons[1:]
+    assert of_pump == (
+        "expected usable readings of at least 1 of the 3 sensors that reach 'pump', found none: "
+        "check p, q, w"
+    )
+    assert of_motor == (
+        "expected usable readings in at least 50% of the steps of the sensor on 'motor', found "
+        "none: check w"
+    )
+
+
+def test_health_of_the_equipment_covers_what_is_answered():
+    without_motor = make(missing=("w",))
+    assert without_motor.components[1].basis == "none"
+    assert without_motor.health == without_motor.components[0].health
+    silent = {"target": "pump", "evidence": "none"}
+    apart = press(
+        connections=[
+            {"source": "motor", "medium": "shaft", **silent},
+            {"source": "tank", "medium": "suction_line", **silent},
+        ]
+    )
+    without_pump = make(missing=("p", "q"), equipment=apart)
+    assert (without_pump.components[1].health, without_pump.health) == (pytest.approx(0.8), None)
+    untrained = replace(DECODER, trained_heads={})
+    assert make(decoder=untrained, missing=("w",)).health == 1.0
 
 
 def test_evidence_is_empty_unless_asked_for():
@@ -429,8 +473,8 @@ def test_state_has_hysteresis_on_the_way_up(health: float, previous: str | None,
 @given(st.floats(0, 1), st.sampled_from([*STATES, None]))
 def test_hysteresis_never_makes_a_state_better_than_it_is(health: float, previous: str | None):
     plain = STATES.index(state_of(health, None, Thresholds()))
-    held = STATES.index(state_of(health, previous, Thresholds()))  # type: ignore[arg-type]
-    assert held <= plain
+    kept = STATES.index(state_of(health, previous, Thresholds()))  # type: ignore[arg-type]
+    assert kept <= plain
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 100))
@@ -438,7 +482,7 @@ def test_health_is_always_inside_its_interval(first: float, second: float, reach
     probabilities = (first, (1 - first) * second, (1 - first) * (1 - second))
     diagnosis = make(
         scores_of(output(probabilities)),
-        taught(pump=ComponentCalibration(health_reach=reach, unsure_reach=reach)),
+        decoder_of(pump=ComponentCalibration(health_reach=reach, unsure_reach=reach)),
     )
     for component in diagnosis.components:
         low, high = component.interval
@@ -487,7 +531,7 @@ def diagnoses(draw: st.DrawFn) -> Diagnosis:
         coverage=draw(st.floats(0, 1)), missing=draw(NAMES), faults=faults, beyond=draw(NAMES), unusual=draw(st.booleans()),
         range_novelty_V=values_8V[6], novelty_without_S=values_8V[7], exceedance_S=contribution_VS[0],
     )  # fmt: skip
-    decoder = taught(
+    decoder = decoder_of(
         pump=ComponentCalibration(
             least_confidence=draw(st.floats(0, 1)), rul_cap_h=draw(st.none() | st.floats(1e-3, 1e6))
         )
@@ -513,6 +557,6 @@ def test_component_abstains_only_where_the_missing_sensor_could_have_told_of_it(
     if evidence == "backward":
         shaft |= {"source": "pump", "target": "motor", "evidence": "forward"}
     line = {"source": "tank", "target": "pump", "medium": "suction_line"}
-    decoder = taught(pump=ComponentCalibration(least_confidence=0.75))
+    decoder = decoder_of(pump=ComponentCalibration(least_confidence=0.75))
     diagnosis = make(decoder=decoder, equipment=press(connections=[shaft, line]), missing=("w",))
     assert (diagnosis.components[0].basis == "none") == (evidence in ("both", "forward"))

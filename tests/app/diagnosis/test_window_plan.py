@@ -1,4 +1,4 @@
-"""Windows of one topology by a plan: what each gives alone, and what can never fit."""
+"""Windows of one topology by a plan: independence, and a topology that cannot fit."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,20 @@ from app.core.errors import WindowError
 from app.diagnosis.input_quality import assess_window
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.extraction import window_features
-from app.model.graph import GraphGroup
+from app.model.graph import build_topology
 from app.schemas.equipment import Equipment
-from tests.graphs import build_graph
 from tests.small import small, wave
 
 
 def test_windows_built_together_are_what_each_is_alone() -> None:
     made = small()
     values_WSN = wave(5, 4, seed=3)
-    graph, summary = build_windows(values_WSN, plan_windows(made.equipment, made.spec))
+    graph, quality = build_windows(values_WSN, plan_windows(made.equipment, made.spec))
     features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
-    alone = GraphGroup.merge([build_graph(made.equipment, each, made.spec) for each in features])
-    assert graph.topology == alone.topology
-    assert graph.x_WSTF.tobytes() == alone.x_WSTF.tobytes()
-    assert graph.mask_WST.tobytes() == alone.mask_WST.tobytes()
-    for mine, each in zip(summary.windows(made.equipment.sensor_ids), features, strict=True):
+    np.testing.assert_array_equal(graph.x_WSTF, np.stack([each.x_STF for each in features]))
+    np.testing.assert_array_equal(graph.mask_WST, np.stack([each.mask_ST for each in features]))
+    assert graph.topology == build_topology(made.equipment, made.spec)
+    for mine, each in zip(quality.windows(made.equipment.sensor_ids), features, strict=True):
         np.testing.assert_equal(
             mine._asdict(), assess_window(made.equipment, each, made.spec)._asdict()
         )

@@ -240,3 +240,17 @@ def test_batch_larger_than_one_pass_and_empty_batch() -> None:
         few = getattr(batch_features(values_WSN[-9:], plan), name)
         assert getattr(features, name)[-9:].tobytes() == few.tobytes()
     assert batch_features(values_WSN[:0], plan).x_WSTF.shape == (0, 4, 4, 4)
+
+
+def test_usable_steps_are_those_with_readings_of_a_sensor_without_fault() -> None:
+    made = fitted()
+    slow = made.spec.references["press"]["T1"].model_copy(update={"steps": 0.5})
+    references = {"press": {**made.spec.references["press"], "T1": slow}}
+    values_SN = wave(1, 4)[0]
+    values_SN[0, 3:7] = np.nan  # all of the second step, and a bin of the third
+    values_SN[1, 5] = 3e38
+    values_SN[2] = np.nan
+    values_SN[3, 6:] = np.nan
+    spec = made.spec.model_copy(update={"references": references})
+    found = window_features(values_SN, made.equipment, spec)
+    assert found.usable_S.tolist() == [0.75, 0.0, 0.0, 1.0]

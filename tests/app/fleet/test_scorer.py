@@ -12,7 +12,9 @@ from app.checkpoint.files import load
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, StoreError
 from app.demo.rig.equipment import rig_equipment
-from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
+from app.diagnosis.input_quality import Thresholds, assess_window
 from app.features.extraction import window_features
 from app.fleet import scorer as module
 from app.fleet.plan import Plan, RunRequest
@@ -208,6 +210,8 @@ async def test_graph_that_fails_fails_alone(
 ):
     write_config(config, checkpoints, {"1": 100, "2": 0})
     plan = make_plan(RunRequest(), AT, config, NOW)
+    scorer = scorer_of(store, await begin(store, plan), plan, 32)
+    scorer._version("1")  # opening a predictor predicts for its warm-up window
     predict, sizes = Predictor.predict, list[int]()
 
     def failing(self: Predictor, groups: Sequence[GraphGroup]) -> list[Prediction]:
@@ -218,9 +222,7 @@ async def test_graph_that_fails_fails_alone(
 
     monkeypatch.setattr(Predictor, "predict", failing)
 
-    found = await scorer_of(store, await begin(store, plan), plan, 32).score_page(
-        Page(machines=7, ids=rigs)
-    )
+    found = await scorer.score_page(Page(machines=7, ids=rigs))
 
     assert sizes == [len(rigs)] + [1] * len(rigs)
     reasons = [item.reason for item in found if item.status == "failed"]
@@ -286,17 +288,35 @@ async def test_diagnosis_is_the_one_that_the_parts_give_alone(
     equipment = rig_equipment(rigs[0])
     checkpoint = load(Path(plan.checkpoints[found.model_version].directory))
     (window,) = await store.read_windows([(rigs[0], int(START.timestamp()), equipment.bins)])
-    features = window_features(decode_window(window, equipment), equipment, checkpoint.feature_spec)
-    topology = build_topology(equipment, checkpoint.feature_spec)
+    spec = checkpoint.feature_spec
+    features = window_features(decode_window(window, equipment), equipment, spec)
+    topology = build_topology(equipment, spec)
     group = GraphGroup(topology, features.x_STF[None], features.mask_ST[None])
     (prediction,) = open_predictor(checkpoint).predictor.predict([group])
 
-    labelled = [index for index, item in enumerate(found.components) if item.basis == "labels"]
-
-    assert labelled
-    assert [found.components[index].health for index in labelled] == pytest.approx(
-        prediction.health_WV[0, labelled], abs=1e-5
+    (predicted,) = window_predictions(prediction)
+    quality = assess_window(equipment, features, spec)
+    context = DiagnosisContext(
+        found.diagnosis_id,
+        found.created_at,
+        found.window,
+        "store",
+        found.input.stale_s,
+        fallback=False,
+        input_digest=found.input.digest or "",
     )
+    decoder = PredictionDecoder.of(
+        found.model_version, equipment.design, checkpoint.manifest, spec, checkpoint.calibration
+    )
+
+    expected = build_diagnosis(
+        equipment, context, Scores(predicted), quality, decoder, plan.thresholds, {}
+    )
+
+    assert [each.basis for each in found.components].count("labels") > 0
+    for mine, theirs in zip(found.components, expected.components, strict=True):
+        assert (mine.state, mine.condition) == (theirs.state, theirs.condition)
+        assert mine.health == pytest.approx(theirs.health, abs=1e-5)
     assert found.topology_revision == equipment.revision
 
 

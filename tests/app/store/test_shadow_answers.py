@@ -1,6 +1,7 @@
 """Answers of shadow versions in the database."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import asyncpg
@@ -14,7 +15,7 @@ DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def answer(version: str = "2", day: datetime = DAY) -> ShadowAnswer:
-    shadow = diagnosis("d", DAY, day).model_copy(update={"model_version": version})
+    shadow = replace(diagnosis("d", DAY, day), model_version=version)
     return ShadowAnswer(shadow, "1", 0.25, 0.5)
 
 

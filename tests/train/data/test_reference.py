@@ -59,11 +59,24 @@ def test_batches_equal_all_windows_at_once(cycle_s: float | None, size: int) -> 
     streamed = spec_of(batches, equipment, CONFIG).references["press"]
     assert streamed.keys() == at_once.keys()
     for sensor_id, reference in at_once.items():
-        for name in ("mean", "spread", "low", "high", "flat", "roughness"):
+        for name in ("mean", "spread", "low", "high", "flat", "roughness", "steps"):
             # a level of 1000 and a spread of 1 leave 12 digits of float64; tables have 7
             np.testing.assert_allclose(
                 getattr(streamed[sensor_id], name), getattr(reference, name), rtol=2e-7
             )
+
+
+@pytest.mark.parametrize("cycle_s", [12.0, None])
+def test_steps_are_the_fewest_with_readings_that_a_thousandth_of_windows_had(
+    cycle_s: float | None,
+) -> None:
+    values_WSN = wave(2000, 4)
+    values_WSN[:1000, 1, 6:] = np.nan  # readings in 2 of 4 steps
+    values_WSN[1, 2, 3:] = np.nan  # readings in 1 of 4 steps, once in 2000
+    values_WSN[:3, 3] = np.nan
+    equipment = press().model_copy(update={"cycle_s": cycle_s})
+    found = spec_of([values_WSN], equipment, CONFIG).references["press"]
+    assert [found[name].steps for name in ("P1", "Q1", "P2", "T1")] == [1.0, 0.5, 1.0, 1.0]
 
 
 def with_holes(values_WSN: Floats) -> Floats:

@@ -36,14 +36,14 @@ def lives(machines: list[list[float]]) -> WindowLabels:
 def test_each_run_of_a_machine_is_a_life_of_its_own() -> None:
     # lives of 3 h and 5 h on one machine: 4 h on average, less the age in the run
     labels = lives([[3, 2, 1, 0, 5, 4, 3, 2, 1, 0], [4, 3, 2]])
-    told = life_less_age(labels, np.arange(10), np.array([4, 6, 10, 12]), 0)
-    assert told.tolist() == [4.0, 2.0, 4.0, 2.0]
+    rul_h_W = life_less_age(labels, np.arange(10), np.array([4, 6, 10, 12]), 0)
+    assert rul_h_W.tolist() == [4.0, 2.0, 4.0, 2.0]
 
 
 def test_life_is_counted_from_its_beginning_where_a_fit_saw_only_its_end() -> None:
     labels = lives([[4, 4, 4, 3, 2, 1, 0], [4, 4, 4]])  # cut at 4: the first fails after 6 h
-    told = life_less_age(labels, np.array([4, 5]), np.array([7, 9]), 0)
-    assert told.tolist() == [4.0, 4.0]
+    rul_h_W = life_less_age(labels, np.array([4, 5]), np.array([7, 9]), 0)
+    assert rul_h_W.tolist() == [4.0, 4.0]
     assert life_less_age(labels, np.array([4, 5]), np.array([3]), 0).tolist() == [3.0]
 
 
@@ -70,17 +70,16 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
     )
     found = baselines(windows, [part], ("mean", "spread"), trees=20)
     assert set(found) == {STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
-    for told in found.values():
-        np.testing.assert_allclose(told.share_WVK[:, :2].sum(-1), 1.0, atol=1e-5)
-        assert not told.share_WVK[:, 0, 1].any()
-        assert set(np.unique(told.grade_WV[:, 0])) == {0, 2}
-        assert (told.grade_WV[:, 2] == -1).all()  # the tank has no grades
-    assert (
-        (found[EXTRA_TREES].share_WVK[:, 0] > 0.0) & (found[EXTRA_TREES].share_WVK[:, 0] < 1.0)
-    ).any()
+    for each in found.values():
+        np.testing.assert_allclose(each.probability_WVK[:, :2].sum(-1), 1.0, atol=1e-5)
+        assert not each.probability_WVK[:, 0, 1].any()
+        assert set(np.unique(each.answers().grade_RV[:, 0])) == {0, 2}
+        assert (each.answers().grade_RV[:, 2] == -1).all()  # the tank has no grades
+    probability_WK = found[EXTRA_TREES].probability_WVK[:, 0]
+    assert ((probability_WK > 0.0) & (probability_WK < 1.0)).any()
 
 
-def test_rivals_know_nothing_of_windows_that_the_fit_did_not_learn_from(tmp_path: Path) -> None:
+def test_baselines_are_fitted_to_the_training_windows_alone(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     one_grade_W = np.flatnonzero(windows.labels.grade_WV[:, 0] == 0)
     part = predict_holdout(
@@ -93,6 +92,6 @@ def test_rivals_know_nothing_of_windows_that_the_fit_did_not_learn_from(tmp_path
         probes=0,
         removal_probes=0,
     )
-    for told in baselines(windows, [part], ("mean",), trees=5).values():
-        assert (told.grade_WV[:, 0] == -1).all()  # nothing to tell apart
-        assert (told.grade_WV[:, 1] >= 0).all()
+    for each in baselines(windows, [part], ("mean",), trees=5).values():
+        assert (each.answers().grade_RV[:, 0] == -1).all()  # one grade only
+        assert (each.answers().grade_RV[:, 1] >= 0).all()

@@ -20,7 +20,7 @@ from train.evaluation.conformal import (
 
 
 def test_quantile_has_the_finite_sample_rank() -> None:
-    # ceil(10 * 0.9) = 9 of nine, ceil(20 * 0.9) = 18 of nineteen, and the largest where 90 % of so few can't be told
+    # ceil(10 * 0.9) = 9 of nine, ceil(20 * 0.9) = 18 of nineteen, the largest of too few
     assert quantile(np.arange(1.0, 10.0), 0.9) == 9.0
     assert quantile(np.arange(1.0, 20.0), 0.9) == 18.0
     assert quantile(np.arange(1.0, 5.0), 0.9) == 4.0
@@ -49,10 +49,17 @@ def test_cross_fitted_intervals_cover_what_they_state_on_exchangeable_data() -> 
     )  # the 95 % quantile of t with 4 degrees of freedom
 
 
-def test_a_fold_is_judged_by_the_others() -> None:
-    reach = cross_fit(np.array([1.0, 2.0, 10.0, np.nan]), np.array([0, 0, 1, 1]), 0.9)
-    assert reach.of_R.tolist() == [10.0, 10.0, 2.0, 2.0]
-    assert reach.shipped == 10.0
+def test_reach_of_a_fold_comes_from_the_others() -> None:
+    residual_W = np.concatenate((np.arange(1.0, 10.0), np.arange(11.0, 20.0), [np.nan]))
+    fold_W = np.repeat([0, 1], [9, 10])
+    reach = cross_fit(residual_W, fold_W, 0.9)
+    assert reach.of_R.tolist() == [19.0] * 9 + [9.0] * 10
+    assert reach.shipped == 19.0
+
+
+def test_too_few_residuals_give_the_reach_that_covers_any_distribution() -> None:
+    # Chebyshev's inequality covers 0.9 within the square root of 10
+    assert cross_fit(np.arange(8.0), np.zeros(8, np.int64), 0.9).shipped == math.sqrt(10)
 
 
 def test_parts_check_each_other_and_groups_of_a_single_part_do() -> None:

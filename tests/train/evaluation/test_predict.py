@@ -11,7 +11,6 @@ from app.features.extraction import batch_features
 from app.features.spec import plan_features
 from app.model.grades import ordinal_probability
 from app.model.graph import GraphGroup, build_topology
-from tests.graphs import predict as predict_group
 from tests.small import graded_windows, small
 from train.evaluation.predict import Predictions, join, predict
 
@@ -26,18 +25,24 @@ def same(found: Predictions, expected: Predictions) -> None:
 def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> None:
     windows, machine = graded_windows(tmp_path), small()
     chosen_W = np.array([3, 11, 40])
-    said = predict(machine.model, machine.spec, windows, chosen_W)
+    predictions = predict(machine.model, machine.spec, windows, chosen_W)
     features = batch_features(
         windows.values(chosen_W), plan_features(machine.equipment, machine.spec)
     )
     topology = build_topology(machine.equipment, machine.spec)
     group = GraphGroup(topology, features.x_WSTF, features.mask_WST)
-    served = predict_group(machine.model, group)
-    for name in ("health_WV", "spread_WV", "rate_WV", "rul_WV", "rul_spread_WV"):
-        np.testing.assert_allclose(getattr(said, name), getattr(served, name), rtol=1e-5)
-    own_WK = ordinal_probability(said.logit_WMVJ[:, :, 0], 1.0)
+    (served,) = machine.model.predictor().predict([group])
+    for predicted_WV, served_WV in (
+        (predictions.health_WV, served.health_WV),
+        (predictions.spread_WV, served.spread_WV),
+        (predictions.rate_WV, served.rate_WV),
+        (predictions.rul_WV, served.rul_WV),
+        (predictions.rul_spread_WV, served.rul_spread_WV),
+    ):
+        np.testing.assert_allclose(predicted_WV, served_WV, rtol=1e-5)
+    own_WK = ordinal_probability(predictions.logit_WMVJ[:, :, 0], 1.0)
     np.testing.assert_allclose(own_WK, served.probability_WVK[:, 0], atol=1e-6)
-    np.testing.assert_array_equal(said.exceedance_WS, features.exceedance_WS)
+    np.testing.assert_array_equal(predictions.exceedance_WS, features.exceedance_WS)
 
 
 def test_order_and_batches_change_nothing(tmp_path: Path) -> None:
@@ -53,20 +58,23 @@ def test_bins_are_disturbed_before_features_are_made(tmp_path: Path) -> None:
     def silence(values_NSB: Floats) -> Floats:
         return np.where(np.arange(4)[:, None] == 1, np.float32(np.nan), values_NSB)
 
-    said = predict(machine.model, machine.spec, windows, np.arange(5), silence)
-    assert np.isnan(said.exceedance_WS[:, 1]).all()
-    assert np.isfinite(said.exceedance_WS[:, 0]).all()
+    predictions = predict(machine.model, machine.spec, windows, np.arange(5), silence)
+    assert np.isnan(predictions.exceedance_WS[:, 1]).all()
+    assert np.isfinite(predictions.exceedance_WS[:, 0]).all()
     assert (
-        said.health_WV != predict(machine.model, machine.spec, windows, np.arange(5)).health_WV
+        predictions.health_WV
+        != predict(machine.model, machine.spec, windows, np.arange(5)).health_WV
     ).any()
 
 
 def test_no_window_gives_no_prediction(tmp_path: Path) -> None:
     machine = small()
-    said = predict(machine.model, machine.spec, graded_windows(tmp_path), np.array([], np.int64))
-    assert len(said) == 0
-    assert len(join([said, said])) == 0
-    assert said.exceedance_WS.shape == (0, 4)
+    predictions = predict(
+        machine.model, machine.spec, graded_windows(tmp_path), np.array([], np.int64)
+    )
+    assert len(predictions) == 0
+    assert len(join([predictions, predictions])) == 0
+    assert predictions.exceedance_WS.shape == (0, 4)
 
 
 def test_network_is_left_in_evaluation_mode(tmp_path: Path) -> None:
@@ -79,6 +87,6 @@ def test_network_is_left_in_evaluation_mode(tmp_path: Path) -> None:
 @pytest.mark.parametrize("members", [1, 3])
 def test_logits_have_a_row_for_each_member(tmp_path: Path, members: int) -> None:
     machine = small(members)
-    said = predict(machine.model, machine.spec, graded_windows(tmp_path), np.arange(4))
-    assert said.logit_WMVJ.shape == (4, members, 3, 2)
-    assert np.isneginf(said.logit_WMVJ[:, :, 1, 1]).all()  # the valve has two grades
+    predictions = predict(machine.model, machine.spec, graded_windows(tmp_path), np.arange(4))
+    assert predictions.logit_WMVJ.shape == (4, members, 3, 2)
+    assert np.isneginf(predictions.logit_WMVJ[:, :, 1, 1]).all()  # the valve has two grades

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from app.core.errors import StoreUnavailable
 from tests.small import graded_windows, small
-from tests.train.evaluation.test_evaluate import CONFIG, held
+from tests.train.evaluation.test_evaluate import CONFIG, holdouts
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.record import LearningPoint, Metrics
 from train.jobs.tracking import SERVER, flatten, log_run, parameters
@@ -21,7 +21,12 @@ CURVE = {"part a": (LearningPoint(epoch=1, loss=1.0, score=0.5), LearningPoint(e
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
     windows = graded_windows(tmp_path_factory.mktemp("graded"))
     found = evaluate_parts(
-        windows, held(windows, small()), CONFIG, split="group", learning=CURVE, with_baselines=False
+        windows,
+        holdouts(windows, small()),
+        CONFIG,
+        split="group",
+        learning=CURVE,
+        with_baselines=False,
     )
     return Metrics(heading=None, evaluation=found, studies={"leave-level:pump": found})
 

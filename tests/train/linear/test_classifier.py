@@ -19,7 +19,7 @@ from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
-from train.linear import classifier as linear_fit
+from train.linear import classifier as fitting
 from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ordinal import fit_ordinal, measure
 
@@ -52,8 +52,8 @@ def graphs_of(windows: Windows, made: Small) -> list[GraphGroup]:
 def fitted(made: Small, windows: Windows) -> Small:
     """Return the machine with a classifier fitted to windows."""
     chosen_W = np.arange(len(windows))
-    linear = fit_linear_classifier(made.config, made.spec, windows, chosen_W, CONFIG)
-    return replace(made, model=TrainedModel(made.model.ensemble, *linear))
+    parts = fit_linear_classifier(made.config, made.spec, windows, chosen_W, CONFIG)
+    return replace(made, model=TrainedModel(made.model.ensemble, *parts))
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
         )
 
 
-def test_windows_together_use_the_weights_that_each_uses_alone(taught: Taught) -> None:
+def test_windows_in_a_batch_use_the_weights_that_each_uses_alone(taught: Taught) -> None:
     made, graphs, _ = taught
     assert made.model.classifier is not None
     missing = [graphs[1].without_sensor(sensor) for sensor in range(4)]
@@ -189,7 +189,7 @@ def test_component_with_many_inputs_has_no_leave_one_out_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, windows = small(), shown(tmp_path)
-    monkeypatch.setattr(linear_fit, "MOST_REFITTED_INPUTS", 1)
+    monkeypatch.setattr(fitting, "MOST_REFITTED_INPUTS", 1)
     made = fitted(made, windows)
     graph = graphs_of(windows, made)[0]
     is_used = [
@@ -211,7 +211,7 @@ def test_model_without_classifier_gets_none(tmp_path: Path) -> None:
     assert linear == (None, None)
 
 
-def test_prediction_joins_network_and_classifier_by_its_weight(taught: Taught) -> None:
+def test_prediction_joins_network_and_classifier_by_weight(taught: Taught) -> None:
     made, graphs, _ = taught
     linear_K = np.exp(logits(made.model, graphs[0])[0] - logits(made.model, graphs[0])[0].max())
     own_VK = predict_group(TrainedModel(made.model.ensemble), graphs[0]).probability_WVK[0]
@@ -231,7 +231,7 @@ def test_machine_of_another_design_has_no_classifier(taught: Taught) -> None:
     assert np.isnan(logits(made.model, graph)).all()
 
 
-def test_contribution_of_a_sensor_out_of_reach_is_nothing(taught: Taught) -> None:
+def test_contribution_of_a_sensor_without_a_path_is_zero(taught: Taught) -> None:
     made, graphs, _ = taught
     found = made.model.predictor().contributions(graphs[0])
     contribution_VS = Contributions.merge(found).health_VS

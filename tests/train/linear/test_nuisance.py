@@ -1,6 +1,5 @@
 """How sensor bias and warmer oil move the features, and that the linear classifier ignores them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +67,8 @@ def shapes(directory: Path) -> Windows:
 def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: float) -> None:
     windows, made = shapes(tmp_path), small()
     config = TrainConfig(equipment="press-1", linear_offset=offset, linear_warming_k=0.0)
-    linear = fit_linear_classifier(made.config, made.spec, windows, np.arange(90), config)
-    made = replace(made, model=TrainedModel(made.model.ensemble, *linear))
+    parts = fit_linear_classifier(made.config, made.spec, windows, np.arange(90), config)
+    model = TrainedModel(made.model.ensemble, *parts)
 
     def right(disturb_by: float) -> float:
         def disturb(values_WSN: Floats) -> Floats:
@@ -77,7 +76,7 @@ def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: flo
             off[:, 0] += np.float32(disturb_by)
             return off
 
-        found = predict(made.model, made.spec, windows, np.arange(90), disturb)
+        found = predict(model, made.spec, windows, np.arange(90), disturb)
         return float((found.linear_WVK[:, 0].argmax(-1) == windows.labels.grade_WV[:, 0]).mean())
 
     assert right(0.0) > 0.9

@@ -76,7 +76,8 @@ def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = No
     nothing_DL = np.empty((0, x_WL.shape[1]))
     moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
     found = fit_distance(
-        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL, np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
+        x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL,
+        np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
         made.config.ood_axes, CONFIG.seed,
     )  # fmt: skip
     assert found is not None
@@ -154,7 +155,7 @@ def test_components_without_grades_or_sensors_have_no_distance(taught: Taught) -
     batch = graphs_of(windows.values(np.arange(2)), made)
     assert np.isnan(
         distance_of(made.model, batch)[:, 1:]
-    ).all()  # the valve was shown one grade only
+    ).all()  # the valve has labels of one grade only
     for sensor in range(batch.topology.sensors):
         batch = batch.without_sensor(sensor)
     assert np.isnan(distance_of(made.model, batch)).all()

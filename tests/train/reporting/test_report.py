@@ -9,7 +9,7 @@ import pytest
 
 from app.checkpoint.manifest import REPORT
 from tests.small import graded_windows, small
-from tests.train.evaluation.test_evaluate import CONFIG, halves, held, runs_to_failure
+from tests.train.evaluation.test_evaluate import CONFIG, halves, holdouts, runs_to_failure
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics
@@ -39,7 +39,9 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
             LearningPoint(epoch=2, loss=0.5, score=0.6),
         )
     }
-    return evaluate_parts(windows, held(windows, small()), CONFIG, split="group", learning=curve)
+    return evaluate_parts(
+        windows, holdouts(windows, small()), CONFIG, split="group", learning=curve
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +49,16 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     windows, machine = runs_to_failure(tmp_path_factory.mktemp("failing")), small()
     parts = [
         predict_holdout(
-            machine.model, machine.spec, windows, name, train_W, held_W, probes=6, removal_probes=8
+            machine.model,
+            machine.spec,
+            windows,
+            name,
+            train_W,
+            holdout_W,
+            probes=6,
+            removal_probes=8,
         )
-        for name, train_W, held_W in halves(windows)
+        for name, train_W, holdout_W in halves(windows)
     ]
     return evaluate_parts(windows, parts, CONFIG, split="machine")
 

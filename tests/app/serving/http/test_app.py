@@ -252,7 +252,7 @@ async def test_unknown_diagnosis_and_bad_history_are_problems(client: httpx.Asyn
 async def test_hysteresis_uses_stored_windows_only(client: httpx.AsyncClient, service: Service):
     await ready(client)
     await client.post("/v1/diagnoses", json=rig_request())
-    assert service.diagnostics._states == {}
+    assert not service.diagnostics._batch._states
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.serving.ingress import batch, requests
 from app.serving.ingress import diagnoses as module
-from app.serving.ingress.diagnoses import Diagnostics, Outcome
+from app.serving.ingress.batch import Outcome
+from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.windows import Bins

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import asyncpg
@@ -94,7 +95,7 @@ async def test_shadow_diagnoses_a_copy_as_it_would_for_a_caller(
     assert row["latency_s"] > 0
     assert row["against_latency_s"] > 0
     shadow = Diagnosis.from_json(row["body"])
-    assert shadow == forced.model_copy(update={"diagnosis_id": returned.diagnosis_id})
+    assert shadow == replace(forced, diagnosis_id=returned.diagnosis_id)
     outcome = "agreed" if shadow.components == returned.components else "disagreed"
     assert copies(metrics) == {("2", "1", outcome): 1}
     # the figures by which guards judge a version are of its callers alone
@@ -242,7 +243,7 @@ async def test_copy_larger_than_all_that_may_wait_goes_alone(
     assert ("2", "1", "dropped") not in copies(metrics)
 
 
-async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
+async def test_unexpected_error_in_a_shadows_diagnosis_is_a_failed_copy(
     diagnostics: Diagnostics,
     versions: VersionRouter,
     metrics: Metrics,
@@ -251,7 +252,7 @@ async def test_error_of_our_own_in_a_shadows_answer_is_a_failed_copy(
     def broken(*_: object) -> Diagnosis:
         raise KeyError("unexpected")
 
-    monkeypatch.setattr(module, "diagnose", broken)
+    monkeypatch.setattr(module, "build_diagnosis", broken)
     versions.set_traffic(shadowed(100, "2"))
     assert (await ask(diagnostics, inline())).model_version == "1"
     await until(lambda: bool(copies(metrics)))
