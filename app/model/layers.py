@@ -12,6 +12,11 @@ from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
+MOST_LOGIT = 60.0
+"""exp of it stays finite in float32 for sums over many edges."""
+LEAST_WEIGHT = 1e-30
+"""Sum of weights of a component without incoming edges."""
+
 
 def sum_rows(rows_NRD: Tensor, index_N: Tensor, count: int) -> Tensor:
     """Add rows with equal indices, [count, R, D]; the form of a scatter that ONNX Runtime copies by rows."""
@@ -68,7 +73,9 @@ class RelationAttention(MessagePassing):  # type: ignore[misc]
 
     Deviations: r_e is part of the message, so a component knows through which kind of line evidence
     arrives (PyG's `GATv2Conv` uses edge features in the weights only); no self-loops, since the
-    caller adds a residual; a component without incoming edges gets W_o 0 + b_o.
+    caller adds a residual; a component without incoming edges gets W_o 0 + b_o. The softmax divides
+    sums of exp(logit), with logits clamped instead of shifted by their maximum: in ONNX Runtime the
+    network takes a tenth less time than with the scatter of maxima in `utils.softmax`.
 
     Args:
         hidden: D.
@@ -81,6 +88,7 @@ class RelationAttention(MessagePassing):  # type: ignore[misc]
 
     def __init__(self, hidden: int, heads: int, relations: int) -> None:
         super().__init__(aggr="add", node_dim=0)
+        self.heads = heads
         self.source = nn.Linear(hidden, hidden)
         self.target = nn.Linear(hidden, hidden)
         self.relation = nn.Embedding(relations, hidden)
@@ -94,9 +102,11 @@ class RelationAttention(MessagePassing):  # type: ignore[misc]
     def forward(self, x_VRD: Tensor, edge_index_2E: Tensor, edge_relation_E: Tensor) -> Tensor:
         """Return the message to every component."""
         source, target, relation = self._projections(x_VRD, edge_relation_E)
-        alpha = self.edge_updater(edge_index_2E, source=source, target=target, relation=relation)
-        total_VRD = self.propagate(edge_index_2E, source=source, relation=relation, alpha=alpha)
-        out_ND: Tensor = self.out(total_VRD.flatten(0, 1))
+        total = self.propagate(edge_index_2E, source=source, target=target, relation=relation)
+        # the softmax's sum, once for a component instead of for each edge
+        total_VRD, weight_VRH = total.split((x_VRD.shape[-1], self.heads), -1)
+        mean_VRD = total_VRD / (weight_VRH.clamp(min=LEAST_WEIGHT) @ self.columns_HD)
+        out_ND: Tensor = self.out(mean_VRD.flatten(0, 1))
         return out_ND.view(x_VRD.shape)
 
     def attention_weights(
@@ -104,27 +114,24 @@ class RelationAttention(MessagePassing):  # type: ignore[misc]
     ) -> Tensor:
         """Return the weight of every edge, row and head, [E, R, H]."""
         source, target, relation = self._projections(x_VRD, edge_relation_E)
-        alpha_ERH: Tensor = self.edge_updater(
-            edge_index_2E, source=source, target=target, relation=relation
-        )
+        from_E, to_E = edge_index_2E
+        logit_ERH = self._logits(source[from_E] + relation, target[to_E])
+        alpha_ERH: Tensor = softmax(logit_ERH, to_E, num_nodes=len(x_VRD))
         return alpha_ERH
 
-    def edge_update(
-        self, source_j: Tensor, target_i: Tensor, relation: Tensor, index: Tensor, size_i: int
-    ) -> Tensor:
-        """Return the attention weights, [E, R, H]."""
-        bent_ERD = functional.leaky_relu(source_j + relation + target_i, 0.2)
-        logit_ERH = bent_ERD @ (self.columns_HD * self.attention_D).T
-        alpha_ERH: Tensor = softmax(logit_ERH, index, num_nodes=size_i)
-        return alpha_ERH
-
-    def message(self, source_j: Tensor, relation: Tensor, alpha: Tensor) -> Tensor:
-        """Return the weighted message of every edge, [E, R, D]."""
-        return (source_j + relation) * (alpha @ self.columns_HD)
+    def message(self, source_j: Tensor, target_i: Tensor, relation: Tensor) -> Tensor:
+        """Return the weighted message of every edge beside its weights, [E, R, D + H]."""
+        message_ERD = source_j + relation
+        weight_ERH = self._logits(message_ERD, target_i).clamp(-MOST_LOGIT, MOST_LOGIT).exp()
+        return torch.cat((message_ERD * (weight_ERH @ self.columns_HD), weight_ERH), -1)
 
     def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int) -> Tensor:
-        """Add the messages that end in the same component."""
+        """Add what ends in the same component."""
         return sum_rows(inputs, index, dim_size)
+
+    def _logits(self, message_ERD: Tensor, target_ERD: Tensor) -> Tensor:
+        bent_ERD = functional.leaky_relu(message_ERD + target_ERD, 0.2)
+        return bent_ERD @ (self.columns_HD * self.attention_D).T
 
     def _projections(self, x_VRD: Tensor, edge_relation_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x_ND = x_VRD.flatten(0, 1)
