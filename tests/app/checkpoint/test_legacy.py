@@ -5,10 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from app.checkpoint import manifest as files
+from app.checkpoint import torch_model
+from app.checkpoint.convert import convert
 from app.checkpoint.files import load
 from app.checkpoint.legacy import CONFIG_KEYS, LINEARS, convert_weights
 from app.checkpoint.predictor import open_predictor
@@ -16,7 +19,7 @@ from app.checkpoint.torch_model import load_model
 from app.model.runtime.gate import warm_up_group
 from tests.app.checkpoint.test_files import restate, write
 from tests.graphs import assert_close, predict
-from tests.small import small
+from tests.small import Small, small
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -90,9 +93,9 @@ def test_grades_that_occurred_were_once_stated_by_norms() -> None:
     np.testing.assert_array_equal(found["ood.occurs_GK"], occurs_GK)
 
 
-def test_checkpoint_of_format_2_is_loaded_and_served_by_the_module(tmp_path: Path) -> None:
-    made = small()
-    directory = write(tmp_path / "7", made)
+def format_2(directory: Path, made: Small) -> Path:
+    """Write a checkpoint as a training of earlier versions did."""
+    write(directory, made)
     save_file(former(made.model.arrays()), directory / files.WEIGHTS)
     renamed = {new: old for old, new in CONFIG_KEYS.items()}
     config = {renamed.get(key, key): value for key, value in asdict(made.config).items()}
@@ -102,10 +105,30 @@ def test_checkpoint_of_format_2_is_loaded_and_served_by_the_module(tmp_path: Pat
     (directory / files.MANIFEST).write_text(json.dumps({**manifest, "format": 2}))
     for name in (files.WEIGHTS, files.MODEL_CONFIG):
         restate(directory, name)
-    checkpoint = load(directory)
+    return directory
+
+
+def test_checkpoint_of_format_2_is_loaded_and_served_by_the_module(tmp_path: Path) -> None:
+    made = small()
+    checkpoint = load(format_2(tmp_path / "7", made))
     assert checkpoint.config == made.config
     group = warm_up_group(made.config, 3)
     assert_close(predict(load_model(checkpoint), group), predict(made.model, group))
     opened = open_predictor(checkpoint)
     assert opened.predictor.name == "torch float32 cpu"
     assert_close(opened.predictor.predict([group])[0], predict(made.model, group))
+
+
+def test_converted_checkpoint_predicts_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_model, "network_files", lambda model: {})  # an export takes long
+    made = small()
+    old = format_2(tmp_path / "7", made)
+    convert(old, tmp_path / "new")
+    checkpoint = load(tmp_path / "new")
+    assert checkpoint.manifest.format == 3
+    assert checkpoint.manifest.command == load(old).manifest.command
+    assert (tmp_path / "new" / files.REPORT).read_text() == (old / files.REPORT).read_text()
+    group = warm_up_group(made.config, 3)
+    assert_close(predict(load_model(checkpoint), group), predict(made.model, group))
