@@ -1,7 +1,9 @@
 """What held-out windows showed of a checkpoint's spreads and confidences: `calibration.json`, read without torch.
 
-It says how far an interval reaches and when a component's answer is kept back; `app.diagnosis.build` applies it, nothing here measures.
-Invariant: a calibration that fits a feature spec names no design and no grades that the spec does not know.
+It says how far an interval reaches and when a component's answer is kept back;
+`app.diagnosis.build` applies it, nothing here measures.
+Invariant: a calibration that fits a feature spec names no design and no grades that the spec does
+not know.
 """
 
 from collections.abc import Mapping
@@ -21,14 +23,18 @@ class ComponentCalibration(BaseModel):
     """What an answer about one component is held to.
 
     Args:
-        health_reach: spreads that the interval of health reaches to each side; of a graded component
+        health_reach: spreads that the interval of health reaches to each side; of a graded
+            component
             where the probability of its condition is at least `Calibration.coverage`.
         unsure_reach: the same of a graded component below that; the default covers 90 % of any
             distribution (Chebyshev's inequality), and is that of files from before it was stated.
         rul_reach: the same of the interval of remaining life.
-        least_confidence: a grade that is told with less while sensors are missing or faulty is kept back: the component abstains.
-        most_spread: a component without grades whose health has a larger spread then abstains; None for no bound.
-        rul_cap_h: operating hours ahead that training looked, where remaining life was capped; None where it was not.
+        least_confidence: a grade that is told with less while sensors are missing or faulty is kept
+            back: the component abstains.
+        most_spread: a component without grades whose health has a larger spread then abstains; None
+            for no bound.
+        rul_cap_h: operating hours ahead that training looked, where remaining life was capped; None
+            where it was not.
     """
 
     model_config = _STRICT
@@ -69,7 +75,8 @@ def check_calibration(calibration: Calibration, spec: FeatureSpec, where: str) -
         where: name of its file, for the message.
 
     Raises:
-        CheckpointError: it names a design that the spec has no references of, or asks confidence of a component that the spec
+        CheckpointError: it names a design that the spec has no references of, or asks confidence of
+            a component that the spec
             has no grades of.
     """
     for design, components in calibration.components.items():

@@ -24,7 +24,8 @@ def find_checkpoint(checkpoint: str, settings: Settings) -> Path:
         settings: where the cache is.
 
     Raises:
-        CheckpointError: it is not there and can't be fetched, or a file of it is not what its manifest says.
+        CheckpointError: it is not there and can't be fetched, or a file of it is not what its
+            manifest says.
     """
     if checkpoint.startswith(REGISTERED):
         return cached(checkpoint.removeprefix(REGISTERED), settings.var_dir / MODELS, fetch)

@@ -1,7 +1,9 @@
 """What a checkpoint says of itself, read without torch: its manifest, its feature spec and its calibration.
 
-The graph builder and the ingress read these; only a model replica loads weights (`app.checkpoint.files`).
-Invariant: what is returned stands in a directory whose files have the SHA-256 that `checkpoint.json` states.
+The graph builder and the ingress read these; only a model replica loads weights
+(`app.checkpoint.files`).
+Invariant: what is returned stands in a directory whose files have the SHA-256 that
+`checkpoint.json` states.
 """
 
 import hashlib
@@ -49,8 +51,10 @@ class DataInterval(BaseModel):
 class Manifest(BaseModel):
     """`checkpoint.json`: what a checkpoint is, where it comes from and the SHA-256 of each of its other files.
 
-    `trained_heads` has for each head and design the components that had a label for it in training; a head without any was never
-    trained and its answers mean nothing. `masking` is not in the file: it is what the configurations beside it state.
+    `trained_heads` has for each head and design the components that had a label for it in training;
+    a head without any was never
+    trained and its answers mean nothing. `masking` is not in the file: it is what the
+    configurations beside it state.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,7 +86,8 @@ def read_manifest(directory: Path) -> Manifest:
         The manifest.
 
     Raises:
-        CheckpointError: a file is missing, can't be read, is not stated, or has another SHA-256 than stated.
+        CheckpointError: a file is missing, can't be read, is not stated, or has another SHA-256
+            than stated.
     """
     try:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())

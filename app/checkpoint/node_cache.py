@@ -1,8 +1,10 @@
 """Registered versions on this node: each fetched once, verified, and then used by every replica of the node.
 
-How a version is fetched is the caller's; this keeps two replicas from fetching at once and a half-fetched one from being used. Nothing
+How a version is fetched is the caller's; this keeps two replicas from fetching at once and a
+half-fetched one from being used. Nothing
 here knows the registry.
-Invariant: a directory under its final name holds files with the SHA-256 that its manifest states, or is refused with both hashes.
+Invariant: a directory under its final name holds files with the SHA-256 that its manifest states,
+or is refused with both hashes.
 """
 
 import fcntl
@@ -48,7 +50,8 @@ def cached(version: str, directory: Path, fetch: Fetch) -> Path:
         A directory whose files are as its manifest states.
 
     Raises:
-        CheckpointError: a file is missing, cut or changed, or the manifest is another version's; also when the cache itself was damaged,
+        CheckpointError: a file is missing, cut or changed, or the manifest is another version's;
+            also when the cache itself was damaged,
             since what damaged it should be known before it is fetched again.
     """
     final = directory / version

@@ -6,7 +6,8 @@ changes it finds directions that gradients find late.
 
 Each grade set has weights for all its sensors, used where all are present in all steps, and
 leave-one-sensor-out weights, used where exactly one of them is not. Otherwise the classifier has no
-output for the component. Shape letters as in `app.model.graph`; further `R` references, `Q` places of
+output for the component. Shape letters as in `app.model.graph`; further `R` references, `Q` places
+of
 the sensors that a grade set reads, `A` = 1 + sensors that may be left out, `P` sensors that any set
 reads.
 """

@@ -2,7 +2,8 @@
 
 The only definition of the network: training and GPU replicas run it, CPU replicas run its ONNX
 export (`app.checkpoint.onnx_export`). Linear classifier and OOD detector are modules of their own.
-Shape letters as in `app.model.graph`; further `R` = T x W rows of a sensor or component, `N` = V x W,
+Shape letters as in `app.model.graph`; further `R` = T x W rows of a sensor or component, `N` = V x
+W,
 `J` = K - 1 thresholds.
 Invariant: the output for a window does not depend on the other windows of the call, nor on the
 order of the components.

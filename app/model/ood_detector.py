@@ -8,7 +8,8 @@ that of the inputs that are present, under their own part of the covariance, so 
 neither add nor excuse anything. A component's distance reads the sensors that its grades are read
 from, and no others.
 
-Shape letters as in `app.model.graph`; further `A` axes, `C` = A + K columns, `L` = T x F inputs of a
+Shape letters as in `app.model.graph`; further `A` axes, `C` = A + K columns, `L` = T x F inputs of
+a
 sensor, `J` inputs of all sensors, `N` grade sets that read one of them, `R` references, `Q` places.
 """
 

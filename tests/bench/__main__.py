@@ -1,7 +1,9 @@
 """Measures the service beside its peers: `make bench`, one command, one run.
 
-Writes `var/bench/<time>.json` with every figure, `var/bench/summary.md` with the tables, and plots beside them.
-Invariant: every figure is of this run, and all systems had the same checkpoint, features, database and machine.
+Writes `var/bench/<time>.json` with every figure, `var/bench/summary.md` with the tables, and plots
+beside them.
+Invariant: every figure is of this run, and all systems had the same checkpoint, features, database
+and machine.
 """
 
 import argparse

@@ -17,7 +17,8 @@ def measure(bench: Bench) -> dict[str, object]:
     """Ask few windows, again and again, and as many new ones as there is time for.
 
     Returns:
-        `new` and `again`: a row each; `counters`: how much the service's counters that speak of a cache rose meanwhile.
+        `new` and `again`: a row each; `counters`: how much the service's counters that speak of a
+            cache rose meanwhile.
     """
     with running(OURS, bench.dsn, bench.fresh_directory("cache"), bench.peers_python) as system:
         asker = Asker(bench, system, bench.fleet.pairs(seed=5))

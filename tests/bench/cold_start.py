@@ -1,7 +1,8 @@
 """How long `serve run` takes to its first diagnosis, and what passes on the way.
 
 The marks are read from what the processes log: Ray's own lines and the service's JSON lines.
-Invariant: a mark is the time of the first line that tells of it; one that nobody logged is left out.
+Invariant: a mark is the time of the first line that tells of it; one that nobody logged is left
+out.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The comparison: every system under the same loads, in turn, round after round.
 
-Invariant: a (machine, time) pair is asked once in the life of a started system, as long as there are pairs; repeats are counted.
+Invariant: a (machine, time) pair is asked once in the life of a started system, as long as there
+are pairs; repeats are counted.
 """
 
 import json
@@ -106,7 +107,8 @@ class Asker:
     Args:
         bench: the run.
         system: started.
-        pairs: machine and time of each request, in their order; of the last the first diagnosis is asked.
+        pairs: machine and time of each request, in their order; of the last the first diagnosis is
+            asked.
     """
 
     def __init__(
@@ -239,7 +241,8 @@ def compare(bench: Bench) -> dict[str, object]:
     """Run all rounds.
 
     Returns:
-        `measured`: a row for each load; `raw`: rows of the network alone; `starts`: seconds to ready, and memory at the end.
+        `measured`: a row for each load; `raw`: rows of the network alone; `starts`: seconds to
+            ready, and memory at the end.
     """
     measured: list[Measured] = []
     raw: list[dict[str, float]] = []

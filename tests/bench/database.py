@@ -1,8 +1,10 @@
 """The database that all systems under test read: machines like the rig with the rig's own measured cycles.
 
-It is filled once and kept under `var/bench`; a second run with the same sizes and schema finds it ready. Rows lie as live machines leave
+It is filled once and kept under `var/bench`; a second run with the same sizes and schema finds it
+ready. Rows lie as live machines leave
 them: in the order of time, all machines in turn.
-Invariant: a cycle of a machine ends at a whole minute and is one of the shipped cycles, bit for bit.
+Invariant: a cycle of a machine ends at a whole minute and is one of the shipped cycles, bit for
+bit.
 """
 
 import asyncio
@@ -54,7 +56,8 @@ class Fleet:
         database: its name.
         machines: of the rig's design, `rig-0000` and on.
         cycles: of each.
-        synthetic: components of further machines of one unknown design, one machine for each number.
+        synthetic: components of further machines of one unknown design, one machine for each
+            number.
     """
 
     database: str

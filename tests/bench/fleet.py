@@ -21,7 +21,8 @@ def measure(bench: Bench) -> dict[str, object]:
     """Send batches of different windows.
 
     Returns:
-        `rows`: for each batch its items, errors, graphs a second, ms to the first line and CPU ms an item, of all processes and by
+        `rows`: for each batch its items, errors, graphs a second, ms to the first line and CPU ms
+            an item, of all processes and by
         what they are, with `postgres` and `client`; `limit`: graphs a second of the network alone.
     """
     rows = []

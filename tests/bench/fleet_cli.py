@@ -1,8 +1,11 @@
 """The offline fleet path beside the network alone, on one machine: `python -m tests.bench.fleet_cli`.
 
-A database of its own is filled with machines of the rig's topology, each with a different measured cycle as its window; the
-command scores them in a process of its own. The network alone, as serving runs it, scores ready graphs of the same windows in batches
-of the same size, before and after, with one thread and with at most as many as there are processors.
+A database of its own is filled with machines of the rig's topology, each with a different measured
+cycle as its window; the
+command scores them in a process of its own. The network alone, as serving runs it, scores ready
+graphs of the same windows in batches
+of the same size, before and after, with one thread and with at most as many as there are
+processors.
 Invariant: every machine of the fleet was scored and stored, or the measurement fails.
 """
 
@@ -140,7 +143,8 @@ def run(
         raw_s: seconds for each measurement of the network alone.
 
     Returns:
-        Rates of the network alone, of the command while it scored and with its start (`process_s` of Python, Ray, weights and
+        Rates of the network alone, of the command while it scored and with its start (`process_s`
+        of Python, Ray, weights and
         connections), their ratios, and the command's summary.
     """
     threads = os.cpu_count() or 1

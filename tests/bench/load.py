@@ -1,9 +1,14 @@
 """Sends requests and times the answers: `python -m tests.bench.load`, in a process of its own, a plan as JSON on standard input.
 
-Closed loop: each of so many connections sends its next request when the last was answered. Open loop: requests are due at
-fixed times and their latency counts from then, sent or not, so a server that stalls can't hide what it kept waiting.
-Times are of `perf_counter`: the event loop's own clock ticks in milliseconds. It speaks as little HTTP/1.1 as it needs, since it shares the machine with what it measures: about 0.05 ms of CPU a request.
-Invariant: every request is answered, or counted as an error of a kind; standard output is `begin`, `end` and the result.
+Closed loop: each of so many connections sends its next request when the last was answered. Open
+loop: requests are due at
+fixed times and their latency counts from then, sent or not, so a server that stalls can't hide what
+it kept waiting.
+Times are of `perf_counter`: the event loop's own clock ticks in milliseconds. It speaks as little
+HTTP/1.1 as it needs, since it shares the machine with what it measures: about 0.05 ms of CPU a
+request.
+Invariant: every request is answered, or counted as an error of a kind; standard output is `begin`,
+`end` and the result.
 """
 
 import asyncio
@@ -74,7 +79,8 @@ class Connection(asyncio.Protocol):
     """One kept-alive connection with at most one request under way.
 
     Args:
-        answered: told (connection, status, body) of an answer, or status 0 when the connection went before it came.
+        answered: told (connection, status, body) of an answer, or status 0 when the connection went
+            before it came.
     """
 
     def __init__(self, answered: "Callable[[Connection, int, bytes], None]") -> None:

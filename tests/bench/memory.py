@@ -1,6 +1,7 @@
 """How much memory the service holds, and whether it grows: many diagnoses, memory read between them.
 
-Invariant: the slope is that of a line of least squares through all readings after the first, which warm-up distorts.
+Invariant: the slope is that of a line of least squares through all readings after the first, which
+warm-up distorts.
 """
 
 from dataclasses import asdict
@@ -20,7 +21,8 @@ def measure(bench: Bench) -> dict[str, object]:
     """Load the service at concurrency 32 and read its memory ten times.
 
     Returns:
-        `rows`: diagnoses so far and MB of all processes; `slope_bytes`: bytes a diagnosis; `processes`: at the end.
+        `rows`: diagnoses so far and MB of all processes; `slope_bytes`: bytes a diagnosis;
+            `processes`: at the end.
     """
     wanted = int(bench.seconds * DIAGNOSES_A_SECOND_OF_LOAD)
     rows: list[dict[str, float]] = []

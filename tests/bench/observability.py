@@ -1,7 +1,9 @@
 """What metrics, access lines and spans cost: the service with and without them, in turns.
 
-Ray's own metrics are off by default and not part of this; `RAY_enable_metrics_collection=1` asks for them.
-Spans are those of one request in a hundred, and go to a collector in this process, which takes them apart.
+Ray's own metrics are off by default and not part of this; `RAY_enable_metrics_collection=1` asks
+for them.
+Spans are those of one request in a hundred, and go to a collector in this process, which takes them
+apart.
 Invariant: all are started anew in each round, under the same load.
 """
 
@@ -19,8 +21,10 @@ def measure(bench: Bench) -> dict[str, object]:
     """Put the same load on each in each round.
 
     Returns:
-        `rows`: a row each; `ratio`: throughput with metrics and access lines, over throughput without, of the medians; `cpu_ratio`:
-        CPU a request likewise; `traced_ratio` and `traced_cpu_ratio`: with spans beside them, over without any; `spans`: how many came.
+        `rows`: a row each; `ratio`: throughput with metrics and access lines, over throughput
+            without, of the medians; `cpu_ratio`:
+        CPU a request likewise; `traced_ratio` and `traced_cpu_ratio`: with spans beside them, over
+        without any; `spans`: how many came.
     """
     rows = []
     with collecting() as collector:

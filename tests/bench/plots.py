@@ -13,9 +13,9 @@ from tests.bench.report import Found
 
 def plot(section: Found, output: Path) -> None:
     mpl.use("Agg")
-    told, names = medians(section["measured"]), titles()
-    systems = list(dict.fromkeys(system for system, _ in told))
-    points = list(dict.fromkeys(point for _, point in told))
+    by_point, names = medians(section["measured"]), titles()
+    systems = list(dict.fromkeys(system for system, _ in by_point))
+    points = list(dict.fromkeys(point for _, point in by_point))
     closed = [point for point in points if point.startswith("c")]
     for figure, title, name in (
         ("throughput", "requests a second", "throughput"),
@@ -25,7 +25,7 @@ def plot(section: Found, output: Path) -> None:
         for system in systems:
             axes.plot(
                 closed,
-                [told[system, point][figure] for point in closed],
+                [by_point[system, point][figure] for point in closed],
                 marker="o",
                 label=names[system],
             )
@@ -41,7 +41,7 @@ def plot(section: Found, output: Path) -> None:
         for place, (figure, shade) in enumerate((("p99", 0.3), ("p95", 0.6), ("p50", 1.0))):
             axes.barh(
                 systems,
-                [told[system, point][figure] for system in systems],
+                [by_point[system, point][figure] for system in systems],
                 alpha=shade,
                 color=f"C{place}",
                 label=figure,

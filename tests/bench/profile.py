@@ -1,7 +1,9 @@
 """Where the chain's time goes under load: CPU by process, and by library of the replicas that answer.
 
-Each load runs twice, the second time with py-spy looking at the replicas a hundred times a second; a look counts for the library of the
-innermost Python function of the thread that holds the interpreter, compiled code for the one that called it. What runs without it
+Each load runs twice, the second time with py-spy looking at the replicas a hundred times a second;
+a look counts for the library of the
+innermost Python function of the thread that holds the interpreter, compiled code for the one that
+called it. What runs without it
 (gRPC's own threads, matrix products) is in the CPU by process alone.
 Invariant: CPU figures are of loads without the sampler.
 """
@@ -34,8 +36,10 @@ def measure(bench: Bench) -> dict[str, object]:
     """Put each load on the service, alone and under the sampler.
 
     Returns:
-        `cpu`: by load, median CPU milliseconds a request by process, with `load` and `postgres`; `idle`: CPU seconds a second by
-        process of a service that nobody asks; `samples`: by load and replica the share of looks by library.
+        `cpu`: by load, median CPU milliseconds a request by process, with `load` and `postgres`;
+            `idle`: CPU seconds a second by
+        process of a service that nobody asks; `samples`: by load and replica the share of looks by
+        library.
     """
     cpu: dict[str, dict[str, float]] = {}
     samples: dict[str, dict[str, dict[str, float]]] = {}

@@ -1,7 +1,9 @@
 """Every kind of release on the running system under a constant load, good and bad ones: which requests fail, and how long each takes.
 
-`python -m tests.bench.releases` runs this section alone, in about seven minutes, and writes `var/bench/releases.json`.
-Invariant: commands run as a person runs them, in processes of their own; misbehaving versions are made by `misbehaving/`, not by the app.
+`python -m tests.bench.releases` runs this section alone, in about seven minutes, and writes
+`var/bench/releases.json`.
+Invariant: commands run as a person runs them, in processes of their own; misbehaving versions are
+made by `misbehaving/`, not by the app.
 """
 
 import argparse
@@ -45,7 +47,8 @@ def run(seconds: float) -> dict[str, object]:
     """Release for at least so many seconds of load.
 
     Returns:
-        `requests`, `failed`, `stood_in` and `longest_gap_s` of the load; `steps`: what was done, its exit status, how long it took as a
+        `requests`, `failed`, `stood_in` and `longest_gap_s` of the load; `steps`: what was done,
+        its exit status, how long it took as a
         whole, after how long its weights were in force, and what it said last.
     """
     with tempfile.TemporaryDirectory(

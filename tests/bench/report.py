@@ -1,6 +1,7 @@
 """Turns the figures of a run into tables.
 
-Invariant: a ratio is of medians over rounds of one run; a figure that the run has not is left out, not filled in.
+Invariant: a ratio is of medians over rounds of one run; a figure that the run has not is left out,
+not filled in.
 """
 
 import statistics
@@ -64,9 +65,9 @@ def _number(value: float, digits: int = 0) -> str:
 
 
 def _compare(section: Found) -> list[str]:
-    told = medians(section["measured"])
-    systems = list(dict.fromkeys(system for system, _ in told))
-    points = list(dict.fromkeys(point for _, point in told))
+    by_point = medians(section["measured"])
+    systems = list(dict.fromkeys(system for system, _ in by_point))
+    points = list(dict.fromkeys(point for _, point in by_point))
     names = titles()
     limit = max(_best_raw(section["raw"]).values(), default=float("nan"))
     parts = ["## Peers"]
@@ -84,7 +85,7 @@ def _compare(section: Found) -> list[str]:
             [
                 names[system],
                 *(
-                    _number(told.get((system, point), {}).get(figure, nothing), digits)
+                    _number(by_point.get((system, point), {}).get(figure, nothing), digits)
                     for point in points
                 ),
             ]
@@ -99,7 +100,8 @@ def _compare(section: Found) -> list[str]:
             )
         parts.append(f"**{title}**\n\n" + _table(["system", *points], rows))
     errors = {
-        names[system]: sum(told[system, point]["errors"] for point in points) for system in systems
+        names[system]: sum(by_point[system, point]["errors"] for point in points)
+        for system in systems
     }
     parts.append(
         "Errors: "
@@ -112,10 +114,10 @@ def _compare(section: Found) -> list[str]:
     if OURS in systems:
         rows = []
         for point in points:
-            ours = told[OURS, point]
+            ours = by_point[OURS, point]
             ratios = [
-                _number(ours["throughput"] / told[peer, point]["throughput"], 2)
-                if (peer, point) in told
+                _number(ours["throughput"] / by_point[peer, point]["throughput"], 2)
+                if (peer, point) in by_point
                 else ""
                 for peer in AGAINST
             ]
@@ -199,18 +201,18 @@ def _verdict(section: Found) -> list[str]:
     for decider in ("by_window", "by_condition"):
         rows = []
         for noise, found in section.items():
-            told, took = found[decider], found[decider]["diagnoses_least_median_most"]
+            by_point, took = found[decider], found[decider]["diagnoses_least_median_most"]
             rows.append(
                 [
                     noise,
                     ", ".join(
                         f"{name} {right:.1%}" for name, right in found["right_of_worse"].items()
                     ),
-                    f"{told['right']} of {told['trials']}",
-                    str(told["wrong"]),
+                    f"{by_point['right']} of {by_point['trials']}",
+                    str(by_point["wrong"]),
                     "" if took is None else " / ".join(f"{count:.0f}" for count in took),
-                    f"{told['equal_by_window_told_apart']} of {told['equal_trials']}",
-                    f"{told['equal_by_condition_told_apart']} of {told['equal_trials']}",
+                    f"{by_point['equal_by_window_told_apart']} of {by_point['equal_trials']}",
+                    f"{by_point['equal_by_condition_told_apart']} of {by_point['equal_trials']}",
                 ]
             )
         head = [
@@ -219,8 +221,8 @@ def _verdict(section: Found) -> list[str]:
             "called worse",
             "called wrongly",
             "diagnoses, least / median / most",
-            "equal by window, told apart",
-            "equal by condition, told apart",
+            "equal by window, by_point apart",
+            "equal by condition, by_point apart",
         ]
         parts.append(f"**{decider}**, read after every 50 diagnoses\n\n" + _table(head, rows))
     return parts
@@ -296,8 +298,8 @@ def _observability(section: Found) -> list[str]:
 def _profile(section: Found) -> list[str]:
     loads = list(section["cpu"])
     spent: dict[str, float] = {}
-    for told in section["cpu"].values():
-        for name, ms in told.items():
+    for by_point in section["cpu"].values():
+        for name, ms in by_point.items():
             spent[name] = max(spent.get(name, 0.0), ms)
     names = sorted(spent, key=lambda name: -section["cpu"][loads[-1]].get(name, 0.0))
     cpu = [
@@ -343,11 +345,13 @@ def _shadow(section: Found) -> list[str]:
         for row in group:
             copies.update(row["copies"])
         errors = sum(sum(row["errors"].values()) for row in group)
-        told = (
+        by_point = (
             ", ".join(f"{outcome} {count:,.0f}" for outcome, count in copies.items() if count)
             or "none"
         )
-        rows.append([shadow, point, *(_number(value, 1) for value in figures), str(errors), told])
+        rows.append(
+            [shadow, point, *(_number(value, 1) for value in figures), str(errors), by_point]
+        )
     head = [
         "shadow",
         "load",
@@ -395,9 +399,9 @@ def _releases(section: Found) -> list[str]:
         ]
         for row in section["steps"]
     ]
-    told = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
+    by_point = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
     return [
         "## Releases under load",
-        told,
+        by_point,
         _table(["step", "status", "s", "weights in force after, s"], rows),
     ]

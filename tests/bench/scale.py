@@ -19,7 +19,8 @@ def measure(bench: Bench) -> dict[str, object]:
     """Ask at a fixed rate with few and many machines, then large and small machines one at a time.
 
     Returns:
-        `machines`: a row for each number of machines; `components`: a row for each size of a machine.
+        `machines`: a row for each number of machines; `components`: a row for each size of a
+            machine.
     """
     by_machines, by_components = [], []
     for _ in range(bench.rounds):

@@ -1,6 +1,7 @@
 """What shadows cost callers: the same loads without one, with one that answers, with one that sleeps and with one that raises.
 
-Invariant: all are versions of one started service, and take turns; only the list of shadows changes between the loads.
+Invariant: all are versions of one started service, and take turns; only the list of shadows changes
+between the loads.
 """
 
 import asyncio

@@ -1,7 +1,9 @@
 """Measures what reading a window costs: the section `store_read` of `make bench`.
 
-One machine with 20 sensors at 1 Hz is read over 60 minutes (72,000 values) in two ways: rows of the readings put
-together by pandas, and the grid's bytes decoded by numpy. Then the second way again beside 10 and beside 1,000 other
+One machine with 20 sensors at 1 Hz is read over 60 minutes (72,000 values) in two ways: rows of the
+readings put
+together by pandas, and the grid's bytes decoded by numpy. Then the second way again beside 10 and
+beside 1,000 other
 machines. Rows lie in the table as live machines leave them: in order of time, all machines in turn.
 Invariant: both ways give the same numbers, checked here, and every figure is of this run.
 """

@@ -1,11 +1,17 @@
 """Measures the store beside 10,000 machines, 200,000 sensors and a year: `python -m tests.bench.store_scale`, a part of `make bench`.
 
-Two databases of one server take turns: one of 10 machines and one month, one of 10,000 machines and 13 months. Real: the
-registered machines and sensors, the number of partitions, the application's statements through its pool, 60-second windows of
-1 Hz whose rows lie as live machines leave them (in the order of time, all machines in turn, so each row in a page of its own).
-Simulated: months before hold `history_ticks` ticks of each machine where 2.6 million belong, machine by machine, `sensor_readings`
-one sensor of 20, and the hour before the last two minutes one tick in `live_step_s` seconds except of ten machines. So indexes are one or two
-levels flatter than in full months, and all of it fits the machine's page cache: reads from a disk are not measured.
+Two databases of one server take turns: one of 10 machines and one month, one of 10,000 machines and
+13 months. Real: the
+registered machines and sensors, the number of partitions, the application's statements through its
+pool, 60-second windows of
+1 Hz whose rows lie as live machines leave them (in the order of time, all machines in turn, so each
+row in a page of its own).
+Simulated: months before hold `history_ticks` ticks of each machine where 2.6 million belong,
+machine by machine, `sensor_readings`
+one sensor of 20, and the hour before the last two minutes one tick in `live_step_s` seconds except
+of ten machines. So indexes are one or two
+levels flatter than in full months, and all of it fits the machine's page cache: reads from a disk
+are not measured.
 Invariant: every figure is of this run; what is compared took turns.
 """
 

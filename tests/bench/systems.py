@@ -1,6 +1,7 @@
 """The systems under test: how each is started, found ready, asked and stopped.
 
-Invariant: a system is stopped by the ids of its own processes, and is gone before the next one starts.
+Invariant: a system is stopped by the ids of its own processes, and is gone before the next one
+starts.
 """
 
 import contextlib
@@ -204,7 +205,8 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     if name == PLAIN:
         config["applications"][0]["import_path"] = "tests.bench.plain:diagnostics"
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
-    # Ray's defaults come with the environment's interpreter, see Makefile; a cluster's address would lead to that cluster
+    # Ray's defaults come with the environment's interpreter, see Makefile; a cluster's address
+    # would lead to that cluster
     environment = {
         name: value
         for name, value in os.environ.items()

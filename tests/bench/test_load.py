@@ -165,7 +165,8 @@ def test_open_loop_does_not_hide_a_server_that_holds_everybody_up(
     monkeypatch.setattr("tests.bench.load.OPEN_CONNECTIONS", 1)
     behaviour.first, behaviour.end, behaviour.wait_s = 0, 1, 0.4
     result = run_plan(open_loop(plan, rate=50.0, seconds=0.6))
-    # requests due while the first is answered waited for the one connection: all of that is their latency
+    # requests due while the first is answered waited for the one connection: all of that is their
+    # latency
     assert sum(latency > 100.0 for latency in result.latencies_ms) >= 10
     assert len(result.latencies_ms) == 30
 

@@ -1,7 +1,9 @@
 """How fast a fit learns: with Ray Train's workers, on one core, beside a plain loop without Ray, and beside the products alone.
 
-All have the same network, batches and windows, of the rig's topology with made-up values; the systems take turns.
-Invariant: a rate is the median over the rounds of the medians of a fit's epochs after the first, which warms up.
+All have the same network, batches and windows, of the rig's topology with made-up values; the
+systems take turns.
+Invariant: a rate is the median over the rounds of the medians of a fit's epochs after the first,
+which warms up.
 """
 
 import multiprocessing
@@ -46,10 +48,14 @@ def measure(bench: Bench) -> dict[str, object]:
     """Run the fits one after the other, and time the products of a step alone.
 
     Returns:
-        For each batch, windows a second of `ray_2` (two workers), `pinned_1` (one process on one core), `plain_2` (two processes of
-        PyTorch's DDP on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others, and `ratio_of_a_share`, where it was
-        measured, to one process that takes as many windows a step as each of the two does. Of the default batch milliseconds
-        a window of the plain loop's `forward_backward_ms` and of its matrix products alone, `products_ms`, with `share_of_bound`, the
+        For each batch, windows a second of `ray_2` (two workers), `pinned_1` (one process on one
+        core), `plain_2` (two processes of
+        PyTorch's DDP on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others,
+        and `ratio_of_a_share`, where it was
+        measured, to one process that takes as many windows a step as each of the two does. Of the
+        default batch milliseconds
+        a window of the plain loop's `forward_backward_ms` and of its matrix products alone,
+        `products_ms`, with `share_of_bound`, the
         second by the first.
     """
     directory = bench.fresh_directory("train")

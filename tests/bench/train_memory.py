@@ -1,7 +1,9 @@
 """Whether the memory of a training grows with the history: the rig's windows 1, 10 and 100 times, shifted in time, on disk.
 
-Each pass runs in processes of its own: the streaming fit of the references, and one epoch of a small network by Ray Train with windows
-streamed to two workers. Private memory leaves out what processes share, such as Ray's object store, which has a fixed size here.
+Each pass runs in processes of its own: the streaming fit of the references, and one epoch of a
+small network by Ray Train with windows
+streamed to two workers. Private memory leaves out what processes share, such as Ray's object store,
+which has a fixed size here.
 Invariant: every figure is the highest of samples of that pass alone.
 """
 
@@ -50,8 +52,10 @@ def measure(
         timeout_s: longest time of a pass.
 
     Returns:
-        Rows of `times`, `windows`, `values_mb`, `pass`, `seconds` and `peaks`: the highest private and resident MB of any process of
-        each kind, which are the driver, Ray Train's workers, tasks that read windows, and Ray's own.
+        Rows of `times`, `windows`, `values_mb`, `pass`, `seconds` and `peaks`: the highest private
+            and resident MB of any process of
+        each kind, which are the driver, Ray Train's workers, tasks that read windows, and Ray's
+        own.
     """
     rows: list[dict[str, object]] = []
     first = _rig(directory / "1")

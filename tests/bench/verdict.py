@@ -2,8 +2,10 @@
 
 A section of `make bench`, and `python -m tests.bench.verdict` alone.
 
-The worse version is version 1 with noise on its weights. Equal versions are the same two, with a coin that says for each window, or for each stay
-of the machine in one condition, whose answer is whose. Each trial has an order of its own and reads the verdict after every 50 diagnoses.
+The worse version is version 1 with noise on its weights. Equal versions are the same two, with a
+coin that says for each window, or for each stay
+of the machine in one condition, whose answer is whose. Each trial has an order of its own and reads
+the verdict after every 50 diagnoses.
 Invariant: what is called is compared with what is true of the two.
 """
 
@@ -41,7 +43,8 @@ def run_trials() -> dict[str, object]:
     """Run the trials for versions that are worse by more and more.
 
     Returns:
-        By the noise: how often either version is right by component; and by what counts once how many trials called the worse
+        By the noise: how often either version is right by component; and by what counts once how
+            many trials called the worse
         version worse, after how many diagnoses, and how many told equal versions apart.
     """
     shipped = answers(load(SHIPPED / "1"))

@@ -1,6 +1,7 @@
 """Writes the generated parts of the documents: `python -m tests.docs.generate`.
 
-Drawings come from the code's imports and from `serve_config.yaml`, tables from the JSON files that the
+Drawings come from the code's imports and from `serve_config.yaml`, tables from the JSON files that
+the
 benchmark and training wrote. A test compares the documents with this output.
 """
 

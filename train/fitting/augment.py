@@ -1,8 +1,11 @@
 """Disturbs training windows as the links to a machine's instruments do, so that a network bears it where it serves.
 
-Each disturbance is a pure function of bins, [W, S, N] float32 with NaN where missing, which returns a new array. Blends act after
-`app.features.extraction`. What else was tried on the rig, and left out since it did not help, stands in the README under "Measured".
-Invariant: a missing bin stays missing, and equal windows, strengths and generators give equal windows.
+Each disturbance is a pure function of bins, [W, S, N] float32 with NaN where missing, which returns
+a new array. Blends act after
+`app.features.extraction`. What else was tried on the rig, and left out since it did not help,
+stands in the README under "Measured".
+Invariant: a missing bin stays missing, and equal windows, strengths and generators give equal
+windows.
 """
 
 import copy

@@ -1,7 +1,9 @@
 """Hands each worker its windows of every step, from memory or from a stream.
 
-Knows nothing of Ray: a stream comes in as a function. Shapes: W training windows, B windows of this worker in a step.
-Invariant: what is kept in memory comes in an order that the seed and the epoch alone decide, so that an epoch that is repeated, on
+Knows nothing of Ray: a stream comes in as a function. Shapes: W training windows, B windows of this
+worker in a step.
+Invariant: what is kept in memory comes in an order that the seed and the epoch alone decide, so
+that an epoch that is repeated, on
 however many workers, sees the same batches.
 """
 
@@ -71,10 +73,12 @@ class StreamFeed:
     """A worker's shard of the training windows, read anew in each epoch and shuffled among those that are held.
 
     Args:
-        read: begins an epoch: takes the windows of a step, the windows to shuffle among and a seed, and yields rows.
+        read: begins an epoch: takes the windows of a step, the windows to shuffle among and a seed,
+            and yields rows.
         windows: W over all workers.
         held: windows to shuffle among.
-        steps_an_epoch: batches that an epoch shows, see `count_steps`; of a shard that has more, so many evenly spaced ones.
+        steps_an_epoch: batches that an epoch shows, see `count_steps`; of a shard that has more, so
+            many evenly spaced ones.
         batch: windows of a step, over all workers.
         seed: of the shuffling.
         share: this worker's.
@@ -96,7 +100,8 @@ class StreamFeed:
         """
         own = self.batch // self.share.world
         there = self.windows // self.share.world // own
-        # a worker's part of a batch is rounded down, so a shard never has fewer batches than are shown
+        # a worker's part of a batch is rounded down, so a shard never has fewer batches than are
+        # shown
         shown = {
             (step * there + (epoch * self.steps_an_epoch) % there) // self.steps_an_epoch
             for step in range(self.steps_an_epoch)

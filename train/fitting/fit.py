@@ -1,6 +1,7 @@
 """Fits one network with Ray Train: one run of its workers, resumed from where an earlier one was killed.
 
-Invariant: a fit's weights and references see no window but those it is given, and a finished fit is not run again.
+Invariant: a fit's weights and references see no window but those it is given, and a finished fit is
+not run again.
 """
 
 import hashlib
@@ -121,23 +122,29 @@ def run_fit(
 ) -> Fitted:
     """Fit one network on Ray Train's workers.
 
-    Run again with the same name and storage after a kill, it goes on from the last epoch that was finished; a fit that was finished
-    is read back without starting anything. Several fits share one start of Ray inside a `train.data.session.ray_session`.
+    Run again with the same name and storage after a kill, it goes on from the last epoch that was
+    finished; a fit that was finished
+    is read back without starting anything. Several fits share one start of Ray inside a
+    `train.data.session.ray_session`.
 
     Args:
         windows: of machines of one topology; every worker must see their directory.
         train_W: positions to learn from; references and the second opinion come from these too.
-        validation_W: positions that each epoch is scored on, see `TrainConfig.validation_windows`; may be empty.
+        validation_W: positions that each epoch is scored on, see `TrainConfig.validation_windows`;
+            may be empty.
         config: of the training.
-        name: of the fit, as progress shows it; characters that no file name should have become dashes in the directory.
+        name: of the fit, as progress shows it; characters that no file name should have become
+            dashes in the directory.
         storage: directory that all nodes see; the fit's own is under it.
         progress: shows how it goes; None for one of its own.
 
     Returns:
-        The weights of the last epoch, or with `TrainConfig.patience` those of the best; of the moving average where there is one.
+        The weights of the last epoch, or with `TrainConfig.patience` those of the best; of the
+        moving average where there is one.
 
     Raises:
-        CheckpointError: the directory holds another fit, or training failed more often than `TrainConfig.max_failures`.
+        CheckpointError: the directory holds another fit, or training failed more often than
+            `TrainConfig.max_failures`.
         InputError: the windows do not fill one batch.
         KeyboardInterrupt: it was interrupted.
     """
@@ -201,7 +208,8 @@ def taken_state(
 ) -> tuple[Saved, tuple[EpochRecord, ...]]:
     """Read the state whose weights a fit takes, and the history of all its epochs.
 
-    The states on disk decide, not what Ray Train knows of them: of those from before a kill it may know nothing.
+    The states on disk decide, not what Ray Train knows of them: of those from before a kill it may
+    know nothing.
 
     Args:
         directory: of the fit.
@@ -306,7 +314,8 @@ def _resumable(directory: Path, digest: str) -> Path | None:
     newest = newest_state(directory) if directory.exists() else None
     if newest is not None:
         _check_digest(directory, read_state(newest).state.digest, digest)
-        # Ray Train deletes the checkpoints that newer ones displace, and a worker that is started anew asks for this one again
+        # Ray Train deletes the checkpoints that newer ones displace, and a worker that is started
+        # anew asks for this one again
         newest = _kept(directory, newest)
     snapshot = directory / SNAPSHOT
     if snapshot.exists() and not snapshot.read_bytes().rstrip().endswith(b"}"):

@@ -1,6 +1,7 @@
 """The network with all that changes it: takes steps, keeps the moving average, and gives its state out and back.
 
-Knows neither Ray nor where windows come from: how gradients are shared comes in as the wrapped network.
+Knows neither Ray nor where windows come from: how gradients are shared comes in as the wrapped
+network.
 Invariant: a learner restored from a state takes the same next step as the one that gave it.
 """
 

@@ -1,7 +1,8 @@
 """What each of Ray Train's workers runs for one fit: epochs from the last checkpoint on, each with a report.
 
 The workers share each batch; PyTorch's DistributedDataParallel averages their gradients.
-Invariant: nothing but an epoch that was interrupted is repeated, and rank 0 alone speaks, validates and writes.
+Invariant: nothing but an epoch that was interrupted is repeated, and rank 0 alone speaks, validates
+and writes.
 """
 
 import tempfile
@@ -41,7 +42,8 @@ READ_AT_ONCE = 256
 class LoopInput(TypedDict):
     """What the driver gives each worker: the fit, and a file for what is shown while it runs.
 
-    `is_kept` tells whether workers hold all training windows in memory; `resume` is the newest state that an
+    `is_kept` tells whether workers hold all training windows in memory; `resume` is the newest
+    state that an
     earlier run left.
     """
 
@@ -152,7 +154,8 @@ def _distributed(model: torch.nn.Module) -> torch.nn.Module:
 def _restored(learner: Learner, given: LoopInput) -> FitState:
     """Take the learner to the newest state that there is and return where that was.
 
-    Ray Train may know of an older one: what it is told in the moment of a kill it has not written down yet.
+    Ray Train may know of an older one: what it is told in the moment of a kill it has not written
+    down yet.
     """
     found = [] if given["resume"] is None else [read_state(given["resume"])]
     checkpoint = ray.train.get_checkpoint()

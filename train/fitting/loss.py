@@ -1,6 +1,7 @@
 """The training objective: grades, health, rate and remaining useful life of each component, each masked where a window has no label.
 
-Invariant: a component without a label changes no gradient, and every weight of the network takes part in the graph of the loss, which
+Invariant: a component without a label changes no gradient, and every weight of the network takes
+part in the graph of the loss, which
 distributed training needs.
 """
 
@@ -22,7 +23,8 @@ SPREAD_WEIGHT = 0.1
 class Targets(NamedTuple):
     """Labels of every component of a batch in the network's own units; -1 or NaN where there is none.
 
-    `grade_V` is the position of the grade, `health_V` in [0, 1], `rate_V` and `rul_V` in `ModelConfig.rate_unit` and `rul_unit_h`.
+    `grade_V` is the position of the grade, `health_V` in [0, 1], `rate_V` and `rul_V` in
+    `ModelConfig.rate_unit` and `rul_unit_h`.
     """
 
     grade_V: Tensor
@@ -43,7 +45,8 @@ class LossWeights(NamedTuple):
 def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Tensor:
     """Return the negative log-likelihood of each component's grade under the cumulative link, [M, V]; 0 without a grade.
 
-    Written with log-sigmoids, log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)) for a > b, so that a sure and wrong
+    Written with log-sigmoids, log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)) for a >
+    b, so that a sure and wrong
     answer keeps its gradient.
     """
     far = score_MV.new_full((*score_MV.shape, 1), torch.inf)
@@ -65,8 +68,10 @@ def spread_loss(
 ) -> Tensor:
     """Return the squared miss and the normal negative log-likelihood of the stated spread, [M, V].
 
-    The likelihood moves the spread alone: a mean that is fitted by it stops learning where the variance has grown to explain its misses
-    (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation", 2022; they weight it, we part it).
+    The likelihood moves the spread alone: a mean that is fitted by it stops learning where the
+    variance has grown to explain its misses
+    (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation", 2022; they weight
+    it, we part it).
 
     Args:
         miss_MV: what is told minus what is true.
@@ -83,7 +88,8 @@ def spread_loss(
 def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
     """Return the sum over the members of the mean loss of a labelled component.
 
-    The members' losses are added, not averaged, so that each member learns as fast as if it were alone.
+    The members' losses are added, not averaged, so that each member learns as fast as if it were
+    alone.
 
     Args:
         heads: of all members for a batch of graphs, [M, V]; see `Heads.of_batch`.

@@ -1,6 +1,7 @@
 """How weights follow from gradients: what decays, the rate of each step, clipping by member, the moving average.
 
-Invariant: all of it is a function of the weights, the gradients and the number of the step, so a fit goes on from a checkpoint as if
+Invariant: all of it is a function of the weights, the gradients and the number of the step, so a
+fit goes on from a checkpoint as if
 it had never stopped.
 """
 

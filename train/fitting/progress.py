@@ -1,6 +1,7 @@
 """What a person sees of a fit while it runs, and the same as records.
 
-On a terminal one bar a fit, elsewhere one line an epoch. A worker appends notes to a file that a thread of the driver follows.
+On a terminal one bar a fit, elsewhere one line an epoch. A worker appends notes to a file that a
+thread of the driver follows.
 Invariant: a note that is lost or late changes nothing of the training.
 """
 

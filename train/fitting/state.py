@@ -1,6 +1,7 @@
 """A fit's state between two epochs as files: tensors as safetensors, all else as JSON beside them; nothing pickled.
 
-Everything that is drawn in an epoch follows from the seed, the epoch and the worker's rank, so the number of the epoch is the whole state
+Everything that is drawn in an epoch follows from the seed, the epoch and the worker's rank, so the
+number of the epoch is the whole state
 of the random generators.
 Invariant: a directory that `read_state` accepts is one that `write_state` finished.
 """

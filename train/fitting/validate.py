@@ -53,7 +53,8 @@ class Validation:
     def score(self, learner: Learner) -> float | None:
         """Return the mean macro-F1 of the graded components, less the RUL's root mean square error by its cap.
 
-        Where there is neither grade nor RUL it is the health's root mean square error, negative; None without windows or labels.
+        Where there is neither grade nor RUL it is the health's root mean square error, negative;
+        None without windows or labels.
         """
         if not self.graphs:
             return None

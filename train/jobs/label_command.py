@@ -4,6 +4,7 @@ The columns are `start,end,component,health`. Invariant: nothing is written when
 invalid, and the message names every invalid line.
 """
 
+import argparse
 import asyncio
 import csv
 from collections.abc import Iterable, Sequence
@@ -40,11 +41,7 @@ CHECKS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Write labels and return the exit status."""
-    parser = command_parser("labels", __doc__)
-    parser.add_argument("equipment", metavar="ID", help="equipment whose history is labelled")
-    parser.add_argument("file", type=Path, metavar="FILE.csv", help=f"lines {','.join(COLUMNS)}")
-    add_database(parser)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
 
     def label() -> int:
         count = asyncio.run(_label(Settings().at(options.dsn), options.equipment, options.file))
@@ -52,6 +49,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
     return run_command(label, "run the same command again")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("labels", __doc__)
+    parser.add_argument("equipment", metavar="ID", help="equipment whose history is labelled")
+    parser.add_argument("file", type=Path, metavar="FILE.csv", help=f"lines {','.join(COLUMNS)}")
+    add_database(parser)
+    return parser
 
 
 async def _label(settings: Settings, equipment_id: str, path: Path) -> int:

@@ -8,6 +8,7 @@ Invariant: artifacts in use stay, whatever their age (see `train.data.artifact_l
 entries whose names training does not give.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -90,16 +91,7 @@ def _verdict(each: Artifact, fits: Sequence[Artifact], now: datetime, unused: ti
 
 def main(arguments: Sequence[str]) -> int:
     """Remove unused artifacts and return the exit status."""
-    parser = command_parser("prune", __doc__, EPILOG)
-    parser.add_argument(
-        "--days",
-        default="30",
-        metavar="N",
-        help="days without use after which an artifact is removed, 0 for all that are not in use; "
-        "default 30",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only list the artifacts")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
 
     def prune() -> int:
         unused = _days(options.days)
@@ -111,6 +103,19 @@ def main(arguments: Sequence[str]) -> int:
         return _prune(training, verdicts, is_dry=options.dry_run)
 
     return run_command(prune, "the same command removes the rest")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("prune", __doc__, EPILOG)
+    parser.add_argument(
+        "--days",
+        default="30",
+        metavar="N",
+        help="days without use after which an artifact is removed, 0 for all that are not in use; "
+        "default 30",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list the artifacts")
+    return parser
 
 
 def _prune(training: Path, verdicts: Sequence[Verdict], *, is_dry: bool) -> int:

@@ -1,6 +1,7 @@
 """Makes versions misbehave in the replicas of a system that `tests.bench.releases` starts, which puts this directory on their path.
 
-Python imports a module of this name before all others. `MISBEHAVING` in the environment names versions as JSON:
+Python imports a module of this name before all others. `MISBEHAVING` in the environment names
+versions as JSON:
 `{"6": "raises", "9": "errs", "10": "sleeps"}`.
 Invariant: nothing of the application is changed but the model servers of the named versions.
 """

@@ -1,6 +1,7 @@
 """Peer (d): BentoML with adaptive batching, in the peers' own environment.
 
-The batchable API is the public one, so a request goes through one process; BentoML asks that its body be a list, here of one. An answer is a
+The batchable API is the public one, so a request goes through one process; BentoML asks that its
+body be a list, here of one. An answer is a
 plain dictionary, since of a model BentoML works out the JSON schema anew for each answer.
 Invariant: BentoML alone decides how long a batch gathers.
 """

@@ -1,8 +1,10 @@
 """What every peer shares with us: the store, the features, the graph, the network and the diagnosis. Only the serving differs.
 
-A peer does no authentication, keeps no journal, metrics or traces, and has no second version to fall back to: all of that
+A peer does no authentication, keeps no journal, metrics or traces, and has no second version to
+fall back to: all of that
 is in its favour.
-Invariant: a peer's answer to a request is the diagnosis that the service gives, but for its id and time.
+Invariant: a peer's answer to a request is the diagnosis that the service gives, but for its id and
+time.
 """
 
 import argparse
@@ -67,7 +69,8 @@ class Diagnoser:
 
     Args:
         dsn: of the fleet's database.
-        threads: the most that the forward pass may use; the network runs as a replica of ours would run it.
+        threads: the most that the forward pass may use; the network runs as a replica of ours would
+            run it.
     """
 
     def __init__(self, dsn: str, threads: int) -> None:

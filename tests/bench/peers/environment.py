@@ -1,7 +1,9 @@
 """The peers' own environment, for those whose dependencies clash with ours.
 
-Its packages stand before ours, and ours underneath: so torch, asyncpg and all that is measured are the same files.
-Invariant: what `requirements.txt` pins is what is installed; a changed file makes the environment anew.
+Its packages stand before ours, and ours underneath: so torch, asyncpg and all that is measured are
+the same files.
+Invariant: what `requirements.txt` pins is what is installed; a changed file makes the environment
+anew.
 """
 
 import shutil

@@ -1,6 +1,7 @@
 """Peer (a): FastAPI with hand-written micro-batching, in one process or in several that share the port.
 
-One SQL statement, one pass of features and one forward pass for a batch; the loop goes on receiving while a thread computes.
+One SQL statement, one pass of features and one forward pass for a batch; the loop goes on receiving
+while a thread computes.
 Invariant: no request waits while a batch could begin.
 """
 

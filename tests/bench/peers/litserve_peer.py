@@ -1,7 +1,9 @@
 """Peer (c): LitServe with batching, in the peers' own environment.
 
-Its HTTP process hands requests to worker processes, each of which gathers a batch and then does all the work of it.
-Invariant: a worker has its own connection pool, network and event loop; nothing is shared across its fork.
+Its HTTP process hands requests to worker processes, each of which gathers a batch and then does all
+the work of it.
+Invariant: a worker has its own connection pool, network and event loop; nothing is shared across
+its fork.
 """
 
 import asyncio

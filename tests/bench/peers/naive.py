@@ -1,6 +1,7 @@
 """Peer (f): what one writes first: a query of narrow rows, a pandas pivot, a PyG batch, a forward pass, one request at a time.
 
-Features, network and diagnosis are those of all peers; the reading, the graph's container and the serving are the naive ones.
+Features, network and diagnosis are those of all peers; the reading, the graph's container and the
+serving are the naive ones.
 Invariant: the pivot holds the same numbers as the grid.
 """
 

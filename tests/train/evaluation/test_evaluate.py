@@ -208,7 +208,8 @@ def test_missing_sensor_out_of_reach_makes_no_component_abstain(tmp_path: Path) 
     scored_R = np.concatenate(
         [~windows.warm_up_W[part.removals.window_W] for part in parts if part.removals]
     )
-    # of P1, Q1, P2 and T1 evidence of all but T1 reaches the valve along its lines, and P2 alone without them
+    # of P1, Q1, P2 and T1 evidence of all but T1 reaches the valve along its lines, and P2 alone
+    # without them
     assert answered(windows.equipment) == pytest.approx(lost_RS[scored_R, 3].mean())
     apart = Equipment.model_validate(windows.equipment.model_dump() | {"connections": ()})
     assert answered(apart) == pytest.approx(1.0 - lost_RS[scored_R, 2].mean())

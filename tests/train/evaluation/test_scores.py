@@ -24,7 +24,8 @@ from train.evaluation.scores import (
 
 
 def test_macro_f1_by_hand() -> None:
-    # grade 0: 1 of 2 found, none wrongly: 2/3; grade 1: 1 of 1 found, one wrongly: 2/3; grade 2 never occurs
+    # grade 0: 1 of 2 found, none wrongly: 2/3; grade 1: 1 of 1 found, one wrongly: 2/3; grade 2
+    # never occurs
     found = score_grades(np.array([0, 0, 1]), np.array([0, 1, 1]))
     assert found.macro_f1 == pytest.approx(2 / 3)
     assert found.accuracy == pytest.approx(2 / 3)
@@ -70,7 +71,8 @@ def test_remaining_life_is_scored_below_the_cap() -> None:
 
 
 def test_last_half_of_life_ends_at_the_failure_and_not_at_the_last_window() -> None:
-    # machine 0 is seen for 4 h and fails 4 h later: only its last window is in the second half of these 8 h
+    # machine 0 is seen for 4 h and fails 4 h later: only its last window is in the second half of
+    # these 8 h
     machine_W, start_us_W = np.array([0, 0, 0, 1, 1]), HOUR_US * np.array([0, 2, 4, 0, 9])
     rul_W = np.array([8, 6, 4, 9, 0], np.float32)
     assert last_half(machine_W, start_us_W, rul_W, 20.0).tolist() == [

@@ -232,7 +232,8 @@ def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
 
 def test_limit_is_measured_on_held_out_groups(tmp_path: Path) -> None:
     made, (windows, course_W) = small(), shaken(tmp_path)
-    # the same windows: in one case each group is a course of its own, in the other each shows all courses
+    # the same windows: in one case each group is a course of its own, in the other each shows all
+    # courses
     mixed_W = np.arange(240) // 36
     assert limit_of(windows, made, course_W) > 2 * limit_of(windows, made, mixed_W)
 
