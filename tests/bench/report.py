@@ -201,18 +201,18 @@ def _verdict(section: Found) -> list[str]:
     for decider in ("by_window", "by_condition"):
         rows = []
         for noise, found in section.items():
-            by_point, took = found[decider], found[decider]["diagnoses_least_median_most"]
+            trial, took = found[decider], found[decider]["diagnoses_least_median_most"]
             rows.append(
                 [
                     noise,
                     ", ".join(
                         f"{name} {right:.1%}" for name, right in found["right_of_worse"].items()
                     ),
-                    f"{by_point['right']} of {by_point['trials']}",
-                    str(by_point["wrong"]),
+                    f"{trial['right']} of {trial['trials']}",
+                    str(trial["wrong"]),
                     "" if took is None else " / ".join(f"{count:.0f}" for count in took),
-                    f"{by_point['equal_by_window_told_apart']} of {by_point['equal_trials']}",
-                    f"{by_point['equal_by_condition_told_apart']} of {by_point['equal_trials']}",
+                    f"{trial['equal_by_window_told_apart']} of {trial['equal_trials']}",
+                    f"{trial['equal_by_condition_told_apart']} of {trial['equal_trials']}",
                 ]
             )
         head = [
@@ -221,8 +221,8 @@ def _verdict(section: Found) -> list[str]:
             "called worse",
             "called wrongly",
             "diagnoses, least / median / most",
-            "equal by window, by_point apart",
-            "equal by condition, by_point apart",
+            "equal by window, called different",
+            "equal by condition, called different",
         ]
         parts.append(f"**{decider}**, read after every 50 diagnoses\n\n" + _table(head, rows))
     return parts
@@ -298,8 +298,8 @@ def _observability(section: Found) -> list[str]:
 def _profile(section: Found) -> list[str]:
     loads = list(section["cpu"])
     spent: dict[str, float] = {}
-    for by_point in section["cpu"].values():
-        for name, ms in by_point.items():
+    for by_process in section["cpu"].values():
+        for name, ms in by_process.items():
             spent[name] = max(spent.get(name, 0.0), ms)
     names = sorted(spent, key=lambda name: -section["cpu"][loads[-1]].get(name, 0.0))
     cpu = [
