@@ -345,12 +345,12 @@ def _shadow(section: Found) -> list[str]:
         for row in group:
             copies.update(row["copies"])
         errors = sum(sum(row["errors"].values()) for row in group)
-        by_point = (
+        outcomes = (
             ", ".join(f"{outcome} {count:,.0f}" for outcome, count in copies.items() if count)
             or "none"
         )
         rows.append(
-            [shadow, point, *(_number(value, 1) for value in figures), str(errors), by_point]
+            [shadow, point, *(_number(value, 1) for value in figures), str(errors), outcomes]
         )
     head = [
         "shadow",
@@ -399,9 +399,9 @@ def _releases(section: Found) -> list[str]:
         ]
         for row in section["steps"]
     ]
-    by_point = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
+    totals = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
     return [
         "## Releases under load",
-        by_point,
+        totals,
         _table(["step", "status", "s", "weights in force after, s"], rows),
     ]
