@@ -13,7 +13,7 @@ from tests.bench.profile import libraries, library_of
         ("send (/somewhere/lib/python3.11/site-packages/ray/serve/_private/router.py:9)", "ray.serve"),
         ("get (/somewhere/lib/python3.11/site-packages/six.py:9)", "six"),
         (f"tell ({PROJECT_DIR}/app/diagnosis/build.py:154)", "app.diagnosis.build"),
-        (f"enter ({PROJECT_DIR}/app/serving/ingress/micro_batcher.py:90)", "app.serving.ingress.micro_batcher"),
+        (f"enter ({PROJECT_DIR}/app/serving/ingress/micro_batcher.py:90)", "app.serving.ingress"),
         ("_run_once (/somewhere/lib/python3.11/asyncio/base_events.py:1900)", "asyncio"),
         ("dumps (/somewhere/lib/python3.11/json/__init__.py:1)", "python"),
         ("<module> (<string>:1)", "python"),

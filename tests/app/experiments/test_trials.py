@@ -26,9 +26,9 @@ TRIALS = 20
 
 @cache
 def pairs() -> Pairs:
-    """Version 1 as shipped, and with noise of 0.33 spreads on its weights."""
+    """Version 1 as shipped, and with noise of 0.3 spreads on its weights."""
     return pairs_of(
-        answers(load(SHIPPED / "1")), answers(load(SHIPPED / "1"), predictor=damaged("1", 0.33))
+        answers(load(SHIPPED / "1")), answers(load(SHIPPED / "1"), predictor=damaged("1", 0.3))
     )
 
 
@@ -36,7 +36,7 @@ def test_damaged_version_has_the_stated_accuracy():
     right, wrong = accuracy(pairs())
     assert min(right.values()) > 0.97  # the rest are abstentions, which score 0
     assert wrong["accumulator"] == pytest.approx(0.85, abs=0.04)
-    assert wrong["valve"] == pytest.approx(0.90, abs=0.04)
+    assert wrong["valve"] == pytest.approx(0.96, abs=0.03)
     assert int(np.isfinite(pairs().score_2PC[0]).any(axis=1).sum()) == 1129
 
 

@@ -81,7 +81,7 @@ def test_metrics_are_read_as_written(graded: Evaluation, tmp_path: Path) -> None
     text = (tmp_path / "metrics.json").read_text()
     assert Metrics.model_validate_json(text) == Metrics(heading=HEADING, evaluation=graded)
     assert (
-        json.loads(text)["evaluation"]["scorecards"][THIS]["grades"]["pump"]["pooled"]["windows"]
+        json.loads(text)["evaluation"]["contenders"][THIS]["grades"]["pump"]["pooled"]["windows"]
         == 52
     )
 
