@@ -23,14 +23,13 @@ class ComponentCalibration(BaseModel):
     """What an answer about one component is held to.
 
     Args:
-        health_reach: spreads that the interval of health reaches to each side; of a graded
-            component
-            where the probability of its condition is at least `Calibration.coverage`.
+        health_reach: half width of the interval of health, in spreads; of a graded component, where
+            the probability of its condition is at least `Calibration.coverage`.
         unsure_reach: the same of a graded component below that; the default covers 90 % of any
             distribution (Chebyshev's inequality), and is that of files from before it was stated.
         rul_reach: the same of the interval of remaining life.
-        least_confidence: a grade that is told with less while sensors are missing or faulty is kept
-            back: the component abstains.
+        least_confidence: while sensors are missing or faulty, a component whose grade has a lower
+            confidence abstains.
         most_spread: a component without grades whose health has a larger spread then abstains; None
             for no bound.
         rul_cap_h: operating hours ahead that training looked, where remaining life was capped; None
@@ -48,11 +47,11 @@ class ComponentCalibration(BaseModel):
 
 
 AS_STATED = ComponentCalibration()
-"""Of a component that no held-out window told anything of: spreads are taken for those of a normal distribution."""
+"""Of a component without held-out windows: its spread is taken for that of a normal distribution."""
 
 
 class Calibration(BaseModel):
-    """`calibration.json`: share of true values that intervals are to hold, and the components by design and id."""
+    """`calibration.json`: stated coverage of the intervals, and components by design and id."""
 
     model_config = _STRICT
 

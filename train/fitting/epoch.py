@@ -98,8 +98,8 @@ def run_epoch(
         material: makes them tensors.
         epoch: from 0.
         share: this worker's.
-        beat: is told about every second how many steps are done, the mean loss so far and this
-            worker's windows a second.
+        beat: called about every second with the steps done, the mean loss so far and this worker's
+            windows a second.
     """
     draws = Draws.begin(material.config.seed, epoch, share.rank)
     began = beaten = time.monotonic()

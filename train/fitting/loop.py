@@ -154,8 +154,7 @@ def _distributed(model: torch.nn.Module) -> torch.nn.Module:
 def _restored(learner: Learner, given: LoopInput) -> FitState:
     """Take the learner to the newest state that there is and return where that was.
 
-    Ray Train may know of an older one: what it is told in the moment of a kill it has not written
-    down yet.
+    Ray Train may know an older one: it loses what is reported to it at the moment of a kill.
     """
     found = [] if given["resume"] is None else [read_state(given["resume"])]
     checkpoint = ray.train.get_checkpoint()
@@ -200,12 +199,12 @@ def _agreed(score: float | None, share: Share, device: torch.device) -> float | 
     """Give rank 0's score to all workers."""
     if share.world == 1:
         return score
-    told = torch.tensor(
+    shared = torch.tensor(
         [float("nan") if score is None else score], dtype=torch.float64, device=device
     )
-    torch.distributed.broadcast(told, src=0)
-    heard = float(told)
-    return None if np.isnan(heard) else heard
+    torch.distributed.broadcast(shared, src=0)
+    agreed = float(shared)
+    return None if np.isnan(agreed) else agreed
 
 
 def _report(learner: Learner, state: FitState, share: Share) -> None:

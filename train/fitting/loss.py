@@ -14,7 +14,8 @@ from torch.nn import functional
 from app.model.network import Heads
 
 LOG_VARIANCE = (-9.0, 4.0)
-"""Between these the loss hears a stated variance: below, a grade that is told without error would drive it down for ever."""
+"""Range to which the loss clips a predicted variance, which would fall without end where a prediction
+has no error."""
 
 SPREAD_WEIGHT = 0.1
 """Of the likelihood of a stated spread."""
@@ -74,8 +75,8 @@ def spread_loss(
     it, we part it).
 
     Args:
-        miss_MV: what is told minus what is true.
-        log_variance_MV: as the network states it; heard within `LOG_VARIANCE`.
+        miss_MV: prediction minus truth.
+        log_variance_MV: as predicted; clipped to `LOG_VARIANCE`.
         weight: of the squared miss.
         over: how much more a squared miss above zero counts.
     """

@@ -93,7 +93,7 @@ class Validation:
 
 
 def macro_f1(truth_W: Integers, told_W: Integers) -> float:
-    """Return the F1 averaged over the grades that occur or are told."""
+    """Return the F1 averaged over the grades that occur or are predicted."""
     f1 = []
     for grade in np.union1d(truth_W, told_W):
         hit = int(((truth_W == grade) & (told_W == grade)).sum())
