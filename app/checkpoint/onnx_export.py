@@ -55,6 +55,9 @@ def export_onnx(ensemble: Ensemble) -> bytes:
         {1: any_size},
         {0: any_size},
     )
+    # An earlier trace in this process leaves its kernel of the LSTM in the operator's cache; the
+    # next export would take it, unrolled over the steps (seen in torch 2.13).
+    torch.ops.aten.lstm.input._dispatch_cache.clear()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -40,6 +40,18 @@ def test_exported_graph_repeats_every_part_of_the_module() -> None:
     runner.run(frozen)
 
 
+def test_process_exports_more_than_once_with_dynamic_steps() -> None:
+    config = small().config
+    model = untrained(config)
+    for _ in range(2):
+        runner = OnnxRunner(export_onnx(model.ensemble))
+        for steps in (5, 12):
+            group = warm_up_group(replace(config, linear_steps=steps), 2)
+            expected = TorchRunner(model.ensemble).run(group)
+            for mine, theirs in zip(runner.run(group), expected, strict=True):
+                np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
 def test_shipped_graphs_repeat_the_module_with_classifier_and_distance() -> None:
     for version in ("1", "2"):
         checkpoint = load(SHIPPED / version)
