@@ -1,1 +1,1 @@
-"""Measured shortcuts around Ray Serve and FastAPI; safe to ignore when reading."""
+"""Measured shortcuts around Ray Serve and FastAPI; `POST /v1/diagnoses` runs through them."""
