@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from app.core.errors import InputError, ReleaseError, StoreError
-from app.experiments.reading import MAX_ANSWERS, AnswerSource, ExperimentQuery, read_experiments
+from app.experiments.reading import MAX_ANSWERS, ExperimentQuery, read_experiments
 from app.experiments.report import ComponentComparison, Experiment, HealthDifference, Latency
 from app.release.clients.serve_api import ApplicationState, ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.config.schema import Application
 from app.release.config.weights import above_zero, format_weights
+from app.store.experiments import AnswerPairs
 from app.store.releases import ReleaseEvent
 from app.store.store import Store
 
@@ -127,7 +128,7 @@ def describe_version(item: "RegisteredVersion") -> str:
 
 
 async def comparison_lines(
-    source: AnswerSource, a: str, b: str, days: float | None, now: datetime
+    source: AnswerPairs, a: str, b: str, days: float | None, now: datetime
 ) -> list[str]:
     """Compare two versions as `GET /v1/experiments` does.
 
