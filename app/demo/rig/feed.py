@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from app.core.errors import StoreUnavailable
 from app.core.settings import Settings
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.rig.columns import Columns, second_columns
 from app.demo.rig.replay import Replay
 from app.schemas.equipment import Equipment
 from app.store.open import open_store
@@ -83,7 +83,7 @@ class LiveFeed:
                 await self._clock.sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
                 continue
             end_s = min(math.floor(now_s) + 1, next_s + CATCH_UP_S)
-            await self._persist(partial(self._write, second_columns(self._replay, next_s, end_s)))
+            await self._persist(partial(self._write, next_s, end_s))
             next_s = end_s
 
     async def _register(self) -> None:
@@ -91,8 +91,14 @@ class LiveFeed:
         if await self._store.get_equipment(self._equipment.equipment_id) is None:
             await self._store.put_equipment(self._equipment)
 
-    async def _write(self, columns: Columns) -> None:
-        await self._store.ingest(self._equipment.equipment_id, *columns)
+    async def _write(self, start_s: int, end_s: int) -> None:
+        sensor_ids = self._replay.sensor_ids
+        await self._store.ingest(
+            self._equipment.equipment_id,
+            sensor_ids * (end_s - start_s),
+            np.repeat(np.arange(start_s, end_s, dtype=np.int64) * 1_000_000, len(sensor_ids)),
+            self._replay.values_between(start_s, end_s).reshape(-1),
+        )
 
     async def _persist(self, write: Callable[[], Awaitable[object]]) -> None:
         began_s = self._clock.now_s()

@@ -15,16 +15,6 @@ from app.core.errors import ReadingError
 from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
 
 
-def cycle_at(minute: int, cycles: int) -> int:
-    """Return the cycle that is replayed in a minute.
-
-    Args:
-        minute: whole minutes since 1970-01-01T00:00Z.
-        cycles: number of cycles, at least 1.
-    """
-    return minute % cycles
-
-
 @dataclass(frozen=True, slots=True)
 class Replay:
     """The rig's cycles by second.
@@ -77,7 +67,8 @@ class Replay:
         """
         if end_s <= start_s:
             return np.empty((0, len(self.sensor_ids)))
-        minutes = range(start_s // CYCLE_S, (end_s - 1) // CYCLE_S + 1)
-        cycles_MKS = self.values_CKS[[cycle_at(minute, len(self.values_CKS)) for minute in minutes]]
-        skipped = start_s - minutes.start * CYCLE_S
-        return cycles_MKS.reshape(-1, len(self.sensor_ids))[skipped : skipped + end_s - start_s]
+        first_minute = start_s // CYCLE_S
+        minute_M = np.arange(first_minute, (end_s - 1) // CYCLE_S + 1)
+        values_MKS = self.values_CKS[minute_M % len(self.values_CKS)]
+        skipped = start_s - first_minute * CYCLE_S
+        return values_MKS.reshape(-1, len(self.sensor_ids))[skipped : skipped + end_s - start_s]
