@@ -154,7 +154,7 @@ async def _change(
 async def _promote(
     options: argparse.Namespace, releases: Releases, service: ServiceApi, report: Report
 ) -> None:
-    guards = parse_guards(options.guard, MetricsMeter.names) if options.guard else ()
+    guards = parse_guards(options.guard) if options.guard else ()
     hold_s = parse_duration(options.hold)
     if guards and hold_s <= 0:
         raise InputError("expected a time to watch the guards for, found none: give it with --hold")
@@ -168,7 +168,7 @@ async def _promote(
     replicas = await releases.ingress_replicas()
     fetches = 1 if replicas <= 1 else 3 * replicas
     meter = MetricsMeter(service.metrics, fetches, tuple(above_zero(weights)))
-    await promote(releases, promotion, [meter], report)
+    await promote(releases, promotion, meter, report)
 
 
 def _cancel_at_sigterm() -> None:

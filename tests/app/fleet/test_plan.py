@@ -7,8 +7,16 @@ import pytest
 from app.checkpoint.manifest import WEIGHTS, read_manifest
 from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR
-from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
-from app.fleet.released import make_plan, read_released
+from app.fleet.plan import (
+    Plan,
+    RunRequest,
+    check_options,
+    like_pattern,
+    make_plan,
+    read_ids,
+    read_released,
+    run_name,
+)
 from app.store.fleet import Selection
 from tests.app.fleet.conftest import AT, NOW, write_config
 
