@@ -57,16 +57,7 @@ class _Run(NamedTuple):
 
 
 def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: without the program's name.
-        out: where the summary goes.
-        err: where progress and errors go.
-
-    Returns:
-        The exit status, as the module's docstring has it.
-    """
+    """Run the command line and return its exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
     hint = ""
     try:

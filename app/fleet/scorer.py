@@ -144,9 +144,9 @@ class FleetScorer:
     """Scores pages of one run; several pages may be in progress at once.
 
     Args:
-        store: the database.
-        run: whose diagnoses are stored.
-        plan: of the run.
+        store: has the readings; the diagnoses are written to it.
+        run: the run.
+        plan: its plan.
         batch: most machines of a forward pass.
         device: of the network: `cpu`, `cuda` or `auto`.
     """

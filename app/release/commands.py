@@ -26,7 +26,7 @@ from app.release.config.weights import (
     with_share,
 )
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
-from app.release.history import Actor
+from app.release.history import Order
 from app.release.operations import Releases
 from app.release.promotion import Promotion, new_shadows, promote
 from app.release.source import (
@@ -104,17 +104,8 @@ async def _run_on_cluster(options: argparse.Namespace, settings: Settings, repor
                     report(line)
                 return
             _cancel_at_sigterm()
-            actor = Actor(options.actor, options.reason)
-            releases = Releases(
-                file,
-                serve,
-                service,
-                store,
-                actor,
-                report,
-                settings.var_dir,
-                dry_run=options.dry_run,
-            )
+            order = Order(options.actor, options.reason, options.dry_run)
+            releases = Releases(file, serve, service, store, order, report, settings.var_dir)
             before = releases.read().weights
             await _change(options, releases, service, report, settings)
             if not options.dry_run:

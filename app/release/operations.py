@@ -24,22 +24,15 @@ from app.core.errors import (
 )
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
-from app.release.config.edits import (
-    APPLICATION_PREFIX,
-    Placement,
-    with_shadows,
-    with_version,
-    with_weights,
-    without_version,
-)
+from app.release.config import edits
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.config.weights import UNCHANGED, ShadowChange, above_zero, format_weights
 from app.release.history import (
     ROLLBACK,
     SHADOW,
     UNSHADOW,
-    Actor,
     HistoryStore,
+    Order,
     ReleaseHistory,
     weights_before,
 )
@@ -62,10 +55,9 @@ class Releases:
         serve: Applies the file.
         service: The running service.
         history: Where releases are recorded.
-        actor: Who requests them, and why.
+        order: Who orders them, why, and whether to report the change of the file only.
         report: Receives a line about each result.
         var_dir: Holds the cache of registered versions on this machine.
-        dry_run: Report the change of the file without changing anything.
     """
 
     def __init__(
@@ -74,20 +66,18 @@ class Releases:
         serve: ServeApi,
         service: ServiceApi,
         history: HistoryStore,
-        actor: Actor,
+        order: Order,
         report: Callable[[str], None],
         var_dir: Path,
-        *,
-        dry_run: bool = False,
     ) -> None:
         self._var_dir = var_dir
         self._file = file
         self._serve = serve
         self._service = service
-        self._history = ReleaseHistory(history, actor, report)
-        self._transaction = ConfigTransaction(file, serve, service, actor.name)
+        self._history = ReleaseHistory(history, order, report)
+        self._transaction = ConfigTransaction(file, serve, service, order.actor)
         self._report = report
-        self._dry_run = dry_run
+        self._dry_run = order.dry_run
 
     async def apply(self) -> None:
         """Apply the file as it is, once the versions that gain traffic answer.
@@ -122,20 +112,17 @@ class Releases:
         self._report("applied: " + format_weights(weights))
         await self._history.record(_largest_gain(weights, previous), "apply", weights)
 
-    async def split(
-        self, weights: Mapping[str, float], action: str = "split", shadows: ShadowChange = UNCHANGED
-    ) -> None:
+    async def split(self, weights: Mapping[str, float], shadows: ShadowChange = UNCHANGED) -> None:
         """Set the weights, once the versions that gain traffic answer.
 
         Args:
             weights: Percent by version; versions that are not named get 0.
-            action: Recorded in the history.
             shadows: Change of the shadows.
 
         Raises:
             HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
-        await self._move(self._file.read(), weights, action, shadows=shadows)
+        await self._move(self._file.read(), weights, "split", shadows=shadows)
 
     async def shadow(self, version: str, *, on: bool) -> None:
         """Start or stop scoring copies of the traffic with a version, once it answers.
@@ -146,8 +133,10 @@ class Releases:
         before = self._file.read()
         if version not in before.weights:
             raise unreleased(version, before.weights)
-        change = ShadowChange(add=[version]) if on else ShadowChange(remove=[version])
-        action = SHADOW if on else UNSHADOW
+        if on:
+            change, action = ShadowChange(add=[version]), SHADOW
+        else:
+            change, action = ShadowChange(remove=[version]), UNSHADOW
         await self._move(before, before.weights, action, version, shadows=change)
 
     async def unshadow(self, versions: Sequence[str], version: str, reason: str) -> None:
@@ -187,7 +176,7 @@ class Releases:
             weights: Percent by version; versions that are not named get 0.
             action: Recorded in the history.
             version: The version that the history names.
-            reason: Recorded in the history; the actor's when None.
+            reason: Recorded in the history; that of the order when None.
             shadows: Change of the shadows.
 
         Raises:
@@ -245,7 +234,7 @@ class Releases:
             )
         await self._move(before, earlier, ROLLBACK)
 
-    async def deploy(self, placement: Placement) -> None:
+    async def deploy(self, placement: edits.Placement) -> None:
         """Add a version with weight 0 and wait until it answers.
 
         Args:
@@ -256,17 +245,16 @@ class Releases:
         """
         before = self._file.read()
         like = _largest_gain(before.weights, {})
-        text = with_version(before.text, placement, like)
+        text = edits.with_version(before.text, placement, like)
         if self._report_diff(before, text):
             return
         version = placement.version
         try:
             async with self._transaction.locked(f"deploy {version}"):
                 await self._transaction.replace(before, text)
-            state = await self._serve.wait_running(APPLICATION_PREFIX + version, START_S)
-            replicas = sum(item.running for item in state.deployments.values())
+            state = await self._serve.wait_running(edits.APPLICATION_PREFIX + version, START_S)
             designs = self._designs(placement.checkpoint)
-            count = max(3, 2 * replicas)
+            count = max(3, 2 * state.replicas)
             self._report(await self._service.warm_up(version, designs, count, WARM_UP_S))
         except ReleaseConflict:
             raise
@@ -288,7 +276,7 @@ class Releases:
             HydraulicDiagnosticsError: It has weight, is a shadow, or is not released.
         """
         before = self._file.read()
-        text = without_version(before.text, version)
+        text = edits.without_version(before.text, version)
         if self._report_diff(before, text):
             return
         application = before.application_of(version)
@@ -326,9 +314,9 @@ class Releases:
         started = time.monotonic()
         previous, old_shadows = before.weights, before.config.traffic.shadows
         new_shadows = shadows.apply(old_shadows)
-        text = with_weights(before.text, weights)
+        text = edits.with_weights(before.text, weights)
         if new_shadows != old_shadows:
-            text = with_shadows(text, new_shadows)
+            text = edits.with_shadows(text, new_shadows)
         if text == before.text:
             self._report(
                 f"nothing to do: the file already has {format_weights(previous, old_shadows)}"
@@ -360,7 +348,7 @@ class Releases:
         async with self._transaction.locked(f"remove version {version}", IN_FORCE_S):
             now = self._file.read()
             try:
-                text = without_version(now.text, version)
+                text = edits.without_version(now.text, version)
             except SettingsError:
                 return  # it was never added, or has weight by now
             await self._transaction.replace(now, text)

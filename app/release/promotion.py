@@ -60,12 +60,6 @@ async def promote(
 ) -> None:
     """Promote a version.
 
-    Args:
-        releases: Sets the weights.
-        promotion: Version, steps and guards.
-        meter: Measures the version during each step.
-        report: Receives a line about each result.
-
     Raises:
         GuardBroken: A guard broke or could not be decided; the weights from before are in force.
         WeightsChanged: Somebody else changed the weights meanwhile, and they stay.

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,11 +112,10 @@ class ReleaseService:
         elif release.aliases:
             from app.release.source import set_aliases_apart
 
-            naming = asyncio.create_task(
-                asyncio.to_thread(
-                    set_aliases_apart, release.aliases, self._settings, logger.warning
-                )
+            set_them = asyncio.to_thread(
+                set_aliases_apart, release.aliases, self._settings, logger.warning
             )
+            naming = asyncio.create_task(set_them)
             self._naming.add(naming)
             naming.add_done_callback(self._naming.discard)
 
@@ -140,27 +140,19 @@ class _ThreadSafeHistory:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
 
+@dataclass(slots=True)
 class _ReleaseTask:
     """One release; created in the ingress's thread, run in its own."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        history: _ThreadSafeHistory,
-        dashboard: Callable[[], str],
-        request: "ReleaseRequest",
-        work: "Callable[[Releases], Awaitable[None]]",
-        deployed: str | None,
-    ) -> None:
-        self._settings = settings
-        self._history = history
-        self._dashboard = dashboard
-        self._request = request
-        self._work = work
-        self.deployed = deployed
-        self._lines: list[str] = []
-        self.aliases: Mapping[str, str] = {}
-        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+    settings: Settings
+    history: _ThreadSafeHistory
+    dashboard: Callable[[], str]
+    request: "ReleaseRequest"
+    work: "Callable[[Releases], Awaitable[None]]"
+    deployed: str | None
+    lines: list[str] = field(default_factory=list)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
     def file(self, expected_digest: str | None = None) -> "ConfigFile":
         """Return the file of this node.
@@ -170,7 +162,7 @@ class _ReleaseTask:
         """
         from app.release.config.file import ConfigFile
 
-        path = self._settings.serve_config
+        path = self.settings.serve_config
         if not path.is_file():
             raise ReleasesElsewhere(
                 f"expected the Serve configuration as '{path}' on the ingress's node, found none: "
@@ -186,49 +178,42 @@ class _ReleaseTask:
             HydraulicDiagnosticsError: It was refused; what ran before continues.
         """
         task = asyncio.create_task(self._run())
-        self._running = (asyncio.get_running_loop(), task)
+        self.running = (asyncio.get_running_loop(), task)
         await task
-        return self.answer("would_change" if self._request.dry_run else "done")
+        return self.answer("would_change" if self.request.dry_run else "done")
 
     def cancel(self) -> None:
         """Cancel the release, from any thread."""
-        if self._running is not None:
-            loop, task = self._running
+        if self.running is not None:
+            loop, task = self.running
             loop.call_soon_threadsafe(task.cancel)
 
     def answer(self, state: Literal["done", "running", "would_change"]) -> ReleaseAnswer:
         """Return the state of the release and of the file."""
         now = self.file().read()
         return ReleaseAnswer(
-            state=state, said=tuple(self._lines), weights=now.weights, digest=now.digest
+            state=state, said=tuple(self.lines), weights=now.weights, digest=now.digest
         )
 
     async def _run(self) -> None:
         from app.release.clients.serve_api import ServeApi, ray_token
         from app.release.clients.service_api import ServiceApi, service_url
-        from app.release.history import Actor
+        from app.release.history import Order
         from app.release.operations import Releases
         from app.release.source import new_aliases
 
-        request, settings = self._request, self._settings
+        request = self.request
         file = self.file(request.expected_digest)
         serve = ServeApi(
-            await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home())
+            await asyncio.to_thread(self.dashboard), ray_token(os.environ, Path.home())
         )
         service = ServiceApi(service_url(file.read().config), request.key.get_secret_value())
         async with serve, service:
             before = await _read_running(file, serve)
-            releases = Releases(
-                file,
-                serve,
-                service,
-                self._history,
-                Actor(request.actor, request.reason),
-                self._lines.append,
-                settings.var_dir,
-                dry_run=request.dry_run,
-            )
-            await self._work(releases)
+            order = Order(request.actor, request.reason, request.dry_run)
+            report, var_dir = self.lines.append, self.settings.var_dir
+            releases = Releases(file, serve, service, self.history, order, report, var_dir)
+            await self.work(releases)
             if not request.dry_run:
                 after = releases.read().weights
                 self.aliases = new_aliases(before.weights, after, self.deployed)

@@ -37,11 +37,7 @@ class WeightsChanged(ReleaseConflict):
 class ConfigTransaction:
     """Changes the file and what runs, for one command at a time.
 
-    Args:
-        file: `serve_config.yaml`.
-        serve: Applies the file.
-        service: The running service.
-        actor: Who requests the change, shown to concurrent commands.
+    Concurrent commands are shown the actor, who requests the change.
     """
 
     def __init__(self, file: ConfigFile, serve: ServeApi, service: ServiceApi, actor: str) -> None:

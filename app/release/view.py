@@ -46,13 +46,13 @@ async def status_lines(
         lines.append(f"not running: {error.message}")
     for release in config.config.traffic.releases:
         state = states.get(release.application)
-        replicas = sum(item.running for item in state.deployments.values()) if state else 0
         in_force = f"{weights[release.version]:g}" if release.version in weights else "none"
         role = ", a shadow" if release.version in config.config.traffic.shadows else ""
         lines.append(
             f"version {release.version}: weight {release.weight:g} in the file, {in_force} in "
             f"force{role}; application '{release.application}' "
-            f"{state.status if state else 'absent'}, {replicas} replica(s); checkpoint "
+            f"{state.status if state else 'absent'}, {state.replicas if state else 0} replica(s); "
+            "checkpoint "
             f"{config.config.model_args(release.application).checkpoint}"
         )
     differing = [line.split("'")[1] for line in differing_applications(config, states)]

@@ -41,7 +41,7 @@ async def import_rig(
     """Register the rig and write all readings and labels of a copy of its data.
 
     Args:
-        store: to write to.
+        store: with or without a schema.
         equipment: the machine; its topology is registered or replaced.
         files: a copy of the data.
         start: of the original's first cycle; with a time zone, on a whole minute.

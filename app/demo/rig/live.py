@@ -29,11 +29,7 @@ class LiveRigArgs(BaseModel):
 
 
 class LiveRig:
-    """The replica; a second one would write the same readings.
-
-    Args:
-        equipment: the machine that is written.
-    """
+    """The replica, which writes one machine; a second one would write the same readings."""
 
     def __init__(self, equipment: Equipment) -> None:
         # set first: __del__ is called even if the constructor fails

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.core.errors import ReleaseError
 
@@ -22,18 +22,14 @@ POLL_S = 0.1
 _MESSAGE_CHARACTERS = 600
 
 
-class ReplicaState(BaseModel):
+class ReplicaState(BaseModel, frozen=True):
     """A replica as Serve reports it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     state: str
 
 
-class DeploymentState(BaseModel):
+class DeploymentState(BaseModel, frozen=True):
     """A deployment as Serve reports it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     status: str
     message: str = ""
@@ -45,10 +41,8 @@ class DeploymentState(BaseModel):
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
 
-class ApplicationState(BaseModel):
+class ApplicationState(BaseModel, frozen=True):
     """An application as Serve reports it; `deployed_app_config` was applied last."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     status: str
     message: str = ""
@@ -56,16 +50,18 @@ class ApplicationState(BaseModel):
     deployed_app_config: Mapping[str, Any] | None = None
 
     @property
+    def replicas(self) -> int:
+        """How many replicas of all deployments run."""
+        return sum(item.running for item in self.deployments.values())
+
+    @property
     def failure(self) -> str | None:
         """Why it does not run, or None while it may still start."""
+        messages = [item.message for item in self.deployments.values()]
         if self.status == "DEPLOY_FAILED":
-            messages = [self.message, *(item.message for item in self.deployments.values())]
+            messages = [self.message, *messages]
         else:
-            messages = [
-                item.message
-                for item in self.deployments.values()
-                if "failed to start" in item.message
-            ]
+            messages = [message for message in messages if "failed to start" in message]
             if not messages:
                 return None
         return _cause(" ".join(filter(None, messages)))
