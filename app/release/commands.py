@@ -48,17 +48,11 @@ Report = Callable[[str], None]
 
 
 async def run(options: argparse.Namespace, report: Report) -> int:
-    """Run a command.
+    """Run a command and return its exit status; one that is refused raises.
 
     Args:
         options: Parsed arguments.
         report: Receives each line of the result.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        HydraulicDiagnosticsError: It was refused.
     """
     settings = Settings()
     match options.command:

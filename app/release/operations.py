@@ -50,6 +50,8 @@ REMOVED_S = 60.0
 class Releases:
     """Changes which versions run and what traffic they receive.
 
+    An operation that fails raises HydraulicDiagnosticsError; what ran before continues.
+
     Args:
         file: `serve_config.yaml`.
         serve: Applies the file.
@@ -80,12 +82,7 @@ class Releases:
         self._dry_run = order.dry_run
 
     async def apply(self) -> None:
-        """Apply the file as it is, once the versions that gain traffic answer.
-
-        Raises:
-            HydraulicDiagnosticsError: The file is invalid, a version that gains traffic does not
-                answer, or the weights did not come into force.
-        """
+        """Apply the file as it is, once the versions that gain traffic answer."""
         before = self._file.read()
         weights = before.weights
         states = await self._serve.applications()
@@ -118,18 +115,11 @@ class Releases:
         Args:
             weights: Percent by version; versions that are not named get 0.
             shadows: Change of the shadows.
-
-        Raises:
-            HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
         await self._move(self._file.read(), weights, "split", shadows=shadows)
 
     async def shadow(self, version: str, *, on: bool) -> None:
-        """Start or stop scoring copies of the traffic with a version, once it answers.
-
-        Raises:
-            HydraulicDiagnosticsError: It failed; the shadows are unchanged.
-        """
+        """Start or stop scoring copies of the traffic with a version, once it answers."""
         before = self._file.read()
         if version not in before.weights:
             raise unreleased(version, before.weights)
@@ -146,9 +136,6 @@ class Releases:
             versions: The shadows; others are ignored.
             version: The version that the history names.
             reason: Recorded in the history.
-
-        Raises:
-            HydraulicDiagnosticsError: It failed.
         """
 
         async def once() -> None:
@@ -181,7 +168,6 @@ class Releases:
 
         Raises:
             WeightsChanged: The file has other weights.
-            HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
 
         async def once() -> None:
@@ -193,11 +179,7 @@ class Releases:
         await self._retry(once)
 
     async def rollback(self) -> None:
-        """Restore the weights before the current ones; wait for a command that changes the file.
-
-        Raises:
-            HydraulicDiagnosticsError: The history has none, or they cannot be restored.
-        """
+        """Restore the weights before the current ones; wait for a command that changes the file."""
         await self._retry(self._roll_back_once)
 
     async def _retry(self, once: Callable[[], Awaitable[None]]) -> None:
@@ -235,13 +217,10 @@ class Releases:
         await self._move(before, earlier, ROLLBACK)
 
     async def deploy(self, placement: edits.Placement) -> None:
-        """Add a version with weight 0 and wait until it answers.
+        """Add a version with weight 0 and wait until it answers; remove it again if it does not.
 
         Args:
             placement: The version, with a checkpoint that was verified.
-
-        Raises:
-            HydraulicDiagnosticsError: It did not start or answer; it was removed again.
         """
         before = self._file.read()
         like = _largest_gain(before.weights, {})
@@ -270,11 +249,7 @@ class Releases:
         await self._history.record(version, "deploy", self.read().weights)
 
     async def retire(self, version: str) -> None:
-        """Remove a version that has no weight.
-
-        Raises:
-            HydraulicDiagnosticsError: It has weight, is a shadow, or is not released.
-        """
+        """Remove a released version that has no weight and is no shadow."""
         before = self._file.read()
         text = edits.without_version(before.text, version)
         if self._report_diff(before, text):
@@ -287,19 +262,11 @@ class Releases:
         await self._history.record(version, "retire", after.weights)
 
     async def ingress_replicas(self) -> int:
-        """Return the number of running ingress replicas.
-
-        Raises:
-            HydraulicDiagnosticsError: The file is invalid, or Serve does not answer.
-        """
+        """Return the number of running ingress replicas, at least 1."""
         return await self._transaction.ingress_replicas(self._file.read())
 
     def read(self) -> ReadConfig:
-        """Return the file's content.
-
-        Raises:
-            SettingsError: The file is invalid.
-        """
+        """Return the file's content."""
         return self._file.read()
 
     async def _move(

@@ -87,11 +87,7 @@ async def promote(
 
 
 def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
-    """Return the versions that a promotion makes shadows.
-
-    Raises:
-        SettingsError: The file is invalid.
-    """
+    """Return the versions that a promotion makes shadows."""
     if all(guard.name != DISAGREEMENT for guard in promotion.guards):
         return ()
     read = releases.read()

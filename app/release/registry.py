@@ -50,7 +50,7 @@ class RegisteredVersion(NamedTuple):
 
 
 class Registry:
-    """Registered versions.
+    """Registered versions; methods raise ReleaseError when MLflow refuses or does not answer.
 
     Args:
         settings: `var_dir` holds the local registry.
@@ -78,8 +78,7 @@ class Registry:
 
         Raises:
             CheckpointError: The directory does not match its manifest.
-            ReleaseError: The registry refused or does not answer, or another checkpoint has the
-                number of a shipped one.
+            ReleaseError: Another checkpoint has the number of a shipped one.
         """
         manifest = read_manifest(directory)
         with _translated(), self._locked():
@@ -88,11 +87,7 @@ class Registry:
             return self._add(directory, manifest, run_id, scores)
 
     def versions(self) -> list[RegisteredVersion]:
-        """Return all registered versions, newest first.
-
-        Raises:
-            ReleaseError: The registry does not answer.
-        """
+        """Return all registered versions, newest first."""
         with _translated():
             found = self._client.search_model_versions(f"name = '{NAME}'")
             versions = [self._read(item.version) for item in found]
@@ -104,7 +99,6 @@ class Registry:
         Raises:
             UnknownVersion: It is not registered.
             CheckpointError: A file is not the one that was registered.
-            ReleaseError: The registry does not answer.
         """
         from mlflow.artifacts import download_artifacts
 
@@ -134,11 +128,7 @@ class Registry:
         (directory / files.MANIFEST).write_text(manifest.document(), encoding="utf-8")
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Move an alias to a version; do nothing when the version is not registered.
-
-        Raises:
-            ReleaseError: The registry does not answer.
-        """
+        """Move an alias to a version; do nothing when the version is not registered."""
         with contextlib.suppress(UnknownVersion), _translated(absent=UnknownVersion(version)):
             self._client.set_registered_model_alias(NAME, alias, version)
 

@@ -68,7 +68,7 @@ class ApplicationState(BaseModel, frozen=True):
 
 
 class ServeApi:
-    """A client of the dashboard.
+    """A client of the dashboard; methods raise ReleaseError when it does not answer as expected.
 
     Args:
         address: The dashboard, `http://host:port`.
@@ -94,19 +94,11 @@ class ServeApi:
         await self._client.aclose()
 
     async def apply(self, config: object) -> None:
-        """Apply a whole configuration; returns when Serve accepted it, before it is in force.
-
-        Raises:
-            ReleaseError: The dashboard does not answer, or Serve refused.
-        """
+        """Apply a whole configuration; returns when Serve accepted it, before it is in force."""
         await self._send("PUT", config)
 
     async def applications(self) -> dict[str, ApplicationState]:
-        """Return the state of every application.
-
-        Raises:
-            ReleaseError: The dashboard does not answer, or the answer has another form.
-        """
+        """Return the state of every application."""
         answer = await self._send("GET")
         try:
             given = answer.json()["applications"]
@@ -118,11 +110,7 @@ class ServeApi:
             ) from error
 
     async def wait_running(self, name: str, timeout_s: float) -> ApplicationState:
-        """Wait until an application runs.
-
-        Raises:
-            ReleaseError: It failed, or does not run in time.
-        """
+        """Wait until an application runs; failing or not running in time is a ReleaseError."""
         deadline = time.monotonic() + timeout_s
         while True:
             state = (await self.applications()).get(name)
@@ -139,11 +127,7 @@ class ServeApi:
             await asyncio.sleep(POLL_S)
 
     async def wait_gone(self, name: str, timeout_s: float) -> None:
-        """Wait until an application was removed.
-
-        Raises:
-            ReleaseError: It still exists.
-        """
+        """Wait until an application was removed; it still existing is a ReleaseError."""
         deadline = time.monotonic() + timeout_s
         while (state := (await self.applications()).get(name)) is not None:
             if time.monotonic() > deadline:
