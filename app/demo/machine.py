@@ -130,7 +130,7 @@ async def run_import(
     """Run an import into the store of the settings and print its progress and result.
 
     Args:
-        settings: of the database.
+        settings: name the database.
         parts: what `Progress.done` counts, such as "cycles".
         work: the import; it calls its second argument after every block.
     """

@@ -144,7 +144,7 @@ class FleetScorer:
     """Scores pages of one run; several pages may be in progress at once.
 
     Args:
-        store: has the readings; the diagnoses are written to it.
+        store: has the readings, and keeps the diagnoses.
         run: the run.
         plan: its plan.
         batch: most machines of a forward pass.
@@ -165,8 +165,7 @@ class FleetScorer:
     async def score_page(self, page: Page) -> list[Outcome]:
         """Score the machines of a page that have no diagnosis in this run yet.
 
-        Returns:
-            An outcome for each machine of the page, in any order.
+        The outcomes are those of all machines of the page, in any order.
 
         Raises:
             StoreError: the database can't be reached, or refused.

@@ -99,15 +99,9 @@ def has_registry(settings: Settings) -> bool:
 def new_aliases(
     before: Mapping[str, float], after: Mapping[str, float], deployed: str | None
 ) -> dict[str, str]:
-    """Return the aliases that a change of weights or a deployment moves.
+    """Return the aliases that a change of weights or a deployment moves, and their versions.
 
-    Args:
-        before: Weights by version.
-        after: Weights by version after the change.
-        deployed: The version that was deployed, or None.
-
-    Returns:
-        Version by alias: `champion` has the largest weight, `challenger` was deployed last.
+    `champion` has the largest weight, `challenger` was deployed last.
     """
     aliases = {}
     champion = max(after, key=lambda version: after[version])

@@ -69,12 +69,7 @@ async def status_lines(
 
 
 def difference(config: ReadConfig, states: Mapping[str, ApplicationState]) -> list[str]:
-    """Return, for each application that differs, a line that names it and a unified diff.
-
-    Args:
-        config: Content of the file.
-        states: What runs.
-    """
+    """Return, for each application that differs, a line that names it and a unified diff."""
     lines: list[str] = []
     # Serve copies the file's logging_config to applications without one
     common = config.config.logging_config
@@ -139,13 +134,9 @@ async def comparison_lines(
         days: How far back answers count; None for all.
         now: Current time, UTC.
 
-    Returns:
-        Lines, the verdict first.
-
     Raises:
         InputError: The days are not above 0, or too many.
         ReleaseError: No window was answered by both.
-        StoreError: The database does not answer.
     """
     if days is not None and not 0 < days <= _MAX_DAYS:
         raise InputError(
@@ -153,9 +144,8 @@ async def comparison_lines(
             "days",
         )
     start = None if days is None else now - timedelta(days=days)
-    found = (
-        await read_experiments(source, ExperimentQuery(a, b, start, None, MAX_ANSWERS), now)
-    ).experiments
+    query = ExperimentQuery(a, b, start, None, MAX_ANSWERS)
+    found = (await read_experiments(source, query, now)).experiments
     if not found:
         raise ReleaseError(
             f"expected windows that versions {a} and {b} both answered, found none: score copies "

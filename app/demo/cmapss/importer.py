@@ -47,7 +47,7 @@ async def import_engines(
     """Register the engines and write their readings and labels.
 
     Args:
-        store: to write to.
+        store: with or without a schema.
         topology: of all engines.
         engines: their histories.
         component_id: the component that failed.

@@ -22,14 +22,9 @@ _REPAIR = "pack it anew with `python -m app.demo pack-rig`"
 
 
 def pack(files: RigFiles, archive: Path) -> int:
-    """Check a copy of the data and write it as an archive.
+    """Check a copy of the data, write it as an archive, and return the archive's size in bytes.
 
-    Args:
-        files: a copy of the data.
-        archive: the file to write; replaced atomically.
-
-    Returns:
-        The archive's size in bytes.
+    An existing archive is replaced atomically.
 
     Raises:
         ReadingError: the data are not in the layout, or a file exceeds `MAX_MEMBER_BYTES`.

@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -39,19 +38,6 @@ _LONGEST_SLEEP_S = 1.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The clock of a feed; tests replace it.
-
-    Args:
-        now_s: returns seconds since 1970-01-01T00:00Z.
-        sleep: waits for a number of seconds.
-    """
-
-    now_s: Callable[[], float] = time.time
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-
-
 class LiveFeed:
     """Writes the last hour at its start, then each second when it begins.
 
@@ -59,14 +45,23 @@ class LiveFeed:
         store: to write to; retried while it is unavailable.
         equipment: the machine; registered at the start unless its id is registered.
         replay: the values, in any order of sensors.
-        clock: of the feed.
+        now_s: returns seconds since 1970-01-01T00:00Z.
+        sleep: waits for a number of seconds.
     """
 
-    def __init__(self, store: Store, equipment: Equipment, replay: Replay, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        equipment: Equipment,
+        replay: Replay,
+        now_s: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._store = store
         self._equipment = equipment
         self._replay = replay
-        self._clock = clock
+        self._now_s = now_s
+        self._sleep = sleep
 
     async def run(self) -> None:
         """Feed until cancelled.
@@ -74,13 +69,13 @@ class LiveFeed:
         Raises:
             StoreError: the store refused the readings.
         """
-        next_s = math.floor(self._clock.now_s()) - BACKFILL_S
+        next_s = math.floor(self._now_s()) - BACKFILL_S
         await self._persist(self._register)
         while True:
-            now_s = self._clock.now_s()
+            now_s = self._now_s()
             if next_s > now_s:
                 # in short parts, to notice a changed clock or a suspended machine
-                await self._clock.sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
+                await self._sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
                 continue
             end_s = min(math.floor(now_s) + 1, next_s + CATCH_UP_S)
             await self._persist(partial(self._write, next_s, end_s))
@@ -101,28 +96,26 @@ class LiveFeed:
         )
 
     async def _persist(self, write: Callable[[], Awaitable[object]]) -> None:
-        began_s = self._clock.now_s()
+        began_s = self._now_s()
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_exponential_jitter(
                 multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S, jitter=FIRST_PAUSE_S
             ),
-            sleep=self._clock.sleep,
+            sleep=self._sleep,
             before_sleep=self._log_outage,
         )
         await retrying(write)
         if retrying.statistics["attempt_number"] > 1:
-            outage_s = round(self._clock.now_s() - began_s, 1)
+            outage_s = round(self._now_s() - began_s, 1)
             fields = {"equipment_id": self._equipment.equipment_id, "outage_s": outage_s}
             logger.info("feed resumed", extra=fields)
 
     def _log_outage(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
             assert state.outcome is not None
-            fields = {
-                "equipment_id": self._equipment.equipment_id,
-                "reason": str(state.outcome.exception()),
-            }
+            reason = str(state.outcome.exception())
+            fields = {"equipment_id": self._equipment.equipment_id, "reason": reason}
             logger.warning("feed interrupted, store unavailable", extra=fields)
 
 
@@ -139,6 +132,6 @@ async def run_feed(settings: Settings, equipment: Equipment) -> None:
     )
     store = open_store(settings)
     try:
-        await LiveFeed(store, equipment, replay, Clock()).run()
+        await LiveFeed(store, equipment, replay).run()
     finally:
         await store.close()

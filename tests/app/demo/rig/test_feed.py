@@ -1,7 +1,7 @@
 """The live feed with a simulated clock and store: every second is written, with its value."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.core.errors import StoreError, StoreUnavailable
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, Clock, LiveFeed
+from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, LiveFeed
 from app.demo.rig.replay import Replay
 from app.schemas.equipment import Equipment
 
@@ -32,10 +32,10 @@ class Time:
         self._end = START_S + lasts_s
         self._jumps = jumps or {}
 
-    def clock(self) -> Clock:
-        return Clock(lambda: self.now, self._sleep)
+    def now_s(self) -> float:
+        return self.now
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         assert seconds > 0
         self.now += seconds + self._jumps.get(len(self.sleeps), 0.0)
         self.sleeps.append(seconds)
@@ -89,7 +89,7 @@ class Store:
 
 
 async def _run(time: Time, store: Store) -> None:
-    feed = LiveFeed(store, rig_equipment(), REPLAY, time.clock())  # type: ignore[arg-type]
+    feed = LiveFeed(store, rig_equipment(), REPLAY, time.now_s, time.sleep)  # type: ignore[arg-type]
     with pytest.raises(End):
         await feed.run()
 
@@ -173,7 +173,7 @@ async def test_refusal_is_not_retried() -> None:
             raise StoreError("expected a free disk, found none")
 
     with pytest.raises(StoreError, match="free disk"):
-        await LiveFeed(Refusing(), rig_equipment(), REPLAY, Time(5).clock()).run()  # type: ignore[arg-type]
+        await LiveFeed(Refusing(), rig_equipment(), REPLAY).run()  # type: ignore[arg-type]
 
 
 @settings(max_examples=40, deadline=None)
@@ -191,10 +191,3 @@ async def test_every_second_is_written_for_any_clock_and_outages(
     written = sorted({time_us // 1_000_000 for _, time_us in store.readings})
     assert written or any(away)
     assert store.readings == (_expected(START_S - BACKFILL_S, written[-1]) if written else {})
-
-
-def test_default_clock_is_that_of_the_machine() -> None:
-    clock = Clock()
-    sleep: Callable[[float], Awaitable[None]] = clock.sleep
-    assert clock.now_s() > START_S - 10**9
-    assert sleep.__name__ == "sleep"
