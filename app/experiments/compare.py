@@ -11,7 +11,7 @@ import numpy as np
 from app.experiments.pairs import Floats, Pairs
 from app.experiments.report import Accuracy, ComponentComparison, Experiment, Latency, Share
 from app.experiments.verdict import (
-    MATTERS,
+    EQUIVALENCE_MARGIN,
     accuracy_of,
     differs,
     disagreement_of,
@@ -110,7 +110,7 @@ def sentence(found: Experiment) -> str:
         case "alike":
             windows = max(each.windows for each in known.values())
             verdict = (
-                f"{found.b} is as good as {found.a}: within {MATTERS:.0%} at "
+                f"{found.b} is as good as {found.a}: within {EQUIVALENCE_MARGIN:.0%} at "
                 f"{_listed(list(known))}, by {windows} labelled windows"
             )
         case _:

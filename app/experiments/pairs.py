@@ -61,7 +61,7 @@ def collect_pairs(answers: Iterable[PairRow]) -> Pairs:
     """Return rows of the store, newest first, as pairs in order of time."""
     # the oldest answer about a window replaces later ones
     first = {(row.equipment_id, row.start_us, row.end_us): row for row in answers}
-    rows = list(_apart(sorted(first.values(), key=lambda row: row.created_us)))
+    rows = list(_not_overlapping(sorted(first.values(), key=lambda row: row.created_us)))
     component_ids = tuple(
         sorted({item.component_id for row in rows for answer in row.predictions for item in answer})
     )
@@ -104,7 +104,7 @@ def _numbered(values: Iterable[object]) -> Integers:
     return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
 
 
-def _apart(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+def _not_overlapping(rows: Iterable[PairRow]) -> Iterator[PairRow]:
     """Yield rows whose window overlaps no earlier one of the same machine."""
     taken: dict[str, list[tuple[int, int]]] = {}
     for row in rows:

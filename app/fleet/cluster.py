@@ -42,7 +42,7 @@ PAGE = "page"
 PAGES_AT_ONCE = 2
 RETRY_S = 60.0
 """How long a page waits for a database that is away before the run ends."""
-_ENDS: Mapping[str, type[HydraulicDiagnosticsError]] = {
+_ERRORS: Mapping[str, type[HydraulicDiagnosticsError]] = {
     error.__name__: error for error in (StoreUnavailable, StoreError, CheckpointError)
 }
 
@@ -148,7 +148,7 @@ def outcomes_of(
             ]
             for outcome in outcomes:
                 if outcome.status == "ended":
-                    raise _ENDS.get(outcome.version, ModelUnavailable)(outcome.reason)
+                    raise _ERRORS.get(outcome.version, ModelUnavailable)(outcome.reason)
             yield outcomes
     except ray.exceptions.RayError as error:
         raise ModelUnavailable(

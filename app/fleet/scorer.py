@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeVar
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.locate import find_checkpoint
@@ -122,11 +122,10 @@ class _Version(NamedTuple):
 
         def plan_of(group: WindowGroup) -> WindowPlan:
             digest = group.structure_digest
-            plan = self.plans.get(digest)
-            if plan is None:
-                plan = plan_windows(equipment_of[digest], self.checkpoint.feature_spec)
-                self.plans[digest] = plan
-            return plan
+            if digest not in self.plans:
+                spec = self.checkpoint.feature_spec
+                self.plans[digest] = plan_windows(equipment_of[digest], spec)
+            return self.plans[digest]
 
         return build_groups(groups, plan_of)
 
@@ -306,25 +305,23 @@ class FleetScorer:
         reason = f"an internal error ({kind}): report it with the topology and the log"
         return Outcome(equipment_id, "failed", machine.version, reason)
 
+    @cachedmethod(lambda self: self._versions)
     def _version(self, name: str) -> _Version:
-        version = self._versions.get(name)
-        if version is None:
-            place = self._plan.checkpoints[name]
-            checkpoint = load(find_checkpoint(place.directory, Settings()))
-            found = checkpoint.manifest.sha256[WEIGHTS]
-            if found != place.weights_sha256:
-                raise CheckpointError(
-                    f"expected weights {place.weights_sha256[:12]} of version {name} in "
-                    f"'{place.directory}', as the run began with, found {found[:12]}: put them "
-                    "back, or give another --run"
-                )
-            opened = open_predictor(checkpoint, self._device, 1)
-            plans: LRUCache[str, WindowPlan] = LRUCache(
-                MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
+        place = self._plan.checkpoints[name]
+        checkpoint = load(find_checkpoint(place.directory, Settings()))
+        found = checkpoint.manifest.sha256[WEIGHTS]
+        if found != place.weights_sha256:
+            raise CheckpointError(
+                f"expected weights {place.weights_sha256[:12]} of version {name} in "
+                f"'{place.directory}', as the run began with, found {found[:12]}: put them back, or "
+                "give another --run"
             )
-            version = _Version(name, checkpoint, opened.predictor, plans)
-            self._versions[name] = version
-        return version
+        plans: LRUCache[str, WindowPlan] = LRUCache(
+            MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
+        )
+        return _Version(
+            name, checkpoint, open_predictor(checkpoint, self._device, 1).predictor, plans
+        )
 
 
 def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]]:

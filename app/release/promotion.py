@@ -29,7 +29,7 @@ from app.release.operations import Releases, unreleased
 from app.release.transaction import WeightsChanged
 
 POLL_S = 1.0
-BLIND_S = 10.0
+MAX_OUTAGE_S = 10.0
 """How long measurements, or reads of the file, may fail before the step counts as failed."""
 PROMOTE = "promote"
 ENDED = "the promotion ended"
@@ -177,15 +177,15 @@ class _Walk:
                     raise WeightsChanged(found)
                 read_at = now
             except SettingsError as error:  # somebody may be saving it
-                if now - read_at > BLIND_S:
-                    return f"the file could not be read for {BLIND_S:g} s: {error.message}"
+                if now - read_at > MAX_OUTAGE_S:
+                    return f"the file could not be read for {MAX_OUTAGE_S:g} s: {error.message}"
             try:
                 if guards:
                     measured = await self.meter.measure()
                 measured_at = now
             except ReleaseError as error:
-                if now - measured_at > BLIND_S:
-                    return f"nothing could be measured for {BLIND_S:g} s: {error.message}"
+                if now - measured_at > MAX_OUTAGE_S:
+                    return f"nothing could be measured for {MAX_OUTAGE_S:g} s: {error.message}"
             if (broken := first_broken(guards, measured)) is not None:
                 guard, measurement = broken
                 return f"{guard.text}, found {_format(guard.name, measurement)}"

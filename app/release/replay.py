@@ -39,7 +39,7 @@ TOLERANCE = 1e-5
 _DIGEST_CHARACTERS = 12
 
 
-class Given(NamedTuple):
+class InlineInput(NamedTuple):
     """Inline readings of a request, kept by the caller, and the topology when it was inline too."""
 
     readings: InlineReadings
@@ -54,7 +54,10 @@ class Replayed(NamedTuple):
 
 
 async def replay(
-    diagnosis_id: str, store: Store, directory_of: Callable[[str], Path], given: Given | None = None
+    diagnosis_id: str,
+    store: Store,
+    directory_of: Callable[[str], Path],
+    given: InlineInput | None = None,
 ) -> Replayed:
     """Repeat a stored diagnosis.
 
@@ -91,7 +94,7 @@ async def replay(
     return _compared(then, now, head, inputs.changed)
 
 
-def read_given(path: Path) -> Given:
+def read_given(path: Path) -> InlineInput:
     """Read inline readings from a JSON file with a request, or with its `readings` alone.
 
     Raises:
@@ -105,8 +108,8 @@ def read_given(path: Path) -> Given:
                 raise InputError(
                     f"expected `readings` in the request of '{path}', found none", "readings"
                 )
-            return Given(request.readings, request.equipment)
-        return Given(InlineReadings.model_validate(document), None)
+            return InlineInput(request.readings, request.equipment)
+        return InlineInput(InlineReadings.model_validate(document), None)
     except (OSError, ValueError) as error:
         raise InputError(
             f"expected a request with readings, or readings, as JSON in '{path}', found: {error}"
@@ -135,7 +138,7 @@ class _Inputs:
 
     then: Diagnosis
     store: Store
-    given: Given | None
+    given: InlineInput | None
     changed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 

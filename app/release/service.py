@@ -22,7 +22,7 @@ from app.release.clients.service_api import ServiceApi, service_url
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.history import Order
 from app.release.operations import Releases
-from app.release.source import find_placement_apart, new_aliases, set_aliases_apart
+from app.release.source import find_placement_in_subprocess, new_aliases, set_aliases_in_subprocess
 from app.release.view import differing_applications
 from app.schemas.releases import ReleaseAnswer
 from app.serving.http.routes.releases import ReleaseRequest
@@ -53,7 +53,7 @@ class ReleaseService:
         self._store = store
         self._dashboard = dashboard
         self._running: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
-        self._naming: set[asyncio.Task[None]] = set()
+        self._alias_tasks: set[asyncio.Task[None]] = set()
 
     async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
         """Set the weights, see `Releases.split`."""
@@ -65,7 +65,9 @@ class ReleaseService:
         """Verify a version and add it with weight 0, see `Releases.deploy`."""
 
         async def work(releases: Releases) -> None:
-            await releases.deploy(await asyncio.to_thread(find_placement_apart, version, device))
+            await releases.deploy(
+                await asyncio.to_thread(find_placement_in_subprocess, version, device)
+            )
 
         return await self._run(request, work, deployed=version)
 
@@ -111,12 +113,12 @@ class ReleaseService:
         elif error is not None:
             logger.error("release failed", exc_info=error)
         elif release.aliases:
-            set_them = asyncio.to_thread(
-                set_aliases_apart, release.aliases, self._settings, logger.warning
+            setting = asyncio.to_thread(
+                set_aliases_in_subprocess, release.aliases, self._settings, logger.warning
             )
-            naming = asyncio.create_task(set_them)
-            self._naming.add(naming)
-            naming.add_done_callback(self._naming.discard)
+            alias_task = asyncio.create_task(setting)
+            self._alias_tasks.add(alias_task)
+            alias_task.add_done_callback(self._alias_tasks.discard)
 
 
 class _ThreadSafeHistory:

@@ -55,7 +55,7 @@ def find_placement(
     return Placement(version, given, device)
 
 
-def find_placement_apart(version: str, device: str | None) -> Placement:
+def find_placement_in_subprocess(version: str, device: str | None) -> Placement:
     """Do the same as `find_placement` in a subprocess, which loads the model and MLflow.
 
     Raises:
@@ -126,7 +126,7 @@ def set_aliases(
         report(f"warning: done, but the aliases were not set in the registry: {error.message}")
 
 
-def set_aliases_apart(
+def set_aliases_in_subprocess(
     aliases: Mapping[str, str], settings: Settings, report: Callable[[str], None]
 ) -> None:
     """Do the same as `set_aliases` in a subprocess, which loads MLflow."""

@@ -2,8 +2,10 @@
 
 The values depend on the time alone, so the feed can stop, start and repeat: a second written again
 has the same values, which the store counts as duplicates.
-Invariant: after a pause or an outage it continues where it stopped; every second from the start of
-the backfill until now is written.
+Shapes: C cycles, M of them, K = 60 seconds of a cycle, S sensors.
+Invariant: minute m since 1970-01-01T00:00Z replays cycle m modulo the number of cycles. After a
+pause or an outage the feed continues where it stopped; every second from the start of the backfill
+until now is written.
 """
 
 import asyncio
@@ -11,15 +13,18 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
-from app.core.errors import StoreUnavailable
+from app.core.errors import ReadingError, StoreUnavailable
 from app.core.settings import Settings
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.rig.replay import Replay
+from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
 from app.schemas.equipment import Equipment
 from app.store.open import open_store
 from app.store.store import Store
@@ -36,6 +41,65 @@ LONGEST_PAUSE_S = 5.0
 _LONGEST_SLEEP_S = 1.0
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The rig's cycles by second.
+
+    Args:
+        sensor_ids: the order of S.
+        values_CKS: float64[C, K, S], in the sensors' units.
+    """
+
+    sensor_ids: tuple[str, ...]
+    values_CKS: NDArray[np.float64]
+
+    @classmethod
+    def load(cls, files: RigFiles, sensor_ids: tuple[str, ...]) -> Self:
+        """Read all cycles of a copy of the data at 1 Hz.
+
+        Args:
+            files: a copy of the data; every sensor at 60 values a cycle.
+            sensor_ids: the order of S; sensors of the rig.
+
+        Raises:
+            ReadingError: the data are not in the layout, or not at 1 Hz.
+        """
+        found = survey(files)
+        fast = [sensor_id for sensor_id in sensor_ids if found.rates_hz[sensor_id] != 1]
+        if fast:
+            raise ReadingError(
+                f"{files.where}: expected 60 columns to replay, found {fast[0]}.txt with "
+                f"{CYCLE_S * found.rates_hz[fast[0]]}: replay the shipped copy, or import this one "
+                "with `import-rig`"
+            )
+        values_CKS = np.empty((found.cycles, CYCLE_S, len(sensor_ids)))
+        first = 0
+        for block in read_blocks(files, cycles_per_block=64):
+            last = first + len(block.cycle_index_C)
+            for position, sensor_id in enumerate(sensor_ids):
+                values_CKS[first:last, :, position] = block.values_CR[sensor_id]
+            first = last
+        return cls(sensor_ids, values_CKS)
+
+    def values_between(self, start_s: int, end_s: int) -> NDArray[np.float64]:
+        """Return the values of every second of a half-open interval.
+
+        Args:
+            start_s: whole seconds since 1970-01-01T00:00Z.
+            end_s: likewise, exclusive.
+
+        Returns:
+            float64[end_s - start_s, S].
+        """
+        if end_s <= start_s:
+            return np.empty((0, len(self.sensor_ids)))
+        first_minute = start_s // CYCLE_S
+        minute_M = np.arange(first_minute, (end_s - 1) // CYCLE_S + 1)
+        values_MKS = self.values_CKS[minute_M % len(self.values_CKS)]
+        skipped = start_s - first_minute * CYCLE_S
+        return values_MKS.reshape(-1, len(self.sensor_ids))[skipped : skipped + end_s - start_s]
 
 
 class LiveFeed:

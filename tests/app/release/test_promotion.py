@@ -90,7 +90,7 @@ async def test_undecided_guard_fails_the_promotion(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(promotion, "BLIND_S", 0.05)
+    monkeypatch.setattr(promotion, "MAX_OUTAGE_S", 0.05)
     releases = releases_on(cluster, path, history, lines)
     with pytest.raises(GuardBroken, match="can't be decided, only 3 calls"):
         await promote(

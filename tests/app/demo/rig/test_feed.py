@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.core.errors import StoreError, StoreUnavailable
+from app.core.errors import ReadingError, StoreError, StoreUnavailable
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, LiveFeed
-from app.demo.rig.replay import Replay
+from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, LiveFeed, Replay
+from app.demo.rig.measurements import SENSOR_IDS, open_directory, read_blocks
 from app.schemas.equipment import Equipment
+
+WriteRig = Callable[..., Path]
 
 START_S = 1_764_000_000
 REPLAY = Replay(("PS1", "TS1"), np.arange(5 * 60 * 2, dtype=np.float64).reshape(5, 60, 2))
@@ -191,3 +194,41 @@ async def test_every_second_is_written_for_any_clock_and_outages(
     written = sorted({time_us // 1_000_000 for _, time_us in store.readings})
     assert written or any(away)
     assert store.readings == (_expected(START_S - BACKFILL_S, written[-1]) if written else {})
+
+
+def _counting(cycles: int) -> Replay:
+    # value = 1000 * cycle + second, so that a value identifies its place
+    values_CK = 1000.0 * np.arange(cycles)[:, None] + np.arange(60)
+    return Replay(("A", "B"), np.stack([values_CK, -values_CK], axis=2))
+
+
+@given(start_s=st.integers(0, 4 * 10**9), seconds=st.integers(0, 200), cycles=st.integers(1, 7))
+def test_every_second_has_the_value_of_its_cycle_for_any_interval(
+    start_s: int, seconds: int, cycles: int
+) -> None:
+    values_NS = _counting(cycles).values_between(start_s, start_s + seconds)
+    assert values_NS.shape == (seconds, 2)
+    expected = [
+        1000.0 * (second // 60 % cycles) + second % 60
+        for second in range(start_s, start_s + seconds)
+    ]
+    assert values_NS[:, 0].tolist() == expected
+    assert values_NS[:, 1].tolist() == [-value for value in expected]
+
+
+def test_load_keeps_every_value_in_the_given_order_of_sensors(write_rig: WriteRig) -> None:
+    files = open_directory(write_rig(cycles=3))
+    order = tuple(reversed(SENSOR_IDS))
+    replay = Replay.load(files, order)
+    (block,) = read_blocks(files, cycles_per_block=3)
+    assert replay.values_CKS.shape == (3, 60, 17)
+    for position, sensor_id in enumerate(order):
+        assert np.array_equal(replay.values_CKS[:, :, position], block.values_CR[sensor_id])
+
+
+def test_faster_data_than_a_second_are_not_replayed(write_rig: WriteRig) -> None:
+    files = open_directory(write_rig(cycles=1, rates_hz={"FS1": 10}))
+    with pytest.raises(
+        ReadingError, match=r"expected 60 columns to replay, found FS1\.txt with 600"
+    ):
+        Replay.load(files, SENSOR_IDS)
