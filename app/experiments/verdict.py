@@ -24,7 +24,6 @@ from app.experiments.report import Accuracy, ComponentVerdict, HealthDifference,
 ALPHA = 0.05
 EQUIVALENCE_MARGIN = 0.01
 """Difference in accuracy below which two versions are equally good."""
-_MIN_TIMES, _MAX_TIMES = 1.0, 1e9
 _DIGITS = 6
 
 
@@ -109,7 +108,7 @@ def more_needed(truths: Sequence[Truth], decider: Decider) -> int | None:
         Windows or conditions of the component with most of them; 0 when it is decided, None
         without labels or when no number would do.
     """
-    low, high = _MIN_TIMES, _MAX_TIMES
+    low, high = 1.0, 1e9
     if not truths or verdict_of(truths, decider, high) == "unknown":
         return None
     if verdict_of(truths, decider, low) != "unknown":

@@ -7,7 +7,7 @@ Invariant: when the feed ends, the health check fails and Serve starts a new rep
 import asyncio
 import logging
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from ray import serve
 
 from app.core.errors import HydraulicDiagnosticsError
@@ -20,10 +20,8 @@ from app.serving.observability.logging import configure_logging
 logger = logging.getLogger(__name__)
 
 
-class LiveRigArgs(BaseModel):
+class LiveRigArgs(BaseModel, frozen=True, extra="forbid"):
     """Arguments of the live rig's application."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     equipment_id: Identifier = "hydraulic-rig"
 

@@ -31,7 +31,6 @@ class ReplicaState(BaseModel, frozen=True):
 class DeploymentState(BaseModel, frozen=True):
     """A deployment as Serve reports it."""
 
-    status: str
     message: str = ""
     replicas: tuple[ReplicaState, ...] = ()
 
