@@ -266,7 +266,7 @@ def read_ids(path: Path) -> tuple[tuple[str, ...], str]:
         raise InputError(
             f"expected at least one equipment id in '{path}', found none: give one a line"
         )
-    if b"\0" in body:
+    if any("\0" in line for line in ids):
         raise InputError(
             f"expected a text file with one equipment id a line, found '{path}' with zero bytes"
         )
