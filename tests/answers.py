@@ -27,6 +27,7 @@ from app.model.runtime.predictor import Predictor
 from app.model.trained import TrainedModel
 from app.schemas.diagnosis import Diagnosis, Window
 from app.store.experiments import BEGINNING, KnownTruth, PairRow, PredictedComponent
+from tests.pairs import only
 from tests.rig import rig_block
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"
@@ -188,7 +189,7 @@ def first_call(
     order_P = generator.permutation(len(pairs))
     first = None
     for count in [*range(every, len(pairs), every), len(pairs)]:
-        found = verdict_of(truths_of(pairs.only(order_P[:count])), decider)
+        found = verdict_of(truths_of(only(pairs, order_P[:count])), decider)
         if first is None and found != "unknown":
             first = found, count
     return Call(*(first or ("unknown", len(pairs))), found)

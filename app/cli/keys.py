@@ -17,15 +17,7 @@ from app.store.store import Store
 
 
 def main(arguments: Sequence[str], out: TextIO) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: without the program's name.
-        out: for the output.
-
-    Returns:
-        Exit status: 0 done, 1 failed, with a line on standard error.
-    """
+    """Run the command line and return its exit status: 0 done, 1 failed."""
     options = _parser().parse_args(arguments)
     try:
         asyncio.run(_run(options, open_store(Settings()), out))
@@ -61,14 +53,8 @@ async def _run(options: argparse.Namespace, store: Store, out: TextIO) -> None:
             for key in await store.list_keys():
                 revoked = key.revoked_at
                 state = "in force" if revoked is None else f"revoked {revoked:%Y-%m-%d %H:%M}Z"
-                columns = (
-                    str(key.key_id),
-                    f"{key.shown}...",
-                    ",".join(key.scopes),
-                    state,
-                    key.name,
-                )
-                out.write("\t".join(columns) + "\n")
+                scopes = ",".join(key.scopes)
+                out.write(f"{key.key_id}\t{key.shown}...\t{scopes}\t{state}\t{key.name}\n")
         elif not await store.revoke_key(options.key_id):
             raise HydraulicDiagnosticsError(
                 f"expected the number of a key, found {options.key_id}: see "

@@ -17,14 +17,7 @@ from app.core.errors import HydraulicDiagnosticsError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command.
-
-    Args:
-        arguments: without the program's name.
-
-    Returns:
-        The exit status: 0 done, 1 failed, 130 interrupted.
-    """
+    """Run one command and return its exit status: 0 done, 1 failed, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)

@@ -13,6 +13,7 @@ from app.schemas.equipment import Equipment
 from app.schemas.times import time_argument
 from app.schemas.topology import parse_equipment, read_equipment
 from app.store.open import open_store
+from app.store.readings import Ingested
 from app.store.store import Store
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -29,8 +30,17 @@ class Progress(NamedTuple):
 
     done: int
     total: int
-    readings: int
-    accepted: int
+    readings: int = 0
+    accepted: int = 0
+
+    def after(self, parts: int, ingested: Ingested) -> "Progress":
+        """Return the progress after more parts were written."""
+        return Progress(
+            self.done + parts,
+            self.total,
+            self.readings + ingested.accepted + ingested.duplicates,
+            self.accepted + ingested.accepted,
+        )
 
 
 def read_topology(path: Path, sensor_ids: Sequence[str], origin: str) -> Equipment:
@@ -79,7 +89,7 @@ def renamed(equipment: Equipment, equipment_id: str, **changes: str) -> Equipmen
     return parse_equipment(data, f"equipment id '{equipment_id}'")
 
 
-def start_us(start: datetime, period: timedelta, rule: str) -> int:
+def microseconds_of(start: datetime, period: timedelta, rule: str) -> int:
     """Convert the start of an import to microseconds since 1970-01-01T00:00Z.
 
     Args:
@@ -120,7 +130,7 @@ async def run_import(
     """Run an import into the store of the settings and print its progress and result.
 
     Args:
-        settings: of the database.
+        settings: name the database.
         parts: what `Progress.done` counts, such as "cycles".
         work: the import; it calls its second argument after every block.
     """

@@ -4,15 +4,14 @@ Pure. Every sentence contains the figures that it rests on.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import timedelta
 
 import numpy as np
 
 from app.experiments.pairs import Floats, Pairs
 from app.experiments.report import Accuracy, ComponentComparison, Experiment, Latency, Share
 from app.experiments.verdict import (
-    MATTERS,
+    EQUIVALENCE_MARGIN,
     accuracy_of,
     differs,
     disagreement_of,
@@ -22,32 +21,23 @@ from app.experiments.verdict import (
     truths_of,
     verdict_of,
 )
+from app.store.experiments import BEGINNING
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_NAMES = 4
 """Components that a sentence lists."""
 
 
-class ReadStatus(NamedTuple):
-    """How pairs were read.
-
-    Args:
-        repeated: Answers about a window, or part of one, that another answer covers.
-        complete: Whether all answers were read.
-    """
-
-    repeated: int
-    complete: bool
-
-
-def compare(a: str, b: str, pairs: Pairs, status: ReadStatus) -> Experiment:
+def compare(
+    a: str, b: str, pairs: Pairs, *, repeated: int = 0, complete: bool = True
+) -> Experiment:
     """Compare a version with another one.
 
     Args:
         a: The version to compare with; the first of each pair.
         b: The version that the verdict is about.
         pairs: At least one.
-        status: How they were read.
+        repeated: Answers about a window, or part of one, that another answer covers.
+        complete: Whether all answers were read.
     """
     truths = truths_of(pairs)
     verdict, elsewhere = verdict_of(truths, "by_window"), verdict_of(truths, "by_condition")
@@ -77,10 +67,10 @@ def compare(a: str, b: str, pairs: Pairs, status: ReadStatus) -> Experiment:
         more_conditions=more_conditions,
         windows=len(pairs),
         machines=len(np.unique(pairs.machine_P)),
-        repeated=status.repeated,
-        complete=status.complete,
-        start=_time(int(pairs.created_us_P.min())),
-        end=_time(int(pairs.created_us_P.max())),
+        repeated=repeated,
+        complete=complete,
+        start=BEGINNING + timedelta(microseconds=int(pairs.created_us_P.min())),
+        end=BEGINNING + timedelta(microseconds=int(pairs.created_us_P.max())),
         disagreement=disagreement,
         abstained_a=int(pairs.abstained_2P[0].sum()),
         abstained_b=int(pairs.abstained_2P[1].sum()),
@@ -120,7 +110,7 @@ def sentence(found: Experiment) -> str:
         case "alike":
             windows = max(each.windows for each in known.values())
             verdict = (
-                f"{found.b} is as good as {found.a}: within {MATTERS:.0%} at "
+                f"{found.b} is as good as {found.a}: within {EQUIVALENCE_MARGIN:.0%} at "
                 f"{_listed(list(known))}, by {windows} labelled windows"
             )
         case _:
@@ -145,11 +135,10 @@ def _elsewhere(found: Experiment, conditions: int) -> str:
 
 
 def _about(more: int | None, what: str) -> str:
-    return (
-        f"an unknown number of more {what}"
-        if more is None
-        else f"about {_rounded(more)} more {what}"
-    )
+    if more is None:
+        return f"an unknown number of more {what}"
+    # an estimate: two significant digits
+    return f"about {float(f'{more:.2g}'):,.0f} more {what}"
 
 
 def _figures(found: Experiment, component_id: str, accuracy: Accuracy) -> str:
@@ -162,34 +151,19 @@ def _figures(found: Experiment, component_id: str, accuracy: Accuracy) -> str:
 def _differing(disagreement: Share, components: Sequence[ComponentComparison]) -> str:
     if not disagreement.count:
         return f"They agree in all {disagreement.windows} windows"
-    order = sorted(components, key=lambda item: -item.disagreement.count)
-    parts = [
-        f"{item.component_id} in {item.disagreement.count}"
-        for item in order
-        if item.disagreement.count
-    ]
-    return (
-        f"They differ in {disagreement.count} of {disagreement.windows} windows: {_listed(parts)}"
-    )
+    counts = {item.component_id: item.disagreement.count for item in components}
+    order = sorted(counts, key=lambda name: -counts[name])
+    parts = _listed([f"{name} in {counts[name]}" for name in order if counts[name]])
+    return f"They differ in {disagreement.count} of {disagreement.windows} windows: {parts}"
 
 
 def _listed(parts: Sequence[str]) -> str:
-    shown = [
-        *parts[:_MAX_NAMES],
-        *([f"{len(parts) - _MAX_NAMES} more"] if len(parts) > _MAX_NAMES else []),
-    ]
+    shown = list(parts[:_MAX_NAMES])
+    if len(parts) > _MAX_NAMES:
+        shown.append(f"{len(parts) - _MAX_NAMES} more")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-
-
-def _rounded(number: int) -> str:
-    """Return an estimate, rounded to two significant digits."""
-    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def _latency(latency_P: Floats) -> Latency:
     p50, p95 = np.quantile(latency_P, [0.5, 0.95]).tolist()
     return Latency(p50_s=round(p50, 4), p95_s=round(p95, 4))
-
-
-def _time(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)

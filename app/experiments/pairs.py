@@ -7,9 +7,8 @@ Pure. Invariant: a score exists where one label covers the whole window, for bot
 """
 
 from bisect import bisect
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,86 +56,55 @@ class Pairs:
         """Return the number of pairs, P."""
         return len(self.machine_P)
 
-    def only(self, chosen_P: Integers | Booleans) -> Self:
-        """Select pairs by positions or a mask."""
-        return type(self)(
-            self.component_ids,
-            self.created_us_P[chosen_P],
-            self.machine_P[chosen_P],
-            self.answer_2PC[:, chosen_P],
-            self.graded_2PC[:, chosen_P],
-            self.health_2PC[:, chosen_P],
-            self.score_2PC[:, chosen_P],
-            self.condition_P[chosen_P],
-            self.abstained_2P[:, chosen_P],
-            self.latency_2P[:, chosen_P],
-        )
+
+def collect_pairs(answers: Iterable[PairRow]) -> Pairs:
+    """Return rows of the store, newest first, as pairs in order of time."""
+    # the oldest answer about a window replaces later ones
+    first = {(row.equipment_id, row.start_us, row.end_us): row for row in answers}
+    rows = list(_not_overlapping(sorted(first.values(), key=lambda row: row.created_us)))
+    component_ids = tuple(
+        sorted({item.component_id for row in rows for answer in row.predictions for item in answer})
+    )
+    place_of = {component_id: place for place, component_id in enumerate(component_ids)}
+    shape = (len(rows), len(component_ids))
+    codes: dict[object, int] = {}
+    answer_2PC = np.full((2, *shape), ABSENT, np.int64)
+    graded_2PC = np.zeros((2, *shape), np.bool_)
+    health_2PC = np.full((2, *shape), np.nan)
+    score_2PC = np.full((2, *shape), np.nan)
+    for pair, row in enumerate(rows):
+        truths = _shared_truths(row)
+        for side, components in enumerate(row.predictions):
+            for item in components:
+                at = side, pair, place_of[item.component_id]
+                answer = condition_or_state(item.condition, item.state)
+                answer_2PC[at] = codes.setdefault(answer, len(codes))
+                graded_2PC[at] = item.condition is not None
+                if item.health is not None:
+                    health_2PC[at] = item.health
+                if item.component_id in truths:
+                    score_2PC[at] = score(item, truths[item.component_id])
+    return Pairs(
+        component_ids=component_ids,
+        created_us_P=np.array([row.created_us for row in rows], np.int64),
+        machine_P=_numbered(row.equipment_id for row in rows),
+        answer_2PC=answer_2PC,
+        graded_2PC=graded_2PC,
+        health_2PC=health_2PC,
+        score_2PC=score_2PC,
+        condition_P=_numbered(map(_condition, rows)),
+        abstained_2P=np.array([row.abstained for row in rows], np.bool_).reshape(-1, 2).T,
+        latency_2P=np.array([row.latency_s for row in rows], np.float64).reshape(-1, 2).T,
+    )
 
 
-@dataclass(slots=True)
-class _Codes:
-    """Assigns a number to each distinct value, in order of appearance."""
-
-    known: dict[object, int] = field(default_factory=dict)
-
-    def of(self, value: object) -> int:
-        return self.known.setdefault(value, len(self.known))
+def _numbered(values: Iterable[object]) -> Integers:
+    """Return the number of each value among the distinct ones, in order of appearance."""
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], np.int64)
 
 
-@dataclass(slots=True)
-class PairCollector:
-    """Collects rows of the store, newest first, into pairs."""
-
-    answers: int = 0
-    _first: dict[tuple[str, int, int], PairRow] = field(default_factory=dict)
-
-    def add(self, rows: Iterable[PairRow]) -> None:
-        """Add rows, each older than those before; a window's oldest answer replaces later ones."""
-        for row in rows:
-            self.answers += 1
-            self._first[row.equipment_id, row.start_us, row.end_us] = row
-
-    def pairs(self) -> Pairs:
-        """Return the collected pairs in order of time."""
-        rows = list(_apart(sorted(self._first.values(), key=lambda row: row.created_us)))
-        component_ids = tuple(
-            sorted(
-                {item.component_id for row in rows for answer in row.predictions for item in answer}
-            )
-        )
-        place_of = {component_id: place for place, component_id in enumerate(component_ids)}
-        shape = (len(rows), len(component_ids))
-        machines, answers, conditions = _Codes(), _Codes(), _Codes()
-        answer_2PC = np.full((2, *shape), ABSENT, np.int64)
-        graded_2PC = np.zeros((2, *shape), np.bool_)
-        health_2PC = np.full((2, *shape), np.nan)
-        score_2PC = np.full((2, *shape), np.nan)
-        for pair, row in enumerate(rows):
-            truths = _shared_truths(row)
-            for side, answer in enumerate(row.predictions):
-                for item in answer:
-                    at = side, pair, place_of[item.component_id]
-                    answer_2PC[at] = answers.of(condition_or_state(item.condition, item.state))
-                    graded_2PC[at] = item.condition is not None
-                    if item.health is not None:
-                        health_2PC[at] = item.health
-                    if item.component_id in truths:
-                        score_2PC[at] = score(item, truths[item.component_id])
-        return Pairs(
-            component_ids=component_ids,
-            created_us_P=np.array([row.created_us for row in rows], np.int64),
-            machine_P=np.array([machines.of(row.equipment_id) for row in rows], np.int64),
-            answer_2PC=answer_2PC,
-            graded_2PC=graded_2PC,
-            health_2PC=health_2PC,
-            score_2PC=score_2PC,
-            condition_P=np.array([conditions.of(_condition(row)) for row in rows], np.int64),
-            abstained_2P=np.array([row.abstained for row in rows], np.bool_).reshape(-1, 2).T,
-            latency_2P=np.array([row.latency_s for row in rows], np.float64).reshape(-1, 2).T,
-        )
-
-
-def _apart(rows: Iterable[PairRow]) -> Iterator[PairRow]:
+def _not_overlapping(rows: Iterable[PairRow]) -> Iterator[PairRow]:
     """Yield rows whose window overlaps no earlier one of the same machine."""
     taken: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
@@ -146,13 +114,6 @@ def _apart(rows: Iterable[PairRow]) -> Iterator[PairRow]:
         if free_before and (place == len(windows) or row.end_us <= windows[place][0]):
             windows.insert(place, (row.start_us, row.end_us))
             yield row
-
-
-def collect_pairs(rows: Sequence[PairRow]) -> Pairs:
-    """Return rows, newest first, as pairs."""
-    collector = PairCollector()
-    collector.add(rows)
-    return collector.pairs()
 
 
 def score(predicted: PredictedComponent, truth: KnownTruth) -> float:

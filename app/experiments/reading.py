@@ -5,14 +5,13 @@ of two versions at a time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from app.experiments.compare import ReadStatus, compare
-from app.experiments.pairs import PairCollector
+from app.experiments.compare import compare
+from app.experiments.pairs import collect_pairs
 from app.experiments.report import Experiment, Experiments
-from app.store.experiments import BEGINNING, PairRow
+from app.store.experiments import BEGINNING, AnswerPairs, PairRow
 
 MAX_ANSWERS = 20_000
 """Most answers that one query reads, of all versions together."""
@@ -38,20 +37,8 @@ class ExperimentQuery(NamedTuple):
     limit: int = DEFAULT_ANSWERS
 
 
-class AnswerSource(Protocol):
-    """Where pairs of answers are stored, such as the store's `AnswerPairs`."""
-
-    async def versions(self, start: datetime, end: datetime) -> list[tuple[str, str]]:
-        """Return the pairs of versions with answers in common."""
-
-    def pages(
-        self, a: str, b: str, start: datetime, end: datetime, most: int
-    ) -> AsyncIterator[list[PairRow]]:
-        """Read pairs, newest first."""
-
-
 async def read_experiments(
-    source: AnswerSource, query: ExperimentQuery, now: datetime
+    source: AnswerPairs, query: ExperimentQuery, now: datetime
 ) -> Experiments:
     """Compare versions that have answers in common.
 
@@ -72,22 +59,22 @@ async def read_experiments(
 
 
 async def _experiment(
-    source: AnswerSource, a: str, b: str, start: datetime, end: datetime, limit: int
+    source: AnswerPairs, a: str, b: str, start: datetime, end: datetime, limit: int
 ) -> Experiment | None:
-    collector = PairCollector()
-    read = 0
+    rows: list[PairRow] = []
     # one more, to know whether there are more
-    async for rows in source.pages(a, b, start, end, limit + 1):
-        collector.add(rows[: max(0, limit - read)])
-        read += len(rows)
-    complete = read <= limit
+    async for page in source.pages(a, b, start, end, limit + 1):
+        rows += page
+    return await asyncio.to_thread(_compared, a, b, rows, limit)
 
-    def work() -> Experiment | None:
-        pairs = collector.pairs()
-        status = ReadStatus(collector.answers - len(pairs), complete)
-        return compare(a, b, pairs, status) if len(pairs) else None
 
-    return await asyncio.to_thread(work)
+def _compared(a: str, b: str, rows: list[PairRow], limit: int) -> Experiment | None:
+    answers = rows[:limit]
+    pairs = collect_pairs(answers)
+    if not len(pairs):
+        return None
+    repeated = len(answers) - len(pairs)
+    return compare(a, b, pairs, repeated=repeated, complete=len(rows) <= limit)
 
 
 def _oriented(found: list[tuple[str, str]], query: ExperimentQuery) -> list[tuple[str, str]]:

@@ -14,30 +14,28 @@ Verdict = Literal["better", "worse", "mixed", "alike", "unknown"]
 ComponentVerdict = Literal["better", "worse", "alike", "unknown"]
 Interval = tuple[float, float]
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Share(BaseModel):
+class Share(_Strict):
     """A number of windows, and the always-valid 95 % interval of the true share."""
-
-    model_config = _FROZEN
 
     count: int
     windows: int
     interval: Interval
 
 
-class HealthDifference(BaseModel):
+class HealthDifference(_Strict):
     """Mean health of `b` minus `a` over windows with both; always-valid 95 % interval."""
-
-    model_config = _FROZEN
 
     windows: int
     mean: float
     interval: Interval
 
 
-class Accuracy(BaseModel):
+class Accuracy(_Strict):
     """Accuracy of both versions over windows that a label covers.
 
     A grade scores 1 when it equals the label and 0 otherwise, a health 1 minus its error, an
@@ -46,8 +44,6 @@ class Accuracy(BaseModel):
     about others: there all windows of one machine under the same labels count once, and
     `conditions` is their number.
     """
-
-    model_config = _FROZEN
 
     windows: int
     conditions: int
@@ -59,15 +55,13 @@ class Accuracy(BaseModel):
     elsewhere: ComponentVerdict
 
 
-class ComponentComparison(BaseModel):
+class ComponentComparison(_Strict):
     """One component.
 
     A pair disagrees when the conditions differ, or the states where neither has a condition.
     `untold_a` and `untold_b` count windows in which a version answered neither health nor
     condition.
     """
-
-    model_config = _FROZEN
 
     component_id: str
     disagreement: Share
@@ -77,16 +71,14 @@ class ComponentComparison(BaseModel):
     accuracy: Accuracy | None
 
 
-class Latency(BaseModel):
+class Latency(_Strict):
     """Seconds of building and scoring: median and 95th percentile. Shadows wait for traffic."""
-
-    model_config = _FROZEN
 
     p50_s: float
     p95_s: float
 
 
-class Experiment(BaseModel):
+class Experiment(_Strict):
     """Two versions on windows that both answered.
 
     `verdict` compares `b` with `a` on the compared machines and conditions: `mixed` is better at
@@ -97,8 +89,6 @@ class Experiment(BaseModel):
     the number of answers about one again, or about one that shares readings with it. `complete` is
     false when there were more answers than were read; the newest are compared then.
     """
-
-    model_config = _FROZEN
 
     a: Version
     b: Version
@@ -123,9 +113,7 @@ class Experiment(BaseModel):
     components: tuple[ComponentComparison, ...]
 
 
-class Experiments(BaseModel):
+class Experiments(_Strict):
     """Comparisons of all pairs of versions with answers in common."""
-
-    model_config = _FROZEN
 
     experiments: tuple[Experiment, ...]

@@ -22,9 +22,8 @@ from app.experiments.pairs import ABSENT, Booleans, Pairs
 from app.experiments.report import Accuracy, ComponentVerdict, HealthDifference, Share, Verdict
 
 ALPHA = 0.05
-MATTERS = 0.01
+EQUIVALENCE_MARGIN = 0.01
 """Difference in accuracy below which two versions are equally good."""
-_MIN_TIMES, _MAX_TIMES = 1.0, 1e9
 _DIGITS = 6
 
 
@@ -97,9 +96,9 @@ def component_verdict(
     side = side_of(sample, 0.5, alpha, times)
     if side:
         return "better" if side > 0 else "worse"
-    # differences are mapped from [-1, 1] to [0, 1]
-    above = side_of(sample, 0.5 - MATTERS / 2, alpha, times) > 0
-    return "alike" if above and side_of(sample, 0.5 + MATTERS / 2, alpha, times) < 0 else "unknown"
+    margin = EQUIVALENCE_MARGIN / 2  # differences are mapped from [-1, 1] to [0, 1]
+    above = side_of(sample, 0.5 - margin, alpha, times) > 0
+    return "alike" if above and side_of(sample, 0.5 + margin, alpha, times) < 0 else "unknown"
 
 
 def more_needed(truths: Sequence[Truth], decider: Decider) -> int | None:
@@ -109,7 +108,7 @@ def more_needed(truths: Sequence[Truth], decider: Decider) -> int | None:
         Windows or conditions of the component with most of them; 0 when it is decided, None
         without labels or when no number would do.
     """
-    low, high = _MIN_TIMES, _MAX_TIMES
+    low, high = 1.0, 1e9
     if not truths or verdict_of(truths, decider, high) == "unknown":
         return None
     if verdict_of(truths, decider, low) != "unknown":
@@ -127,7 +126,6 @@ def more_needed(truths: Sequence[Truth], decider: Decider) -> int | None:
 def accuracy_of(truth: Truth, components: int) -> Accuracy:
     """Return the accuracy at one of the components that share the probability of error."""
     alpha = ALPHA / components
-    low, high = mean_interval(truth.by_window, alpha)
     a, b = truth.right_2
     return Accuracy(
         windows=truth.by_window.size,
@@ -135,7 +133,7 @@ def accuracy_of(truth: Truth, components: int) -> Accuracy:
         a=round(a, _DIGITS),
         b=round(b, _DIGITS),
         difference=round(b - a, _DIGITS),
-        interval=(round(2 * low - 1, _DIGITS), round(2 * high - 1, _DIGITS)),
+        interval=_difference_interval(truth.by_window, alpha),
         verdict=component_verdict(truth, "by_window", alpha),
         elsewhere=component_verdict(truth, "by_condition", alpha),
     )
@@ -168,9 +166,14 @@ def health_difference_of(pairs: Pairs, place: int) -> HealthDifference | None:
     difference_N = difference_P[np.isfinite(difference_P)]
     if not len(difference_N):
         return None
-    low, high = mean_interval(sample_of(difference_N, -1.0, 1.0), ALPHA)
     return HealthDifference(
         windows=len(difference_N),
         mean=round(float(difference_N.mean()), _DIGITS),
-        interval=(round(2 * low - 1, _DIGITS), round(2 * high - 1, _DIGITS)),
+        interval=_difference_interval(sample_of(difference_N, -1.0, 1.0), ALPHA),
     )
+
+
+def _difference_interval(sample: Sample, alpha: float) -> tuple[float, float]:
+    """Return the interval of a mean difference, mapped back from [0, 1] to [-1, 1]."""
+    low, high = mean_interval(sample, alpha)
+    return round(2 * low - 1, _DIGITS), round(2 * high - 1, _DIGITS)

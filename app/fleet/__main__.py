@@ -25,8 +25,15 @@ from app.core.errors import (
     UnknownError,
 )
 from app.core.settings import PROJECT_DIR, Settings
-from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
-from app.fleet.released import make_plan
+from app.fleet.plan import (
+    Plan,
+    RunRequest,
+    check_options,
+    like_pattern,
+    make_plan,
+    read_ids,
+    run_name,
+)
 from app.fleet.tally import Summary, Tally, summary_text
 from app.schemas.times import time_argument
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
@@ -50,16 +57,7 @@ class _Run(NamedTuple):
 
 
 def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: without the program's name.
-        out: where the summary goes.
-        err: where progress and errors go.
-
-    Returns:
-        The exit status, as the module's docstring has it.
-    """
+    """Run the command line and return its exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
     hint = ""
     try:
@@ -123,11 +121,10 @@ async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
 
 def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: TextIO) -> Summary:
     # Ray takes a second to import, and wrong use is reported without it
-    from app.fleet.cluster import Resources, connected, outcomes_of
+    from app.fleet.cluster import connected, outcomes_of
 
     tally = Tally(sum(page.machines for page in found.pages))
-    resources = Resources(options.address, options.workers, options.gpus, options.batch)
-    with connected(resources) as pool:
+    with connected(options.address, options.workers, options.gpus) as pool:
         weights = ", ".join(
             f"version {release.version} {release.weight:g} %"
             for release in found.plan.traffic.releases
@@ -186,13 +183,12 @@ def _request(options: argparse.Namespace) -> RunRequest:
         _, sha256 = read_ids(Path(equipment))
     elif equipment is not None:
         like_pattern(equipment)
-    checkpoint = options.checkpoint and str(options.checkpoint.resolve())
     return RunRequest(
         equipment=equipment,
         ids_sha256=sha256,
         design=options.design,
         model_version=options.model_version,
-        checkpoint=checkpoint,
+        checkpoint=options.checkpoint and str(options.checkpoint.resolve()),
     )
 
 

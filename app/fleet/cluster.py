@@ -1,20 +1,24 @@
 """Runs the pages of a run with Ray Data, on workers with their own weights and connections.
 
-Only pages (two ids, or some hundred) are sent to the workers, and small rows back; memory does not
-grow with the fleet. A cluster that was started here is shut down here in any case; one that existed
-before is left running.
+Only pages (two ids, or some hundred) are sent to the workers, and small rows back, one a machine;
+diagnoses go to the database alone, and memory does not grow with the fleet. A cluster that was
+started here is shut down here in any case; one that existed before is left running.
 """
 
+import asyncio
 import logging
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 import ray.data
 import ray.exceptions
+from numpy.typing import NDArray
 
 from app.core.errors import (
     CheckpointError,
@@ -25,38 +29,25 @@ from app.core.errors import (
 )
 from app.core.settings import Settings
 from app.fleet.plan import Plan
-from app.fleet.scorer import Outcome
-from app.fleet.worker import PAGE, PAGES_AT_ONCE, FleetWorker
+from app.fleet.scorer import FleetScorer, Outcome
+from app.serving.observability.logging import configure_logging
 from app.store.fleet import FleetRun, Page
+from app.store.open import open_store
+from app.store.pool import PoolLimits
 
 CPU_OF_A_WORKER = 0.5
 """CPUs reserved for a worker: fewer than it uses, so that some start beside a running service."""
 LOCAL = "local"
-_ENDS: Mapping[str, type[HydraulicDiagnosticsError]] = {
+PAGE = "page"
+PAGES_AT_ONCE = 2
+RETRY_S = 60.0
+"""How long a page waits for a database that is away before the run ends."""
+_ERRORS: Mapping[str, type[HydraulicDiagnosticsError]] = {
     error.__name__: error for error in (StoreUnavailable, StoreError, CheckpointError)
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What a run may use.
-
-    Args:
-        address: of the Ray cluster; `auto` for that of this machine, `local` for a new one; None
-            for that of RAY_ADDRESS, else a new one.
-        workers: processes; None for as many as the cluster has processors, or GPUs, for.
-        gpus: of each worker; None for one where the cluster has GPUs.
-        batch: most graphs of a forward pass.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-    gpus: float | None = None
-    batch: int = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(NamedTuple):
     """The workers of a run: how many, and the GPUs of each."""
 
     workers: int
@@ -64,27 +55,32 @@ class Pool:
 
 
 @contextmanager
-def connected(resources: Resources) -> Iterator[Pool]:
+def connected(address: str | None, workers: int | None, gpus: float | None) -> Iterator[Pool]:
     """Connect to the cluster, or start one on this machine; yield the workers it has room for.
+
+    Args:
+        address: of the Ray cluster; `auto` for that of this machine, `local` for a new one; None
+            for that of RAY_ADDRESS, else a new one.
+        workers: processes; None for as many as the cluster has processors, or GPUs, for.
+        gpus: of each worker; None for one where the cluster has GPUs.
 
     Raises:
         ModelUnavailable: the cluster can't be reached.
     """
     started_here = not ray.is_initialized()
     if started_here:
-        _start(resources)
+        _start(address or os.environ.get("RAY_ADDRESS") or LOCAL, workers)
     try:
-        yield _pool(resources)
+        yield _pool(workers, gpus)
     finally:
         if started_here:
             ray.shutdown()
 
 
-def _start(resources: Resources) -> None:
-    address = resources.address or os.environ.get("RAY_ADDRESS") or LOCAL
+def _start(address: str, workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:
-        needed = math.ceil((resources.workers or 1) * CPU_OF_A_WORKER)
+        needed = math.ceil((workers or 1) * CPU_OF_A_WORKER)
         ray.init(
             address=LOCAL,
             include_dashboard=False,
@@ -102,14 +98,13 @@ def _start(resources: Resources) -> None:
         ) from error
 
 
-def _pool(resources: Resources) -> Pool:
+def _pool(workers: int | None, gpus: float | None) -> Pool:
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     free = ray.available_resources()  # type: ignore[no-untyped-call]
-    gpus = (
-        resources.gpus if resources.gpus is not None else 1.0 if total.get("GPU", 0) >= 1 else 0.0
-    )
-    if resources.workers is not None:
-        return Pool(resources.workers, gpus)
+    if gpus is None:
+        gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
+    if workers is not None:
+        return Pool(workers, gpus)
     room = min(total.get("CPU", 1), free.get("CPU", 0) / CPU_OF_A_WORKER)
     if gpus > 0:
         room = min(room, free.get("GPU", 0) / gpus)
@@ -153,10 +148,47 @@ def outcomes_of(
             ]
             for outcome in outcomes:
                 if outcome.status == "ended":
-                    raise _ENDS.get(outcome.version, ModelUnavailable)(outcome.reason)
+                    raise _ERRORS.get(outcome.version, ModelUnavailable)(outcome.reason)
             yield outcomes
     except ray.exceptions.RayError as error:
         raise ModelUnavailable(
             f"expected the workers to score the fleet, found {type(error).__name__}: {error}; "
             "start the same run again to go on"
         ) from error
+
+
+class FleetWorker:
+    """Scores pages in one process, for Ray Data.
+
+    Ray Data calls it from a few threads, so that a page is read and written while another is
+    computed. They share one event loop in its own thread, to which the connections belong. A forward
+    pass has at most `batch` graphs.
+    """
+
+    def __init__(self, settings: Settings, run: FleetRun, plan: Plan, batch: int) -> None:
+        configure_logging(settings.log_level)
+        limits = PoolLimits(
+            max_size=3 * PAGES_AT_ONCE,
+            retry_s=RETRY_S,
+            statement_cache_size=settings.statement_cache_size,
+        )
+        self._scorer = FleetScorer(open_store(settings, limits), run, plan, batch, "auto")
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
+
+    def __call__(self, rows: Mapping[str, NDArray[np.object_]]) -> dict[str, NDArray[Any]]:
+        """Score the page of one row; return a row a machine, or the error that ends the run."""
+        (text,) = rows[PAGE]
+        scoring = self._scorer.score_page(Page.model_validate_json(text))
+        try:
+            outcomes = asyncio.run_coroutine_threadsafe(scoring, self._loop).result()
+        except HydraulicDiagnosticsError as error:
+            # if it were raised, Ray would retry it, and pass it on as text
+            outcomes = [Outcome("", "ended", type(error).__name__, error.message)]
+        return {
+            # typed also when a page has no machine any more
+            name: np.array(
+                [getattr(each, name) for each in outcomes], float if name == "compute_s" else str
+            )
+            for name in Outcome._fields
+        }

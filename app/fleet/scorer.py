@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeVar
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 
 from app.checkpoint.files import Checkpoint, load
 from app.checkpoint.locate import find_checkpoint
@@ -94,6 +94,10 @@ class _Machine(NamedTuple):
     window: Window
     version: str
 
+    @property
+    def equipment_id(self) -> str:
+        return self.equipment.equipment_id
+
 
 class _Input(NamedTuple):
     """What was read for a machine."""
@@ -118,11 +122,10 @@ class _Version(NamedTuple):
 
         def plan_of(group: WindowGroup) -> WindowPlan:
             digest = group.structure_digest
-            plan = self.plans.get(digest)
-            if plan is None:
-                plan = plan_windows(equipment_of[digest], self.checkpoint.feature_spec)
-                self.plans[digest] = plan
-            return plan
+            if digest not in self.plans:
+                spec = self.checkpoint.feature_spec
+                self.plans[digest] = plan_windows(equipment_of[digest], spec)
+            return self.plans[digest]
 
         return build_groups(groups, plan_of)
 
@@ -132,20 +135,17 @@ class _Version(NamedTuple):
         return PredictionDecoder.of(self.name, design, of.manifest, of.feature_spec, of.calibration)
 
 
-class _Computed(NamedTuple):
-    """A batch's diagnoses to store, and the outcomes of all its machines."""
-
-    diagnoses: Sequence[StoredDiagnosis]
-    outcomes: Sequence[Outcome]
+_Computed = tuple[list[StoredDiagnosis], list[Outcome]]
+"""A batch's diagnoses to store, and the outcomes of its machines."""
 
 
 class FleetScorer:
     """Scores pages of one run; several pages may be in progress at once.
 
     Args:
-        store: the database.
-        run: whose diagnoses are stored.
-        plan: of the run.
+        store: has the readings, and keeps the diagnoses.
+        run: the run.
+        plan: its plan.
         batch: most machines of a forward pass.
         device: of the network: `cpu`, `cuda` or `auto`.
     """
@@ -164,21 +164,16 @@ class FleetScorer:
     async def score_page(self, page: Page) -> list[Outcome]:
         """Score the machines of a page that have no diagnosis in this run yet.
 
-        Returns:
-            An outcome for each machine of the page, in any order.
+        The outcomes are those of all machines of the page, in any order.
 
         Raises:
             StoreError: the database can't be reached, or refused.
             CheckpointError: a version's weights are not those that the run began with.
         """
-        outcomes: list[Outcome] = []
-        machines: list[_Machine] = []
-        for item in await self._runs.read_page(self._run, page, self._plan.selection):
-            found = self._resolve(item)
-            if isinstance(found, Outcome):
-                outcomes.append(found)
-            else:
-                machines.append(found)
+        items = await self._runs.read_page(self._run, page, self._plan.selection)
+        resolved = [self._resolve(item) for item in items]
+        outcomes = [each for each in resolved if isinstance(each, Outcome)]
+        machines = [each for each in resolved if isinstance(each, _Machine)]
         batches = list(_batches(machines, self._batch))
         reading = [asyncio.create_task(self._read(batch)) for batch in batches[:1]]
         writing: list[asyncio.Task[None]] = []
@@ -189,10 +184,10 @@ class FleetScorer:
                     asyncio.create_task(self._read(following))
                     for following in batches[number + 1 : number + 2]
                 ]
-                computed = await self._compute(inputs)
+                diagnoses, computed = await self._compute(inputs)
                 await _finish(writing)
-                writing = [asyncio.create_task(self._store.insert_diagnoses(computed.diagnoses))]
-                outcomes += computed.outcomes
+                writing = [asyncio.create_task(self._store.insert_diagnoses(diagnoses))]
+                outcomes += computed
             await _finish(writing)
         finally:
             unfinished = [*reading, *writing]
@@ -211,18 +206,15 @@ class FleetScorer:
             bins = window_before(item.equipment, None, self._plan.at)
         except HydraulicDiagnosticsError as error:
             return Outcome(item.equipment_id, "failed", reason=error.message)
+        window = interval_of(bins, item.equipment)
         version = order_of_versions(item.equipment_id, self._plan.traffic)[0].version
-        return _Machine(
-            item.equipment, item.diagnosis_id, bins, interval_of(bins, item.equipment), version
-        )
+        return _Machine(item.equipment, item.diagnosis_id, bins, window, version)
 
     async def _read(self, batch: Sequence[_Machine]) -> list[_Input]:
-        reading = self._store.read_windows(
-            [(item.equipment.equipment_id, *item.bins) for item in batch]
-        )
+        reading = self._store.read_windows([(item.equipment_id, *item.bins) for item in batch])
         if self._plan.forced:
             return [_Input(*each, {}) for each in zip(batch, await reading, strict=True)]
-        ends = [(item.equipment.equipment_id, item.window.end) for item in batch]
+        ends = [(item.equipment_id, item.window.end) for item in batch]
         windows, previous = await asyncio.gather(reading, self._runs.states_before(ends))
         return [_Input(*each) for each in zip(batch, windows, previous, strict=True)]
 
@@ -233,11 +225,6 @@ class FleetScorer:
         """Make the diagnoses of a batch, all of one version."""
         started = time.perf_counter()
         name = batch[0].machine.version
-        outcomes = [
-            Outcome(each.machine.equipment.equipment_id, "failed", name, NO_READINGS)
-            for each in batch
-            if not each.window.count
-        ]
         inputs = [each for each in batch if each.window.count]
         version = await self._in_thread(lambda: self._version(name))
         equipment_of = {
@@ -253,12 +240,14 @@ class FleetScorer:
         scored = await score_windows(
             [WindowInput(each.machine.equipment, each.window) for each in inputs], build, score
         )
-        computed = await self._in_thread(lambda: self._diagnose(inputs, scored, version))
-        outcomes += computed.outcomes
+        diagnoses, outcomes = await self._in_thread(lambda: self._diagnose(inputs, scored, version))
+        outcomes += [
+            Outcome(each.machine.equipment_id, "failed", name, NO_READINGS)
+            for each in batch
+            if not each.window.count
+        ]
         share_s = (time.perf_counter() - started) / len(batch)
-        return _Computed(
-            computed.diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes]
-        )
+        return diagnoses, [outcome._replace(compute_s=share_s) for outcome in outcomes]
 
     def _diagnose(
         self,
@@ -279,9 +268,8 @@ class FleetScorer:
             except Exception as error:  # noqa: BLE001
                 outcomes.append(self._failed(item.machine, error))
                 continue
-            equipment_id = item.machine.equipment.equipment_id
-            outcomes.append(Outcome(equipment_id, diagnosis.status, version.name))
-        return _Computed(diagnoses, outcomes)
+            outcomes.append(Outcome(item.machine.equipment_id, diagnosis.status, version.name))
+        return diagnoses, outcomes
 
     def _build(self, item: _Input, scored: ScoredWindow, version: _Version) -> Diagnosis:
         machine, newest = item.machine, item.window.newest
@@ -306,7 +294,7 @@ class FleetScorer:
 
     def _failed(self, machine: _Machine, error: Exception) -> Outcome:
         """Return the outcome of a machine that can't be scored; log one of each foreign type."""
-        equipment_id = machine.equipment.equipment_id
+        equipment_id = machine.equipment_id
         if isinstance(error, HydraulicDiagnosticsError):
             reason = error.message.replace(f"'{equipment_id}'", "the machine")
             return Outcome(equipment_id, "failed", machine.version, reason)
@@ -317,25 +305,23 @@ class FleetScorer:
         reason = f"an internal error ({kind}): report it with the topology and the log"
         return Outcome(equipment_id, "failed", machine.version, reason)
 
+    @cachedmethod(lambda self: self._versions)
     def _version(self, name: str) -> _Version:
-        version = self._versions.get(name)
-        if version is None:
-            place = self._plan.checkpoints[name]
-            checkpoint = load(find_checkpoint(place.directory, Settings()))
-            found = checkpoint.manifest.sha256[WEIGHTS]
-            if found != place.weights_sha256:
-                raise CheckpointError(
-                    f"expected weights {place.weights_sha256[:12]} of version {name} in "
-                    f"'{place.directory}', as the run began with, found {found[:12]}: put them "
-                    "back, or give another --run"
-                )
-            opened = open_predictor(checkpoint, self._device, 1)
-            plans: LRUCache[str, WindowPlan] = LRUCache(
-                MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
+        place = self._plan.checkpoints[name]
+        checkpoint = load(find_checkpoint(place.directory, Settings()))
+        found = checkpoint.manifest.sha256[WEIGHTS]
+        if found != place.weights_sha256:
+            raise CheckpointError(
+                f"expected weights {place.weights_sha256[:12]} of version {name} in "
+                f"'{place.directory}', as the run began with, found {found[:12]}: put them back, or "
+                "give another --run"
             )
-            version = _Version(name, checkpoint, opened.predictor, plans)
-            self._versions[name] = version
-        return version
+        plans: LRUCache[str, WindowPlan] = LRUCache(
+            MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)
+        )
+        return _Version(
+            name, checkpoint, open_predictor(checkpoint, self._device, 1).predictor, plans
+        )
 
 
 def _batches(machines: Sequence[_Machine], most: int) -> Iterator[list[_Machine]]:

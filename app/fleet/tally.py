@@ -6,9 +6,8 @@ Its size is bounded by the number of different reasons, not by the number of mac
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, NonNegativeFloat
 
 from app.fleet.scorer import Outcome
 
@@ -17,17 +16,15 @@ MAX_EXAMPLES = 5
 OTHER_REASONS = "other reasons, beyond the first hundred"
 
 
-class Failures(BaseModel):
+class Failures(BaseModel, frozen=True):
     """Machines that could not be scored for one reason, and the ids of a few of them."""
-
-    model_config = ConfigDict(frozen=True)
 
     reason: str
     machines: int
     examples: tuple[str, ...]
 
 
-class Summary(BaseModel):
+class Summary(BaseModel, frozen=True):
     """The summary of a run.
 
     `seconds` counts from the start of the workers; `start_s` is the time to the first outcomes, and
@@ -35,8 +32,6 @@ class Summary(BaseModel):
     machines were scored before the run was started again. `compute_s` is the time for features,
     network and diagnosis, over all workers.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     run: str
     at: datetime
@@ -48,10 +43,10 @@ class Summary(BaseModel):
     versions: dict[str, int]
     failures: tuple[Failures, ...]
     workers: int
-    seconds: Annotated[float, Field(ge=0)]
-    start_s: Annotated[float, Field(ge=0)]
-    compute_s: Annotated[float, Field(ge=0)]
-    machines_per_s: Annotated[float, Field(ge=0)]
+    seconds: NonNegativeFloat
+    start_s: NonNegativeFloat
+    compute_s: NonNegativeFloat
+    machines_per_s: NonNegativeFloat
 
 
 class Tally:
@@ -84,7 +79,12 @@ class Tally:
     def add(self, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Count outcomes that came together after so many seconds."""
         for outcome in outcomes:
-            self._add(outcome)
+            self.statuses[outcome.status] += 1
+            self.compute_s += outcome.compute_s
+            if outcome.status in ("ok", "insufficient_evidence"):
+                self._versions[outcome.version] += 1
+            if outcome.status == "failed":
+                self._add_failure(outcome)
         if self._start_s is None:
             self._start_s, self._scored_first = seconds, self.scored
 
@@ -95,18 +95,13 @@ class Tally:
             since_s, scored = seconds, self.scored
         return scored / since_s if since_s > 0 else 0.0
 
-    def _add(self, outcome: Outcome) -> None:
-        self.statuses[outcome.status] += 1
-        self.compute_s += outcome.compute_s
-        if outcome.status in ("ok", "insufficient_evidence"):
-            self._versions[outcome.version] += 1
-        if outcome.status == "failed":
-            few = outcome.reason in self._reasons or len(self._reasons) < MAX_REASONS
-            reason = outcome.reason if few else OTHER_REASONS
-            self._reasons[reason] += 1
-            examples = self._examples.setdefault(reason, [])
-            if len(examples) < MAX_EXAMPLES:
-                examples.append(outcome.equipment_id)
+    def _add_failure(self, outcome: Outcome) -> None:
+        few = outcome.reason in self._reasons or len(self._reasons) < MAX_REASONS
+        reason = outcome.reason if few else OTHER_REASONS
+        self._reasons[reason] += 1
+        examples = self._examples.setdefault(reason, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(outcome.equipment_id)
 
     def progress(self, seconds: float) -> str:
         """Return a line of progress after so many seconds."""

@@ -20,16 +20,7 @@ from app.release.promotion import GuardBroken
 
 
 def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Without the program's name.
-        out: Receives results.
-        err: Receives errors.
-
-    Returns:
-        The exit status.
-    """
+    """Run the command line and return its exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
 
     def report(line: str) -> None:
@@ -75,10 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def add(
-        name: str, text: str, parent: argparse.ArgumentParser | None = None
-    ) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, parents=[parent] if parent else [])
+    def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, parents=parents)
 
     add("list", "registered versions, newest first")
     command = add("register", "verify a checkpoint and give it a version number")

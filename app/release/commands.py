@@ -26,7 +26,7 @@ from app.release.config.weights import (
     with_share,
 )
 from app.release.guards import MetricsMeter, parse_duration, parse_guards
-from app.release.history import Actor
+from app.release.history import Order
 from app.release.operations import Releases
 from app.release.promotion import Promotion, new_shadows, promote
 from app.release.source import (
@@ -48,17 +48,11 @@ Report = Callable[[str], None]
 
 
 async def run(options: argparse.Namespace, report: Report) -> int:
-    """Run a command.
+    """Run a command and return its exit status; one that is refused raises.
 
     Args:
         options: Parsed arguments.
         report: Receives each line of the result.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        HydraulicDiagnosticsError: It was refused.
     """
     settings = Settings()
     match options.command:
@@ -104,17 +98,8 @@ async def _run_on_cluster(options: argparse.Namespace, settings: Settings, repor
                     report(line)
                 return
             _cancel_at_sigterm()
-            actor = Actor(options.actor, options.reason)
-            releases = Releases(
-                file,
-                serve,
-                service,
-                store,
-                actor,
-                report,
-                settings.var_dir,
-                dry_run=options.dry_run,
-            )
+            order = Order(options.actor, options.reason, options.dry_run)
+            releases = Releases(file, serve, service, store, order, report, settings.var_dir)
             before = releases.read().weights
             await _change(options, releases, service, report, settings)
             if not options.dry_run:
@@ -154,7 +139,7 @@ async def _change(
 async def _promote(
     options: argparse.Namespace, releases: Releases, service: ServiceApi, report: Report
 ) -> None:
-    guards = parse_guards(options.guard, MetricsMeter.names) if options.guard else ()
+    guards = parse_guards(options.guard) if options.guard else ()
     hold_s = parse_duration(options.hold)
     if guards and hold_s <= 0:
         raise InputError("expected a time to watch the guards for, found none: give it with --hold")
@@ -168,7 +153,7 @@ async def _promote(
     replicas = await releases.ingress_replicas()
     fetches = 1 if replicas <= 1 else 3 * replicas
     meter = MetricsMeter(service.metrics, fetches, tuple(above_zero(weights)))
-    await promote(releases, promotion, [meter], report)
+    await promote(releases, promotion, meter, report)
 
 
 def _cancel_at_sigterm() -> None:

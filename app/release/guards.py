@@ -2,7 +2,7 @@
 
 `errors` is the share of calls to the version that failed, `p95` the time within which 95 % of them
 ended; both count calls that another version answered as fallback. `disagreement` is the share of
-answers that differ between the version and a shadow, in either role. Other meters may add names.
+answers that differ between the version and a shadow, in either role.
 Invariant: only measured calls break a guard, never their absence.
 """
 
@@ -11,7 +11,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -63,16 +63,7 @@ class Measurement(NamedTuple):
         return self.value if self.lower is None else self.lower
 
 
-class Meter(Protocol):
-    """Measures one version during a step of a promotion."""
-
-    names: frozenset[str]
-
-    async def begin(self, version: str) -> None:
-        """Start a step."""
-
-    async def measure(self) -> Mapping[str, Measurement]:
-        """Return the measurements since the start of the step, by guard name."""
+UNMEASURED = Measurement(None, 0)
 
 
 class Calls(NamedTuple):
@@ -146,8 +137,6 @@ class MetricsMeter:
         clock: Monotonic seconds.
     """
 
-    names = frozenset({"errors", "p95", DISAGREEMENT})
-
     def __init__(
         self,
         fetch: Callable[[], Awaitable[str]],
@@ -173,7 +162,7 @@ class MetricsMeter:
         self._totals.append((self._clock(), Calls()))
 
     async def measure(self) -> Mapping[str, Measurement]:
-        """Return the worse measurement of the whole step and its last seconds."""
+        """Return the worse measurement of the whole step and its last seconds, by guard name."""
         await self._fetch_all()
         total = Calls()
         for replica, calls in self._newest.items():
@@ -206,12 +195,9 @@ def read_calls(metrics: str, version: str, others: Collection[str]) -> tuple[str
                 replica = sample.labels["replica"]
             elif sample.name == "hydraulic_shadow_copies_total":
                 pair = {sample.labels["version"], sample.labels["against"]}
-                if (
-                    version in pair
-                    and pair - {version} <= set(others)
-                    and sample.labels["outcome"] in compared
-                ):
-                    compared[sample.labels["outcome"]] += sample.value
+                outcome = sample.labels["outcome"]
+                if version in pair and pair - {version} <= set(others) and outcome in compared:
+                    compared[outcome] += sample.value
             elif sample.labels.get("version") != version:
                 continue
             elif sample.name == "hydraulic_version_calls_total":
@@ -222,7 +208,7 @@ def read_calls(metrics: str, version: str, others: Collection[str]) -> tuple[str
     return replica, Calls(ended, failed, sum(compared.values()), compared["disagreed"], within)
 
 
-def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
+def parse_guards(text: str) -> tuple[Guard, ...]:
     """Parse `errors<0.1%,p95<80ms`.
 
     Raises:
@@ -236,15 +222,14 @@ def parse_guards(text: str, known: frozenset[str]) -> tuple[Guard, ...]:
                 f"expected guards such as errors<0.1%,p95<80ms, found '{part.strip()}'"
             )
         name, number, unit = found.groups()
-        if name not in known:
-            raise InputError(f"expected a guard on {', '.join(sorted(known))}, found '{name}'")
-        units = _UNITS.get(name, {"": 1.0})
-        if (unit or "") not in units:
+        if name not in _UNITS:
+            raise InputError(f"expected a guard on {', '.join(sorted(_UNITS))}, found '{name}'")
+        if unit not in _UNITS[name]:
             raise InputError(
-                f"expected {name} in {' or '.join(units) or 'no unit'}, such as errors<0.1% or "
-                f"p95<80ms, found '{part.strip()}'"
+                f"expected {name} in {' or '.join(_UNITS[name])}, such as errors<0.1% or p95<80ms, "
+                f"found '{part.strip()}'"
             )
-        guards.append(Guard(name, float(number) * units[unit or ""], part.strip()))
+        guards.append(Guard(name, float(number) * _UNITS[name][unit], part.strip()))
     return tuple(guards)
 
 
@@ -265,7 +250,7 @@ def first_broken(
 ) -> tuple[Guard, Measurement] | None:
     """Return the first broken guard and its measurement, or None."""
     for guard in guards:
-        found = measured.get(guard.name, Measurement(None, 0))
+        found = measured.get(guard.name, UNMEASURED)
         if found.certain is not None and found.certain >= guard.limit:
             return guard, found
     return None
@@ -278,9 +263,7 @@ def unit_of(guard: str) -> str:
 
 def undecided(guards: tuple[Guard, ...], measured: Mapping[str, Measurement]) -> tuple[Guard, ...]:
     """Return the guards with too few calls."""
-    return tuple(
-        guard for guard in guards if measured.get(guard.name, Measurement(None, 0)).value is None
-    )
+    return tuple(guard for guard in guards if measured.get(guard.name, UNMEASURED).value is None)
 
 
 def _worse(whole: Measurement, recent: Measurement) -> Measurement:

@@ -6,8 +6,7 @@ Two rollbacks in a row go back two steps.
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.core.errors import ReleaseError, StoreError
 from app.release.config.weights import above_zero
@@ -35,26 +34,26 @@ class HistoryStore(Protocol):
         """Return the newest events, newest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who requests releases, and why."""
+class Order(NamedTuple):
+    """Who orders releases, why, and whether to show the change of the file without making it."""
 
-    name: str
+    actor: str
     reason: str
+    dry_run: bool = False
 
 
 class ReleaseHistory:
-    """Records and reads the releases of one actor.
+    """Records and reads the releases of one order.
 
     Args:
         store: Where events are stored.
-        actor: Recorded with each event.
+        order: Its actor and reason are recorded with each event.
         report: Receives a warning when an event cannot be recorded.
     """
 
-    def __init__(self, store: HistoryStore, actor: Actor, report: Callable[[str], None]) -> None:
+    def __init__(self, store: HistoryStore, order: Order, report: Callable[[str], None]) -> None:
         self._store = store
-        self._actor = actor
+        self._order = order
         self._report = report
 
     async def events(self) -> list[ReleaseEvent]:
@@ -79,17 +78,17 @@ class ReleaseHistory:
                 largest = max(weights, key=lambda version: weights[version])
                 reason = "in force before, set by hand in the file"
                 await self._store.record_release(
-                    largest, FOUND, weights, actor=self._actor.name, reason=reason
+                    largest, FOUND, weights, actor=self._order.actor, reason=reason
                 )
 
     async def record(
         self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None
     ) -> None:
-        """Record a release; without a reason, the actor's."""
-        why = self._actor.reason if reason is None else reason
+        """Record a release; without a reason, that of the order."""
+        why = self._order.reason if reason is None else reason
         try:
             await self._store.record_release(
-                version, action, weights, actor=self._actor.name, reason=why
+                version, action, weights, actor=self._order.actor, reason=why
             )
         except StoreError as error:
             self._report(f"warning: done, but not written to the release history: {error.message}")

@@ -24,22 +24,15 @@ from app.core.errors import (
 )
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
-from app.release.config.edits import (
-    APPLICATION_PREFIX,
-    Placement,
-    with_shadows,
-    with_version,
-    with_weights,
-    without_version,
-)
+from app.release.config import edits
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.config.weights import UNCHANGED, ShadowChange, above_zero, format_weights
 from app.release.history import (
     ROLLBACK,
     SHADOW,
     UNSHADOW,
-    Actor,
     HistoryStore,
+    Order,
     ReleaseHistory,
     weights_before,
 )
@@ -57,15 +50,16 @@ REMOVED_S = 60.0
 class Releases:
     """Changes which versions run and what traffic they receive.
 
+    An operation that fails raises HydraulicDiagnosticsError; what ran before continues.
+
     Args:
         file: `serve_config.yaml`.
         serve: Applies the file.
         service: The running service.
         history: Where releases are recorded.
-        actor: Who requests them, and why.
+        order: Who orders them, why, and whether to report the change of the file only.
         report: Receives a line about each result.
         var_dir: Holds the cache of registered versions on this machine.
-        dry_run: Report the change of the file without changing anything.
     """
 
     def __init__(
@@ -74,28 +68,21 @@ class Releases:
         serve: ServeApi,
         service: ServiceApi,
         history: HistoryStore,
-        actor: Actor,
+        order: Order,
         report: Callable[[str], None],
         var_dir: Path,
-        *,
-        dry_run: bool = False,
     ) -> None:
         self._var_dir = var_dir
         self._file = file
         self._serve = serve
         self._service = service
-        self._history = ReleaseHistory(history, actor, report)
-        self._transaction = ConfigTransaction(file, serve, service, actor.name)
+        self._history = ReleaseHistory(history, order, report)
+        self._transaction = ConfigTransaction(file, serve, service, order.actor)
         self._report = report
-        self._dry_run = dry_run
+        self._dry_run = order.dry_run
 
     async def apply(self) -> None:
-        """Apply the file as it is, once the versions that gain traffic answer.
-
-        Raises:
-            HydraulicDiagnosticsError: The file is invalid, a version that gains traffic does not
-                answer, or the weights did not come into force.
-        """
+        """Apply the file as it is, once the versions that gain traffic answer."""
         before = self._file.read()
         weights = before.weights
         states = await self._serve.applications()
@@ -122,32 +109,24 @@ class Releases:
         self._report("applied: " + format_weights(weights))
         await self._history.record(_largest_gain(weights, previous), "apply", weights)
 
-    async def split(
-        self, weights: Mapping[str, float], action: str = "split", shadows: ShadowChange = UNCHANGED
-    ) -> None:
+    async def split(self, weights: Mapping[str, float], shadows: ShadowChange = UNCHANGED) -> None:
         """Set the weights, once the versions that gain traffic answer.
 
         Args:
             weights: Percent by version; versions that are not named get 0.
-            action: Recorded in the history.
             shadows: Change of the shadows.
-
-        Raises:
-            HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
-        await self._move(self._file.read(), weights, action, shadows=shadows)
+        await self._move(self._file.read(), weights, "split", shadows=shadows)
 
     async def shadow(self, version: str, *, on: bool) -> None:
-        """Start or stop scoring copies of the traffic with a version, once it answers.
-
-        Raises:
-            HydraulicDiagnosticsError: It failed; the shadows are unchanged.
-        """
+        """Start or stop scoring copies of the traffic with a version, once it answers."""
         before = self._file.read()
         if version not in before.weights:
             raise unreleased(version, before.weights)
-        change = ShadowChange(add=[version]) if on else ShadowChange(remove=[version])
-        action = SHADOW if on else UNSHADOW
+        if on:
+            change, action = ShadowChange(add=[version]), SHADOW
+        else:
+            change, action = ShadowChange(remove=[version]), UNSHADOW
         await self._move(before, before.weights, action, version, shadows=change)
 
     async def unshadow(self, versions: Sequence[str], version: str, reason: str) -> None:
@@ -157,9 +136,6 @@ class Releases:
             versions: The shadows; others are ignored.
             version: The version that the history names.
             reason: Recorded in the history.
-
-        Raises:
-            HydraulicDiagnosticsError: It failed.
         """
 
         async def once() -> None:
@@ -187,12 +163,11 @@ class Releases:
             weights: Percent by version; versions that are not named get 0.
             action: Recorded in the history.
             version: The version that the history names.
-            reason: Recorded in the history; the actor's when None.
+            reason: Recorded in the history; that of the order when None.
             shadows: Change of the shadows.
 
         Raises:
             WeightsChanged: The file has other weights.
-            HydraulicDiagnosticsError: It failed; the previous weights are in force.
         """
 
         async def once() -> None:
@@ -204,11 +179,7 @@ class Releases:
         await self._retry(once)
 
     async def rollback(self) -> None:
-        """Restore the weights before the current ones; wait for a command that changes the file.
-
-        Raises:
-            HydraulicDiagnosticsError: The history has none, or they cannot be restored.
-        """
+        """Restore the weights before the current ones; wait for a command that changes the file."""
         await self._retry(self._roll_back_once)
 
     async def _retry(self, once: Callable[[], Awaitable[None]]) -> None:
@@ -245,28 +216,24 @@ class Releases:
             )
         await self._move(before, earlier, ROLLBACK)
 
-    async def deploy(self, placement: Placement) -> None:
-        """Add a version with weight 0 and wait until it answers.
+    async def deploy(self, placement: edits.Placement) -> None:
+        """Add a version with weight 0 and wait until it answers; remove it again if it does not.
 
         Args:
             placement: The version, with a checkpoint that was verified.
-
-        Raises:
-            HydraulicDiagnosticsError: It did not start or answer; it was removed again.
         """
         before = self._file.read()
         like = _largest_gain(before.weights, {})
-        text = with_version(before.text, placement, like)
+        text = edits.with_version(before.text, placement, like)
         if self._report_diff(before, text):
             return
         version = placement.version
         try:
             async with self._transaction.locked(f"deploy {version}"):
                 await self._transaction.replace(before, text)
-            state = await self._serve.wait_running(APPLICATION_PREFIX + version, START_S)
-            replicas = sum(item.running for item in state.deployments.values())
+            state = await self._serve.wait_running(edits.APPLICATION_PREFIX + version, START_S)
             designs = self._designs(placement.checkpoint)
-            count = max(3, 2 * replicas)
+            count = max(3, 2 * state.replicas)
             self._report(await self._service.warm_up(version, designs, count, WARM_UP_S))
         except ReleaseConflict:
             raise
@@ -282,13 +249,9 @@ class Releases:
         await self._history.record(version, "deploy", self.read().weights)
 
     async def retire(self, version: str) -> None:
-        """Remove a version that has no weight.
-
-        Raises:
-            HydraulicDiagnosticsError: It has weight, is a shadow, or is not released.
-        """
+        """Remove a released version that has no weight and is no shadow."""
         before = self._file.read()
-        text = without_version(before.text, version)
+        text = edits.without_version(before.text, version)
         if self._report_diff(before, text):
             return
         application = before.application_of(version)
@@ -299,19 +262,11 @@ class Releases:
         await self._history.record(version, "retire", after.weights)
 
     async def ingress_replicas(self) -> int:
-        """Return the number of running ingress replicas.
-
-        Raises:
-            HydraulicDiagnosticsError: The file is invalid, or Serve does not answer.
-        """
+        """Return the number of running ingress replicas, at least 1."""
         return await self._transaction.ingress_replicas(self._file.read())
 
     def read(self) -> ReadConfig:
-        """Return the file's content.
-
-        Raises:
-            SettingsError: The file is invalid.
-        """
+        """Return the file's content."""
         return self._file.read()
 
     async def _move(
@@ -326,9 +281,9 @@ class Releases:
         started = time.monotonic()
         previous, old_shadows = before.weights, before.config.traffic.shadows
         new_shadows = shadows.apply(old_shadows)
-        text = with_weights(before.text, weights)
+        text = edits.with_weights(before.text, weights)
         if new_shadows != old_shadows:
-            text = with_shadows(text, new_shadows)
+            text = edits.with_shadows(text, new_shadows)
         if text == before.text:
             self._report(
                 f"nothing to do: the file already has {format_weights(previous, old_shadows)}"
@@ -360,7 +315,7 @@ class Releases:
         async with self._transaction.locked(f"remove version {version}", IN_FORCE_S):
             now = self._file.read()
             try:
-                text = without_version(now.text, version)
+                text = edits.without_version(now.text, version)
             except SettingsError:
                 return  # it was never added, or has weight by now
             await self._transaction.replace(now, text)

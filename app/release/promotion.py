@@ -9,15 +9,17 @@ the process is killed, a step's weights or shadows stay; the error says so.
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError
 from app.release.config.weights import ShadowChange, above_zero, format_weights, with_share
 from app.release.guards import (
     DISAGREEMENT,
+    UNMEASURED,
     Guard,
     Measurement,
-    Meter,
+    MetricsMeter,
     first_broken,
     undecided,
     unit_of,
@@ -27,11 +29,10 @@ from app.release.operations import Releases, unreleased
 from app.release.transaction import WeightsChanged
 
 POLL_S = 1.0
-BLIND_S = 10.0
+MAX_OUTAGE_S = 10.0
 """How long measurements, or reads of the file, may fail before the step counts as failed."""
 PROMOTE = "promote"
 ENDED = "the promotion ended"
-NOTHING = Measurement(None, 0)
 
 
 class GuardBroken(ReleaseError):
@@ -55,18 +56,9 @@ class Promotion(NamedTuple):
 
 
 async def promote(
-    releases: Releases,
-    promotion: Promotion,
-    meters: Sequence[Meter],
-    report: Callable[[str], None],
+    releases: Releases, promotion: Promotion, meter: MetricsMeter, report: Callable[[str], None]
 ) -> None:
     """Promote a version.
-
-    Args:
-        releases: Sets the weights.
-        promotion: Version, steps and guards.
-        meters: Measure all names of the guards.
-        report: Receives a line about each result.
 
     Raises:
         GuardBroken: A guard broke or could not be decided; the weights from before are in force.
@@ -80,7 +72,7 @@ async def promote(
         raise unreleased(version, before)
     added = new_shadows(releases, promotion)
     try:
-        await _Walk(releases, promotion, before, added, meters, report).run()
+        await _Walk(releases, promotion, meter, report, before, added).run()
         await releases.unshadow(added, version, ENDED)
     except BaseException:  # also when somebody else's weights stay, who did not add these shadows
         try:
@@ -95,11 +87,7 @@ async def promote(
 
 
 def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
-    """Return the versions that a promotion makes shadows.
-
-    Raises:
-        SettingsError: The file is invalid.
-    """
+    """Return the versions that a promotion makes shadows."""
     if all(guard.name != DISAGREEMENT for guard in promotion.guards):
         return ()
     read = releases.read()
@@ -107,41 +95,32 @@ def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
     return tuple(name for name in compared if name not in read.config.traffic.shadows)
 
 
+@dataclass(slots=True)
 class _Walk:
-    """The steps of one promotion."""
+    """The steps of one promotion; `added` are the shadows that it adds."""
 
-    def __init__(
-        self,
-        releases: Releases,
-        promotion: Promotion,
-        before: Mapping[str, float],
-        added: Sequence[str],
-        meters: Sequence[Meter],
-        report: Callable[[str], None],
-    ) -> None:
-        self._releases = releases
-        self._promotion = promotion
-        self._before = before
-        self._added = added
-        self._meters = meters
-        self._report = report
-        self._own = [before]
-        """Weights that this promotion may find in the file."""
+    releases: Releases
+    promotion: Promotion
+    meter: MetricsMeter
+    report: Callable[[str], None]
+    before: Mapping[str, float]
+    added: Sequence[str]
 
     async def run(self) -> None:
         """Take the steps; on an error, roll back or say why that failed."""
-        promotion, step = self._promotion, 0.0
+        promotion, step, weights = self.promotion, 0.0, self.before
+        own = [weights]  # weights that this promotion may find in the file
         try:
             for step in promotion.steps:
-                weights = with_share(self._before, promotion.version, step)
-                self._own = [self._own[-1], weights]
+                previous, weights = weights, with_share(self.before, promotion.version, step)
+                own = [previous, weights]
                 is_last = step == promotion.steps[-1]
-                await self._releases.move_from(
-                    self._own[:1],
+                await self.releases.move_from(
+                    [previous],
                     weights,
                     PROMOTE if is_last else STEP,
                     promotion.version,
-                    shadows=ShadowChange(add=self._added),
+                    shadows=ShadowChange(add=self.added),
                 )
                 if is_last and not promotion.guards:
                     return
@@ -150,8 +129,8 @@ class _Walk:
             raise
         except (Exception, asyncio.CancelledError) as error:  # no step stays without its guards
             reason = _reason(error, step)
-            self._report(reason)
-            await self._roll_back(reason)
+            self.report(reason)
+            await self._roll_back(own, reason)
             if isinstance(error, GuardBroken):
                 raise GuardBroken(
                     f"version {promotion.version} was rolled back at weight {step:g}: "
@@ -160,55 +139,53 @@ class _Walk:
             if isinstance(error, HydraulicDiagnosticsError):
                 raise ReleaseError(
                     f"{reason}; the weights before the promotion are in force: "
-                    f"{format_weights(self._before)}"
+                    f"{format_weights(self.before)}"
                 ) from error
             raise
 
-    async def _roll_back(self, reason: str) -> None:
-        shadows = ShadowChange(remove=self._added)
+    async def _roll_back(self, own: Sequence[Mapping[str, float]], reason: str) -> None:
+        shadows = ShadowChange(remove=self.added)
         try:
-            await self._releases.move_from(
-                self._own, self._before, ROLLBACK, self._promotion.version, reason, shadows
+            await self.releases.move_from(
+                own, self.before, ROLLBACK, self.promotion.version, reason, shadows
             )
         except WeightsChanged:
             raise
         except HydraulicDiagnosticsError as error:
             raise ReleaseError(
-                f"{reason}; expected to go back to {format_weights(self._before)}, found: "
+                f"{reason}; expected to go back to {format_weights(self.before)}, found: "
                 f"{error.message}: see `status`, and set the weights with `split`"
             ) from error
 
     async def _hold(self, step: float, weights: Mapping[str, float]) -> None:
-        for meter in self._meters:
-            await meter.begin(self._promotion.version)
+        await self.meter.begin(self.promotion.version)
         failure = await self._watch(weights)
         if failure is not None:
             raise GuardBroken(f"guard broken at weight {step:g}: {failure}")
 
     async def _watch(self, weights: Mapping[str, float]) -> str | None:
         """Measure during a step; return why it fails, or None when it passes."""
-        guards, hold_s = self._promotion.guards, self._promotion.hold_s
+        guards, hold_s = self.promotion.guards, self.promotion.hold_s
         began = read_at = measured_at = time.monotonic()
-        measured: dict[str, Measurement] = {}
+        measured: Mapping[str, Measurement] = {}
         while True:
             await asyncio.sleep(min(POLL_S, hold_s))
             now = time.monotonic()
             try:
-                found = self._releases.read().weights
+                found = self.releases.read().weights
                 if above_zero(found) != above_zero(weights):
                     raise WeightsChanged(found)
                 read_at = now
             except SettingsError as error:  # somebody may be saving it
-                if now - read_at > BLIND_S:
-                    return f"the file could not be read for {BLIND_S:g} s: {error.message}"
+                if now - read_at > MAX_OUTAGE_S:
+                    return f"the file could not be read for {MAX_OUTAGE_S:g} s: {error.message}"
             try:
                 if guards:
-                    for meter in self._meters:
-                        measured.update(await meter.measure())
+                    measured = await self.meter.measure()
                 measured_at = now
             except ReleaseError as error:
-                if now - measured_at > BLIND_S:
-                    return f"nothing could be measured for {BLIND_S:g} s: {error.message}"
+                if now - measured_at > MAX_OUTAGE_S:
+                    return f"nothing could be measured for {MAX_OUTAGE_S:g} s: {error.message}"
             if (broken := first_broken(guards, measured)) is not None:
                 guard, measurement = broken
                 return f"{guard.text}, found {_format(guard.name, measurement)}"
@@ -221,14 +198,14 @@ class _Walk:
                     for name, measurement in measured.items()
                     if measurement.value is not None
                 ]
-                self._report(f"passed after {now - began:.0f} s: {', '.join(known) or 'no guards'}")
+                self.report(f"passed after {now - began:.0f} s: {', '.join(known) or 'no guards'}")
                 return None
             if now - began > 2 * hold_s + POLL_S:
-                fewest = min(waiting, key=lambda guard: measured.get(guard.name, NOTHING).calls)
+                calls = {name: measured.get(name, UNMEASURED).calls for name, _, _ in waiting}
+                fewest = min(calls, key=lambda name: calls[name])
                 return (
                     f"{', '.join(guard.text for guard in waiting)} can't be decided, only "
-                    f"{measured.get(fewest.name, NOTHING).calls} {unit_of(fewest.name)} in "
-                    f"{now - began:.0f} s"
+                    f"{calls[fewest]} {unit_of(fewest)} in {now - began:.0f} s"
                 )
 
 

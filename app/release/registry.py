@@ -50,7 +50,7 @@ class RegisteredVersion(NamedTuple):
 
 
 class Registry:
-    """Registered versions.
+    """Registered versions; methods raise ReleaseError when MLflow refuses or does not answer.
 
     Args:
         settings: `var_dir` holds the local registry.
@@ -78,32 +78,20 @@ class Registry:
 
         Raises:
             CheckpointError: The directory does not match its manifest.
-            ReleaseError: The registry refused or does not answer, or another checkpoint has the
-                number of a shipped one.
+            ReleaseError: Another checkpoint has the number of a shipped one.
         """
         manifest = read_manifest(directory)
-        try:
-            with self._locked():
-                self._ensure_model()
-                return self._add(
-                    directory, manifest, run_id or self._training_of(directory, manifest), scores
-                )
-        except MlflowException as error:
-            raise _refused(error) from error
+        with _translated(), self._locked():
+            self._ensure_model()
+            run_id = run_id or self._training_of(directory, manifest)
+            return self._add(directory, manifest, run_id, scores)
 
     def versions(self) -> list[RegisteredVersion]:
-        """Return all registered versions, newest first.
-
-        Raises:
-            ReleaseError: The registry does not answer.
-        """
-        try:
+        """Return all registered versions, newest first."""
+        with _translated():
             found = self._client.search_model_versions(f"name = '{NAME}'")
-            return sorted(
-                (self._read(item.version) for item in found), key=lambda item: -int(item.version)
-            )
-        except MlflowException as error:
-            raise _refused(error) from error
+            versions = [self._read(item.version) for item in found]
+        return sorted(versions, key=lambda item: -int(item.version))
 
     def fetch(self, version: str, directory: Path) -> None:
         """Write a version's files into an empty directory, with its number in the manifest.
@@ -111,28 +99,21 @@ class Registry:
         Raises:
             UnknownVersion: It is not registered.
             CheckpointError: A file is not the one that was registered.
-            ReleaseError: The registry does not answer.
         """
-        try:
-            registered = self._client.get_model_version(NAME, version)
-            uri = self._client.get_model_version_download_uri(NAME, version)
-            with tempfile.TemporaryDirectory(dir=directory) as scratch:
-                from mlflow.artifacts import download_artifacts
+        from mlflow.artifacts import download_artifacts
 
-                fetched = Path(
-                    download_artifacts(
-                        artifact_uri=uri, dst_path=scratch, tracking_uri=self._client.tracking_uri
-                    )
+        unknown = UnknownVersion(
+            f"expected a registered version, found '{version}': see `python -m app.release list`"
+        )
+        try:
+            with _translated(absent=unknown), tempfile.TemporaryDirectory(dir=directory) as scratch:
+                registered = self._client.get_model_version(NAME, version)
+                uri = self._client.get_model_version_download_uri(NAME, version)
+                fetched = download_artifacts(
+                    artifact_uri=uri, dst_path=scratch, tracking_uri=self._client.tracking_uri
                 )
-                for path in fetched.iterdir():
+                for path in Path(fetched).iterdir():
                     shutil.copy2(path, directory / path.name)
-        except MlflowException as error:
-            if error.error_code == _ABSENT:
-                raise UnknownVersion(
-                    f"expected a registered version, found '{version}': see "
-                    "`python -m app.release list`"
-                ) from error
-            raise _refused(error) from error
         except OSError as error:
             raise CheckpointError(
                 f"expected the files of version {version} in the registry, found: {error}"
@@ -147,16 +128,9 @@ class Registry:
         (directory / files.MANIFEST).write_text(manifest.document(), encoding="utf-8")
 
     def set_alias(self, alias: str, version: str) -> None:
-        """Move an alias to a version; do nothing when the version is not registered.
-
-        Raises:
-            ReleaseError: The registry does not answer.
-        """
-        try:
+        """Move an alias to a version; do nothing when the version is not registered."""
+        with contextlib.suppress(UnknownVersion), _translated(absent=UnknownVersion(version)):
             self._client.set_registered_model_alias(NAME, alias, version)
-        except MlflowException as error:
-            if error.error_code != _ABSENT:
-                raise _refused(error) from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -290,6 +264,15 @@ def _scores(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
     ]
 
 
-def _refused(error: MlflowException) -> ReleaseError:
-    first = without_passwords(str(error)).partition("\n")[0][:300]
-    return ReleaseError(f"expected the registry to answer, found: {first}: see MLFLOW_TRACKING_URI")
+@contextlib.contextmanager
+def _translated(absent: UnknownVersion | None = None) -> Iterator[None]:
+    """Translate errors of MLflow; `absent` is raised where something does not exist."""
+    try:
+        yield
+    except MlflowException as error:
+        if absent is not None and error.error_code == _ABSENT:
+            raise absent from error
+        first = without_passwords(str(error)).partition("\n")[0][:300]
+        raise ReleaseError(
+            f"expected the registry to answer, found: {first}: see MLFLOW_TRACKING_URI"
+        ) from error

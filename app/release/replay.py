@@ -6,7 +6,7 @@ Invariant: it writes nothing; inputs that are missing or have changed are named.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +39,7 @@ TOLERANCE = 1e-5
 _DIGEST_CHARACTERS = 12
 
 
-class Given(NamedTuple):
+class InlineInput(NamedTuple):
     """Inline readings of a request, kept by the caller, and the topology when it was inline too."""
 
     readings: InlineReadings
@@ -53,16 +53,11 @@ class Replayed(NamedTuple):
     lines: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Findings:
-    """Sentences about inputs that changed since, and about missing ones."""
-
-    changed: list[str]
-    missing: list[str]
-
-
 async def replay(
-    diagnosis_id: str, store: Store, directory_of: Callable[[str], Path], given: Given | None = None
+    diagnosis_id: str,
+    store: Store,
+    directory_of: Callable[[str], Path],
+    given: InlineInput | None = None,
 ) -> Replayed:
     """Repeat a stored diagnosis.
 
@@ -78,31 +73,28 @@ async def replay(
         StoreUnavailable: The database does not answer.
     """
     then = await _stored(diagnosis_id, store)
-    findings = _Findings([], [])
-    equipment = await _topology(then, store, given, findings)
-    values_SN = (
-        None if equipment is None else await _readings(then, equipment, store, given, findings)
-    )
-    checkpoint = _checkpoint(then, directory_of, findings)
+    inputs = _Inputs(then, store, given)
+    equipment = await inputs.topology()
+    values_SN = None if equipment is None else await inputs.readings(equipment)
+    checkpoint = inputs.checkpoint(directory_of)
+    now = None
+    if equipment is not None and values_SN is not None and checkpoint is not None:
+        try:
+            now = _repeated(then, equipment, values_SN, checkpoint)
+        except (WindowError, CheckpointError) as error:
+            inputs.missing.append(error.message)
     head = (
         f"diagnosis {then.diagnosis_id} of '{then.equipment_id}', "
         f"[{then.window.start.isoformat()}, {then.window.end.isoformat()}), "
         f"version {then.model_version}"
     )
-    if equipment is None or values_SN is None or checkpoint is None:
-        return Replayed(
-            same=False, lines=(head, *findings.changed, *findings.missing, "it can't be repeated")
-        )
-    try:
-        now = _repeated(then, equipment, values_SN, checkpoint)
-    except (WindowError, CheckpointError) as error:
-        return Replayed(
-            same=False, lines=(head, *findings.changed, error.message, "it can't be repeated")
-        )
-    return _compared(then, now, head, findings.changed)
+    if now is None:
+        lines = (head, *inputs.changed, *inputs.missing, "it can't be repeated")
+        return Replayed(same=False, lines=lines)
+    return _compared(then, now, head, inputs.changed)
 
 
-def read_given(path: Path) -> Given:
+def read_given(path: Path) -> InlineInput:
     """Read inline readings from a JSON file with a request, or with its `readings` alone.
 
     Raises:
@@ -116,8 +108,8 @@ def read_given(path: Path) -> Given:
                 raise InputError(
                     f"expected `readings` in the request of '{path}', found none", "readings"
                 )
-            return Given(request.readings, request.equipment)
-        return Given(InlineReadings.model_validate(document), None)
+            return InlineInput(request.readings, request.equipment)
+        return InlineInput(InlineReadings.model_validate(document), None)
     except (OSError, ValueError) as error:
         raise InputError(
             f"expected a request with readings, or readings, as JSON in '{path}', found: {error}"
@@ -140,108 +132,102 @@ async def _stored(diagnosis_id: str, store: Store) -> Diagnosis:
         ) from error
 
 
-async def _topology(
-    then: Diagnosis, store: Store, given: Given | None, findings: _Findings
-) -> Equipment | None:
-    """Return the topology of the diagnosis, or None."""
-    if given is not None and given.equipment is not None:
-        equipment = parse_equipment(
-            {"equipment_id": then.equipment_id, **given.equipment}, "equipment"
-        )
-        if equipment.revision != then.topology_revision:
-            findings.changed.append(
-                f"topology: {_short(then.topology_revision)} then, the file has "
-                f"{_short(equipment.revision)}"
+@dataclass(slots=True)
+class _Inputs:
+    """Finds the inputs of a diagnosis; names those that changed since or are missing."""
+
+    then: Diagnosis
+    store: Store
+    given: InlineInput | None
+    changed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    async def topology(self) -> Equipment | None:
+        then, given = self.then, self.given
+        if given is not None and given.equipment is not None:
+            equipment = parse_equipment(
+                {"equipment_id": then.equipment_id, **given.equipment}, "equipment"
             )
-        return equipment
-    kept = await store.topology_of_revision(then.equipment_id, then.topology_revision)
-    if kept is None:
-        findings.missing.append(
-            f"topology: revision {_short(then.topology_revision)} of '{then.equipment_id}' is not "
-            "stored (it was inline, or was replaced longer ago than diagnoses are kept): give the "
-            "request with --readings FILE"
-        )
-        return None
-    registered = await store.get_equipment(then.equipment_id)
-    if registered is not None and registered.revision != then.topology_revision:
-        findings.changed.append(
-            f"topology: replaced since, {_short(then.topology_revision)} then, "
-            f"{_short(registered.revision)} now; repeated with that of then"
-        )
-    return kept
-
-
-async def _readings(
-    then: Diagnosis, equipment: Equipment, store: Store, given: Given | None, findings: _Findings
-) -> Floats | None:
-    """Return the window's current bins, or None."""
-    try:
-        values_SN = await _bins(then, equipment, store, given, findings)
-    except WindowError as error:
-        findings.missing.append(f"readings: {error.message}")
-        return None
-    if values_SN is None:
-        return None
-    digest = window_digest(values_SN)
-    if then.input.digest is None:
-        findings.changed.append("readings: their digest was not stored at that time")
-    elif digest != then.input.digest:
-        findings.changed.append(
-            f"readings: digest {_short(then.input.digest)} then, {_short(digest)} now: some "
-            "arrived late, were removed, or were changed"
-        )
-    return values_SN
-
-
-async def _bins(
-    then: Diagnosis, equipment: Equipment, store: Store, given: Given | None, findings: _Findings
-) -> Floats | None:
-    first = (then.window.start - EPOCH) // MICROSECOND // equipment.grid_us
-    if given is not None:
-        bins, values_SN = inline_window(equipment, given.readings, datetime.now(UTC))
-        if bins.first != first:
-            findings.missing.append(
-                f"readings: expected a start of {then.window.start.isoformat()}, the file has "
-                f"{given.readings.start.isoformat()}"
+            if equipment.revision != then.topology_revision:
+                self.changed.append(
+                    f"topology: {_short(then.topology_revision)} then, the file has "
+                    f"{_short(equipment.revision)}"
+                )
+            return equipment
+        kept = await self.store.topology_of_revision(then.equipment_id, then.topology_revision)
+        if kept is None:
+            self.missing.append(
+                f"topology: revision {_short(then.topology_revision)} of '{then.equipment_id}' is "
+                "not stored (it was inline, or was replaced longer ago than diagnoses are kept): "
+                "give the request with --readings FILE"
             )
             return None
+        registered = await self.store.get_equipment(then.equipment_id)
+        if registered is not None and registered.revision != then.topology_revision:
+            self.changed.append(
+                f"topology: replaced since, {_short(then.topology_revision)} then, "
+                f"{_short(registered.revision)} now; repeated with that of then"
+            )
+        return kept
+
+    async def readings(self, equipment: Equipment) -> Floats | None:
+        """Return the window's current bins."""
+        try:
+            values_SN = await self._bins(equipment)
+        except WindowError as error:
+            self.missing.append(f"readings: {error.message}")
+            return None
+        digest, stored = window_digest(values_SN), self.then.input.digest
+        if stored is None:
+            self.changed.append("readings: their digest was not stored at that time")
+        elif digest != stored:
+            self.changed.append(
+                f"readings: digest {_short(stored)} then, {_short(digest)} now: some arrived late, "
+                "were removed, or were changed"
+            )
         return values_SN
-    if then.input.source == "inline":
-        findings.missing.append(
-            "readings: they were inline and are not stored: give the request, or its `readings`, "
-            "with --readings FILE"
-        )
-        return None
-    (window,) = await store.read_windows([(equipment.equipment_id, first, equipment.bins)])
-    if window.grid_us != equipment.grid_us:
-        findings.missing.append(
-            f"readings: stored in bins of {window.grid_us} us now, and {equipment.grid_us} us "
-            "then: give them with --readings FILE"
-        )
-        return None
-    if not window.count:
-        findings.missing.append("readings: the store has none of the window any more")
-        return None
-    return decode_window(window, equipment)
 
+    async def _bins(self, equipment: Equipment) -> Floats:
+        start = self.then.window.start
+        first = (start - EPOCH) // MICROSECOND // equipment.grid_us
+        if self.given is not None:
+            bins, values_SN = inline_window(equipment, self.given.readings, datetime.now(UTC))
+            if bins.first != first:
+                raise WindowError(
+                    f"expected a start of {start.isoformat()}, the file has "
+                    f"{self.given.readings.start.isoformat()}"
+                )
+            return values_SN
+        if self.then.input.source == "inline":
+            raise WindowError(
+                "they were inline and are not stored: give the request, or its `readings`, with "
+                "--readings FILE"
+            )
+        (window,) = await self.store.read_windows([(equipment.equipment_id, first, equipment.bins)])
+        if window.grid_us != equipment.grid_us:
+            raise WindowError(
+                f"stored in bins of {window.grid_us} us now, and {equipment.grid_us} us then: give "
+                "them with --readings FILE"
+            )
+        if not window.count:
+            raise WindowError("the store has none of the window any more")
+        return decode_window(window, equipment)
 
-def _checkpoint(
-    then: Diagnosis, directory_of: Callable[[str], Path], findings: _Findings
-) -> Checkpoint | None:
-    try:
-        checkpoint = load(directory_of(then.model_version))
-    except CheckpointError as error:
-        findings.missing.append(f"weights: {error.message}")
-        return None
-    found = checkpoint.manifest.sha256[WEIGHTS]
-    if then.weights_sha256 is None:
-        findings.changed.append("weights: their hash was not stored at that time")
-    elif found != then.weights_sha256:
-        findings.changed.append(
-            f"weights: {_short(then.weights_sha256)} then, version {then.model_version} has "
-            f"{_short(found)} now"
-        )
-    return checkpoint
+    def checkpoint(self, directory_of: Callable[[str], Path]) -> Checkpoint | None:
+        version, stored = self.then.model_version, self.then.weights_sha256
+        try:
+            checkpoint = load(directory_of(version))
+        except CheckpointError as error:
+            self.missing.append(f"weights: {error.message}")
+            return None
+        found = checkpoint.manifest.sha256[WEIGHTS]
+        if stored is None:
+            self.changed.append("weights: their hash was not stored at that time")
+        elif found != stored:
+            self.changed.append(
+                f"weights: {_short(stored)} then, version {version} has {_short(found)} now"
+            )
+        return checkpoint
 
 
 def _repeated(
@@ -252,13 +238,8 @@ def _repeated(
     check_shape(values_SN, plan.features, equipment.equipment_id)
     graph, summary = build_windows(values_SN[np.newaxis], plan)
     (prediction,) = open_predictor(checkpoint).predictor.predict([graph])
-    decoder = PredictionDecoder.of(
-        then.model_version,
-        equipment.design,
-        checkpoint.manifest,
-        checkpoint.feature_spec,
-        checkpoint.calibration,
-    )
+    version, design, of = then.model_version, equipment.design, checkpoint
+    decoder = PredictionDecoder.of(version, design, of.manifest, of.feature_spec, of.calibration)
     context = DiagnosisContext(
         diagnosis_id=then.diagnosis_id,
         created_at=then.created_at,
@@ -270,15 +251,8 @@ def _repeated(
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
     (predictions,) = window_predictions(prediction)
-    return build_diagnosis(
-        equipment,
-        context,
-        Scores(predictions),
-        of_window,
-        decoder,
-        _thresholds(then, equipment, predictions),
-        {},
-    )
+    scores, thresholds = Scores(predictions), _thresholds(then, equipment, predictions)
+    return build_diagnosis(equipment, context, scores, of_window, decoder, thresholds, {})
 
 
 def _thresholds(
@@ -309,16 +283,13 @@ def _compared(then: Diagnosis, now: Diagnosis, head: str, changed: Sequence[str]
             f"largest difference of a health is {far:.1e}"
         )
         return Replayed(same=True, lines=(head, *changed, same))
-    if not changed:
-        unknown = (
-            "readings, topology and weights are those of then: this project's code, its libraries, "
-            "the checkpoint's calibration, or the processor (a GPU runs bfloat16, accurate to "
-            "0.002) are others"
-        )
-        changed = (unknown,)
-    return Replayed(
-        same=False, lines=(head, *changed, f"the scores of {len(other)} components differ:", *other)
+    unknown = (
+        "readings, topology and weights are those of then: this project's code, its libraries, the "
+        "checkpoint's calibration, or the processor (a GPU runs bfloat16, accurate to 0.002) are "
+        "others"
     )
+    differ = f"the scores of {len(other)} components differ:"
+    return Replayed(same=False, lines=(head, *(changed or [unknown]), differ, *other))
 
 
 def _short(digest: str) -> str:

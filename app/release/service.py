@@ -11,20 +11,24 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleasesElsewhere
 from app.core.settings import Settings
+from app.release.clients.serve_api import ServeApi, ray_token
+from app.release.clients.service_api import ServiceApi, service_url
+from app.release.config.file import ConfigFile, ReadConfig
+from app.release.history import Order
+from app.release.operations import Releases
+from app.release.source import find_placement_in_subprocess, new_aliases, set_aliases_in_subprocess
+from app.release.view import differing_applications
 from app.schemas.releases import ReleaseAnswer
-
-if TYPE_CHECKING:  # imported on use: an ingress that never releases stays small
-    from app.release.clients.serve_api import ServeApi
-    from app.release.config.file import ConfigFile, ReadConfig
-    from app.release.operations import Releases
-    from app.serving.http.routes.releases import ReleaseRequest
-    from app.store.releases import ReleaseEvent
-    from app.store.store import Store
+from app.serving.http.routes.releases import ReleaseRequest
+from app.serving.observability.dashboard import dashboard_of_cluster
+from app.store.releases import ReleaseEvent
+from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -44,30 +48,30 @@ class ReleaseService:
         dashboard: Returns the address of Ray's dashboard; may block.
     """
 
-    def __init__(self, settings: Settings, store: "Store", dashboard: Callable[[], str]) -> None:
+    def __init__(self, settings: Settings, store: Store, dashboard: Callable[[], str]) -> None:
         self._settings = settings
         self._store = store
         self._dashboard = dashboard
         self._running: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
-        self._naming: set[asyncio.Task[None]] = set()
+        self._alias_tasks: set[asyncio.Task[None]] = set()
 
-    async def split(self, request: "ReleaseRequest", weights: Mapping[str, float]) -> ReleaseAnswer:
+    async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
         """Set the weights, see `Releases.split`."""
         return await self._run(request, lambda releases: releases.split(weights))
 
     async def deploy(
-        self, request: "ReleaseRequest", version: str, device: str | None
+        self, request: ReleaseRequest, version: str, device: str | None
     ) -> ReleaseAnswer:
         """Verify a version and add it with weight 0, see `Releases.deploy`."""
 
-        async def work(releases: "Releases") -> None:
-            from app.release.source import find_placement_apart
-
-            await releases.deploy(await asyncio.to_thread(find_placement_apart, version, device))
+        async def work(releases: Releases) -> None:
+            await releases.deploy(
+                await asyncio.to_thread(find_placement_in_subprocess, version, device)
+            )
 
         return await self._run(request, work, deployed=version)
 
-    async def rollback(self, request: "ReleaseRequest") -> ReleaseAnswer:
+    async def rollback(self, request: ReleaseRequest) -> ReleaseAnswer:
         """Restore the previous weights, see `Releases.rollback`."""
         return await self._run(request, lambda releases: releases.rollback())
 
@@ -80,8 +84,8 @@ class ReleaseService:
 
     async def _run(
         self,
-        request: "ReleaseRequest",
-        work: "Callable[[Releases], Awaitable[None]]",
+        request: ReleaseRequest,
+        work: Callable[[Releases], Awaitable[None]],
         deployed: str | None = None,
     ) -> ReleaseAnswer:
         """Run a release; return when it is done, or shortly before the request times out."""
@@ -109,68 +113,55 @@ class ReleaseService:
         elif error is not None:
             logger.error("release failed", exc_info=error)
         elif release.aliases:
-            from app.release.source import set_aliases_apart
-
-            naming = asyncio.create_task(
-                asyncio.to_thread(
-                    set_aliases_apart, release.aliases, self._settings, logger.warning
-                )
+            setting = asyncio.to_thread(
+                set_aliases_in_subprocess, release.aliases, self._settings, logger.warning
             )
-            self._naming.add(naming)
-            naming.add_done_callback(self._naming.discard)
+            alias_task = asyncio.create_task(setting)
+            self._alias_tasks.add(alias_task)
+            alias_task.add_done_callback(self._alias_tasks.discard)
 
 
 class _ThreadSafeHistory:
     """The store's release history, called from another thread's event loop."""
 
-    def __init__(self, store: "Store", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
         self._loop = loop
 
     async def record_release(
         self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
-    ) -> "ReleaseEvent":
+    ) -> ReleaseEvent:
         """Add an event."""
         call = self._store.record_release(version, action, weights, actor=actor, reason=reason)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
-    async def list_releases(self, limit: int = 100) -> "list[ReleaseEvent]":
+    async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
         """Return the newest events, newest first."""
         call = self._store.list_releases(limit)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
 
+@dataclass(slots=True)
 class _ReleaseTask:
     """One release; created in the ingress's thread, run in its own."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        history: _ThreadSafeHistory,
-        dashboard: Callable[[], str],
-        request: "ReleaseRequest",
-        work: "Callable[[Releases], Awaitable[None]]",
-        deployed: str | None,
-    ) -> None:
-        self._settings = settings
-        self._history = history
-        self._dashboard = dashboard
-        self._request = request
-        self._work = work
-        self.deployed = deployed
-        self._lines: list[str] = []
-        self.aliases: Mapping[str, str] = {}
-        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+    settings: Settings
+    history: _ThreadSafeHistory
+    dashboard: Callable[[], str]
+    request: ReleaseRequest
+    work: Callable[[Releases], Awaitable[None]]
+    deployed: str | None
+    lines: list[str] = field(default_factory=list)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
 
-    def file(self, expected_digest: str | None = None) -> "ConfigFile":
+    def file(self, expected_digest: str | None = None) -> ConfigFile:
         """Return the file of this node.
 
         Raises:
             ReleasesElsewhere: It does not exist here.
         """
-        from app.release.config.file import ConfigFile
-
-        path = self._settings.serve_config
+        path = self.settings.serve_config
         if not path.is_file():
             raise ReleasesElsewhere(
                 f"expected the Serve configuration as '{path}' on the ingress's node, found none: "
@@ -186,62 +177,47 @@ class _ReleaseTask:
             HydraulicDiagnosticsError: It was refused; what ran before continues.
         """
         task = asyncio.create_task(self._run())
-        self._running = (asyncio.get_running_loop(), task)
+        self.running = (asyncio.get_running_loop(), task)
         await task
-        return self.answer("would_change" if self._request.dry_run else "done")
+        return self.answer("would_change" if self.request.dry_run else "done")
 
     def cancel(self) -> None:
         """Cancel the release, from any thread."""
-        if self._running is not None:
-            loop, task = self._running
+        if self.running is not None:
+            loop, task = self.running
             loop.call_soon_threadsafe(task.cancel)
 
     def answer(self, state: Literal["done", "running", "would_change"]) -> ReleaseAnswer:
         """Return the state of the release and of the file."""
         now = self.file().read()
         return ReleaseAnswer(
-            state=state, said=tuple(self._lines), weights=now.weights, digest=now.digest
+            state=state, said=tuple(self.lines), weights=now.weights, digest=now.digest
         )
 
     async def _run(self) -> None:
-        from app.release.clients.serve_api import ServeApi, ray_token
-        from app.release.clients.service_api import ServiceApi, service_url
-        from app.release.history import Actor
-        from app.release.operations import Releases
-        from app.release.source import new_aliases
-
-        request, settings = self._request, self._settings
+        request = self.request
         file = self.file(request.expected_digest)
         serve = ServeApi(
-            await asyncio.to_thread(self._dashboard), ray_token(os.environ, Path.home())
+            await asyncio.to_thread(self.dashboard), ray_token(os.environ, Path.home())
         )
         service = ServiceApi(service_url(file.read().config), request.key.get_secret_value())
         async with serve, service:
             before = await _read_running(file, serve)
-            releases = Releases(
-                file,
-                serve,
-                service,
-                self._history,
-                Actor(request.actor, request.reason),
-                self._lines.append,
-                settings.var_dir,
-                dry_run=request.dry_run,
-            )
-            await self._work(releases)
+            order = Order(request.actor, request.reason, request.dry_run)
+            report, var_dir = self.lines.append, self.settings.var_dir
+            releases = Releases(file, serve, service, self.history, order, report, var_dir)
+            await self.work(releases)
             if not request.dry_run:
                 after = releases.read().weights
                 self.aliases = new_aliases(before.weights, after, self.deployed)
 
 
-async def _read_running(file: "ConfigFile", serve: "ServeApi") -> "ReadConfig":
+async def _read_running(file: ConfigFile, serve: ServeApi) -> ReadConfig:
     """Read the file, and check that it is the one that runs.
 
     Raises:
         ReleaseConflict: It differs from what runs; a concurrent change is waited for.
     """
-    from app.release.view import differing_applications
-
     deadline = time.monotonic() + SETTLE_S
     while True:
         read = file.read()
@@ -257,8 +233,6 @@ async def _read_running(file: "ConfigFile", serve: "ServeApi") -> "ReadConfig":
         await asyncio.sleep(0.2)
 
 
-def open_release_service(settings: Settings, store: "Store") -> ReleaseService:
+def open_release_service(settings: Settings, store: Store) -> ReleaseService:
     """Create the release service of an ingress replica in a running cluster."""
-    from app.serving.observability.dashboard import dashboard_of_cluster
-
     return ReleaseService(settings, store, dashboard_of_cluster)

@@ -55,7 +55,7 @@ def find_placement(
     return Placement(version, given, device)
 
 
-def find_placement_apart(version: str, device: str | None) -> Placement:
+def find_placement_in_subprocess(version: str, device: str | None) -> Placement:
     """Do the same as `find_placement` in a subprocess, which loads the model and MLflow.
 
     Raises:
@@ -99,15 +99,9 @@ def has_registry(settings: Settings) -> bool:
 def new_aliases(
     before: Mapping[str, float], after: Mapping[str, float], deployed: str | None
 ) -> dict[str, str]:
-    """Return the aliases that a change of weights or a deployment moves.
+    """Return the aliases that a change of weights or a deployment moves, and their versions.
 
-    Args:
-        before: Weights by version.
-        after: Weights by version after the change.
-        deployed: The version that was deployed, or None.
-
-    Returns:
-        Version by alias: `champion` has the largest weight, `challenger` was deployed last.
+    `champion` has the largest weight, `challenger` was deployed last.
     """
     aliases = {}
     champion = max(after, key=lambda version: after[version])
@@ -132,7 +126,7 @@ def set_aliases(
         report(f"warning: done, but the aliases were not set in the registry: {error.message}")
 
 
-def set_aliases_apart(
+def set_aliases_in_subprocess(
     aliases: Mapping[str, str], settings: Settings, report: Callable[[str], None]
 ) -> None:
     """Do the same as `set_aliases` in a subprocess, which loads MLflow."""

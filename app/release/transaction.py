@@ -37,11 +37,8 @@ class WeightsChanged(ReleaseConflict):
 class ConfigTransaction:
     """Changes the file and what runs, for one command at a time.
 
-    Args:
-        file: `serve_config.yaml`.
-        serve: Applies the file.
-        service: The running service.
-        actor: Who requests the change, shown to concurrent commands.
+    Methods raise HydraulicDiagnosticsError when the file, Serve or the service does not follow.
+    Concurrent commands are shown the actor, who requests the change.
     """
 
     def __init__(self, file: ConfigFile, serve: ServeApi, service: ServiceApi, actor: str) -> None:
@@ -74,11 +71,7 @@ class ConfigTransaction:
             yield
 
     async def replace(self, before: ReadConfig, text: str) -> ReadConfig:
-        """Replace the file and apply it, while locked; restore the file when Serve refuses it.
-
-        Raises:
-            HydraulicDiagnosticsError: The file cannot be replaced or applied.
-        """
+        """Replace the file and apply it, while locked; restore the file when Serve refuses it."""
         after = self._file.replace(before, text)
         try:
             await self._serve.apply(after.data)
@@ -91,11 +84,7 @@ class ConfigTransaction:
         return after
 
     async def replace_traffic(self, before: ReadConfig, text: str, timeout_s: float) -> ReadConfig:
-        """Replace the file, while locked, and wait for its traffic; restore it on failure.
-
-        Raises:
-            HydraulicDiagnosticsError: The weights and shadows did not come into force in time.
-        """
+        """Replace the file, while locked, and wait for its traffic; restore it on failure."""
         after = await self.replace(before, text)
         try:
             await self.wait_traffic(after, timeout_s)
@@ -107,20 +96,12 @@ class ConfigTransaction:
         return after
 
     async def wait_traffic(self, config: ReadConfig, timeout_s: float) -> None:
-        """Wait until every ingress replica uses a configuration's weights and shadows.
-
-        Raises:
-            ReleaseError: They did not come into force in time.
-        """
+        """Wait until every ingress replica uses a configuration's weights and shadows."""
         replicas = await self.ingress_replicas(config)
         await self._service.wait_traffic(config.config.traffic, replicas, timeout_s)
 
     async def ingress_replicas(self, config: ReadConfig) -> int:
-        """Return the number of running ingress replicas, at least 1.
-
-        Raises:
-            ReleaseError: Serve does not answer.
-        """
+        """Return the number of running ingress replicas, at least 1."""
         state = (await self._serve.applications()).get(config.config.diagnostics.name)
         ingress = state.deployments.get("Ingress") if state else None
         return ingress.running if ingress else 1

@@ -4,8 +4,8 @@ Invariant: a validated checkpoint was loaded and run as a replica does, on every
 of its designs.
 """
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ from app.model.graph import Prediction
 from app.model.runtime.predictor import Predictor
 from app.release.clients.service_api import wave
 from app.schemas.equipment import Equipment
+from app.serving.ingress.windows import EPOCH
 from app.store.store import Store
 from app.store.windows import decode_window
 
 MAX_REFERENCE_WINDOWS = 240
 BATCH_WINDOWS = 24
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ComponentScore(NamedTuple):
@@ -69,16 +69,18 @@ def warm_up(checkpoint: Checkpoint, machines: Sequence[Equipment]) -> list[str]:
         CheckpointError: A topology does not fit, or a health is not finite.
     """
     predictor = open_predictor(checkpoint).predictor
+    topologies: dict[str, Equipment] = {}
+    for machine in machines:
+        if machine.design in checkpoint.manifest.designs:
+            topologies.setdefault(machine.structure_digest, machine)
     lines = []
-    for machine in _one_of_each_topology(checkpoint, machines):
-        values = np.array(
-            [
-                wave(*placed.sensor.range, machine.bins, place)
-                for place, placed in enumerate(machine.sensors)
-            ],
-            dtype=np.float32,
-        ).reshape(len(machine.sensors), machine.bins)
-        prediction = _predict(checkpoint, predictor, machine, values[np.newaxis])
+    for machine in topologies.values():
+        waves = [
+            wave(*placed.sensor.range, machine.bins, place)
+            for place, placed in enumerate(machine.sensors)
+        ]
+        values_WSN = np.array([waves], dtype=np.float32).reshape(1, len(waves), machine.bins)
+        prediction = _predict(checkpoint, predictor, machine, values_WSN)
         if not np.isfinite(prediction.health_WV).all():
             raise CheckpointError(
                 f"expected finite health of every component of '{machine.equipment_id}', found "
@@ -110,6 +112,7 @@ async def reference_score(
         if machine.design not in checkpoint.manifest.designs:
             continue
         grades = checkpoint.feature_spec.grades.get(machine.design, {})
+        component_ids = [component.component_id for component in machine.components]
         windows = await _labelled(machine, store, checkpoint.manifest.data)
         for start in range(0, len(windows), BATCH_WINDOWS):
             part = windows[start : start + BATCH_WINDOWS]
@@ -117,23 +120,21 @@ async def reference_score(
                 [(machine.equipment_id, first, machine.bins) for first, _ in part]
             )
             full = [
-                (window, labels)
+                (decode_window(window, machine), labels)
                 for window, (_, labels) in zip(read, part, strict=True)
                 if window.count
             ]
             if not full:
                 continue
-            values = np.stack([decode_window(window, machine) for window, _ in full])
-            prediction = _predict(checkpoint, predictor, machine, values)
+            values_WSN = np.stack([values_SN for values_SN, _ in full])
+            prediction = _predict(checkpoint, predictor, machine, values_WSN)
             for share_VK, (_, labels) in zip(prediction.probability_WVK, full, strict=True):
-                for place, component in enumerate(machine.components):
-                    known = grades.get(component.component_id)
-                    if known is None or component.component_id not in labels:
-                        continue
-                    likely = int(np.argmax(share_VK[place, : len(known)]))
-                    is_right = known[likely].name == labels[component.component_id]
-                    key = (machine.design, component.component_id)
-                    right.setdefault(key, []).append(is_right)
+                for place, component_id in enumerate(component_ids):
+                    if component_id in labels and component_id in grades:
+                        known = grades[component_id]
+                        likely = known[int(np.argmax(share_VK[place, : len(known)]))]
+                        of_component = right.setdefault((machine.design, component_id), [])
+                        of_component.append(likely.name == labels[component_id])
     return [ComponentScore(*key, sum(found), len(found)) for key, found in sorted(right.items())]
 
 
@@ -144,11 +145,8 @@ async def _labelled(
     grades: dict[int, dict[str, str]] = {}
     window = timedelta(seconds=machine.window_s)
     for label in await store.read_labels(machine.equipment_id):
-        if (
-            not label.stable
-            or label.grade is None
-            or label.end_us - label.start_us < machine.bins * machine.grid_us
-        ):
+        is_long = label.end_us - label.start_us >= machine.bins * machine.grid_us
+        if not label.stable or label.grade is None or not is_long:
             continue
         first = -(-label.start_us // machine.grid_us)
         start = EPOCH + timedelta(microseconds=first * machine.grid_us)
@@ -157,16 +155,6 @@ async def _labelled(
     windows = sorted(grades.items())
     step = max(1, -(-len(windows) // MAX_REFERENCE_WINDOWS))
     return windows[::step]
-
-
-def _one_of_each_topology(
-    checkpoint: Checkpoint, machines: Sequence[Equipment]
-) -> Iterator[Equipment]:
-    seen: set[str] = set()
-    for machine in machines:
-        if machine.design in checkpoint.manifest.designs and machine.structure_digest not in seen:
-            seen.add(machine.structure_digest)
-            yield machine
 
 
 def _predict(

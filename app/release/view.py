@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import yaml
 
 from app.core.errors import InputError, ReleaseError, StoreError
-from app.experiments.reading import MAX_ANSWERS, AnswerSource, ExperimentQuery, read_experiments
+from app.experiments.reading import MAX_ANSWERS, ExperimentQuery, read_experiments
 from app.experiments.report import ComponentComparison, Experiment, HealthDifference, Latency
 from app.release.clients.serve_api import ApplicationState, ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.config.schema import Application
 from app.release.config.weights import above_zero, format_weights
+from app.store.experiments import AnswerPairs
 from app.store.releases import ReleaseEvent
 from app.store.store import Store
 
@@ -45,13 +46,13 @@ async def status_lines(
         lines.append(f"not running: {error.message}")
     for release in config.config.traffic.releases:
         state = states.get(release.application)
-        replicas = sum(item.running for item in state.deployments.values()) if state else 0
         in_force = f"{weights[release.version]:g}" if release.version in weights else "none"
         role = ", a shadow" if release.version in config.config.traffic.shadows else ""
         lines.append(
             f"version {release.version}: weight {release.weight:g} in the file, {in_force} in "
             f"force{role}; application '{release.application}' "
-            f"{state.status if state else 'absent'}, {replicas} replica(s); checkpoint "
+            f"{state.status if state else 'absent'}, {state.replicas if state else 0} replica(s); "
+            "checkpoint "
             f"{config.config.model_args(release.application).checkpoint}"
         )
     differing = [line.split("'")[1] for line in differing_applications(config, states)]
@@ -68,12 +69,7 @@ async def status_lines(
 
 
 def difference(config: ReadConfig, states: Mapping[str, ApplicationState]) -> list[str]:
-    """Return, for each application that differs, a line that names it and a unified diff.
-
-    Args:
-        config: Content of the file.
-        states: What runs.
-    """
+    """Return, for each application that differs, a line that names it and a unified diff."""
     lines: list[str] = []
     # Serve copies the file's logging_config to applications without one
     common = config.config.logging_config
@@ -127,7 +123,7 @@ def describe_version(item: "RegisteredVersion") -> str:
 
 
 async def comparison_lines(
-    source: AnswerSource, a: str, b: str, days: float | None, now: datetime
+    source: AnswerPairs, a: str, b: str, days: float | None, now: datetime
 ) -> list[str]:
     """Compare two versions as `GET /v1/experiments` does.
 
@@ -138,13 +134,9 @@ async def comparison_lines(
         days: How far back answers count; None for all.
         now: Current time, UTC.
 
-    Returns:
-        Lines, the verdict first.
-
     Raises:
         InputError: The days are not above 0, or too many.
         ReleaseError: No window was answered by both.
-        StoreError: The database does not answer.
     """
     if days is not None and not 0 < days <= _MAX_DAYS:
         raise InputError(
@@ -152,9 +144,8 @@ async def comparison_lines(
             "days",
         )
     start = None if days is None else now - timedelta(days=days)
-    found = (
-        await read_experiments(source, ExperimentQuery(a, b, start, None, MAX_ANSWERS), now)
-    ).experiments
+    query = ExperimentQuery(a, b, start, None, MAX_ANSWERS)
+    found = (await read_experiments(source, query, now)).experiments
     if not found:
         raise ReleaseError(
             f"expected windows that versions {a} and {b} both answered, found none: score copies "

@@ -27,7 +27,7 @@ from ray.serve._private import constants
 
 from app.core.settings import Settings
 from app.release.config.weights import parse_steps
-from app.release.guards import MetricsMeter, parse_duration, parse_guards
+from app.release.guards import parse_duration, parse_guards
 from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.readings import InlineReadings, Reading
 from app.schemas.releases import TrafficOrder
@@ -134,7 +134,7 @@ def test_command_accepts_its_documented_arguments(command: str):
         if parser.prog == "python -m train":
             config_of(options)  # raises for a value that no training takes
         if "guard" in options:
-            parse_guards(options.guard, MetricsMeter.names)
+            parse_guards(options.guard)
             assert parse_steps(options.steps)
             assert parse_duration(options.hold) > 0
 
@@ -168,7 +168,7 @@ def test_guards_are_measured():
     named = re.findall(r'--guard "([^"]+)"', ALL)
     assert named
     for guard in named:
-        parse_guards(guard, MetricsMeter.names)  # raises for an unknown one
+        parse_guards(guard)  # raises for an unknown one
 
 
 def test_every_split_is_documented():

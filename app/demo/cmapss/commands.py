@@ -11,12 +11,7 @@ from app.demo.machine import Commands, add_start, run_import
 
 
 def add_commands(commands: Commands, database: argparse.ArgumentParser) -> None:
-    """Add `import-cmapss`.
-
-    Args:
-        commands: of `app.demo`.
-        database: parent parser with the options of the database.
-    """
+    """Add `import-cmapss`; `database` has the options of the database."""
     parser = commands.add_parser(
         "import-cmapss",
         parents=[database],
@@ -48,19 +43,11 @@ def _import(options: argparse.Namespace) -> None:
     prefix = options.prefix or options.file.stem
     names = f"{prefix}-{engines[0].unit} to {prefix}-{engines[-1].unit}"
     print(f"importing {len(engines)} engines from {options.file} as {names}")
+    order = (topology, engines, options.component, prefix, options.start)
     asyncio.run(
         run_import(
             Settings().at(options.dsn),
             "engines",
-            lambda store, report: import_engines(
-                store,
-                topology,
-                engines,
-                options.component,
-                prefix,
-                options.start,
-                report,
-                remaining,
-            ),
+            lambda store, report: import_engines(store, *order, report, remaining),
         )
     )

@@ -25,25 +25,14 @@ _COLUMNS = 2 + len(SENSOR_IDS)
 
 
 class Engine(NamedTuple):
-    """One engine's history.
-
-    Args:
-        unit: its number in the file.
-        values_CR: [cycles, sensors] in the order of `SENSOR_IDS`.
-    """
+    """An engine's number in the file, and its values [cycles, sensors] as in `SENSOR_IDS`."""
 
     unit: int
     values_CR: NDArray[np.float64]
 
 
 def read_engines(path: Path) -> list[Engine]:
-    """Read a file of histories.
-
-    Args:
-        path: such as `train_FD001.txt` or `test_FD001.txt`.
-
-    Returns:
-        The engines in the order of the file.
+    """Read the histories of a file such as `train_FD001.txt`, in the order of the file.
 
     Raises:
         ReadingError: the file can't be read, or a line has another number of columns, a value that
@@ -55,10 +44,7 @@ def read_engines(path: Path) -> list[Engine]:
         if len(words) != _COLUMNS:
             expected = f"{_COLUMNS} columns (unit, cycle, 3 settings, 21 sensors)"
             raise _error(path, line, expected, f"{len(words)}")
-        found, cycle = (
-            _whole(path, line, word, name)
-            for word, name in zip(words, ("unit", "cycle"), strict=False)
-        )
+        found, cycle = _whole(path, line, words[0], "unit"), _whole(path, line, words[1], "cycle")
         if found != unit and found in rows:
             expected = f"the lines of an engine together, the next of engine {unit}"
             raise _error(path, line, expected, f"engine {found} again")
@@ -73,10 +59,10 @@ def read_engines(path: Path) -> list[Engine]:
 
 
 def read_remaining(path: Path, engines: int) -> list[float]:
-    """Read how many cycles each engine ran after its last line.
+    """Read how many cycles each engine ran after its last line, from a file such as RUL_FD001.txt.
 
     Args:
-        path: such as `RUL_FD001.txt`: one number per line, in the order of the engines.
+        path: of the file: one number per line, in the order of the engines.
         engines: number of engines.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 
 from app.core.errors import ReadingError
 from app.demo.cmapss.files import SENSOR_IDS, Engine
-from app.demo.machine import Progress, read_topology, renamed, start_us
+from app.demo.machine import Progress, microseconds_of, read_topology, renamed
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
 from app.store.readings import CHUNK, Readings
@@ -47,7 +47,7 @@ async def import_engines(
     """Register the engines and write their readings and labels.
 
     Args:
-        store: to write to.
+        store: with or without a schema.
         topology: of all engines.
         engines: their histories.
         component_id: the component that failed.
@@ -71,14 +71,15 @@ async def import_engines(
             f"'{component_id}': correct --component",
             "component",
         )
-    begin_us = start_us(start, timedelta(hours=1), "a whole hour, since a cycle is one hour")
+    hour = timedelta(hours=1)
+    begin_us = microseconds_of(start, hour, "a whole hour, since a cycle is one hour")
     left = [0.0] * len(engines) if remaining is None else list(remaining)
     machines = [
         renamed(topology, f"{prefix}-{engine.unit}", name=f"engine {engine.unit}")
         for engine in engines
     ]
     await store.migrate()
-    done = Progress(0, len(engines), 0, 0)
+    done = Progress(0, len(engines))
     for chosen in _blocks(engines):
         blocks = []
         for place in chosen:
@@ -88,25 +89,15 @@ async def import_engines(
             label = ConditionLabel(component_id, begin_us, end_us, run_to_failure=True)
             await store.put_labels(machine.equipment_id, [label])
             blocks.append(_readings(machine.equipment_id, engine, begin_us))
-        result = await store.ingest_many(blocks)
-        done = done._replace(
-            done=done.done + len(chosen),
-            readings=done.readings + sum(len(block.sensor_ids) for block in blocks),
-            accepted=done.accepted + result.accepted,
-        )
+        done = done.after(len(chosen), await store.ingest_many(blocks))
         report(done)
     return done
 
 
 def _readings(equipment_id: str, engine: Engine, begin_us: int) -> Readings:
     cycles = len(engine.values_CR)
-    times_us_C = begin_us + np.arange(cycles, dtype=np.int64) * HOUR_US
-    return Readings(
-        equipment_id,
-        SENSOR_IDS * cycles,
-        np.repeat(times_us_C, len(SENSOR_IDS)),
-        engine.values_CR.reshape(-1),
-    )
+    times_us = np.repeat(begin_us + np.arange(cycles, dtype=np.int64) * HOUR_US, len(SENSOR_IDS))
+    return Readings(equipment_id, SENSOR_IDS * cycles, times_us, engine.values_CR.reshape(-1))
 
 
 def _blocks(engines: Sequence[Engine]) -> Iterator[list[int]]:

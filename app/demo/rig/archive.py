@@ -11,25 +11,20 @@ import tarfile
 from pathlib import Path
 
 from app.core.errors import ReadingError
-from app.demo.rig.measurements import INDEX_FILE, PROFILE_FILE, SENSOR_IDS, RigFiles, read_blocks
+from app.demo.rig.measurements import FILE_NAMES, INDEX_FILE, PROFILE_FILE, RigFiles, read_blocks
 
 SHIPPED_ARCHIVE = Path(__file__).resolve().parent / "data" / "uci_hydraulic.tar.xz"
 MAX_MEMBER_BYTES = 1 << 26
 
-_NAMES = (PROFILE_FILE, INDEX_FILE, *(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS))
+_ORDER = (PROFILE_FILE, INDEX_FILE, *FILE_NAMES[:-2])
 _PRESET = 6 | lzma.PRESET_EXTREME
 _REPAIR = "pack it anew with `python -m app.demo pack-rig`"
 
 
 def pack(files: RigFiles, archive: Path) -> int:
-    """Check a copy of the data and write it as an archive.
+    """Check a copy of the data, write it as an archive, and return the archive's size in bytes.
 
-    Args:
-        files: a copy of the data.
-        archive: the file to write; replaced atomically.
-
-    Returns:
-        The archive's size in bytes.
+    An existing archive is replaced atomically.
 
     Raises:
         ReadingError: the data are not in the layout, or a file exceeds `MAX_MEMBER_BYTES`.
@@ -42,7 +37,7 @@ def pack(files: RigFiles, archive: Path) -> int:
             lzma.open(part, "wb", preset=_PRESET) as packed,
             tarfile.open(fileobj=packed, mode="w") as tar,
         ):
-            for name in _NAMES:
+            for name in _ORDER:
                 if name in files.contents:
                     with files.open(name) as stream:
                         content = stream.read(MAX_MEMBER_BYTES + 1)
@@ -67,7 +62,7 @@ def open_archive(archive: Path) -> RigFiles:
     try:
         with tarfile.open(archive, mode="r:xz") as tar:
             for member in tar:
-                if not member.isfile() or member.name not in _NAMES:
+                if not member.isfile() or member.name not in FILE_NAMES:
                     raise ReadingError(
                         f"{archive.name}: expected only files of the rig's layout, found "
                         f"'{member.name}': {_REPAIR}"

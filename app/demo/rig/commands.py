@@ -15,12 +15,7 @@ from app.serving.observability.logging import configure_logging
 
 
 def add_commands(commands: Commands, database: argparse.ArgumentParser) -> None:
-    """Add `import-rig`, `pack-rig` and `feed`.
-
-    Args:
-        commands: of `app.demo`.
-        database: parent parser with the options of the database.
-    """
+    """Add `import-rig`, `pack-rig` and `feed`; `database` has the options of the database."""
     rig = argparse.ArgumentParser(add_help=False)
     rig.add_argument("--equipment-id", help="id of the machine (default hydraulic-rig)")
     importing = commands.add_parser(
@@ -50,8 +45,9 @@ def _pack(options: argparse.Namespace) -> None:
     files = open_directory(options.directory)
     found = survey(files)
     size = pack(files, options.out)
-    counted = f"{found.cycles} cycles, {found.readings} readings"
-    print(f"packed {counted}, into {options.out}: {size} bytes")
+    print(
+        f"packed {found.cycles} cycles, {found.readings} readings, into {options.out}: {size} bytes"
+    )
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -2,8 +2,10 @@
 
 The values depend on the time alone, so the feed can stop, start and repeat: a second written again
 has the same values, which the store counts as duplicates.
-Invariant: after a pause or an outage it continues where it stopped; every second from the start of
-the backfill until now is written.
+Shapes: C cycles, M of them, K = 60 seconds of a cycle, S sensors.
+Invariant: minute m since 1970-01-01T00:00Z replays cycle m modulo the number of cycles. After a
+pause or an outage the feed continues where it stopped; every second from the start of the backfill
+until now is written.
 """
 
 import asyncio
@@ -13,14 +15,16 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
-from app.core.errors import StoreUnavailable
+from app.core.errors import ReadingError, StoreUnavailable
 from app.core.settings import Settings
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.rig.columns import Columns, second_columns
-from app.demo.rig.replay import Replay
+from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
 from app.schemas.equipment import Equipment
 from app.store.open import open_store
 from app.store.store import Store
@@ -40,16 +44,62 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """The clock of a feed; tests replace it.
+class Replay:
+    """The rig's cycles by second.
 
     Args:
-        now_s: returns seconds since 1970-01-01T00:00Z.
-        sleep: waits for a number of seconds.
+        sensor_ids: the order of S.
+        values_CKS: float64[C, K, S], in the sensors' units.
     """
 
-    now_s: Callable[[], float] = time.time
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    sensor_ids: tuple[str, ...]
+    values_CKS: NDArray[np.float64]
+
+    @classmethod
+    def load(cls, files: RigFiles, sensor_ids: tuple[str, ...]) -> Self:
+        """Read all cycles of a copy of the data at 1 Hz.
+
+        Args:
+            files: a copy of the data; every sensor at 60 values a cycle.
+            sensor_ids: the order of S; sensors of the rig.
+
+        Raises:
+            ReadingError: the data are not in the layout, or not at 1 Hz.
+        """
+        found = survey(files)
+        fast = [sensor_id for sensor_id in sensor_ids if found.rates_hz[sensor_id] != 1]
+        if fast:
+            raise ReadingError(
+                f"{files.where}: expected 60 columns to replay, found {fast[0]}.txt with "
+                f"{CYCLE_S * found.rates_hz[fast[0]]}: replay the shipped copy, or import this one "
+                "with `import-rig`"
+            )
+        values_CKS = np.empty((found.cycles, CYCLE_S, len(sensor_ids)))
+        first = 0
+        for block in read_blocks(files, cycles_per_block=64):
+            last = first + len(block.cycle_index_C)
+            for position, sensor_id in enumerate(sensor_ids):
+                values_CKS[first:last, :, position] = block.values_CR[sensor_id]
+            first = last
+        return cls(sensor_ids, values_CKS)
+
+    def values_between(self, start_s: int, end_s: int) -> NDArray[np.float64]:
+        """Return the values of every second of a half-open interval.
+
+        Args:
+            start_s: whole seconds since 1970-01-01T00:00Z.
+            end_s: likewise, exclusive.
+
+        Returns:
+            float64[end_s - start_s, S].
+        """
+        if end_s <= start_s:
+            return np.empty((0, len(self.sensor_ids)))
+        first_minute = start_s // CYCLE_S
+        minute_M = np.arange(first_minute, (end_s - 1) // CYCLE_S + 1)
+        values_MKS = self.values_CKS[minute_M % len(self.values_CKS)]
+        skipped = start_s - first_minute * CYCLE_S
+        return values_MKS.reshape(-1, len(self.sensor_ids))[skipped : skipped + end_s - start_s]
 
 
 class LiveFeed:
@@ -59,14 +109,23 @@ class LiveFeed:
         store: to write to; retried while it is unavailable.
         equipment: the machine; registered at the start unless its id is registered.
         replay: the values, in any order of sensors.
-        clock: of the feed.
+        now_s: returns seconds since 1970-01-01T00:00Z.
+        sleep: waits for a number of seconds.
     """
 
-    def __init__(self, store: Store, equipment: Equipment, replay: Replay, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        equipment: Equipment,
+        replay: Replay,
+        now_s: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._store = store
         self._equipment = equipment
         self._replay = replay
-        self._clock = clock
+        self._now_s = now_s
+        self._sleep = sleep
 
     async def run(self) -> None:
         """Feed until cancelled.
@@ -74,16 +133,16 @@ class LiveFeed:
         Raises:
             StoreError: the store refused the readings.
         """
-        next_s = math.floor(self._clock.now_s()) - BACKFILL_S
+        next_s = math.floor(self._now_s()) - BACKFILL_S
         await self._persist(self._register)
         while True:
-            now_s = self._clock.now_s()
+            now_s = self._now_s()
             if next_s > now_s:
                 # in short parts, to notice a changed clock or a suspended machine
-                await self._clock.sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
+                await self._sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
                 continue
             end_s = min(math.floor(now_s) + 1, next_s + CATCH_UP_S)
-            await self._persist(partial(self._write, second_columns(self._replay, next_s, end_s)))
+            await self._persist(partial(self._write, next_s, end_s))
             next_s = end_s
 
     async def _register(self) -> None:
@@ -91,32 +150,36 @@ class LiveFeed:
         if await self._store.get_equipment(self._equipment.equipment_id) is None:
             await self._store.put_equipment(self._equipment)
 
-    async def _write(self, columns: Columns) -> None:
-        await self._store.ingest(self._equipment.equipment_id, *columns)
+    async def _write(self, start_s: int, end_s: int) -> None:
+        sensor_ids = self._replay.sensor_ids
+        await self._store.ingest(
+            self._equipment.equipment_id,
+            sensor_ids * (end_s - start_s),
+            np.repeat(np.arange(start_s, end_s, dtype=np.int64) * 1_000_000, len(sensor_ids)),
+            self._replay.values_between(start_s, end_s).reshape(-1),
+        )
 
     async def _persist(self, write: Callable[[], Awaitable[object]]) -> None:
-        began_s = self._clock.now_s()
+        began_s = self._now_s()
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_exponential_jitter(
                 multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S, jitter=FIRST_PAUSE_S
             ),
-            sleep=self._clock.sleep,
+            sleep=self._sleep,
             before_sleep=self._log_outage,
         )
         await retrying(write)
         if retrying.statistics["attempt_number"] > 1:
-            outage_s = round(self._clock.now_s() - began_s, 1)
+            outage_s = round(self._now_s() - began_s, 1)
             fields = {"equipment_id": self._equipment.equipment_id, "outage_s": outage_s}
             logger.info("feed resumed", extra=fields)
 
     def _log_outage(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
             assert state.outcome is not None
-            fields = {
-                "equipment_id": self._equipment.equipment_id,
-                "reason": str(state.outcome.exception()),
-            }
+            reason = str(state.outcome.exception())
+            fields = {"equipment_id": self._equipment.equipment_id, "reason": reason}
             logger.warning("feed interrupted, store unavailable", extra=fields)
 
 
@@ -133,6 +196,6 @@ async def run_feed(settings: Settings, equipment: Equipment) -> None:
     )
     store = open_store(settings)
     try:
-        await LiveFeed(store, equipment, replay, Clock()).run()
+        await LiveFeed(store, equipment, replay).run()
     finally:
         await store.close()

@@ -9,9 +9,10 @@ cycles in the copy.
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import numpy as np
+
 from app.core.errors import ReadingError
-from app.demo.machine import Progress, start_us
-from app.demo.rig.columns import CYCLE_US, block_columns
+from app.demo.machine import Progress, microseconds_of
 from app.demo.rig.equipment import check_fits_layout
 from app.demo.rig.measurements import (
     CYCLE_S,
@@ -24,8 +25,10 @@ from app.demo.rig.measurements import (
 )
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
-from app.store.readings import CHUNK
+from app.store.readings import CHUNK, Readings
 from app.store.store import Store
+
+CYCLE_US = CYCLE_S * 1_000_000
 
 
 async def import_rig(
@@ -38,7 +41,7 @@ async def import_rig(
     """Register the rig and write all readings and labels of a copy of its data.
 
     Args:
-        store: to write to.
+        store: with or without a schema.
         equipment: the machine; its topology is registered or replaced.
         files: a copy of the data.
         start: of the original's first cycle; with a time zone, on a whole minute.
@@ -54,25 +57,44 @@ async def import_rig(
         StoreError: the store refused or can't be reached.
     """
     check_fits_layout(equipment)
-    period = timedelta(seconds=CYCLE_S)
-    begin_us = start_us(start, period, "a whole minute, since cycles begin on one")
+    minute = timedelta(seconds=CYCLE_S)
+    begin_us = microseconds_of(start, minute, "a whole minute, since cycles begin on one")
     found = survey(files)
     cycles_per_block = max(1, CHUNK * found.cycles // found.readings)
     await store.migrate()
     await store.put_equipment(equipment)
-    done = Progress(0, found.cycles, 0, 0)
+    done = Progress(0, found.cycles)
     for block in read_blocks(files, cycles_per_block):
         labels = _labels(block, equipment, begin_us, done.done)
-        columns = block_columns(block, begin_us)
-        result = await store.ingest(equipment.equipment_id, *columns)
-        await store.put_labels(equipment.equipment_id, labels)
-        done = done._replace(
-            done=done.done + len(block.cycle_index_C),
-            readings=done.readings + len(columns.times_us),
-            accepted=done.accepted + result.accepted,
+        ingested = await store.ingest_many(
+            [block_readings(equipment.equipment_id, block, begin_us)]
         )
+        await store.put_labels(equipment.equipment_id, labels)
+        done = done.after(len(block.cycle_index_C), ingested)
         report(done)
     return done
+
+
+def block_readings(equipment_id: str, block: CycleBlock, start_us: int) -> Readings:
+    """Return the readings of a block: cycle i of the original begins i minutes after the start.
+
+    Value k of a second of a sensor with rate r has the time k / r seconds after its start.
+
+    Args:
+        equipment_id: of the machine.
+        block: consecutive cycles.
+        start_us: of the original's first cycle, microseconds since 1970-01-01T00:00Z.
+    """
+    cycle_start_C = start_us + block.cycle_index_C * CYCLE_US
+    sensor_ids: list[str] = []
+    times_us, values = [], []
+    for sensor_id, values_CR in block.values_CR.items():
+        readings = values_CR.shape[1]
+        offset_R = np.arange(readings, dtype=np.int64) * CYCLE_US // readings
+        sensor_ids += [sensor_id] * values_CR.size
+        times_us.append((cycle_start_C[:, None] + offset_R).reshape(-1))
+        values.append(values_CR.reshape(-1))
+    return Readings(equipment_id, sensor_ids, np.concatenate(times_us), np.concatenate(values))
 
 
 def _labels(
@@ -86,8 +108,7 @@ def _labels(
     rows = zip(*(column.tolist() for column in columns), strict=True)
     labels = []
     for row, (cycle, grades, stable) in enumerate(rows, first_row + 1):
-        start_of_cycle_us = begin_us + cycle * CYCLE_US
-        end_us = start_of_cycle_us + CYCLE_US
+        start_us = begin_us + cycle * CYCLE_US
         for component_id, grade in zip(GRADED_COMPONENTS, map(str, grades), strict=True):
             if grade not in known[component_id]:
                 raise ReadingError(
@@ -96,6 +117,7 @@ def _labels(
                     "or add the grade to the topology",
                     f"{PROFILE_FILE}:{row}",
                 )
-            label = ConditionLabel(component_id, start_of_cycle_us, end_us, grade, stable, cycle)
-            labels.append(label)
+            labels.append(
+                ConditionLabel(component_id, start_us, start_us + CYCLE_US, grade, stable, cycle)
+            )
     return labels

@@ -7,7 +7,7 @@ Invariant: when the feed ends, the health check fails and Serve starts a new rep
 import asyncio
 import logging
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from ray import serve
 
 from app.core.errors import HydraulicDiagnosticsError
@@ -20,20 +20,14 @@ from app.serving.observability.logging import configure_logging
 logger = logging.getLogger(__name__)
 
 
-class LiveRigArgs(BaseModel):
+class LiveRigArgs(BaseModel, frozen=True, extra="forbid"):
     """Arguments of the live rig's application."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     equipment_id: Identifier = "hydraulic-rig"
 
 
 class LiveRig:
-    """The replica; a second one would write the same readings.
-
-    Args:
-        equipment: the machine that is written.
-    """
+    """The replica, which writes one machine; a second one would write the same readings."""
 
     def __init__(self, equipment: Equipment) -> None:
         # set first: __del__ is called even if the constructor fails

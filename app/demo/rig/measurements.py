@@ -33,6 +33,8 @@ GRADED_COMPONENTS: tuple[str, ...] = ("cooler", "valve", "pump", "accumulator")
 CYCLE_S = 60
 PROFILE_FILE = "profile.txt"
 INDEX_FILE = "cycle_index.txt"
+"""The index may be missing."""
+FILE_NAMES = (*(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS), PROFILE_FILE, INDEX_FILE)
 
 _COUNT = re.compile(rb"[0-9]{1,9}")
 _CHUNK_BYTES = 1 << 20
@@ -117,10 +119,8 @@ def open_directory(directory: Path) -> RigFiles:
         raise ReadingError(
             f"expected a directory in the rig's published layout, found none at {directory}"
         )
-    names = (*(f"{sensor_id}.txt" for sensor_id in SENSOR_IDS), PROFILE_FILE, INDEX_FILE)
-    return RigFiles(
-        str(directory), {name: directory / name for name in names if (directory / name).is_file()}
-    )
+    paths = {name: directory / name for name in FILE_NAMES}
+    return RigFiles(str(directory), {name: path for name, path in paths.items() if path.is_file()})
 
 
 def survey(files: RigFiles) -> RigSurvey:
@@ -131,15 +131,14 @@ def survey(files: RigFiles) -> RigSurvey:
             number of columns that is no multiple of 60.
     """
     rates_hz = {sensor_id: _rate_hz(files, f"{sensor_id}.txt") for sensor_id in SENSOR_IDS}
-    names = [f"{sensor_id}.txt" for sensor_id in SENSOR_IDS] + [PROFILE_FILE]
-    if INDEX_FILE in files.contents:
-        names.append(INDEX_FILE)
-    rows = {name: _count_rows(files, name) for name in names}
-    cycles = rows[names[0]]
-    for name, found in rows.items():
+    first, cycles = FILE_NAMES[0], _count_rows(files, FILE_NAMES[0])
+    for name in FILE_NAMES[1:]:
+        if name == INDEX_FILE and name not in files.contents:
+            continue
+        found = _count_rows(files, name)
         if found != cycles:
             raise ReadingError(
-                f"{files.where}: expected {cycles} cycles (rows) in {name} as in {names[0]}, found "
+                f"{files.where}: expected {cycles} cycles (rows) in {name} as in {first}, found "
                 f"{found}: take all files from one copy of the data",
                 name,
             )
@@ -158,37 +157,34 @@ def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
     """
     found = survey(files)
     with ExitStack() as stack:
+
+        def rows_of(name: str, columns: int, *, whole: bool) -> Iterator[NDArray[np.float64]]:
+            return _rows(stack.enter_context(files.open(name)), name, columns, whole=whole)
+
         sensors = {
-            sensor_id: _number_rows(
-                stack.enter_context(files.open(f"{sensor_id}.txt")),
-                f"{sensor_id}.txt",
-                CYCLE_S * rate_hz,
-            )
+            sensor_id: rows_of(f"{sensor_id}.txt", CYCLE_S * rate_hz, whole=False)
             for sensor_id, rate_hz in found.rates_hz.items()
         }
-        profile = _whole_number_rows(
-            stack.enter_context(files.open(PROFILE_FILE)), PROFILE_FILE, len(GRADED_COMPONENTS) + 1
-        )
+        profile = rows_of(PROFILE_FILE, len(GRADED_COMPONENTS) + 1, whole=True)
         indices = (
-            _whole_number_rows(stack.enter_context(files.open(INDEX_FILE)), INDEX_FILE, 1)
+            (int(row[0]) for row in rows_of(INDEX_FILE, 1, whole=True))
             if INDEX_FILE in files.contents
-            else ([row] for row in range(found.cycles))
+            else iter(range(found.cycles))
         )
         last_index = -1
         for first in range(0, found.cycles, cycles_per_block):
             rows = range(first, min(first + cycles_per_block, found.cycles))
-            index_C = [next(indices)[0] for _ in rows]
-            for row, index in zip(rows, index_C, strict=True):
+            index_C = [next(indices) for _ in rows]
+            for line, index in enumerate(index_C, first + 1):
                 if index <= last_index:
-                    raise _wrong(
-                        INDEX_FILE, row + 1, f"a number above {last_index}", str(index), _SORT
-                    )
+                    expected = f"a number above {last_index}"
+                    raise _wrong(INDEX_FILE, line, expected, f"{index}", "sort the cycles")
                 last_index = index
             profile_C5 = np.array([next(profile) for _ in rows], dtype=np.int64)
-            for row, flag in zip(rows, profile_C5[:, -1].tolist(), strict=True):
+            for line, flag in enumerate(profile_C5[:, -1].tolist(), first + 1):
                 if flag not in (0, 1):
                     raise _wrong(
-                        PROFILE_FILE, row + 1, "a stable flag of 0 or 1 in column 5", str(flag)
+                        PROFILE_FILE, line, "a stable flag of 0 or 1 in column 5", f"{flag}"
                     )
             yield CycleBlock(
                 cycle_index_C=np.array(index_C, dtype=np.int64),
@@ -201,12 +197,12 @@ def read_blocks(files: RigFiles, cycles_per_block: int) -> Iterator[CycleBlock]:
             )
 
 
-_REPAIR = "repair the row or take the file anew"
-_SORT = "sort the cycles"
-
-
 def _wrong(
-    name: str, line: int, expected: str, found: str, what_to_do: str = _REPAIR
+    name: str,
+    line: int,
+    expected: str,
+    found: str,
+    what_to_do: str = "repair the row or take the file anew",
 ) -> ReadingError:
     return ReadingError(
         f"{name} line {line}: expected {expected}, found {found}: {what_to_do}", f"{name}:{line}"
@@ -232,34 +228,25 @@ def _count_rows(files: RigFiles, name: str) -> int:
     return rows + (last != b"\n")
 
 
-def _fields(stream: BinaryIO, name: str, columns: int) -> Iterator[tuple[int, list[bytes]]]:
+def _rows(
+    stream: BinaryIO, name: str, columns: int, *, whole: bool
+) -> Iterator[NDArray[np.float64]]:
+    """Yield rows of finite numbers, or of whole ones from 0."""
     for line, text in enumerate(stream, start=1):
         fields = text.rstrip(b"\r\n").split(b"\t")
         if len(fields) != columns:
             raise _wrong(name, line, f"{columns} tab-separated columns", f"{len(fields)}")
-        yield line, fields
-
-
-def _number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[NDArray[np.float64]]:
-    for line, fields in _fields(stream, name, columns):
         try:
-            values_R = np.array([float(field) for field in fields], dtype=np.float64)
+            values_R = np.array([float(field) for field in fields])
         except ValueError:
             values_R = np.full(columns, np.nan)
-        if not np.isfinite(values_R).all() or b"_" in b"".join(fields):
-            column, field = next(
-                (column, field) for column, field in enumerate(fields, 1) if not _is_number(field)
-            )
-            raise _wrong(name, line, "a finite number", f"{_shown(field)} in column {column}")
+        # the columns of measurements are looked at one by one only to name the wrong one
+        if whole or not np.isfinite(values_R).all() or b"_" in text:
+            for column, field in enumerate(fields, 1):
+                if not (_COUNT.fullmatch(field) if whole else _is_number(field)):
+                    kind = "a whole number" if whole else "a finite number"
+                    raise _wrong(name, line, kind, f"{_shown(field)} in column {column}")
         yield values_R
-
-
-def _whole_number_rows(stream: BinaryIO, name: str, columns: int) -> Iterator[list[int]]:
-    for line, fields in _fields(stream, name, columns):
-        for column, field in enumerate(fields, 1):
-            if not _COUNT.fullmatch(field):
-                raise _wrong(name, line, "a whole number", f"{_shown(field)} in column {column}")
-        yield [int(field) for field in fields]
 
 
 def _is_number(field: bytes) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from app.core.errors import ReleaseError
 
@@ -22,20 +22,15 @@ POLL_S = 0.1
 _MESSAGE_CHARACTERS = 600
 
 
-class ReplicaState(BaseModel):
+class ReplicaState(BaseModel, frozen=True):
     """A replica as Serve reports it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     state: str
 
 
-class DeploymentState(BaseModel):
+class DeploymentState(BaseModel, frozen=True):
     """A deployment as Serve reports it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    status: str
     message: str = ""
     replicas: tuple[ReplicaState, ...] = ()
 
@@ -45,10 +40,8 @@ class DeploymentState(BaseModel):
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
 
-class ApplicationState(BaseModel):
+class ApplicationState(BaseModel, frozen=True):
     """An application as Serve reports it; `deployed_app_config` was applied last."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     status: str
     message: str = ""
@@ -56,23 +49,25 @@ class ApplicationState(BaseModel):
     deployed_app_config: Mapping[str, Any] | None = None
 
     @property
+    def replicas(self) -> int:
+        """How many replicas of all deployments run."""
+        return sum(item.running for item in self.deployments.values())
+
+    @property
     def failure(self) -> str | None:
         """Why it does not run, or None while it may still start."""
+        messages = [item.message for item in self.deployments.values()]
         if self.status == "DEPLOY_FAILED":
-            messages = [self.message, *(item.message for item in self.deployments.values())]
+            messages = [self.message, *messages]
         else:
-            messages = [
-                item.message
-                for item in self.deployments.values()
-                if "failed to start" in item.message
-            ]
+            messages = [message for message in messages if "failed to start" in message]
             if not messages:
                 return None
         return _cause(" ".join(filter(None, messages)))
 
 
 class ServeApi:
-    """A client of the dashboard.
+    """A client of the dashboard; methods raise ReleaseError when it does not answer as expected.
 
     Args:
         address: The dashboard, `http://host:port`.
@@ -98,19 +93,11 @@ class ServeApi:
         await self._client.aclose()
 
     async def apply(self, config: object) -> None:
-        """Apply a whole configuration; returns when Serve accepted it, before it is in force.
-
-        Raises:
-            ReleaseError: The dashboard does not answer, or Serve refused.
-        """
+        """Apply a whole configuration; returns when Serve accepted it, before it is in force."""
         await self._send("PUT", config)
 
     async def applications(self) -> dict[str, ApplicationState]:
-        """Return the state of every application.
-
-        Raises:
-            ReleaseError: The dashboard does not answer, or the answer has another form.
-        """
+        """Return the state of every application."""
         answer = await self._send("GET")
         try:
             given = answer.json()["applications"]
@@ -122,11 +109,7 @@ class ServeApi:
             ) from error
 
     async def wait_running(self, name: str, timeout_s: float) -> ApplicationState:
-        """Wait until an application runs.
-
-        Raises:
-            ReleaseError: It failed, or does not run in time.
-        """
+        """Wait until an application runs; failing or not running in time is a ReleaseError."""
         deadline = time.monotonic() + timeout_s
         while True:
             state = (await self.applications()).get(name)
@@ -143,11 +126,7 @@ class ServeApi:
             await asyncio.sleep(POLL_S)
 
     async def wait_gone(self, name: str, timeout_s: float) -> None:
-        """Wait until an application was removed.
-
-        Raises:
-            ReleaseError: It still exists.
-        """
+        """Wait until an application was removed; it still existing is a ReleaseError."""
         deadline = time.monotonic() + timeout_s
         while (state := (await self.applications()).get(name)) is not None:
             if time.monotonic() > deadline:

@@ -32,7 +32,7 @@ _WAVE_BINS = 7.0  # bins per radian
 
 
 class ServiceApi:
-    """A client of the service.
+    """A client of the service; methods raise ReleaseError when it does not answer as expected.
 
     Args:
         url: Base URL of the service.
@@ -58,11 +58,7 @@ class ServiceApi:
         await self._client.aclose()
 
     async def weights(self) -> dict[str, float]:
-        """Return the weights in force in one ingress replica, in percent by version.
-
-        Raises:
-            ReleaseError: The service does not answer.
-        """
+        """Return the weights in force in one ingress replica, in percent by version."""
         answer = await self._get("/v1/traffic")
         return {release["version"]: release["weight"] for release in answer.json()["releases"]}
 
@@ -144,11 +140,7 @@ class ServiceApi:
         )
 
     async def metrics(self) -> str:
-        """Return the metrics of one ingress replica in the Prometheus text format.
-
-        Raises:
-            ReleaseError: The service does not answer.
-        """
+        """Return the metrics of one ingress replica in the Prometheus text format."""
         return (await self._get("/metrics", headers={"connection": "close"})).text
 
     async def _machine_of(self, designs: tuple[str, ...]) -> Equipment:

@@ -6,10 +6,20 @@ Invariant: a file that validates has no unknown key, and releases only applicati
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from app.core.errors import SettingsError
 from app.schemas.places import place_of, shown
@@ -20,9 +30,7 @@ DIAGNOSTICS = "app.main:diagnostics"
 MODEL = "app.main:model"
 _SHOWN_ERRORS = 5
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RuntimeEnv = Mapping[str, Any]
 """Ray validates runtime environments itself."""
 
@@ -37,8 +45,8 @@ class HttpOptions(_Strict):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     root_path: str = ""
-    request_timeout_s: Seconds | None = None
-    keep_alive_timeout_s: Annotated[int, Field(ge=0)] | None = None
+    request_timeout_s: Amount | None = None
+    keep_alive_timeout_s: NonNegativeInt | None = None
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile_password: str | None = None
@@ -50,7 +58,7 @@ class GrpcOptions(_Strict):
 
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     grpc_servicer_functions: tuple[str, ...] = ()
-    request_timeout_s: Seconds | None = None
+    request_timeout_s: Amount | None = None
     enable_reflection: bool = False
 
 
@@ -68,10 +76,10 @@ class ActorOptions(_Strict):
     """`ray_actor_options`."""
 
     runtime_env: RuntimeEnv | None = None
-    num_cpus: Share | None = None
-    num_gpus: Share | None = None
-    memory: Share | None = None
-    resources: Mapping[str, Share] | None = None
+    num_cpus: Amount | None = None
+    num_gpus: Amount | None = None
+    memory: Amount | None = None
+    resources: Mapping[str, Amount] | None = None
     accelerator_type: str | None = None
     label_selector: Mapping[str, str] | None = None
     fallback_strategy: tuple[Mapping[str, Any], ...] | None = None
@@ -80,20 +88,20 @@ class ActorOptions(_Strict):
 class Autoscaling(_Strict):
     """`autoscaling_config`."""
 
-    min_replicas: Annotated[int, Field(ge=0)] = 1
-    initial_replicas: Annotated[int, Field(ge=0)] | None = None
-    max_replicas: Count = 1
-    target_ongoing_requests: Annotated[float, Field(gt=0)] | None = None
-    metrics_interval_s: Annotated[float, Field(gt=0)] | None = None
-    look_back_period_s: Annotated[float, Field(gt=0)] | None = None
-    smoothing_factor: Annotated[float, Field(gt=0)] | None = None
-    upscale_smoothing_factor: Annotated[float, Field(gt=0)] | None = None
-    downscale_smoothing_factor: Annotated[float, Field(gt=0)] | None = None
-    upscaling_factor: Annotated[float, Field(gt=0)] | None = None
-    downscaling_factor: Annotated[float, Field(gt=0)] | None = None
-    downscale_delay_s: Seconds | None = None
-    downscale_to_zero_delay_s: Seconds | None = None
-    upscale_delay_s: Seconds | None = None
+    min_replicas: NonNegativeInt = 1
+    initial_replicas: NonNegativeInt | None = None
+    max_replicas: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat | None = None
+    metrics_interval_s: PositiveFloat | None = None
+    look_back_period_s: PositiveFloat | None = None
+    smoothing_factor: PositiveFloat | None = None
+    upscale_smoothing_factor: PositiveFloat | None = None
+    downscale_smoothing_factor: PositiveFloat | None = None
+    upscaling_factor: PositiveFloat | None = None
+    downscaling_factor: PositiveFloat | None = None
+    downscale_delay_s: Amount | None = None
+    downscale_to_zero_delay_s: Amount | None = None
+    upscale_delay_s: Amount | None = None
     aggregation_function: str | None = None
     policy: Mapping[str, Any] | None = None
 
@@ -111,27 +119,27 @@ class Deployment(_Strict):
     """One of an application's `deployments`."""
 
     name: str
-    num_replicas: Count | Literal["auto"] | None = None
-    max_ongoing_requests: Count | None = None
+    num_replicas: PositiveInt | Literal["auto"] | None = None
+    max_ongoing_requests: PositiveInt | None = None
     max_queued_requests: Annotated[int, Field(ge=-1)] | None = None
     backpressure_config: Mapping[str, Any] | None = None
     user_config: Mapping[str, Any] | None = None
     autoscaling_config: Autoscaling | None = None
-    graceful_shutdown_wait_loop_s: Seconds | None = None
-    graceful_shutdown_timeout_s: Seconds | None = None
-    health_check_period_s: Seconds | None = None
-    health_check_timeout_s: Seconds | None = None
+    graceful_shutdown_wait_loop_s: Amount | None = None
+    graceful_shutdown_timeout_s: Amount | None = None
+    health_check_period_s: Amount | None = None
+    health_check_timeout_s: Amount | None = None
     ray_actor_options: ActorOptions | None = None
     placement_group_bundles: tuple[Mapping[str, float], ...] | None = None
     placement_group_strategy: str | None = None
     placement_group_bundle_label_selector: tuple[Mapping[str, str], ...] | None = None
-    max_replicas_per_node: Count | None = None
+    max_replicas_per_node: PositiveInt | None = None
     logging_config: LoggingOptions | None = None
     request_router_config: Mapping[str, Any] | None = None
     gang_scheduling_config: Mapping[str, Any] | None = None
     deployment_actors: tuple[Mapping[str, Any], ...] | None = None
-    rolling_update_percentage: Annotated[float, Field(gt=0)] | None = None
-    max_surge_percent: Annotated[int, Field(ge=0)] | None = None
+    rolling_update_percentage: PositiveFloat | None = None
+    max_surge_percent: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _one_number_of_replicas(self) -> Self:
@@ -216,13 +224,8 @@ def read_schema(data: object, where: str) -> ServeConfig:
 
 
 def _check_applications(config: ServeConfig, where: str) -> None:
-    found: list[str] = []
-    names = [application.name for application in config.applications]
-    found += [
-        f"applications: '{name}' is listed twice"
-        for name in sorted(set(names))
-        if names.count(name) > 1
-    ]
+    names = Counter(application.name for application in config.applications)
+    found = [f"applications: '{name}' is listed twice" for name in sorted(names) if names[name] > 1]
     for position, application in enumerate(config.applications):
         found += _errors_of(application, ("applications", position))
     count = sum(item.import_path == DIAGNOSTICS for item in config.applications)
@@ -300,18 +303,8 @@ def _unknown(name: str, known: Sequence[str] | frozenset[str]) -> str:
 
 
 def _names(model: type[BaseModel] | None) -> frozenset[str]:
-    """Return the valid names that a misspelt key may stand for."""
-    levels = (
-        ServeConfig,
-        HttpOptions,
-        GrpcOptions,
-        LoggingOptions,
-        Application,
-        Deployment,
-        Autoscaling,
-        ActorOptions,
-    )
-    models = levels if model is None else (model,)
+    """Return the valid names that a misspelt key may stand for: of a model, or of all levels."""
+    models = _Strict.__subclasses__() if model is None else [model]
     return frozenset(name for item in models for name in item.model_fields)
 
 

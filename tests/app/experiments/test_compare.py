@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from app.experiments.compare import ReadStatus, compare
+from app.experiments.compare import compare
 from app.experiments.pairs import collect_pairs
 from app.experiments.report import Experiment
 from app.experiments.verdict import more_needed, truths_of, verdict_of
 from tests.app.experiments.test_pairs import grade, predicted, row
-
-ALL = ReadStatus(0, complete=True)
+from tests.pairs import only
 
 
 def experiment(
@@ -30,7 +29,7 @@ def experiment(
         )
         for number, (a, b) in enumerate(zip(first, second, strict=True))
     ]
-    return compare("3", "4", collect_pairs(rows[::-1]), ALL)
+    return compare("3", "4", collect_pairs(rows[::-1]))
 
 
 def test_version_that_is_right_more_often_is_better():
@@ -81,13 +80,13 @@ def test_estimate_of_how_many_more_is_within_a_factor_of_two():
             ][::-1]
         )
         counts = range(60, 1500, 20)
-        looks = (truths_of(pairs.only(np.arange(count))) for count in counts)
+        looks = (truths_of(only(pairs, np.arange(count))) for count in counts)
         known = next(
             at
             for at, each in zip(counts, looks, strict=True)
             if verdict_of(each, "by_window") != "unknown"
         )
-        more = more_needed(truths_of(pairs.only(np.arange(60))), "by_window")
+        more = more_needed(truths_of(only(pairs, np.arange(60))), "by_window")
         assert more is not None
         needed.append(known - 60)
         estimated.append(more)
@@ -137,7 +136,7 @@ def test_better_at_one_component_and_worse_at_another_is_mixed():
         )
         for number in range(100)
     ]
-    found = compare("3", "4", collect_pairs(rows[::-1]), ALL)
+    found = compare("3", "4", collect_pairs(rows[::-1]))
     assert found.verdict == "mixed"
     assert found.sentence.startswith(
         "4 is better at some components and worse at others: pump right in 100.0% with 4"
@@ -159,7 +158,7 @@ def test_health_difference_has_an_interval_around_it():
         row(number, (predicted("a", 0.8),), (predicted("a", 0.75 + 0.01 * (number % 2)),))
         for number in range(400)
     ]
-    (component,) = compare("3", "4", collect_pairs(rows[::-1]), ALL).components
+    (component,) = compare("3", "4", collect_pairs(rows[::-1])).components
     found = component.health_difference
     assert found is not None
     assert found.mean == pytest.approx(-0.045)
@@ -172,7 +171,8 @@ def test_abstentions_and_latencies_are_per_version():
         "3",
         "4",
         collect_pairs([row(1, (predicted("a"),), (predicted("a"),))]),
-        ReadStatus(7, complete=False),
+        repeated=7,
+        complete=False,
     )
     assert (found.windows, found.machines, found.repeated, found.complete) == (1, 1, 7, False)
     assert (found.abstained_a, found.abstained_b) == (0, 1)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from app.experiments.pairs import ABSENT, PairCollector, collect_pairs, score
+from app.experiments.pairs import ABSENT, collect_pairs, score
 from app.store.experiments import KnownTruth, PairRow, PredictedComponent
+from tests.pairs import only
 
 WINDOW_US = 60_000_000
 
@@ -63,11 +64,8 @@ def test_score_is_by_grade_or_by_distance_of_health(
 def test_repeated_window_counts_once_with_its_first_answer():
     first = row(1, (predicted("0"),), (predicted("1"),), created=10)
     again = row(1, (predicted("2"),), (predicted("2"),), created=99)
-    collector = PairCollector()
-    collector.add([again])
-    collector.add([first])
-    pairs = collector.pairs()
-    assert (len(pairs), collector.answers, pairs.created_us_P.tolist()) == (1, 2, [10])
+    pairs = collect_pairs([again, first])
+    assert (len(pairs), pairs.created_us_P.tolist()) == (1, [10])
     assert pairs.answer_2PC[0, 0, 0] != pairs.answer_2PC[1, 0, 0]
 
 
@@ -133,7 +131,7 @@ def test_selected_pairs_are_unchanged():
         row(number, (predicted(str(number)),), (predicted("0"),), grade("0"))
         for number in (3, 2, 1)
     ]
-    some = collect_pairs(rows).only(np.array([0, 2]))
+    some = only(collect_pairs(rows), np.array([0, 2]))
     alone = collect_pairs([rows[0], rows[2]])
     assert (some.score_2PC == alone.score_2PC).all()
     assert (some.created_us_P == alone.created_us_P).all()

@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from app.demo.rig.equipment import rig_equipment
-from app.fleet.plan import Plan, RunRequest
-from app.fleet.released import make_plan
+from app.fleet.plan import Plan, RunRequest, make_plan
 from app.schemas.equipment import Equipment
 from app.store.store import Store
 from tests.network import small_checkpoint

@@ -15,8 +15,7 @@ import pytest
 import ray
 
 from app.fleet.__main__ import main
-from app.fleet.plan import Plan, RunRequest
-from app.fleet.released import make_plan
+from app.fleet.plan import Plan, RunRequest, make_plan
 from app.fleet.scorer import NOT_REGISTERED, FleetScorer
 from app.store.fleet import FleetRun, Page
 from app.store.store import Store

@@ -7,8 +7,16 @@ import pytest
 from app.checkpoint.manifest import WEIGHTS, read_manifest
 from app.core.errors import CheckpointError, InputError, SettingsError, UnknownVersion
 from app.core.settings import PROJECT_DIR
-from app.fleet.plan import Plan, RunRequest, check_options, like_pattern, read_ids, run_name
-from app.fleet.released import make_plan, read_released
+from app.fleet.plan import (
+    Plan,
+    RunRequest,
+    check_options,
+    like_pattern,
+    make_plan,
+    read_ids,
+    read_released,
+    run_name,
+)
 from app.store.fleet import Selection
 from tests.app.fleet.conftest import AT, NOW, write_config
 
@@ -48,7 +56,7 @@ def test_version_and_checkpoint_can_be_forced(config: Path, checkpoints: dict[st
         assert plan.at == NOW
 
 
-def test_wrong_wishes_are_named(config: Path, tmp_path: Path):
+def test_wrong_options_are_named(config: Path, tmp_path: Path):
     with pytest.raises(UnknownVersion, match=r"found '9'.*has 1, 2"):
         make_plan(RunRequest(model_version="9"), AT, config, NOW)
     with pytest.raises(InputError, match="found both"):
@@ -93,7 +101,7 @@ def test_run_goes_on_only_with_what_it_began_with(plan: Plan):
         check_options("r", plan, RunRequest(model_version="2"), None)
 
 
-def test_name_follows_from_time_and_wishes():
+def test_name_follows_from_time_and_options():
     assert run_name(None, RunRequest(), AT) == run_name(None, RunRequest(), AT)
     assert run_name(None, RunRequest(), AT).startswith("fleet-20250101T000117Z-")
     assert run_name(None, RunRequest(), AT) != run_name(None, RunRequest(design="x"), AT)

@@ -17,8 +17,7 @@ from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds, assess_window
 from app.features.extraction import window_features
 from app.fleet import scorer as module
-from app.fleet.plan import Plan, RunRequest
-from app.fleet.released import make_plan
+from app.fleet.plan import Plan, RunRequest, make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.model.graph import GraphGroup, Prediction, build_topology
 from app.model.runtime.predictor import Predictor

@@ -20,7 +20,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile
-from app.release.history import Actor
+from app.release.history import Order
 from app.release.operations import Releases
 from app.store.releases import ReleaseEvent
 
@@ -188,14 +188,6 @@ def releases_on(
     file = ConfigFile(path)
     data: Any = file.read().data
     cluster.put(data)
-    actor = Actor("ann", "a reason")
-    return Releases(
-        file,
-        serve_api(cluster),
-        service_api(cluster),
-        history,
-        actor,
-        lines.append,
-        path.parent,
-        dry_run=dry_run,
-    )
+    order = Order("ann", "a reason", dry_run)
+    clients = serve_api(cluster), service_api(cluster)
+    return Releases(file, *clients, history, order, lines.append, path.parent)

@@ -18,11 +18,9 @@ from app.release.guards import (
 )
 from app.serving.observability.metrics import Metrics
 
-NAMES = MetricsMeter.names
-
 
 def test_guards_are_read_with_their_units():
-    assert parse_guards("errors<0.1%, p95 < 80ms,p95<2s", NAMES) == (
+    assert parse_guards("errors<0.1%, p95 < 80ms,p95<2s") == (
         Guard("errors", pytest.approx(0.001), "errors<0.1%"),
         Guard("p95", pytest.approx(0.08), "p95 < 80ms"),
         Guard("p95", 2.0, "p95<2s"),
@@ -34,7 +32,7 @@ def test_guards_are_read_with_their_units():
 )
 def test_invalid_guard_is_refused(text: str):
     with pytest.raises(InputError, match="expected"):
-        parse_guards(text, NAMES)
+        parse_guards(text)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +47,7 @@ def test_invalid_guard_is_refused(text: str):
 )
 def test_wrong_unit_is_refused(text: str, units: str):
     with pytest.raises(InputError, match=f"expected {units}, such as .* found '{text}'"):
-        parse_guards(text, NAMES)
+        parse_guards(text)
 
 
 def test_durations_are_read():
@@ -135,8 +133,7 @@ def test_guard_on_disagreement_breaks_beyond_chance(disagreed: int, breaks: bool
     version.metrics.shadow_copies.labels("3", "1", "agreed").inc(20 - disagreed)
     found = read_calls(version.text, "3", {"1"})[1].disagreement()
     assert (
-        first_broken(parse_guards("disagreement<5%", MetricsMeter.names), {"disagreement": found})
-        is not None
+        first_broken(parse_guards("disagreement<5%"), {"disagreement": found}) is not None
     ) == breaks
 
 
@@ -203,7 +200,7 @@ async def test_late_slowness_is_not_hidden_by_a_good_beginning():
 
 
 def test_guard_breaks_at_its_limit_and_not_without_a_measure():
-    guards = parse_guards("errors<1%,p95<80ms", NAMES)
+    guards = parse_guards("errors<1%,p95<80ms")
     assert (
         first_broken(guards, {"errors": Measurement(0.009, 100), "p95": Measurement(0.07, 100)})
         is None

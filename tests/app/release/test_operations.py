@@ -22,6 +22,7 @@ from app.release.config.file import ConfigFile
 from app.release.promotion import Promotion, promote
 from app.store.releases import ReleaseEvent
 from tests.app.release.fake_cluster import FakeCluster, MemoryHistory, releases_on
+from tests.app.release.test_promotion import GOOD, FixedMeter
 
 TWO = Placement("3", "app/weights/2")
 FILES = Path(__file__).parent / "files"
@@ -438,11 +439,11 @@ async def test_file_after_ten_releases_keeps_its_comments_and_layout(
     await releases.split({"1": 90, "3": 10})
     await releases.split({"1": 50, "3": 50})
     await releases.rollback()
-    await promote(releases, Promotion("3", (25.0, 100.0), 0.01, ()), [], lines.append)
+    await promote(releases, Promotion("3", (25.0, 100.0), 0.01, ()), FixedMeter(GOOD), lines.append)
     await releases.retire("2")
     await releases.deploy(Placement("4", "registry:4", "cpu"))
     await releases.split({"1": 12.5, "3": 75, "4": 12.5})
-    await promote(releases, Promotion("4", (100.0,), 0.0, ()), [], lines.append)
+    await promote(releases, Promotion("4", (100.0,), 0.0, ()), FixedMeter(GOOD), lines.append)
     await releases.retire("1")
     assert path.read_text() == (FILES / "after.yaml").read_text()
     assert cluster.applied == yaml.safe_load(path.read_text())

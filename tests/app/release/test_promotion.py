@@ -16,7 +16,7 @@ from app.release.guards import Measurement, parse_guards
 from app.release.promotion import GuardBroken, Promotion, promote
 from tests.app.release.fake_cluster import FakeCluster, MemoryHistory, releases_on
 
-GUARDS = parse_guards("errors<1%", frozenset({"errors"}))
+GUARDS = parse_guards("errors<1%")
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class FixedMeter:
     """A meter with given measurements for each step."""
-
-    names = frozenset({"errors"})
 
     def __init__(self, *of_step: Measurement | ReleaseError) -> None:
         self.of_step = of_step
@@ -53,7 +51,7 @@ async def test_steps_are_walked_to_the_end(
     await promote(
         releases,
         Promotion("2", (10, 50, 100), 0.03, GUARDS),
-        [FixedMeter(GOOD)],
+        FixedMeter(GOOD),
         lines.append,
     )
     assert cluster.weights == {"1": 0, "2": 100}
@@ -77,7 +75,7 @@ async def test_broken_guard_rolls_back_to_before_the_first_step_and_is_named(
         await promote(
             releases,
             Promotion("2", (10, 50, 100), 0.03, GUARDS),
-            [FixedMeter(GOOD, BAD)],
+            FixedMeter(GOOD, BAD),
             lines.append,
         )
     assert cluster.weights == {"1": 100, "2": 0}
@@ -92,20 +90,20 @@ async def test_undecided_guard_fails_the_promotion(
     lines: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(promotion, "BLIND_S", 0.05)
+    monkeypatch.setattr(promotion, "MAX_OUTAGE_S", 0.05)
     releases = releases_on(cluster, path, history, lines)
     with pytest.raises(GuardBroken, match="can't be decided, only 3 calls"):
         await promote(
             releases,
             Promotion("2", (10,), 0.03, GUARDS),
-            [FixedMeter(Measurement(None, 3))],
+            FixedMeter(Measurement(None, 3)),
             lines.append,
         )
     with pytest.raises(GuardBroken, match="nothing could be measured"):
         await promote(
             releases,
             Promotion("2", (10,), 5.0, GUARDS),
-            [FixedMeter(ReleaseError("gone"))],
+            FixedMeter(ReleaseError("gone")),
             lines.append,
         )
     assert cluster.weights == {"1": 100, "2": 0}
@@ -123,7 +121,7 @@ async def test_weights_of_another_command_stay(
 
     with pytest.raises(ReleaseConflict, match="somebody changed them, and they stay"):
         await promote(
-            releases, Promotion("2", (10, 50), 5.0, GUARDS), [OtherCommand(GOOD)], lines.append
+            releases, Promotion("2", (10, 50), 5.0, GUARDS), OtherCommand(GOOD), lines.append
         )
     assert cluster.weights == {"1": 75, "2": 25}
 
@@ -141,7 +139,7 @@ async def test_versions_without_weight_may_come_and_go_meanwhile(
                 await releases.deploy(Placement("4", "app/weights/2"))
                 await releases.retire("3")
 
-    await promote(releases, Promotion("2", (10, 100), 0.03, GUARDS), [Busy(GOOD)], lines.append)
+    await promote(releases, Promotion("2", (10, 100), 0.03, GUARDS), Busy(GOOD), lines.append)
     assert cluster.weights == {"1": 0, "2": 100, "4": 0}
 
 
@@ -164,7 +162,7 @@ async def test_version_that_stops_answering_between_steps_loses_its_weight(
         ReleaseError, match=r"stopped at weight 50: .*status 503.*in force: 1=100 2=0"
     ):
         await promote(
-            releases, Promotion("2", (10, 50), 0.03, GUARDS), [Silencing(GOOD)], lines.append
+            releases, Promotion("2", (10, 50), 0.03, GUARDS), Silencing(GOOD), lines.append
         )
     assert cluster.weights == {"1": 100, "2": 0}
     assert history.events[-1].action == "rollback"
@@ -198,7 +196,7 @@ async def test_interrupted_promotion_goes_back(
 
         monkeypatch.setattr("app.release.clients.serve_api.ServeApi.apply", hangs)
     promoting = asyncio.create_task(
-        promote(releases, Promotion("2", (10, 50), 60.0, GUARDS), [Waiting(GOOD)], lines.append)
+        promote(releases, Promotion("2", (10, 50), 60.0, GUARDS), Waiting(GOOD), lines.append)
     )
     await reached.wait()
     assert cluster.weights == {"1": 90, "2": 10}
@@ -233,7 +231,7 @@ async def test_partly_saved_file_and_a_held_lock_are_retried(
 
     broken = [GOOD]
     with pytest.raises(GuardBroken, match="rolled back at weight 10: errors<1%"):
-        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), [Disturbed()], lines.append)
+        await promote(releases, Promotion("2", (10, 50), 5.0, GUARDS), Disturbed(), lines.append)
     await tasks[0]
     assert cluster.weights == {"1": 100, "2": 0}
 
@@ -255,7 +253,7 @@ async def test_failed_rollback_is_reported(
         await promote(
             releases,
             Promotion("2", (10, 50), 5.0, GUARDS),
-            [FixedMeter(BAD)],
+            FixedMeter(BAD),
             lines.append,
         )
     assert cluster.weights == {"1": 90, "2": 10}
@@ -273,13 +271,11 @@ async def test_version_that_is_not_released_is_not_promoted(
         )
 
 
-DISAGREEMENT = parse_guards("disagreement<5%", frozenset({"disagreement"}))
+DISAGREEMENT = parse_guards("disagreement<5%")
 
 
 class Pairs(FixedMeter):
     """A meter of disagreement that records the shadows of each step."""
-
-    names = frozenset({"disagreement"})
 
     def __init__(self, cluster: FakeCluster, *of_step: Measurement | ReleaseError) -> None:
         super().__init__(*of_step)
@@ -300,7 +296,7 @@ async def test_guard_on_disagreement_makes_both_versions_shadows_meanwhile(
     releases = releases_on(cluster, path, history, lines)
     before = path.read_text()
     meter = Pairs(cluster, GOOD)
-    await promote(releases, Promotion("2", (10, 100), 0.03, DISAGREEMENT), [meter], lines.append)
+    await promote(releases, Promotion("2", (10, 100), 0.03, DISAGREEMENT), meter, lines.append)
     assert meter.shadows == [["2", "1"], ["2", "1"]]
     assert (cluster.weights, cluster.shadows) == ({"1": 0, "2": 100}, [])
     await releases.rollback()
@@ -318,7 +314,7 @@ async def test_version_that_disagrees_is_rolled_back_and_no_shadow_is_left(
         await promote(
             releases,
             Promotion("2", (10, 100), 5.0, DISAGREEMENT),
-            [Pairs(cluster, BAD)],
+            Pairs(cluster, BAD),
             lines.append,
         )
     assert (cluster.weights, cluster.shadows) == ({"1": 100, "2": 0}, [])
@@ -335,7 +331,7 @@ async def test_shadow_from_before_stays_one(
     before = path.read_text()
     meter = Pairs(cluster, BAD)
     with pytest.raises(GuardBroken):
-        await promote(releases, Promotion("2", (10,), 5.0, DISAGREEMENT), [meter], lines.append)
+        await promote(releases, Promotion("2", (10,), 5.0, DISAGREEMENT), meter, lines.append)
     assert meter.shadows == [["2", "1"]]
     assert cluster.shadows == ["2"]
     assert path.read_text() == before
@@ -350,7 +346,7 @@ async def test_interrupted_promotion_leaves_no_shadow(
         promote(
             releases,
             Promotion("2", (10, 50), 60.0, DISAGREEMENT),
-            [Pairs(cluster, GOOD)],
+            Pairs(cluster, GOOD),
             lines.append,
         )
     )
@@ -377,7 +373,7 @@ async def test_weights_of_another_command_stay_and_shadows_end(
         await promote(
             releases,
             Promotion("2", (10, 50), 5.0, DISAGREEMENT),
-            [OtherCommand(cluster, GOOD)],
+            OtherCommand(cluster, GOOD),
             lines.append,
         )
     assert (cluster.weights, cluster.shadows) == ({"1": 75, "2": 25}, [])
@@ -401,8 +397,6 @@ async def test_shadows_that_cannot_be_ended_are_reported(
 
     meter = Sealing(cluster, GOOD)
     with pytest.raises(ReleaseError, match="previous weights stay in force"):
-        await promote(
-            releases, Promotion("2", (10, 100), 0.03, DISAGREEMENT), [meter], lines.append
-        )
+        await promote(releases, Promotion("2", (10, 100), 0.03, DISAGREEMENT), meter, lines.append)
     assert lines[-1].startswith("warning: expected to end the shadows 2 1")
     assert cluster.weights == {"1": 0, "2": 100}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from app.checkpoint.manifest import sha256_of
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis
 from app.demo.rig.equipment import rig_equipment
-from app.release.replay import Given, Replayed, read_given, replay
+from app.release.replay import InlineInput, Replayed, read_given, replay
 from app.schemas.readings import InlineReadings
 from app.serving.ingress.service import Service
 from app.store.store import Store
@@ -66,7 +66,7 @@ def again(store: Store, checkpoints: dict[str, Path]) -> Any:
     """Replay with the versions of the service."""
 
     async def run(
-        diagnosis_id: str, given: Given | None = None, directory: Path | None = None
+        diagnosis_id: str, given: InlineInput | None = None, directory: Path | None = None
     ) -> Replayed:
         return await replay(
             diagnosis_id, store, lambda version: directory or checkpoints[f"model-{version}"], given
@@ -156,13 +156,13 @@ async def test_inline_readings_come_from_a_file(
         path.write_text(json.dumps(content))
         assert (await again(made["diagnosis_id"], read_given(path))).same
     other = InlineReadings.model_validate(inline_readings(rig_cycle(0)[0], START.isoformat()))
-    done = await again(made["diagnosis_id"], Given(other, None))
+    done = await again(made["diagnosis_id"], InlineInput(other, None))
     assert not done.same
     assert done.lines[1].startswith("readings: digest")
     later = InlineReadings.model_validate(inline_readings(rig_cycle(700)[0], END.isoformat()))
     assert (
         "expected a start of 2026-01-01T00:00:00"
-        in (await again(made["diagnosis_id"], Given(later, None))).lines[1]
+        in (await again(made["diagnosis_id"], InlineInput(later, None))).lines[1]
     )
 
 

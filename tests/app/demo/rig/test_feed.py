@@ -1,7 +1,8 @@
 """The live feed with a simulated clock and store: every second is written, with its value."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.core.errors import StoreError, StoreUnavailable
+from app.core.errors import ReadingError, StoreError, StoreUnavailable
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, Clock, LiveFeed
-from app.demo.rig.replay import Replay
+from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, LiveFeed, Replay
+from app.demo.rig.measurements import SENSOR_IDS, open_directory, read_blocks
 from app.schemas.equipment import Equipment
+
+WriteRig = Callable[..., Path]
 
 START_S = 1_764_000_000
 REPLAY = Replay(("PS1", "TS1"), np.arange(5 * 60 * 2, dtype=np.float64).reshape(5, 60, 2))
@@ -32,10 +35,10 @@ class Time:
         self._end = START_S + lasts_s
         self._jumps = jumps or {}
 
-    def clock(self) -> Clock:
-        return Clock(lambda: self.now, self._sleep)
+    def now_s(self) -> float:
+        return self.now
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         assert seconds > 0
         self.now += seconds + self._jumps.get(len(self.sleeps), 0.0)
         self.sleeps.append(seconds)
@@ -89,7 +92,7 @@ class Store:
 
 
 async def _run(time: Time, store: Store) -> None:
-    feed = LiveFeed(store, rig_equipment(), REPLAY, time.clock())  # type: ignore[arg-type]
+    feed = LiveFeed(store, rig_equipment(), REPLAY, time.now_s, time.sleep)  # type: ignore[arg-type]
     with pytest.raises(End):
         await feed.run()
 
@@ -173,7 +176,7 @@ async def test_refusal_is_not_retried() -> None:
             raise StoreError("expected a free disk, found none")
 
     with pytest.raises(StoreError, match="free disk"):
-        await LiveFeed(Refusing(), rig_equipment(), REPLAY, Time(5).clock()).run()  # type: ignore[arg-type]
+        await LiveFeed(Refusing(), rig_equipment(), REPLAY).run()  # type: ignore[arg-type]
 
 
 @settings(max_examples=40, deadline=None)
@@ -193,8 +196,39 @@ async def test_every_second_is_written_for_any_clock_and_outages(
     assert store.readings == (_expected(START_S - BACKFILL_S, written[-1]) if written else {})
 
 
-def test_default_clock_is_that_of_the_machine() -> None:
-    clock = Clock()
-    sleep: Callable[[float], Awaitable[None]] = clock.sleep
-    assert clock.now_s() > START_S - 10**9
-    assert sleep.__name__ == "sleep"
+def _counting(cycles: int) -> Replay:
+    # value = 1000 * cycle + second, so that a value identifies its place
+    values_CK = 1000.0 * np.arange(cycles)[:, None] + np.arange(60)
+    return Replay(("A", "B"), np.stack([values_CK, -values_CK], axis=2))
+
+
+@given(start_s=st.integers(0, 4 * 10**9), seconds=st.integers(0, 200), cycles=st.integers(1, 7))
+def test_every_second_has_the_value_of_its_cycle_for_any_interval(
+    start_s: int, seconds: int, cycles: int
+) -> None:
+    values_NS = _counting(cycles).values_between(start_s, start_s + seconds)
+    assert values_NS.shape == (seconds, 2)
+    expected = [
+        1000.0 * (second // 60 % cycles) + second % 60
+        for second in range(start_s, start_s + seconds)
+    ]
+    assert values_NS[:, 0].tolist() == expected
+    assert values_NS[:, 1].tolist() == [-value for value in expected]
+
+
+def test_load_keeps_every_value_in_the_given_order_of_sensors(write_rig: WriteRig) -> None:
+    files = open_directory(write_rig(cycles=3))
+    order = tuple(reversed(SENSOR_IDS))
+    replay = Replay.load(files, order)
+    (block,) = read_blocks(files, cycles_per_block=3)
+    assert replay.values_CKS.shape == (3, 60, 17)
+    for position, sensor_id in enumerate(order):
+        assert np.array_equal(replay.values_CKS[:, :, position], block.values_CR[sensor_id])
+
+
+def test_faster_data_than_a_second_are_not_replayed(write_rig: WriteRig) -> None:
+    files = open_directory(write_rig(cycles=1, rates_hz={"FS1": 10}))
+    with pytest.raises(
+        ReadingError, match=r"expected 60 columns to replay, found FS1\.txt with 600"
+    ):
+        Replay.load(files, SENSOR_IDS)

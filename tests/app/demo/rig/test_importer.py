@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.errors import ReadingError, StoreError, TopologyError
 from app.demo.machine import DEFAULT_START, Progress
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.importer import import_rig
-from app.demo.rig.measurements import CYCLE_S, RigFiles, open_directory, read_blocks
+from app.demo.rig.importer import block_readings, import_rig
+from app.demo.rig.measurements import CYCLE_S, CycleBlock, RigFiles, open_directory, read_blocks
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 
@@ -178,3 +180,58 @@ async def test_error_of_the_store_is_raised(write_rig: WriteRig) -> None:
             away, rig_equipment(), open_directory(write_rig(cycles=1)), DEFAULT_START, _silent
         )
     await away.close()
+
+
+def _block(rates_hz: dict[str, int], cycle_index: list[int]) -> CycleBlock:
+    cycles = len(cycle_index)
+    return CycleBlock(
+        cycle_index_C=np.array(cycle_index),
+        values_CR={
+            sensor_id: np.arange(cycles * 60 * rate, dtype=np.float64).reshape(cycles, -1)
+            for sensor_id, rate in rates_hz.items()
+        },
+        grades_CG=np.zeros((cycles, 4), dtype=np.int64),
+        stable_C=np.ones(cycles, dtype=np.bool_),
+    )
+
+
+def test_value_k_of_a_second_lies_k_rths_into_it() -> None:
+    readings = block_readings(
+        "rig", _block({"P": 100, "F": 10, "T": 1}, [0, 7]), START_S * 1_000_000
+    )
+    found = dict(
+        zip(
+            zip(readings.sensor_ids, readings.times_us.tolist(), strict=True),
+            readings.values.tolist(),
+            strict=True,
+        )
+    )
+    assert len(found) == 2 * 60 * 111
+    # by hand: value 150 of P is at 1.50 s of the first cycle; value 613 of F is the 13th of the
+    # second cycle, 7 min after the start
+    assert found["P", START_S * 1_000_000 + 1_500_000] == 150.0
+    assert found["F", START_S * 1_000_000 + 7 * 60_000_000 + 1_300_000] == 613.0
+    assert found["T", START_S * 1_000_000 + 59_000_000] == 59.0
+
+
+@given(
+    rates=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    gaps=st.lists(st.integers(1, 50), min_size=1, max_size=3),
+)
+def test_times_are_distinct_for_a_sensor_and_inside_their_cycle(
+    rates: list[int], gaps: list[int]
+) -> None:
+    cycle_index = np.cumsum(gaps).tolist()
+    readings = block_readings(
+        "rig",
+        _block({f"S{n}": rate for n, rate in enumerate(rates)}, cycle_index),
+        START_S * 1_000_000,
+    )
+    assert len(set(zip(readings.sensor_ids, readings.times_us.tolist(), strict=True))) == len(
+        readings.values
+    )
+    minutes = set(((readings.times_us - START_S * 1_000_000) // 60_000_000).tolist())
+    assert minutes == set(cycle_index)
+    for n, rate in enumerate(rates):
+        of_sensor = np.array(readings.sensor_ids) == f"S{n}"
+        assert readings.values[of_sensor].tolist() == list(range(len(gaps) * 60 * rate))
