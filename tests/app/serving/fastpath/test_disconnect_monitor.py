@@ -162,7 +162,7 @@ async def test_no_timer_runs_without_requests():
     connection.send()
     work.set_result("answered")
     assert await answer(monitor, connection, work) == "answered"
-    await until(lambda: monitor.is_idle)
+    await until(lambda: monitor._timer is None)
 
 
 async def test_timeout_counts_from_the_arrival_of_the_request():
