@@ -124,12 +124,9 @@ class Diagnostics:
         try:
             registered = None
             if request.equipment is None:
-                look_up = (
-                    self._registry.remembered
-                    if request.readings is None
-                    else self._registry.topology
+                registered = await self._registry.topology(
+                    request.equipment_id, any_age=request.readings is None
                 )
-                registered = await look_up(request.equipment_id)
             item = self._route(request, registered)
             submit = partial(self._batcher_of(item).submit, item, item.resolved.weight)
             if item.resolved.inline is not None:
@@ -183,7 +180,7 @@ class Diagnostics:
         stored = [item.equipment_id for item in by_id if item.readings is None]
         # no window is read for these, so nothing would show that a remembered topology has changed
         inline = [item.equipment_id for item in by_id if item.readings is not None]
-        registered = await self._registry.remembered_of(stored)
+        registered = await self._registry.topologies(stored, any_age=True)
         registered |= await self._registry.topologies(inline)
         outcomes: list[Outcome | None] = []
         submitted: list[asyncio.Future[bytes]] = []
