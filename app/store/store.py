@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from app.store.diagnoses import DiagnosisRepository
+from app.store.diagnoses import DiagnosisRepository, ShadowAnswerRepository
 from app.store.equipment import EquipmentRepository
 from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
@@ -13,7 +13,6 @@ from app.store.migrate import Edition, migrate
 from app.store.pool import Database, PoolLimits, first_value
 from app.store.readings import ReadingRepository
 from app.store.releases import ReleaseRepository
-from app.store.shadow_answers import ShadowAnswerRepository
 from app.store.windows import WindowRepository
 
 

@@ -25,11 +25,10 @@ from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import document_bodies
 from app.serving.http.problems import TYPE_PREFIX, Problem, problem_of, problem_response
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
-from app.serving.http.routes.equipment import EquipmentService, add_equipment_routes
+from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
-from app.serving.http.routes.health import ReadinessProbe, add_health_routes
-from app.serving.http.routes.readings import IngestService, add_readings_routes
-from app.serving.http.routes.releases import ReleaseBackend, ReleaseReport, add_release_routes
+from app.serving.http.routes.health import Status, add_health_routes
+from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 
@@ -43,14 +42,6 @@ certain that is, and why.
 
 Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem
 documents."""
-
-
-class Registry(EquipmentService, IngestService, Protocol):
-    """Registers equipment and stores its readings."""
-
-
-class Status(ReadinessProbe, ReleaseReport, Protocol):
-    """Reports readiness and the released versions."""
 
 
 class Service(Protocol):
@@ -114,7 +105,6 @@ def build_api(service: Service) -> ASGIApp:
     authenticator = service.authenticator
     add_health_routes(api, service.status, service.metrics)
     add_equipment_routes(api, service.registry, authenticator)
-    add_readings_routes(api, service.registry, authenticator)
     add_diagnosis_routes(api, service.diagnostics, authenticator)
     add_release_routes(api, service.status, service.release_service, authenticator)
     add_experiment_routes(api, service.store, authenticator)

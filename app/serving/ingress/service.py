@@ -19,6 +19,7 @@ from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
 from app.serving.http.auth import Authenticator
 from app.serving.http.routes.releases import ReleaseBackend
+from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
@@ -27,7 +28,7 @@ from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
-from app.store.first_key import ensure_first_key
+from app.store.keys import ensure_first_key
 from app.store.open import open_store
 from app.store.store import Store
 
@@ -118,7 +119,7 @@ def open_service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
         router=router,
-        diagnostics=Diagnostics(store, registry, router, metrics, utc_now),
+        diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),
         status=Status(store, router, partial(prepare, store, settings, declared)),
         retention=Retention(store, utc_now),
         release_service=open_release_service(settings, store),

@@ -23,7 +23,7 @@ from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
-from app.store.shadow_answers import ShadowAnswer
+from app.store.diagnoses import ShadowAnswer
 
 logger = logging.getLogger(__name__)
 

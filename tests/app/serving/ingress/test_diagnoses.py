@@ -12,9 +12,9 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
-from app.serving.ingress import batch, requests
+from app.serving.ingress import batch, windows
 from app.serving.ingress import diagnoses as module
-from app.serving.ingress.batch import Outcome
+from app.serving.ingress.batch import DiagnosisParts, Outcome
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
@@ -40,7 +40,7 @@ def registry(store: Store) -> EquipmentRegistry:
 
 @pytest.fixture
 def diagnostics(store: Store, registry: EquipmentRegistry, versions: VersionRouter) -> Diagnostics:
-    return Diagnostics(store, registry, versions, Metrics(), lambda: NOW)
+    return Diagnostics(DiagnosisParts(store, registry, versions, Metrics(), lambda: NOW))
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_sta
 async def test_evidence_of_a_large_machine_is_refused(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(requests, "MAX_EXPLAINED_SENSORS", 16)
+    monkeypatch.setattr(windows, "MAX_EXPLAINED_SENSORS", 16)
     with pytest.raises(LimitExceeded, match="found 17"):
         await diagnostics.answer(inline(explain=True))
 
@@ -256,7 +256,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
         bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
         diagnostics._batch._conclude(
-            requests.Resolved(request, rig, bins, None), window, scored, NOW
+            windows.Resolved(request, rig, bins, None), window, scored, NOW
         )
         return known.previous[-1]
 

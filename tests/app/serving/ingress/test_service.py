@@ -17,8 +17,7 @@ from app.release.service import open_release_service
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.config import DiagnosticsArgs
 from app.serving.ingress.service import Service, open_service, prepare, read_declared
-from app.store.first_key import ensure_first_key
-from app.store.keys import CreatedKey
+from app.store.keys import CreatedKey, ensure_first_key
 from app.store.store import Store
 from tests.app.serving.conftest import LocalClient
 

@@ -23,8 +23,7 @@ from app.core.file_locks import attempt, is_held
 from app.store.embedded import postgres
 from app.store.embedded.postgres import PostgresServer, answers
 from app.store.embedded.server import ensure_embedded, release_embedded
-from app.store.embedded.state_files import LEASE_LOCK, SUPERVISOR_LOCK, Status, read_status
-from app.store.embedded.supervisor import LOG_FILE
+from app.store.embedded.supervisor import LEASE_LOCK, LOG_FILE, SUPERVISOR_LOCK, Status, read_status
 from app.store.open import embedded_directory, open_store
 from app.store.pool import PoolLimits
 from app.store.store import Store
