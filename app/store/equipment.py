@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.schemas.equipment import Equipment
 from app.store.partitions import Repository
-from app.store.pool import Row, first_value
-from app.store.statements import queries
+from app.store.pool import Row, first_value, queries
 
 PAGE = 100
 """Machines per statement when listing all: parsing them blocks the event loop for about 10 ms."""

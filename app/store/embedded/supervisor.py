@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.file_locks import attempt, open_lock, try_lock, unlock
-from app.store.embedded.postgres import PostgresServer, make_runtime
+from app.store.embedded.postgres import PostgresServer, answers, make_runtime
 
 DEFAULT_GRACE_S = 1.5
 LOG_FILE = "server.log"
@@ -133,7 +133,7 @@ class Supervisor:
             elif not ready and time.monotonic() >= next_probe:
                 # each refused session is a line in the log, and each line wakes this loop
                 next_probe = time.monotonic() + _PROBE_S
-                ready = self._server.answers()
+                ready = answers(self._server.socket_dir)
                 if ready:
                     self._say("ready")
             if not try_lock(lease_fd):

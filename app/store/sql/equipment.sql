@@ -5,7 +5,7 @@
 select pg_advisory_xact_lock(7207003, hashtext($1::text));
 
 -- name: put_equipment
--- Register an equipment or replace its topology; keep the old one. `grid_us_before` is null when new.
+-- Register an equipment or replace its topology and keep that; `grid_us_before` is null when new.
 with known as (
     select equipment_key, topology, revision, grid_us from equipment where equipment_id = $1
 ),
