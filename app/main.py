@@ -10,10 +10,10 @@ from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.service import open_release_service
+from app.schemas.topology import read_equipment
 from app.serving.graph_builder.builder import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
-from app.serving.ingress.deployment import IngressDeployment
-from app.serving.ingress.service import read_declared
+from app.serving.ingress.service import IngressDeployment
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
@@ -24,12 +24,13 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
         TopologyError: a topology file has errors.
     """
     for name in args.equipment:
-        if not (PROJECT_DIR / name).is_file():
+        path = PROJECT_DIR / name
+        if not path.is_file():
             raise SettingsError(
                 f"expected a topology file args.equipment '{name}' under the project, found none: "
                 "correct it"
             )
-        read_declared(PROJECT_DIR / name)
+        read_equipment(path.read_bytes(), path.name)
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderDeployment)
     ingress = serve.deployment(name="Ingress")(IngressDeployment)
     return ingress.bind(builder.bind(), args, open_release_service)

@@ -6,7 +6,8 @@ Every response that is not a success is a problem document with the request's tr
 import logging
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -44,36 +45,17 @@ Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are 
 documents."""
 
 
-class Service(Protocol):
-    """The parts of an ingress replica that the routes call; `app.serving.ingress` provides them."""
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The parts of an ingress replica that the routes call; `app.serving.ingress` extends it."""
 
-    @property
-    def authenticator(self) -> Authenticator:
-        """Checks API keys."""
-
-    @property
-    def registry(self) -> Registry:
-        """Registers equipment and stores readings."""
-
-    @property
-    def diagnostics(self) -> DiagnosisService:
-        """Makes and finds diagnoses."""
-
-    @property
-    def status(self) -> Status:
-        """Reports readiness and versions."""
-
-    @property
-    def release_service(self) -> ReleaseBackend:
-        """Changes releases."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """Metrics of the replica."""
-
-    @property
-    def store(self) -> Store:
-        """The database."""
+    authenticator: Authenticator
+    registry: Registry
+    diagnostics: DiagnosisService
+    status: Status
+    release_service: ReleaseBackend
+    metrics: Metrics
+    store: Store
 
     async def start(self) -> None:
         """Start background work in the running event loop."""
@@ -82,18 +64,18 @@ class Service(Protocol):
         """Write queued data and close connections."""
 
 
-def build_api(service: Service) -> ASGIApp:
+def build_api(replica: Replica) -> ASGIApp:
     """Build the ASGI application of one ingress replica.
 
     Args:
-        service: the parts that the routes call; started and closed with the application's lifespan.
+        replica: the parts that the routes call; started and closed with the application's lifespan.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        await replica.start()
         yield
-        await service.close()
+        await replica.close()
 
     api = FastAPI(
         title="Hydraulic Diagnostics",
@@ -102,12 +84,12 @@ def build_api(service: Service) -> ASGIApp:
         lifespan=lifespan,
         default_response_class=Response,
     )
-    authenticator = service.authenticator
-    add_health_routes(api, service.status, service.metrics)
-    add_equipment_routes(api, service.registry, authenticator)
-    add_diagnosis_routes(api, service.diagnostics, authenticator)
-    add_release_routes(api, service.status, service.release_service, authenticator)
-    add_experiment_routes(api, service.store, authenticator)
+    authenticator = replica.authenticator
+    add_health_routes(api, replica.status, replica.metrics)
+    add_equipment_routes(api, replica.registry, authenticator)
+    add_diagnosis_routes(api, replica.diagnostics, authenticator)
+    add_release_routes(api, replica.status, replica.release_service, authenticator)
+    add_experiment_routes(api, replica.store, authenticator)
 
     @api.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -115,7 +97,7 @@ def build_api(service: Service) -> ASGIApp:
 
     _add_error_responses(api)
     document_bodies(api)
-    return AccessLog(DirectRouter(api, DisconnectMonitor()), service.metrics)
+    return AccessLog(DirectRouter(api, DisconnectMonitor()), replica.metrics)
 
 
 def _add_error_responses(api: FastAPI) -> None:

@@ -64,13 +64,7 @@ class Diagnostics:
         self._batchers: MicroBatchers[BatchItem, bytes] = MicroBatchers(
             self._work_of, BatchingConfig(), metrics.batch_size.observe
         )
-        self._shadows = Shadows(
-            router.for_shadows(),
-            store.insert_shadow_answers,
-            metrics,
-            lambda: self._batchers.crowded,
-            lambda: router.traffic,
-        )
+        self._shadows = Shadows(router, store, metrics, lambda: self._batchers.crowded)
         self._batch = BatchDiagnosis(parts, self._write_queue, self._shadows)
         self._cache = ResponseCache(metrics, lambda: parts.now().timestamp())
         self._singles = 0

@@ -141,7 +141,7 @@ def inline_window(
     for position, sensor_id in enumerate(known):
         given = readings.values.get(sensor_id)
         if given is not None:
-            series = np.array([np.nan if value is None else value for value in given], np.float64)
+            series = np.array(given, np.float64)  # NaN for None
             values_SN[position] = bin_series(offsets_us, series, equipment.grid_us, equipment.bins)
     if np.isnan(values_SN).all():
         raise WindowError(

@@ -78,7 +78,7 @@ def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authen
         openapi_extra=body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
-        body = await read_body(request.headers, request.receive, MAX_TOPOLOGY_BYTES)
+        body = await read_body(request, MAX_TOPOLOGY_BYTES)
         answer = await registry.put(equipment_id, body)
         return json_response(answer.model_dump_json().encode(), 201 if answer.created else 200)
 
@@ -112,7 +112,7 @@ def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authen
         responses=answer_of("IngestAnswer"),
     )
     async def post_readings(request: Request) -> Response:
-        body = await read_body(request.headers, request.receive, MAX_READINGS_BYTES)
+        body = await read_body(request, MAX_READINGS_BYTES)
         answer = await registry.ingest(body, request.headers.get("content-type", ""))
         if answer.rejected and not answer.accepted and not answer.duplicates:
             return problem_response(_all_rejected(answer, request.scope["trace_id"]))

@@ -131,7 +131,7 @@ def add_release_routes(
 
 
 async def _order_body(request: Request) -> bytes:
-    return await read_body(request.headers, request.receive, MAX_ORDER_BYTES)
+    return await read_body(request, MAX_ORDER_BYTES)
 
 
 def _release_request(request: Request, reason: str, *, dry_run: bool) -> ReleaseRequest:
