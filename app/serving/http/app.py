@@ -101,6 +101,8 @@ def build_api(replica: Replica) -> ASGIApp:
 
 
 def _add_error_responses(api: FastAPI) -> None:
+    @api.exception_handler(HydraulicDiagnosticsError)
+    @api.exception_handler(ValidationError)
     async def known_error(request: Request, error: Exception) -> Response:
         problem = problem_of(error, request.scope["trace_id"])
         if problem.status >= 500:
@@ -109,17 +111,16 @@ def _add_error_responses(api: FastAPI) -> None:
             )
         return problem_response(problem)
 
-    async def invalid_parameter(request: Request, error: Exception) -> Response:
-        errors = error.errors() if isinstance(error, RequestValidationError) else []
-        first = errors[0]
+    @api.exception_handler(RequestValidationError)
+    async def invalid_parameter(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         message = f"{place}: {first['msg']}, found {str(first.get('input'))[:60]!r}"
         return problem_response(problem_of(InputError(message, place), request.scope["trace_id"]))
 
-    async def http_error(request: Request, error: Exception) -> Response:
-        status, headers = (
-            (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
-        )
+    @api.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        status, headers = error.status_code, error.headers
         if status == 405:
             # Starlette lists the methods of the first route of a path only
             headers = {"allow": ", ".join(_methods_of(api, request.scope))}
@@ -136,7 +137,8 @@ def _add_error_responses(api: FastAPI) -> None:
         )
         return problem_response(problem, headers)
 
-    async def client_gone(request: Request, _: Exception) -> Response:
+    @api.exception_handler(ClientDisconnect)
+    async def client_gone(request: Request, _: ClientDisconnect) -> Response:
         problem = Problem(
             type=TYPE_PREFIX + "client-gone",
             title="The client disconnected",
@@ -147,15 +149,9 @@ def _add_error_responses(api: FastAPI) -> None:
         )
         return problem_response(problem)
 
+    @api.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> Response:
         return problem_response(problem_of(error, request.scope["trace_id"]))
-
-    api.add_exception_handler(ClientDisconnect, client_gone)
-    api.add_exception_handler(HydraulicDiagnosticsError, known_error)
-    api.add_exception_handler(ValidationError, known_error)
-    api.add_exception_handler(Exception, unexpected_error)
-    api.add_exception_handler(RequestValidationError, invalid_parameter)
-    api.add_exception_handler(HTTPException, http_error)
 
 
 def _methods_of(api: FastAPI, scope: MutableMapping[str, Any]) -> list[str]:

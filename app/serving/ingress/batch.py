@@ -20,7 +20,7 @@ from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput, row_of
 from app.features.binning import Floats
-from app.schemas.diagnosis import Diagnosis, State
+from app.schemas.diagnosis import State
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.shadows import PrimaryResult, Shadows
 from app.serving.ingress.traffic import Release
@@ -250,7 +250,11 @@ class BatchDiagnosis:
         )
         # a forced or a fallback version says nothing about the one that traffic chose
         if self._parts.router.traffic.shadows and not forced and not scored.fallback:
-            self._copy(window, context, previous or {}, diagnosis, scored.seconds)
+            self._shadows.offer(
+                PrimaryResult(
+                    window, context, previous or {}, self.thresholds, diagnosis, scored.seconds
+                )
+            )
         return body
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
@@ -261,21 +265,6 @@ class BatchDiagnosis:
         if window_end == snapshot.window_end:
             return snapshot.before
         return snapshot.states if window_end > snapshot.window_end else None
-
-    def _copy(
-        self,
-        window: WindowInput,
-        context: DiagnosisContext,
-        previous: Mapping[str, State],
-        diagnosis: Diagnosis,
-        seconds: float,
-    ) -> None:
-        try:
-            self._shadows.offer(
-                PrimaryResult(window, context, previous, self.thresholds, diagnosis, seconds)
-            )
-        except Exception:  # the caller has its answer
-            logger.exception("copy not made", extra={"equipment_id": diagnosis.equipment_id})
 
 
 def _age_s(readings: Readings, now: datetime) -> float | None:

@@ -166,8 +166,7 @@ class EquipmentRegistry:
         """Store a body of readings; acknowledged readings are committed."""
         parsed = await parse_readings(body, content_type, self._find, self._now())
         blocks = [
-            Readings(equipment_id, columns.sensor_ids, columns.times_us, columns.values)
-            for equipment_id, columns in parsed.columns.items()
+            Readings(equipment_id, *columns) for equipment_id, columns in parsed.columns.items()
         ]
         result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
         for block in blocks:

@@ -8,7 +8,7 @@ import asyncio
 import csv
 import io
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -35,13 +35,12 @@ _MAX_EXPLAINED_ERRORS = 50
 FindEquipment = Callable[[str], Awaitable[Equipment | None]]
 
 
-@dataclass(slots=True)
-class Columns:
+class Columns(NamedTuple):
     """Readings of one equipment as parallel lists; times in microseconds since 1970 UTC."""
 
-    sensor_ids: list[str] = field(default_factory=list)
-    times_us: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    sensor_ids: list[str]
+    times_us: list[int]
+    values: list[float]
 
 
 class Refusal(NamedTuple):
@@ -135,7 +134,7 @@ async def parse_readings(
         if refusal is not None:
             parsed.reject(number, refusal)
             continue
-        columns = parsed.columns.setdefault(outcome.equipment_id, Columns())
+        columns = parsed.columns.setdefault(outcome.equipment_id, Columns([], [], []))
         columns.sensor_ids.append(outcome.sensor_id)
         columns.times_us.append(microseconds(outcome.time))
         columns.values.append(outcome.value)

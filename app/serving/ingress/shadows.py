@@ -144,10 +144,15 @@ class Shadows:
         await self._write_queue.close()
 
     def offer(self, primary: PrimaryResult) -> None:
-        """Queue a copy of a returned diagnosis for each shadow; does not block."""
-        for version in self._primary.traffic.shadows:
-            if version != primary.diagnosis.model_version:
-                self._enqueue(version, primary)
+        """Queue a copy of a returned diagnosis for each shadow; neither blocks nor raises."""
+        try:
+            for version in self._primary.traffic.shadows:
+                if version != primary.diagnosis.model_version:
+                    self._enqueue(version, primary)
+        except Exception:  # the caller has its answer
+            logger.exception(
+                "copy not made", extra={"equipment_id": primary.diagnosis.equipment_id}
+            )
 
     def _enqueue(self, version: str, primary: PrimaryResult) -> None:
         queue = self._queues.setdefault(version, _ShadowQueue())

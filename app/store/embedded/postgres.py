@@ -105,21 +105,16 @@ class PostgresServer:
         ]
         return self._launch("postgres", arguments, dies_with_parent=True)
 
-    def stop(self, pid: int, *, patience_s: float = 30.0) -> None:
+    def stop(self, pid: int) -> None:
         """Stop the server: fast shutdown, then immediate shutdown, then SIGKILL; wait for its end.
 
         Args:
             pid: the postmaster, which need not be a child of this process.
-            patience_s: how long a clean shutdown may take.
 
         Raises:
             StoreError: a process of the server is still running.
         """
-        for how, wait_s in (
-            (signal.SIGINT, patience_s),
-            (signal.SIGQUIT, 5.0),
-            (signal.SIGKILL, 5.0),
-        ):
+        for how, wait_s in ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
             _signal(pid, how)
             if self._gone(wait_s):
                 return

@@ -199,11 +199,8 @@ class Supervisor:
         now = datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
         self._log.info("%s UTC [%s] SUPERVISOR:  %s", now, os.getpid(), event)
 
-    def _say(self, state: State, message: str = "") -> None:
-        write_status(
-            self._directory,
-            Status(os.getpid(), state, str(self._server.socket_dir), message),
-        )
+    def _say(self, state: State) -> None:
+        write_status(self._directory, Status(os.getpid(), state, str(self._server.socket_dir)))
 
     def _clean(self) -> None:
         shutil.rmtree(self._runtime, ignore_errors=True)
@@ -211,7 +208,7 @@ class Supervisor:
         (self._directory / STATUS_FILE).unlink(missing_ok=True)
 
 
-def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
+def keep(directory: Path, grace_s: float) -> bool:
     """Supervise the server of a directory; write a failure to the status file too.
 
     Args:
