@@ -10,10 +10,10 @@ from app.checkpoint.locate import find_checkpoint
 from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.service import open_release_service
-from app.serving.graph_builder.deployment import GraphBuilderDeployment
+from app.schemas.topology import read_equipment
+from app.serving.graph_builder.builder import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
-from app.serving.ingress.deployment import IngressDeployment
-from app.serving.ingress.service import read_declared
+from app.serving.ingress.service import IngressDeployment
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
@@ -24,12 +24,13 @@ def diagnostics(args: DiagnosticsArgs) -> serve.Application:
         TopologyError: a topology file has errors.
     """
     for name in args.equipment:
-        if not (PROJECT_DIR / name).is_file():
+        path = PROJECT_DIR / name
+        if not path.is_file():
             raise SettingsError(
                 f"expected a topology file args.equipment '{name}' under the project, found none: "
                 "correct it"
             )
-        read_declared(PROJECT_DIR / name)
+        read_equipment(path.read_bytes(), path.name)
     builder = serve.deployment(name="GraphBuilder")(GraphBuilderDeployment)
     ingress = serve.deployment(name="Ingress")(IngressDeployment)
     return ingress.bind(builder.bind(), args, open_release_service)
@@ -42,7 +43,7 @@ def model(args: ModelArgs) -> serve.Application:
         CheckpointError: the checkpoint is missing or differs from its manifest.
     """
     # imported here, since the other applications do not need what a model server imports
-    from app.serving.model_server.deployment import ModelDeployment
+    from app.serving.model_server.server import ModelDeployment
 
     find_checkpoint(args.checkpoint, Settings())
     return serve.deployment(name="Model")(ModelDeployment).bind(

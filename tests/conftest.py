@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from app.core.file_locks import is_held
 from app.schemas.equipment import Equipment
 from app.store.embedded.server import ensure_embedded, release_embedded
-from app.store.embedded.state_files import SUPERVISOR_LOCK
+from app.store.embedded.supervisor import SUPERVISOR_LOCK
 from app.store.store import Store
 from tests.collector import Collector, collecting
 from tests.machines import make_machine

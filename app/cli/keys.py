@@ -12,8 +12,7 @@ from typing import TextIO
 from app.core.errors import HydraulicDiagnosticsError
 from app.core.settings import Settings
 from app.store.keys import SCOPES
-from app.store.open import open_store
-from app.store.store import Store
+from app.store.store import Store, open_store
 
 
 def main(arguments: Sequence[str], out: TextIO) -> int:

@@ -12,9 +12,8 @@ from app.core.settings import Settings
 from app.schemas.equipment import Equipment
 from app.schemas.times import time_argument
 from app.schemas.topology import parse_equipment, read_equipment
-from app.store.open import open_store
 from app.store.readings import Ingested
-from app.store.store import Store
+from app.store.store import Store, open_store
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

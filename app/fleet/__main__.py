@@ -37,7 +37,7 @@ from app.fleet.plan import (
 from app.fleet.tally import Summary, Tally, summary_text
 from app.schemas.times import time_argument
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
-from app.store.open import open_store
+from app.store.store import open_store
 
 MACHINES_OF_A_PAGE = 256
 PAGES = 32

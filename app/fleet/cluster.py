@@ -32,8 +32,8 @@ from app.fleet.plan import Plan
 from app.fleet.scorer import FleetScorer, Outcome
 from app.serving.observability.logging import configure_logging
 from app.store.fleet import FleetRun, Page
-from app.store.open import open_store
 from app.store.pool import PoolLimits
+from app.store.store import open_store
 
 CPU_OF_A_WORKER = 0.5
 """CPUs reserved for a worker: fewer than it uses, so that some start beside a running service."""

@@ -38,8 +38,7 @@ from app.release.source import (
     set_aliases,
 )
 from app.release.view import comparison_lines, describe_version, difference, status_lines
-from app.store.open import open_store
-from app.store.store import Store
+from app.store.store import Store, open_store
 
 DATABASE_S = 60.0
 """How long to wait for a local database that is starting."""

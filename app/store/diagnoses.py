@@ -1,12 +1,13 @@
-"""Stored diagnoses: the whole answer as JSON, and the columns to search by.
+"""Stored diagnoses and answers of shadow versions: the whole answer as JSON, and columns to search.
 
-Invariant: a stored diagnosis never changes; storing it again has no effect.
+Invariant: a stored answer never changes; storing it again has no effect.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from app.schemas.diagnosis import Diagnosis
 from app.store.partitions import Repository, months_of_days
 from app.store.pool import columns_of, first_value
 
@@ -54,3 +55,52 @@ class DiagnosisRepository(Repository):
         """
         rows = await self._database.fetch("diagnosis_history", equipment_id, start, end, limit)
         return [row["body"].encode() for row in rows]
+
+
+class ShadowAnswer(NamedTuple):
+    """The answer of a shadow version to a copy of a request.
+
+    Args:
+        diagnosis: of the shadow, with the id and time of the returned diagnosis.
+        against: the version that was returned.
+        latency_s: time to build and score in the shadow.
+        against_latency_s: the same in the returned version.
+    """
+
+    diagnosis: Diagnosis
+    against: str
+    latency_s: float
+    against_latency_s: float
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Unique key: the returned diagnosis and the shadow version."""
+        return self.diagnosis.diagnosis_id, self.diagnosis.model_version
+
+
+class ShadowAnswerRepository(Repository):
+    """Answers of shadow versions."""
+
+    async def insert_shadow_answers(self, items: Sequence[ShadowAnswer]) -> None:
+        """Store answers in one statement; may be repeated."""
+        if not items:
+            return
+        rows = [
+            (
+                item.diagnosis.diagnosis_id,
+                item.diagnosis.created_at,
+                item.diagnosis.equipment_id,
+                item.diagnosis.window.start,
+                item.diagnosis.window.end,
+                item.diagnosis.model_version,
+                item.against,
+                item.latency_s,
+                item.against_latency_s,
+                item.diagnosis.to_json().decode(),
+            )
+            for item in items
+        ]
+        await self._partitions.write(
+            months_of_days(item.diagnosis.created_at for item in items),
+            lambda: self._database.fetch("insert_shadow_answers", *columns_of(rows)),
+        )

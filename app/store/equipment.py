@@ -11,15 +11,14 @@ from pydantic import BaseModel, ConfigDict
 
 from app.schemas.equipment import Equipment
 from app.store.partitions import Repository
-from app.store.pool import Row, first_value
-from app.store.statements import queries
+from app.store.pool import Row, first_value, queries
 
 PAGE = 100
 """Machines per statement when listing all: parsing them blocks the event loop for about 10 ms."""
 
 
 class EquipmentRecord(BaseModel):
-    """A registered equipment; `slot_sensors` are its sensors by slot, including removed ones."""
+    """A registered equipment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,24 +26,13 @@ class EquipmentRecord(BaseModel):
     revision: str
     registered_at: datetime
     updated_at: datetime
-    slot_sensors: tuple[str, ...]
-
-
-class PutResult(BaseModel):
-    """Result of a registration; `rebuilt_bins` counts bins recomputed for a changed `grid_s`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    record: EquipmentRecord
-    created: bool
-    rebuilt_bins: int = 0
 
 
 class EquipmentRepository(Repository):
     """Registered equipment."""
 
-    async def put_equipment(self, item: Equipment) -> PutResult:
-        """Register an equipment or replace its topology.
+    async def put_equipment(self, item: Equipment) -> bool:
+        """Register an equipment or replace its topology; return whether it is new.
 
         A changed `grid_s` recomputes the whole grid from the readings in the same transaction.
         Other writers to the equipment wait; 1.9 million readings took 3.5 s on two busy cores.
@@ -59,14 +47,9 @@ class EquipmentRepository(Repository):
             assert put is not None
             key = put["equipment_key"]
             await session.execute(named["add_sensors"], key, list(item.sensor_ids))
-            rebuilt = 0
             if put["grid_us_before"] not in (None, item.grid_us):
-                rebuilt = await session.fetchval(named["rebuild_grid"], key)
-            row = await session.fetchrow(named["get_equipment"], [item.equipment_id])
-            assert row is not None
-        return PutResult(
-            record=_record(row), created=put["revision_before"] is None, rebuilt_bins=rebuilt
-        )
+                await session.execute(named["rebuild_grid"], key)
+        return put["grid_us_before"] is None
 
     async def get_equipment(self, equipment_id: str) -> EquipmentRecord | None:
         """Return a registered equipment, or None."""
@@ -86,11 +69,10 @@ class EquipmentRepository(Repository):
 
     async def list_equipment(self) -> Sequence[EquipmentRecord]:
         """Return all registered equipment in the order of ids."""
+        ids = await self.find_equipment()
         found: list[EquipmentRecord] = []
-        after = ""
-        while rows := await self._database.fetch("list_equipment", after, PAGE):
-            found += map(_record, rows)
-            after = rows[-1]["equipment_id"]
+        for start in range(0, len(ids), PAGE):
+            found += (await self.get_equipment_of(ids[start : start + PAGE])).values()
         return found
 
     async def find_equipment(
@@ -117,5 +99,4 @@ def _record(row: Row) -> EquipmentRecord:
         revision=row["revision"],
         registered_at=row["registered_at"],
         updated_at=row["updated_at"],
-        slot_sensors=tuple(row["slot_sensors"]),
     )

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from app.core.errors import StoreError
-from app.store.pool import Database, Row, Session
-from app.store.statements import queries
+from app.store.pool import Database, Row, Session, queries
 
 Edition = Literal["plain", "timescale"]
 

@@ -1,27 +1,28 @@
 """The pool of connections, opened at first use; translates asyncpg's errors to the project's.
 
-Statements are named in `sql/*.sql`.
-Invariant: a call takes at most the acquire timeout, the command timeout and the retry time; no
+Statements are named in `sql/*.sql`: each follows `-- name: NAME` and a line with its purpose.
+Invariants: no statement is put together from text, values travel as parameters; a call takes at most the acquire timeout, the command timeout and the retry time; no
 error of asyncpg leaves this module.
 """
 
 import asyncio
 import logging
 import random
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import asyncpg
 
 from app.core.errors import StoreError, StoreUnavailable
-from app.store.statements import queries
 
 logger = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
 Row: TypeAlias = asyncpg.Record
 Session: TypeAlias = (
     "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -39,6 +40,8 @@ _LOST = (
     asyncpg.InternalClientError,
 )
 _AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+SQL_DIRECTORY = Path(__file__).parent / "sql"
+_STATEMENT = re.compile(r"^-- name: (\w+)\n-- .+\n((?:(?!-- name: ).*\n)+)", re.MULTILINE)
 PATIENT = 2
 """Most connections of a process beside its pool, for work without a time limit."""
 
@@ -100,6 +103,8 @@ class Database:
     async def fetch(self, name: str, *arguments: object) -> list[Row]:
         """Run a repeatable statement; retry while the database is unavailable.
 
+        Pauses grow exponentially with jitter. (tenacity would cost each call 0.1 ms of CPU.)
+
         Args:
             name: of the statement in `sql/*.sql`.
             arguments: parameters of the statement.
@@ -109,7 +114,17 @@ class Database:
             StoreError: the database refused the statement.
         """
         statement = queries()[name]
-        return await self.repeat(lambda session: session.fetch(statement, *arguments))
+        give_up = time.monotonic() + self._limits.retry_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                async with self.session() as session:
+                    return await session.fetch(statement, *arguments)
+            except StoreUnavailable:
+                if time.monotonic() + pause_s > give_up:
+                    raise
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def once(self, name: str, *arguments: object) -> list[Row]:
         """Run a statement that must not be repeated.
@@ -120,27 +135,6 @@ class Database:
         """
         async with self.session() as session:
             return await session.fetch(queries()[name], *arguments)
-
-    async def repeat(self, work: Callable[[Session], Awaitable[Answer]]) -> Answer:
-        """Do repeatable work on a connection; retry it while the database is unavailable.
-
-        Pauses grow exponentially with jitter. (tenacity would cost each call 0.1 ms of CPU.)
-
-        Raises:
-            StoreUnavailable: the database stayed unavailable for `retry_s`.
-            StoreError: the database refused a statement.
-        """
-        give_up = time.monotonic() + self._limits.retry_s
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                async with self.session() as session:
-                    return await work(session)
-            except StoreUnavailable:
-                if time.monotonic() + pause_s > give_up:
-                    raise
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -316,6 +310,13 @@ def _translated() -> Iterator[None]:
             f"expected the database to accept the statement, found {error.sqlstate} "
             f"({type(error).__name__}): read the log"
         ) from error
+
+
+@cache
+def queries() -> Mapping[str, str]:
+    """Return all statements by name."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(SQL_DIRECTORY.glob("*.sql"))]
+    return {name: text.strip() for name, text in _STATEMENT.findall("\n".join(texts))}
 
 
 def first_value(rows: list[Row]) -> Any:

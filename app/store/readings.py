@@ -90,18 +90,6 @@ class ReadingRepository(Repository):
         given = sum(len(block.sensor_ids) for block in blocks)
         return Ingested(accepted, given - accepted)
 
-    async def last_reading_time(self, equipment_id: str) -> datetime | None:
-        """Return the time of the newest reading of an equipment; None without readings.
-
-        Raises:
-            UnknownEquipment: the equipment is not registered.
-        """
-        rows = await self._database.fetch("last_reading_time", equipment_id)
-        if not rows:
-            raise UnknownEquipment(equipment_id)
-        newest: datetime | None = first_value(rows)
-        return newest
-
     async def _write(self, columns: _Columns, chunk: slice) -> int:
         times_us_R = columns.times_us_R[chunk]
         used, series_R = np.unique(columns.series_R[chunk], return_inverse=True)

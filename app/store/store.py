@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 
-from app.store.diagnoses import DiagnosisRepository
+from app.core.settings import Settings
+from app.store.diagnoses import DiagnosisRepository, ShadowAnswerRepository
+from app.store.embedded.server import ensure_embedded
 from app.store.equipment import EquipmentRepository
 from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
@@ -13,7 +17,6 @@ from app.store.migrate import Edition, migrate
 from app.store.pool import Database, PoolLimits, first_value
 from app.store.readings import ReadingRepository
 from app.store.releases import ReleaseRepository
-from app.store.shadow_answers import ShadowAnswerRepository
 from app.store.windows import WindowRepository
 
 
@@ -75,3 +78,26 @@ class Store(
     def answer_pairs(self) -> AnswerPairs:
         """Return the pairs of answers of two versions."""
         return AnswerPairs(self._database)
+
+
+def embedded_directory(settings: Settings) -> Path:
+    """Return the directory of the local server."""
+    return settings.var_dir / "postgres"
+
+
+def open_store(settings: Settings, limits: PoolLimits | None = None) -> Store:
+    """Return the store of the settings: of the DSN when it is set, else on the local server.
+
+    Opening does nothing yet; the local server starts at the first call.
+
+    Args:
+        settings: `dsn`, or `var_dir` of the local server; `pool_size` and `statement_cache_size`
+            apply when no limits are given.
+        limits: connections and time limits.
+    """
+    limits = limits or PoolLimits(
+        max_size=settings.pool_size, statement_cache_size=settings.statement_cache_size
+    )
+    if settings.dsn is not None:
+        return Store(settings.dsn.get_secret_value(), limits)
+    return Store(partial(ensure_embedded, embedded_directory(settings)), limits)

@@ -6,7 +6,7 @@ Shapes: S sensors, N bins of a window, R stored rows, W words of a row.
 Invariant: a decoded value is bitwise the float32 of the grid; NaN where there is no reading.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,8 +18,6 @@ from app.core.errors import UnknownEquipment, WindowError
 from app.schemas.equipment import Equipment
 from app.store.partitions import Repository
 from app.store.pool import columns_of
-
-CHUNK_BINS = 50_000
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 _HEAD_WORDS = 5
@@ -124,31 +122,6 @@ class WindowRepository(Repository):
         """
         rows = await self._database.fetch("grid_digests", *columns_of(intervals, 3))
         return [f"{row['bins']}:{row['sum']}" for row in rows]
-
-    async def read_history(
-        self, item: Equipment, first: int, end: int, chunk_bins: int = CHUNK_BINS
-    ) -> AsyncIterator[tuple[int, Floats]]:
-        """Read the bins [first, end) of an equipment in chunks, for training.
-
-        Args:
-            item: registered.
-            first: first bin since 1970-01-01T00:00Z.
-            end: the bin after the last.
-            chunk_bins: most bins of a chunk.
-
-        Yields:
-            The first bin of a chunk, and its values [S, N] in the order of `Equipment.sensors`, NaN
-            where there is no reading. Chunks without readings are skipped.
-
-        Raises:
-            WindowError: the stored grid differs from the topology's.
-        """
-        for start in range(first, end, chunk_bins):
-            (window,) = await self.read_windows(
-                [(item.equipment_id, start, min(chunk_bins, end - start))]
-            )
-            if window.count:
-                yield start, decode_window(window, item)
 
 
 def decode_window(window: StoredWindow, equipment: Equipment) -> Floats:

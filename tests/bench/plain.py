@@ -9,9 +9,9 @@ from prometheus_client import Counter, Gauge, Histogram
 from ray import serve
 
 from app.release.service import open_release_service
-from app.serving.graph_builder.deployment import GraphBuilderDeployment
+from app.serving.graph_builder.builder import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs
-from app.serving.ingress.deployment import IngressDeployment
+from app.serving.ingress.service import IngressDeployment
 from app.serving.observability.logging import ACCESS_LOGGER
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 
 from app.diagnosis.pipeline import ScoreResult
-from app.serving.model_server.deployment import ModelDeployment
+from app.serving.model_server.server import ModelDeployment
 from app.serving.rpc.messages import ScoreCall
 
 

@@ -29,8 +29,7 @@ from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.settings import Settings
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
-from app.store.open import open_store
-from app.store.store import Store
+from app.store.store import Store, open_store
 from app.store.windows import decode_window
 from train.config import TrainConfig
 from train.data.artifact_locks import in_use

@@ -17,8 +17,7 @@ from app.core.errors import InputError
 from app.core.settings import Settings
 from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
-from app.store.open import open_store
-from app.store.store import Store
+from app.store.store import Store, open_store
 from train.data.labels import EPOCH
 from train.jobs.options import add_database, command_parser, run_command
 

@@ -26,8 +26,7 @@ from app.core.settings import Settings
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
 from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
 from app.schemas.equipment import Equipment
-from app.store.open import open_store
-from app.store.store import Store
+from app.store.store import Store, open_store
 
 BACKFILL_S = 3_600
 """Seconds before the start that are written first, so that windows of the last hour are full."""

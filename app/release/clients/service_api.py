@@ -19,7 +19,7 @@ from app.release.config.schema import ServeConfig
 from app.release.config.weights import format_weights
 from app.schemas.equipment import Equipment
 from app.serving.ingress.traffic import Traffic
-from app.store.first_key import FILE_NAME
+from app.store.keys import FIRST_KEY_FILE
 
 TIMEOUT_S = 30.0
 POLL_S = 0.05
@@ -238,7 +238,7 @@ def api_key(settings: Settings) -> str:
     """
     if settings.api_key is not None:
         return settings.api_key.get_secret_value()
-    path = settings.var_dir / FILE_NAME
+    path = settings.var_dir / FIRST_KEY_FILE
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:

@@ -5,8 +5,8 @@ gets the request alone, checks the API key itself and returns JSON. Only errors 
 FastAPI's handlers.
 
 Measured gain: 0.36 ms of CPU a request (0.29 instead of 0.65 ms for the HTTP layers with a stub for
-the diagnosis; lowest of 40 runs of 100 requests). A request takes 1.6 ms in all processes at 32
-connections and 1.2 ms at 128.
+the diagnosis; lowest of 40 runs of 100 requests). With it a request takes 1.6 ms in all processes
+at 32 connections and 1.2 ms at 128, so that 18 and 23 % of the CPU are saved.
 """
 
 from collections.abc import Awaitable, Callable

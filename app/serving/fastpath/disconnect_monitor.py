@@ -106,11 +106,6 @@ class DisconnectMonitor:
         self._requests: set[WatchedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no timer runs."""
-        return self._timer is None
-
     @contextmanager
     def watching(self, scope: Scope, receive: Receive) -> Iterator[WatchedRequest]:
         """Watch the request of the current task.

@@ -7,10 +7,12 @@ and structures of machines arrive as documents and are kept, so that most calls 
 from cachetools import LRUCache
 from pydantic_core import from_json
 
+from app.core.settings import Settings
 from app.diagnosis.pipeline import BuildResult, WindowGroup, build_groups
 from app.diagnosis.window_plan import WindowPlan, plan_windows
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
+from app.serving.observability.logging import configure_logging
 from app.serving.rpc.messages import BuildAnswer, BuildCall
 
 MAX_SPECS = 16
@@ -56,6 +58,14 @@ class GraphBuilder:
             return plan
 
         return BuildAnswer(build_groups(call.groups, plan_of))
+
+
+class GraphBuilderDeployment(GraphBuilder):
+    """A graph builder that configures the logging of its process: the deployment of Serve."""
+
+    def __init__(self) -> None:
+        configure_logging(Settings().log_level)
+        super().__init__()
 
 
 def _plan(structure: bytes, spec: FeatureSpec) -> WindowPlan:

@@ -6,7 +6,8 @@ Every response that is not a success is a problem document with the request's tr
 import logging
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,11 +26,10 @@ from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import document_bodies
 from app.serving.http.problems import TYPE_PREFIX, Problem, problem_of, problem_response
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
-from app.serving.http.routes.equipment import EquipmentService, add_equipment_routes
+from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
-from app.serving.http.routes.health import ReadinessProbe, add_health_routes
-from app.serving.http.routes.readings import IngestService, add_readings_routes
-from app.serving.http.routes.releases import ReleaseBackend, ReleaseReport, add_release_routes
+from app.serving.http.routes.health import Status, add_health_routes
+from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 
@@ -45,44 +45,17 @@ Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are 
 documents."""
 
 
-class Registry(EquipmentService, IngestService, Protocol):
-    """Registers equipment and stores its readings."""
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The parts of an ingress replica that the routes call; `app.serving.ingress` extends it."""
 
-
-class Status(ReadinessProbe, ReleaseReport, Protocol):
-    """Reports readiness and the released versions."""
-
-
-class Service(Protocol):
-    """The parts of an ingress replica that the routes call; `app.serving.ingress` provides them."""
-
-    @property
-    def authenticator(self) -> Authenticator:
-        """Checks API keys."""
-
-    @property
-    def registry(self) -> Registry:
-        """Registers equipment and stores readings."""
-
-    @property
-    def diagnostics(self) -> DiagnosisService:
-        """Makes and finds diagnoses."""
-
-    @property
-    def status(self) -> Status:
-        """Reports readiness and versions."""
-
-    @property
-    def release_service(self) -> ReleaseBackend:
-        """Changes releases."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """Metrics of the replica."""
-
-    @property
-    def store(self) -> Store:
-        """The database."""
+    authenticator: Authenticator
+    registry: Registry
+    diagnostics: DiagnosisService
+    status: Status
+    release_service: ReleaseBackend
+    metrics: Metrics
+    store: Store
 
     async def start(self) -> None:
         """Start background work in the running event loop."""
@@ -91,18 +64,18 @@ class Service(Protocol):
         """Write queued data and close connections."""
 
 
-def build_api(service: Service) -> ASGIApp:
+def build_api(replica: Replica) -> ASGIApp:
     """Build the ASGI application of one ingress replica.
 
     Args:
-        service: the parts that the routes call; started and closed with the application's lifespan.
+        replica: the parts that the routes call; started and closed with the application's lifespan.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
+        await replica.start()
         yield
-        await service.close()
+        await replica.close()
 
     api = FastAPI(
         title="Hydraulic Diagnostics",
@@ -111,13 +84,12 @@ def build_api(service: Service) -> ASGIApp:
         lifespan=lifespan,
         default_response_class=Response,
     )
-    authenticator = service.authenticator
-    add_health_routes(api, service.status, service.metrics)
-    add_equipment_routes(api, service.registry, authenticator)
-    add_readings_routes(api, service.registry, authenticator)
-    add_diagnosis_routes(api, service.diagnostics, authenticator)
-    add_release_routes(api, service.status, service.release_service, authenticator)
-    add_experiment_routes(api, service.store, authenticator)
+    authenticator = replica.authenticator
+    add_health_routes(api, replica.status, replica.metrics)
+    add_equipment_routes(api, replica.registry, authenticator)
+    add_diagnosis_routes(api, replica.diagnostics, authenticator)
+    add_release_routes(api, replica.status, replica.release_service, authenticator)
+    add_experiment_routes(api, replica.store, authenticator)
 
     @api.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -125,10 +97,12 @@ def build_api(service: Service) -> ASGIApp:
 
     _add_error_responses(api)
     document_bodies(api)
-    return AccessLog(DirectRouter(api, DisconnectMonitor()), service.metrics)
+    return AccessLog(DirectRouter(api, DisconnectMonitor()), replica.metrics)
 
 
 def _add_error_responses(api: FastAPI) -> None:
+    @api.exception_handler(HydraulicDiagnosticsError)
+    @api.exception_handler(ValidationError)
     async def known_error(request: Request, error: Exception) -> Response:
         problem = problem_of(error, request.scope["trace_id"])
         if problem.status >= 500:
@@ -137,17 +111,16 @@ def _add_error_responses(api: FastAPI) -> None:
             )
         return problem_response(problem)
 
-    async def invalid_parameter(request: Request, error: Exception) -> Response:
-        errors = error.errors() if isinstance(error, RequestValidationError) else []
-        first = errors[0]
+    @api.exception_handler(RequestValidationError)
+    async def invalid_parameter(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         message = f"{place}: {first['msg']}, found {str(first.get('input'))[:60]!r}"
         return problem_response(problem_of(InputError(message, place), request.scope["trace_id"]))
 
-    async def http_error(request: Request, error: Exception) -> Response:
-        status, headers = (
-            (error.status_code, error.headers) if isinstance(error, HTTPException) else (500, None)
-        )
+    @api.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        status, headers = error.status_code, error.headers
         if status == 405:
             # Starlette lists the methods of the first route of a path only
             headers = {"allow": ", ".join(_methods_of(api, request.scope))}
@@ -164,7 +137,8 @@ def _add_error_responses(api: FastAPI) -> None:
         )
         return problem_response(problem, headers)
 
-    async def client_gone(request: Request, _: Exception) -> Response:
+    @api.exception_handler(ClientDisconnect)
+    async def client_gone(request: Request, _: ClientDisconnect) -> Response:
         problem = Problem(
             type=TYPE_PREFIX + "client-gone",
             title="The client disconnected",
@@ -175,15 +149,9 @@ def _add_error_responses(api: FastAPI) -> None:
         )
         return problem_response(problem)
 
+    @api.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> Response:
         return problem_response(problem_of(error, request.scope["trace_id"]))
-
-    api.add_exception_handler(ClientDisconnect, client_gone)
-    api.add_exception_handler(HydraulicDiagnosticsError, known_error)
-    api.add_exception_handler(ValidationError, known_error)
-    api.add_exception_handler(Exception, unexpected_error)
-    api.add_exception_handler(RequestValidationError, invalid_parameter)
-    api.add_exception_handler(HTTPException, http_error)
 
 
 def _methods_of(api: FastAPI, scope: MutableMapping[str, Any]) -> list[str]:

@@ -11,28 +11,7 @@ import orjson
 from fastapi import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from app.core.errors import (
-    CheckpointError,
-    Forbidden,
-    HydraulicDiagnosticsError,
-    InputError,
-    LimitExceeded,
-    ModelUnavailable,
-    ReadingError,
-    ReleaseConflict,
-    ReleaseError,
-    ReleasesElsewhere,
-    SettingsError,
-    StoreError,
-    StoreUnavailable,
-    TopologyError,
-    Unauthenticated,
-    UnknownDiagnosis,
-    UnknownEquipment,
-    UnknownError,
-    UnknownVersion,
-    WindowError,
-)
+from app.core import errors
 from app.schemas.places import place_of, shown
 
 TYPE_PREFIX = "urn:hydraulic-diagnostics:problem:"
@@ -76,40 +55,42 @@ class Problem(BaseModel):
 
 
 class _Kind(NamedTuple):
-    error: type[HydraulicDiagnosticsError]
+    error: type[errors.HydraulicDiagnosticsError]
     status: int
     slug: str
     title: str
 
 
 _KINDS: tuple[_Kind, ...] = (
-    _Kind(TopologyError, 422, "topology", "The topology has errors"),
-    _Kind(ReadingError, 422, "readings", "The readings can't be taken"),
-    _Kind(WindowError, 422, "window", "The window can't be diagnosed"),
-    _Kind(InputError, 422, "invalid-input", "The request can't be used"),
-    _Kind(UnknownEquipment, 404, "unknown-equipment", "The equipment is not registered"),
-    _Kind(UnknownDiagnosis, 404, "unknown-diagnosis", "There is no such diagnosis"),
-    _Kind(UnknownVersion, 404, "unknown-version", "The model version is not released"),
-    _Kind(UnknownError, 404, "not-found", "There is no such thing"),
-    _Kind(Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
-    _Kind(Forbidden, 403, "forbidden", "The API key lacks a scope"),
-    _Kind(LimitExceeded, 413, "too-large", "The request is larger than the service takes"),
+    _Kind(errors.TopologyError, 422, "topology", "The topology has errors"),
+    _Kind(errors.ReadingError, 422, "readings", "The readings can't be taken"),
+    _Kind(errors.WindowError, 422, "window", "The window can't be diagnosed"),
+    _Kind(errors.InputError, 422, "invalid-input", "The request can't be used"),
+    _Kind(errors.UnknownEquipment, 404, "unknown-equipment", "The equipment is not registered"),
+    _Kind(errors.UnknownDiagnosis, 404, "unknown-diagnosis", "There is no such diagnosis"),
+    _Kind(errors.UnknownVersion, 404, "unknown-version", "The model version is not released"),
+    _Kind(errors.UnknownError, 404, "not-found", "There is no such thing"),
+    _Kind(errors.Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
+    _Kind(errors.Forbidden, 403, "forbidden", "The API key lacks a scope"),
+    _Kind(errors.LimitExceeded, 413, "too-large", "The request is larger than the service takes"),
     _Kind(
-        ReleaseConflict, 409, "release-conflict", "Another release is in progress or has just ended"
+        errors.ReleaseConflict,
+        409,
+        "release-conflict",
+        "Another release is in progress or has just ended",
     ),
-    _Kind(ReleasesElsewhere, 501, "releases-elsewhere", "Releases can't be changed from here"),
-    _Kind(ReleaseError, 422, "release-refused", "The release was refused; nothing has changed"),
-    _Kind(SettingsError, 409, "settings", "The configuration file does not allow it"),
-    _Kind(StoreUnavailable, 503, "store-unavailable", "The database can't be reached"),
-    _Kind(ModelUnavailable, 503, "model-unavailable", "No model version answers"),
-    _Kind(StoreError, 500, "store", "The database refused"),
-    _Kind(CheckpointError, 500, "checkpoint", "A checkpoint can't be used"),
+    _Kind(
+        errors.ReleasesElsewhere, 501, "releases-elsewhere", "Releases can't be changed from here"
+    ),
+    _Kind(
+        errors.ReleaseError, 422, "release-refused", "The release was refused; nothing has changed"
+    ),
+    _Kind(errors.SettingsError, 409, "settings", "The configuration file does not allow it"),
+    _Kind(errors.StoreUnavailable, 503, "store-unavailable", "The database can't be reached"),
+    _Kind(errors.ModelUnavailable, 503, "model-unavailable", "No model version answers"),
+    _Kind(errors.StoreError, 500, "store", "The database refused"),
+    _Kind(errors.CheckpointError, 500, "checkpoint", "A checkpoint can't be used"),
 )
-
-
-def new_trace_id() -> str:
-    """Return a random 32-digit hex trace id (W3C Trace Context)."""
-    return secrets.token_hex(16)
 
 
 def trace_id_of(traceparent: str) -> str:
@@ -122,7 +103,7 @@ def trace_id_of(traceparent: str) -> str:
         and set(parts[1]) != {"0"}
     ):
         return parts[1]
-    return new_trace_id()
+    return secrets.token_hex(16)
 
 
 def problem_of(error: Exception, trace_id: str) -> Problem:
@@ -142,10 +123,8 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
                 title=kind.title,
                 status=kind.status,
                 detail=error.message,
-                field=getattr(error, "field", ""),
-                errors=tuple(
-                    FieldError(field=place, detail=message) for place, message in findings
-                ),
+                field=error.field,
+                errors=tuple(FieldError(field=place, detail=text) for place, text in findings),
                 trace_id=trace_id,
             )
     return Problem(
@@ -158,29 +137,27 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
 
 
 def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
+    found: tuple[FieldError, ...] = ()
     if error.error_count() > MAX_EXPLAINED_ERRORS:
-        return Problem(
-            type=TYPE_PREFIX + "invalid-input",
-            title="The request can't be used",
-            status=422,
-            detail="expected a request as /docs describes it, found "
-            f"{error.error_count()} errors: correct its layout",
-            trace_id=trace_id,
+        detail = (
+            f"expected a request as /docs describes it, found {error.error_count()} errors: "
+            "correct its layout"
         )
-    listed = error.errors(include_url=False, include_context=False)
-    errors = tuple(
-        FieldError(field=place_of(item["loc"]), detail=_explain(item))
-        for item in listed[:MAX_LISTED_ERRORS]
-    )
-    first = errors[0]
-    more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+    else:
+        listed = error.errors(include_url=False, include_context=False)
+        found = tuple(
+            FieldError(field=place_of(item["loc"]), detail=_explain(item))
+            for item in listed[:MAX_LISTED_ERRORS]
+        )
+        more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+        detail = f"{found[0].field or 'body'}: {found[0].detail}{more}"
     return Problem(
         type=TYPE_PREFIX + "invalid-input",
         title="The request can't be used",
         status=422,
-        detail=f"{first.field or 'body'}: {first.detail}{more}",
-        field=first.field,
-        errors=errors,
+        detail=detail,
+        field=found[0].field if found else "",
+        errors=found,
         trace_id=trace_id,
     )
 

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,13 +20,12 @@ from app.diagnosis.build import DiagnosisContext, build_diagnosis
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput, row_of
 from app.features.binning import Floats
-from app.schemas.diagnosis import Diagnosis, State
+from app.schemas.diagnosis import State
 from app.serving.ingress.equipment_registry import EquipmentRegistry
-from app.serving.ingress.requests import Resolved, resolve
 from app.serving.ingress.shadows import PrimaryResult, Shadows
 from app.serving.ingress.traffic import Release
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
-from app.serving.ingress.windows import interval_of
+from app.serving.ingress.windows import Resolved, interval_of, resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
@@ -68,36 +68,43 @@ class StateSnapshot(NamedTuple):
     states: Mapping[str, State]
 
 
-class BatchDiagnosis:
-    """Diagnoses the requests of micro-batches.
+@dataclass(frozen=True, slots=True)
+class DiagnosisParts:
+    """The parts of a replica that diagnoses are made with.
 
     Args:
         store: the database; may be away.
         registry: finds topologies.
         router: the released versions.
-        write_queue: stores diagnoses after they were returned.
-        shadows: get copies of what was returned.
         metrics: of this replica.
         now: UTC clock.
     """
 
+    store: Store
+    registry: EquipmentRegistry
+    router: VersionRouter
+    metrics: Metrics
+    now: Callable[[], datetime]
+
+
+class BatchDiagnosis:
+    """Diagnoses the requests of micro-batches.
+
+    Args:
+        parts: of the replica.
+        write_queue: stores diagnoses after they were returned.
+        shadows: get copies of what was returned.
+    """
+
     def __init__(
         self,
-        store: Store,
-        registry: EquipmentRegistry,
-        router: VersionRouter,
+        parts: DiagnosisParts,
         write_queue: WriteBehindQueue[StoredDiagnosis],
         shadows: Shadows,
-        metrics: Metrics,
-        now: Callable[[], datetime],
     ) -> None:
-        self._store = store
-        self._registry = registry
-        self._router = router
+        self._parts = parts
         self._write_queue = write_queue
         self._shadows = shadows
-        self._metrics = metrics
-        self._now = now
         self._states: LRUCache[str, StateSnapshot] = LRUCache(MAX_STATES)
         self.thresholds = Thresholds()
 
@@ -111,7 +118,7 @@ class BatchDiagnosis:
         Returns:
             An outcome for each item, in order.
         """
-        now = self._now()
+        now = self._parts.now()
         outcomes: dict[int, Outcome] = {}
         routed: dict[int, RoutedWindow] = {}
         requests, windows = await self._read([item.resolved for item in items], now)
@@ -121,7 +128,7 @@ class BatchDiagnosis:
             else:
                 window = WindowInput(request.equipment, readings)
                 routed[position] = RoutedWindow(window, items[position].releases)
-        scored = await self._router.score(list(routed.values()), explain=explain)
+        scored = await self._parts.router.score(list(routed.values()), explain=explain)
         for (position, item), outcome in zip(routed.items(), scored, strict=True):
             if not isinstance(outcome, Scored):
                 outcomes[position] = outcome
@@ -156,7 +163,7 @@ class BatchDiagnosis:
         ]
         if not changed:
             return requests, windows
-        registered = await self._registry.renew(
+        registered = await self._parts.registry.renew(
             [requests[position].equipment.equipment_id for position in changed]
         )
         resolved = list(requests)
@@ -187,13 +194,13 @@ class BatchDiagnosis:
         try:
             with tracing.span("read windows", windows=len(stored)):
                 windows = iter(
-                    await self._store.read_windows(
+                    await self._parts.store.read_windows(
                         [(item.equipment.equipment_id, *item.bins) for item in stored]
                     )
                 )
         except StoreError as error:
             return [error if item.inline is None else item.inline for item in requests]
-        self._metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
+        self._parts.metrics.stage_seconds.labels("fetch").observe(time.perf_counter() - started)
         found: list[Readings | HydraulicDiagnosticsError] = []
         for item in requests:
             if item.inline is not None:
@@ -238,12 +245,16 @@ class BatchDiagnosis:
                 context.window.end, previous, states
             )
         self._write_queue.add(row_of(diagnosis, body))
-        self._metrics.note_diagnosis(
+        self._parts.metrics.note_diagnosis(
             diagnosis.model_version, diagnosis.status, fallback=scored.fallback
         )
         # a forced or a fallback version says nothing about the one that traffic chose
-        if self._router.traffic.shadows and not forced and not scored.fallback:
-            self._copy(window, context, previous or {}, diagnosis, scored.seconds)
+        if self._parts.router.traffic.shadows and not forced and not scored.fallback:
+            self._shadows.offer(
+                PrimaryResult(
+                    window, context, previous or {}, self.thresholds, diagnosis, scored.seconds
+                )
+            )
         return body
 
     def _previous(self, equipment_id: str, window_end: datetime) -> Mapping[str, State] | None:
@@ -254,21 +265,6 @@ class BatchDiagnosis:
         if window_end == snapshot.window_end:
             return snapshot.before
         return snapshot.states if window_end > snapshot.window_end else None
-
-    def _copy(
-        self,
-        window: WindowInput,
-        context: DiagnosisContext,
-        previous: Mapping[str, State],
-        diagnosis: Diagnosis,
-        seconds: float,
-    ) -> None:
-        try:
-            self._shadows.offer(
-                PrimaryResult(window, context, previous, self.thresholds, diagnosis, seconds)
-            )
-        except Exception:  # the caller has its answer
-            logger.exception("copy not made", extra={"equipment_id": diagnosis.equipment_id})
 
 
 def _age_s(readings: Readings, now: datetime) -> float | None:

@@ -1,12 +1,12 @@
 """From requests to diagnoses: finds the machine, chooses the version, caches and micro-batches.
 
-The work of a batch is in `batch`; the meaning of a request in `requests`. A response is JSON bytes,
+The work of a batch is in `batch`; the meaning of a request in `windows`. A response is JSON bytes,
 made once. An item that can't be answered yields its error and does not affect the others.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from datetime import datetime
 from functools import partial
 from math import inf
@@ -18,18 +18,14 @@ from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
-from app.serving.ingress.batch import BatchDiagnosis, BatchItem, Outcome
-from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.batch import BatchDiagnosis, BatchItem, DiagnosisParts, Outcome
 from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatcher, MicroBatchers, Work
-from app.serving.ingress.requests import resolve
 from app.serving.ingress.response_cache import ResponseCache, ResponseKey
 from app.serving.ingress.shadows import Shadows
-from app.serving.ingress.version_router import VersionRouter
+from app.serving.ingress.windows import resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability import tracing
-from app.serving.observability.metrics import Metrics
 from app.store.diagnoses import StoredDiagnosis
-from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -53,25 +49,12 @@ class Diagnostics:
     """Makes diagnoses, stores them and finds them again.
 
     Args:
-        store: the database; may be away.
-        registry: finds topologies.
-        router: the released versions.
-        metrics: of this replica.
-        now: UTC clock.
+        parts: of the replica.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        registry: EquipmentRegistry,
-        router: VersionRouter,
-        metrics: Metrics,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._store = store
-        self._registry = registry
-        self._router = router
-        self._now = now
+    def __init__(self, parts: DiagnosisParts) -> None:
+        self._parts = parts
+        store, router, metrics = parts.store, parts.router, parts.metrics
         self._write_queue: WriteBehindQueue[StoredDiagnosis] = WriteBehindQueue(
             store.insert_diagnoses,
             attrgetter("diagnosis_id"),
@@ -81,22 +64,14 @@ class Diagnostics:
         self._batchers: MicroBatchers[BatchItem, bytes] = MicroBatchers(
             self._work_of, BatchingConfig(), metrics.batch_size.observe
         )
-        self._shadows = Shadows(
-            router.for_shadows(),
-            store.insert_shadow_answers,
-            metrics,
-            lambda: self._batchers.crowded,
-            lambda: router.traffic,
-        )
-        self._batch = BatchDiagnosis(
-            store, registry, router, self._write_queue, self._shadows, metrics, now
-        )
-        self._cache = ResponseCache(metrics, lambda: now().timestamp())
+        self._shadows = Shadows(router, store, metrics, lambda: self._batchers.crowded)
+        self._batch = BatchDiagnosis(parts, self._write_queue, self._shadows)
+        self._cache = ResponseCache(metrics, lambda: parts.now().timestamp())
         self._singles = 0
         """Single requests in progress."""
         self._last_single_s = -inf
         """When the last one ended, in time of the event loop."""
-        registry.when_changed(self._cache.forget)
+        parts.registry.when_changed(self._cache.forget)
 
     def start(self) -> None:
         """Start to write diagnoses and shadow answers, in the running event loop."""
@@ -124,12 +99,9 @@ class Diagnostics:
         try:
             registered = None
             if request.equipment is None:
-                look_up = (
-                    self._registry.remembered
-                    if request.readings is None
-                    else self._registry.topology
+                registered = await self._parts.registry.topology(
+                    request.equipment_id, any_age=request.readings is None
                 )
-                registered = await look_up(request.equipment_id)
             item = self._route(request, registered)
             submit = partial(self._batcher_of(item).submit, item, item.resolved.weight)
             if item.resolved.inline is not None:
@@ -183,8 +155,8 @@ class Diagnostics:
         stored = [item.equipment_id for item in by_id if item.readings is None]
         # no window is read for these, so nothing would show that a remembered topology has changed
         inline = [item.equipment_id for item in by_id if item.readings is not None]
-        registered = await self._registry.remembered_of(stored)
-        registered |= await self._registry.topologies(inline)
+        registered = await self._parts.registry.topologies(stored, any_age=True)
+        registered |= await self._parts.registry.topologies(inline)
         outcomes: list[Outcome | None] = []
         submitted: list[asyncio.Future[bytes]] = []
         for request in requests:
@@ -220,8 +192,10 @@ class Diagnostics:
         Raises:
             HydraulicDiagnosticsError: the request can't be answered.
         """
-        resolved = resolve(request, registered, self._now())
-        releases = self._router.releases_for(resolved.equipment.equipment_id, request.model_version)
+        resolved = resolve(request, registered, self._parts.now())
+        releases = self._parts.router.releases_for(
+            resolved.equipment.equipment_id, request.model_version
+        )
         return BatchItem(resolved, releases, tracing.current_span())
 
     def _batcher_of(self, item: BatchItem) -> MicroBatcher[BatchItem, bytes]:
@@ -248,7 +222,7 @@ class Diagnostics:
         queued = self._write_queue.queued(diagnosis_id)
         if queued is not None:
             return queued.body.encode()
-        body = await self._store.get_diagnosis(diagnosis_id)
+        body = await self._parts.store.get_diagnosis(diagnosis_id)
         if body is None:
             raise UnknownDiagnosis(
                 f"expected the id of a stored diagnosis, found {shown(diagnosis_id)}: list a "
@@ -261,9 +235,9 @@ class Diagnostics:
         self, equipment_id: str, interval: tuple[datetime | None, datetime | None], limit: int
     ) -> Sequence[bytes]:
         """Return a machine's diagnoses whose window ends in the interval, as JSON, newest first."""
-        await self._registry.topology(equipment_id)
+        await self._parts.registry.topology(equipment_id)
         await self._write_queue.flush()
-        return await self._store.diagnosis_history(equipment_id, *interval, limit)
+        return await self._parts.store.diagnosis_history(equipment_id, *interval, limit)
 
 
 def _key_of(item: BatchItem) -> ResponseKey:

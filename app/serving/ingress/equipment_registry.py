@@ -7,7 +7,6 @@ diagnoses of stored readings, and within `TOPOLOGY_CACHE_S` elsewhere. A known t
 while the database is away.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -31,6 +30,10 @@ MAX_TOPOLOGIES = 20_000
 MAX_STRUCTURES = 1_000
 RETRY_S = 5.0
 """How long a known topology is used before a database that was away is tried again."""
+
+
+Found = Equipment | HydraulicDiagnosticsError
+"""A topology, or why there is none."""
 
 
 class _Entry(NamedTuple):
@@ -84,12 +87,12 @@ class EquipmentRegistry:
                 f"'{equipment.equipment_id}': make them equal",
                 "equipment_id",
             )
-        result = await self._store.put_equipment(equipment)
+        created = await self._store.put_equipment(equipment)
         self._remember(equipment_id, equipment)
         self._on_change(equipment_id)
         return PutAnswer(
             equipment_id=equipment_id,
-            created=result.created,
+            created=created,
             revision=equipment.revision,
             findings=tuple(finding for finding in lint(equipment) if finding.severity == "warning"),
         )
@@ -110,64 +113,49 @@ class EquipmentRegistry:
             for record in await self._store.list_equipment()
         ]
 
-    async def topology(self, equipment_id: str) -> Equipment:
+    async def topology(self, equipment_id: str, *, any_age: bool = False) -> Equipment:
         """Return a registered machine's topology.
 
-        Raises:
-            UnknownEquipment: it is not registered.
-        """
-        equipment = await self._find(equipment_id)
-        if equipment is None:
-            raise UnknownEquipment(equipment_id)
-        return equipment
-
-    async def remembered(self, equipment_id: str) -> Equipment:
-        """Return a machine's topology as last seen here, of any age.
+        Args:
+            equipment_id: of the machine.
+            any_age: take the topology as last seen here, however long ago.
 
         Raises:
             UnknownEquipment: it is not registered.
+            StoreError: the database is away, and the machine is neither known nor declared.
         """
-        known = self._topologies.get(equipment_id)
-        return (
-            known.equipment
-            if known is not None and known.equipment is not None
-            else await self.topology(equipment_id)
-        )
-
-    async def remembered_of(
-        self, equipment_ids: Sequence[str]
-    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        """Return the topology of each machine as last seen here, or its error; one statement."""
-        return await self._lookup(equipment_ids, -math.inf)
+        found = (await self.topologies([equipment_id], any_age=any_age))[equipment_id]
+        if isinstance(found, HydraulicDiagnosticsError):
+            raise found
+        return found
 
     async def topologies(
-        self, equipment_ids: Sequence[str]
-    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+        self, equipment_ids: Sequence[str], *, any_age: bool = False
+    ) -> dict[str, Found]:
         """Return the topology of each machine as `topology` does, or its error; one statement."""
-        return await self._lookup(equipment_ids, time.monotonic())
-
-    async def _lookup(
-        self, equipment_ids: Sequence[str], now: float
-    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
-        found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
+        now = time.monotonic()
+        found: dict[str, Found] = {}
         stale: list[str] = []
         for equipment_id in dict.fromkeys(equipment_ids):
             known = self._topologies.get(equipment_id)
-            if known is not None and known.equipment is not None and now < known.fresh_until:
-                found[equipment_id] = known.equipment
-            else:
+            if known is None or (now >= known.fresh_until and not (any_age and known.equipment)):
                 stale.append(equipment_id)
+            else:
+                found[equipment_id] = known.equipment or UnknownEquipment(equipment_id)
         return found | await self.renew(stale) if stale else found
 
-    async def renew(
-        self, equipment_ids: Sequence[str]
-    ) -> dict[str, Equipment | HydraulicDiagnosticsError]:
+    async def renew(self, equipment_ids: Sequence[str]) -> dict[str, Found]:
         """Return the registered topology of each machine, or its error, by one statement."""
-        found: dict[str, Equipment | HydraulicDiagnosticsError] = {}
+        for equipment_id in equipment_ids:
+            known = self._topologies.get(equipment_id)
+            if known is not None and known.equipment is not None:
+                # if the database is away, others go on with what was known meanwhile
+                self._remember(equipment_id, known.equipment, for_s=RETRY_S)
         try:
             records = await self._store.get_equipment_of(equipment_ids)
         except StoreError as error:
             return {each: self._last_known(each) or error for each in equipment_ids}
+        found: dict[str, Found] = {}
         for equipment_id in equipment_ids:
             record = records.get(equipment_id)
             equipment = self._remember(equipment_id, None if record is None else record.equipment)
@@ -178,8 +166,7 @@ class EquipmentRegistry:
         """Store a body of readings; acknowledged readings are committed."""
         parsed = await parse_readings(body, content_type, self._find, self._now())
         blocks = [
-            Readings(equipment_id, columns.sensor_ids, columns.times_us, columns.values)
-            for equipment_id, columns in parsed.columns.items()
+            Readings(equipment_id, *columns) for equipment_id, columns in parsed.columns.items()
         ]
         result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
         for block in blocks:
@@ -192,30 +179,15 @@ class EquipmentRegistry:
         )
 
     async def _find(self, equipment_id: str) -> Equipment | None:
-        known = self._topologies.get(equipment_id)
-        if known is not None and time.monotonic() < known.fresh_until:
-            return known.equipment
-        stale = known.equipment if known is not None else None
-        if stale is not None:
-            # only this request waits when the database is away; others go on with what was known
-            self._remember(equipment_id, stale, for_s=RETRY_S)
         try:
-            record = await self._store.get_equipment(equipment_id)
-        except StoreError:
-            last_known = self._last_known(equipment_id)
-            if last_known is None:
-                raise
-            return last_known
-        equipment = None if record is None else record.equipment
-        self._remember(equipment_id, equipment)
-        return equipment
+            return await self.topology(equipment_id)
+        except UnknownEquipment:
+            return None
 
     def _last_known(self, equipment_id: str) -> Equipment | None:
         """Return the topology to use while the database is away, and keep it fresh for a while."""
         known = self._topologies.get(equipment_id)
-        equipment = (known.equipment if known is not None else None) or self._declared.get(
-            equipment_id
-        )
+        equipment = (known and known.equipment) or self._declared.get(equipment_id)
         if equipment is not None:
             self._remember(equipment_id, equipment, for_s=RETRY_S)
         return equipment

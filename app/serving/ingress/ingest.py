@@ -8,9 +8,9 @@ import asyncio
 import csv
 import io
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -35,13 +35,23 @@ _MAX_EXPLAINED_ERRORS = 50
 FindEquipment = Callable[[str], Awaitable[Equipment | None]]
 
 
-@dataclass(slots=True)
-class Columns:
+class Columns(NamedTuple):
     """Readings of one equipment as parallel lists; times in microseconds since 1970 UTC."""
 
-    sensor_ids: list[str] = field(default_factory=list)
-    times_us: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    sensor_ids: list[str]
+    times_us: list[int]
+    values: list[float]
+
+
+class Refusal(NamedTuple):
+    """Why a line is rejected, and its field; empty for the whole line."""
+
+    reason: str
+    field: Any = ""
+
+
+Lines = Iterator[tuple[int, Reading | Refusal]]
+"""The numbered lines of a body that are not blank."""
 
 
 @dataclass(slots=True)
@@ -55,9 +65,13 @@ class Parsed:
     columns: dict[str, Columns]
     rejected: list[RejectedLine]
 
-    def reject(self, line: RejectedLine) -> None:
+    def reject(self, number: int, refusal: Refusal) -> None:
         """Add a rejected line."""
-        self.rejected.append(line if len(self.rejected) < MAX_LISTED_REJECTED else UNLISTED)
+        self.rejected.append(
+            RejectedLine(line=number, field=refusal.field, reason=refusal.reason)
+            if len(self.rejected) < MAX_LISTED_REJECTED
+            else UNLISTED
+        )
 
 
 UNLISTED = RejectedLine(line=0, reason="not listed")
@@ -102,8 +116,8 @@ async def parse_readings(
             raise _too_many_lines()
         if count % LINES_PER_TURN == 0:
             await asyncio.sleep(0)
-        if isinstance(outcome, RejectedLine):
-            parsed.reject(outcome)
+        if isinstance(outcome, Refusal):
+            parsed.reject(number, outcome)
             continue
         if outcome.equipment_id not in known:
             if len(known) == MAX_EQUIPMENT:
@@ -116,11 +130,11 @@ async def parse_readings(
             known[outcome.equipment_id] = (
                 None if equipment is None else frozenset(equipment.sensor_ids)
             )
-        rejected = _check(number, outcome, known[outcome.equipment_id], now)
-        if rejected is not None:
-            parsed.reject(rejected)
+        refusal = _refusal(outcome, known[outcome.equipment_id], now)
+        if refusal is not None:
+            parsed.reject(number, refusal)
             continue
-        columns = parsed.columns.setdefault(outcome.equipment_id, Columns())
+        columns = parsed.columns.setdefault(outcome.equipment_id, Columns([], [], []))
         columns.sensor_ids.append(outcome.sensor_id)
         columns.times_us.append(microseconds(outcome.time))
         columns.values.append(outcome.value)
@@ -142,49 +156,40 @@ def microseconds(time: datetime) -> int:
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _check(
-    number: int, reading: Reading, sensors: frozenset[str] | None, now: datetime
-) -> RejectedLine | None:
+def _refusal(reading: Reading, sensors: frozenset[str] | None, now: datetime) -> Refusal | None:
     if sensors is None:
-        return RejectedLine(
-            line=number,
-            field="equipment_id",
-            reason=f"expected a registered equipment, found {shown(reading.equipment_id)}: "
-            "register its topology first",
+        return Refusal(
+            f"expected a registered equipment, found {shown(reading.equipment_id)}: register its "
+            "topology first",
+            "equipment_id",
         )
     if reading.sensor_id not in sensors:
-        known = some_of(sorted(sensors))
-        return RejectedLine(
-            line=number,
-            field="sensor_id",
-            reason=f"expected a sensor of '{reading.equipment_id}', found "
-            f"{shown(reading.sensor_id)}: there are {known}",
+        return Refusal(
+            f"expected a sensor of '{reading.equipment_id}', found {shown(reading.sensor_id)}: "
+            f"there are {some_of(sorted(sensors))}",
+            "sensor_id",
         )
     if not EARLIEST <= reading.time <= now + LATEST_AHEAD:
-        return RejectedLine(
-            line=number,
-            field="time",
-            reason=f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
+        return Refusal(
+            f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
             f"{reading.time.isoformat()}: check the clock of its source",
+            "time",
         )
     return None
 
 
-def _read(number: int, raw: object) -> Reading | RejectedLine:
+def _read(raw: Any, validate: Callable[[Any], Reading]) -> Reading | Refusal:
     try:
-        if isinstance(raw, bytes):
-            return Reading.model_validate_json(raw)
-        return Reading.model_validate(raw)
+        return validate(raw)
     except ValidationError as error:
-        return _rejected(number, error)
+        return _refusal_of(error)
 
 
-def _rejected(number: int, error: ValidationError) -> RejectedLine:
+def _refusal_of(error: ValidationError) -> Refusal:
     if error.error_count() > _MAX_EXPLAINED_ERRORS:
-        return RejectedLine(
-            line=number,
-            reason=f"expected {', '.join(CSV_COLUMNS)} and nothing else, found "
-            f"{error.error_count()} faults in one line",
+        return Refusal(
+            f"expected {', '.join(CSV_COLUMNS)} and nothing else, found {error.error_count()} "
+            "faults in one line"
         )
     first = error.errors(include_url=False, include_context=False)[0]
     place = str(first["loc"][0]) if first["loc"] else ""
@@ -195,11 +200,10 @@ def _rejected(number: int, error: ValidationError) -> RejectedLine:
         "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a "
         "letter or digit, 64 at most",
     }.get(str(first["type"]), str(first["msg"]))
-    known: Any = place if place in CSV_COLUMNS else ""
-    return RejectedLine(line=number, field=known, reason=f"{hint}, found {shown(first['input'])}")
+    return Refusal(f"{hint}, found {shown(first['input'])}", place if place in CSV_COLUMNS else "")
 
 
-def _json_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+def _json_lines(body: bytes) -> Lines:
     try:
         document = from_json(body)
     except ValueError as error:
@@ -209,17 +213,19 @@ def _json_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
     items = document if isinstance(document, list) else [document]
     if len(items) > MAX_LINES:
         raise _too_many_lines()
-    return ((number, _read(number, item)) for number, item in enumerate(items, start=1))
+    return (
+        (number, _read(item, Reading.model_validate)) for number, item in enumerate(items, start=1)
+    )
 
 
-def _ndjson_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+def _ndjson_lines(body: bytes) -> Lines:
     if body.count(b"\n") > MAX_LINES:
         raise _too_many_lines()
     lines = ((number, line.strip()) for number, line in enumerate(body.split(b"\n"), start=1))
-    return ((number, _read(number, line)) for number, line in lines if line)
+    return ((number, _read(line, Reading.model_validate_json)) for number, line in lines if line)
 
 
-def _csv_lines(body: bytes) -> Iterator[tuple[int, Reading | RejectedLine]]:
+def _csv_lines(body: bytes) -> Lines:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -251,33 +257,15 @@ def _cells(line: str) -> list[str]:
     return next(csv.reader([line], strict=True), [])
 
 
-def _csv_rows(
-    names: list[str], lines: Iterable[tuple[int, str]]
-) -> Iterator[tuple[int, Reading | RejectedLine]]:
+def _csv_rows(names: list[str], lines: Iterable[tuple[int, str]]) -> Lines:
     for number, line in lines:
         try:
             row = _cells(line)
         except csv.Error as error:
-            yield (
-                number,
-                RejectedLine(
-                    line=number,
-                    reason=f"expected a CSV line, found one that does not parse: {error}",
-                ),
-            )
+            yield number, Refusal(f"expected a CSV line, found one that does not parse: {error}")
             continue
-        if not row:
-            continue
-        if len(row) != len(names):
-            yield (
-                number,
-                RejectedLine(
-                    line=number, reason=f"expected {len(names)} columns, found {len(row)}"
-                ),
-            )
-            continue
-        try:
-            values = {name: cell.strip() for name, cell in zip(names, row, strict=True)}
-            yield number, Reading.model_validate_strings(values)
-        except ValidationError as error:
-            yield number, _rejected(number, error)
+        if row and len(row) != len(names):
+            yield number, Refusal(f"expected {len(names)} columns, found {len(row)}")
+        elif row:
+            values = dict(zip(names, map(str.strip, row), strict=True))
+            yield number, _read(values, Reading.model_validate_strings)

@@ -46,18 +46,6 @@ class BatchingConfig:
     running: int = 6
     bulk: int = 8
 
-    def __post_init__(self) -> None:
-        if (
-            not 0 < self.bulk < self.size
-            or self.early < 1
-            or self.running < 1
-            or self.age_s <= 0
-            or self.weight < 1
-        ):
-            raise ValueError(
-                f"expected 0 < bulk < size and positive limits, found {self}: correct them"
-            )
-
 
 class _Waiting(NamedTuple, Generic[Item, Outcome]):
     item: Item

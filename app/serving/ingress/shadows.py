@@ -8,7 +8,7 @@ that can't be scored soon are dropped and counted.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from operator import attrgetter
@@ -19,11 +19,12 @@ from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput
 from app.diagnosis.states import differing_components
 from app.schemas.diagnosis import Diagnosis, State
-from app.serving.ingress.traffic import Release, Traffic
+from app.serving.ingress.traffic import Release
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
-from app.store.shadow_answers import ShadowAnswer
+from app.store.diagnoses import ShadowAnswer
+from app.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -103,26 +104,23 @@ class Shadows:
     """All shadow versions of one replica.
 
     Args:
-        router: with its own circuit breakers, see `VersionRouter.for_shadows`.
-        insert: stores several answers in one statement; idempotent by id.
+        router: of the replica; copies go through one like it, see `VersionRouter.for_shadows`.
+        store: for the answers.
         metrics: counts copies and answers that wait to be stored.
         crowded: returns whether callers wait; then no copy is made.
-        traffic: returns the traffic in force, which names the shadows.
-        limits: see `ShadowLimits`.
     """
 
     def __init__(
         self,
         router: VersionRouter,
-        insert: Callable[[Sequence[ShadowAnswer]], Awaitable[None]],
+        store: Store,
         metrics: Metrics,
         crowded: Callable[[], bool],
-        traffic: Callable[[], Traffic],
-        limits: ShadowLimits | None = None,
     ) -> None:
-        self._router = router
+        self._primary = router
+        self._router = router.for_shadows()
         self._write_queue: WriteBehindQueue[ShadowAnswer] = WriteBehindQueue(
-            insert,
+            store.insert_shadow_answers,
             attrgetter("id"),
             metrics.shadow_journal_length,
             metrics.shadow_unstored,
@@ -130,8 +128,7 @@ class Shadows:
         )
         self._metrics = metrics
         self._crowded = crowded
-        self._limits = limits or ShadowLimits()
-        self._traffic = traffic
+        self._limits = ShadowLimits()
         self._queues: dict[str, _ShadowQueue] = {}
 
     def start(self) -> None:
@@ -147,10 +144,15 @@ class Shadows:
         await self._write_queue.close()
 
     def offer(self, primary: PrimaryResult) -> None:
-        """Queue a copy of a returned diagnosis for each shadow; does not block."""
-        for version in self._traffic().shadows:
-            if version != primary.diagnosis.model_version:
-                self._enqueue(version, primary)
+        """Queue a copy of a returned diagnosis for each shadow; neither blocks nor raises."""
+        try:
+            for version in self._primary.traffic.shadows:
+                if version != primary.diagnosis.model_version:
+                    self._enqueue(version, primary)
+        except Exception:  # the caller has its answer
+            logger.exception(
+                "copy not made", extra={"equipment_id": primary.diagnosis.equipment_id}
+            )
 
     def _enqueue(self, version: str, primary: PrimaryResult) -> None:
         queue = self._queues.setdefault(version, _ShadowQueue())
@@ -173,7 +175,7 @@ class Shadows:
             while queue.waiting:
                 await asyncio.sleep(PAUSE_S)
                 batch = queue.take(self._limits)
-                traffic = self._traffic()
+                traffic = self._primary.traffic
                 release = traffic.find(version) if version in traffic.shadows else None
                 if (
                     release is not None

@@ -5,7 +5,6 @@ Ready means that the database and a model answered at most `CACHE_S` ago.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
 from app.serving.http.routes.health import Readiness
-from app.serving.ingress.traffic import Release, order_of_versions
+from app.serving.ingress.traffic import order_of_versions
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
 
@@ -57,8 +56,7 @@ class Status:
         """Cancel the preparation if it still runs."""
         if self._preparing is not None:
             self._preparing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._preparing
+            await asyncio.wait({self._preparing})
 
     async def _prepare_until_done(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -130,8 +128,10 @@ class Status:
             releases = []
             reasons.append(str(error))
         database_reason, *version_reasons = await asyncio.gather(
-            self._database_reason(), *(self._version_reason(release) for release in releases)
+            _reason("database", self._store.ping()),
+            *(_reason(f"version {each.version}", self._router.probe(each)) for each in releases),
         )
+        database_reason = database_reason or self._unprepared
         reasons += [
             reason
             for reason in (database_reason, self.config_error, *version_reasons)
@@ -149,26 +149,14 @@ class Status:
             reasons=tuple(reasons),
         )
 
-    async def _database_reason(self) -> str | None:
-        """Return why the database is not ready, or None."""
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._store.ping()
-        except StoreError as error:
-            return f"database: {error}"
-        except TimeoutError:
-            return f"database: expected an answer within {TIMEOUT_S:g} s, found none"
-        return self._unprepared
 
-    async def _version_reason(self, release: Release) -> str | None:
-        """Return why a version is not ready, or None."""
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._router.probe(release)
-        except ModelUnavailable as error:
-            return f"version {release.version}: {error}"
-        except TimeoutError:
-            return (
-                f"version {release.version}: expected an answer within {TIMEOUT_S:g} s, found none"
-            )
-        return None
+async def _reason(name: str, answer: Awaitable[None]) -> str | None:
+    """Return why the database or a version does not answer in time, or None."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await answer
+    except (StoreError, ModelUnavailable) as error:
+        return f"{name}: {error}"
+    except TimeoutError:
+        return f"{name}: expected an answer within {TIMEOUT_S:g} s, found none"
+    return None

@@ -4,7 +4,6 @@ The queue is bounded; entries that are dropped because the database stayed away 
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -61,8 +60,7 @@ class WriteBehindQueue(Generic[Entry]):
         """Write what is queued, once, and stop."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
         try:
             await self.flush()
         except StoreError as error:

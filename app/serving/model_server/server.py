@@ -1,8 +1,8 @@
 """One version's network on one device: scores graphs and measures what each sensor contributes.
 
-It does not import Ray; `deployment` adds the merging of concurrent calls. At most one pass runs at
-a time, also when its caller was cancelled. A pass that would block the event loop for long runs in
-a thread. A server that could be constructed has already scored graphs.
+At most one pass runs at a time, also when its caller was cancelled. A pass that would block the
+event loop for long runs in a thread. A server that could be constructed has already scored graphs.
+The deployment of Serve also merges calls that wait for the same pass.
 """
 
 import asyncio
@@ -12,21 +12,28 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from ray import serve
 
 from app.checkpoint import manifest as files
 from app.checkpoint.files import load
+from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError
+from app.core.settings import Settings
 from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.diagnosis.pipeline import ScoreResult
 from app.model.graph import Contributions, GraphGroup, Prediction
 from app.model.runtime.gate import warm_up_group
+from app.serving.observability.logging import configure_logging
 from app.serving.rpc.messages import ScoreCall, VersionDescription
 
 logger = logging.getLogger(__name__)
 
 MAX_LOOP_MS = 5.0
 """A shorter pass runs in the event loop, where a thread would cost a good part of its time."""
+
+MAX_BATCH_CALLS = 8
+"""A call carries up to 64 windows; the predictor bounds the size of its passes by itself."""
 
 T = TypeVar("T")
 
@@ -155,3 +162,32 @@ class ModelServer:
     async def check_health(self) -> None:
         """Raise what `probe` raises; Serve then replaces the replica."""
         await self.probe()
+
+
+class ModelDeployment(ModelServer):
+    """A model server that merges calls that wait: the deployment of Serve.
+
+    A call that finds the replica idle runs at once: a batch of one would cost two turns of the event
+    loop. Calls that arrive while a pass runs in a thread are predicted together.
+
+    Args:
+        checkpoint: as `serve_config.yaml` names it; found, or fetched, on the replica's own node.
+        device: see `ModelServer`.
+        threads: see `ModelServer`.
+    """
+
+    def __init__(self, checkpoint: str, device: str, threads: int) -> None:
+        settings = Settings()
+        configure_logging(settings.log_level)
+        super().__init__(find_checkpoint(checkpoint, settings), device, threads)
+
+    async def predict(self, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        """Predict for a call's groups, together with other calls that wait."""
+        if self.idle:
+            return await super().predict(groups)
+        predictions: list[Prediction] = await self._merged(groups)
+        return predictions
+
+    @serve.batch(max_batch_size=MAX_BATCH_CALLS, batch_wait_timeout_s=0.0)
+    async def _merged(self, calls: list[Sequence[GraphGroup]]) -> list[list[Prediction]]:
+        return await self.predict_calls(calls)

@@ -6,12 +6,11 @@ error. Nothing but the access line is logged per request at INFO.
 """
 
 import logging
+import logging.handlers
 import sys
 from datetime import UTC, datetime
 
 import orjson
-
-from app.serving.fastpath.replica_log import ReplicaLogHandler, replica_log_file
 
 ACCESS_LOGGER = "app.serving.http.access_log"
 
@@ -39,6 +38,19 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class _ReplicaFormatter(JsonFormatter):
+    """Formats the project's records as JSON, and Serve's own as before, for their common file."""
+
+    def __init__(self, of_serve: logging.Formatter | None) -> None:
+        super().__init__()
+        self._of_serve = of_serve or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name.startswith("app."):
+            return super().format(record)
+        return self._of_serve.format(record)
+
+
 def configure_logging(level: str) -> None:
     """Send the project's log lines to the replica's log file and standard error as JSON.
 
@@ -50,13 +62,22 @@ def configure_logging(level: str) -> None:
     logger.propagate = False
     if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
         return
-    file = replica_log_file()
+    file = _replica_file()
     # Serve replaces sys.stderr by a stream that walks the whole stack for each line
     terminal = logging.StreamHandler(sys.stderr if file is None else sys.__stderr__)
-    handlers: list[logging.Handler] = [terminal]
+    terminal.setFormatter(JsonFormatter())
+    logger.addHandler(terminal)
     if file is not None:
-        handlers.insert(0, ReplicaLogHandler(file, gathered=ACCESS_LOGGER))
+        # one handler writes the lines of both, so that its lock and its rotation cover both
+        file.setFormatter(_ReplicaFormatter(file.formatter))
+        logger.addHandler(file)
         terminal.addFilter(lambda record: record.name != ACCESS_LOGGER)
-    for handler in handlers:
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
+
+
+def _replica_file() -> logging.handlers.RotatingFileHandler | None:
+    """Return Serve's handler of the replica's log file, without its buffer; None elsewhere."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        file = getattr(handler, "target", handler)
+        if isinstance(file, logging.handlers.RotatingFileHandler):
+            return file
+    return None

@@ -10,11 +10,10 @@ its class. Serve leaves a request's trace in the context that the request ran in
 Ray uses, no other request of the connection sees it there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import context, trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags
@@ -122,14 +121,9 @@ def _without_texts(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-@contextmanager
-def span(name: str, **attributes: AttributeValue) -> Iterator[None]:
+def span(name: str, **attributes: AttributeValue) -> AbstractContextManager[None]:
     """Record the work inside as a child of the current span, if that is sampled."""
-    if current_span() is None:
-        yield
-        return
-    with _child(name, None, (), attributes):
-        yield
+    return batch_span(name, [current_span()], **attributes)
 
 
 @contextmanager
@@ -149,25 +143,11 @@ def batch_span(
     if not sampled:
         yield
         return
-    parent = trace.set_span_in_context(NonRecordingSpan(sampled[0]))
-    links = [Link(each) for each in sampled[1:]]
-    with _child(name, parent, links, attributes):
-        yield
-
-
-@contextmanager
-def _child(
-    name: str,
-    parent: Context | None,
-    links: Sequence[Link],
-    attributes: Mapping[str, AttributeValue],
-) -> Iterator[None]:
     # OpenTelemetry itself would record the texts of an error and of its causes
-    tracer = trace.get_tracer(__name__)
-    with tracer.start_as_current_span(
+    with trace.get_tracer(__name__).start_as_current_span(
         name,
-        parent,
-        links=links,
+        trace.set_span_in_context(NonRecordingSpan(sampled[0])),
+        links=[Link(each) for each in sampled[1:]],
         attributes=attributes,
         record_exception=False,
         set_status_on_exception=False,

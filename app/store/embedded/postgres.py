@@ -20,9 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from app.core.errors import StoreError, StoreUnavailable
 
@@ -57,11 +56,6 @@ _INITDB = (
 )  # fmt: skip
 
 
-class _Account(NamedTuple):
-    uid: int
-    gid: int
-
-
 class PostgresServer:
     """A data directory and the server that runs on it.
 
@@ -87,8 +81,7 @@ class PostgresServer:
         self._binaries = _installed_binaries()
         for path in (self.socket_dir, self.data):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._account is not None:
-                os.chown(path, *self._account)
+            self._own(path)
         if self._account is not None:
             self.runtime.chmod(0o711)
             if not _enterable(self._binaries):
@@ -112,21 +105,16 @@ class PostgresServer:
         ]
         return self._launch("postgres", arguments, dies_with_parent=True)
 
-    def stop(self, pid: int, *, patience_s: float = 30.0) -> None:
+    def stop(self, pid: int) -> None:
         """Stop the server: fast shutdown, then immediate shutdown, then SIGKILL; wait for its end.
 
         Args:
             pid: the postmaster, which need not be a child of this process.
-            patience_s: how long a clean shutdown may take.
 
         Raises:
             StoreError: a process of the server is still running.
         """
-        for how, wait_s in (
-            (signal.SIGINT, patience_s),
-            (signal.SIGQUIT, 5.0),
-            (signal.SIGKILL, 5.0),
-        ):
+        for how, wait_s in ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
             _signal(pid, how)
             if self._gone(wait_s):
                 return
@@ -161,10 +149,6 @@ class PostgresServer:
             if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) and name == "postgres":
                 found.append(int(entry.name))
         return found
-
-    def answers(self) -> bool:
-        """Return whether the server accepts a session."""
-        return answers(self.socket_dir)
 
     def _gone(self, wait_s: float) -> bool:
         deadline = time.monotonic() + wait_s
@@ -234,8 +218,11 @@ class PostgresServer:
             path = self.data / file
             path.write_text(line)
             path.chmod(0o600)
-            if self._account is not None:
-                os.chown(path, *self._account)
+            self._own(path)
+
+    def _own(self, path: Path) -> None:
+        if self._account is not None:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid)
 
     def _launch(
         self, program: str, arguments: list[str], *, dies_with_parent: bool
@@ -250,8 +237,8 @@ class PostgresServer:
                 cwd="/",
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
                 pass_fds=fds,
-                user=None if account is None else account.uid,
-                group=None if account is None else account.gid,
+                user=None if account is None else account.pw_uid,
+                group=None if account is None else account.pw_gid,
                 extra_groups=None if account is None else [],
                 preexec_fn=_die_with_parent() if dies_with_parent else None,  # noqa: PLW1509 - one thread
             )
@@ -351,12 +338,9 @@ def _copy_binaries(installed: Path, target: Path) -> Path:
     return package
 
 
-def _other_account() -> _Account | None:
+def _other_account() -> pwd.struct_passwd | None:
     # PostgreSQL refuses to run as root
-    if os.geteuid() != 0:
-        return None
-    nobody = pwd.getpwnam("nobody")
-    return _Account(nobody.pw_uid, nobody.pw_gid)
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
 def _enterable(path: Path) -> bool:
@@ -378,7 +362,5 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _signal(pid: int, how: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, how)
-    except ProcessLookupError:
-        return

@@ -18,14 +18,15 @@ from urllib.parse import quote
 from app.core.errors import StoreError, StoreUnavailable
 from app.core.file_locks import attempt, is_held, open_lock, try_lock
 from app.store.embedded.postgres import DATABASE, PORT, ROLE, answers
-from app.store.embedded.state_files import (
+from app.store.embedded.supervisor import (
+    DEFAULT_GRACE_S,
     LEASE_LOCK,
+    LOG_FILE,
     START_LOCK,
     STATUS_FILE,
     SUPERVISOR_LOCK,
     read_status,
 )
-from app.store.embedded.supervisor import DEFAULT_GRACE_S, LOG_FILE
 
 _POLL_S = 0.02
 _RESTART_PAUSE_S = 5.0

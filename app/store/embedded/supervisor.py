@@ -7,6 +7,7 @@ a lease.
 """
 
 import argparse
+import json
 import logging
 import logging.handlers
 import os
@@ -19,21 +20,23 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Literal, NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.file_locks import attempt, open_lock, try_lock, unlock
-from app.store.embedded.postgres import PostgresServer, make_runtime
-from app.store.embedded.state_files import (
-    LEASE_LOCK,
-    STATUS_FILE,
-    SUPERVISOR_LOCK,
-    State,
-    Status,
-    write_status,
-)
+from app.store.embedded.postgres import PostgresServer, answers, make_runtime
 
 DEFAULT_GRACE_S = 1.5
 LOG_FILE = "server.log"
+SUPERVISOR_LOCK = "keeper.lock"
+"""Locked by the supervisor for its life."""
+LEASE_LOCK = "lease.lock"
+"""Locked, shared, by every process that uses the server; by the supervisor once it stops."""
+START_LOCK = "start.lock"
+"""Locked by the one user that starts a supervisor."""
+STATUS_FILE = "server.json"
+
+State = Literal["starting", "ready", "failed"]
 
 _RUNTIME_FILE = "runtime"
 _TICK_S = 0.1
@@ -41,6 +44,32 @@ _PROBE_S = 0.03
 _LOG_BYTES = 2_000_000
 _RESTARTS = 20
 _RESTART_WINDOW_S = 60.0
+
+
+class Status(NamedTuple):
+    """State of the server as the supervisor, process `keeper`, last wrote it."""
+
+    keeper: int
+    state: State
+    socket_dir: str
+    message: str = ""
+
+
+def write_status(directory: Path, status: Status) -> None:
+    """Replace the status file atomically."""
+    fresh = directory / f".{STATUS_FILE}"
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w") as file:
+        json.dump(status._asdict(), file)
+    fresh.replace(directory / STATUS_FILE)
+
+
+def read_status(directory: Path) -> Status | None:
+    """Return the status; None without a supervisor."""
+    try:
+        return Status(**json.loads((directory / STATUS_FILE).read_text()))
+    except FileNotFoundError:
+        return None
 
 
 class Supervisor:
@@ -104,7 +133,7 @@ class Supervisor:
             elif not ready and time.monotonic() >= next_probe:
                 # each refused session is a line in the log, and each line wakes this loop
                 next_probe = time.monotonic() + _PROBE_S
-                ready = self._server.answers()
+                ready = answers(self._server.socket_dir)
                 if ready:
                     self._say("ready")
             if not try_lock(lease_fd):
@@ -170,11 +199,8 @@ class Supervisor:
         now = datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
         self._log.info("%s UTC [%s] SUPERVISOR:  %s", now, os.getpid(), event)
 
-    def _say(self, state: State, message: str = "") -> None:
-        write_status(
-            self._directory,
-            Status(os.getpid(), state, str(self._server.socket_dir), message),
-        )
+    def _say(self, state: State) -> None:
+        write_status(self._directory, Status(os.getpid(), state, str(self._server.socket_dir)))
 
     def _clean(self) -> None:
         shutil.rmtree(self._runtime, ignore_errors=True)
@@ -182,7 +208,7 @@ class Supervisor:
         (self._directory / STATUS_FILE).unlink(missing_ok=True)
 
 
-def keep(directory: Path, grace_s: float = DEFAULT_GRACE_S) -> bool:
+def keep(directory: Path, grace_s: float) -> bool:
     """Supervise the server of a directory; write a failure to the status file too.
 
     Args:

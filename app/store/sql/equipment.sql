@@ -5,7 +5,7 @@
 select pg_advisory_xact_lock(7207003, hashtext($1::text));
 
 -- name: put_equipment
--- Register an equipment or replace its topology; keep the old one. `*_before` is null when new.
+-- Register an equipment or replace its topology and keep that; `grid_us_before` is null when new.
 with known as (
     select equipment_key, topology, revision, grid_us from equipment where equipment_id = $1
 ),
@@ -19,10 +19,7 @@ values ($1::text, $2::jsonb, $3::text, $4::bigint)
 on conflict (equipment_id) do update
     set topology = excluded.topology, revision = excluded.revision, grid_us = excluded.grid_us,
         updated_at = now()
-returning
-    equipment_key,
-    (select revision from known) as revision_before,
-    (select grid_us from known) as grid_us_before;
+returning equipment_key, (select grid_us from known) as grid_us_before;
 
 -- name: add_sensors
 -- Assign the next free slots to the sensors of an equipment that have none, in the given order.
@@ -43,37 +40,11 @@ where not exists (
 select rebuild_grid($1::integer);
 
 -- name: get_equipment
--- The registered equipment with these ids, with all sensors that have a slot.
-select
-    equipment.equipment_id,
-    equipment.topology,
-    equipment.revision,
-    equipment.registered_at,
-    equipment.updated_at,
-    array(
-        select sensor.sensor_id from equipment_sensors sensor
-        where sensor.equipment_key = equipment.equipment_key order by sensor.slot
-    ) as slot_sensors
+-- The registered equipment with these ids, in the order of ids.
+select equipment_id, topology, revision, registered_at, updated_at
 from equipment
-where equipment.equipment_id = any ($1::text[])
-order by equipment.equipment_id;
-
--- name: list_equipment
--- Registered equipment after an id, in the order of ids.
-select
-    equipment.equipment_id,
-    equipment.topology,
-    equipment.revision,
-    equipment.registered_at,
-    equipment.updated_at,
-    array(
-        select sensor.sensor_id from equipment_sensors sensor
-        where sensor.equipment_key = equipment.equipment_key order by sensor.slot
-    ) as slot_sensors
-from equipment
-where equipment.equipment_id > $1::text
-order by equipment.equipment_id
-limit $2::integer;
+where equipment_id = any ($1::text[])
+order by equipment_id;
 
 -- name: find_equipment
 -- Registered equipment that matches an id pattern (LIKE) and a design, in the order of ids.

@@ -18,15 +18,6 @@ left join equipment_sensors sensor
 where sensor.slot is null
 order by named.position;
 
--- name: last_reading_time
--- Time of the newest reading of an equipment.
-select (
-    select reading.time from sensor_readings reading
-    where reading.equipment_key = equipment.equipment_key order by reading.time desc limit 1
-) as time
-from equipment
-where equipment.equipment_id = $1::text;
-
 -- name: drop_before
 -- Drop partitions that end by a time; return how many, 0 when none is left.
 select drop_before($1::timestamptz);

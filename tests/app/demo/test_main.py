@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from app.demo.rig.archive import open_archive
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import survey
 from app.store.store import Store
+from app.store.windows import decode_window
 
 WriteRig = Callable[..., Path]
 
@@ -45,10 +47,10 @@ def test_import_begins_at_the_given_start(database_dsn: str, write_rig: WriteRig
 
     async def newest() -> str:
         store = Store(database_dsn)
-        found = await store.last_reading_time("rig-start")
+        found = await store.data_range("rig-start")
         await store.close()
         assert found is not None
-        return found.isoformat()
+        return datetime.fromtimestamp(found.end - 1, UTC).isoformat()
 
     assert asyncio.run(newest()) == "2024-04-30T22:00:59+00:00"
 
@@ -174,11 +176,9 @@ async def _fed(dsn: str, started: float, process: "subprocess.Popen[str]") -> tu
         assert process.poll() is None
         await asyncio.sleep(0.2)
         if await store.get_equipment("rig-feed") is not None:
-            found = await store.last_reading_time("rig-feed")
-            newest = 0.0 if found is None else found.timestamp()
-    last = int(newest) + 1
-    values = 0
-    async for _, values_SN in store.read_history(equipment, last - 3_600, last):
-        values += int((values_SN == values_SN).sum())
+            found = await store.data_range("rig-feed")
+            newest = 0.0 if found is None else found.end - 1.0
+    (window,) = await store.read_windows([("rig-feed", int(newest) - 3_599, 3_600)])
     await store.close()
-    return values, newest
+    values_SN = decode_window(window, equipment)
+    return int((values_SN == values_SN).sum()), newest

@@ -14,6 +14,7 @@ from app.release.service import ReleaseService
 from app.serving.graph_builder.builder import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
+from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
@@ -112,7 +113,7 @@ async def service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
         router=versions,
-        diagnostics=Diagnostics(store, registry, versions, metrics, utc_now),
+        diagnostics=Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now)),
         status=Status(store, versions, prepare),
         retention=Retention(store, utc_now),
         release_service=release_service,

@@ -9,9 +9,8 @@ from pydantic import SecretStr
 
 from app.core.errors import StoreError, StoreUnavailable
 from app.core.settings import Settings
-from app.store.open import open_store
 from app.store.pool import PATIENT, Database, PoolLimits
-from app.store.store import Store
+from app.store.store import Store, open_store
 from tests.conftest import run_sql
 from tests.machines import make_machine
 

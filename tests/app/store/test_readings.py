@@ -190,7 +190,7 @@ async def test_value_that_the_grid_cannot_hold_is_refused(
         await store.ingest(machine.equipment_id, ["PS1", "PS2"], [T0_US, T0_US], [1.0, value])
 
     assert caught.value.field == "value"
-    assert await store.last_reading_time(machine.equipment_id) is None
+    assert await store.data_range(machine.equipment_id) is None
 
 
 @pytest.mark.parametrize("time_us", [T0_S, T0_US * 1_000, -1])
@@ -223,18 +223,6 @@ async def test_columns_of_different_length_are_refused(store: Store):
 
 async def test_empty_call_writes_nothing(store: Store):
     assert await store.ingest_many([]) == (0, 0)
-
-
-async def test_time_of_the_newest_reading_is_returned(store: Store, machine: Equipment):
-    await store.put_equipment(machine)
-    await store.ingest("press-1", ["PS1", "PS2"], [T0_US + 1_500_000, T0_US], [1.0, 2.0])
-
-    newest = await store.last_reading_time("press-1")
-
-    assert newest is not None
-    assert newest.timestamp() == T0_S + 1.5
-    with pytest.raises(UnknownEquipment):
-        await store.last_reading_time("press-9")
 
 
 async def test_bin_that_begins_in_the_month_before_finds_its_partition(store: Store):

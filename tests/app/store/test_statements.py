@@ -1,46 +1,22 @@
 import re
 
-import pytest
-
-from app.core.errors import StoreError
-from app.store.statements import SQL_DIRECTORY, queries, read_statements
+from app.store.pool import SQL_DIRECTORY, queries
 
 
-def test_statements_are_found_by_name():
-    text = (
-        "-- a remark\n\n-- name: one\n-- The first.\nselect 1;\n\n"
-        "-- name: two\n-- The second.\n-- with a remark\nselect 2;\n"
-    )
-
-    assert read_statements(text, "x.sql") == {
-        "one": "select 1;",
-        "two": "-- with a remark\nselect 2;",
-    }
+def test_every_statement_has_a_name_of_its_own_a_purpose_and_a_text():
+    text = "\n".join(path.read_text() for path in SQL_DIRECTORY.glob("*.sql"))
+    names = re.findall(r"^-- name:(.*)", text, re.MULTILINE)
+    assert sorted(name.strip() for name in names) == sorted(queries())
+    assert all(re.search(r"^[^-\n]", statement, re.MULTILINE) for statement in queries().values())
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "-- name:\n-- P.\nselect 1;\n",
-        "-- name: a\nselect 1;\n",
-        "-- name: a\n-- P.\n\n",
-        "-- name: a",
-    ],
-    ids=["no name", "no purpose", "no text", "nothing"],
-)
-def test_incomplete_statement_is_refused(text: str):
-    with pytest.raises(StoreError, match="expected '-- name: NAME'"):
-        read_statements(text, "x.sql")
+def test_statement_begins_after_its_purpose():
+    assert queries()["ping"].startswith("select 1;")
 
 
 def test_lines_of_sql_have_at_most_100_characters():
     for path in SQL_DIRECTORY.glob("*.sql"):
         assert max(map(len, path.read_text().splitlines())) <= 100, path.name
-
-
-def test_second_statement_of_a_name_is_refused():
-    with pytest.raises(StoreError, match="found 'a' twice"):
-        read_statements("-- name: a\n-- P.\nselect 1;\n-- name: a\n-- P.\nselect 2;\n", "x.sql")
 
 
 def test_every_statement_is_used_and_every_used_one_exists():

@@ -124,16 +124,9 @@ def test_window_of_another_grid_is_refused():
         decode_window(window, make_machine())
 
 
-async def test_history_skips_empty_chunks(store: Store, filled: Filled):
+async def test_range_of_readings_is_from_the_first_bin_to_the_last(store: Store, filled: Filled):
     await store.ingest("press-1", ["S0"], [(T0_S + 1000) * 1_000_000], [5.0])
-    span = await store.data_range("press-1")
-    assert span == (T0_S, T0_S + 1001)
-
-    pieces = [piece async for piece in store.read_history(filled.machine, *span, chunk_bins=150)]
-
-    assert [first - T0_S for first, _ in pieces] == [0, 150, 900]
-    np.testing.assert_array_equal(np.hstack([values for _, values in pieces[:2]]), filled.values_SN)
-    assert pieces[2][1].shape == (20, 101)
+    assert await store.data_range("press-1") == (T0_S, T0_S + 1001)
     with pytest.raises(UnknownEquipment):
         await store.data_range("press-9")
 

@@ -1,14 +1,11 @@
 """Parts that several routes share: access checks, bodies, JSON responses, valid parameters."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 from pydantic import TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
 
 from app.core.errors import InputError, LimitExceeded, UnknownEquipment
 from app.schemas.equipment import Identifier
@@ -43,39 +40,25 @@ def json_response(body: bytes, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-def headers_of(scope: Scope) -> dict[str, str]:
-    """Return a request's headers by lower-case name; of a repeated name, the first."""
-    return {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in reversed(scope["headers"])
-    }
-
-
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
     """Read a request's body, and no more of it than the limit.
 
     Args:
-        headers: of the request, names in lower case.
-        receive: the ASGI callable that returns the body's parts.
+        request: whose body was not read yet.
         limit: bytes.
 
     Raises:
         LimitExceeded: the body is longer than `limit`.
         ClientDisconnect: the client disconnected before the end of the body.
     """
-    announced = headers.get("content-length", "")
+    announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise LimitExceeded(
             f"expected a body of at most {limit} bytes, found {announced}: send it in parts", "body"
         )
     body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    async for part in request.stream():
+        body += part
         if len(body) > limit:
             raise LimitExceeded(
                 f"expected a body of at most {limit} bytes, found more: send it in parts", "body"

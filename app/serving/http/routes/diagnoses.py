@@ -23,7 +23,6 @@ from app.serving.http.routes.common import (
     access,
     checked_equipment_id,
     checked_interval,
-    headers_of,
     json_response,
     read_body,
 )
@@ -62,9 +61,8 @@ def add_diagnosis_routes(
     """Add the routes of diagnoses."""
 
     async def post_diagnosis(request: Request) -> bytes:
-        headers = headers_of(request.scope)
-        await authenticator.require(headers, "diagnose")
-        body = await read_body(headers, request.receive, MAX_DIAGNOSIS_BYTES)
+        await authenticator.require(request.headers, "diagnose")
+        body = await read_body(request, MAX_DIAGNOSIS_BYTES)
         return await service.answer(DiagnosisRequest.model_validate_json(body))
 
     api.router.add_api_route(
@@ -90,7 +88,7 @@ def add_diagnosis_routes(
         responses=answer_of("Diagnosis", "application/x-ndjson"),
     )
     async def post_batch(request: Request) -> Response:
-        items = parse_batch(await read_body(request.headers, request.receive, MAX_BATCH_BYTES))
+        items = parse_batch(await read_body(request, MAX_BATCH_BYTES))
         trace_id = request.scope["trace_id"]
 
         async def lines() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""`/v1/equipment`: registers, lists and returns the topologies of machines."""
+"""`/v1/equipment` and `/v1/readings`: topologies of machines, and readings as JSON, NDJSON or CSV."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,9 +9,11 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from app.schemas.equipment import Equipment
+from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding
 from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of, body_of
+from app.serving.http.problems import TYPE_PREFIX, Problem, problem_response
 from app.serving.http.routes.common import (
     access,
     checked_equipment_id,
@@ -20,6 +22,7 @@ from app.serving.http.routes.common import (
 )
 
 MAX_TOPOLOGY_BYTES = 2 * 1024 * 1024
+MAX_READINGS_BYTES = 32 * 1024 * 1024
 
 
 class PutAnswer(BaseModel):
@@ -48,8 +51,8 @@ class EquipmentSummary(BaseModel):
     updated_at: datetime
 
 
-class EquipmentService(Protocol):
-    """Registers and finds equipment; errors are those of `app.core.errors`."""
+class Registry(Protocol):
+    """Registers equipment and stores its readings; errors are those of `app.core.errors`."""
 
     async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
         """Register the topology that a body holds as YAML or JSON."""
@@ -60,11 +63,12 @@ class EquipmentService(Protocol):
     async def topology(self, equipment_id: str) -> Equipment:
         """Return the topology of a registered equipment."""
 
+    async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
+        """Store a body of readings; accepted readings are committed on return."""
 
-def add_equipment_routes(
-    api: FastAPI, service: EquipmentService, authenticator: Authenticator
-) -> None:
-    """Add the routes of equipment."""
+
+def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authenticator) -> None:
+    """Add the routes of equipment and readings."""
 
     @api.put(
         "/v1/equipment/{equipment_id}",
@@ -74,8 +78,8 @@ def add_equipment_routes(
         openapi_extra=body_of("Equipment"),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
-        body = await read_body(request.headers, request.receive, MAX_TOPOLOGY_BYTES)
-        answer = await service.put(equipment_id, body)
+        body = await read_body(request, MAX_TOPOLOGY_BYTES)
+        answer = await registry.put(equipment_id, body)
         return json_response(answer.model_dump_json().encode(), 201 if answer.created else 200)
 
     @api.get(
@@ -85,7 +89,7 @@ def add_equipment_routes(
         dependencies=[access(authenticator, "read")],
     )
     async def list_equipment() -> Response:
-        listed = [item.model_dump(mode="json") for item in await service.summaries()]
+        listed = [item.model_dump(mode="json") for item in await registry.summaries()]
         return json_response(orjson.dumps({"equipment": listed}))
 
     @api.get(
@@ -96,5 +100,35 @@ def add_equipment_routes(
         responses=answer_of("Equipment"),
     )
     async def get_equipment(equipment_id: str) -> Response:
-        topology = await service.topology(checked_equipment_id(equipment_id))
+        topology = await registry.topology(checked_equipment_id(equipment_id))
         return json_response(topology.model_dump_json().encode())
+
+    @api.post(
+        "/v1/readings",
+        tags=["readings"],
+        summary="Store readings; idempotent on (equipment, sensor, time)",
+        dependencies=[access(authenticator, "ingest")],
+        openapi_extra=body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
+        responses=answer_of("IngestAnswer"),
+    )
+    async def post_readings(request: Request) -> Response:
+        body = await read_body(request, MAX_READINGS_BYTES)
+        answer = await registry.ingest(body, request.headers.get("content-type", ""))
+        if answer.rejected and not answer.accepted and not answer.duplicates:
+            return problem_response(_all_rejected(answer, request.scope["trace_id"]))
+        return json_response(answer.model_dump_json(exclude_none=True).encode())
+
+
+def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
+    first = answer.rejected[0]
+    return Problem.model_validate(
+        {
+            "type": TYPE_PREFIX + "readings",
+            "title": "No reading could be taken",
+            "status": 422,
+            "detail": f"line {first.line}: {first.reason}",
+            "field": first.field,
+            "trace_id": trace_id,
+            **answer.model_dump(exclude_none=True),
+        }
+    )

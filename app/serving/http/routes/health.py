@@ -1,7 +1,7 @@
 """`/health/live`, `/health/ready` and `/metrics`; none of them needs an API key."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Response
 from pydantic import BaseModel, ConfigDict
@@ -21,14 +21,20 @@ class Readiness(BaseModel):
     reasons: tuple[str, ...]
 
 
-class ReadinessProbe(Protocol):
-    """Probes the database and the released versions."""
+class Status(Protocol):
+    """Reports readiness and the released versions of this replica."""
 
     async def readiness(self) -> Readiness:
         """Return the result of a probe that is at most about a second old."""
 
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        """Return the manifest, weight and circuit state of every released version."""
 
-def add_health_routes(api: FastAPI, probe: ReadinessProbe, replica_metrics: Metrics) -> None:
+    def traffic_report(self, equipment_id: str | None) -> Mapping[str, Any]:
+        """Return the weights and, with an equipment id, the version chosen for it."""
+
+
+def add_health_routes(api: FastAPI, status: Status, replica_metrics: Metrics) -> None:
     """Add the routes of liveness, readiness and metrics."""
 
     @api.head("/health/live", include_in_schema=False)
@@ -41,7 +47,7 @@ def add_health_routes(api: FastAPI, probe: ReadinessProbe, replica_metrics: Metr
         "/health/ready", tags=["health"], summary="Whether the database and a model really answer"
     )
     async def ready() -> Response:
-        readiness = await probe.readiness()
+        readiness = await status.readiness()
         return json_response(readiness.model_dump_json().encode(), 200 if readiness.ready else 503)
 
     @api.get(

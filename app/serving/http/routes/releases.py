@@ -4,8 +4,8 @@ The routes that change releases call a `ReleaseBackend`, which `app.release` imp
 changed when `If-Match` names another digest of `serve_config.yaml` than the file has.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple, Protocol
 
 import orjson
 from fastapi import FastAPI, Query, Request, Response
@@ -18,6 +18,7 @@ from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, Traf
 from app.serving.http.auth import Authenticator, key_in
 from app.serving.http.openapi import answer_of, body_of
 from app.serving.http.routes.common import access, json_response, read_body
+from app.serving.http.routes.health import Status
 
 MAX_ORDER_BYTES = 16 * 1024
 
@@ -58,18 +59,8 @@ class ReleaseBackend(Protocol):
         """Cancel running work."""
 
 
-class ReleaseReport(Protocol):
-    """Reports the released versions of this replica."""
-
-    async def models(self) -> Sequence[Mapping[str, Any]]:
-        """Return the manifest, weight and circuit state of every released version."""
-
-    def traffic_report(self, equipment_id: str | None) -> Mapping[str, Any]:
-        """Return the weights and, with an equipment id, the version chosen for it."""
-
-
 def add_release_routes(
-    api: FastAPI, report: ReleaseReport, backend: ReleaseBackend, authenticator: Authenticator
+    api: FastAPI, status: Status, backend: ReleaseBackend, authenticator: Authenticator
 ) -> None:
     """Add the routes that show and change releases."""
     read, admin = access(authenticator, "read"), access(authenticator, "admin")
@@ -81,7 +72,7 @@ def add_release_routes(
         dependencies=[read],
     )
     async def models() -> Response:
-        return json_response(orjson.dumps({"models": await report.models()}))
+        return json_response(orjson.dumps({"models": await status.models()}))
 
     @api.get(
         "/v1/traffic",
@@ -90,7 +81,7 @@ def add_release_routes(
         dependencies=[read],
     )
     async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
-        return json_response(orjson.dumps(report.traffic_report(equipment_id)))
+        return json_response(orjson.dumps(status.traffic_report(equipment_id)))
 
     @api.put(
         "/v1/traffic",
@@ -140,7 +131,7 @@ def add_release_routes(
 
 
 async def _order_body(request: Request) -> bytes:
-    return await read_body(request.headers, request.receive, MAX_ORDER_BYTES)
+    return await read_body(request, MAX_ORDER_BYTES)
 
 
 def _release_request(request: Request, reason: str, *, dry_run: bool) -> ReleaseRequest:

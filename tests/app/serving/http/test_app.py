@@ -64,7 +64,7 @@ async def test_inline_diagnosis_answers_while_the_store_is_away(
     async def refuse(*_: object) -> None:
         raise AssertionError("an inline diagnosis queried the store")
 
-    for name in ("read_windows", "get_equipment", "find_key"):
+    for name in ("read_windows", "get_equipment_of", "find_key"):
         monkeypatch.setattr(store, name, refuse)
     answer = await client.post("/v1/diagnoses", json=rig_request())
     assert answer.status_code == 200
@@ -321,7 +321,7 @@ async def test_path_without_a_valid_id_is_unknown_without_a_query(
     async def refuse(*_: object) -> None:
         raise AssertionError("queried the store")
 
-    for name in ("get_equipment", "diagnosis_history", "get_diagnosis"):
+    for name in ("get_equipment_of", "diagnosis_history", "get_diagnosis"):
         monkeypatch.setattr(store, name, refuse)
     for path in (f"/v1/equipment/{bad}", f"/v1/equipment/{bad}/diagnoses"):
         answer = await client.get(path)

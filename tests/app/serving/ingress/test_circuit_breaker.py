@@ -12,7 +12,7 @@ class Clock:
 
 
 def opened(clock: Clock) -> CircuitBreaker:
-    breaker = CircuitBreaker(clock, open_s=5.0, max_failures=3)
+    breaker = CircuitBreaker(clock)
     for _ in range(3):
         assert breaker.allow()
         breaker.failed()
@@ -20,7 +20,7 @@ def opened(clock: Clock) -> CircuitBreaker:
 
 
 def test_single_failures_between_successes_never_open():
-    breaker = CircuitBreaker(Clock(), max_failures=3)
+    breaker = CircuitBreaker(Clock())
     for _ in range(10):
         breaker.failed()
         breaker.failed()

@@ -12,9 +12,9 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
-from app.serving.ingress import batch, requests
+from app.serving.ingress import batch, windows
 from app.serving.ingress import diagnoses as module
-from app.serving.ingress.batch import Outcome
+from app.serving.ingress.batch import DiagnosisParts, Outcome
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
@@ -40,7 +40,7 @@ def registry(store: Store) -> EquipmentRegistry:
 
 @pytest.fixture
 def diagnostics(store: Store, registry: EquipmentRegistry, versions: VersionRouter) -> Diagnostics:
-    return Diagnostics(store, registry, versions, Metrics(), lambda: NOW)
+    return Diagnostics(DiagnosisParts(store, registry, versions, Metrics(), lambda: NOW))
 
 
 @pytest.fixture
@@ -85,16 +85,16 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
     diagnostics: Diagnostics, registry: EquipmentRegistry, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "GROUP_ITEMS", 1)
-    look_up, calls = registry.remembered_of, 0
+    look_up, calls = registry.topologies, 0
 
-    async def fail_once(equipment_ids: list[str]) -> object:
+    async def fail_once(equipment_ids: list[str], *, any_age: bool = False) -> object:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise KeyError("unexpected")
-        return await look_up(equipment_ids)
+        return await look_up(equipment_ids, any_age=any_age)
 
-    monkeypatch.setattr(registry, "remembered_of", fail_once)
+    monkeypatch.setattr(registry, "topologies", fail_once)
     found = await outcomes(diagnostics, [inline(), inline(), inline()])
     assert sorted(type(outcome).__name__ for outcome in found.values()) == [
         "KeyError",
@@ -113,21 +113,23 @@ async def test_large_batch_has_fewer_groups_running_beside_single_requests(
 ):
     monkeypatch.setattr(module, "GROUP_ITEMS", 1)
     monkeypatch.setattr(module, "SHARED_S", 600.0 if single == "answered" else 0.0)
-    look_up, running, most, most_at_first = registry.remembered_of, 0, 0, 0
+    look_up, running, most, most_at_first = registry.topologies, 0, 0, 0
 
-    async def counting(equipment_ids: list[str]) -> object:
+    async def counting(equipment_ids: list[str], *, any_age: bool = False) -> object:
         nonlocal running, most, most_at_first
+        if not any_age:  # each group looks up its machines of stored readings once
+            return await look_up(equipment_ids)
         running += 1
         most = max(most, running)
         await asyncio.sleep(0.05)
         running -= 1
         most_at_first = most_at_first or most
-        return await look_up(equipment_ids)
+        return await look_up(equipment_ids, any_age=True)
 
-    async def waiting(_: str) -> None:
+    async def waiting(_: str, *, any_age: bool) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(registry, "remembered_of", counting)
+    monkeypatch.setattr(registry, "topologies", counting)
     if single == "waits":
         monkeypatch.setattr(registry, "topology", waiting)
     single_task = asyncio.create_task(diagnostics.answer(inline())) if single != "none" else None
@@ -210,7 +212,7 @@ async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_sta
     async def away(_: str) -> None:
         raise StoreUnavailable("expected the database, found nothing")
 
-    monkeypatch.setattr(store, "get_equipment", away)
+    monkeypatch.setattr(store, "get_equipment_of", away)
     assert b'"equipment_id":"hydraulic-rig"' in await diagnostics.answer(inline())
 
 
@@ -218,7 +220,7 @@ async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_sta
 async def test_evidence_of_a_large_machine_is_refused(
     diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(requests, "MAX_EXPLAINED_SENSORS", 16)
+    monkeypatch.setattr(windows, "MAX_EXPLAINED_SENSORS", 16)
     with pytest.raises(LimitExceeded, match="found 17"):
         await diagnostics.answer(inline(explain=True))
 
@@ -254,7 +256,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
         request = DiagnosisRequest(equipment_id="hydraulic-rig", model_version=version)
         bins = Bins(base + minute * 60_000_000 // rig.grid_us, 60_000_000 // rig.grid_us)
         diagnostics._batch._conclude(
-            requests.Resolved(request, rig, bins, None), window, scored, NOW
+            windows.Resolved(request, rig, bins, None), window, scored, NOW
         )
         return known.previous[-1]
 

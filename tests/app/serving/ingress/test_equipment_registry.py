@@ -20,9 +20,9 @@ class Away:
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lookups = 0
-        monkeypatch.setattr(store, "get_equipment", self.get)
+        monkeypatch.setattr(store, "get_equipment_of", self.get)
 
-    async def get(self, equipment_id: str) -> EquipmentRecord | None:
+    async def get(self, equipment_ids: list[str]) -> dict[str, EquipmentRecord]:
         self.lookups += 1
         await asyncio.sleep(0)
         raise StoreUnavailable("expected the database, found nothing")
@@ -68,7 +68,7 @@ async def test_machines_that_differ_only_in_name_share_their_structure_in_memory
     registry = EquipmentRegistry(store, Metrics(), utc_now)
     for number in range(3):
         await store.put_equipment(rig_equipment(f"rig-{number}"))
-    found = await registry.remembered_of([f"rig-{number}" for number in range(3)])
+    found = await registry.topologies([f"rig-{number}" for number in range(3)])
     first, second = found["rig-0"], found["rig-1"]
     assert isinstance(first, Equipment)
     assert isinstance(second, Equipment)

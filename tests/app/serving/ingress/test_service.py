@@ -11,14 +11,14 @@ import pytest
 from pydantic import SecretStr
 
 from app.core.errors import StoreUnavailable, TopologyError
-from app.core.settings import PROJECT_DIR, Settings
+from app.core.settings import Settings
+from app.demo.rig.equipment import rig_equipment
 from app.main import diagnostics
 from app.release.service import open_release_service
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.config import DiagnosticsArgs
-from app.serving.ingress.service import Service, open_service, prepare, read_declared
-from app.store.first_key import ensure_first_key
-from app.store.keys import CreatedKey
+from app.serving.ingress.service import Service, open_service, prepare
+from app.store.keys import CreatedKey, ensure_first_key
 from app.store.store import Store
 from tests.app.serving.conftest import LocalClient
 
@@ -81,7 +81,7 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
 
 async def test_start_registers_declared_machines_once_and_makes_a_key(store: Store, tmp_path: Path):
     settings = Settings(var_dir=tmp_path)
-    topology = read_declared(PROJECT_DIR / "app" / "demo" / "rig" / "hydraulic_rig.yaml")
+    topology = rig_equipment()
     await prepare(store, settings, (topology,))
     record = await store.get_equipment("hydraulic-rig")
     assert record is not None

@@ -13,6 +13,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import ScoreResult
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.serving.ingress import shadows as module
+from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.shadows import ShadowLimits
@@ -43,7 +44,7 @@ async def diagnostics(
 ) -> AsyncIterator[Diagnostics]:
     await store.put_equipment(rig_equipment())
     registry = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
-    made = Diagnostics(store, registry, versions, metrics, lambda: NOW)
+    made = Diagnostics(DiagnosisParts(store, registry, versions, metrics, lambda: NOW))
     made.start()
     yield made
     await made.close()

@@ -16,7 +16,7 @@ from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, Prediction, build_topology
 from app.model.runtime.gate import warm_up_group
 from app.serving.model_server import server as model_server
-from app.serving.model_server.server import ModelServer
+from app.serving.model_server.server import ModelDeployment, ModelServer
 from app.serving.rpc.messages import ScoreCall
 from tests.app.serving.ingress.test_version_router import values
 
@@ -160,3 +160,25 @@ async def test_pass_of_a_cancelled_caller_ends_before_the_next_begins(server: Mo
     assert most == 1
     await asyncio.sleep(0)
     assert server.idle
+
+
+async def test_lone_call_runs_alone_and_calls_that_arrive_meanwhile_are_merged(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    merged: list[Sequence[GraphGroup]] = []
+
+    async def merge(self: ModelDeployment, groups: Sequence[GraphGroup]) -> list[Prediction]:
+        merged.append(groups)
+        return (await self.predict_calls([groups]))[0]
+
+    monkeypatch.setattr(ModelDeployment, "_merged", merge)
+    replica = ModelDeployment(str(checkpoints["model-1"]), "cpu", 1)
+    one = [warm_up_group(replica.predictor.config, 1)]
+    many = [warm_up_group(replica.predictor.config, 256)]  # too many for the event loop
+    first = asyncio.create_task(replica.predict(many))
+    while replica.idle:
+        await asyncio.sleep(0)
+    await asyncio.gather(first, replica.predict(one), replica.predict(one))
+    assert len(merged) == 2
+    await replica.predict(one)
+    assert len(merged) == 2

@@ -2,6 +2,7 @@
 
 import logging
 import logging.handlers
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,18 +35,54 @@ def test_outside_a_replica_each_line_is_an_object_on_standard_error(
     assert orjson.loads(line)["count"] == 3
 
 
-def test_in_a_replica_all_lines_are_in_its_file_and_access_lines_nowhere_else(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    file = logging.handlers.RotatingFileHandler(tmp_path / "replica.log")
-    buffer = logging.handlers.MemoryHandler(capacity=1000, target=file)
+@pytest.fixture
+def replica_log(tmp_path: Path) -> Iterator[Path]:
+    """Serve's log file of a replica, which is replaced after 400 bytes."""
+    path = tmp_path / "replica.log"
+    file = logging.handlers.RotatingFileHandler(path, maxBytes=400, backupCount=1)
+    file.setFormatter(logging.Formatter("serve %(message)s"))
+    buffer = logging.handlers.MemoryHandler(capacity=2, target=file)
     logging.getLogger("ray.serve").addHandler(buffer)
     configure_logging("INFO")
+    yield path
+    file.close()
+
+
+def events(path: Path) -> list[str]:
+    return [orjson.loads(line)["event"] for line in path.read_text().splitlines()]
+
+
+def test_in_a_replica_all_lines_are_in_its_file_and_access_lines_nowhere_else(
+    replica_log: Path, capfd: pytest.CaptureFixture[str]
+):
     logging.getLogger(ACCESS_LOGGER).info("access")
     logging.getLogger("app.test").info("first key made")
-    lines = (tmp_path / "replica.log").read_text().splitlines()
-    assert [orjson.loads(line)["event"] for line in lines] == ["access", "first key made"]
-    file.close()
+    assert events(replica_log) == ["access", "first key made"]
+
+
+def test_lines_of_serve_keep_their_format_beside_those_of_the_project(replica_log: Path):
+    logging.getLogger("app.test").info("event")
+    for _ in range(2):
+        logging.getLogger("ray.serve").warning("started")
+    first, *others = replica_log.read_text().splitlines()
+    assert orjson.loads(first)["event"] == "event"
+    assert others == ["serve started"] * 2
+
+
+def test_lines_after_a_rotation_are_in_the_new_file(replica_log: Path):
+    logger = logging.getLogger(ACCESS_LOGGER)
+    logger.info("a" * 200)
+    logger.info("b" * 100)
+    assert events(replica_log.with_name("replica.log.1")) == ["a" * 200]
+    assert events(replica_log) == ["b" * 100]
+
+
+def test_line_that_can_not_be_formatted_loses_no_other(replica_log: Path):
+    logger = logging.getLogger("app.test")
+    logger.info("before")
+    logger.warning("file", extra={"path": os.fsdecode(b"\xff.csv")})  # orjson takes no surrogates
+    logger.info("after")
+    assert events(replica_log) == ["before", "after"]
 
 
 def test_access_logger_is_the_one_that_writes_access_lines():

@@ -23,11 +23,9 @@ from app.core.file_locks import attempt, is_held
 from app.store.embedded import postgres
 from app.store.embedded.postgres import PostgresServer, answers
 from app.store.embedded.server import ensure_embedded, release_embedded
-from app.store.embedded.state_files import LEASE_LOCK, SUPERVISOR_LOCK, Status, read_status
-from app.store.embedded.supervisor import LOG_FILE
-from app.store.open import embedded_directory, open_store
+from app.store.embedded.supervisor import LEASE_LOCK, LOG_FILE, SUPERVISOR_LOCK, Status, read_status
 from app.store.pool import PoolLimits
-from app.store.store import Store
+from app.store.store import Store, embedded_directory, open_store
 from tests.machines import make_machine
 
 PROJECT_DIR = Path(__file__).resolve().parents[4]
@@ -300,7 +298,7 @@ def test_binaries_out_of_reach_are_copied(tmp_path: Path, monkeypatch: pytest.Mo
     server = copied.start()
     try:
         deadline = time.monotonic() + 60
-        while not copied.answers():
+        while not answers(copied.socket_dir):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert runtime in Path(f"/proc/{server.pid}/exe").readlink().parents
