@@ -10,6 +10,8 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import NamedTuple, Self
 
+import numpy as np
+
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.checkpoint.masking import Masking
@@ -171,7 +173,8 @@ class ComponentDecoder:
         if self.health_K:
             if condition is None:
                 return UNKNOWN
-            health, spread = health_of_grades(predicted.probability_K, self.health_K)
+            probability_K = np.array(predicted.probability_K[: len(self.health_K)])
+            health, spread = map(float, health_of_grades(probability_K, self.health_K))
             is_sure = condition.confidence >= self.coverage
             reach = spread * (stated.health_reach if is_sure else stated.unsure_reach)
         elif self.has_health:
