@@ -9,12 +9,10 @@ from math import isfinite
 from typing import Literal, NamedTuple
 
 from app.diagnosis.decoder import (
-    DIGITS,
-    UNKNOWN,
-    ComponentDecoder,
-    ComponentPrediction,
-    Condition,
+    UNKNOWN_INTERVAL,
+    DecodedComponent,
     PredictionDecoder,
+    WindowPrediction,
     unit,
 )
 from app.diagnosis.evidence import add_evidence
@@ -38,14 +36,14 @@ ABSTAINS = "this component abstains, see the reasons of the diagnosis"
 
 
 class Scores(NamedTuple):
-    """Predictions for one equipment, components in topology order.
+    """Prediction for one window of one equipment.
 
     Args:
-        predicted: of each component.
+        predicted: of the components, in topology order.
         contributions: of each sensor; None without `explain`.
     """
 
-    predicted: Sequence[ComponentPrediction]
+    predicted: WindowPrediction
     contributions: Contributions | None = None
 
 
@@ -91,36 +89,33 @@ def build_diagnosis(
         thresholds: of states and abstention.
         previous: last state by component id, for hysteresis; may be empty.
     """
+    decoded_V = scores.predicted.decoded(decoder, equipment.component_ids)
     components: list[ComponentDiagnosis] = []
     doubts: dict[str, str] = {}
     distant: dict[str, float] = {}
     lacks = reasons_of_lack(equipment, quality, decoder)
     lacking = _lacking(equipment, quality)
-    for index, (component, predicted, novelty) in enumerate(
-        zip(equipment.components, scores.predicted, quality.range_novelty_V.tolist(), strict=True)
+    for index, (component_id, decoded, novelty) in enumerate(
+        zip(equipment.component_ids, decoded_V, quality.range_novelty_V.tolist(), strict=True)
     ):
-        if index in lacks:
-            components.append(_abstaining(component.component_id, predicted))
-            continue
-        decode = decoder.component(component)
-        condition = decode.condition(predicted)
-        component_id = decode.component_id
-        doubt = decode.doubt(predicted, condition) if index in lacking else ""
-        if doubt:
-            doubts[component_id] = doubt
-        if predicted.distance > thresholds.max_distance:  # false where it is unknown
-            distant[component_id] = predicted.distance
-        if doubt or component_id in distant:
-            components.append(_abstaining(component_id, predicted))
+        abstains = index in lacks
+        if not abstains:
+            if index in lacking and (doubt := decoder.doubt(component_id, decoded)):
+                doubts[component_id] = doubt
+            if decoded.distance > thresholds.max_distance:  # false where it is unknown
+                distant[component_id] = decoded.distance
+            abstains = component_id in doubts or component_id in distant
+        if abstains:
+            components.append(_abstaining(component_id, decoded))
         else:
             before = previous.get(component_id)
-            components.append(_component(decode, predicted, novelty, condition, thresholds, before))
+            components.append(_component(component_id, decoded, novelty, thresholds, before))
     if scores.contributions is not None:
         add_evidence(components, scores.contributions, quality, equipment)
     without_evidence = {equipment.components[index].component_id for index in lacks}
     explained = doubts.keys() | distant.keys() | without_evidence
     abstentions = (
-        *_reason_of_no_health(equipment, components, decoder, explained),
+        *_reason_of_no_health(components, decoder, explained),
         *_reason_of_distance(distant, components, thresholds),
         *doubts.values(),
     )
@@ -178,16 +173,16 @@ def _lacking(equipment: Equipment, quality: WindowQuality) -> set[int]:
     )
 
 
-def _abstaining(component_id: str, predicted: ComponentPrediction) -> ComponentDiagnosis:
+def _abstaining(component_id: str, decoded: DecodedComponent) -> ComponentDiagnosis:
     return ComponentDiagnosis(
         component_id=component_id,
         health=None,
-        interval=UNKNOWN.interval,
+        interval=UNKNOWN_INTERVAL,
         state="unknown",
         basis="none",
         condition=None,
         confidence=None,
-        distance=_distance(predicted),
+        distance=decoded.stated_distance,
         degradation_rate=None,
         degradation_reason=ABSTAINS,
         rul_h=None,
@@ -197,49 +192,43 @@ def _abstaining(component_id: str, predicted: ComponentPrediction) -> ComponentD
 
 
 def _component(
-    decode: ComponentDecoder,
-    predicted: ComponentPrediction,
+    component_id: str,
+    decoded: DecodedComponent,
     novelty: float,
-    condition: Condition | None,
     thresholds: Thresholds,
     before: State | None,
 ) -> ComponentDiagnosis:
-    health, interval, basis = decode.health(predicted, condition, novelty)
-    rate, rate_reason = decode.rate(predicted)
-    rul_h, rul_interval_h, rul_reason = decode.remaining_life(predicted)
+    health = decoded.health
+    if decoded.basis == "novelty" and isfinite(novelty):
+        health = unit(novelty)
     return ComponentDiagnosis(
-        component_id=decode.component_id,
+        component_id=component_id,
         health=health,
-        interval=interval,
+        interval=decoded.interval,
         state="unknown" if health is None else state_of(health, before, thresholds),
-        basis=basis,
-        condition=None if condition is None else condition.name,
-        confidence=None if condition is None else condition.confidence,
-        distance=_distance(predicted),
-        degradation_rate=rate,
-        degradation_reason=rate_reason,
-        rul_h=rul_h,
-        rul_interval_h=rul_interval_h,
-        rul_reason=rul_reason,
+        basis="none" if health is None else decoded.basis,
+        condition=decoded.condition,
+        confidence=decoded.confidence,
+        distance=decoded.stated_distance,
+        degradation_rate=decoded.rate,
+        degradation_reason=decoded.rate_reason,
+        rul_h=decoded.rul_h,
+        rul_interval_h=decoded.rul_interval_h,
+        rul_reason=decoded.rul_reason,
     )
 
 
-def _distance(predicted: ComponentPrediction) -> float | None:
-    return round(max(0.0, predicted.distance), DIGITS) if isfinite(predicted.distance) else None
-
-
 def _reason_of_no_health(
-    equipment: Equipment,
     components: Sequence[ComponentDiagnosis],
     decoder: PredictionDecoder,
     explained: Container[str],
 ) -> tuple[str, ...]:
     silent = tuple(
-        component.component_id
-        for component, item in zip(equipment.components, components, strict=True)
+        item.component_id
+        for item in components
         if item.health is None
-        and component.component_id not in explained
-        and decoder.component(component).has_health
+        and item.component_id not in explained
+        and decoder.has("health", item.component_id)
     )
     if not silent:
         return ()

@@ -1,211 +1,71 @@
-"""Decode the prediction for a component: condition, health, degradation rate and remaining life.
+"""Decodes predictions: condition, health, degradation rate and remaining life of each component.
 
-Pure, and in plain numbers: it runs for every component of every request. Invariant: a health lies
-in its interval, and both in [0, 1]; remaining life lies in its interval, and neither is negative.
+Pure. The windows of a prediction are decoded together in numpy; a diagnosis reads plain numbers.
+Invariant: a health lies in its interval, and both in [0, 1]; remaining life lies in its interval,
+and neither is negative. Shape letters as in `app.model.graph`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf, isfinite
-from typing import NamedTuple, Self
+from math import inf
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.checkpoint.masking import Masking
+from app.features.binning import Doubles
 from app.features.spec import FeatureSpec
-from app.model.grades import health_of_grades
-from app.model.graph import Prediction
+from app.model.grades import Numbers, health_of_grades
+from app.model.graph import Booleans, Prediction
 from app.schemas.diagnosis import Basis
-from app.schemas.equipment import Component, Grade
+from app.schemas.equipment import Grade
 
 DIGITS = 6
 """Decimals of the numbers in a diagnosis: finer than any threshold and than float32."""
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
 NOT_FINITE = "the network's output for this component is not a finite number"
+UNKNOWN_INTERVAL = (0.0, 1.0)
 AT_CAP = 0.98
 """Share of the horizon of training from which remaining life counts as the horizon: a mean of
 networks approaches it from below."""
 
 
-class ComponentPrediction(NamedTuple):
-    """Prediction for one component as Python numbers, which are faster here than numpy's.
+class DecodedComponent(NamedTuple):
+    """A version's answer for one component of one window, in plain numbers.
 
     Args:
-        health: of the network's health head.
-        spread: standard deviation of `health`.
-        rate: health lost per 1000 operating hours.
-        rul_h: remaining life.
-        rul_spread_h: standard deviation of `rul_h`.
-        probability_K: of the grades, NaN beyond the component's.
+        basis: what the health rests on: `labels`, or `novelty` for a component without labels.
+        health: by labels; None without them, or where the output is not finite.
+        interval: of the health; [0, 1] where it is None.
+        condition: name of the most probable grade; None without grades or a finite output.
+        confidence: probability of that grade.
+        spread: standard deviation by the network's health head.
         distance: OOD distance; NaN where unknown.
+        stated_distance: the same as a diagnosis states it; None where unknown or infinite.
+        rate: health lost per 1000 operating hours; None where unknown.
+        rate_reason: why it is unknown.
+        rul_h: remaining life in operating hours; None where unknown.
+        rul_interval_h: its interval.
+        rul_reason: why it is unknown, or may be longer.
     """
 
-    health: float
-    spread: float
-    rate: float
-    rul_h: float
-    rul_spread_h: float
-    probability_K: Sequence[float]
-    distance: float
-
-
-def window_predictions(prediction: Prediction) -> list[list[ComponentPrediction]]:
-    """Return the predictions of each window's components, in order, as plain numbers."""
-    probability_WVK = prediction.probability_WVK
-    _, V, K = probability_WVK.shape
-    columns = (
-        *(
-            values_WV.ravel().tolist()
-            for values_WV in (
-                prediction.health_WV,
-                prediction.spread_WV,
-                prediction.rate_WV,
-                prediction.rul_WV,
-                prediction.rul_spread_WV,
-            )
-        ),
-        probability_WVK.reshape(-1, K).tolist(),
-        prediction.distance_WV.ravel().tolist(),
-    )
-    flat = list(map(ComponentPrediction._make, zip(*columns, strict=True)))
-    return [flat[start : start + V] for start in range(0, len(flat), V)]
-
-
-class Condition(NamedTuple):
-    """A component's most probable grade and its probability."""
-
-    name: str
-    confidence: float
-
-
-class Health(NamedTuple):
-    """A component's health, its interval, and their basis."""
-
+    basis: Basis
     health: float | None
     interval: tuple[float, float]
-    basis: Basis
-
-
-class RemainingLife(NamedTuple):
-    """A component's remaining life and its interval, and why it is unknown or may be longer."""
-
+    condition: str | None
+    confidence: float | None
+    spread: float
+    distance: float
+    stated_distance: float | None
+    rate: float | None
+    rate_reason: str | None
     rul_h: float | None
-    interval_h: tuple[float, float] | None
-    reason: str | None
-
-
-UNKNOWN = Health(None, (0.0, 1.0), "none")
-NO_LIFE = RemainingLife(None, None, NO_WEAR_LABELS)
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentDecoder:
-    """Decodes the predictions of one version for one component.
-
-    Args:
-        component_id: of the component.
-        names_K: of the grades of training; empty for a component without grade labels.
-        health_K: of the same grades.
-        has_health: whether training had labels of health; likewise the other heads.
-        has_rate: of the degradation rate.
-        has_rul: of remaining life.
-        calibration: of the component.
-        coverage: of the intervals.
-    """
-
-    component_id: str
-    names_K: Sequence[str]
-    health_K: Sequence[float]
-    has_health: bool
-    has_rate: bool
-    has_rul: bool
-    calibration: ComponentCalibration
-    coverage: float
-
-    def condition(self, predicted: ComponentPrediction) -> Condition | None:
-        """Return the condition; None without grades, or where the output is not finite."""
-        probability_K = predicted.probability_K[: len(self.names_K)]
-        if not probability_K or not isfinite(sum(probability_K)):
-            return None
-        best = max(probability_K)
-        return Condition(self.names_K[probability_K.index(best)], unit(best))
-
-    def doubt(self, predicted: ComponentPrediction, condition: Condition | None) -> str:
-        """Return why the component abstains when a sensor is missing; empty if it does not.
-
-        Held-out windows with sensors removed gave the thresholds: less sure answers were wrong too
-        often.
-        """
-        stated, name = self.calibration, self.component_id
-        if condition is not None:
-            if condition.confidence >= stated.least_confidence:
-                return ""
-            needed = (
-                f"the condition of '{name}' with a confidence of at least "
-                f"{stated.least_confidence:.1%}"
-            )
-            found = f"{condition.confidence:.1%}"
-        else:
-            most = stated.most_spread
-            if most is None or not self.has_health or not predicted.spread > most:
-                return ""
-            needed = f"the health of '{name}' with a spread of at most {most:.3f}"
-            found = f"{predicted.spread:.3f}"
-        return (
-            f"expected {needed}, found {found}: bring the missing sensors back, and inspect "
-            f"'{name}' meanwhile"
-        )
-
-    def health(
-        self, predicted: ComponentPrediction, condition: Condition | None, novelty: float
-    ) -> Health:
-        """Return health, interval and basis.
-
-        Args:
-            predicted: prediction; a graded component has the health of its grades' distribution.
-            condition: from the same prediction.
-            novelty: health of a component without labels; NaN where unknown.
-        """
-        stated = self.calibration
-        if self.health_K:
-            if condition is None:
-                return UNKNOWN
-            health, spread = health_of_grades(predicted.probability_K, self.health_K)
-            is_sure = condition.confidence >= self.coverage
-            reach = spread * (stated.health_reach if is_sure else stated.unsure_reach)
-        elif self.has_health:
-            health, reach = predicted.health, stated.health_reach * predicted.spread
-        else:
-            return Health(unit(novelty), (0.0, 1.0), "novelty") if isfinite(novelty) else UNKNOWN
-        if not (isfinite(health) and isfinite(reach)):
-            return UNKNOWN
-        return Health(unit(health), (unit(health - reach), unit(health + reach)), "labels")
-
-    def rate(self, predicted: ComponentPrediction) -> tuple[float | None, str | None]:
-        """Return health lost per 1000 operating hours, or why it is unknown."""
-        if not self.has_rate:
-            return None, NO_WEAR_LABELS
-        return (predicted.rate, None) if isfinite(predicted.rate) else (None, NOT_FINITE)
-
-    def remaining_life(self, predicted: ComponentPrediction) -> RemainingLife:
-        """Return the remaining life in operating hours."""
-        if not self.has_rul:
-            return NO_LIFE
-        stated = self.calibration
-        reach_h = stated.rul_reach * predicted.rul_spread_h
-        if not (isfinite(predicted.rul_h) and isfinite(reach_h)):
-            return RemainingLife(None, None, NOT_FINITE)
-        cap_h = inf if stated.rul_cap_h is None else round(stated.rul_cap_h, DIGITS)
-        rul_h = min(max(0.0, predicted.rul_h), cap_h)
-        low_h, high_h = (
-            round(max(0.0, rul_h - reach_h), DIGITS),
-            round(min(cap_h, rul_h + reach_h), DIGITS),
-        )
-        if rul_h < AT_CAP * cap_h:
-            return RemainingLife(round(rul_h, DIGITS), (low_h, high_h), None)
-        reason = f"training looks no further than {cap_h:g} operating hours ahead: it may be longer"
-        return RemainingLife(cap_h, (low_h, cap_h), reason)
+    rul_interval_h: tuple[float, float] | None
+    rul_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -253,33 +113,197 @@ class PredictionDecoder:
             coverage=calibration.coverage,
         )
 
-    def component(self, component: Component) -> ComponentDecoder:
-        """Return the decoder of a component."""
-        component_id = component.component_id
-        found = self._components.get(component_id)
-        if found is None:
-            is_graded = component_id in self.trained_heads.get("grade", ())
-            grades = self.grades.get(component_id, ()) if is_graded else ()
-            found = self._components[component_id] = ComponentDecoder(
-                component_id=component_id,
-                names_K=[grade.name for grade in grades],
-                health_K=[grade.health for grade in grades],
-                has_health=component_id in self.trained_heads.get("health", ()),
-                has_rate=component_id in self.trained_heads.get("rate", ()),
-                has_rul=component_id in self.trained_heads.get("rul", ()),
-                calibration=self.calibrations.get(component_id, AS_STATED),
-                coverage=self.coverage,
-            )
-        return found
-
     @cached_property
     def predicted(self) -> frozenset[str]:
         """Ids of the components that any head had a label for."""
         return frozenset().union(*self.trained_heads.values())
 
-    @cached_property
-    def _components(self) -> dict[str, ComponentDecoder]:
-        return {}
+    def has(self, head: Head, component_id: str) -> bool:
+        """Return whether training had labels of a component for a head."""
+        return component_id in self.trained_heads.get(head, ())
+
+    def doubt(self, component_id: str, decoded: DecodedComponent) -> str:
+        """Return why a component abstains when a sensor is missing; empty if it does not.
+
+        Held-out windows with sensors removed gave the thresholds: less sure answers were wrong too
+        often.
+        """
+        stated = self.calibrations.get(component_id, AS_STATED)
+        if decoded.confidence is not None:
+            if decoded.confidence >= stated.least_confidence:
+                return ""
+            needed = f"condition of '{component_id}' with a confidence of at least "
+            needed += f"{stated.least_confidence:.1%}"
+            found = f"{decoded.confidence:.1%}"
+        else:
+            most = stated.most_spread
+            if most is None or not self.has("health", component_id) or not decoded.spread > most:
+                return ""
+            needed = f"health of '{component_id}' with a spread of at most {most:.3f}"
+            found = f"{decoded.spread:.3f}"
+        return (
+            f"expected the {needed}, found {found}: bring the missing sensors back, and inspect "
+            f"'{component_id}' meanwhile"
+        )
+
+    def decode(
+        self, prediction: Prediction, component_ids: Sequence[str]
+    ) -> list[list[DecodedComponent]]:
+        """Decode the components of each window.
+
+        Args:
+            prediction: of this version, for windows of one topology of the design.
+            component_ids: of the topology, in order.
+        """
+        windows, V = prediction.windows, len(component_ids)
+        stated = [self.calibrations.get(each, AS_STATED) for each in component_ids]
+        with np.errstate(invalid="ignore", over="ignore"):  # outputs need not be finite
+            distance_WV = prediction.distance_WV
+            columns = (
+                *self._healths(prediction, component_ids, stated),
+                _flat(prediction.spread_WV),
+                _flat(distance_WV),
+                _known(_rounded(distance_WV, inf), np.isfinite(distance_WV)),
+                *self._rates(prediction, component_ids),
+                *self._remaining_lives(prediction, component_ids, stated),
+            )
+        flat = list(map(DecodedComponent._make, zip(*columns, strict=True)))
+        return [flat[start : start + V] for start in range(0, windows * V, V)]
+
+    def _healths(
+        self,
+        prediction: Prediction,
+        component_ids: Sequence[str],
+        stated: Sequence[ComponentCalibration],
+    ) -> tuple[Sequence[object], ...]:
+        """Return the columns from `basis` to `confidence`."""
+        probability_WVK = prediction.probability_WVK
+        W, V, K = probability_WVK.shape
+        name_VK, health_VK = np.full((V, K), None), np.zeros((V, K))
+        count_V = np.zeros(V, np.int64)
+        for v, component_id in enumerate(component_ids):
+            grades = self.grades.get(component_id, ()) if self.has("grade", component_id) else ()
+            count_V[v] = len(grades)
+            for k, grade in enumerate(grades):
+                name_VK[v, k], health_VK[v, k] = grade.name, grade.health
+        own_WVK = np.where(np.arange(K) < count_V[:, None], probability_WVK, np.float64(0.0))
+        mean_WV, deviation_WV = health_of_grades(own_WVK, health_VK)
+        is_graded_V = count_V > 0
+        has_condition_WV = np.isfinite(own_WVK.sum(-1)) & is_graded_V
+        confidence_WV = _rounded(own_WVK.max(-1), 1.0)
+        is_unsure_WV = is_graded_V & (confidence_WV < self.coverage)
+        health_WV = np.where(is_graded_V, mean_WV, prediction.health_WV)
+        spread_WV = np.where(is_graded_V, deviation_WV, prediction.spread_WV)
+        reach_WV = spread_WV * np.where(
+            is_unsure_WV,
+            [each.unsure_reach for each in stated],
+            [each.health_reach for each in stated],
+        )
+        is_labelled_V = is_graded_V | [self.has("health", each) for each in component_ids]
+        has_health_WV = np.isfinite(health_WV) & np.isfinite(reach_WV) & is_labelled_V
+        low_WV = np.where(has_health_WV, _rounded(health_WV - reach_WV, 1.0), 0.0)
+        high_WV = np.where(has_health_WV, _rounded(health_WV + reach_WV, 1.0), 1.0)
+        basis: list[Basis] = ["labels" if each else "novelty" for each in is_labelled_V.tolist()]
+        return (
+            W * basis,
+            _known(_rounded(health_WV, 1.0), has_health_WV),
+            list(zip(_flat(low_WV), _flat(high_WV), strict=True)),
+            _known(name_VK[np.arange(V), own_WVK.argmax(-1)], has_condition_WV),
+            _known(confidence_WV, has_condition_WV),
+        )
+
+    def _rates(
+        self, prediction: Prediction, component_ids: Sequence[str]
+    ) -> tuple[Sequence[object], ...]:
+        """Return the columns `rate` and `rate_reason`."""
+        has_rate_V = np.array([self.has("rate", each) for each in component_ids])
+        if not has_rate_V.any():
+            unknown = prediction.health_WV.size
+            return [None] * unknown, [NO_WEAR_LABELS] * unknown
+        is_finite_WV = np.isfinite(prediction.rate_WV)
+        return (
+            _known(prediction.rate_WV, is_finite_WV & has_rate_V),
+            _reason(None, is_finite_WV, has_rate_V),
+        )
+
+    def _remaining_lives(
+        self,
+        prediction: Prediction,
+        component_ids: Sequence[str],
+        stated: Sequence[ComponentCalibration],
+    ) -> tuple[Sequence[object], ...]:
+        """Return the columns from `rul_h` to `rul_reason`."""
+        has_rul_V = np.array([self.has("rul", each) for each in component_ids])
+        if not has_rul_V.any():
+            unknown = prediction.health_WV.size
+            return [None] * unknown, [None] * unknown, [NO_WEAR_LABELS] * unknown
+        cap_V = np.array(
+            [inf if each.rul_cap_h is None else round(each.rul_cap_h, DIGITS) for each in stated]
+        )
+        reach_WV = prediction.rul_spread_WV * np.array([each.rul_reach for each in stated])
+        is_finite_WV = np.isfinite(prediction.rul_WV) & np.isfinite(reach_WV)
+        is_known_WV = is_finite_WV & has_rul_V
+        rul_WV = np.minimum(np.maximum(prediction.rul_WV, np.float64(0.0)), cap_V)
+        at_cap_WV = rul_WV >= AT_CAP * cap_V
+        low_WV = _rounded(rul_WV - reach_WV, inf)
+        high_WV = np.where(at_cap_WV, cap_V, _rounded(rul_WV + reach_WV, cap_V))
+        interval = zip(_flat(low_WV), _flat(high_WV), strict=True)
+        horizon_V = np.array(
+            [
+                f"training looks no further than {each:g} operating hours ahead: it may be longer"
+                for each in cap_V.tolist()
+            ],
+            object,
+        )
+        return (
+            _known(np.where(at_cap_WV, cap_V, _rounded(rul_WV, inf)), is_known_WV),
+            [
+                each if known else None
+                for each, known in zip(interval, _flat(is_known_WV), strict=True)
+            ],
+            _reason(np.where(at_cap_WV, horizon_V, None), is_finite_WV, has_rul_V),
+        )
+
+
+class PredictionBatch:
+    """The prediction for windows of one topology, decoded when the first of them needs it.
+
+    Args:
+        prediction: of a version.
+    """
+
+    def __init__(self, prediction: Prediction) -> None:
+        self._prediction = prediction
+        self._decoded: tuple[PredictionDecoder, list[list[DecodedComponent]]] | None = None
+
+    def decoded(
+        self, row: int, decoder: PredictionDecoder, component_ids: Sequence[str]
+    ) -> Sequence[DecodedComponent]:
+        """Return the components of one window, as the version's decoder decodes them."""
+        found = self._decoded
+        if found is None or found[0] != decoder:
+            found = decoder, decoder.decode(self._prediction, component_ids)
+            self._decoded = found
+        return found[1][row]
+
+
+class WindowPrediction(NamedTuple):
+    """The prediction for one window: a row of a batch."""
+
+    batch: PredictionBatch
+    row: int
+
+    def decoded(
+        self, decoder: PredictionDecoder, component_ids: Sequence[str]
+    ) -> Sequence[DecodedComponent]:
+        """Return the components, as the decoder of the version decodes them."""
+        return self.batch.decoded(self.row, decoder, component_ids)
+
+
+def window_predictions(prediction: Prediction) -> list[WindowPrediction]:
+    """Return the prediction for each window."""
+    batch = PredictionBatch(prediction)
+    return [WindowPrediction(batch, row) for row in range(prediction.windows)]
 
 
 def unit(value: float) -> float:
@@ -287,3 +311,26 @@ def unit(value: float) -> float:
     if not value > 0.0:
         return 0.0
     return 1.0 if value >= 1.0 else round(value, DIGITS)
+
+
+def _rounded(values_WV: Numbers, high: float | Doubles) -> Doubles:
+    """Return numbers clipped to [0, high] and rounded to `DIGITS`; NaN stays."""
+    clipped_WV = np.minimum(np.maximum(values_WV, np.float64(0.0)), high)
+    rounded_WV: Doubles = np.round(clipped_WV, DIGITS) + 0.0  # no -0.0
+    return rounded_WV
+
+
+def _flat(values_WV: NDArray[Any]) -> list[Any]:
+    """Return the values as Python's, windows in order."""
+    return values_WV.ravel().tolist()
+
+
+def _known(values_WV: NDArray[Any], is_known_WV: Booleans) -> list[Any]:
+    """Return the values as Python's, None where they are not known."""
+    return _flat(values_WV if is_known_WV.all() else np.where(is_known_WV, values_WV, None))
+
+
+def _reason(text: NDArray[Any] | None, is_finite_WV: Booleans, has_labels_V: Booleans) -> list[Any]:
+    """Return the text of each component; what is unknown has the reason instead."""
+    known_WV = np.where(is_finite_WV, text, NOT_FINITE)
+    return _flat(np.where(has_labels_V, known_WV, NO_WEAR_LABELS))

@@ -1,23 +1,25 @@
-"""Probabilities of a component's grades, and the health that they imply.
+"""Probabilities of a component's grades, and the health that they imply: the only place in numpy.
 
-The only place of these formulas outside of the network itself: serving, evaluation and replay call
-it. Pure. Shape letters: `W` windows, `M` members, `K` grades, `J` = K - 1 thresholds between them.
+Serving, evaluation and replay call it; the network has the cumulative link once more in PyTorch
+(`app.model.layers.grade_probability`), which training and the ONNX export need. Pure.
+Shape letters: `W` windows, `M` members, `K` grades, `J` = K - 1 thresholds between them.
 """
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from app.features.binning import Floats
+from app.features.binning import Doubles, Floats
 
-Doubles = NDArray[np.float64]
-Number = TypeVar("Number", float, Doubles)
+Numbers = NDArray[np.floating]
+Array = TypeVar("Array", Floats, Doubles)
 
 
 def ordinal_probability(logit_WMJ: Floats, temperature: float) -> Doubles:
     """Return the probability of each grade by the network's cumulative link, as `OrdinalHead` does.
+
+    P(worse than k) = sigmoid(logit_k / temperature); a grade has the difference of two of them.
 
     Args:
         logit_WMJ: score less threshold, before the temperature; -inf beyond the component's grades.
@@ -34,48 +36,48 @@ def ordinal_probability(logit_WMJ: Floats, temperature: float) -> Doubles:
     return probability_WK
 
 
-def linear_probability(logit_WK: Floats, temperature: float) -> Doubles:
-    """Return the probability of each grade by the linear classifier, [W, K]; NaN without output."""
-    scaled_WK = logit_WK.astype(np.float64) / temperature
+def linear_probability(logit_WK: Numbers, temperature: ArrayLike) -> Doubles:
+    """Return the probability of each grade by the linear classifier; NaN without output.
+
+    Args:
+        logit_WK: before the temperature; any leading axes.
+        temperature: divides the logits; a number, or an array that broadcasts with them.
+    """
+    scaled_WK = logit_WK / np.asarray(temperature, np.float64)
     raised_WK = np.exp(scaled_WK - scaled_WK.max(-1, keepdims=True))
     probability_WK: Doubles = raised_WK / raised_WK.sum(-1, keepdims=True)
     return probability_WK
 
 
-def joined_probability(network_WK: Doubles, linear_WK: Doubles, weight: float) -> Doubles:
+def joined_probability(network_WK: Array, linear_WK: Array, weight: float) -> Array:
     """Return the probability of each grade by network and linear classifier together.
 
     Args:
-        network_WK: from the network.
+        network_WK: from the network; any leading axes.
         linear_WK: from the linear classifier; NaN where it has no output: the network's stays.
         weight: share of the linear classifier, in [0, 1].
     """
-    joined_WK: Doubles = np.where(
+    joined_WK: Array = np.where(
         np.isfinite(linear_WK), network_WK + weight * (linear_WK - network_WK), network_WK
     )
     return joined_WK
 
 
-def health_of_grades(
-    probability_K: Sequence[Number], health_K: Sequence[float]
-) -> tuple[Number, Number]:
-    """Return mean and standard deviation of the health of a graded component.
+def health_of_grades(probability_WK: Doubles, health_WK: ArrayLike) -> tuple[Doubles, Doubles]:
+    """Return mean and standard deviation of the health of a graded component, [W].
 
     The component has the health of grade k with probability k, so health and condition come from
     one distribution: mean = sum_k p_k h_k, variance = sum_k p_k (h_k - mean)^2.
 
     Args:
-        probability_K: of each grade, numbers or arrays of equal shape; may be longer than
-            `health_K`.
-        health_K: of each grade, in [0, 1].
+        probability_WK: of each grade; any leading axes.
+        health_WK: of each grade, in [0, 1]; [K], or an array that broadcasts.
 
     Returns:
-        Mean and standard deviation of the shape of one probability; NaN where one is NaN.
+        Of the leading axes; NaN where a probability is NaN.
     """
-    mean = variance = 0.0 * probability_K[0]
-    for probability, health in zip(probability_K, health_K, strict=False):
-        mean = mean + probability * health
-    for probability, health in zip(probability_K, health_K, strict=False):
-        apart = mean - health
-        variance = variance + probability * apart * apart
-    return mean, variance**0.5
+    health_WK = np.asarray(health_WK, np.float64)
+    mean_W: Doubles = (probability_WK * health_WK).sum(-1)
+    apart_WK = health_WK - mean_W[..., None]
+    variance_W: Doubles = (probability_WK * apart_WK * apart_WK).sum(-1)
+    return mean_W, np.sqrt(variance_W)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
 from app.model.config import ModelConfig
+from app.model.grades import linear_probability
 from app.model.graph import Booleans, GraphGroup, Integers, Topology, group_rows
 
 MAX_LEFT_OUT_BYTES = 32_000_000
@@ -128,10 +129,7 @@ class LinearClassifier:
     def probability(self, group: GraphGroup) -> Floats:
         """Return the probability of each grade, [W, V, K]; NaN without output."""
         temperature_V = self.tables.temperature_G[group.topology.grade_set_V.clip(0)]
-        logit_WVK = self._logits(group) / temperature_V[:, None]
-        share_WVK = np.exp(logit_WVK - logit_WVK.max(-1, keepdims=True))
-        probability_WVK = share_WVK / share_WVK.sum(-1, keepdims=True)
-        return np.asarray(probability_WVK, np.float32)
+        return linear_probability(self._logits(group), temperature_V[:, None]).astype(np.float32)
 
     def _places(self, topology: Topology) -> Integers:
         """Return the place of each sensor in each grade set, [S, G], -1 where it is not read."""

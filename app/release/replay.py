@@ -20,11 +20,12 @@ from app.checkpoint.manifest import WEIGHTS
 from app.checkpoint.predictor import open_predictor
 from app.core.errors import CheckpointError, InputError, UnknownDiagnosis, WindowError
 from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
-from app.diagnosis.decoder import ComponentPrediction, PredictionDecoder, window_predictions
+from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats, window_digest
 from app.features.spec import check_shape
+from app.model.graph import Prediction
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
 from app.schemas.places import shown
@@ -250,20 +251,20 @@ def _repeated(
         input_digest=window_digest(values_SN),
     )
     (of_window,) = summary.windows(equipment.sensor_ids)
-    (predictions,) = window_predictions(prediction)
-    scores, thresholds = Scores(predictions), _thresholds(then, equipment, predictions)
+    (predicted,) = window_predictions(prediction)
+    scores, thresholds = Scores(predicted), _thresholds(then, equipment, prediction)
     return build_diagnosis(equipment, context, scores, of_window, decoder, thresholds, {})
 
 
-def _thresholds(
-    then: Diagnosis, equipment: Equipment, predictions: Sequence[ComponentPrediction]
-) -> Thresholds:
+def _thresholds(then: Diagnosis, equipment: Equipment, prediction: Prediction) -> Thresholds:
     """Return thresholds that accept the answered components; those of then were not stored."""
     answered = {item.component_id for item in then.components if item.basis != "none"}
     distances = [
-        one.distance
-        for component, one in zip(equipment.components, predictions, strict=True)
-        if component.component_id in answered and math.isfinite(one.distance)
+        distance
+        for component_id, distance in zip(
+            equipment.component_ids, prediction.distance_WV[0].tolist(), strict=True
+        )
+        if component_id in answered and math.isfinite(distance)
     ]
     return Thresholds(max_distance=max((1.0 + TOLERANCE) * max(distances, default=0.0), TOLERANCE))
 

@@ -153,6 +153,11 @@ class Equipment(BaseModel):
         )
 
     @cached_property
+    def component_ids(self) -> tuple[str, ...]:
+        """Ids of all components, in file order: the order of every array over V."""
+        return tuple(component.component_id for component in self.components)
+
+    @cached_property
     def sensor_ids(self) -> tuple[str, ...]:
         """Ids of all sensors, in the order of `sensors`."""
         return tuple(placed.sensor.sensor_id for placed in self.sensors)

@@ -265,8 +265,8 @@ def answers_of(
     )
     for v in np.flatnonzero(graded_V).tolist():
         health_K = [grade.health for grade in equipment.components[v].grades]
-        probability_KR = [probability_RVK[:, v, k] for k in range(len(health_K))]
-        health_RV[:, v], spread_RV[:, v] = health_of_grades(probability_KR, health_K)
+        probability_RK = probability_RVK[:, v, : len(health_K)]
+        health_RV[:, v], spread_RV[:, v] = health_of_grades(probability_RK, health_K)
     return Answers(
         grade_RV.astype(np.int64),
         probability_RVK,

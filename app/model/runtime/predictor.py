@@ -12,6 +12,7 @@ import numpy as np
 from app.core.errors import LimitExceeded, WindowError
 from app.features.binning import Floats
 from app.model.config import ModelConfig
+from app.model.grades import joined_probability
 from app.model.graph import Contributions, GraphGroup, Prediction
 from app.model.linear_classifier import LinearClassifier
 from app.model.ood_detector import OodDetector
@@ -63,6 +64,9 @@ class Predictor:
         self._classifier = classifier
         self._detector = detector
         self._max_rows = max_rows
+        # the last row, which the number -1 means, is that of components without a set
+        grades_G = np.array([*map(len, config.grade_sets), 0])
+        self._is_beyond_GK = np.arange(config.grades) >= grades_G[:, None]
 
     @property
     def name(self) -> str:
@@ -155,16 +159,11 @@ class Predictor:
 
     def _grades(self, group: GraphGroup, network_WVK: Floats) -> Floats:
         """Join the network's grades with the classifier's; NaN beyond a component's grades."""
-        probability_WVK = network_WVK
-        if self._classifier is not None and self.config.linear_weight:
+        weight, probability_WVK = self.config.linear_weight, network_WVK
+        if self._classifier is not None and weight:
             linear_WVK = self._classifier.probability(group)
-            joined_WVK = network_WVK + np.float32(self.config.linear_weight) * (
-                linear_WVK - network_WVK
-            )
-            probability_WVK = np.where(np.isfinite(linear_WVK), joined_WVK, network_WVK)
-        # the number after the last set's is that of the components without a set
-        grades_V = np.array([*map(len, self.config.grade_sets), 0])[group.topology.grade_set_V]
-        beyond_VK = np.arange(probability_WVK.shape[2]) >= grades_V[:, None]
+            probability_WVK = joined_probability(network_WVK, linear_WVK, weight)
+        beyond_VK = self._is_beyond_GK[group.topology.grade_set_V]
         return np.where(beyond_VK, np.float32(np.nan), probability_WVK)
 
     def _distance(self, group: GraphGroup) -> Floats:

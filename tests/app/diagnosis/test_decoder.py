@@ -1,5 +1,9 @@
 """Decoding of predictions: condition, health, rate and remaining life."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +14,13 @@ from app.checkpoint.masking import Masking
 from app.diagnosis.decoder import (
     NO_WEAR_LABELS,
     NOT_FINITE,
-    UNKNOWN,
-    ComponentDecoder,
-    ComponentPrediction,
-    Condition,
-    Health,
+    UNKNOWN_INTERVAL,
+    DecodedComponent,
     PredictionDecoder,
+    window_predictions,
 )
-from app.schemas.equipment import Component, Grade
+from app.model.graph import Prediction
+from app.schemas.equipment import Grade
 
 NAN, INF = float("nan"), float("inf")
 GRADES = (
@@ -25,17 +28,16 @@ GRADES = (
     Grade(name="worn", health=0.5),
     Grade(name="gone", health=0.1),
 )
-FAN = Component(component_id="fan", type="fan")
-PREDICTED = ComponentPrediction(0.5, 0.1, 2.0, 60.0, 10.0, (0.1, 0.7, 0.2, NAN), NAN)
 ALL_HEADS: tuple[Head, ...] = ("grade", "health", "rate", "rul")
+UNKNOWN = (None, UNKNOWN_INTERVAL)
 
 
 def decoder(
     calibration: ComponentCalibration | None = None,
     heads: tuple[Head, ...] = ALL_HEADS,
     grades: tuple[Grade, ...] = GRADES,
-) -> ComponentDecoder:
-    made = PredictionDecoder(
+) -> PredictionDecoder:
+    return PredictionDecoder(
         version="7",
         weights_sha256="ab12",
         grades={"fan": grades} if grades else {},
@@ -43,46 +45,59 @@ def decoder(
         calibrations={} if calibration is None else {"fan": calibration},
         masking=Masking(),
     )
-    return made.component(FAN)
 
 
-def health_of(
-    decode: ComponentDecoder, predicted: ComponentPrediction, novelty: float = NAN
-) -> Health:
-    return decode.health(predicted, decode.condition(predicted), novelty)
+def prediction(
+    health: float = 0.5,
+    spread: float = 0.1,
+    rate: float = 2.0,
+    rul_h: float = 60.0,
+    rul_spread_h: float = 10.0,
+    probability_K: Sequence[float] = (0.1, 0.7, 0.2, NAN),
+    distance: float = NAN,
+) -> Prediction:
+    numbers = (health, spread, rate, rul_h, rul_spread_h, distance)
+    return Prediction(np.array([[probability_K]]), *(np.array([[each]]) for each in numbers))
+
+
+def decoded(made: PredictionDecoder | None = None, **changes: object) -> DecodedComponent:
+    return (made or decoder()).decode(prediction(**changes), ("fan",))[0][0]  # type: ignore[arg-type]
+
+
+def health_of(found: DecodedComponent) -> tuple[float | None, tuple[float, float]]:
+    return found.health, found.interval
 
 
 def test_condition_is_the_most_probable_of_the_component_s_own_grades() -> None:
-    assert decoder().condition(PREDICTED) == Condition("worn", 0.7)
-    assert decoder().condition(PREDICTED._replace(probability_K=(0.1, NAN, 0.2))) is None
-    assert decoder(heads=("health",)).condition(PREDICTED) is None
-    assert decoder(grades=()).condition(PREDICTED) is None
+    def condition(found: DecodedComponent) -> tuple[str | None, float | None]:
+        return found.condition, found.confidence
+
+    assert condition(decoded()) == ("worn", 0.7)
+    assert condition(decoded(probability_K=(0.1, NAN, 0.2))) == (None, None)
+    assert condition(decoded(decoder(heads=("health",)))) == (None, None)
+    assert condition(decoded(decoder(grades=()))) == (None, None)
 
 
 def test_interval_reaches_as_far_as_the_calibration_says() -> None:
-    def health(predicted: ComponentPrediction, **calibration: float) -> Health:
+    def found(health: float = 0.5, **calibration: float) -> DecodedComponent:
         stated = ComponentCalibration(**calibration)  # type: ignore[arg-type]
-        return health_of(decoder(stated, grades=()), predicted)
+        return decoded(decoder(stated, grades=()), health=health)
 
-    assert health(PREDICTED) == (0.5, (0.3355, 0.6645), "labels")
-    assert health(PREDICTED, health_reach=2.0) == (0.5, (0.3, 0.7), "labels")
-    assert health(PREDICTED, health_reach=0.0) == (0.5, (0.5, 0.5), "labels")
-    assert health(PREDICTED._replace(health=0.95)).interval == (0.7855, 1.0)
+    assert health_of(found()) == (0.5, (0.3355, 0.6645))
+    assert found().basis == "labels"
+    assert found(health_reach=2.0).interval == (0.3, 0.7)
+    assert found(health_reach=0.0).interval == (0.5, 0.5)
+    assert found(0.95).interval == (0.7855, 1.0)
 
 
 def test_health_of_graded_component_is_the_mean_of_its_grades() -> None:
-    stated = ComponentCalibration(health_reach=1.0, unsure_reach=2.0)
+    made = decoder(ComponentCalibration(health_reach=1.0, unsure_reach=2.0))
     # 0.04 x 1.0 + 0.96 x 0.5 with a standard deviation of 0.5 x (0.04 x 0.96) ** 0.5
-    sure = health_of(decoder(stated), PREDICTED._replace(probability_K=(0.04, 0.96, 0.0, NAN)))
-    assert sure == (
-        0.52,
-        (pytest.approx(0.42202, abs=1e-5), pytest.approx(0.61798, abs=1e-5)),
-        "labels",
-    )
-    unsure = health_of(decoder(stated), PREDICTED._replace(probability_K=(0.5, 0.5, 0.0, NAN)))
-    assert unsure == (0.75, (0.25, 1.0), "labels")
-    missing = health_of(decoder(stated), PREDICTED._replace(probability_K=(0.5, NAN, 0.5)))
-    assert missing == UNKNOWN
+    sure = decoded(made, probability_K=(0.04, 0.96, 0.0, NAN))
+    interval = (pytest.approx(0.42202, abs=1e-5), pytest.approx(0.61798, abs=1e-5))
+    assert health_of(sure) == (0.52, interval)
+    assert health_of(decoded(made, probability_K=(0.5, 0.5, 0.0, NAN))) == (0.75, (0.25, 1.0))
+    assert health_of(decoded(made, probability_K=(0.5, NAN, 0.5))) == UNKNOWN
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=3, max_size=3))
@@ -90,7 +105,7 @@ def test_health_of_a_sure_condition_is_nearest_to_its_grade(weights: list[float]
     probability_K = [weight / sum(weights) for weight in weights]
     best = max(probability_K)
     if best >= 0.8:  # the other grades then move the mean by less than half a step
-        health = health_of(decoder(), PREDICTED._replace(probability_K=probability_K)).health
+        health = decoded(probability_K=probability_K).health
         assert health is not None
         nearest = min(GRADES, key=lambda grade: abs(grade.health - health))
         assert nearest == GRADES[probability_K.index(best)]
@@ -98,25 +113,25 @@ def test_health_of_a_sure_condition_is_nearest_to_its_grade(weights: list[float]
 
 @pytest.mark.parametrize("changes", [{"health": NAN}, {"spread": INF}, {"spread": NAN}])
 def test_health_or_spread_that_is_not_finite_is_unknown(changes: dict[str, float]) -> None:
-    assert health_of(decoder(grades=()), PREDICTED._replace(**changes), 0.9) == UNKNOWN
+    assert health_of(decoded(decoder(grades=()), **changes)) == UNKNOWN
 
 
 def test_health_without_labels_rests_on_novelty() -> None:
-    assert health_of(decoder(heads=("rul",)), PREDICTED, 0.9) == (0.9, (0.0, 1.0), "novelty")
-    assert health_of(decoder(heads=("rul",)), PREDICTED) == UNKNOWN
+    found = decoded(decoder(heads=("rul",)))
+    assert (found.basis, *health_of(found)) == ("novelty", *UNKNOWN)
 
 
 @pytest.mark.parametrize(
     ("least", "abstains"), [(0.0, False), (0.7, False), (0.71, True), (1.0, True)]
 )
 def test_graded_component_abstains_below_its_least_confidence(least: float, abstains: bool) -> None:
-    stated = ComponentCalibration(least_confidence=least, most_spread=0.01)
-    doubt = decoder(stated).doubt(PREDICTED, Condition("worn", 0.7))
+    made = decoder(ComponentCalibration(least_confidence=least, most_spread=0.01))
+    doubt = made.doubt("fan", decoded(made))
     assert bool(doubt) == abstains
     if abstains:
         assert doubt == (
-            f"expected the condition of 'fan' with a confidence of at least {least:.1%}, found 70.0%: bring the "
-            "missing sensors back, and inspect 'fan' meanwhile"
+            f"expected the condition of 'fan' with a confidence of at least {least:.1%}, found "
+            "70.0%: bring the missing sensors back, and inspect 'fan' meanwhile"
         )
 
 
@@ -124,49 +139,47 @@ def test_graded_component_abstains_below_its_least_confidence(least: float, abst
 def test_component_without_grades_abstains_above_its_most_spread(
     most: float | None, abstains: bool
 ) -> None:
-    stated = ComponentCalibration(least_confidence=1.0, most_spread=most)
-    doubt = decoder(stated, grades=()).doubt(PREDICTED, None)
+    made = decoder(ComponentCalibration(least_confidence=1.0, most_spread=most), grades=())
+    doubt = made.doubt("fan", decoded(made))
     assert bool(doubt) == abstains
     assert not abstains or "spread of at most 0.099, found 0.100" in doubt
 
 
 def test_component_whose_health_nothing_taught_does_not_abstain() -> None:
-    assert not decoder(ComponentCalibration(most_spread=0.0), heads=("rul",), grades=()).doubt(
-        PREDICTED, None
-    )
+    made = decoder(ComponentCalibration(most_spread=0.0), heads=("rul",), grades=())
+    assert not made.doubt("fan", decoded(made))
+
+
+def test_distance_is_stated_where_it_is_finite() -> None:
+    assert decoded(distance=0.4).stated_distance == 0.4
+    assert decoded(distance=INF).stated_distance is None
+    assert decoded().stated_distance is None
 
 
 def test_rate_keeps_its_sign() -> None:
-    assert decoder().rate(PREDICTED) == (2.0, None)
-    assert decoder().rate(PREDICTED._replace(rate=-1.5)) == (-1.5, None)
-    assert decoder().rate(PREDICTED._replace(rate=NAN)) == (None, NOT_FINITE)
-    assert decoder(heads=("health",)).rate(PREDICTED) == (None, NO_WEAR_LABELS)
+    def rate(found: DecodedComponent) -> tuple[float | None, str | None]:
+        return found.rate, found.rate_reason
+
+    assert rate(decoded()) == (2.0, None)
+    assert rate(decoded(rate=-1.5)) == (-1.5, None)
+    assert rate(decoded(rate=NAN)) == (None, NOT_FINITE)
+    assert rate(decoded(decoder(heads=("health",)))) == (None, NO_WEAR_LABELS)
 
 
 def test_remaining_life_has_an_interval() -> None:
-    stated = ComponentCalibration(rul_reach=2.0, rul_cap_h=125.0)
-    assert decoder(stated).remaining_life(PREDICTED) == (60.0, (40.0, 80.0), None)
-    assert decoder(stated).remaining_life(PREDICTED._replace(rul_h=5.0)) == (
-        5.0,
-        (0.0, 25.0),
-        None,
-    )
-    assert decoder(stated).remaining_life(PREDICTED._replace(rul_h=120.0)) == (
-        120.0,
-        (100.0, 125.0),
-        None,
-    )
-    assert decoder(heads=("health",)).remaining_life(PREDICTED) == (None, None, NO_WEAR_LABELS)
+    made = decoder(ComponentCalibration(rul_reach=2.0, rul_cap_h=125.0))
+    assert decoded(made)[-3:] == (60.0, (40.0, 80.0), None)
+    assert decoded(made, rul_h=5.0)[-3:] == (5.0, (0.0, 25.0), None)
+    assert decoded(made, rul_h=120.0)[-3:] == (120.0, (100.0, 125.0), None)
+    assert decoded(decoder(heads=("health",)))[-3:] == (None, None, NO_WEAR_LABELS)
 
 
 @pytest.mark.parametrize("rul_h", [122.5, 124.0, 125.0, 400.0])
 def test_remaining_life_at_the_cap_is_the_cap_and_says_that_it_may_be_longer(rul_h: float) -> None:
-    found = decoder(ComponentCalibration(rul_cap_h=125.0)).remaining_life(
-        PREDICTED._replace(rul_h=rul_h)
-    )
-    assert (found.rul_h, found.interval_h) == (125.0, (min(rul_h, 125.0) - 16.45, 125.0))
-    assert (
-        found.reason == "training looks no further than 125 operating hours ahead: it may be longer"
+    found = decoded(decoder(ComponentCalibration(rul_cap_h=125.0)), rul_h=rul_h)
+    assert (found.rul_h, found.rul_interval_h) == (125.0, (min(rul_h, 125.0) - 16.45, 125.0))
+    assert found.rul_reason == (
+        "training looks no further than 125 operating hours ahead: it may be longer"
     )
 
 
@@ -177,18 +190,39 @@ def test_remaining_life_at_the_cap_is_the_cap_and_says_that_it_may_be_longer(rul
 def test_remaining_life_that_is_not_finite_is_unknown(
     changes: dict[str, float], cap_h: float | None
 ) -> None:
-    found = decoder(ComponentCalibration(rul_cap_h=cap_h)).remaining_life(
-        PREDICTED._replace(**changes)
-    )
-    assert found == (None, None, NOT_FINITE)
+    found = decoded(decoder(ComponentCalibration(rul_cap_h=cap_h)), **changes)
+    assert found[-3:] == (None, None, NOT_FINITE)
 
 
 @given(st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0, 10), st.none() | st.floats(0.1, 1e5))
 def test_remaining_life_is_always_inside_its_interval(
     rul_h: float, spread_h: float, reach: float, cap_h: float | None
 ) -> None:
-    stated = ComponentCalibration(rul_reach=reach, rul_cap_h=cap_h)
-    found = decoder(stated).remaining_life(PREDICTED._replace(rul_h=rul_h, rul_spread_h=spread_h))
+    made = decoder(ComponentCalibration(rul_reach=reach, rul_cap_h=cap_h))
+    found = decoded(made, rul_h=rul_h, rul_spread_h=spread_h)
     assert found.rul_h is not None
-    assert found.interval_h is not None
-    assert 0 <= found.interval_h[0] <= found.rul_h <= found.interval_h[1]
+    assert found.rul_interval_h is not None
+    assert 0 <= found.rul_interval_h[0] <= found.rul_h <= found.rul_interval_h[1]
+
+
+def test_batch_is_what_its_windows_are_alone_and_is_decoded_once_by_equal_decoders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    single = [prediction(health) for health in (0.2, NAN, 0.9)]
+    made, calls = decoder(grades=()), []
+    original = PredictionDecoder.decode
+
+    def noting(self: PredictionDecoder, *given: object) -> list[list[DecodedComponent]]:
+        calls.append(self)
+        return original(self, *given)  # type: ignore[arg-type]
+
+    expected = [made.decode(each, ("fan",))[0] for each in single]
+    monkeypatch.setattr(PredictionDecoder, "decode", noting)
+    windows = window_predictions(Prediction.merge(single))
+    found = [each.decoded(replace(made), ("fan",)) for each in windows]
+    assert [each[0].health for each in found] == [0.2, None, 0.9]
+    assert str(found) == str(expected)  # NaN is not equal to itself
+    assert len(calls) == 1
+    other = replace(made, coverage=0.5)
+    assert windows[0].decoded(other, ("fan",)) is not found[0]
+    assert calls == [made, other]
