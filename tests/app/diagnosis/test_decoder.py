@@ -115,8 +115,8 @@ def test_graded_component_abstains_below_its_least_confidence(least: float, abst
     assert bool(doubt) == abstains
     if abstains:
         assert doubt == (
-            f"expected the condition of 'fan' with a confidence of at least {least:.1%}, found 70.0%: bring the "
-            "missing sensors back, and inspect 'fan' meanwhile"
+            f"expected the condition of 'fan' with a confidence of at least {least:.1%}, "
+            "found 70.0%: bring the missing sensors back, and inspect 'fan' meanwhile"
         )
 
 

@@ -19,7 +19,7 @@ from train.evaluation.holdout import predict_holdout
 
 
 def lives(machines: list[list[float]]) -> WindowLabels:
-    """Return labels of machines with one window an hour and these remaining lives of their only component."""
+    """Return labels of one component per machine with these RULs, one window an hour."""
     rul_W1: Floats = np.array([[hours] for each in machines for hours in each], np.float32)
     unknown_W1 = np.full_like(rul_W1, np.nan)
     return WindowLabels(

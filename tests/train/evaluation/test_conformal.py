@@ -69,7 +69,10 @@ def test_parts_check_each_other_and_groups_of_a_single_part_do() -> None:
 
 
 def removal() -> Removal:
-    """Return four windows: right and one wrong with all sensors; with one away, sure and right, or unsure and wrong."""
+    """Return four windows: three right and one wrong with all sensors.
+
+    Without one sensor they are either sure and right, or unsure and wrong.
+    """
     return Removal(
         np.array([[0.9, 0.8, 0.7, 0.6], [0.8, 0.7, 0.5, 0.4]]),
         np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 1.0]]),

@@ -1,4 +1,4 @@
-"""Fits by Ray Train's own workers: one after the other in one session, kept, streamed and elastic."""
+"""Fits by Ray Train's workers in one session: in memory, streamed and elastic."""
 
 import signal
 from pathlib import Path
@@ -20,8 +20,8 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
 ) -> None:
     windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})
-    undisturbed: list[EpochRecord] = []
-    expected = fit_single_process(windows, *parted(60), config, undisturbed.append)
+    single_process_records: list[EpochRecord] = []
+    expected = fit_single_process(windows, *parted(60), config, single_process_records.append)
     streamed = config.model_copy(update={"memory_limit_mb": 0.0, "workers": "2"})
     elastic = config.model_copy(update={"workers": "1:2", "ema": 0.5, "patience": 2})
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -45,7 +45,9 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     assert torn.history == grown.history
     assert all(np.array_equal(torn.weights[name], tensor) for name, tensor in grown.weights.items())
     assert all(np.array_equal(kept.weights[name], tensor) for name, tensor in expected.items())
-    assert [record.score for record in kept.history] == [record.score for record in undisturbed]
+    assert [record.score for record in kept.history] == [
+        record.score for record in single_process_records
+    ]
     classifier = kept.model().classifier
     assert classifier is not None
     assert (classifier.tables.place_GR >= 0).any()
@@ -62,11 +64,12 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     assert all(
         np.array_equal(again.weights[name], tensor) for name, tensor in other.weights.items()
     )
-    louder = streamed.model_copy(
-        update={"linear_weight": 0.9}
-    )  # heard after the fit, which is the same
-    heard = run_fit(windows, np.arange(60), np.empty(0, np.int64), louder, "streamed 1/2", storage)
-    assert (heard.history, heard.model().config.linear_weight) == (other.history, 0.9)
+    # the classifier's weight is applied after the fit, so the fit is the same
+    reweighted = streamed.model_copy(update={"linear_weight": 0.9})
+    found = run_fit(
+        windows, np.arange(60), np.empty(0, np.int64), reweighted, "streamed 1/2", storage
+    )
+    assert (found.history, found.model().config.linear_weight) == (other.history, 0.9)
     with pytest.raises(
         CheckpointError, match="found one of another configuration or other windows"
     ):

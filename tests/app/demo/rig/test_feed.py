@@ -173,7 +173,12 @@ async def test_refusal_is_not_retried() -> None:
             raise StoreError("expected a free disk, found none")
 
     with pytest.raises(StoreError, match="free disk"):
-        await LiveFeed(Refusing(), rig_equipment(), REPLAY, Time(5).clock()).run()  # type: ignore[arg-type]
+        await LiveFeed(
+            Refusing(),  # type: ignore[arg-type]
+            rig_equipment(),
+            REPLAY,
+            Time(5).clock(),
+        ).run()
 
 
 @settings(max_examples=40, deadline=None)
