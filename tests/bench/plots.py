@@ -12,6 +12,7 @@ from tests.bench.report import Found
 
 
 def plot(section: Found, output: Path) -> None:
+    """Write the plots of a `compare` section into a directory."""
     mpl.use("Agg")
     by_point, names = medians(section["measured"]), titles()
     systems = list(dict.fromkeys(system for system, _ in by_point))

@@ -1,7 +1,7 @@
-"""Turns the figures of a run into tables.
+"""Turns the JSON of a run into Markdown tables.
 
-Invariant: a ratio is of medians over rounds of one run; a figure that the run has not is left out,
-not filled in.
+Ratios are of medians over the rounds of one run. A section or figure that the run does not have is
+left out.
 """
 
 import statistics
@@ -12,10 +12,13 @@ from typing import Any
 from tests.bench.compare import medians, titles
 from tests.bench.systems import OURS, PEERS
 
-AGAINST = {"fastapi": "(a)", "litserve": "(c)", "naive": "(f)"}
+BASELINES = {"fastapi": "(a)", "litserve": "(c)", "naive": "(f)"}
 LEAST_CPU_MS = 0.01
 MOST_LIBRARIES = 8
-NOT_OURS = "Peers do no authentication, journal, metrics, validation of limits or fallback; their answers are the same diagnoses."
+PEERS_LACK = (
+    "Peers have no authentication, write-behind queue, metrics, limits or fallback; they return "
+    "the same diagnoses."
+)
 
 Found = Mapping[str, Any]
 
@@ -31,8 +34,10 @@ def summary(found: Found) -> str:
         "# Measured",
         (
             f"{facts['time']}, {facts['cores']} cores ({facts['cpu']}), load before the start "
-            f"{', '.join(f'{value:.2f}' for value in facts['load_before'])}, Python {facts['python']}; `{facts['command']}`. "
-            "Medians of rounds in which the systems took turns. Ratios carry over to other machines, milliseconds do not."
+            f"{', '.join(f'{value:.2f}' for value in facts['load_before'])}, "
+            f"Python {facts['python']}; `{facts['command']}`. "
+            "Medians of rounds in which the systems took turns. Ratios carry over to other "
+            "machines, milliseconds do not."
         ),
     ]
     writers = {
@@ -80,12 +85,12 @@ def _compare(section: Found) -> list[str]:
         ("CPU of PostgreSQL, ms a request", "postgres_cpu_ms", 2),
         ("Mean batch size", "mean_batch", 1),
     ):
-        nothing = float("nan")
+        missing = float("nan")
         rows = [
             [
                 names[system],
                 *(
-                    _number(by_point.get((system, point), {}).get(figure, nothing), digits)
+                    _number(by_point.get((system, point), {}).get(figure, missing), digits)
                     for point in points
                 ),
             ]
@@ -119,12 +124,13 @@ def _compare(section: Found) -> list[str]:
                 _number(ours["throughput"] / by_point[peer, point]["throughput"], 2)
                 if (peer, point) in by_point
                 else ""
-                for peer in AGAINST
+                for peer in BASELINES
             ]
             rows.append([point, *ratios, _number(ours["throughput"] / limit, 2)])
-        heads = [f"of {title}" for title in AGAINST.values()]
+        heads = [f"of {title}" for title in BASELINES.values()]
         parts.append(
-            "**Our throughput as a share of**\n\n" + _table(["load", *heads, "of (e)"], rows)
+            "**Throughput of the service as a share of**\n\n"
+            + _table(["load", *heads, "of (e)"], rows)
         )
     memory = _memory_by_system(section["starts"])
     rows = [
@@ -142,14 +148,16 @@ def _compare(section: Found) -> list[str]:
             row["cpu_ms"] for row in section["raw"] if (row["threads"], row["size"]) == best
         )
         parts.append(
-            f"(e): best at batches of {best[1]} with {best[0]} thread(s), {raw[best]:,.0f} graphs a second, "
-            f"{cpu:.2f} ms of CPU a graph."
+            f"(e): best at batches of {best[1]} with {best[0]} thread(s), "
+            f"{raw[best]:,.0f} graphs a second, {cpu:.2f} ms of CPU a graph."
         )
     tuned = [f"- {PEERS[name].title}: {PEERS[name].tuned}." for name in systems if name in PEERS]
-    parts.append("How the peers were tuned. " + NOT_OURS + "\n" + "\n".join(tuned))
+    parts.append("How the peers were tuned. " + PEERS_LACK + "\n" + "\n".join(tuned))
     repeats = {names[row["system"]] for row in section["measured"] if row["repeats"]}
     if repeats:
-        parts.append(f"So fast that some windows were asked twice: {', '.join(sorted(repeats))}.")
+        parts.append(
+            f"So fast that some windows were requested twice: {', '.join(sorted(repeats))}."
+        )
     return parts
 
 
@@ -190,8 +198,10 @@ def _fleet(section: Found) -> list[str]:
     return [
         "## A fleet in one batch",
         (
-            f"{rows[0]['items']:,} machines: {speed:,.0f} graphs a second, {speed / limit:.2f} of the network alone ({limit:,.0f}); "
-            f"first line after {first:.0f} ms; {cpu:.2f} ms of CPU a graph; {sum(row['errors'] for row in rows):.0f} errors."
+            f"{rows[0]['items']:,} machines: {speed:,.0f} graphs a second, "
+            f"{speed / limit:.2f} of the network alone ({limit:,.0f}); "
+            f"first line after {first:.0f} ms; {cpu:.2f} ms of CPU a graph; "
+            f"{sum(row['errors'] for row in rows):.0f} errors."
         ),
     ]
 
@@ -211,8 +221,8 @@ def _verdict(section: Found) -> list[str]:
                     f"{trial['right']} of {trial['trials']}",
                     str(trial["wrong"]),
                     "" if took is None else " / ".join(f"{count:.0f}" for count in took),
-                    f"{trial['equal_by_window_told_apart']} of {trial['equal_trials']}",
-                    f"{trial['equal_by_condition_told_apart']} of {trial['equal_trials']}",
+                    f"{trial['equal_by_window_called_different']} of {trial['equal_trials']}",
+                    f"{trial['equal_by_condition_called_different']} of {trial['equal_trials']}",
                 ]
             )
         head = [
@@ -229,16 +239,18 @@ def _verdict(section: Found) -> list[str]:
 
 
 def _cache(section: Found) -> list[str]:
-    new, again = section["new"], section["again"]
+    new, repeated = section["new"], section["repeated"]
     counters = (
         ", ".join(f"{name} {value:,.0f}" for name, value in section["counters"].items()) or "none"
     )
     return [
-        "## The same windows again",
+        "## Repeated windows",
         (
-            f"{again['throughput']:,.0f} requests a second of windows asked before, {new['throughput']:,.0f} of new ones "
-            f"(ratio {again['throughput'] / new['throughput']:.1f}); CPU {again['cpu_ms']:.2f} and {new['cpu_ms']:.2f} ms a request. "
-            f"Counters of a cache: {counters}."
+            f"{repeated['throughput']:,.0f} requests a second of repeated windows, "
+            f"{new['throughput']:,.0f} of new ones "
+            f"(ratio {repeated['throughput'] / new['throughput']:.1f}); "
+            f"CPU {repeated['cpu_ms']:.2f} and {new['cpu_ms']:.2f} ms a request. "
+            f"Cache counters: {counters}."
         ),
     ]
 
@@ -251,8 +263,9 @@ def _memory(section: Found) -> list[str]:
     ]
     return [
         "## Memory",
-        f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, slope {section['slope_bytes']:,.0f} bytes a "
-        f"diagnosis; {last['errors']} errors.\n\n" + _table(["process", "PSS MB", "USS MB"], rows),
+        f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, "
+        f"slope {section['slope_bytes']:,.0f} bytes a diagnosis; "
+        f"{last['errors']} errors.\n\n" + _table(["process", "PSS MB", "USS MB"], rows),
     ]
 
 
@@ -288,9 +301,10 @@ def _observability(section: Found) -> list[str]:
     return [
         "## Metrics, access lines and spans",
         (
-            f"With them {section['ratio']:.3f} of the throughput and {section['cpu_ratio']:.3f} of the CPU a request without them, "
-            f"at 32 connections. With spans of one request in a hundred beside them {section['traced_ratio']:.3f} and "
-            f"{section['traced_cpu_ratio']:.3f}; {section['spans']} spans came."
+            f"With metrics and access lines {section['ratio']:.3f} of the throughput and "
+            f"{section['cpu_ratio']:.3f} of the CPU a request without them, at 32 connections. "
+            f"With spans of one request in a hundred too, {section['traced_ratio']:.3f} and "
+            f"{section['traced_cpu_ratio']:.3f}; {section['spans']} spans received."
         ),
     ]
 
@@ -311,7 +325,7 @@ def _profile(section: Found) -> list[str]:
         for name in names
         if spent[name] >= LEAST_CPU_MS
     ]
-    looks = [
+    samples = [
         [
             load,
             replica,
@@ -324,10 +338,10 @@ def _profile(section: Found) -> list[str]:
     ]
     return [
         "## Where the time goes",
-        "**CPU of each process, ms a request, and cores when nobody asks**\n\n"
+        "**CPU of each process, ms a request, and cores without requests**\n\n"
         + _table(["process", *loads, "idle"], cpu),
-        "**Whose Python held the interpreter**\n\n"
-        + _table(["load", "replica", "share of looks"], looks),
+        "**Samples by library that held the GIL**\n\n"
+        + _table(["load", "replica", "share of samples"], samples),
     ]
 
 
@@ -362,7 +376,7 @@ def _shadow(section: Found) -> list[str]:
         "errors",
         "copies",
     ]
-    return ["## What shadows cost callers", _table(head, rows)]
+    return ["## Cost of shadows for callers", _table(head, rows)]
 
 
 def _store_read(section: Found) -> list[str]:
@@ -399,7 +413,10 @@ def _releases(section: Found) -> list[str]:
         ]
         for row in section["steps"]
     ]
-    totals = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
+    totals = (
+        f"{section['requests']:,} requests in {section['seconds']} s, "
+        f"{len(section['failed'])} failed, {section['fallbacks']} answered by a fallback version"
+    )
     return [
         "## Releases under load",
         totals,
