@@ -14,17 +14,17 @@ import numpy as np
 
 from app.checkpoint.files import load
 from app.experiments.verdict import Decider
-from tests.answers import (
+from tests.bench.compare import Bench
+from tests.paired_diagnoses import (
     SHIPPED,
-    Call,
+    Trial,
     accuracy,
-    answers,
     damaged,
+    diagnose_cycles,
     false_verdicts,
     pairs_of,
     verdicts_on_worse_version,
 )
-from tests.bench.compare import Bench
 
 NOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TRIALS = 20
@@ -45,10 +45,12 @@ def run_trials() -> dict[str, object]:
             the worse version worse, after how many diagnoses, and how many called equal versions
             different.
     """
-    shipped = answers(load(SHIPPED / "1"))
+    shipped = diagnose_cycles(load(SHIPPED / "1"))
     found: dict[str, object] = {}
     for noise in NOISES:
-        pairs = pairs_of(shipped, answers(load(SHIPPED / "1"), predictor=damaged("1", noise)))
+        pairs = pairs_of(
+            shipped, diagnose_cycles(load(SHIPPED / "1"), predictor=damaged("1", noise))
+        )
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
         for decider in DECIDERS:
@@ -64,17 +66,17 @@ def run_trials() -> dict[str, object]:
     return found
 
 
-def _summary(calls: list[Call]) -> dict[str, object]:
+def _summary(trials: list[Trial]) -> dict[str, object]:
     right = [
-        call.diagnoses
-        for call in calls
-        if call.verdict == "worse" and call.last in ("worse", "unknown")
+        trial.diagnoses
+        for trial in trials
+        if trial.verdict == "worse" and trial.last in ("worse", "unknown")
     ]
     took = np.quantile(right, [0, 0.5, 1]).tolist() if right else None
     return {
-        "trials": len(calls),
+        "trials": len(trials),
         "right": len(right),
-        "wrong": sum(call.verdict not in ("worse", "unknown") for call in calls),
+        "wrong": sum(trial.verdict not in ("worse", "unknown") for trial in trials),
         "diagnoses_least_median_most": took,
     }
 

@@ -390,7 +390,7 @@ def test_evidence_is_ordered_by_weight_and_leaves_out_what_is_not_known():
     assert [item.sensor_id for item in motor.evidence] == []
 
 
-def test_component_that_is_far_from_training_tells_whose_readings_are():
+def test_component_far_from_training_lists_the_sensors_that_cause_it():
     distance_VS = np.array([[0.2, np.inf, 0.9], [np.nan] * 3, [np.nan] * 3], np.float32)
     diagnosis = make(scores_of(output(distance=1.3), np.ones((3, 3), np.float32), distance_VS))
     pump, motor, _ = diagnosis.components

@@ -25,7 +25,7 @@ from app.model.graph import Contributions, GraphGroup
 from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, Window
 from app.schemas.equipment import Component, Equipment
-from tests.masking import shown
+from tests.masking import unmasked_steps
 from tests.rig import rig_block
 from tests.small import press, small, wave
 from train.config import TrainConfig
@@ -135,7 +135,7 @@ def test_cooler_is_not_diagnosed_from_its_neighbours_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "2"])
-def test_no_component_lacks_evidence_for_want_of_one_sensor(name: str) -> None:
+def test_one_missing_sensor_leaves_enough_evidence_for_every_component(name: str) -> None:
     for sensor in range(len(IDS)):
         values_SN = cycle(1000)
         values_SN[sensor] = np.nan
@@ -143,7 +143,7 @@ def test_no_component_lacks_evidence_for_want_of_one_sensor(name: str) -> None:
     assert build(cycle(1000), version_of(name))[1].is_whole
 
 
-def test_half_of_the_sensors_of_a_circuit_is_too_little_and_says_what_is_there() -> None:
+def test_half_of_the_sensors_of_a_circuit_is_too_little_and_the_reason_counts_them() -> None:
     values_SN = cycle(1000)
     values_SN[[IDS.index(sensor_id) for sensor_id in ("FS1", "EPS1", "PS2")]] = np.nan
     assert "valve" not in components_without_evidence(values_SN, version_of("1"))
@@ -194,7 +194,7 @@ def around(component_id: str, connections: int) -> list[int]:
 @cache
 def least_shown() -> dict[tuple[str, int], float]:
     """Return the least evidence that training shows by component and connections, in sensors."""
-    share_WS = shown(TrainConfig(design=RIG.design), len(IDS)).mean(-1)
+    share_WS = unmasked_steps(TrainConfig(design=RIG.design), len(IDS)).mean(-1)
     return {
         (component_id, connections): float(
             share_WS[:, around(component_id, connections)].sum(1).min()
@@ -230,7 +230,7 @@ def test_no_component_is_answered_on_less_evidence_than_training_showed(
 
 @settings(deadline=None)
 @given(st.sampled_from(["1", "2"]), st.integers(0, 1855), LOSSES, LOSSES)
-def test_taking_evidence_away_never_makes_a_component_that_lacks_it_answer(
+def test_removing_evidence_never_gives_an_answer_to_a_component_that_lacks_it(
     name: str, row: int, losses: list[Loss], more: list[Loss]
 ) -> None:
     version = version_of(name)

@@ -1,4 +1,4 @@
-"""Answers of shadow versions in the database."""
+"""Diagnoses of shadow versions in the database."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Figures against values worked out by hand."""
+"""Figures against values computed by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Who learns from which window in which step."""
+"""Which worker trains on which window in which step."""
 
 from collections.abc import Iterator
 

@@ -8,7 +8,7 @@ import pytest
 
 from app.core.errors import CheckpointError
 from tests.small import graded_windows
-from tests.train.fit_alone import CONFIG, parted
+from tests.train.fit_alone import CONFIG, validation_split
 from train.data.session import ray_session
 from train.fitting.fit import FITTED, SNAPSHOT, run_fit
 from train.fitting.progress import EpochRecord, Progress
@@ -21,12 +21,14 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})
     single_process_records: list[EpochRecord] = []
-    expected = fit_single_process(windows, *parted(60), config, single_process_records.append)
+    expected = fit_single_process(
+        windows, *validation_split(60), config, single_process_records.append
+    )
     streamed = config.model_copy(update={"memory_limit_mb": 0.0, "workers": "2"})
     elastic = config.model_copy(update={"workers": "1:2", "ema": 0.5, "patience": 2})
     on_interrupt = signal.getsignal(signal.SIGINT)
     with ray_session(2), Progress() as progress:
-        kept = run_fit(windows, *parted(60), config, "kept", storage, progress)
+        kept = run_fit(windows, *validation_split(60), config, "kept", storage, progress)
         other = run_fit(
             windows,
             np.arange(60),
@@ -36,11 +38,11 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
             storage,
             progress,
         )
-        grown = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
+        grown = run_fit(windows, *validation_split(60), elastic, "elastic", storage, progress)
         # killed after its last epoch, while Ray Train wrote its record
         (storage / "elastic" / FITTED).unlink()
         (storage / "elastic" / SNAPSHOT).write_text('{"torn": ')
-        torn = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
+        torn = run_fit(windows, *validation_split(60), elastic, "elastic", storage, progress)
     assert signal.getsignal(signal.SIGINT) is on_interrupt
     assert torn.history == grown.history
     assert all(np.array_equal(torn.weights[name], tensor) for name, tensor in grown.weights.items())

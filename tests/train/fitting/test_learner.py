@@ -12,7 +12,7 @@ from app.model.graph import GraphGroup
 from app.model.network import GraphTensors, build_model
 from tests.graphs import build_graph
 from tests.small import graded_windows, small, wave
-from tests.train.fit_alone import CONFIG, parted
+from tests.train.fit_alone import CONFIG, validation_split
 from train.config import TrainConfig
 from train.data.windows import Windows
 from train.fitting.batches import KeptFeed, Share
@@ -144,10 +144,10 @@ def test_predictions_use_the_averaged_weights(tmp_path: Path) -> None:
     assert not torch.equal(before[EMBEDDING], learner.weights()[EMBEDDING])
 
 
-def test_fit_learns_what_is_there_and_stops_when_nothing_gets_better(tmp_path: Path) -> None:
+def test_fit_learns_the_grades_and_stops_without_improvement(tmp_path: Path) -> None:
     windows, records = graded_windows(tmp_path, 40), list[EpochRecord]()
     config = CONFIG.model_copy(update={"epochs": 30, "patience": 3})
-    fit_single_process(windows, *parted(len(windows)), config, records.append)
+    fit_single_process(windows, *validation_split(len(windows)), config, records.append)
     scores = [record.score or 0.0 for record in records]
     assert max(scores) > 0.9
     assert len(records) < 30

@@ -1,4 +1,4 @@
-"""What a person sees, on a terminal and elsewhere."""
+"""Progress output on a terminal and in a log."""
 
 import time
 from pathlib import Path

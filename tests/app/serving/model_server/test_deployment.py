@@ -11,7 +11,7 @@ from app.model.runtime.gate import warm_up_group
 from app.serving.model_server.deployment import ModelDeployment
 
 
-async def test_lone_call_runs_alone_and_calls_that_arrive_meanwhile_are_merged(
+async def test_single_call_starts_at_once_and_later_calls_are_merged(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
     merged: list[Sequence[GraphGroup]] = []
