@@ -19,9 +19,9 @@ from app.core.settings import Settings
 from app.store.embedded.server import ensure_embedded, release_embedded
 from tests.bench import fleet, profile, releases, service, shadow, store_read, train, verdict
 from tests.bench.compare import Bench, Point, compare
+from tests.bench.comparison_report import plot_comparison
 from tests.bench.database import Fleet, prepare
 from tests.bench.peers.environment import peers_environment
-from tests.bench.plots import plot
 from tests.bench.report import summary
 from tests.bench.systems import OURS, PEERS
 
@@ -122,7 +122,7 @@ def main() -> None:
     text = summary(found)
     (output / "summary.md").write_text(text)
     if "compare" in found:
-        plot(found["compare"], output)
+        plot_comparison(found["compare"], output)
     print(text)
 
 

@@ -7,7 +7,6 @@ counted.
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -15,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from tests.bench import meter
 from tests.bench.database import Fleet, write_bodies
 from tests.bench.peers.common import ROUTE
-from tests.bench.systems import OURS, PEERS, Running, metrics_of, request_diagnosis, running
+from tests.bench.systems import OURS, Running, metrics_of, request_diagnosis, running
 from tests.system import PROJECT_DIR, processes_of
 
 WARM_UP_CONCURRENCY = 16
@@ -307,28 +305,3 @@ def measure_raw_model(bench: Bench, round_number: int) -> list[dict[str, float]]
         flush=True,
     )
     return [{**row, "round": round_number} for row in rows]
-
-
-def medians(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the median over rounds of each figure, by system and point."""
-    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault((str(row["system"]), str(row["point"])), []).append(row)
-    names = ("throughput", "p50", "p95", "p99", "cpu_ms", "postgres_cpu_ms", "mean_batch")
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for key, group in grouped.items():
-        found[key] = {
-            name: statistics.median(
-                [float(row[name]) for row in group if row[name] is not None] or [float("nan")]
-            )
-            for name in names
-        }
-        found[key]["errors"] = float(sum(sum(row["errors"].values()) for row in group))
-    return found
-
-
-def titles() -> dict[str, str]:
-    """Return the systems' names for tables."""
-    return {OURS: "Hydraulic Diagnostics (whole chain)"} | {
-        name: peer.title for name, peer in PEERS.items()
-    }

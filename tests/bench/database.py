@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,6 +48,7 @@ select
 from unnest($2::integer[], $3::integer[]) as item (equipment_key, cycle)
 join bench_cycles cycle on cycle.cycle = item.cycle
 cross join lateral unnest(cycle.vals) with ordinality as reading (value, slot)
+where $4 or (reading.slot = 1 and cycle.second = 59)
 order by cycle.second, item.equipment_key, reading.slot
 """
 
@@ -61,12 +62,15 @@ class Fleet:
         machines: number of machines of the rig's design, `rig-00000` and on.
         cycles: of each machine.
         synthetic: component counts of further machines of one untrained design.
+        has_all_readings: whether all readings are written beside the grid, or only one of each
+            cycle, which takes less time and space.
     """
 
     database: str
     machines: int
     cycles: int
     synthetic: tuple[int, ...] = ()
+    has_all_readings: bool = True
 
     @property
     def machine_ids(self) -> list[str]:
@@ -141,7 +145,7 @@ async def _prepare(server_dsn: str, fleet: Fleet) -> str:
         schema = hashlib.sha256(
             b"".join(path.read_bytes() for path in sorted(MIGRATIONS.glob("*.sql")))
         ).hexdigest()
-        description = json.dumps([schema, fleet.machines, fleet.cycles, fleet.synthetic])
+        description = json.dumps([schema, *astuple(fleet)])
         found = await admin.fetchval(
             "select shobj_description(oid, 'pg_database') from pg_database where datname = $1",
             fleet.database,
@@ -184,7 +188,7 @@ async def _fill(dsn: str, fleet: Fleet) -> None:
             cycles = [(37 * number + minute) % len(cycles_CRS) for number in range(fleet.machines)]
             start = START + timedelta(minutes=minute)
             await session.execute(GRID, start, keys, cycles)
-            await session.execute(READINGS, start, keys, cycles)
+            await session.execute(READINGS, start, keys, cycles, fleet.has_all_readings)
         for components in fleet.synthetic:
             await _fill_plant(store, plant(components), fleet.cycles)
         await session.execute("drop table bench_cycles")

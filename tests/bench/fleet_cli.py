@@ -2,7 +2,7 @@
 
 The command `python -m app.fleet score` scores machines of the rig's topology, each with one
 measured cycle as its window, in a database created for the run. The network alone, as serving runs
-it, scores prepared graphs of the same windows in batches of the same size, before and after the
+it, scores prepared graphs of measured windows in batches of the same size, before and after the
 command, with one thread and with all processors. The measurement fails unless every machine was
 scored and stored.
 """
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,64 +27,10 @@ from app.core.settings import PROJECT_DIR
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.store.embedded.server import ensure_embedded, release_embedded
-from app.store.store import Store
+from tests.bench.database import Fleet, prepare
 from tests.rig import rig_block
 
-T0 = datetime(2025, 1, 1, tzinfo=UTC)
 CHECKPOINT = PROJECT_DIR / "app" / "weights" / "1"
-
-REGISTER = """
-insert into equipment (equipment_id, topology, revision, grid_us)
-select id, jsonb_set($1::jsonb, '{equipment_id}', to_jsonb(id)), md5(id), $2::bigint
-from (
-    select 'rig-' || lpad(n::text, 6, '0') as id from generate_series(1, $3::integer) n
-) machine"""
-SENSORS = """
-insert into equipment_sensors (equipment_key, slot, sensor_id)
-select equipment_key, sensor.position - 1, sensor.sensor_id
-from equipment, unnest($1::text[]) with ordinality as sensor (sensor_id, position)"""
-GRID = """
-insert into sensor_grid (equipment_key, time, vals)
-select
-    equipment.equipment_key, $1::timestamptz + bin.position * interval '1 second',
-    bin.vals::real[]
-from equipment
-join unnest($2::integer[], $3::integer[], $4::text[]) as bin (cycle, position, vals)
-    on bin.cycle = equipment.equipment_key % $5::integer"""
-READINGS = """
-insert into sensor_readings (equipment_key, time, slot, value)
-select equipment_key, $1::timestamptz + interval '59 seconds', 0, 1 from equipment"""
-
-
-async def fill(dsn: str, machines: int, cycles: int = 64) -> None:
-    """Register machines and write a minute of the rig's measured values of each, from `T0` on."""
-    store = Store(dsn)
-    await store.migrate()
-    rig = rig_equipment()
-    # creates the partitions of the month
-    await store.put_equipment(rig)
-    await store.ingest(
-        rig.equipment_id, [rig.sensor_ids[0]], [int(T0.timestamp()) * 1_000_000], [0.0]
-    )
-    await store.close()
-    values_CSN = window_values(cycles)
-    session = await asyncpg.connect(dsn)
-    await session.execute(
-        "truncate equipment, equipment_sensors, sensor_grid, sensor_readings cascade"
-    )
-    await session.execute(REGISTER, rig.model_dump_json(), rig.grid_us, machines)
-    await session.execute(SENSORS, list(rig.sensor_ids))
-    rows = [(cycle, bin_) for cycle in range(cycles) for bin_ in range(rig.bins)]
-    vals = [
-        "{" + ",".join(map(str, values_CSN[cycle, :, bin_].tolist())) + "}" for cycle, bin_ in rows
-    ]
-    await session.execute(
-        GRID, T0, [row[0] for row in rows], [row[1] for row in rows], vals, cycles
-    )
-    await session.execute(READINGS, T0)
-    # autovacuum does this within minutes of live ingest
-    await session.execute("vacuum analyze")
-    await session.close()
 
 
 def window_values(cycles: int) -> Any:
@@ -111,11 +56,11 @@ def network_alone(batch: int, threads: int, seconds: float) -> float:
     return batch / float(np.median(took))
 
 
-def fleet(dsn: str, run: str, batch: int, workers: int | None) -> dict[str, Any]:
+def score(dsn: str, fleet: Fleet, batch: int, workers: int | None) -> dict[str, Any]:
     """Run the command on every machine and return its summary, with its whole run time."""
     command = [
-        *(sys.executable, "-m", "app.fleet", "score", "--json", "--run", run),
-        *("--at", T0.replace(minute=1).isoformat(), "--batch", str(batch)),
+        *(sys.executable, "-m", "app.fleet", "score", "--json", "--run", "bench"),
+        *("--at", fleet.cycle_ends()[0].isoformat(), "--batch", str(batch)),
         *("--address", "local", "--checkpoint", str(CHECKPOINT)),
     ]
     if workers is not None:
@@ -153,10 +98,10 @@ def run(
     with tempfile.TemporaryDirectory(
         prefix="hydraulic-bench-", ignore_cleanup_errors=True
     ) as parent:
-        dsn = ensure_embedded(Path(parent) / "postgres", grace_s=0.0)
-        asyncio.run(fill(dsn, machines))
+        fleet = Fleet("bench_fleet", machines, cycles=1, has_all_readings=False)
+        dsn = prepare(ensure_embedded(Path(parent) / "postgres", grace_s=0.0), fleet)
         alone = {count: [network_alone(batch, count, raw_s)] for count in sorted({1, threads})}
-        summary = fleet(dsn, "bench", batch, workers)
+        summary = score(dsn, fleet, batch, workers)
         for count, rates in alone.items():
             rates.append(network_alone(batch, count, raw_s))
         stored = asyncio.run(stored_diagnoses(dsn))

@@ -6,21 +6,12 @@ left out.
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from tests.bench.compare import medians, titles
-from tests.bench.systems import OURS, PEERS
+from tests.bench.comparison_report import Found, comparison_tables, markdown_table, rounded
 
-BASELINES = {"fastapi": "(a)", "litserve": "(c)", "naive": "(f)"}
 LEAST_CPU_MS = 0.01
 MOST_LIBRARIES = 8
-PEERS_LACK = (
-    "Peers have no authentication, write-behind queue, metrics, limits or fallback; they return "
-    "the same diagnoses."
-)
-
-Found = Mapping[str, Any]
 
 
 def summary(found: Found) -> str:
@@ -41,7 +32,7 @@ def summary(found: Found) -> str:
         ),
     ]
     writers = {
-        "compare": _compare,
+        "compare": comparison_tables,
         "cold_start": _cold_start,
         "fleet": _fleet,
         "cache": _cache,
@@ -60,123 +51,6 @@ def summary(found: Found) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def _number(value: float, digits: int = 0) -> str:
-    return "" if value != value else f"{value:,.{digits}f}"
-
-
-def _compare(section: Found) -> list[str]:
-    by_point = medians(section["measured"])
-    systems = list(dict.fromkeys(system for system, _ in by_point))
-    points = list(dict.fromkeys(point for _, point in by_point))
-    names = titles()
-    limit = max(_best_raw(section["raw"]).values(), default=float("nan"))
-    parts = ["## Peers"]
-    for title, figure, digits in (
-        ("Requests a second", "throughput", 0),
-        ("Latency p50, ms", "p50", 1),
-        ("Latency p95, ms", "p95", 1),
-        ("Latency p99, ms", "p99", 1),
-        ("CPU of the system, ms a request", "cpu_ms", 2),
-        ("CPU of PostgreSQL, ms a request", "postgres_cpu_ms", 2),
-        ("Mean batch size", "mean_batch", 1),
-    ):
-        missing = float("nan")
-        rows = [
-            [
-                names[system],
-                *(
-                    _number(by_point.get((system, point), {}).get(figure, missing), digits)
-                    for point in points
-                ),
-            ]
-            for system in systems
-        ]
-        if figure == "throughput":
-            rows.append(
-                [
-                    "(e) network alone, graphs a second",
-                    *([_number(limit)] + [""] * (len(points) - 1)),
-                ]
-            )
-        parts.append(f"**{title}**\n\n" + _table(["system", *points], rows))
-    errors = {
-        names[system]: sum(by_point[system, point]["errors"] for point in points)
-        for system in systems
-    }
-    parts.append(
-        "Errors: "
-        + (
-            "none."
-            if not any(errors.values())
-            else f"{ {k: int(v) for k, v in errors.items() if v} }."
-        )
-    )
-    if OURS in systems:
-        rows = []
-        for point in points:
-            ours = by_point[OURS, point]
-            ratios = [
-                _number(ours["throughput"] / by_point[peer, point]["throughput"], 2)
-                if (peer, point) in by_point
-                else ""
-                for peer in BASELINES
-            ]
-            rows.append([point, *ratios, _number(ours["throughput"] / limit, 2)])
-        heads = [f"of {title}" for title in BASELINES.values()]
-        parts.append(
-            "**Throughput of the service as a share of**\n\n"
-            + _table(["load", *heads, "of (e)"], rows)
-        )
-    memory = _memory_by_system(section["starts"])
-    rows = [
-        [names[name], _number(total), _number(largest), str(count)]
-        for name, (total, largest, count) in memory.items()
-    ]
-    parts.append(
-        "**Memory after the loads**, MB of proportional shares\n\n"
-        + _table(["system", "all processes", "largest process", "processes"], rows)
-    )
-    raw = _best_raw(section["raw"])
-    best = max(raw, key=lambda key: raw[key], default=None)
-    if best is not None:
-        cpu = statistics.median(
-            row["cpu_ms"] for row in section["raw"] if (row["threads"], row["size"]) == best
-        )
-        parts.append(
-            f"(e): best at batches of {best[1]} with {best[0]} thread(s), "
-            f"{raw[best]:,.0f} graphs a second, {cpu:.2f} ms of CPU a graph."
-        )
-    tuned = [f"- {PEERS[name].title}: {PEERS[name].tuned}." for name in systems if name in PEERS]
-    parts.append("How the peers were tuned. " + PEERS_LACK + "\n" + "\n".join(tuned))
-    repeats = {names[row["system"]] for row in section["measured"] if row["repeats"]}
-    if repeats:
-        parts.append(
-            f"So fast that some windows were requested twice: {', '.join(sorted(repeats))}."
-        )
-    return parts
-
-
-def _best_raw(rows: Sequence[Found]) -> dict[tuple[int, int], float]:
-    grouped: dict[tuple[int, int], list[float]] = {}
-    for row in rows:
-        grouped.setdefault((row["threads"], row["size"]), []).append(row["graphs_a_second"])
-    return {key: statistics.median(values) for key, values in grouped.items()}
-
-
-def _memory_by_system(starts: Sequence[Found]) -> dict[str, tuple[float, float, int]]:
-    found: dict[str, tuple[float, float, int]] = {}
-    for start in starts:
-        sizes = [item["pss_mb"] for item in start["memory"]]
-        if sizes:
-            found[start["system"]] = (sum(sizes), max(sizes), len(sizes))
-    return found
-
-
 def _cold_start(section: Found) -> list[str]:
     names = list(dict.fromkeys(name for row in section["rows"] for name in row))
     rows = [
@@ -185,7 +59,7 @@ def _cold_start(section: Found) -> list[str]:
     ]
     return [
         "## Cold start",
-        "Seconds from `serve run` to each mark.\n\n" + _table(["mark", "s"], rows),
+        "Seconds from `serve run` to each mark.\n\n" + markdown_table(["mark", "s"], rows),
     ]
 
 
@@ -234,7 +108,9 @@ def _verdict(section: Found) -> list[str]:
             "equal by window, called different",
             "equal by condition, called different",
         ]
-        parts.append(f"**{decider}**, read after every 50 diagnoses\n\n" + _table(head, rows))
+        parts.append(
+            f"**{decider}**, read after every 50 diagnoses\n\n" + markdown_table(head, rows)
+        )
     return parts
 
 
@@ -258,14 +134,14 @@ def _cache(section: Found) -> list[str]:
 def _memory(section: Found) -> list[str]:
     last = section["rows"][-1]
     rows = [
-        [item["name"], _number(item["pss_mb"]), _number(item["uss_mb"])]
+        [item["name"], rounded(item["pss_mb"]), rounded(item["uss_mb"])]
         for item in section["processes"][:12]
     ]
     return [
         "## Memory",
         f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, "
         f"slope {section['slope_bytes']:,.0f} bytes a diagnosis; "
-        f"{last['errors']} errors.\n\n" + _table(["process", "PSS MB", "USS MB"], rows),
+        f"{last['errors']} errors.\n\n" + markdown_table(["process", "PSS MB", "USS MB"], rows),
     ]
 
 
@@ -292,8 +168,8 @@ def _scale(section: Found) -> list[str]:
     ]
     return [
         "## Growth",
-        _table(["machines in the store", "p50 ms at 50/s", "p95 ms at 50/s"], first),
-        _table(["components of the machine", "CPU ms a diagnosis", "p50 ms at c4"], second),
+        markdown_table(["machines in the store", "p50 ms at 50/s", "p95 ms at 50/s"], first),
+        markdown_table(["components of the machine", "CPU ms a diagnosis", "p50 ms at c4"], second),
     ]
 
 
@@ -319,8 +195,8 @@ def _profile(section: Found) -> list[str]:
     cpu = [
         [
             name,
-            *(_number(section["cpu"][load].get(name, 0.0), 2) for load in loads),
-            _number(section["idle"].get(name, 0.0), 3),
+            *(rounded(section["cpu"][load].get(name, 0.0), 2) for load in loads),
+            rounded(section["idle"].get(name, 0.0), 3),
         ]
         for name in names
         if spent[name] >= LEAST_CPU_MS
@@ -339,9 +215,9 @@ def _profile(section: Found) -> list[str]:
     return [
         "## Where the time goes",
         "**CPU of each process, ms a request, and cores without requests**\n\n"
-        + _table(["process", *loads, "idle"], cpu),
+        + markdown_table(["process", *loads, "idle"], cpu),
         "**Samples by library that held the GIL**\n\n"
-        + _table(["load", "replica", "share of samples"], samples),
+        + markdown_table(["load", "replica", "share of samples"], samples),
     ]
 
 
@@ -364,7 +240,7 @@ def _shadow(section: Found) -> list[str]:
             or "none"
         )
         rows.append(
-            [shadow, point, *(_number(value, 1) for value in figures), str(errors), outcomes]
+            [shadow, point, *(rounded(value, 1) for value in figures), str(errors), outcomes]
         )
     head = [
         "shadow",
@@ -376,7 +252,7 @@ def _shadow(section: Found) -> list[str]:
         "errors",
         "copies",
     ]
-    return ["## Cost of shadows for callers", _table(head, rows)]
+    return ["## Cost of shadows for callers", markdown_table(head, rows)]
 
 
 def _store_read(section: Found) -> list[str]:
@@ -391,7 +267,7 @@ def _store_read(section: Found) -> list[str]:
     ]
     return [
         "## Reading 60 minutes of 20 sensors at 1 Hz",
-        _table(
+        markdown_table(
             [
                 "other machines in the table",
                 "rows to a pandas pivot",
@@ -420,5 +296,5 @@ def _releases(section: Found) -> list[str]:
     return [
         "## Releases under load",
         totals,
-        _table(["step", "status", "s", "weights in force after, s"], rows),
+        markdown_table(["step", "status", "s", "weights in force after, s"], rows),
     ]
