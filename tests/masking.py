@@ -1,4 +1,4 @@
-"""Which steps training shows, by its own augmentation."""
+"""Steps that the augmentation of training leaves unmasked."""
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from train.fitting.loss import Targets
 STEPS = 12
 
 
-def shown(config: TrainConfig, sensors: int, windows: int = 20_000) -> NDArray[np.bool_]:
-    """Return which steps of whole windows training shows, [W, S, T]."""
+def unmasked_steps(config: TrainConfig, sensors: int, windows: int = 20_000) -> NDArray[np.bool_]:
+    """Return which steps of whole windows stay unmasked in training, [W, S, T]."""
     values_WSN = np.zeros((windows, sensors, STEPS), np.float32)
     values_WSN = augment(values_WSN, config, np.random.default_rng(0))
     mask_ST = torch.from_numpy(np.isfinite(values_WSN).reshape(-1, STEPS))

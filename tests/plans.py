@@ -1,4 +1,4 @@
-"""The plans that a statement really ran by, those within its functions too."""
+"""Execution plans of a statement, including the statements inside its functions."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,7 @@
-"""Measures the service beside its peers: `make bench`, one command, one run.
+"""Measures the service beside its peers: `make bench`.
 
-Writes `var/bench/<time>.json` with every figure, `var/bench/summary.md` with the tables, and plots
-beside them.
-Invariant: every figure is of this run, and all systems had the same checkpoint, features, database
-and machine.
+Writes `var/bench/<time>.json` with all figures, `var/bench/summary.md` with the tables, and plots.
+All systems use the same checkpoint, features, database and machine, and every figure is of one run.
 """
 
 import argparse
@@ -19,36 +17,23 @@ from pathlib import Path
 
 from app.core.settings import Settings
 from app.store.embedded.server import ensure_embedded, release_embedded
-from tests.bench import (
-    cache,
-    cold_start,
-    fleet,
-    memory,
-    observability,
-    profile,
-    releases,
-    scale,
-    shadow,
-    store_read,
-    train,
-    verdict,
-)
+from tests.bench import fleet, profile, releases, service, shadow, store_read, train, verdict
 from tests.bench.compare import Bench, Point, compare
+from tests.bench.comparison_report import plot_comparison
 from tests.bench.database import Fleet, prepare
 from tests.bench.peers.environment import peers_environment
-from tests.bench.plots import plot
 from tests.bench.report import summary
 from tests.bench.systems import OURS, PEERS
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "compare": compare,
     "profile": profile.measure,
-    "cold_start": cold_start.measure,
+    "cold_start": service.cold_start,
     "fleet": fleet.measure,
-    "cache": cache.measure,
-    "memory": memory.measure,
-    "scale": scale.measure,
-    "observability": observability.measure,
+    "cache": service.cache,
+    "memory": service.memory,
+    "scale": service.scale,
+    "observability": service.observability,
     "shadow": shadow.measure,
     "store_read": store_read.measure_read,
     "train": train.measure,
@@ -58,7 +43,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
 
 
 def facts() -> dict[str, object]:
-    """Return what the machine is, and how busy before anything started."""
+    """Return the machine, its load before the run, and the command."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -79,7 +64,7 @@ def facts() -> dict[str, object]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description="the service beside its peers"
+        prog="python -m tests.bench", description="measure the service beside its peers"
     )
     parser.add_argument("--systems", nargs="+", default=[OURS, *PEERS], choices=[OURS, *PEERS])
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
@@ -95,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run the sections and write what came of them."""
+    """Run the sections and write their results."""
     given = _parser().parse_args()
 
     output = Settings().var_dir / "bench"
@@ -124,7 +109,8 @@ def main() -> None:
             systems=tuple(given.systems),
         )
         print(
-            f"{given.machines} machines with {given.cycles} cycles each: ready in {time.monotonic() - began:.0f} s"
+            f"{given.machines} machines with {given.cycles} cycles each: "
+            f"ready in {time.monotonic() - began:.0f} s"
         )
         for name in given.sections:
             print(f"== {name}", flush=True)
@@ -136,7 +122,7 @@ def main() -> None:
     text = summary(found)
     (output / "summary.md").write_text(text)
     if "compare" in found:
-        plot(found["compare"], output)
+        plot_comparison(found["compare"], output)
     print(text)
 
 

@@ -1,13 +1,12 @@
-"""The comparison: every system under the same loads, in turn, round after round.
+"""The section `compare`: every system under the same loads, in turn, for several rounds.
 
-Invariant: a (machine, time) pair is asked once in the life of a started system, as long as there
-are pairs; repeats are counted.
+A started system gets each (machine, time) pair once, until all pairs were sent; repeats are
+counted.
 """
 
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 from tests.bench import meter
 from tests.bench.database import Fleet, write_bodies
 from tests.bench.peers.common import ROUTE
-from tests.bench.systems import OURS, PEERS, Running, ask_once, metrics_of, running
+from tests.bench.systems import OURS, Running, metrics_of, request_diagnosis, running
 from tests.system import PROJECT_DIR, processes_of
 
 WARM_UP_CONCURRENCY = 16
@@ -27,20 +26,20 @@ WARM_UP_CONCURRENCY = 16
 
 @dataclass(frozen=True)
 class Point:
-    """One load: so many connections, or so many requests a second."""
+    """A load level: the connections of a closed loop or the rate of an open loop."""
 
     concurrency: int | None = None
     rate: float | None = None
 
     @property
     def label(self) -> str:
-        """Name in tables."""
+        """Name in tables and JSON."""
         return f"c{self.concurrency}" if self.concurrency is not None else f"{self.rate:g}/s"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all sections share.
+    """Settings of a run that all sections share.
 
     Args:
         directory: of this run's files.
@@ -48,11 +47,11 @@ class Bench:
         dsn: of the fleet's database.
         fleet: its machines.
         postgres: resolved directory of the server, to find its processes.
-        peers_python: of the peers' environment.
-        points: loads of the comparison.
-        seconds: of each load.
-        rounds: of the comparison.
-        systems: names, in the order of their turns.
+        peers_python: interpreter of the peers' environment.
+        points: load levels of the comparison.
+        seconds: duration of each load.
+        rounds: of every section.
+        systems: names, in the order in which they take turns.
     """
 
     directory: Path
@@ -67,13 +66,17 @@ class Bench:
     systems: tuple[str, ...]
 
     def fresh_directory(self, name: str) -> Path:
-        """Return a directory that is not there yet, for one start of a system."""
+        """Return the path of a new directory for one start of a system."""
         return self.directory / f"{name}-{len(list(self.directory.glob(f'{name}-*')))}"
 
 
 @dataclass
-class Measured:
-    """One load on one system in one round; times in ms, memory in MB; `cpu_ms_of` is `cpu_ms` by what the processes are."""
+class Measurement:
+    """One load on one system in one round; times in ms.
+
+    `cpu_ms` is CPU time of the system per answered request, and `cpu_ms_of` the same by process
+    name.
+    """
 
     system: str
     point: str
@@ -96,19 +99,18 @@ class Measured:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that a share of the values does not exceed; NaN of none."""
+    """Return the quantile of some values at a share in [0, 1], NaN if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-class Asker:
-    """Puts loads on one started system and measures what they cost.
+class LoadClient:
+    """Runs loads against one started system and measures it.
 
     Args:
         bench: the run.
         system: started.
-        pairs: machine and time of each request, in their order; of the last the first diagnosis is
-            asked.
+        pairs: machine and time of each request, in order.
     """
 
     def __init__(
@@ -121,32 +123,32 @@ class Asker:
         self._bodies = write_bodies(
             system.directory / f"{number}.bodies", pairs, as_list=system.as_list
         )
-        self._asked = 0
+        self._sent = 0
 
     def first_diagnosis(self) -> bytes:
-        """Ask for one diagnosis."""
+        """Request the diagnosis of the last pair and return the response body."""
         body = json.loads(self._bodies.read_text().splitlines()[-1])
-        return ask_once(self._system, body[0] if isinstance(body, list) else body)
+        return request_diagnosis(self._system, body[0] if isinstance(body, list) else body)
 
-    def load(
+    def run(
         self,
         point: Point,
         seconds: float,
         round_number: int = 0,
         count: int | None = None,
         *,
-        again: bool = False,
-    ) -> Measured:
-        """Put one load on the system.
+        repeat: bool = False,
+    ) -> Measurement:
+        """Run one load and return its measurement.
 
         Args:
-            point: which.
-            seconds: how long.
-            round_number: for the record.
-            count: requests after which it ends earlier.
-            again: begin with the first pair, which was asked before.
+            point: load level.
+            seconds: duration.
+            round_number: stored in the measurement.
+            count: number of requests after which the load ends early.
+            repeat: start with the first pair again; such repeats are not counted.
         """
-        first = 0 if again else self._asked
+        first = 0 if repeat else self._sent
         plan = {
             "host": "127.0.0.1",
             "port": self._system.port,
@@ -180,14 +182,14 @@ class Asker:
             _expect(process.stdout.readline(), "end")
             cpu_s, postgres_s = meter.spent_since(before_s), meter.cpu_s(postgres) - postgres_s
             result = json.loads(process.stdout.readline())
-        self._asked += result["sent"]
+        self._sent += result["sent"]
         latencies, done = result["latencies_ms"], max(1, result["in_time"])
         sizes, mean_batch = self._system.batch_sizes(), None
         if self._system.name == OURS:
             sizes, mean_batch = batches_between(before, metrics_of(self._system))
         elif sizes:
             mean_batch = sum(size * number for size, number in sizes.items()) / sum(sizes.values())
-        return Measured(
+        return Measurement(
             system=self._system.name,
             point=point.label,
             round=round_number,
@@ -206,7 +208,7 @@ class Asker:
             batch_sizes=dict(sorted(sizes.items())),
             mean_batch=mean_batch,
             repeats=0
-            if again
+            if repeat
             else max(0, min(result["sent"], first + result["sent"] - len(self._pairs))),
         )
 
@@ -214,26 +216,31 @@ class Asker:
 def batches_between(
     before: dict[str, float], after: dict[str, float]
 ) -> tuple[Counter[int], float | None]:
-    """Return our batches between two readings of the metrics: numbers by the upper bound of their size, and their mean."""
+    """Return the service's batches between two readings of its metrics.
+
+    Returns:
+        Number of batches by the upper bound of their histogram bucket, and their mean size.
+    """
     name = "hydraulic_diagnosis_batch_windows"
-    rise = {
+    increase = {
         key: value - before.get(key, 0.0) for key, value in after.items() if key.startswith(name)
     }
     sizes: Counter[int] = Counter()
     below = 0.0
-    for key, value in rise.items():  # in the order of rising bounds, as Prometheus writes them
+    for key, value in increase.items():  # Prometheus writes buckets in ascending order
         bound = key.removeprefix(f'{name}_bucket{{le="').removesuffix('"}')
         if bound not in (key, "+Inf"):
             sizes[int(float(bound))] += round(value - below)
             below = value
-    batches = rise.get(f"{name}_count", 0.0)
-    return +sizes, rise[f"{name}_sum"] / batches if batches else None
+    batches = increase.get(f"{name}_count", 0.0)
+    return +sizes, increase[f"{name}_sum"] / batches if batches else None
 
 
 def _expect(line: str, word: str) -> None:
     if line.strip() != word:
         raise RuntimeError(
-            f"expected '{word}' from the load, found '{line.strip()}': read its error above"
+            f"expected '{word}' from the load generator, found '{line.strip()}': "
+            "read its error above"
         )
 
 
@@ -241,26 +248,27 @@ def compare(bench: Bench) -> dict[str, object]:
     """Run all rounds.
 
     Returns:
-        `measured`: a row for each load; `raw`: rows of the network alone; `starts`: seconds to
+        `measured`: a row for each load; `raw`: rows of the network alone; `starts`: seconds until
             ready, and memory at the end.
     """
-    measured: list[Measured] = []
+    measured: list[Measurement] = []
     raw: list[dict[str, float]] = []
     starts: list[dict[str, object]] = []
     for round_number in range(bench.rounds):
-        raw += raw_model(bench, round_number)
+        raw += measure_raw_model(bench, round_number)
         for name in bench.systems:
             directory = bench.fresh_directory(name)
             with running(name, bench.dsn, directory, bench.peers_python) as system:
-                asker = Asker(bench, system, bench.fleet.pairs(round_number))
-                asker.first_diagnosis()
-                asker.load(Point(WARM_UP_CONCURRENCY), min(3.0, bench.seconds))
+                client = LoadClient(bench, system, bench.fleet.pairs(round_number))
+                client.first_diagnosis()
+                client.run(Point(WARM_UP_CONCURRENCY), min(3.0, bench.seconds))
                 for point in bench.points:
-                    row = asker.load(point, bench.seconds, round_number)
+                    row = client.run(point, bench.seconds, round_number)
                     measured.append(row)
                     print(
-                        f"round {round_number} {name:15} {row.point:>5} {row.throughput:8.1f}/s  p50 {row.p50:7.1f}  "
-                        f"p95 {row.p95:7.1f}  p99 {row.p99:7.1f} ms  cpu {row.cpu_ms:6.2f} ms  errors {sum(row.errors.values())}",
+                        f"round {round_number} {name:15} {row.point:>5} {row.throughput:8.1f}/s  "
+                        f"p50 {row.p50:7.1f}  p95 {row.p95:7.1f}  p99 {row.p99:7.1f} ms  "
+                        f"cpu {row.cpu_ms:6.2f} ms  errors {sum(row.errors.values())}",
                         flush=True,
                     )
                 memory = [asdict(item) for item in meter.memory_of(system.processes())]
@@ -277,8 +285,8 @@ def compare(bench: Bench) -> dict[str, object]:
     return {"measured": [asdict(row) for row in measured], "raw": raw, "starts": starts}
 
 
-def raw_model(bench: Bench, round_number: int) -> list[dict[str, float]]:
-    """Measure the network alone, in a process of its own."""
+def measure_raw_model(bench: Bench, round_number: int) -> list[dict[str, float]]:
+    """Measure the network without serving, in its own process."""
     bodies = write_bodies(bench.directory / "raw.bodies", bench.fleet.pairs(round_number))
     done = subprocess.run(
         [
@@ -297,28 +305,3 @@ def raw_model(bench: Bench, round_number: int) -> list[dict[str, float]]:
         flush=True,
     )
     return [{**row, "round": round_number} for row in rows]
-
-
-def medians(rows: Sequence[dict[str, object]]) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the median over rounds of each figure, by system and point."""
-    grouped: dict[tuple[str, str], list[dict[str, object]]] = {}
-    for row in rows:
-        grouped.setdefault((str(row["system"]), str(row["point"])), []).append(row)
-    names = ("throughput", "p50", "p95", "p99", "cpu_ms", "postgres_cpu_ms", "mean_batch")
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for key, group in grouped.items():
-        found[key] = {
-            name: statistics.median(
-                [float(row[name]) for row in group if row[name] is not None] or [float("nan")]
-            )  # type: ignore[arg-type]
-            for name in names
-        }
-        found[key]["errors"] = float(sum(sum(row["errors"].values()) for row in group))  # type: ignore[attr-defined]
-    return found
-
-
-def titles() -> dict[str, str]:
-    """Return the systems' names for tables."""
-    return {OURS: "Hydraulic Diagnostics (whole chain)"} | {
-        name: peer.title for name, peer in PEERS.items()
-    }

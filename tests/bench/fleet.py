@@ -1,6 +1,6 @@
-"""A whole fleet in one batch: `POST /v1/diagnoses/batch` with 1,000 items, against the network alone.
+"""The section `fleet`: `POST /v1/diagnoses/batch` with 1,000 items beside the network alone.
 
-Invariant: every item is answered with a diagnosis, or counted as an error.
+An item without a diagnosis is counted as an error.
 """
 
 import http.client
@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from tests.bench import meter
-from tests.bench.compare import Bench, raw_model
+from tests.bench.compare import Bench, measure_raw_model
 from tests.bench.systems import OURS, Running, running
 from tests.system import processes_of
 
@@ -21,9 +21,9 @@ def measure(bench: Bench) -> dict[str, object]:
     """Send batches of different windows.
 
     Returns:
-        `rows`: for each batch its items, errors, graphs a second, ms to the first line and CPU ms
-            an item, of all processes and by
-        what they are, with `postgres` and `client`; `limit`: graphs a second of the network alone.
+        `rows`: for each batch its items, errors, graphs a second, ms to the first line, and CPU ms
+            an item, in total and by process name with `postgres` and `client`; `limit`: graphs a
+            second of the network alone.
     """
     rows = []
     with running(OURS, bench.dsn, bench.fresh_directory("fleet"), bench.peers_python) as system:
@@ -34,13 +34,13 @@ def measure(bench: Bench) -> dict[str, object]:
                 {"equipment_id": equipment_id, "at": at.isoformat()} for equipment_id, at in chosen
             ]
             row = _send(bench, system, items)
-            if first:  # the first warms up
+            if first:  # the first batch is the warm-up
                 rows.append(row)
     for name, spent in sorted(rows[-1]["cpu_ms_of"].items(), key=lambda item: -item[1])[:6]:
         print(f"fleet: {name} {spent:.2f} ms", flush=True)
-    limit = max(row["graphs_a_second"] for row in raw_model(bench, 0))
-    told = statistics.median(row["graphs_a_second"] for row in rows)
-    print(f"fleet: {told:.0f} graphs/s, {told / limit:.2f} of the network alone")
+    limit = max(row["graphs_a_second"] for row in measure_raw_model(bench, 0))
+    throughput = statistics.median(row["graphs_a_second"] for row in rows)
+    print(f"fleet: {throughput:.0f} graphs/s, {throughput / limit:.2f} of the network alone")
     return {"rows": rows, "limit": limit}
 
 
@@ -59,9 +59,9 @@ def _send(bench: Bench, system: Running, items: list[dict[str, str]]) -> dict[st
         json.dumps({"items": items}),
         {"content-type": "application/json", **system.headers},
     )
-    answer = connection.getresponse()
+    response = connection.getresponse()
     lines, first_s = [], 0.0
-    while line := answer.readline():
+    while line := response.readline():
         first_s = first_s or time.perf_counter() - began
         lines.append(line)
     took_s = time.perf_counter() - began

@@ -1,14 +1,14 @@
-"""Sends requests and times the answers: `python -m tests.bench.load`, in a process of its own, a plan as JSON on standard input.
+"""Load generator: `python -m tests.bench.load` reads a plan as JSON from standard input.
 
-Closed loop: each of so many connections sends its next request when the last was answered. Open
-loop: requests are due at
-fixed times and their latency counts from then, sent or not, so a server that stalls can't hide what
-it kept waiting.
-Times are of `perf_counter`: the event loop's own clock ticks in milliseconds. It speaks as little
-HTTP/1.1 as it needs, since it shares the machine with what it measures: about 0.05 ms of CPU a
-request.
-Invariant: every request is answered, or counted as an error of a kind; standard output is `begin`,
-`end` and the result.
+Closed loop: each connection sends its next request when the previous one was answered. Open loop:
+requests are due at fixed times and their latency counts from the due time, whether they could be
+sent or not, so that a stalled server does not hide the requests it kept waiting (coordinated
+omission).
+
+Times are read from `perf_counter`, because the event loop's clock ticks in milliseconds. The client
+implements only the HTTP/1.1 it needs, since it shares the machine with the measured system: about
+0.05 ms of CPU a request. It prints `begin`, `end` and the result as JSON. Every request is either
+answered or counted as an error.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ import orjson
 import uvloop
 
 DRAIN_S = 15.0
-"""How long requests under way at the end are waited for; what is not answered by then is an error."""
+"""Time limit for requests in flight at the end; one that is not answered by then is an error."""
 OPEN_CONNECTIONS = 64
-"""That an open loop begins with."""
+"""Connections that an open loop starts with."""
 MAX_CONNECTIONS = 1024
 FULLY_READ = 50
-"""One answer in so many is parsed as JSON and looked at; all of them are searched for their machine."""
+"""One response in this many is parsed as JSON; every response is searched for its equipment id."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Plan:
     """What to send.
 
     Args:
-        host: where to.
-        port: where to.
+        host: of the server.
+        port: of the server.
         path: of the POST.
-        headers: beside host, length and type.
-        bodies: a file with one JSON body a line, each naming its `equipment_id`.
-        first: line to begin with; after the last comes the first.
-        seconds: of sending.
+        headers: in addition to host, content-length and content-type.
+        bodies: file with one JSON body a line, each with an `equipment_id`.
+        first: index of the first line to send; after the last line comes the first.
+        seconds: duration of sending.
         concurrency: connections of a closed loop.
         rate: requests a second of an open loop, instead of `concurrency`.
-        count: requests after which a closed loop ends, if before `seconds`.
+        count: number of requests after which a closed loop ends early.
     """
 
     host: str
@@ -64,7 +64,17 @@ class Plan:
 
 @dataclass
 class Result:
-    """What came of it: latencies in ms of the good answers, errors by kind, and good answers a second before the end."""
+    """Result of a run.
+
+    Args:
+        latencies_ms: of the valid responses.
+        errors: number by kind.
+        sent: requests sent.
+        in_time: valid responses before the end of sending.
+        throughput: of `in_time`, a second.
+        late_ms: longest delay of an open loop behind its schedule.
+        cpu_ms: CPU time of the load generator.
+    """
 
     latencies_ms: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -76,15 +86,15 @@ class Result:
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection with at most one request under way.
+    """One keep-alive connection with at most one request in flight.
 
     Args:
-        answered: told (connection, status, body) of an answer, or status 0 when the connection went
-            before it came.
+        on_response: called with (connection, status, body) of a response, or with status 0 when
+            the connection was lost before it.
     """
 
-    def __init__(self, answered: "Callable[[Connection, int, bytes], None]") -> None:
-        self._answered = answered
+    def __init__(self, on_response: "Callable[[Connection, int, bytes], None]") -> None:
+        self._on_response = on_response
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
         self._expected: bytes | None = None
@@ -92,18 +102,18 @@ class Connection(asyncio.Protocol):
 
     @property
     def expected(self) -> bytes:
-        """What the answer under way must contain."""
+        """Bytes that the response to the request in flight must contain."""
         assert self._expected is not None
         return self._expected
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is awaited."""
+        """Whether a request is in flight."""
         return self._expected is not None
 
     @property
     def open(self) -> bool:
-        """Whether the connection can be sent on."""
+        """Whether the connection can send."""
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -122,7 +132,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
-        """Close, whatever is under way."""
+        """Close the connection and drop the request in flight."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -140,11 +150,11 @@ class Connection(asyncio.Protocol):
         self._finish(int(head[9:12]), body)
 
     def _finish(self, status: int, body: bytes) -> None:
-        self._answered(self, status, body)
+        self._on_response(self, status, body)
 
 
 def _whole_body(head: bytes, rest: bytes) -> bytes | None:
-    """Return an answer's body, None while it is not all there."""
+    """Return the body of a response, None while it is incomplete."""
     place = head.find(b"content-length:")
     if place >= 0:
         length = int(head[place + 15 :].split(b"\r\n", 1)[0])
@@ -164,8 +174,8 @@ def _whole_body(head: bytes, rest: bytes) -> bytes | None:
         body, rest = body + rest[:length], rest[length + 2 :]
 
 
-class Load:
-    """One run of a plan."""
+class LoadGenerator:
+    """Runs one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -177,7 +187,7 @@ class Load:
         self._deadline = 0.0
 
     async def run(self) -> Result:
-        """Send until the time or the count is up, then wait for what is under way."""
+        """Send until the time or the count is reached, then wait for the requests in flight."""
         plan = self._plan
         await asyncio.gather(
             *(self._connect() for _ in range(plan.concurrency or OPEN_CONNECTIONS))
@@ -187,11 +197,11 @@ class Load:
         self._deadline = began + plan.seconds
         if plan.rate is None:
             for connection in self._take_idle():
-                self._next(connection)
-            while time.perf_counter() < self._deadline and not self._counted_out():
+                self._send_next(connection)
+            while time.perf_counter() < self._deadline and not self._is_count_reached():
                 await asyncio.sleep(min(0.01, max(0.0, self._deadline - time.perf_counter())))
         else:
-            await self._send_on_time(began, plan.rate)
+            await self._send_on_schedule(began, plan.rate)
         took_s = min(plan.seconds, time.perf_counter() - began)
         self._result.in_time = len(self._result.latencies_ms)
         self._deadline = 0.0
@@ -211,7 +221,7 @@ class Load:
         self._result.cpu_ms = 1000.0 * (time.process_time() - cpu_s)
         return self._result
 
-    async def _send_on_time(self, began: float, rate: float) -> None:
+    async def _send_on_schedule(self, began: float, rate: float) -> None:
         for number in range(int(rate * self._plan.seconds)):
             due = began + number / rate
             if due > time.perf_counter():
@@ -230,29 +240,29 @@ class Load:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(self._answered), self._plan.host, self._plan.port
+                lambda: Connection(self._on_response), self._plan.host, self._plan.port
             )
         except OSError:
             self._result.errors["no connection"] += 1
             return
         self._connections.add(connection)
-        self._rest(connection)
+        self._send_waiting(connection)
 
     def _take_idle(self) -> list[Connection]:
         idle, self._idle = self._idle, []
         return idle
 
-    def _counted_out(self) -> bool:
+    def _is_count_reached(self) -> bool:
         return self._plan.count is not None and self._result.sent >= self._plan.count
 
-    def _next(self, connection: Connection) -> None:
-        """Go on in a closed loop."""
+    def _send_next(self, connection: Connection) -> None:
+        """Send the next request of a closed loop."""
         now = time.perf_counter()
-        if now < self._deadline and not self._counted_out():
+        if now < self._deadline and not self._is_count_reached():
             self._send(connection, now)
 
-    def _rest(self, connection: Connection) -> None:
-        """Take what waits in an open loop, or be idle."""
+    def _send_waiting(self, connection: Connection) -> None:
+        """Send the next waiting request of an open loop, or mark the connection idle."""
         if self._waiting:
             self._send(connection, self._waiting.popleft())
         else:
@@ -265,14 +275,14 @@ class Load:
         self._result.sent += 1
         connection.send(request, expected, due)
 
-    def _answered(self, connection: Connection, status: int, body: bytes) -> None:
+    def _on_response(self, connection: Connection, status: int, body: bytes) -> None:
         now = time.perf_counter()
         result = self._result
         if status == 0:
             result.errors["connection lost"] += 1
         elif status != 200:
             result.errors[str(status)] += 1
-        elif not _is_answer(
+        elif not _is_valid(
             body, connection.expected, fully=len(result.latencies_ms) % FULLY_READ == 0
         ):
             result.errors["malformed"] += 1
@@ -284,20 +294,21 @@ class Load:
             task = asyncio.get_running_loop().create_task(self._reconnect())
             task.add_done_callback(lambda done: done.exception())
         elif self._plan.rate is None:
-            self._next(connection)
+            self._send_next(connection)
         else:
-            self._rest(connection)
+            self._send_waiting(connection)
 
     async def _reconnect(self) -> None:
         if self._deadline:
             await self._connect()
             if self._plan.rate is None:
                 for connection in self._take_idle():
-                    self._next(connection)
+                    self._send_next(connection)
 
 
 def _requests_of(plan: Plan) -> list[tuple[bytes, bytes]]:
-    head = f"POST {plan.path} HTTP/1.1\r\nhost: {plan.host}:{plan.port}\r\ncontent-type: application/json\r\n"
+    head = f"POST {plan.path} HTTP/1.1\r\nhost: {plan.host}:{plan.port}\r\n"
+    head += "content-type: application/json\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in plan.headers.items())
     requests = []
     for line in Path(plan.bodies).read_bytes().splitlines():
@@ -312,7 +323,7 @@ def _requests_of(plan: Plan) -> list[tuple[bytes, bytes]]:
     return requests
 
 
-def _is_answer(body: bytes, equipment: bytes, *, fully: bool) -> bool:
+def _is_valid(body: bytes, equipment: bytes, *, fully: bool) -> bool:
     if equipment not in body or b'"components"' not in body:
         return False
     if not fully:
@@ -326,8 +337,8 @@ def _is_answer(body: bytes, equipment: bytes, *, fully: bool) -> bool:
 
 
 def run_plan(plan: Plan) -> Result:
-    """Run a plan in an event loop of its own."""
-    return uvloop.run(Load(plan).run())
+    """Run a plan in a new event loop."""
+    return uvloop.run(LoadGenerator(plan).run())
 
 
 def main() -> None:

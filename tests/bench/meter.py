@@ -1,7 +1,7 @@
 """CPU time and memory of groups of processes.
 
-CPU of processes that ended meanwhile counts too, as far as their parents waited for them.
-Invariant: a figure is a difference between two readings of the kernel's own counters.
+CPU time is the difference between two readings of the kernel's counters. It includes child
+processes that ended meanwhile, if their parents waited for them.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import psutil
 
 @dataclass(frozen=True)
 class Memory:
-    """One process: its share of all memory (PSS), what is its alone (USS), both MB, and what it is."""
+    """Memory of one process in MB: proportional set size (PSS) and unique set size (USS)."""
 
     name: str
     pss_mb: float
@@ -22,7 +22,7 @@ class Memory:
 
 
 def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """Return the CPU seconds that processes and their ended children have used since they started."""
+    """Return the CPU seconds used by processes and their ended children since they started."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -32,12 +32,15 @@ def cpu_s(processes: Sequence[psutil.Process]) -> float:
 
 
 def cpu_of_each(processes: Sequence[psutil.Process]) -> dict[psutil.Process, float]:
-    """Return the same of each process."""
+    """Return the CPU seconds of each process since it started."""
     return {process: cpu_s([process]) for process in processes}
 
 
 def spent_since(before: Mapping[psutil.Process, float]) -> dict[str, float]:
-    """Return the CPU seconds that processes have used since a reading, by what they are; replicas of one deployment together."""
+    """Return the CPU seconds used since a reading, by process name.
+
+    Replicas of one deployment have one name and are summed.
+    """
     found: dict[str, float] = {}
     for process, earlier_s in before.items():
         with contextlib.suppress(psutil.Error):
@@ -57,12 +60,12 @@ def memory_of(processes: Sequence[psutil.Process]) -> list[Memory]:
 
 
 def name_of(process: psutil.Process) -> str:
-    """Return what a process is: a replica's deployment, a module, or a program's name."""
+    """Return the name of a process: its deployment, its Python module or its program."""
     command = process.cmdline() or [process.name()]
     joined = " ".join(command)
     replica = re.search(r"ray::(?:ServeReplica:)?([\w:.-]+)", joined)
     if replica:
-        return replica[1].split(".")[0].rstrip(":")  # what follows a dot is the call under way
+        return replica[1].split(".")[0].rstrip(":")  # after the dot: the current call
     module = re.search(r"-m ([\w.]+)", joined)
     if module:
         return module[1]

@@ -1,11 +1,9 @@
-"""Where the chain's time goes under load: CPU by process, and by library of the replicas that answer.
+"""The section `profile`: CPU time under load by process, and samples of the replicas by library.
 
-Each load runs twice, the second time with py-spy looking at the replicas a hundred times a second;
-a look counts for the library of the
-innermost Python function of the thread that holds the interpreter, compiled code for the one that
-called it. What runs without it
-(gRPC's own threads, matrix products) is in the CPU by process alone.
-Invariant: CPU figures are of loads without the sampler.
+Each load runs without the sampler for the CPU figures, then once with py-spy, which samples the
+replicas a hundred times a second. A sample counts for the library of the innermost Python function
+of the thread that holds the GIL. Code that runs without the GIL (gRPC's threads, matrix products)
+is in the CPU by process only.
 """
 
 import re
@@ -22,48 +20,48 @@ import psutil
 
 from app.core.settings import PROJECT_DIR
 from tests.bench import meter
-from tests.bench.compare import Asker, Bench, Point
+from tests.bench.compare import Bench, LoadClient, Point
 from tests.bench.systems import OURS, Running, running
 
 CONCURRENCIES = (1, 32, 128)
 SETTLE_S = 1.5
-"""From the start of a load until it is steady."""
+"""Time from the start of a load until it is steady."""
 LEAST_SHARE = 0.005
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>[^()]*?)(?::\d+)?\)$")
 
 
 def measure(bench: Bench) -> dict[str, object]:
-    """Put each load on the service, alone and under the sampler.
+    """Run each load without and with the sampler.
 
     Returns:
-        `cpu`: by load, median CPU milliseconds a request by process, with `load` and `postgres`;
-            `idle`: CPU seconds a second by
-        process of a service that nobody asks; `samples`: by load and replica the share of looks by
-        library.
+        `cpu`: by load, median CPU milliseconds a request by process, with `load` (the load
+            generator) and `postgres`; `idle`: CPU seconds a second by process without requests;
+            `samples`: by load and replica, the share of samples by library.
     """
     cpu: dict[str, dict[str, float]] = {}
     samples: dict[str, dict[str, dict[str, float]]] = {}
     with running(OURS, bench.dsn, bench.fresh_directory("profile"), bench.peers_python) as system:
-        asker = Asker(bench, system, bench.fleet.pairs(seed=11))
+        client = LoadClient(bench, system, bench.fleet.pairs(seed=11))
         for concurrency in CONCURRENCIES:
-            asker.load(Point(concurrency), min(3.0, bench.seconds))
+            client.run(Point(concurrency), min(3.0, bench.seconds))
         idle = _idle(system, bench.seconds)
         for concurrency in CONCURRENCIES:
             point = Point(concurrency)
-            rows = [asker.load(point, bench.seconds) for _ in range(bench.rounds)]
+            rows = [client.run(point, bench.seconds) for _ in range(bench.rounds)]
             by_round = [
                 row.cpu_ms_of | {"load": row.load_cpu_ms, "postgres": row.postgres_cpu_ms}
                 for row in rows
             ]
-            names = {name for told in by_round for name in told}
+            names = {name for round_ in by_round for name in round_}
             cpu[point.label] = {
-                name: statistics.median(told.get(name, 0.0) for told in by_round) for name in names
+                name: statistics.median(round_.get(name, 0.0) for round_ in by_round)
+                for name in names
             }
-            samples[point.label] = _sampled(asker, system, point, bench.seconds)
-    for label, told in cpu.items():
-        most = sorted(told.items(), key=lambda item: -item[1])[:6]
+            samples[point.label] = _sampled(client, system, point, bench.seconds)
+    for label, by_process in cpu.items():
+        largest = sorted(by_process.items(), key=lambda item: -item[1])[:6]
         print(
-            f"profile {label}: " + "  ".join(f"{name} {spent:.2f} ms" for name, spent in most),
+            f"profile {label}: " + "  ".join(f"{name} {spent:.2f} ms" for name, spent in largest),
             flush=True,
         )
     return {"cpu": cpu, "idle": idle, "samples": samples}
@@ -77,20 +75,21 @@ def _idle(system: Running, seconds: float) -> dict[str, float]:
 
 
 def _sampled(
-    asker: Asker, system: Running, point: Point, seconds: float
+    client: LoadClient, system: Running, point: Point, seconds: float
 ) -> dict[str, dict[str, float]]:
     replicas = [item for item in system.processes() if _is_replica(item)]
     with tempfile.TemporaryDirectory() as directory:
         spies = [_spy(item, Path(directory), seconds) for item in replicas]
         try:
-            asker.load(point, seconds + 2 * SETTLE_S)
+            client.run(point, seconds + 2 * SETTLE_S)
             failed = [spy.args for spy in spies if spy.wait(timeout=60)]
         finally:
             for spy in spies:
                 spy.kill()
         if failed:
             raise RuntimeError(
-                f"expected py-spy to look at the replicas, found that it could not: run {failed[0]} to see why"
+                "expected samples of the replicas by py-spy, found that it failed: "
+                f"run {failed[0]} to see why"
             )
         found: dict[str, dict[str, float]] = {}
         for item in replicas:
@@ -138,7 +137,9 @@ def _spy(process: psutil.Process, directory: Path, seconds: float) -> "subproces
 
 
 def libraries(stacks: Sequence[str]) -> dict[str, float]:
-    """Return the share of looks by library of the innermost function, the largest first, and `other` for what is rare.
+    """Return the share of samples by library of the innermost function, the largest first.
+
+    Libraries with less than `LEAST_SHARE` are summed as `other`.
 
     Args:
         stacks: lines of py-spy's raw format, `outer (file:line);...;inner (file:line) count`.
@@ -157,7 +158,10 @@ def libraries(stacks: Sequence[str]) -> dict[str, float]:
 
 
 def library_of(frame: str) -> str:
-    """Return the library of a frame such as `read (/project/app/store/pool.py:12)`: a module of this project, a package, or Python."""
+    """Return the library of a frame such as `read (/project/app/store/pool.py:12)`.
+
+    It is a module of this project, an installed package, `asyncio` or `python`.
+    """
     match = _FRAME.match(frame)
     if match is None:
         return "python"

@@ -1,9 +1,9 @@
-"""Every kind of release on the running system under a constant load, good and bad ones: which requests fail, and how long each takes.
+"""The section `releases`: releases, rollbacks and refused versions under a constant load.
 
-`python -m tests.bench.releases` runs this section alone, in about seven minutes, and writes
-`var/bench/releases.json`.
-Invariant: commands run as a person runs them, in processes of their own; misbehaving versions are
-made by `misbehaving/`, not by the app.
+It measures which requests fail and how long each step takes. `python -m tests.bench.releases` runs
+this section alone, in about seven minutes, and writes `var/bench/releases.json`. Commands run in
+processes of their own, as an operator runs them. `misbehaving/` makes versions misbehave; the
+application has no code for that.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from tests.system import PROJECT_DIR, System, running
 
 RATE = 20.0
 SECONDS = 300.0
-STAY_S = 10.0
-"""How long each split stays."""
+HOLD_S = 10.0
+"""Duration of each traffic split."""
 SHIPPED = PROJECT_DIR / "app" / "weights"
 KINDS = {"6": "raises", "9": "errs", "10": "sleeps"}
 
@@ -44,12 +44,12 @@ def measure(_: Bench) -> dict[str, object]:
 
 
 def run(seconds: float) -> dict[str, object]:
-    """Release for at least so many seconds of load.
+    """Run all steps under at least this many seconds of load.
 
     Returns:
-        `requests`, `failed`, `stood_in` and `longest_gap_s` of the load; `steps`: what was done,
-        its exit status, how long it took as a
-        whole, after how long its weights were in force, and what it said last.
+        `requests`, `failed`, `fallbacks` and `longest_gap_s` of the load; `steps`: each command or
+            request with its exit status, its duration, the seconds until its traffic weights were
+            in force, and the end of its output.
     """
     with tempfile.TemporaryDirectory(
         prefix="hydraulic-releases-", ignore_cleanup_errors=True
@@ -65,27 +65,27 @@ def run(seconds: float) -> dict[str, object]:
             )
             system.config_path.write_text(text)
             release = Commands(system)
-            release.must("apply")
-            with _load(system, directory / "answers.jsonl") as answers:
+            release.run("apply")
+            with _load(system, directory / "responses.jsonl") as responses:
                 began = time.time()
-                _do_all(release, directory)
+                _run_steps(release, directory)
                 time.sleep(max(0.0, began + seconds - time.time()))
                 return {
                     "seconds": round(time.time() - began),
-                    **_requests(answers),
+                    **_request_figures(responses),
                     "steps": release.steps,
                 }
 
 
 @dataclass
 class Commands:
-    """The commands on a running system, each measured."""
+    """Runs and measures release commands on a running system."""
 
     system: System
     steps: list[dict[str, object]] = field(default_factory=list)
 
-    def must(self, *arguments: str, status: int = 0, says: str = "") -> None:
-        """Run a command of `python -m app.release` that has to end with a status and say something."""
+    def run(self, *arguments: str, status: int = 0, expect: str = "") -> None:
+        """Run a command of `python -m app.release` and check its exit status and output."""
         where = ["--config", str(self.system.config_path), "--address", self.system.dashboard_url]
         command = [sys.executable, "-m", "app.release", *arguments, *where]
         environment = self.system.environment | {"PYTHONPATH": str(PROJECT_DIR)}
@@ -101,23 +101,23 @@ class Commands:
             )
             step |= {
                 "status": done.returncode,
-                "told": (done.stderr or done.stdout).strip().splitlines()[-1][:400],
+                "output": (done.stderr or done.stdout).strip().splitlines()[-1][:400],
             }
         assert done.returncode == status, (arguments, done)
-        assert says in done.stdout + done.stderr, (arguments, done)
+        assert expect in done.stdout + done.stderr, (arguments, done)
 
-    def ask(self, method: str, path: str, body: object) -> None:
-        """Do a release over HTTP."""
+    def request(self, method: str, path: str, body: object) -> None:
+        """Send a release request over HTTP."""
         with (
             self._watched(f"{method} {path} {json.dumps(body)}") as step,
             self.system.client() as client,
         ):
-            answer = client.request(method, path, json=body)
-            step |= {"status": answer.status_code, "told": answer.text[-300:]}
-        assert answer.status_code in {200, 202}, answer.text
+            response = client.request(method, path, json=body)
+            step |= {"status": response.status_code, "output": response.text[-300:]}
+        assert response.status_code in {200, 202}, response.text
 
     def wait_available(self, version: str) -> None:
-        """Wait until a version answers for itself: its deployment may go on after the order was answered."""
+        """Wait until a version is available: its deployment may go on after the response."""
         give_up = time.monotonic() + 120
         while time.monotonic() < give_up:
             with self.system.client() as client:
@@ -125,7 +125,7 @@ class Commands:
             if any(item["version"] == version and item["available"] for item in models):
                 return
             time.sleep(0.5)
-        raise AssertionError(f"version {version} did not come")
+        raise AssertionError(f"expected version {version} to be available within 120 s")
 
     @contextlib.contextmanager
     def _watched(self, name: str) -> Iterator[dict[str, object]]:
@@ -156,61 +156,61 @@ class Commands:
 
     def _weights(self) -> dict[str, float]:
         headers = {"authorization": f"Bearer {self.system.key}"}
-        told = httpx.get(f"{self.system.url}/v1/traffic", headers=headers, timeout=30).json()
-        return {item["version"]: item["weight"] for item in told["releases"]}
+        traffic = httpx.get(f"{self.system.url}/v1/traffic", headers=headers, timeout=30).json()
+        return {item["version"]: item["weight"] for item in traffic["releases"]}
 
 
-def _do_all(release: Commands, directory: Path) -> None:
+def _run_steps(release: Commands, directory: Path) -> None:
     file = release.system.config_path
-    release.must(
+    release.run(
         "deploy", "3", "--checkpoint", str(_version(directory, "3")), "--reason", "a good one"
     )
     for weights in (("1=90", "3=10"), ("1=50", "3=50"), ("3=100",)):
-        release.must("split", *weights)
-        time.sleep(STAY_S)
-    release.must("rollback")
-    release.must("split", "1=100")
-    release.must("retire", "3")
-    release.ask("PUT", "/v1/traffic", {"weights": {"1": 60, "2": 40}, "reason": "over HTTP"})
-    time.sleep(STAY_S)
-    release.ask("POST", "/v1/traffic/rollback", {"reason": "over HTTP"})
-    release.must("retire", "2")
-    release.ask("POST", "/v1/models/2/deploy", {"reason": "over HTTP"})
+        release.run("split", *weights)
+        time.sleep(HOLD_S)
+    release.run("rollback")
+    release.run("split", "1=100")
+    release.run("retire", "3")
+    release.request("PUT", "/v1/traffic", {"weights": {"1": 60, "2": 40}, "reason": "over HTTP"})
+    time.sleep(HOLD_S)
+    release.request("POST", "/v1/traffic/rollback", {"reason": "over HTTP"})
+    release.run("retire", "2")
+    release.request("POST", "/v1/models/2/deploy", {"reason": "over HTTP"})
     release.wait_available("2")
 
     whole = file.read_text()
-    release.must(
+    release.run(
         "deploy",
         "6",
         "--checkpoint",
         str(_version(directory, "6")),
         status=1,
-        says="constructor raises",
+        expect="constructor raises",
     )
-    release.must(
+    release.run(
         "deploy",
         "7",
         "--checkpoint",
         str(_corrupt(_version(directory, "7"))),
         status=1,
-        says="SHA-256",
+        expect="SHA-256",
     )
-    release.must(
+    release.run(
         "deploy",
         "8",
         "--checkpoint",
         str(_with_other_spec(_version(directory, "8"))),
         status=1,
-        says="do not belong together",
+        expect="do not belong together",
     )
     assert file.read_text() == whole
     file.write_text(whole.replace("max_ongoing_requests: 256", "max_ongoing_request: 256"))
-    release.must("apply", status=1, says="did you mean 'max_ongoing_requests'")
+    release.run("apply", status=1, expect="did you mean 'max_ongoing_requests'")
     file.write_text(whole)
 
     for version, guard in (("9", "errors<0.1%"), ("10", "p95<80ms")):
-        release.must("deploy", version, "--checkpoint", str(_version(directory, version)))
-        release.must(
+        release.run("deploy", version, "--checkpoint", str(_version(directory, version)))
+        release.run(
             "promote",
             version,
             "--steps",
@@ -220,16 +220,16 @@ def _do_all(release: Commands, directory: Path) -> None:
             "--guard",
             guard,
             status=3,
-            says="was rolled back at weight 50",
+            expect="was rolled back at weight 50",
         )
-        release.must("retire", version)
+        release.run("retire", version)
     assert file.read_text() == whole
 
 
 def _version(directory: Path, version: str) -> Path:
-    """Return a checkpoint as training would have written it."""
+    """Return a copy of a shipped checkpoint with another version number."""
     made = Path(shutil.copytree(SHIPPED / "2", directory / f"version-{version}"))
-    _change_card(made, version=version)
+    _change_manifest(made, version=version)
     return made
 
 
@@ -239,11 +239,11 @@ def _corrupt(made: Path) -> Path:
 
 
 def _with_other_spec(made: Path) -> Path:
-    """Give a checkpoint a feature spec of other sizes than its network, correctly stated in its manifest."""
+    """Give a checkpoint a feature spec that does not fit its network, with the right hash."""
     spec = json.loads((made / FEATURE_SPEC).read_text())
     (made / FEATURE_SPEC).write_text(json.dumps(spec | {"quantities": spec["quantities"][:-1]}))
     stated = json.loads((made / MANIFEST).read_text())["sha256"]
-    _change_card(
+    _change_manifest(
         made,
         sha256=stated
         | {FEATURE_SPEC: hashlib.sha256((made / FEATURE_SPEC).read_bytes()).hexdigest()},
@@ -251,36 +251,36 @@ def _with_other_spec(made: Path) -> Path:
     return made
 
 
-def _change_card(made: Path, **changes: object) -> None:
+def _change_manifest(made: Path, **changes: object) -> None:
     manifest = json.loads((made / MANIFEST).read_text()) | changes
     (made / MANIFEST).write_text(json.dumps(manifest))
 
 
 @contextlib.contextmanager
-def _load(system: System, answers: Path) -> Iterator[Path]:
+def _load(system: System, responses: Path) -> Iterator[Path]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.constant_load", system.url, str(RATE), str(answers)],
+        [sys.executable, "-m", "tests.constant_load", system.url, str(RATE), str(responses)],
         cwd=PROJECT_DIR,
         env=os.environ | {"LOAD_KEY": system.key, "PYTHONPATH": str(PROJECT_DIR)},
     )
     try:
-        while not (answers.is_file() and answers.stat().st_size):
+        while not (responses.is_file() and responses.stat().st_size):
             time.sleep(0.1)
-        yield answers
+        yield responses
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
-def _requests(answers: Path) -> dict[str, object]:
+def _request_figures(responses: Path) -> dict[str, object]:
     time.sleep(1.0)
-    found = [json.loads(line) for line in answers.read_text().splitlines() if line.endswith("}")]
+    found = [json.loads(line) for line in responses.read_text().splitlines() if line.endswith("}")]
     sent = sorted(item["sent"] for item in found)
     took = sorted(item["answered"] - item["sent"] for item in found)
     return {
         "requests": len(found),
         "failed": [item for item in found if item["status"] != 200],
-        "stood_in": sum(bool(item["fallback"]) for item in found),
+        "fallbacks": sum(bool(item["fallback"]) for item in found),
         "longest_gap_s": round(max(later - earlier for earlier, later in pairwise(sent)), 2),
         "p50_ms": round(1000 * took[len(took) // 2], 1),
         "p99_ms": round(1000 * took[len(took) * 99 // 100], 1),
@@ -292,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.releases", description="releases under load"
     )
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of load, at the least")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of load, at least")
     found = run(parser.parse_args().seconds)
     output = Settings().var_dir / "bench"
     output.mkdir(parents=True, exist_ok=True)

@@ -1,23 +1,17 @@
-"""Turns the figures of a run into tables.
+"""Turns the JSON of a run into Markdown tables.
 
-Invariant: a ratio is of medians over rounds of one run; a figure that the run has not is left out,
-not filled in.
+Ratios are of medians over the rounds of one run. A section or figure that the run does not have is
+left out.
 """
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from tests.bench.compare import medians, titles
-from tests.bench.systems import OURS, PEERS
+from tests.bench.comparison_report import Found, comparison_tables, markdown_table, rounded
 
-AGAINST = {"fastapi": "(a)", "litserve": "(c)", "naive": "(f)"}
 LEAST_CPU_MS = 0.01
 MOST_LIBRARIES = 8
-NOT_OURS = "Peers do no authentication, journal, metrics, validation of limits or fallback; their answers are the same diagnoses."
-
-Found = Mapping[str, Any]
 
 
 def summary(found: Found) -> str:
@@ -31,12 +25,14 @@ def summary(found: Found) -> str:
         "# Measured",
         (
             f"{facts['time']}, {facts['cores']} cores ({facts['cpu']}), load before the start "
-            f"{', '.join(f'{value:.2f}' for value in facts['load_before'])}, Python {facts['python']}; `{facts['command']}`. "
-            "Medians of rounds in which the systems took turns. Ratios carry over to other machines, milliseconds do not."
+            f"{', '.join(f'{value:.2f}' for value in facts['load_before'])}, "
+            f"Python {facts['python']}; `{facts['command']}`. "
+            "Medians of rounds in which the systems took turns. Ratios carry over to other "
+            "machines, milliseconds do not."
         ),
     ]
     writers = {
-        "compare": _compare,
+        "compare": comparison_tables,
         "cold_start": _cold_start,
         "fleet": _fleet,
         "cache": _cache,
@@ -55,120 +51,6 @@ def summary(found: Found) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def _number(value: float, digits: int = 0) -> str:
-    return "" if value != value else f"{value:,.{digits}f}"
-
-
-def _compare(section: Found) -> list[str]:
-    by_point = medians(section["measured"])
-    systems = list(dict.fromkeys(system for system, _ in by_point))
-    points = list(dict.fromkeys(point for _, point in by_point))
-    names = titles()
-    limit = max(_best_raw(section["raw"]).values(), default=float("nan"))
-    parts = ["## Peers"]
-    for title, figure, digits in (
-        ("Requests a second", "throughput", 0),
-        ("Latency p50, ms", "p50", 1),
-        ("Latency p95, ms", "p95", 1),
-        ("Latency p99, ms", "p99", 1),
-        ("CPU of the system, ms a request", "cpu_ms", 2),
-        ("CPU of PostgreSQL, ms a request", "postgres_cpu_ms", 2),
-        ("Mean batch size", "mean_batch", 1),
-    ):
-        nothing = float("nan")
-        rows = [
-            [
-                names[system],
-                *(
-                    _number(by_point.get((system, point), {}).get(figure, nothing), digits)
-                    for point in points
-                ),
-            ]
-            for system in systems
-        ]
-        if figure == "throughput":
-            rows.append(
-                [
-                    "(e) network alone, graphs a second",
-                    *([_number(limit)] + [""] * (len(points) - 1)),
-                ]
-            )
-        parts.append(f"**{title}**\n\n" + _table(["system", *points], rows))
-    errors = {
-        names[system]: sum(by_point[system, point]["errors"] for point in points)
-        for system in systems
-    }
-    parts.append(
-        "Errors: "
-        + (
-            "none."
-            if not any(errors.values())
-            else f"{ {k: int(v) for k, v in errors.items() if v} }."
-        )
-    )
-    if OURS in systems:
-        rows = []
-        for point in points:
-            ours = by_point[OURS, point]
-            ratios = [
-                _number(ours["throughput"] / by_point[peer, point]["throughput"], 2)
-                if (peer, point) in by_point
-                else ""
-                for peer in AGAINST
-            ]
-            rows.append([point, *ratios, _number(ours["throughput"] / limit, 2)])
-        heads = [f"of {title}" for title in AGAINST.values()]
-        parts.append(
-            "**Our throughput as a share of**\n\n" + _table(["load", *heads, "of (e)"], rows)
-        )
-    memory = _memory_by_system(section["starts"])
-    rows = [
-        [names[name], _number(total), _number(largest), str(count)]
-        for name, (total, largest, count) in memory.items()
-    ]
-    parts.append(
-        "**Memory after the loads**, MB of proportional shares\n\n"
-        + _table(["system", "all processes", "largest process", "processes"], rows)
-    )
-    raw = _best_raw(section["raw"])
-    best = max(raw, key=lambda key: raw[key], default=None)
-    if best is not None:
-        cpu = statistics.median(
-            row["cpu_ms"] for row in section["raw"] if (row["threads"], row["size"]) == best
-        )
-        parts.append(
-            f"(e): best at batches of {best[1]} with {best[0]} thread(s), {raw[best]:,.0f} graphs a second, "
-            f"{cpu:.2f} ms of CPU a graph."
-        )
-    tuned = [f"- {PEERS[name].title}: {PEERS[name].tuned}." for name in systems if name in PEERS]
-    parts.append("How the peers were tuned. " + NOT_OURS + "\n" + "\n".join(tuned))
-    repeats = {names[row["system"]] for row in section["measured"] if row["repeats"]}
-    if repeats:
-        parts.append(f"So fast that some windows were asked twice: {', '.join(sorted(repeats))}.")
-    return parts
-
-
-def _best_raw(rows: Sequence[Found]) -> dict[tuple[int, int], float]:
-    grouped: dict[tuple[int, int], list[float]] = {}
-    for row in rows:
-        grouped.setdefault((row["threads"], row["size"]), []).append(row["graphs_a_second"])
-    return {key: statistics.median(values) for key, values in grouped.items()}
-
-
-def _memory_by_system(starts: Sequence[Found]) -> dict[str, tuple[float, float, int]]:
-    found: dict[str, tuple[float, float, int]] = {}
-    for start in starts:
-        sizes = [item["pss_mb"] for item in start["memory"]]
-        if sizes:
-            found[start["system"]] = (sum(sizes), max(sizes), len(sizes))
-    return found
-
-
 def _cold_start(section: Found) -> list[str]:
     names = list(dict.fromkeys(name for row in section["rows"] for name in row))
     rows = [
@@ -177,7 +59,7 @@ def _cold_start(section: Found) -> list[str]:
     ]
     return [
         "## Cold start",
-        "Seconds from `serve run` to each mark.\n\n" + _table(["mark", "s"], rows),
+        "Seconds from `serve run` to each mark.\n\n" + markdown_table(["mark", "s"], rows),
     ]
 
 
@@ -190,8 +72,10 @@ def _fleet(section: Found) -> list[str]:
     return [
         "## A fleet in one batch",
         (
-            f"{rows[0]['items']:,} machines: {speed:,.0f} graphs a second, {speed / limit:.2f} of the network alone ({limit:,.0f}); "
-            f"first line after {first:.0f} ms; {cpu:.2f} ms of CPU a graph; {sum(row['errors'] for row in rows):.0f} errors."
+            f"{rows[0]['items']:,} machines: {speed:,.0f} graphs a second, "
+            f"{speed / limit:.2f} of the network alone ({limit:,.0f}); "
+            f"first line after {first:.0f} ms; {cpu:.2f} ms of CPU a graph; "
+            f"{sum(row['errors'] for row in rows):.0f} errors."
         ),
     ]
 
@@ -211,8 +95,8 @@ def _verdict(section: Found) -> list[str]:
                     f"{trial['right']} of {trial['trials']}",
                     str(trial["wrong"]),
                     "" if took is None else " / ".join(f"{count:.0f}" for count in took),
-                    f"{trial['equal_by_window_told_apart']} of {trial['equal_trials']}",
-                    f"{trial['equal_by_condition_told_apart']} of {trial['equal_trials']}",
+                    f"{trial['equal_by_window_called_different']} of {trial['equal_trials']}",
+                    f"{trial['equal_by_condition_called_different']} of {trial['equal_trials']}",
                 ]
             )
         head = [
@@ -224,21 +108,25 @@ def _verdict(section: Found) -> list[str]:
             "equal by window, called different",
             "equal by condition, called different",
         ]
-        parts.append(f"**{decider}**, read after every 50 diagnoses\n\n" + _table(head, rows))
+        parts.append(
+            f"**{decider}**, read after every 50 diagnoses\n\n" + markdown_table(head, rows)
+        )
     return parts
 
 
 def _cache(section: Found) -> list[str]:
-    new, again = section["new"], section["again"]
+    new, repeated = section["new"], section["repeated"]
     counters = (
         ", ".join(f"{name} {value:,.0f}" for name, value in section["counters"].items()) or "none"
     )
     return [
-        "## The same windows again",
+        "## Repeated windows",
         (
-            f"{again['throughput']:,.0f} requests a second of windows asked before, {new['throughput']:,.0f} of new ones "
-            f"(ratio {again['throughput'] / new['throughput']:.1f}); CPU {again['cpu_ms']:.2f} and {new['cpu_ms']:.2f} ms a request. "
-            f"Counters of a cache: {counters}."
+            f"{repeated['throughput']:,.0f} requests a second of repeated windows, "
+            f"{new['throughput']:,.0f} of new ones "
+            f"(ratio {repeated['throughput'] / new['throughput']:.1f}); "
+            f"CPU {repeated['cpu_ms']:.2f} and {new['cpu_ms']:.2f} ms a request. "
+            f"Cache counters: {counters}."
         ),
     ]
 
@@ -246,13 +134,14 @@ def _cache(section: Found) -> list[str]:
 def _memory(section: Found) -> list[str]:
     last = section["rows"][-1]
     rows = [
-        [item["name"], _number(item["pss_mb"]), _number(item["uss_mb"])]
+        [item["name"], rounded(item["pss_mb"]), rounded(item["uss_mb"])]
         for item in section["processes"][:12]
     ]
     return [
         "## Memory",
-        f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, slope {section['slope_bytes']:,.0f} bytes a "
-        f"diagnosis; {last['errors']} errors.\n\n" + _table(["process", "PSS MB", "USS MB"], rows),
+        f"{last['diagnoses']:,} diagnoses: all processes {last['pss_mb']:,.0f} MB, "
+        f"slope {section['slope_bytes']:,.0f} bytes a diagnosis; "
+        f"{last['errors']} errors.\n\n" + markdown_table(["process", "PSS MB", "USS MB"], rows),
     ]
 
 
@@ -279,8 +168,8 @@ def _scale(section: Found) -> list[str]:
     ]
     return [
         "## Growth",
-        _table(["machines in the store", "p50 ms at 50/s", "p95 ms at 50/s"], first),
-        _table(["components of the machine", "CPU ms a diagnosis", "p50 ms at c4"], second),
+        markdown_table(["machines in the store", "p50 ms at 50/s", "p95 ms at 50/s"], first),
+        markdown_table(["components of the machine", "CPU ms a diagnosis", "p50 ms at c4"], second),
     ]
 
 
@@ -288,9 +177,10 @@ def _observability(section: Found) -> list[str]:
     return [
         "## Metrics, access lines and spans",
         (
-            f"With them {section['ratio']:.3f} of the throughput and {section['cpu_ratio']:.3f} of the CPU a request without them, "
-            f"at 32 connections. With spans of one request in a hundred beside them {section['traced_ratio']:.3f} and "
-            f"{section['traced_cpu_ratio']:.3f}; {section['spans']} spans came."
+            f"With metrics and access lines {section['ratio']:.3f} of the throughput and "
+            f"{section['cpu_ratio']:.3f} of the CPU a request without them, at 32 connections. "
+            f"With spans of one request in a hundred too, {section['traced_ratio']:.3f} and "
+            f"{section['traced_cpu_ratio']:.3f}; {section['spans']} spans received."
         ),
     ]
 
@@ -305,13 +195,13 @@ def _profile(section: Found) -> list[str]:
     cpu = [
         [
             name,
-            *(_number(section["cpu"][load].get(name, 0.0), 2) for load in loads),
-            _number(section["idle"].get(name, 0.0), 3),
+            *(rounded(section["cpu"][load].get(name, 0.0), 2) for load in loads),
+            rounded(section["idle"].get(name, 0.0), 3),
         ]
         for name in names
         if spent[name] >= LEAST_CPU_MS
     ]
-    looks = [
+    samples = [
         [
             load,
             replica,
@@ -324,10 +214,10 @@ def _profile(section: Found) -> list[str]:
     ]
     return [
         "## Where the time goes",
-        "**CPU of each process, ms a request, and cores when nobody asks**\n\n"
-        + _table(["process", *loads, "idle"], cpu),
-        "**Whose Python held the interpreter**\n\n"
-        + _table(["load", "replica", "share of looks"], looks),
+        "**CPU of each process, ms a request, and cores without requests**\n\n"
+        + markdown_table(["process", *loads, "idle"], cpu),
+        "**Samples by library that held the GIL**\n\n"
+        + markdown_table(["load", "replica", "share of samples"], samples),
     ]
 
 
@@ -350,7 +240,7 @@ def _shadow(section: Found) -> list[str]:
             or "none"
         )
         rows.append(
-            [shadow, point, *(_number(value, 1) for value in figures), str(errors), outcomes]
+            [shadow, point, *(rounded(value, 1) for value in figures), str(errors), outcomes]
         )
     head = [
         "shadow",
@@ -362,7 +252,7 @@ def _shadow(section: Found) -> list[str]:
         "errors",
         "copies",
     ]
-    return ["## What shadows cost callers", _table(head, rows)]
+    return ["## Cost of shadows for callers", markdown_table(head, rows)]
 
 
 def _store_read(section: Found) -> list[str]:
@@ -377,7 +267,7 @@ def _store_read(section: Found) -> list[str]:
     ]
     return [
         "## Reading 60 minutes of 20 sensors at 1 Hz",
-        _table(
+        markdown_table(
             [
                 "other machines in the table",
                 "rows to a pandas pivot",
@@ -399,9 +289,12 @@ def _releases(section: Found) -> list[str]:
         ]
         for row in section["steps"]
     ]
-    totals = f"{section['requests']:,} requests in {section['seconds']} s, {len(section['failed'])} failed, {section['stood_in']} by a stand-in"
+    totals = (
+        f"{section['requests']:,} requests in {section['seconds']} s, "
+        f"{len(section['failed'])} failed, {section['fallbacks']} answered by a fallback version"
+    )
     return [
         "## Releases under load",
         totals,
-        _table(["step", "status", "s", "weights in force after, s"], rows),
+        markdown_table(["step", "status", "s", "weights in force after, s"], rows),
     ]

@@ -1,7 +1,7 @@
-"""What shadows cost callers: the same loads without one, with one that answers, with one that sleeps and with one that raises.
+"""The section `shadow`: what a shadow costs callers.
 
-Invariant: all are versions of one started service, and take turns; only the list of shadows changes
-between the loads.
+The same loads run without a shadow, with one that answers, one that sleeps and one that raises. All
+are versions of one started service; only the list of shadows changes between the loads.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from app.release.clients.serve_api import ServeApi, ray_token
-from tests.bench.compare import Asker, Bench, Point
+from tests.bench.compare import Bench, LoadClient, Point
 from tests.bench.systems import OURS, Running, metrics_of, running
 from tests.system import PROJECT_DIR
 
@@ -31,15 +31,15 @@ SHADOWS: dict[str, dict[str, object] | None] = {
     "sleeps": {"sleep_s": SLEEP_S},
     "raises": {"raises": True},
 }
-"""What each shadow does, as arguments of `slow_and_broken.model`."""
+"""Behaviour of each shadow, as arguments of `variants.model`."""
 _COPIES = re.compile(r'hydraulic_shadow_copies_total\{.*outcome="(\w+)".*\}')
 
 
 def measure(bench: Bench) -> dict[str, object]:
-    """Put both loads on the service with each of the shadows, in each round.
+    """Run both loads with each of the shadows, in each round.
 
     Returns:
-        `rows`: one for each load, with what became of the copies.
+        `rows`: a measurement for each load, with the number of copies by outcome.
     """
     rows: list[dict[str, object]] = []
     with running(OURS, bench.dsn, bench.fresh_directory("shadow"), bench.peers_python) as system:
@@ -51,16 +51,16 @@ def measure(bench: Bench) -> dict[str, object]:
         config = _with_versions(
             yaml.safe_load((system.directory / "serve_config.yaml").read_text()), system.directory
         )
-        asker = Asker(bench, system, bench.fleet.pairs(seed=11))
+        client = LoadClient(bench, system, bench.fleet.pairs(seed=11))
         for number in range(bench.rounds):
             for name in SHADOWS:
                 asyncio.run(
                     _apply(found[0], config, [] if name == "none" else [f"shadow-{name}"], system)
                 )
-                asker.load(CLOSED, 1.0)
+                client.run(CLOSED, 1.0)
                 for point in (CLOSED, OPEN):
                     before = _copies(system)
-                    row = asker.load(point, bench.seconds, number)
+                    row = client.run(point, bench.seconds, number)
                     after = _copies(system)
                     copies = {
                         outcome: count - before.get(outcome, 0.0)
@@ -68,7 +68,8 @@ def measure(bench: Bench) -> dict[str, object]:
                     }
                     rows.append({"shadow": name, "copies": copies} | asdict(row))
                     print(
-                        f"shadow {name:8} {row.point:>5} {row.throughput:7.1f}/s  p50 {row.p50:6.1f}  p95 {row.p95:6.1f} ms  "
+                        f"shadow {name:8} {row.point:>5} {row.throughput:7.1f}/s  "
+                        f"p50 {row.p50:6.1f}  p95 {row.p95:6.1f} ms  "
                         f"errors {sum(row.errors.values())}  copies {copies}",
                         flush=True,
                     )
@@ -76,7 +77,7 @@ def measure(bench: Bench) -> dict[str, object]:
 
 
 def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Return the configuration with a version without weight for each shadow."""
+    """Add a version with weight 0 for each shadow to the configuration and return it."""
     model = next(item for item in config["applications"] if item["name"] == "model-2")
     for name, behaviour in SHADOWS.items():
         if behaviour is None:
@@ -90,7 +91,7 @@ def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
             copy.deepcopy(model)
             | {
                 "name": version,
-                "import_path": "tests.bench.slow_and_broken:model",
+                "import_path": "tests.bench.variants:model",
                 "args": {"checkpoint": str(checkpoint), **behaviour},
             }
         )
@@ -103,7 +104,7 @@ def _with_versions(config: dict[str, Any], directory: Path) -> dict[str, Any]:
 async def _apply(
     dashboard: str, config: dict[str, Any], shadows: Sequence[str], system: Running
 ) -> None:
-    """Apply the configuration with these shadows, and wait until all versions run and they are in force."""
+    """Apply the configuration with these shadows and wait until they are in force."""
     _traffic(config)["shadows"] = list(shadows)
     async with ServeApi(dashboard, ray_token(os.environ, Path.home())) as serve:
         await serve.apply(config)
@@ -112,7 +113,9 @@ async def _apply(
     give_up = time.monotonic() + 20.0
     while json.loads(system.get("/v1/traffic")[1]).get("shadows") != list(shadows):
         if time.monotonic() > give_up:
-            raise RuntimeError(f"expected the shadows {list(shadows)} in force, found others")
+            raise RuntimeError(
+                f"expected the shadows {list(shadows)} in force within 20 s, found others"
+            )
         await asyncio.sleep(0.1)
 
 
@@ -122,7 +125,7 @@ def _traffic(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copies(system: Running) -> dict[str, float]:
-    """Return how many copies there were, by outcome."""
+    """Return the number of copies by outcome."""
     counts: dict[str, float] = {}
     for name, value in metrics_of(system).items():
         if (found := _COPIES.fullmatch(name)) is not None:

@@ -1,11 +1,9 @@
-"""Measures what reading a window costs: the section `store_read` of `make bench`.
+"""The section `store_read`: latency of reading a window.
 
 One machine with 20 sensors at 1 Hz is read over 60 minutes (72,000 values) in two ways: rows of the
-readings put
-together by pandas, and the grid's bytes decoded by numpy. Then the second way again beside 10 and
-beside 1,000 other
-machines. Rows lie in the table as live machines leave them: in order of time, all machines in turn.
-Invariant: both ways give the same numbers, checked here, and every figure is of this run.
+readings pivoted by pandas, and the grid's bytes decoded by numpy, beside 10 and beside 1,000 other
+machines. Rows are written as live machines write them: in the order of time, all machines in turn.
+Both ways are checked to give the same numbers.
 """
 
 import asyncio
@@ -36,19 +34,24 @@ select reading.time, sensor.sensor_id, reading.value
 from sensor_readings reading
 join equipment_sensors sensor using (equipment_key, slot)
 join equipment using (equipment_key)
-where equipment.equipment_id = $1 and reading.time >= to_timestamp($2) and reading.time < to_timestamp($3)
+where equipment.equipment_id = $1
+    and reading.time >= to_timestamp($2) and reading.time < to_timestamp($3)
 """
 FILL_GRID = """
 insert into sensor_grid (equipment_key, time, vals)
 select equipment_key, time, array_fill(100::real, array[$3::integer])
 from generate_series(to_timestamp($1), to_timestamp($1 + 59), interval '1 second') as time
-cross join (select equipment_key from equipment where equipment_id like 'other-%' order by 1 limit $2) other
+cross join (
+    select equipment_key from equipment where equipment_id like 'other-%' order by 1 limit $2
+) other
 """
 FILL_READINGS = """
 insert into sensor_readings (equipment_key, time, slot, value)
 select equipment_key, time, 0, 100
 from generate_series(to_timestamp($1), to_timestamp($1 + 59), interval '1 second') as time
-cross join (select equipment_key from equipment where equipment_id like 'other-%' order by 1 limit $2) other
+cross join (
+    select equipment_key from equipment where equipment_id like 'other-%' order by 1 limit $2
+) other
 """
 
 
@@ -76,12 +79,12 @@ async def fill(store: Store, session: "asyncpg.Connection[asyncpg.Record]", othe
         await store.ingest("measured", measured.sensor_ids * 60, times_us, values)
         await session.execute(FILL_GRID, start_s, others, SENSORS)
         await session.execute(FILL_READINGS, start_s, others)
-    # What autovacuum does within minutes of live ingest.
+    # autovacuum does this within minutes of live ingest
     await session.execute("vacuum analyze")
 
 
 async def read_naively(session: "asyncpg.Connection[asyncpg.Record]") -> Floats:
-    """Rows to a frame to a pivot."""
+    """Read rows and pivot them with pandas."""
     rows = await session.fetch(NAIVE, "measured", T0_S, T0_S + SECONDS)
     frame = pd.DataFrame([tuple(row) for row in rows], columns=["time", "sensor_id", "value"])
     wide = frame.pivot(index="time", columns="sensor_id", values="value")
@@ -89,7 +92,7 @@ async def read_naively(session: "asyncpg.Connection[asyncpg.Record]") -> Floats:
 
 
 async def read_grid(store: Store, seconds: int = SECONDS) -> Floats:
-    """The way of the service."""
+    """Read grid bytes and decode them, as the service does."""
     (window,) = await store.read_windows([("measured", T0_S, seconds)])
     return decode_window(window, machine("measured"))
 
@@ -98,11 +101,11 @@ Read = Callable[[], Awaitable[object]]
 
 
 async def medians_ms(reads: dict[str, tuple[Read, int]], rounds: int) -> dict[str, float]:
-    """Median time of each read; they take turns, so that whatever else the machine does meets all of them.
+    """Return the median time of each read; the reads take turns, so that load affects all of them.
 
     Args:
-        reads: what to read, and how often in a round.
-        rounds: how many rounds are measured, after one that is not.
+        reads: functions by name, with the number of calls in a round.
+        rounds: measured rounds, after one round of warm-up.
     """
     took: dict[str, list[float]] = {name: [] for name in reads}
     for turn in range(rounds + 1):
@@ -147,7 +150,7 @@ async def measure(dsn: str, others: int, rounds: int) -> dict[str, float]:
 
 
 async def run(directory: Path, others: list[int], rounds: int) -> dict[str, object]:
-    """Measure beside each number of other machines, on a server of our own."""
+    """Measure beside each number of other machines, on a new server."""
     dsn = ensure_embedded(directory / "postgres", grace_s=0.0)
     runs = [await measure(dsn, count, rounds) for count in others]
     return {
@@ -158,7 +161,7 @@ async def run(directory: Path, others: list[int], rounds: int) -> dict[str, obje
 
 
 def measure_read(bench: Bench) -> dict[str, object]:
-    """Measure beside 10 and beside 1,000 other machines, on a server of its own; see `run`."""
+    """Run the section beside 10 and beside 1,000 other machines, on a temporary server."""
     with tempfile.TemporaryDirectory(
         prefix="hydraulic-bench-", ignore_cleanup_errors=True
     ) as parent:

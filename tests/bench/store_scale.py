@@ -1,18 +1,14 @@
-"""Measures the store beside 10,000 machines, 200,000 sensors and a year: `python -m tests.bench.store_scale`, a part of `make bench`.
+"""The store beside 10,000 machines and a year of history: `python -m tests.bench.store_scale`.
 
 Two databases of one server take turns: one of 10 machines and one month, one of 10,000 machines and
-13 months. Real: the
-registered machines and sensors, the number of partitions, the application's statements through its
-pool, 60-second windows of
-1 Hz whose rows lie as live machines leave them (in the order of time, all machines in turn, so each
-row in a page of its own).
-Simulated: months before hold `history_ticks` ticks of each machine where 2.6 million belong,
-machine by machine, `sensor_readings`
-one sensor of 20, and the hour before the last two minutes one tick in `live_step_s` seconds except
-of ten machines. So indexes are one or two
-levels flatter than in full months, and all of it fits the machine's page cache: reads from a disk
-are not measured.
-Invariant: every figure is of this run; what is compared took turns.
+13 months. Real are the registered machines and sensors, the number of partitions, the application's
+statements through its pool, and 60-second windows of 1 Hz whose rows were written as live machines
+write them (in the order of time, all machines in turn, so that each row is in a page of its own).
+
+Simulated are the earlier months, with `history_ticks` ticks of each machine instead of 2.6 million
+and one sensor of 20 in `sensor_readings`, and the hour before the last two minutes, with one tick
+in `live_step_s` seconds except of ten machines. So indexes are one or two levels flatter than in
+full months, and all data fit the page cache: reads from a disk are not measured.
 """
 
 import argparse
@@ -39,14 +35,14 @@ from app.store.pool import PoolLimits
 from app.store.readings import Readings
 from app.store.store import Store
 from cluster import capacity
-from tests.bench.store_filled import (
+from tests.bench.store_history import (
     END_S,
     FULL,
     HOUR_S,
     QUICK,
     SENSORS,
     SMALL,
-    Filled,
+    HistoryDatabase,
     Sizes,
     diagnosis,
 )
@@ -54,89 +50,100 @@ from tests.plans import nested_plans
 from tests.rows import stored_row
 
 READS = 16
-"""Reads that each replica has under way when connections are counted: twice what its pool lets through."""
+"""Concurrent reads of a replica when connections are counted: twice the connections of its pool."""
 
 
 def percentiles_ms(took_s: Sequence[float]) -> tuple[float, float]:
-    """Median and 95th percentile."""
+    """Return the median and the 95th percentile."""
     return float(np.median(took_s)) * 1000, float(np.percentile(took_s, 95)) * 1000
 
 
-async def measure_reads(small: Filled, large: Filled, rounds: int) -> list[dict[str, Any]]:
-    """Latency and the server's CPU time of reads, both databases in turn."""
-    kinds: dict[str, tuple[int, int, Callable[[Filled], Awaitable[None]]]] = {
-        "60 s": (1, 20, lambda filled: filled.read(1)),
-        "32 x 60 s": (32, 3, lambda filled: filled.read(32)),
-        "60 min": (1, 4, lambda filled: filled.read_hour()),
+async def measure_reads(
+    small: HistoryDatabase, large: HistoryDatabase, rounds: int
+) -> list[dict[str, Any]]:
+    """Measure latency and server CPU of reads, both databases in turn."""
+    kinds: dict[str, tuple[int, int, Callable[[HistoryDatabase], Awaitable[None]]]] = {
+        "60 s": (1, 20, lambda database: database.read(1)),
+        "32 x 60 s": (32, 3, lambda database: database.read(32)),
+        "60 min": (1, 4, lambda database: database.read_hour()),
     }
     rows = []
     for name, (windows, times, read) in kinds.items():
         took: dict[str, list[float]] = {small.name: [], large.name: []}
         cpu: dict[str, list[float]] = {small.name: [], large.name: []}
         for turn in range(rounds + 1):
-            for filled in (small, large):
-                before = filled.server_cpu_ms()
+            for database in (small, large):
+                before = database.server_cpu_ms()
                 for _ in range(times):
                     began = time.perf_counter()
-                    await read(filled)
+                    await read(database)
                     if turn:
-                        took[filled.name].append(time.perf_counter() - began)
+                        took[database.name].append(time.perf_counter() - began)
                 if turn:
-                    cpu[filled.name].append((filled.server_cpu_ms() - before) / times / windows)
+                    cpu[database.name].append((database.server_cpu_ms() - before) / times / windows)
         few, many = percentiles_ms(took[small.name]), percentiles_ms(took[large.name])
         rows.append(
             {
-                "read": name, "small_p50_ms": few[0], "small_p95_ms": few[1], "large_p50_ms": many[0],
-                "large_p95_ms": many[1], "p50_ratio": many[0] / few[0], "p95_ratio": many[1] / few[1],
+                "read": name,
+                "small_p50_ms": few[0],
+                "small_p95_ms": few[1],
+                "large_p50_ms": many[0],
+                "large_p95_ms": many[1],
+                "p50_ratio": many[0] / few[0],
+                "p95_ratio": many[1] / few[1],
                 "small_cpu_ms_a_window": float(np.median(cpu[small.name])),
                 "large_cpu_ms_a_window": float(np.median(cpu[large.name])),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
-async def measure_ingest(small: Filled, large: Filled, rounds: int) -> list[dict[str, Any]]:
-    """The server's CPU time of posts through one connection, both databases in turn."""
+async def measure_ingest(
+    small: HistoryDatabase, large: HistoryDatabase, rounds: int
+) -> list[dict[str, Any]]:
+    """Measure server CPU of posts through one connection, both databases in turn."""
     rows = []
     for machines, ticks, times in ((1, 1, 20), (1, 60, 4), (5, 1, 10), (5, 20, 3)):
         cpu: dict[str, list[float]] = {small.name: [], large.name: []}
         for turn in range(max(3, rounds // 3) + 1):
-            for filled in (small, large):
-                before = filled.server_cpu_ms()
+            for database in (small, large):
+                before = database.server_cpu_ms()
                 for _ in range(times):
-                    await filled.store.ingest_many(
-                        filled.ticks(filled.different(machines, 0, 1), ticks)
+                    await database.store.ingest_many(
+                        database.ticks(database.sample_distinct(machines, 0, 1), ticks)
                     )
                 if turn:
                     readings = times * machines * ticks * len(SENSORS)
-                    cpu[filled.name].append((filled.server_cpu_ms() - before) * 1000 / readings)
+                    cpu[database.name].append((database.server_cpu_ms() - before) * 1000 / readings)
         few, many = float(np.median(cpu[small.name])), float(np.median(cpu[large.name]))
-        rows.append(
-            {"post": f"{machines} x {ticks} s", "small_us": few, "large_us": many, "ratio": many / few}
-        )  # fmt: skip
+        post = f"{machines} x {ticks} s"
+        rows.append({"post": post, "small_us": few, "large_us": many, "ratio": many / few})
     return rows
 
 
-async def under_load(filled: Filled, seconds: float) -> dict[str, float]:
-    """Two writers as fast as they can (5 machines x 20 s a post) and reads of 32 windows every 50 ms."""
-    store = Store(filled.dsn, PoolLimits(max_size=4))
+async def under_load(database: HistoryDatabase, seconds: float) -> dict[str, float]:
+    """Run two writers at full speed and a reader of 32 windows every 50 ms.
+
+    A post has the readings of 5 machines over 20 s.
+    """
+    store = Store(database.dsn, PoolLimits(max_size=4))
     ends = time.perf_counter() + seconds
     written = 0
     slowest = 0.0
     took: list[float] = []
 
-    async def write(turn: int) -> None:
+    async def write(writer: int) -> None:
         nonlocal written, slowest
         while (began := time.perf_counter()) < ends:
             written += (
-                await store.ingest_many(filled.ticks(filled.different(5, turn, 2), 20))
+                await store.ingest_many(database.ticks(database.sample_distinct(5, writer, 2), 20))
             ).accepted
             slowest = max(slowest, time.perf_counter() - began)
 
     async def read() -> None:
         while (began := time.perf_counter()) < ends:
             first = END_S - 60 - random.randrange(50)
-            await store.read_windows([(name, first, 60) for name in filled.some(32)])
+            await store.read_windows([(name, first, 60) for name in database.sample(32)])
             took.append(time.perf_counter() - began)
             await asyncio.sleep(0.05)
 
@@ -146,17 +153,22 @@ async def under_load(filled: Filled, seconds: float) -> dict[str, float]:
     await store.close()
     p50, p95 = percentiles_ms(took)
     return {
-        "readings_s": written / elapsed_s, "read_p50_ms": p50, "read_p95_ms": p95, "slowest_read_ms": 1000 * max(took),
+        "readings_s": written / elapsed_s,
+        "read_p50_ms": p50,
+        "read_p95_ms": p95,
+        "slowest_read_ms": 1000 * max(took),
         "slowest_write_ms": 1000 * slowest,
-    }  # fmt: skip
+    }
 
 
-async def measure_load(small: Filled, large: Filled, sizes: Sizes) -> dict[str, float]:
-    """Ingest while reads go on, both databases in turn: medians, and the large one's over the small one's."""
+async def measure_load(
+    small: HistoryDatabase, large: HistoryDatabase, sizes: Sizes
+) -> dict[str, float]:
+    """Measure ingest under reads, both databases in turn; return medians and their ratios."""
     runs: dict[str, list[dict[str, float]]] = {small.name: [], large.name: []}
     for _ in range(4):
-        for filled in (small, large):
-            runs[filled.name].append(await under_load(filled, sizes.load_s))
+        for database in (small, large):
+            runs[database.name].append(await under_load(database, sizes.load_s))
     medians = {
         name: {key: float(np.median([run[key] for run in found[1:]])) for key in found[0]}
         for name, found in runs.items()
@@ -169,9 +181,9 @@ async def measure_load(small: Filled, large: Filled, sizes: Sizes) -> dict[str, 
     }
 
 
-async def measure_pruning(large: Filled) -> dict[str, int]:
-    """How many partitions the real statements look into, by the plans they ran by."""
-    name = large.some(1)[0]
+async def measure_pruning(large: HistoryDatabase) -> dict[str, int]:
+    """Count the partitions that the store's statements scan, from their plans."""
+    name = large.sample(1)[0]
     start_us = (END_S + 40 * HOUR_S) * 1_000_000
     session = await asyncpg.connect(large.dsn)
     reads = await nested_plans(session, "read_windows", *2 * [([name], [END_S - 60], [60])])
@@ -181,19 +193,20 @@ async def measure_pruning(large: Filled) -> dict[str, int]:
         *(([name], ["S0"], [1], [start_us + tick * 1_000_000], [1.0]) for tick in range(3)),
     )
     await session.close()
-    there = await large.session.fetchval(
-        "select count(*) from pg_inherits where inhparent in ('sensor_grid'::regclass, 'sensor_readings'::regclass)"
+    partitions = await large.session.fetchval(
+        "select count(*) from pg_inherits "
+        "where inhparent in ('sensor_grid'::regclass, 'sensor_readings'::regclass)"
     )
     scanned = r"Scan .*using (sensor_(?:grid|readings)_\d{4}_\d\d)_pkey"
     return {
-        "partitions_of_both_tables": there,
+        "partitions_of_both_tables": partitions,
         "scanned_by_a_read": len(set(re.findall(scanned, reads))),
         "scanned_by_an_ingest": len(set(re.findall(scanned, writes))),
     }
 
 
-async def measure_retention(large: Filled, seconds: float) -> dict[str, float]:
-    """Drop half of the months while ingest and reads go on."""
+async def measure_retention(large: HistoryDatabase, seconds: float) -> dict[str, float]:
+    """Drop half of the months during ingest and reads."""
     cutoff = datetime(2026, 5, 1, tzinfo=UTC)
     admin = Store(large.dsn, PoolLimits(max_size=1))
     size = "select sum(pg_total_relation_size(inhrelid))::float8 from pg_inherits"
@@ -214,10 +227,12 @@ async def measure_retention(large: Filled, seconds: float) -> dict[str, float]:
     }
 
 
-async def measure_connections(large: Filled, replicas: Sequence[int]) -> list[dict[str, Any]]:
-    """Server connections with growing numbers of replicas, each with `READS` reads under way; then of more than fit."""
+async def measure_connections(
+    large: HistoryDatabase, replicas: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Count server connections and refused reads of 1 to many replicas with `READS` reads each."""
     limit = int(await large.session.fetchval("show max_connections"))
-    ours = await large.session.fetchval(
+    others = await large.session.fetchval(
         "select count(*) from pg_stat_activity where datname = 'large'"
     )
     rows = []
@@ -231,39 +246,45 @@ async def measure_connections(large: Filled, replicas: Sequence[int]) -> list[di
             nonlocal most
             while not done.is_set():
                 most = max(most, await large.session.fetchval(
-                    "select count(*) - $1::bigint from pg_stat_activity where datname = 'large'", ours
+                    "select count(*) - $1::bigint from pg_stat_activity where datname = 'large'",
+                        others
                 ))  # fmt: skip
 
-        async def ask(store: Store, refused: list[str] = refused) -> None:
+        async def read(store: Store, refused: list[str] = refused) -> None:
             try:
-                await store.read_windows([(name, END_S - 60, 60) for name in large.some(32)])
+                await store.read_windows([(name, END_S - 60, 60) for name in large.sample(32)])
             except StoreUnavailable as error:
                 refused.append(error.message)
 
         watching = asyncio.create_task(watch())
-        await asyncio.gather(*(ask(store) for store in stores for _ in range(READS)))
+        await asyncio.gather(*(read(store) for store in stores for _ in range(READS)))
         done.set()
         await watching
         for store in stores:
             await store.close()
         rows.append(
             {
-                "replicas": count, "allowed_by_pools": count * PoolLimits().max_size, "allowed_by_server": limit,
-                "most_seen": most, "reads": READS * count, "refused": len(refused), "message": refused[0] if refused else "",
+                "replicas": count,
+                "allowed_by_pools": count * PoolLimits().max_size,
+                "allowed_by_server": limit,
+                "most_seen": most,
+                "reads": READS * count,
+                "refused": len(refused),
+                "message": refused[0] if refused else "",
             }
-        )  # fmt: skip
+        )
     return rows
 
 
-async def measure_diagnoses(large: Filled, rounds: int) -> list[dict[str, float]]:
-    """CPU time of storing diagnoses, here and on the server."""
+async def measure_diagnoses(large: HistoryDatabase, rounds: int) -> list[dict[str, float]]:
+    """Measure CPU of storing diagnoses, in the client and on the server."""
     rows = []
     for batch in (1, 32, 256):
         server, client = [], []
         for turn in range(max(3, rounds // 3) + 1):
             times = max(1, 64 // batch)
             items = [
-                [stored_row(diagnosis(name)) for name in large.some(batch)] for _ in range(times)
+                [stored_row(diagnosis(name)) for name in large.sample(batch)] for _ in range(times)
             ]
             before, began = large.server_cpu_ms(), time.process_time()
             for item in items:
@@ -281,16 +302,16 @@ async def measure_diagnoses(large: Filled, rounds: int) -> list[dict[str, float]
     return rows
 
 
-async def measure_listing(large: Filled) -> dict[str, float]:
-    """List all machines, and how long that keeps the event loop from anything else."""
-    held = 0.0
+async def measure_listing(large: HistoryDatabase) -> dict[str, float]:
+    """Measure listing all machines, and the longest time that it blocks the event loop."""
+    blocked_s = 0.0
 
     async def watch() -> None:
-        nonlocal held
+        nonlocal blocked_s
         last = time.perf_counter()
         while True:
             await asyncio.sleep(0)
-            held, last = max(held, time.perf_counter() - last), time.perf_counter()
+            blocked_s, last = max(blocked_s, time.perf_counter() - last), time.perf_counter()
 
     before, began = large.server_cpu_ms(), time.process_time()
     listed = len(await large.store.list_equipment())
@@ -299,11 +320,11 @@ async def measure_listing(large: Filled) -> dict[str, float]:
     watching = asyncio.create_task(watch())
     await large.store.list_equipment()
     watching.cancel()
-    return result | {"loop_held_ms": 1000 * held}
+    return result | {"loop_blocked_ms": 1000 * blocked_s}
 
 
-async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
-    """Bytes on disk and in the log of a reading, a grid row and a diagnosis, written in the order of live machines."""
+async def measure_bytes(large: HistoryDatabase, ticks: int) -> dict[str, float]:
+    """Measure bytes on disk and in the WAL per reading, grid row and diagnosis."""
     start_us = int(datetime(2027, 3, 1, 12, tzinfo=UTC).timestamp()) * 1_000_000
     names = [f"m-{number:05d}" for number in range(100)]
     numbers = np.random.default_rng(5)
@@ -345,20 +366,20 @@ async def measure_bytes(large: Filled, ticks: int) -> dict[str, float]:
 
 
 async def measure(dsn: str, sizes: Sizes) -> dict[str, Any]:
-    """Fill both databases of an empty server and measure everything."""
+    """Fill both databases on an empty server and run all measurements."""
     admin = await asyncpg.connect(dsn)
-    small, large = Filled("small", dsn, SMALL), Filled("large", dsn, sizes)
+    small, large = HistoryDatabase("small", dsn, SMALL), HistoryDatabase("large", dsn, sizes)
     began = time.perf_counter()
-    for filled in (small, large):
-        await admin.execute(f"create database {filled.name}")
-        await filled.open()
-    for filled in (small, large):
-        await filled.watch()
-    filled_s = time.perf_counter() - began
+    for database in (small, large):
+        await admin.execute(f"create database {database.name}")
+        await database.open()
+    for database in (small, large):
+        await database.find_server_process()
+    fill_s = time.perf_counter() - began
     result: dict[str, Any] = {
         "sizes": asdict(sizes),
         "database_mb": await admin.fetchval("select pg_database_size('large')") / 1e6,
-        "fill_s": filled_s,
+        "fill_s": fill_s,
         "reads": await measure_reads(small, large, sizes.rounds),
         "pruning": await measure_pruning(large),
         "ingest": await measure_ingest(small, large, sizes.rounds),
@@ -371,14 +392,14 @@ async def measure(dsn: str, sizes: Sizes) -> dict[str, Any]:
         "took_s": time.perf_counter() - began,
         "load_average": os.getloadavg()[0],
     }
-    for filled in (small, large):
-        await filled.close()
+    for database in (small, large):
+        await database.close()
     await admin.close()
     return result
 
 
 def constants(result: dict[str, Any]) -> dict[str, float]:
-    """Return what `cluster/capacity.py` takes from a run, by its names."""
+    """Return the constants that `cluster/capacity.py` takes from a run, by its names."""
     found = result["bytes"]
     cpu_us = {row["post"]: row["large_us"] for row in result["ingest"]}
     (window,) = [
@@ -400,7 +421,7 @@ def constants(result: dict[str, Any]) -> dict[str, float]:
 
 
 def run(sizes: Sizes) -> dict[str, Any]:
-    """Measure on a server of our own, which goes with its data.
+    """Measure on a temporary server.
 
     Args:
         sizes: `QUICK` (under 300 MB and a minute) or `FULL` (10,000 machines that all write).
@@ -417,12 +438,14 @@ def run(sizes: Sizes) -> dict[str, Any]:
 
 def main() -> None:
     """Print tables and write `var/bench/store_scale.json`."""
-    parser = argparse.ArgumentParser(description="the store beside 10,000 machines and a year")
+    parser = argparse.ArgumentParser(
+        description="measure the store beside 10,000 machines and a year of history"
+    )
     parser.add_argument(
         "--full", action="store_true", help="all 10,000 machines write; some minutes and about 4 GB"
     )
     parser.add_argument(
-        "--measured", action="store_true", help="put the constants into cluster/measured.json"
+        "--measured", action="store_true", help="write the constants to cluster/measured.json"
     )
     arguments = parser.parse_args()
     result = run(FULL if arguments.full else QUICK)
@@ -434,8 +457,12 @@ def main() -> None:
     for name, found in result.items():
         rows = found if isinstance(found, list) else [found]
         for row in rows:
-            print(f"{name:12}", *(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in (
-                row.items() if isinstance(row, dict) else [("", row)])))  # fmt: skip
+            figures = row.items() if isinstance(row, dict) else [("", row)]
+            texts = (
+                f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in figures
+            )
+            print(f"{name:12}", *texts)
     target = Settings().var_dir / "bench" / "store_scale.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,7 +1,6 @@
-"""The systems under test: how each is started, found ready, asked and stopped.
+"""Starts and stops the systems under test, and sends single requests to them.
 
-Invariant: a system is stopped by the ids of its own processes, and is gone before the next one
-starts.
+A system is stopped by the ids of its own processes, and has ended before the next one starts.
 """
 
 import contextlib
@@ -30,23 +29,23 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
 OURS = "ours"
 PLAIN = "ours-plain"
-"""The service without metrics and access lines."""
+"""The service without metrics and access lines, see `variants`."""
 TRACED = "ours-traced"
 """The service with spans of one request in a hundred, which is Serve's default."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: its module, how it was tuned, and what it is.
+    """A baseline system that serves the same diagnoses with another serving stack.
 
     Args:
-        title: for tables.
+        title: in tables.
         module: in `tests.bench.peers`.
-        arguments: of its command line: how it was tuned.
-        tuned: the same in words.
-        ready: path that answers 200 when it can be asked.
+        arguments: command line, with the tuned settings.
+        tuned: description of the tuned settings.
+        ready: path that answers 200 once the system accepts requests.
         own_environment: whether it runs in the peers' environment.
-        as_list: whether a request's body is a list of one.
+        as_list: whether a request body is a list of one item.
     """
 
     title: str
@@ -61,34 +60,37 @@ class Peer:
 PEERS: dict[str, Peer] = {
     "fastapi": Peer(
         "(a) FastAPI, micro-batching, 1 process",
-        "fastapi_batching",
-        ("--in-flight", "2"),
-        "uvloop, httptools, no access log; batches of at most 32, two under way so that one reads while the other computes",
+        "fastapi_peer",
+        ("--batching", "--in-flight", "2"),
+        "uvloop, httptools, no access log; batches of at most 32, two in flight so that one reads "
+        "while the other computes",
     ),
     "fastapi-2": Peer(
         "(a) FastAPI, micro-batching, 2 workers",
-        "fastapi_batching",
-        ("--in-flight", "2", "--workers", "2"),
+        "fastapi_peer",
+        ("--batching", "--in-flight", "2", "--workers", "2"),
         "as with one process, two uvicorn workers on one socket",
     ),
     "fastapi-single": Peer(
         "(b) FastAPI, no batching",
-        "fastapi_single",
+        "fastapi_peer",
         (),
-        "as (a), each request computes alone in one thread",
+        "as (a), one thread computes one request at a time",
     ),
     "litserve": Peer(
         "(c) LitServe, batching",
         "litserve_peer",
-        ("--most", "16"),
-        "batches of at most 16 gathered for 2 ms, fast queue, one worker, one HTTP process, no access log",
+        ("--max-batch", "16"),
+        "batches of at most 16 gathered for 2 ms, fast queue, one worker, one HTTP process, "
+        "no access log",
         own_environment=True,
     ),
     "bentoml": Peer(
         "(d) BentoML, adaptive batching",
         "bentoml_peer",
         (),
-        "batchable API without a hop between services, plain dictionaries as answers, batches of at most 32, two workers, no metrics, no access log",
+        "batchable API without a hop between services, plain dictionaries as responses, batches of "
+        "at most 32, two workers, no metrics, no access log",
         ready="/readyz",
         own_environment=True,
         as_list=True,
@@ -97,7 +99,8 @@ PEERS: dict[str, Peer] = {
         "(f) naive: rows to pandas, PyG, no batching",
         "naive",
         (),
-        "uvicorn as it comes; narrow rows, pandas pivot, PyG batch, FastAPI's own serialisation, threads of asyncio.to_thread",
+        "uvicorn's defaults; narrow rows, pandas pivot, PyG batch, FastAPI's serialisation, "
+        "threads of asyncio.to_thread",
     ),
 }
 
@@ -108,11 +111,11 @@ class Running:
 
     Args:
         name: of `PEERS`, or `OURS`.
-        port: where it answers.
-        headers: that a request needs.
-        directory: its own files; every process of it names it.
-        process: that was started.
-        as_list: whether a request's body is a list of one.
+        port: of its HTTP server.
+        headers: required by its requests.
+        directory: of its files; the command lines or environments of its processes contain it.
+        process: the started process.
+        as_list: whether a request body is a list of one item.
         started_at: `time.time` of the start.
         ready_s: seconds from the start until ready.
     """
@@ -137,20 +140,20 @@ class Running:
         return []
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Ask a path; status 0 when there is no answer."""
+        """Return status and body of a GET request; status 0 when there is no response."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", headers=self.headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return answer.status, answer.read()
+            with urllib.request.urlopen(request, timeout=5) as response:
+                return response.status, response.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
         except OSError:
             return 0, b""
 
     def batch_sizes(self) -> Counter[int]:
-        """Return the sizes of a peer's batches since they were last asked for."""
+        """Return the sizes of a peer's batches since the previous call."""
         found: Counter[int] = Counter()
         for path in (self.directory / "sizes").glob("*.sizes"):
             content = path.read_bytes()
@@ -163,7 +166,15 @@ class Running:
 def running(
     name: str, dsn: str, directory: Path, peers_python: Path, **variables: str
 ) -> Iterator[Running]:
-    """Start a system on a database, ours with further variables in its environment, wait until it is ready, and stop it."""
+    """Start a system on a database, wait until it is ready, and stop it afterwards.
+
+    Args:
+        name: of `PEERS`, or `OURS`, `PLAIN` or `TRACED`.
+        dsn: of the database.
+        directory: a new one, for the system's files.
+        peers_python: interpreter of the peers' environment.
+        variables: added to the service's environment; peers ignore them.
+    """
     own = name in (OURS, PLAIN, TRACED)
     system = (
         _start_ours(name, dsn, directory, variables)
@@ -203,10 +214,10 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     config["http_options"]["port"] = port
     config["applications"] = [item for item in config["applications"] if item["name"] != "live-rig"]
     if name == PLAIN:
-        config["applications"][0]["import_path"] = "tests.bench.plain:diagnostics"
+        config["applications"][0]["import_path"] = "tests.bench.variants:diagnostics"
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
-    # Ray's defaults come with the environment's interpreter, see Makefile; a cluster's address
-    # would lead to that cluster
+    # RAY_ADDRESS would name a running cluster; Ray's defaults come with the environment's
+    # interpreter, see Makefile
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -261,12 +272,12 @@ def _wait_until_ready(system: Running, path: str) -> None:
 
 
 def _stop(system: Running) -> None:
-    left = system.processes()
+    before = system.processes()
     if system.process.poll() is None:
         os.killpg(system.process.pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             system.process.wait(STOP_TIMEOUT_S)
-    for process in {*left, *system.processes()}:
+    for process in {*before, *system.processes()}:
         with contextlib.suppress(psutil.Error):
             process.kill()
     if system.process.poll() is None:
@@ -288,11 +299,11 @@ def metrics_of(system: Running) -> dict[str, float]:
     }
 
 
-def ask_once(system: Running, body: dict[str, str]) -> bytes:
-    """Ask for one diagnosis.
+def request_diagnosis(system: Running, body: dict[str, str]) -> bytes:
+    """Request one diagnosis and return the response body.
 
     Raises:
-        RuntimeError: there was none.
+        RuntimeError: the status is not 200.
     """
     data = json.dumps([body] if system.as_list else body).encode()
     request = urllib.request.Request(
@@ -300,10 +311,10 @@ def ask_once(system: Running, body: dict[str, str]) -> bytes:
         data=data,
         headers={"content-type": "application/json", **system.headers},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        if answer.status != 200:
+    with urllib.request.urlopen(request, timeout=60) as response:
+        if response.status != 200:
             raise RuntimeError(
-                f"expected a diagnosis from '{system.name}', found status {answer.status}"
+                f"expected a diagnosis from '{system.name}', found status {response.status}"
             )
-        content: bytes = answer.read()
+        content: bytes = response.read()
         return content

@@ -1,4 +1,4 @@
-"""The load generator against a small server: it counts what is good, tells what is not, and hides no wait."""
+"""The load generator counts valid responses and errors, and its latencies include all waiting."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ from tests.bench.load import Plan, run_plan
 
 @dataclass
 class Behaviour:
-    """What the server does with the requests from `first` to before `end`, counted from 0; the others are answered well."""
+    """Behaviour for requests `first` to `end - 1`; the server answers the others normally."""
 
     first: int = 0
     end: int = 0
@@ -31,28 +31,28 @@ class Behaviour:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """ResponseCache a diagnosis of whatever is asked about."""
+    """Answers every request with a diagnosis of its machine."""
 
     protocol_version = "HTTP/1.1"
     behaviour: ClassVar[Behaviour]
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
         behaviour = self.behaviour
         number = len(behaviour.seen)
-        behaviour.seen.append(asked["equipment_id"])
-        odd = behaviour.first <= number < behaviour.end
-        if odd and behaviour.hang_up:
+        behaviour.seen.append(request["equipment_id"])
+        is_misbehaving = behaviour.first <= number < behaviour.end
+        if is_misbehaving and behaviour.hang_up:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        if odd:
+        if is_misbehaving:
             time.sleep(behaviour.wait_s)
         good = json.dumps(
-            {"equipment_id": asked["equipment_id"], "components": [1]}, separators=(",", ":")
+            {"equipment_id": request["equipment_id"], "components": [1]}, separators=(",", ":")
         ).encode()
-        body = behaviour.body if odd and behaviour.body is not None else good
-        self.send_response(behaviour.status if odd else 200)
+        body = behaviour.body if is_misbehaving and behaviour.body is not None else good
+        self.send_response(behaviour.status if is_misbehaving else 200)
         if behaviour.chunked:
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
@@ -64,11 +64,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):
-    """Takes more connections at once than the default backlog."""
+    """A server with a longer backlog than the default."""
 
     request_queue_size = 128
     daemon_threads = True
@@ -109,7 +109,7 @@ def open_loop(plan: Plan, rate: float, seconds: float) -> Plan:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_closed_loop_asks_in_turn_from_the_first_and_counts_all(
+def test_closed_loop_sends_in_order_from_the_first_and_counts_all(
     plan: Plan, behaviour: Behaviour, *, chunked: bool
 ) -> None:
     behaviour.chunked = chunked
@@ -119,15 +119,14 @@ def test_closed_loop_asks_in_turn_from_the_first_and_counts_all(
     assert not result.errors
     counts = Counter(behaviour.seen)
     assert sorted(counts) == ["m0", "m1", "m2", "m3", "m4"]
-    assert (
-        max(counts.values()) - min(counts.values()) <= 1
-    )  # in turn, though the server's threads may note them late
+    # sent in order, though the server's threads may record them late
+    assert max(counts.values()) - min(counts.values()) <= 1
     assert set(behaviour.seen[:2]) <= {"m3", "m4", "m0"}
     assert result.throughput > 0
 
 
 @pytest.mark.parametrize(
-    ("odd", "kind"),
+    ("changes", "kind"),
     [
         ({"status": 503}, "503"),
         ({"body": b'{"equipment_id":"another","components":[1]}'}, "malformed"),
@@ -136,20 +135,20 @@ def test_closed_loop_asks_in_turn_from_the_first_and_counts_all(
     ],
 )
 def test_each_kind_of_error_is_counted_and_the_load_goes_on(
-    plan: Plan, behaviour: Behaviour, odd: dict[str, object], kind: str
+    plan: Plan, behaviour: Behaviour, changes: dict[str, object], kind: str
 ) -> None:
     behaviour.first, behaviour.end = 10, 13
-    for name, value in odd.items():
+    for name, value in changes.items():
         setattr(behaviour, name, value)
     result = run_plan(plan)
     assert result.errors == {kind: 3}
     assert len(result.latencies_ms) == result.sent - 3
 
 
-def test_open_loop_sends_on_time_and_its_latency_counts_from_the_time_due(
+def test_open_loop_sends_on_schedule_and_latency_counts_from_the_due_time(
     plan: Plan, behaviour: Behaviour
 ) -> None:
-    # one answer takes 0.3 s; the loop goes on sending meanwhile, on other connections
+    # one response takes 0.3 s; meanwhile the loop sends on other connections
     behaviour.first, behaviour.end, behaviour.wait_s = 10, 11, 0.3
     result = run_plan(open_loop(plan, rate=100.0, seconds=0.6))
     assert result.sent == len(result.latencies_ms) == 60
@@ -158,20 +157,19 @@ def test_open_loop_sends_on_time_and_its_latency_counts_from_the_time_due(
     assert sorted(result.latencies_ms)[30] < 200.0
 
 
-def test_open_loop_does_not_hide_a_server_that_holds_everybody_up(
+def test_latency_of_an_open_loop_includes_the_wait_for_a_stalled_server(
     plan: Plan, behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.bench.load.MAX_CONNECTIONS", 1)
     monkeypatch.setattr("tests.bench.load.OPEN_CONNECTIONS", 1)
     behaviour.first, behaviour.end, behaviour.wait_s = 0, 1, 0.4
     result = run_plan(open_loop(plan, rate=50.0, seconds=0.6))
-    # requests due while the first is answered waited for the one connection: all of that is their
-    # latency
+    # requests due while the first is answered wait for the only connection, and that wait counts
     assert sum(latency > 100.0 for latency in result.latencies_ms) >= 10
     assert len(result.latencies_ms) == 30
 
 
-def test_server_that_is_not_there_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_refused_connection_is_counted_as_an_error(tmp_path: Path) -> None:
     bodies = tmp_path / "bodies"
     bodies.write_text('{"equipment_id": "m0"}\n')
     with socket.socket() as unused:

@@ -1,4 +1,4 @@
-"""The history that the memory of a training is measured on."""
+"""The history of the measurement is repeated without overlap."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""How fast a fit learns: with Ray Train's workers, on one core, beside a plain loop without Ray, and beside the products alone.
+"""The section `train`: training throughput of Ray Train's workers beside loops without Ray.
 
-All have the same network, batches and windows, of the rig's topology with made-up values; the
-systems take turns.
-Invariant: a rate is the median over the rounds of the medians of a fit's epochs after the first,
-which warms up.
+The baselines are one process on one core, two processes of PyTorch's DDP, and the matrix products
+of a step alone. All train the same network with the same batches and windows, of the rig's topology
+with random values, and take turns. A rate is the median over the rounds of the median over a fit's
+epochs, without the first epoch, which is the warm-up.
 """
 
 import multiprocessing
@@ -39,32 +39,31 @@ from train.fitting.single_process import begin
 WINDOWS = 1_024
 CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=8)
 BATCHES = (CONFIG.batch, 2 * CONFIG.batch, 128)
-"""Windows of a step over all workers: as training has them by itself, where each of two workers gets few, and as a larger history would."""
+"""Windows of a step over all workers: the default, twice that, and one for large histories."""
 ROUNDS = 3
 PRODUCTS = {"aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm"}
 
 
 def measure(bench: Bench) -> dict[str, object]:
-    """Run the fits one after the other, and time the products of a step alone.
+    """Run the fits in turn, and time the matrix products of a step.
 
     Returns:
-        For each batch, windows a second of `ray_2` (two workers), `pinned_1` (one process on one
-        core), `plain_2` (two processes of
-        PyTorch's DDP on gloo); `ratio_of_one_core` and `ratio_of_plain` of the first to the others,
-        and `ratio_of_a_share`, where it was
-        measured, to one process that takes as many windows a step as each of the two does. Of the
-        default batch milliseconds
-        a window of the plain loop's `forward_backward_ms` and of its matrix products alone,
-        `products_ms`, with `share_of_bound`, the
-        second by the first.
+        `batches`: by batch size, windows a second of `ray_2` (two workers), `pinned_1` (one process
+            on one core) and `plain_2` (two processes of DDP on gloo), `ratio_of_one_core` and
+            `ratio_of_plain` of the first to the others, and where half the batch was measured too
+            `ratio_of_a_share`, to one process with as many windows a step as each worker has.
+        `forward_backward_ms`, `products_ms`: ms a window of a step at the default batch, and of its
+            matrix products alone; `share_of_bound`: the second over the first.
     """
     directory = bench.fresh_directory("train")
     windows = _rig_windows(directory / "windows")
     rates: dict[int, dict[str, list[float]]] = {batch: {} for batch in BATCHES}
-    for round_, (batch, told) in product(range(ROUNDS), rates.items()):
+    for round_, (batch, by_system) in product(range(ROUNDS), rates.items()):
         config = CONFIG.model_copy(update={"batch": batch})
-        told.setdefault("pinned_1", []).append(_in_processes(windows.directory, config, 1, [0])[0])
-        told.setdefault("plain_2", []).append(
+        by_system.setdefault("pinned_1", []).append(
+            _in_processes(windows.directory, config, 1, [0])[0]
+        )
+        by_system.setdefault("plain_2", []).append(
             sum(_in_processes(windows.directory, config, 2, None)) / 2
         )
         with (
@@ -80,17 +79,17 @@ def measure(bench: Bench) -> dict[str, object]:
                 Path(storage),
                 progress,
             )
-        told.setdefault("ray_2", []).append(
+        by_system.setdefault("ray_2", []).append(
             median(record.samples_s for record in fitted.history[1:])
         )
     by_batch: dict[str, dict[str, float]] = {}
-    for batch, told in rates.items():
-        found = {name: median(values) for name, values in told.items()}
-        found["ratio_of_one_core"] = median(map(truediv, told["ray_2"], told["pinned_1"]))
-        found["ratio_of_plain"] = median(map(truediv, told["ray_2"], told["plain_2"]))
+    for batch, by_system in rates.items():
+        found = {name: median(values) for name, values in by_system.items()}
+        found["ratio_of_one_core"] = median(map(truediv, by_system["ray_2"], by_system["pinned_1"]))
+        found["ratio_of_plain"] = median(map(truediv, by_system["ray_2"], by_system["plain_2"]))
         if batch // 2 in rates:
             found["ratio_of_a_share"] = median(
-                map(truediv, told["ray_2"], rates[batch // 2]["pinned_1"])
+                map(truediv, by_system["ray_2"], rates[batch // 2]["pinned_1"])
             )
         by_batch[str(batch)] = found
         print(
@@ -99,13 +98,14 @@ def measure(bench: Bench) -> dict[str, object]:
         )
     forward_backward_ms, products_ms = _against_products(windows)
     print(
-        f"train: forward and backward {forward_backward_ms:.3g} ms a window, products alone {products_ms:.3g} ms"
+        f"train: forward and backward {forward_backward_ms:.3g} ms a window, "
+        f"products alone {products_ms:.3g} ms"
     )
     return {
         "windows": WINDOWS,
         "members": CONFIG.members,
         "batches": by_batch,
-        "rounds": {str(batch): told for batch, told in rates.items()},
+        "rounds": {str(batch): by_system for batch, by_system in rates.items()},
         "forward_backward_ms": forward_backward_ms,
         "products_ms": products_ms,
         "share_of_bound": products_ms / forward_backward_ms,
@@ -137,17 +137,17 @@ def _rig_windows(directory: Path) -> Windows:
 def _in_processes(
     directory: Path, config: TrainConfig, world: int, cores: list[int] | None
 ) -> list[float]:
-    """Run the plain loop in processes of their own and return the windows a second that each states for all."""
+    """Run the plain loop in `world` processes; return the total windows a second each measured."""
     context = multiprocessing.get_context("spawn")
-    told: Queue[float] = context.Queue()
+    rates: Queue[float] = context.Queue()
     port = free_port()
     workers = [
-        context.Process(target=_plain, args=(directory, config, rank, world, port, cores, told))
+        context.Process(target=_plain, args=(directory, config, rank, world, port, cores, rates))
         for rank in range(world)
     ]
     for worker in workers:
         worker.start()
-    found = [told.get(timeout=600) for _ in workers]
+    found = [rates.get(timeout=600) for _ in workers]
     for worker in workers:
         worker.join()
     return found
@@ -160,7 +160,7 @@ def _plain(
     world: int,
     port: int,
     cores: list[int] | None,
-    told: "Queue[float]",
+    measured: "Queue[float]",
 ) -> None:
     if cores is not None:
         os.sched_setaffinity(0, cores)
@@ -180,13 +180,13 @@ def _plain(
         wrap if world > 1 else lambda model: model,
     )
     rates = [begun.epoch(number).samples_s for number in range(config.epochs)]
-    told.put(median(rates[1:]))
+    measured.put(median(rates[1:]))
     if world > 1:
         torch.distributed.destroy_process_group()
 
 
 class _Recorder(TorchDispatchMode):
-    """Counts the matrix products of what runs under it, by operator and shapes."""
+    """Counts the matrix products that run inside its context, by operator and shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _against_products(windows: Windows) -> tuple[float, float]:
-    """Return milliseconds a window of a step's forward and backward pass, and of its products alone, each on its own operands."""
+    """Return ms a window of a forward and backward pass, and of its matrix products alone."""
     begun = begin(windows, np.arange(WINDOWS), CONFIG)
     piece = next(iter(begun.feed.steps(0)))
     parts = begun.material.parts(piece, Draws.begin(0, 0, 0))
@@ -219,7 +219,7 @@ def _against_products(windows: Windows) -> tuple[float, float]:
 
 
 def _best_s(run: Callable[[], object], rounds: int = 15) -> float:
-    """Return the shortest of some runs: what disturbs a machine only adds."""
+    """Return the shortest time of some runs: interference only adds time."""
     spent = []
     for _ in range(rounds):
         began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Whether the memory of a training grows with the history: the rig's windows 1, 10 and 100 times, shifted in time, on disk.
+"""Memory of a training by length of history: `python -m tests.bench.train_memory DIRECTORY`.
 
-Each pass runs in processes of its own: the streaming fit of the references, and one epoch of a
-small network by Ray Train with windows
-streamed to two workers. Private memory leaves out what processes share, such as Ray's object store,
-which has a fixed size here.
-Invariant: every figure is the highest of samples of that pass alone.
+The history is the rig's windows repeated 1, 10 and 100 times, shifted in time, on disk. Each pass
+runs in processes of its own: the streaming fit of the feature references, and one epoch of a small
+network by Ray Train with windows streamed to two workers. A figure is the highest sample of that
+pass. Private memory excludes memory shared by processes, such as Ray's object store, whose size is
+fixed here.
 """
 
 import argparse
@@ -53,9 +53,8 @@ def measure(
 
     Returns:
         Rows of `times`, `windows`, `values_mb`, `pass`, `seconds` and `peaks`: the highest private
-            and resident MB of any process of
-        each kind, which are the driver, Ray Train's workers, tasks that read windows, and Ray's
-        own.
+            and resident MB of any process of a kind: `driver`, `worker` (Ray Train), `task` (reads
+            windows) and `other`.
     """
     rows: list[dict[str, object]] = []
     first = _rig(directory / "1")
@@ -72,7 +71,7 @@ def measure(
                 str(windows.directory),
             ]
             started = time.monotonic()
-            peaks = _watched(command, timeout_s)
+            peaks = _sampled_peaks(command, timeout_s)
             rows.append(
                 {
                     "times": count,
@@ -88,7 +87,7 @@ def measure(
 
 
 def _rig(directory: Path) -> Windows:
-    """Write the shipped copy of the rig, whose readings are one a second, as its grid would be."""
+    """Write the windows of the rig's shipped data, with one reading a second."""
     equipment = rig_equipment()
     places = {each.component_id: place for place, each in enumerate(equipment.components)}
     values: list[Floats] = []
@@ -131,7 +130,7 @@ def _rig(directory: Path) -> Windows:
 
 
 def _repeated(first: Windows, directory: Path, count: int) -> Windows:
-    """Write a history again and again, each time after the one before."""
+    """Write a history `count` times, each repetition after the previous one."""
     labels = first.labels
     span_us = int(labels.start_us_W[-1] - labels.start_us_W[0]) + CYCLE_US
 
@@ -146,26 +145,29 @@ def _repeated(first: Windows, directory: Path, count: int) -> Windows:
     return write_windows(directory, first.equipment, first.machines, join_labels(shifted), values())
 
 
-def _watched(command: list[str], timeout_s: float) -> dict[str, dict[str, float]]:
+def _sampled_peaks(command: list[str], timeout_s: float) -> dict[str, dict[str, float]]:
     """Run a pass and sample the memory of its processes, by kind."""
     peaks: dict[str, dict[str, float]] = {}
     environment = os.environ | {"RAY_TRAIN_V2_ENABLED": "1", "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
+    with tempfile.TemporaryFile("w+") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         deadline = time.monotonic() + timeout_s
         while child.poll() is None:
-            for process in _family(child.pid):
-                _note(process, child.pid, peaks)
+            for process in _process_tree(child.pid):
+                _sample(process, child.pid, peaks)
             if time.monotonic() > deadline:
                 child.terminate()
             time.sleep(SAMPLE_S)
         if child.returncode != 0:
-            said.seek(0)
-            raise RuntimeError(f"the pass ended with {child.returncode}:\n{said.read()[-3000:]}")
+            output.seek(0)
+            raise RuntimeError(
+                f"expected the pass to succeed, found exit status {child.returncode}:\n"
+                f"{output.read()[-3000:]}"
+            )
     return peaks
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _process_tree(pid: int) -> list[psutil.Process]:
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -173,7 +175,7 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _note(process: psutil.Process, driver: int, peaks: dict[str, dict[str, float]]) -> None:
+def _sample(process: psutil.Process, driver: int, peaks: dict[str, dict[str, float]]) -> None:
     try:
         memory = process.memory_info()
         title = " ".join(process.cmdline()[:1])
@@ -191,7 +193,7 @@ def _note(process: psutil.Process, driver: int, peaks: dict[str, dict[str, float
     peak["resident_mb"] = max(peak["resident_mb"], round(memory.rss / 1e6, 1))
 
 
-def _one(name: str, directory: Path) -> None:
+def _run_pass(name: str, directory: Path) -> None:
     """Run one pass in this process."""
     windows = open_windows(directory)
     every_W = np.arange(len(windows))
@@ -199,9 +201,17 @@ def _one(name: str, directory: Path) -> None:
         fit_spec(windows, every_W, TrainConfig(equipment=windows.machines[0]))
         return
     config = TrainConfig(
-        equipment=windows.machines[0], epochs=1, batch=256, hidden=8, heads=2, members=1, attention_layers=1, memory_limit_mb=16,
-        linear_weight=0.0, validation_windows=1,
-    )  # fmt: skip
+        equipment=windows.machines[0],
+        epochs=1,
+        batch=256,
+        hidden=8,
+        heads=2,
+        members=1,
+        attention_layers=1,
+        memory_limit_mb=16,
+        linear_weight=0.0,
+        validation_windows=1,
+    )
     ray.init(
         address="local",
         include_dashboard=False,
@@ -228,7 +238,7 @@ def main() -> None:
     """Measure and print one line of JSON for each pass, or run one pass."""
     options = _parser().parse_args()
     if options.one:
-        _one(options.one, options.directory)
+        _run_pass(options.one, options.directory)
     else:
         options.directory.mkdir(parents=True, exist_ok=True)
         measure(options.directory, tuple(options.times))

@@ -1,12 +1,10 @@
-"""How often, and how soon, the verdict on two versions is right: real answers of shipped and damaged checkpoints on the rig's cycles.
+"""The section `verdict`: how often and how soon the verdict on two versions is right.
 
-A section of `make bench`, and `python -m tests.bench.verdict` alone.
-
-The worse version is version 1 with noise on its weights. Equal versions are the same two, with a
-coin that says for each window, or for each stay
-of the machine in one condition, whose answer is whose. Each trial has an order of its own and reads
-the verdict after every 50 diagnoses.
-Invariant: what is called is compared with what is true of the two.
+`python -m tests.bench.verdict` runs it alone. The diagnoses are those of shipped and damaged
+checkpoints on the rig's cycles. The worse version is version 1 with noise on its weights. Equal
+versions are the same two with their diagnoses exchanged at random, per window or per stay of the
+machine in one condition. Each trial has its own order and reads the verdict after every 50
+diagnoses.
 """
 
 import json
@@ -16,17 +14,17 @@ import numpy as np
 
 from app.checkpoint.files import load
 from app.experiments.verdict import Decider
-from tests.answers import (
+from tests.bench.compare import Bench
+from tests.paired_diagnoses import (
     SHIPPED,
-    Call,
+    Trial,
     accuracy,
-    answers,
     damaged,
+    diagnose_cycles,
     false_verdicts,
     pairs_of,
     verdicts_on_worse_version,
 )
-from tests.bench.compare import Bench
 
 NOISES = (0.1, 0.2, 0.3, 0.4, 0.5)
 TRIALS = 20
@@ -35,28 +33,30 @@ DECIDERS: tuple[Decider, ...] = ("by_window", "by_condition")
 
 
 def measure(_: Bench) -> dict[str, object]:
-    """Run the trials; they need no service."""
+    """Run the trials, which need no service."""
     return run_trials()
 
 
 def run_trials() -> dict[str, object]:
-    """Run the trials for versions that are worse by more and more.
+    """Run the trials at each noise level.
 
     Returns:
-        By the noise: how often either version is right by component; and by what counts once how
-            many trials called the worse
-        version worse, after how many diagnoses, and how many told equal versions apart.
+        By noise: the accuracy of both versions by component; and by decider, how many trials called
+            the worse version worse, after how many diagnoses, and how many called equal versions
+            different.
     """
-    shipped = answers(load(SHIPPED / "1"))
+    shipped = diagnose_cycles(load(SHIPPED / "1"))
     found: dict[str, object] = {}
     for noise in NOISES:
-        pairs = pairs_of(shipped, answers(load(SHIPPED / "1"), predictor=damaged("1", noise)))
+        pairs = pairs_of(
+            shipped, diagnose_cycles(load(SHIPPED / "1"), predictor=damaged("1", noise))
+        )
         right, wrong = accuracy(pairs)
         entry: dict[str, Any] = {"right": right, "right_of_worse": wrong, "windows": len(pairs)}
         for decider in DECIDERS:
-            entry[decider] = _told(verdicts_on_worse_version(pairs, TRIALS, decider)) | {
-                "equal_by_window_told_apart": false_verdicts(pairs, EQUAL_TRIALS, decider),
-                "equal_by_condition_told_apart": false_verdicts(
+            entry[decider] = _summary(verdicts_on_worse_version(pairs, TRIALS, decider)) | {
+                "equal_by_window_called_different": false_verdicts(pairs, EQUAL_TRIALS, decider),
+                "equal_by_condition_called_different": false_verdicts(
                     pairs, EQUAL_TRIALS, decider, pairs.condition_P
                 ),
                 "equal_trials": EQUAL_TRIALS,
@@ -66,17 +66,17 @@ def run_trials() -> dict[str, object]:
     return found
 
 
-def _told(calls: list[Call]) -> dict[str, object]:
+def _summary(trials: list[Trial]) -> dict[str, object]:
     right = [
-        call.diagnoses
-        for call in calls
-        if call.verdict == "worse" and call.last in ("worse", "unknown")
+        trial.diagnoses
+        for trial in trials
+        if trial.verdict == "worse" and trial.last in ("worse", "unknown")
     ]
     took = np.quantile(right, [0, 0.5, 1]).tolist() if right else None
     return {
-        "trials": len(calls),
+        "trials": len(trials),
         "right": len(right),
-        "wrong": sum(call.verdict not in ("worse", "unknown") for call in calls),
+        "wrong": sum(trial.verdict not in ("worse", "unknown") for trial in trials),
         "diagnoses_least_median_most": took,
     }
 

@@ -1,4 +1,4 @@
-"""Every name in the documents exists: commands with options, paths, links, routes, variables, metrics.
+"""Every name in the documents exists: commands, paths, links, routes, variables, metrics.
 
 Nothing is started here; `test_end_to_end.py` runs the README's calls against a real service. Names
 are
@@ -82,7 +82,7 @@ def commands(text: str) -> Iterator[str]:
 
 
 def parser_of(command: str) -> tuple[argparse.ArgumentParser | None, list[str]]:
-    """Return what parses a command's arguments, None where its module takes none, and the arguments."""
+    """Return a command's argument parser, None if its module has none, and the arguments."""
     _, _, name, *arguments = shlex.split(command)
     if name == "train" and arguments and arguments[0] in COMMANDS:
         name, arguments = COMMANDS[arguments[0]], arguments[1:]
@@ -213,8 +213,8 @@ def test_paths_are_there():
 
 def file_map() -> Iterator[tuple[list[str], list[str]]]:
     """Yield the files of each line of the map, and those that are named beside them."""
-    for files, told in re.findall(r"^\| (`.*?) \| (.*) \|$", PAGES["README.md"], re.MULTILINE):
-        yield codes(files), [code for code in codes(told) if re.search(r"/$|\.\w+$", code)]
+    for files, contents in re.findall(r"^\| (`.*?) \| (.*) \|$", PAGES["README.md"], re.MULTILINE):
+        yield codes(files), [code for code in codes(contents) if re.search(r"/$|\.\w+$", code)]
 
 
 def test_files_of_the_map_are_there():
@@ -252,7 +252,7 @@ def test_migrations_are_there():
 
 @pytest.fixture
 async def interface() -> dict[str, Any]:
-    """The OpenAPI document of a service that was never started, with the pages beside it that answer GET."""
+    """Paths of the OpenAPI document, with the pages beside it; the service is not started."""
     transport = httpx.ASGITransport(build_api(Mock()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         paths: dict[str, Any] = (
@@ -263,7 +263,7 @@ async def interface() -> dict[str, Any]:
 
 
 def calls() -> Iterator[tuple[str | None, str]]:
-    """Yield the method, where it is told, and the target of every call that the ALL names."""
+    """Yield the method, None where none is given, and the target of every call in the pages."""
     for code in codes(ALL):
         found = re.fullmatch(r"(?:(GET|POST|PUT|DELETE) )?(/[\w/{}?=&-]*)", code)
         if found:
@@ -304,8 +304,8 @@ def test_parameters_named_alone_are_in_the_interface(interface: dict[str, Any]):
 
 
 def test_scopes_are_those_of_keys():
-    (told,) = re.findall(r"have scopes ((?:`\w+`(?:, )?)+)", ALL)
-    assert tuple(codes(told)) == SCOPES
+    (scopes,) = re.findall(r"have scopes ((?:`\w+`(?:, )?)+)", ALL)
+    assert tuple(codes(scopes)) == SCOPES
     assert missing(re.findall(r"scope\s`(\w+)`", ALL), SCOPES) == [], "scopes that no key has"
 
 

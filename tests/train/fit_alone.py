@@ -20,7 +20,7 @@ CONFIG = TrainConfig(
 FIT = "fold 1/2"
 
 
-def parted(
+def validation_split(
     windows: int,
 ) -> tuple[
     "np.ndarray[tuple[int], np.dtype[np.int64]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     found = open_windows(Path(sys.argv[1]))
     run_fit(
         found,
-        *parted(len(found)),
+        *validation_split(len(found)),
         CONFIG.model_copy(update={"workers": sys.argv[3]}),
         FIT,
         Path(sys.argv[2]),

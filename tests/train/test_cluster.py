@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from tests.small import graded_windows
 from tests.system import PROJECT_DIR
-from tests.train.fit_alone import CONFIG, FIT, parted
+from tests.train.fit_alone import CONFIG, FIT, validation_split
 from train.data.session import ray_session
 from train.data.windows import Windows
 from train.fitting import fit
@@ -73,9 +73,11 @@ def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
             os.kill(doomed.all_processes["raylet"][0].process.pid, signal.SIGKILL)
 
     with ray_session(2), Progress(hear=record_epoch) as progress:
-        fitted = run_fit(given, *parted(len(given)), config, FIT, tmp_path / "storage", progress)
-    undisturbed: list[EpochRecord] = []
-    fit_single_process(given, *parted(len(given)), config, undisturbed.append)
+        fitted = run_fit(
+            given, *validation_split(len(given)), config, FIT, tmp_path / "storage", progress
+        )
+    single_process: list[EpochRecord] = []
+    fit_single_process(given, *validation_split(len(given)), config, single_process.append)
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
     # the interrupted epoch appears twice if rank 0 reported it before the other rank
     assert list(dict.fromkeys(record.epoch for record in records)) == list(range(1, 9))
@@ -83,9 +85,9 @@ def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
     assert [record.workers for record in records[:3]] == [2, 2, 2]
     assert records[-1].workers == 1
     assert records[-1].score is not None
-    assert undisturbed[-1].score is not None
-    assert undisturbed[-1].score > 0.9
-    assert abs(records[-1].score - undisturbed[-1].score) < 0.1
+    assert single_process[-1].score is not None
+    assert single_process[-1].score > 0.9
+    assert abs(records[-1].score - single_process[-1].score) < 0.1
 
 
 def test_killed_job_resumes_from_its_last_epoch(given: Windows, tmp_path: Path) -> None:
@@ -119,14 +121,16 @@ def test_killed_job_resumes_from_its_last_epoch(given: Windows, tmp_path: Path) 
     job.stdout.close()
     records: list[EpochRecord] = []
     with Progress(hear=lambda name, record: records.append(record)) as progress:
-        fitted = run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage", progress)
+        fitted = run_fit(
+            given, *validation_split(len(given)), CONFIG, FIT, tmp_path / "storage", progress
+        )
     assert [record.epoch for record in records] in ([4, 5, 6, 7, 8], [5, 6, 7, 8])
     assert [record.epoch for record in fitted.history] == list(range(1, 9))
-    undisturbed = fit_single_process(given, *parted(len(given)), CONFIG, lambda record: None)
-    for name, weights in undisturbed.items():
+    expected = fit_single_process(given, *validation_split(len(given)), CONFIG, lambda record: None)
+    for name, weights in expected.items():
         np.testing.assert_array_equal(fitted.weights[name], weights, err_msg=name)
     assert (
-        run_fit(given, *parted(len(given)), CONFIG, FIT, tmp_path / "storage").history
+        run_fit(given, *validation_split(len(given)), CONFIG, FIT, tmp_path / "storage").history
         == fitted.history
     )
     assert not ray.is_initialized()

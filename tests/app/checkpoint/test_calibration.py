@@ -14,7 +14,8 @@ from tests.small import small
 
 
 def calibration(design: str, component_id: str, **values: float | None) -> Calibration:
-    return Calibration(components={design: {component_id: ComponentCalibration(**values)}})  # type: ignore[arg-type]
+    component = ComponentCalibration(**values)  # type: ignore[arg-type]
+    return Calibration(components={design: {component_id: component}})
 
 
 def test_component_without_a_calibration_is_taken_as_stated() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, and what does not fit together is refused with both sides named."""
+"""A saved checkpoint loads unchanged; parts that do not fit together are refused by name."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def write(directory: Path, made: Small, calibration: Calibration = CALIBRATION) 
 
 
 def restate(directory: Path, name: str) -> None:
-    """Make the manifest state the present SHA-256, as someone would who edits a checkpoint by hand."""
+    """Write the file's present SHA-256 into the manifest, as after an edit by hand."""
     manifest = json.loads((directory / files.MANIFEST).read_text())
     manifest["sha256"][name] = sha256_of(directory / name)
     (directory / files.MANIFEST).write_text(json.dumps(manifest))
@@ -98,7 +98,10 @@ def test_card_spec_calibration_and_metrics_are_read_without_torch(tmp_path: Path
     assert read_calibration(directory, read_feature_spec(directory)) == CALIBRATION
     assert read_manifest(directory).data.windows == 40
     assert json.loads((directory / files.METRICS).read_text()) == {"a": 1}
-    program = "import sys, app.checkpoint.predictor, app.diagnosis.build; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, app.checkpoint.predictor, app.diagnosis.build; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -210,11 +213,20 @@ def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callabl
             "health_reach",
         ),  # type: ignore[index]
         (
-            edit_json(files.CALIBRATION, lambda data: data["components"].update(lathe={})),  # type: ignore[attr-defined]
-            r"expected designs of the feature spec \(press\) in '.*calibration.json', found 'lathe'",
+            edit_json(
+                files.CALIBRATION,
+                lambda data: data["components"].update(lathe={}),  # type: ignore[attr-defined]
+            ),
+            (
+                r"expected designs of the feature spec \(press\) in "
+                r"'.*calibration.json', found 'lathe'"
+            ),
         ),
         (
-            edit_json(files.FEATURE_SPEC, lambda data: data["grades"]["press"].pop("valve")),  # type: ignore[index]
+            edit_json(
+                files.FEATURE_SPEC,
+                lambda data: data["grades"]["press"].pop("valve"),  # type: ignore[index]
+            ),
             "healths of the grade sets",
         ),
     ],

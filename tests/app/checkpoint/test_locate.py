@@ -1,4 +1,4 @@
-"""Checkpoints of `serve_config.yaml` on a node: directories of the project, and registered versions that are fetched."""
+"""Resolves checkpoints of `serve_config.yaml`: project directories and registered versions."""
 
 import shutil
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_version_that_can_not_be_fetched_says_why(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "models" / "9").exists()
 
 
-def test_command_that_takes_too_long_is_ended_and_told(monkeypatch: pytest.MonkeyPatch):
+def test_command_that_takes_too_long_is_ended_and_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoints, "FETCH_S", 0.05)
     with pytest.raises(
         ReleaseError, match=r"release check` to end within 0.05 s, found it still at work"

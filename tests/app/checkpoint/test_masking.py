@@ -1,4 +1,4 @@
-"""What training masked, as checkpoints state it, against what the augmentation really does."""
+"""The masking stated in checkpoints agrees with what the augmentation masks."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from app.checkpoint import manifest as files
 from app.checkpoint.manifest import read_manifest, sha256_of
 from app.checkpoint.masking import SHOWN_SHARE, Masking, least_evidence
 from app.core.errors import CheckpointError
-from tests.masking import shown
+from tests.masking import unmasked_steps
 from tests.network import small_checkpoint
 from train.config import TrainConfig
 
@@ -20,22 +20,24 @@ OFF = {"augmented_share": 0.0, "gap_share": 0.0, "mixup": 0.0}
 
 @pytest.mark.parametrize("sensors", [2, 3, 4, 5, 7, 10, 17])
 def test_least_evidence_is_what_a_thousandth_of_the_training_windows_show(sensors: int) -> None:
-    evidence_W = shown(CONFIG, sensors).mean(-1).sum(-1)
+    evidence_W = unmasked_steps(CONFIG, sensors).mean(-1).sum(-1)
     least = least_evidence(CONFIG.masking, sensors)
     assert (evidence_W <= least.of_some + 1e-9).mean() >= 0.7 * SHOWN_SHARE
-    whole_W = shown(CONFIG.model_copy(update={"gap_share": 0.0}), sensors).mean(-1).sum(-1)
+    whole_W = unmasked_steps(CONFIG.model_copy(update={"gap_share": 0.0}), sensors).mean(-1).sum(-1)
     assert (whole_W <= least.of_some - 1.0).mean() < 1.4 * SHOWN_SHARE
 
 
 def test_least_evidence_of_one_sensor_is_what_a_gap_leaves() -> None:
     assert least_evidence(CONFIG.masking, 1) == (0.0, 0.5)
-    evidence_W = shown(CONFIG.model_copy(update={"sensor_dropout": 0.0}), 1).mean(-1).sum(-1)
+    evidence_W = (
+        unmasked_steps(CONFIG.model_copy(update={"sensor_dropout": 0.0}), 1).mean(-1).sum(-1)
+    )
     assert evidence_W.min() <= 0.5
 
 
 def test_least_history_is_what_the_deepest_cut_leaves() -> None:
     config = CONFIG.model_copy(update=OFF | {"history_cut": 0.5})
-    least = float(shown(config, 3).mean(-1).min())
+    least = float(unmasked_steps(config, 3).mean(-1).min())
     assert config.masking.least_history == pytest.approx(least) == pytest.approx(1 / 12)
     assert CONFIG.masking.least_history == 1.0
 

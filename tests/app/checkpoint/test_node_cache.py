@@ -1,4 +1,4 @@
-"""The cache of registered versions: fetched once, verified, refused with both hashes when damaged."""
+"""The node cache fetches a registered version once and refuses a damaged one with both hashes."""
 
 import json
 import shutil

@@ -218,7 +218,10 @@ def test_network_with_nan_output_has_unknown_health():
     assert diagnosis.health is None  # that the motor's readings are usual says nothing of the pump
     assert diagnosis.status == "insufficient_evidence"
     assert diagnosis.reasons == (
-        "expected finite health from version 7, found none for pump: use another version, and report this window",
+        (
+            "expected finite health from version 7, found none for pump: "
+            "use another version, and report this window"
+        ),
     )
 
 
@@ -231,19 +234,20 @@ def test_component_whose_evidence_is_too_far_from_training_abstains_and_says_so(
     assert (diagnosis.health, diagnosis.status) == (None, "insufficient_evidence")
     (reason,) = diagnosis.reasons
     assert reason == (
-        "expected evidence at most 1 times as far from training as is usual of held-out conditions, found pump 1.3: "
+        "expected evidence at most 1 times as far from training as is usual of "
+        "held-out conditions, found pump 1.3: "
         "inspect the machine, and train on labelled windows of this condition"
     )
 
 
 @pytest.mark.parametrize("distance", [0.0, 1.0, float("nan")])
-def test_component_whose_evidence_is_near_or_can_not_be_placed_is_told(distance: float):
+def test_component_with_near_or_unknown_distance_is_diagnosed(distance: float):
     diagnosis = make(scores_of(output(distance=distance)))
     assert (diagnosis.components[0].condition, diagnosis.status) == ("worn", "ok")
     assert diagnosis.components[0].distance == (None if isnan(distance) else distance)
 
 
-def test_evidence_that_no_distance_can_be_worked_out_of_is_too_far_and_told_without_a_number():
+def test_infinite_distance_abstains_and_is_reported_without_a_number():
     diagnosis = make(scores_of(output(distance=float("inf"))))
     assert (diagnosis.components[0].basis, diagnosis.components[0].distance) == ("none", None)
     assert "found pump inf" in diagnosis.reasons[0]
@@ -290,7 +294,7 @@ def test_equipment_is_as_healthy_as_its_worst_labelled_component():
     assert make(range_novelty_V=f32(1.0, 0.01, float("nan"))).health == pytest.approx(0.47)
 
 
-def test_rate_and_remaining_life_are_told_with_the_component():
+def test_rate_and_rul_are_part_of_the_component():
     pump, motor, _ = make().components
     assert (pump.degradation_rate, pump.degradation_reason) == (pytest.approx(2.0), None)
     assert (pump.rul_h, pump.rul_reason) == (pytest.approx(60.0), None)
@@ -300,7 +304,7 @@ def test_rate_and_remaining_life_are_told_with_the_component():
     assert "no history of wear" in str(motor.rul_reason)
 
 
-def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagnosis_says_why():
+def test_unsure_component_with_missing_sensors_abstains_with_a_reason():
     contribution_VS = np.ones((3, 3), np.float32)
     decoder = decoder_of(pump=ComponentCalibration(least_confidence=0.75))
     assert make(scores_of(output(), contribution_VS), decoder).components[0].condition is not None
@@ -324,7 +328,7 @@ def test_component_told_too_unsurely_without_all_sensors_abstains_and_the_diagno
     )
 
 
-def test_abstention_stands_beside_the_reasons_of_the_input():
+def test_abstention_is_listed_with_the_reasons_of_the_input():
     diagnosis = make(
         decoder=decoder_of(pump=ComponentCalibration(least_confidence=0.75)),
         coverage=0.4,
@@ -372,7 +376,7 @@ def test_health_of_the_equipment_covers_what_is_answered():
     assert make(decoder=untrained, missing=("w",)).health == 1.0
 
 
-def test_evidence_is_empty_unless_asked_for():
+def test_evidence_is_empty_unless_requested():
     assert all(component.evidence == () for component in make().components)
 
 
@@ -386,7 +390,7 @@ def test_evidence_is_ordered_by_weight_and_leaves_out_what_is_not_known():
     assert [item.sensor_id for item in motor.evidence] == []
 
 
-def test_component_that_is_far_from_training_tells_whose_readings_are():
+def test_component_far_from_training_lists_the_sensors_that_cause_it():
     distance_VS = np.array([[0.2, np.inf, 0.9], [np.nan] * 3, [np.nan] * 3], np.float32)
     diagnosis = make(scores_of(output(distance=1.3), np.ones((3, 3), np.float32), distance_VS))
     pump, motor, _ = diagnosis.components
@@ -442,7 +446,7 @@ def test_unusual_window_of_a_cyclic_machine_asks_for_the_cycle():
     assert "begins where a cycle does" in diagnosis.reasons[0]
 
 
-def test_input_quality_is_told():
+def test_input_quality_is_reported():
     quality = make(missing=("p",), faults=(Fault("q", "frozen"),), beyond=("w",)).input
     assert quality.missing_sensors == ("p",)
     assert [(item.sensor_id, item.reason) for item in quality.faulty_sensors] == [("q", "frozen")]
@@ -528,9 +532,15 @@ def diagnoses(draw: st.DrawFn) -> Diagnosis:
         input_digest="cd34",
     )
     input_quality = summary(
-        coverage=draw(st.floats(0, 1)), missing=draw(NAMES), faults=faults, beyond=draw(NAMES), unusual=draw(st.booleans()),
-        range_novelty_V=values_8V[6], novelty_without_S=values_8V[7], exceedance_S=contribution_VS[0],
-    )  # fmt: skip
+        coverage=draw(st.floats(0, 1)),
+        missing=draw(NAMES),
+        faults=faults,
+        beyond=draw(NAMES),
+        unusual=draw(st.booleans()),
+        range_novelty_V=values_8V[6],
+        novelty_without_S=values_8V[7],
+        exceedance_S=contribution_VS[0],
+    )
     decoder = decoder_of(
         pump=ComponentCalibration(
             least_confidence=draw(st.floats(0, 1)), rul_cap_h=draw(st.none() | st.floats(1e-3, 1e6))
@@ -552,7 +562,7 @@ def test_any_diagnosis_fits_its_schema_and_pydantic_writes_the_same_text(diagnos
 
 
 @pytest.mark.parametrize("evidence", ["both", "forward", "backward", "none"])
-def test_component_abstains_only_where_the_missing_sensor_could_have_told_of_it(evidence: str):
+def test_component_abstains_only_where_evidence_of_the_missing_sensor_reaches_it(evidence: str):
     shaft = {"source": "motor", "target": "pump", "medium": "shaft", "evidence": evidence}
     if evidence == "backward":
         shaft |= {"source": "pump", "target": "motor", "evidence": "forward"}

@@ -1,4 +1,4 @@
-"""Components are answered on as much evidence as training left, by shipped checkpoints and real features."""
+"""Components need as much evidence as training showed: shipped checkpoints, real features."""
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -25,7 +25,7 @@ from app.model.graph import Contributions, GraphGroup
 from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, Window
 from app.schemas.equipment import Component, Equipment
-from tests.masking import shown
+from tests.masking import unmasked_steps
 from tests.rig import rig_block
 from tests.small import press, small, wave
 from train.config import TrainConfig
@@ -76,7 +76,7 @@ def build(values_SN: Floats, version: Version) -> tuple[GraphGroup, WindowQualit
     return group, of_window
 
 
-def lacking(values_SN: Floats, version: Version) -> set[str]:
+def components_without_evidence(values_SN: Floats, version: Version) -> set[str]:
     reasons = reasons_of_lack(RIG, build(values_SN, version)[1], version.decoder)
     return {RIG.components[v].component_id for v in reasons}
 
@@ -120,7 +120,7 @@ def test_component_without_usable_evidence_is_not_answered(name: str, values_SN:
 
 
 @pytest.mark.parametrize("name", ["1", "2"])
-def test_cooler_is_not_told_from_its_neighbours_alone(name: str) -> None:
+def test_cooler_is_not_diagnosed_from_its_neighbours_alone(name: str) -> None:
     whole, cut = cycle(1000), cycle(1000)
     cut[OWN["cooler"]] = np.nan
     before, now = answer(whole, version_of(name)), answer(cut, version_of(name))
@@ -135,18 +135,18 @@ def test_cooler_is_not_told_from_its_neighbours_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "2"])
-def test_no_component_lacks_evidence_for_want_of_one_sensor(name: str) -> None:
+def test_one_missing_sensor_leaves_enough_evidence_for_every_component(name: str) -> None:
     for sensor in range(len(IDS)):
         values_SN = cycle(1000)
         values_SN[sensor] = np.nan
-        assert lacking(values_SN, version_of(name)) == set()
+        assert components_without_evidence(values_SN, version_of(name)) == set()
     assert build(cycle(1000), version_of(name))[1].is_whole
 
 
-def test_half_of_the_sensors_of_a_circuit_is_too_little_and_says_what_is_there() -> None:
+def test_half_of_the_sensors_of_a_circuit_is_too_little_and_the_reason_counts_them() -> None:
     values_SN = cycle(1000)
     values_SN[[IDS.index(sensor_id) for sensor_id in ("FS1", "EPS1", "PS2")]] = np.nan
-    assert "valve" not in lacking(values_SN, version_of("1"))
+    assert "valve" not in components_without_evidence(values_SN, version_of("1"))
     values_SN[IDS.index("PS3"), 5:30] = np.nan
     assert answer(values_SN, version_of("1")).reasons[0] == (
         "expected usable readings of at least 4 of the 7 sensors that reach 'pump', "
@@ -167,15 +167,15 @@ LOSSES = st.lists(
 )
 
 
-def lose(values_SN: Floats, losses: list[Loss], spared: frozenset[str] = frozenset()) -> Floats:
-    """Take readings away or out of range; a gap leaves `spared` sensors alone."""
+def lose(values_SN: Floats, losses: list[Loss], excluded: frozenset[str] = frozenset()) -> Floats:
+    """Take readings away or out of range; gaps skip `excluded` sensors."""
     left_SN = values_SN.copy()
     for sensor, kind, first, count in losses:
         if kind == "sensor":
             left_SN[sensor] = np.nan
         elif kind == "range":
             left_SN[sensor, first] = 3e38
-        elif IDS[sensor] not in spared:
+        elif IDS[sensor] not in excluded:
             left_SN[sensor, first : first + count] = np.nan
     return left_SN
 
@@ -184,17 +184,17 @@ def around(component_id: str, connections: int) -> list[int]:
     """Return the sensors within so many connections of a component of the rig."""
     near = {component_id}
     for _ in range(connections):
-        heard = {
+        edges = {
             (each.source, each.target) for each in RIG.connections if each.evidence != "none"
         } | {(each.target, each.source) for each in RIG.connections if each.evidence == "both"}
-        near |= {source for source, target in heard if target in near}
+        near |= {source for source, target in edges if target in near}
     return sorted(sensor for each in near for sensor in OWN[each])
 
 
 @cache
 def least_shown() -> dict[tuple[str, int], float]:
     """Return the least evidence that training shows by component and connections, in sensors."""
-    share_WS = shown(TrainConfig(design=RIG.design), len(IDS)).mean(-1)
+    share_WS = unmasked_steps(TrainConfig(design=RIG.design), len(IDS)).mean(-1)
     return {
         (component_id, connections): float(
             share_WS[:, around(component_id, connections)].sum(1).min()
@@ -230,16 +230,16 @@ def test_no_component_is_answered_on_less_evidence_than_training_showed(
 
 @settings(deadline=None)
 @given(st.sampled_from(["1", "2"]), st.integers(0, 1855), LOSSES, LOSSES)
-def test_taking_evidence_away_never_makes_a_component_that_lacks_it_answer(
+def test_removing_evidence_never_gives_an_answer_to_a_component_that_lacks_it(
     name: str, row: int, losses: list[Loss], more: list[Loss]
 ) -> None:
     version = version_of(name)
     values_SN = lose(cycle(row), losses)
     # what is missing of a faulty sensor is no evidence, and without it the sensor may be sound
     faulty = frozenset(fault.sensor_id for fault in build(values_SN, version)[1].faults)
-    less_SN = lose(values_SN, more, spared=faulty)
-    lacked = lacking(values_SN, version)
-    assert lacked <= lacking(less_SN, version)
+    less_SN = lose(values_SN, more, excluded=faulty)
+    lacked = components_without_evidence(values_SN, version)
+    assert lacked <= components_without_evidence(less_SN, version)
     for component in answer(less_SN, version).components:
         if component.component_id in lacked:
             assert_abstains(component)
@@ -294,11 +294,12 @@ def test_component_that_was_not_trained_is_judged_by_its_own_sensors() -> None:
     assert set(reasons_of_lack(made.equipment, tank_alone, decoder)) == {0, 1}
     without_tank = quality_of(missing(3), made.equipment, plan)
     assert reasons_of_lack(made.equipment, without_tank, decoder) == {
-        2: "expected usable readings in at least 50% of the steps of the sensor on 'tank', found none: check T1"
+        2: "expected usable readings in at least 50% of the steps of the sensor on 'tank', "
+        "found none: check T1"
     }
 
 
-def test_network_that_hears_no_other_component_needs_the_component_s_own_sensors() -> None:
+def test_network_without_message_passing_needs_the_component_s_own_sensors() -> None:
     made = small()
     plan = plan_windows(made.equipment, made.spec)
     quality = quality_of(missing(2), made.equipment, plan)
@@ -314,7 +315,8 @@ def test_version_that_states_no_masking_needs_every_sensor_that_reaches_a_compon
     decoder = decoder_of(Masking(attention_layers=2), "pump", "valve", "tank")
     reasons = reasons_of_lack(made.equipment, quality, decoder)
     assert reasons[0] == (
-        "expected usable readings of at least 3 of the 3 sensors that reach 'pump', found 2: check P2"
+        "expected usable readings of at least 3 of the 3 sensors that reach 'pump', "
+        "found 2: check P2"
     )
     assert set(reasons) == {0, 1, 2}
 

@@ -11,11 +11,11 @@ import pytest
 from app.checkpoint.files import load
 from app.experiments.pairs import Pairs
 from app.experiments.verdict import Decider
-from tests.answers import (
+from tests.paired_diagnoses import (
     SHIPPED,
     accuracy,
-    answers,
     damaged,
+    diagnose_cycles,
     false_verdicts,
     pairs_of,
     verdicts_on_worse_version,
@@ -27,9 +27,8 @@ TRIALS = 20
 @cache
 def pairs() -> Pairs:
     """Version 1 as shipped, and with noise of 0.3 spreads on its weights."""
-    return pairs_of(
-        answers(load(SHIPPED / "1")), answers(load(SHIPPED / "1"), predictor=damaged("1", 0.3))
-    )
+    shipped = load(SHIPPED / "1")
+    return pairs_of(diagnose_cycles(shipped), diagnose_cycles(shipped, predictor=damaged("1", 0.3)))
 
 
 def test_damaged_version_has_the_stated_accuracy():
@@ -42,9 +41,9 @@ def test_damaged_version_has_the_stated_accuracy():
 
 @pytest.mark.parametrize("decider", ["by_window", "by_condition"])
 def test_worse_version_is_called_worse(decider: Decider):
-    calls = verdicts_on_worse_version(pairs(), TRIALS, decider)
-    assert sum(call.verdict == call.last == "worse" for call in calls) >= 19, calls
-    assert max(call.diagnoses for call in calls if call.verdict == "worse") < 600
+    trials = verdicts_on_worse_version(pairs(), TRIALS, decider)
+    assert sum(trial.verdict == trial.last == "worse" for trial in trials) >= 19, trials
+    assert max(trial.diagnoses for trial in trials if trial.verdict == "worse") < 600
 
 
 @pytest.mark.parametrize("decider", ["by_window", "by_condition"])

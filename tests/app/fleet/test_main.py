@@ -172,11 +172,11 @@ def test_killed_run_is_finished_by_ray(
         name: place.model_copy(update={"weights_sha256": "0" * 64})
         for name, place in plan.checkpoints.items()
     }
-    spoilt = FleetRun(
-        "spoilt", NOW, plan.model_copy(update={"checkpoints": wrong}).model_dump_json()
+    mismatched = FleetRun(
+        "mismatched", NOW, plan.model_copy(update={"checkpoints": wrong}).model_dump_json()
     )
-    asyncio.run(begin(database_dsn, spoilt))
-    status, _, err = command("--dsn", database_dsn, "--run", "spoilt", "--workers", "1")
+    asyncio.run(begin(database_dsn, mismatched))
+    status, _, err = command("--dsn", database_dsn, "--run", "mismatched", "--workers", "1")
     assert status == 2
     assert "put them back" in err
 

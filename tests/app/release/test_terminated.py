@@ -1,4 +1,4 @@
-"""Commands that a signal ends revert what they changed."""
+"""Commands that are ended by a signal revert their changes."""
 
 import asyncio
 import os

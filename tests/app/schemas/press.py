@@ -1,4 +1,4 @@
-"""A sound machine to be changed by the tests of topologies."""
+"""A valid machine that the tests of topologies change."""
 
 from collections.abc import Callable
 from typing import Any

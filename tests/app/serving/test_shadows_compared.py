@@ -1,4 +1,4 @@
-"""Comparisons read the answers of shadows that serving stored."""
+"""Comparisons read the diagnoses of shadows that serving stored."""
 
 import asyncio
 from datetime import datetime, timedelta

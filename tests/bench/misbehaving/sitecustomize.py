@@ -1,9 +1,8 @@
-"""Makes versions misbehave in the replicas of a system that `tests.bench.releases` starts, which puts this directory on their path.
+"""Makes model servers of chosen versions misbehave, for `tests.bench.releases`.
 
-Python imports a module of this name before all others. `MISBEHAVING` in the environment names
-versions as JSON:
-`{"6": "raises", "9": "errs", "10": "sleeps"}`.
-Invariant: nothing of the application is changed but the model servers of the named versions.
+That section puts this directory on the path of its replicas; Python imports a module of this name
+at start. `MISBEHAVING` in the environment names versions as JSON:
+`{"6": "raises", "9": "errs", "10": "sleeps"}`. Nothing else of the application is changed.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ CALLS_OF_AN_ERROR = 100
 
 
 class _Finder:
-    """Finds the model servers' module as Python would, and changes it once it was run."""
+    """Finds the module of the model server as Python does, and patches it after its import."""
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
@@ -35,16 +34,22 @@ class _Finder:
         assert spec.loader is not None
         run = spec.loader.exec_module
 
-        def run_and_change(module: ModuleType) -> None:
+        def run_and_patch(module: ModuleType) -> None:
             run(module)
             misbehave(module.ModelServer, json.loads(os.environ["MISBEHAVING"]))
 
-        spec.loader.exec_module = run_and_change  # type: ignore[method-assign]
+        spec.loader.exec_module = run_and_patch  # type: ignore[method-assign]
         return spec
 
 
 def misbehave(server: Any, kinds: dict[str, str]) -> None:
-    """Have the servers of named versions raise when they are made, err in one of 100 calls, or sleep in each."""
+    """Patch the model server class.
+
+    Args:
+        server: the class.
+        kinds: by version: `raises` in the constructor, `errs` in one of 100 calls, `sleeps` in
+            each call.
+    """
     make, score = server.__init__, server.score
 
     def made(self: Any, *arguments: Any, **named: Any) -> None:

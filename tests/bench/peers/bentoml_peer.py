@@ -1,9 +1,8 @@
 """Peer (d): BentoML with adaptive batching, in the peers' own environment.
 
-The batchable API is the public one, so a request goes through one process; BentoML asks that its
-body be a list, here of one. An answer is a
-plain dictionary, since of a model BentoML works out the JSON schema anew for each answer.
-Invariant: BentoML alone decides how long a batch gathers.
+The batchable API is the public one, so a request passes through one process; its body has to be a
+list, here of one item. A response is a plain dictionary, because BentoML computes the JSON schema
+of a model for each response. BentoML alone decides how long a batch waits for more requests.
 """
 
 import asyncio
@@ -19,16 +18,16 @@ import orjson
 
 from tests.bench.peers.common import (
     ROUTE,
-    Asked,
     Diagnoser,
-    Fetched,
+    DiagnosisRequest,
+    FetchedWindow,
     SizeLog,
     compute_thread,
     options,
 )
 
 LATENCY_MS = 2_000
-MOST = 32
+MAX_BATCH = 32
 
 
 @bentoml.service(
@@ -39,7 +38,7 @@ MOST = 32
     logging={"access": {"enabled": False}},
 )
 class Diagnostics:
-    """Batches of requests to answers."""
+    """Service that diagnoses batches of requests."""
 
     @bentoml.on_startup
     async def load(self) -> None:
@@ -50,15 +49,17 @@ class Diagnostics:
         self._thread = compute_thread()
         self._sizes = SizeLog(Path(os.environ["BENCH_SIZES"]))
 
-    @bentoml.api(route=ROUTE, batchable=True, max_batch_size=MOST, max_latency_ms=LATENCY_MS)
-    async def diagnose(self, items: list[Asked], /) -> list[dict[str, Any]]:
-        """Answer a batch."""
+    @bentoml.api(route=ROUTE, batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=LATENCY_MS)
+    async def diagnose(self, items: list[DiagnosisRequest], /) -> list[dict[str, Any]]:
+        """Diagnose a batch."""
         self._sizes.note(len(items))
         fetched = await self._diagnoser.fetch(items)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, fetched)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._diagnose, fetched
+        )
 
-    def _answer(self, fetched: Sequence[Fetched]) -> list[dict[str, Any]]:
-        return [orjson.loads(item.to_json()) for item in self._diagnoser.answer(fetched)]
+    def _diagnose(self, fetched: Sequence[FetchedWindow]) -> list[dict[str, Any]]:
+        return [orjson.loads(item.to_json()) for item in self._diagnoser.diagnose(fetched)]
 
 
 if __name__ == "__main__":
@@ -70,7 +71,8 @@ if __name__ == "__main__":
         "BENTOML_DO_NOT_TRACK": "true",
     }
     command = [
-        str(Path(sys.executable).with_name("bentoml")), "serve", "tests.bench.peers.bentoml_peer:Diagnostics",
-        "--host", "127.0.0.1", "--port", str(given.port),
-    ]  # fmt: skip
+        *(str(Path(sys.executable).with_name("bentoml")), "serve"),
+        "tests.bench.peers.bentoml_peer:Diagnostics",
+        *("--host", "127.0.0.1", "--port", str(given.port)),
+    ]
     sys.exit(subprocess.call(command))

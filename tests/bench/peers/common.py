@@ -1,10 +1,8 @@
-"""What every peer shares with us: the store, the features, the graph, the network and the diagnosis. Only the serving differs.
+"""Code that all peers share: they differ from the service, and from each other, in serving only.
 
-A peer does no authentication, keeps no journal, metrics or traces, and has no second version to
-fall back to: all of that
-is in its favour.
-Invariant: a peer's answer to a request is the diagnosis that the service gives, but for its id and
-time.
+Store, features, graph, network and diagnosis are those of the service, and a peer's diagnosis
+equals that of the service but for its id and time. A peer has no authentication, write-behind
+queue, metrics, traces or fallback version, all of which is to its advantage.
 """
 
 import argparse
@@ -41,23 +39,23 @@ CHECKPOINT = PROJECT_DIR / "app" / "weights" / "1"
 ROUTE = "/v1/diagnoses"
 
 
-class Asked(BaseModel):
-    """A request: a machine and the end of a window."""
+class DiagnosisRequest(BaseModel):
+    """Body of a request: a machine and the end of a window."""
 
     equipment_id: str
     at: AwareDatetime
 
 
-class Group(NamedTuple):
-    """Windows of one topology: their positions in a batch, their graphs, and what their features say of the input."""
+class WindowGroup(NamedTuple):
+    """Windows of one topology: positions in the batch, graphs, and quality of the input."""
 
     positions: Sequence[int]
     graph: GraphGroup
-    summary: QualityBatch
+    quality: QualityBatch
 
 
-class Fetched(NamedTuple):
-    """What a request means and what the store has for it."""
+class FetchedWindow(NamedTuple):
+    """A request resolved to a machine and bins, with the window from the store."""
 
     equipment: Equipment
     bins: Bins
@@ -65,12 +63,11 @@ class Fetched(NamedTuple):
 
 
 class Diagnoser:
-    """Requests to diagnoses without any serving around it.
+    """Makes diagnoses of requests, with the network run as in a replica of the service.
 
     Args:
         dsn: of the fleet's database.
-        threads: the most that the forward pass may use; the network runs as a replica of ours would
-            run it.
+        threads: of the forward pass at most.
     """
 
     def __init__(self, dsn: str, threads: int) -> None:
@@ -82,65 +79,69 @@ class Diagnoser:
         self._thresholds = Thresholds()
 
     async def start(self) -> None:
-        """Read all topologies once: a peer does not notice a changed one."""
+        """Read all topologies once; later changes are ignored."""
         self._topologies = {
             record.equipment.equipment_id: record.equipment
             for record in await self.store.list_equipment()
         }
 
-    def resolve(self, asked: Asked) -> tuple[Equipment, Bins]:
-        """Return the machine and the window that a request means.
+    def resolve(self, request: DiagnosisRequest) -> tuple[Equipment, Bins]:
+        """Return the machine and the window of a request.
 
         Raises:
             UnknownEquipment: it is not registered.
         """
-        equipment = self._topologies.get(asked.equipment_id)
+        equipment = self._topologies.get(request.equipment_id)
         if equipment is None:
-            raise UnknownEquipment(asked.equipment_id)
-        return equipment, window_before(equipment, asked.at, datetime.now(UTC))
+            raise UnknownEquipment(request.equipment_id)
+        return equipment, window_before(equipment, request.at, datetime.now(UTC))
 
-    async def fetch(self, items: Sequence[Asked]) -> list[Fetched]:
+    async def fetch(self, items: Sequence[DiagnosisRequest]) -> list[FetchedWindow]:
         """Read the windows of several requests in one statement."""
         resolved = [self.resolve(item) for item in items]
         windows = await self.store.read_windows(
             [(equipment.equipment_id, *bins) for equipment, bins in resolved]
         )
-        return [Fetched(*pair, window) for pair, window in zip(resolved, windows, strict=True)]
+        return [
+            FetchedWindow(*pair, window) for pair, window in zip(resolved, windows, strict=True)
+        ]
 
-    def answer(self, fetched: Sequence[Fetched]) -> list[Diagnosis]:
-        """Make the diagnoses of a batch: features, one forward pass, answers. Computes only; may run in a thread."""
+    def diagnose(self, fetched: Sequence[FetchedWindow]) -> list[Diagnosis]:
+        """Return the diagnoses of a batch. It only computes, so it may run in a thread."""
         groups = self._groups(fetched)
         predictions = self.predictor.predict([group.graph for group in groups])
         diagnoses: dict[int, Diagnosis] = {}
         for group, prediction in zip(groups, predictions, strict=True):
-            summaries = group.summary.windows(fetched[group.positions[0]].equipment.sensor_ids)
-            windows = zip(group.positions, window_predictions(prediction), summaries, strict=True)
-            for position, scores, summary in windows:
+            qualities = group.quality.windows(fetched[group.positions[0]].equipment.sensor_ids)
+            windows = zip(group.positions, window_predictions(prediction), qualities, strict=True)
+            for position, scores, quality in windows:
                 item = fetched[position]
-                diagnoses[position] = self.conclude(
+                diagnoses[position] = self.build(
                     item.equipment,
                     item.bins,
                     item.window.newest,
                     Scores(scores),
-                    summary,
+                    quality,
                 )
         return [diagnoses[position] for position in range(len(fetched))]
 
-    def graphs(self, fetched: Sequence[Fetched]) -> list[GraphGroup]:
-        """Make the groups of several windows' graphs."""
+    def graphs(self, fetched: Sequence[FetchedWindow]) -> list[GraphGroup]:
+        """Return the graphs of some windows, grouped by topology."""
         return [group.graph for group in self._groups(fetched)]
 
-    def group(self, positions: Sequence[int], equipment: Equipment, values_WSN: Floats) -> Group:
-        """Make the graphs of windows of one topology; `equipment` is any machine of it."""
+    def group(
+        self, positions: Sequence[int], equipment: Equipment, values_WSN: Floats
+    ) -> WindowGroup:
+        """Return the graphs of windows of one topology; `equipment` is any machine with it."""
         plan = self._plan(equipment)
-        return Group(positions, *build_windows(values_WSN, plan))
+        return WindowGroup(positions, *build_windows(values_WSN, plan))
 
-    def _groups(self, fetched: Sequence[Fetched]) -> list[Group]:
-        alike: dict[str, list[int]] = {}
+    def _groups(self, fetched: Sequence[FetchedWindow]) -> list[WindowGroup]:
+        by_topology: dict[str, list[int]] = {}
         for position, item in enumerate(fetched):
-            alike.setdefault(item.equipment.structure_digest, []).append(position)
+            by_topology.setdefault(item.equipment.structure_digest, []).append(position)
         groups = []
-        for positions in alike.values():
+        for positions in by_topology.values():
             values = [
                 decode_window(fetched[position].window, fetched[position].equipment)
                 for position in positions
@@ -156,15 +157,15 @@ class Diagnoser:
             )
         return plan
 
-    def conclude(
+    def build(
         self,
         equipment: Equipment,
         bins: Bins,
         newest: datetime | None,
         scores: Scores,
-        summary: WindowQuality,
+        quality: WindowQuality,
     ) -> Diagnosis:
-        """Make a diagnosis of a window's scores."""
+        """Build the diagnosis of a window from its scores."""
         now = datetime.now(UTC)
         context = DiagnosisContext(
             diagnosis_id=uuid.uuid4().hex,
@@ -175,30 +176,30 @@ class Diagnoser:
             fallback=False,
             input_digest="",
         )
-        taught = self.checkpoint
+        checkpoint = self.checkpoint
         decoder = PredictionDecoder.of(
-            taught.manifest.version,
+            checkpoint.manifest.version,
             equipment.design,
-            taught.manifest,
-            taught.feature_spec,
-            taught.calibration,
+            checkpoint.manifest,
+            checkpoint.feature_spec,
+            checkpoint.calibration,
         )
-        return build_diagnosis(equipment, context, scores, summary, decoder, self._thresholds, {})
+        return build_diagnosis(equipment, context, scores, quality, decoder, self._thresholds, {})
 
     async def warm_up(self) -> None:
-        """Answer for every batch size up to 32 in part, on windows of no readings."""
+        """Diagnose batches of 1 to 32 windows without readings."""
         equipment = next(iter(self._topologies.values()))
         bins = Bins(0, equipment.bins)
         empty = StoredWindow(equipment.equipment_id, *bins, equipment.grid_us, (), b"", b"", None)
         for size in (1, 2, 4, 8, 16, 32):
-            self.answer([Fetched(equipment, bins, empty)] * size)
+            self.diagnose([FetchedWindow(equipment, bins, empty)] * size)
 
 
 class SizeLog:
-    """Writes the size of each batch where the benchmark reads them between loads: a line each, a few microseconds.
+    """Appends the size of each batch to a file that the benchmark reads between loads.
 
     Args:
-        directory: has a file for each process.
+        directory: of one file for each process.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -212,36 +213,38 @@ class SizeLog:
 
 
 class Batcher:
-    """Hand-written micro-batching: while one batch is under way the next gathers, and no request waits for company.
+    """Micro-batcher: requests that arrive while a batch is in flight form the next batch.
+
+    An idle batcher starts at once and adds no wait.
 
     Args:
-        work: answers a batch.
-        most: requests of a batch at most.
-        in_flight: batches under way at most; with 2 one reads the store while the other computes.
-        sizes: is told the size of each batch.
+        work: returns the response bodies of a batch.
+        max_batch: requests of a batch at most.
+        in_flight: batches in flight at most; with 2 one reads the store while the other computes.
+        sizes: records the size of each batch.
     """
 
     def __init__(
         self,
-        work: Callable[[list[Asked]], Awaitable[list[bytes]]],
-        most: int,
+        work: Callable[[list[DiagnosisRequest]], Awaitable[list[bytes]]],
+        max_batch: int,
         in_flight: int,
         sizes: SizeLog,
     ) -> None:
         self._work = work
-        self._most = most
+        self._max_batch = max_batch
         self._free = in_flight
-        self._waiting: list[tuple[Asked, asyncio.Future[bytes]]] = []
+        self._waiting: list[tuple[DiagnosisRequest, asyncio.Future[bytes]]] = []
         self._running: set[asyncio.Task[None]] = set()
         self._sizes = sizes
 
-    async def ask(self, item: Asked) -> bytes:
-        """Answer a request with others that wait."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
+    async def submit(self, item: DiagnosisRequest) -> bytes:
+        """Return the response body of a request, computed in a batch with waiting ones."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
         if self._free:
             self._begin()
-        return await answer
+        return await future
 
     def _begin(self) -> None:
         self._free -= 1
@@ -250,18 +253,18 @@ class Batcher:
         task.add_done_callback(self._running.discard)
 
     async def _run(self) -> None:
-        await asyncio.sleep(0)  # requests that the loop has already received come along
-        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        await asyncio.sleep(0)  # lets requests that the loop has already received join
+        batch, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
         try:
-            if not batch:  # another batch took what this one was begun for
+            if not batch:  # an earlier batch took its requests
                 return
             self._sizes.note(len(batch))
-            for (_, future), answer in zip(
+            for (_, future), body in zip(
                 batch, await self._work([item for item, _ in batch]), strict=True
             ):
                 if not future.done():
-                    future.set_result(answer)
-        except Exception as error:  # noqa: BLE001 - the callers get it
+                    future.set_result(body)
+        except Exception as error:  # noqa: BLE001 - passed on to the callers
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
@@ -273,7 +276,7 @@ class Batcher:
 
 @dataclass(frozen=True)
 class Options:
-    """How a peer is started."""
+    """Command line of a peer."""
 
     dsn: str
     port: int
@@ -281,7 +284,8 @@ class Options:
     threads: int
     workers: int
     in_flight: int
-    most: int
+    max_batch: int
+    batching: bool
 
 
 def options() -> Options:
@@ -295,10 +299,11 @@ def options() -> Options:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--in-flight", type=int, default=1)
-    parser.add_argument("--most", type=int, default=32)
+    parser.add_argument("--max-batch", type=int, default=32)
+    parser.add_argument("--batching", action="store_true", help="micro-batch requests")
     return Options(**vars(parser.parse_args()))
 
 
 def compute_thread() -> ThreadPoolExecutor:
-    """Return the one thread that computes beside the event loop."""
+    """Return an executor of one thread that computes beside the event loop."""
     return ThreadPoolExecutor(1, thread_name_prefix="compute")

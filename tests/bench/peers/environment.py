@@ -1,9 +1,8 @@
-"""The peers' own environment, for those whose dependencies clash with ours.
+"""Environment of the peers whose dependencies conflict with those of the project.
 
-Its packages stand before ours, and ours underneath: so torch, asyncpg and all that is measured are
-the same files.
-Invariant: what `requirements.txt` pins is what is installed; a changed file makes the environment
-anew.
+Its packages come first on the path and those of the project's environment after them, so that
+torch, asyncpg and all measured code are the same files. It is rebuilt when `requirements.txt`
+changes.
 """
 
 import shutil
@@ -16,10 +15,10 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
 def peers_environment(directory: Path) -> Path:
-    """Return the Python of the peers' environment, made if it is not there.
+    """Create the peers' environment unless it exists, and return its Python interpreter.
 
     Args:
-        directory: where it stands.
+        directory: parent of the environment's directory.
     """
     place = directory / "peers"
     python, stamp = place / "bin" / "python", place / "requirements.txt"
@@ -34,9 +33,9 @@ def peers_environment(directory: Path) -> Path:
         ],
         check=True,
     )
-    ours = sysconfig.get_path("purelib")
-    (place / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix) / "ours.pth").write_text(
-        ours + "\n"
-    )
+    project = sysconfig.get_path("purelib")
+    (
+        place / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix) / "project.pth"
+    ).write_text(project + "\n")
     shutil.copy(REQUIREMENTS, stamp)
     return python

@@ -1,9 +1,7 @@
 """Peer (c): LitServe with batching, in the peers' own environment.
 
-Its HTTP process hands requests to worker processes, each of which gathers a batch and then does all
-the work of it.
-Invariant: a worker has its own connection pool, network and event loop; nothing is shared across
-its fork.
+Its HTTP process passes requests to worker processes, each of which collects and computes batches. A
+worker has its own connection pool, network and event loop; nothing is shared across the fork.
 """
 
 import asyncio
@@ -12,16 +10,16 @@ import contextlib
 import litserve
 from fastapi import Response
 
-from tests.bench.peers.common import ROUTE, Asked, Diagnoser, Options, SizeLog, options
+from tests.bench.peers.common import ROUTE, Diagnoser, DiagnosisRequest, Options, SizeLog, options
 
 BATCH_WAIT_S = 0.002
 
 
 class DiagnosisApi(litserve.LitAPI):
-    """Batches of requests to answers."""
+    """API that diagnoses batches of requests."""
 
     def __init__(self, given: Options) -> None:
-        super().__init__(max_batch_size=given.most, batch_timeout=BATCH_WAIT_S, api_path=ROUTE)
+        super().__init__(max_batch_size=given.max_batch, batch_timeout=BATCH_WAIT_S, api_path=ROUTE)
         self._given = given
 
     def setup(self, _: str) -> None:
@@ -32,26 +30,26 @@ class DiagnosisApi(litserve.LitAPI):
         self._loop.run_until_complete(self._diagnoser.warm_up())
         self._sizes = SizeLog(self._given.sizes)
 
-    def decode_request(self, request: dict[str, str]) -> Asked:
-        """Check a body."""
-        return Asked.model_validate(request)
+    def decode_request(self, request: dict[str, str]) -> DiagnosisRequest:
+        """Validate a body."""
+        return DiagnosisRequest.model_validate(request)
 
-    def batch(self, inputs: list[Asked]) -> list[Asked]:
-        """Keep a batch as a list."""
+    def batch(self, inputs: list[DiagnosisRequest]) -> list[DiagnosisRequest]:
+        """Return the batch unchanged."""
         return inputs
 
-    def predict(self, items: list[Asked]) -> list[bytes]:
-        """Answer a batch."""
+    def predict(self, items: list[DiagnosisRequest]) -> list[bytes]:
+        """Diagnose a batch."""
         self._sizes.note(len(items))
         fetched = self._loop.run_until_complete(self._diagnoser.fetch(items))
-        return [item.to_json() for item in self._diagnoser.answer(fetched)]
+        return [item.to_json() for item in self._diagnoser.diagnose(fetched)]
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
-        """Take a batch apart."""
+        """Return the response bodies unchanged."""
         return output
 
     def encode_response(self, output: bytes) -> Response:
-        """Answer bytes as they are."""
+        """Wrap a response body."""
         return Response(output, media_type="application/json")
 
 

@@ -1,8 +1,7 @@
-"""Peer (f): what one writes first: a query of narrow rows, a pandas pivot, a PyG batch, a forward pass, one request at a time.
+"""Peer (f): a naive implementation without batching.
 
-Features, network and diagnosis are those of all peers; the reading, the graph's container and the
-serving are the naive ones.
-Invariant: the pivot holds the same numbers as the grid.
+A request is a query of narrow rows, a pandas pivot, a PyG batch and a forward pass. Features,
+network and diagnosis are those of all peers. The pivot has the same numbers as the grid.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment
 from app.serving.ingress.windows import Bins, interval_of
-from tests.bench.peers.common import ROUTE, Asked, Diagnoser, options
+from tests.bench.peers.common import ROUTE, Diagnoser, DiagnosisRequest, options
 from train.fitting.dataset import graph_tensors, window_graph
 
 ROWS = """
@@ -49,8 +48,8 @@ def pivot(rows: list[asyncpg.Record], equipment: Equipment, bins: Bins) -> Float
     return wide.reindex(index=times, columns=list(equipment.sensor_ids)).to_numpy(np.float32).T
 
 
-def through_pyg(group: GraphGroup) -> GraphTensors:
-    """Make a PyG batch of one window's graph, as one would to feed a PyG network."""
+def pyg_tensors(group: GraphGroup) -> GraphTensors:
+    """Return the tensors of one window's graph, made by way of a PyG batch."""
     data = window_graph(group.topology)
     data.x, data.mask = torch.from_numpy(group.x_WSTF[0]), torch.from_numpy(group.mask_WST[0])
     return graph_tensors(Batch.from_data_list([data]))
@@ -67,7 +66,7 @@ class NaiveRunner:
     def run(self, group: GraphGroup) -> tuple[Floats, ...]:
         """Return the arrays of `NetworkOutput` for one window."""
         with torch.inference_mode():
-            return tuple(each.numpy() for each in self._ensemble.estimate(through_pyg(group)))
+            return tuple(each.numpy() for each in self._ensemble.estimate(pyg_tensors(group)))
 
 
 def build() -> FastAPI:
@@ -96,10 +95,10 @@ def build() -> FastAPI:
         return {"status": "ready"}
 
     @api.post(ROUTE)
-    async def diagnose(asked: Asked) -> Diagnosis:
+    async def diagnose(request: DiagnosisRequest) -> Diagnosis:
         diagnoser: Diagnoser = api.state.diagnoser
         predictor: Predictor = api.state.predictor
-        equipment, bins = diagnoser.resolve(asked)
+        equipment, bins = diagnoser.resolve(request)
         window = interval_of(bins, equipment)
         rows = await api.state.pool.fetch(ROWS, equipment.equipment_id, window.start, window.end)
 
@@ -108,8 +107,8 @@ def build() -> FastAPI:
             (prediction,) = predictor.predict([group.graph])
             (scores,) = window_predictions(prediction)
             newest = max((row["time"] for row in rows), default=None)
-            (summary,) = group.summary.windows(equipment.sensor_ids)
-            return diagnoser.conclude(equipment, bins, newest, Scores(scores), summary)
+            (quality,) = group.quality.windows(equipment.sensor_ids)
+            return diagnoser.build(equipment, bins, newest, Scores(scores), quality)
 
         return await asyncio.to_thread(work)
 

@@ -1,7 +1,7 @@
-"""Peer (e), the limit: the network in a loop over graphs that were built before, at its best batch size. No reading, no serving.
+"""Peer (e), the upper limit: the network in a loop over prepared graphs, without serving.
 
-Prints graphs a second and CPU ms a graph for each batch size and number of threads as JSON.
-Invariant: the graphs are those of the fleet's windows, none twice.
+Prints graphs a second and CPU ms a graph for each batch size and number of threads as JSON. The
+graphs are those of different windows of the fleet.
 """
 
 import argparse
@@ -12,19 +12,19 @@ from datetime import datetime
 from pathlib import Path
 
 from app.checkpoint.predictor import open_predictor
-from tests.bench.peers.common import Asked, Diagnoser, Fetched
+from tests.bench.peers.common import Diagnoser, DiagnosisRequest, FetchedWindow
 
 
-async def read(diagnoser: Diagnoser, asked: list[Asked]) -> list[Fetched]:
+async def read(diagnoser: Diagnoser, requests: list[DiagnosisRequest]) -> list[FetchedWindow]:
     """Read all windows once."""
     await diagnoser.start()
-    fetched = await diagnoser.fetch(asked)
+    fetched = await diagnoser.fetch(requests)
     await diagnoser.store.close()
     return fetched
 
 
 def measure(
-    diagnoser: Diagnoser, fetched: list[Fetched], size: int, threads: int, seconds: float
+    diagnoser: Diagnoser, fetched: list[FetchedWindow], size: int, threads: int, seconds: float
 ) -> dict[str, float]:
     """Run the network for some seconds at one batch size."""
     predictor = open_predictor(diagnoser.checkpoint, threads=threads).predictor
@@ -56,12 +56,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     lines = [json.loads(line) for line in given.bodies.read_text().splitlines()[:256]]
-    asked = [
-        Asked(equipment_id=line["equipment_id"], at=datetime.fromisoformat(line["at"]))
+    requests = [
+        DiagnosisRequest(equipment_id=line["equipment_id"], at=datetime.fromisoformat(line["at"]))
         for line in lines
     ]
     diagnoser = Diagnoser(given.dsn, 1)
-    fetched = asyncio.run(read(diagnoser, asked))
+    fetched = asyncio.run(read(diagnoser, requests))
     rows = [
         measure(diagnoser, fetched, size, threads, given.seconds)
         for threads in given.threads

@@ -19,7 +19,7 @@ from train.evaluation.holdout import predict_holdout
 
 
 def lives(machines: list[list[float]]) -> WindowLabels:
-    """Return labels of machines with one window an hour and these remaining lives of their only component."""
+    """Return labels of one component per machine with these RULs, one window an hour."""
     rul_W1: Floats = np.array([[hours] for each in machines for hours in each], np.float32)
     unknown_W1 = np.full_like(rul_W1, np.nan)
     return WindowLabels(
@@ -47,7 +47,7 @@ def test_life_is_counted_from_its_beginning_where_a_fit_saw_only_its_end() -> No
     assert life_less_age(labels, np.array([4, 5]), np.array([3]), 0).tolist() == [3.0]
 
 
-def test_lives_whose_end_no_training_window_foretells_tell_nothing() -> None:
+def test_machines_without_a_known_end_of_life_give_no_prediction() -> None:
     labels = lives([[4, 4, 4, 3, 2], [4, 4]])
     assert np.isnan(life_less_age(labels, np.array([0, 1, 2]), np.arange(7), 0)).all()
     assert life_less_age(labels, np.arange(5), np.array([6]), 0) == pytest.approx([4.0])

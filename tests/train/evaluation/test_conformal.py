@@ -1,4 +1,4 @@
-"""Coverage on exchangeable data, and thresholds worked out by hand."""
+"""Coverage on exchangeable data, and thresholds computed by hand."""
 
 import math
 
@@ -69,7 +69,10 @@ def test_parts_check_each_other_and_groups_of_a_single_part_do() -> None:
 
 
 def removal() -> Removal:
-    """Return four windows: right and one wrong with all sensors; with one away, sure and right, or unsure and wrong."""
+    """Return four windows: three right and one wrong with all sensors.
+
+    Without one sensor they are either sure and right, or unsure and wrong.
+    """
     return Removal(
         np.array([[0.9, 0.8, 0.7, 0.6], [0.8, 0.7, 0.5, 0.4]]),
         np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 1.0]]),
@@ -97,7 +100,7 @@ def test_nothing_is_answered_where_the_surest_are_wrong() -> None:
     ]
 
 
-def test_what_no_missing_sensor_could_tell_of_is_answered_however_unsure() -> None:
+def test_component_that_no_missing_sensor_affects_is_answered_even_if_unsure() -> None:
     apart = Removal(
         np.array([[0.9, 0.8, 0.7], [0.9, 0.95, math.inf]]),
         np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]),

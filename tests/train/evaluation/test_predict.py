@@ -1,4 +1,4 @@
-"""Predictions are what the network says when it serves, whatever is asked together."""
+"""Predictions equal those of serving, whatever the order and the batches."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -48,8 +48,8 @@ def test_predictions_are_those_of_the_network_that_serves(tmp_path: Path) -> Non
 def test_order_and_batches_change_nothing(tmp_path: Path) -> None:
     windows, machine = graded_windows(tmp_path), small()
     whole = predict(machine.model, machine.spec, windows, np.arange(60))
-    asked_W = np.array([59, 0, 7, 7, 30])
-    same(predict(machine.model, machine.spec, windows, asked_W, size=2), whole.only(asked_W))
+    order_W = np.array([59, 0, 7, 7, 30])
+    same(predict(machine.model, machine.spec, windows, order_W, size=2), whole.only(order_W))
 
 
 def test_bins_are_disturbed_before_features_are_made(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Broken sensors: what each trouble does to the bins, and that it leaves the others alone."""
+"""Simulated sensor faults change the bins of the faulty sensor only."""
 
 import numpy as np
 import pytest

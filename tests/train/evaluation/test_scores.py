@@ -1,4 +1,4 @@
-"""Figures against values worked out by hand."""
+"""Figures against values computed by hand."""
 
 import math
 
@@ -38,8 +38,8 @@ def test_within_one_counts_grades_that_are_two_off_as_wrong() -> None:
 
 def test_exact_match_wants_every_known_grade_right() -> None:
     true_WV = np.array([[0, 1], [0, -1], [0, 1]])
-    told_WV = np.array([[0, 1], [0, 1], [0, 0]])
-    assert exact_matches(true_WV, told_WV).tolist() == [True, True, False]
+    predicted_WV = np.array([[0, 1], [0, 1], [0, 0]])
+    assert exact_matches(true_WV, predicted_WV).tolist() == [True, True, False]
 
 
 def test_confusion_has_true_grades_as_rows() -> None:
@@ -48,18 +48,18 @@ def test_confusion_has_true_grades_as_rows() -> None:
 
 def test_phm08_charges_late_more_than_early() -> None:
     # 13 cycles early: e - 1; 10 cycles late: e - 1; right: 0
-    true_W, told_W = np.array([50.0, 50.0, 50.0]), np.array([37.0, 60.0, 50.0])
-    assert phm08(true_W, told_W) == pytest.approx(2 * (math.e - 1))
+    true_W, predicted_W = np.array([50.0, 50.0, 50.0]), np.array([37.0, 60.0, 50.0])
+    assert phm08(true_W, predicted_W) == pytest.approx(2 * (math.e - 1))
 
 
 def test_remaining_life_is_scored_below_the_cap() -> None:
-    true_W, told_W = (
+    true_W, predicted_W = (
         np.array([145.0, 20.0, 10.0], np.float32),
         np.array([130.0, 23.0, 6.0], np.float32),
     )
     found = score_life(
         true_W,
-        told_W,
+        predicted_W,
         125.0,
         np.array([-1.0, 1.0, -1.0], np.float32),
         np.array([False, True, True]),
@@ -127,13 +127,13 @@ def test_probability_is_the_mean_over_the_members() -> None:
     np.testing.assert_allclose(ordinal_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
 
 
-def test_second_opinion_is_joined_where_there_is_one() -> None:
+def test_linear_classifier_is_joined_where_it_has_a_probability() -> None:
     own_WK = np.array([[0.4, 0.6], [0.4, 0.6]])
-    opinion_WK = linear_probability(
+    linear_WK = linear_probability(
         np.log(np.array([[0.9, 0.1], [np.nan, np.nan]], np.float32)), 1.0
     )
     np.testing.assert_allclose(
-        joined_probability(own_WK, opinion_WK, 0.5), [[0.65, 0.35], [0.4, 0.6]], atol=1e-6
+        joined_probability(own_WK, linear_WK, 0.5), [[0.65, 0.35], [0.4, 0.6]], atol=1e-6
     )
 
 

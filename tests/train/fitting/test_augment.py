@@ -44,7 +44,7 @@ def test_all_off_changes_nothing() -> None:
     np.testing.assert_array_equal(found, VALUES)
 
 
-def test_touched_windows_are_about_the_share_asked() -> None:
+def test_share_of_augmented_windows_is_about_the_configured_one() -> None:
     config = OFF.model_copy(update={"sensor_dropout": 0.99, "augmented_share": 0.25})
     values = np.tile(VALUES, (20, 1, 1))
     touched_W = (augment(values, config, np.random.default_rng(0)) != values).any((1, 2))

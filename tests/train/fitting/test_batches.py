@@ -1,4 +1,4 @@
-"""Who learns from which window in which step."""
+"""Which worker trains on which window in which step."""
 
 from collections.abc import Iterator
 
@@ -51,23 +51,23 @@ def test_share_of_an_epoch_shows_other_windows_each_time() -> None:
 
 
 def stream(steps: int, rows: int = 25) -> tuple[StreamFeed, list[tuple[int, int, int]]]:
-    asked: list[tuple[int, int, int]] = []
+    reads: list[tuple[int, int, int]] = []
 
-    def read(size: int, held: int, seed: int) -> Iterator[Rows]:
-        asked.append((size, held, seed))
+    def read(size: int, buffer: int, seed: int) -> Iterator[Rows]:
+        reads.append((size, buffer, seed))
         for first in range(0, rows - size + 1, size):
             yield {
                 "position": POSITIONS[first : first + size],
                 "values": VALUES[first : first + size],
             }
 
-    return StreamFeed(read, 50, 30, steps, 8, 0, Share(1, 2)), asked
+    return StreamFeed(read, 50, 30, steps, 8, 0, Share(1, 2)), reads
 
 
 def test_stream_gives_every_worker_as_many_steps() -> None:
-    feed, asked = stream(6)
+    feed, reads = stream(6)
     assert [len(positions) for positions, _ in feed.steps(2)] == [4] * 6
-    assert asked == [(4, 30, 2_000_007)]
+    assert reads == [(4, 30, 2_000_007)]
 
 
 def test_stream_of_which_an_epoch_shows_a_third_takes_every_third() -> None:
@@ -85,7 +85,7 @@ def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
     config = TrainConfig(equipment="press-1", batch=32, epoch_share=epoch_share)
     shard = np.arange(1000 // world)
 
-    def read(size: int, held: int, seed: int) -> Iterator[Rows]:
+    def read(size: int, buffer: int, seed: int) -> Iterator[Rows]:
         for first in range(0, len(shard) - size + 1, size):
             yield {
                 "position": shard[first : first + size],

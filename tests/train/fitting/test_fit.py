@@ -1,4 +1,4 @@
-"""Fits by Ray Train's own workers: one after the other in one session, kept, streamed and elastic."""
+"""Fits by Ray Train's workers in one session: in memory, streamed and elastic."""
 
 import signal
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from app.core.errors import CheckpointError
 from tests.small import graded_windows
-from tests.train.fit_alone import CONFIG, parted
+from tests.train.fit_alone import CONFIG, validation_split
 from train.data.session import ray_session
 from train.fitting.fit import FITTED, SNAPSHOT, run_fit
 from train.fitting.progress import EpochRecord, Progress
@@ -20,13 +20,15 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
 ) -> None:
     windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})
-    undisturbed: list[EpochRecord] = []
-    expected = fit_single_process(windows, *parted(60), config, undisturbed.append)
+    single_process_records: list[EpochRecord] = []
+    expected = fit_single_process(
+        windows, *validation_split(60), config, single_process_records.append
+    )
     streamed = config.model_copy(update={"memory_limit_mb": 0.0, "workers": "2"})
     elastic = config.model_copy(update={"workers": "1:2", "ema": 0.5, "patience": 2})
     on_interrupt = signal.getsignal(signal.SIGINT)
     with ray_session(2), Progress() as progress:
-        kept = run_fit(windows, *parted(60), config, "kept", storage, progress)
+        kept = run_fit(windows, *validation_split(60), config, "kept", storage, progress)
         other = run_fit(
             windows,
             np.arange(60),
@@ -36,16 +38,18 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
             storage,
             progress,
         )
-        grown = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
+        grown = run_fit(windows, *validation_split(60), elastic, "elastic", storage, progress)
         # killed after its last epoch, while Ray Train wrote its record
         (storage / "elastic" / FITTED).unlink()
         (storage / "elastic" / SNAPSHOT).write_text('{"torn": ')
-        torn = run_fit(windows, *parted(60), elastic, "elastic", storage, progress)
+        torn = run_fit(windows, *validation_split(60), elastic, "elastic", storage, progress)
     assert signal.getsignal(signal.SIGINT) is on_interrupt
     assert torn.history == grown.history
     assert all(np.array_equal(torn.weights[name], tensor) for name, tensor in grown.weights.items())
     assert all(np.array_equal(kept.weights[name], tensor) for name, tensor in expected.items())
-    assert [record.score for record in kept.history] == [record.score for record in undisturbed]
+    assert [record.score for record in kept.history] == [
+        record.score for record in single_process_records
+    ]
     classifier = kept.model().classifier
     assert classifier is not None
     assert (classifier.tables.place_GR >= 0).any()
@@ -62,11 +66,12 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     assert all(
         np.array_equal(again.weights[name], tensor) for name, tensor in other.weights.items()
     )
-    louder = streamed.model_copy(
-        update={"linear_weight": 0.9}
-    )  # heard after the fit, which is the same
-    heard = run_fit(windows, np.arange(60), np.empty(0, np.int64), louder, "streamed 1/2", storage)
-    assert (heard.history, heard.model().config.linear_weight) == (other.history, 0.9)
+    # the classifier's weight is applied after the fit, so the fit is the same
+    reweighted = streamed.model_copy(update={"linear_weight": 0.9})
+    found = run_fit(
+        windows, np.arange(60), np.empty(0, np.int64), reweighted, "streamed 1/2", storage
+    )
+    assert (found.history, found.model().config.linear_weight) == (other.history, 0.9)
     with pytest.raises(
         CheckpointError, match="found one of another configuration or other windows"
     ):

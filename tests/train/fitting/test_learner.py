@@ -12,7 +12,7 @@ from app.model.graph import GraphGroup
 from app.model.network import GraphTensors, build_model
 from tests.graphs import build_graph
 from tests.small import graded_windows, small, wave
-from tests.train.fit_alone import CONFIG, parted
+from tests.train.fit_alone import CONFIG, validation_split
 from train.config import TrainConfig
 from train.data.windows import Windows
 from train.fitting.batches import KeptFeed, Share
@@ -131,27 +131,27 @@ def test_what_is_drawn_follows_from_seed_epoch_and_rank() -> None:
     assert float(Draws.begin(1, 2, 0).numbers.random()) == drawn[1, 2, 0]
 
 
-def test_average_is_what_is_told(tmp_path: Path) -> None:
+def test_predictions_use_the_averaged_weights(tmp_path: Path) -> None:
     learner, material, feed = begun(graded_windows(tmp_path), SMALL.model_copy(update={"ema": 0.9}))
     before = {name: tensor.clone() for name, tensor in learner.weights().items()}
     epoch(learner, material, feed, 0)
     graph = material.plan.read(wave(2, 4))
-    told = learner.answer(graph)
+    predicted = learner.answer(graph)
     learner.model.load_state_dict(learner.weights(), strict=False)
     with torch.inference_mode():
         again = learner.model(graph_tensors(graph)).of_batch()
-    assert torch.equal(told.score_VW, again.score_VW)
+    assert torch.equal(predicted.score_VW, again.score_VW)
     assert not torch.equal(before[EMBEDDING], learner.weights()[EMBEDDING])
 
 
-def test_fit_learns_what_is_there_and_stops_when_nothing_gets_better(tmp_path: Path) -> None:
-    windows, heard = graded_windows(tmp_path, 40), list[EpochRecord]()
+def test_fit_learns_the_grades_and_stops_without_improvement(tmp_path: Path) -> None:
+    windows, records = graded_windows(tmp_path, 40), list[EpochRecord]()
     config = CONFIG.model_copy(update={"epochs": 30, "patience": 3})
-    fit_single_process(windows, *parted(len(windows)), config, heard.append)
-    scores = [record.score or 0.0 for record in heard]
+    fit_single_process(windows, *validation_split(len(windows)), config, records.append)
+    scores = [record.score or 0.0 for record in records]
     assert max(scores) > 0.9
-    assert len(heard) < 30
-    assert scores.index(max(scores)) == len(heard) - 4
+    assert len(records) < 30
+    assert scores.index(max(scores)) == len(records) - 4
 
 
 def test_patience_counts_from_the_first_best_score() -> None:

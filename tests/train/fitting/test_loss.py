@@ -1,4 +1,4 @@
-"""The loss by hand, and what must not enter it."""
+"""The loss against values by hand, and inputs that it must ignore."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What decays, how the rate goes, how a member's gradient is cut, how the average follows."""
+"""Weight decay, learning-rate schedule, gradient clipping by member and weight averaging."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What a person sees, on a terminal and elsewhere."""
+"""Progress output on a terminal and in a log."""
 
 import time
 from pathlib import Path
@@ -56,14 +56,14 @@ def test_on_a_terminal_a_bar_moves_inside_an_epoch(capsys: pytest.CaptureFixture
     assert "half way" in said
 
 
-def test_every_record_is_heard_with_its_fit() -> None:
-    heard: list[tuple[str, int]] = []
+def test_every_record_is_passed_on_with_its_fit() -> None:
+    records: list[tuple[str, int]] = []
     with Progress(
-        is_terminal=False, hear=lambda fit, record: heard.append((fit, record.epoch))
+        is_terminal=False, hear=lambda fit, record: records.append((fit, record.epoch))
     ) as progress:
         for done in (0.5, 1.0, 2.0):
             progress.show(note(done))
-    assert heard == [("fold 1/2", 1), ("fold 1/2", 2)]
+    assert records == [("fold 1/2", 1), ("fold 1/2", 2)]
 
 
 def test_notes_of_an_earlier_run_are_not_shown_and_none_of_this_is_lost(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ordinal import fit_ordinal, measure
 
 CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
-Taught = tuple[Small, list[GraphGroup], Windows]
+FittedClassifier = tuple[Small, list[GraphGroup], Windows]
 HEALTH_K = np.array([1.0, 0.5, 0.1])
 
 
@@ -57,7 +57,7 @@ def fitted(made: Small, windows: Windows) -> Small:
 
 
 @pytest.fixture
-def taught(tmp_path: Path) -> Taught:
+def fitted_classifier(tmp_path: Path) -> FittedClassifier:
     """Return the machine with a fitted classifier, and the graphs of its windows."""
     windows = shown(tmp_path)
     made = fitted(small(), windows)
@@ -86,8 +86,10 @@ def logits(model: TrainedModel, graph: GraphGroup) -> Floats:
     return model.classifier.logits(graph)[0]
 
 
-def test_classifier_uses_the_sensors_with_a_path_to_the_component(taught: Taught) -> None:
-    made, graphs, windows = taught
+def test_classifier_uses_the_sensors_with_a_path_to_the_component(
+    fitted_classifier: FittedClassifier,
+) -> None:
+    made, graphs, windows = fitted_classifier
     sensors = made.equipment.sensors_in_reach(0)
     found = np.stack([logits(made.model, graph)[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
@@ -96,32 +98,32 @@ def test_classifier_uses_the_sensors_with_a_path_to_the_component(taught: Taught
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_one_missing_sensor_uses_the_weights_fitted_without_it(
-    taught: Taught, missing: int
+    fitted_classifier: FittedClassifier, missing: int
 ) -> None:
-    made, graphs, windows = taught
+    made, graphs, windows = fitted_classifier
     sensors = [sensor for sensor in made.equipment.sensors_in_reach(0) if sensor != missing]
     found = np.stack([logits(made.model, graph.without_sensor(missing))[0] for graph in graphs])
     np.testing.assert_allclose(found, fitted_on(sensors, graphs, windows), rtol=1e-3, atol=1e-3)
 
 
-def test_partly_missing_sensor_is_ignored(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_partly_missing_sensor_is_ignored(fitted_classifier: FittedClassifier) -> None:
+    made, graphs, _ = fitted_classifier
     broken = graphs[0].without_sensor(1)
     partly = graphs[0].without_sensor(1)
     partly.x_WSTF[:, 1, :2], partly.mask_WST[:, 1, :2] = 7.0, True
     np.testing.assert_array_equal(logits(made.model, partly), logits(made.model, broken))
 
 
-def test_two_missing_sensors_give_no_classifier(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_two_missing_sensors_give_no_classifier(fitted_classifier: FittedClassifier) -> None:
+    made, graphs, _ = fitted_classifier
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.isnan(
             logits(made.model, graphs[0].without_sensor(first).without_sensor(second))
         ).all()
 
 
-def test_missing_sensor_without_a_path_changes_nothing(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_missing_sensor_without_a_path_changes_nothing(fitted_classifier: FittedClassifier) -> None:
+    made, graphs, _ = fitted_classifier
     np.testing.assert_array_equal(
         logits(made.model, graphs[0].without_sensor(3)), logits(made.model, graphs[0])
     )
@@ -131,8 +133,8 @@ def test_missing_sensor_without_a_path_changes_nothing(taught: Taught) -> None:
     )
 
 
-def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
-    made, graphs, windows = taught
+def test_order_of_the_components_does_not_matter(fitted_classifier: FittedClassifier) -> None:
+    made, graphs, windows = fitted_classifier
     turned = press(("tank", "valve", "pump"))
     places = [made.equipment.sensor_ids.index(sensor_id) for sensor_id in turned.sensor_ids]
     found = batch_features(
@@ -147,8 +149,10 @@ def test_order_of_the_components_does_not_matter(taught: Taught) -> None:
         )
 
 
-def test_windows_in_a_batch_use_the_weights_that_each_uses_alone(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_windows_in_a_batch_use_the_weights_that_each_uses_alone(
+    fitted_classifier: FittedClassifier,
+) -> None:
+    made, graphs, _ = fitted_classifier
     assert made.model.classifier is not None
     missing = [graphs[1].without_sensor(sensor) for sensor in range(4)]
     windows = [graphs[0], *missing, graphs[2], graphs[3].without_sensor(0).without_sensor(1)]
@@ -157,8 +161,8 @@ def test_windows_in_a_batch_use_the_weights_that_each_uses_alone(taught: Taught)
     np.testing.assert_allclose(found_WVK, expected_WVK, atol=1e-5)
 
 
-def test_training_uses_the_same_leave_one_out_weights(taught: Taught) -> None:
-    made, graphs, windows = taught
+def test_training_uses_the_same_leave_one_out_weights(fitted_classifier: FittedClassifier) -> None:
+    made, graphs, windows = fitted_classifier
 
     def without_second(values_NSB: Floats) -> Floats:
         masked_NSB = values_NSB.copy()
@@ -199,8 +203,10 @@ def test_component_with_many_inputs_has_no_leave_one_out_weights(
     assert is_used == [False, False, False, True]
 
 
-def test_component_with_one_grade_or_none_has_no_classifier(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_component_with_one_grade_or_none_has_no_classifier(
+    fitted_classifier: FittedClassifier,
+) -> None:
+    made, graphs, _ = fitted_classifier
     assert np.isnan(logits(made.model, graphs[0])[1:]).all()
 
 
@@ -211,8 +217,10 @@ def test_model_without_classifier_gets_none(tmp_path: Path) -> None:
     assert linear == (None, None)
 
 
-def test_prediction_joins_network_and_classifier_by_weight(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_prediction_joins_network_and_classifier_by_weight(
+    fitted_classifier: FittedClassifier,
+) -> None:
+    made, graphs, _ = fitted_classifier
     linear_K = np.exp(logits(made.model, graphs[0])[0] - logits(made.model, graphs[0])[0].max())
     own_VK = predict_group(TrainedModel(made.model.ensemble), graphs[0]).probability_WVK[0]
     joined_VK = predict_group(made.model, graphs[0]).probability_WVK[0]
@@ -223,24 +231,28 @@ def test_prediction_joins_network_and_classifier_by_weight(taught: Taught) -> No
     np.testing.assert_allclose(joined_VK[1, :2], own_VK[1, :2], atol=1e-6)
 
 
-def test_machine_of_another_design_has_no_classifier(taught: Taught) -> None:
-    made, _, windows = taught
+def test_machine_of_another_design_has_no_classifier(fitted_classifier: FittedClassifier) -> None:
+    made, _, windows = fitted_classifier
     other = press().model_validate(press().model_dump() | {"design": "other"})
     found = batch_features(windows.values(np.arange(1)), plan_features(other, made.spec))
     graph = GraphGroup(build_topology(other, made.spec), found.x_WSTF, found.mask_WST)
     assert np.isnan(logits(made.model, graph)).all()
 
 
-def test_contribution_of_a_sensor_without_a_path_is_zero(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_contribution_of_a_sensor_without_a_path_is_zero(
+    fitted_classifier: FittedClassifier,
+) -> None:
+    made, graphs, _ = fitted_classifier
     found = made.model.predictor().contributions(graphs[0])
     contribution_VS = Contributions.merge(found).health_VS
     assert contribution_VS[0, 3] == pytest.approx(0.0, abs=1e-6)
     assert np.abs(contribution_VS[0, :3]).max() > 0.0
 
 
-def test_each_grade_set_uses_the_weights_for_its_own_missing_sensor(taught: Taught) -> None:
-    made, graphs, _ = taught
+def test_each_grade_set_uses_the_weights_for_its_own_missing_sensor(
+    fitted_classifier: FittedClassifier,
+) -> None:
+    made, graphs, _ = fitted_classifier
     tables, generator = LinearTables.empty(made.config), np.random.default_rng(0)
     tables.weight_GAQTFK[:] = generator.normal(size=tables.weight_GAQTFK.shape)
     tables.bias_GAK[:] = generator.normal(size=tables.bias_GAK.shape)

@@ -1,4 +1,7 @@
-"""How far evidence is from training: the tables that serve are the fit, whole or with sensors away, and the limit is of unseen groups."""
+"""The OOD detector's tables give the distance of the fit, also with sensors missing.
+
+The limit is measured on groups of windows that the fit did not see.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +27,11 @@ from train.linear.ordinal import covariance, measure
 
 CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
 HEALTH_K = np.array([1.0, 0.5, 0.1])
-Taught = tuple[Small, Windows]
+FittedDetector = tuple[Small, Windows]
 
 
 def shown(directory: Path, groups: int = 12) -> Windows:
-    """Return windows whose pump has three grades that its pressure tells, in groups that differ by the tank's grade."""
+    """Return windows in groups; the pressure depends on the three grades of the pump."""
     grade_WV = np.full((240, 3), -1, np.int64)
     grade_WV[:, 0] = np.arange(240) % 3
     grade_WV[:, 1] = 0
@@ -47,7 +50,7 @@ def fitted(made: Small, windows: Windows, chosen_W: Integers) -> Small:
 
 
 @pytest.fixture
-def taught(tmp_path: Path) -> Taught:
+def fitted_detector(tmp_path: Path) -> FittedDetector:
     windows = shown(tmp_path)
     return fitted(small(), windows, np.arange(len(windows))), windows
 
@@ -84,8 +87,8 @@ def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = No
     return found
 
 
-def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
-    made, windows = taught
+def test_tables_give_the_distance_of_the_fit(fitted_detector: FittedDetector) -> None:
+    made, windows = fitted_detector
     values_WSN = windows.values(np.arange(0, 240, 7))
     values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
     found = fit_by_hand(windows, made)
@@ -99,8 +102,8 @@ def test_tables_give_the_distance_of_the_fit(taught: Taught) -> None:
     )
 
 
-def test_distance_with_all_axes_is_mahalanobis(taught: Taught) -> None:
-    made, windows = taught
+def test_distance_with_all_axes_is_mahalanobis(fitted_detector: FittedDetector) -> None:
+    made, windows = fitted_detector
     sensors = list(made.equipment.sensors_in_reach(0))
     x_WL, grade_W = (
         inputs(windows.values(np.arange(240)), made, sensors),
@@ -116,7 +119,7 @@ def test_distance_with_all_axes_is_mahalanobis(taught: Taught) -> None:
 
 
 def covariance_of(found: DistanceFit) -> Doubles:
-    """Return the covariance that a fit stands for."""
+    """Return the covariance that a fit represents."""
     L = len(found.axes_LC)
     return (
         found.rest * np.eye(L) + (found.axes_LC * (found.variance_C - found.rest)) @ found.axes_LC.T
@@ -124,12 +127,19 @@ def covariance_of(found: DistanceFit) -> Doubles:
 
 
 @pytest.mark.parametrize(
-    ("sensors", "steps"), [([0], slice(None)), ([1], slice(None)), ([0, 1], slice(None)), ([0, 1, 2, 3], slice(1, 2)), ([1], slice(2))]
+    ("sensors", "steps"),
+    [
+        ([0], slice(None)),
+        ([1], slice(None)),
+        ([0, 1], slice(None)),
+        ([0, 1, 2, 3], slice(1, 2)),
+        ([1], slice(2)),
+    ],
 )  # fmt: skip
 def test_missing_inputs_are_left_out_of_the_covariance_too(
-    taught: Taught, sensors: list[int], steps: slice
+    fitted_detector: FittedDetector, sensors: list[int], steps: slice
 ) -> None:
-    made, windows = taught
+    made, windows = fitted_detector
     read, found = list(made.equipment.sensors_in_reach(0)), fit_by_hand(windows, made)
     values_WSN = windows.values(np.arange(0, 240, 31))
     values_WSN[::2] += np.linspace(0, 2, values_WSN.shape[2], dtype=np.float32)
@@ -150,8 +160,10 @@ def test_missing_inputs_are_left_out_of_the_covariance_too(
     )
 
 
-def test_components_without_grades_or_sensors_have_no_distance(taught: Taught) -> None:
-    made, windows = taught
+def test_components_without_grades_or_sensors_have_no_distance(
+    fitted_detector: FittedDetector,
+) -> None:
+    made, windows = fitted_detector
     batch = graphs_of(windows.values(np.arange(2)), made)
     assert np.isnan(
         distance_of(made.model, batch)[:, 1:]
@@ -161,8 +173,8 @@ def test_components_without_grades_or_sensors_have_no_distance(taught: Taught) -
     assert np.isnan(distance_of(made.model, batch)).all()
 
 
-def test_window_without_sensors_has_no_distance(taught: Taught) -> None:
-    made, windows = taught
+def test_window_without_sensors_has_no_distance(fitted_detector: FittedDetector) -> None:
+    made, windows = fitted_detector
     group = graphs_of(windows.values(np.arange(1)), made)
     none_S = np.empty(0, np.int64)
     names = ("sensor_component_S", "sensor_quantity_S", "sensor_slot_S")
@@ -175,9 +187,9 @@ def test_window_without_sensors_has_no_distance(taught: Taught) -> None:
 
 
 def test_non_finite_features_are_far_and_change_no_other_component(
-    taught: Taught,
+    fitted_detector: FittedDetector,
 ) -> None:
-    made, windows = taught
+    made, windows = fitted_detector
     batch = graphs_of(windows.values(np.arange(1)), made)
     read = set(made.equipment.sensors_in_reach(0))
     unread = set(range(batch.topology.sensors)) - read
@@ -192,8 +204,8 @@ def test_non_finite_features_are_far_and_change_no_other_component(
         )
 
 
-def test_serving_gives_the_same_distances_in_any_batch(taught: Taught) -> None:
-    made, windows = taught
+def test_serving_gives_the_same_distances_in_any_batch(fitted_detector: FittedDetector) -> None:
+    made, windows = fitted_detector
     values_WSN = windows.values(np.arange(5))
     values_WSN[2, 0] = np.nan
     expected_WV = distance_of(made.model, graphs_of(values_WSN, made))
@@ -203,8 +215,10 @@ def test_serving_gives_the_same_distances_in_any_batch(taught: Taught) -> None:
     np.testing.assert_allclose(np.stack(alone_WV), expected_WV, rtol=1e-3, atol=1e-4)
 
 
-def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(taught: Taught) -> None:
-    made, windows = taught
+def test_usual_windows_are_within_the_limit_and_other_conditions_beyond(
+    fitted_detector: FittedDetector,
+) -> None:
+    made, windows = fitted_detector
     usual_WSN = windows.values(np.arange(240))
     assert (distance_of(made.model, graphs_of(usual_WSN, made))[:, 0] <= 1.0).mean() > 0.97
     other_WSN = usual_WSN.copy()
@@ -219,7 +233,7 @@ def limit_of(
 
 
 def shaken(tmp_path: Path) -> tuple[Windows, Integers]:
-    """Return windows of twelve courses, each of which moves all sensors in its own way, and the course of each."""
+    """Return windows of twelve courses with offsets of their own, and each window's course."""
     windows, course_W = shown(tmp_path), np.arange(240) // 3 % 12
     phase_QS1 = np.random.default_rng(1).uniform(0.0, 2.0 * np.pi, (12, 4, 1))
     course_QSN = (2.0 * np.sin(np.arange(12) + phase_QS1)).astype(np.float32)
@@ -272,8 +286,8 @@ def test_grade_without_training_windows_is_never_the_nearest(tmp_path: Path) -> 
     ).all()
 
 
-def test_evaluation_gives_the_same_distances(taught: Taught) -> None:
-    made, windows = taught
+def test_evaluation_gives_the_same_distances(fitted_detector: FittedDetector) -> None:
+    made, windows = fitted_detector
     chosen_W = np.arange(0, 240, 17)
     expected_WV = distance_of(made.model, graphs_of(windows.values(chosen_W), made))
     found = predict(made.model, made.spec, windows, chosen_W).distance_WV

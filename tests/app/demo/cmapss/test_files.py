@@ -52,7 +52,7 @@ def that_returns(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (
             without_a_column,
@@ -77,11 +77,11 @@ def that_returns(lines: Lines) -> None:
     ],
 )
 def test_invalid_line_is_reported(
-    tmp_path: Path, spoil: Callable[[Lines], None], message: str
+    tmp_path: Path, corrupt: Callable[[Lines], None], message: str
 ) -> None:
     path = write_engines(tmp_path / "train.txt")
     lines = path.read_text().splitlines(keepends=True)
-    spoil(lines)
+    corrupt(lines)
     path.write_text("".join(lines))
     with pytest.raises(ReadingError, match=message):
         read_engines(path)

@@ -129,7 +129,10 @@ async def test_error_late_in_a_file_keeps_the_blocks_before_it(
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (datetime(2025, 1, 1), "expected a start with a time zone, found 2025-01-01T00:00:00"),  # noqa: DTZ001
+        (
+            datetime(2025, 1, 1),  # noqa: DTZ001
+            "expected a start with a time zone, found 2025-01-01T00:00:00",
+        ),
         (DEFAULT_START + timedelta(seconds=1), "expected a start on a whole minute"),
         (DEFAULT_START + timedelta(microseconds=1), "expected a start on a whole minute"),
     ],

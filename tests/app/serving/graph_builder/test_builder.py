@@ -66,7 +66,7 @@ async def spec_of(local: LocalClient) -> FeatureSpec:
     return FeatureSpec.model_validate_json((await local.describe("model-1")).feature_spec)
 
 
-async def test_documents_that_the_replica_lacks_are_named_and_those_it_got_are_kept(
+async def test_missing_documents_are_named_and_received_ones_are_kept(
     local: LocalClient,
 ):
     call = await call_of(local, [WindowInput(rig_equipment(), values(0))])

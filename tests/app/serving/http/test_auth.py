@@ -108,7 +108,7 @@ async def test_many_requests_need_one_lookup():
     assert keys.lookups == 1
 
 
-async def test_one_request_in_some_seconds_waits_for_a_database_that_is_away():
+async def test_one_request_in_some_seconds_waits_for_an_unavailable_database():
     keys, clock = Keys(reader="read"), Clock()
     authenticator = Authenticator(keys.find, clock=clock)
     await authenticator.require(bearer("reader"), "read")

@@ -1,4 +1,4 @@
-"""When callers are kept away from a version."""
+"""When the circuit breaker of a version opens and closes."""
 
 from app.serving.ingress.circuit_breaker import CircuitBreaker
 
@@ -35,7 +35,7 @@ def test_three_failures_in_a_row_open():
     assert not breaker.allow()
 
 
-def test_after_the_rest_one_call_tries():
+def test_after_the_open_period_one_call_is_allowed():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 5.0

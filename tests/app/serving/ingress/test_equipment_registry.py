@@ -1,4 +1,4 @@
-"""Registered machines while the database is away."""
+"""Registered machines while the database is unavailable."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ class Away:
         raise StoreUnavailable("expected the database, found nothing")
 
 
-async def test_declared_machine_serves_although_the_database_was_never_there(
+async def test_declared_machine_is_served_without_any_database(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     away = Away(store, monkeypatch)
@@ -40,7 +40,7 @@ async def test_declared_machine_serves_although_the_database_was_never_there(
         await registry.topology("another")
 
 
-async def test_one_request_in_some_seconds_waits_for_a_database_that_is_away(
+async def test_one_request_in_some_seconds_waits_for_an_unavailable_database(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "TOPOLOGY_CACHE_S", 0.0)

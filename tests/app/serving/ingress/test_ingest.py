@@ -1,4 +1,4 @@
-"""Bodies of readings: what is taken, what is rejected and how it is said."""
+"""Bodies of readings: accepted values, rejected lines and their reasons."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -121,7 +121,7 @@ async def test_csv_rejects_lines_and_keeps_the_good_ones():
         ({"unit": "bar"}, "", "expected no field 'unit'"),
     ],
 )
-async def test_line_that_cant_be_taken_says_why_and_loses_no_other(
+async def test_rejected_line_has_a_reason_and_the_others_are_accepted(
     change: dict[str, object], field: str, reason: str
 ):
     parsed = await parse([GOOD, GOOD | change, GOOD | {"sensor_id": "t"}])

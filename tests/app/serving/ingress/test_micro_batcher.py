@@ -258,7 +258,7 @@ async def test_cancelled_work_is_retried_alone_and_the_batcher_stays_open():
     assert "found it cancelled" in str(found[1])
 
 
-async def test_wrong_number_of_outcomes_hangs_nobody():
+async def test_wrong_number_of_outcomes_fails_the_batch_and_blocks_no_caller():
     async def work(items: Sequence[int]) -> list[int | Exception]:
         return [1] * (len(items) - 1)
 
@@ -270,7 +270,7 @@ async def test_wrong_number_of_outcomes_hangs_nobody():
     ]
 
 
-async def test_bulk_item_that_waited_long_is_not_kept_out_by_heavy_single_ones(works: Works):
+async def test_old_bulk_item_is_not_starved_by_heavy_single_items(works: Works):
     batcher = batcher_of(works, weight=100, running=1, age_s=0.02)
     batcher.submit(0)
     await turn()

@@ -1,4 +1,4 @@
-"""The cache of answers: who shares one, how long it holds, and what makes it void."""
+"""The response cache: which requests share an entry, its lifetime and its invalidation."""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Dropping what is older than the store is to keep."""
+"""Retention: partitions older than the limit are dropped."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

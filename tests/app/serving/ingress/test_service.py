@@ -138,7 +138,7 @@ async def test_no_key_is_made_that_could_not_be_written(store: Store, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["api_key", "api_key.lock"]
 
 
-async def test_waiting_for_another_replica_that_makes_the_key_holds_up_nobody(
+async def test_waiting_for_the_first_key_of_another_replica_blocks_no_request(
     store: Store, tmp_path: Path
 ):
     with (tmp_path / "api_key.lock").open("a") as lock:

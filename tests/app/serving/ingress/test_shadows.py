@@ -1,4 +1,4 @@
-"""Shadows: they answer on copies, and no caller waits for one or sees it fail."""
+"""Shadows score copies of requests; no request waits for a shadow or fails with it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -165,7 +165,7 @@ async def test_forced_and_fallback_diagnoses_are_not_copied(
     assert [(key[:2], count) for key, count in copies(metrics).items()] == [(("2", "1"), 1)]
 
 
-async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
+async def test_shadow_that_raises_fails_no_request_and_opens_no_circuit_of_callers(
     diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     versions.set_traffic(shadowed(100, "2"))
@@ -181,7 +181,7 @@ async def test_shadow_that_raises_fails_nobody_and_opens_no_callers_circuit(
     assert (await ask(diagnostics, inline(model_version="2"))).model_version == "2"
 
 
-async def test_shadow_that_hangs_delays_nobody_and_what_waits_for_it_is_bounded(
+async def test_shadow_that_hangs_delays_no_request_and_its_queue_is_bounded(
     diagnostics: Diagnostics,
     versions: VersionRouter,
     local: LocalClient,

@@ -15,10 +15,6 @@ from app.store.store import Store
 from tests.app.serving.conftest import split
 
 
-async def ready_reasons(status_of: Status) -> str:
-    return " | ".join((await status_of.readiness()).reasons)
-
-
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -73,15 +73,15 @@ async def test_window_is_scored_by_the_version_with_the_weight(
 
 
 async def test_version_answers_by_its_own_calibration(tmp_path: Path, metrics: Metrics):
-    held_to = ComponentCalibration(least_confidence=0.9, rul_cap_h=125.0)
-    calibration = Calibration(components={"hydraulic-rig": {"pump": held_to}})
+    calibration_of_pump = ComponentCalibration(least_confidence=0.9, rul_cap_h=125.0)
+    calibration = Calibration(components={"hydraulic-rig": {"pump": calibration_of_pump}})
     server = ModelServer(small_checkpoint(tmp_path, "1", calibration=calibration), "cpu")
     versions = VersionRouter(LocalClient({"model-1": server}), metrics, timeout_s=5.0)
     versions.set_traffic(
         Traffic(releases=(Release(version="1", application="model-1", weight=100),))
     )
     (outcome,) = await score(versions, window())
-    assert scored(outcome).decoder.calibrations == {"pump": held_to}
+    assert scored(outcome).decoder.calibrations == {"pump": calibration_of_pump}
 
 
 async def test_many_windows_give_what_each_gives_alone(versions: VersionRouter):

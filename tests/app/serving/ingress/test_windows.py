@@ -112,7 +112,7 @@ def test_wrong_length_says_how_many_are_expected(length: int):
     assert caught.value.field == "readings.values.first"
 
 
-def test_unknown_sensor_lists_what_there_is():
+def test_unknown_sensor_lists_the_known_ones():
     with pytest.raises(WindowError, match="found 'third': there are first, second") as caught:
         inline_window(machine(), readings(third=[1.0] * 60), NOW)
     assert caught.value.field == "readings.values.third"

@@ -1,4 +1,4 @@
-"""Diagnoses on their way to the store."""
+"""The write-behind queue of diagnoses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,7 +50,7 @@ async def until(condition, timeout_s: float = 5.0) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_comes_together_is_queue_in_one_statement():
+async def test_diagnoses_that_arrive_together_are_written_in_one_statement():
     database = Database()
     queue = queue_of(database.insert, Metrics())
     queue.start()

@@ -162,7 +162,7 @@ async def test_pass_of_a_cancelled_caller_ends_before_the_next_begins(server: Mo
     assert server.idle
 
 
-async def test_lone_call_runs_alone_and_calls_that_arrive_meanwhile_are_merged(
+async def test_single_call_starts_at_once_and_later_calls_are_merged(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
     merged: list[Sequence[GraphGroup]] = []

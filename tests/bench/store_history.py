@@ -1,7 +1,6 @@
-"""The databases that `store_scale` compares: registered machines and their history, written by the server itself.
+"""Databases of machines with a history, filled by SQL on the server, for `store_scale`.
 
-What is real and what is simulated about them stands in `store_scale`.
-Invariant: two databases of one server differ in nothing but their `Sizes`.
+Two of them differ in their `Sizes` only. The docstring of `store_scale` says what is simulated.
 """
 
 import random
@@ -25,30 +24,37 @@ END = datetime(2026, 11, 20, 12, tzinfo=UTC)
 END_S = int(END.timestamp())
 HOUR_S = 3600
 DENSE = 10
-"""EquipmentRegistry whose last hour has every second."""
+"""Number of machines with a reading in every second of the last hour."""
 
 REGISTER = """
 insert into equipment (equipment_id, topology, revision, grid_us)
-select 'm-' || lpad(n::text, 5, '0'), $1::jsonb, '', 1000000 from generate_series(0, $2::integer - 1) n
+select 'm-' || lpad(n::text, 5, '0'), $1::jsonb, '', 1000000
+from generate_series(0, $2::integer - 1) n
 """
 REGISTER_SENSORS = """
 insert into equipment_sensors (equipment_key, slot, sensor_id)
 select equipment_key, slot, 'S' || slot from equipment, generate_series(0, 19) slot
 """
 TICKS = """
-from generate_series(to_timestamp($1::float8), to_timestamp($2::float8), make_interval(secs => $3::float8)) as time
+from generate_series(
+    to_timestamp($1::float8), to_timestamp($2::float8), make_interval(secs => $3::float8)
+) as time
 cross join (select equipment_key from equipment order by equipment_key limit $4) writing
 """
 LIVE = "on conflict do nothing"
 HISTORY = "order by equipment_key, time"
-"""Machine by machine, which an index takes in far sooner; nothing here reads windows of earlier months."""
-FILL_GRID = "insert into sensor_grid (time, equipment_key, vals) select time, equipment_key, array_fill(100::real, array[20])"
-FILL_READINGS = "insert into sensor_readings (time, equipment_key, slot, value) select time, equipment_key, 0, 100"
+"""Machine by machine, which fills the index faster; windows of earlier months are not read."""
+FILL_GRID = """
+insert into sensor_grid (time, equipment_key, vals)
+select time, equipment_key, array_fill(100::real, array[20])"""
+FILL_READINGS = """
+insert into sensor_readings (time, equipment_key, slot, value)
+select time, equipment_key, 0, 100"""
 FILL_DIAGNOSES = """
 insert into diagnoses
 select
-    md5(equipment_id || to_timestamp($1::float8)), to_timestamp($1::float8), equipment_id, to_timestamp($1::float8),
-    to_timestamp($1::float8), '1', 'ok', 0.5, $2::json
+    md5(equipment_id || to_timestamp($1::float8)), to_timestamp($1::float8), equipment_id,
+    to_timestamp($1::float8), to_timestamp($1::float8), '1', 'ok', 0.5, $2::json
 from equipment
 """
 
@@ -58,14 +64,14 @@ class Sizes:
     """How much is written and measured.
 
     Args:
-        machines: registered, with 20 sensors each.
-        live: how many of them write the last hour.
+        machines: registered machines, with 20 sensors each.
+        live: number of machines with readings in the last hour.
         months: full months before the current one.
-        history_ticks: ticks that each machine has in each of them.
-        live_step_s: seconds between ticks of the last hour, the last two minutes aside.
+        history_ticks: ticks of each machine in each of those months.
+        live_step_s: seconds between ticks of the last hour; the last two minutes have all ticks.
         diagnoses: stored diagnoses of each machine in each month.
-        rounds: turns of each measurement.
-        load_s: seconds of each turn of ingest under reads.
+        rounds: of each measurement.
+        load_s: seconds of each round of ingest under reads.
     """
 
     machines: int
@@ -83,8 +89,14 @@ QUICK = Sizes(10_000, 2_000, 12, 2, 120.0, 0, 8, 1.5)
 FULL = Sizes(10_000, 10_000, 12, 50, 20.0, 1, 20, 4.0)
 
 
-class Filled:
-    """A database of some machines, with a store of one connection whose server process can be watched."""
+class HistoryDatabase:
+    """A filled database, with a store of one connection to measure the CPU of its server process.
+
+    Args:
+        name: of the database.
+        dsn: of the server's first database.
+        sizes: how much is written.
+    """
 
     def __init__(self, name: str, dsn: str, sizes: Sizes) -> None:
         self.name = name
@@ -102,14 +114,17 @@ class Filled:
         await self.store.migrate()
         await self._fill()
 
-    async def watch(self) -> None:
-        """Note the store's server process; the pool closes a connection that nobody used for five minutes."""
+    async def find_server_process(self) -> None:
+        """Find the store's server process.
+
+        The pool closes connections that are idle for five minutes, so call it before measuring.
+        """
         await self.store.ping()
-        others = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-        (self._pid,) = [
-            row[0]
-            for row in await self.session.fetch(others + " and backend_type = 'client backend'")
-        ]
+        rows = await self.session.fetch(
+            "select pid from pg_stat_activity where datname = current_database() "
+            "and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+        ((self._pid,),) = rows
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -117,32 +132,32 @@ class Filled:
         await self.session.close()
 
     def server_cpu_ms(self) -> float:
-        """CPU time of the store's one server process."""
+        """Return the CPU time of the store's server process."""
         return int(Path(f"/proc/{self._pid}/schedstat").read_text().split()[0]) / 1e6
 
-    def some(self, count: int) -> list[str]:
-        """Ids of machines that write, any."""
+    def sample(self, count: int) -> list[str]:
+        """Return ids of live machines, drawn with replacement."""
         return [f"m-{self._random.randrange(self.sizes.live):05d}" for _ in range(count)]
 
-    def different(self, count: int, turn: int, turns: int) -> list[str]:
-        """Ids of different machines of one share out of `turns`."""
-        share = range(turn, self.sizes.live, turns)
+    def sample_distinct(self, count: int, writer: int, writers: int) -> list[str]:
+        """Return ids of different live machines, out of those of one of several writers."""
+        share = range(writer, self.sizes.live, writers)
         return [f"m-{number:05d}" for number in self._random.sample(share, count)]
 
     async def read(self, windows: int) -> None:
-        """Read a minute of some machines in one statement, within the last two minutes."""
+        """Read 60-second windows in one statement, within the last two minutes."""
         first = END_S - 60 - self._random.randrange(50)
-        found = await self.store.read_windows([(name, first, 60) for name in self.some(windows)])
+        found = await self.store.read_windows([(name, first, 60) for name in self.sample(windows)])
         assert all(window.count == 60 for window in found)
 
     async def read_hour(self) -> None:
-        """Read an hour of 1 Hz: 72,000 values."""
+        """Read a window of an hour at 1 Hz: 72,000 values."""
         name = f"m-{self._random.randrange(DENSE):05d}"
         (window,) = await self.store.read_windows([(name, END_S - HOUR_S, HOUR_S)])
         assert window.count == HOUR_S
 
     def ticks(self, names: Sequence[str], ticks: int) -> list[Readings]:
-        """Readings of all sensors of some machines, of seconds that have none yet."""
+        """Return readings of all sensors of some machines for the next seconds."""
         start_s, self._next_s = self._next_s, self._next_s + ticks
         times_us = np.repeat((start_s + np.arange(ticks)) * 1_000_000, len(SENSORS))
         return [
@@ -169,46 +184,70 @@ class Filled:
                 sizes.machines,
                 HISTORY,
             )
-        # minute by minute, so that rows lie as live machines write them
+        # minute by minute, in the order in which live machines write
         for minute in range(58):
             start_s = END_S - HOUR_S + 60 * minute
             await self._tick(start_s, start_s + 59, sizes.live_step_s, sizes.live)
             await self._tick(start_s, start_s + 59, 1.0, DENSE)
         await self._tick(END_S - 120, END_S - 1, 1.0, sizes.live)
         for month in months[-sizes.months - 1 :]:
-            for turn in range(sizes.diagnoses):
+            for number in range(sizes.diagnoses):
                 await session.execute(
-                    FILL_DIAGNOSES, month.timestamp() + turn * 60, diagnosis("m").to_json().decode()
+                    FILL_DIAGNOSES,
+                    month.timestamp() + number * 60,
+                    diagnosis("m").to_json().decode(),
                 )
         # what autovacuum does within minutes of live ingest
         await session.execute("vacuum analyze")
 
     async def _tick(
-        self, first_s: float, last_s: float, step_s: float, machines: int, how: str = LIVE
+        self, first_s: float, last_s: float, step_s: float, machines: int, suffix: str = LIVE
     ) -> None:
         for fill in (FILL_GRID, FILL_READINGS):
-            await self.session.execute(fill + TICKS + how, first_s, last_s, step_s, machines)
+            await self.session.execute(fill + TICKS + suffix, first_s, last_s, step_s, machines)
 
 
 def diagnosis(equipment_id: str, components: int = 10) -> Diagnosis:
-    """Return a diagnosis with numbers of its own, about 3.7 KB of JSON."""
+    """Return a diagnosis with random numbers, about 3.7 KB of JSON."""
 
     def number() -> float:
         return round(random.random(), 6)
 
     found = tuple(
         ComponentDiagnosis(
-            component_id=f"component-{index}", health=number(), interval=(number(), number()), state="watch", basis="labels",
-            condition="100", confidence=number(), degradation_rate=None,
-            degradation_reason="expected diagnoses over at least an hour, found 1: ask again later", rul_h=None,
-            rul_interval_h=None, rul_reason="expected a degradation rate, found none",
+            component_id=f"component-{index}",
+            health=number(),
+            interval=(number(), number()),
+            state="watch",
+            basis="labels",
+            condition="100",
+            confidence=number(),
+            degradation_rate=None,
+            degradation_reason="expected diagnoses over at least an hour, found 1: ask again later",
+            rul_h=None,
+            rul_interval_h=None,
+            rul_reason="expected a degradation rate, found none",
         )
         for index in range(components)
-    )  # fmt: skip
+    )
     return Diagnosis(
-        diagnosis_id=uuid.uuid4().hex, equipment_id=equipment_id, created_at=END,
-        window=Window(start=END - timedelta(seconds=60), end=END), model_version="1", topology_revision="0" * 64,
-        fallback=False, status="ok", reasons=(), health=number(), components=found,
-        input=InputQuality(source="store", missing_sensors=(), faulty_sensors=(), unusual_sensors=(), coverage=1.0,
-                           stale_s=number()),
-    )  # fmt: skip
+        diagnosis_id=uuid.uuid4().hex,
+        equipment_id=equipment_id,
+        created_at=END,
+        window=Window(start=END - timedelta(seconds=60), end=END),
+        model_version="1",
+        topology_revision="0" * 64,
+        fallback=False,
+        status="ok",
+        reasons=(),
+        health=number(),
+        components=found,
+        input=InputQuality(
+            source="store",
+            missing_sensors=(),
+            faulty_sensors=(),
+            unusual_sensors=(),
+            coverage=1.0,
+            stale_s=number(),
+        ),
+    )

@@ -1,12 +1,13 @@
-"""Peer (a): FastAPI with hand-written micro-batching, in one process or in several that share the port.
+"""Peers (a) and (b): FastAPI with hand-written micro-batching, or without batching.
 
-One SQL statement, one pass of features and one forward pass for a batch; the loop goes on receiving
-while a thread computes.
-Invariant: no request waits while a batch could begin.
+With batching, one SQL statement, one pass of features and one forward pass serve a batch, and no
+request waits while a batch could begin. Without it, each request reads its window and is computed
+alone. In both, one thread computes while the event loop receives. Several processes may share the
+port.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -14,9 +15,9 @@ from fastapi import FastAPI, Response
 
 from tests.bench.peers.common import (
     ROUTE,
-    Asked,
     Batcher,
     Diagnoser,
+    DiagnosisRequest,
     SizeLog,
     compute_thread,
     options,
@@ -24,7 +25,7 @@ from tests.bench.peers.common import (
 
 
 def build() -> FastAPI:
-    """Build one process's application."""
+    """Build the application of one process."""
     given = options()
 
     @asynccontextmanager
@@ -33,15 +34,19 @@ def build() -> FastAPI:
         await diagnoser.start()
         thread = compute_thread()
 
-        async def work(items: list[Asked]) -> list[bytes]:
+        async def work(items: Sequence[DiagnosisRequest]) -> list[bytes]:
             fetched = await diagnoser.fetch(items)
             return await asyncio.get_running_loop().run_in_executor(
                 thread,
-                lambda: [item.to_json() for item in diagnoser.answer(fetched)],
+                lambda: [item.to_json() for item in diagnoser.diagnose(fetched)],
             )
 
+        async def work_alone(item: DiagnosisRequest) -> bytes:
+            return (await work([item]))[0]
+
         await diagnoser.warm_up()
-        api.state.batcher = Batcher(work, given.most, given.in_flight, SizeLog(given.sizes))
+        batcher = Batcher(work, given.max_batch, given.in_flight, SizeLog(given.sizes))
+        api.state.respond = batcher.submit if given.batching else work_alone
         yield
         await diagnoser.store.close()
 
@@ -52,8 +57,8 @@ def build() -> FastAPI:
         return {"status": "ready"}
 
     @api.post(ROUTE)
-    async def diagnose(asked: Asked) -> Response:
-        return Response(await api.state.batcher.ask(asked), media_type="application/json")
+    async def diagnose(request: DiagnosisRequest) -> Response:
+        return Response(await api.state.respond(request), media_type="application/json")
 
     return api
 
@@ -61,7 +66,7 @@ def build() -> FastAPI:
 if __name__ == "__main__":
     given = options()
     uvicorn.run(
-        "tests.bench.peers.fastapi_batching:build",
+        "tests.bench.peers.fastapi_peer:build",
         factory=True,
         host="127.0.0.1",
         port=given.port,

@@ -1,4 +1,4 @@
-"""Diagnoses of the rig's shipped cycles by real checkpoints, in pairs, to test verdicts."""
+"""Pairs of diagnoses of the rig's shipped cycles by real checkpoints, to test verdicts."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -64,7 +64,7 @@ def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
     return TrainedModel(noisy.ensemble, None, checkpoint.detector).predictor()
 
 
-def answers(
+def diagnose_cycles(
     checkpoint: Checkpoint, rows: range | None = None, predictor: Predictor | None = None
 ) -> list[Diagnosis]:
     """Return a checkpoint's diagnoses of shipped cycles, each independent of the earlier ones."""
@@ -174,30 +174,30 @@ def exchanged(pairs: Pairs, chosen_P: Booleans) -> Pairs:
     )
 
 
-class Call(NamedTuple):
-    """Verdicts of a trial: the first one that is known, its number of diagnoses, and the last."""
+class Trial(NamedTuple):
+    """Verdicts of a trial: the first known one, its number of diagnoses, and the last one."""
 
     verdict: Verdict
     diagnoses: int
     last: Verdict
 
 
-def first_call(
+def run_trial(
     pairs: Pairs, generator: np.random.Generator, decider: Decider = "by_window", every: int = 50
-) -> Call:
-    """Read the verdict after every `every` diagnoses, which arrive in random order."""
+) -> Trial:
+    """Read the verdict after every `every` diagnoses, in random order."""
     order_P = generator.permutation(len(pairs))
     first = None
     for count in [*range(every, len(pairs), every), len(pairs)]:
         found = verdict_of(truths_of(only(pairs, order_P[:count])), decider)
         if first is None and found != "unknown":
             first = found, count
-    return Call(*(first or ("unknown", len(pairs))), found)
+    return Trial(*(first or ("unknown", len(pairs))), found)
 
 
 def verdicts_on_worse_version(
     pairs: Pairs, trials: int, decider: Decider = "by_window"
-) -> list[Call]:
+) -> list[Trial]:
     """Run trials with two versions of which the second is worse.
 
     In every second trial the versions are exchanged.
@@ -205,21 +205,25 @@ def verdicts_on_worse_version(
     Returns:
         Verdicts on the second version as if the versions had not been exchanged.
     """
-    calls = []
+    results = []
     for seed in range(trials):
-        turned = seed % 2 == 1
-        found = first_call(
-            exchanged(pairs, np.full(len(pairs), turned)), np.random.default_rng(seed), decider
+        is_exchanged = seed % 2 == 1
+        trial = run_trial(
+            exchanged(pairs, np.full(len(pairs), is_exchanged)),
+            np.random.default_rng(seed),
+            decider,
         )
-        turn: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"} if turned else {}
-        calls.append(
-            Call(
-                turn.get(found.verdict, found.verdict),
-                found.diagnoses,
-                turn.get(found.last, found.last),
+        inverse: dict[Verdict, Verdict] = (
+            {"better": "worse", "worse": "better"} if is_exchanged else {}
+        )
+        results.append(
+            Trial(
+                inverse.get(trial.verdict, trial.verdict),
+                trial.diagnoses,
+                inverse.get(trial.last, trial.last),
             )
         )
-    return calls
+    return results
 
 
 def false_verdicts(
@@ -233,17 +237,17 @@ def false_verdicts(
         decider: what counts as one observation.
         unit_P: number of each pair's unit; without it each window is one.
     """
-    called = 0
+    different = 0
     for seed in range(trials):
         generator = np.random.default_rng(1_000 + seed)
         unit = np.arange(len(pairs)) if unit_P is None else unit_P
-        coin_P = (generator.random(int(unit.max()) + 1) < 0.5)[unit]
-        called += first_call(exchanged(pairs, coin_P), generator, decider).verdict in (
+        is_exchanged_P = (generator.random(int(unit.max()) + 1) < 0.5)[unit]
+        different += run_trial(exchanged(pairs, is_exchanged_P), generator, decider).verdict in (
             "better",
             "worse",
             "mixed",
         )
-    return called
+    return different
 
 
 def accuracy(pairs: Pairs) -> list[dict[str, float]]:
