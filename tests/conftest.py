@@ -38,6 +38,23 @@ TIMESCALE_DSN = os.environ.get("TEST_TIMESCALE_DSN")
 _TEMPLATE = f"hydraulic_template_{os.getpid()}"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Distribute whole files over the workers of `make test`."""
+    from tests.scheduling import FileScheduling
+
+    config.option.loadscopereorder = False
+    return FileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest groups where several workers run; one runs the files by name."""
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import place_of
+
+        items.sort(key=lambda item: place_of(item.nodeid))
+
+
 def pytest_report_header() -> str:
     """Return the edition of the database that the tests run on."""
     if TIMESCALE_DSN:
