@@ -10,6 +10,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -101,6 +102,47 @@ def client(system: System) -> Iterator[httpx.Client]:
     """A client of the whole system."""
     with system.client() as opened:
         yield opened
+
+
+class SharedRay:
+    """A local Ray cluster that runs from the first test that uses it to the first that may not."""
+
+    def __init__(self) -> None:
+        self._running = ExitStack()
+        self._is_running = False
+
+    def start(self) -> None:
+        """Start it with the settings of a training, unless it runs."""
+        from train.data.session import ray_session
+
+        if not self._is_running:
+            self._running.enter_context(ray_session(2))
+            self._is_running = True
+
+    def stop(self) -> None:
+        """Stop it if it runs."""
+        self._running.close()
+        self._is_running = False
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[SharedRay]:
+    """A cluster for all tests, not started yet; starting one takes some ten seconds of CPU time."""
+    shared = SharedRay()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def local_ray(shared_ray: SharedRay) -> None:
+    """Connect this process to the shared cluster."""
+    shared_ray.start()
+
+
+@pytest.fixture
+def without_ray(shared_ray: SharedRay) -> None:
+    """Leave this process without a cluster, so that the test sees one start and end."""
+    shared_ray.stop()
 
 
 @pytest.fixture(scope="session")

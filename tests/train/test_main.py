@@ -70,6 +70,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    without_ray: None,
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
     await fill(store, tmp_path / "given")
@@ -123,6 +124,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
         ("poor", "expected at least 2 groups for 2 folds, found 1"),
     ],
 )
+@pytest.mark.usefixtures("local_ray")
 async def test_missing_data_is_named_with_what_to_do(
     store: Store,
     database_dsn: str,
