@@ -15,14 +15,14 @@ SYSTEM = (
 """Share the running system; the last one ends it."""
 
 CLUSTERS = (
-    "tests/train/test_cluster.py",
-    "tests/train/test_main.py",
+    "tests/app/fleet/test_main.py",
+    "tests/train/data/test_prepare.py",
     "tests/train/fitting/test_fit.py",
     "tests/train/jobs/test_tune.py",
-    "tests/train/data/test_prepare.py",
-    "tests/app/fleet/test_main.py",
+    "tests/train/test_main.py",
+    "tests/train/test_cluster.py",
 )
-"""Start Ray clusters of their own."""
+"""Use the shared Ray cluster or clusters of their own, in an order that starts the shared one once."""
 
 
 def file_of(nodeid: str) -> str:
