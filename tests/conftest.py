@@ -153,6 +153,9 @@ def server_dsn() -> Iterator[str]:
     ) as parent:
         directory = Path(parent) / "postgres"
         dsn = TIMESCALE_DSN or ensure_embedded(directory, grace_s=0.2)
+        if TIMESCALE_DSN is None:
+            # each copy and each removal of a database would wait for the disk
+            asyncio.run(run_sql(dsn, "alter system set fsync = off", "select pg_reload_conf()"))
         asyncio.run(_make_template(dsn))
         yield dsn
         asyncio.run(run_sql(dsn, f"drop database {_TEMPLATE}"))
