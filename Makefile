@@ -20,7 +20,7 @@ run: $(BASE_STAMP)
 		os.execv("$(BIN)/serve", ["$(BIN)/serve", "run", "serve_config.yaml"])'
 
 test: check
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -36,6 +37,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMESCALE_DSN = os.environ.get("TEST_TIMESCALE_DSN")
 _TEMPLATE = f"hydraulic_template_{os.getpid()}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Distribute whole files over the workers of `make test`."""
+    from tests.scheduling import FileScheduling
+
+    config.option.loadscopereorder = False
+    return FileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the longest groups where several workers run; one runs the files by name."""
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import place_of
+
+        items.sort(key=lambda item: place_of(item.nodeid))
 
 
 def pytest_report_header() -> str:
@@ -86,6 +104,47 @@ def client(system: System) -> Iterator[httpx.Client]:
         yield opened
 
 
+class SharedRay:
+    """A local Ray cluster that runs from the first test that uses it to the first that may not."""
+
+    def __init__(self) -> None:
+        self._running = ExitStack()
+        self._is_running = False
+
+    def start(self) -> None:
+        """Start it with the settings of a training, unless it runs."""
+        from train.data.session import ray_session
+
+        if not self._is_running:
+            self._running.enter_context(ray_session(2))
+            self._is_running = True
+
+    def stop(self) -> None:
+        """Stop it if it runs."""
+        self._running.close()
+        self._is_running = False
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[SharedRay]:
+    """A cluster for all tests, not started yet; starting one takes some ten seconds of CPU time."""
+    shared = SharedRay()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture
+def local_ray(shared_ray: SharedRay) -> None:
+    """Connect this process to the shared cluster."""
+    shared_ray.start()
+
+
+@pytest.fixture
+def without_ray(shared_ray: SharedRay) -> None:
+    """Leave this process without a cluster, so that the test sees one start and end."""
+    shared_ray.stop()
+
+
 @pytest.fixture(scope="session")
 def server_dsn() -> Iterator[str]:
     """DSN of a server with a migrated template database."""
@@ -94,6 +153,9 @@ def server_dsn() -> Iterator[str]:
     ) as parent:
         directory = Path(parent) / "postgres"
         dsn = TIMESCALE_DSN or ensure_embedded(directory, grace_s=0.2)
+        if TIMESCALE_DSN is None:
+            # each copy and each removal of a database would wait for the disk
+            asyncio.run(run_sql(dsn, "alter system set fsync = off", "select pg_reload_conf()"))
         asyncio.run(_make_template(dsn))
         yield dsn
         asyncio.run(run_sql(dsn, f"drop database {_TEMPLATE}"))

@@ -29,6 +29,9 @@ from train.fitting.single_process import fit_single_process
 REPEATS = 40
 
 
+pytestmark = pytest.mark.usefixtures("without_ray")
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> Windows:
     return graded_windows(tmp_path / "windows", REPEATS)

@@ -64,12 +64,49 @@ async def run(store: Store, *arguments: str) -> int:
     return await asyncio.to_thread(main, list(arguments))
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("empty", "expected 'press-1' in the store, found no equipment at all"),
+        ("registered", "expected condition labels of 'press-1' in the store, found none"),
+        ("labelled", "expected readings of 'press-1' in its 1 labelled windows"),
+        ("poor", "expected at least 2 groups for 2 folds, found 1"),
+    ],
+)
+@pytest.mark.usefixtures("local_ray")
+async def test_missing_data_is_named_with_what_to_do(
+    store: Store,
+    database_dsn: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    message: str,
+) -> None:
+    if state != "empty":
+        await store.put_equipment(press())
+    if state in ("labelled", "poor"):
+        await store.put_labels(
+            "press-1", [ConditionLabel("pump", START_US, START_US + 12_000_000, "new")]
+        )
+    if state == "poor":
+        await store.ingest("press-1", ["P1"], [START_US], [1.0])
+    await store.ping()
+    code = await run(
+        store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL
+    )
+    printed = capsys.readouterr().err
+    assert code == 1
+    assert message in printed
+    assert state == "poor" or "python -m app.demo import-rig" in printed
+
+
 async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     store: Store,
     database_dsn: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    without_ray: None,
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
     await fill(store, tmp_path / "given")
@@ -112,41 +149,6 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
     assert [path.suffix for path in (tmp_path / "var" / "training" / "jobs").iterdir()] == [".lock"]
     assert await run(store, *arguments) == 1
     assert "already holds a checkpoint" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        ("empty", "expected 'press-1' in the store, found no equipment at all"),
-        ("registered", "expected condition labels of 'press-1' in the store, found none"),
-        ("labelled", "expected readings of 'press-1' in its 1 labelled windows"),
-        ("poor", "expected at least 2 groups for 2 folds, found 1"),
-    ],
-)
-async def test_missing_data_is_named_with_what_to_do(
-    store: Store,
-    database_dsn: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    state: str,
-    message: str,
-) -> None:
-    if state != "empty":
-        await store.put_equipment(press())
-    if state in ("labelled", "poor"):
-        await store.put_labels(
-            "press-1", [ConditionLabel("pump", START_US, START_US + 12_000_000, "new")]
-        )
-    if state == "poor":
-        await store.ingest("press-1", ["P1"], [START_US], [1.0])
-    await store.ping()
-    code = await run(
-        store, "--equipment", "press-1", "--dsn", database_dsn, "--out", str(tmp_path / "9"), *SMALL
-    )
-    printed = capsys.readouterr().err
-    assert code == 1
-    assert message in printed
-    assert state == "poor" or "python -m app.demo import-rig" in printed
 
 
 async def test_invalid_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from app.checkpoint import manifest as files
@@ -16,13 +17,24 @@ from app.checkpoint.torch_model import load_model
 from app.model.runtime.gate import check_runner, reference_outputs, warm_up_group
 from app.model.runtime.onnx_runner import OnnxRunner
 from app.model.runtime.torch_runner import TorchRunner
+from app.model.trained import TrainedModel
 from tests.graphs import assert_close, untrained
 from tests.small import small
 
 SHIPPED = Path(files.__file__).parents[1] / "weights"
 
 
-def test_exported_graph_repeats_every_part_of_the_module() -> None:
+def run_equals_module(graph: bytes, model: TrainedModel, steps: int) -> None:
+    """Check that a graph repeats the module for windows of some steps."""
+    group = warm_up_group(replace(model.ensemble.config, linear_steps=steps), 2)
+    expected = TorchRunner(model.ensemble).run(group)
+    for mine, theirs in zip(OnnxRunner(graph).run(group), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def first() -> tuple[TrainedModel, bytes]:
+    """A model with every part, and its graph: the first that this module's process exports."""
     torch.manual_seed(3)
     config = replace(small().config, members=2, lstm_layers=2, rate_unit=0.5, rul_unit_h=2.0)
     model = untrained(config)
@@ -30,8 +42,13 @@ def test_exported_graph_repeats_every_part_of_the_module() -> None:
         for parameter in model.ensemble.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         model.ensemble.temperature_G.uniform_(0.5, 2.0)
+    return model, export_onnx(model.ensemble)
+
+
+def test_exported_graph_repeats_every_part_of_the_module(first: tuple[TrainedModel, bytes]) -> None:
+    model, graph = first
+    config = model.ensemble.config
     expected = reference_outputs(TorchRunner(model.ensemble), config)
-    graph = export_onnx(model.ensemble)
     assert len(graph) < 300_000
     runner = OnnxRunner(graph)
     assert check_runner(runner, config, expected) < 1e-5
@@ -40,16 +57,13 @@ def test_exported_graph_repeats_every_part_of_the_module() -> None:
     runner.run(frozen)
 
 
-def test_process_exports_more_than_once_with_dynamic_steps() -> None:
-    config = small().config
-    model = untrained(config)
-    for _ in range(2):
-        runner = OnnxRunner(export_onnx(model.ensemble))
+def test_process_exports_more_than_once_with_dynamic_steps(
+    first: tuple[TrainedModel, bytes],
+) -> None:
+    model = untrained(small().config)
+    for each, graph in (first, (model, export_onnx(model.ensemble))):
         for steps in (5, 12):
-            group = warm_up_group(replace(config, linear_steps=steps), 2)
-            expected = TorchRunner(model.ensemble).run(group)
-            for mine, theirs in zip(runner.run(group), expected, strict=True):
-                np.testing.assert_allclose(mine, theirs, atol=1e-5)
+            run_equals_module(graph, each, steps)
 
 
 def test_shipped_graphs_repeat_the_module_with_classifier_and_distance() -> None:

@@ -4,10 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
-import logging
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -55,7 +52,9 @@ def test_command_is_named(capsys: pytest.CaptureFixture[str]):
     assert ended.value.code == 2
 
 
-def test_wrong_use_ends_with_2_before_ray_starts(database_dsn: str, config: Path, tmp_path: Path):
+def test_wrong_use_ends_with_2_before_ray_starts(
+    database_dsn: str, config: Path, tmp_path: Path, without_ray: None
+):
     ids = tmp_path / "ids.txt"
     ids.write_text("rig-1\n")
     common = ("--dsn", database_dsn, "--config", str(config))
@@ -121,19 +120,30 @@ async def stored(dsn: str) -> Counter[str]:
     return Counter(row["equipment_id"] for row in rows)
 
 
-@pytest.fixture
-def shared_ray() -> Iterator[None]:
-    """A cluster that is there before the command, and after it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=2,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+def test_run_of_its_own_cluster_succeeds(
+    rigs: tuple[str, ...], database_dsn: str, config: Path, without_ray: None
+):
+    arguments = (
+        "--dsn",
+        database_dsn,
+        "--config",
+        str(config),
+        "--at",
+        AT.isoformat(),
+        "--equipment",
+        "rig-[12]",
+        "--workers",
+        "1",
     )
-    yield
-    ray.shutdown()
+    assert command(*arguments)[0] == 2
+
+    status, out, err = command(*arguments[:-3], "rig-?", *arguments[-2:], "--address", "local")
+
+    assert status == 0, err
+    assert "run fleet-20250101T000117Z-" in out
+    assert "7 machines" in out
+    assert asyncio.run(stored(database_dsn)) == dict.fromkeys(rigs, 1)
+    assert not ray.is_initialized()
 
 
 def test_killed_run_is_finished_by_ray(
@@ -142,7 +152,7 @@ def test_killed_run_is_finished_by_ray(
     config: Path,
     plan: Plan,
     tmp_path: Path,
-    shared_ray: None,
+    local_ray: None,
 ):
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join((*rigs, "gone")))
@@ -179,27 +189,3 @@ def test_killed_run_is_finished_by_ray(
     status, _, err = command("--dsn", database_dsn, "--run", "mismatched", "--workers", "1")
     assert status == 2
     assert "put them back" in err
-
-
-def test_run_of_its_own_cluster_succeeds(rigs: tuple[str, ...], database_dsn: str, config: Path):
-    arguments = (
-        "--dsn",
-        database_dsn,
-        "--config",
-        str(config),
-        "--at",
-        AT.isoformat(),
-        "--equipment",
-        "rig-[12]",
-        "--workers",
-        "1",
-    )
-    assert command(*arguments)[0] == 2
-
-    status, out, err = command(*arguments[:-3], "rig-?", *arguments[-2:], "--address", "local")
-
-    assert status == 0, err
-    assert "run fleet-20250101T000117Z-" in out
-    assert "7 machines" in out
-    assert asyncio.run(stored(database_dsn)) == dict.fromkeys(rigs, 1)
-    assert not ray.is_initialized()

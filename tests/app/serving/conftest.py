@@ -1,12 +1,15 @@
 """The service in one process: real store, graph builder and networks, called without Ray."""
 
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import httpx
 import pytest
 from cachetools import LRUCache
 
+from app.checkpoint.files import Checkpoint, load
+from app.checkpoint.predictor import Opened, open_predictor
 from app.core.settings import Settings
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import ScoreResult
@@ -22,6 +25,7 @@ from app.serving.ingress.service import Service, utc_now
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import VersionRouter
+from app.serving.model_server import server as model_server
 from app.serving.model_server.server import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
@@ -76,9 +80,29 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {f"model-{version}": small_checkpoint(directory, version) for version in ("1", "2")}
 
 
+@cache
+def loaded(directory: Path) -> Checkpoint:
+    """Load a checkpoint, which no test changes, once for all tests."""
+    return load(directory)
+
+
+@cache
+def opened_network(directory: Path) -> Opened:
+    """Open a checkpoint's network, which keeps nothing of a test, once for all tests."""
+    return open_predictor(loaded(directory), "cpu", 1)
+
+
 @pytest.fixture
-def local(checkpoints: dict[str, Path]) -> LocalClient:
-    return LocalClient({name: ModelServer(path, "cpu") for name, path in checkpoints.items()})
+def local(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> LocalClient:
+    """A client of model servers of this test alone; opening their networks is most of its time."""
+    with monkeypatch.context() as patched:
+        patched.setattr(model_server, "load", loaded)
+        patched.setattr(
+            model_server,
+            "open_predictor",
+            lambda checkpoint, *_: opened_network(checkpoint.directory),
+        )
+        return LocalClient({name: ModelServer(path, "cpu") for name, path in checkpoints.items()})
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """Windows prepared from a real database by Ray Data tasks."""
 
 import asyncio
-import logging
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from pydantic import SecretStr
 
 from app.core.errors import StoreError
@@ -30,22 +27,9 @@ from train.data.prepare import prepare
 from train.data.windows import Windows
 from train.jobs.artifacts import IN_USE, Artifact, Kind, remove, survey
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 CONFIG = TrainConfig(equipment="press-1")
 WINDOW_US = 12_000_000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """Start Ray once; `prepare` uses it."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from train.fitting.single_process import fit_single_process
 
 
 def test_fits_of_one_session_are_those_of_a_plain_loop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})

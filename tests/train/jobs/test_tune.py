@@ -12,7 +12,7 @@ from train.jobs.artifacts import Kind, survey
 from train.jobs.tune import SPACE, command_of, main, parted, search
 
 
-def test_search_gives_every_trial_with_the_best_first(tmp_path: Path) -> None:
+def test_search_gives_every_trial_with_the_best_first(tmp_path: Path, local_ray: None) -> None:
     windows, storage = graded_windows(tmp_path / "windows", 40), tmp_path / "training" / "tune"
     config = CONFIG.model_copy(update={"epochs": 2, "heads": 4, "hidden": 16})
     tried = search(windows, config, trials=2, at_once=1, storage=storage)
