@@ -7,12 +7,17 @@ wait for each other; a database keeps its edition.
 """
 
 import hashlib
+import logging
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
+import asyncpg
+
 from app.core.errors import StoreError
 from app.store.pool import Database, Row, Session, queries
+
+logger = logging.getLogger(__name__)
 
 Edition = Literal["plain", "timescale"]
 
@@ -70,7 +75,7 @@ async def migrate(database: Database) -> Edition:
         StoreError: the database refused a statement, an applied migration was edited, or the
             database was migrated by a later version of this project.
     """
-    edition = await _probe(database)
+    edition = await _decide_edition(database)
     # on a new connection: TimescaleDB must be loaded when the session begins
     async with database.patient_session() as session, session.transaction():
         await session.execute(queries()["migration_lock"])
@@ -105,18 +110,28 @@ async def _apply(session: Session, step: Migration, applied: Row | None, edition
     )
 
 
-async def _probe(database: Database) -> Edition:
-    async with database.patient_session() as session:
+async def _decide_edition(database: Database) -> Edition:
+    """Return the edition of a database that may be new; install TimescaleDB where that is possible.
+
+    Replicas that start together decide one after the other, so that all find the same.
+    """
+    async with database.patient_session() as session, session.transaction():
+        await session.execute(queries()["migration_lock"])
         found = await session.fetchrow(queries()["edition_probe"])
         assert found is not None
         if found["installed"]:
             return "timescale"
         if not found["available"]:
             return "plain"
-    try:
-        async with database.patient_session() as session:
-            await session.execute(queries()["create_timescaledb"])
-    except StoreError:
-        # available, but without the right to install it: the plain edition does the same, larger
-        return "plain"
+        try:
+            async with session.transaction():
+                await session.execute(queries()["create_timescaledb"])
+        except asyncpg.PostgresError as error:
+            # available, but not installable: mostly the right is missing. The plain edition has the
+            # same interface and needs more disk
+            logger.warning(
+                "TimescaleDB is available but was not installed: plain edition",
+                extra={"sqlstate": error.sqlstate, "reason": str(error)},
+            )
+            return "plain"
     return "timescale"

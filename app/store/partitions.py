@@ -17,6 +17,9 @@ Answer = TypeVar("Answer")
 Months = frozenset[int]
 """Months since 1970-01, UTC."""
 
+MONTHS_AT_ONCE = 12
+"""Months of one statement, so that a history of many years stays below the statement timeout. A
+write that is interrupted keeps the partitions made so far."""
 _DAY_US = 86_400_000_000
 
 
@@ -48,12 +51,11 @@ class Partitions:
 
     async def _make(self, months: Months) -> None:
         missing = sorted(months - self._made)
-        if missing:
-            firsts = [
-                datetime(1970 + month // 12, 1 + month % 12, 1, tzinfo=UTC) for month in missing
-            ]
+        for start in range(0, len(missing), MONTHS_AT_ONCE):
+            some = missing[start : start + MONTHS_AT_ONCE]
+            firsts = [datetime(1970 + month // 12, 1 + month % 12, 1, tzinfo=UTC) for month in some]
             await self._database.fetch("prepare_months", firsts)
-            self._made.update(missing)
+            self._made.update(some)
 
 
 class Repository:

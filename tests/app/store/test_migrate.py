@@ -40,6 +40,41 @@ async def test_concurrent_migrations_of_replicas_agree(empty_dsn: str):
         await store.close()
 
 
+async def test_replicas_that_install_the_extension_together_agree(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    statements = dict(migrate.queries()) | {
+        "edition_probe": "select to_regclass('extension') is not null as installed, "
+        "true as available",
+        # as for an extension, the second of two concurrent statements fails
+        "create_timescaledb": "create table extension (); select pg_sleep(0.2)",
+    }
+    steps = tuple(step for step in read_migrations() if step.version == 1)
+    monkeypatch.setattr(migrate, "queries", lambda: statements)
+    monkeypatch.setattr(migrate, "read_migrations", lambda: steps)
+    stores = [Store(empty_dsn) for _ in range(4)]
+
+    editions = await asyncio.gather(*(store.migrate() for store in stores))
+
+    assert editions == ["timescale"] * 4
+    for store in stores:
+        await store.close()
+
+
+async def test_extension_that_can_not_be_installed_leaves_the_plain_edition(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+):
+    statements = dict(migrate.queries()) | {
+        "edition_probe": "select false as installed, true as available",
+        "create_timescaledb": "select not_allowed()",
+    }
+    monkeypatch.setattr(migrate, "queries", lambda: statements)
+    store = Store(empty_dsn)
+
+    assert await store.migrate() == "plain"
+    await store.close()
+
+
 async def test_edited_migration_is_refused(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

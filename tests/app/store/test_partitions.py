@@ -47,6 +47,20 @@ async def test_only_months_with_readings_get_a_partition(
     assert await partitions(database_dsn) == ["1999_12", "2026_02"]
 
 
+async def test_history_of_decades_is_written_within_a_short_statement_timeout(
+    machine: Equipment, database_dsn: str
+):
+    store = Store(database_dsn, PoolLimits(statement_timeout_s=1.5))
+    await store.put_equipment(machine)
+    times_us = [us(2000 + month // 12, 1 + month % 12) for month in range(312)]
+
+    result = await store.ingest("press-1", ["PS1"] * 312, times_us, [1.0] * 312)
+
+    assert result.accepted == 312
+    assert len(await partitions(database_dsn)) == 312
+    await store.close()
+
+
 async def test_replicas_that_need_a_month_together_share_its_partition(
     machine: Equipment, database_dsn: str
 ):
