@@ -161,8 +161,8 @@ class FleetWorker:
     """Scores pages in one process, for Ray Data.
 
     Ray Data calls it from a few threads, so that a page is read and written while another is
-    computed. They share one event loop in its own thread, to which the connections belong. A forward
-    pass has at most `batch` graphs.
+    computed. They share one event loop in its own thread, to which the connections belong.
+    A forward pass has at most `batch` graphs.
     """
 
     def __init__(self, settings: Settings, run: FleetRun, plan: Plan, batch: int) -> None:

@@ -313,8 +313,8 @@ class FleetScorer:
         if found != place.weights_sha256:
             raise CheckpointError(
                 f"expected weights {place.weights_sha256[:12]} of version {name} in "
-                f"'{place.directory}', as the run began with, found {found[:12]}: put them back, or "
-                "give another --run"
+                f"'{place.directory}', as the run began with, found {found[:12]}: put them back, "
+                "or give another --run"
             )
         plans: LRUCache[str, WindowPlan] = LRUCache(
             MAX_PLAN_BYTES, lambda plan: min(plan.nbytes, MAX_PLAN_BYTES)

@@ -92,7 +92,8 @@ class Store:
 
 
 async def _run(time: Time, store: Store) -> None:
-    feed = LiveFeed(store, rig_equipment(), REPLAY, time.now_s, time.sleep)  # type: ignore[arg-type]
+    clock = time.now_s, time.sleep
+    feed = LiveFeed(store, rig_equipment(), REPLAY, *clock)  # type: ignore[arg-type]
     with pytest.raises(End):
         await feed.run()
 
