@@ -27,13 +27,13 @@ from train.evaluation.record import (
     Answered,
     AttentionWeights,
     Evaluation,
+    FaultFigures,
     LearningPoint,
     PartSize,
     Robustness,
     Scorecard,
-    TroubleFigures,
 )
-from train.evaluation.robustness import TROUBLES, Trouble
+from train.evaluation.robustness import FAULTS, Fault
 from train.evaluation.scorecard import scorecard
 from train.evaluation.scores import exact_matches, score_grades
 from train.evaluation.selective_prediction import abstentions, silences
@@ -282,15 +282,15 @@ def _robustness(
         return float(np.sqrt(np.nanmean(error_RV.astype(np.float64) ** 2)))
 
     clean = figure([found.clean for _, found in probes])
-    troubles: dict[Trouble, TroubleFigures] = {}
-    for trouble in TROUBLES:
+    faults: dict[Fault, FaultFigures] = {}
+    for fault in FAULTS:
         by_sensor = {
-            sensor_id: figure([found.troubled[trouble][sensor_id] for _, found in probes])
-            for sensor_id in probes[0][1].troubled[trouble]
+            sensor_id: figure([found.faulty[fault][sensor_id] for _, found in probes])
+            for sensor_id in probes[0][1].faulty[fault]
         }
         mean = float(np.mean([*by_sensor.values()]))
         worst = (min if exact else max)(by_sensor.items(), key=lambda item: item[1])
-        troubles[trouble] = TroubleFigures(
+        faults[fault] = FaultFigures(
             mean=mean,
             cost=clean - mean if exact else mean - clean,
             worst_sensor=worst[0],
@@ -300,7 +300,7 @@ def _robustness(
         measure="exact match" if exact else "rul rmse",
         clean=clean,
         windows=len(labels),
-        troubles=troubles,
+        faults=faults,
     )
 
 

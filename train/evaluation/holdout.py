@@ -19,7 +19,7 @@ from train.data.windows import Windows
 from train.evaluation.attention import attention_weights
 from train.evaluation.conformal import removal_order
 from train.evaluation.predict import Predictions, predict, predict_each
-from train.evaluation.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
+from train.evaluation.robustness import FAULTS, Fault, faulty_sensor, removed, usual_spread
 
 PROBES = 96
 """Windows of a holdout that are predicted with each sensor faulty in each way."""
@@ -37,7 +37,7 @@ class Probes:
 
     window_W: Integers
     clean: Predictions
-    troubled: Mapping[Trouble, Mapping[str, Predictions]]
+    faulty: Mapping[Fault, Mapping[str, Predictions]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,12 @@ def _probes(
         np.linspace(0, len(ids) - 1, min(MAX_SENSORS, len(ids))).astype(np.int64)
     ).tolist()
     spread_S = usual_spread(next(windows.batches(_spaced(holdout_W, 64), 64))[1])
-    cases = [(trouble, sensor) for trouble in TROUBLES for sensor in sensors]
-    disturbs = [troubled(trouble, sensor, spread_S, seed) for trouble, sensor in cases]
+    cases = [(fault, sensor) for fault in FAULTS for sensor in sensors]
+    disturbs = [faulty_sensor(fault, sensor, spread_S, seed) for fault, sensor in cases]
     clean, *faulty = predict_each(model, spec, windows, chosen_W, [None, *disturbs])
-    found: dict[Trouble, dict[str, Predictions]] = {trouble: {} for trouble in TROUBLES}
-    for (trouble, sensor), predictions in zip(cases, faulty, strict=True):
-        found[trouble][ids[sensor]] = predictions
+    found: dict[Fault, dict[str, Predictions]] = {fault: {} for fault in FAULTS}
+    for (fault, sensor), predictions in zip(cases, faulty, strict=True):
+        found[fault][ids[sensor]] = predictions
     return Probes(chosen_W, clean, found)
 
 

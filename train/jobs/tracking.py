@@ -168,8 +168,8 @@ def flatten(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, flo
             if interval is not None:
                 yield _name(prefix, "coverage", component, quantity), interval.coverage
     if evaluation.robustness is not None:
-        for trouble, figures in evaluation.robustness.troubles.items():
-            yield _name(prefix, "cost of one sensor", trouble), figures.cost
+        for fault, figures in evaluation.robustness.faults.items():
+            yield _name(prefix, "cost of one sensor", fault), figures.cost
 
 
 def _values(metrics: Metrics) -> Iterator[_Value]:
