@@ -32,6 +32,11 @@ class Share(NamedTuple):
 class Batches(Protocol):
     """Source of a worker's windows."""
 
+    @property
+    def steps_an_epoch(self) -> int:
+        """Return the steps of an epoch, see `count_steps`."""
+        ...
+
     def steps(self, epoch: int) -> Iterator[WindowBatch]:
         """Yield this worker's windows of each step of an epoch."""
         ...

@@ -90,15 +90,15 @@ class WorkerFit:
         self,
         epoch: int,
         validate: Callable[[], float | None] = lambda: None,
-        on_progress: Callable[[int, float, float], None] | None = None,
+        on_progress: Callable[[float, float, float], None] | None = None,
     ) -> EpochRecord:
         """Train on every batch of an epoch, then validate.
 
         Args:
             epoch: from 0.
             validate: returns the validation score.
-            on_progress: called about every second with the steps done, the mean loss so far and the
-                windows a second of all workers.
+            on_progress: called about every second with the epochs done, the mean loss so far and
+                the windows a second of all workers.
         """
         rate, world = self.learner.rate, self.share.world
         generators = Generators.begin(self.builder.config.seed, epoch, self.share.rank)
@@ -110,7 +110,8 @@ class WorkerFit:
             windows += len(batch[0])
             now = time.monotonic()
             if on_progress and now - reported > PROGRESS_S:
-                on_progress(steps, float(total) / steps, windows * world / (now - started))
+                done = epoch + steps / self.batches.steps_an_epoch
+                on_progress(done, float(total) / steps, windows * world / (now - started))
                 reported = now
         loss, training_s = float(total) / max(steps, 1), time.monotonic() - started
         return EpochRecord(

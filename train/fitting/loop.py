@@ -5,7 +5,7 @@ only an interrupted epoch is repeated, and only rank 0 shows progress, validates
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -75,10 +75,7 @@ def train_loop(given: LoopInput) -> None:
         return
     fit = WorkerFit(learner, builder, _batches(given, share), share)
     validation_W = given["validation_W"] if share.rank == 0 else given["validation_W"][:0]
-    unit_h = given["network"].rul_unit_h
-    validation = Validation.of(
-        windows, validation_W, config.validation_windows, builder.plan, unit_h
-    )
+    validation = Validation.of(fit, windows, validation_W)
 
     def show(done: float, loss: float, samples_s: float, record: EpochRecord | None = None) -> None:
         if share.rank == 0:
@@ -92,14 +89,8 @@ def train_loop(given: LoopInput) -> None:
             )
             write_note(given["notes"], note)
 
-    def within(epoch: int) -> Callable[[int, float, float], None]:
-        steps = count_steps(len(train_W), config)
-        return lambda done, loss, samples_s: show(epoch + done / steps, loss, samples_s)
-
     for epoch in range(state.epoch, config.epochs):
-        record = fit.run_epoch(
-            epoch, lambda: _agreed(validation.score(learner), share, device), within(epoch)
-        )
+        record = fit.run_epoch(epoch, lambda: _agreed(validation.score(), share, device), show)
         scale, scale_age = learner.scale()
         history = (*state.history, record)
         state = FitState(

@@ -75,16 +75,10 @@ def fit_single_process(
         InputError: the windows do not fill one batch.
     """
     fit = prepare_fit(windows, train_W, config)
-    validation = Validation.of(
-        windows,
-        validation_W,
-        config.validation_windows,
-        fit.builder.plan,
-        fit.learner.model.config.rul_unit_h,
-    )
+    validation = Validation.of(fit, windows, validation_W)
     history: list[EpochRecord] = []
     for number in range(config.epochs):
-        history.append(fit.run_epoch(number, lambda: validation.score(fit.learner)))
+        history.append(fit.run_epoch(number, validation.score))
         on_epoch(history[-1])
         if is_stalled(history, config.patience):
             break

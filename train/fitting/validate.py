@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from train.data.labels import Integers
+from train.data.labels import Integers, evenly_spaced
 from train.data.windows import Windows
-from train.fitting.dataset import TensorPlan
+from train.fitting.epoch import WorkerFit
 from train.fitting.learner import Learner
 
 BATCH_WINDOWS = 64
@@ -24,36 +24,29 @@ BATCH_WINDOWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Validation windows as tensors, with their positions."""
+    """Validation windows of a fit as tensors, with their positions."""
 
+    learner: Learner
     graphs: Sequence[Batch]
     position_W: Integers
     windows: Windows
-    rul_unit_h: float
 
     @classmethod
-    def of(
-        cls, windows: Windows, chosen_W: Integers, most: int, plan: TensorPlan, rul_unit_h: float
-    ) -> Self:
-        """Read validation windows, evenly sampled.
+    def of(cls, fit: WorkerFit, windows: Windows, chosen_W: Integers) -> Self:
+        """Read the validation windows of a fit, evenly sampled.
 
         Args:
+            fit: to validate.
             windows: all of them.
             chosen_W: positions of the validation windows; may be empty.
-            most: largest number of windows to score.
-            plan: makes them tensors.
-            rul_unit_h: of the network.
         """
-        rising_W = np.sort(chosen_W)
-        position_W = rising_W[
-            np.linspace(0, len(rising_W) - 1, min(most, len(rising_W))).astype(np.int64)
-        ]
+        plan, config = fit.builder.plan, fit.builder.config
+        position_W = evenly_spaced(np.sort(chosen_W), config.validation_windows)
         batches = windows.batches(position_W, BATCH_WINDOWS)
-        return cls(
-            [plan.read(values_BSN) for _, values_BSN in batches], position_W, windows, rul_unit_h
-        )
+        graphs = [plan.read(values_BSN) for _, values_BSN in batches]
+        return cls(fit.learner, graphs, position_W, windows)
 
-    def score(self, learner: Learner) -> float | None:
+    def score(self) -> float | None:
         """Return the mean macro-F1 of the graded components minus the RMSE of RUL in its cap.
 
         Without grades and RUL it is the negative RMSE of health; None without windows or labels.
@@ -61,7 +54,7 @@ class Validation:
         if not self.graphs:
             return None
         labels = self.windows.labels
-        heads = [learner.predict(graph) for graph in self.graphs]
+        heads = [self.learner.predict(graph) for graph in self.graphs]
 
         def of_windows(tensors: list[Tensor]) -> np.ndarray:
             """Average the members and join the batches, [W, V, ...]."""
@@ -79,7 +72,8 @@ class Validation:
             if (known := np.flatnonzero(true_WV[:, v] >= 0)).size
         ]
         rul_WV = of_windows([each.rul_VW for each in heads])
-        rmse = _rmse(rul_WV - labels.rul_WV[self.position_W] / self.rul_unit_h)
+        unit_h = self.learner.model.config.rul_unit_h
+        rmse = _rmse(rul_WV - labels.rul_WV[self.position_W] / unit_h)
         if f1 or rmse is not None:
             return float(np.mean(f1) if f1 else 0.0) - (rmse or 0.0)
         health_WV = of_windows([each.health_VW for each in heads])
