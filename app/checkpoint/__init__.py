@@ -1,1 +1,1 @@
-"""Checkpoints on disk: manifest, calibration, saving, loading, verification and the cache of a node."""
+"""Checkpoints on disk: manifest, calibration, saving, loading, verification and node cache."""

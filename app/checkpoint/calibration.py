@@ -1,9 +1,7 @@
-"""What held-out windows showed of a checkpoint's spreads and confidences: `calibration.json`, read without torch.
+"""`calibration.json`: reach of intervals and thresholds of abstention, from held-out windows.
 
-It says how far an interval reaches and when a component's answer is kept back;
-`app.diagnosis.build` applies it, nothing here measures.
-Invariant: a calibration that fits a feature spec names no design and no grades that the spec does
-not know.
+`train.evaluation` measures them and `app.diagnosis.build` applies them. Invariant: a calibration
+names only designs and graded components of its feature spec.
 """
 
 from collections.abc import Mapping
@@ -20,20 +18,19 @@ Reach = Annotated[float, Field(ge=0)]
 
 
 class ComponentCalibration(BaseModel):
-    """What an answer about one component is held to.
+    """Calibration of one component.
 
     Args:
         health_reach: half width of the interval of health, in spreads; of a graded component, where
             the probability of its condition is at least `Calibration.coverage`.
-        unsure_reach: the same of a graded component below that; the default covers 90 % of any
-            distribution (Chebyshev's inequality), and is that of files from before it was stated.
-        rul_reach: the same of the interval of remaining life.
+        unsure_reach: the same of a graded component below that probability; the default covers 90 %
+            of any distribution (Chebyshev's inequality), for files that lack it.
+        rul_reach: half width of the interval of remaining life, in spreads.
         least_confidence: while sensors are missing or faulty, a component whose grade has a lower
             confidence abstains.
-        most_spread: a component without grades whose health has a larger spread then abstains; None
-            for no bound.
-        rul_cap_h: operating hours ahead that training looked, where remaining life was capped; None
-            where it was not.
+        most_spread: while sensors are missing or faulty, a component without grades whose health
+            has a larger spread abstains; None for no bound.
+        rul_cap_h: cap of remaining life in training, in operating hours; None without a cap.
     """
 
     model_config = _STRICT
@@ -46,12 +43,12 @@ class ComponentCalibration(BaseModel):
     rul_cap_h: Annotated[float, Field(gt=0)] | None = None
 
 
-AS_STATED = ComponentCalibration()
-"""Of a component without held-out windows: its spread is taken for that of a normal distribution."""
+UNCALIBRATED = ComponentCalibration()
+"""For a component without held-out windows: assumes a normal distribution."""
 
 
 class Calibration(BaseModel):
-    """`calibration.json`: stated coverage of the intervals, and components by design and id."""
+    """`calibration.json`: coverage of the intervals, and components by design and id."""
 
     model_config = _STRICT
 
@@ -59,14 +56,12 @@ class Calibration(BaseModel):
     components: Mapping[str, Mapping[str, ComponentCalibration]] = Field(default_factory=dict)
 
     def of(self, design: str, component_id: str) -> ComponentCalibration:
-        """Return a component's calibration, `AS_STATED` where there is none."""
-        return self.components.get(design, {}).get(component_id, AS_STATED)
+        """Return a component's calibration, `UNCALIBRATED` where there is none."""
+        return self.components.get(design, {}).get(component_id, UNCALIBRATED)
 
 
 def check_calibration(calibration: Calibration, spec: FeatureSpec, where: str) -> None:
     """Check that a calibration belongs to a feature spec.
-
-    A spec lists the components that have grades; of the others it knows the design alone.
 
     Args:
         calibration: of a checkpoint.
@@ -74,20 +69,20 @@ def check_calibration(calibration: Calibration, spec: FeatureSpec, where: str) -
         where: name of its file, for the message.
 
     Raises:
-        CheckpointError: it names a design that the spec has no references of, or asks confidence of
-            a component that the spec
-            has no grades of.
+        CheckpointError: it names a design without references in the spec, or has a confidence
+            threshold of a component without grades.
     """
     for design, components in calibration.components.items():
         if design not in spec.references:
             raise CheckpointError(
-                f"expected designs of the feature spec ({', '.join(spec.references)}) in '{where}', found '{design}': take "
-                "both from one training"
+                f"expected designs of the feature spec ({', '.join(spec.references)}) in "
+                f"'{where}', found '{design}': take both from one training"
             )
         graded = spec.grades.get(design, {})
         for component_id, found in components.items():
             if found.least_confidence > 0 and component_id not in graded:
                 raise CheckpointError(
-                    f"expected a least_confidence in '{where}' only of components with grades ({', '.join(graded) or 'none'}), "
-                    f"found one of '{component_id}' of design '{design}': take both from one training, or leave it 0"
+                    f"expected a least_confidence in '{where}' only of components with grades "
+                    f"({', '.join(graded) or 'none'}), found one of '{component_id}' of design "
+                    f"'{design}': take both from one training, or leave it 0"
                 )

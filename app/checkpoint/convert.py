@@ -12,7 +12,7 @@ from app.checkpoint.files import load
 from app.checkpoint.torch_model import Origin, load_model, save
 from app.core.errors import CheckpointError
 
-MADE_ANEW = {
+REWRITTEN = {
     files.WEIGHTS,
     files.NETWORK,
     files.PROBES,
@@ -23,7 +23,7 @@ MADE_ANEW = {
 
 
 def convert(old: Path, new: Path) -> None:
-    """Write a checkpoint again in today's format.
+    """Write a checkpoint in the current format.
 
     Args:
         old: its directory.
@@ -37,7 +37,7 @@ def convert(old: Path, new: Path) -> None:
     documents = {
         name: (old / name).read_text(encoding="utf-8")
         for name in manifest.sha256
-        if name not in MADE_ANEW
+        if name not in REWRITTEN
     }
     origin = Origin(**{field.name: getattr(manifest, field.name) for field in fields(Origin)})
     spec, calibration = checkpoint.feature_spec, checkpoint.calibration

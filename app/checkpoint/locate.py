@@ -1,7 +1,7 @@
-"""Finds a checkpoint of `serve_config.yaml` on this node, and has a registered one fetched that is not there yet.
+"""Finds a checkpoint of `serve_config.yaml` on this node; fetches a registered one if needed.
 
-The registry's client is slow to import and large, so a process of its own fetches and ends.
-Invariant: a path that is returned was verified against its manifest just now.
+The registry's client is slow to import and large, so another process fetches. Invariant: a returned
+path was verified against its manifest.
 """
 
 import subprocess
@@ -24,8 +24,7 @@ def find_checkpoint(checkpoint: str, settings: Settings) -> Path:
         settings: where the cache is.
 
     Raises:
-        CheckpointError: it is not there and can't be fetched, or a file of it is not what its
-            manifest says.
+        CheckpointError: it is missing and can't be fetched, or a file differs from its manifest.
     """
     if checkpoint.startswith(REGISTERED):
         return cached(checkpoint.removeprefix(REGISTERED), settings.var_dir / MODELS, fetch)
@@ -35,24 +34,24 @@ def find_checkpoint(checkpoint: str, settings: Settings) -> Path:
 
 
 def fetch(version: str, directory: Path) -> None:
-    """Have the registry's files of a version written into a directory.
+    """Fetch the files of a registered version into a directory.
 
     Raises:
-        CheckpointError: they can't be had.
+        CheckpointError: the registry does not have them or does not answer.
     """
     try:
-        run_apart("fetch", version, str(directory.resolve()))
+        run_release_command("fetch", version, str(directory.resolve()))
     except ReleaseError as error:
         raise CheckpointError(
             f"expected version {version} from the registry, found: {error.message}"
         ) from error
 
 
-def run_apart(*arguments: str) -> str:
-    """Run `python -m app.release` in a process of its own, so that torch and MLflow stay out of this one.
+def run_release_command(*arguments: str) -> str:
+    """Run `python -m app.release` in another process: this one imports neither torch nor MLflow.
 
     Returns:
-        What it printed.
+        Its standard output.
 
     Raises:
         ReleaseError: it failed, or took too long.
@@ -70,7 +69,8 @@ def run_apart(*arguments: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise ReleaseError(
-            f"expected `python -m app.release {arguments[0]}` to end within {FETCH_S:g} s, found it still at work: does the registry answer?"
+            f"expected `python -m app.release {arguments[0]}` to end within {FETCH_S:g} s, found "
+            "it still running: does the registry answer?"
         ) from error
     if done.returncode != 0:
         raise ReleaseError(done.stderr.strip().removeprefix("error: ")[-600:])

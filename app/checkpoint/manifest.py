@@ -1,9 +1,7 @@
-"""What a checkpoint says of itself, read without torch: its manifest, its feature spec and its calibration.
+"""Reads a checkpoint's manifest, feature spec and calibration, without torch.
 
-The graph builder and the ingress read these; only a model replica loads weights
-(`app.checkpoint.files`).
-Invariant: what is returned stands in a directory whose files have the SHA-256 that
-`checkpoint.json` states.
+Graph builder and ingress read these; only model replicas load weights (`app.checkpoint.files`).
+Invariant: the files of a directory that was read have the SHA-256 in its `checkpoint.json`.
 """
 
 import hashlib
@@ -39,7 +37,7 @@ Head = Literal["grade", "health", "rate", "rul"]
 
 
 class DataInterval(BaseModel):
-    """Half-open interval `[start, end)` of the readings that the weights were fitted on, and how many windows it gave."""
+    """Half-open interval `[start, end)` of the training readings, and their number of windows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,12 +47,11 @@ class DataInterval(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`checkpoint.json`: what a checkpoint is, where it comes from and the SHA-256 of each of its other files.
+    """`checkpoint.json`: version, origin, and the SHA-256 of each other file.
 
-    `trained_heads` has for each head and design the components that had a label for it in training;
-    a head without any was never
-    trained and its answers mean nothing. `masking` is not in the file: it is what the
-    configurations beside it state.
+    `trained_heads` has, by head and design, the components with a label in training; a head without
+    any is untrained and its predictions are meaningless. `masking` is not in the file; it is read
+    from the configurations beside it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,17 +74,11 @@ class Manifest(BaseModel):
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read `checkpoint.json` and check that the other files are there as it states them.
-
-    Args:
-        directory: of the checkpoint.
-
-    Returns:
-        The manifest.
+    """Read `checkpoint.json` and check the other files against it.
 
     Raises:
-        CheckpointError: a file is missing, can't be read, is not stated, or has another SHA-256
-            than stated.
+        CheckpointError: a file is missing or unreadable, is not in the manifest, or has another
+            SHA-256.
     """
     try:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
@@ -98,20 +89,21 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
     except ValidationError as error:
         raise CheckpointError(
-            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format 2 or {FORMAT}: {error}"
+            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format 2 or "
+            f"{FORMAT}: {error}"
         ) from error
     absent = [name for name in REQUIRED if name not in manifest.sha256]
     if absent:
         raise CheckpointError(
-            f"expected '{directory / MANIFEST}' to state {', '.join(REQUIRED)}, found no {', '.join(absent)}: "
-            "take the whole checkpoint again from where it was trained"
+            f"expected '{directory / MANIFEST}' to state {', '.join(REQUIRED)}, found no "
+            f"{', '.join(absent)}: take the whole checkpoint again from where it was trained"
         )
     for name, stated in manifest.sha256.items():
         found = sha256_of(directory / name)
         if found != stated:
             raise CheckpointError(
-                f"expected '{directory / name}' with SHA-256 {stated}, found {found}: the file was changed or cut after the "
-                "training; take it again from where it was trained"
+                f"expected '{directory / name}' with SHA-256 {stated}, found {found}: the file was "
+                "changed or cut after the training; take it again from where it was trained"
             )
     return manifest.model_copy(update={"masking": read_masking(directory, manifest.sha256)})
 

@@ -1,8 +1,8 @@
-"""The evidence that training withheld from the network, as the checkpoint's configuration states it.
+"""The evidence that training masked, according to the checkpoint's configuration.
 
-Training masks sensors, gaps and histories so that the network answers without them. What it never
-masked, the network never learned to do without. The figures below are those of
-`train.fitting.augment`, which reads its constants from here.
+Training masks sensors, gaps and histories so that the network predicts without them; it did not
+learn to predict without evidence that was never masked. `train.fitting.augment` uses the constants
+below.
 """
 
 from functools import lru_cache

@@ -1,10 +1,8 @@
-"""Registered versions on this node: each fetched once, verified, and then used by every replica of the node.
+"""Caches registered versions on a node: each is fetched once and verified, for all replicas.
 
-How a version is fetched is the caller's; this keeps two replicas from fetching at once and a
-half-fetched one from being used. Nothing
-here knows the registry.
-Invariant: a directory under its final name holds files with the SHA-256 that its manifest states,
-or is refused with both hashes.
+The caller passes the function that fetches; a file lock keeps two replicas from fetching at once.
+Invariant: a directory under its final name has files with the SHA-256 of its manifest, or is
+refused.
 """
 
 import fcntl
@@ -27,7 +25,7 @@ Fetch = Callable[[str, Path], None]
 
 
 def local_directory(checkpoint: str, var_dir: Path) -> Path:
-    """Return where a checkpoint of `serve_config.yaml` lies on this node, fetched or not.
+    """Return the path on this node of a checkpoint of `serve_config.yaml`, fetched or not.
 
     Args:
         checkpoint: a directory relative to the project, or `registry:VERSION`.
@@ -39,7 +37,7 @@ def local_directory(checkpoint: str, var_dir: Path) -> Path:
 
 
 def cached(version: str, directory: Path, fetch: Fetch) -> Path:
-    """Return a version's directory, fetched when it is not there.
+    """Return a version's directory, fetched if it is missing.
 
     Args:
         version: as registered.
@@ -47,12 +45,11 @@ def cached(version: str, directory: Path, fetch: Fetch) -> Path:
         fetch: called at most once on a node, while others wait.
 
     Returns:
-        A directory whose files are as its manifest states.
+        A directory whose files match its manifest.
 
     Raises:
         CheckpointError: a file is missing, cut or changed, or the manifest is another version's;
-            also when the cache itself was damaged,
-            since what damaged it should be known before it is fetched again.
+            also in the cache, so that its damage is noticed before the version is fetched again.
     """
     final = directory / version
     if not final.is_dir():
@@ -83,5 +80,6 @@ def _verify(version: str, directory: Path) -> None:
     manifest = read_manifest(directory)
     if manifest.version != version:
         raise CheckpointError(
-            f"expected version {version} in '{directory}', found version {manifest.version}: remove the directory to fetch it again"
+            f"expected version {version} in '{directory}', found version {manifest.version}: "
+            "remove the directory to fetch it again"
         )

@@ -1,4 +1,4 @@
-"""Exports an ensemble as an ONNX graph; windows, sensors, components, edges and steps are dynamic."""
+"""Exports an ensemble as an ONNX graph with dynamic windows, sensors, components, edges, steps."""
 
 import logging
 import warnings
@@ -31,7 +31,7 @@ def export_onnx(ensemble: Ensemble) -> bytes:
     """Return the ONNX graph of an ensemble; inputs are named as the fields of `GraphTensors`.
 
     Args:
-        ensemble: on any device; is left in evaluation mode.
+        ensemble: on any device; stays in evaluation mode.
     """
     S, V, E = SENSORS, COMPONENTS, EDGES
     features = ensemble.config.features
@@ -82,7 +82,7 @@ def export_onnx(ensemble: Ensemble) -> bytes:
 
 
 def _keep_steps(graph: ir.Graph, node: ir.Node) -> None:
-    """Let the reshape behind an LSTM keep the number of steps, which its exporter takes for fixed."""
+    """Make the steps dynamic in the reshape behind an LSTM, where the exporter fixes them."""
     shape = node.inputs[1]
     constant = None if shape is None else ir.convenience.get_const_tensor(shape)
     if constant is None or constant.size != 3 or constant.numpy()[:2].tolist() != [STEPS, -1]:

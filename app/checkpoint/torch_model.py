@@ -73,7 +73,8 @@ def save(
     """
     if (directory / files.MANIFEST).exists():
         raise CheckpointError(
-            f"'{directory}' already holds a checkpoint, and checkpoints never change: give another one"
+            f"'{directory}' already holds a checkpoint, and checkpoints never change: give another "
+            "directory"
         )
     if files.METRICS not in documents:
         raise CheckpointError(

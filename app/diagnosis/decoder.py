@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.checkpoint.calibration import AS_STATED, Calibration, ComponentCalibration
+from app.checkpoint.calibration import UNCALIBRATED, Calibration, ComponentCalibration
 from app.checkpoint.manifest import WEIGHTS, Head, Manifest
 from app.checkpoint.masking import Masking
 from app.features.binning import Doubles
@@ -78,7 +78,7 @@ class PredictionDecoder:
         grades: of training by component id; a component that is not in it had no labels.
         trained_heads: by head (`grade`, `health`, `rate`, `rul`) the ids of the components that had
             a label for it; the head's output for others of the same type was never checked.
-        calibrations: by component id; the default is `AS_STATED`.
+        calibrations: by component id; the default is `UNCALIBRATED`.
         masking: evidence that training withheld.
         coverage: of the intervals.
     """
@@ -128,7 +128,7 @@ class PredictionDecoder:
         Held-out windows with sensors removed gave the thresholds: less sure answers were wrong too
         often.
         """
-        stated = self.calibrations.get(component_id, AS_STATED)
+        stated = self.calibrations.get(component_id, UNCALIBRATED)
         if decoded.confidence is not None:
             if decoded.confidence >= stated.least_confidence:
                 return ""
@@ -156,7 +156,7 @@ class PredictionDecoder:
             component_ids: of the topology, in order.
         """
         windows, V = prediction.windows, len(component_ids)
-        stated = [self.calibrations.get(each, AS_STATED) for each in component_ids]
+        stated = [self.calibrations.get(each, UNCALIBRATED) for each in component_ids]
         with np.errstate(invalid="ignore", over="ignore"):  # outputs need not be finite
             distance_WV = prediction.distance_WV
             columns = (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.checkpoint.locate import find_checkpoint, run_apart
+from app.checkpoint.locate import find_checkpoint, run_release_command
 from app.checkpoint.node_cache import MODELS, REGISTERED, cached, local_directory
 from app.core.errors import CheckpointError, HydraulicDiagnosticsError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
@@ -62,7 +62,7 @@ def find_placement_in_subprocess(version: str, device: str | None) -> Placement:
         ReleaseError: The version does not exist, or does not match its manifest.
     """
     try:
-        output = run_apart("check", version)
+        output = run_release_command("check", version)
     except ReleaseError as error:
         raise ReleaseError(f"version {version} was refused: {error.message}") from error
     return Placement(version, output.splitlines()[-1], device)
@@ -133,7 +133,9 @@ def set_aliases_in_subprocess(
     if not aliases or not has_registry(settings):
         return
     try:
-        output = run_apart("alias", *(f"{alias}={version}" for alias, version in aliases.items()))
+        output = run_release_command(
+            "alias", *(f"{alias}={version}" for alias, version in aliases.items())
+        )
     except ReleaseError as error:
         output = error.message
     if output:

@@ -31,10 +31,10 @@ from train.config import TrainConfig
 from train.data.labels import WindowLabels
 from train.data.windows import Windows, open_windows, write_windows
 from train.fitting.batches import Share
-from train.fitting.epoch import Draws
+from train.fitting.epoch import Generators
 from train.fitting.fit import run_fit
 from train.fitting.progress import Progress
-from train.fitting.single_process import begin
+from train.fitting.single_process import prepare_fit
 
 WINDOWS = 1_024
 CONFIG = TrainConfig(equipment="hydraulic-rig", epochs=8)
@@ -172,14 +172,14 @@ def _plain(
         torch.distributed.init_process_group(
             "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
         )
-    begun = begin(
+    fit = prepare_fit(
         open_windows(directory),
         np.arange(WINDOWS),
         config,
         Share(rank, world),
         wrap if world > 1 else lambda model: model,
     )
-    rates = [begun.epoch(number).samples_s for number in range(config.epochs)]
+    rates = [fit.run_epoch(number).samples_s for number in range(config.epochs)]
     measured.put(median(rates[1:]))
     if world > 1:
         torch.distributed.destroy_process_group()
@@ -203,13 +203,13 @@ class _Recorder(TorchDispatchMode):
 
 def _against_products(windows: Windows) -> tuple[float, float]:
     """Return ms a window of a forward and backward pass, and of its matrix products alone."""
-    begun = begin(windows, np.arange(WINDOWS), CONFIG)
-    piece = next(iter(begun.feed.steps(0)))
-    parts = begun.material.parts(piece, Draws.begin(0, 0, 0))
+    fit = prepare_fit(windows, np.arange(WINDOWS), CONFIG)
+    batch = next(iter(fit.batches.steps(0)))
+    (micro_batch,) = fit.builder.micro_batches(batch, Generators.begin(0, 0, 0))
     recorder = _Recorder()
     with recorder:
-        begun.learner.loss(parts[0]).backward()
-    whole = _best_s(lambda: begun.learner.loss(parts[0]).backward())
+        fit.learner.loss(micro_batch).backward()
+    whole = _best_s(lambda: fit.learner.loss(micro_batch).backward())
     products = 0.0
     for (name, shapes), count in recorder.found.items():
         operands = [torch.randn(shape) for shape in shapes]

@@ -75,7 +75,7 @@ def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
         if record.epoch == 3:
             os.kill(doomed.all_processes["raylet"][0].process.pid, signal.SIGKILL)
 
-    with ray_session(2), Progress(hear=record_epoch) as progress:
+    with ray_session(2), Progress(on_epoch=record_epoch) as progress:
         fitted = run_fit(
             given, *validation_split(len(given)), config, FIT, tmp_path / "storage", progress
         )
@@ -123,7 +123,7 @@ def test_killed_job_resumes_from_its_last_epoch(given: Windows, tmp_path: Path) 
     job.wait()
     job.stdout.close()
     records: list[EpochRecord] = []
-    with Progress(hear=lambda name, record: records.append(record)) as progress:
+    with Progress(on_epoch=lambda name, record: records.append(record)) as progress:
         fitted = run_fit(
             given, *validation_split(len(given)), CONFIG, FIT, tmp_path / "storage", progress
         )

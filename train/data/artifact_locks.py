@@ -3,9 +3,8 @@
 While a directory is in use, its users share a kernel lock (flock) on a file inside it. The lock
 ends with its process. Workers take none, since the driver outlives them. The modification time of
 the directory records the last use, also on a disk whose locks do not reach other nodes. Invariant:
-while `in_use` yields True, its path leads to the locked file, and `exclusive` never
-    yields
-True for it.
+while `in_use` yields True, its path leads to the locked file, and `exclusive` never yields True for
+it.
 """
 
 import fcntl

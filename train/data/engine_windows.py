@@ -1,8 +1,7 @@
 """Make windows of C-MAPSS engines directly from their files, for evaluation without a store.
 
 Invariant: windows and labels equal those prepared after an import of the same files. One window
-    ends
-at each cycle; bins before an engine's first cycle are missing.
+ends at each cycle; bins before an engine's first cycle are missing.
 """
 
 from collections.abc import Iterator, Sequence

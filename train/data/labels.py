@@ -146,6 +146,12 @@ def join_labels(parts: Sequence[WindowLabels]) -> WindowLabels:
     return WindowLabels(*(np.concatenate([getattr(part, n) for part in parts]) for n in names))
 
 
+def evenly_spaced(positions_W: Integers, most: int) -> Integers:
+    """Return at most `most` of the positions, evenly spaced."""
+    places = np.linspace(0, len(positions_W) - 1, min(most, len(positions_W)))
+    return positions_W[places.astype(np.int64)]
+
+
 def configurations(grade_WV: Integers) -> Integers:
     """Number the configurations, [W]: equal only where the grades of all components are."""
     _, number_W = np.unique(grade_WV, axis=0, return_inverse=True)

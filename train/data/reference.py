@@ -5,7 +5,7 @@ Invariant: the spec depends only on the given windows, so the spec of a fold doe
 holdout.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -89,19 +89,13 @@ class _Observed:
         )
 
 
-def fit_spec(
-    windows: Windows,
-    chosen_W: Integers,
-    config: TrainConfig,
-    limits: Mapping[str, Limits] | None = None,
-) -> FeatureSpec:
+def fit_spec(windows: Windows, chosen_W: Integers, config: TrainConfig) -> FeatureSpec:
     """Fit the references of a design to windows.
 
     Args:
         windows: of machines of the design.
         chosen_W: positions of the training windows; at least one.
         config: gives the statistics, the clip and the floor of the spread.
-        limits: range exceedance of held-out windows, if known.
 
     Returns:
         The feature spec; a sensor without readings in the windows has no reference.
@@ -109,17 +103,10 @@ def fit_spec(
     Raises:
         ValueError: no window was chosen.
     """
-    return spec_of(
-        (values for _, values in windows.batches(chosen_W)), windows.equipment, config, limits
-    )
+    return spec_of((values for _, values in windows.batches(chosen_W)), windows.equipment, config)
 
 
-def spec_of(
-    batches: Iterable[Floats],
-    equipment: Equipment,
-    config: TrainConfig,
-    limits: Mapping[str, Limits] | None = None,
-) -> FeatureSpec:
+def spec_of(batches: Iterable[Floats], equipment: Equipment, config: TrainConfig) -> FeatureSpec:
     """Fit the references to batches of bins [B, S, N]; see `fit_spec`."""
     observed: _Observed | None = None
     for values_BSN in batches:
@@ -144,7 +131,7 @@ def spec_of(
                 if component.grades
             }
         },
-        limits=limits or {},
+        limits={},
     )
 
 

@@ -6,7 +6,6 @@ written, bit for bit, NaN where missing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,6 @@ GROUP_BYTES = 2**22
 """Size of a row group, the smallest unit of reading: 4 MB."""
 
 _LABELS = ("machine", "start_us", "grade", "health", "rate", "rul", "stable")
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """Selects windows, by rising positions, from a table of a shard."""
-
-    positions_B: Integers
-    sensors: int
-    bins: int
-
-    def __call__(self, table: pa.Table) -> dict[str, NDArray[Any]]:
-        """Return positions [B] and values [B, S, N] of a table's chosen windows, in table order."""
-        position_R = table.column("position").to_numpy()
-        place_R = np.searchsorted(self.positions_B, position_R)
-        wanted_R = place_R < len(self.positions_B)
-        wanted_R[wanted_R] = self.positions_B[place_R[wanted_R]] == position_R[wanted_R]
-        values = np.concatenate(
-            [_flat(chunk) for chunk in table.column("values").chunks] or [np.empty(0, np.float32)]
-        )
-        values_RSN = values.reshape(len(position_R), self.sensors, self.bins)
-        if not wanted_R.all():
-            position_R, values_RSN = position_R[wanted_R], values_RSN[wanted_R]
-        return {"position": position_R, "values": values_RSN}
 
 
 def write_shard(
@@ -125,26 +101,36 @@ def read_chosen(
     Yields:
         Positions [B] and values [B, S, N] of consecutive windows.
     """
-    chosen = Chosen(rising_W, len(equipment.sensors), equipment.bins)
     for path, group in groups_of(directory, rising_W):
-        found = read_groups({"path": np.array([str(path)]), "group": np.array([group])}, chosen)
+        groups = {"path": np.array([str(path)]), "group": np.array([group])}
+        found = read_groups(groups, rising_W, equipment)
         yield found["position"], found["values"]
 
 
-def read_groups(groups: Mapping[str, NDArray[Any]], chosen: Chosen) -> dict[str, NDArray[Any]]:
+def read_groups(
+    groups: Mapping[str, NDArray[Any]], rising_W: Integers, equipment: Equipment
+) -> dict[str, NDArray[Any]]:
     """Read the chosen windows of row groups.
 
     Args:
         groups: columns `path` and `group`; at least one row.
-        chosen: which windows.
+        rising_W: positions of the windows, each once.
+        equipment: topology shared by the machines.
 
     Returns:
         Columns `position` [B] and `values` [B, S, N].
     """
+    S, N = len(equipment.sensors), equipment.bins
     parts = []
     for path, group in zip(groups["path"].tolist(), groups["group"].tolist(), strict=True):
         with pq.ParquetFile(path) as file:
-            parts.append(chosen(file.read_row_group(group, columns=["position", "values"])))
+            table = file.read_row_group(group, columns=["position", "values"])
+        position_R = table.column("position").to_numpy()
+        values_RSN = _column(table, "values", S * N).reshape(-1, S, N)
+        chosen_R = np.isin(position_R, rising_W)
+        if not chosen_R.all():
+            position_R, values_RSN = position_R[chosen_R], values_RSN[chosen_R]
+        parts.append({"position": position_R, "values": values_RSN})
     return {name: np.concatenate([part[name] for part in parts]) for name in ("position", "values")}
 
 
@@ -212,15 +198,11 @@ def _fixed(values_WX: NDArray[Any]) -> pa.FixedSizeListArray:
     )
 
 
-def _flat(chunk: pa.Array) -> NDArray[Any]:
-    flat: NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=False)
-    return flat
-
-
-def _column(table: pa.Table, name: str, components: int) -> NDArray[Any]:
+def _column(table: pa.Table, name: str, width: int) -> NDArray[Any]:
+    """Return a column, [W], or [W, width] of lists."""
     column = table.column(name)
     if pa.types.is_fixed_size_list(column.type):
-        flat = [_flat(chunk) for chunk in column.chunks] or [np.empty(0)]
-        return np.concatenate(flat).reshape(-1, components)
+        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        return np.concatenate(flat or [np.empty(0, np.float32)]).reshape(-1, width)
     values: NDArray[Any] = column.to_numpy()
     return values

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Self
 
 import numpy as np
 
@@ -31,37 +30,7 @@ class Part:
     holdout_W: Integers
 
 
-@dataclass(frozen=True, slots=True)
-class SplitPlan:
-    """Parameters of a split.
-
-    Args:
-        kind: one of `KINDS`.
-        folds: parts of a split by group or machine.
-        holdout_share: share of each machine's history that a split by time holds out.
-        warm_up_windows: most windows of a configuration's warm-up to train on.
-        seed: of all draws.
-    """
-
-    kind: str = "group"
-    folds: int = 5
-    holdout_share: float = 0.2
-    warm_up_windows: int = 12
-    seed: int = 0
-
-    @classmethod
-    def of(cls, config: TrainConfig, kind: str | None = None) -> Self:
-        """Return the plan of a training's split, or of another kind with its other settings."""
-        return cls(
-            kind or config.split,
-            config.folds,
-            config.holdout_share,
-            config.warm_up_windows,
-            config.seed,
-        )
-
-
-def split(windows: Windows, plan: SplitPlan) -> list[Part]:
+def split(windows: Windows, config: TrainConfig) -> list[Part]:
     """Split windows into training and holdout.
 
     - `group`: groups (configurations where windows are graded, else machines) are assigned to
@@ -75,7 +44,7 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
 
     Args:
         windows: labelled windows.
-        plan: parameters of the split.
+        config: gives kind, folds, share of the holdout, cap of warm-ups, and seed.
 
     Returns:
         The parts. Training has a few windows of each warm-up, see `training_windows`, and, except
@@ -85,14 +54,14 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
         InputError: the kind is unknown or refused, a component is unknown or has no grades, or
             there are too few windows.
     """
-    kind, _, named = plan.kind.partition(":")
+    kind, _, named = config.split.partition(":")
     match kind:
         case "group":
-            parts = list(_folds(windows, windows.group_W, plan, "groups"))
+            parts = list(_folds(windows, windows.group_W, config, "groups"))
         case "machine":
-            parts = list(_folds(windows, windows.labels.machine_W, plan, "machines"))
+            parts = list(_folds(windows, windows.labels.machine_W, config, "machines"))
         case "time":
-            parts = [_by_time(windows, plan.holdout_share)]
+            parts = [_by_time(windows, config.holdout_share)]
         case "leave-level":
             parts = list(_by_grades(windows, [named]))
         case "leave-block":
@@ -103,7 +72,7 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
                 f"are too good; use one of {KINDS} for valid figures",
                 stacklevel=2,
             )
-            parts = list(_folds(windows, np.arange(len(windows)), plan, "windows"))
+            parts = list(_folds(windows, np.arange(len(windows)), config, "windows"))
         case "random":
             raise InputError(
                 f"expected a split that never divides near-duplicates ({KINDS}), found random, "
@@ -112,20 +81,20 @@ def split(windows: Windows, plan: SplitPlan) -> list[Part]:
             )
         case _:
             raise InputError(
-                f"expected a split of {KINDS}, found '{plan.kind}': choose one of these", "split"
+                f"expected a split of {KINDS}, found '{config.split}': choose one of these", "split"
             )
     if kind != LEAKY:
         parts = [
             Part(part.name, not_overlapping(windows, part.train_W, part.holdout_W), part.holdout_W)
             for part in parts
         ]
-    return [_cap_warm_up(part, windows, plan) for part in parts]
+    return [_cap_warm_up(part, windows, config) for part in parts]
 
 
-def whole(windows: Windows, plan: SplitPlan) -> Part:
+def whole(windows: Windows, config: TrainConfig) -> Part:
     """Return the part without a holdout."""
     holdout_W = np.zeros(len(windows), np.bool_)
-    return _cap_warm_up(_part("all", holdout_W, ~holdout_W), windows, plan)
+    return _cap_warm_up(_part("all", holdout_W, ~holdout_W), windows, config)
 
 
 def set_apart(
@@ -274,19 +243,22 @@ def training_windows(
     return np.flatnonzero(chosen_W).astype(np.int64)
 
 
-def _folds(windows: Windows, group_W: Integers, plan: SplitPlan, what: str) -> Iterator[Part]:
+def _folds(windows: Windows, group_W: Integers, config: TrainConfig, what: str) -> Iterator[Part]:
     count = len(np.unique(group_W))
-    if count < plan.folds:
+    if count < config.folds:
         raise InputError(
-            f"expected at least {plan.folds} {what} for {plan.folds} folds, found {count}: use "
+            f"expected at least {config.folds} {what} for {config.folds} folds, found {count}: use "
             "fewer folds, or split by time",
             "folds",
         )
     fold_W = split_folds(
-        windows.labels.grade_WV, np.unique(group_W, return_inverse=True)[1], plan.folds, plan.seed
+        windows.labels.grade_WV,
+        np.unique(group_W, return_inverse=True)[1],
+        config.folds,
+        config.seed,
     )
-    for fold in range(plan.folds):
-        yield _part(f"fold {fold + 1}/{plan.folds}", fold_W == fold, fold_W != fold)
+    for fold in range(config.folds):
+        yield _part(f"fold {fold + 1}/{config.folds}", fold_W == fold, fold_W != fold)
 
 
 def _by_time(windows: Windows, holdout_share: float) -> Part:
@@ -354,10 +326,10 @@ def _part(name: str, holdout_W: Booleans, train_W: Booleans) -> Part:
     )
 
 
-def _cap_warm_up(part: Part, windows: Windows, plan: SplitPlan) -> Part:
+def _cap_warm_up(part: Part, windows: Windows, config: TrainConfig) -> Part:
     excluded_W = np.ones(len(windows), np.bool_)
     excluded_W[part.train_W] = False
     train_W = training_windows(
-        excluded_W, windows.warm_up_W, windows.configuration_W, plan.warm_up_windows, plan.seed
+        excluded_W, windows.warm_up_W, windows.configuration_W, config.warm_up_windows, config.seed
     )
     return Part(part.name, train_W, part.holdout_W)

@@ -21,7 +21,6 @@ from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers, WindowLabels, configurations, warm_up
 from train.data.shards import (
-    Chosen,
     blocks_of,
     groups_of,
     read_chosen,
@@ -152,10 +151,10 @@ class Windows:
             for path, group in groups_of(self.directory, rising_W)
         ]
         nothing = [{"path": str(shards(self.directory)[0]), "group": 0}]
-        chosen = Chosen(rising_W, len(self.equipment.sensors), self.equipment.bins)
+        read = partial(read_groups, rising_W=rising_W, equipment=self.equipment)
         return ray.data.from_items(
             groups or nothing, override_num_blocks=max(1, len(groups))
-        ).map_batches(partial(read_groups, chosen=chosen), batch_size=1, batch_format="numpy")
+        ).map_batches(read, batch_size=1, batch_format="numpy")
 
 
 def write_windows(

@@ -5,7 +5,7 @@ bounded by the sample, not by the history.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -30,32 +30,11 @@ MAX_TRAINING = 6000
 TREES = 200
 
 
-@dataclass(frozen=True, slots=True)
-class BaselinePrediction:
-    """Predictions of a baseline for the held-out windows, part after part, NaN where it has none.
-
-    Args:
-        probability_WVK: of each grade.
-        rul_WV: operating hours.
-    """
+class _Prediction(NamedTuple):
+    """Probability of each grade and remaining life in hours, NaN where there is none."""
 
     probability_WVK: Floats
     rul_WV: Floats
-
-    def answers(self) -> Answers:
-        """Return the predictions in the form that scorecards read; there is no health and rate."""
-        known_WV = np.isfinite(self.probability_WVK).any(-1)
-        grade_WV = np.nan_to_num(self.probability_WVK, nan=-1.0).argmax(-1)
-        nothing_WV = np.full(known_WV.shape, np.nan)
-        return Answers(
-            grade_RV=np.where(known_WV, grade_WV, -1).astype(np.int64),
-            probability_RVK=self.probability_WVK.astype(np.float64),
-            health_RV=nothing_WV,
-            spread_RV=nothing_WV,
-            rul_RV=self.rul_WV.astype(np.float64),
-            rul_spread_RV=nothing_WV,
-            rate_RV=nothing_WV,
-        )
 
 
 def baselines(
@@ -65,7 +44,7 @@ def baselines(
     seed: int = 0,
     *,
     trees: int = TREES,
-) -> dict[str, BaselinePrediction]:
+) -> dict[str, Answers]:
     """Fit the baselines to each part's training windows and predict its held-out ones.
 
     Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) and extra trees (Geurts, Ernst
@@ -81,35 +60,45 @@ def baselines(
         trees: of a forest.
 
     Returns:
-        By name; a baseline that cannot predict these labels is left out.
+        Answers for the held-out windows, part after part, without health and rate, by name; a
+        baseline that cannot predict these labels is left out.
     """
     by_part = [_part(windows, part, statistics, seed, trees) for part in parts]
     names = list(dict.fromkeys(name for found in by_part for name in found))
     nothing = [_nothing(windows, len(part.holdout_W)) for part in parts]
-    joined: dict[str, BaselinePrediction] = {}
+    joined: dict[str, Answers] = {}
     for name in names:
         each_part = [found.get(name, empty) for found, empty in zip(by_part, nothing, strict=True)]
-        joined[name] = BaselinePrediction(
-            np.concatenate([each.probability_WVK for each in each_part]),
-            np.concatenate([each.rul_WV for each in each_part]),
+        probability_WVK, rul_WV = map(np.concatenate, zip(*each_part, strict=True))
+        known_WV = np.isfinite(probability_WVK).any(-1)
+        grade_WV = np.nan_to_num(probability_WVK, nan=-1.0).argmax(-1)
+        nothing_WV = np.full(known_WV.shape, np.nan)
+        joined[name] = Answers(
+            grade_RV=np.where(known_WV, grade_WV, -1).astype(np.int64),
+            probability_RVK=probability_WVK.astype(np.float64),
+            health_RV=nothing_WV,
+            spread_RV=nothing_WV,
+            rul_RV=rul_WV.astype(np.float64),
+            rul_spread_RV=nothing_WV,
+            rate_RV=nothing_WV,
         )
     return joined
 
 
 def _part(
     windows: Windows, part: HoldoutPart, statistics: tuple[Statistic, ...], seed: int, trees: int
-) -> dict[str, BaselinePrediction]:
+) -> dict[str, _Prediction]:
     labels, steps = windows.labels, windows.equipment.steps
     fitted_W = _sample(part.train_W, seed)
     graded = [
         v
         for v in range(labels.grade_WV.shape[1])
-        if len(np.unique(_known(labels.grade_WV[fitted_W, v]))) > 1
+        if len(np.unique(labels.grade_WV[fitted_W[labels.grade_WV[fitted_W, v] >= 0], v])) > 1
     ]
     living = [
         v for v in range(labels.rul_WV.shape[1]) if np.isfinite(labels.rul_WV[fitted_W, v]).any()
     ]
-    found: dict[str, BaselinePrediction] = {}
+    found: dict[str, _Prediction] = {}
     if graded or living:
         train_step, holdout_step = (
             _statistics(windows, chosen_W, steps, statistics)
@@ -154,11 +143,9 @@ def _part(
             )
             rul[EXTRA_TREES][:, v] = forest.fit(x_WL[known_W], rul_W[known_W]).predict(holdout_WL)
         for name, rul_WV in rul.items():
-            if not np.isfinite(rul_WV).any():
-                continue
-            found[name] = replace(
-                found.get(name) or _nothing(windows, len(part.holdout_W)), rul_WV=rul_WV
-            )
+            if np.isfinite(rul_WV).any():
+                before = found.get(name) or _nothing(windows, len(part.holdout_W))
+                found[name] = before._replace(rul_WV=rul_WV)
     return found
 
 
@@ -202,16 +189,10 @@ def life_less_age(
     return rul_h_W[holdout_W]
 
 
-def _nothing(windows: Windows, count: int) -> BaselinePrediction:
+def _nothing(windows: Windows, count: int) -> _Prediction:
     components = windows.equipment.components
     shape = (count, len(components), max(1, *(len(component.grades) for component in components)))
-    return BaselinePrediction(
-        np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32)
-    )
-
-
-def _known(grade_W: Integers) -> Integers:
-    return grade_W[grade_W >= 0]
+    return _Prediction(np.full(shape, np.nan, np.float32), np.full(shape[:2], np.nan, np.float32))
 
 
 def _sample(train_W: Integers, seed: int) -> Integers:

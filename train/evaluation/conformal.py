@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from train.data.labels import Booleans, Integers
+from train.data.labels import Booleans, Integers, evenly_spaced
+from train.evaluation.record import LevelFigures
 from train.evaluation.scores import Doubles
 
 MIN_SPREAD = 1e-6
 RISK_SLACK = 1.2
 """Answers may be wrong this many times as often as with all sensors present."""
+CURVE_POINTS = 40
+"""Points of a risk-coverage curve."""
 
 
 def fold_of(part_W: Integers, group_W: Integers, folds: int = 5) -> Integers:
@@ -121,20 +124,20 @@ class Removal:
         return float(self.loss_LW[0].mean())
 
 
-def choose_threshold(removal: Removal, slack: float = 1.0) -> float:
+def choose_threshold(removal: Removal) -> float:
     """Choose the least trust of an answer, so that missing sensors make answers fewer, not worse.
 
     It is the lowest threshold with which, at every level with sensors removed, the mean loss of the
-    remaining answers is at most `slack` times the mean loss of all answers with all sensors.
+    remaining answers is at most the mean loss of all answers with all sensors.
 
     Args:
-        removal: of at least one window, used for nothing else.
-        slack: 1 for a choice that is checked with `RISK_SLACK` on other windows.
+        removal: of at least one window, used for nothing else; `RISK_SLACK` checks the choice on
+            other windows.
 
     Returns:
         -inf where everything may be answered; above every trust where nothing may.
     """
-    allowed = slack * removal.full_risk + 1e-12
+    allowed = removal.full_risk + 1e-12
     away_LW = removal.trust_LW[1:]
     candidates = np.unique(away_LW[np.isfinite(away_LW)])
     fits_C = np.ones(len(candidates), np.bool_)
@@ -149,19 +152,9 @@ def choose_threshold(removal: Removal, slack: float = 1.0) -> float:
     return float(candidates[first]) if first else -math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """Answers with `away` sensors removed: share of windows, mean loss (None for none), number."""
-
-    away: int
-    answered: float
-    risk: float | None
-    windows: int
-
-
 def removal_levels(
     removal: Removal, threshold_W: Doubles, away: Sequence[int]
-) -> tuple[Level, ...]:
+) -> tuple[LevelFigures, ...]:
     """Measure the answers at every level; with all sensors the threshold does not apply.
 
     Args:
@@ -173,22 +166,19 @@ def removal_levels(
     for count, trust_W, loss_W in zip(away, removal.trust_LW, removal.loss_LW, strict=True):
         answered_W = (trust_W > -np.inf) & ((trust_W >= threshold_W) | (count == 0))
         risk = float(loss_W[answered_W].mean()) if answered_W.any() else None
-        levels.append(Level(count, float(answered_W.mean()), risk, int(answered_W.sum())))
+        share, windows = float(answered_W.mean()), int(answered_W.sum())
+        levels.append(LevelFigures(away=count, answered=share, risk=risk, windows=windows))
     return tuple(levels)
 
 
-def risk_coverage(
-    trust_W: Doubles, loss_W: Doubles, points: int = 40
-) -> tuple[tuple[float, float], ...]:
+def risk_coverage(trust_W: Doubles, loss_W: Doubles) -> tuple[tuple[float, float], ...]:
     """Return (share answered, mean loss) from the surest answers on (El-Yaniv and Wiener, 2010)."""
     if not len(trust_W):
         return ()
     order = np.argsort(-trust_W, kind="stable")
     mean_W = np.cumsum(loss_W[order]) / np.arange(1, len(order) + 1)
-    places = np.unique(np.linspace(0, len(order) - 1, min(points, len(order))).astype(np.int64))
-    return tuple(
-        (float((place + 1) / len(order)), float(mean_W[place])) for place in places.tolist()
-    )
+    places = evenly_spaced(np.arange(len(order)), CURVE_POINTS).tolist()
+    return tuple(((place + 1) / len(order), float(mean_W[place])) for place in places)
 
 
 def removal_order(sensors: int, windows: int, seed: int) -> NDArray[np.int64]:

@@ -6,10 +6,10 @@ fold.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from app.checkpoint.masking import Masking
 from app.features.spec import Limits
 from app.schemas.equipment import Equipment
 from train.config import TrainConfig
@@ -27,13 +27,13 @@ from train.evaluation.record import (
     Answered,
     AttentionWeights,
     Evaluation,
+    FaultFigures,
     LearningPoint,
     PartSize,
     Robustness,
     Scorecard,
-    TroubleFigures,
 )
-from train.evaluation.robustness import TROUBLES, Trouble
+from train.evaluation.robustness import FAULTS, Fault
 from train.evaluation.scorecard import scorecard
 from train.evaluation.scores import exact_matches, score_grades
 from train.evaluation.selective_prediction import abstentions, silences
@@ -45,7 +45,6 @@ from train.evaluation.uncertainty import (
     answers_of,
     fit_temperatures,
     gather,
-    probabilities,
 )
 
 
@@ -86,35 +85,27 @@ def evaluate_parts(
     """
     if not sum(len(part.holdout_W) for part in parts):
         raise ValueError("expected parts that hold out windows, found none: use another split")
-    equipment, rows = windows.equipment, gather(windows, parts, fitted_elsewhere=given is not None)
-    names = tuple(part.name for part in parts)
-    graded_V: Booleans = np.any(windows.labels.grade_WV >= 0, axis=0)
-    cap = _cap(windows, cap_h)
-    weight = config.linear_weight
-    temperatures = fit_temperatures(rows, equipment, given)
-    answers = _answers(rows.predictions, rows, temperatures, weight, equipment, graded_V)
-    found: dict[str, Scorecard] = {THIS: scorecard(windows, rows, names, answers, cap)}
+    equipment, weight = windows.equipment, config.linear_weight
+    masking = config.masking if given is None else given.masking
+    rows = gather(windows, parts, masking, given, cap_h)
+    temperatures = fit_temperatures(rows, weight)
+    answers = answers_of(rows.predictions, rows.fold_R, rows, temperatures)
+    found: dict[str, Scorecard] = {THIS: scorecard(rows, answers)}
     if weight and np.isfinite(rows.predictions.linear_WVK).any():
-        alone = _answers(rows.predictions, rows, temperatures, 0.0, equipment, graded_V)
-        found[ALONE] = scorecard(windows, rows, names, alone, cap)
+        network = replace(temperatures, weight=0.0)
+        alone = answers_of(rows.predictions, rows.fold_R, rows, network)
+        found[ALONE] = scorecard(rows, alone)
     if without_messages is not None:
-        plain = gather(windows, without_messages)
-        plain_answers = _answers(
-            plain.predictions, plain, fit_temperatures(plain, equipment), 0.0, equipment, graded_V
-        )
-        plain_names = tuple(part.name for part in without_messages)
-        found[NO_MESSAGES] = scorecard(windows, plain, plain_names, plain_answers, cap)
+        plain = gather(windows, without_messages, masking, cap_h=cap_h)
+        plain_temperatures = fit_temperatures(plain, weight=0.0)
+        plain_answers = answers_of(plain.predictions, plain.fold_R, plain, plain_temperatures)
+        found[NO_MESSAGES] = scorecard(plain, plain_answers)
     has_baselines = with_baselines and all(len(part.train_W) for part in parts)
     if has_baselines:
-        for name, baseline in baselines(windows, parts, config.statistics, config.seed).items():
-            found[name] = scorecard(windows, rows, names, baseline.answers(), cap)
-    bands, uncertainty, calibration = calibrate(
-        rows, names, equipment, temperatures, answers, weight, given, cap
-    )
-    masking = config.masking if given is None else given.masking
-    abstention, calibration = abstentions(
-        windows, parts, rows, temperatures, weight, graded_V, calibration, masking, given
-    )
+        of_baselines = baselines(windows, parts, config.statistics, config.seed)
+        found |= {name: scorecard(rows, each) for name, each in of_baselines.items()}
+    bands, uncertainty, calibration = calibrate(rows, temperatures, answers)
+    abstention, calibration = abstentions(rows, temperatures, calibration)
     return Evaluation(
         equipment_id=equipment.equipment_id,
         design=equipment.design,
@@ -128,73 +119,41 @@ def evaluate_parts(
         },
         grades={
             component.component_id: tuple(grade.name for grade in component.grades)
-            for component, graded in zip(equipment.components, graded_V.tolist(), strict=True)
+            for component, graded in zip(equipment.components, rows.graded_V.tolist(), strict=True)
             if graded
         },
-        cap_h=cap if np.isfinite(windows.labels.rul_WV).any() else None,
-        cross_fitted=rows.crossed or given is not None,
+        cap_h=rows.cap_h if np.isfinite(windows.labels.rul_WV).any() else None,
+        cross_fitted=rows.is_crossed or given is not None,
         seen=seen,
         scorecards=found,
         uncertainty=uncertainty,
-        answered=_answered(equipment, rows, answers, graded_V, masking, given),
+        answered=_answered(rows, answers),
         abstention=abstention,
-        robustness=_robustness(parts, rows, temperatures, weight, equipment, graded_V, cap),
+        robustness=_robustness(rows, temperatures),
         attention=_attention(equipment, parts),
         learning={name: tuple(points) for name, points in (learning or {}).items()},
-        trajectories=trajectories(windows, rows, bands),
-        limits=_limits(rows, equipment, given),
+        trajectories=trajectories(rows, bands),
+        limits=_limits(rows),
         calibration=calibration,
-        notes=_notes(
-            windows,
-            rows,
-            graded_V,
-            has_ablation=without_messages is not None,
-            has_baselines=has_baselines,
-            is_given=given is not None,
-        ),
+        notes=_notes(rows, has_ablation=without_messages is not None, has_baselines=has_baselines),
     )
 
 
-def _cap(windows: Windows, cap_h: float | None) -> float:
-    known = windows.labels.rul_WV[np.isfinite(windows.labels.rul_WV)]
-    return cap_h if cap_h is not None else float(known.max(initial=0.0))
-
-
-def _answers(
-    predictions: Predictions,
-    rows: Rows,
-    temperatures: Temperatures,
-    weight: float,
-    equipment: Equipment,
-    graded_V: Booleans,
-) -> Answers:
-    probability_RVK = probabilities(predictions, rows.fold_R, temperatures, weight, graded_V)
-    return answers_of(predictions, probability_RVK, equipment, graded_V)
-
-
-def _notes(
-    windows: Windows,
-    rows: Rows,
-    graded_V: Booleans,
-    *,
-    has_ablation: bool,
-    has_baselines: bool,
-    is_given: bool,
-) -> tuple[str, ...]:
+def _notes(rows: Rows, *, has_ablation: bool, has_baselines: bool) -> tuple[str, ...]:
     """Name what could not be measured, and why."""
 
     def named(chosen_V: Booleans) -> str:
-        components = windows.equipment.components
+        components = rows.equipment.components
         return ", ".join(components[v].component_id for v in np.flatnonzero(chosen_V).tolist())
 
     notes: list[str] = []
-    unknown_V = (rows.labels.grade_WV != windows.labels.grade_WV[rows.window_R]).any(0)
+    unknown_V = (rows.labels.grade_WV != rows.windows.labels.grade_WV[rows.window_R]).any(0)
     if unknown_V.any():
         notes.append(
             "Grades that are missing from a part's training cannot be predicted and are not "
             f"scored: of {named(unknown_V)}."
         )
-    no_distance_V = graded_V & ~np.isfinite(rows.predictions.distance_WV).any(0)
+    no_distance_V = rows.graded_V & ~np.isfinite(rows.predictions.distance_WV).any(0)
     if no_distance_V.any():
         notes.append(
             f"The OOD distance of {named(no_distance_V)} is unknown, so these components never "
@@ -207,7 +166,7 @@ def _notes(
             "Classical baselines were not fitted: there were no windows to fit them to, or they "
             "are in another report."
         )
-    if not rows.crossed and not is_given:
+    if not rows.is_crossed and rows.given is None:
         notes.append(
             "Intervals and thresholds were checked on the windows that chose them: there is one "
             "group only."
@@ -215,19 +174,11 @@ def _notes(
     return tuple(notes)
 
 
-def _answered(
-    equipment: Equipment,
-    rows: Rows,
-    answers: Answers,
-    graded_V: Booleans,
-    masking: Masking,
-    given: Given | None,
-) -> dict[str, Answered]:
-    silent_RV = silences(rows.predictions, equipment, masking, rows.fold_R, rows, given)
+def _answered(rows: Rows, answers: Answers) -> dict[str, Answered]:
+    silent_RV = silences(rows.predictions, rows.fold_R, rows)
     found: dict[str, Answered] = {}
-    for v in np.flatnonzero(graded_V).tolist():
-        component = equipment.components[v]
-        known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
+    for v in np.flatnonzero(rows.graded_V).tolist():
+        component, known_R = rows.equipment.components[v], rows.known_grades(v)
         answered_R = known_R & ~silent_RV[:, v]
         if not known_R.any():
             continue
@@ -243,25 +194,17 @@ def _answered(
     return found
 
 
-def _limits(rows: Rows, equipment: Equipment, given: Given | None) -> Limits | None:
-    if given is not None:
-        return given.limits
+def _limits(rows: Rows) -> Limits | None:
+    if rows.given is not None:
+        return rows.given.limits
     exceedance_RS = rows.predictions.exceedance_WS[rows.scored_R]
     judged_R = np.isfinite(exceedance_RS).any(1)
-    return fit_limits(exceedance_RS[judged_R], equipment) if judged_R.any() else None
+    return fit_limits(exceedance_RS[judged_R], rows.equipment) if judged_R.any() else None
 
 
-def _robustness(
-    parts: Sequence[HoldoutPart],
-    rows: Rows,
-    temperatures: Temperatures,
-    weight: float,
-    equipment: Equipment,
-    graded_V: Booleans,
-    cap_h: float,
-) -> Robustness | None:
+def _robustness(rows: Rows, temperatures: Temperatures) -> Robustness | None:
     """Compare the answers for the probes with one sensor faulty to those for clean input."""
-    probes = [(number, part.probes) for number, part in enumerate(parts) if part.probes is not None]
+    probes = [(n, part.probes) for n, part in enumerate(rows.parts) if part.probes is not None]
     if not probes:
         return None
     row_R = np.concatenate([rows.of(number, found.window_W) for number, found in probes])
@@ -274,23 +217,21 @@ def _robustness(
     def figure(predictions: Sequence[Predictions]) -> float:
         scored = join(list(predictions)).only(scored_R)
         if exact:
-            fold_R = rows.fold_R[row_R][scored_R]
-            found_RVK = probabilities(scored, fold_R, temperatures, weight, graded_V)
-            answers = answers_of(scored, found_RVK, equipment, graded_V)
+            answers = answers_of(scored, rows.fold_R[row_R][scored_R], rows, temperatures)
             return float(exact_matches(labels.grade_WV, answers.grade_RV).mean())
-        error_RV = np.clip(scored.rul_WV, 0.0, cap_h) - np.minimum(labels.rul_WV, cap_h)
+        error_RV = np.clip(scored.rul_WV, 0.0, rows.cap_h) - np.minimum(labels.rul_WV, rows.cap_h)
         return float(np.sqrt(np.nanmean(error_RV.astype(np.float64) ** 2)))
 
     clean = figure([found.clean for _, found in probes])
-    troubles: dict[Trouble, TroubleFigures] = {}
-    for trouble in TROUBLES:
+    faults: dict[Fault, FaultFigures] = {}
+    for fault in FAULTS:
         by_sensor = {
-            sensor_id: figure([found.troubled[trouble][sensor_id] for _, found in probes])
-            for sensor_id in probes[0][1].troubled[trouble]
+            sensor_id: figure([found.faulty[fault][sensor_id] for _, found in probes])
+            for sensor_id in probes[0][1].faulty[fault]
         }
         mean = float(np.mean([*by_sensor.values()]))
         worst = (min if exact else max)(by_sensor.items(), key=lambda item: item[1])
-        troubles[trouble] = TroubleFigures(
+        faults[fault] = FaultFigures(
             mean=mean,
             cost=clean - mean if exact else mean - clean,
             worst_sensor=worst[0],
@@ -300,7 +241,7 @@ def _robustness(
         measure="exact match" if exact else "rul rmse",
         clean=clean,
         windows=len(labels),
-        troubles=troubles,
+        faults=faults,
     )
 
 

@@ -4,22 +4,27 @@ Called once after each fit; the result is small, so those of all folds fit into 
 nothing here reads a label.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features
 from app.features.spec import FeatureSpec, plan_features
 from app.model.graph import GraphGroup, build_topology
+from app.model.layers import RelationAttention
+from app.model.network import Ensemble, GraphTensors, UniversalTemporalGNN
 from app.model.trained import TrainedModel
-from train.data.labels import Integers
+from train.data.labels import Integers, evenly_spaced
 from train.data.windows import Windows
-from train.evaluation.attention import attention_weights
 from train.evaluation.conformal import removal_order
-from train.evaluation.predict import Predictions, predict, predict_each
-from train.evaluation.robustness import TROUBLES, Trouble, removed, troubled, usual_spread
+from train.evaluation.predict import Disturb, Predictions, predict, predict_each
+from train.evaluation.robustness import FAULTS, Fault, faulty_sensor, removed, usual_spread
 
 PROBES = 96
 """Windows of a holdout that are predicted with each sensor faulty in each way."""
@@ -30,6 +35,8 @@ MAX_SENSORS = 48
 MAX_LEVELS = 24
 """Levels of the removal, evenly spaced."""
 
+PredictEach = Callable[[Integers, Sequence[Disturb | None]], list[Predictions]]
+
 
 @dataclass(frozen=True, slots=True)
 class Probes:
@@ -37,7 +44,7 @@ class Probes:
 
     window_W: Integers
     clean: Predictions
-    troubled: Mapping[Trouble, Mapping[str, Predictions]]
+    faulty: Mapping[Fault, Mapping[str, Predictions]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,83 +104,88 @@ def predict_holdout(
         probes: windows with faulty sensors at most; 0 for none.
         removal_probes: windows with sensors removed at most; 0 for none.
     """
-    clean = predict(model, spec, windows, holdout_W)
+    predicted = partial(predict_each, model, spec, windows)
+    has_windows = len(holdout_W) > 0
     return HoldoutPart(
         name=name,
         train_W=train_W,
         holdout_W=holdout_W,
-        clean=clean,
-        probes=_probes(model, spec, windows, holdout_W, seed, probes)
-        if probes and len(holdout_W)
+        clean=predict(model, spec, windows, holdout_W),
+        probes=_probes(predicted, windows, holdout_W, seed, probes)
+        if probes and has_windows
         else None,
-        removals=_removals(model, spec, windows, holdout_W, seed, removal_probes)
-        if removal_probes and len(holdout_W)
+        removals=_removals(predicted, windows, evenly_spaced(holdout_W, removal_probes), seed)
+        if removal_probes and has_windows
         else None,
-        attention_LE=_attention(model, spec, windows, _spaced(holdout_W, 64)),
+        attention_LE=_attention(model, spec, windows, evenly_spaced(holdout_W, 64))
+        if has_windows
+        else np.empty((0, 0), np.float32),
     )
-
-
-def _spaced(holdout_W: Integers, most: int) -> Integers:
-    places = np.unique(
-        np.linspace(0, len(holdout_W) - 1, min(most, len(holdout_W))).astype(np.int64)
-    )
-    return holdout_W[places]
 
 
 def _probes(
-    model: TrainedModel,
-    spec: FeatureSpec,
-    windows: Windows,
-    holdout_W: Integers,
-    seed: int,
-    most: int,
+    predicted: PredictEach, windows: Windows, holdout_W: Integers, seed: int, most: int
 ) -> Probes:
-    chosen_W = _spaced(holdout_W, most)
+    chosen_W = evenly_spaced(holdout_W, most)
     ids = windows.equipment.sensor_ids
-    sensors = np.unique(
-        np.linspace(0, len(ids) - 1, min(MAX_SENSORS, len(ids))).astype(np.int64)
-    ).tolist()
-    spread_S = usual_spread(next(windows.batches(_spaced(holdout_W, 64), 64))[1])
-    cases = [(trouble, sensor) for trouble in TROUBLES for sensor in sensors]
-    disturbs = [troubled(trouble, sensor, spread_S, seed) for trouble, sensor in cases]
-    clean, *faulty = predict_each(model, spec, windows, chosen_W, [None, *disturbs])
-    found: dict[Trouble, dict[str, Predictions]] = {trouble: {} for trouble in TROUBLES}
-    for (trouble, sensor), predictions in zip(cases, faulty, strict=True):
-        found[trouble][ids[sensor]] = predictions
+    sensors = evenly_spaced(np.arange(len(ids)), MAX_SENSORS).tolist()
+    spread_S = usual_spread(next(windows.batches(evenly_spaced(holdout_W, 64), 64))[1])
+    cases = [(fault, sensor) for fault in FAULTS for sensor in sensors]
+    disturbs = [faulty_sensor(fault, sensor, spread_S, seed) for fault, sensor in cases]
+    clean, *faulty = predicted(chosen_W, [None, *disturbs])
+    found: dict[Fault, dict[str, Predictions]] = {fault: {} for fault in FAULTS}
+    for (fault, sensor), predictions in zip(cases, faulty, strict=True):
+        found[fault][ids[sensor]] = predictions
     return Probes(chosen_W, clean, found)
 
 
-def _removals(
-    model: TrainedModel,
-    spec: FeatureSpec,
-    windows: Windows,
-    holdout_W: Integers,
-    seed: int,
-    most: int,
-) -> Removals:
-    chosen_W = _spaced(holdout_W, most)
+def _removals(predicted: PredictEach, windows: Windows, chosen_W: Integers, seed: int) -> Removals:
     S = len(windows.equipment.sensors)
-    away = tuple(np.unique(np.linspace(0, S - 1, min(MAX_LEVELS, S)).astype(np.int64)).tolist())
+    away = tuple(evenly_spaced(np.arange(S), MAX_LEVELS).tolist())
     rank_WS = removal_order(S, len(chosen_W), seed)
-    return Removals(
-        window_W=chosen_W,
-        away=away,
-        predictions=tuple(
-            predict_each(
-                model, spec, windows, chosen_W, [removed(rank_WS, count) for count in away]
-            )
-        ),
-    )
+    found = predicted(chosen_W, [removed(rank_WS, count) for count in away])
+    return Removals(window_W=chosen_W, away=away, predictions=tuple(found))
 
 
 def _attention(
     model: TrainedModel, spec: FeatureSpec, windows: Windows, chosen_W: Integers
 ) -> Floats:
-    if not len(chosen_W):
-        return np.empty((0, 0), np.float32)
-    found = batch_features(
-        next(windows.batches(chosen_W, 64))[1], plan_features(windows.equipment, spec)
-    )
-    topology = build_topology(windows.equipment, spec)
-    group = GraphGroup(topology, found.x_WSTF, found.mask_WST)
+    plan = plan_features(windows.equipment, spec)
+    found = batch_features(next(windows.batches(chosen_W, 64))[1], plan)
+    group = GraphGroup(build_topology(windows.equipment, spec), found.x_WSTF, found.mask_WST)
     return attention_weights(model.ensemble.eval(), group)
+
+
+def attention_weights(model: Ensemble, group: GraphGroup) -> Floats:
+    """Return the attention weight of each edge in each layer, mean of members, heads and rows.
+
+    The weights of the edges that end in one component sum to 1 in every layer.
+
+    Args:
+        model: in evaluation mode.
+        group: windows of one topology.
+
+    Returns:
+        [layers, E] in the order of the topology's edges.
+    """
+    members = [cast("UniversalTemporalGNN", member) for member in model.members]
+    layers = [list(member.attention) for member in members]
+    found: dict[torch.nn.Module, Tensor] = {}
+
+    def record(layer: torch.nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        weight_ERH = cast("RelationAttention", layer).attention_weights(*inputs)
+        found[layer] = weight_ERH.mean((1, 2))
+
+    hooks = [each.register_forward_pre_hook(record) for of_one in layers for each in of_one]
+    try:
+        with torch.inference_mode():
+            model(GraphTensors.of_group(group, model.temperature_G.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        return torch.empty(0, len(group.topology.edge_relation_E)).numpy()
+    by_layer = zip(*layers, strict=True)
+    return torch.stack(
+        [torch.stack([found[each] for each in of_layer]).mean(0) for of_layer in by_layer]
+    ).cpu().numpy()  # fmt: skip

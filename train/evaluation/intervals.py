@@ -4,7 +4,7 @@ The reach of an interval is fitted on held-out windows; each fold is checked wit
 other folds give.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,20 +12,11 @@ import numpy as np
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.model.grades import joined_probability, linear_probability, ordinal_probability
-from app.schemas.equipment import Equipment
-from train.data.labels import HOUR_US, Booleans
-from train.data.windows import Windows
-from train.evaluation.conformal import cross_fit, residuals
+from train.data.labels import HOUR_US, Booleans, evenly_spaced
+from train.evaluation.conformal import Reach, cross_fit, residuals
 from train.evaluation.record import IntervalFigures, Trajectory, Uncertainty
 from train.evaluation.scores import Doubles, covered, nll, reliability
-from train.evaluation.uncertainty import (
-    Answers,
-    Given,
-    Rows,
-    Temperatures,
-    as_given,
-    interval,
-)
+from train.evaluation.uncertainty import Answers, Rows, Temperatures
 
 COVERAGE = 0.9
 ROUNDING = 1e-6
@@ -54,31 +45,19 @@ class Bands(NamedTuple):
 
 
 def calibrate(
-    rows: Rows,
-    names: Sequence[str],
-    equipment: Equipment,
-    temperatures: Temperatures,
-    answers: Answers,
-    weight: float,
-    given: Given | None,
-    cap_h: float,
+    rows: Rows, temperatures: Temperatures, answers: Answers
 ) -> tuple[dict[str, Bands], dict[str, Uncertainty], Calibration]:
     """Fit and check intervals and stated probabilities of every component that has labels.
 
     Args:
         rows: the held-out windows.
-        names: of the parts.
-        equipment: the machine.
         temperatures: of each fold.
         answers: of the held-out windows.
-        weight: share of the linear classifier.
-        given: what a checkpoint states; then nothing is fitted.
-        cap_h: beyond which remaining life is not distinguished; operating hours.
 
     Returns:
         Bands and figures by component id, and the calibration fitted on all held-out windows.
     """
-    labels = rows.labels
+    equipment, labels, given = rows.equipment, rows.labels, rows.given
     bands: dict[str, Bands] = {}
     found: dict[str, Uncertainty] = {}
     shipped: dict[str, ComponentCalibration] = {}
@@ -88,13 +67,13 @@ def calibrate(
         before = stated.of(equipment.design, component.component_id)
         is_unsure_R = confidence_RV[:, v] < stated.coverage
         health, health_figures = _intervals(
-            rows, names, labels.health_WV[:, v], answers.health_RV[:, v], answers.spread_RV[:, v],
+            rows, labels.health_WV[:, v], answers.health_RV[:, v], answers.spread_RV[:, v],
             is_unsure_R, 1.0,
             None if given is None else (before.health_reach, before.unsure_reach),
         )  # fmt: skip
         rul, rul_figures = _intervals(
-            rows, names, labels.rul_WV[:, v], answers.rul_RV[:, v], answers.rul_spread_RV[:, v],
-            np.zeros_like(is_unsure_R), cap_h,
+            rows, labels.rul_WV[:, v], answers.rul_RV[:, v], answers.rul_spread_RV[:, v],
+            np.zeros_like(is_unsure_R), rows.cap_h,
             None if given is None else (before.rul_reach, before.rul_reach),
         )  # fmt: skip
         if health_figures is None and rul_figures is None:
@@ -105,13 +84,12 @@ def calibrate(
         if health_figures is not None:
             update["health_reach"] = health_figures.reach
         if rul_figures is not None:
-            update |= {"rul_reach": rul_figures.reach, "rul_cap_h": cap_h}
-        if (labels.grade_WV[rows.scored_R, v] >= 0).any():
+            update |= {"rul_reach": rul_figures.reach, "rul_cap_h": rows.cap_h}
+        if rows.known_grades(v).any():
             if health_figures is not None and health_figures.unsure_reach is not None:
                 update["unsure_reach"] = health_figures.unsure_reach
-            figures = figures.model_copy(
-                update=_stated(rows, v, temperatures, answers.probability_RVK, weight)
-            )
+            stated_figures = _stated(rows, v, temperatures, answers.probability_RVK)
+            figures = figures.model_copy(update=stated_figures)
         shipped[component.component_id] = before.model_copy(update=update)
         found[component.component_id] = figures
     if given is not None:
@@ -120,15 +98,15 @@ def calibrate(
 
 
 def _stated(
-    rows: Rows, v: int, temperatures: Temperatures, probability_RVK: Doubles, weight: float
+    rows: Rows, v: int, temperatures: Temperatures, probability_RVK: Doubles
 ) -> dict[str, float | tuple[tuple[float, float, int], ...]]:
     """Check the stated probabilities of a component's grades."""
-    known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
+    known_R = rows.known_grades(v)
     true_R, probability_RK = rows.labels.grade_WV[known_R, v], probability_RVK[known_R, v]
     plain_RK = ordinal_probability(rows.predictions.logit_WMVJ[known_R, :, v], 1.0)
-    if weight:
+    if temperatures.weight:
         linear_RK = linear_probability(rows.predictions.linear_WVK[known_R, v], 1.0)
-        plain_RK = joined_probability(plain_RK, linear_RK, weight)
+        plain_RK = joined_probability(plain_RK, linear_RK, temperatures.weight)
     return {
         "temperature": float(temperatures.network_V[v]),
         "linear_temperature": float(temperatures.linear_V[v]),
@@ -140,7 +118,6 @@ def _stated(
 
 def _intervals(
     rows: Rows,
-    names: Sequence[str],
     true_R: Floats,
     predicted_R: Doubles,
     spread_R: Doubles,
@@ -165,9 +142,9 @@ def _intervals(
             for group_R in (~is_unsure_R, is_unsure_R)
         )
     else:
-        sure, unsure = (as_given(reach, len(true_R)) for reach in stated)
-    reach_R = np.where(is_unsure_R, unsure.of_R, sure.of_R)
-    low_R, high_R = interval(predicted_R, spread_R, reach_R, cap)
+        sure, unsure = (Reach(np.full(len(true_R), reach), reach) for reach in stated)
+    apart_R = np.where(is_unsure_R, unsure.of_R, sure.of_R) * spread_R
+    low_R, high_R = (np.clip(predicted_R + side * apart_R, 0.0, cap) for side in (-1.0, 1.0))
     inside_R = covered(true_R, low_R - ROUNDING * cap, high_R + ROUNDING * cap)
     unsure_R = known_R & is_unsure_R
     return Band(true_R, predicted_R, low_R, high_R), IntervalFigures(
@@ -177,8 +154,8 @@ def _intervals(
         unsure=int(unsure_R.sum()),
         unsure_coverage=float(inside_R[unsure_R].mean()) if unsure_R.any() else None,
         parts={
-            name: float(inside_R[own_R].mean())
-            for number, name in enumerate(names)
+            part.name: float(inside_R[own_R].mean())
+            for number, part in enumerate(rows.parts)
             if (own_R := known_R & (rows.part_R == number)).any()
         },
         width=float((high_R - low_R)[known_R].mean()),
@@ -186,9 +163,7 @@ def _intervals(
     )
 
 
-def trajectories(
-    windows: Windows, rows: Rows, bands: Mapping[str, Bands]
-) -> tuple[Trajectory, ...]:
+def trajectories(rows: Rows, bands: Mapping[str, Bands]) -> tuple[Trajectory, ...]:
     """Follow each component of a few machines through the held-out windows."""
     found: list[Trajectory] = []
     for component_id, band in bands.items():
@@ -199,8 +174,7 @@ def trajectories(
             for machine in np.unique(rows.labels.machine_W[known_R])[:MAX_MACHINES].tolist():
                 own = np.flatnonzero(known_R & (rows.labels.machine_W == machine))
                 own = own[np.argsort(rows.labels.start_us_W[own], kind="stable")]
-                places = np.linspace(0, len(own) - 1, min(MAX_POINTS, len(own)))
-                own = own[np.unique(places.astype(np.int64))]
+                own = evenly_spaced(own, MAX_POINTS)
                 hours = (rows.labels.start_us_W[own] - rows.labels.start_us_W[own[0]]) / HOUR_US
                 drawn = {
                     name: tuple(
@@ -210,7 +184,7 @@ def trajectories(
                 }
                 found.append(
                     Trajectory(
-                        machine=windows.machines[machine],
+                        machine=rows.windows.machines[machine],
                         component_id=component_id,
                         quantity="health" if quantity == "health" else "rul_h",
                         hours=tuple(np.round(hours, 4).tolist()),

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.checkpoint.calibration import Calibration
 from app.features.spec import Limits
-from train.evaluation.robustness import Trouble
+from train.evaluation.robustness import Fault
 from train.evaluation.scores import LifeScore, Score
 
 THIS = "this checkpoint"
@@ -153,7 +153,7 @@ class Answered(_Record):
     contradicting: float | None = None
 
 
-class TroubleFigures(_Record):
+class FaultFigures(_Record):
     """One kind of sensor fault, one sensor at a time.
 
     Mean over the sensors, cost against clean input, and each sensor's figure.
@@ -175,7 +175,7 @@ class Robustness(_Record):
     measure: Literal["exact match", "rul rmse"]
     clean: float
     windows: int
-    troubles: Mapping[Trouble, TroubleFigures]
+    faults: Mapping[Fault, FaultFigures] = Field(alias="troubles")
 
 
 class LearningPoint(_Record):

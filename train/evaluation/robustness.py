@@ -13,8 +13,8 @@ from app.features.binning import Floats
 from train.evaluation.predict import Disturb
 from train.evaluation.scores import Doubles
 
-Trouble = Literal["missing", "frozen", "offset", "noisy"]
-TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
+Fault = Literal["missing", "frozen", "offset", "noisy"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 def usual_spread(values_WSN: Floats) -> Doubles:
@@ -28,14 +28,14 @@ def usual_spread(values_WSN: Floats) -> Doubles:
     return spread_S
 
 
-def troubled(trouble: Trouble, sensor: int, spread_S: Doubles, seed: int) -> Disturb:
+def faulty_sensor(fault: Fault, sensor: int, spread_S: Doubles, seed: int) -> Disturb:
     """Return a function that makes one sensor of every window faulty.
 
     Missing: no readings. Frozen: the window's first reading in every bin. Offset: one standard
     deviation is added. Noisy: white noise of one standard deviation is added.
 
     Args:
-        trouble: kind of fault.
+        fault: kind of fault.
         sensor: position of the sensor.
         spread_S: from `usual_spread`.
         seed: of the noise.
@@ -45,14 +45,14 @@ def troubled(trouble: Trouble, sensor: int, spread_S: Doubles, seed: int) -> Dis
     def disturb(values_WSN: Floats) -> Floats:
         faulty_WSN = values_WSN.copy()
         values_WN = faulty_WSN[:, sensor]
-        if trouble == "missing":
+        if fault == "missing":
             values_WN[:] = np.nan
-        elif trouble == "frozen":
+        elif fault == "frozen":
             first_W1 = np.argmax(np.isfinite(values_WN), axis=1)[:, None]
             values_WN[:] = np.where(
                 np.isfinite(values_WN), np.take_along_axis(values_WN, first_W1, 1), np.nan
             )
-        elif trouble == "offset":
+        elif fault == "offset":
             values_WN += np.float32(spread_S[sensor])
         else:
             values_WN += generator.normal(0.0, spread_S[sensor], values_WN.shape).astype(np.float32)

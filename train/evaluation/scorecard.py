@@ -13,7 +13,6 @@ import numpy as np
 from app.diagnosis.states import state_ranks
 from app.features.binning import Floats
 from train.data.labels import Booleans, Integers
-from train.data.windows import Windows
 from train.evaluation.record import GradeFigures, LifeFigures, Scorecard, ShareFigures
 from train.evaluation.scores import (
     Doubles,
@@ -35,22 +34,12 @@ SMOOTHED = 5
 Figure = TypeVar("Figure")
 
 
-def scorecard(
-    windows: Windows, rows: Rows, parts: Sequence[str], answers: Answers, cap_h: float
-) -> Scorecard:
-    """Score answers.
-
-    Args:
-        windows: all windows; a part may hold only the end of a life.
-        rows: the held-out windows.
-        parts: names of the parts.
-        answers: for the held-out windows.
-        cap_h: beyond which remaining life is not distinguished; operating hours.
-    """
-    equipment, true_RV = windows.equipment, rows.labels.grade_WV
+def scorecard(rows: Rows, answers: Answers) -> Scorecard:
+    """Score answers for the held-out windows."""
+    equipment, true_RV = rows.equipment, rows.labels.grade_WV
     answered_V: Booleans = np.any(answers.grade_RV >= 0, axis=0)
     graded = [v for v in np.flatnonzero((true_RV >= 0).any(0)).tolist() if answered_V[v]]
-    smoothed_RV = _smoothed(windows, rows, answers) if graded else answers.grade_RV
+    smoothed_RV = _smoothed(rows, answers) if graded else answers.grade_RV
     ids = [component.component_id for component in equipment.components]
     warm_R = ~rows.scored_R
 
@@ -58,10 +47,10 @@ def scorecard(
         def score(chosen_R: Booleans) -> Score:
             return score_grades(true_RV[chosen_R, v], grade_RV[chosen_R, v])
 
-        known_R = rows.scored_R & (true_RV[:, v] >= 0)
+        known_R = rows.known_grades(v)
         if not known_R.any():
             return None
-        by_part = _by_part(rows, parts, known_R, score)
+        by_part = _by_part(rows, known_R, score)
         return GradeFigures(
             pooled=score(known_R),
             parts=by_part,
@@ -77,7 +66,7 @@ def scorecard(
         if not known_R.any():
             return None
         right_R = exact_matches(known_RV, grade_RV)
-        by_part = _by_part(rows, parts, known_R, lambda chosen_R: float(right_R[chosen_R].mean()))
+        by_part = _by_part(rows, known_R, lambda chosen_R: float(right_R[chosen_R].mean()))
         return ShareFigures(
             pooled=float(right_R[known_R].mean()),
             parts=by_part,
@@ -96,24 +85,22 @@ def scorecard(
         },
         health_mae=_health_mae(rows, ids, answers),
         states=_states(rows, ids, answers),
-        life=_life(windows, rows, parts, ids, answers, cap_h),
+        life=_life(rows, ids, answers),
     )
 
 
 def _by_part(
-    rows: Rows, parts: Sequence[str], known_R: Booleans, score: Callable[[Booleans], Figure]
+    rows: Rows, known_R: Booleans, score: Callable[[Booleans], Figure]
 ) -> dict[str, Figure]:
-    chosen = {name: known_R & (rows.part_R == number) for number, name in enumerate(parts)}
+    chosen = {part.name: known_R & (rows.part_R == n) for n, part in enumerate(rows.parts)}
     return {name: score(chosen_R) for name, chosen_R in chosen.items() if chosen_R.any()}
 
 
-def _smoothed(windows: Windows, rows: Rows, answers: Answers) -> Integers:
-    equipment = windows.equipment
-    _, configuration_R = np.unique(
-        windows.labels.grade_WV[rows.window_R], axis=0, return_inverse=True
-    )
+def _smoothed(rows: Rows, answers: Answers) -> Integers:
+    equipment = rows.equipment
+    configuration_R = rows.windows.configuration_W[rows.window_R]
     run_R = runs(
-        configuration_R.reshape(-1) * (int(rows.part_R.max()) + 1) + rows.part_R,
+        configuration_R * (int(rows.part_R.max()) + 1) + rows.part_R,
         rows.labels.machine_W,
         rows.labels.start_us_W,
         equipment.bins * equipment.grid_us,
@@ -144,34 +131,19 @@ def _states(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, Score
     }
 
 
-def _life(
-    windows: Windows,
-    rows: Rows,
-    parts: Sequence[str],
-    ids: Sequence[str],
-    answers: Answers,
-    cap_h: float,
-) -> dict[str, LifeFigures]:
+def _life(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, LifeFigures]:
     found: dict[str, LifeFigures] = {}
-    labels = windows.labels
+    labels, cap_h = rows.windows.labels, rows.cap_h
     for v, component_id in enumerate(ids):
         true_R, predicted_R = rows.labels.rul_WV[:, v], answers.rul_RV[:, v]
         known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(predicted_R)
         if not known_R.any():
             continue
-        half_R = last_half(labels.machine_W, labels.start_us_W, labels.rul_WV[:, v], cap_h)[
-            rows.window_R
-        ]
-        rate_R = answers.rate_RV[:, v]
-        score = partial(
-            _score_life,
-            true_R,
-            predicted_R,
-            rate_R if np.isfinite(rate_R).any() else None,
-            half_R,
-            cap_h,
-        )
-        by_part = _by_part(rows, parts, known_R, score)
+        # of all windows, since a part may hold only the end of a life
+        half_W = last_half(labels.machine_W, labels.start_us_W, labels.rul_WV[:, v], cap_h)
+        rate_R = answers.rate_RV[:, v] if np.isfinite(answers.rate_RV[:, v]).any() else None
+        score = partial(_score_life, true_R, predicted_R, rate_R, half_W[rows.window_R], rows.cap_h)
+        by_part = _by_part(rows, known_R, score)
         found[component_id] = LifeFigures(
             pooled=score(known_R),
             parts=by_part,

@@ -4,19 +4,16 @@ Invariant: the threshold applied to a window was chosen on windows of other fold
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import binom, norm
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
-from app.checkpoint.masking import Masking
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.sufficiency import lacks_evidence, plan_evidence
-from app.features.binning import Floats
 from app.features.range_checks import window_exceedance
-from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers
-from train.data.windows import Windows
 from train.evaluation.conformal import (
     RISK_SLACK,
     Removal,
@@ -25,131 +22,100 @@ from train.evaluation.conformal import (
     removal_levels,
     risk_coverage,
 )
-from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
-from train.evaluation.record import TOGETHER, Abstention, LevelFigures
+from train.evaluation.record import TOGETHER, Abstention
 from train.evaluation.scores import Doubles
-from train.evaluation.uncertainty import Given, Rows, Temperatures, probabilities
+from train.evaluation.uncertainty import Rows, Temperatures, answers_of
 
 RANGE_SHARE = 0.999
 """Share of held-out windows inside the limit of range exceedance; as in `fit_limits`."""
 CHANCE = 0.05
 
 
+class _Graded(NamedTuple):
+    """Answers about a graded component, the fold of each, and the component's calibration."""
+
+    component_id: str
+    removal: Removal
+    fold_R: Integers
+    stated: ComponentCalibration
+
+
 def abstentions(
-    windows: Windows,
-    parts: Sequence[HoldoutPart],
-    rows: Rows,
-    temperatures: Temperatures,
-    weight: float,
-    graded_V: Booleans,
-    calibration: Calibration,
-    masking: Masking,
-    given: Given | None,
+    rows: Rows, temperatures: Temperatures, calibration: Calibration
 ) -> tuple[dict[str, Abstention], Calibration]:
-    """Choose thresholds across folds and measure them.
+    """Choose thresholds across folds and measure them; those of a checkpoint are only measured.
 
     All graded components share one threshold; each component without grades has its own. As in the
     service, `silences` are not answered, and a threshold applies where a sensor is missing whose
     evidence can reach the component.
 
     Args:
-        windows: all windows.
-        parts: with their removals; without any, nothing is measured.
-        rows: the held-out windows.
+        rows: the held-out windows; without removals in its parts, nothing is measured.
         temperatures: of each fold.
-        weight: share of the linear classifier.
-        graded_V: components with grades.
         calibration: gets the thresholds chosen on all removals.
-        masking: of the training.
-        given: what a checkpoint states, measured instead of chosen.
 
     Returns:
         Figures by component id, and pooled over the graded ones; and the calibration to ship.
     """
     removals = [
-        (number, part.removals) for number, part in enumerate(parts) if part.removals is not None
+        (number, part.removals)
+        for number, part in enumerate(rows.parts)
+        if part.removals is not None
     ]
     if not removals:
         return {}, calibration
-    equipment = windows.equipment
-    away = removals[0][1].away
-    row_R = np.concatenate([rows.of(number, found.window_W) for number, found in removals])
-    fold_R, scored_R = rows.fold_R[row_R], rows.scored_R[row_R]
-    labels = rows.labels.only(row_R)
-    levels = [
-        [found.predictions[level] for _, found in removals] for level in range(len(away))
-    ]  # by level, then by part
-    silent_LRV = np.stack(
-        [silences(join(level), equipment, masking, fold_R, rows, given) for level in levels]
-    )
-    reach_V = [equipment.sensors_in_reach(v) for v in range(len(equipment.components))]
-    lacking_LRV = np.stack(
-        [
-            _lacking(np.concatenate([each.exceedance_WS for each in level]), reach_V)
-            for level in levels
-        ]
-    )
-    lacking_LRV[0] = True  # with all sensors the stated confidence is measured
-    probability_LRVK = [
-        np.concatenate(
-            [
-                probabilities(
-                    each,
-                    rows.fold_R[rows.of(number, found.window_W)],
-                    temperatures,
-                    weight,
-                    graded_V,
-                )
-                for each, (number, found) in zip(level, removals, strict=True)
-            ]
-        )
-        for level in levels
-    ]
+    equipment, away = rows.equipment, removals[0][1].away
+    row_R = np.concatenate([rows.of(number, each.window_W) for number, each in removals])
+    fold_R, labels = rows.fold_R[row_R], rows.labels.only(row_R)
+    levels = [join([each.predictions[level] for _, each in removals]) for level in range(len(away))]
+    answers = [answers_of(level, fold_R, rows, temperatures) for level in levels]
+    silent_LRV = np.stack([silences(level, fold_R, rows) for level in levels])
+    missing_LRS = np.stack([np.isnan(level.exceedance_WS) for level in levels])
+    graded: list[_Graded] = []
     found: dict[str, Abstention] = {}
     shipped: dict[str, ComponentCalibration] = {}
-    pooled: list[tuple[str, Removal, Integers]] = []
     for v, component in enumerate(equipment.components):
-        known_R = scored_R & (
-            (labels.grade_WV[:, v] >= 0) if graded_V[v] else np.isfinite(labels.health_WV[:, v])
-        )
+        component_id = component.component_id
+        if rows.graded_V[v]:
+            known_R = labels.grade_WV[:, v] >= 0
+            trust_LR = np.stack([each.probability_RVK[:, v].max(-1) for each in answers])
+            loss_LR = np.stack([each.grade_RV[:, v] != labels.grade_WV[:, v] for each in answers])
+        else:
+            known_R = np.isfinite(labels.health_WV[:, v])
+            trust_LR = np.stack([-each.spread_RV[:, v] for each in answers])
+            loss_LR = np.abs(
+                np.stack([each.health_RV[:, v] for each in answers]) - labels.health_WV[:, v]
+            )
+        known_R &= rows.scored_R[row_R]
         if not known_R.any():
             continue
-        if graded_V[v]:
-            removal = _of_grades(
-                [probability_RVK[:, v] for probability_RVK in probability_LRVK],
-                labels.grade_WV[:, v],
-                silent_LRV[..., v],
-                lacking_LRV[..., v],
-            ).only(known_R)
-            pooled.append((component.component_id, removal, fold_R[known_R]))
+        applies_LR: Booleans = np.any(
+            missing_LRS[..., list(equipment.sensors_in_reach(v))], axis=-1
+        )
+        applies_LR[0] = True  # with all sensors the stated confidence is measured
+        trust_LR = np.where(applies_LR, trust_LR, np.inf)
+        trust_LR[silent_LRV[..., v]] = -np.inf
+        removal = Removal(trust_LR, loss_LR.astype(np.float64)).only(known_R)
+        stated = calibration.of(equipment.design, component_id)
+        if rows.graded_V[v]:
+            graded.append(_Graded(component_id, removal, fold_R[known_R], stated))
             continue
-        removal = _of_health(
-            levels,
-            v,
-            labels.health_WV[:, v].astype(np.float64),
-            silent_LRV[..., v],
-            lacking_LRV[..., v],
-        ).only(known_R)
-        stated = calibration.of(equipment.design, component.component_id)
-        threshold_R, chosen = _thresholds(
-            removal, fold_R[known_R], None if given is None else -_bound(stated)
-        )
-        found[component.component_id] = _figures(removal, threshold_R, away, chosen, graded=False)
-        shipped[component.component_id] = stated.model_copy(
-            update={"most_spread": -chosen if np.isfinite(chosen) else None}
-        )
-    if pooled:
-        of_grades, least = _of_all_grades(
-            pooled, away, calibration, equipment.design, is_given=given is not None
-        )
-        found = {**of_grades, **found}
-        for component_id, _, _ in pooled:
-            stated = calibration.of(equipment.design, component_id)
-            shipped[component_id] = stated.model_copy(
-                update={"least_confidence": min(1.0, max(0.0, least))}
-            )
-    if given is not None:
+        if rows.given is None:
+            threshold_R, chosen = _cross_choose(removal, fold_R[known_R])
+        else:
+            chosen = -np.inf if stated.most_spread is None else -stated.most_spread
+            threshold_R = np.full(int(known_R.sum()), chosen)
+        most_spread = -chosen if np.isfinite(chosen) else None
+        found[component_id] = _figures(removal, threshold_R, away, most_spread=most_spread)
+        shipped[component_id] = stated.model_copy(update={"most_spread": most_spread})
+    if graded:
+        of_grades, least = _of_grades(graded, away, is_given=rows.given is not None)
+        found = of_grades | found
+        for each in graded:
+            update = {"least_confidence": min(1.0, max(0.0, least))}
+            shipped[each.component_id] = each.stated.model_copy(update=update)
+    if rows.given is not None:
         return found, calibration
     components = {**calibration.components.get(equipment.design, {}), **shipped}
     return found, Calibration(
@@ -158,94 +124,42 @@ def abstentions(
     )
 
 
-def silences(
-    predictions: Predictions,
-    equipment: Equipment,
-    masking: Masking,
-    fold_R: Integers,
-    rows: Rows,
-    given: Given | None,
-) -> Booleans:
+def silences(predictions: Predictions, fold_R: Integers, rows: Rows) -> Booleans:
     """Return which components abstain in some windows, whatever the prediction, [R, V].
 
     All do where more sensors are missing than `Thresholds.max_missing`, or where the range
-    exceedance is above that of held-out windows of other folds; one does where its OOD distance is
-    above `Thresholds.max_distance`, or where it lacks evidence, see `app.diagnosis.sufficiency`.
+    exceedance is above that of held-out windows of other folds, or above a checkpoint's limit; one
+    does where its OOD distance is above `Thresholds.max_distance`, or where it lacks evidence, see
+    `app.diagnosis.sufficiency`.
 
     Args:
         predictions: of the windows.
-        equipment: the machine, of which the network predicts all components.
-        masking: of the training.
         fold_R: of each.
         rows: the held-out windows.
-        given: limits of a checkpoint, applied instead of those of the other folds.
     """
-    useless_R = np.isnan(predictions.exceedance_WS).mean(1) > Thresholds().max_missing
     excess_R = window_exceedance(predictions.exceedance_WS)
-    clean_R = window_exceedance(rows.predictions.exceedance_WS)
     limit_R = np.full(len(excess_R), np.inf)
-    for fold in np.unique(fold_R).tolist():
-        if given is not None:
-            limit_R[fold_R == fold] = np.inf if given.limits is None else given.limits.window
-            continue
-        deciding_R = rows.scored_R & others(rows.fold_R, fold)
-        if deciding_R.any():
-            limit_R[fold_R == fold] = np.quantile(clean_R[deciding_R], RANGE_SHARE)
+    if rows.given is None:
+        clean_R = window_exceedance(rows.predictions.exceedance_WS)
+        for fold in np.unique(fold_R).tolist():
+            deciding_R = rows.scored_R & others(rows.fold_R, fold)
+            if deciding_R.any():
+                limit_R[fold_R == fold] = np.quantile(clean_R[deciding_R], RANGE_SHARE)
+    elif rows.given.limits is not None:
+        limit_R[:] = rows.given.limits.window
+    useless_R = np.isnan(predictions.exceedance_WS).mean(1) > Thresholds().max_missing
     silent_R = useless_R | (excess_R > limit_R)
     silent_RV: Booleans = silent_R[:, None] | (predictions.distance_WV > Thresholds().max_distance)
-    predicted = frozenset(each.component_id for each in equipment.components)
-    plan = plan_evidence(equipment, masking, predicted)
+    predicted = frozenset(each.component_id for each in rows.equipment.components)
+    plan = plan_evidence(rows.equipment, rows.masking, predicted)
     lacks_RL = lacks_evidence(predictions.usable_WS, plan)
     for v, lacks_R in zip(plan.component_L.tolist(), lacks_RL.T, strict=True):
         silent_RV[:, v] |= lacks_R
     return silent_RV
 
 
-def _lacking(excess_RS: Floats, reach_V: Sequence[Sequence[int]]) -> Booleans:
-    """Return which components miss a sensor whose evidence can reach them, [R, V]."""
-    lacks_RS = np.isnan(excess_RS)
-    return np.stack([lacks_RS[:, list(sensors)].any(1) for sensors in reach_V], axis=1)
-
-
-def _trust(trust_LR: Doubles, silent_LR: Booleans, lacking_LR: Booleans) -> Doubles:
-    return np.where(silent_LR, -np.inf, np.where(lacking_LR, trust_LR, np.inf))
-
-
 def _of_grades(
-    probability_LRK: Sequence[Doubles], true_R: Integers, silent_LR: Booleans, lacking_LR: Booleans
-) -> Removal:
-    trust_LR = np.stack([probability_RK.max(-1) for probability_RK in probability_LRK])
-    loss_LR = np.stack(
-        [probability_RK.argmax(-1) != true_R for probability_RK in probability_LRK]
-    ).astype(np.float64)
-    return Removal(_trust(trust_LR, silent_LR, lacking_LR), loss_LR)
-
-
-def _of_health(
-    levels: Sequence[Sequence[Predictions]],
-    v: int,
-    true_R: Doubles,
-    silent_LR: Booleans,
-    lacking_LR: Booleans,
-) -> Removal:
-    health_LR = np.stack(
-        [np.concatenate([each.health_WV[:, v] for each in level]) for level in levels]
-    )
-    spread_LR = np.stack(
-        [np.concatenate([each.spread_WV[:, v] for each in level]) for level in levels]
-    )
-    return Removal(
-        _trust(-spread_LR.astype(np.float64), silent_LR, lacking_LR), np.abs(health_LR - true_R)
-    )
-
-
-def _of_all_grades(
-    pooled: Sequence[tuple[str, Removal, Integers]],
-    away: Sequence[int],
-    calibration: Calibration,
-    design: str,
-    *,
-    is_given: bool,
+    graded: Sequence[_Graded], away: Sequence[int], *, is_given: bool
 ) -> tuple[dict[str, Abstention], float]:
     """Choose one confidence for all graded components by the risk of all their answers.
 
@@ -253,36 +167,29 @@ def _of_all_grades(
     make it abstain.
     """
     together = Removal(
-        np.concatenate([removal.trust_LW for _, removal, _ in pooled], axis=1),
-        np.concatenate([removal.loss_LW for _, removal, _ in pooled], axis=1),
+        np.concatenate([each.removal.trust_LW for each in graded], axis=1),
+        np.concatenate([each.removal.loss_LW for each in graded], axis=1),
     )
-    stated = [
-        calibration.of(design, component_id).least_confidence for component_id, _, _ in pooled
-    ]
+    sizes = [len(each.fold_R) for each in graded]
     if is_given:
-        threshold_R = np.repeat(stated, [len(fold_R) for _, _, fold_R in pooled])
-        chosen = max(stated)
+        least = [each.stated.least_confidence for each in graded]
+        threshold_R, chosen = np.repeat(least, sizes), max(least)
     else:
-        threshold_R, chosen = _thresholds(
-            together, np.concatenate([fold_R for _, _, fold_R in pooled]), None
+        threshold_R, chosen = _cross_choose(
+            together, np.concatenate([each.fold_R for each in graded])
         )
-    found: dict[str, Abstention] = {}
-    first = 0
-    for component_id, removal, fold_R in pooled:
-        own_R = threshold_R[first : first + len(fold_R)]
-        least = calibration.of(design, component_id).least_confidence if is_given else chosen
-        found[component_id] = _figures(removal, own_R, away, least, graded=True)
-        first += len(fold_R)
-    return {TOGETHER: _figures(together, threshold_R, away, chosen, graded=True), **found}, chosen
+        least = [chosen] * len(graded)
+    found = {TOGETHER: _figures(together, threshold_R, away, least_confidence=max(0.0, chosen))}
+    own = np.split(threshold_R, np.cumsum(sizes)[:-1])
+    for each, own_R, confidence in zip(graded, own, least, strict=True):
+        found[each.component_id] = _figures(
+            each.removal, own_R, away, least_confidence=max(0.0, confidence)
+        )
+    return found, chosen
 
 
-def _bound(stated: ComponentCalibration) -> float:
-    return np.inf if stated.most_spread is None else stated.most_spread
-
-
-def _thresholds(removal: Removal, fold_R: Integers, stated: float | None) -> tuple[Doubles, float]:
-    if stated is not None:
-        return np.full(len(fold_R), stated), stated
+def _cross_choose(removal: Removal, fold_R: Integers) -> tuple[Doubles, float]:
+    """Return the threshold of each window, chosen on other folds, and that of all windows."""
     threshold_R = np.empty(len(fold_R))
     for fold in np.unique(fold_R).tolist():
         threshold_R[fold_R == fold] = choose_threshold(removal.only(others(fold_R, fold)))
@@ -293,33 +200,25 @@ def _figures(
     removal: Removal,
     threshold_R: Doubles,
     away: Sequence[int],
-    chosen: float | None,
     *,
-    graded: bool,
+    least_confidence: float | None = None,
+    most_spread: float | None = None,
 ) -> Abstention:
     full_risk, levels = removal.full_risk, removal_levels(removal, threshold_R, away)
     allowed = RISK_SLACK * full_risk
-    answered = [each for each in levels if each.risk is not None]
-    worst = max((each.risk for each in answered if each.risk is not None), default=0.0)
-    beyond = [
-        each
-        for each in answered
-        if each.risk is not None
-        and _beyond_chance(each.risk, each.windows, allowed, removal.loss_LW, len(levels))
-    ]
+    answered = [(each.risk, each.windows) for each in levels if each.risk is not None]
+    worst = max((risk for risk, _ in answered), default=0.0)
     return Abstention(
-        least_confidence=max(0.0, chosen) if graded and chosen is not None else None,
-        most_spread=-chosen if not graded and chosen is not None and np.isfinite(chosen) else None,
+        least_confidence=least_confidence,
+        most_spread=most_spread,
         full_risk=full_risk,
         worst_ratio=worst / full_risk if full_risk > 0 else None,
         holds=worst <= allowed + 1e-12,
-        holds_beyond_chance=not beyond,
-        levels=tuple(
-            LevelFigures(
-                away=each.away, answered=each.answered, risk=each.risk, windows=each.windows
-            )
-            for each in levels
+        holds_beyond_chance=not any(
+            _beyond_chance(risk, count, allowed, removal.loss_LW, len(levels))
+            for risk, count in answered
         ),
+        levels=levels,
         curve=risk_coverage(removal.trust_LW[0], removal.loss_LW[0]),
     )
 

@@ -1,7 +1,7 @@
 """Temperatures of the grades' probabilities, and health and intervals as the service states them.
 
 Invariant: what is applied to a fold was fitted to other folds, except with a single fold, where
-`Rows.crossed` is false.
+`Rows.is_crossed` is false.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.checkpoint.calibration import Calibration
 from app.checkpoint.masking import Masking
@@ -21,9 +20,9 @@ from app.model.grades import (
     ordinal_probability,
 )
 from app.schemas.equipment import Equipment
-from train.data.labels import Booleans, Integers, WindowLabels
+from train.data.labels import Booleans, Integers, WindowLabels, evenly_spaced
 from train.data.windows import Windows
-from train.evaluation.conformal import Reach, fold_of, others
+from train.evaluation.conformal import fold_of, others
 from train.evaluation.holdout import HoldoutPart
 from train.evaluation.predict import Predictions, join
 from train.evaluation.scores import Doubles, nll
@@ -55,25 +54,50 @@ class Given(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """All held-out windows, part after part.
+    """All held-out windows, part after part, with what every figure of them depends on.
 
     Args:
-        window_R: position in `Windows`.
+        windows: all windows.
+        parts: of one split.
+        cap_h: beyond which remaining life is not distinguished; operating hours.
+        masking: evidence that training masked.
+        given: what a checkpoint states; it is checked and nothing is fitted.
+        window_R: position in `windows`.
         part_R: number of the part.
         fold_R: fold that checks the window.
         scored_R: false in a warm-up.
-        labels: of the windows; a grade that the part's training did not have counts as unknown.
-        predictions: of the windows.
-        crossed: whether there are several folds.
+        labels: of the held-out windows; a grade that the part's training did not have counts as
+            unknown, since no fit could predict it.
+        predictions: of the held-out windows.
+        graded_V: components with grades.
     """
 
+    windows: Windows
+    parts: Sequence[HoldoutPart]
+    cap_h: float
+    masking: Masking
+    given: Given | None
     window_R: Integers
     part_R: Integers
     fold_R: Integers
     scored_R: Booleans
     labels: WindowLabels
     predictions: Predictions
-    crossed: bool
+    graded_V: Booleans
+
+    @property
+    def equipment(self) -> Equipment:
+        """Topology of the machines."""
+        return self.windows.equipment
+
+    @property
+    def is_crossed(self) -> bool:
+        """Whether there are several folds."""
+        return len(np.unique(self.fold_R)) > 1
+
+    def known_grades(self, v: int) -> Booleans:
+        """Mark the scored windows with a known grade of a component, [R]."""
+        return self.scored_R & (self.labels.grade_WV[:, v] >= 0)
 
     def of(self, part: int, window_W: Integers) -> Integers:
         """Return the rows of some windows of a part, given by rising positions."""
@@ -105,74 +129,80 @@ class Answers(NamedTuple):
 
 
 def gather(
-    windows: Windows, parts: Sequence[HoldoutPart], *, fitted_elsewhere: bool = False
+    windows: Windows,
+    parts: Sequence[HoldoutPart],
+    masking: Masking,
+    given: Given | None = None,
+    cap_h: float | None = None,
 ) -> Rows:
-    """Concatenate the held-out windows of all parts.
-
-    A grade that a part's training did not have counts as unlabelled: no fit could predict it.
+    """Concatenate the held-out windows of all parts; see `Rows`.
 
     Args:
         windows: all windows.
         parts: of one split.
-        fitted_elsewhere: whether the model was fitted to other windows than the parts' training.
+        masking: of the training.
+        given: what a checkpoint states.
+        cap_h: None for the largest label.
     """
     window_R = np.concatenate([part.holdout_W for part in parts])
     labels = windows.labels.only(window_R)
-    shown_RV = np.concatenate(
-        [_shown(windows.labels.grade_WV, part, fitted_elsewhere=fitted_elsewhere) for part in parts]
-    )
     part_R = np.repeat(np.arange(len(parts)), [len(part.holdout_W) for part in parts])
-    fold_R = fold_of(part_R, windows.group_W[window_R])
+    grade_RV = labels.grade_WV.copy()
+    for number, part in enumerate(parts):
+        if given is None and len(part.train_W):
+            for v, seen_W in enumerate(windows.labels.grade_WV[part.train_W].T):
+                grade_RV[(part_R == number) & ~np.isin(grade_RV[:, v], seen_W), v] = -1
+    rul_WV = windows.labels.rul_WV
     return Rows(
+        windows=windows,
+        parts=parts,
+        cap_h=float(np.nanmax(rul_WV, initial=0.0)) if cap_h is None else cap_h,
+        masking=masking,
+        given=given,
         window_R=window_R,
         part_R=part_R,
-        fold_R=fold_R,
+        fold_R=fold_of(part_R, windows.group_W[window_R]),
         scored_R=~windows.warm_up_W[window_R],
-        labels=replace(labels, grade_WV=np.where(shown_RV, labels.grade_WV, -1)),
+        labels=replace(labels, grade_WV=grade_RV),
         predictions=join([part.clean for part in parts]),
-        crossed=len(np.unique(fold_R)) > 1,
-    )
-
-
-def _shown(grade_WV: Integers, part: HoldoutPart, *, fitted_elsewhere: bool) -> Booleans:
-    """Return which held-out grades the part's training had, [holdout, V]; all where unknown."""
-    holdout_HV = grade_WV[part.holdout_W]
-    if fitted_elsewhere or not len(part.train_W):
-        return np.ones(holdout_HV.shape, np.bool_)
-    seen_WV = grade_WV[part.train_W]
-    return np.stack(
-        [np.isin(holdout_HV[:, v], seen_WV[:, v]) for v in range(holdout_HV.shape[1])], axis=1
+        graded_V=np.asarray((windows.labels.grade_WV >= 0).any(0)),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Temperatures:
-    """Temperatures of network and linear classifier: of each fold [F, V], and to be shipped [V]."""
+    """Temperatures of network and linear classifier: of each fold [F, V], and to be shipped [V].
+
+    `weight` is that of the linear classifier in the probability of a grade; 0 for the network
+    alone.
+    """
 
     network_FV: Doubles
     linear_FV: Doubles
     network_V: Doubles
     linear_V: Doubles
+    weight: float
 
 
-def fit_temperatures(rows: Rows, equipment: Equipment, given: Given | None = None) -> Temperatures:
+def fit_temperatures(rows: Rows, weight: float) -> Temperatures:
     """Fit the temperatures with the least log loss (Guo et al., 2017), for each fold on the others.
+
+    Those of a checkpoint are taken as they are; components without known grades have 1.
 
     Args:
         rows: held-out windows.
-        equipment: the machine; components without known grades have 1.
-        given: what a checkpoint states; then nothing is fitted.
+        weight: of the linear classifier.
     """
-    folds, V = int(rows.fold_R.max(initial=0)) + 1, len(equipment.components)
+    folds, V = int(rows.fold_R.max(initial=0)) + 1, len(rows.equipment.components)
     network_FV, linear_FV = np.ones((folds, V)), np.ones((folds, V))
     network_V, linear_V = np.ones(V), np.ones(V)
-    for v, component in enumerate(equipment.components):
-        if given is not None:
-            network_V[v] = given.network.get(component.component_id, 1.0)
-            linear_V[v] = given.linear.get(component.component_id, 1.0)
+    for v, component in enumerate(rows.equipment.components):
+        if rows.given is not None:
+            network_V[v] = rows.given.network.get(component.component_id, 1.0)
+            linear_V[v] = rows.given.linear.get(component.component_id, 1.0)
             network_FV[:, v], linear_FV[:, v] = network_V[v], linear_V[v]
             continue
-        known_R = rows.scored_R & (rows.labels.grade_WV[:, v] >= 0)
+        known_R = rows.known_grades(v)
         if not known_R.any():
             continue
         network_V[v], linear_V[v] = _temperatures(rows, v, known_R)
@@ -180,13 +210,11 @@ def fit_temperatures(rows: Rows, equipment: Equipment, given: Given | None = Non
             deciding_R = known_R & others(rows.fold_R, fold)
             if deciding_R.any():
                 network_FV[fold, v], linear_FV[fold, v] = _temperatures(rows, v, deciding_R)
-    return Temperatures(network_FV, linear_FV, network_V, linear_V)
+    return Temperatures(network_FV, linear_FV, network_V, linear_V, weight)
 
 
 def _temperatures(rows: Rows, v: int, chosen_R: Booleans) -> tuple[float, float]:
-    own = np.flatnonzero(chosen_R)
-    places = np.linspace(0, len(own) - 1, min(MAX_FITTED, len(own)))
-    own = own[np.unique(places.astype(np.int64))]
+    own = evenly_spaced(np.flatnonzero(chosen_R), MAX_FITTED)
     true_R = rows.labels.grade_WV[own, v]
     logit_RMJ = rows.predictions.logit_WMVJ[own, :, v]
     linear_RK = rows.predictions.linear_WVK[own, v]
@@ -202,93 +230,44 @@ def _temperatures(rows: Rows, v: int, chosen_R: Booleans) -> tuple[float, float]
     return network, float(LINEAR_TEMPERATURES[int(np.argmin(losses))])
 
 
-def probabilities(
-    predictions: Predictions,
-    fold_R: Integers,
-    temperatures: Temperatures,
-    weight: float,
-    graded_V: Booleans,
-) -> Doubles:
-    """Return the probability of each grade with the temperatures of each row's fold.
-
-    Args:
-        predictions: of R windows.
-        fold_R: fold of each.
-        temperatures: of each fold.
-        weight: share of the linear classifier; 0 for the network alone.
-        graded_V: components that have grades.
-
-    Returns:
-        [R, V, K]; NaN without grades.
-    """
-    R, _, V, J = predictions.logit_WMVJ.shape
-    probability_RVK = np.full((R, V, J + 1), np.nan)
-    for fold in np.unique(fold_R).tolist():
-        own_R = np.flatnonzero(fold_R == fold)
-        for v in np.flatnonzero(graded_V).tolist():
-            own_RK = ordinal_probability(
-                predictions.logit_WMVJ[own_R, :, v], temperatures.network_FV[fold, v]
-            )
-            if weight:
-                linear_RK = linear_probability(
-                    predictions.linear_WVK[own_R, v], temperatures.linear_FV[fold, v]
-                )
-                own_RK = joined_probability(own_RK, linear_RK, weight)
-            probability_RVK[own_R, v] = own_RK
-    return probability_RVK
-
-
 def answers_of(
-    predictions: Predictions,
-    probability_RVK: Doubles,
-    equipment: Equipment,
-    graded_V: Booleans,
+    predictions: Predictions, fold_R: Integers, rows: Rows, temperatures: Temperatures
 ) -> Answers:
     """Return what the service would answer, by the rules of `app.diagnosis.decoder`.
 
     Args:
         predictions: of R windows.
-        probability_RVK: of the grades, from `probabilities`.
-        equipment: with the health of each grade.
-        graded_V: components that have grades.
+        fold_R: fold of each, which chooses its temperatures.
+        rows: the held-out windows.
+        temperatures: of each fold.
     """
-    grade_RV = np.where(graded_V, np.nan_to_num(probability_RVK, nan=-1.0).argmax(-1), -1)
-    health_RV, spread_RV, rul_RV, rul_spread_RV, rate_RV = (
-        values_RV.astype(np.float64)
-        for values_RV in (
-            predictions.health_WV,
-            predictions.spread_WV,
-            predictions.rul_WV,
-            predictions.rul_spread_WV,
-            predictions.rate_WV,
-        )
+    R, _, V, J = predictions.logit_WMVJ.shape
+    probability_RVK = np.full((R, V, J + 1), np.nan)
+    health_RV, spread_RV = (
+        each.astype(np.float64) for each in (predictions.health_WV, predictions.spread_WV)
     )
-    for v in np.flatnonzero(graded_V).tolist():
-        health_K = [grade.health for grade in equipment.components[v].grades]
+    for v in np.flatnonzero(rows.graded_V).tolist():
+        for fold in np.unique(fold_R).tolist():
+            own_R = np.flatnonzero(fold_R == fold)
+            own_RK = ordinal_probability(
+                predictions.logit_WMVJ[own_R, :, v], temperatures.network_FV[fold, v]
+            )
+            if temperatures.weight:
+                linear_RK = linear_probability(
+                    predictions.linear_WVK[own_R, v], temperatures.linear_FV[fold, v]
+                )
+                own_RK = joined_probability(own_RK, linear_RK, temperatures.weight)
+            probability_RVK[own_R, v] = own_RK
+        health_K = [grade.health for grade in rows.equipment.components[v].grades]
         probability_RK = probability_RVK[:, v, : len(health_K)]
         health_RV[:, v], spread_RV[:, v] = health_of_grades(probability_RK, health_K)
+    grade_RV = np.where(rows.graded_V, np.nan_to_num(probability_RVK, nan=-1.0).argmax(-1), -1)
     return Answers(
         grade_RV.astype(np.int64),
         probability_RVK,
         health_RV,
         spread_RV,
-        rul_RV,
-        rul_spread_RV,
-        rate_RV,
+        predictions.rul_WV.astype(np.float64),
+        predictions.rul_spread_WV.astype(np.float64),
+        predictions.rate_WV.astype(np.float64),
     )
-
-
-def interval(
-    predicted_R: NDArray[np.floating],
-    spread_R: NDArray[np.floating],
-    reach_R: NDArray[np.floating] | float,
-    cap: float,
-) -> tuple[Doubles, Doubles]:
-    """Return the ends of the intervals: `reach_R` spreads to each side, inside [0, cap]."""
-    apart_R = np.asarray(reach_R, np.float64) * spread_R
-    return np.clip(predicted_R - apart_R, 0.0, cap), np.clip(predicted_R + apart_R, 0.0, cap)
-
-
-def as_given(reach: float, rows: int) -> Reach:
-    """Return the reach that a checkpoint states, for all rows."""
-    return Reach(np.full(rows, reach), reach)

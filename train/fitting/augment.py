@@ -1,11 +1,7 @@
-"""Disturbs training windows as the links to a machine's instruments do, so that a network bears it where it serves.
+"""Augments training windows with the sensor dropouts and gaps seen in production, and with mixup.
 
-Each disturbance is a pure function of bins, [W, S, N] float32 with NaN where missing, which returns
-a new array. Blends act after
-`app.features.extraction`. What else was tried on the rig, and left out since it did not help,
-stands in the README under "Measured".
-Invariant: a missing bin stays missing, and equal windows, strengths and generators give equal
-windows.
+Augmentations of bins are pure functions of [W, S, N] float32, NaN where missing, which return a new
+array; mixup acts on features. Invariant: a missing bin stays missing.
 """
 
 import copy
@@ -22,21 +18,20 @@ from train.config import TrainConfig
 from train.fitting.loss import Targets
 
 Generator = np.random.Generator
-Disturbance = Callable[[Floats], Floats]
 
 
 def augment(values_WSN: Floats, config: TrainConfig, generator: Generator) -> Floats:
-    """Disturb windows as a training asks for, each disturbance in its own share of them.
+    """Apply each augmentation of a training to its share of the windows.
 
     Args:
         values_WSN: bins; not changed.
-        config: strengths, and the share of windows that each disturbance touches.
-        generator: draws everything.
+        config: strengths, and the share of windows for each augmentation.
+        generator: source of all random numbers.
 
     Returns:
         Windows of the same shape.
     """
-    steps: tuple[tuple[float, Disturbance], ...] = (
+    steps: tuple[tuple[float, Callable[[Floats], Floats]], ...] = (
         (config.history_cut, lambda values: cut_history(values, generator)),
         (config.gap_share, lambda values: cut_gaps(values, generator)),
         (
@@ -44,25 +39,24 @@ def augment(values_WSN: Floats, config: TrainConfig, generator: Generator) -> Fl
             lambda values: drop_sensors(values, config.sensor_dropout, generator),
         ),
     )
-    disturbed_WSN = values_WSN
-    for share, disturbance in steps:
-        touched_W = generator.random(len(values_WSN)) < share
-        if touched_W.any():
-            disturbed_WSN = disturbed_WSN.copy() if disturbed_WSN is values_WSN else disturbed_WSN
-            disturbed_WSN[touched_W] = disturbance(disturbed_WSN[touched_W])
-    return disturbed_WSN
+    augmented_WSN = values_WSN.copy()
+    for share, change in steps:
+        chosen_W = generator.random(len(values_WSN)) < share
+        if chosen_W.any():
+            augmented_WSN[chosen_W] = change(augmented_WSN[chosen_W])
+    return augmented_WSN
 
 
 def drop_sensors(values_WSN: Floats, share: float, generator: Generator) -> Floats:
-    """Lose a share of the sensors for the whole window."""
+    """Mask a share of the sensors for the whole window."""
     lost_WS = generator.random(values_WSN.shape[:2]) < share
     return np.where(lost_WS[..., None], np.float32(np.nan), values_WSN)
 
 
 def cut_history(values_WSN: Floats, generator: Generator) -> Floats:
-    """Lose the beginning of every window in all sensors, at most 11 of 12 parts of it.
+    """Mask the beginning of every window in all sensors, at most 11/12 of it.
 
-    A worn machine that is watched since a short time must not be taken for a new one.
+    Otherwise the network takes a worn machine with a short history for a new one.
     """
     W, _, N = values_WSN.shape
     longest = (HISTORY_PARTS - 1) * N // HISTORY_PARTS
@@ -71,7 +65,7 @@ def cut_history(values_WSN: Floats, generator: Generator) -> Floats:
 
 
 def cut_gaps(values_WSN: Floats, generator: Generator) -> Floats:
-    """Lose one stretch of at most half of the bins in a third of the sensors, as a failing link leaves it."""
+    """Mask one gap of at most half of the bins in a third of the sensors."""
     W, S, N = values_WSN.shape
     start_WS = generator.integers(0, N, (W, S))
     length_WS = generator.integers(1, int(LONGEST_GAP * N) + 1, (W, S))
@@ -84,17 +78,17 @@ def cut_gaps(values_WSN: Floats, generator: Generator) -> Floats:
 def blend(
     graph: Batch, targets: Targets, windows: int, share: float, generator: torch.Generator
 ) -> tuple[Batch, Targets]:
-    """Blend each window with another of the batch (Zhang et al., "mixup", 2018).
+    """Mix each window with another of the batch (Zhang et al., "mixup", 2018).
 
     Args:
         graph: windows of one topology.
         targets: of these windows.
-        windows: how many.
+        windows: number of windows.
         share: weight of the window itself; its partner has the rest.
         generator: draws the partners.
 
     Returns:
-        The blended graph, and the targets of the partners.
+        The mixed graph, and the targets of the partners.
     """
     partner_W = torch.randperm(windows, generator=generator).to(graph.x.device)
 

@@ -18,7 +18,7 @@ from app.model.config import ModelConfig
 from app.model.graph import Topology, build_topology
 from app.model.network import GraphTensors
 from app.schemas.equipment import Equipment
-from train.data.labels import Integers, WindowLabels
+from train.data.labels import WindowLabels
 from train.fitting.loss import Targets
 
 
@@ -81,20 +81,6 @@ class TensorPlan:
         return self.graphs(batch_features(values_WSN, self.features))
 
 
-@dataclass(frozen=True, slots=True)
-class TargetTable:
-    """Targets of all windows, [W, V] in the network's units, -1 or NaN where there is no label."""
-
-    targets_WV: Targets
-
-    def take(self, position_W: Integers) -> Targets:
-        """Return the targets of some windows, in the order of the components of their batch."""
-        chosen_W = torch.from_numpy(position_W)
-        return Targets(
-            *(tensor[chosen_W.to(tensor.device)].flatten() for tensor in self.targets_WV)
-        )
-
-
 def plan_tensors(equipment: Equipment, spec: FeatureSpec, device: torch.device) -> TensorPlan:
     """Prepare what windows of a topology share.
 
@@ -105,10 +91,8 @@ def plan_tensors(equipment: Equipment, spec: FeatureSpec, device: torch.device) 
     return TensorPlan(plan_features(equipment, spec), graph, device)
 
 
-def tabulate_targets(
-    labels: WindowLabels, config: ModelConfig, device: torch.device
-) -> TargetTable:
-    """Return labels in the network's units.
+def tabulate_targets(labels: WindowLabels, config: ModelConfig, device: torch.device) -> Targets:
+    """Return labels in the network's units, [W, V]; -1 or NaN where there is none.
 
     Args:
         labels: of W windows.
@@ -121,4 +105,4 @@ def tabulate_targets(
         (labels.rate_WV / config.rate_unit).astype(np.float32),
         (labels.rul_WV / config.rul_unit_h).astype(np.float32),
     )
-    return TargetTable(Targets(*(torch.from_numpy(column.copy()).to(device) for column in columns)))
+    return Targets(*(torch.from_numpy(column.copy()).to(device) for column in columns))

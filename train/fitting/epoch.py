@@ -1,114 +1,153 @@
-"""One pass of a worker over its windows: disturbs them, makes features and graphs, and takes the steps.
+"""One epoch of one worker: augmentation, features, graphs, optimizer steps and validation.
 
-Knows nothing of Ray, so that a plain loop can be held against it.
-Invariant: all that is drawn in an epoch follows from the seed, the epoch and the worker's rank.
+Independent of Ray. Invariant: all random numbers of an epoch follow from the seed, the epoch and
+the worker's rank.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+from torch import nn
 
+from app.features.spec import FeatureSpec
+from app.model.config import ModelConfig
+from app.model.network import build_model
 from train.config import TrainConfig
 from train.data.labels import Integers
+from train.data.windows import Windows
 from train.fitting.augment import augment, blend
-from train.fitting.batches import Feed, Piece, Share
-from train.fitting.dataset import TargetTable, TensorPlan
-from train.fitting.learner import Learner, Part
+from train.fitting.batches import Batches, Share, WindowBatch, count_steps
+from train.fitting.dataset import TensorPlan, plan_tensors, tabulate_targets
+from train.fitting.learner import Learner, MicroBatch
+from train.fitting.loss import Targets
+from train.fitting.progress import EpochRecord
 
-BEAT_S = 1.0
-"""Time between two notes of progress inside an epoch."""
+PROGRESS_S = 1.0
+"""Time between two progress reports inside an epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """A worker's random numbers of one epoch; `tensors` draws on the host whatever the device is."""
+class Generators(NamedTuple):
+    """A worker's random number generators of one epoch; that of PyTorch is on the host."""
 
-    numbers: np.random.Generator
+    arrays: np.random.Generator
     tensors: torch.Generator
 
     @classmethod
     def begin(cls, seed: int, epoch: int, rank: int) -> Self:
-        """Begin them, and PyTorch's own, which dropout draws from."""
+        """Seed them, and the global one of PyTorch, which dropout uses."""
         # counted from 1, since trailing zeros do not change what a seed gives
-        numbers = np.random.default_rng((seed, epoch + 1, rank + 1))
-        start = int(numbers.integers(2**62))
+        arrays = np.random.default_rng((seed, epoch + 1, rank + 1))
+        start = int(arrays.integers(2**62))
         torch.manual_seed(start)
-        return cls(numbers, torch.Generator().manual_seed(start + 1))
+        return cls(arrays, torch.Generator().manual_seed(start + 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """What turns a worker's bins into the parts of a step."""
+class BatchBuilder:
+    """Makes the micro-batches of a step from a worker's bins; `targets_WV` is of all windows."""
 
     plan: TensorPlan
-    targets: TargetTable
+    targets_WV: Targets
     config: TrainConfig
 
-    def parts(self, piece: Piece, draws: Draws) -> list[Part]:
-        """Disturb this worker's windows of a step and make the parts in which it is computed."""
-        position_B, values_BSN = piece
+    def micro_batches(self, batch: WindowBatch, generators: Generators) -> list[MicroBatch]:
+        """Augment this worker's windows of a step and split them for gradient accumulation."""
+        position_B, values_BSN = batch
         count = min(self.config.accumulate, len(position_B))
-        return (
-            [
-                self._part(position_B[held], values_BSN[held], draws)
-                for held in np.array_split(np.arange(len(position_B)), count)
-            ]
-            if count > 1
-            else [self._part(position_B, values_BSN, draws)]
-        )
+        return [
+            self._micro_batch(position_B[chosen], values_BSN[chosen], generators)
+            for chosen in np.array_split(np.arange(len(position_B)), max(1, count))
+        ]
 
-    def _part(self, position_B: Integers, values_BSN: np.ndarray, draws: Draws) -> Part:
+    def _micro_batch(
+        self, position_B: Integers, values_BSN: np.ndarray, generators: Generators
+    ) -> MicroBatch:
         config = self.config
-        graph = self.plan.read(augment(values_BSN, config, draws.numbers))
-        targets = self.targets.take(position_B)
+        graph = self.plan.read(augment(values_BSN, config, generators.arrays))
+        targets = self.targets_WV.take(position_B)
         if not config.mixup:
-            return Part(graph, targets, targets, 1.0)
-        drawn = float(draws.numbers.beta(config.mixup, config.mixup))
+            return MicroBatch(graph, targets, targets, 1.0)
+        drawn = float(generators.arrays.beta(config.mixup, config.mixup))
         share = max(drawn, 1.0 - drawn)
-        graph, partners = blend(graph, targets, len(position_B), share, draws.tensors)
-        return Part(graph, targets, partners, share)
+        graph, partners = blend(graph, targets, len(position_B), share, generators.tensors)
+        return MicroBatch(graph, targets, partners, share)
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """What one epoch came to on this worker: mean loss of a step, of a member, and seconds that it took."""
+class WorkerFit:
+    """A worker's part of a fit: its learner, its share of each batch, and how batches are built."""
 
-    loss: float
-    seconds: float
-    windows: int
+    learner: Learner
+    builder: BatchBuilder
+    batches: Batches
+    share: Share
+
+    def run_epoch(
+        self,
+        epoch: int,
+        validate: Callable[[], float | None] = lambda: None,
+        on_progress: Callable[[float, float, float], None] | None = None,
+    ) -> EpochRecord:
+        """Train on every batch of an epoch, then validate.
+
+        Args:
+            epoch: from 0.
+            validate: returns the validation score.
+            on_progress: called about every second with the epochs done, the mean loss so far and
+                the windows a second of all workers.
+        """
+        rate, world = self.learner.rate, self.share.world
+        generators = Generators.begin(self.builder.config.seed, epoch, self.share.rank)
+        started = reported = time.monotonic()
+        total, steps, windows = torch.zeros((), device=self.builder.plan.device), 0, 0
+        for batch in self.batches.steps(epoch):
+            total += self.learner.step(self.builder.micro_batches(batch, generators))
+            steps += 1
+            windows += len(batch[0])
+            now = time.monotonic()
+            if on_progress and now - reported > PROGRESS_S:
+                done = epoch + steps / self.batches.steps_an_epoch
+                on_progress(done, float(total) / steps, windows * world / (now - started))
+                reported = now
+        loss, training_s = float(total) / max(steps, 1), time.monotonic() - started
+        return EpochRecord(
+            epoch=epoch + 1,
+            loss=loss,
+            score=validate(),
+            learning_rate=rate,
+            samples_s=windows * world / training_s,
+            seconds=time.monotonic() - started,
+            workers=world,
+        )
 
 
-def run_epoch(
-    learner: Learner,
-    feed: Feed,
-    material: Material,
-    epoch: int,
-    share: Share,
-    beat: Callable[[int, float, float], None],
-) -> Pass:
-    """Take every step of an epoch.
+def prepare_learner(
+    windows: Windows,
+    spec: FeatureSpec,
+    network: ModelConfig,
+    config: TrainConfig,
+    train_windows: int,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module],
+) -> tuple[Learner, BatchBuilder]:
+    """Return a learner with initial weights; this process then computes with one thread.
 
     Args:
-        learner: takes them.
-        feed: gives this worker's windows of each.
-        material: makes them tensors.
-        epoch: from 0.
-        share: this worker's.
-        beat: called about every second with the steps done, the mean loss so far and this worker's
-            windows a second.
+        windows: of machines of one topology.
+        spec: of their features.
+        network: sizes of the network.
+        config: of the training.
+        train_windows: number of training windows.
+        device: of the network.
+        wrap: wraps the network to average gradients over workers.
     """
-    draws = Draws.begin(material.config.seed, epoch, share.rank)
-    began = beaten = time.monotonic()
-    total, steps, windows = torch.zeros((), device=material.plan.device), 0, 0
-    for piece in feed.steps(epoch):
-        total += learner.step(material.parts(piece, draws))
-        steps += 1
-        windows += len(piece[0])
-        if (now := time.monotonic()) - beaten > BEAT_S:
-            beat(steps, float(total) / steps, windows / (now - began))
-            beaten = now
-    return Pass(float(total) / max(steps, 1), time.monotonic() - began, windows)
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    steps = config.epochs * count_steps(train_windows, config)
+    learner = Learner(build_model(network).to(device), wrap, config, steps)
+    plan = plan_tensors(windows.equipment, spec, device)
+    return learner, BatchBuilder(plan, tabulate_targets(windows.labels, network, device), config)

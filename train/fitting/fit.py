@@ -1,7 +1,7 @@
-"""Fits one network with Ray Train: one run of its workers, resumed from where an earlier one was killed.
+"""Fits one network with Ray Train, resuming a run that was killed.
 
-Invariant: a fit's weights and references see no window but those it is given, and a finished fit is
-not run again.
+Invariant: a fit's weights and references depend only on its own training windows, and a finished
+fit is not run again.
 """
 
 import hashlib
@@ -22,9 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ray.data.extensions import ArrowTensorArray
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import (
-    ScalingConfig,
-)  # what ray.train gives at run time; its own hint is the older one
+from ray.train.v2.api.config import ScalingConfig  # the class of ray.train at run time
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
@@ -39,7 +37,7 @@ from train.data.reference import fit_spec
 from train.data.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
 from train.data.windows import Windows
 from train.fitting.batches import count_steps
-from train.fitting.loop import MERIT, TRAIN, LoopInput, train_loop
+from train.fitting.loop import TRAIN, VALIDATION_SCORE, LoopInput, memory_bytes, train_loop
 from train.fitting.progress import EpochRecord, Progress, following
 from train.fitting.state import Saved, best_state, newest_state, read_state
 from train.linear.classifier import fit_linear_classifier, most_sensors
@@ -49,16 +47,16 @@ FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
 NOTES = "notes.ndjson"
 RESUMED = "resumed"
-"""Directory of the state that a killed run left."""
+"""Directory of the state of a killed run."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Where Ray Train keeps which checkpoints there are; it is not written whole or not at all."""
+"""Ray Train's list of checkpoints, which it does not write atomically."""
 RESIZE_S = 30.0
-"""Time between two looks whether an elastic fit can have more workers."""
+"""Time between two checks whether an elastic fit can have more workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted model: its weights as `TrainedModel.arrays` names them, its features' spec, its epochs."""
+    """A fitted model with its feature spec; weights are named as by `TrainedModel.arrays`."""
 
     weights: Mapping[str, NDArray[np.generic]]
     config: ModelConfig
@@ -71,7 +69,7 @@ class Fitted:
 
 
 class _Fitted(BaseModel):
-    """`fitted.json`: all of a finished fit but its weights."""
+    """`fitted.json`: a finished fit without its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,7 +79,7 @@ class _Fitted(BaseModel):
 
 
 def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
-    """Size the network by the feature spec's vocabularies, the windows' steps and the training's choices."""
+    """Return the network's sizes from the feature spec, the steps of a window and the settings."""
     grade_sets = tuple(
         tuple(grade.health for grade in spec.grades[design][component])
         for design, component in spec.grade_sets()
@@ -122,21 +120,19 @@ def run_fit(
 ) -> Fitted:
     """Fit one network on Ray Train's workers.
 
-    Run again with the same name and storage after a kill, it goes on from the last epoch that was
-    finished; a fit that was finished
-    is read back without starting anything. Several fits share one start of Ray inside a
+    A call with the same name and storage resumes an interrupted fit after its last finished epoch,
+    and reads a finished fit back. Several fits share one start of Ray inside a
     `train.data.session.ray_session`.
 
     Args:
         windows: of machines of one topology; every worker must see their directory.
-        train_W: positions to learn from; references and the second opinion come from these too.
-        validation_W: positions that each epoch is scored on, see `TrainConfig.validation_windows`;
-            may be empty.
+        train_W: positions of the training windows, also for references and linear classifier.
+        validation_W: positions of the validation windows, see `TrainConfig.validation_windows`; may
+            be empty.
         config: of the training.
-        name: of the fit, as progress shows it; characters that no file name should have become
-            dashes in the directory.
-        storage: directory that all nodes see; the fit's own is under it.
-        progress: shows how it goes; None for one of its own.
+        name: of the fit; in its directory, special characters become dashes.
+        storage: directory that all nodes see, for the directories of fits.
+        progress: shows the progress; None for a new one.
 
     Returns:
         The weights of the last epoch, or with `TrainConfig.patience` those of the best; of the
@@ -171,14 +167,14 @@ def run_fit(
             "validation_W": validation_W,
             "spec": spec,
             "network": sized,
-            "is_kept": kept_bytes(windows, len(train_W)) <= config.memory_limit_mb * 1e6,
+            "is_in_memory": memory_bytes(windows, len(train_W)) <= config.memory_limit_mb * 1e6,
             "digest": digest,
             "resume": resume,
             "notes": directory / NOTES,
         }
         with interrupts_kept():
             _train(given, directory)
-    saved, history = taken_state(directory, name, is_best_wanted=config.patience is not None)
+    saved, history = final_state(directory, name, is_best=config.patience is not None)
     prefix = "average." if config.ema else "model."
     ensemble = build_model(sized)
     ensemble.load_state_dict(
@@ -198,49 +194,44 @@ def run_fit(
     return fitted
 
 
-def kept_bytes(windows: Windows, count: int) -> int:
-    """Return what the bins of a number of windows take in a worker's memory."""
-    return 4 * count * len(windows.equipment.sensors) * windows.equipment.bins
-
-
-def taken_state(
-    directory: Path, name: str, *, is_best_wanted: bool
+def final_state(
+    directory: Path, name: str, *, is_best: bool
 ) -> tuple[Saved, tuple[EpochRecord, ...]]:
-    """Read the state whose weights a fit takes, and the history of all its epochs.
+    """Read the state with the weights of a fit, and the history of all its epochs.
 
-    The states on disk decide, not what Ray Train knows of them: of those from before a kill it may
-    know nothing.
+    It reads the states on disk, since Ray Train may not know those from before a kill.
 
     Args:
         directory: of the fit.
         name: of the fit, for the message.
-        is_best_wanted: to take the state of most merit instead of the last.
+        is_best: use the state with the best validation score instead of the last.
 
     Raises:
         CheckpointError: there is no state.
     """
     last = newest_state(directory)
-    taken = best_state(directory) if is_best_wanted else last
-    if last is None or taken is None:
+    chosen = best_state(directory) if is_best else last
+    if last is None or chosen is None:
         raise CheckpointError(
-            f"expected a checkpoint of fit '{name}' in '{directory}', found none: run the same command again"
+            f"expected a checkpoint of fit '{name}' in '{directory}', found none: run the same "
+            "command again"
         )
-    return read_state(taken), read_state(last).state.history
+    return read_state(chosen), read_state(last).state.history
 
 
 def _train(given: LoopInput, directory: Path) -> None:
-    """Run Ray Train; it leaves the states of the best epoch and of the last."""
+    """Run Ray Train, which keeps the states of the best and the last epoch."""
     config, windows = given["config"], given["windows"]
     try:
         TorchTrainer(
             cast("Callable[[dict[str, object]], None]", train_loop),
             train_loop_config=cast("dict[str, object]", given),
             datasets={
-                TRAIN: _held(windows, given["train_W"])
-                if given["is_kept"]
+                TRAIN: _memory_dataset(windows, given["train_W"])
+                if given["is_in_memory"]
                 else windows.dataset(given["train_W"])
             },
-            dataset_config=DataConfig(datasets_to_split=[] if given["is_kept"] else [TRAIN]),
+            dataset_config=DataConfig(datasets_to_split=[] if given["is_in_memory"] else [TRAIN]),
             scaling_config=ScalingConfig(
                 num_workers=(config.min_workers, config.max_workers)
                 if config.is_elastic
@@ -254,19 +245,22 @@ def _train(given: LoopInput, directory: Path) -> None:
                 storage_path=str(directory.parent),
                 failure_config=FailureConfig(max_failures=config.max_failures),
                 # Ray Train never deletes the last one, so these are the best and the last
-                checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=MERIT),
+                checkpoint_config=CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute=VALIDATION_SCORE
+                ),
             ),
         ).fit()
     except TrainingFailedError as error:
         raise CheckpointError(
-            f"fit '{given['name']}' failed: {error}; run the same command again to go on from its last epoch"
+            f"fit '{given['name']}' failed: {error}; run the same command again to resume it from "
+            "its last epoch"
         ) from error
 
 
-def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
-    """Return windows as a dataset whose blocks this process puts into Ray's memory: no tasks and no processes that read shards.
+def _memory_dataset(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
+    """Return windows as a dataset in Ray's memory.
 
-    For windows that every worker holds anyway, those cost more than the reading.
+    Tasks that read shards would cost more than reading the windows here.
     """
     blocks = [
         pa.table({"position": position_B, "values": ArrowTensorArray.from_numpy(values_BSN)})
@@ -278,19 +272,19 @@ def _held(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
 def _digest(
     windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig
 ) -> str:
-    """Return what tells a fit from another one: its data and what of its config it depends on."""
+    """Identify a fit: hash its data and the settings that change its weights."""
     digest = hashlib.sha256(config.of_fits().encode())
     digest.update(windows.equipment.revision.encode())
     labels = windows.labels
     for array in (
-        train_W, validation_W, labels.machine_W, labels.start_us_W, labels.grade_WV, labels.health_WV, labels.rate_WV, labels.rul_WV,
+        train_W, validation_W, labels.machine_W, labels.start_us_W, labels.grade_WV,
+        labels.health_WV, labels.rate_WV, labels.rul_WV,
     ):  # fmt: skip
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 def _finished(directory: Path, digest: str, config: TrainConfig, windows: Windows) -> Fitted | None:
-    """Read a finished fit back."""
     try:
         stated = _Fitted.model_validate_json((directory / FITTED).read_bytes())
     except FileNotFoundError:
@@ -310,36 +304,35 @@ def _finished(directory: Path, digest: str, config: TrainConfig, windows: Window
 
 
 def _resumable(directory: Path, digest: str) -> Path | None:
-    """Return the newest state that an earlier run left, and remove Ray Train's own record where a kill cut it off."""
+    """Return the newest state of an earlier run; remove Ray Train's list if a kill truncated it."""
     newest = newest_state(directory) if directory.exists() else None
     if newest is not None:
         _check_digest(directory, read_state(newest).state.digest, digest)
-        # Ray Train deletes the checkpoints that newer ones displace, and a worker that is started
-        # anew asks for this one again
-        newest = _kept(directory, newest)
+        # Ray Train deletes older checkpoints, but a restarted worker reads this one again
+        newest = _copied(directory, newest)
     snapshot = directory / SNAPSHOT
     if snapshot.exists() and not snapshot.read_bytes().rstrip().endswith(b"}"):
         snapshot.unlink()
     return newest
 
 
-def _kept(directory: Path, newest: Path) -> Path:
-    """Copy a state to where it stays, and return the copy; workers that outlive their killed job by a moment may displace it."""
-    kept = directory / RESUMED
-    while newest != kept:
-        shutil.rmtree(kept, ignore_errors=True)
+def _copied(directory: Path, newest: Path) -> Path:
+    """Return a copy of a state; workers that briefly outlive a killed job may delete the state."""
+    copy = directory / RESUMED
+    while newest != copy:
+        shutil.rmtree(copy, ignore_errors=True)
         with suppress(FileNotFoundError, shutil.Error):
-            shutil.copytree(newest, kept)
+            shutil.copytree(newest, copy)
             break
-        newest = newest_state(directory) or kept
-    return kept
+        newest = newest_state(directory) or copy
+    return copy
 
 
 def _check_digest(directory: Path, found: str, expected: str) -> None:
     if found != expected:
         raise CheckpointError(
-            f"expected '{directory}' to hold this fit, found one of another configuration or other windows: "
-            "give another directory or delete it"
+            f"expected '{directory}' to hold this fit, found one of another configuration or other "
+            "windows: give another directory or delete it"
         )
 
 

@@ -1,8 +1,7 @@
-"""The network with all that changes it: takes steps, keeps the moving average, and gives its state out and back.
+"""The network in training: optimizer steps, moving average of the weights, state to resume from.
 
-Knows neither Ray nor where windows come from: how gradients are shared comes in as the wrapped
-network.
-Invariant: a learner restored from a state takes the same next step as the one that gave it.
+Independent of Ray: `wrap` makes the network average its gradients over workers. Invariant: a
+learner restored from a state takes the same next step as the one that returned it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,13 @@ from app.model.network import Ensemble, Heads
 from train.config import TrainConfig
 from train.fitting.dataset import graph_tensors
 from train.fitting.loss import LossWeights, Targets, training_loss
-from train.fitting.optimize import clip_members, follow, make_optimizer, rate_at
+from train.fitting.optimize import clip_members, make_optimizer, rate_at, update_average
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Part(NamedTuple):
-    """Windows of a step that are computed together; blended ones have their partners' targets with the rest of the weight."""
+class MicroBatch(NamedTuple):
+    """Windows of one forward pass; of the loss, `partners` have the weight 1 - `share` (mixup)."""
 
     graph: Batch
     targets: Targets
@@ -37,9 +36,9 @@ class Learner:
 
     Args:
         model: the network, on its device.
-        wrap: makes it share its gradients with the other workers.
+        wrap: wraps the network to average gradients over workers.
         config: of the training.
-        steps: of the whole fit.
+        steps: optimizer steps of the whole fit.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Learner:
         steps: int,
     ) -> None:
         self.model = model
-        self.taken = 0
+        self.steps_done = 0
         self._wrapped = wrap(model)
         self._config = config
         self._steps = steps
@@ -69,31 +68,32 @@ class Learner:
     @property
     def rate(self) -> float:
         """Return the learning rate of the next step."""
-        return rate_at(self.taken, self._steps, self._config.learning_rate, self._config.rise_share)
+        config = self._config
+        return rate_at(self.steps_done, self._steps, config.learning_rate, config.rise_share)
 
-    def step(self, parts: Sequence[Part]) -> Tensor:
-        """Learn from one batch's windows of this worker and return their loss, of a member."""
+    def step(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """Take one optimizer step and return the mean loss of a member over the micro-batches."""
         self._wrapped.train()
         for group in self._optimizer.param_groups:
             group["lr"] = self.rate
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
-        for number, part in enumerate(parts, 1):
-            with self._silence(is_last=number == len(parts)):
-                loss = self.loss(part) / len(parts)
+        for number, micro_batch in enumerate(micro_batches, 1):
+            with self._synced(is_last=number == len(micro_batches)):
+                loss = self.loss(micro_batch) / len(micro_batches)
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
         clip_members(self.model, self._config.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self.taken += 1
+        self.steps_done += 1
         if self._average:
-            follow(self._average, self.model, self._config.ema, self.taken)
+            update_average(self._average, self.model, self._config.ema, self.steps_done)
         return total / self._config.members
 
-    def answer(self, graph: Batch) -> Heads:
-        """Answer with the weights that would be saved, without gradients."""
+    def predict(self, graph: Batch) -> Heads:
+        """Predict with the weights that would be saved, without gradients."""
         self.model.eval()
         with torch.inference_mode():
             heads: Heads = torch.func.functional_call(
@@ -106,7 +106,7 @@ class Learner:
         return self._average or dict[str, Tensor](self.model.named_parameters())
 
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor that the next step depends on, by a name of its own."""
+        """Return every tensor that the next step depends on, by name."""
         found: dict[str, Tensor] = {
             f"model.{name}": tensor for name, tensor in self.model.named_parameters()
         }
@@ -117,51 +117,51 @@ class Learner:
         return found
 
     def scale(self) -> tuple[float, int]:
-        """Return what fp16 multiplies the loss by, and for how many steps already."""
-        held = self._scaler.state_dict()
-        return float(held.get("scale", 1.0)), int(held.get("_growth_tracker", 0))
+        """Return the loss scale of fp16, and its age in steps."""
+        state = self._scaler.state_dict()
+        return float(state.get("scale", 1.0)), int(state.get("_growth_tracker", 0))
 
-    def restore(self, tensors: Mapping[str, Tensor], taken: int, scale: tuple[float, int]) -> None:
-        """Go on from a state.
+    def restore(self, tensors: Mapping[str, Tensor], steps: int, scale: tuple[float, int]) -> None:
+        """Resume from a state.
 
         Args:
             tensors: from `state`.
-            taken: steps so far.
+            steps: optimizer steps so far.
             scale: from `scale`.
         """
-        self.taken = taken
+        self.steps_done = steps
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
-                begin = f"optimizer.{name}."
+                prefix = f"optimizer.{name}."
                 self._optimizer.state[parameter] = {
-                    key.removeprefix(begin): tensor.to(self._device, copy=True)
+                    key.removeprefix(prefix): tensor.to(self._device, copy=True)
                     for key, tensor in tensors.items()
-                    if key.startswith(begin)
+                    if key.startswith(prefix)
                 }
         self._average = {
             name: tensors[f"average.{name}"].to(self._device, copy=True) for name in self._average
         }
         if self._scaler.is_enabled():
-            held = self._scaler.state_dict()
-            self._scaler.load_state_dict(held | {"scale": scale[0], "_growth_tracker": scale[1]})
+            state = self._scaler.state_dict() | {"scale": scale[0], "_growth_tracker": scale[1]}
+            self._scaler.load_state_dict(state)
 
-    def loss(self, part: Part) -> Tensor:
-        """Return the loss of windows that are computed together, summed over the members."""
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """Return the loss of a micro-batch, summed over the members."""
         low = self._config.precision != "fp32"
         with torch.autocast(self._device.type, DTYPES[self._config.precision], enabled=low):
-            heads: Heads = self._wrapped(graph_tensors(part.graph)).of_batch()
+            heads: Heads = self._wrapped(graph_tensors(micro_batch.graph)).of_batch()
         heads = Heads(*(tensor.float() for tensor in heads)) if low else heads
-        loss = training_loss(heads, part.targets, self._weights)
-        if part.share == 1.0:
+        loss = training_loss(heads, micro_batch.targets, self._weights)
+        share = micro_batch.share
+        if share == 1.0:
             return loss
-        return part.share * loss + (1.0 - part.share) * training_loss(
-            heads, part.partners, self._weights
-        )
+        mixed = training_loss(heads, micro_batch.partners, self._weights)
+        return share * loss + (1.0 - share) * mixed
 
-    def _silence(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Keep gradients from travelling until the last part of a step."""
+    def _synced(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Return a context in which only the last micro-batch of a step exchanges gradients."""
         if is_last or not isinstance(self._wrapped, DistributedDataParallel):
             return nullcontext()
-        silent: AbstractContextManager[None] = self._wrapped.no_sync()
-        return silent
+        unsynced: AbstractContextManager[None] = self._wrapped.no_sync()
+        return unsynced

@@ -1,28 +1,26 @@
-"""The training objective: grades, health, rate and remaining useful life of each component, each masked where a window has no label.
+"""The training loss: grade, health, degradation rate and remaining useful life of each component.
 
-Invariant: a component without a label changes no gradient, and every weight of the network takes
-part in the graph of the loss, which
-distributed training needs.
+Invariant: a component without a label changes no gradient, and every weight of the network is in
+the graph of the loss, which distributed training needs.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from app.model.network import Heads
+from train.data.labels import Integers
 
 LOG_VARIANCE = (-9.0, 4.0)
-"""Range to which the loss clips a predicted variance, which would fall without end where a prediction
-has no error."""
-
+"""Range of the predicted log variance, which would fall without bound where errors are 0."""
 SPREAD_WEIGHT = 0.1
-"""Of the likelihood of a stated spread."""
+"""Weight of the likelihood of the predicted spread."""
 
 
 class Targets(NamedTuple):
-    """Labels of every component of a batch in the network's own units; -1 or NaN where there is none.
+    """Labels of components in the network's units; -1 or NaN where there is none.
 
     `grade_V` is the position of the grade, `health_V` in [0, 1], `rate_V` and `rul_V` in
     `ModelConfig.rate_unit` and `rul_unit_h`.
@@ -33,9 +31,14 @@ class Targets(NamedTuple):
     rate_V: Tensor
     rul_V: Tensor
 
+    def take(self, position_W: Integers) -> Self:
+        """Return the targets of some windows of [W, V], in the order of a batch's components."""
+        chosen_W = torch.from_numpy(position_W)
+        return type(self)(*(tensor[chosen_W.to(tensor.device)].flatten() for tensor in self))
+
 
 class LossWeights(NamedTuple):
-    """What a squared miss of health and RUL and the rate's loss count beside the grades' loss; `asymmetry`: see `TrainConfig`."""
+    """Weights relative to the loss of the grades, and the asymmetry of RUL; see `TrainConfig`."""
 
     health: float
     rate: float
@@ -44,11 +47,10 @@ class LossWeights(NamedTuple):
 
 
 def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each component's grade under the cumulative link, [M, V]; 0 without a grade.
+    """Return the negative log-likelihood of the grades under the cumulative link, [M, V].
 
-    Written with log-sigmoids, log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)) for a >
-    b, so that a sure and wrong
-    answer keeps its gradient.
+    It is 0 without a grade. Log-sigmoids keep the gradient of a confident wrong prediction:
+    log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)) for a > b.
     """
     far = score_MV.new_full((*score_MV.shape, 1), torch.inf)
     cut_MVK1 = torch.cat((-far, threshold_MVJ, far), dim=-1)
@@ -65,36 +67,34 @@ def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Ten
 
 
 def spread_loss(
-    miss_MV: Tensor, log_variance_MV: Tensor, weight: float, over: float = 1.0
+    error_MV: Tensor, log_variance_MV: Tensor, weight: float, asymmetry: float = 1.0
 ) -> Tensor:
-    """Return the squared miss and the normal negative log-likelihood of the stated spread, [M, V].
+    """Return squared error plus the normal negative log-likelihood of the predicted spread, [M, V].
 
-    The likelihood moves the spread alone: a mean that is fitted by it stops learning where the
-    variance has grown to explain its misses
-    (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation", 2022; they weight
-    it, we part it).
+    The likelihood trains the spread alone: a mean trained by it stops learning where the variance
+    has grown to explain its errors (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty
+    estimation", 2022, who weight the likelihood instead).
 
     Args:
-        miss_MV: prediction minus truth.
+        error_MV: prediction minus truth.
         log_variance_MV: as predicted; clipped to `LOG_VARIANCE`.
-        weight: of the squared miss.
-        over: how much more a squared miss above zero counts.
+        weight: of the squared error.
+        asymmetry: factor on the squared error above zero.
     """
     log_MV = log_variance_MV.clamp(*LOG_VARIANCE)
-    square_MV = miss_MV**2
-    stated_MV = log_MV + square_MV.detach() / log_MV.exp()
-    return weight * square_MV * torch.where(miss_MV > 0, over, 1.0) + SPREAD_WEIGHT * stated_MV
+    square_MV = error_MV**2
+    nll_MV = log_MV + square_MV.detach() / log_MV.exp()
+    return weight * square_MV * torch.where(error_MV > 0, asymmetry, 1.0) + SPREAD_WEIGHT * nll_MV
 
 
 def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
     """Return the sum over the members of the mean loss of a labelled component.
 
-    The members' losses are added, not averaged, so that each member learns as fast as if it were
-    alone.
+    A sum, not a mean, lets each member learn as fast as if it were alone.
 
     Args:
         heads: of all members for a batch of graphs, [M, V]; see `Heads.of_batch`.
-        targets: what is known.
+        targets: of the batch.
         weights: of the heads.
 
     Returns:

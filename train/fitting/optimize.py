@@ -1,8 +1,7 @@
-"""How weights follow from gradients: what decays, the rate of each step, clipping by member, the moving average.
+"""Optimizer, learning rate schedule, gradient clipping by member, moving average of the weights.
 
-Invariant: all of it is a function of the weights, the gradients and the number of the step, so a
-fit goes on from a checkpoint as if
-it had never stopped.
+Invariant: all depend only on weights, gradients and the number of the step, so a resumed fit takes
+the same steps.
 """
 
 import math
@@ -13,33 +12,27 @@ from torch import Tensor, nn
 from app.model.network import Ensemble
 
 DECAYED = ("own_QFD", "direction_GD")
-"""Own matrices that multiply a state, beside those of `nn.Linear` and `nn.LSTM`."""
+"""Matrices with weight decay, beside those of `nn.Linear` and `nn.LSTM`."""
 FIRST_RATE = 0.04
-"""Of the highest rate: where the rise begins."""
+"""First learning rate, as a share of the highest."""
 
 
 def make_optimizer(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter, 2019) that decays matrices only.
+    """Return AdamW (Loshchilov and Hutter, 2019) with decay of matrices only.
 
-    Gains, biases, embeddings, attention vectors and thresholds have no reason to be small.
+    Gains, biases, embeddings, attention vectors and thresholds need not be small.
     """
-    decayed = decayed_names(model)
-    parameters = list(model.named_parameters())
-    groups = [
-        {
-            "params": [parameter for name, parameter in parameters if name in decayed],
-            "weight_decay": weight_decay,
-        },
-        {
-            "params": [parameter for name, parameter in parameters if name not in decayed],
-            "weight_decay": 0.0,
-        },
-    ]
+    decayed, groups = decayed_names(model), []
+    for is_decayed in (True, False):
+        chosen = [
+            each for name, each in model.named_parameters() if (name in decayed) is is_decayed
+        ]
+        groups.append({"params": chosen, "weight_decay": weight_decay if is_decayed else 0.0})
     return torch.optim.AdamW(groups, lr=rate, fused=True)
 
 
 def decayed_names(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that decay."""
+    """Return the names of the parameters with weight decay."""
     found = set()
     for prefix, module in model.named_modules():
         for name, _ in module.named_parameters(recurse=False):
@@ -50,24 +43,23 @@ def decayed_names(model: nn.Module) -> set[str]:
 
 
 def rate_at(step: int, steps: int, highest: float, rise_share: float) -> float:
-    """Return the learning rate of a step: a straight rise to the highest, then half a cosine down to nothing.
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to 0.
 
     Args:
-        step: from 0; beyond the last the rate stays at nothing.
+        step: from 0; beyond the last the rate is 0.
         steps: of the whole fit.
         highest: rate.
-        rise_share: share of the steps that rise.
+        rise_share: share of the steps in the warm-up.
     """
     rise = rise_share * steps
     if step < rise:
         return highest * (FIRST_RATE + (1.0 - FIRST_RATE) * step / rise)
-    return (
-        highest * 0.5 * (1.0 + math.cos(math.pi * min((step - rise) / max(steps - rise, 1.0), 1.0)))
-    )
+    fallen = min((step - rise) / max(steps - rise, 1.0), 1.0)
+    return highest * 0.5 * (1.0 + math.cos(math.pi * fallen))
 
 
 def clip_members(ensemble: Ensemble, most: float) -> Tensor:
-    """Scale each member's gradient down to a norm, as if it were alone.
+    """Clip the norm of each member's gradient separately.
 
     Args:
         ensemble: with gradients.
@@ -81,10 +73,11 @@ def clip_members(ensemble: Ensemble, most: float) -> Tensor:
     )
 
 
-def follow(average: dict[str, Tensor], model: nn.Module, keep: float, step: int) -> None:
-    """Move an average of the weights towards those of a step; a young average follows faster (as in Tensorflow's moving averages)."""
-    share = 1.0 - min(keep, (1.0 + step) / (10.0 + step))
-    names, now = zip(*((name, tensor) for name, tensor in model.named_parameters()), strict=True)
-    torch._foreach_lerp_(
-        [average[name] for name in names], [tensor.detach() for tensor in now], share
-    )
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
+    """Update an exponential moving average of the weights.
+
+    The decay is smaller in the first steps, as in TensorFlow's `ExponentialMovingAverage`.
+    """
+    share = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
+    now = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    torch._foreach_lerp_([average[name] for name in now], list(now.values()), share)

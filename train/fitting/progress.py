@@ -1,8 +1,7 @@
-"""What a person sees of a fit while it runs, and the same as records.
+"""Shows the progress of fits: a bar on a terminal, else a line an epoch.
 
-On a terminal one bar a fit, elsewhere one line an epoch. A worker appends notes to a file that a
-thread of the driver follows.
-Invariant: a note that is lost or late changes nothing of the training.
+A worker appends notes to a file; a thread of the driver reads them. Invariant: a lost or late note
+does not change the training.
 """
 
 import sys
@@ -11,8 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
@@ -20,30 +18,30 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 LOOK_S = 0.2
-"""Time between two looks into a file of notes."""
+"""Time between two reads of a file of notes."""
 
 
 class EpochRecord(BaseModel):
-    """What one epoch of a fit came to. `score` is the validation's, higher is better; None without one."""
+    """Figures of one epoch; `score` is the validation score, higher is better, None without one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epoch: int
     """From 1."""
     loss: float
-    """Mean over the steps, of a member."""
+    """Mean over the steps, of an ensemble member."""
     score: float | None
     learning_rate: float
     """Of the last step."""
     samples_s: float
-    """Windows a second over all workers, validation not counted."""
+    """Windows a second over all workers, without validation."""
     seconds: float
-    """Of the epoch, validation counted."""
+    """Duration of the epoch with its validation."""
     workers: int
 
 
 class Note(BaseModel):
-    """Where a fit is: `done` epochs of `epochs`, with a fraction inside an epoch; `record` at an epoch's end."""
+    """Progress of a fit: `done` of `epochs`, fractional inside an epoch; `record` ends an epoch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,48 +57,43 @@ class Progress:
     """Shows notes; use it as a context around one or more fits.
 
     Args:
-        is_terminal: whether bars can be drawn; None to ask stdout.
-        hear: is given every epoch's record with its fit's name, beside what is shown.
+        is_terminal: whether to draw bars; None to detect it.
+        on_epoch: called with the name of the fit and the record of each epoch.
     """
 
     def __init__(
         self,
         *,
         is_terminal: bool | None = None,
-        hear: Callable[[str, EpochRecord], None] | None = None,
+        on_epoch: Callable[[str, EpochRecord], None] | None = None,
     ) -> None:
         drawn = sys.stdout.isatty() if is_terminal is None else is_terminal
-        self._hear = hear
+        self._on_epoch = on_epoch
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, tuple[float, float]] = {}
+        self._started: dict[str, tuple[float, float]] = {}
         self._bars = _bars() if drawn else None
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start drawing."""
         if self._bars:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave what was drawn as it is."""
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing; the last state stays on the screen."""
         if self._bars:
             self._bars.stop()
 
     def show(self, note: Note) -> None:
-        """Show one note; of an epoch's end with its record."""
+        """Show a note."""
         with self._lock:
             if self._bars:
                 self._draw(self._bars, note)
             elif note.record:
                 print(self._line(note, note.record), flush=True)
-            if note.record and self._hear:
-                self._hear(note.fit, note.record)
+            if note.record and self._on_epoch:
+                self._on_epoch(note.fit, note.record)
 
     def say(self, line: str) -> None:
         """Show a line of text."""
@@ -110,25 +103,21 @@ class Progress:
             print(line, flush=True)
 
     def _draw(self, bars: Bars, note: Note) -> None:
+        figures: dict[str, Any] = {
+            "epoch": int(note.done),
+            "loss": note.loss,
+            "samples": note.samples_s,
+        }
         if note.fit not in self._tasks:
-            self._tasks[note.fit] = bars.add_task(
-                note.fit,
-                total=note.epochs,
-                epoch=0,
-                loss=note.loss,
-                samples=note.samples_s,
-                score="",
-            )
+            self._tasks[note.fit] = bars.add_task(note.fit, total=note.epochs, score="", **figures)
         task = self._tasks[note.fit]
-        bars.update(
-            task, completed=note.done, loss=note.loss, samples=note.samples_s, epoch=int(note.done)
-        )
+        bars.update(task, completed=note.done, **figures)
         if note.record and note.record.score is not None:
             bars.update(task, score=f"score {note.record.score:.3f}")
 
     def _line(self, note: Note, record: EpochRecord) -> str:
         now = time.monotonic()
-        first, at = self._begun.setdefault(note.fit, (note.done - 1.0, now - record.seconds))
+        first, at = self._started.setdefault(note.fit, (note.done - 1.0, now - record.seconds))
         left_s = (now - at) / (note.done - first) * (note.epochs - note.done)
         score = "" if record.score is None else f"score {record.score:.3f}  "
         return (
@@ -145,7 +134,7 @@ def write_note(path: Path, note: Note) -> None:
 
 @contextmanager
 def following(path: Path, show: Callable[[Note], None]) -> Iterator[None]:
-    """Show what is appended to a file of notes while the context lasts, from its present end on."""
+    """Show the notes that are appended to a file inside the context."""
     done = threading.Event()
     path.touch()
     thread = threading.Thread(
@@ -159,13 +148,13 @@ def following(path: Path, show: Callable[[Note], None]) -> Iterator[None]:
         thread.join()
 
 
-def _follow(path: Path, begin: int, done: threading.Event, show: Callable[[Note], None]) -> None:
+def _follow(path: Path, offset: int, done: threading.Event, show: Callable[[Note], None]) -> None:
     with path.open("rb") as file:
-        file.seek(begin)
-        held = b""
+        file.seek(offset)
+        unfinished = b""
         while True:
             is_last = done.wait(LOOK_S)
-            *lines, held = (held + file.read()).split(b"\n")
+            *lines, unfinished = (unfinished + file.read()).split(b"\n")
             for line in lines:
                 show(Note.model_validate_json(line))
             if is_last:

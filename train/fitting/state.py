@@ -1,9 +1,7 @@
-"""A fit's state between two epochs as files: tensors as safetensors, all else as JSON beside them; nothing pickled.
+"""Saves the state of a fit between two epochs: tensors as safetensors, the rest as JSON.
 
-Everything that is drawn in an epoch follows from the seed, the epoch and the worker's rank, so the
-number of the epoch is the whole state
-of the random generators.
-Invariant: a directory that `read_state` accepts is one that `write_state` finished.
+Nothing is pickled. All random numbers of an epoch follow from the seed, the epoch and the worker's
+rank, so no generator has a state. Invariant: `read_state` accepts only what `write_state` finished.
 """
 
 from collections.abc import Mapping
@@ -25,37 +23,37 @@ STATE = "state.json"
 
 
 class FitState(BaseModel):
-    """Where a fit is after an epoch; `digest` is of what it was started with, `sha256` of the tensors' file."""
+    """State after an epoch; `digest` identifies the fit, `sha256` the tensors' file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digest: str
     history: tuple[EpochRecord, ...]
     steps: int
-    """Steps of the optimizer so far, over all epochs."""
+    """Optimizer steps so far, over all epochs."""
     done: bool
-    """Whether the fit is complete: all epochs, or stopped by its validation."""
+    """Whether the fit is complete: all epochs, or stopped early."""
     scale: float = 1.0
-    """What fp16 multiplies the loss by."""
+    """Loss scale of fp16."""
     scale_age: int = 0
-    """Steps since that factor was changed."""
+    """Steps since the last change of the loss scale."""
     sha256: str = ""
 
     @property
     def epoch(self) -> int:
-        """Return how many epochs are behind."""
+        """Return the number of finished epochs."""
         return len(self.history)
 
     @property
-    def merit(self) -> float:
-        """Return what states are compared by: the validation's score, or the number of epochs where there is none."""
+    def validation_score(self) -> float:
+        """Return the validation score of the last epoch, or the number of epochs without one."""
         score = self.history[-1].score if self.history else None
         return float(self.epoch) if score is None else score
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A state with its tensors, by the names that the learner gave them."""
+    """A state with its tensors, by the names of `Learner.state`."""
 
     state: FitState
     tensors: Mapping[str, Tensor]
@@ -73,7 +71,7 @@ def read_state(directory: Path) -> Saved:
     """Read a state.
 
     Raises:
-        CheckpointError: a file is missing, or is not what was written.
+        CheckpointError: a file is missing or was changed.
     """
     try:
         state = FitState.model_validate_json((directory / STATE).read_bytes())
@@ -87,15 +85,20 @@ def read_state(directory: Path) -> Saved:
 
 
 def newest_state(parent: Path) -> Path | None:
-    """Return the directory under a parent whose state is whole and has the most epochs; None when there is none."""
+    """Return the directory under a parent with the complete state of most epochs, if any."""
     found = _states(parent)
     return max(found, key=lambda path: found[path].epoch, default=None)
 
 
 def best_state(parent: Path) -> Path | None:
-    """Return the directory under a parent whose state is whole and has the most merit, of equals the newest; None when there is none."""
+    """Return the directory with the complete state of the best validation score, if any.
+
+    Of equal ones it is the newest.
+    """
     found = _states(parent)
-    return max(found, key=lambda path: (found[path].merit, found[path].epoch), default=None)
+    return max(
+        found, key=lambda path: (found[path].validation_score, found[path].epoch), default=None
+    )
 
 
 def _states(parent: Path) -> dict[Path, FitState]:

@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from app.features.binning import Floats
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
-from train.data.split import SplitPlan, split
+from train.data.split import split
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
@@ -84,17 +85,10 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     Baselines are fitted to the training windows of the folds. The checkpoint is not fitted again,
     so the split withholds windows from the baselines only.
     """
+    predict = partial(predict_holdout, load_model(checkpoint), checkpoint.feature_spec, windows)
     parts = [
-        predict_holdout(
-            load_model(checkpoint),
-            checkpoint.feature_spec,
-            windows,
-            part.name,
-            part.train_W,
-            part.holdout_W,
-            config.seed,
-        )
-        for part in split(windows, SplitPlan.of(config))
+        predict(part.name, part.train_W, part.holdout_W, config.seed)
+        for part in split(windows, config)
     ]
     seen = may_have_seen(
         checkpoint.manifest, windows, np.concatenate([part.holdout_W for part in parts])
@@ -182,30 +176,14 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
                 "topology with a shorter window, and train with it",
                 "topology",
             )
-        given = _given(checkpoint, design)
-        model, spec = load_model(checkpoint), checkpoint.feature_spec
-        official = [
-            predict_holdout(
-                model, spec, windows, "last window of each engine", train_W, last_W, config.seed
-            )
-        ]
-        every = [
-            predict_holdout(
-                model, spec, windows, "every cycle", train_W, all_W, probes=0, removal_probes=0
-            )
-        ]
-        of_last = evaluate_parts(
-            windows, official, config, split=options.cmapss.name, given=given, cap_h=cap_h
+        predict = partial(predict_holdout, load_model(checkpoint), checkpoint.feature_spec, windows)
+        evaluate = partial(
+            evaluate_parts, windows, config=config, given=_given(checkpoint, design), cap_h=cap_h
         )
-        of_all = evaluate_parts(
-            windows,
-            every,
-            config,
-            split="every cycle",
-            given=given,
-            cap_h=cap_h,
-            with_baselines=False,
-        )
+        last = predict("last window of each engine", train_W, last_W, config.seed)
+        every = predict("every cycle", train_W, all_W, probes=0, removal_probes=0)
+        of_last = evaluate([last], split=options.cmapss.name)
+        of_all = evaluate([every], split="every cycle", with_baselines=False)
     return _Found(of_last, {"every cycle of the test engines": of_all})
 
 

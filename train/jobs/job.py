@@ -27,7 +27,7 @@ from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
 from train.data.artifact_locks import WINDOWS_NAME, job_lock
 from train.data.labels import EPOCH, MICROSECOND, Booleans
-from train.data.split import Part, SplitPlan, set_apart, split, whole
+from train.data.split import Part, set_apart, split, whole
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import HoldoutPart, predict_holdout
@@ -123,9 +123,9 @@ def run_job(job: Job, progress: Progress) -> Outcome:
 def _run(job: Job, progress: Progress) -> Outcome:
     started, windows, config = time.monotonic(), job.windows, job.config
     # all splits are made before the first fit, so that an impossible one costs no fit
-    parts = split(windows, SplitPlan.of(config))
+    parts = split(windows, config)
     studies = {
-        kind: split(windows, SplitPlan.of(config, kind))
+        kind: split(windows, config.model_copy(update={"split": kind}))
         for kind in config.studies
         if kind != NO_MESSAGES
     }
@@ -161,10 +161,13 @@ def _run(job: Job, progress: Progress) -> Outcome:
     of_studies = {
         kind: [scored(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()
     }
-    last = fit(whole(windows, SplitPlan.of(config)), config, "all")
+    last = fit(whole(windows, config), config, "all")
 
     progress.say("evaluating the fits on their held-out windows")
-    learning = {name: _points(records) for name, records in history.items()}
+    learning = {
+        name: [LearningPoint(epoch=each.epoch, loss=each.loss, score=each.score) for each in fits]
+        for name, fits in history.items()
+    }
     evaluation = evaluate_parts(
         windows,
         of_split,
@@ -187,12 +190,6 @@ def _run(job: Job, progress: Progress) -> Outcome:
     else:
         shutil.rmtree(job.storage, ignore_errors=True)
     return outcome
-
-
-def _points(history: Sequence[EpochRecord]) -> tuple[LearningPoint, ...]:
-    return tuple(
-        LearningPoint(epoch=each.epoch, loss=each.loss, score=each.score) for each in history
-    )
 
 
 def _heading(job: Job, last: Fitted, training_s: float) -> Heading:

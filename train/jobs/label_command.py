@@ -162,10 +162,11 @@ def _faults(
     known = {"columns": str(len(COLUMNS)), "components": ", ".join(components)}
     found: list[tuple[int, str]] = []
     for name, check in CHECKS.items():
-        bad = table[failed[name]]
-        values: list[dict[str, str]] = bad.astype(str).to_dict("records")  # type: ignore[assignment]
-        rows = zip(bad.index.tolist(), values, strict=True)
-        found += [(line, check.format(**known, **row)) for line, row in rows]
+        bad = table[failed[name]].astype(str)
+        rows: list[dict[str, str]]
+        rows = bad.to_dict("records")  # type: ignore[assignment]
+        for line, row in zip(bad.index.tolist(), rows, strict=True):
+            found.append((line, check.format(**known, **row)))
     return sorted(found, key=lambda fault: fault[0])
 
 

@@ -108,19 +108,7 @@ def log_run(
 
 
 def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Run:
-    """Log the outcome of a training to the experiment of its design; see `log_run`.
-
-    Args:
-        outcome: of `train.jobs.job.run_job`.
-        config: of the training.
-        directory: of the checkpoint that was written.
-
-    Returns:
-        The run.
-
-    Raises:
-        StoreUnavailable: MLflow's store can't be reached or refuses.
-    """
+    """Log the outcome of a training to the experiment of its design; see `log_run`."""
     heading, evaluation = outcome.heading, outcome.evaluation
     return log_run(
         directory,
@@ -135,7 +123,7 @@ def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Run:
 
 
 def local_store(local: Path) -> str:
-    """Return the address of the local store: an SQLite file in a directory, which is created."""
+    """Return the address of the local store, an SQLite file in a new or existing directory."""
     local.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{(local / 'mlflow.db').resolve()}"
 
@@ -168,8 +156,8 @@ def flatten(evaluation: Evaluation, prefix: str = "") -> Iterator[tuple[str, flo
             if interval is not None:
                 yield _name(prefix, "coverage", component, quantity), interval.coverage
     if evaluation.robustness is not None:
-        for trouble, figures in evaluation.robustness.troubles.items():
-            yield _name(prefix, "cost of one sensor", trouble), figures.cost
+        for fault, figures in evaluation.robustness.faults.items():
+            yield _name(prefix, "cost of one sensor", fault), figures.cost
 
 
 def _values(metrics: Metrics) -> Iterator[_Value]:

@@ -3,10 +3,9 @@
 Each trial is one fit in one process, scored on validation groups after every epoch; ASHA (Li et
 al., "A system for massively parallel hyperparameter tuning", 2020) stops trials with low scores.
 Trials run in parallel, so no trial needs further workers. Invariant: no trial is trained or scored
-on the holdout of the first fold. In a training with the
-    same
-split, folds and seed, the figures of that fold are of windows that the search did not use; those of
-the other folds are slightly too good.
+on the holdout of the first fold. In a training with the same split, folds and seed, the figures of
+that fold are of windows that the search did not use; those of the other folds are slightly too
+good.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from train.data.artifact_locks import SEARCH_LOCK, in_use
 from train.data.labels import Integers
 from train.data.prepare import prepare
 from train.data.session import ray_session
-from train.data.split import SplitPlan, set_apart, split
+from train.data.split import set_apart, split
 from train.data.windows import Windows
 from train.fitting.batches import count_steps
 from train.fitting.progress import EpochRecord
@@ -92,7 +91,7 @@ def parted(windows: Windows, config: TrainConfig) -> tuple[Integers, Integers]:
     Raises:
         InputError: the windows can't be split as configured.
     """
-    train_W = split(windows, SplitPlan.of(config))[0].train_W
+    train_W = split(windows, config)[0].train_W
     return set_apart(windows, train_W, config.validation_share, config.seed)
 
 

@@ -13,7 +13,7 @@ from app.model.graph import build_topology
 from app.model.linear_classifier import LinearClassifier, LinearTables
 from app.model.ood_detector import OodDetector, OodTables
 from train.config import TrainConfig
-from train.data.labels import Booleans, Integers
+from train.data.labels import Booleans, Integers, evenly_spaced
 from train.data.windows import Windows
 from train.linear.nuisance import Instruments, directions
 from train.linear.ood_detector import fit_distance, set_distance
@@ -58,12 +58,11 @@ def fit_linear_classifier(
         return None, None
     tables = LinearTables.empty(model)
     distances = OodTables.empty(model) if model.ood_axes else None
-    graded_W = np.sort(chosen_W)[(windows.labels.grade_WV[np.sort(chosen_W)] >= 0).any(1)]
+    rising_W = np.sort(chosen_W)
+    graded_W = rising_W[(windows.labels.grade_WV[rising_W] >= 0).any(1)]
     if not len(graded_W):
         return LinearClassifier(tables), None if distances is None else OodDetector(distances)
-    taken_W = graded_W[
-        np.linspace(0, len(graded_W) - 1, min(MOST_WINDOWS, len(graded_W))).astype(np.int64)
-    ]
+    taken_W = evenly_spaced(graded_W, MOST_WINDOWS)
     x_WSTF, present_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
     topology = build_topology(equipment, spec)
@@ -124,11 +123,7 @@ def _nuisances(
     windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig
 ) -> Doubles:
     """Return the effect of disturbances on the features, measured on some windows."""
-    values_WSN = windows.values(
-        taken_W[
-            np.linspace(0, len(taken_W) - 1, min(NUISANCE_WINDOWS, len(taken_W))).astype(np.int64)
-        ]
-    )
+    values_WSN = windows.values(evenly_spaced(taken_W, NUISANCE_WINDOWS))
     instruments = Instruments.of(windows.equipment, values_WSN)
     features = plan_features(windows.equipment, spec)
     return directions(

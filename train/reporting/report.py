@@ -5,7 +5,6 @@ figures, and page and card begin with a notice where the windows may have been i
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -63,7 +62,7 @@ def documents(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["minute"] = _minute
+    environment.filters["minute"] = lambda at: f"{at:%Y-%m-%d %H:%M} UTC"
     content = {
         "THIS": THIS,
         "SMOOTHING": SMOOTHING,
@@ -90,10 +89,6 @@ def network_sizes(config: ModelConfig | TrainConfig) -> str:
         f"hidden {config.hidden}, {config.attention_layers} attention layers, "
         f"{config.members} members"
     )
-
-
-def _minute(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def _method(evaluation: Evaluation) -> list[str]:

@@ -191,7 +191,7 @@ def faulty_sensors(evaluation: Evaluation) -> list[Table]:
         return []
     is_match = found.measure == MATCH
     spec = ".3f" if is_match else ".2f"
-    sensors = list(next(iter(found.troubles.values())).sensors)
+    sensors = list(next(iter(found.faults.values())).sensors)
     rows = [
         [
             fault,
@@ -200,7 +200,7 @@ def faulty_sensors(evaluation: Evaluation) -> list[Table]:
             each.worst_sensor,
             *(_number(each.sensors[sensor], spec) for sensor in sensors),
         ]
-        for fault, each in found.troubles.items()
+        for fault, each in found.faults.items()
     ]
     measure = "Exact match" if is_match else "RMSE of remaining life in hours"
     clean = f"{found.clean:{spec}} without a fault, {found.windows} windows"

@@ -97,7 +97,7 @@ def headline(evaluation: Evaluation) -> Headline:
         span = f"{min(coverages):.0%} to {max(coverages):.0%}"
         tiles.append(Tile("coverage of 90 % intervals", span, "lowest to highest"))
     if evaluation.robustness is not None:
-        cost = _cost(evaluation.robustness, evaluation.robustness.troubles["missing"].cost)
+        cost = _cost(evaluation.robustness, evaluation.robustness.faults["missing"].cost)
         note = f"mean over the sensors, {evaluation.robustness.measure}"
         tiles.append(Tile("cost of one missing sensor", cost, note))
     if evaluation.seen:
@@ -140,7 +140,7 @@ def _own_weaknesses(evaluation: Evaluation) -> Iterator[str]:
             )
     robustness = evaluation.robustness
     if robustness is not None:
-        fault, found = max(robustness.troubles.items(), key=lambda item: item[1].cost)
+        fault, found = max(robustness.faults.items(), key=lambda item: item[1].cost)
         yield (
             f"One {fault} sensor costs {_cost(robustness, found.cost)} of {robustness.measure} on "
             f"average; the most costly one is {found.worst_sensor}."

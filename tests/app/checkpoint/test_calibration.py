@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.checkpoint.calibration import (
-    AS_STATED,
+    UNCALIBRATED,
     Calibration,
     ComponentCalibration,
     check_calibration,
@@ -21,8 +21,8 @@ def calibration(design: str, component_id: str, **values: float | None) -> Calib
 def test_component_without_a_calibration_is_taken_as_stated() -> None:
     found = calibration("press", "pump", health_reach=2.0)
     assert found.of("press", "pump").health_reach == 2.0
-    assert found.of("press", "valve") == found.of("lathe", "pump") == AS_STATED
-    assert (AS_STATED.health_reach, AS_STATED.least_confidence, AS_STATED.most_spread) == (
+    assert found.of("press", "valve") == found.of("lathe", "pump") == UNCALIBRATED
+    assert (UNCALIBRATED.health_reach, UNCALIBRATED.least_confidence, UNCALIBRATED.most_spread) == (
         1.645,
         0.0,
         None,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.checkpoint import locate as checkpoints
-from app.checkpoint.locate import find_checkpoint, run_apart
+from app.checkpoint.locate import find_checkpoint, run_release_command
 from app.core.errors import CheckpointError, ReleaseError
 from app.core.settings import PROJECT_DIR, Settings
 
@@ -41,6 +41,6 @@ def test_version_that_can_not_be_fetched_says_why(tmp_path: Path, monkeypatch: p
 def test_command_that_takes_too_long_is_ended_and_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoints, "FETCH_S", 0.05)
     with pytest.raises(
-        ReleaseError, match=r"release check` to end within 0.05 s, found it still at work"
+        ReleaseError, match=r"release check` to end within 0.05 s, found it still running"
     ):
-        run_apart("check", "1")
+        run_release_command("check", "1")

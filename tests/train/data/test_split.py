@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from app.core.errors import InputError
 from tests.small import START_US, graded, press
+from train.config import TrainConfig
 from train.data.labels import Integers, configurations
 from train.data.split import (
-    SplitPlan,
     not_overlapping,
     set_apart,
     split,
@@ -21,6 +21,11 @@ from train.data.split import (
     whole,
 )
 from train.data.windows import Windows, groups
+
+
+def plan(kind: str = "group", **settings: int) -> TrainConfig:
+    config = TrainConfig.model_validate({"equipment": "press-1", **settings})
+    return config.model_copy(update={"split": kind})
 
 
 def factorial(repeats: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -114,10 +119,10 @@ def test_holdout_is_never_in_training(
 ) -> None:
     windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
     try:
-        parts = split(windows, SplitPlan(kind, folds=2, seed=seed))
+        parts = split(windows, plan(kind, folds=2, seed=seed))
     except InputError:
         return  # too little to part
-    again = split(windows, SplitPlan(kind, folds=2, seed=seed))
+    again = split(windows, plan(kind, folds=2, seed=seed))
     labels = windows.labels
     for part, same in zip(parts, again, strict=True):
         assert part.holdout_W.size
@@ -180,7 +185,7 @@ def test_no_training_window_overlaps_the_holdout_of_its_machine(
 ) -> None:
     windows = made(np.array([(*pair, -1) for pair in grades], np.int64), machines, stride)
     try:
-        parts = split(windows, SplitPlan(kind, folds=2, seed=seed))
+        parts = split(windows, plan(kind, folds=2, seed=seed))
     except InputError:
         return  # too little to part
     for part in parts:
@@ -208,7 +213,7 @@ def test_parts_are_named() -> None:
         np.array([(pump, valve, -1) for pump in range(3) for valve in range(2)], np.int64)
     )
     names = {
-        kind: [part.name for part in split(windows, SplitPlan(kind, folds=2))]
+        kind: [part.name for part in split(windows, plan(kind, folds=2))]
         for kind in (PLANS[0], *PLANS[3:])
     }
     assert names["group"] == ["fold 1/2", "fold 2/2"]
@@ -221,9 +226,9 @@ def test_random_split_is_refused_unless_its_leak_is_named() -> None:
     with pytest.raises(
         InputError, match=r"found random, which scores memorised windows.*random-leaky"
     ):
-        split(windows, SplitPlan("random"))
+        split(windows, plan("random"))
     with pytest.warns(UserWarning, match="near-duplicates, so the figures are too good"):
-        parts = split(windows, SplitPlan("random-leaky", folds=3))
+        parts = split(windows, plan("random-leaky", folds=3))
     assert sorted(position for part in parts for position in part.holdout_W.tolist()) == list(
         range(len(windows))
     )
@@ -240,12 +245,12 @@ def test_random_split_is_refused_unless_its_leak_is_named() -> None:
 )
 def test_impossible_split_is_refused_with_its_reason(kind: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        split(made(factorial(1)[:, :3] % 2), SplitPlan(kind))
+        split(made(factorial(1)[:, :3] % 2), plan(kind))
 
 
 def test_whole_excludes_only_most_of_a_warm_up() -> None:
     windows = replace(made(np.zeros((30, 3), np.int64)), warm_up_W=np.arange(30) < 20)
-    part = whole(windows, SplitPlan(warm_up_windows=4))
+    part = whole(windows, plan(warm_up_windows=4))
     assert part.holdout_W.size == 0
     assert (part.train_W < 20).sum() == 4
     assert set(range(20, 30)) <= set(part.train_W.tolist())

@@ -71,11 +71,11 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
     found = baselines(windows, [part], ("mean", "spread"), trees=20)
     assert set(found) == {STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
     for each in found.values():
-        np.testing.assert_allclose(each.probability_WVK[:, :2].sum(-1), 1.0, atol=1e-5)
-        assert not each.probability_WVK[:, 0, 1].any()
-        assert set(np.unique(each.answers().grade_RV[:, 0])) == {0, 2}
-        assert (each.answers().grade_RV[:, 2] == -1).all()  # the tank has no grades
-    probability_WK = found[EXTRA_TREES].probability_WVK[:, 0]
+        np.testing.assert_allclose(each.probability_RVK[:, :2].sum(-1), 1.0, atol=1e-5)
+        assert not each.probability_RVK[:, 0, 1].any()
+        assert set(np.unique(each.grade_RV[:, 0])) == {0, 2}
+        assert (each.grade_RV[:, 2] == -1).all()  # the tank has no grades
+    probability_WK = found[EXTRA_TREES].probability_RVK[:, 0]
     assert ((probability_WK > 0.0) & (probability_WK < 1.0)).any()
 
 
@@ -93,5 +93,5 @@ def test_baselines_are_fitted_to_the_training_windows_alone(tmp_path: Path) -> N
         removal_probes=0,
     )
     for each in baselines(windows, [part], ("mean",), trees=5).values():
-        assert (each.answers().grade_RV[:, 0] == -1).all()  # one grade only
-        assert (each.answers().grade_RV[:, 1] >= 0).all()
+        assert (each.grade_RV[:, 0] == -1).all()  # one grade only
+        assert (each.grade_RV[:, 1] >= 0).all()

@@ -128,15 +128,15 @@ def test_every_baseline_is_scored_on_the_same_windows(tmp_path: Path) -> None:
         assert scorecard.exact_match_smoothed is not None
 
 
-def test_trouble_costs_are_against_the_same_windows_whole(tmp_path: Path) -> None:
+def test_fault_costs_are_against_the_same_windows_whole(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     found = evaluate_parts(
         windows, holdouts(windows, small()), CONFIG, split="group", with_baselines=False
     ).robustness
     assert found is not None
     assert found.measure == "exact match"
-    assert set(found.troubles) == {"missing", "frozen", "offset", "noisy"}
-    for figures in found.troubles.values():
+    assert set(found.faults) == {"missing", "frozen", "offset", "noisy"}
+    for figures in found.faults.values():
         assert set(figures.sensors) == {"P1", "Q1", "P2", "T1"}
         assert figures.cost == pytest.approx(found.clean - figures.mean)
 

@@ -7,19 +7,19 @@ import pytest
 
 from app.core.errors import InputError
 from train.config import TrainConfig
-from train.fitting.batches import KeptFeed, Rows, Share, StreamFeed, count_steps, gather
+from train.fitting.batches import MemoryBatches, Rows, Share, StreamedBatches, count_steps, gather
 
 POSITIONS = np.arange(100, 150)
 VALUES = POSITIONS[:, None, None].astype(np.float32) * np.ones((1, 2, 3), np.float32)
 
 
-def kept(rank: int, world: int, steps: int = 6) -> KeptFeed:
-    return KeptFeed(POSITIONS, VALUES, steps, 8, 0, Share(rank, world))
+def in_memory(rank: int, world: int, steps: int = 6) -> MemoryBatches:
+    return MemoryBatches(POSITIONS, VALUES, steps, 8, 0, Share(rank, world))
 
 
 def test_batches_are_the_same_on_any_number_of_workers() -> None:
-    alone = [set(positions.tolist()) for positions, _ in kept(0, 1).steps(3)]
-    shared = zip(*(kept(rank, 3).steps(3) for rank in range(3)), strict=True)
+    alone = [set(positions.tolist()) for positions, _ in in_memory(0, 1).steps(3)]
+    shared = zip(*(in_memory(rank, 3).steps(3) for rank in range(3)), strict=True)
     together = [
         set(np.concatenate([positions for positions, _ in parts]).tolist()) for parts in shared
     ]
@@ -29,7 +29,7 @@ def test_batches_are_the_same_on_any_number_of_workers() -> None:
 
 def test_epoch_repeats_its_order_and_differs_from_the_next() -> None:
     first, again, following = (
-        np.concatenate([positions for positions, _ in kept(0, 1).steps(epoch)]).tolist()
+        np.concatenate([positions for positions, _ in in_memory(0, 1).steps(epoch)]).tolist()
         for epoch in (0, 0, 1)
     )
     assert first == again
@@ -37,20 +37,20 @@ def test_epoch_repeats_its_order_and_differs_from_the_next() -> None:
 
 
 def test_windows_come_with_their_values() -> None:
-    for positions, values in kept(1, 2).steps(0):
+    for positions, values in in_memory(1, 2).steps(0):
         np.testing.assert_array_equal(values[:, 0, 0], positions)
 
 
 def test_share_of_an_epoch_shows_other_windows_each_time() -> None:
     shown = [
-        np.concatenate([positions for positions, _ in kept(0, 1, 2).steps(epoch)])
+        np.concatenate([positions for positions, _ in in_memory(0, 1, 2).steps(epoch)])
         for epoch in range(12)
     ]
     assert [len(positions) for positions in shown] == [16] * 12
     assert len(np.unique(np.concatenate(shown))) > 45
 
 
-def stream(steps: int, rows: int = 25) -> tuple[StreamFeed, list[tuple[int, int, int]]]:
+def stream(steps: int, rows: int = 25) -> tuple[StreamedBatches, list[tuple[int, int, int]]]:
     reads: list[tuple[int, int, int]] = []
 
     def read(size: int, buffer: int, seed: int) -> Iterator[Rows]:
@@ -61,18 +61,18 @@ def stream(steps: int, rows: int = 25) -> tuple[StreamFeed, list[tuple[int, int,
                 "values": VALUES[first : first + size],
             }
 
-    return StreamFeed(read, 50, 30, steps, 8, 0, Share(1, 2)), reads
+    return StreamedBatches(read, 50, 30, steps, 8, 0, Share(1, 2)), reads
 
 
 def test_stream_gives_every_worker_as_many_steps() -> None:
-    feed, reads = stream(6)
-    assert [len(positions) for positions, _ in feed.steps(2)] == [4] * 6
+    batches, reads = stream(6)
+    assert [len(positions) for positions, _ in batches.steps(2)] == [4] * 6
     assert reads == [(4, 30, 2_000_007)]
 
 
 def test_stream_of_which_an_epoch_shows_a_third_takes_every_third() -> None:
-    feed, _ = stream(2)
-    firsts = [[int(positions[0]) for positions, _ in feed.steps(epoch)] for epoch in range(3)]
+    batches, _ = stream(2)
+    firsts = [[int(positions[0]) for positions, _ in batches.steps(epoch)] for epoch in range(3)]
     assert firsts == [[100, 112], [104, 116], [108, 120]]
 
 
@@ -92,11 +92,13 @@ def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
                 "values": np.empty((size, 1, 1), np.float32),
             }
 
-    feed = StreamFeed(read, 1000, 30, count_steps(1000, config), config.batch, 0, Share(0, world))
+    batches = StreamedBatches(
+        read, 1000, 30, count_steps(1000, config), config.batch, 0, Share(0, world)
+    )
     own = 32 // world
     there = len(shard) // own
     for epoch in range(5):
-        taken = [int(positions[0]) // own for positions, _ in feed.steps(epoch)]
+        taken = [int(positions[0]) // own for positions, _ in batches.steps(epoch)]
         assert len(taken) == steps
         gaps = np.diff([-1, *taken, there])
         assert (gaps > 0).all()
@@ -104,11 +106,11 @@ def test_stream_takes_the_steps_that_are_planned_spaced_over_the_shard(
 
 
 def test_stream_that_ends_early_says_so() -> None:
-    feed, _ = stream(6, rows=9)
+    batches, _ = stream(6, rows=9)
     with pytest.raises(
         RuntimeError, match="expected 6 batches of 4 windows in a worker's shard, found 2"
     ):
-        list(feed.steps(0))
+        list(batches.steps(0))
 
 
 def test_rows_in_any_order_are_put_in_place() -> None:

@@ -15,9 +15,9 @@ from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, validation_split
 from train.config import TrainConfig
 from train.data.windows import Windows
-from train.fitting.batches import KeptFeed, Share
+from train.fitting.batches import MemoryBatches, Share
 from train.fitting.dataset import graph_tensors, plan_tensors, tabulate_targets
-from train.fitting.epoch import Draws, Material, run_epoch
+from train.fitting.epoch import BatchBuilder, Generators, WorkerFit
 from train.fitting.learner import Learner
 from train.fitting.loop import is_stalled
 from train.fitting.progress import EpochRecord
@@ -29,21 +29,17 @@ EMBEDDING = "members.0.component_type.weight"
 SMALL = CONFIG.model_copy(update={"epochs": 3})
 
 
-def begun(windows: Windows, config: TrainConfig) -> tuple[Learner, Material, KeptFeed]:
+def started(windows: Windows, config: TrainConfig) -> WorkerFit:
     made = small()
     torch.manual_seed(0)
     learner = Learner(build_model(made.config), lambda model: model, config, 9)
     positions = np.arange(len(windows))
     values = windows.values(positions)
     plan = plan_tensors(windows.equipment, made.spec, CPU)
-    material = Material(plan, tabulate_targets(windows.labels, made.config, CPU), config)
-    return learner, material, KeptFeed(positions, values, 3, config.batch, 0, Share(0, 1))
-
-
-def epoch(learner: Learner, material: Material, feed: KeptFeed, number: int) -> float:
-    return run_epoch(
-        learner, feed, material, number, Share(0, 1), lambda done, loss, samples_s: None
-    ).loss
+    builder = BatchBuilder(plan, tabulate_targets(windows.labels, made.config, CPU), config)
+    share = Share(0, 1)
+    batches = MemoryBatches(positions, values, 3, config.batch, 0, share)
+    return WorkerFit(learner, builder, batches, share)
 
 
 def test_training_reads_the_graphs_that_serving_builds() -> None:
@@ -86,24 +82,26 @@ def test_state_between_epochs_is_all_that_the_next_needs(
 ) -> None:
     windows = graded_windows(tmp_path / "windows")
     config = SMALL.model_copy(update={"dropout": 0.1, "offset": 0.1, **change})
-    learner, material, feed = begun(windows, config)
-    epoch(learner, material, feed, 0)
-    state = FitState(digest="", history=(), steps=learner.taken, done=False)
-    write_state(tmp_path, state, learner.state())
-    scale = learner.scale()
-    straight = epoch(learner, material, feed, 1)
+    fit = started(windows, config)
+    fit.run_epoch(0)
+    state = FitState(digest="", history=(), steps=fit.learner.steps_done, done=False)
+    write_state(tmp_path, state, fit.learner.state())
+    scale = fit.learner.scale()
+    straight = fit.run_epoch(1).loss
     saved = read_state(tmp_path)
-    resumed, material, feed = begun(windows, config)
-    resumed.restore(saved.tensors, saved.state.steps, scale)
-    assert epoch(resumed, material, feed, 1) == straight
-    for name, tensor in learner.weights().items():
-        assert torch.equal(tensor, resumed.weights()[name]), name
+    resumed = started(windows, config)
+    resumed.learner.restore(saved.tensors, saved.state.steps, scale)
+    assert resumed.run_epoch(1).loss == straight
+    for name, tensor in fit.learner.weights().items():
+        assert torch.equal(tensor, resumed.learner.weights()[name]), name
 
 
 def test_half_precision_learns_nearly_the_same(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     losses = {
-        precision: epoch(*begun(windows, SMALL.model_copy(update={"precision": precision})), 0)
+        precision: started(windows, SMALL.model_copy(update={"precision": precision}))
+        .run_epoch(0)
+        .loss
         for precision in ("fp32", "bf16", "fp16")
     }
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)  # 8 bits of mantissa
@@ -114,7 +112,7 @@ def test_parts_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     whole = SMALL.model_copy(update={"mixup": 0.0, "sensor_dropout": 0.0, "gap_share": 0.0})
     found = [
-        epoch(*begun(windows, whole.model_copy(update={"accumulate": accumulate})), 0)
+        started(windows, whole.model_copy(update={"accumulate": accumulate})).run_epoch(0).loss
         for accumulate in (1, 2)
     ]
     assert found[0] == pytest.approx(
@@ -124,19 +122,20 @@ def test_parts_of_a_batch_add_up_to_it(tmp_path: Path) -> None:
 
 def test_what_is_drawn_follows_from_seed_epoch_and_rank() -> None:
     drawn = {
-        (seed, number, rank): float(Draws.begin(seed, number, rank).numbers.random())
+        (seed, number, rank): float(Generators.begin(seed, number, rank).arrays.random())
         for seed in range(3) for number in range(3) for rank in range(3)
     }  # fmt: skip
     assert len(set(drawn.values())) == 27
-    assert float(Draws.begin(1, 2, 0).numbers.random()) == drawn[1, 2, 0]
+    assert float(Generators.begin(1, 2, 0).arrays.random()) == drawn[1, 2, 0]
 
 
-def test_predictions_use_the_averaged_weights(tmp_path: Path) -> None:
-    learner, material, feed = begun(graded_windows(tmp_path), SMALL.model_copy(update={"ema": 0.9}))
+def test_predictions_use_the_average(tmp_path: Path) -> None:
+    fit = started(graded_windows(tmp_path), SMALL.model_copy(update={"ema": 0.9}))
+    learner = fit.learner
     before = {name: tensor.clone() for name, tensor in learner.weights().items()}
-    epoch(learner, material, feed, 0)
-    graph = material.plan.read(wave(2, 4))
-    predicted = learner.answer(graph)
+    fit.run_epoch(0)
+    graph = fit.builder.plan.read(wave(2, 4))
+    predicted = learner.predict(graph)
     learner.model.load_state_dict(learner.weights(), strict=False)
     with torch.inference_mode():
         again = learner.model(graph_tensors(graph)).of_batch()

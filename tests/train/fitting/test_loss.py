@@ -39,9 +39,9 @@ def test_last_grade_of_a_short_set_is_finite() -> None:
     assert loss.item() == pytest.approx(math.log(2))
 
 
-def test_telling_too_much_life_costs_more_than_telling_too_little() -> None:
+def test_overestimated_life_costs_more_than_underestimated_life() -> None:
     flat = torch.zeros(2)
-    over, under = spread_loss(torch.tensor([0.2, -0.2]), flat, 4.0, over=1.5).tolist()
+    over, under = spread_loss(torch.tensor([0.2, -0.2]), flat, 4.0, asymmetry=1.5).tolist()
     assert over == pytest.approx(4.0 * 1.5 * 0.04 + 0.1 * 0.04)
     assert under == pytest.approx(4.0 * 0.04 + 0.1 * 0.04)
 

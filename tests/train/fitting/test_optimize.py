@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from tests.small import small
-from train.fitting.optimize import clip_members, decayed_names, follow, make_optimizer, rate_at
+from train.fitting.optimize import (
+    clip_members,
+    decayed_names,
+    make_optimizer,
+    rate_at,
+    update_average,
+)
 
 
 def test_matrices_decay_and_nothing_else() -> None:
@@ -46,7 +52,7 @@ def test_member_with_a_large_gradient_does_not_slow_the_others() -> None:
 def test_average_follows_the_weights() -> None:
     model = nn.Linear(1, 1)
     average = {name: torch.zeros_like(tensor) for name, tensor in model.named_parameters()}
-    follow(average, model, 0.9, 10**6)
+    update_average(average, model, 0.9, 10**6)
     torch.testing.assert_close(average["weight"], 0.1 * model.weight.detach())
-    follow(average, model, 0.9, 1)  # young: it keeps only 2 of 11 parts
+    update_average(average, model, 0.9, 1)  # young: it keeps only 2 of 11 parts
     torch.testing.assert_close(average["weight"], (0.1 * 2 / 11 + 9 / 11) * model.weight.detach())

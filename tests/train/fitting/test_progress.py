@@ -59,7 +59,7 @@ def test_on_a_terminal_a_bar_moves_inside_an_epoch(capsys: pytest.CaptureFixture
 def test_every_record_is_passed_on_with_its_fit() -> None:
     records: list[tuple[str, int]] = []
     with Progress(
-        is_terminal=False, hear=lambda fit, record: records.append((fit, record.epoch))
+        is_terminal=False, on_epoch=lambda fit, record: records.append((fit, record.epoch))
     ) as progress:
         for done in (0.5, 1.0, 2.0):
             progress.show(note(done))

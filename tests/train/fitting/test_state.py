@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.core.errors import CheckpointError
-from train.fitting.fit import RESUMED, taken_state
+from train.fitting.fit import RESUMED, final_state
 from train.fitting.progress import EpochRecord
 from train.fitting.state import (
     STATE,
@@ -49,7 +49,7 @@ def written(
 
 def test_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
     saved = read_state(written(tmp_path, "one", 2))
-    assert (saved.state.epoch, saved.state.merit, saved.tensors["model.w"].tolist()) == (
+    assert (saved.state.epoch, saved.state.validation_score, saved.tensors["model.w"].tolist()) == (
         2,
         0.9,
         [2.0],
@@ -72,18 +72,18 @@ def test_without_scores_the_newest_is_the_best(tmp_path: Path) -> None:
     assert best_state(tmp_path) == newest
 
 
-@pytest.mark.parametrize(("is_best_wanted", "epochs"), [(False, 3), (True, 2)])
+@pytest.mark.parametrize(("is_best", "epochs"), [(False, 3), (True, 2)])
 def test_fit_that_was_killed_after_its_last_epoch_takes_what_is_on_disk(
-    tmp_path: Path, is_best_wanted: bool, epochs: int
+    tmp_path: Path, is_best: bool, epochs: int
 ) -> None:
     # Ray Train's record was cut off and is gone: it knows of none of these
     written(tmp_path, "checkpoint_1", 2)
     written(tmp_path, RESUMED, 3)
-    saved, history = taken_state(tmp_path, "all", is_best_wanted=is_best_wanted)
+    saved, history = final_state(tmp_path, "all", is_best=is_best)
     assert saved.tensors["model.w"].tolist() == [float(epochs)]
     assert [record.score for record in history] == list(SCORES)
 
 
 def test_fit_that_left_no_state_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"a checkpoint of fit 'all' .* found none"):
-        taken_state(tmp_path, "all", is_best_wanted=True)
+        final_state(tmp_path, "all", is_best=True)

@@ -7,7 +7,7 @@ import pytest
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.config import TrainConfig
-from train.data.split import SplitPlan, split
+from train.data.split import split
 from train.jobs.artifacts import Kind, survey
 from train.jobs.tune import SPACE, command_of, main, parted, search
 
@@ -40,7 +40,7 @@ def test_search_excludes_the_first_holdout_and_most_of_a_warm_up(tmp_path: Path)
     config = CONFIG.model_copy(update={"warm_up_windows": 2})
     train_W, validation_W = parted(windows, config)
     seen = {*train_W.tolist(), *validation_W.tolist()}
-    holdout_W = split(windows, SplitPlan())[0].holdout_W
+    holdout_W = split(windows, TrainConfig(equipment="press-1"))[0].holdout_W
     assert len(seen) == len(train_W) + len(validation_W)
     assert not seen & set(holdout_W.tolist())
     assert windows.warm_up_W[sorted(seen)].sum() <= 2
