@@ -216,8 +216,8 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     if name == PLAIN:
         config["applications"][0]["import_path"] = "tests.bench.variants:diagnostics"
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))
-    # RAY_ADDRESS would name a running cluster; Ray's defaults come with the environment's
-    # interpreter, see Makefile
+    # RAY_ADDRESS would name a running cluster, as would without `--address local` the file of the
+    # machine's last one; Ray's defaults come with the environment's interpreter, see Makefile
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -233,7 +233,7 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     }
     command = [
         str(Path(sys.executable).with_name("serve")),
-        "run",
+        *("run", "--address", "local"),
         str(directory / "serve_config.yaml"),
     ]
     headers = {"authorization": f"Bearer {key}"}
