@@ -1,8 +1,9 @@
 """The pool of connections, opened at first use; translates asyncpg's errors to the project's.
 
 Statements are named in `sql/*.sql`: each follows `-- name: NAME` and a line with its purpose.
-Invariants: no statement is put together from text, values travel as parameters; a call takes at most the acquire timeout, the command timeout and the retry time; no
-error of asyncpg leaves this module.
+Invariants: no statement is put together from text, values travel as parameters; a call takes at
+most the acquire timeout, the command timeout and the retry time; no error of asyncpg leaves this
+module.
 """
 
 import asyncio

@@ -167,8 +167,8 @@ class ModelServer:
 class ModelDeployment(ModelServer):
     """A model server that merges calls that wait: the deployment of Serve.
 
-    A call that finds the replica idle runs at once: a batch of one would cost two turns of the event
-    loop. Calls that arrive while a pass runs in a thread are predicted together.
+    A call that finds the replica idle runs at once: a batch of one would cost two turns of the
+    event loop. Calls that arrive while a pass runs in a thread are predicted together.
 
     Args:
         checkpoint: as `serve_config.yaml` names it; found, or fetched, on the replica's own node.

@@ -1,4 +1,4 @@
-"""`/v1/equipment` and `/v1/readings`: topologies of machines, and readings as JSON, NDJSON or CSV."""
+"""`/v1/equipment` and `/v1/readings`: topologies, and readings as JSON, NDJSON or CSV."""
 
 from collections.abc import Sequence
 from datetime import datetime
