@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from app.features.extraction import SensorFeatures
 from app.features.spec import FeatureSpec
 from app.model.config import ModelConfig
 from app.model.graph import GraphGroup, Prediction, Topology, build_topology
@@ -13,6 +12,7 @@ from app.model.network import build_model
 from app.model.ood_detector import OodDetector, OodTables
 from app.model.trained import TrainedModel
 from app.schemas.equipment import Equipment
+from tests.features import SensorFeatures
 
 
 def untrained(config: ModelConfig) -> TrainedModel:

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from app.features.binning import bin_series
-from app.features.extraction import window_features
 from app.model.graph import GraphGroup
 from app.model.network import GraphTensors
 from app.store.store import Store
 from app.store.windows import decode_window
+from tests.features import window_features
 from tests.graphs import build_graph
 from tests.small import press, small
 from train.fitting.dataset import plan_tensors

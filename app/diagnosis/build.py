@@ -16,7 +16,12 @@ from app.diagnosis.decoder import (
     unit,
 )
 from app.diagnosis.evidence import add_evidence
-from app.diagnosis.input_quality import Thresholds, WindowQuality, abstention_reasons, listed
+from app.diagnosis.input_quality import (
+    MAX_NAMED,
+    Thresholds,
+    WindowQuality,
+    abstention_reasons,
+)
 from app.diagnosis.states import state_of
 from app.diagnosis.sufficiency import reasons_of_lack
 from app.model.graph import Contributions
@@ -29,8 +34,9 @@ from app.schemas.diagnosis import (
     Window,
 )
 from app.schemas.equipment import Equipment
+from app.schemas.places import some_of
 
-MAX_NAMED = 3
+MAX_LEADING = 3
 """Sensors that a reason names as leading the OOD distance."""
 ABSTAINS = "this component abstains, see the reasons of the diagnosis"
 
@@ -233,7 +239,7 @@ def _reason_of_no_health(
     if not silent:
         return ()
     reason = (
-        f"expected finite health from version {decoder.version}, found none for {listed(silent)}: "
+        f"expected finite health from version {decoder.version}, found none for {some_of(silent, MAX_NAMED)}: "
         "use another version, and report this window"
     )
     return (reason,)
@@ -246,7 +252,7 @@ def _reason_of_distance(
         return ()
     leading = {
         item.component_id: ", ".join(
-            weight.sensor_id for weight in item.distance_evidence[:MAX_NAMED]
+            weight.sensor_id for weight in item.distance_evidence[:MAX_LEADING]
         )
         for item in components
     }

@@ -29,6 +29,7 @@ DIGITS = 6
 NO_WEAR_LABELS = "the training data of this version hold no history of wear for this component"
 NOT_FINITE = "the network's output for this component is not a finite number"
 UNKNOWN_INTERVAL = (0.0, 1.0)
+_NONE = np.array(None, object)
 AT_CAP = 0.98
 """Share of the horizon of training from which remaining life counts as the horizon: a mean of
 networks approaches it from below."""
@@ -223,7 +224,7 @@ class PredictionDecoder:
         is_finite_WV = np.isfinite(prediction.rate_WV)
         return (
             _known(prediction.rate_WV, is_finite_WV & has_rate_V),
-            _reason(None, is_finite_WV, has_rate_V),
+            _reason(_NONE, is_finite_WV, has_rate_V),
         )
 
     def _remaining_lives(
@@ -261,7 +262,7 @@ class PredictionDecoder:
                 each if known else None
                 for each, known in zip(interval, _flat(is_known_WV), strict=True)
             ],
-            _reason(np.where(at_cap_WV, horizon_V, None), is_finite_WV, has_rul_V),
+            _reason(np.where(at_cap_WV, horizon_V, _NONE), is_finite_WV, has_rul_V),
         )
 
 
@@ -322,15 +323,16 @@ def _rounded(values_WV: Numbers, high: float | Doubles) -> Doubles:
 
 def _flat(values_WV: NDArray[Any]) -> list[Any]:
     """Return the values as Python's, windows in order."""
-    return values_WV.ravel().tolist()
+    found: list[Any] = values_WV.ravel().tolist()
+    return found
 
 
 def _known(values_WV: NDArray[Any], is_known_WV: Booleans) -> list[Any]:
     """Return the values as Python's, None where they are not known."""
-    return _flat(values_WV if is_known_WV.all() else np.where(is_known_WV, values_WV, None))
+    return _flat(values_WV if is_known_WV.all() else np.where(is_known_WV, values_WV, _NONE))
 
 
-def _reason(text: NDArray[Any] | None, is_finite_WV: Booleans, has_labels_V: Booleans) -> list[Any]:
+def _reason(text: NDArray[Any], is_finite_WV: Booleans, has_labels_V: Booleans) -> list[Any]:
     """Return the text of each component; what is unknown has the reason instead."""
     known_WV = np.where(is_finite_WV, text, NOT_FINITE)
     return _flat(np.where(has_labels_V, known_WV, NO_WEAR_LABELS))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import FeatureBatch, SensorFeatures
+from app.features.extraction import FeatureBatch
 from app.features.range_checks import (
     RangeNoveltyPlan,
     leaves_range,
@@ -23,6 +23,10 @@ from app.features.range_checks import (
 from app.features.sensor_faults import Fault, faults_of
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
+from app.schemas.places import some_of
+
+MAX_NAMED = 10
+"""Sensors or components that a reason names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class WindowQuality(NamedTuple):
 
     Args:
         coverage: share of the window's sensor bins that hold a reading.
-        usable_S: share of the steps that have usable readings, see `SensorFeatures`.
+        usable_S: share of the steps that have usable readings, see `FeatureBatch`.
         is_whole: whether it is 1 for all sensors, and their evidence reaches every component.
         exceedance_S: range exceedance of each sensor, 0 inside the range; NaN where unknown.
         beyond: sensors with a larger exceedance than held-out windows of training.
@@ -162,11 +166,6 @@ class QualityPlan:
     unreferenced_S: NDArray[np.bool_]
     reaches_all: bool
 
-    def is_whole(self, usable_WS: Floats) -> NDArray[np.bool_]:
-        """Return `WindowQuality.is_whole` of windows, [W]."""
-        is_whole_W: NDArray[np.bool_] = (usable_WS == 1.0).all(axis=1) & self.reaches_all
-        return is_whole_W
-
 
 def plan_quality(equipment: Equipment, spec: FeatureSpec) -> QualityPlan:
     """Return the plan of a topology and a feature spec."""
@@ -196,7 +195,7 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
     return QualityBatch(
         coverage_WS=features.coverage_WS,
         usable_WS=features.usable_WS,
-        is_whole_W=plan.is_whole(features.usable_WS),
+        is_whole_W=(features.usable_WS == 1.0).all(axis=1) & plan.reaches_all,
         exceedance_WS=features.exceedance_WS,
         exceedance_limit_S=plan.exceedance_limit_S,
         unreferenced_S=plan.unreferenced_S,
@@ -204,35 +203,6 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         unusual_W=leaves_range(features.exceedance_WS, plan.equipment, plan.spec),
         range_novelty_WV=novelty.health_WV,
         novelty_without_WS=novelty.without_WS,
-    )
-
-
-def assess_window(
-    equipment: Equipment, features: SensorFeatures, spec: FeatureSpec
-) -> WindowQuality:
-    """Assess the input of one window, as `assess_batch` does for many.
-
-    Args:
-        equipment: the machine.
-        features: of its window.
-        spec: the features were made with.
-    """
-    plan = plan_quality(equipment, spec)
-    novelty = range_novelty(features.exceedance_S[None], plan.novelty)
-    return WindowQuality(
-        coverage=float(features.coverage_S.mean()) if features.coverage_S.size else 0.0,
-        usable_S=features.usable_S,
-        is_whole=bool(plan.is_whole(features.usable_S[None])[0]),
-        exceedance_S=features.exceedance_S,
-        beyond=_named(features.exceedance_S[None] > plan.exceedance_limit_S, equipment.sensor_ids)[
-            0
-        ],
-        missing=features.missing,
-        unreferenced=features.unreferenced,
-        faults=features.faulty,
-        unusual=bool(leaves_range(features.exceedance_S[None], equipment, spec)[0]),
-        range_novelty_V=novelty.health_WV[0],
-        novelty_without_S=novelty.without_WS[0],
     )
 
 
@@ -251,12 +221,12 @@ def abstention_reasons(
     if share > thresholds.max_missing:
         reasons.append(
             f"expected at most {thresholds.max_missing:.0%} of the sensors missing or faulty, "
-            f"found {share:.0%} ({listed(useless)}): check their wiring"
+            f"found {share:.0%} ({some_of(useless, MAX_NAMED)}): check their wiring"
         )
     if quality.unreferenced:
         reasons.append(
             f"expected sensors that this version was trained on for design '{equipment.design}', "
-            f"found {listed(quality.unreferenced)}: train on this design's history, or correct its "
+            f"found {some_of(quality.unreferenced, MAX_NAMED)}: train on this design's history, or correct its "
             "`design`"
         )
     if quality.unusual:
@@ -273,15 +243,9 @@ def abstention_reasons(
         )
         reasons.append(
             "expected readings inside the range of training, found a window further outside than "
-            f"any held-out one, most of it from {listed(worst, 5)}: check these sensors{hint}"
+            f"any held-out one, most of it from {some_of(worst, 5)}: check these sensors{hint}"
         )
     return tuple(reasons)
-
-
-def listed(names: Sequence[str], limit: int = 10) -> str:
-    """Return the first names of a list as text, and the number of the others."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _named(flag_WS: NDArray[np.bool_], sensor_ids: Sequence[str]) -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 The rule: let n sensors lie within r connections of a component. A sensor's evidence is the number
 of its steps with usable readings (present, and no fault of the sensor), as a share of the fewest
-that training showed and at most 1 (`SensorFeatures.usable_S`). For every r from 0 (the component's
+that training showed and at most 1 (`FeatureBatch.usable_WS`). For every r from 0 (the component's
 own sensors) up to the number of connections over which evidence travels through the network, the
 sum over the n sensors must be at least what training left of n sensors (`least_evidence`), and for
 the largest r above 0. A component that the network was not trained to predict is judged by its own
@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from app.checkpoint.masking import Masking, least_evidence
 from app.diagnosis.decoder import PredictionDecoder
-from app.diagnosis.input_quality import WindowQuality, listed
+from app.diagnosis.input_quality import MAX_NAMED, WindowQuality
 from app.features.binning import Doubles, Floats
 from app.schemas.equipment import Equipment
+from app.schemas.places import some_of
 
 Booleans = NDArray[np.bool_]
 
@@ -163,7 +164,7 @@ def _reason(equipment: Equipment, usable_S: Floats, plan: EvidencePlan, limit: i
     return (
         f"expected usable readings {of_one if count == 1 else of_many} "
         f"{'on' if plan.is_own_L[limit] else 'that reach'} '{name}', "
-        f"found {'none' if found == '0' else found}: check {listed(useless)}"
+        f"found {'none' if found == '0' else found}: check {some_of(useless, MAX_NAMED)}"
     )
 
 

@@ -6,47 +6,30 @@ Shapes: W windows, S sensors, N bins, T steps, F statistics of a step.
 Invariant: equal bins and an equal spec give bitwise equal features, alone and in any batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
 from app.features.range_checks import range_exceedance
-from app.features.sensor_faults import Fault, faults_of, find_faults, missing_sensors
-from app.features.spec import FeaturePlan, FeatureSpec, check_shape, plan_features
+from app.features.sensor_faults import find_faults
+from app.features.spec import FeaturePlan
 from app.features.statistics import step_statistics
-from app.schemas.equipment import Equipment
 
 VALUES_AT_ONCE = 2**14
 """Bins of all sensors computed in one pass: bounds memory, and more at once leave the cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class SensorFeatures:
-    """Features of one window: the input of the network.
-
-    The last axis of `x_STF` has the statistics, then coverage - 1; it is 0.0 where `mask_ST` is
-    false. `exceedance_S` is the range exceedance, NaN for a sensor without a reference or readings.
-    `usable_S` is the number of steps where `mask_ST` is true, as a share of the fewest steps with
-    readings in a training window, at most 1.
-    """
-
-    x_STF: Floats
-    mask_ST: NDArray[np.bool_]
-    coverage_S: Floats
-    usable_S: Floats
-    exceedance_S: Floats
-    missing: tuple[str, ...]
-    unreferenced: tuple[str, ...]
-    faulty: tuple[Fault, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """Features of W windows of one topology; see `SensorFeatures`.
+    """Features of W windows of one topology: the input of the network.
 
-    `fault_WS` is 0, or 1 + an index in `FAULT_REASONS`.
+    The last axis of `x_WSTF` has the statistics, then coverage - 1; it is 0.0 where `mask_WST` is
+    false. `usable_WS` is the number of steps where `mask_WST` is true, as a share of the fewest
+    steps with readings in a training window, at most 1. `exceedance_WS` is the range exceedance,
+    NaN for a sensor without a reference or readings. `fault_WS` is 0, or 1 + an index in
+    `FAULT_REASONS`.
     """
 
     x_WSTF: Floats
@@ -56,18 +39,8 @@ class FeatureBatch:
     exceedance_WS: Floats
     fault_WS: NDArray[np.uint8]
 
-    def window(self, index: int, plan: "FeaturePlan") -> SensorFeatures:
-        """Return the features of one window; `plan` is the one they were computed with."""
-        return SensorFeatures(
-            x_STF=self.x_WSTF[index],
-            mask_ST=self.mask_WST[index],
-            coverage_S=self.coverage_WS[index],
-            usable_S=self.usable_WS[index],
-            exceedance_S=self.exceedance_WS[index],
-            missing=missing_sensors(self.coverage_WS[index], plan.sensor_ids),
-            unreferenced=plan.unreferenced,
-            faulty=faults_of(self.fault_WS[index], plan.sensor_ids),
-        )
+
+_FIELDS = fields(FeatureBatch)
 
 
 def normalise(
@@ -114,12 +87,7 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     if len(parts) == 1:
         return parts[0]
     return FeatureBatch(
-        x_WSTF=np.concatenate([part.x_WSTF for part in parts]),
-        mask_WST=np.concatenate([part.mask_WST for part in parts]),
-        coverage_WS=np.concatenate([part.coverage_WS for part in parts]),
-        usable_WS=np.concatenate([part.usable_WS for part in parts]),
-        exceedance_WS=np.concatenate([part.exceedance_WS for part in parts]),
-        fault_WS=np.concatenate([part.fault_WS for part in parts]),
+        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in _FIELDS)
     )
 
 
@@ -134,21 +102,3 @@ def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     fault_WS = find_faults(values_WSN, plan)
     raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics)
     return normalise(raw_WSTF, coverage_WST, plan, fault_WS)
-
-
-def window_features(values_SN: Floats, equipment: Equipment, spec: FeatureSpec) -> SensorFeatures:
-    """Compute the features of one window with `batch_features`.
-
-    Args:
-        values_SN: float32 bins in the order of `Equipment.sensors`, in the sensors' units, NaN
-            where missing.
-        equipment: the machine.
-        spec: the checkpoint's feature spec.
-
-    Raises:
-        WindowError: `values_SN` has another shape than the equipment's window, or the spec does not
-            fit the equipment.
-    """
-    plan = plan_features(equipment, spec)
-    check_shape(values_SN, plan, equipment.equipment_id)
-    return batch_features(values_SN[None], plan).window(0, plan)

@@ -65,12 +65,3 @@ def faults_of(fault_S: NDArray[np.uint8], sensor_ids: Sequence[str]) -> tuple[Fa
         for sensor_id, code in zip(sensor_ids, fault_S.tolist(), strict=True)
         if code
     )
-
-
-def missing_sensors(coverage_S: Floats, sensor_ids: Sequence[str]) -> tuple[str, ...]:
-    """Return the ids of the sensors without readings in one window."""
-    return tuple(
-        sensor_id
-        for sensor_id, coverage in zip(sensor_ids, coverage_S.tolist(), strict=True)
-        if coverage == 0.0
-    )

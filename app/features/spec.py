@@ -127,7 +127,6 @@ class FeaturePlan:
         steps_S: fewest steps with readings in a training window; T without a reference.
         low_STF: lowest statistics of the training windows; 0.0 without a reference.
         high_STF: highest.
-        unreferenced: ids of the sensors without a reference.
     """
 
     sensor_ids: tuple[str, ...]
@@ -145,7 +144,6 @@ class FeaturePlan:
     steps_S: NDArray[np.int64]
     low_STF: Doubles
     high_STF: Doubles
-    unreferenced: tuple[str, ...]
 
 
 def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
@@ -202,11 +200,6 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         steps_S=steps_S,
         low_STF=low_STF,
         high_STF=high_STF,
-        unreferenced=tuple(
-            sensor_id
-            for sensor_id, known in zip(equipment.sensor_ids, referenced_S, strict=True)
-            if not known
-        ),
     )
 
 

@@ -38,7 +38,7 @@ class Predictions:
         rul_spread_WV: standard deviation of `rul_WV`.
         distance_WV: OOD distance of a component, 1.0 at the limit.
         exceedance_WS: range exceedance of each sensor, NaN without usable readings.
-        usable_WS: share of the steps that have usable readings, see `SensorFeatures`.
+        usable_WS: share of the steps that have usable readings, see `FeatureBatch`.
     """
 
     logit_WMVJ: Floats

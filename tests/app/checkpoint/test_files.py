@@ -25,7 +25,7 @@ from app.checkpoint.manifest import (
 )
 from app.checkpoint.torch_model import Origin, load_model, save
 from app.core.errors import CheckpointError
-from app.features.extraction import window_features
+from tests.features import window_features
 from tests.graphs import build_graph, predict, untrained
 from tests.small import Small, small, wave
 

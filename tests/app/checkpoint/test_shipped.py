@@ -13,9 +13,9 @@ from app.checkpoint.predictor import open_predictor
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
-from app.features.extraction import window_features
 from app.features.range_checks import leaves_range
 from app.model.graph import Prediction
+from tests.features import window_features
 from tests.rig import rig_block
 from train.evaluation.record import THIS, Metrics
 

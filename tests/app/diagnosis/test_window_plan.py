@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 
 from app.core.errors import WindowError
-from app.diagnosis.input_quality import assess_window
 from app.diagnosis.window_plan import build_windows, plan_windows
-from app.features.extraction import window_features
 from app.model.graph import build_topology
 from app.schemas.equipment import Equipment
+from tests.features import window_features
 from tests.small import small, wave
 
 
 def test_windows_built_together_are_what_each_is_alone() -> None:
     made = small()
     values_WSN = wave(5, 4, seed=3)
-    graph, quality = build_windows(values_WSN, plan_windows(made.equipment, made.spec))
+    plan = plan_windows(made.equipment, made.spec)
+    graph, quality = build_windows(values_WSN, plan)
     features = [window_features(each, made.equipment, made.spec) for each in values_WSN]
     np.testing.assert_array_equal(graph.x_WSTF, np.stack([each.x_STF for each in features]))
     np.testing.assert_array_equal(graph.mask_WST, np.stack([each.mask_ST for each in features]))
     assert graph.topology == build_topology(made.equipment, made.spec)
-    for mine, each in zip(quality.windows(made.equipment.sensor_ids), features, strict=True):
-        np.testing.assert_equal(
-            mine._asdict(), assess_window(made.equipment, each, made.spec)._asdict()
-        )
+    for mine, values_SN in zip(quality.windows(made.equipment.sensor_ids), values_WSN, strict=True):
+        _, alone = build_windows(values_SN[None], plan)
+        (expected,) = alone.windows(made.equipment.sensor_ids)
+        np.testing.assert_equal(mine._asdict(), expected._asdict())
 
 
 def test_topology_that_no_window_can_fit_is_refused_with_the_plan() -> None:

@@ -12,14 +12,13 @@ from hypothesis.extra.numpy import arrays
 from app.features.binning import Floats
 from app.features.extraction import (
     VALUES_AT_ONCE,
-    SensorFeatures,
     batch_features,
     normalise,
-    window_features,
 )
 from app.features.sensor_faults import FAULT_REASONS
 from app.features.spec import FeatureSpec, Reference, plan_features
 from app.schemas.equipment import Equipment
+from tests.features import SensorFeatures, window_features, window_of
 from tests.small import Small, press, small, wave
 from train.config import TrainConfig
 from train.data.reference import spec_of
@@ -206,7 +205,7 @@ def test_features_of_a_batch_equal_the_plain_implementation_bitwise(seed: int) -
         for start in range(0, 48, size):
             batch = batch_features(values_WSN[start : start + size], plan)
             for index in range(len(batch.x_WSTF)):
-                assert as_bytes(batch.window(index, plan), equipment) == expected[start + index]
+                assert as_bytes(window_of(batch, index, plan), equipment) == expected[start + index]
 
 
 @given(

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from app.features.binning import Floats
-from app.features.extraction import window_features
 from app.features.range_checks import (
     leaves_range,
     plan_range_novelty,
@@ -18,6 +17,7 @@ from app.features.range_checks import (
     window_exceedance,
 )
 from app.features.spec import plan_features
+from tests.features import window_features
 from tests.small import Small, small, wave
 from train.data.reference import fit_limits
 

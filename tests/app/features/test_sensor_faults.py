@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from app.features.extraction import window_features
 from app.features.sensor_faults import Fault, find_faults
 from app.features.spec import plan_features
+from tests.features import window_features
 from tests.small import press, small, wave
 from train.config import TrainConfig
 from train.data.reference import spec_of

@@ -7,10 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import WindowError
-from app.features.extraction import (
-    window_features,
-)
 from app.features.spec import FeatureSpec
+from tests.features import window_features
 from tests.small import press, small, wave
 
 

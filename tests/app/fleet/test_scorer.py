@@ -14,12 +14,12 @@ from app.core.errors import CheckpointError, StoreError
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.build import DiagnosisContext, Scores, build_diagnosis
 from app.diagnosis.decoder import PredictionDecoder, window_predictions
-from app.diagnosis.input_quality import Thresholds, assess_window
-from app.features.extraction import window_features
+from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.fleet import scorer as module
 from app.fleet.plan import Plan, RunRequest, make_plan
 from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
-from app.model.graph import GraphGroup, Prediction, build_topology
+from app.model.graph import GraphGroup, Prediction
 from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis, Window
 from app.serving.ingress.traffic import order_of_versions
@@ -288,13 +288,12 @@ async def test_diagnosis_is_the_one_that_the_parts_give_alone(
     checkpoint = load(Path(plan.checkpoints[found.model_version].directory))
     (window,) = await store.read_windows([(rigs[0], int(START.timestamp()), equipment.bins)])
     spec = checkpoint.feature_spec
-    features = window_features(decode_window(window, equipment), equipment, spec)
-    topology = build_topology(equipment, spec)
-    group = GraphGroup(topology, features.x_STF[None], features.mask_ST[None])
+    values_SN = decode_window(window, equipment)
+    group, summary = build_windows(values_SN[None], plan_windows(equipment, spec))
     (prediction,) = open_predictor(checkpoint).predictor.predict([group])
 
     (predicted,) = window_predictions(prediction)
-    quality = assess_window(equipment, features, spec)
+    (quality,) = summary.windows(equipment.sensor_ids)
     context = DiagnosisContext(
         found.diagnosis_id,
         found.created_at,

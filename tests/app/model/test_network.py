@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from app.features.extraction import window_features
 from app.model.graph import Contributions, GraphGroup
 from app.model.network import GraphTensors, build_model
 from app.model.trained import TrainedModel
+from tests.features import window_features
 from tests.graphs import assert_close, build_graph, predict, untrained, with_topology
 from tests.small import Small, press, small, wave
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from app.core.errors import CheckpointError
-from app.features.extraction import window_features
 from app.model.graph import GraphGroup
 from app.model.network import GraphTensors, build_model
+from tests.features import window_features
 from tests.graphs import build_graph
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, validation_split

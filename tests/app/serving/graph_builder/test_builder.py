@@ -8,10 +8,9 @@ import pytest
 from app.core.errors import HydraulicDiagnosticsError, WindowError
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis import pipeline
-from app.diagnosis.input_quality import assess_window
 from app.diagnosis.pipeline import BuildResult, WindowInput, group_windows
+from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
-from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 from app.serving.graph_builder import builder as graph_builder
@@ -90,10 +89,10 @@ async def test_windows_of_one_topology_are_one_group_and_equal_to_each_alone(loc
     spec = await spec_of(local)
     qualities = group.quality.windows(machines[0].sensor_ids)
     for row, (machine, values_SN) in enumerate(zip(machines, gappy, strict=True)):
-        features = window_features(values_SN, machine, spec)
-        np.testing.assert_array_equal(group.graph.x_WSTF[row], features.x_STF)
-        np.testing.assert_array_equal(group.graph.mask_WST[row], features.mask_ST)
-        expected = assess_window(machine, features, spec)
+        alone, quality = build_windows(values_SN[None], plan_windows(machine, spec))
+        np.testing.assert_array_equal(group.graph.x_WSTF[row], alone.x_WSTF[0])
+        np.testing.assert_array_equal(group.graph.mask_WST[row], alone.mask_WST[0])
+        (expected,) = quality.windows(machine.sensor_ids)
         np.testing.assert_equal(qualities[row]._asdict(), expected._asdict())
 
 

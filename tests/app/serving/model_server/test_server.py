@@ -11,7 +11,6 @@ import pytest
 
 from app.core.errors import CheckpointError, LimitExceeded, WindowError
 from app.demo.rig.equipment import rig_equipment
-from app.features.extraction import window_features
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, Prediction, build_topology
 from app.model.runtime.gate import warm_up_group
@@ -19,6 +18,7 @@ from app.serving.model_server import server as model_server
 from app.serving.model_server.server import ModelDeployment, ModelServer
 from app.serving.rpc.messages import ScoreCall
 from tests.app.serving.ingress.test_version_router import values
+from tests.features import window_features
 
 
 @pytest.fixture
