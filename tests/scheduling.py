@@ -22,7 +22,7 @@ CLUSTERS = (
     "tests/train/test_main.py",
     "tests/train/test_cluster.py",
 )
-"""Use the shared Ray cluster or clusters of their own, in an order that starts the shared one once."""
+"""Use the shared Ray cluster or their own, in an order that starts the shared one once."""
 
 
 def file_of(nodeid: str) -> str:
