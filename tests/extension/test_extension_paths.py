@@ -56,13 +56,13 @@ from app.model.runtime.gate import check_runner, reference_outputs
 from app.model.runtime.onnx_runner import OnnxRunner
 from app.model.runtime.torch_runner import TorchRunner
 from tests.small import graded_windows
-from tests.train.fit_alone import CONFIG, parted
+from tests.train.fit_alone import CONFIG, validation_split
 from train.data.reference import fit_spec
 from train.fitting.fit import network
 from train.fitting.single_process import fit_single_process
 
 windows, losses = graded_windows(Path(sys.argv[1])), []
-train_W, validation_W = parted(len(windows))
+train_W, validation_W = validation_split(len(windows))
 config = CONFIG.model_copy(update={"members": 1, "epochs": 4})
 weights = fit_single_process(
     windows, train_W, validation_W, config, lambda record: losses.append(record.loss)
