@@ -314,10 +314,10 @@ def unit(value: float) -> float:
     return 1.0 if value >= 1.0 else round(value, DIGITS)
 
 
-def _rounded(values_WV: Numbers, high: float | Doubles) -> Doubles:
+def _rounded(values_WV: Numbers, high: float | Doubles) -> Numbers:
     """Return numbers clipped to [0, high] and rounded to `DIGITS`; NaN stays."""
     clipped_WV = np.minimum(np.maximum(values_WV, np.float64(0.0)), high)
-    rounded_WV: Doubles = np.round(clipped_WV, DIGITS) + 0.0  # no -0.0
+    rounded_WV: Numbers = np.round(clipped_WV, DIGITS) + 0.0  # no -0.0
     return rounded_WV
 
 
