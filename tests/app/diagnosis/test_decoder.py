@@ -61,7 +61,8 @@ def prediction(
 
 
 def decoded(made: PredictionDecoder | None = None, **changes: object) -> DecodedComponent:
-    return (made or decoder()).decode(prediction(**changes), ("fan",))[0][0]  # type: ignore[arg-type]
+    changed = prediction(**changes)  # type: ignore[arg-type]
+    return (made or decoder()).decode(changed, ("fan",))[0][0]
 
 
 def health_of(found: DecodedComponent) -> tuple[float | None, tuple[float, float]]:
