@@ -11,9 +11,9 @@ from app.core.errors import SettingsError
 from app.core.settings import PROJECT_DIR, Settings
 from app.release.service import open_release_service
 from app.schemas.topology import read_equipment
-from app.serving.graph_builder.builder import GraphBuilderDeployment
+from app.serving.graph_builder.deployment import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs, ModelArgs
-from app.serving.ingress.service import IngressDeployment
+from app.serving.ingress.deployment import IngressDeployment
 
 
 def diagnostics(args: DiagnosticsArgs) -> serve.Application:
@@ -43,7 +43,7 @@ def model(args: ModelArgs) -> serve.Application:
         CheckpointError: the checkpoint is missing or differs from its manifest.
     """
     # imported here, since the other applications do not need what a model server imports
-    from app.serving.model_server.server import ModelDeployment
+    from app.serving.model_server.deployment import ModelDeployment
 
     find_checkpoint(args.checkpoint, Settings())
     return serve.deployment(name="Model")(ModelDeployment).bind(

@@ -14,10 +14,10 @@ from ray import serve
 
 from app.diagnosis.pipeline import ScoreResult
 from app.release.service import open_release_service
-from app.serving.graph_builder.builder import GraphBuilderDeployment
+from app.serving.graph_builder.deployment import GraphBuilderDeployment
 from app.serving.ingress.config import DiagnosticsArgs
-from app.serving.ingress.service import IngressDeployment
-from app.serving.model_server.server import ModelDeployment
+from app.serving.ingress.deployment import IngressDeployment
+from app.serving.model_server.deployment import ModelDeployment
 from app.serving.observability.logging import ACCESS_LOGGER
 from app.serving.rpc.messages import ScoreCall
 

@@ -80,7 +80,7 @@ def test_process_that_serves_a_shipped_checkpoint_imports_no_torch() -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from app.serving.model_server.server import ModelDeployment\n"
+        "from app.serving.model_server.deployment import ModelDeployment\n"
         "from app.checkpoint.files import load\n"
         "from app.checkpoint.predictor import open_predictor\n"
         "from app.model.runtime.gate import warm_up_group\n"

@@ -16,7 +16,7 @@ from app.core.errors import CheckpointError, InputError, UnknownDiagnosis
 from app.demo.rig.equipment import rig_equipment
 from app.release.replay import InlineInput, Replayed, read_given, replay
 from app.schemas.readings import InlineReadings
-from app.serving.ingress.service import Service
+from app.serving.ingress.deployment import Service
 from app.store.store import Store
 from tests.rig import inline_readings, rig_cycle
 

@@ -14,19 +14,19 @@ from app.core.settings import Settings
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import ScoreResult
 from app.release.service import ReleaseService
-from app.serving.graph_builder.builder import GraphBuilder
+from app.serving.graph_builder.deployment import GraphBuilder
 from app.serving.http.app import build_api
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.batch import DiagnosisParts
+from app.serving.ingress.deployment import Service, utc_now
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.retention import Retention
-from app.serving.ingress.service import Service, utc_now
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import VersionRouter
-from app.serving.model_server import server as model_server
-from app.serving.model_server.server import ModelServer
+from app.serving.model_server import deployment as model_server
+from app.serving.model_server.deployment import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionDescription

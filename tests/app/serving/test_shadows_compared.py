@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import httpx
 
-from app.serving.ingress.service import Service
+from app.serving.ingress.deployment import Service
 from app.serving.ingress.traffic import Traffic
 from app.serving.ingress.version_router import VersionRouter
 from app.store.experiments import BEGINNING

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-MODULE = "app.serving.model_server.server"
+MODULE = "app.serving.model_server.deployment"
 SLEEP_S = 0.15
 CALLS_OF_AN_ERROR = 100
 

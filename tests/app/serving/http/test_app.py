@@ -10,7 +10,7 @@ import pytest
 
 from app.demo.rig.equipment import rig_equipment
 from app.serving.http.app import build_api
-from app.serving.ingress.service import Service
+from app.serving.ingress.deployment import Service
 from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store

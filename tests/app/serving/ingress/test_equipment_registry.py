@@ -8,8 +8,8 @@ from app.core.errors import StoreUnavailable, UnknownEquipment
 from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 from app.serving.ingress import equipment_registry as module
+from app.serving.ingress.deployment import utc_now
 from app.serving.ingress.equipment_registry import EquipmentRegistry
-from app.serving.ingress.service import utc_now
 from app.serving.observability.metrics import Metrics
 from app.store.equipment import EquipmentRecord
 from app.store.store import Store

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.errors import ModelUnavailable, TopologyError
 from app.serving.ingress import status
-from app.serving.ingress.service import Service
+from app.serving.ingress.deployment import Service
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release
 from app.serving.ingress.version_router import VersionRouter

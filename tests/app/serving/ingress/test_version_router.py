@@ -18,10 +18,10 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import ScoreResult, WindowInput
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
-from app.serving.graph_builder.builder import GraphBuilder
+from app.serving.graph_builder.deployment import GraphBuilder
 from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
-from app.serving.model_server.server import ModelServer
+from app.serving.model_server.deployment import ModelServer
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall
 from tests.app.serving.conftest import LocalClient, split

@@ -17,7 +17,7 @@ from app.main import diagnostics
 from app.release.service import open_release_service
 from app.serving.http.auth import Authenticator
 from app.serving.ingress.config import DiagnosticsArgs
-from app.serving.ingress.service import Service, open_service, prepare
+from app.serving.ingress.deployment import Service, open_service, prepare
 from app.store.keys import CreatedKey, ensure_first_key
 from app.store.store import Store
 from tests.app.serving.conftest import LocalClient

@@ -13,8 +13,8 @@ from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
-from app.serving.graph_builder import builder as graph_builder
-from app.serving.graph_builder.builder import GraphBuilder
+from app.serving.graph_builder import deployment as graph_builder
+from app.serving.graph_builder.deployment import GraphBuilder
 from app.serving.rpc.messages import BuildAnswer, BuildCall
 from app.store.windows import StoredWindow
 from tests.app.serving.conftest import LocalClient

@@ -14,8 +14,8 @@ from app.demo.rig.equipment import rig_equipment
 from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, Prediction, build_topology
 from app.model.runtime.gate import warm_up_group
-from app.serving.model_server import server as model_server
-from app.serving.model_server.server import ModelDeployment, ModelServer
+from app.serving.model_server import deployment as model_server
+from app.serving.model_server.deployment import ModelDeployment, ModelServer
 from app.serving.rpc.messages import ScoreCall
 from tests.app.serving.ingress.test_version_router import values
 from tests.features import window_features
@@ -103,7 +103,7 @@ async def test_probe_and_health_check_pass_on_a_good_checkpoint(server: ModelSer
 async def test_implementation_is_logged_and_described(
     checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
 ):
-    with caplog.at_level("INFO", "app.serving.model_server.server"):
+    with caplog.at_level("INFO", "app.serving.model_server.deployment"):
         server = ModelServer(checkpoints["model-1"], "cpu")
     (record,) = [record for record in caplog.records if record.message == "model ready"]
     assert record.__dict__["implementation"] == (await server.describe()).implementation
