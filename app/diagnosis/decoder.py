@@ -274,7 +274,7 @@ class PredictionBatch:
     """
 
     def __init__(self, prediction: Prediction) -> None:
-        self._prediction = prediction
+        self.prediction = prediction
         self._decoded: tuple[PredictionDecoder, list[list[DecodedComponent]]] | None = None
 
     def decoded(
@@ -283,7 +283,7 @@ class PredictionBatch:
         """Return the components of one window, as the version's decoder decodes them."""
         found = self._decoded
         if found is None or found[0] != decoder:
-            found = decoder, decoder.decode(self._prediction, component_ids)
+            found = decoder, decoder.decode(self.prediction, component_ids)
             self._decoded = found
         return found[1][row]
 

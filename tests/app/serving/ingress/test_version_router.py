@@ -59,7 +59,9 @@ def scored(outcome: Scored | Exception) -> Scored:
 
 
 def healths(outcome: Scored | Exception) -> list[float]:
-    return [each.health for each in scored(outcome).scores.predicted]
+    batch, row = scored(outcome).scores.predicted
+    found: list[float] = batch.prediction.health_WV[row].tolist()
+    return found
 
 
 async def test_window_is_scored_by_the_version_with_the_weight(
