@@ -1,1 +1,1 @@
-"""Hydraulic Diagnostics: which component of which hydraulic machine is failing, how sure that is, and why."""
+"""Hydraulic Diagnostics: which component of a machine is failing, how sure that is, and why."""

@@ -239,8 +239,8 @@ def _reason_of_no_health(
     if not silent:
         return ()
     reason = (
-        f"expected finite health from version {decoder.version}, found none for {some_of(silent, MAX_NAMED)}: "
-        "use another version, and report this window"
+        f"expected finite health from version {decoder.version}, found none for "
+        f"{some_of(silent, MAX_NAMED)}: use another version, and report this window"
     )
     return (reason,)
 

@@ -226,8 +226,8 @@ def abstention_reasons(
     if quality.unreferenced:
         reasons.append(
             f"expected sensors that this version was trained on for design '{equipment.design}', "
-            f"found {some_of(quality.unreferenced, MAX_NAMED)}: train on this design's history, or correct its "
-            "`design`"
+            f"found {some_of(quality.unreferenced, MAX_NAMED)}: train on this design's history, or "
+            "correct its `design`"
         )
     if quality.unusual:
         order = np.argsort(-np.nan_to_num(quality.exceedance_S), kind="stable")

@@ -19,7 +19,7 @@ LEAST_WEIGHT = 1e-30
 
 
 def sum_rows(rows_NRD: Tensor, index_N: Tensor, count: int) -> Tensor:
-    """Add rows with equal indices, [count, R, D]; the form of a scatter that ONNX Runtime copies by rows."""
+    """Add rows with equal indices, [count, R, D]; ONNX Runtime copies this form by rows."""
     total = rows_NRD.new_zeros(count, *rows_NRD.shape[1:])
     return total.index_put((index_N,), rows_NRD, accumulate=True)
 

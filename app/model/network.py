@@ -91,7 +91,7 @@ class Heads(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """What the ensemble predicts for W windows of one topology; see `app.model.graph.Prediction`."""
+    """Prediction of the ensemble for W windows of a topology; see `app.model.graph.Prediction`."""
 
     probability_WVK: Tensor
     health_WV: Tensor
@@ -210,7 +210,7 @@ ARCHITECTURES = {MODEL_TYPE: UniversalTemporalGNN}
 
 
 class Ensemble(nn.Module):
-    """Independent members whose outputs are averaged (Lakshminarayanan et al., Deep ensembles, 2017).
+    """Independent members with averaged outputs (Lakshminarayanan et al., Deep ensembles, 2017).
 
     Args:
         config: sizes; see `ModelConfig`.

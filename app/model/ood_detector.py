@@ -26,7 +26,7 @@ from app.model.config import ModelConfig
 from app.model.graph import Booleans, GraphGroup, Integers, Topology, group_rows
 
 NEVER_NEAREST = np.float32(1e30)
-"""Squared norm of the mean of a grade that training never showed: finite, so products are not NaN."""
+"""Squared norm of the mean of a grade without training data; finite, so products are not NaN."""
 MAX_TOPOLOGIES = 16
 MAX_PATTERNS = 32
 """Patterns of gaps whose inverse covariances are kept."""

@@ -120,7 +120,7 @@ def measured() -> Iterator[str]:
 
 
 def replaced(text: str, part: str, content: str) -> str:
-    """Return a document with the content between `<!-- part -->` and `<!-- end of part -->` replaced."""
+    """Return a document with the content between the two marks of a part replaced."""
     begin, end = f"<!-- {part} -->", f"<!-- end of {part} -->"
     head, found, rest = text.partition(begin)
     _, ended, tail = rest.partition(end)

@@ -127,7 +127,7 @@ def lone_ms(predictor: Predictor) -> tuple[float, int]:
 
 
 def _near_tie(found_WVK: Floats, wanted_WVK: Floats, tolerance: float) -> float:
-    """Return 0 where differing grades are as probable as each other within the tolerance, else inf."""
+    """Return 0 where differing grades are equally probable within the tolerance, else inf."""
     found_WV1, wanted_WV1 = found_WVK.argmax(-1)[..., None], wanted_WVK.argmax(-1)[..., None]
     gap_WV1 = np.take_along_axis(wanted_WVK, wanted_WV1, -1) - np.take_along_axis(
         wanted_WVK, found_WV1, -1

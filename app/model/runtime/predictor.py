@@ -1,4 +1,4 @@
-"""From groups of windows to predictions: the network by a runner, classifier and OOD distance in numpy.
+"""Groups of windows to predictions: the network by a runner, classifier and OOD distance in numpy.
 
 Windows of one topology are run together in passes of a bounded size. Invariant: a prediction does
 not depend on how the windows were divided into passes, but for rounding.

@@ -1,4 +1,4 @@
-"""The ensemble as a PyTorch module: what GPU replicas run, and CPUs for checkpoints without ONNX."""
+"""The ensemble as a PyTorch module, for GPU replicas and for checkpoints without ONNX."""
 
 import numpy as np
 import torch

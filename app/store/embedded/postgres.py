@@ -240,7 +240,8 @@ class PostgresServer:
                 user=None if account is None else account.pw_uid,
                 group=None if account is None else account.pw_gid,
                 extra_groups=None if account is None else [],
-                preexec_fn=_die_with_parent() if dies_with_parent else None,  # noqa: PLW1509 - one thread
+                # safe: the supervisor has one thread
+                preexec_fn=_die_with_parent() if dies_with_parent else None,  # noqa: PLW1509
             )
 
     @contextmanager
@@ -292,7 +293,8 @@ def make_runtime(recorded: Path | None) -> Path:
     """
     if recorded is not None and _is_private(recorded):
         return recorded
-    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp makes a private directory there
+    # mkdtemp makes a private directory there
+    for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108
         if (
             len(base) <= 60
             and Path(base).is_dir()

@@ -28,7 +28,7 @@ CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), 
 
 
 def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
-    """Return a split into two of three configurations, each of which shows every grade of pump and valve."""
+    """Return a split into two of three configurations; both show every grade of pump and valve."""
     one_W = np.isin(windows.group_W, (1, 2, 5))
     return [
         ("a", np.flatnonzero(one_W), np.flatnonzero(~one_W)),
@@ -50,7 +50,11 @@ def oracle(windows: Windows, part: HoldoutPart, noise: float = 0.0) -> HoldoutPa
             0, 0.05, health.shape
         )
         return (
-            np.where(np.isneginf(logits), logits, sure_WMVJ + noise * generator.normal(size=sure_WMVJ.shape)).astype(np.float32),
+            np.where(
+                np.isneginf(logits),
+                logits,
+                sure_WMVJ + noise * generator.normal(size=sure_WMVJ.shape),
+            ).astype(np.float32),
             spare_WV.astype(np.float32),
         )  # fmt: skip
 
@@ -172,8 +176,8 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(
     assert set(found.scorecards[THIS].grades) == {"valve"}
     assert found.scorecards[THIS].grades["valve"].pooled.windows == 52
     assert (
-        "Grades that are missing from a part's training cannot be predicted and are not scored: of pump."
-        in found.notes
+        "Grades that are missing from a part's training cannot be predicted and are not scored: "
+        "of pump." in found.notes
     )
     # the grades in the training of a checkpoint that was fitted elsewhere are unknown
     given = Given({}, {}, Calibration(coverage=0.9), None, CONFIG.masking)
