@@ -49,7 +49,7 @@ Study = Annotated[
 
 
 class TrainConfig(BaseModel):
-    """Settings of a training. `app.model.network.ModelConfig` documents widths and counts.
+    """Settings of a training. `app.model.config.ModelConfig` documents widths and counts.
 
     `train.fitting.augment` documents the augmentations; 0 turns one off.
     """
