@@ -184,6 +184,7 @@ class PredictionDecoder:
         count_V = np.zeros(V, np.int64)
         for v, component_id in enumerate(component_ids):
             grades = self.grades.get(component_id, ()) if self.has("grade", component_id) else ()
+            grades = grades[:K]
             count_V[v] = len(grades)
             for k, grade in enumerate(grades):
                 name_VK[v, k], health_VK[v, k] = grade.name, grade.health

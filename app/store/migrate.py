@@ -79,11 +79,9 @@ async def migrate(database: Database) -> Edition:
     # on a new connection: TimescaleDB must be loaded when the session begins
     async with database.patient_session() as session, session.transaction():
         await session.execute(queries()["migration_lock"])
-        await session.execute(queries()["create_migrations"])
         applied = {
             row["version"]: row for row in await session.fetch(queries()["applied_migrations"])
         }
-        edition = next((row["edition"] for row in applied.values()), edition)
         steps = [step for step in read_migrations() if step.edition in (None, edition)]
         newer = applied.keys() - {step.version for step in steps}
         if newer:
@@ -117,6 +115,9 @@ async def _decide_edition(database: Database) -> Edition:
     """
     async with database.patient_session() as session, session.transaction():
         await session.execute(queries()["migration_lock"])
+        await session.execute(queries()["create_migrations"])
+        for row in await session.fetch(queries()["applied_migrations"]):
+            return cast("Edition", row["edition"])
         found = await session.fetchrow(queries()["edition_probe"])
         assert found is not None
         if found["installed"]:
@@ -126,6 +127,12 @@ async def _decide_edition(database: Database) -> Edition:
         try:
             async with session.transaction():
                 await session.execute(queries()["create_timescaledb"])
+        except (
+            asyncpg.InsufficientResourcesError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.TransactionRollbackError,
+        ):
+            raise  # may succeed later, and an edition is for ever
         except asyncpg.PostgresError as error:
             # available, but not installable: mostly the right is missing. The plain edition has the
             # same interface and needs more disk

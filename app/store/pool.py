@@ -317,7 +317,7 @@ def _translated() -> Iterator[None]:
 def queries() -> Mapping[str, str]:
     """Return all statements by name."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(SQL_DIRECTORY.glob("*.sql"))]
-    return {name: text.strip() for name, text in _STATEMENT.findall("\n".join(texts))}
+    return {name: text.strip() for name, text in _STATEMENT.findall("\n".join([*texts, ""]))}
 
 
 def first_value(rows: list[Row]) -> Any:

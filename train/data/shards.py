@@ -127,7 +127,9 @@ def read_groups(
             table = file.read_row_group(group, columns=["position", "values"])
         position_R = table.column("position").to_numpy()
         values_RSN = _column(table, "values", S * N).reshape(-1, S, N)
-        chosen_R = np.isin(position_R, rising_W)
+        place_R = np.searchsorted(rising_W, position_R)  # far faster than isin for a long history
+        chosen_R = place_R < len(rising_W)
+        chosen_R[chosen_R] = rising_W[place_R[chosen_R]] == position_R[chosen_R]
         if not chosen_R.all():
             position_R, values_RSN = position_R[chosen_R], values_RSN[chosen_R]
         parts.append({"position": position_R, "values": values_RSN})

@@ -5,14 +5,20 @@ access lines also to standard error, which `serve run` prints. Elsewhere all lin
 error. Nothing but the access line is logged per request at INFO.
 """
 
+import asyncio
 import logging
 import logging.handlers
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import orjson
 
 ACCESS_LOGGER = "app.serving.http.access_log"
+GATHER_S = 0.2
+"""Longest time that an access line waits."""
+MAX_GATHERED = 1_000
+"""Lines that wait at most."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -38,17 +44,66 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-class _ReplicaFormatter(JsonFormatter):
-    """Formats the project's records as JSON, and Serve's own as before, for their common file."""
+class _ReplicaFormatter(logging.Formatter):
+    """Leaves the project's lines, which are JSON already, and formats Serve's own as before."""
 
     def __init__(self, of_serve: logging.Formatter | None) -> None:
         super().__init__()
         self._of_serve = of_serve or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        if record.name.startswith("app."):
-            return super().format(record)
-        return self._of_serve.format(record)
+        return str(record.msg) if record.name == "app" else self._of_serve.format(record)
+
+
+class _ReplicaFile(logging.Handler):
+    """Writes the project's lines to the replica's log file, by Serve's own handler of that file.
+
+    So one lock and one rotation cover the lines of both. Access lines in an event loop wait up to
+    `GATHER_S` and are written together: the rotating handler formats a line twice and looks at the
+    file for each write, 7 % of an ingress replica's CPU at 128 connections.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter())
+        self._lines: list[str] = []
+        self._scheduled_in: asyncio.AbstractEventLoop | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # noqa: BLE001 - a record that can't be formatted loses no other
+            self.handleError(record)
+        may_wait = record.name == ACCESS_LOGGER and len(self._lines) < MAX_GATHERED
+        if not (may_wait and self._schedule_flush()):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            file = _replica_file()
+            if not lines or file is None:
+                return
+            if not isinstance(file.formatter, _ReplicaFormatter):
+                # also of the handler that Serve makes when its log level changes
+                file.setFormatter(_ReplicaFormatter(file.formatter))
+            file.handle(logging.makeLogRecord({"name": "app", "msg": "\n".join(lines)}))
+
+    def _schedule_flush(self) -> bool:
+        """Flush soon in the running event loop; return False if none runs in this thread."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if self._scheduled_in is not loop:
+            self._scheduled_in = loop
+            loop.call_later(GATHER_S, self._flush_from_loop)
+        return True
+
+    def _flush_from_loop(self) -> None:
+        self._scheduled_in = None
+        self.flush()
 
 
 def configure_logging(level: str) -> None:
@@ -62,15 +117,13 @@ def configure_logging(level: str) -> None:
     logger.propagate = False
     if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
         return
-    file = _replica_file()
+    in_replica = _replica_file() is not None
     # Serve replaces sys.stderr by a stream that walks the whole stack for each line
-    terminal = logging.StreamHandler(sys.stderr if file is None else sys.__stderr__)
+    terminal = logging.StreamHandler(sys.__stderr__ if in_replica else sys.stderr)
     terminal.setFormatter(JsonFormatter())
     logger.addHandler(terminal)
-    if file is not None:
-        # one handler writes the lines of both, so that its lock and its rotation cover both
-        file.setFormatter(_ReplicaFormatter(file.formatter))
-        logger.addHandler(file)
+    if in_replica:
+        logger.addHandler(_ReplicaFile())
         terminal.addFilter(lambda record: record.name != ACCESS_LOGGER)
 
 

@@ -5,11 +5,12 @@
 select 1;
 
 -- name: edition_probe
--- Whether TimescaleDB is installed in this database, and whether it could be.
+-- Whether TimescaleDB is installed in this database, and whether it could be: the setting is there
+-- where the library is preloaded, and any role sees it.
 select
     exists (select from pg_extension where extname = 'timescaledb') as installed,
     exists (select from pg_available_extensions where name = 'timescaledb')
-        and current_setting('shared_preload_libraries') like '%timescaledb%' as available;
+        and exists (select from pg_settings where name = 'timescaledb.disable_load') as available;
 
 -- name: create_timescaledb
 -- Install TimescaleDB in this database.

@@ -1,5 +1,6 @@
 """Where log lines go: to standard error, and in a replica also to its log file."""
 
+import asyncio
 import logging
 import logging.handlers
 import os
@@ -83,6 +84,39 @@ def test_line_that_can_not_be_formatted_loses_no_other(replica_log: Path):
     logger.warning("file", extra={"path": os.fsdecode(b"\xff.csv")})  # orjson takes no surrogates
     logger.info("after")
     assert events(replica_log) == ["before", "after"]
+
+
+async def test_access_lines_in_an_event_loop_wait_and_go_with_the_next_other_line(
+    replica_log: Path,
+):
+    access = logging.getLogger(ACCESS_LOGGER)
+    access.info("one")
+    access.info("two")
+    assert events(replica_log) == []
+    logging.getLogger("app.test").info("event")
+    assert events(replica_log) == ["one", "two", "event"]
+    access.info("three")
+    async with asyncio.timeout(30):
+        while "three" not in events(replica_log):
+            await asyncio.sleep(0.01)
+
+
+async def test_access_lines_that_wait_are_written_when_the_process_ends(replica_log: Path):
+    logging.getLogger(ACCESS_LOGGER).info("last")
+    for handler in logging.getLogger("app").handlers:  # as logging.shutdown does
+        handler.flush()
+    assert events(replica_log) == ["last"]
+
+
+def test_lines_go_to_the_handler_that_serve_made_last(replica_log: Path, tmp_path: Path):
+    serve = logging.getLogger("ray.serve")
+    serve.handlers.clear()
+    file = logging.handlers.RotatingFileHandler(tmp_path / "later.log")
+    serve.addHandler(file)
+    logging.getLogger("app.test").info("event")
+    file.close()
+    assert events(tmp_path / "later.log") == ["event"]
+    assert replica_log.read_text() == ""
 
 
 def test_access_logger_is_the_one_that_writes_access_lines():
