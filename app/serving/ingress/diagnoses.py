@@ -58,7 +58,7 @@ class Diagnostics:
         self._write_queue: WriteBehindQueue[StoredDiagnosis] = WriteBehindQueue(
             store.insert_diagnoses,
             attrgetter("diagnosis_id"),
-            metrics.journal_length,
+            metrics.queue_length,
             metrics.unstored,
         )
         self._batchers: MicroBatchers[BatchItem, bytes] = MicroBatchers(

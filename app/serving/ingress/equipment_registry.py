@@ -31,9 +31,7 @@ MAX_STRUCTURES = 1_000
 RETRY_S = 5.0
 """How long a known topology is used before a database that was away is tried again."""
 
-
-Found = Equipment | HydraulicDiagnosticsError
-"""A topology, or why there is none."""
+TopologyOrError = Equipment | HydraulicDiagnosticsError
 
 
 class _Entry(NamedTuple):
@@ -131,10 +129,16 @@ class EquipmentRegistry:
 
     async def topologies(
         self, equipment_ids: Sequence[str], *, any_age: bool = False
-    ) -> dict[str, Found]:
-        """Return the topology of each machine as `topology` does, or its error; one statement."""
+    ) -> dict[str, TopologyOrError]:
+        """Return the topology of each machine as `topology` does, or its error; one statement.
+
+        Args:
+            equipment_ids: of the machines.
+            any_age: see `topology`. A machine that was not registered is looked up again after
+                `TOPOLOGY_CACHE_S`, also if another replica registered it meanwhile.
+        """
         now = time.monotonic()
-        found: dict[str, Found] = {}
+        found: dict[str, TopologyOrError] = {}
         stale: list[str] = []
         for equipment_id in dict.fromkeys(equipment_ids):
             known = self._topologies.get(equipment_id)
@@ -144,21 +148,27 @@ class EquipmentRegistry:
                 found[equipment_id] = known.equipment or UnknownEquipment(equipment_id)
         return found | await self.renew(stale) if stale else found
 
-    async def renew(self, equipment_ids: Sequence[str]) -> dict[str, Found]:
+    async def renew(self, equipment_ids: Sequence[str]) -> dict[str, TopologyOrError]:
         """Return the registered topology of each machine, or its error, by one statement."""
         for equipment_id in equipment_ids:
             known = self._topologies.get(equipment_id)
             if known is not None and known.equipment is not None:
                 # if the database is away, others go on with what was known meanwhile
                 self._remember(equipment_id, known.equipment, for_s=RETRY_S)
+        before = {each: self._topologies.get(each) for each in equipment_ids}
         try:
             records = await self._store.get_equipment_of(equipment_ids)
         except StoreError as error:
             return {each: self._last_known(each) or error for each in equipment_ids}
-        found: dict[str, Found] = {}
+        found: dict[str, TopologyOrError] = {}
         for equipment_id in equipment_ids:
-            record = records.get(equipment_id)
-            equipment = self._remember(equipment_id, None if record is None else record.equipment)
+            record, known = records.get(equipment_id), self._topologies.get(equipment_id)
+            if known is not None and known is not before[equipment_id]:
+                equipment = known.equipment  # registered here while the statement ran
+            else:
+                equipment = self._remember(
+                    equipment_id, None if record is None else record.equipment
+                )
             found[equipment_id] = equipment or UnknownEquipment(equipment_id)
         return found
 

@@ -122,7 +122,7 @@ class Shadows:
         self._write_queue: WriteBehindQueue[ShadowAnswer] = WriteBehindQueue(
             store.insert_shadow_answers,
             attrgetter("id"),
-            metrics.shadow_journal_length,
+            metrics.shadow_queue_length,
             metrics.shadow_unstored,
             MAX_QUEUED_ANSWERS,
         )

@@ -87,7 +87,7 @@ class Metrics:
             "hydraulic_diagnoses_unstored_total",
             "Diagnoses dropped from the write-behind queue because the database was away",
         )
-        self.journal_length = gauge(
+        self.queue_length = gauge(
             "hydraulic_diagnoses_waiting", "Diagnoses in the write-behind queue"
         )
         self.shadow_copies = counter(
@@ -100,7 +100,7 @@ class Metrics:
             "hydraulic_shadow_answers_unstored_total",
             "Answers of shadows dropped from the write-behind queue because the database was away",
         )
-        self.shadow_journal_length = gauge(
+        self.shadow_queue_length = gauge(
             "hydraulic_shadow_answers_waiting", "Answers of shadows in the write-behind queue"
         )
         self.config_rejected = counter(

@@ -64,6 +64,25 @@ async def test_unknown_machine_is_remembered_as_unknown(
     assert away.lookups == 0
 
 
+async def test_topology_registered_during_a_lookup_is_not_replaced_by_the_older_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    old = rig_equipment()
+    new = old.model_copy(update={"name": "renamed"})
+    await store.put_equipment(old)
+    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    get = store.get_equipment_of
+
+    async def get_while_another_registers(ids: list[str]) -> dict[str, EquipmentRecord]:
+        found = await get(ids)
+        await registry.put(new.equipment_id, new.model_dump_json().encode())
+        return found
+
+    monkeypatch.setattr(store, "get_equipment_of", get_while_another_registers)
+    assert (await registry.topology(new.equipment_id)).name == "renamed"
+    assert (await registry.topology(new.equipment_id)).name == "renamed"
+
+
 async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):
     registry = EquipmentRegistry(store, Metrics(), utc_now)
     for number in range(3):

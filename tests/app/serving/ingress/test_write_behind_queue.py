@@ -36,7 +36,7 @@ def queue_of(
     size: int = module.MAX_QUEUED,
 ) -> WriteBehindQueue[StoredDiagnosis]:
     return WriteBehindQueue(
-        insert, attrgetter("diagnosis_id"), metrics.journal_length, metrics.unstored, size
+        insert, attrgetter("diagnosis_id"), metrics.queue_length, metrics.unstored, size
     )
 
 
