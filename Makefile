@@ -11,12 +11,10 @@ export PYTHONUNBUFFERED := 1
 
 run: $(BASE_STAMP)
 	@$(BIN)/python -m app.cli.ports serve_config.yaml
-	@echo "Starting on http://127.0.0.1:8000 (Ctrl-C stops all). When it says ready, in another terminal:"
-	@echo "  curl -s http://127.0.0.1:8000/v1/diagnoses \\"
-	@echo "    -H \"Authorization: Bearer \$$(cat var/api_key)\" \\"
-	@echo "    -d '{\"equipment_id\": \"hydraulic-rig\", \"explain\": true}'"
+	@echo "Starting on http://127.0.0.1:8000 (Ctrl-C stops all). It says Ready when it answers."
 	@# A shell starts background jobs with SIGINT ignored; serve needs it to stop what it started.
-	@exec $(BIN)/python -c 'import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
+	@$(BIN)/python -m app.cli.ready serve_config.yaml & \
+	exec $(BIN)/python -c 'import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 		os.execv("$(BIN)/serve", ["$(BIN)/serve", "run", "serve_config.yaml"])'
 
 test: check

@@ -1,0 +1,98 @@
+"""Prints how to ask, once the started service answers: `python -m app.cli.ready CONFIG`.
+
+`make run` starts it beside the service. It ends without a word when the service ends.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import yaml
+
+from app.core.settings import Settings
+
+EQUIPMENT = "hydraulic-rig"
+TIMEOUT_S = 300.0
+PAUSE_S = 0.25
+
+_READY = """\
+Ready: {equipment} answers. In another terminal:
+  curl -s {url}/health/ready
+  curl -s {url}/v1/diagnoses -H "Authorization: Bearer {key}" \\
+    -d '{{"equipment_id": "{equipment}", "explain": true}}'
+"""
+
+
+def problem_of_first_answer(client: httpx.Client, settings: Settings) -> str | None:
+    """Ask for a diagnosis of the live rig; return why it has none yet, None if it has one.
+
+    Args:
+        client: of the service.
+        settings: with the key, or the directory where the service writes the first one.
+    """
+    try:
+        if settings.api_key is not None:
+            key = settings.api_key.get_secret_value()
+        else:
+            key = (settings.var_dir / "api_key").read_text(encoding="ascii").strip()
+        answer = client.post(
+            "/v1/diagnoses",
+            json={"equipment_id": EQUIPMENT},
+            headers={"authorization": f"Bearer {key}"},
+        )
+        found = answer.json()
+    except FileNotFoundError:
+        return "no API key was written yet"
+    except httpx.HTTPError as error:
+        return f"the service does not answer ({type(error).__name__})"
+    except ValueError:
+        return f"status {answer.status_code} without JSON"
+    if answer.status_code != httpx.codes.OK:
+        return str(found.get("detail", f"status {answer.status_code}"))
+    if found["status"] != "ok":
+        return f"the diagnosis has status {found['status']}: {'; '.join(found['reasons'])}"
+    return None
+
+
+def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
+    """Wait for the first answer, print how to ask, and return the exit status.
+
+    Args:
+        url: of the service.
+        settings: of the service.
+        is_running: whether the service still runs.
+    """
+    give_up, reason = time.monotonic() + TIMEOUT_S, None
+    with httpx.Client(base_url=url, timeout=10.0) as client:
+        while is_running() and time.monotonic() < give_up:
+            reason = problem_of_first_answer(client, settings)
+            if reason is None:
+                key_file = settings.var_dir / "api_key"
+                if key_file.is_relative_to(Path.cwd()):
+                    key_file = key_file.relative_to(Path.cwd())
+                key = "$HYDRAULIC_API_KEY" if settings.api_key else f"$(cat {key_file})"
+                sys.stdout.write(_READY.format(url=url, key=key, equipment=EQUIPMENT))
+                sys.stdout.flush()
+                return 0
+            time.sleep(PAUSE_S)
+    if is_running():
+        sys.stderr.write(
+            f"error: expected an answer about {EQUIPMENT} within {TIMEOUT_S:g} s, found: {reason}; "
+            f"look at {url}/health/ready and at the lines above\n"
+        )
+        return 1
+    return 0
+
+
+def main(config: Path) -> int:
+    """Wait for the service with this configuration that the parent process runs."""
+    port = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]["port"]
+    parent = os.getppid()
+    return wait(f"http://127.0.0.1:{port}", Settings(), lambda: os.getppid() == parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

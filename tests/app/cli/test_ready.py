@@ -1,0 +1,77 @@
+"""The line of `make run` that says how to ask."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.cli import ready
+from app.core.settings import Settings
+
+PROBLEM = {"detail": "expected readings in the window, found none"}
+ABSTAINS = {"status": "insufficient_evidence", "reasons": ["no sensor"]}
+OK = {"status": "ok", "reasons": []}
+
+
+def client(status: int, body: object, seen: list[httpx.Request]) -> httpx.Client:
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(status, json=body)
+
+    return httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, OK, None),
+        (422, PROBLEM, PROBLEM["detail"]),
+        (200, ABSTAINS, "the diagnosis has status insufficient_evidence: no sensor"),
+    ],
+)
+def test_only_a_diagnosis_with_evidence_is_an_answer(
+    status: int, body: object, expected: str | None, tmp_path: Path
+):
+    (tmp_path / "api_key").write_text("k" * 43 + "\n")
+    seen: list[httpx.Request] = []
+    with client(status, body, seen) as service:
+        found = ready.problem_of_first_answer(service, Settings(var_dir=tmp_path, api_key=None))
+    assert found == expected
+    assert seen[0].headers["authorization"] == "Bearer " + "k" * 43
+    assert json.loads(seen[0].content) == {"equipment_id": "hydraulic-rig"}
+
+
+def test_service_that_has_not_started_is_waited_for(tmp_path: Path):
+    settings = Settings(var_dir=tmp_path, api_key=None)
+    with httpx.Client(base_url="http://127.0.0.1:9") as service:
+        assert ready.problem_of_first_answer(service, settings) == "no API key was written yet"
+        (tmp_path / "api_key").write_text("k" * 43)
+        found = ready.problem_of_first_answer(service, settings)
+    assert found == "the service does not answer (ConnectError)"
+
+
+def test_ready_is_printed_once_it_answers_and_nothing_when_the_service_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    reasons = iter(["it starts", "its window is not complete", None])
+    monkeypatch.setattr(ready, "problem_of_first_answer", lambda *_: next(reasons))
+    monkeypatch.setattr(ready, "PAUSE_S", 0.0)
+    settings = Settings(var_dir=tmp_path, api_key=None)
+    assert ready.wait("http://127.0.0.1:8000", settings, lambda: True) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Ready: hydraulic-rig answers.")
+    assert f"$(cat {tmp_path / 'api_key'})" in printed
+    assert ready.wait("http://127.0.0.1:8000", settings, lambda: False) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_service_that_never_answers_is_an_error_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(ready, "problem_of_first_answer", lambda *_: "it starts")
+    monkeypatch.setattr(ready, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(ready, "PAUSE_S", 0.0)
+    settings = Settings(var_dir=tmp_path, api_key=None)
+    assert ready.wait("http://127.0.0.1:8000", settings, lambda: True) == 1
+    assert "found: it starts" in capsys.readouterr().err
