@@ -19,6 +19,9 @@ Reason = Annotated[
     Field(description="why; recorded in the history of releases"),
 ]
 
+REPLICA_HEADER = "x-replica"
+"""Header of `GET /v1/traffic`: the name of the ingress replica that answered."""
+
 
 class TrafficOrder(BaseModel):
     """Requested traffic weights: percent of equipment by version; 0 for versions not named."""

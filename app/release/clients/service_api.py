@@ -18,6 +18,7 @@ from app.core.settings import Settings
 from app.release.config.schema import ServeConfig
 from app.release.config.weights import format_weights
 from app.schemas.equipment import Equipment
+from app.schemas.releases import REPLICA_HEADER
 from app.serving.ingress.traffic import Traffic
 from app.store.keys import FIRST_KEY_FILE
 
@@ -68,7 +69,7 @@ class ServiceApi:
         Args:
             wanted: As configured in the file.
             replicas: Number of ingress replicas; with several, each request uses a connection of
-                its own, so that all of them are likely to answer.
+                its own until all of them have answered.
             timeout_s: Time limit.
 
         Raises:
@@ -76,22 +77,25 @@ class ServiceApi:
         """
         weights = {release.version: release.weight for release in wanted.releases}
         deadline = time.monotonic() + timeout_s
-        agreed = 0
-        needed = 1 if replicas <= 1 else 4 * replicas
         headers = {} if replicas <= 1 else {"connection": "close"}
-        while agreed < needed:
-            answer = (await self._get("/v1/traffic", headers=headers)).json()
+        agreed: set[str] = set()
+        while len(agreed) < replicas:
+            response = await self._get("/v1/traffic", headers=headers)
+            answer = response.json()
             found = {release["version"]: release["weight"] for release in answer["releases"]}
             shadows = tuple(answer.get("shadows", ()))
-            agreed = agreed + 1 if (found, shadows) == (weights, wanted.shadows) else 0
-            if not agreed:
-                if time.monotonic() > deadline:
-                    raise ReleaseError(
-                        f"expected {format_weights(weights, wanted.shadows)} in force within "
-                        f"{timeout_s:g} s, found {format_weights(found, shadows)}"
-                        f"{await self._config_error()}"
-                    )
-                await asyncio.sleep(POLL_S)
+            if (found, shadows) == (weights, wanted.shadows):
+                before = len(agreed)
+                agreed.add(response.headers.get(REPLICA_HEADER, ""))
+                if len(agreed) > before:
+                    continue
+            if time.monotonic() > deadline:
+                raise ReleaseError(
+                    f"expected {format_weights(weights, wanted.shadows)} in force in {replicas} "
+                    f"ingress replica(s) within {timeout_s:g} s, found it in {len(agreed)} and at "
+                    f"last {format_weights(found, shadows)}{await self._config_error()}"
+                )
+            await asyncio.sleep(POLL_S)
 
     async def warm_up(
         self, version: str, designs: tuple[str, ...], count: int, timeout_s: float

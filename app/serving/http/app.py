@@ -88,7 +88,9 @@ def build_api(replica: Replica) -> ASGIApp:
     add_health_routes(api, replica.status, replica.metrics)
     add_equipment_routes(api, replica.registry, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
-    add_release_routes(api, replica.status, replica.release_service, authenticator)
+    add_release_routes(
+        api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name
+    )
     add_experiment_routes(api, replica.store, authenticator)
 
     @api.get("/", include_in_schema=False)

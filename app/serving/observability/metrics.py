@@ -77,7 +77,8 @@ class Metrics:
             "The replica that reports these metrics, by a random name",
             ("replica",),
         )
-        self.replica.labels(uuid.uuid4().hex[:8]).set(1)
+        self.replica_name = uuid.uuid4().hex[:8]
+        self.replica.labels(self.replica_name).set(1)
         self.readings = counter(
             "hydraulic_readings_total",
             "Readings received by outcome: accepted, duplicate or rejected",

@@ -14,7 +14,13 @@ from pydantic import SecretStr
 from app.core.errors import InputError
 from app.schemas.diagnosis import Version
 from app.schemas.places import shown
-from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
+from app.schemas.releases import (
+    REPLICA_HEADER,
+    DeployOrder,
+    ReleaseAnswer,
+    RollbackOrder,
+    TrafficOrder,
+)
 from app.serving.http.auth import Authenticator, key_in
 from app.serving.http.openapi import answer_of, body_of
 from app.serving.http.routes.common import access, json_response, read_body
@@ -60,9 +66,13 @@ class ReleaseBackend(Protocol):
 
 
 def add_release_routes(
-    api: FastAPI, status: Status, backend: ReleaseBackend, authenticator: Authenticator
+    api: FastAPI,
+    status: Status,
+    backend: ReleaseBackend,
+    authenticator: Authenticator,
+    replica_name: str,
 ) -> None:
-    """Add the routes that show and change releases."""
+    """Add the routes that show and change releases; `replica_name` marks whose traffic is shown."""
     read, admin = access(authenticator, "read"), access(authenticator, "admin")
 
     @api.get(
@@ -81,7 +91,9 @@ def add_release_routes(
         dependencies=[read],
     )
     async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
-        return json_response(orjson.dumps(status.traffic_report(equipment_id)))
+        response = json_response(orjson.dumps(status.traffic_report(equipment_id)))
+        response.headers[REPLICA_HEADER] = replica_name
+        return response
 
     @api.put(
         "/v1/traffic",
