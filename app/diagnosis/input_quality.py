@@ -192,10 +192,12 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         plan: of that topology.
     """
     novelty = range_novelty(features.exceedance_WS, plan.novelty)
+    # readings of a sensor that training never saw are no evidence for what training learned
+    usable_WS = np.where(plan.unreferenced_S, np.float32(0.0), features.usable_WS)
     return QualityBatch(
         coverage_WS=features.coverage_WS,
-        usable_WS=features.usable_WS,
-        is_whole_W=(features.usable_WS == 1.0).all(axis=1) & plan.reaches_all,
+        usable_WS=usable_WS,
+        is_whole_W=(usable_WS == 1.0).all(axis=1) & plan.reaches_all,
         exceedance_WS=features.exceedance_WS,
         exceedance_limit_S=plan.exceedance_limit_S,
         unreferenced_S=plan.unreferenced_S,

@@ -135,6 +135,22 @@ def test_cooler_is_not_diagnosed_from_its_neighbours_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "2"])
+def test_sensors_that_training_never_saw_are_no_evidence(name: str) -> None:
+    known, document = version_of(name), RIG.model_dump(mode="json")
+    for sensor in document["components"][0]["sensors"]:
+        sensor["sensor_id"] += "-new"
+    renamed = Equipment.model_validate(document)
+    assert (document["components"][0]["component_id"], renamed.design) == ("pump", RIG.design)
+    version = known._replace(plan=plan_windows(renamed, load(SHIPPED / name).feature_spec))
+    _, quality = build_windows(cycle(1000)[None], version.plan)
+    (of_window,) = quality.windows(renamed.sensor_ids)
+    assert not of_window.is_whole
+    reasons = reasons_of_lack(renamed, of_window, version.decoder)
+    assert "found none: check" in reasons[0]
+    assert all(f"{IDS[sensor]}-new" in reasons[0] for sensor in OWN["pump"])
+
+
+@pytest.mark.parametrize("name", ["1", "2"])
 def test_one_missing_sensor_leaves_enough_evidence_for_every_component(name: str) -> None:
     for sensor in range(len(IDS)):
         values_SN = cycle(1000)

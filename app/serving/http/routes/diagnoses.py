@@ -145,7 +145,9 @@ def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:
     items = (
         document.get("items") if isinstance(document, dict) and set(document) == {"items"} else None
     )
-    if not isinstance(items, list) or not items:
+    if items == []:
+        raise InputError("expected at least one item, found an empty list: add one", "items")
+    if not isinstance(items, list):
         raise InputError(
             f"expected an object with a list `items` and nothing else, found {shown(document)}",
             "items",
