@@ -154,9 +154,12 @@ def running(directory: Path, **variables: str) -> Iterator[System]:
     environment |= {"HYDRAULIC_VAR_DIR": str(var_dir), "HYDRAULIC_SERVE_CONFIG": str(config_path)}
     environment |= {"PYTHONUNBUFFERED": "1"} | own_ports() | variables
     log_path = directory / "serve.log"
+    # without the address Serve would join the cluster that the machine started last, also one of
+    # other tests, or one that is gone
+    command = [str(Path(sys.executable).with_name("serve")), "run", "--address", "local"]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("serve")), "run", str(config_path)],
+            [*command, str(config_path)],
             cwd=PROJECT_DIR,
             env=environment,
             stdout=log,
