@@ -65,6 +65,8 @@ class EquipmentRegistry:
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
         self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
+        self._lookups: list[set[str]] = []
+        """Of each statement that runs, the machines registered here meanwhile."""
         self._on_change: Callable[[str], None] = lambda _: None
 
     def when_changed(self, callback: Callable[[str], None]) -> None:
@@ -87,6 +89,8 @@ class EquipmentRegistry:
             )
         created = await self._store.put_equipment(equipment)
         self._remember(equipment_id, equipment)
+        for registered in self._lookups:
+            registered.add(equipment_id)
         self._on_change(equipment_id)
         return PutAnswer(
             equipment_id=equipment_id,
@@ -155,16 +159,19 @@ class EquipmentRegistry:
             if known is not None and known.equipment is not None:
                 # if the database is away, others go on with what was known meanwhile
                 self._remember(equipment_id, known.equipment, for_s=RETRY_S)
-        before = {each: self._topologies.get(each) for each in equipment_ids}
+        registered: set[str] = set()
+        self._lookups.append(registered)
         try:
             records = await self._store.get_equipment_of(equipment_ids)
         except StoreError as error:
             return {each: self._last_known(each) or error for each in equipment_ids}
+        finally:
+            self._lookups = [each for each in self._lookups if each is not registered]
         found: dict[str, TopologyOrError] = {}
         for equipment_id in equipment_ids:
-            record, known = records.get(equipment_id), self._topologies.get(equipment_id)
-            if known is not None and known is not before[equipment_id]:
-                equipment = known.equipment  # registered here while the statement ran
+            record = records.get(equipment_id)
+            if equipment_id in registered:
+                equipment = self._last_known(equipment_id)
             else:
                 equipment = self._remember(
                     equipment_id, None if record is None else record.equipment

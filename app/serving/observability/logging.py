@@ -81,9 +81,12 @@ class _ReplicaFile(logging.Handler):
     def flush(self) -> None:
         """Write the lines that wait."""
         with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
             file = _replica_file()
-            if not lines or file is None:
+            if file is None:  # while Serve exchanges its handler
+                del self._lines[:-MAX_GATHERED]
+                return
+            lines, self._lines = self._lines, []
+            if not lines:
                 return
             if not isinstance(file.formatter, _ReplicaFormatter):
                 # also of the handler that Serve makes when its log level changes

@@ -83,6 +83,17 @@ async def test_topology_registered_during_a_lookup_is_not_replaced_by_the_older_
     assert (await registry.topology(new.equipment_id)).name == "renamed"
 
 
+async def test_lookups_at_the_same_time_all_see_what_another_replica_registered(store: Store):
+    old = rig_equipment()
+    await store.put_equipment(old)
+    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    await registry.topology(old.equipment_id)
+    await store.put_equipment(old.model_copy(update={"name": "renamed"}))
+    found = await asyncio.gather(*(registry.renew([old.equipment_id]) for _ in range(3)))
+    names = [getattr(each[old.equipment_id], "name", None) for each in found]
+    assert names == ["renamed"] * 3
+
+
 async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):
     registry = EquipmentRegistry(store, Metrics(), utc_now)
     for number in range(3):

@@ -119,5 +119,15 @@ def test_lines_go_to_the_handler_that_serve_made_last(replica_log: Path, tmp_pat
     assert replica_log.read_text() == ""
 
 
+def test_lines_wait_while_serve_exchanges_its_handler(replica_log: Path):
+    serve = logging.getLogger("ray.serve")
+    handlers = serve.handlers[:]
+    serve.handlers.clear()
+    logging.getLogger("app.test").info("meanwhile")
+    serve.handlers[:] = handlers
+    logging.getLogger("app.test").info("after")
+    assert events(replica_log) == ["meanwhile", "after"]
+
+
 def test_access_logger_is_the_one_that_writes_access_lines():
     assert access_log.logger.name == ACCESS_LOGGER
