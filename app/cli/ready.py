@@ -12,7 +12,10 @@ from pathlib import Path
 import httpx
 import yaml
 
+from app.core.errors import ReleaseError
 from app.core.settings import Settings
+from app.release.clients.service_api import api_key
+from app.store.keys import FIRST_KEY_FILE
 
 EQUIPMENT = "hydraulic-rig"
 TIMEOUT_S = 300.0
@@ -34,18 +37,14 @@ def problem_of_first_answer(client: httpx.Client, settings: Settings) -> str | N
         settings: with the key, or the directory where the service writes the first one.
     """
     try:
-        if settings.api_key is not None:
-            key = settings.api_key.get_secret_value()
-        else:
-            key = (settings.var_dir / "api_key").read_text(encoding="ascii").strip()
         answer = client.post(
             "/v1/diagnoses",
             json={"equipment_id": EQUIPMENT},
-            headers={"authorization": f"Bearer {key}"},
+            headers={"authorization": f"Bearer {api_key(settings)}"},
         )
         found = answer.json()
-    except FileNotFoundError:
-        return "no API key was written yet"
+    except ReleaseError as error:
+        return error.message
     except httpx.HTTPError as error:
         return f"the service does not answer ({type(error).__name__})"
     except ValueError:
@@ -70,7 +69,7 @@ def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
         while is_running() and time.monotonic() < give_up:
             reason = problem_of_first_answer(client, settings)
             if reason is None:
-                key_file = settings.var_dir / "api_key"
+                key_file = settings.var_dir / FIRST_KEY_FILE
                 if key_file.is_relative_to(Path.cwd()):
                     key_file = key_file.relative_to(Path.cwd())
                 key = "$HYDRAULIC_API_KEY" if settings.api_key else f"$(cat {key_file})"

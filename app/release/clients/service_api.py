@@ -84,11 +84,10 @@ class ServiceApi:
             answer = response.json()
             found = {release["version"]: release["weight"] for release in answer["releases"]}
             shadows = tuple(answer.get("shadows", ()))
-            if (found, shadows) == (weights, wanted.shadows):
-                before = len(agreed)
-                agreed.add(response.headers.get(REPLICA_HEADER, ""))
-                if len(agreed) > before:
-                    continue
+            replica = response.headers.get(REPLICA_HEADER, "")
+            if (found, shadows) == (weights, wanted.shadows) and replica not in agreed:
+                agreed.add(replica)
+                continue
             if time.monotonic() > deadline:
                 raise ReleaseError(
                     f"expected {format_weights(weights, wanted.shadows)} in force in {replicas} "
