@@ -1,4 +1,4 @@
-"""`/v1/equipment` and `/v1/readings`: topologies, and readings as JSON, NDJSON or CSV."""
+"""`/v1/equipment`: registers and returns topologies."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,11 +9,9 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from app.schemas.equipment import Equipment
-from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding
 from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of, body_of
-from app.serving.http.problems import TYPE_PREFIX, Problem, problem_response
 from app.serving.http.routes.common import (
     access,
     checked_equipment_id,
@@ -22,7 +20,6 @@ from app.serving.http.routes.common import (
 )
 
 MAX_TOPOLOGY_BYTES = 2 * 1024 * 1024
-MAX_READINGS_BYTES = 32 * 1024 * 1024
 
 
 class PutAnswer(BaseModel):
@@ -52,7 +49,7 @@ class EquipmentSummary(BaseModel):
 
 
 class Registry(Protocol):
-    """Registers equipment and stores its readings; errors are those of `app.core.errors`."""
+    """Registers equipment; errors are those of `app.core.errors`."""
 
     async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
         """Register the topology that a body holds as YAML or JSON."""
@@ -63,12 +60,9 @@ class Registry(Protocol):
     async def topology(self, equipment_id: str) -> Equipment:
         """Return the topology of a registered equipment."""
 
-    async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
-        """Store a body of readings; accepted readings are committed on return."""
-
 
 def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authenticator) -> None:
-    """Add the routes of equipment and readings."""
+    """Add the routes of equipment."""
 
     @api.put(
         "/v1/equipment/{equipment_id}",
@@ -102,33 +96,3 @@ def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authen
     async def get_equipment(equipment_id: str) -> Response:
         topology = await registry.topology(checked_equipment_id(equipment_id))
         return json_response(topology.model_dump_json().encode())
-
-    @api.post(
-        "/v1/readings",
-        tags=["readings"],
-        summary="Store readings; idempotent on (equipment, sensor, time)",
-        dependencies=[access(authenticator, "ingest")],
-        openapi_extra=body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
-        responses=answer_of("IngestAnswer"),
-    )
-    async def post_readings(request: Request) -> Response:
-        body = await read_body(request, MAX_READINGS_BYTES)
-        answer = await registry.ingest(body, request.headers.get("content-type", ""))
-        if answer.rejected and not answer.accepted and not answer.duplicates:
-            return problem_response(_all_rejected(answer, request.scope["trace_id"]))
-        return json_response(answer.model_dump_json(exclude_none=True).encode())
-
-
-def _all_rejected(answer: IngestAnswer, trace_id: str) -> Problem:
-    first = answer.rejected[0]
-    return Problem.model_validate(
-        {
-            "type": TYPE_PREFIX + "readings",
-            "title": "No reading could be taken",
-            "status": 422,
-            "detail": f"line {first.line}: {first.reason}",
-            "field": first.field,
-            "trace_id": trace_id,
-            **answer.model_dump(exclude_none=True),
-        }
-    )
