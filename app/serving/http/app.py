@@ -23,8 +23,14 @@ from app.serving.fastpath.direct_routes import DirectRouter
 from app.serving.fastpath.disconnect_monitor import DisconnectMonitor
 from app.serving.http.access_log import AccessLog
 from app.serving.http.auth import Authenticator
-from app.serving.http.openapi import document_bodies
-from app.serving.http.problems import TYPE_PREFIX, Problem, problem_of, problem_response
+from app.serving.http.openapi import document
+from app.serving.http.problems import (
+    CLIENT_GONE,
+    TYPE_PREFIX,
+    Problem,
+    problem_of,
+    problem_response,
+)
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
@@ -35,15 +41,6 @@ from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
-
-CLIENT_GONE = 499
-"""Status logged for a request whose client disconnected before its answer; nobody receives it."""
-
-_DESCRIPTION = """Estimates for every component of a hydraulic machine how healthy it is, how
-certain that is, and why.
-
-Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem
-documents."""
 
 
 class MachineRegistry(Registry, ReadingSink, Protocol):
@@ -85,9 +82,8 @@ def build_api(replica: Replica) -> ASGIApp:
     api = FastAPI(
         title="Hydraulic Diagnostics",
         version="1",
-        description=_DESCRIPTION,
         lifespan=lifespan,
-        default_response_class=Response,
+        generate_unique_id_function=lambda route: route.name,
     )
     authenticator = replica.authenticator
     add_health_routes(api, replica.status, replica.metrics)
@@ -104,7 +100,7 @@ def build_api(replica: Replica) -> ASGIApp:
         return RedirectResponse("/docs")
 
     _add_error_responses(api)
-    document_bodies(api)
+    document(api)
     return AccessLog(DirectRouter(api, DisconnectMonitor()), replica.metrics)
 
 

@@ -1,77 +1,205 @@
-"""Describes bodies in the OpenAPI document that routes parse and encode themselves."""
+"""The OpenAPI document: what FastAPI can't know about bodies, problems and API keys.
 
+Routes document bodies that they read or encode themselves with `body_of` and `answer_of`, and the
+errors of their own with `problems`. Errors that all routes share are added here.
+"""
+
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, TypeAdapter
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 
-from app.experiments.report import Experiments
-from app.schemas.diagnosis import BatchRequest, Diagnosis, DiagnosisRequest
-from app.schemas.equipment import Equipment
-from app.schemas.readings import IngestAnswer, Reading
-from app.schemas.releases import DeployOrder, ReleaseAnswer, RollbackOrder, TrafficOrder
-from app.serving.http.problems import Problem
+from app.serving.http.problems import CLIENT_GONE, MEDIA_TYPE, RETRY_AFTER_S, Problem
 
-_BODIES: tuple[type[BaseModel] | type[Diagnosis], ...] = (
-    Equipment,
-    Reading,
-    DiagnosisRequest,
-    BatchRequest,
-    Diagnosis,
-    IngestAnswer,
-    Experiments,
-    TrafficOrder,
-    DeployOrder,
-    RollbackOrder,
-    ReleaseAnswer,
-    Problem,
+DESCRIPTION = """Estimates for every component of a hydraulic machine how healthy it is, how
+certain that is, and why.
+
+Send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are RFC 9457 problem
+documents. A path that does not exist is answered with 404, another method of a path with 405 and an
+`Allow` header. Each response has an `X-Trace-Id` header, which also is in the logs."""
+
+TAGS = (
+    {"name": "health", "description": "Probes and metrics; they need no API key"},
+    {"name": "equipment", "description": "Machines: their topology and what is known about them"},
+    {"name": "readings", "description": "Sensor readings of the machines"},
+    {"name": "diagnoses", "description": "Health, condition and evidence of each component"},
+    {"name": "models", "description": "Released versions, their traffic and comparisons of them"},
 )
+SERVERS = ({"url": "/", "description": "the server that returned this document"},)
+
+_REFERENCE = "#/components/schemas/"
+_DESCRIPTIONS: Mapping[int, str] = {
+    401: "The request has no API key, or an unknown one",
+    403: "The API key lacks the scope of this route",
+    404: "What the request names does not exist",
+    409: "The present state does not allow it",
+    413: "The request is larger than the service accepts",
+    422: "The request can't be used; the problem names the field",
+    CLIENT_GONE: "The client disconnected before the answer; in logs and metrics only",
+    500: "The service failed; report it with the trace id",
+    501: "This installation does not support it",
+    503: "The service can't answer now; repeat the request after the time in Retry-After",
+}
+_HEADERS: Mapping[int, Mapping[str, Any]] = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string", "examples": ["Bearer"]}}},
+    503: {
+        "Retry-After": {
+            "description": "seconds to wait before the next try",
+            "schema": {"type": "integer", "examples": [RETRY_AFTER_S]},
+        }
+    },
+}
+_WITH_KEY = (401, 403, 500, 503)
+_WITH_BODY = (413, 422, CLIENT_GONE)
 
 
-def body_of(schema: str, *media_types: str) -> dict[str, Any]:
-    """Describe a route's request body.
+class _Reference(dict[str, Any]):
+    """A reference to the schema of a model, which the document gets too."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__({"$ref": _REFERENCE + model.__name__})
+        self.model = model
+
+
+def schema_of(*models: Any) -> dict[str, Any]:
+    """Return the schema of a model, or of any of several; models are pydantic or dataclasses."""
+    references = [_Reference(model) for model in models]
+    return references[0] if len(references) == 1 else {"anyOf": references}
+
+
+def body_of(
+    model: Any, *media_types: str, examples: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Describe the request body of a route that reads it itself, for `openapi_extra`.
 
     Args:
-        schema: name of the body's schema.
+        model: of the body.
         media_types: JSON when none is given.
+        examples: values by a short name that says what each shows.
     """
-    reference = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    content: dict[str, Any] = {"schema": schema_of(model)}
+    if examples:
+        content["examples"] = {
+            name: {"summary": name, "value": value} for name, value in examples.items()
+        }
     return {
         "requestBody": {
             "required": True,
-            "content": dict.fromkeys(media_types or ("application/json",), reference),
+            "content": dict.fromkeys(media_types or ("application/json",), content),
         }
     }
 
 
-def answer_of(schema: str, media_type: str = "application/json") -> dict[int | str, dict[str, Any]]:
-    """Describe a route's responses: a schema on success, problem documents otherwise."""
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        200: {
-            "description": "Success",
-            "content": {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-        },
-        "4XX": {"description": "What was sent can't be used", "content": problem},
-        "5XX": {"description": "The service can't answer now", "content": problem},
+def answer_of(
+    *models: Any,
+    media_type: str = "application/json",
+    status: int = 200,
+    description: str = "Success",
+) -> dict[int | str, dict[str, Any]]:
+    """Describe a successful response that a route encodes itself, for `responses`.
+
+    Args:
+        models: of the body; any of them when there are several.
+        media_type: of the body.
+        status: of the response.
+        description: what the status means.
+    """
+    content = {media_type: {"schema": schema_of(*models)}}
+    return {status: {"description": description, "content": content}}
+
+
+def problems(*statuses: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the problem documents of a route, for `responses`.
+
+    Without mention, routes that need a key have 401, 403, 500 and 503, those with a body 413, 422
+    and 499, those with parameters 422.
+
+    Args:
+        statuses: that the route answers beside these.
+        descriptions: when a status occurs, by `s` and the status: `s404="no such key"`.
+    """
+    described = {int(name[1:]): text for name, text in descriptions.items()}
+    return {status: _problem(status, described) for status in (*statuses, *described)}
+
+
+def _problem(status: int, described: Mapping[int, str] | None = None) -> dict[str, Any]:
+    text = (described or {}).get(status) or _DESCRIPTIONS.get(status) or HTTPStatus(status).phrase
+    found: dict[str, Any] = {
+        "description": text,
+        "content": {MEDIA_TYPE: {"schema": schema_of(Problem)}},
     }
+    return found | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
 
 
-def document_bodies(api: FastAPI) -> None:
-    """Add the schemas of `_BODIES` to the OpenAPI document."""
+def document(api: FastAPI) -> None:
+    """Make the application return the complete document."""
 
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
-            document = get_openapi(
-                title=api.title, version=api.version, description=api.description, routes=api.routes
-            )
-            _, schemas = TypeAdapter.json_schemas(
-                [(body.__name__, "validation", TypeAdapter(body)) for body in _BODIES],
-                ref_template="#/components/schemas/{model}",
-            )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-            api.openapi_schema = document
+            api.openapi_schema = _complete(api)
         return api.openapi_schema
 
     setattr(api, "openapi", openapi)  # noqa: B010 - FastAPI documents replacing this method
+
+
+def _complete(api: FastAPI) -> dict[str, Any]:
+    found = get_openapi(
+        title=api.title,
+        version=api.version,
+        description=DESCRIPTION,
+        routes=api.routes,
+        tags=[dict(tag) for tag in TAGS],
+        servers=[dict(server) for server in SERVERS],
+        separate_input_output_schemas=False,
+    )
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    routes = [route for route in api.routes if isinstance(route, APIRoute)]
+    models = {
+        reference.model.__name__: reference.model
+        for route in routes
+        for reference in _references((route.responses, route.openapi_extra))
+    }
+    models[Problem.__name__] = Problem
+    _, made = TypeAdapter.json_schemas(
+        [(name, "validation", TypeAdapter(model)) for name, model in models.items()],
+        ref_template=_REFERENCE + "{model}",
+    )
+    schemas.update(made["$defs"])
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)  # FastAPI's own form of 422
+    for operations in found["paths"].values():
+        for operation in operations.values():
+            _add_shared_problems(operation)
+    return found
+
+
+def _references(part: object) -> Iterator[_Reference]:
+    if isinstance(part, _Reference):
+        yield part
+    elif isinstance(part, Mapping):
+        for each in part.values():
+            yield from _references(each)
+    elif isinstance(part, list | tuple):
+        for each in part:
+            yield from _references(each)
+
+
+def _add_shared_problems(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        del responses["422"]
+    shared = {500}
+    if operation.get("security"):
+        shared.update(_WITH_KEY)
+    if "requestBody" in operation:
+        shared.update(_WITH_BODY)
+    parameters = operation.get("parameters", ())
+    if any(each["in"] != "path" or "pattern" in each["schema"] for each in parameters):
+        shared.add(422)
+    for status in sorted(shared):
+        responses.setdefault(str(status), _problem(status))
+    operation["responses"] = dict(sorted(responses.items()))

@@ -17,6 +17,8 @@ from app.schemas.places import place_of, shown
 TYPE_PREFIX = "urn:hydraulic-diagnostics:problem:"
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
+CLIENT_GONE = 499
+"""Status logged for a request whose client disconnected before its answer; nobody receives it."""
 MAX_LISTED_ERRORS = 50
 MAX_EXPLAINED_ERRORS = 200
 """Above this number of errors in a request only their count is reported: pydantic builds the

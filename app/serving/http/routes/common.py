@@ -1,21 +1,49 @@
-"""Parts that several routes share: access checks, bodies, JSON responses, valid parameters."""
+"""Parts that several routes share: access, bodies, JSON responses, pages, valid parameters."""
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request, Response
-from fastapi.security import HTTPBearer
-from pydantic import TypeAdapter, ValidationError
+from fastapi import Depends, Query, Request, Response
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from app.core.errors import InputError, LimitExceeded, UnknownEquipment
 from app.schemas.equipment import Identifier
+from app.schemas.places import shown
 from app.serving.http.auth import Authenticator
 from app.store.keys import Scope as KeyScope
 
+MAX_ORDER_BYTES = 64 * 1024
+"""Largest body of requests that carry no data, such as those of releases."""
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
+_BEARER = HTTPBearer(
+    scheme_name="bearer", auto_error=False, description="An API key: `Authorization: Bearer KEY`"
+)
+_HEADER = APIKeyHeader(
+    name="X-API-Key", scheme_name="header", auto_error=False, description="An API key"
+)
+
 _IDENTIFIER = TypeAdapter[str](Identifier)
+
+PageLimit = Annotated[int, Query(ge=1, le=1_000, description="most items of the answer")]
+PageCursor = Annotated[
+    str | None,
+    Query(
+        max_length=512,
+        description="`next_cursor` of the previous page, with the same other parameters; the first "
+        "page without it",
+    ),
+]
+NextCursor = Annotated[
+    str | None, Field(description="`cursor` of the next page; null after the last item")
+]
+
+_Body = TypeVar("_Body", bound=BaseModel)
+_Place = TypeVar("_Place")
 
 Interval = tuple[datetime | None, datetime | None]
 """A half-open interval [start, end); None leaves an end open."""
@@ -24,12 +52,15 @@ Interval = tuple[datetime | None, datetime | None]
 def access(authenticator: Authenticator, scope: KeyScope) -> Any:
     """Return a route's dependency that requires an API key with a scope.
 
-    The dependency sets the request's `state.key_name` to the name of the key and documents the key
-    in the OpenAPI document.
+    The dependency sets the request's `state.key_name` to the name of the key and documents both
+    ways to send it in the OpenAPI document.
     """
-    bearer = HTTPBearer(auto_error=False, description="An API key")
 
-    async def check(request: Request, _: Annotated[object, Depends(bearer)] = None) -> None:
+    async def check(
+        request: Request,
+        _: Annotated[object, Depends(_BEARER)] = None,
+        __: Annotated[object, Depends(_HEADER)] = None,
+    ) -> None:
         request.state.key_name = await authenticator.require(request.headers, scope)
 
     return Depends(check)
@@ -64,6 +95,53 @@ async def read_body(request: Request, limit: int) -> bytes:
                 f"expected a body of at most {limit} bytes, found more: send it in parts", "body"
             )
     return bytes(body)
+
+
+async def read_json(request: Request, model: type[_Body], limit: int = MAX_ORDER_BYTES) -> _Body:
+    """Read and validate a request's JSON body, whatever its content type; an empty one is `{}`.
+
+    Args:
+        request: whose body was not read yet.
+        model: of the body.
+        limit: bytes.
+
+    Raises:
+        ValidationError: the body does not fit the model.
+        LimitExceeded: the body is longer than `limit`.
+    """
+    return model.model_validate_json(await read_body(request, limit) or b"{}")
+
+
+def cursor_of(*place: object) -> str:
+    """Return the opaque cursor of a page's last item.
+
+    Args:
+        place: what orders the items, such as a time and an id; plain values.
+    """
+    return urlsafe_b64encode(to_json(place)).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, kind: type[_Place]) -> _Place | None:
+    """Return the place that `cursor_of` made a cursor from, or None for the first page.
+
+    Args:
+        cursor: of the request.
+        kind: of the place, such as `tuple[datetime, str]`.
+
+    Raises:
+        InputError: the cursor was not made from such a place.
+    """
+    if cursor is None:
+        return None
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValueError as error:  # pydantic's and base64's errors are of this type
+        raise InputError(
+            f"expected `next_cursor` of an earlier answer, found {shown(cursor)}: leave "
+            "`cursor` out to begin with the first page",
+            "cursor",
+        ) from error
 
 
 def checked_equipment_id(equipment_id: str) -> str:

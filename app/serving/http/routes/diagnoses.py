@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from app.core.errors import InputError, LimitExceeded, UnknownDiagnosis
-from app.schemas.diagnosis import MAX_BATCH_ITEMS, DiagnosisRequest
+from app.schemas.diagnosis import MAX_BATCH_ITEMS, BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.places import shown
 from app.schemas.times import AwareTime
 from app.serving.fastpath.direct_routes import DirectRoute
@@ -72,8 +72,8 @@ def add_diagnosis_routes(
         tags=["diagnoses"],
         summary="Diagnose a machine from its stored readings, or from readings given inline",
         dependencies=[access(authenticator, "diagnose")],
-        openapi_extra=body_of("DiagnosisRequest"),
-        responses=answer_of("Diagnosis"),
+        openapi_extra=body_of(DiagnosisRequest),
+        responses=answer_of(Diagnosis),
         response_model=None,
         route_class_override=DirectRoute,
     )
@@ -84,8 +84,9 @@ def add_diagnosis_routes(
         summary="Diagnose many machines; one NDJSON line for each item with its index, "
         "as it is ready",
         dependencies=[access(authenticator, "diagnose")],
-        openapi_extra=body_of("BatchRequest"),
-        responses=answer_of("Diagnosis", "application/x-ndjson"),
+        openapi_extra=body_of(BatchRequest),
+        responses=answer_of(Diagnosis, media_type="application/x-ndjson"),
+        response_class=StreamingResponse,
     )
     async def post_batch(request: Request) -> Response:
         items = parse_batch(await read_body(request, MAX_BATCH_BYTES))
@@ -102,7 +103,7 @@ def add_diagnosis_routes(
         tags=["diagnoses"],
         summary="A stored diagnosis",
         dependencies=[access(authenticator, "read")],
-        responses=answer_of("Diagnosis"),
+        responses=answer_of(Diagnosis),
     )
     async def get_diagnosis(diagnosis_id: str) -> Response:
         if not _DIAGNOSIS_ID.fullmatch(diagnosis_id):

@@ -69,7 +69,7 @@ def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authen
         tags=["equipment"],
         summary="Register a machine's topology; the linter's findings come back",
         dependencies=[access(authenticator, "admin")],
-        openapi_extra=body_of("Equipment"),
+        openapi_extra=body_of(Equipment),
     )
     async def put_equipment(equipment_id: str, request: Request) -> Response:
         body = await read_body(request, MAX_TOPOLOGY_BYTES)
@@ -91,7 +91,7 @@ def add_equipment_routes(api: FastAPI, registry: Registry, authenticator: Authen
         tags=["equipment"],
         summary="A machine's topology",
         dependencies=[access(authenticator, "read")],
-        responses=answer_of("Equipment"),
+        responses=answer_of(Equipment),
     )
     async def get_equipment(equipment_id: str) -> Response:
         topology = await registry.topology(checked_equipment_id(equipment_id))

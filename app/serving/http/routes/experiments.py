@@ -4,15 +4,15 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Query
 
 from app.core.errors import InputError
 from app.experiments.reading import DEFAULT_ANSWERS, MAX_ANSWERS, ExperimentQuery, read_experiments
+from app.experiments.report import Experiments
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime
 from app.serving.http.auth import Authenticator
-from app.serving.http.openapi import answer_of
-from app.serving.http.routes.common import access, checked_interval, json_response
+from app.serving.http.routes.common import access, checked_interval
 from app.store.store import Store
 
 _DESCRIPTION = """Each pair of versions of which one answered copies of windows that the other one
@@ -36,7 +36,6 @@ def add_experiment_routes(api: FastAPI, store: Store, authenticator: Authenticat
         summary="How versions compare on windows that both answered, with a verdict",
         description=_DESCRIPTION,
         dependencies=[access(authenticator, "read")],
-        responses=answer_of("Experiments"),
     )
     async def experiments(
         a: Annotated[
@@ -50,12 +49,11 @@ def add_experiment_routes(api: FastAPI, store: Store, authenticator: Authenticat
         limit: Annotated[
             int, Query(ge=1, le=MAX_ANSWERS, description="answers of two versions, the newest")
         ] = DEFAULT_ANSWERS,
-    ) -> Response:
+    ) -> Experiments:
         if a is not None and a == b:
             raise InputError(
                 f"expected two versions, found {a} twice: compare it with another one", "b"
             )
         query = ExperimentQuery(a, b, *checked_interval(start, end), limit)
         async with alone:
-            found = await read_experiments(store.answer_pairs(), query, datetime.now(UTC))
-        return json_response(found.model_dump_json().encode())
+            return await read_experiments(store.answer_pairs(), query, datetime.now(UTC))

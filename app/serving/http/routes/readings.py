@@ -4,7 +4,7 @@ from typing import Protocol
 
 from fastapi import FastAPI, Request, Response
 
-from app.schemas.readings import IngestAnswer
+from app.schemas.readings import IngestAnswer, Reading
 from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of, body_of
 from app.serving.http.problems import TYPE_PREFIX, Problem, problem_response
@@ -28,8 +28,8 @@ def add_reading_routes(api: FastAPI, sink: ReadingSink, authenticator: Authentic
         tags=["readings"],
         summary="Store readings; idempotent on (equipment, sensor, time)",
         dependencies=[access(authenticator, "ingest")],
-        openapi_extra=body_of("Reading", "application/json", "application/x-ndjson", "text/csv"),
-        responses=answer_of("IngestAnswer"),
+        openapi_extra=body_of(Reading, "application/json", "application/x-ndjson", "text/csv"),
+        responses=answer_of(IngestAnswer),
     )
     async def post_readings(request: Request) -> Response:
         body = await read_body(request, MAX_READINGS_BYTES)

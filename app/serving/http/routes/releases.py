@@ -101,8 +101,8 @@ def add_release_routes(
         summary="Give versions their weights; `If-Match` with a digest refuses when the file has "
         "changed since",
         dependencies=[admin],
-        openapi_extra=body_of("TrafficOrder"),
-        responses=answer_of("ReleaseAnswer"),
+        openapi_extra=body_of(TrafficOrder),
+        responses=answer_of(ReleaseAnswer),
     )
     async def put_traffic(
         request: Request, *, dry_run: Annotated[bool, Query()] = False
@@ -116,8 +116,8 @@ def add_release_routes(
         tags=["models"],
         summary="Put the weights before those of now in force again",
         dependencies=[admin],
-        openapi_extra=body_of("RollbackOrder"),
-        responses=answer_of("ReleaseAnswer"),
+        openapi_extra=body_of(RollbackOrder),
+        responses=answer_of(ReleaseAnswer),
     )
     async def roll_back(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
         order = RollbackOrder.model_validate_json(await _order_body(request) or b"{}")
@@ -131,8 +131,8 @@ def add_release_routes(
         summary="Add a shipped or registered version with weight 0, once it has answered warm-up "
         "diagnoses",
         dependencies=[admin],
-        openapi_extra=body_of("DeployOrder"),
-        responses=answer_of("ReleaseAnswer"),
+        openapi_extra=body_of(DeployOrder),
+        responses=answer_of(ReleaseAnswer),
     )
     async def deploy(
         request: Request, version: Version, *, dry_run: Annotated[bool, Query()] = False

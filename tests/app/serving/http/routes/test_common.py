@@ -1,11 +1,13 @@
 """Headers and bodies of requests."""
 
+from datetime import UTC, datetime
+
 import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from app.core.errors import LimitExceeded
-from app.serving.http.routes.common import read_body
+from app.core.errors import InputError, LimitExceeded
+from app.serving.http.routes.common import cursor_of, read_body, read_cursor
 
 
 class Parts:
@@ -49,3 +51,15 @@ async def test_body_above_its_limit_is_refused_at_once():
 async def test_disconnected_client_is_no_short_body():
     with pytest.raises(ClientDisconnect):
         await read_body(Parts(part(b"a", more=True), {"type": "http.disconnect"}).request(), 3)
+
+
+def test_cursor_returns_the_place_it_was_made_from():
+    place = (datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC), "press-1")
+    assert read_cursor(cursor_of(*place), tuple[datetime, str]) == place
+    assert read_cursor(None, tuple[datetime, str]) is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "%", "ä", cursor_of("a"), cursor_of(1, "a")])
+def test_cursor_of_no_answer_is_refused(cursor: str):
+    with pytest.raises(InputError, match="expected `next_cursor` of an earlier answer, found '"):
+        read_cursor(cursor, tuple[str, str])
