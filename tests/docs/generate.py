@@ -1,12 +1,12 @@
 """Writes the generated parts of the documents: `python -m tests.docs.generate`.
 
 Drawings come from the code's imports and from `serve_config.yaml`, tables from the JSON files that
-the
-benchmark and training wrote. A test compares the documents with this output.
+the benchmark and training wrote. A test compares the documents with this output.
 """
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,18 @@ def measured() -> Iterator[str]:
     """Yield the tables of every run of the benchmark in `docs/reference/measured`, newest first."""
     for path in sorted(MEASURED.glob("*.json"), reverse=True):
         text = summary(json.loads(path.read_text())).removeprefix("# Measured\n\n")
-        yield (
-            f"### Run {path.stem}\n\n" + re.sub(r"^## ", "#### ", text, flags=re.MULTILINE).strip()
-        )
+        text = re.sub(r"^## ", "#### ", text, flags=re.MULTILINE).strip()
+        yield f"### Run {path.stem}\n\n" + "\n".join(map(_wrapped, text.splitlines()))
+
+
+def _wrapped(line: str) -> str:
+    """Return a line of Markdown as lines of at most 100 characters; tables stay."""
+    if line.startswith("|"):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(
+        line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def replaced(text: str, part: str, content: str) -> str:
