@@ -111,6 +111,13 @@ class WriteBehindQueue(Generic[Entry]):
                     logger.warning(
                         "answers can't be stored, trying again", extra={"reason": str(error)}
                     )
+                await self._retry_later()
                 failing = True
-                await asyncio.sleep(RETRY_S)
-                self._added.set()
+            except Exception:
+                # a task that ends would store nothing again; the entries stay queued
+                logger.exception("answers can't be stored, trying again")
+                await self._retry_later()
+
+    async def _retry_later(self) -> None:
+        await asyncio.sleep(RETRY_S)
+        self._added.set()

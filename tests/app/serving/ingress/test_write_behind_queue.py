@@ -125,3 +125,21 @@ async def test_close_writes_what_waits_and_survives_a_database_that_is_away():
     database.away = True
     queue.add(numbered(2))
     await queue.close()
+
+
+async def test_queue_goes_on_after_an_error_nobody_expected(monkeypatch, caplog):
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    database, failures = Database(), [RuntimeError("no such thing")]
+
+    async def insert(items: Sequence[StoredDiagnosis]) -> None:
+        if failures:
+            raise failures.pop()
+        await database.insert(items)
+
+    queue = queue_of(insert, Metrics())
+    queue.start()
+    queue.add(numbered(1))
+    await until(lambda: database.statements)
+    assert database.statements == [["d1"]]
+    assert "no such thing" in caplog.text
+    await queue.close()
