@@ -13,6 +13,7 @@ HydraulicDiagnosticsError
 │   ├── Unauthenticated
 │   └── Forbidden
 ├── LimitExceeded             a body, batch or graph is larger than the service accepts
+├── DeadlineExceeded          the request takes longer than the service works on one
 ├── CheckpointError           a checkpoint can't be read or its parts do not fit
 ├── SettingsError             invalid configuration
 ├── ReleaseError              a release failed; the previous state stays in force
@@ -111,6 +112,10 @@ class Forbidden(AccessError):
 
 class LimitExceeded(HydraulicDiagnosticsError):
     """A body, batch or graph is larger than the service accepts."""
+
+
+class DeadlineExceeded(HydraulicDiagnosticsError):
+    """The request takes longer than the service works on one; it may be too heavy."""
 
 
 class CheckpointError(HydraulicDiagnosticsError):

@@ -75,6 +75,7 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
     _Kind(errors.Forbidden, 403, "forbidden", "The API key lacks a scope"),
     _Kind(errors.LimitExceeded, 413, "too-large", "The request is larger than the service takes"),
+    _Kind(errors.DeadlineExceeded, 504, "deadline", "The request takes too long"),
     _Kind(
         errors.ReleaseConflict,
         409,

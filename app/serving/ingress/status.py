@@ -1,7 +1,7 @@
 """Status of a replica: readiness, released versions and traffic.
 
 It also prepares the store in the background, so that a replica starts while the database is away.
-Ready means that the database and a model answered at most `CACHE_S` ago.
+Ready means that the database, the graph builders and a model answered at most `CACHE_S` ago.
 """
 
 import asyncio
@@ -113,7 +113,10 @@ class Status:
         return report
 
     async def readiness(self) -> Readiness:
-        """Probe the database and every version with weight, concurrently; cached for `CACHE_S`."""
+        """Probe the database, the graph builders and every version with weight, concurrently.
+
+        The result is cached for `CACHE_S`.
+        """
         async with self._checking:
             if self._cached is None or time.monotonic() - self._cached[0] >= CACHE_S:
                 found = await self._probe()
@@ -127,31 +130,33 @@ class Status:
         except ModelUnavailable as error:
             releases = []
             reasons.append(str(error))
-        database_reason, *version_reasons = await asyncio.gather(
+        database_reason, builder_reason, *version_reasons = await asyncio.gather(
             _reason("database", self._store.ping()),
+            _reason("graph builders", self._router.probe_builders()),
             *(_reason(f"version {each.version}", self._router.probe(each)) for each in releases),
         )
         database_reason = database_reason or self._unprepared
         reasons += [
             reason
-            for reason in (database_reason, self.config_error, *version_reasons)
+            for reason in (database_reason, self.config_error, builder_reason, *version_reasons)
             if reason is not None
         ]
         answers = {
             release.version: reason is None
             for release, reason in zip(releases, version_reasons, strict=True)
         }
-        database = database_reason is None
+        database, builders = database_reason is None, builder_reason is None
         return Readiness(
-            ready=database and any(answers.values()),
+            ready=database and builders and any(answers.values()),
             database=database,
+            builders=builders,
             versions=answers,
             reasons=tuple(reasons),
         )
 
 
 async def _reason(name: str, answer: Awaitable[None]) -> str | None:
-    """Return why the database or a version does not answer in time, or None."""
+    """Return why a part does not answer in time, or None."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await answer

@@ -78,14 +78,12 @@ def order_of_versions(equipment_id: str, traffic: Traffic) -> tuple[Release, ...
         traffic: the releases with their weights.
 
     Returns:
-        All releases: the first answers, the others are its fallbacks in this order. Those of
-        weight 0 come last, in the order of the configuration.
+        The releases with weight: the first answers, the others are its fallbacks in this order.
     """
     weighted = [release for release in traffic.releases if release.weight > 0]
-    idle = [release for release in traffic.releases if release.weight == 0]
     if len(weighted) > 1:
         weighted.sort(key=lambda release: _distance(equipment_id, release))
-    return (*weighted, *idle)
+    return tuple(weighted)
 
 
 def _distance(equipment_id: str, release: Release) -> float:

@@ -8,15 +8,11 @@ scores or an error; a failure of one version or window does not affect the other
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
-from app.checkpoint.calibration import Calibration
-from app.checkpoint.manifest import Manifest
 from app.core.errors import (
+    DeadlineExceeded,
     HydraulicDiagnosticsError,
     LimitExceeded,
     ModelUnavailable,
@@ -33,34 +29,20 @@ from app.diagnosis.pipeline import (
     WindowInput,
     score_windows,
 )
-from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup
 from app.serving.ingress.circuit_breaker import CircuitBreaker
 from app.serving.ingress.traffic import Release, Traffic, order_of_versions
+from app.serving.ingress.version import Version
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
-from app.serving.rpc.messages import BuildCall, ScoreCall, VersionDescription
+from app.serving.rpc.messages import BuildCall, ScoreCall
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A released version with the documents of its checkpoint."""
-
-    release: Release
-    manifest: Manifest
-    spec: FeatureSpec
-    calibration: Calibration
-    description: VersionDescription
-
-    def decoder_for(self, design: str) -> PredictionDecoder:
-        """Return the decoder of this version's predictions for a design."""
-        return PredictionDecoder.of(
-            self.release.version, design, self.manifest, self.spec, self.calibration
-        )
+HEAVY_BINS = 400_000
+"""Sensor bins above which a call takes long by itself: more than a micro-batch of many windows."""
 
 
 class RoutedWindow(NamedTuple):
@@ -153,9 +135,17 @@ class VersionRouter:
         if known is not None and known.release.application == release.application:
             return known
         description = await self._call_version(release, self._client.describe(release.application))
-        version = _read_version(release, description)
+        version = Version.read(release, description)
         self._versions[release.version] = version
         return version
+
+    async def probe_builders(self) -> None:
+        """Have a replica of the graph-builder pool answer.
+
+        Raises:
+            ModelUnavailable: none answered in time.
+        """
+        await self._within_timeout(self._client.probe_builder(), "the graph builders")
 
     async def probe(self, release: Release) -> None:
         """Have a release's model score its warm-up graph.
@@ -225,7 +215,14 @@ class VersionRouter:
     async def _score_group(
         self, releases: tuple[Release, ...], windows: Sequence[WindowInput], *, explain: bool
     ) -> Sequence[Scored | Exception]:
-        for release in self._allowed(releases):
+        names = ", ".join(release.version for release in releases)
+        found = "its circuit open after repeated failures"
+        for release in releases:
+            breaker = self._breaker(release.version)
+            call = breaker.begin()
+            if call is None:
+                continue
+            answered: bool | None = None
             try:
                 answer = await self._score_with(
                     release, windows, explain=explain, fallback=release is not releases[0]
@@ -235,31 +232,24 @@ class VersionRouter:
                 logger.warning("graph builders failed", extra={"reason": error.message})
                 return [ModelUnavailable(error.message)] * len(windows)
             except ModelUnavailable as error:
-                self._breaker(release.version).failed()
+                answered, found = False, "none"
                 self._metrics.failed_versions.labels(release.version).inc()
                 self._versions.pop(release.version, None)
                 logger.warning(
                     "version failed", extra={"version": release.version, "reason": str(error)}
                 )
-                continue
-            self._breaker(release.version).succeeded()
-            return answer
-        names = ", ".join(release.version for release in releases)
+            else:
+                if not all(isinstance(outcome, DeadlineExceeded) for outcome in answer):
+                    answered = True
+                return answer
+            finally:
+                breaker.end(call, answered=answered)
         return [
             ModelUnavailable(
-                f"expected an answer from version {names}, found none: try again in a few seconds"
+                f"expected an answer from version {names}, found {found}: try again in a few "
+                "seconds"
             )
         ] * len(windows)
-
-    def _allowed(self, releases: Sequence[Release]) -> Iterator[Release]:
-        """Yield the releases whose circuit breaker allows a call; all of them when none does."""
-        any_allowed = False
-        for release in releases:
-            if self._breaker(release.version).allow():
-                any_allowed = True
-                yield release
-        if not any_allowed:
-            yield from releases
 
     async def _score_with(
         self, release: Release, windows: Sequence[WindowInput], *, explain: bool, fallback: bool
@@ -287,11 +277,13 @@ class VersionRouter:
             started = time.perf_counter()
             call = ScoreCall(spec_digest, groups, explain)
             result = await self._call_version(
-                release, self._client.score(release.application, call)
+                release, self._client.score(release.application, call), heavy=heavy
             )
             self._metrics.stage_seconds.labels("score").observe(time.perf_counter() - started)
             return result
 
+        bins = sum(len(each.equipment.sensors) * each.equipment.bins for each in windows)
+        heavy = explain or bins > HEAVY_BINS
         started = time.perf_counter()
         outcomes = await score_windows(windows, build, score)
         seconds = time.perf_counter() - started
@@ -308,20 +300,40 @@ class VersionRouter:
                 scored.append(outcome)
         return scored
 
-    async def _call_version(self, release: Release, call: Awaitable[T]) -> T:
-        """Await a call to a version and count it, also when another version answers instead."""
+    async def _call_version(
+        self, release: Release, call: Awaitable[T], *, heavy: bool = False
+    ) -> T:
+        """Await a call to a version and count it, also when another version answers instead.
+
+        Args:
+            release: of the version.
+            call: to its application.
+            heavy: whether the call may take long because of what its caller requests. Then a
+                timeout is no failure of the version and is not counted.
+
+        Raises:
+            DeadlineExceeded: a heavy call timed out.
+            ModelUnavailable: no replica answered in time.
+        """
         started = time.perf_counter()
+        outcome = None
         try:
             answer = await self._within_timeout(call, f"version {release.version}")
-        except ModelUnavailable:
-            self._metrics.version_calls.labels(release.version, "failed").inc()
+            outcome = "answered"
+        except ModelUnavailable as error:
+            if heavy and isinstance(error.__cause__, TimeoutError):
+                raise DeadlineExceeded(
+                    f"expected version {release.version} to need at most {self._timeout_s:g} s for "
+                    "a request, found one that takes longer: leave `explain` out, or request "
+                    "shorter windows"
+                ) from error.__cause__
+            outcome = "failed"
             raise
-        else:
-            self._metrics.version_calls.labels(release.version, "answered").inc()
         finally:
-            self._metrics.version_seconds.labels(release.version).observe(
-                time.perf_counter() - started
-            )
+            if outcome is not None:
+                seconds = time.perf_counter() - started
+                self._metrics.version_calls.labels(release.version, outcome).inc()
+                self._metrics.version_seconds.labels(release.version).observe(seconds)
         return answer
 
     async def _within_timeout(self, call: Awaitable[T], name: str) -> T:
@@ -354,32 +366,6 @@ class VersionRouter:
 
     def _breaker(self, version: str) -> CircuitBreaker:
         return self._breakers.setdefault(version, CircuitBreaker(time.monotonic))
-
-
-def _read_version(release: Release, description: VersionDescription) -> Version:
-    """Parse the description that a release's replica sent.
-
-    Raises:
-        ModelUnavailable: the documents can't be read, or are of another version than the release
-            names.
-    """
-    try:
-        manifest = Manifest.model_validate_json(description.manifest)
-        spec = FeatureSpec.model_validate_json(description.feature_spec)
-        calibration = Calibration.model_validate_json(description.calibration)
-    except ValidationError as error:
-        raise ModelUnavailable(
-            f"expected the checkpoint's documents from version {release.version}, found "
-            f"{error.error_count()} errors in them: deploy the ingress and the version from the "
-            "same release"
-        ) from error
-    if manifest.version != release.version:
-        raise ModelUnavailable(
-            f"expected application '{release.application}' to have version {release.version} as "
-            f"its release says, found version {manifest.version}: correct the release or the "
-            "application's checkpoint"
-        )
-    return Version(release, manifest, spec, calibration, description)
 
 
 def _raise_if_version_failed(outcomes: Sequence[ScoredWindow | Exception]) -> None:

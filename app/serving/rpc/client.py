@@ -79,6 +79,10 @@ class DeploymentClient:
         answer: BuildAnswer = await response
         return answer
 
+    async def probe_builder(self) -> None:
+        """Have a graph builder show that it answers."""
+        await self.send_build(BuildCall("", ()))
+
     async def describe(self, application: str) -> VersionDescription:
         """Return the description of a version's checkpoint from one of its replicas."""
         with tracing.only_sampled():

@@ -11,12 +11,13 @@ from app.serving.observability.metrics import Metrics
 
 
 class Readiness(BaseModel):
-    """Whether the database and each released version answered a probe."""
+    """Whether the database, the graph builders and each released version answered a probe."""
 
     model_config = ConfigDict(frozen=True)
 
     ready: bool
     database: bool
+    builders: bool
     versions: Mapping[str, bool]
     reasons: tuple[str, ...]
 

@@ -190,8 +190,9 @@ async def test_put_answers_with_the_linters_warnings(client: httpx.AsyncClient):
 
 
 async def test_another_version_answers_for_a_failed_one(
-    client: httpx.AsyncClient, local: LocalClient
+    client: httpx.AsyncClient, local: LocalClient, versions: VersionRouter
 ):
+    versions.set_traffic(split(99, 1))
     await ready(client)
     local.broken.add("model-1")
     body = (await client.post("/v1/diagnoses", json=rig_request())).json()

@@ -1,6 +1,6 @@
 """When the circuit breaker of a version opens and closes."""
 
-from app.serving.ingress.circuit_breaker import CircuitBreaker
+from app.serving.ingress.circuit_breaker import Call, CircuitBreaker
 
 
 class Clock:
@@ -11,55 +11,88 @@ class Clock:
         return self.now
 
 
+def begun(breaker: CircuitBreaker) -> Call:
+    call = breaker.begin()
+    assert call is not None
+    return call
+
+
+def fail(breaker: CircuitBreaker, times: int = 1) -> None:
+    for _ in range(times):
+        breaker.end(begun(breaker), answered=False)
+
+
 def opened(clock: Clock) -> CircuitBreaker:
     breaker = CircuitBreaker(clock)
-    for _ in range(3):
-        assert breaker.allow()
-        breaker.failed()
+    fail(breaker, 3)
     return breaker
 
 
 def test_single_failures_between_successes_never_open():
     breaker = CircuitBreaker(Clock())
     for _ in range(10):
-        breaker.failed()
-        breaker.failed()
-        breaker.succeeded()
-    assert breaker.allow()
+        fail(breaker, 2)
+        breaker.end(begun(breaker), answered=True)
     assert not breaker.is_open
+
+
+def test_calls_that_say_nothing_neither_open_nor_interrupt_a_row_of_failures():
+    breaker = CircuitBreaker(Clock())
+    fail(breaker, 2)
+    for _ in range(5):
+        breaker.end(begun(breaker), answered=None)
+    assert not breaker.is_open
+    fail(breaker)
+    assert breaker.is_open
 
 
 def test_three_failures_in_a_row_open():
     breaker = opened(Clock())
     assert breaker.is_open
-    assert not breaker.allow()
+    assert breaker.begin() is None
 
 
-def test_after_the_open_period_one_call_is_allowed():
+def test_after_the_open_period_one_call_is_allowed_however_long_it_takes():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 5.0
-    assert breaker.allow()
-    assert not breaker.allow()
+    call = begun(breaker)
+    clock.now = 500.0
+    assert breaker.is_open
+    assert breaker.begin() is None
+    breaker.end(call, answered=None)
+    begun(breaker)
+    assert breaker.begin() is None
 
 
-def test_success_of_the_try_closes():
+def test_success_of_the_half_open_call_closes():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 5.0
-    assert breaker.allow()
-    breaker.succeeded()
-    assert breaker.allow()
-    assert not breaker.is_open
+    breaker.end(begun(breaker), answered=True)
+    assert breaker.begin() is not None
+    assert breaker.begin() is not None
 
 
-def test_failure_of_the_try_opens_again():
+def test_failure_of_the_half_open_call_opens_again():
     clock = Clock()
     breaker = opened(clock)
     clock.now = 5.0
-    assert breaker.allow()
-    breaker.failed()
+    fail(breaker)
     clock.now = 9.9
-    assert not breaker.allow()
+    assert breaker.begin() is None
     clock.now = 10.0
-    assert breaker.allow()
+    begun(breaker)
+
+
+def test_calls_from_before_the_circuit_opened_do_not_change_it():
+    clock = Clock()
+    breaker = CircuitBreaker(clock)
+    early = [begun(breaker) for _ in range(2)]
+    fail(breaker, 3)
+    clock.now = 4.9
+    breaker.end(early[0], answered=False)
+    clock.now = 5.0
+    begun(breaker)
+    breaker.end(early[1], answered=True)
+    assert breaker.begin() is None

@@ -155,7 +155,7 @@ async def test_stored_window_is_copied_once_and_not_when_its_answer_is_given_aga
 async def test_forced_and_fallback_diagnoses_are_not_copied(
     diagnostics: Diagnostics, versions: VersionRouter, local: LocalClient, metrics: Metrics
 ):
-    versions.set_traffic(shadowed(100, "1", "2"))
+    versions.set_traffic(shadowed(99, "1", "2"))
     await ask(diagnostics, inline(model_version="2"))
     local.broken.add("model-1")
     assert (await ask(diagnostics, inline())).fallback

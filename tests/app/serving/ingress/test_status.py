@@ -11,8 +11,9 @@ from app.serving.ingress.deployment import Service
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release
 from app.serving.ingress.version_router import VersionRouter
+from app.serving.rpc.messages import BuildAnswer, BuildCall
 from app.store.store import Store
-from tests.app.serving.conftest import split
+from tests.app.serving.conftest import LocalClient, split
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,40 @@ async def test_versions_are_probed_concurrently_with_a_timeout(
     assert sorted(probed) == ["1", "2"]
     assert found[0].versions == {"1": False, "2": False}
     assert "expected an answer within 0.2 s" in found[0].reasons[0]
+    await status_of.close()
+
+
+@pytest.mark.parametrize("dead", ["fails", "hangs"])
+async def test_dead_pool_of_graph_builders_is_not_ready_and_named(
+    store: Store,
+    versions: VersionRouter,
+    local: LocalClient,
+    monkeypatch: pytest.MonkeyPatch,
+    dead: str,
+):
+    monkeypatch.setattr(status, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(status, "CACHE_S", 0.0)
+
+    async def prepare() -> None:
+        pass
+
+    status_of = Status(store, versions, prepare)
+    status_of.start()
+    async with asyncio.timeout(10.0):
+        while not (found := await status_of.readiness()).ready:
+            await asyncio.sleep(0.02)
+    assert found.builders
+
+    async def no_builder(_: BuildCall) -> BuildAnswer:
+        if dead == "hangs":
+            await asyncio.sleep(60)
+        raise RuntimeError("no replica")
+
+    monkeypatch.setattr(local, "send_build", no_builder)
+    found = await status_of.readiness()
+    assert (found.ready, found.database, found.builders) == (False, True, False)
+    assert found.versions == {"1": True}
+    assert found.reasons[0].startswith("graph builders: expected ")
     await status_of.close()
 
 

@@ -57,10 +57,9 @@ def test_raising_a_weight_only_adds_equipment(low: int, high: int):
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_routed_and_all_other_versions_are_fallbacks(equipment_id: str):
+def test_any_text_is_routed_and_only_versions_with_weight_are_fallbacks(equipment_id: str):
     order = order_of_versions(equipment_id, traffic(v1=30, v2=70, v3=0))
-    assert {release.version for release in order} == {"1", "2", "3"}
-    assert order[-1].version == "3"
+    assert sorted(release.version for release in order) == ["1", "2"]
     assert order == order_of_versions(equipment_id, traffic(v1=30, v2=70, v3=0))
 
 

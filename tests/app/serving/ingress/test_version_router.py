@@ -9,6 +9,7 @@ import pytest
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.core.errors import (
     CheckpointError,
+    DeadlineExceeded,
     LimitExceeded,
     ModelUnavailable,
     UnknownVersion,
@@ -19,11 +20,12 @@ from app.diagnosis.pipeline import ScoreResult, WindowInput
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from app.serving.graph_builder.deployment import GraphBuilder
+from app.serving.ingress import circuit_breaker, version_router
 from app.serving.ingress.traffic import Release, Traffic
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.model_server.deployment import ModelServer
 from app.serving.observability.metrics import Metrics
-from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall
+from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionDescription
 from tests.app.serving.conftest import LocalClient, split
 from tests.network import small_checkpoint
 from tests.rig import rig_block
@@ -64,6 +66,14 @@ def healths(outcome: Scored | Exception) -> list[float]:
     return found
 
 
+@pytest.fixture
+def with_fallback(versions: VersionRouter) -> VersionRouter:
+    """Version 1 answers for the rig, version 2 is its fallback."""
+    versions.set_traffic(split(99, 1))
+    assert [each.version for each in versions.releases_for("hydraulic-rig")] == ["1", "2"]
+    return versions
+
+
 async def test_window_is_scored_by_the_version_with_the_weight(
     versions: VersionRouter, local: LocalClient
 ):
@@ -97,18 +107,19 @@ async def test_many_windows_give_what_each_gives_alone(versions: VersionRouter):
 
 
 async def test_broken_version_is_replaced_by_a_fallback_and_the_answer_says_so(
-    versions: VersionRouter, local: LocalClient, metrics: Metrics
+    with_fallback: VersionRouter, local: LocalClient, metrics: Metrics
 ):
     local.broken.add("model-1")
-    (outcome,) = await score(versions, window())
+    (outcome,) = await score(with_fallback, window())
     assert scored(outcome).fallback
     assert scored(outcome).decoder.version == "2"
     assert metrics.failed_versions.labels("1")._value.get() == 1
 
 
 async def test_version_that_failed_three_times_is_skipped_for_a_while(
-    versions: VersionRouter, local: LocalClient
+    with_fallback: VersionRouter, local: LocalClient
 ):
+    versions = with_fallback
     await score(versions, window())
     local.broken.add("model-1")
     for _ in range(5):
@@ -119,18 +130,94 @@ async def test_version_that_failed_three_times_is_skipped_for_a_while(
     assert local.scored == ["model-2"]
 
 
-async def test_no_version_left_is_unavailable(versions: VersionRouter, local: LocalClient):
+async def test_no_version_left_is_unavailable(with_fallback: VersionRouter, local: LocalClient):
     local.broken |= {"model-1", "model-2"}
-    (outcome,) = await score(versions, window())
+    (outcome,) = await score(with_fallback, window())
     assert isinstance(outcome, ModelUnavailable)
     assert "expected an answer from version 1, 2" in str(outcome)
+
+
+async def test_version_without_weight_is_no_fallback(versions: VersionRouter, local: LocalClient):
+    local.broken.add("model-1")
+    (outcome,) = await score(versions, window())
+    assert isinstance(outcome, ModelUnavailable)
+    assert local.scored == []
+
+
+@pytest.mark.parametrize("forced", [None, "1"])
+async def test_open_circuits_fail_at_once_without_a_call(
+    with_fallback: VersionRouter,
+    local: LocalClient,
+    monkeypatch: pytest.MonkeyPatch,
+    forced: str | None,
+):
+    local.broken |= {"model-1", "model-2"}
+    for _ in range(3):
+        await score(with_fallback, window())
+    monkeypatch.setattr(local, "describe", None)  # any call would raise
+    (outcome,) = await score(with_fallback, window(), forced=forced)
+    assert isinstance(outcome, ModelUnavailable)
+    assert "found its circuit open after repeated failures" in outcome.message
+
+
+async def test_half_open_circuit_has_one_call_at_a_time_even_a_long_one(
+    versions: VersionRouter, local: LocalClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(circuit_breaker, "OPEN_S", 0.0)  # it is half open at once
+    local.broken.add("model-1")
+    for _ in range(3):
+        await score(versions, window())
+    local.broken.clear()
+    called, may_answer = asyncio.Event(), asyncio.Event()
+    describe = local.servers["model-1"].describe
+
+    async def slow() -> VersionDescription:
+        called.set()
+        await may_answer.wait()
+        return await describe()
+
+    monkeypatch.setattr(local.servers["model-1"], "describe", slow)
+    first = asyncio.create_task(score(versions, window()))
+    await called.wait()
+    (second,) = await score(versions, window())
+    assert isinstance(second, ModelUnavailable)
+    may_answer.set()
+    scored((await first)[0])
+    scored((await score(versions, window()))[0])
+
+
+@pytest.mark.parametrize("heavy", ["explained", "large"])
+async def test_heavy_request_that_times_out_is_no_failure_of_the_version(
+    local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, heavy: str
+):
+    versions = VersionRouter(local, metrics, timeout_s=0.2)
+    versions.set_traffic(split(99, 1))
+    scored((await score(versions, window()))[0])
+
+    async def never(_: ScoreCall) -> ScoreResult:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    if heavy == "large":
+        monkeypatch.setattr(version_router, "HEAVY_BINS", 100)
+    with monkeypatch.context() as hanging:
+        hanging.setattr(local.servers["model-1"], "score", never)
+        local.scored.clear()
+        for _ in range(3):
+            outcomes = await score(versions, window(), window(1), explain=heavy == "explained")
+            assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 2
+        assert local.scored == ["model-1"] * 3
+    assert not versions.circuit_is_open("1")
+    assert metrics.failed_versions.labels("1")._value.get() == 0
+    assert metrics.version_calls.labels("1", "failed")._value.get() == 0
+    assert scored((await score(versions, window()))[0]).decoder.version == "1"
 
 
 async def test_version_that_hangs_is_replaced_by_a_fallback(
     local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ):
     versions = VersionRouter(local, metrics, timeout_s=0.2)
-    versions.set_traffic(split(100, 0))
+    versions.set_traffic(split(99, 1))
 
     async def hang() -> None:
         await asyncio.sleep(60)
@@ -327,10 +414,9 @@ async def test_application_that_holds_another_version_than_its_release_says_is_n
 
 
 async def test_half_open_circuit_is_used_only_right_before_its_version_is_tried(
-    versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
+    with_fallback: VersionRouter, monkeypatch: pytest.MonkeyPatch
 ):
-    versions.set_traffic(split(100, 0))
-    allowed: list[str] = []
-    monkeypatch.setattr(versions._breaker("2"), "allow", lambda: allowed.append("2") or True)
-    await score(versions, window())
-    assert allowed == []
+    begun: list[str] = []
+    monkeypatch.setattr(with_fallback._breaker("2"), "begin", lambda: begun.append("2"))
+    await score(with_fallback, window())
+    assert begun == []
