@@ -216,7 +216,8 @@ def abstention_reasons(
     if quality.coverage < thresholds.min_coverage:
         reasons.append(
             f"expected readings in at least {thresholds.min_coverage:.0%} of the window's sensor "
-            f"bins, found {quality.coverage:.0%}: check that the sensors send"
+            f"bins, found {quality.coverage:.0%}: check that the sensors send, and that their "
+            "readings reach POST /v1/readings"
         )
     useless = (*quality.missing, *(fault.sensor_id for fault in quality.faults))
     share = len(useless) / max(1, len(equipment.sensors))

@@ -1,7 +1,8 @@
-"""Writes the rig's cycles into a store as live data.
+"""Writes the rig's stable cycles into a store as live data.
 
 The values depend on the time alone, so the feed can stop, start and repeat: a second written again
-has the same values, which the store counts as duplicates.
+has the same values, which the store counts as duplicates. Cycles in which the rig warmed up or
+changed its conditions are left out: they resemble no condition, so components would abstain.
 Shapes: C cycles, M of them, K = 60 seconds of a cycle, S sensors.
 Invariant: minute m since 1970-01-01T00:00Z replays cycle m modulo the number of cycles. After a
 pause or an outage the feed continues where it stopped; every second from the start of the backfill
@@ -24,9 +25,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from app.core.errors import ReadingError, StoreUnavailable
 from app.core.settings import Settings
 from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
-from app.demo.rig.measurements import CYCLE_S, RigFiles, read_blocks, survey
+from app.demo.rig.measurements import CYCLE_S, PROFILE_FILE, RigFiles, read_blocks, survey
 from app.schemas.equipment import Equipment
 from app.store.store import Store, open_store
+
+REPLAYED = slice(333, 517)
+"""Of the shipped stable cycles: 184, with two grades of the cooler, three of the pump and the
+accumulator and all of the valve, in which the shipped versions give each component a condition."""
 
 BACKFILL_S = 3_600
 """Seconds before the start that are written first, so that windows of the last hour are full."""
@@ -44,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The rig's cycles by second.
+    """The rig's stable cycles by second.
 
     Args:
         sensor_ids: the order of S.
@@ -55,15 +60,18 @@ class Replay:
     values_CKS: NDArray[np.float64]
 
     @classmethod
-    def load(cls, files: RigFiles, sensor_ids: tuple[str, ...]) -> Self:
-        """Read all cycles of a copy of the data at 1 Hz.
+    def load(
+        cls, files: RigFiles, sensor_ids: tuple[str, ...], cycles: slice = slice(None)
+    ) -> Self:
+        """Read the cycles of a copy of the data at 1 Hz that its profile marks as stable.
 
         Args:
             files: a copy of the data; every sensor at 60 values a cycle.
             sensor_ids: the order of S; sensors of the rig.
+            cycles: of the stable ones.
 
         Raises:
-            ReadingError: the data are not in the layout, or not at 1 Hz.
+            ReadingError: the data are not in the layout, not at 1 Hz, or without a stable cycle.
         """
         found = survey(files)
         fast = [sensor_id for sensor_id in sensor_ids if found.rates_hz[sensor_id] != 1]
@@ -73,13 +81,18 @@ class Replay:
                 f"{CYCLE_S * found.rates_hz[fast[0]]}: replay the shipped copy, or import this one "
                 "with `import-rig`"
             )
-        values_CKS = np.empty((found.cycles, CYCLE_S, len(sensor_ids)))
-        first = 0
-        for block in read_blocks(files, cycles_per_block=64):
-            last = first + len(block.cycle_index_C)
-            for position, sensor_id in enumerate(sensor_ids):
-                values_CKS[first:last, :, position] = block.values_CR[sensor_id]
-            first = last
+        values_CKS = np.concatenate(
+            [
+                np.stack([block.values_CR[each] for each in sensor_ids], -1)[block.stable_C]
+                for block in read_blocks(files, cycles_per_block=64)
+            ]
+        )[cycles]
+        if not len(values_CKS):
+            raise ReadingError(
+                f"{files.where}: expected cycles with a stable flag of 0 in {PROFILE_FILE}, found "
+                "none to replay: import this copy with `import-rig`",
+                PROFILE_FILE,
+            )
         return cls(sensor_ids, values_CKS)
 
     def values_between(self, start_s: int, end_s: int) -> NDArray[np.float64]:
@@ -191,7 +204,7 @@ async def run_feed(settings: Settings, equipment: Equipment) -> None:
     """
     # in a thread: reading the archive takes about a second
     replay = await asyncio.to_thread(
-        lambda: Replay.load(open_archive(SHIPPED_ARCHIVE), equipment.sensor_ids)
+        lambda: Replay.load(open_archive(SHIPPED_ARCHIVE), equipment.sensor_ids, REPLAYED)
     )
     store = open_store(settings)
     try:

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+import orjson
 from cachetools import LRUCache
 from opentelemetry.trace import SpanContext
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError, WindowError
 from app.diagnosis.build import DiagnosisContext, build_diagnosis
-from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.input_quality import MAX_NAMED, Thresholds
 from app.diagnosis.pipeline import WindowInput, row_of
 from app.features.binning import Floats
 from app.schemas.diagnosis import State
+from app.schemas.places import some_of
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.shadows import PrimaryResult, Shadows
 from app.serving.ingress.traffic import Release
@@ -275,10 +277,15 @@ def _age_s(readings: Readings, now: datetime) -> float | None:
 
 
 def _no_readings(resolved: Resolved) -> WindowError:
-    window = interval_of(resolved.bins, resolved.equipment)
+    equipment, window = resolved.equipment, interval_of(resolved.bins, resolved.equipment)
+    start, end = (f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (window.start, window.end))
+    sensor_ids = equipment.sensor_ids
+    example = {"equipment_id": equipment.equipment_id, "sensor_id": sensor_ids[0]}
+    reading = orjson.dumps(example | {"time": start, "value": 1.0}).decode()
     return WindowError(
-        f"expected readings of '{resolved.equipment.equipment_id}' in "
-        f"[{window.start.isoformat()}, {window.end.isoformat()}), found none: post readings, or "
-        "give `at` where there are some",
+        f"expected readings of '{equipment.equipment_id}' in [{start}, {end}), found none: send "
+        f"the {equipment.window_s:g} s of a window with POST /v1/readings, such as [{reading}] for "
+        f"each time and sensor ({some_of(sensor_ids, MAX_NAMED)}), or give `at` where there "
+        "are readings",
         "at",
     )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.core.errors import ReadingError, StoreError, StoreUnavailable
+from app.demo.rig.archive import SHIPPED_ARCHIVE, open_archive
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, LiveFeed, Replay
-from app.demo.rig.measurements import SENSOR_IDS, open_directory, read_blocks
+from app.demo.rig.feed import BACKFILL_S, CATCH_UP_S, LONGEST_PAUSE_S, REPLAYED, LiveFeed, Replay
+from app.demo.rig.measurements import GRADED_COMPONENTS, SENSOR_IDS, open_directory, read_blocks
+from app.diagnosis.build import DiagnosisContext, build_diagnosis
+from app.diagnosis.input_quality import Thresholds
+from app.diagnosis.pipeline import WindowInput
+from app.schemas.diagnosis import Window
 from app.schemas.equipment import Equipment
+from app.serving.ingress.traffic import Release
+from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
+from app.serving.model_server.deployment import ModelServer
+from app.serving.observability.metrics import Metrics
+from tests.app.serving.conftest import LocalClient
+from tests.system import PROJECT_DIR
 
 WriteRig = Callable[..., Path]
 
@@ -217,14 +229,49 @@ def test_every_second_has_the_value_of_its_cycle_for_any_interval(
     assert values_NS[:, 1].tolist() == [-value for value in expected]
 
 
-def test_load_keeps_every_value_in_the_given_order_of_sensors(write_rig: WriteRig) -> None:
+def test_load_keeps_every_value_of_stable_cycles_in_the_given_order_of_sensors(
+    write_rig: WriteRig,
+) -> None:
     files = open_directory(write_rig(cycles=3))
     order = tuple(reversed(SENSOR_IDS))
     replay = Replay.load(files, order)
     (block,) = read_blocks(files, cycles_per_block=3)
-    assert replay.values_CKS.shape == (3, 60, 17)
+    assert block.stable_C.tolist() == [True, False, True]
+    assert replay.values_CKS.shape == (2, 60, 17)
     for position, sensor_id in enumerate(order):
-        assert np.array_equal(replay.values_CKS[:, :, position], block.values_CR[sensor_id])
+        assert np.array_equal(replay.values_CKS[:, :, position], block.values_CR[sensor_id][::2])
+
+
+def test_data_without_a_stable_cycle_are_not_replayed(write_rig: WriteRig) -> None:
+    directory = write_rig(cycles=1)
+    (directory / "profile.txt").write_text("3\t100\t0\t130\t1\n")
+    with pytest.raises(ReadingError, match=r"expected cycles with a stable flag of 0 in profile"):
+        Replay.load(open_directory(directory), SENSOR_IDS)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+async def test_shipped_versions_answer_every_replayed_cycle_with_all_conditions(
+    version: str,
+) -> None:
+    rig = rig_equipment()
+    replay = Replay.load(open_archive(SHIPPED_ARCHIVE), rig.sensor_ids, REPLAYED)
+    assert len(replay.values_CKS) >= 15
+    server = ModelServer(PROJECT_DIR / "app" / "weights" / version, "cpu")
+    router = VersionRouter(LocalClient({f"model-{version}": server}), Metrics(), timeout_s=300.0)
+    release = Release(version=version, application=f"model-{version}", weight=100)
+    windows = [
+        RoutedWindow(WindowInput(rig, values_KS.T.astype(np.float32)), (release,))
+        for values_KS in replay.values_CKS
+    ]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for outcome in await router.score(windows):
+        assert isinstance(outcome, Scored)
+        context = DiagnosisContext("0" * 32, at, Window(at, at), "store", 0.0, False, "")
+        made = build_diagnosis(
+            rig, context, outcome.scores, outcome.quality, outcome.decoder, Thresholds(), {}
+        )
+        found = {each.component_id for each in made.components if each.condition is not None}
+        assert (made.status, found) == ("ok", set(GRADED_COMPONENTS))
 
 
 def test_faster_data_than_a_second_are_not_replayed(write_rig: WriteRig) -> None:
