@@ -140,8 +140,10 @@ def test_batch_streams_a_line_for_each_item_and_isolates_the_bad_one(client: htt
     items = [good, {"equipment_id": "nobody"}, good, {"at": 3}, good | {"readings": {"start": "x"}}]
     with client.stream("POST", "/v1/diagnoses/batch", json={"items": items}) as answer:
         assert answer.headers["content-type"].startswith("application/x-ndjson")
-        lines = {line["index"]: line for line in map(json.loads, answer.iter_lines())}
+        *answered, summary = map(json.loads, answer.iter_lines())
+    lines = {line["index"]: line for line in answered}
     assert sorted(lines) == [0, 1, 2, 3, 4]
+    assert summary == {"summary": {"items": 5, "diagnosed": 2, "failed": 3}}
     for index in (0, 2):
         found = {
             item["component_id"]: item["condition"]
@@ -201,8 +203,9 @@ def test_large_batch_is_answered_whole(client: httpx.Client):
         "readings": inline_readings(values, "2026-01-01T00:00:00Z"),
     }
     answer = client.post("/v1/diagnoses/batch", json={"items": [good] * 100})
-    lines = [json.loads(line) for line in answer.text.splitlines()]
+    *lines, summary = [json.loads(line) for line in answer.text.splitlines()]
     assert sorted(line["index"] for line in lines) == list(range(100))
+    assert summary == {"summary": {"items": 100, "diagnosed": 100, "failed": 0}}
     healths = {
         tuple(round(item["health"], 4) for item in line["diagnosis"]["components"])
         for line in lines

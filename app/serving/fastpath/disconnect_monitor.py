@@ -31,13 +31,16 @@ logger = logging.getLogger(__name__)
 
 MONITORED = frozenset({("POST", "/v1/diagnoses")})
 """Methods and paths that this module watches instead of Serve."""
+LIMITED_BY_ITEM = frozenset({("POST", "/v1/diagnoses/batch")})
+"""Methods and paths whose items have deadlines; Serve watches their connection, not their time."""
 INTERVAL_S = 0.1
 """Seconds between two checks of all requests."""
 TIMEOUT_S = 60.0
 """Longest duration of a request; equal to `request_timeout_s` in `serve_config.yaml`."""
 ARRIVED = "hydraulic.arrived"
 """Key in the ASGI scope: event loop time at which the request arrived."""
-BYPASS_HEADERS = ((b"x-request-disconnect-disabled", b"?1"), (b"x-request-timeout-seconds", b"0"))
+NO_TIMEOUT = (b"x-request-timeout-seconds", b"0")
+BYPASS_HEADERS = ((b"x-request-disconnect-disabled", b"?1"), NO_TIMEOUT)
 """Request headers by which Serve watches neither the connection nor the timeout of a request."""
 TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 
@@ -180,8 +183,10 @@ class ServeMonitorBypass:
             scope["headers"] = [
                 header for header in scope["headers"] if header[0] not in TRACE_HEADERS
             ]
-        if scope["type"] == "http" and (scope["method"], scope["path"]) in MONITORED:
-            scope["headers"] = [*scope["headers"], *BYPASS_HEADERS]
+        route = (scope["method"], scope["path"]) if scope["type"] == "http" else None
+        if route in MONITORED or route in LIMITED_BY_ITEM:
+            added = BYPASS_HEADERS if route in MONITORED else (NO_TIMEOUT,)
+            scope["headers"] = [*scope["headers"], *added]
             scope[ARRIVED] = asyncio.get_running_loop().time()
         await self._inner(scope, receive, send)
 

@@ -1,6 +1,7 @@
 """ASGI middleware that gives every request a trace id, an access line and metrics.
 
-An unexpected error is logged with its trace id.
+An unexpected error is logged with its trace id. A response that was begun and did not end has the
+status of its failure, not the one that was sent.
 """
 
 import logging
@@ -10,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.serving.http.problems import trace_id_of
+from app.serving.http.problems import CLIENT_GONE, trace_id_of
 from app.serving.observability import tracing
 from app.serving.observability.metrics import Metrics
 
@@ -51,13 +52,16 @@ class AccessLog:
                     message["headers"] = [*message["headers"], (b"x-trace-id", trace_id.encode())]
             await send(message)
 
+        unfinished = CLIENT_GONE
         try:
             await self._api(scope, receive, send_and_record_status)
         except Exception:
+            unfinished = 500
             logger.exception("unexpected error", extra={"trace_id": trace_id})
             if not finished:
                 raise
         finally:
+            status = status if finished else unfinished
             self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:

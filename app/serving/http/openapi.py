@@ -43,6 +43,7 @@ _DESCRIPTIONS: Mapping[int, str] = {
     500: "The service failed; report it with the trace id",
     501: "This installation does not support it",
     503: "The service can't answer now; repeat the request after the time in Retry-After",
+    504: "The request takes longer than the service works on one",
 }
 _HEADERS: Mapping[int, Mapping[str, Any]] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string", "examples": ["Bearer"]}}},

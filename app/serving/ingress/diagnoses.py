@@ -6,14 +6,20 @@ made once. An item that can't be answered yields its error and does not affect t
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
-from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, UnknownDiagnosis
+from app.core.errors import (
+    DeadlineExceeded,
+    HydraulicDiagnosticsError,
+    ModelUnavailable,
+    UnknownDiagnosis,
+)
 from app.diagnosis.input_quality import Thresholds
 from app.schemas.diagnosis import DiagnosisRequest
 from app.schemas.equipment import Equipment
@@ -31,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 GROUP_ITEMS = 32
 """Items of a large batch that are resolved together."""
+EXPLAINED_ITEMS = 8
+"""Items that an item with `explain` counts as: it takes a forward pass for each sensor."""
+ITEM_S = 60.0
+"""Longest time from the start of an item's group to its outcome, as of a single request."""
 MAX_GROUPS = 8
 """Groups of one large batch in progress: two fill a micro-batch, so each of four stages has one."""
 MAX_GROUPS_SHARED = 4
@@ -112,21 +122,20 @@ class Diagnostics:
             self._last_single_s = asyncio.get_running_loop().time()
 
     async def answer_many(
-        self, items: Sequence[DiagnosisRequest | Exception]
-    ) -> AsyncIterator[list[tuple[int, Outcome]]]:
-        """Answer many requests; yields lists of (index, outcome) as groups are ready."""
+        self, items: Sequence[DiagnosisRequest | Exception], limit_s: float
+    ) -> AsyncGenerator[list[tuple[int, Outcome]], None]:
+        """Answer many requests; yields lists of (index, outcome) as groups are ready.
+
+        Args:
+            items: requests, or why there is none.
+            limit_s: longest time; items without an outcome then have `DeadlineExceeded`.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + limit_s
         invalid = [(index, item) for index, item in enumerate(items) if isinstance(item, Exception)]
         if invalid:
             yield list(invalid)
-        requests = [
-            (index, item) for index, item in enumerate(items) if isinstance(item, DiagnosisRequest)
-        ]
-        groups = iter(
-            [
-                requests[start : start + GROUP_ITEMS]
-                for start in range(0, len(requests), GROUP_ITEMS)
-            ]
-        )
+        groups = _groups(items)
         running: dict[asyncio.Task[list[Outcome]], Sequence[int]] = {}
         is_first = True
         try:
@@ -137,11 +146,22 @@ class Diagnostics:
                     running[asyncio.create_task(self._answer_group(of_group))] = indices
                 if not running:
                     return
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=max(0.0, end_s - loop.time()),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 is_first = False
                 for task in done:
                     positions = running.pop(task)
                     yield list(zip(positions, _outcomes(task, len(positions)), strict=True))
+                if not done:
+                    late = _late(
+                        f"the outcomes of a batch within {limit_s:g} s", "send smaller batches"
+                    )
+                    left = [index for group in groups for index, _ in group]
+                    yield [(index, late) for index in (*chain(*running.values()), *left)]
+                    return
         finally:
             for task in running:
                 task.cancel()
@@ -180,11 +200,14 @@ class Diagnostics:
                 batcher = self._batcher_of(item)
                 submitted.append(batcher.submit(item, item.resolved.weight, bulk=True))
         try:
-            answered = iter(await asyncio.gather(*submitted, return_exceptions=True))
+            if submitted:
+                await asyncio.wait(submitted, timeout=ITEM_S)
+            answered = [_outcome_of(future) for future in submitted]
         finally:
             for future in submitted:
-                future.cancel()  # of a caller that disconnected; the others are done
-        return [_outcome(next(answered)) if outcome is None else outcome for outcome in outcomes]
+                future.cancel()  # of a caller that disconnected, or late; the others are done
+        found = iter(answered)
+        return [next(found) if outcome is None else outcome for outcome in outcomes]
 
     def _route(self, request: DiagnosisRequest, registered: Equipment | None) -> BatchItem:
         """Resolve a request and choose its version.
@@ -261,9 +284,36 @@ def _outcomes(task: asyncio.Task[list[Outcome]], count: int) -> list[Outcome]:
         return [error] * count
 
 
-def _outcome(found: bytes | BaseException) -> Outcome:
-    if isinstance(found, asyncio.CancelledError):
+def _outcome_of(future: asyncio.Future[bytes]) -> Outcome:
+    if not future.done():
+        return _late(f"an outcome of each item within {ITEM_S:g} s", "request less at a time")
+    if future.cancelled():
         return ModelUnavailable("expected an answer, found its work cancelled: try again")
-    if isinstance(found, BaseException) and not isinstance(found, Exception):
-        raise found
-    return found
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if not isinstance(error, Exception):
+        raise error
+    return error
+
+
+def _late(expected: str, what_to_do: str) -> DeadlineExceeded:
+    return DeadlineExceeded(f"expected {expected}, found none until then: {what_to_do}")
+
+
+def _groups(
+    items: Sequence[DiagnosisRequest | Exception],
+) -> Iterator[list[tuple[int, DiagnosisRequest]]]:
+    """Yield the requests with their indices, in groups of about the same work."""
+    group: list[tuple[int, DiagnosisRequest]] = []
+    size = 0
+    for index, item in enumerate(items):
+        if isinstance(item, Exception):
+            continue
+        group.append((index, item))
+        size += EXPLAINED_ITEMS if item.explain else 1
+        if size >= GROUP_ITEMS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

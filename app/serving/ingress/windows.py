@@ -169,8 +169,9 @@ class Resolved:
 
     @property
     def weight(self) -> int:
-        """Sensor bins of the window, in proportion to its work."""
-        return max(1, len(self.equipment.sensors) * self.bins.length)
+        """Sensor bins of the window, for each forward pass: in proportion to its work."""
+        sensors = len(self.equipment.sensors)
+        return max(1, sensors * self.bins.length * (sensors + 1 if self.request.explain else 1))
 
 
 def resolve(request: DiagnosisRequest, registered: Equipment | None, now: datetime) -> Resolved:

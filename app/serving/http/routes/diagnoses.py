@@ -1,10 +1,9 @@
 """`/v1/diagnoses`: diagnoses one machine or a batch, and returns stored diagnoses."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Protocol
 
-import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
@@ -16,8 +15,8 @@ from app.schemas.places import shown
 from app.schemas.times import AwareTime
 from app.serving.fastpath.direct_routes import DirectRoute
 from app.serving.http.auth import Authenticator
-from app.serving.http.openapi import answer_of, body_of
-from app.serving.http.problems import problem_of
+from app.serving.http.batch_stream import BatchStream, Outcomes, limit_of
+from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.routes.common import (
     Interval,
     access,
@@ -33,9 +32,6 @@ MAX_HISTORY = 1_000
 
 _DIAGNOSIS_ID = re.compile("[0-9a-f]{32}")
 
-Outcome = bytes | Exception
-"""A diagnosis as JSON, or why there is none."""
-
 
 class DiagnosisService(Protocol):
     """Makes and finds diagnoses; errors are those of `app.core.errors`."""
@@ -44,9 +40,9 @@ class DiagnosisService(Protocol):
         """Return the diagnosis of one request as JSON."""
 
     def answer_many(
-        self, items: Sequence[DiagnosisRequest | Exception]
-    ) -> AsyncIterator[Sequence[tuple[int, Outcome]]]:
-        """Yield lists of (index, outcome) of many requests as they become ready."""
+        self, items: Sequence[DiagnosisRequest | Exception], limit_s: float
+    ) -> Outcomes:
+        """Yield lists of (index, outcome) of many requests as they become ready, for this long."""
 
     async def stored_diagnosis(self, diagnosis_id: str) -> bytes:
         """Return a diagnosis by its id as JSON."""
@@ -73,7 +69,7 @@ def add_diagnosis_routes(
         summary="Diagnose a machine from its stored readings, or from readings given inline",
         dependencies=[access(authenticator, "diagnose")],
         openapi_extra=body_of(DiagnosisRequest),
-        responses=answer_of(Diagnosis),
+        responses=answer_of(Diagnosis) | problems(504),
         response_model=None,
         route_class_override=DirectRoute,
     )
@@ -82,7 +78,7 @@ def add_diagnosis_routes(
         "/v1/diagnoses/batch",
         tags=["diagnoses"],
         summary="Diagnose many machines; one NDJSON line for each item with its index, "
-        "as it is ready",
+        "as it is ready, and a summary line",
         dependencies=[access(authenticator, "diagnose")],
         openapi_extra=body_of(BatchRequest),
         responses=answer_of(Diagnosis, media_type="application/x-ndjson"),
@@ -90,13 +86,8 @@ def add_diagnosis_routes(
     )
     async def post_batch(request: Request) -> Response:
         items = parse_batch(await read_body(request, MAX_BATCH_BYTES))
-        trace_id = request.scope["trace_id"]
-
-        async def lines() -> AsyncIterator[bytes]:
-            async for outcomes in service.answer_many(items):
-                yield b"".join(_line(index, outcome, trace_id) for index, outcome in outcomes)
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        outcomes = service.answer_many(items, limit_of(request.scope))
+        return BatchStream(outcomes, len(items), request.scope["trace_id"])
 
     @api.get(
         "/v1/diagnoses/{diagnosis_id}",
@@ -166,10 +157,3 @@ def _parse_item(item: object) -> DiagnosisRequest | Exception:
         return DiagnosisRequest.model_validate(item)
     except ValidationError as error:
         return error
-
-
-def _line(index: int, outcome: Outcome, trace_id: str) -> bytes:
-    if isinstance(outcome, bytes):
-        return b'{"index":%d,"diagnosis":%s}\n' % (index, outcome)
-    problem = problem_of(outcome, trace_id).model_dump(mode="json")
-    return b'{"index":%d,"error":%s}\n' % (index, orjson.dumps(problem))

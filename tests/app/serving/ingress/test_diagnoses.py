@@ -2,12 +2,19 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import numpy as np
 import orjson
 import pytest
 
-from app.core.errors import LimitExceeded, StoreUnavailable, UnknownEquipment
+from app.core.errors import (
+    DeadlineExceeded,
+    LimitExceeded,
+    StoreUnavailable,
+    UnknownEquipment,
+    WindowError,
+)
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
@@ -21,7 +28,7 @@ from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRout
 from app.serving.ingress.windows import Bins
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
-from tests.app.serving.conftest import LocalClient
+from tests.app.serving.conftest import LocalClient, split
 from tests.rig import inline_readings, rig_cycle
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -49,9 +56,11 @@ async def registered(store: Store) -> None:
 
 
 async def outcomes(
-    diagnostics: Diagnostics, items: list[DiagnosisRequest | Exception]
+    diagnostics: Diagnostics, items: list[DiagnosisRequest | Exception], limit_s: float = 600.0
 ) -> dict[int, Outcome]:
-    return dict([pair async for pairs in diagnostics.answer_many(items) for pair in pairs])
+    found = [pair async for pairs in diagnostics.answer_many(items, limit_s) for pair in pairs]
+    assert len(found) == len(items)
+    return dict(found)
 
 
 @pytest.mark.usefixtures("registered")
@@ -101,6 +110,104 @@ async def test_unexpected_error_of_a_group_is_its_items_and_the_stream_goes_on(
         "bytes",
         "bytes",
     ]
+
+
+@pytest.fixture
+def hangs_for(versions: VersionRouter, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the ids of machines whose windows are never scored."""
+    score, machines = versions.score, set[str]()
+
+    async def hang(windows: list[RoutedWindow], *, explain: bool) -> object:
+        if machines & {item.window.equipment.equipment_id for item in windows}:
+            await asyncio.sleep(600)
+        return await score(windows, explain=explain)
+
+    monkeypatch.setattr(versions, "score", hang)
+    return machines
+
+
+@pytest.mark.usefixtures("registered")
+async def test_item_that_takes_too_long_has_an_error_and_the_others_their_diagnosis(
+    diagnostics: Diagnostics, hangs_for: set[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "ITEM_S", 0.5)
+    hangs_for.add("slow")
+    topology = rig_equipment().model_dump(mode="json", exclude={"equipment_id"})
+    # another version's micro-batch, so that the slow item delays no other
+    slow = inline("slow", equipment=topology, model_version="2")
+    found = await outcomes(diagnostics, [inline(), slow, inline()])
+    assert [type(found[index]) for index in range(3)] == [bytes, DeadlineExceeded, bytes]
+    await diagnostics.close()
+
+
+@pytest.mark.usefixtures("registered")
+async def test_batch_that_takes_too_long_has_an_error_for_each_unanswered_item(
+    diagnostics: Diagnostics, hangs_for: set[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    hangs_for.add("hydraulic-rig")
+    found = await outcomes(diagnostics, [inline()] * 20 + [WindowError("none")], limit_s=0.2)
+    assert [type(found[index]) for index in range(20)] == [DeadlineExceeded] * 20
+    assert isinstance(found[20], WindowError)
+    await diagnostics.close()
+
+
+@pytest.mark.usefixtures("registered")
+async def test_batch_whose_reader_leaves_is_taken_from_the_queue(
+    diagnostics: Diagnostics, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "GROUP_ITEMS", 1)
+    score, scored = versions.score, 0
+
+    async def count(windows: list[RoutedWindow], *, explain: bool) -> object:
+        nonlocal scored
+        scored += len(windows)
+        return await score(windows, explain=explain)
+
+    monkeypatch.setattr(versions, "score", count)
+    stream = diagnostics.answer_many([inline()] * 200, 600.0)
+    assert await anext(stream)
+    await stream.aclose()
+    batchers = diagnostics._batchers._batchers.values()
+    while not all(batcher.idle for batcher in batchers):
+        await asyncio.sleep(0.01)
+    assert scored < 100
+
+
+@pytest.mark.usefixtures("registered")
+async def test_micro_batches_with_evidence_are_bounded_by_their_forward_passes(
+    diagnostics: Diagnostics, versions: VersionRouter, monkeypatch: pytest.MonkeyPatch
+):
+    sizes: dict[bool, list[int]] = {False: [], True: []}
+    all_wait = asyncio.Event()
+
+    async def count(windows: list[RoutedWindow], *, explain: bool) -> object:
+        sizes[explain].append(len(windows))
+        await all_wait.wait()
+        return [WindowError("counted") for _ in windows]
+
+    def submitted() -> int:
+        waiting = [len(each._single) for each in diagnostics._batchers._batchers.values()]
+        return sum(sizes[False]) + sum(sizes[True]) + sum(waiting)
+
+    monkeypatch.setattr(versions, "score", count)
+    requests = [inline(explain=explain) for explain in (False, True) for _ in range(100)]
+    tasks = [asyncio.create_task(diagnostics.answer(request)) for request in requests]
+    while submitted() < len(requests):
+        await asyncio.sleep(0)
+    all_wait.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    sensors = len(rig_equipment().sensors)
+    most = 400_000 // (sensors * rig_equipment().bins * (1 + sensors))
+    assert max(sizes[True]) <= most < max(sizes[False])
+    assert sum(sizes[True]) == 100
+
+
+def test_groups_of_a_batch_hold_about_the_same_work():
+    plain, explained = [inline()] * 40, [inline(explain=True)] * 6
+    groups = [[index for index, _ in group] for group in module._groups([*plain, *explained])]
+    assert [len(group) for group in groups] == [32, 8 + 3, 3]
+    assert sorted(chain.from_iterable(groups)) == list(range(46))
 
 
 @pytest.mark.usefixtures("registered")
@@ -158,7 +265,12 @@ async def test_diagnosis_that_can_not_be_made_is_the_error_of_its_item(
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("broken", [False, True])
 async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes(
-    diagnostics: Diagnostics, local: LocalClient, store: Store, explain: bool, broken: bool
+    diagnostics: Diagnostics,
+    versions: VersionRouter,
+    local: LocalClient,
+    store: Store,
+    explain: bool,
+    broken: bool,
 ):
     rig = rig_equipment()
     await store.put_equipment(rig)
@@ -170,6 +282,7 @@ async def test_answer_of_the_store_and_its_stored_text_are_what_the_schema_makes
             start_us + np.arange(60) * 1_000_000,
             rig_cycle(0)[0][name],
         )
+    versions.set_traffic(split(99, 1))
     local.broken = {"model-1"} if broken else set()
     for request in (
         DiagnosisRequest(equipment_id=rig.equipment_id, explain=explain),
@@ -214,6 +327,29 @@ async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_sta
 
     monkeypatch.setattr(store, "get_equipment_of", away)
     assert b'"equipment_id":"hydraulic-rig"' in await diagnostics.answer(inline())
+
+
+@pytest.mark.usefixtures("registered")
+async def test_machine_without_readings_says_how_to_send_some(
+    diagnostics: Diagnostics, store: Store
+):
+    request = DiagnosisRequest(equipment_id="hydraulic-rig")
+    with pytest.raises(
+        WindowError, match=r"send the 60 s of a window with POST /v1/readings"
+    ) as no:
+        await diagnostics.answer(request)
+    message = no.value.message
+    assert "(PS1, FS1, SE, EPS1" in message
+    example = message[message.index("[{") : message.index("}]") + 2]
+    (reading,) = orjson.loads(example)
+    found = await store.ingest(
+        reading["equipment_id"],
+        [reading["sensor_id"]],
+        np.array([datetime.fromisoformat(reading["time"]).timestamp() * 1e6], np.int64),
+        np.array([reading["value"]]),
+    )
+    assert found.accepted == 1
+    assert Diagnosis.from_json(await diagnostics.answer(request)).input.coverage > 0
 
 
 @pytest.mark.usefixtures("registered")
