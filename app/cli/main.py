@@ -29,6 +29,7 @@ class Module(NamedTuple):
 
 
 COMMANDS = {
+    "doctor": Module("app.cli.doctor", "Find what keeps the service from running."),
     "equipment": Module("app.cli.equipment", "Register, list, check and draw machines."),
     "diagnose": Module("app.cli.diagnose", "How healthy each component of a machine is, and why."),
     "keys": Module("app.cli.keys", "API keys of the service."),
