@@ -1,5 +1,6 @@
 """`hydraulic diagnose`: asks the running service about a machine and prints the answer."""
 
+import time
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -26,6 +27,9 @@ commands = typer.Typer(
 BAR = 10
 """Characters of a bar of full health."""
 TIMEOUT_S = 60.0
+BUSY = (429, 502, 503, 504)
+"""Statuses of a service that may answer a moment later."""
+PAUSE_S = 1.0
 MOST_EVIDENCE = 4
 STALE_S = 300.0
 """Age of the newest reading that is worth a line."""
@@ -91,8 +95,17 @@ def service_client(settings: Settings, url: str | None) -> httpx.Client:
     )
 
 
-def sent(client: httpx.Client, method: str, path: str, **request: Any) -> httpx.Response:
+def sent(
+    client: httpx.Client, method: str, path: str, *, attempts: int = 1, **request: Any
+) -> httpx.Response:
     """Send a request and return its answer.
+
+    Args:
+        client: of the service.
+        method: of the request.
+        path: of the request.
+        attempts: how often to send it while the service is busy.
+        request: further arguments of httpx.
 
     Raises:
         UnknownError: the service refuses the request; the message is its problem's.
@@ -107,6 +120,9 @@ def sent(client: httpx.Client, method: str, path: str, **request: Any) -> httpx.
         ) from error
     if answer.is_success:
         return answer
+    if attempts > 1 and answer.status_code in BUSY:
+        time.sleep(float(answer.headers.get("retry-after", PAUSE_S)))
+        return sent(client, method, path, attempts=attempts - 1, **request)
     try:
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):

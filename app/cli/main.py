@@ -31,6 +31,7 @@ class Module(NamedTuple):
 COMMANDS = {
     "doctor": Module("app.cli.doctor", "Find what keeps the service from running."),
     "equipment": Module("app.cli.equipment", "Register, list, check and draw machines."),
+    "readings": Module("app.cli.readings", "Import files of readings."),
     "diagnose": Module("app.cli.diagnose", "How healthy each component of a machine is, and why."),
     "keys": Module("app.cli.keys", "API keys of the service."),
     "release": Module("app.cli.release", "Versions, their traffic and its changes.", "release"),
