@@ -9,6 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 SYSTEM = (
     "tests/test_end_to_end.py",
+    "tests/test_hydraulic.py",
     "tests/test_release.py",
     "tests/test_front_proxy.py",
     "tests/test_stop.py",

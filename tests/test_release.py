@@ -1,11 +1,10 @@
 """Releases on the running system under a constant load: no request may fail.
 
-The commands are those of `python -m app.release`, called in this process. The versions are copies
+The commands are those of `hydraulic release`, called in this process. The versions are copies
 of shipped ones.
 """
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,15 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from app.checkpoint.manifest import WEIGHTS
-from app.release.__main__ import main
 from app.store.embedded.server import release_embedded
+from tests.command_line import Done, hydraulic
 from tests.rig import inline_readings, rig_cycle
 from tests.system import PROJECT_DIR, System
 from tests.waiting import wait_until
@@ -43,33 +42,23 @@ LIMIT_S = 30.0
 """Longest time until new weights are in force, on a busy machine; usually less than a second."""
 
 
-class Done(NamedTuple):
-    """A command that ended: its exit status and its output."""
-
-    status: int
-    out: str
-    err: str
-
-
 Release = Callable[..., Done]
 
 
 @pytest.fixture
 def release(system: System, monkeypatch: pytest.MonkeyPatch) -> Release:
-    """`python -m app.release` for the running system."""
+    """`hydraulic release` for the running system."""
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(system.var_dir))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     where = ["--config", str(system.config_path), "--address", system.dashboard_url]
 
     def run(command: str, *arguments: str) -> Done:
-        out, err = io.StringIO(), io.StringIO()
         places = {"list": [], "register": [], "replay": where[:2]}.get(command, where)
         try:
-            status = main([command, *arguments, *places], out, err)
+            return hydraulic("release", command, *arguments, *places)
         finally:
             # otherwise this process would keep the database running
             release_embedded((system.var_dir / "postgres").resolve())
-        return Done(status, out.getvalue(), err.getvalue())
 
     return run
 

@@ -48,7 +48,7 @@ def fetch(version: str, directory: Path) -> None:
 
 
 def run_release_command(*arguments: str) -> str:
-    """Run `python -m app.release` in another process: this one imports neither torch nor MLflow.
+    """Run `hydraulic release` in another process: this one imports neither torch nor MLflow.
 
     Returns:
         Its standard output.
@@ -56,7 +56,7 @@ def run_release_command(*arguments: str) -> str:
     Raises:
         ReleaseError: it failed, or took too long.
     """
-    command = [sys.executable, "-m", "app.release", *arguments]
+    command = [sys.executable, "-m", "app.cli.main", "release", *arguments]
     try:
         done = subprocess.run(
             command,
@@ -69,7 +69,7 @@ def run_release_command(*arguments: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise ReleaseError(
-            f"expected `python -m app.release {arguments[0]}` to end within {FETCH_S:g} s, found "
+            f"expected `hydraulic release {arguments[0]}` to end within {FETCH_S:g} s, found "
             "it still running: does the registry answer?"
         ) from error
     if done.returncode != 0:

@@ -85,7 +85,7 @@ def read_manifest(directory: Path) -> Manifest:
     except OSError as error:
         raise CheckpointError(
             f"expected a checkpoint with {MANIFEST} in '{directory}', found: {error.strerror}; "
-            "name a directory that `python -m train` wrote"
+            "name a directory that `hydraulic train start` wrote"
         ) from error
     except ValidationError as error:
         raise CheckpointError(

@@ -89,7 +89,7 @@ def _open_module(checkpoint: Checkpoint, device: str, threads: int) -> tuple[Pre
         raise CheckpointError(
             f"expected an ONNX graph ({files.NETWORK}) in '{checkpoint.directory}', found a "
             "checkpoint of an earlier format: install this project with [gpu], or convert it with "
-            "`python -m app.checkpoint.convert`"
+            "`hydraulic train convert`"
         )
     import torch
 

@@ -1,67 +1,72 @@
-"""Creates, lists and revokes API keys in the store of the environment: `python -m app.cli.keys`.
+"""`hydraulic keys`: creates, lists and revokes API keys in the store of the environment.
 
 Invariant: a secret is printed once, when it is created, and nowhere else.
 """
 
-import argparse
 import asyncio
-import sys
-from collections.abc import Sequence
-from typing import TextIO
+from typing import Annotated
 
-from app.core.errors import HydraulicDiagnosticsError
-from app.core.settings import Settings
-from app.store.keys import SCOPES
-from app.store.store import Store, open_store
+import typer
+from pydantic_core import to_json
 
+from app.cli.equipment import with_store
+from app.core.command_line import AsJson, Dsn, command_group, split_commas, whole_number
+from app.core.errors import UnknownError
+from app.store.keys import SCOPES, Scope
 
-def main(arguments: Sequence[str], out: TextIO) -> int:
-    """Run the command line and return its exit status: 0 done, 1 failed."""
-    options = _parser().parse_args(arguments)
-    try:
-        asyncio.run(_run(options, open_store(Settings()), out))
-    except HydraulicDiagnosticsError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+commands = command_group("Create, list and revoke API keys of the service.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m app.cli.keys", description="API keys of the service"
+@commands.command(epilog="Example: hydraulic keys create 'plant historian' --scopes read,ingest")
+def create(
+    name: Annotated[str, typer.Argument(help="Of the owner.")],
+    scopes: Annotated[
+        list[str],
+        typer.Option(metavar="SCOPES", help=f"Of {', '.join(SCOPES)}, with commas; admin has all."),
+    ],
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a key and print its secret, once."""
+    chosen = [_scope(each) for each in split_commas(scopes)]
+    created = asyncio.run(with_store(dsn, lambda store: store.create_key(name, chosen)))
+    typer.echo(to_json(created).decode() if as_json else created.secret)
+
+
+def _scope(given: str) -> Scope:
+    for scope in SCOPES:
+        if scope == given:
+            return scope
+    raise typer.BadParameter(
+        f"expected scopes of {', '.join(SCOPES)}, found '{given}'", param_hint="--scopes"
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", help="create a key; its secret is printed once")
-    create.add_argument("name", help="of the owner")
-    create.add_argument(
-        "--scopes", nargs="+", choices=SCOPES, required=True, help="permissions; admin has all"
-    )
-    commands.add_parser("list", help="list keys, without their secrets")
-    revoke = commands.add_parser("revoke", help="revoke a key; replicas notice within 10 s")
-    revoke.add_argument("key_id", type=int, help="as `list` shows it")
-    return parser
 
 
-async def _run(options: argparse.Namespace, store: Store, out: TextIO) -> None:
-    try:
-        await store.migrate()
-        if options.command == "create":
-            created = await store.create_key(options.name, options.scopes)
-            out.write(f"{created.secret}\n")
-        elif options.command == "list":
-            for key in await store.list_keys():
-                revoked = key.revoked_at
-                state = "in force" if revoked is None else f"revoked {revoked:%Y-%m-%d %H:%M}Z"
-                scopes = ",".join(key.scopes)
-                out.write(f"{key.key_id}\t{key.shown}...\t{scopes}\t{state}\t{key.name}\n")
-        elif not await store.revoke_key(options.key_id):
-            raise HydraulicDiagnosticsError(
-                f"expected the number of a key, found {options.key_id}: see "
-                "`python -m app.cli.keys list`"
-            )
-    finally:
-        await store.close()
+@commands.command("list", epilog="Example: hydraulic keys list --json")
+def list_keys(dsn: Dsn = None, as_json: AsJson = False) -> None:
+    """List keys, without their secrets."""
+    keys = asyncio.run(with_store(dsn, lambda store: store.list_keys()))
+    if as_json:
+        typer.echo(to_json(keys).decode())
+        return
+    for key in keys:
+        revoked = key.revoked_at
+        state = "in force" if revoked is None else f"revoked {revoked:%Y-%m-%d %H:%M}Z"
+        typer.echo(f"{key.key_id}\t{key.shown}...\t{','.join(key.scopes)}\t{state}\t{key.name}")
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.stdout))
+@commands.command(epilog="Example: hydraulic keys revoke 3")
+def revoke(
+    key_id: Annotated[
+        int,
+        typer.Argument(
+            parser=whole_number(1, 2**31 - 1), metavar="NUMBER", help="As `list` shows it."
+        ),
+    ],
+    dsn: Dsn = None,
+) -> None:
+    """Revoke a key; replicas notice within 10 s."""
+    if not asyncio.run(with_store(dsn, lambda store: store.revoke_key(key_id))):
+        raise UnknownError(
+            f"expected the number of a key, found {key_id}: see `hydraulic keys list`"
+        )

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     )
     serve_config: Annotated[Path, AfterValidator(lambda path: PROJECT_DIR / path)] = Field(
         default=PROJECT_DIR / "serve_config.yaml",
-        description="the Serve configuration, relative to the project; `app.release` and the "
+        description="the Serve configuration, relative to the project; `hydraulic release` and the "
         "ingress change it",
     )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

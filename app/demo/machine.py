@@ -1,23 +1,32 @@
 """Shared by the folders of the machines: topology files, start times and reports of imports."""
 
-import argparse
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple
 
+import typer
+
+from app.core.command_line import time_argument
 from app.core.errors import ReadingError, TopologyError
 from app.core.settings import Settings
 from app.schemas.equipment import Equipment
-from app.schemas.times import time_argument
 from app.schemas.topology import parse_equipment, read_equipment
 from app.store.readings import Ingested
 from app.store.store import Store, open_store
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
+REPEAT = "run the same command again to continue"
 DEFAULT_START = datetime(2025, 1, 1, tzinfo=UTC)
+Start = Annotated[
+    datetime,
+    typer.Option(
+        parser=time_argument,
+        metavar="TIME",
+        help="When the first cycle begins.",
+        show_default="2025-01-01T00:00Z",
+    ),
+]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -109,16 +118,6 @@ def microseconds_of(start: datetime, period: timedelta, rule: str) -> int:
             f"expected a start on {rule}, found {start.isoformat()}: round it", "start"
         )
     return since_epoch // timedelta(microseconds=1)
-
-
-def add_start(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the option `--start`, the time at which `what` begins."""
-    parser.add_argument(
-        "--start",
-        type=time_argument,
-        default=DEFAULT_START,
-        help=f"when {what} (default 2025-01-01T00:00Z)",
-    )
 
 
 async def run_import(

@@ -1,1 +1,1 @@
-"""Scores every registered machine at one time, offline: `python -m app.fleet score`."""
+"""Scores every registered machine at one time, offline: `hydraulic fleet score`."""

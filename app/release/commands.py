@@ -1,15 +1,14 @@
-"""The commands of `python -m app.release`, from parsed options to `operations` and `registry`."""
+"""The commands of `hydraulic release`, from parsed options to `operations` and `registry`."""
 
-import argparse
 import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
@@ -40,119 +39,149 @@ from app.release.source import (
 from app.release.view import comparison_lines, describe_version, difference, status_lines
 from app.store.store import Store, open_store
 
+REMOTE_S = 3.0
+"""How long to retry a database that the settings name."""
 DATABASE_S = 60.0
 """How long to wait for a local database that is starting."""
 
 Report = Callable[[str], None]
 
 
-async def run(options: argparse.Namespace, report: Report) -> int:
-    """Run a command and return its exit status; one that is refused raises.
+class Place(NamedTuple):
+    """What a command is about; None for the defaults.
 
     Args:
-        options: Parsed arguments.
-        report: Receives each line of the result.
+        config: the Serve configuration.
+        address: of Ray's dashboard.
+        url: of the service.
+    """
+
+    config: Path | None
+    address: str | None
+    url: str | None
+
+
+def list_versions(report: Report) -> None:
+    """Report the registered versions."""
+    settings = Settings()
+    versions = open_registry(settings).versions() if has_registry(settings) else []
+    for line in map(describe_version, versions):
+        report(line)
+    if not versions:
+        report("nothing is registered yet")
+
+
+def fetch(version: str, directory: Path) -> None:
+    """Write a registered version into an empty directory."""
+    open_registry(Settings()).fetch(version, directory)
+
+
+def check(version: str, report: Report) -> None:
+    """Verify a version and report its checkpoint's place."""
+    report(find_placement(version, None, None, Settings()).checkpoint)
+
+
+def alias(names: list[str], report: Report) -> None:
+    """Set aliases, each given as ALIAS=VERSION."""
+    set_aliases(_parse_aliases(names), Settings(), report)
+
+
+async def status(place: Place, report: Report) -> None:
+    """Report the file, what runs, and the last releases."""
+    async with _opened(place, api_key(Settings())) as (file, serve, service, store):
+        for line in await status_lines(file, serve, service, store):
+            report(line)
+
+
+async def diff(place: Place, report: Report) -> None:
+    """Report what the file would change in what runs."""
+    async with _opened(place, api_key(Settings())) as (file, serve, _, _):
+        lines = difference(file.read(), await serve.applications())
+        for line in lines or ["what runs is what the file says"]:
+            report(line)
+
+
+class Changes(NamedTuple):
+    """What a command changes, and by whose order."""
+
+    releases: Releases
+    service: ServiceApi
+    settings: Settings
+    order: Order
+    report: Report
+
+    async def deploy(self, version: str, checkpoint: str | None, device: str | None) -> None:
+        """Add a version with weight 0."""
+        await self.releases.deploy(find_placement(version, checkpoint, device, self.settings))
+
+    async def split(self, weights: list[str]) -> None:
+        """Set the traffic weights, each given as VERSION=WEIGHT."""
+        await self.releases.split(parse_weights(weights))
+
+    async def promote(self, version: str, steps: str, hold: str, guard: str | None) -> None:
+        """Raise a version's weight in steps; without a change, show the first one."""
+        guards = parse_guards(guard) if guard else ()
+        hold_s = parse_duration(hold)
+        if guards and hold_s <= 0:
+            raise InputError(
+                "expected a time to watch the guards for, found none: give it with --hold"
+            )
+        promotion = Promotion(version, parse_steps(steps), hold_s, guards)
+        weights = self.releases.read().weights
+        if self.order.dry_run:
+            shadows = ShadowChange(add=new_shadows(self.releases, promotion))
+            first = with_share(weights, promotion.version, promotion.steps[0])
+            await self.releases.split(first, shadows=shadows)
+            return
+        replicas = await self.releases.ingress_replicas()
+        fetches = 1 if replicas <= 1 else 3 * replicas
+        meter = MetricsMeter(self.service.metrics, fetches, tuple(above_zero(weights)))
+        await promote(self.releases, promotion, meter, self.report)
+
+
+async def change(
+    place: Place,
+    order: Order,
+    report: Report,
+    make: Callable[[Changes], Awaitable[object]],
+    deployed: str | None = None,
+) -> None:
+    """Make a change of releases; SIGTERM and Ctrl-C cancel it, which reverts it.
+
+    Args:
+        place: where.
+        order: who, why, and whether only to show the change.
+        report: receives each line of the result.
+        make: the change.
+        deployed: version that it deploys, which becomes the challenger.
     """
     settings = Settings()
-    match options.command:
-        case "list":
-            versions = open_registry(settings).versions() if has_registry(settings) else []
-            for line in map(describe_version, versions):
-                report(line)
-            if not versions:
-                report("nothing is registered yet")
-        case "register":
-            await _register(options, settings, report)
-        case "fetch":
-            open_registry(settings).fetch(options.version, options.directory)
-        case "check":
-            report(find_placement(options.version, None, None, settings).checkpoint)
-        case "alias":
-            set_aliases(_parse_aliases(options.names), settings, report)
-        case "compare":
-            await _compare(options, settings, report)
-        case "replay":
-            return await _replay(options, settings, report)
-        case _:
-            await _run_on_cluster(options, settings, report)
-    return 0
+    key = "" if order.dry_run else api_key(settings)
+    async with _opened(place, key) as (file, serve, service, store):
+        _cancel_at_sigterm()
+        releases = Releases(file, serve, service, store, order, report, settings.var_dir)
+        before = releases.read().weights
+        await make(Changes(releases, service, settings, order, report))
+        if not order.dry_run:
+            aliases = new_aliases(before, releases.read().weights, deployed)
+            set_aliases(aliases, settings, report)
 
 
-async def _run_on_cluster(options: argparse.Namespace, settings: Settings, report: Report) -> None:
-    file = ConfigFile(options.config or settings.serve_config)
+@asynccontextmanager
+async def _opened(
+    place: Place, key: str
+) -> AsyncIterator[tuple[ConfigFile, ServeApi, ServiceApi, Store]]:
+    settings = Settings()
+    file = ConfigFile(place.config or settings.serve_config)
     config = file.read().config
     store = open_store(settings)
-    serve = ServeApi(dashboard_address(options.address), ray_token(os.environ, Path.home()))
-    key = "" if getattr(options, "dry_run", False) else api_key(settings)
-    service = ServiceApi(options.url or service_url(config), key)
+    serve = ServeApi(dashboard_address(place.address), ray_token(os.environ, Path.home()))
+    service = ServiceApi(place.url or service_url(config), key)
     async with serve, service:
         try:
-            if options.command == "status":
-                for line in await status_lines(file, serve, service, store):
-                    report(line)
-                return
-            if options.command == "diff":
-                lines = difference(file.read(), await serve.applications())
-                for line in lines or ["what runs is what the file says"]:
-                    report(line)
-                return
-            _cancel_at_sigterm()
-            order = Order(options.actor, options.reason, options.dry_run)
-            releases = Releases(file, serve, service, store, order, report, settings.var_dir)
-            before = releases.read().weights
-            await _change(options, releases, service, report, settings)
-            if not options.dry_run:
-                deployed = options.version if options.command == "deploy" else None
-                after = releases.read().weights
-                set_aliases(new_aliases(before, after, deployed), settings, report)
+            yield file, serve, service, store
         finally:
             await store.close()
-
-
-async def _change(
-    options: argparse.Namespace,
-    releases: Releases,
-    service: ServiceApi,
-    report: Report,
-    settings: Settings,
-) -> None:
-    match options.command:
-        case "apply":
-            await releases.apply()
-        case "deploy":
-            await releases.deploy(
-                find_placement(options.version, options.checkpoint, options.device, settings)
-            )
-        case "split":
-            await releases.split(parse_weights(options.weights))
-        case "shadow":
-            await releases.shadow(options.version, on=not options.off)
-        case "promote":
-            await _promote(options, releases, service, report)
-        case "rollback":
-            await releases.rollback()
-        case "retire":
-            await releases.retire(options.version)
-
-
-async def _promote(
-    options: argparse.Namespace, releases: Releases, service: ServiceApi, report: Report
-) -> None:
-    guards = parse_guards(options.guard) if options.guard else ()
-    hold_s = parse_duration(options.hold)
-    if guards and hold_s <= 0:
-        raise InputError("expected a time to watch the guards for, found none: give it with --hold")
-    promotion = Promotion(options.version, parse_steps(options.steps), hold_s, guards)
-    weights = releases.read().weights
-    if options.dry_run:
-        shadows = ShadowChange(add=new_shadows(releases, promotion))
-        first = with_share(weights, promotion.version, promotion.steps[0])
-        await releases.split(first, shadows=shadows)
-        return
-    replicas = await releases.ingress_replicas()
-    fetches = 1 if replicas <= 1 else 3 * replicas
-    meter = MetricsMeter(service.metrics, fetches, tuple(above_zero(weights)))
-    await promote(releases, promotion, meter, report)
 
 
 def _cancel_at_sigterm() -> None:
@@ -179,11 +208,22 @@ def _parse_aliases(names: list[str]) -> dict[str, str]:
     return aliases
 
 
-async def _register(options: argparse.Namespace, settings: Settings, report: Report) -> None:
+async def register(
+    checkpoint_path: Path, run: str | None, report: Report, *, dry_run: bool
+) -> None:
+    """Verify a checkpoint, report how well it does here, and register it.
+
+    Args:
+        checkpoint_path: its directory.
+        run: id of the MLflow run that trained it.
+        report: receives each line of the result.
+        dry_run: verify only.
+    """
     from app.release.validation import reference_score, validate, warm_up
 
-    checkpoint = validate(options.checkpoint, None)
-    report(f"{options.checkpoint}: hashes, shapes and feature spec are consistent")
+    settings = Settings()
+    checkpoint = validate(checkpoint_path, None)
+    report(f"{checkpoint_path}: hashes, shapes and feature spec are consistent")
     async with _migrated_store(settings) as store:
         machines = [record.equipment for record in await store.list_equipment()]
         for line in warm_up(checkpoint, machines) or [
@@ -202,39 +242,57 @@ async def _register(options: argparse.Namespace, settings: Settings, report: Rep
             "reference set: none, the store has no labelled windows of its designs outside of the "
             f"training data ({data.start:%Y-%m-%d %H:%M}Z to {data.end:%Y-%m-%d %H:%M}Z)"
         )
-    if options.dry_run:
+    if dry_run:
         return
     tags = {
         f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}"
         for score in scores
     }
-    made = open_registry(settings).register(options.checkpoint, options.run, tags)
+    made = open_registry(settings).register(checkpoint_path, run, tags)
     report(f"registered as version {made.version}")
 
 
-async def _compare(options: argparse.Namespace, settings: Settings, report: Report) -> None:
-    a, b = options.a, options.b
+async def compare(a: str, b: str, days: float | None, report: Report) -> None:
+    """Report which of two versions is right more often, of the answers of these days or all."""
     if a == b:
         raise InputError(f"expected two versions, found {a} twice: compare it with another one")
-    async with _migrated_store(settings) as store:
+    async with _migrated_store(Settings()) as store:
         pairs, now = store.answer_pairs(), datetime.now(UTC)
-        for line in await comparison_lines(pairs, a, b, options.days, now):
+        for line in await comparison_lines(pairs, a, b, days, now):
             report(line)
 
 
-async def _replay(options: argparse.Namespace, settings: Settings, report: Report) -> int:
+async def replay(
+    diagnosis_id: str,
+    config_path: Path | None,
+    readings: Path | None,
+    checkpoint: Path | None,
+    report: Report,
+) -> int:
+    """Repeat a stored diagnosis and return 0 if the scores are the same, else 1.
+
+    Args:
+        diagnosis_id: of the diagnosis.
+        config_path: the Serve configuration; None for the default.
+        readings: the request, or its readings, of a diagnosis of inline readings.
+        checkpoint: the version's directory; None to find it.
+        report: receives each line of the result.
+    """
     # loading a checkpoint imports the model, which other commands do not need
-    from app.release.replay import read_given, replay
+    from app.release.replay import read_given
+    from app.release.replay import replay as repeat
+
+    settings = Settings()
 
     def find(version: str) -> Path:
-        if options.checkpoint is not None:
-            return Path(options.checkpoint)
-        config = ConfigFile(options.config or settings.serve_config).read().config
+        if checkpoint is not None:
+            return checkpoint
+        config = ConfigFile(config_path or settings.serve_config).read().config
         return find_directory(version, config, settings)
 
-    given = read_given(options.readings) if options.readings else None
+    given = read_given(readings) if readings else None
     async with _migrated_store(settings) as store:
-        replayed = await replay(options.diagnosis_id, store, find, given)
+        replayed = await repeat(diagnosis_id, store, find, given)
     for line in replayed.lines:
         report(line)
     return 0 if replayed.same else 1
@@ -247,7 +305,7 @@ async def _migrated_store(settings: Settings) -> AsyncIterator[Store]:
     try:
         await AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
-            stop=stop_after_delay(DATABASE_S),
+            stop=stop_after_delay(DATABASE_S if settings.dsn is None else REMOTE_S),
             wait=wait_random(0.1, 0.3),
             reraise=True,
         )(store.migrate)

@@ -103,7 +103,7 @@ class Registry:
         from mlflow.artifacts import download_artifacts
 
         unknown = UnknownVersion(
-            f"expected a registered version, found '{version}': see `python -m app.release list`"
+            f"expected a registered version, found '{version}': see `hydraulic release list`"
         )
         try:
             with _translated(absent=unknown), tempfile.TemporaryDirectory(dir=directory) as scratch:

@@ -1,4 +1,4 @@
-"""Carries out releases for the admin routes of an ingress replica, as `python -m app.release` does.
+"""Carries out releases for the admin routes of an ingress replica, as `hydraulic release` does.
 
 Each request runs in a thread with its own event loop, since parsing and editing the file would
 delay diagnoses. Checkpoints are verified and aliases set in subprocesses, which import the model
@@ -165,7 +165,7 @@ class _ReleaseTask:
         if not path.is_file():
             raise ReleasesElsewhere(
                 f"expected the Serve configuration as '{path}' on the ingress's node, found none: "
-                "set HYDRAULIC_SERVE_CONFIG, or use `python -m app.release` on the machine that "
+                "set HYDRAULIC_SERVE_CONFIG, or use `hydraulic release` on the machine that "
                 "holds the file"
             )
         return ConfigFile(path, expected_digest)
@@ -227,7 +227,7 @@ async def _read_running(file: ConfigFile, serve: ServeApi) -> ReadConfig:
         if time.monotonic() >= deadline:
             raise ReleaseConflict(
                 f"expected what runs in '{file.name}' of this node, found: {'; '.join(found)}: "
-                "see `python -m app.release diff`, and `apply` it, or set HYDRAULIC_SERVE_CONFIG "
+                "see `hydraulic release diff`, and `apply` it, or set HYDRAULIC_SERVE_CONFIG "
                 "to the file that runs"
             )
         await asyncio.sleep(0.2)

@@ -45,7 +45,7 @@ def find_placement(
         if not has_registry(settings):
             raise CheckpointError(
                 f"expected version {version} among the shipped or registered versions, found "
-                "neither it nor a registry: register it with `python -m app.release register "
+                "neither it nor a registry: register it with `hydraulic release register "
                 "DIRECTORY`, or give its directory with --checkpoint"
             )
         validate(cached(version, settings.var_dir / MODELS, open_registry(settings).fetch), version)

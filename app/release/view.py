@@ -149,7 +149,7 @@ async def comparison_lines(
     if not found:
         raise ReleaseError(
             f"expected windows that versions {a} and {b} both answered, found none: score copies "
-            f"of the traffic with `python -m app.release shadow {b}`"
+            f"of the traffic with `hydraulic release shadow {b}`"
         )
     return format_comparison(found[0])
 

@@ -1,10 +1,9 @@
-"""Times in requests and on command lines: ISO 8601 with a time zone.
+"""Times in requests: ISO 8601 with a time zone.
 
 Invariant: a bare number is never a time; it could mean seconds, milliseconds or a serial day.
 """
 
-import argparse
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator
@@ -24,22 +23,3 @@ def _no_number(value: object) -> object:
 
 AwareTime = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 """A time with its zone: ISO 8601 text, in Python also a datetime."""
-
-
-def time_argument(text: str) -> datetime:
-    """Parse a command-line argument: an ISO 8601 time with its zone, as UTC.
-
-    Raises:
-        ArgumentTypeError: the text is no time, or has no zone.
-    """
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected an ISO 8601 time such as 2025-01-01T00:00Z, found '{text}'"
-        ) from error
-    if found.tzinfo is None:
-        raise argparse.ArgumentTypeError(
-            f"expected a time with its zone, found '{text}': add Z for UTC"
-        )
-    return found.astimezone(UTC)

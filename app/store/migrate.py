@@ -64,6 +64,42 @@ def read_migrations(directory: Path = _MIGRATIONS) -> tuple[Migration, ...]:
     return tuple(found)
 
 
+class DatabaseFacts(NamedTuple):
+    """What a database is, without a change to it.
+
+    Args:
+        version: of the server.
+        clock_s: of the server when it answered, seconds since 1970.
+        schema: number of its newest migration, 0 without any.
+        expected: number of the newest migration of this version of the project.
+        edition: of the schema; None without one.
+    """
+
+    version: str
+    clock_s: float
+    schema: int
+    expected: int
+    edition: Edition | None
+
+
+async def facts_of(database: Database) -> DatabaseFacts:
+    """Return what a database is.
+
+    Raises:
+        StoreUnavailable: it can't be reached.
+        StoreError: it refused the connection or a statement.
+    """
+    (found,) = await database.once("server_facts")
+    applied = await database.once("applied_migrations") if found["has_schema"] else []
+    return DatabaseFacts(
+        found["version"],
+        found["clock_s"],
+        max((row["version"] for row in applied), default=0),
+        max(step.version for step in read_migrations()),
+        cast("Edition", applied[0]["edition"]) if applied else None,
+    )
+
+
 async def migrate(database: Database) -> Edition:
     """Apply the missing migrations.
 

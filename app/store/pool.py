@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -291,8 +292,18 @@ def _translated() -> Iterator[None]:
     except _LOST as error:
         logger.debug("database lost", extra={"reason": str(error)})
         raise StoreUnavailable(
-            f"expected to reach the database, found {type(error).__name__}: it may be starting; "
-            "try again"
+            f"expected to reach the database, found {_cause(error)}: it may be starting; try "
+            "again, or correct HYDRAULIC_DSN"
+        ) from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise StoreError(
+            "expected the database that the DSN names, found none of that name on the server: "
+            "create it with createdb, or correct HYDRAULIC_DSN"
+        ) from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        raise StoreError(
+            "expected a user and a password that the database accepts, found others: correct "
+            "HYDRAULIC_DSN"
         ) from error
     except asyncpg.CheckViolationError as error:
         if "no partition of relation" in str(error):
@@ -311,6 +322,17 @@ def _translated() -> Iterator[None]:
             f"expected the database to accept the statement, found {error.sqlstate} "
             f"({type(error).__name__}): read the log"
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return why a connection failed, in words."""
+    if isinstance(error, socket.gaierror):
+        return "no host of that name"
+    if isinstance(error, ConnectionRefusedError):
+        return "no server at that host and port"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "the connection lost"
 
 
 @cache

@@ -13,7 +13,7 @@ from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
 from app.store.keys import KeyRepository
 from app.store.labels import LabelRepository
-from app.store.migrate import Edition, migrate
+from app.store.migrate import DatabaseFacts, Edition, facts_of, migrate
 from app.store.pool import Database, PoolLimits, first_value
 from app.store.readings import ReadingRepository
 from app.store.releases import ReleaseRepository
@@ -46,6 +46,10 @@ class Store(
     async def migrate(self) -> Edition:
         """Bring the database to the schema of this version; see `migrate.migrate`."""
         return await migrate(self._database)
+
+    async def facts(self) -> DatabaseFacts:
+        """Return what the database is, without a change to it; see `migrate.facts_of`."""
+        return await facts_of(self._database)
 
     async def ping(self) -> None:
         """Send one statement to the database."""

@@ -1,6 +1,6 @@
 """Offline scoring of a fleet beside the network alone: `python -m tests.bench.fleet_cli`.
 
-The command `python -m app.fleet score` scores machines of the rig's topology, each with one
+The command `hydraulic fleet score` scores machines of the rig's topology, each with one
 measured cycle as its window, in a database created for the run. The network alone, as serving runs
 it, scores prepared graphs of measured windows in batches of the same size, before and after the
 command, with one thread and with all processors. The measurement fails unless every machine was
@@ -59,7 +59,7 @@ def network_alone(batch: int, threads: int, seconds: float) -> float:
 def score(dsn: str, fleet: Fleet, batch: int, workers: int | None) -> dict[str, Any]:
     """Run the command on every machine and return its summary, with its whole run time."""
     command = [
-        *(sys.executable, "-m", "app.fleet", "score", "--json", "--run", "bench"),
+        *(sys.executable, "-m", "app.cli.main", "fleet", "score", "--json", "--run", "bench"),
         *("--at", fleet.cycle_ends()[0].isoformat(), "--batch", str(batch)),
         *("--address", "local", "--checkpoint", str(CHECKPOINT)),
     ]

@@ -85,9 +85,9 @@ class Commands:
     steps: list[dict[str, object]] = field(default_factory=list)
 
     def run(self, *arguments: str, status: int = 0, expect: str = "") -> None:
-        """Run a command of `python -m app.release` and check its exit status and output."""
+        """Run a command of `hydraulic release` and check its exit status and output."""
         where = ["--config", str(self.system.config_path), "--address", self.system.dashboard_url]
-        command = [sys.executable, "-m", "app.release", *arguments, *where]
+        command = [sys.executable, "-m", "app.cli.main", "release", *arguments, *where]
         environment = self.system.environment | {"PYTHONPATH": str(PROJECT_DIR)}
         with self._watched(" ".join(arguments)) as step:
             done = subprocess.run(

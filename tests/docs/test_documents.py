@@ -7,12 +7,11 @@ read out of the documents, so a name that is added later is checked, too.
 
 import argparse
 import importlib
-import importlib.util
 import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,10 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from ray.serve._private import constants
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from app.cli import main
 from app.core.settings import Settings
 from app.release.config.weights import parse_steps
 from app.release.guards import parse_duration, parse_guards
@@ -37,10 +39,9 @@ from app.store.keys import SCOPES
 from tests.bench.__main__ import SECTIONS
 from tests.docs import generate
 from tests.system import PROJECT_DIR
-from train.__main__ import COMMANDS
-from train.config import KINDS, NO_MESSAGES
+from train.config import KINDS, NO_MESSAGES, TrainConfig
 from train.jobs.label_command import COLUMNS
-from train.jobs.options import config_of
+from train.jobs.options import ConfigOptions, config_of
 
 README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
 FILES = [
@@ -55,8 +56,6 @@ ALL = "\n".join(PAGES.values())
 SOURCES = ("app", "train", "cluster", "tests")
 SHIPPED = "app/weights/1"
 """What training writes is named without a directory."""
-OF_SERVICE = {"fetch", "check", "alias"}
-"""Commands of `app.release` that the service calls itself."""
 MAX_README_LINES = 130
 
 
@@ -74,94 +73,108 @@ def codes(text: str) -> list[str]:
     ]
 
 
-def commands(text: str) -> Iterator[str]:
-    """Yield every `python -m ...` of a text, without its comment."""
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of every `hydraulic ...` and `python -m ...` of a text."""
     for line in (*shells(text), *codes(text)):
-        if line.startswith("python -m "):
-            yield shlex.join(shlex.split(line, comments=True))
+        if line.startswith(("python -m ", "hydraulic ")):
+            yield shlex.split(line, comments=True)
 
 
-def parser_of(command: str) -> tuple[argparse.ArgumentParser | None, list[str]]:
-    """Return a command's argument parser, None if its module has none, and the arguments."""
-    _, _, name, *arguments = shlex.split(command)
-    if name == "train" and arguments and arguments[0] in COMMANDS:
-        name, arguments = COMMANDS[arguments[0]], arguments[1:]
-    found = importlib.util.find_spec(name)
-    assert found is not None, f"the documents name the module {name}, which is not there"
-    module = importlib.import_module(
-        f"{name}.__main__" if found.submodule_search_locations else name
-    )
-    return (module._parser() if hasattr(module, "_parser") else None), arguments
+def hydraulic(words: Sequence[str]) -> Any:
+    """Parse the arguments of `hydraulic` and return the context of its command, which is not run.
+
+    Raises:
+        typer.TyperException: there is no such command or option, or a value or argument is wrong.
+    """
+    root: Any = get_command(main.root)
+    if not words:
+        return root.context_class(root, info_name="hydraulic")
+    context = root.make_context("hydraulic", list(words))
+    while rest := [*getattr(context, "_protected_args", []), *context.args]:
+        if not isinstance(context.command, TyperGroup):
+            break
+        name, command, rest = context.command.resolve_command(context, rest)
+        if not rest:  # a group, or a command that a sentence names
+            return command.context_class(command, parent=context, info_name=name)
+        context = command.make_context(name, rest, parent=context)
+    return context
 
 
-def parse(
-    parser: argparse.ArgumentParser, command: str, arguments: list[str]
-) -> argparse.Namespace:
+def subcommands(context: Any) -> dict[str, Any]:
+    """Return the commands of a group by name, without the hidden ones."""
+    found = getattr(context.command, "commands", {})
+    return {name: command for name, command in found.items() if not command.hidden}
+
+
+def options_of(words: Sequence[str]) -> Iterator[str]:
+    """Yield every option of a command and of the commands of its group."""
+    context = hydraulic([word for word in words[1:] if word != "--help"])
+    for command in (context.command, *subcommands(context).values()):
+        for parameter in command.params:
+            yield from parameter.opts
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> None:
     try:
-        return parser.parse_args(arguments)
+        parser.parse_args(words)
     except SystemExit:  # argparse printed the reason on standard error
-        pytest.fail(f"the documents name `{command}`, which `{parser.prog}` refuses", pytrace=False)
-
-
-def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return a parser's commands by name."""
-    actions = (
-        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    return {name: command for action in actions for name, command in action.choices.items()}
-
-
-def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield every option of a parser and of its commands."""
-    yield from parser._option_string_actions
-    for command in subcommands(parser).values():
-        yield from options_of(command)
+        pytest.fail(f"the documents name `{words}`, which `{parser.prog}` refuses", pytrace=False)
 
 
 def missing(names: Iterable[str], known: Iterable[str]) -> list[str]:
     return sorted(set(names) - set(known))
 
 
-@pytest.mark.parametrize("command", sorted(set(commands(ALL))))
+@pytest.mark.parametrize("command", sorted({shlex.join(words) for words in commands(ALL)}))
 def test_command_accepts_its_documented_arguments(command: str):
-    parser, arguments = parser_of(command)
-    if parser is None:
-        assert arguments == [], (
-            f"the documents give arguments to `{command}`, whose module takes none"
-        )
-    elif "--help" not in arguments and (arguments or not subcommands(parser)):
-        options = parse(parser, command, arguments)
-        if parser.prog == "python -m train":
-            config_of(options)  # raises for a value that no training takes
-        if "guard" in options:
-            parse_guards(options.guard)
-            assert parse_steps(options.steps)
-            assert parse_duration(options.hold) > 0
+    words = shlex.split(command)
+    if words[0] == "python":
+        module = importlib.import_module(words[2])
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{words[2]}.__main__")
+        if hasattr(module, "_parser"):
+            parse(module._parser(), [word for word in words[3:] if word != "--help"])
+        else:
+            assert words[3:] == [], f"{words[2]} takes no arguments"
+        return
+    context = hydraulic([word for word in words[1:] if word != "--help"])
+    options = context.params
+    if context.command_path == "hydraulic train start" and options:
+        fields = {name: options[name] for name in TrainConfig.model_fields}
+        config_of(ConfigOptions(**fields))  # raises for a value that no training takes
+    if options.get("guard"):
+        parse_guards(options["guard"])
+        assert parse_steps(options["steps"])
+        assert parse_duration(options["hold"]) > 0
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_options_belong_to_a_command_of_their_page(page: str):
     text = PAGES[page]
-    parsers = [parser for parser, _ in map(parser_of, commands(text)) if parser is not None]
+    known = {"--help"}
+    for words in commands(text):
+        if words[0] == "hydraulic":
+            known |= set(options_of(words))
+        elif hasattr(module := importlib.import_module(words[2]), "_parser"):
+            known |= set(module._parser()._option_string_actions)
     if "tests.bench" in text or "make bench" in text:
-        parsers.append(importlib.import_module("tests.bench.__main__")._parser())
-    known = {option for parser in parsers for option in options_of(parser)} | {"--help"}
-    named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join((*codes(text), *shells(text))))
+        parser = importlib.import_module("tests.bench.__main__")._parser()
+        known |= set(parser._option_string_actions)
+    lines = [line for line in shells(text) if not line.startswith("openapi-python-client ")]
+    named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join((*codes(text), *lines)))
     assert missing(named, known) == [], f"options on {page} that no command has"
 
 
 def test_release_commands_are_documented_with_their_arguments():
     text = PAGES["docs/how-to/release.md"]
-    parser, _ = parser_of("python -m app.release")
-    assert parser is not None
-    known = subcommands(parser).keys() - OF_SERVICE
+    known = subcommands(hydraulic(["release"]))
     named = {code.split()[0] for code in codes(text)} | {
-        word for command in commands(text) for word in shlex.split(command)[3:4]
+        word for words in commands(text) for word in words[2:3]
     }
-    assert missing(known, named) == [], "undocumented commands of app.release"
+    assert missing(known, named) == [], "undocumented commands of `hydraulic release`"
     for code in codes(text):
         if code.split()[0] in known and " " in code:
-            parse(parser, code, shlex.split(code))
+            hydraulic(["release", *shlex.split(code)])
 
 
 def test_guards_are_measured():
@@ -187,7 +200,7 @@ def test_sections_of_the_benchmark_are_there():
     parser = importlib.import_module("tests.bench.__main__")._parser()
     for code in codes(ALL):
         if code.startswith("--sections "):
-            parse(parser, code, code.split())
+            parse(parser, code.split())
     assert missing(re.findall(r"section `(\w+)`", ALL), SECTIONS) == [], (
         "sections that the benchmark does not have"
     )

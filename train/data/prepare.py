@@ -66,7 +66,7 @@ MOST_SHOWN = 20
 """Known machines that a message lists at most."""
 
 IMPORT_HINT = (
-    "import it with its labels (the shipped rig: `python -m app.demo import-rig`) and train again"
+    "import it with its labels (the shipped rig: `hydraulic demo import-rig`) and train again"
 )
 
 

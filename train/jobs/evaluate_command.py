@@ -1,13 +1,11 @@
-"""Evaluate a checkpoint unchanged: `python -m train evaluate CHECKPOINT`.
+"""Evaluate a checkpoint unchanged: `hydraulic train evaluate CHECKPOINT`.
 
 The windows come from the store or from C-MAPSS files. Only the classical baselines are fitted;
 temperatures, intervals and thresholds are those of the checkpoint. Invariant: the checkpoint's
 directory is only read; the report is written elsewhere.
 """
 
-import argparse
 import re
-import shlex
 import sys
 import tempfile
 from functools import partial
@@ -34,7 +32,7 @@ from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading
 from train.evaluation.uncertainty import Given
-from train.jobs.options import add_database, command_parser, run_command, without_secrets
+from train.jobs.options import EvaluateOptions
 from train.reporting.report import network_sizes, write_report
 from train.reporting.verdict import SEEN
 
@@ -48,22 +46,19 @@ class _Found(NamedTuple):
     studies: dict[str, Evaluation]
 
 
-def main(arguments: list[str]) -> int:
-    """Evaluate and return the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if (options.cmapss is None) != (options.rul is None):
-        parser.error("expected --cmapss and --rul together, found one of them: give both or none")
-    command = shlex.join(["python", "-m", "train", "evaluate", *without_secrets(arguments)])
-    return run_command(lambda: _evaluate(options, command), "nothing was written")
+def evaluate(path: Path, options: EvaluateOptions, command: str) -> int:
+    """Evaluate a checkpoint, write its report and return the exit status.
 
-
-def _evaluate(options: argparse.Namespace, command: str) -> int:
-    checkpoint = load(options.checkpoint)
-    config = config_of(checkpoint, options)
+    Args:
+        path: its directory.
+        options: of the command.
+        command: that the report names.
+    """
+    checkpoint = load(path)
+    config = config_of(checkpoint, path, options)
     settings = Settings().at(options.dsn)
-    if options.cmapss is not None:
-        found = _of_engines(checkpoint, config, options)
+    if options.cmapss is not None and options.rul is not None:
+        found = _of_engines(checkpoint, config, options, options.cmapss, options.rul)
     else:
         from train.data.prepare import prepare  # starts Ray, which C-MAPSS files do not need
 
@@ -132,9 +127,11 @@ def directory_name(manifest: files.Manifest, evaluation: Evaluation) -> str:
     return f"{evaluation.design}-{manifest.version}-" + re.sub(r"[^\w.-]+", "-", evaluation.split)
 
 
-def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.Namespace) -> _Found:
+def _of_engines(
+    checkpoint: Checkpoint, config: TrainConfig, options: EvaluateOptions, cmapss: Path, rul: Path
+) -> _Found:
     """Evaluate on the last window of each test engine, and separately on all of their windows."""
-    topology = engine_topology(options.topology)
+    topology = engine_topology(options.topology or TOPOLOGY_FILE)
     design = topology.design
     failing = {
         component_id: found.rul_cap_h
@@ -149,8 +146,8 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
             "checkpoint",
         )
     ((component_id, cap_h),) = failing.items()
-    tested = read_engines(options.cmapss)
-    remaining = read_remaining(options.rul, len(tested))
+    tested = read_engines(cmapss)
+    remaining = read_remaining(rul, len(tested))
     trained = [] if options.train is None else read_engines(options.train)
     names = [
         *(f"train-{engine.unit}" for engine in trained),
@@ -182,7 +179,7 @@ def _of_engines(checkpoint: Checkpoint, config: TrainConfig, options: argparse.N
         )
         last = predict("last window of each engine", train_W, last_W, config.seed)
         every = predict("every cycle", train_W, all_W, probes=0, removal_probes=0)
-        of_last = evaluate([last], split=options.cmapss.name)
+        of_last = evaluate([last], split=cmapss.name)
         of_all = evaluate([every], split="every cycle", with_baselines=False)
     return _Found(of_last, {"every cycle of the test engines": of_all})
 
@@ -206,9 +203,9 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
     )
 
 
-def config_of(checkpoint: Checkpoint, options: argparse.Namespace) -> TrainConfig:
+def config_of(checkpoint: Checkpoint, directory: Path, options: EvaluateOptions) -> TrainConfig:
     """Return the config of the checkpoint's training, changed by the options of the command."""
-    path = options.checkpoint / files.TRAIN_CONFIG
+    path = directory / files.TRAIN_CONFIG
     try:
         trained = TrainConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -263,43 +260,3 @@ def _lines(evaluation: Evaluation) -> list[str]:
                     f"{interval.coverage:.1%}"
                 )
     return lines
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("evaluate", __doc__)
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="directory that `python -m train` wrote"
-    )
-    machines = parser.add_mutually_exclusive_group()
-    machines.add_argument(
-        "--equipment",
-        metavar="ID",
-        help="machine, or pattern with *; default those of the training",
-    )
-    machines.add_argument("--design", metavar="D", help="all machines of a design")
-    parser.add_argument(
-        "--split",
-        metavar="KIND",
-        help="how windows are divided between baselines and scoring; see train.data.split",
-    )
-    add_database(parser)
-    for name, description in (
-        ("cmapss", "test file of C-MAPSS, such as test_FD001.txt; the store is not used"),
-        ("rul", "its remaining cycles, such as RUL_FD001.txt"),
-        ("train", "training file, to which the baselines are fitted"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=description)
-    parser.add_argument(
-        "--topology",
-        type=Path,
-        default=TOPOLOGY_FILE,
-        metavar="FILE",
-        help="topology of the engines",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="directory of the report; default var/evaluations/DESIGN-VERSION-SPLIT",
-    )
-    return parser

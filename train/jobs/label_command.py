@@ -1,10 +1,9 @@
-"""Import health labels of an equipment from a CSV file: `python -m train labels ID FILE.csv`.
+"""Import health labels of an equipment from a CSV file: `hydraulic train label ID FILE.csv`.
 
 The columns are `start,end,component,health`. Invariant: nothing is written when any line is
 invalid, and the message names every invalid line.
 """
 
-import argparse
 import asyncio
 import csv
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,6 @@ from app.schemas.equipment import Equipment
 from app.store.labels import ConditionLabel
 from app.store.store import Store, open_store
 from train.data.labels import EPOCH
-from train.jobs.options import add_database, command_parser, run_command
 
 COLUMNS = ("start", "end", "component", "health")
 MOST_SHOWN = 20
@@ -38,24 +36,11 @@ CHECKS = {
 """What is checked of a line, with the message of a line that fails."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write labels and return the exit status."""
-    options = _parser().parse_args(arguments)
-
-    def label() -> int:
-        count = asyncio.run(_label(Settings().at(options.dsn), options.equipment, options.file))
-        print(f"wrote {count} labels of {options.equipment}")
-        return 0
-
-    return run_command(label, "run the same command again")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("labels", __doc__)
-    parser.add_argument("equipment", metavar="ID", help="equipment whose history is labelled")
-    parser.add_argument("file", type=Path, metavar="FILE.csv", help=f"lines {','.join(COLUMNS)}")
-    add_database(parser)
-    return parser
+def label(equipment_id: str, path: Path, dsn: str | None) -> int:
+    """Write the labels of a file, print how many, and return the exit status."""
+    count = asyncio.run(_label(Settings().at(dsn), equipment_id, path))
+    print(f"wrote {count} labels of {equipment_id}")
+    return 0
 
 
 async def _label(settings: Settings, equipment_id: str, path: Path) -> int:

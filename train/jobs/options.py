@@ -1,106 +1,208 @@
-"""Command-line parts shared by the commands of `python -m train`."""
+"""Options of `hydraulic train`, and the config that they describe; imports no library of training.
 
-import argparse
-import sys
-from collections.abc import Callable
-from typing import get_args, get_origin
+Invariant: the command that a checkpoint records never has the database's address, which may hold a
+password.
+"""
 
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+import typer
 from pydantic import ValidationError
 
-from app.core.errors import HydraulicDiagnosticsError, InputError
-from app.features.statistics import Statistic
+from app.core.command_line import Dsn, reported, split_commas, whole_number
+from app.core.errors import InputError
 from train.config import TrainConfig
 
+NOT_RECORDED = {"dsn", "address"}
+_count = whole_number(1, 10_000)
 
-def run_command(command: Callable[[], int], interrupted: str) -> int:
-    """Run a command and print its error, if any.
+
+def run_command(command: Callable[[], int], interrupted: str) -> None:
+    """Run a command and report its error, if any.
 
     Args:
         command: returns the exit status.
         interrupted: what the user can do after an interruption.
 
-    Returns:
-        The exit status of the command; 1 if it failed with a message, 130 if it was interrupted.
+    Raises:
+        Exit: with the command's status; 1 if it failed with a message, 130 if it was interrupted.
     """
-    try:
-        return command()
-    except HydraulicDiagnosticsError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
-        return 130
+    with reported(interrupted):
+        status = command()
+    if status:
+        raise typer.Exit(status)
 
 
-def command_parser(
-    name: str, doc: str | None, epilog: str | None = None
-) -> argparse.ArgumentParser:
-    """Return the parser of a command; its description is the first line of the module docstring."""
-    # without abbreviations: `--ds` would get a password past `without_secrets` into the manifest
-    return argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog=f"python -m train {name}".strip(),
-        description=(doc or "").split("\n", maxsplit=1)[0],
-        epilog=epilog,
-    )
+def option_name(name: str) -> str:
+    """Return a field's option."""
+    return f"--{name.replace('_', '-')}"
 
 
-def add_database(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the database."""
-    parser.add_argument(
-        "--dsn",
-        help="database; default HYDRAULIC_DSN, which other users can't see, else the local server",
-    )
+def _option(name: str) -> tuple[str, Any, Any]:
+    """Return the field of a dataclass that is the option of a field of `TrainConfig`."""
+    of_config = TrainConfig.model_fields[name]
+    many = get_origin(of_config.annotation) is tuple
+    default = ",".join(map(str, of_config.default)) if many else of_config.default
+    text = of_config.description or ""
+    if default not in (None, "") and of_config.annotation is not bool:
+        text = f"{text} Default: {default}."
+    kind: Any = list[str] if many else bool if of_config.annotation is bool else str
+    metavar = None if kind is bool else name.rpartition("_")[2].upper()
+    option = typer.Option(option_name(name), help=text, metavar=metavar, show_default=False)
+    return name, Annotated[kind | None, option], field(default=None)
 
 
-def without_secrets(arguments: list[str]) -> list[str]:
-    """Return a command's arguments without the database's address, which may hold a password."""
-    return without(arguments, "--dsn")
+ConfigOptions = make_dataclass(
+    "ConfigOptions", [_option(name) for name in TrainConfig.model_fields], frozen=True
+)
+"""An option for every field of `TrainConfig`, described by the field's docstring; None: default."""
 
 
-def without(arguments: list[str], *options: str) -> list[str]:
-    """Return a command's arguments without some options and their values."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip or argument.partition("=")[0] in options:
-            skip = not skip and argument in options
-        else:
-            kept.append(argument)
-    return kept
+@dataclass(frozen=True)
+class StartOptions:
+    """Options of a training beside its config."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory of the checkpoint; default the next number in var/checkpoints/ID."
+        ),
+    ] = None
+    version: Annotated[
+        str | None,
+        typer.Option(help="Name of the checkpoint; default the last part of --out."),
+    ] = None
+    dsn: Dsn = None
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Dashboard of a running Ray cluster on which to run the training.",
+        ),
+    ] = None
+    untracked: Annotated[bool, typer.Option("--untracked", help="Log no run to MLflow.")] = False
 
 
-def config_of(options: argparse.Namespace) -> TrainConfig:
-    """Return the config that the command line describes.
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of an evaluation beside the checkpoint."""
+
+    equipment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Machine, or pattern with *; default those of the training."
+        ),
+    ] = None
+    design: Annotated[str | None, typer.Option(help="All machines of a design.")] = None
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="How windows are divided between baselines and scoring; see train.data.split.",
+        ),
+    ] = None
+    dsn: Dsn = None
+    cmapss: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Test file of C-MAPSS, such as test_FD001.txt; the store is not used.",
+        ),
+    ] = None
+    rul: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its remaining cycles, such as RUL_FD001.txt."),
+    ] = None
+    train: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Training file, to which the baselines are fitted."),
+    ] = None
+    topology: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Topology of the engines; default turbofan."),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory of the report; default var/evaluations/DESIGN-VERSION-SPLIT.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Options of a search; those of `TrainConfig` have defaults of their own."""
+
+    equipment: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Machine whose readings and labels are in the store."),
+    ] = None
+    design: Annotated[str | None, typer.Option(help="All machines of this design.")] = None
+    dsn: Dsn = None
+    trials: Annotated[int, typer.Option(parser=_count, metavar="N", help="How many trials.")] = 16
+    at_once: Annotated[int, typer.Option(parser=_count, metavar="N", help="Parallel trials.")] = 2
+    epochs: Annotated[str, typer.Option(help="Of a trial that is not stopped early.")] = "16"
+    members: Annotated[str, typer.Option(help="Networks of a trial.")] = "1"
+    validation_share: Annotated[
+        str, typer.Option(help="Share of the training groups that trials are scored on.")
+    ] = "0.2"
+    split: Annotated[
+        str, typer.Option(help="As in the training; its first fold stays held out.")
+    ] = "group"
+    folds: Annotated[str, typer.Option(help="As in the training.")] = "5"
+    seed: Annotated[str, typer.Option(help="Of the split and of all draws.")] = "0"
+
+
+def words_of(*groups: Any) -> list[str]:
+    """Return the words of a command line that give these options, without secrets.
+
+    Args:
+        groups: dataclasses of options; fields with their default are left out.
+    """
+    words: list[str] = []
+    for group in groups:
+        for each in fields(group):
+            value = getattr(group, each.name)
+            if each.name in NOT_RECORDED or value == each.default:
+                continue
+            if value is True:
+                words.append(option_name(each.name))
+            else:
+                text = ",".join(value) if isinstance(value, list) else str(value)
+                words += [option_name(each.name), text]
+    return words
+
+
+def command_of(*words: str) -> str:
+    """Return the text of a command of `hydraulic train`."""
+    return shlex.join(["hydraulic", "train", *words])
+
+
+def config_of(options: Any, **fixed: object) -> TrainConfig:
+    """Return the config that options describe.
+
+    Args:
+        options: a dataclass; fields that `TrainConfig` does not have and None are left out.
+        fixed: further fields.
 
     Raises:
         InputError: the config refuses a value.
     """
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name in TrainConfig.model_fields and value is not None
+    given: Mapping[str, Any] = {
+        name: split_commas(value) if isinstance(value, list) else value
+        for name, value in asdict(options).items()
+        if name in TrainConfig.model_fields and value not in (None, [], ())
     }
     try:
-        return TrainConfig(**given)
+        return TrainConfig(**{**given, **fixed})
     except ValidationError as error:
         found = "; ".join(
-            f"--{'.'.join(map(str, item['loc'])).replace('_', '-') or 'options'}: {item['msg']}"
+            f"{option_name('.'.join(map(str, item['loc'])) or 'options')}: {item['msg']}"
             for item in error.errors()
         )
         raise InputError(f"invalid training options: {found}") from error
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every field of `TrainConfig`, described by the field's docstring."""
-    for name, field in TrainConfig.model_fields.items():
-        description = (field.description or "").replace("%", "%%")
-        many = get_origin(field.annotation) is tuple
-        default = " ".join(map(str, field.default)) if many else field.default
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            nargs="*" if many else None,
-            choices=get_args(Statistic) if name == "statistics" else None,
-            metavar=name.rpartition("_")[2].upper(),
-            help=description if default in (None, "") else f"{description} Default: {default}.",
-        )

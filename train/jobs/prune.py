@@ -1,4 +1,4 @@
-"""Remove artifacts of training that were unused for days: `python -m train prune`.
+"""Remove artifacts of training that were unused for days: `hydraulic train prune`.
 
 Artifacts, under `var/training`, are prepared windows, fits of trainings that were not finished or
 have `keep_fits`, records of searches, and the remains of an interrupted removal. The time of the
@@ -8,7 +8,6 @@ Invariant: artifacts in use stay, whatever their age (see `train.data.artifact_l
 entries whose names training does not give.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -21,20 +20,11 @@ from rich.filesize import decimal
 from app.core.errors import InputError
 from app.core.settings import Settings
 from train.jobs.artifacts import Artifact, Kind, remove, survey
-from train.jobs.options import command_parser, run_command
 
 MOST_DAYS = 36_500
 MOMENT = timedelta(seconds=10)
 """Age up to which unfinished windows stay: they exist a moment before their lock, and clocks
 differ."""
-EPILOG = (
-    "Windows count as used when a command opens them, when it ends and when their fits change; "
-    "fits change with every epoch and every start of their training. Artifacts in use and unknown "
-    "files stay, whatever their age. On a disk whose locks (flock) do not reach other nodes only "
-    "the times count: keep a few days there. The command that needs a removed artifact makes it "
-    "again: windows from the store, fits from their first epoch (also with --keep-fits). "
-    "Checkpoints, reports and MLflow runs are elsewhere and stay."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,33 +79,19 @@ def _verdict(each: Artifact, fits: Sequence[Artifact], now: datetime, unused: ti
     return Verdict(each, is_removed=age >= unused, why=why)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Remove unused artifacts and return the exit status."""
-    options = _parser().parse_args(arguments)
+def prune(days: str, *, is_dry: bool) -> int:
+    """Remove unused artifacts and return the exit status.
 
-    def prune() -> int:
-        unused = _days(options.days)
-        training = Settings().var_dir / "training"
-        if not training.exists():
-            print(f"{training} does not exist")
-            return 0
-        verdicts = judge(survey(training), datetime.now(UTC), unused)
-        return _prune(training, verdicts, is_dry=options.dry_run)
-
-    return run_command(prune, "the same command removes the rest")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("prune", __doc__, EPILOG)
-    parser.add_argument(
-        "--days",
-        default="30",
-        metavar="N",
-        help="days without use after which an artifact is removed, 0 for all that are not in use; "
-        "default 30",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="only list the artifacts")
-    return parser
+    Args:
+        days: without use after which an artifact is removed.
+        is_dry: only list them.
+    """
+    unused = _days(days)
+    training = Settings().var_dir / "training"
+    if not training.exists():
+        print(f"{training} does not exist")
+        return 0
+    return _prune(training, judge(survey(training), datetime.now(UTC), unused), is_dry=is_dry)
 
 
 def _prune(training: Path, verdicts: Sequence[Verdict], *, is_dry: bool) -> int:

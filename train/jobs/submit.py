@@ -39,7 +39,7 @@ REVISION = "HYDRAULIC_GIT_REVISION"
 
 
 def submit(address: str, arguments: Sequence[str], dsn: str | None = None) -> int:
-    """Submit `python -m train ARGUMENTS` with these sources, print its output and wait for its end.
+    """Submit `hydraulic train ARGUMENTS` with these sources, print its output and wait for its end.
 
     Args:
         address: of the cluster's dashboard, such as `http://head:8265`.
@@ -56,7 +56,7 @@ def submit(address: str, arguments: Sequence[str], dsn: str | None = None) -> in
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "train", *arguments]),
+            entrypoint=shlex.join(["python", "-m", "app.cli.main", "train", *arguments]),
             runtime_env={
                 "working_dir": str(PROJECT_DIR),
                 "excludes": list(LEFT_OUT),

@@ -1,4 +1,4 @@
-"""Tune hyper-parameters with Ray Tune: `python -m train tune`.
+"""Tune hyper-parameters with Ray Tune: `hydraulic train tune`.
 
 Each trial is one fit in one process, scored on validation groups after every epoch; ASHA (Li et
 al., "A system for massively parallel hyperparameter tuning", 2020) stops trials with low scores.
@@ -8,7 +8,6 @@ that fold are of windows that the search did not use; those of the other folds a
 good.
 """
 
-import argparse
 import math
 import shlex
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import ray
-from ray import tune
+from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
 from app.core.errors import InputError
@@ -31,7 +30,7 @@ from train.data.windows import Windows
 from train.fitting.batches import count_steps
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process
-from train.jobs.options import add_database, command_parser, config_of, run_command
+from train.jobs.options import TuneOptions, config_of, option_name
 
 SCORE = "score"
 SPACE: Mapping[str, tuple[float, float] | tuple[int, ...]] = {
@@ -54,17 +53,9 @@ class Trial(TypedDict):
     config: TrainConfig
 
 
-def main(arguments: list[str]) -> int:
+def tune(options: TuneOptions) -> int:
     """Run a search, print its trials and the command of the best; return the exit status."""
-    options = _parser().parse_args(arguments)
-    return run_command(lambda: _tune(options), "the trials so far are in var/training/tune")
-
-
-def _tune(options: argparse.Namespace) -> int:
-    config = config_of(options)
-    for name in ("trials", "at_once"):
-        if (count := getattr(options, name)) < 1:
-            raise InputError(f"expected {_option(name)} of at least 1, found {count}", name)
+    config = config_of(options, workers="1")
     settings = Settings().at(options.dsn)
     storage = settings.var_dir / "training" / "tune"
     with prepare(settings, config) as windows:
@@ -78,10 +69,10 @@ def _tune(options: argparse.Namespace) -> int:
 def command_of(config: TrainConfig, chosen: Mapping[str, float]) -> str:
     """Return the command of a training with a trial's hyper-parameters, without validation."""
     values = config.model_dump() | dict(chosen)
-    words = ["python", "-m", "train"]
+    words = ["hydraulic", "train", "start"]
     for name, field in TrainConfig.model_fields.items():
         if values[name] != field.default and name not in {"workers", "validation_share"}:
-            words += [_option(name), str(values[name])]
+            words += [option_name(name), str(values[name])]
     return shlex.join(words)
 
 
@@ -126,10 +117,10 @@ def search(
     (storage / SEARCH_LOCK).touch()
     with in_use(storage / SEARCH_LOCK), ray_session(at_once):
         shared = ray.put(given)
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_try, shared=shared), {"cpu": 1}),
+        tuner = ray_tune.Tuner(
+            ray_tune.with_resources(ray_tune.with_parameters(_try, shared=shared), {"cpu": 1}),
             param_space=_space(len(train_W)),
-            tune_config=tune.TuneConfig(
+            tune_config=ray_tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
                 num_samples=trials,
@@ -140,7 +131,7 @@ def search(
                     grace_period=max(1, config.epochs // 8),
                 ),
             ),
-            run_config=tune.RunConfig(storage_path=str(storage.absolute()), verbose=0),
+            run_config=ray_tune.RunConfig(storage_path=str(storage.absolute()), verbose=0),
         )
         results = tuner.fit()
     found = [
@@ -166,7 +157,7 @@ def _try(chosen: dict[str, float], shared: "ray.ObjectRef[Trial]") -> None:
     config = TrainConfig.model_validate(given["config"].model_dump() | chosen)
 
     def report(record: EpochRecord) -> None:
-        tune.report(
+        ray_tune.report(
             {SCORE: float("nan") if record.score is None else record.score, "loss": record.loss}
         )
 
@@ -176,39 +167,12 @@ def _try(chosen: dict[str, float], shared: "ray.ObjectRef[Trial]") -> None:
 def _space(windows: int) -> dict[str, object]:
     """Return Ray Tune's search space, without batches that the windows do not fill."""
     return {
-        name: tune.loguniform(*values)
+        name: ray_tune.loguniform(*values)
         if isinstance(values[0], float)
-        else tune.choice([value for value in values if name != "batch" or value <= windows])
+        else ray_tune.choice([value for value in values if name != "batch" or value <= windows])
         for name, values in SPACE.items()
     }
 
 
 def _options(chosen: Mapping[str, float]) -> str:
-    return " ".join(f"{_option(name)} {value:.4g}" for name, value in sorted(chosen.items()))
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("tune", __doc__)
-    machines = parser.add_mutually_exclusive_group(required=True)
-    machines.add_argument(
-        "--equipment", metavar="ID", help="machine whose readings and labels are in the store"
-    )
-    machines.add_argument("--design", help="all machines of this design")
-    add_database(parser)
-    parser.add_argument("--trials", type=int, default=16, help="default 16")
-    parser.add_argument("--at-once", type=int, default=2, help="parallel trials, default 2")
-    for name, default, description in (
-        ("epochs", 16, "of a trial that is not stopped early"),
-        ("members", 1, "networks of a trial"),
-        ("validation-share", 0.2, "share of the training groups that trials are scored on"),
-        ("split", "group", "as in the training; its first fold stays held out"),
-        ("folds", 5, "as in the training"),
-        ("seed", 0, "of the split and of all draws"),
-    ):
-        parser.add_argument(f"--{name}", default=default, help=f"{description}, default {default}")
-    parser.set_defaults(workers="1")
-    return parser
+    return " ".join(f"{option_name(name)} {value:.4g}" for name, value in sorted(chosen.items()))

@@ -18,7 +18,7 @@ MAX_MEMBER_BYTES = 1 << 26
 
 _ORDER = (PROFILE_FILE, INDEX_FILE, *FILE_NAMES[:-2])
 _PRESET = 6 | lzma.PRESET_EXTREME
-_REPAIR = "pack it anew with `python -m app.demo pack-rig`"
+_REPAIR = "pack it anew with `hydraulic demo pack-rig`"
 
 
 def pack(files: RigFiles, archive: Path) -> int:

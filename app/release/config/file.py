@@ -132,8 +132,8 @@ class ConfigFile:
     def _unwritable(self, error: OSError) -> ReleasesElsewhere:
         return ReleasesElsewhere(
             f"expected to write '{self.name}' and its lock file, found: {error.strerror}: make "
-            "them writable, set HYDRAULIC_SERVE_CONFIG to another file, or use `python -m "
-            "app.release` on the machine that holds the file"
+            "them writable, set HYDRAULIC_SERVE_CONFIG to another file, or use `hydraulic "
+            "release` on the machine that holds the file"
         )
 
     def replace(self, before: ReadConfig, text: str) -> ReadConfig:

@@ -77,12 +77,24 @@ def ensure_embedded(
         except BaseException:
             os.close(fd)
             raise
-        dsn = f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_dir)}&port={PORT}"
+        dsn = _dsn(socket_dir)
         _leases[directory] = _Lease(fd, dsn)
         threading.Thread(
             target=_replace_lost_supervisors, args=(directory, fd, grace_s), daemon=True
         ).start()
         return dsn
+
+
+def running_server(directory: Path) -> str | None:
+    """Return the DSN of the local server of a directory if it runs; start and keep nothing."""
+    status = read_status(directory)
+    if status is None or status.state != "ready" or not answers(Path(status.socket_dir)):
+        return None
+    return _dsn(status.socket_dir)
+
+
+def _dsn(socket_dir: str) -> str:
+    return f"postgresql://{ROLE}@/{DATABASE}?host={quote(socket_dir)}&port={PORT}"
 
 
 def release_embedded(directory: Path) -> None:

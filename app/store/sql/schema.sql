@@ -4,6 +4,13 @@
 -- Whether the database answers.
 select 1;
 
+-- name: server_facts
+-- Version and clock of the server, and whether this database has a schema.
+select
+    current_setting('server_version') as version,
+    extract(epoch from clock_timestamp())::double precision as clock_s,
+    to_regclass('schema_migrations') is not null as has_schema;
+
 -- name: edition_probe
 -- Whether TimescaleDB is installed in this database, and whether it could be: the setting is there
 -- where the library is preloaded, and any role sees it.

@@ -114,7 +114,7 @@ def test_checkpoint_is_never_written_over(tmp_path: Path) -> None:
 def test_missing_directory_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
-        match=r"expected a checkpoint with checkpoint.json in '.*none'.*python -m train",
+        match=r"expected a checkpoint with checkpoint.json in '.*none'.*hydraulic train start",
     ):
         load(tmp_path / "none")
 

@@ -1,13 +1,13 @@
 """The command line of API keys."""
 
 import asyncio
-import io
+import json
 
 import pytest
 
-from app.cli.keys import main
 from app.store.keys import hash_secret
 from app.store.store import Store
+from tests.command_line import hydraulic
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def environment(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    out = io.StringIO()
-    return main(arguments, out), out.getvalue()
+    status, out, _ = hydraulic("keys", *arguments)
+    return status, out
 
 
 def scopes_of(dsn: str, secret: str) -> frozenset[str] | None:
@@ -34,7 +34,7 @@ def scopes_of(dsn: str, secret: str) -> frozenset[str] | None:
 
 @pytest.mark.usefixtures("environment")
 def test_key_is_created_listed_without_its_secret_and_revoked(database_dsn: str):
-    code, secret = run("create", "plant historian", "--scopes", "read", "ingest")
+    code, secret = run("create", "plant historian", "--scopes", "read,ingest")
     assert code == 0
     assert scopes_of(database_dsn, secret.strip()) == {"read", "ingest"}
     code, listed = run("list")
@@ -48,12 +48,20 @@ def test_key_is_created_listed_without_its_secret_and_revoked(database_dsn: str)
 
 
 @pytest.mark.usefixtures("environment")
-def test_unknown_key_is_reported(capsys: pytest.CaptureFixture[str]):
-    assert run("revoke", "77") == (1, "")
-    assert "expected the number of a key, found 77" in capsys.readouterr().err
+def test_unknown_key_is_reported():
+    status, out, err = hydraulic("keys", "revoke", "77")
+    assert (status, out) == (1, "")
+    assert "expected the number of a key, found 77" in err
+
+
+@pytest.mark.usefixtures("environment")
+def test_keys_are_listed_as_json_without_secrets():
+    made = json.loads(run("create", "press", "--scopes", "read", "--scopes", "admin", "--json")[1])
+    (listed,) = json.loads(run("list", "--json")[1])
+    assert listed == made["key"]
+    assert made["secret"] not in str(listed)
 
 
 def test_unknown_scope_is_a_usage_error():
-    with pytest.raises(SystemExit) as caught:
-        run("create", "someone", "--scopes", "everything")
-    assert caught.value.code == 2
+    status, _, err = hydraulic("keys", "create", "someone", "--scopes", "everything")
+    assert (status, "expected scopes of read, ingest" in err) == (2, True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import app.demo
-from app.demo.__main__ import main
+from app.cli.main import main
 from app.demo.rig.archive import open_archive
 from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import survey
@@ -27,7 +27,7 @@ WriteRig = Callable[..., Path]
 def test_import_reports_its_progress_and_a_second_one_adds_nothing(
     database_dsn: str, write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import-rig", str(write_rig(cycles=50)), "--dsn", database_dsn]
+    command = ["demo", "import-rig", str(write_rig(cycles=50)), "--dsn", database_dsn]
     command += ["--equipment-id", "rig-cli"]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -42,7 +42,15 @@ def test_import_reports_its_progress_and_a_second_one_adds_nothing(
 
 def test_import_begins_at_the_given_start(database_dsn: str, write_rig: WriteRig) -> None:
     directory = write_rig(cycles=1, index=False)
-    command = ["import-rig", str(directory), "--dsn", database_dsn, "--equipment-id", "rig-start"]
+    command = [
+        "demo",
+        "import-rig",
+        str(directory),
+        "--dsn",
+        database_dsn,
+        "--equipment-id",
+        "rig-start",
+    ]
     assert main([*command, "--start", "2024-05-01T00:00+02:00"]) == 0
 
     async def newest() -> str:
@@ -57,13 +65,13 @@ def test_import_begins_at_the_given_start(database_dsn: str, write_rig: WriteRig
 
 PRESS_COMMANDS = """
 from pathlib import Path
+import typer
 from app.demo.machine import read_topology
 
-def add_commands(commands, database):
-    parser = commands.add_parser("show-press", help="print the sensors of the press")
-    parser.set_defaults(run=show)
+commands = typer.Typer()
 
-def show(options):
+@commands.command("show-press")
+def show():
     equipment = read_topology(Path(__file__).parent / "press.yaml", ["P1"], "in its simulation")
     print(equipment.design, *equipment.sensor_ids)
 """
@@ -82,7 +90,8 @@ def test_new_machine_is_a_folder_of_three_files(
         "[{sensor_id: P1, quantity: pressure, unit: bar, range: [0, 9]}]}]}"
     )
     monkeypatch.setattr(app.demo, "__path__", [*app.demo.__path__, str(tmp_path)])
-    assert main(["show-press"]) == 0
+    monkeypatch.delitem(sys.modules, "app.demo.commands", raising=False)
+    assert main(["demo", "show-press"]) == 0
     assert capsys.readouterr().out == "press P1\n"
 
 
@@ -90,7 +99,7 @@ def test_packed_archive_holds_the_directory(
     write_rig: WriteRig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rig.tar.xz"
-    assert main(["pack-rig", str(write_rig(cycles=4)), str(out)]) == 0
+    assert main(["demo", "pack-rig", str(write_rig(cycles=4)), str(out)]) == 0
     assert capsys.readouterr().out == (
         f"packed 4 cycles, 4080 readings, into {out}: {out.stat().st_size} bytes\n"
     )
@@ -101,7 +110,15 @@ def test_invalid_input_is_one_line_on_standard_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        main(["import-rig", str(tmp_path / "nowhere"), "--dsn", "postgresql://127.0.0.1:1/none"])
+        main(
+            [
+                "demo",
+                "import-rig",
+                str(tmp_path / "nowhere"),
+                "--dsn",
+                "postgresql://127.0.0.1:1/none",
+            ]
+        )
         == 1
     )
     captured = capsys.readouterr()
@@ -115,7 +132,7 @@ def test_unreachable_database_is_one_line_without_the_password(
     write_rig: WriteRig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dsn = "postgresql://rig:hunter2@127.0.0.1:1/none"
-    command = ["import-rig", str(write_rig(cycles=1)), "--dsn", dsn]
+    command = ["demo", "import-rig", str(write_rig(cycles=1)), "--dsn", dsn]
     assert main(command) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
@@ -126,8 +143,8 @@ def test_unreachable_database_is_one_line_without_the_password(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
-        (["import"], "invalid choice: 'import'"),
+        ([], "Usage: hydraulic demo"),
+        (["import"], "No such command 'import'"),
         (
             ["import-rig", "--start", "2025-01-01"],
             "expected a time with its zone, found '2025-01-01': add Z for UTC",
@@ -141,14 +158,13 @@ def test_unreachable_database_is_one_line_without_the_password(
 def test_wrong_usage_exits_with_2_and_a_message(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    assert main(["demo", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out
 
 
 def test_feed_writes_the_last_hour_and_now_until_it_is_interrupted(database_dsn: str) -> None:
-    command = [sys.executable, "-m", "app.demo", "feed", "--dsn", database_dsn]
+    command = [sys.executable, "-m", "app.cli.main", "demo", "live", "--dsn", database_dsn]
     command += ["--equipment-id", "rig-feed"]
     started = time.time()
     process = subprocess.Popen(

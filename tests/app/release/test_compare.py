@@ -1,7 +1,6 @@
-"""`python -m app.release compare` prints the verdict of the service."""
+"""`hydraulic release compare` prints the verdict of the service."""
 
 import asyncio
-import io
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 
 from app.core.errors import InputError, ReleaseError
 from app.experiments.reading import ExperimentQuery, read_experiments
-from app.release.__main__ import main
 from app.release.view import comparison_lines
 from app.store.store import Store
+from tests.command_line import hydraulic
 from tests.shadow_rows import START, ComponentPrediction, diagnosis, put_pairs
 
 NOW = START + timedelta(days=10)
@@ -75,15 +74,15 @@ def test_command_prints_the_verdict_or_an_error_of_one_line(
         await store.close()
 
     asyncio.run(fill())
-    out, err = io.StringIO(), io.StringIO()
-    assert main(["compare", "3", "4"], out, err) == 0
-    assert out.getvalue().startswith("not yet known: no label says whether 4 or 3 is right.")
+    status, out, _ = hydraulic("release", "compare", "3", "4")
+    assert status == 0
+    assert out.startswith("not yet known: no label says whether 4 or 3 is right.")
     for arguments, message in (
         (["3", "3"], "found 3 twice"),
         (["3", "9"], "found none: score copies of the traffic"),
         (["3", "4", "--days", "0"], "correct --days"),
     ):
-        out, err = io.StringIO(), io.StringIO()
-        assert main(["compare", *arguments], out, err) == 1
-        assert message in err.getvalue()
-        assert err.getvalue().startswith("error: expected")
+        status, _, err = hydraulic("release", "compare", *arguments)
+        assert status == 1
+        assert message in err
+        assert err.startswith("error: expected")

@@ -1,12 +1,11 @@
 """The command line: messages instead of traces, and exit statuses for scripts."""
 
-import io
 from pathlib import Path
 
 import pytest
 
-from app.release.__main__ import main
 from app.release.source import new_aliases
+from tests.command_line import Done, hydraulic
 
 
 @pytest.fixture(autouse=True)
@@ -15,9 +14,8 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    return main(arguments, out, err), out.getvalue(), err.getvalue()
+def run(*arguments: str) -> Done:
+    return hydraulic("release", *arguments)
 
 
 def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
@@ -71,9 +69,8 @@ def test_empty_registry_is_reported():
 
 
 def test_wrong_use_is_status_2():
-    with pytest.raises(SystemExit) as ended:
-        run("explode")
-    assert ended.value.code == 2
+    status, _, err = run("explode")
+    assert (status, "No such command 'explode'" in err) == (2, True)
 
 
 def test_check_prints_the_checkpoint_and_refuses_a_missing_version():

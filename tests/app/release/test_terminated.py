@@ -37,7 +37,8 @@ async def test_terminated_promotion_rolls_back(
         *(
             sys.executable,
             "-m",
-            "app.release",
+            "app.cli.main",
+            "release",
             "promote",
             "2",
             "--steps",

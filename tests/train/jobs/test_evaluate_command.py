@@ -1,6 +1,5 @@
 """A checkpoint is evaluated unchanged, directly on the files of C-MAPSS."""
 
-import argparse
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.checkpoint.files import load
 from app.checkpoint.manifest import TRAIN_CONFIG, DataInterval, read_manifest
 from app.checkpoint.torch_model import Origin, save
+from app.cli.main import main
 from app.demo.cmapss.files import SENSOR_IDS, Engine
 from app.demo.cmapss.importer import engine_topology
 from tests.graphs import untrained
@@ -26,7 +26,8 @@ from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Metrics
 from train.fitting.fit import network
-from train.jobs.evaluate_command import config_of, directory_name, main, may_have_seen
+from train.jobs.evaluate_command import config_of, directory_name, may_have_seen
+from train.jobs.options import EvaluateOptions
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 CAP_H = 125.0
@@ -133,7 +134,7 @@ def test_test_file_and_its_remaining_cycles_give_both_figures(
         "--train",
         str(trained),
     ]
-    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert main(["train", "evaluate", *arguments, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert f"{THIS}: remaining life of" in printed
     assert "RMSE" in printed
@@ -152,7 +153,7 @@ def test_checkpoint_without_remaining_life_is_refused(
     tested = write(tmp_path / "test.txt", engines([120]))
     (tmp_path / "rul.txt").write_text("20\n")
     arguments = ["app/weights/1", "--cmapss", str(tested), "--rul", str(tmp_path / "rul.txt")]
-    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert main(["train", "evaluate", *arguments, "--out", str(tmp_path / "out")]) == 1
     assert "predicts the remaining life of one component" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -192,12 +193,9 @@ def test_checkpoint_without_a_readable_training_is_evaluated_on_its_design(tmp_p
     directory = checkpoint(tmp_path / "4", tmp_path)
     loaded = load(directory)
     (directory / TRAIN_CONFIG).write_text("{}")
-    config = config_of(
-        loaded, argparse.Namespace(checkpoint=directory, equipment=None, design=None, split=None)
-    )
+    config = config_of(loaded, directory, EvaluateOptions())
     assert (config.equipment, config.design) == (None, loaded.manifest.designs[0])
 
 
 def test_file_without_its_remaining_cycles_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        main([str(tmp_path), "--cmapss", "test_FD001.txt"])
+    assert main(["train", "evaluate", str(tmp_path), "--cmapss", "test_FD001.txt"]) == 2

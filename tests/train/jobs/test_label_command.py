@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.main import main
 from app.store.labels import ConditionLabel
 from app.store.store import Store
 from tests.small import START_US, press
-from train.jobs.label_command import main
 
 HOUR_US = 3_600_000_000
 HEAD = "start,end,component,health\n"
@@ -19,7 +19,7 @@ async def run(store: Store, dsn: str, path: Path, text: str | None) -> int:
     await store.put_equipment(press())
     if text is not None:
         path.write_text(text)
-    return await asyncio.to_thread(main, ["press-1", str(path), "--dsn", dsn])
+    return await asyncio.to_thread(main, ["train", "label", "press-1", str(path), "--dsn", dsn])
 
 
 async def test_labels_are_written(
@@ -123,6 +123,9 @@ async def test_unknown_equipment_is_refused(
 ) -> None:
     await store.put_equipment(press())
     assert (
-        await asyncio.to_thread(main, ["mill", str(tmp_path / "x.csv"), "--dsn", database_dsn]) == 1
+        await asyncio.to_thread(
+            main, ["train", "label", "mill", str(tmp_path / "x.csv"), "--dsn", database_dsn]
+        )
+        == 1
     )
     assert "found 'mill'; the store has press-1" in capsys.readouterr().err

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.cli.main import main
 from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.jobs.test_artifacts import DIGEST, JOB, PARTIAL, SEARCH, aged, written
-from train.__main__ import main
 from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, in_use, job_lock
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.jobs.artifacts import IN_USE, Artifact, Kind
@@ -135,7 +135,7 @@ def names(training: Path) -> set[str]:
 def test_artifacts_unused_for_30_days_are_removed_and_unknown_ones_stay(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["prune"]) == 0
+    assert main(["train", "prune"]) == 0
     assert names(training) == {"notes.txt"}
     lines = capsys.readouterr().out.splitlines()
     assert sorted(line.split()[0] for line in lines) == ["ignored", *["removed"] * 5]
@@ -148,31 +148,31 @@ def test_dry_run_prints_the_same_and_changes_nothing(
     training: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
-    assert main(["prune", "--dry-run"]) == 0
+    assert main(["train", "prune", "--dry-run"]) == 0
     assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
     dry = capsys.readouterr().out
-    assert main(["prune"]) == 0
+    assert main(["train", "prune"]) == 0
     assert capsys.readouterr().out == dry.replace("would go", "removed ").replace(
         "would remove", "removed"
     )
 
 
 def test_artifacts_used_within_the_days_stay(training: Path) -> None:
-    assert main(["prune", "--days", "61"]) == 0
+    assert main(["train", "prune", "--days", "61"]) == 0
     assert len(names(training)) == 5
 
 
 def test_windows_prepared_long_ago_and_opened_today_stay(training: Path) -> None:
     with in_use(training / DIGEST / HEAD):  # as `train.data.prepare` does, see its test
         pass
-    assert main(["prune"]) == 0
+    assert main(["train", "prune"]) == 0
     assert names(training) == {DIGEST, "notes.txt"}
     assert len(open_windows(training / DIGEST)) == 60
 
 
 def test_training_of_many_days_keeps_its_windows_by_its_last_epoch(training: Path) -> None:
     os.utime(training / "jobs" / JOB / "all" / "checkpoint_1" / "state.json")
-    assert main(["prune"]) == 0
+    assert main(["train", "prune"]) == 0
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
 
 
@@ -182,10 +182,10 @@ def test_zero_days_keep_artifacts_in_use(
     with attempt(job_lock(training / "jobs" / JOB)) as is_locked:
         assert is_locked
         aged(training, datetime.now(UTC) - timedelta(days=60))
-        assert main(["prune", "--days", "0"]) == 0
+        assert main(["train", "prune", "--days", "0"]) == 0
     assert names(training) == {DIGEST, f"jobs/{JOB}", "notes.txt"}
     assert f"in use by jobs/{JOB}" in capsys.readouterr().out
-    assert main(["prune", "--days", "0"]) == 0
+    assert main(["train", "prune", "--days", "0"]) == 0
     assert names(training) == {"notes.txt"}
 
 
@@ -193,7 +193,7 @@ def test_missing_directory_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
-    assert main(["prune"]) == 0
+    assert main(["train", "prune"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'training'} does not exist\n"
     assert not list(tmp_path.iterdir())
 
@@ -202,7 +202,7 @@ def test_missing_directory_is_reported(
 def test_invalid_days_are_refused_and_nothing_is_removed(
     training: Path, capsys: pytest.CaptureFixture[str], days: str
 ) -> None:
-    assert main(["prune", f"--days={days}"]) == 1
+    assert main(["train", "prune", f"--days={days}"]) == 1
     assert (
         f"error: expected --days as a whole number from 0 to 36500, found '{days}': give"
         in capsys.readouterr().err
@@ -215,7 +215,7 @@ def test_file_instead_of_the_directory_is_refused(
 ) -> None:
     written(tmp_path / "training")
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path))
-    assert main(["prune"]) == 1
+    assert main(["train", "prune"]) == 1
     assert "set HYDRAULIC_VAR_DIR to where training writes its files" in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_failed_removal_is_reported_and_the_rest_is_removed(
         real(path)
 
     monkeypatch.setattr(shutil, "rmtree", refused)
-    assert main(["prune"]) == 1
+    assert main(["train", "prune"]) == 1
     printed = capsys.readouterr()
     assert (
         f"error: expected to be able to remove '{training / DIGEST}', found Permission denied"
@@ -248,7 +248,7 @@ def test_interrupted_command_says_that_it_can_be_repeated(
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", interrupted)
-        assert main(["prune"]) == 130
+        assert main(["train", "prune"]) == 130
     assert "the same command removes the rest" in capsys.readouterr().err
-    assert main(["prune"]) == 0
+    assert main(["train", "prune"]) == 0
     assert {path.name for path in training.iterdir()} == {"jobs", "tune", "notes.txt"}

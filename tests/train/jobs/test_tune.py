@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.main import main
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.config import TrainConfig
 from train.data.split import split
 from train.jobs.artifacts import Kind, survey
-from train.jobs.tune import SPACE, command_of, main, parted, search
+from train.jobs.tune import SPACE, command_of, parted, search
 
 
 def test_search_gives_every_trial_with_the_best_first(tmp_path: Path, local_ray: None) -> None:
@@ -30,7 +31,7 @@ def test_command_of_the_best_has_all_options_that_differ_from_the_defaults() -> 
     )
     chosen = {"learning_rate": 0.0123456789, "hidden": 48, "batch": 32}
     assert command_of(config, chosen) == (
-        "python -m train --design 'two presses' --folds 3 --epochs 16 "
+        "hydraulic train start --design 'two presses' --folds 3 --epochs 16 "
         "--learning-rate 0.0123456789 --hidden 48 --members 1"
     )
 
@@ -51,14 +52,18 @@ def test_search_excludes_the_first_holdout_and_most_of_a_warm_up(tmp_path: Path)
     [
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1"),
         (["--folds", "many"], "--folds: Input should be a valid integer"),
-        (["--trials", "0"], "expected --trials of at least 1, found 0"),
     ],
 )
 def test_invalid_value_is_named(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--equipment", "press-1", *options]) == 1
+    assert main(["train", "tune", "--equipment", "press-1", *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_number_of_trials_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tune", "--equipment", "press-1", "--trials", "0"]) == 2
+    assert "expected a whole number from 1 to 10000, found '0'" in capsys.readouterr().err
 
 
 def test_interrupted_search_is_reported(
@@ -68,11 +73,10 @@ def test_interrupted_search_is_reported(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("train.jobs.tune.prepare", interrupted)
-    assert main(["--equipment", "press-1"]) == 130
+    assert main(["train", "tune", "--equipment", "press-1"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_search_without_machines_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--trials", "2"])
-    assert "one of the arguments --equipment --design is required" in capsys.readouterr().err
+    assert main(["train", "tune", "--trials", "2"]) == 2
+    assert "expected either --equipment or --design" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from train.reporting.verdict import SMOOTHING, headline, weaknesses
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HEADING = Heading(
     version="7",
-    command="python -m train --equipment press-1 --note '<b>'",
+    command="hydraulic train start --equipment press-1 --note '<b>'",
     git_revision="f" * 40,
     created=NOW,
     start=NOW,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.cli.main import main
 from app.core.errors import ReadingError, TopologyError
-from app.demo.__main__ import main
 from app.demo.cmapss.files import SENSOR_IDS, read_engines
 from app.demo.cmapss.importer import engine_topology, import_engines
 from app.demo.machine import Progress
@@ -121,7 +121,7 @@ def test_command_imports_and_reports(
 ) -> None:
     histories, remaining = write_engines(tmp_path / "test_X.txt"), tmp_path / "RUL_X.txt"
     remaining.write_text("7 \n9 \n")
-    command = ["import-cmapss", str(histories), "--component", "hpc", "--dsn", database_dsn]
+    command = ["demo", "import-cmapss", str(histories), "--component", "hpc", "--dsn", database_dsn]
     assert main([*command, "--rul", str(remaining)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"importing 2 engines from {histories} as test_X-1 to test_X-2"

@@ -1,4 +1,4 @@
-"""Scores the whole fleet offline: `python -m app.fleet score`.
+"""`hydraulic fleet`: scores the whole fleet offline.
 
 Reads every registered machine's last complete window before a time, scores it with the version that
 traffic chooses for the machine, and stores the diagnosis. Progress goes to standard error, the
@@ -7,16 +7,29 @@ failed or the run ended early, 2 for wrong use, 130 when interrupted. A run can 
 way and started again by its name (`--run`, printed at its start); no machine is scored twice.
 """
 
-import argparse
 import asyncio
 import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Annotated, NamedTuple, TextIO
 
+import typer
+
+from app.core.command_line import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_USE,
+    AsJson,
+    Dsn,
+    command_group,
+    time_argument,
+    whole_number,
+    with_groups,
+)
 from app.core.errors import (
     CheckpointError,
     HydraulicDiagnosticsError,
@@ -35,7 +48,6 @@ from app.fleet.plan import (
     run_name,
 )
 from app.fleet.tally import Summary, Tally, summary_text
-from app.schemas.times import time_argument
 from app.store.fleet import FleetRun, FleetRuns, Page, PageSizes
 from app.store.store import open_store
 
@@ -47,6 +59,24 @@ PROGRESS_S = 1.0
 PROGRESS_S_IN_A_FILE = 10.0
 
 
+commands = command_group("Score every registered machine offline.")
+
+
+_count = whole_number(1, MAX_COUNT)
+
+
+def _share(text: str | float) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not (0 <= found < 1 or (found.is_integer() and found <= MAX_COUNT)):
+        raise typer.BadParameter(
+            f"expected a whole number of GPUs, or a part of one, found '{text}'"
+        )
+    return found
+
+
 class _Run(NamedTuple):
     """A run that was found or begun, and its pages."""
 
@@ -56,29 +86,108 @@ class _Run(NamedTuple):
     resumed: bool
 
 
-def main(arguments: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Run the command line and return its exit status, see the module's docstring."""
-    options = _parser().parse_args(arguments)
+@dataclass(frozen=True)
+class Options:
+    """Options of `score`."""
+
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=time_argument,
+            metavar="TIME",
+            help="Each machine's last complete window, or cycle, before this time; default now.",
+        ),
+    ] = None
+    equipment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GLOB_OR_FILE",
+            help="Ids with * and ?, or a file with one id a line; default all.",
+        ),
+    ] = None
+    design: Annotated[str | None, typer.Option(help="Only machines of this design.")] = None
+    model_version: Annotated[
+        str | None,
+        typer.Option(
+            help="This released version for every machine, not the one of the traffic weights."
+        ),
+    ] = None
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="This checkpoint for every machine.")
+    ] = None
+    config: Annotated[
+        Path,
+        typer.Option(
+            help="File of releases, weights and thresholds.", show_default="serve_config.yaml"
+        ),
+    ] = PROJECT_DIR / "serve_config.yaml"
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the run; the name of one that was stopped goes on with it.",
+        ),
+    ] = None
+    batch: Annotated[
+        int,
+        typer.Option(parser=_count, metavar="N", help="Most machines of a forward pass."),
+    ] = 32
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            parser=_count,
+            metavar="N",
+            help="Processes; default one for each free processor, or GPU.",
+        ),
+    ] = None
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            parser=_share,
+            metavar="SHARE",
+            help="GPUs of each worker, also a part of one; default 1 if the cluster has GPUs.",
+        ),
+    ] = None
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster: auto for that of this machine; default RAY_ADDRESS, else a new one."
+        ),
+    ] = None
+    dsn: Dsn = None
+    as_json: AsJson = False
+
+
+@commands.command(epilog="Example: hydraulic fleet score --equipment 'press-*' --json")
+@with_groups
+def score(options: Options) -> None:
+    """Diagnose every registered machine at one time.
+
+    Progress goes to standard error, the summary to standard output. Exit status: 0 every machine
+    has a diagnosis, 1 some failed or the run ended early, 2 wrong use. A run can be stopped in any
+    way and started again by its name; no machine is scored twice.
+    """
     hint = ""
     try:
         settings = Settings().at(options.dsn)
         found = asyncio.run(_open(settings, options))
-        hint = f"go on with: python -m app.fleet score --run {found.run.name}\n"
-        summary = _score(settings, found, options, err)
+        hint = f"go on with: hydraulic fleet score --run {found.run.name}\n"
+        summary = _score(settings, found, options, sys.stderr)
     except (InputError, SettingsError, UnknownError, CheckpointError) as error:
-        err.write(f"error: {error.message}\n")
-        return 2
+        typer.echo(f"error: {error.message}", err=True)
+        raise typer.Exit(WRONG_USE) from error
     except HydraulicDiagnosticsError as error:
-        err.write(f"error: {error.message}\n{hint}")
-        return 1
-    except KeyboardInterrupt:
-        err.write(f"\ninterrupted\n{hint}")
-        return 130
-    out.write(summary.model_dump_json() + "\n" if options.json else summary_text(summary) + "\n")
-    return 1 if summary.failed else 0
+        typer.echo(f"error: {error.message}\n{hint}", err=True, nl=False)
+        raise typer.Exit(FAILED) from error
+    except KeyboardInterrupt as error:
+        typer.echo(f"\ninterrupted\n{hint}", err=True, nl=False)
+        raise typer.Exit(INTERRUPTED) from error
+    typer.echo(summary.model_dump_json() if options.as_json else summary_text(summary))
+    if summary.failed:
+        raise typer.Exit(FAILED)
 
 
-async def _open(settings: Settings, options: argparse.Namespace) -> _Run:
+async def _open(settings: Settings, options: Options) -> _Run:
     request, now = _request(options), datetime.now(UTC)
     name = run_name(options.run, request, options.at or now)
     store = open_store(settings)
@@ -119,7 +228,7 @@ async def _pages(runs: FleetRuns, plan: Plan, batch: int) -> list[Page]:
     return [Page(machines=len(part), ids=part) for part in parts]
 
 
-def _score(settings: Settings, found: _Run, options: argparse.Namespace, err: TextIO) -> Summary:
+def _score(settings: Settings, found: _Run, options: Options, err: TextIO) -> Summary:
     # Ray takes a second to import, and wrong use is reported without it
     from app.fleet.cluster import connected, outcomes_of
 
@@ -171,7 +280,7 @@ class _Progress:
             self._err.write("\n")
 
 
-def _request(options: argparse.Namespace) -> RunRequest:
+def _request(options: Options) -> RunRequest:
     equipment, sha256 = options.equipment, None
     if equipment is not None and Path(equipment).is_file():
         if options.design is not None:
@@ -190,90 +299,3 @@ def _request(options: argparse.Namespace) -> RunRequest:
         model_version=options.model_version,
         checkpoint=options.checkpoint and str(options.checkpoint.resolve()),
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    # abbreviations are off: a later option must not change what a script's command means
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m app.fleet",
-        description=(__doc__ or "").split("\n", maxsplit=1)[0],
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    score = commands.add_parser(
-        "score", allow_abbrev=False, help="diagnose every registered machine at one time"
-    )
-    score.add_argument(
-        "--at",
-        type=time_argument,
-        help="each machine's last complete window, or cycle, before this time (default now)",
-    )
-    score.add_argument(
-        "--equipment",
-        metavar="GLOB_OR_FILE",
-        help="ids with * and ?, or a file with one id a line (default all)",
-    )
-    score.add_argument("--design", help="only machines of this design")
-    score.add_argument(
-        "--model-version",
-        help="this released version for every machine, not the one of the traffic weights",
-    )
-    score.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="this checkpoint for every machine"
-    )
-    score.add_argument(
-        "--config",
-        type=Path,
-        default=PROJECT_DIR / "serve_config.yaml",
-        help="file of releases, weights and thresholds (default serve_config.yaml)",
-    )
-    score.add_argument(
-        "--run",
-        metavar="NAME",
-        help="name of the run; the name of one that was stopped goes on with it",
-    )
-    score.add_argument(
-        "--batch", type=_count, default=32, help="most machines of a forward pass (default 32)"
-    )
-    score.add_argument(
-        "--workers",
-        type=_count,
-        help="processes (default one for each free processor, or GPU)",
-    )
-    score.add_argument(
-        "--gpus",
-        type=_share,
-        help="GPUs of each worker, also a part of one (default 1 if the cluster has GPUs)",
-    )
-    score.add_argument(
-        "--address",
-        help="Ray cluster: auto for that of this machine (default RAY_ADDRESS, else a new one)",
-    )
-    score.add_argument(
-        "--dsn",
-        help="database (default HYDRAULIC_DSN, which other users cannot see, or the local one)",
-    )
-    score.add_argument("--json", action="store_true", help="write the summary as JSON")
-    return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_COUNT:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MAX_COUNT}, found '{text}'")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not (0 <= found < 1 or (found.is_integer() and found <= MAX_COUNT)):
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of GPUs, or a part of one, found '{text}'"
-        )
-    return found
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.stdout, sys.stderr))

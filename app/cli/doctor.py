@@ -1,0 +1,324 @@
+"""`hydraulic doctor`: finds what keeps the service from running here, in a few seconds.
+
+It changes nothing and starts nothing. Each finding is one line that says what to do.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import typer
+from packaging.requirements import Requirement
+from pydantic import ValidationError
+from pydantic_core import to_json
+from rich.console import Console
+from rich.text import Text
+
+from app.checkpoint.manifest import read_manifest
+from app.cli.ports import Port, ports_of, taken
+from app.core.command_line import FAILED, AsJson, Dsn
+from app.core.errors import HydraulicDiagnosticsError
+from app.core.settings import PROJECT_DIR, Settings
+from app.release.clients.service_api import api_key
+from app.release.config.file import ConfigFile
+from app.store.embedded.server import running_server
+from app.store.keys import KnownKey, hash_secret
+from app.store.migrate import DatabaseFacts
+from app.store.pool import PoolLimits
+from app.store.store import Store, embedded_directory
+
+commands = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+
+LIMIT_S = 4.0
+"""Longest wait for the database, and for the service."""
+PYTHON = (3, 11)
+LEAST_GB, LOW_GB = 1.0, 5.0
+SMALL_SKEW_S, LARGEST_SKEW_S = 2.0, 60.0
+"""Readings from more than 5 minutes ahead of the service's clock are refused."""
+
+
+class Level(StrEnum):
+    """How bad a finding is; `broken` keeps the service from running."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+class Finding(NamedTuple):
+    """What a check found, and what to do."""
+
+    check: str
+    level: Level
+    message: str
+
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.BROKEN: "bold red"}
+
+
+@commands.command(epilog="Example: hydraulic doctor --json")
+def doctor(dsn: Dsn = None, as_json: AsJson = False) -> None:
+    """Check the installation, database, ports, key and shipped weights.
+
+    Exit status 1 when something is broken.
+    """
+    findings = examine(dsn)
+    if as_json:
+        typer.echo(to_json([finding._asdict() for finding in findings], indent=2).decode())
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for check, level, message in findings:
+            console.print(
+                Text.assemble((f"{level:<8}", _STYLES[level]), (f"{check:<10}", "bold"), message)
+            )
+    if any(finding.level is Level.BROKEN for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def examine(dsn: str | None) -> list[Finding]:
+    """Run every check; one that fails does not keep the others from running.
+
+    Args:
+        dsn: of the database; None for that of the settings.
+    """
+    found = [*_checked("python", _python), *_checked("packages", _packages)]
+    try:
+        settings = Settings().at(dsn)
+    except ValidationError as error:
+        names = ", ".join(f"HYDRAULIC_{str(item['loc'][0]).upper()}" for item in error.errors())
+        message = f"expected valid settings, found invalid {names}: correct the environment or .env"
+        return [*found, Finding("settings", Level.BROKEN, message)]
+    for check, run in (
+        ("config", lambda: _config(settings)),
+        ("ports", lambda: _ports(settings)),
+        ("disk", lambda: _disk(settings)),
+        ("database", lambda: _database(settings)),
+        ("weights", _weights),
+    ):
+        found += _checked(check, run)
+    return found
+
+
+def _checked(check: str, run: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        found.extend(run())
+    except HydraulicDiagnosticsError as error:
+        found.append(Finding(check, Level.BROKEN, error.message))
+    return found
+
+
+def _python() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < PYTHON:
+        least = ".".join(map(str, PYTHON))
+        yield Finding(
+            "python",
+            Level.BROKEN,
+            f"expected Python {least} or newer, found {version}: make a new environment",
+        )
+    else:
+        yield Finding("python", Level.OK, version)
+
+
+def _packages() -> Iterator[Finding]:
+    wrong = []
+    for text in metadata.requires("hydraulic-diagnostics") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = "none"
+        if version == "none" or not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name}{requirement.specifier} (found {version})")
+    if wrong:
+        yield Finding(
+            "packages",
+            Level.BROKEN,
+            f"expected {', '.join(wrong)}: run `pip install --constraint constraints.txt "
+            "--editable .`",
+        )
+    else:
+        ray, own = metadata.version("ray"), metadata.version("hydraulic-diagnostics")
+        yield Finding("packages", Level.OK, f"hydraulic-diagnostics {own}, ray {ray}")
+
+
+def _config(settings: Settings) -> Iterator[Finding]:
+    versions = ConfigFile(settings.serve_config).read().weights
+    shown = ", ".join(f"version {version}: {weight:g} %" for version, weight in versions.items())
+    yield Finding("config", Level.OK, f"{settings.serve_config.name}, {shown}")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    if not settings.serve_config.is_file():
+        return
+    ports = ports_of(settings.serve_config, os.environ)
+    busy = [port for port in ports if taken(port)]
+    if not busy:
+        numbers = ", ".join(str(port.number) for port in ports)
+        yield Finding("ports", Level.OK, f"{numbers} are free; the service does not run here")
+        return
+    state = _state_of_service(ports[0]) if ports[0] in busy else None
+    if state is not None:
+        yield state
+        return
+    for port in busy:
+        yield Finding(
+            "ports",
+            Level.BROKEN,
+            f"expected port {port.number} to be free for {port.purpose}, found another process "
+            f"that listens on it: stop that process, or set {port.setting}",
+        )
+
+
+def _state_of_service(port: Port) -> Finding | None:
+    """Return whether our service, which has this port, is ready; None when it is another's."""
+    url = f"http://127.0.0.1:{port.number}"
+    try:
+        answer = httpx.get(f"{url}/health/ready", timeout=LIMIT_S)
+        is_ready = answer.json()["ready"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+    if is_ready:
+        return Finding("ports", Level.OK, f"the service runs on {url} and is ready")
+    return Finding(
+        "ports",
+        Level.WARNING,
+        f"the service runs on {url} and is not ready: wait, or see {url}/health/ready",
+    )
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    place = settings.var_dir
+    while not place.exists():
+        place = place.parent
+    free_gb = shutil.disk_usage(place).free / 1e9
+    level = Level.OK if free_gb >= LOW_GB else Level.WARNING
+    if not os.access(place, os.W_OK):
+        yield Finding(
+            "disk",
+            Level.BROKEN,
+            f"expected to be able to write in '{place}', found no right to: change its owner, or "
+            "set HYDRAULIC_VAR_DIR",
+        )
+    elif free_gb < LEAST_GB:
+        yield Finding(
+            "disk",
+            Level.BROKEN,
+            f"expected at least {LEAST_GB:g} GB free for '{settings.var_dir}', found "
+            f"{free_gb:.1f}: make room, or set HYDRAULIC_VAR_DIR",
+        )
+    else:
+        low = "" if level is Level.OK else ": make room before long"
+        yield Finding("disk", level, f"{free_gb:.1f} GB free for '{settings.var_dir}'{low}")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    if settings.dsn is not None:
+        address: str | None = settings.dsn.get_secret_value()
+    else:
+        address = running_server(embedded_directory(settings))
+    if address is None:
+        yield Finding(
+            "database", Level.OK, "the embedded server does not run; the service starts it"
+        )
+        return
+    secret = None
+    try:
+        secret = api_key(settings)
+    except HydraulicDiagnosticsError:
+        if settings.dsn is None:
+            yield Finding(
+                "key",
+                Level.WARNING,
+                f"expected an API key in '{settings.var_dir}', found none: start the service once, "
+                "or run `hydraulic keys create`",
+            )
+    facts, skew_s, key = asyncio.run(_read_database(address, secret))
+    edition = "" if facts.edition is None else f", edition {facts.edition}"
+    yield Finding("database", Level.OK, f"PostgreSQL {facts.version}{edition}")
+    yield _schema(facts)
+    yield _clock(skew_s)
+    if secret is not None and settings.api_key is None and facts.schema:
+        yield (
+            Finding("key", Level.OK, f"'{key.name}' with {', '.join(sorted(key.scopes))}")
+            if key is not None
+            else Finding(
+                "key",
+                Level.BROKEN,
+                "expected the key of the file api_key in the database, found it unknown or "
+                "revoked: create one with `hydraulic keys create`",
+            )
+        )
+
+
+async def _read_database(
+    address: str, secret: str | None
+) -> tuple[DatabaseFacts, float, KnownKey | None]:
+    """Return what the database is, its clock's lead over this one in seconds, and the key."""
+    store = Store(
+        address,
+        PoolLimits(max_size=1, acquire_timeout_s=LIMIT_S, command_timeout_s=LIMIT_S, retry_s=0.0),
+    )
+    try:
+        before = time.time()
+        facts = await store.facts()
+        skew_s = facts.clock_s - (before + time.time()) / 2
+        known = await store.find_key(hash_secret(secret)) if secret and facts.schema else None
+        return facts, skew_s, known
+    finally:
+        await store.close()
+
+
+def _schema(facts: DatabaseFacts) -> Finding:
+    if facts.schema > facts.expected:
+        return Finding(
+            "schema",
+            Level.BROKEN,
+            f"expected a schema of at most {facts.expected}, found {facts.schema}: a later version "
+            "of this project wrote it; run that one",
+        )
+    if facts.schema < facts.expected:
+        return Finding(
+            "schema",
+            Level.WARNING,
+            f"expected schema {facts.expected}, found {facts.schema or 'none'}: the next start of "
+            "the service migrates it; make a backup before",
+        )
+    return Finding("schema", Level.OK, f"revision {facts.schema}")
+
+
+def _clock(skew_s: float) -> Finding:
+    if abs(skew_s) <= SMALL_SKEW_S:
+        return Finding("clock", Level.OK, f"{abs(skew_s):.1f} s from the database's")
+    level = Level.WARNING if abs(skew_s) <= LARGEST_SKEW_S else Level.BROKEN
+    return Finding(
+        "clock",
+        level,
+        f"expected the clocks of this machine and the database within {SMALL_SKEW_S:g} s, found "
+        f"{abs(skew_s):.0f} s: synchronise both with NTP",
+    )
+
+
+def _weights() -> Iterator[Finding]:
+    directories = sorted(path.parent for path in _shipped().glob("*/checkpoint.json"))
+    for directory in directories:
+        read_manifest(directory)
+    names = ", ".join(directory.name for directory in directories)
+    yield Finding("weights", Level.OK, f"shipped versions {names} match their manifests")
+
+
+def _shipped() -> Path:
+    return PROJECT_DIR / "app" / "weights"

@@ -1,0 +1,275 @@
+"""`hydraulic readings import`: every form of file, rejected rows, and going on after kill -9."""
+
+import asyncio
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from app.cli import reading_files, readings
+from app.schemas.topology import parse_equipment
+from app.store.store import Store
+from app.store.windows import decode_window
+from tests.bench.readings_file import SENSORS, START, topology, write
+from tests.command_line import Done, hydraulic
+from tests.system import PROJECT_DIR
+
+ROWS = 4_000
+SECONDS = ROWS // SENSORS
+Import = Callable[..., Done]
+EQUIPMENT = parse_equipment(topology("bench-press"), "test")
+
+
+@pytest.fixture
+def dsn(database_dsn: str) -> str:
+    """A database with the machine of the file."""
+
+    async def register() -> None:
+        store = Store(database_dsn)
+        await store.migrate()
+        await store.put_equipment(EQUIPMENT)
+        await store.close()
+
+    asyncio.run(register())
+    return database_dsn
+
+
+@pytest.fixture
+def run(dsn: str) -> Import:
+    """The command for that database."""
+    return lambda *arguments: hydraulic(
+        "readings", "import", *map(str, arguments), "--dsn", dsn, "--json"
+    )
+
+
+def counts_of(done: Done) -> tuple[int, ...]:
+    found = json.loads(done.out)
+    return tuple(found[name] for name in ("accepted", "duplicates", "conflicts", "rejected"))
+
+
+def stored(dsn: str) -> np.ndarray:
+    """Return the grid of the first seconds of the file, by sensor."""
+
+    async def read() -> np.ndarray:
+        store = Store(dsn)
+        start = int(START.timestamp())
+        (window,) = await store.read_windows([("bench-press", start, SECONDS)])
+        await store.close()
+        return decode_window(window, EQUIPMENT)
+
+    return asyncio.run(read())
+
+
+def expected(path: Path) -> np.ndarray:
+    """Return the values of a long CSV file by sensor."""
+    with path.open() as file:
+        values = [float(row["value"]) for row in csv.DictReader(file)]
+    return np.asarray(values, np.float32).reshape(SECONDS, SENSORS).T
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_every_form_fills_the_store_with_the_same_grid(
+    run: Import, dsn: str, tmp_path: Path, ending: str, wide: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading_files, "PART_BYTES", 30_000)
+    monkeypatch.setattr(reading_files, "PART_VALUES", 700)
+    path, reference = tmp_path / f"r.{ending}", tmp_path / "reference.csv"
+    write(reference, ROWS)
+    write(path, ROWS, wide=wide)
+    machine = ["--equipment", "bench-press"] if wide else []
+    done = run(path, *machine)
+    assert (done.status, counts_of(done)) == (0, (ROWS, 0, 0, 0)), done
+    np.testing.assert_array_equal(stored(dsn), expected(reference))
+    assert counts_of(run(path, *machine)) == (0, ROWS, 0, 0)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([path.name, "reference.csv"])
+
+
+def test_rejected_rows_have_their_numbers_and_reasons_and_lose_no_good_one(
+    run: Import, dsn: str, tmp_path: Path
+):
+    path = tmp_path / "readings.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfsensor_id;time;value;note;equipment_id\r\n"
+        b"P0;2025-01-01T00:00:00Z;1.5;x;bench-press\r\n"
+        b"P0;2025-01-01T00:00:01;2;x;bench-press\r\n"
+        b"P1;noon;2;x;bench-press\r\n"
+        b"P1;2025-01-01T01:00:02+01:00;much;x;bench-press\r\n"
+        b"P99;2025-01-01T00:00:02Z;2;x;bench-press\r\n"
+        b"P1;2025-01-01T00:00:02Z;nan;x;bench-press\r\n"
+        b"P1;1999-01-01T00:00:02Z;2;x;bench-press\r\n"
+        b"P1;2025-01-01T00:00:02Z;2;x;mill\r\n"
+        b"\r\n"
+        b"P1;2025-01-01T00:00:02Z\r\n"
+        b"P2;2025-01-01T01:00:03+01:00;2.5;x;bench-press"
+    )
+    done = run(path)
+    assert (done.status, "found note: leave them out with --ignore note" in done.err) == (1, True)
+    done = run(path, "--ignore", "note")
+    assert (done.status, counts_of(done)) == (1, (2, 0, 0, 8))
+    values_SN = stored(dsn)
+    assert (values_SN[0, 0], values_SN[2, 3]) == (1.5, 2.5)
+    with (tmp_path / "readings.csv.rejected.csv").open() as file:
+        rejected = {int(row["row"]): row for row in csv.DictReader(file)}
+    for row, reason in {
+        3: "expected a time with its zone, found '2025-01-01T00:00:01': add Z for UTC",
+        4: "expected an ISO 8601 time such as 2025-01-01T00:00:00Z, found 'noon'",
+        5: "expected a number in column value, found 'much'",
+        6: "expected a sensor of 'bench-press', found 'P99'",
+        7: "expected a finite value, found nan",
+        9: "expected a registered equipment, found 'mill'",
+        11: "expected 5 columns, found 2",
+    }.items():
+        assert rejected[row]["reason"] == reason
+    assert rejected[8]["reason"].startswith("expected a time from 2000-01-01 to 5 minutes from now")
+    assert rejected[6]["text"] == "P99;2025-01-01T00:00:02Z;2;x;bench-press"
+    done = run(path, "--ignore", "note")
+    assert counts_of(done) == (0, 2, 0, 8)
+    assert len((tmp_path / "readings.csv.rejected.csv").read_text().splitlines()) == 9
+
+
+def test_rejected_rows_of_whole_parts_have_their_numbers(run: Import, tmp_path: Path):
+    path = tmp_path / "readings.parquet"
+    times = pa.array([datetime(2025, 1, 1, tzinfo=UTC)] * 3, pa.timestamp("ms", "UTC"))
+    table = pa.table({"sensor_id": ["P0", "X", "P1"], "time": times, "value": [1, 2, None]})
+    pa.parquet.write_table(table, path)
+    done = run(path, "--equipment", "bench-press")
+    assert counts_of(done) == (1, 0, 0, 2)
+    with (tmp_path / "readings.parquet.rejected.csv").open() as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("none.csv", None, [], "expected a file of readings at"),
+        ("bad.parquet", "no Parquet", [], "expected a CSV file with a header, or a Parquet file"),
+        ("a.csv", "when,what\n", [], "expected the columns equipment_id, sensor_id, time, value"),
+        ("b.csv", "time,P0\n", [], "expected a column equipment_id or --equipment, found neither"),
+        ("c.csv", "time,P0\n", ["--equipment", "mill"], "expected a registered machine"),
+        ("d.csv", "time,P0,X\n", ["--equipment", "bench-press"], "--ignore X"),
+        ("e.csv", "time,P0\n", ["--equipment", "bench-press", "--ignore", "Z"], "found no Z"),
+    ],
+)
+def test_file_that_is_no_file_of_readings_is_refused(
+    run: Import, tmp_path: Path, name: str, content: str | None, options: list[str], message: str
+):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    done = run(tmp_path / name, *options)
+    assert (done.status, done.out, message in done.err) == (1, "", True), done
+    assert "\n" not in done.err.strip()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_killed_import_goes_on_where_it_ended(dsn: str, tmp_path: Path, ending: str):
+    path, reference = tmp_path / f"r.{ending}", tmp_path / "reference.csv"
+    rows = 60 * ROWS
+    write(path, rows)
+    write(reference, rows)
+    code = (
+        "import sys\nfrom app.cli import main, reading_files\n"
+        "reading_files.PART_BYTES, reading_files.PART_VALUES = 100_000, 2_000\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "readings", "import", str(path), "--dsn", dsn, "--json"]
+    state = tmp_path / f"r.{ending}.import.json"
+    process = subprocess.Popen(
+        command, cwd=PROJECT_DIR, env=dict(os.environ), stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not state.exists() or json.loads(state.read_text())["counts"]["accepted"] < 10_000:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = json.loads(state.read_text())["counts"]["accepted"]
+    assert 10_000 <= before < rows
+    done = subprocess.run(
+        command, cwd=PROJECT_DIR, env=dict(os.environ), capture_output=True, text=True, check=True
+    )
+    counts = json.loads(done.stdout)
+    # of the part that was being written, readings may be stored already
+    assert counts["accepted"] + counts["duplicates"] == rows
+    assert counts["duplicates"] <= 4_000
+    assert not state.exists()
+    with reference.open() as file:
+        values = [float(row["value"]) for row in islice(csv.DictReader(file), ROWS)]
+    np.testing.assert_array_equal(
+        stored(dsn), np.asarray(values, np.float32).reshape(SECONDS, SENSORS).T
+    )
+
+
+def test_changed_file_and_restart_begin_at_the_start(
+    run: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading_files, "PART_BYTES", 30_000)
+    path = tmp_path / "r.csv"
+    write(path, ROWS)
+    commit = readings.Import._commit
+
+    def interrupt(self: readings.Import, *arguments: object) -> None:
+        commit(self, *arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(readings.Import, "_commit", interrupt)
+        done = run(path)
+        assert (done.status, "the same command goes on where this one ended" in done.err) == (
+            130,
+            True,
+        )
+    state = json.loads((tmp_path / "r.csv.import.json").read_text())
+    done = run(path, "--restart")
+    assert counts_of(done)[1] == state["counts"]["accepted"]
+
+
+def test_url_posts_to_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bodies: list[bytes] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, content=EQUIPMENT.model_dump_json())
+        bodies.append(request.content)
+        if len(bodies) == 1:
+            return httpx.Response(503, headers={"retry-after": "0"})
+        count = request.content.count(b"\n")
+        return httpx.Response(200, json={"accepted": count, "duplicates": 0, "rejected": []})
+
+    monkeypatch.setattr(
+        readings,
+        "service_client",
+        lambda *_: httpx.Client(transport=httpx.MockTransport(respond), base_url="http://test"),
+    )
+    path = tmp_path / "r.csv"
+    write(path, SENSORS)
+    done = hydraulic("readings", "import", str(path), "--url", "http://test")
+    assert (done.status, re.match(r"16 new readings, 0 stored before", done.out) is None) == (
+        0,
+        False,
+    )
+    line = json.loads(bodies[0].splitlines()[1])
+    assert line | {"value": 0} == {
+        "equipment_id": "bench-press",
+        "sensor_id": "P1",
+        "time": "2025-01-01T00:00:00.000000Z",
+        "value": 0,
+    }

@@ -1,0 +1,57 @@
+"""`hydraulic train start`: prepares windows, makes every fit, and writes the checkpoint.
+
+All fits run in one Ray session. Invariant: no Ray process that it started outlives it, and a
+checkpoint is written whole or not at all.
+"""
+
+from pathlib import Path
+
+from app.checkpoint import manifest as files
+from app.core.settings import Settings
+from train.config import TrainConfig
+from train.data.prepare import prepare
+from train.data.session import ray_session
+from train.fitting.progress import Progress
+from train.jobs.job import Job, check_free, run_job, storage_of
+from train.jobs.options import StartOptions
+from train.jobs.tracking import track
+
+
+def train(options: StartOptions, config: TrainConfig, command: str) -> int:
+    """Train, print where the checkpoint is, and return the exit status.
+
+    Args:
+        options: where the data and the checkpoint are.
+        config: of the training.
+        command: that the checkpoint records.
+    """
+    settings = Settings().at(options.dsn)
+    if options.out:
+        check_free(options.out)
+    with (
+        ray_session(config.max_workers),
+        Progress() as progress,
+        prepare(settings, config) as windows,
+    ):
+        design, machines = windows.equipment.design, windows.machines
+        name = design if config.design or len(machines) > 1 else machines[0]
+        out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
+        progress.say(
+            f"{len(windows)} windows of {len(machines)} machines of design {design}, "
+            f"{windows.group_W.max() + 1} groups, {int(windows.warm_up_W.sum())} warm-up windows, "
+            f"split {config.split}, {config.workers} workers"
+        )
+        storage = storage_of(settings.var_dir / "training" / "jobs", windows, config)
+        job = Job(windows, config, out, options.version or out.name, command, storage)
+        outcome = run_job(job, progress)
+    if not options.untracked:
+        run = track(outcome, config, out)
+        print(f"logged run {run.run_id} of experiment {run.experiment} to {run.store}")
+    print(f"wrote {out}: see {out / files.REPORT} and {out / 'model_card.md'}")
+    return 0
+
+
+def next_directory(parent: Path) -> Path:
+    """Return the directory in `parent` whose number follows the highest one there."""
+    numbers = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
+    return parent / str(max(numbers, default=0) + 1)
