@@ -28,6 +28,7 @@ TAGS = (
     {"name": "readings", "description": "Sensor readings of the machines"},
     {"name": "diagnoses", "description": "Health, condition and evidence of each component"},
     {"name": "models", "description": "Released versions, their traffic and comparisons of them"},
+    {"name": "keys", "description": "API keys and their scopes"},
 )
 SERVERS = ({"url": "/", "description": "the server that returned this document"},)
 
