@@ -119,7 +119,7 @@ def open_service(
     extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
     files = [PROJECT_DIR / name for name in args.equipment]
     declared = tuple(read_equipment(file.read_bytes(), file.name) for file in files)
-    registry = EquipmentRegistry(store, metrics, utc_now, declared)
+    registry = EquipmentRegistry(store, metrics, utc_now, declared, router)
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
@@ -142,6 +142,7 @@ async def prepare(store: Store, settings: Settings, declared: Sequence[Equipment
     """Migrate the schema, register the declared machines and create the first key.
 
     A machine that is registered stays as it is: its topology may have been changed over HTTP since.
+    One that was deleted stays deleted.
 
     Raises:
         StoreError: the store can't be reached, or refused.
@@ -149,7 +150,7 @@ async def prepare(store: Store, settings: Settings, declared: Sequence[Equipment
     """
     await store.migrate()
     for equipment in declared:
-        if await store.get_equipment(equipment.equipment_id) is None:
+        if await store.get_equipment(equipment.equipment_id, deleted=True) is None:
             await store.put_equipment(equipment)
     await ensure_first_key(store, settings)
 

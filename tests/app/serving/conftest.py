@@ -132,7 +132,7 @@ async def service(
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    registry = EquipmentRegistry(store, metrics, utc_now)
+    registry = EquipmentRegistry(store, metrics, utc_now, router=versions)
     made = Service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
