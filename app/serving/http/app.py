@@ -37,6 +37,7 @@ from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
 from app.serving.http.routes.health import Status, add_health_routes
 from app.serving.http.routes.keys import add_key_routes
+from app.serving.http.routes.labels import LabelService, add_label_routes
 from app.serving.http.routes.readings import ReadingSink, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.observability.metrics import Metrics
@@ -55,6 +56,7 @@ class Replica:
 
     authenticator: Authenticator
     registry: MachineRegistry
+    labels: LabelService
     diagnostics: DiagnosisService
     status: Status
     release_service: ReleaseBackend
@@ -91,6 +93,7 @@ def build_api(replica: Replica) -> ASGIApp:
     add_health_routes(api, replica.status, replica.metrics)
     add_equipment_routes(api, replica.registry, authenticator)
     add_reading_routes(api, replica.registry, authenticator)
+    add_label_routes(api, replica.labels, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
     add_release_routes(
         api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name

@@ -27,6 +27,7 @@ from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.label_store import LabelStore
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
@@ -123,6 +124,7 @@ def open_service(
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
+        labels=LabelStore(store, registry),
         router=router,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),
         status=Status(store, router, partial(prepare, store, settings, declared)),

@@ -92,7 +92,9 @@ async def test_deleted_machine_is_not_served_until_it_is_registered_again(
     assert kind_of(await client.delete("/v1/equipment/press-1")) == (404, "deleted-equipment")
     history = await client.get("/v1/equipment/press-1/diagnoses")
     assert len(history.json()["diagnoses"]) == 2
-    assert kind_of(await client.get("/v1/equipment/nobody/diagnoses"))[0] == 404
+    labels = await client.get("/v1/equipment/press-1/labels")
+    assert len(labels.json()["labels"]) == 1
+    assert kind_of(await client.get("/v1/equipment/nobody/labels"))[0] == 404
 
     restored = await client.put("/v1/equipment/press-1", json=body_of(make_machine()))
     assert (restored.status_code, restored.json()["restored"]) == (200, True)
