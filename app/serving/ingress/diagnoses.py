@@ -239,7 +239,7 @@ class Diagnostics:
         after: tuple[datetime, str] | None = None,
     ) -> Sequence[bytes]:
         """Return a machine's diagnoses whose window ends in the interval, as JSON, newest first."""
-        await self._parts.registry.check_known(equipment_id)
+        await self._parts.registry.known_topology(equipment_id)
         await self._write_queue.flush()
         return await self._parts.store.diagnosis_history(equipment_id, *interval, limit, after)
 

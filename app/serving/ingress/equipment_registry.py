@@ -157,16 +157,19 @@ class EquipmentRegistry:
         """List registered machines in the order of ids, from the one after an id."""
         return await self._store.equipment_page(limit, after, design=design, site=site)
 
-    async def check_known(self, equipment_id: str) -> None:
-        """Check that a machine is registered or was deleted, so that its history can be read.
+    async def known_topology(self, equipment_id: str) -> Equipment:
+        """Return the topology of a machine that is registered or was deleted, for its history.
 
         Raises:
             UnknownEquipment: it is neither.
         """
         try:
-            await self.topology(equipment_id)
+            return await self.topology(equipment_id)
         except DeletedEquipment:
-            return
+            record = await self._store.get_equipment(equipment_id, deleted=True)
+        if record is None:
+            raise UnknownEquipment(equipment_id)
+        return record.equipment
 
     async def topology(self, equipment_id: str, *, any_age: bool = False) -> Equipment:
         """Return a registered machine's topology.

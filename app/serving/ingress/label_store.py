@@ -125,7 +125,7 @@ class LabelStore:
         Raises:
             UnknownEquipment: the equipment is neither registered nor deleted.
         """
-        await self._registry.check_known(equipment_id)
+        await self._registry.known_topology(equipment_id)
         start, end = (None if at is None else (at - EPOCH) // MICROSECOND for at in interval)
         bounds = {"start_us": start, "end_us": end}
         rows = await self._store.read_labels(
@@ -145,7 +145,7 @@ class LabelStore:
         Raises:
             UnknownEquipment: the equipment is neither registered nor deleted.
         """
-        await self._registry.check_known(equipment_id)
+        await self._registry.known_topology(equipment_id)
         return await self._store.delete_labels(equipment_id, start, end, component_id)
 
 
