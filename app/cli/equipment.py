@@ -16,6 +16,7 @@ from app.core.errors import InputError, TopologyError, UnknownEquipment
 from app.core.settings import Settings
 from app.schemas.equipment import Equipment
 from app.schemas.topology import read_equipment
+from app.store.equipment import Put
 from app.store.store import Store, open_store
 
 commands = command_group("Register, list, check and draw machines.")
@@ -66,11 +67,11 @@ def register(files: Files, dsn: Dsn = None) -> None:
     """Register machines, or replace their topologies; nothing is written when a file has errors."""
     machines = [read_topology(path) for path in files]
 
-    async def put(store: Store) -> list[bool]:
+    async def put(store: Store) -> list[Put]:
         return [await store.put_equipment(machine) for machine in machines]
 
-    for machine, is_new in zip(machines, asyncio.run(with_store(dsn, put)), strict=True):
-        word = "registered" if is_new else "replaced"
+    for machine, done in zip(machines, asyncio.run(with_store(dsn, put)), strict=True):
+        word = "registered" if done.created else "restored" if done.restored else "replaced"
         typer.echo(
             f"{word} {machine.equipment_id}: {len(machine.components)} components, "
             f"{len(machine.sensors)} sensors"

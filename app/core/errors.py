@@ -7,11 +7,13 @@ HydraulicDiagnosticsError
 │   └── WindowError           a window that can't be diagnosed
 ├── UnknownError              the request names something that does not exist
 │   ├── UnknownEquipment
+│   │   └── DeletedEquipment  it was deleted; registering it again restores it
 │   ├── UnknownDiagnosis
 │   └── UnknownVersion
 ├── AccessError               the caller lacks access
 │   ├── Unauthenticated
 │   └── Forbidden
+├── ConflictError             what is stored does not allow the change
 ├── LimitExceeded             a body, batch or graph is larger than the service accepts
 ├── DeadlineExceeded          the request takes longer than the service works on one
 ├── CheckpointError           a checkpoint can't be read or its parts do not fit
@@ -25,6 +27,8 @@ HydraulicDiagnosticsError
 
 A message says what was expected, what was found and what to do; fields hold its parts.
 """
+
+from datetime import datetime
 
 _LISTED_FINDINGS = 5
 
@@ -90,6 +94,27 @@ class UnknownEquipment(UnknownError):
         self.equipment_id = equipment_id
 
 
+class DeletedEquipment(UnknownEquipment):
+    """The equipment was deleted.
+
+    Args:
+        equipment_id: of the equipment.
+        deleted_at: when, UTC.
+    """
+
+    def __init__(self, equipment_id: str, deleted_at: datetime) -> None:
+        HydraulicDiagnosticsError.__init__(
+            self,
+            f"expected a registered equipment, found '{equipment_id}', which was deleted at "
+            f"{deleted_at.isoformat(timespec='seconds')}: register its topology again with "
+            f"PUT /v1/equipment/{equipment_id} to restore it with its readings, diagnoses and "
+            "labels",
+            "equipment_id",
+        )
+        self.equipment_id = equipment_id
+        self.deleted_at = deleted_at
+
+
 class UnknownDiagnosis(UnknownError):
     """No diagnosis is stored under this id."""
 
@@ -108,6 +133,10 @@ class Unauthenticated(AccessError):
 
 class Forbidden(AccessError):
     """The API key lacks the required scope."""
+
+
+class ConflictError(HydraulicDiagnosticsError):
+    """What is stored does not allow the change."""
 
 
 class LimitExceeded(HydraulicDiagnosticsError):

@@ -8,10 +8,13 @@ Invariant: an `Equipment` never changes; equal topologies have the same `revisio
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import date, datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.schemas.times import StrictTime
 
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "pressure": ("bar", "kPa", "MPa", "psi"),
@@ -49,6 +52,7 @@ MEDIA: tuple[str, ...] = (
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_PRINTABLE)]
 Evidence = Literal["forward", "both", "none"]
 T = TypeVar("T")
 
@@ -116,6 +120,34 @@ class Connection(BaseModel):
     evidence: Evidence = "both"
 
 
+class OperatingHours(BaseModel):
+    """What a machine's counter of operating hours showed at a time."""
+
+    model_config = _STRICT
+
+    value_h: Annotated[float, Field(ge=0.0, le=1e7, allow_inf_nan=False)]
+    as_of: StrictTime
+
+
+class Metadata(BaseModel):
+    """What is known of a machine beside its topology; all of it is optional.
+
+    A change of it is no change of the topology: the revision stays, and so do cached responses.
+    """
+
+    model_config = _STRICT
+
+    manufacturer: Name | None = None
+    model: Name | None = None
+    serial_number: Name | None = None
+    site: Name | None = None
+    commissioned: date | None = None
+    operating_hours: OperatingHours | None = None
+
+
+METADATA = tuple(Metadata.model_fields)
+
+
 class PlacedSensor(NamedTuple):
     """A sensor and the position of its component in `Equipment.components`."""
 
@@ -123,15 +155,8 @@ class PlacedSensor(NamedTuple):
     sensor: Sensor
 
 
-class Equipment(BaseModel):
-    """One machine: its graph, its sensors and the window of a diagnosis.
-
-    Machines of one `design` share a checkpoint's sensor references and grades. `cycle_s` is the
-    period of a machine that repeats a cycle; cycles start at whole multiples of it since
-    1970-01-01T00:00Z, and a diagnosis of "now" uses the last complete one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+class _Topology(BaseModel):
+    model_config = _STRICT
 
     equipment_id: Identifier
     name: Annotated[str, StringConstraints(max_length=200, pattern=_PRINTABLE)] = ""
@@ -142,6 +167,22 @@ class Equipment(BaseModel):
     window_s: Annotated[float, Field(gt=0, le=31_536_000)]
     steps: Annotated[int, Field(ge=2, le=1_000)]
     cycle_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+
+
+class Equipment(Metadata, _Topology):  # in this order metadata comes last
+    """One machine: its graph, its sensors, the window of a diagnosis, and metadata.
+
+    Machines of one `design` share a checkpoint's sensor references and grades. `cycle_s` is the
+    period of a machine that repeats a cycle; cycles start at whole multiples of it since
+    1970-01-01T00:00Z, and a diagnosis of "now" uses the last complete one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is known of the machine beside its topology."""
+        return Metadata.model_construct(**{name: getattr(self, name) for name in METADATA})
 
     @cached_property
     def sensors(self) -> tuple[PlacedSensor, ...]:
@@ -174,13 +215,14 @@ class Equipment(BaseModel):
 
     @cached_property
     def revision(self) -> str:
-        """SHA-256 of the canonical JSON: equal for equal topologies."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the canonical JSON without metadata: equal for equal topologies."""
+        topology = self.model_dump(mode="json", exclude=set(METADATA))
+        canonical = json.dumps(topology, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def structure(self) -> bytes:
-        """Return the topology as JSON without the id and name of the machine."""
-        return self.model_dump_json(exclude={"equipment_id", "name"}).encode()
+        """Return the topology as JSON without the id, name and metadata of the machine."""
+        return self.model_dump_json(exclude={"equipment_id", "name", *METADATA}).encode()
 
     @cached_property
     def structure_digest(self) -> str:
@@ -257,3 +299,18 @@ class Equipment(BaseModel):
             if connection.evidence == "both":
                 targets[target].add(source)
         return tuple(map(frozenset, targets))
+
+
+class _Registered(BaseModel):
+    equipment_id: str
+    name: str
+    design: str
+    components: int
+    sensors: int
+    revision: str
+    registered_at: datetime
+    updated_at: datetime
+
+
+class EquipmentSummary(Metadata, _Registered):
+    """One registered equipment in a list: its metadata, and the size of its topology."""

@@ -23,3 +23,17 @@ def _no_number(value: object) -> object:
 
 AwareTime = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 """A time with its zone: ISO 8601 text, in Python also a datetime."""
+
+
+def _time_of(value: object) -> object:
+    # in strict mode pydantic takes no text from a validator before it
+    if not isinstance(_no_number(value), str):
+        return value
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return _no_number(None)
+
+
+StrictTime = Annotated[AwareDatetime, BeforeValidator(_time_of)]
+"""The same where a document is validated in strict mode."""

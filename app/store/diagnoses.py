@@ -43,17 +43,25 @@ class DiagnosisRepository(Repository):
         return None if body is None else body.encode()
 
     async def diagnosis_history(
-        self, equipment_id: str, start: datetime | None, end: datetime | None, limit: int
+        self,
+        equipment_id: str,
+        start: datetime | None,
+        end: datetime | None,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
     ) -> list[bytes]:
-        """Return diagnoses of an equipment as JSON, newest first.
+        """Return diagnoses of an equipment as JSON, by window end and id, both falling.
 
         Args:
             equipment_id: need not be registered.
             start: windows that end at or after this time; None for all.
             end: windows that end before this time; None for all.
             limit: most diagnoses to return.
+            after: window end and id of the diagnosis before the first; None for the start.
         """
-        rows = await self._database.fetch("diagnosis_history", equipment_id, start, end, limit)
+        rows = await self._database.fetch(
+            "diagnosis_history", equipment_id, start, end, limit, *(after or (None, None))
+        )
         return [row["body"].encode() for row in rows]
 
 

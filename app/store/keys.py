@@ -6,6 +6,7 @@ mode 0600, before the store gets its hash.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -18,17 +19,18 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from app.core.errors import ConflictError, InputError, StoreError, UnknownError
 from app.core.file_locks import open_lock, try_lock
 from app.core.settings import Settings
 from app.store.partitions import Repository
-from app.store.pool import first_value
+from app.store.pool import Session, first_value, queries
 
 logger = logging.getLogger(__name__)
 
 FIRST_KEY_FILE = "api_key"
 LOCK_POLL_S = 0.05
 
-Scope = Literal["read", "ingest", "diagnose", "admin"]
+Scope = Literal["read", "ingest", "label", "diagnose", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 PREFIX = "hd_"
@@ -36,16 +38,22 @@ _SHOWN = len(PREFIX) + 6
 
 
 class ApiKey(BaseModel):
-    """A key without its secret; `shown` is the start of the secret, to recognise a key."""
+    """A key without its secret.
+
+    `shown` is the start of the secret, to recognise a key. `revoked_at` may be in the future.
+    `last_used_at` is at most about a minute older than the last use.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key_id: int
     name: str
     shown: str
-    scopes: tuple[str, ...]
+    scopes: tuple[Scope, ...]
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
 
 
 class CreatedKey(BaseModel):
@@ -78,7 +86,11 @@ class KeyRepository(Repository):
     """API keys."""
 
     async def create_key(
-        self, name: str, scopes: Sequence[str], secret: str | None = None
+        self,
+        name: str,
+        scopes: Sequence[str],
+        secret: str | None = None,
+        expires_at: datetime | None = None,
     ) -> CreatedKey:
         """Create a key.
 
@@ -86,33 +98,124 @@ class KeyRepository(Repository):
             name: of the owner.
             scopes: at least one of `SCOPES`.
             secret: from `new_secret`, if the caller has already saved it; default: a new one.
+            expires_at: until when it is accepted; None without end.
 
         Raises:
+            ConflictError: a key that is not revoked has this name.
             StoreError: a scope is unknown.
         """
-        secret = secret or new_secret()
-        digest = bytes.fromhex(hash_secret(secret))
-        rows = await self._database.once(
-            "create_key", name, secret[:_SHOWN], digest, sorted(set(scopes))
-        )
-        return CreatedKey(key=ApiKey(**rows[0]), secret=secret)
+        async with self._database.session() as session:
+            return await _create(session, name, scopes, secret, expires_at)
 
     async def find_key(self, secret_hash: str) -> KnownKey | None:
-        """Return the key with this SHA-256 in hexadecimal; None if unknown or revoked."""
-        rows = await self._database.fetch("find_key", bytes.fromhex(secret_hash))
-        return KnownKey(rows[0]["name"], frozenset(rows[0]["scopes"])) if rows else None
+        """Return the key with this SHA-256 in hexadecimal; None if unknown, revoked or expired."""
+        digest = bytes.fromhex(secret_hash)
+        rows = await self._database.fetch("find_key", digest)
+        if not rows:
+            return None
+        if rows[0]["is_noted_late"]:
+            with contextlib.suppress(StoreError):  # such as a database that only reads
+                await self._database.once("note_key_use", digest)
+        return KnownKey(rows[0]["name"], frozenset(rows[0]["scopes"]))
 
     async def revoke_key(self, key_id: int) -> bool:
-        """Revoke a key for good; return whether it exists."""
+        """Revoke a key for good, even the last one; return whether it exists."""
         return bool(await self._database.fetch("revoke_key", key_id))
 
+    async def revoke_key_of(self, name: str) -> None:
+        """Revoke the key of a name for good.
+
+        Raises:
+            UnknownError: no key in force has this name.
+            ConflictError: it is the last one with the scope admin.
+        """
+        named = queries()
+        async with self._database.session() as session, session.transaction():
+            await session.execute(named["lock_keys"])
+            if await session.fetchval(named["is_last_admin"], name):
+                raise ConflictError(
+                    f"expected another key with scope 'admin' beside '{name}', found none: create "
+                    "one first, or rotate this one",
+                    "name",
+                )
+            if not await session.fetch(named["retire_key"], name, 0.0):
+                raise _unknown(name)
+
+    async def rotate_key(
+        self, name: str, expires_at: datetime | None, overlap_s: float, now: datetime
+    ) -> CreatedKey:
+        """Replace the secret of a key.
+
+        Args:
+            name: of the key.
+            expires_at: of the new secret; None for that of the old one.
+            overlap_s: for how long the old secret is accepted beside the new one.
+            now: UTC.
+
+        Raises:
+            UnknownError: no key in force has this name.
+            InputError: the old key has expired, and no new expiry is given.
+        """
+        named = queries()
+        async with self._database.session() as session, session.transaction():
+            await session.execute(named["lock_keys"])
+            old = await session.fetchrow(named["retire_key"], name, overlap_s)
+            if old is None:
+                raise _unknown(name)
+            expires_at = expires_at or old["expires_at"]
+            if expires_at is not None and expires_at <= now:
+                raise InputError(
+                    f"expected an expiry after now, found that '{name}' expired at "
+                    f"{expires_at.isoformat(timespec='seconds')}: give a later one as `expires`",
+                    "expires",
+                )
+            return await _create(session, name, old["scopes"], None, expires_at)
+
     async def list_keys(self) -> list[ApiKey]:
-        """Return all keys, including revoked ones, oldest first."""
+        """Return all keys, also revoked and expired ones, oldest first."""
         return [ApiKey(**row) for row in await self._database.fetch("list_keys")]
+
+    async def key_page(self, limit: int, after: int = 0) -> list[ApiKey]:
+        """Return the first of these keys after a key id."""
+        return [ApiKey(**row) for row in await self._database.fetch("key_page", after, limit)]
 
     async def any_key(self) -> bool:
         """Return whether a key exists that is not revoked."""
         return bool(first_value(await self._database.fetch("any_key")))
+
+
+async def _create(
+    session: Session,
+    name: str,
+    scopes: Sequence[str],
+    secret: str | None,
+    expires_at: datetime | None,
+) -> CreatedKey:
+    secret = secret or new_secret()
+    digest = bytes.fromhex(hash_secret(secret))
+    row = await session.fetchrow(
+        queries()["create_key"],
+        name,
+        secret[:_SHOWN],
+        digest,
+        sorted(set(scopes)),
+        expires_at,
+    )
+    if row is None:
+        raise ConflictError(
+            f"expected a name that no key in force has, found '{name}': choose another name, or "
+            "rotate or revoke that key",
+            "name",
+        )
+    return CreatedKey(key=ApiKey(**row), secret=secret)
+
+
+def _unknown(name: str) -> UnknownError:
+    return UnknownError(
+        f"expected the name of a key that is not revoked, found '{name}': list the keys with "
+        "GET /v1/keys",
+        "name",
+    )
 
 
 async def ensure_first_key(store: KeyRepository, settings: Settings) -> None:

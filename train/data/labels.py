@@ -1,7 +1,7 @@
 """Derive labelled windows from labelled intervals: grade, health, degradation rate and RUL.
 
 Pure. Invariant: a window has a grade or a labelled health only where one interval of the component
-contains the whole window, and a RUL only where its end lies in a run to failure.
+contains the whole window, and a RUL only where its end lies in an interval with a remaining life.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,8 +77,9 @@ def label_windows(
     """Return the labelled windows of a machine.
 
     In an interval with a grade or a health, windows follow each other without overlap from its
-    start. In a run to failure, one window ends at each stride, counted back from the last bin of
-    interval and history; it may begin before both, but at least a fifth of its bins lie in them.
+    start. In a run to failure, or an interval with a remaining life at its end, one window ends at
+    each stride, counted back from the last bin of interval and history; it may begin before both,
+    but at least a fifth of its bins lie in them.
     Its labels are those at its end: RUL is the time to failure, capped; health is RUL / cap; the
     rate is 1000 h / cap while RUL is below the cap, else 0 (piecewise-linear RUL: Heimes,
     "Recurrent neural networks for remaining useful life estimation", 2008).
@@ -97,9 +98,9 @@ def label_windows(
         The windows with at least one label.
 
     Raises:
-        InputError: a label has an unknown component or grade, or not exactly one of grade, health
-            and run to failure; labels of a component overlap; or the stride is no multiple of the
-            grid.
+        InputError: a label has an unknown component or grade, or not exactly one of grade, health,
+            remaining life and run to failure; labels of a component overlap; or the stride is no
+            multiple of the grid.
     """
     grid_us, window_us = equipment.grid_us, equipment.bins * equipment.grid_us
     stride_us = window_us if stride_s is None else round(stride_s * 1e6)
@@ -113,7 +114,7 @@ def label_windows(
     starts: set[int] = set()
     for intervals in rows.values():
         for each in intervals:
-            if not each.run_to_failure:
+            if not _has_rul(each):
                 starts.update(range(each.start_us, each.end_us - window_us + 1, window_us))
                 continue
             begin = each.start_us if history is None else max(each.start_us, history.start_us)
@@ -202,11 +203,13 @@ def _by_component(
                 "topology",
                 "component_id",
             )
-        if (label.grade is not None) + (label.health is not None) + label.run_to_failure != 1:
+        kinds = (label.grade, label.health, label.rul_h, label.run_to_failure or None)
+        if sum(kind is not None for kind in kinds) != 1:
             raise InputError(
-                f"expected a label of '{label.component_id}' with a grade, a health or a run to "
-                f"failure, found grade {label.grade}, health {label.health}, run to failure "
-                f"{label.run_to_failure}: give exactly one",
+                f"expected a label of '{label.component_id}' with a grade, a health, a remaining "
+                f"life or a run to failure, found grade {label.grade}, health {label.health}, "
+                f"remaining life {label.rul_h}, run to failure {label.run_to_failure}: give "
+                "exactly one",
                 "grade",
             )
         rows[label.component_id].append(label)
@@ -230,7 +233,8 @@ def _label(
     start_I = np.array([label.start_us for label in labels])
     end_I = np.array([label.end_us for label in labels])
     stable_I = np.array([label.stable for label in labels])
-    run_I = np.array([label.run_to_failure for label in labels])
+    run_I = np.array([_has_rul(label) for label in labels])
+    left_I = np.array([label.rul_h or 0.0 for label in labels])
     health_of_K = np.array([*(grade.health for grade in component.grades), np.nan])
     labelled_I = np.array([np.nan if label.health is None else label.health for label in labels])
     health_I = np.where(grade_I >= 0, health_of_K[grade_I], labelled_I)
@@ -240,13 +244,18 @@ def _label(
     inside_W = (at_W >= 0) & (end_W <= end_I[at_W])
     run_W = inside_W & run_I[at_W] & (5 * age_W >= window_us)
     graded_W = inside_W & ~run_I[at_W] & (age_W >= window_us)
-    rul_h = np.minimum((end_I[at_W] - end_W)[run_W] / HOUR_US, cap_h)
+    rul_h = np.minimum(((end_I[at_W] - end_W) / HOUR_US + left_I[at_W])[run_W], cap_h)
     found.rul_WV[run_W, number] = rul_h
     found.health_WV[run_W, number] = rul_h / cap_h
     found.rate_WV[run_W, number] = np.where(rul_h < cap_h, 1000.0 / cap_h, 0.0)
     found.grade_WV[graded_W, number] = grade_I[at_W][graded_W]
     found.health_WV[graded_W, number] = health_I[at_W][graded_W]
     found.stable_W[run_W | graded_W] &= stable_I[at_W][run_W | graded_W]
+
+
+def _has_rul(label: ConditionLabel) -> bool:
+    """Return whether a label gives the remaining life at each of its times."""
+    return label.run_to_failure or label.rul_h is not None
 
 
 def _check_apart(component_id: str, intervals: Sequence[ConditionLabel]) -> None:

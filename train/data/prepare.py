@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.settings import Settings
 from app.features.binning import Floats
-from app.schemas.equipment import Equipment
+from app.schemas.equipment import METADATA, Equipment
 from app.store.store import Store, open_store
 from app.store.windows import decode_window
 from train.config import TrainConfig
@@ -212,7 +212,9 @@ async def _machines(store: Store, pattern: str | None, design: str | None) -> li
 def _difference(first: Equipment, other: Equipment) -> str:
     one, two = first.model_dump(mode="json"), other.model_dump(mode="json")
     return next(
-        name for name in one if name not in {"equipment_id", "name"} and one[name] != two[name]
+        name
+        for name in one
+        if name not in {"equipment_id", "name", *METADATA} and one[name] != two[name]
     )
 
 

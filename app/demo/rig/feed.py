@@ -159,7 +159,8 @@ class LiveFeed:
 
     async def _register(self) -> None:
         await self._store.migrate()
-        if await self._store.get_equipment(self._equipment.equipment_id) is None:
+        equipment_id = self._equipment.equipment_id
+        if await self._store.get_equipment(equipment_id, deleted=True) is None:
             await self._store.put_equipment(self._equipment)
 
     async def _write(self, start_s: int, end_s: int) -> None:

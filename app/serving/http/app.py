@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
@@ -35,6 +36,8 @@ from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_ro
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
 from app.serving.http.routes.health import Status, add_health_routes
+from app.serving.http.routes.keys import add_key_routes
+from app.serving.http.routes.labels import LabelService, add_label_routes
 from app.serving.http.routes.readings import ReadingSink, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.observability.metrics import Metrics
@@ -53,6 +56,7 @@ class Replica:
 
     authenticator: Authenticator
     registry: MachineRegistry
+    labels: LabelService
     diagnostics: DiagnosisService
     status: Status
     release_service: ReleaseBackend
@@ -89,11 +93,13 @@ def build_api(replica: Replica) -> ASGIApp:
     add_health_routes(api, replica.status, replica.metrics)
     add_equipment_routes(api, replica.registry, authenticator)
     add_reading_routes(api, replica.registry, authenticator)
+    add_label_routes(api, replica.labels, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
     add_release_routes(
         api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name
     )
     add_experiment_routes(api, replica.store, authenticator)
+    add_key_routes(api, replica.store, authenticator, lambda: datetime.now(UTC))
 
     @api.get("/", include_in_schema=False)
     async def root() -> Response:

@@ -26,8 +26,10 @@ TAGS = (
     {"name": "health", "description": "Probes and metrics; they need no API key"},
     {"name": "equipment", "description": "Machines: their topology and what is known about them"},
     {"name": "readings", "description": "Sensor readings of the machines"},
+    {"name": "labels", "description": "What is known of components, for training"},
     {"name": "diagnoses", "description": "Health, condition and evidence of each component"},
     {"name": "models", "description": "Released versions, their traffic and comparisons of them"},
+    {"name": "keys", "description": "API keys and their scopes"},
 )
 SERVERS = ({"url": "/", "description": "the server that returned this document"},)
 

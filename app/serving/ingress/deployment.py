@@ -27,6 +27,7 @@ from app.serving.ingress.batch import DiagnosisParts
 from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.label_store import LabelStore
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
@@ -119,10 +120,11 @@ def open_service(
     extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
     files = [PROJECT_DIR / name for name in args.equipment]
     declared = tuple(read_equipment(file.read_bytes(), file.name) for file in files)
-    registry = EquipmentRegistry(store, metrics, utc_now, declared)
+    registry = EquipmentRegistry(store, metrics, utc_now, declared, router)
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
+        labels=LabelStore(store, registry),
         router=router,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),
         status=Status(store, router, partial(prepare, store, settings, declared)),
@@ -142,6 +144,7 @@ async def prepare(store: Store, settings: Settings, declared: Sequence[Equipment
     """Migrate the schema, register the declared machines and create the first key.
 
     A machine that is registered stays as it is: its topology may have been changed over HTTP since.
+    One that was deleted stays deleted.
 
     Raises:
         StoreError: the store can't be reached, or refused.
@@ -149,7 +152,7 @@ async def prepare(store: Store, settings: Settings, declared: Sequence[Equipment
     """
     await store.migrate()
     for equipment in declared:
-        if await store.get_equipment(equipment.equipment_id) is None:
+        if await store.get_equipment(equipment.equipment_id, deleted=True) is None:
             await store.put_equipment(equipment)
     await ensure_first_key(store, settings)
 

@@ -255,12 +255,16 @@ class Diagnostics:
         return body
 
     async def history(
-        self, equipment_id: str, interval: tuple[datetime | None, datetime | None], limit: int
+        self,
+        equipment_id: str,
+        interval: tuple[datetime | None, datetime | None],
+        limit: int,
+        after: tuple[datetime, str] | None = None,
     ) -> Sequence[bytes]:
         """Return a machine's diagnoses whose window ends in the interval, as JSON, newest first."""
-        await self._parts.registry.topology(equipment_id)
+        await self._parts.registry.known_topology(equipment_id)
         await self._write_queue.flush()
-        return await self._parts.store.diagnosis_history(equipment_id, *interval, limit)
+        return await self._parts.store.diagnosis_history(equipment_id, *interval, limit, after)
 
 
 def _key_of(item: BatchItem) -> ResponseKey:

@@ -7,19 +7,29 @@ diagnoses of stored readings, and within `TOPOLOGY_CACHE_S` elsewhere. A known t
 while the database is away.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from app.core.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
-from app.schemas.equipment import Equipment
+from app.core.errors import (
+    DeletedEquipment,
+    HydraulicDiagnosticsError,
+    InputError,
+    ModelUnavailable,
+    StoreError,
+    UnknownEquipment,
+)
+from app.schemas.equipment import Equipment, EquipmentSummary
+from app.schemas.places import some_of
 from app.schemas.readings import IngestAnswer
-from app.schemas.topology import lint, read_equipment
-from app.serving.http.routes.equipment import EquipmentSummary, PutAnswer
+from app.schemas.topology import Finding, lint, read_equipment
+from app.serving.http.routes.equipment import PurgeAnswer, PutAnswer
 from app.serving.ingress.ingest import parse_readings
+from app.serving.ingress.version_router import VersionRouter
 from app.serving.observability.metrics import Metrics
 from app.store.readings import Ingested, Readings
 from app.store.store import Store
@@ -28,6 +38,8 @@ TOPOLOGY_CACHE_S = 5.0
 MAX_TOPOLOGIES = 20_000
 """About 5 KB each: machines that differ only in id and name share the rest."""
 MAX_STRUCTURES = 1_000
+PURGE_S = 15.0
+"""How long one request purges; a larger machine needs several."""
 RETRY_S = 5.0
 """How long a known topology is used before a database that was away is tried again."""
 
@@ -35,10 +47,17 @@ TopologyOrError = Equipment | HydraulicDiagnosticsError
 
 
 class _Entry(NamedTuple):
-    """A topology, None for a machine that is not registered, and until when it is fresh."""
+    """A machine's topology or when it was deleted, neither if it is unknown, and until when."""
 
     fresh_until: float
     equipment: Equipment | None
+    deleted_at: datetime | None
+
+    def outcome(self, equipment_id: str) -> Equipment | UnknownEquipment:
+        """Return the topology, or a new error."""
+        if self.deleted_at is not None:
+            return DeletedEquipment(equipment_id, self.deleted_at)
+        return self.equipment or UnknownEquipment(equipment_id)
 
 
 class EquipmentRegistry:
@@ -50,6 +69,7 @@ class EquipmentRegistry:
         now: UTC clock.
         declared: machines of the configuration, which serve also if the database was away from the
             start.
+        router: the released versions; None without any.
     """
 
     def __init__(
@@ -58,23 +78,30 @@ class EquipmentRegistry:
         metrics: Metrics,
         now: Callable[[], datetime],
         declared: Sequence[Equipment] = (),
+        router: VersionRouter | None = None,
     ) -> None:
         self._store = store
+        self._router = router
         self._metrics = metrics
         self._now = now
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
         self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
         self._lookups: list[set[str]] = []
-        """Of each statement that runs, the machines registered here meanwhile."""
+        """Of each statement that runs, the machines registered or deleted here meanwhile."""
         self._on_change: Callable[[str], None] = lambda _: None
 
     def when_changed(self, callback: Callable[[str], None]) -> None:
         """Call back with the id of a machine whenever its topology or readings arrive here."""
         self._on_change = callback
 
-    async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
-        """Register a topology.
+    async def put(self, equipment_id: str, body: bytes, actor: str = "") -> PutAnswer:
+        """Register a topology; restore a deleted machine.
+
+        Args:
+            equipment_id: of the path.
+            body: YAML or JSON.
+            actor: recorded when the machine is restored.
 
         Raises:
             TopologyError: the linter found errors.
@@ -87,33 +114,62 @@ class EquipmentRegistry:
                 f"'{equipment.equipment_id}': make them equal",
                 "equipment_id",
             )
-        created = await self._store.put_equipment(equipment)
-        self._remember(equipment_id, equipment)
-        for registered in self._lookups:
-            registered.add(equipment_id)
-        self._on_change(equipment_id)
+        put = await self._store.put_equipment(equipment, actor)
+        self._change(equipment_id, equipment)
+        warnings = [finding for finding in lint(equipment) if finding.severity == "warning"]
+        unknown = _untrained(equipment, await self._trained_sensors(equipment.design))
         return PutAnswer(
             equipment_id=equipment_id,
-            created=created,
+            created=put.created,
+            restored=put.restored,
             revision=equipment.revision,
-            findings=tuple(finding for finding in lint(equipment) if finding.severity == "warning"),
+            findings=(*warnings, *unknown),
         )
 
-    async def summaries(self) -> list[EquipmentSummary]:
-        """List the registered machines."""
-        return [
-            EquipmentSummary(
-                equipment_id=record.equipment.equipment_id,
-                name=record.equipment.name,
-                design=record.equipment.design,
-                components=len(record.equipment.components),
-                sensors=len(record.equipment.sensors),
-                revision=record.revision,
-                registered_at=record.registered_at,
-                updated_at=record.updated_at,
-            )
-            for record in await self._store.list_equipment()
-        ]
+    async def delete(self, equipment_id: str, actor: str) -> datetime:
+        """Delete a machine; its rows stay. Returns when.
+
+        Raises:
+            UnknownEquipment: it is not registered; DeletedEquipment if it was deleted before.
+        """
+        deleted_at = await self._store.delete_equipment(equipment_id, actor)
+        if deleted_at is None:
+            found = (await self.renew([equipment_id]))[equipment_id]
+            raise found if isinstance(found, Exception) else UnknownEquipment(equipment_id)
+        self._change(equipment_id, None, deleted_at)
+        return deleted_at
+
+    async def purge(self, equipment_id: str, actor: str) -> PurgeAnswer:
+        """Delete a machine with all of its rows, as far as one request may take.
+
+        Raises:
+            UnknownEquipment: nothing is stored of it.
+        """
+        purged = await self._store.purge_equipment(equipment_id, actor, PURGE_S)
+        if purged is None:
+            raise UnknownEquipment(equipment_id)
+        self._change(equipment_id, None)
+        return PurgeAnswer(equipment_id=equipment_id, **purged._asdict())
+
+    async def page(
+        self, limit: int, after: str | None, *, design: str | None, site: str | None
+    ) -> list[EquipmentSummary]:
+        """List registered machines in the order of ids, from the one after an id."""
+        return await self._store.equipment_page(limit, after, design=design, site=site)
+
+    async def known_topology(self, equipment_id: str) -> Equipment:
+        """Return the topology of a machine that is registered or was deleted, for its history.
+
+        Raises:
+            UnknownEquipment: it is neither.
+        """
+        try:
+            return await self.topology(equipment_id)
+        except DeletedEquipment:
+            record = await self._store.get_equipment(equipment_id, deleted=True)
+        if record is None:
+            raise UnknownEquipment(equipment_id)
+        return record.equipment
 
     async def topology(self, equipment_id: str, *, any_age: bool = False) -> Equipment:
         """Return a registered machine's topology.
@@ -149,7 +205,7 @@ class EquipmentRegistry:
             if known is None or (now >= known.fresh_until and not (any_age and known.equipment)):
                 stale.append(equipment_id)
             else:
-                found[equipment_id] = known.equipment or UnknownEquipment(equipment_id)
+                found[equipment_id] = known.outcome(equipment_id)
         return found | await self.renew(stale) if stale else found
 
     async def renew(self, equipment_ids: Sequence[str]) -> dict[str, TopologyOrError]:
@@ -159,24 +215,26 @@ class EquipmentRegistry:
             if known is not None and known.equipment is not None:
                 # if the database is away, others go on with what was known meanwhile
                 self._remember(equipment_id, known.equipment, for_s=RETRY_S)
-        registered: set[str] = set()
-        self._lookups.append(registered)
+        changed: set[str] = set()
+        self._lookups.append(changed)
         try:
-            records = await self._store.get_equipment_of(equipment_ids)
+            records = await self._store.get_equipment_of(equipment_ids, deleted=True)
         except StoreError as error:
             return {each: self._last_known(each) or error for each in equipment_ids}
         finally:
-            self._lookups = [each for each in self._lookups if each is not registered]
+            self._lookups = [each for each in self._lookups if each is not changed]
         found: dict[str, TopologyOrError] = {}
         for equipment_id in equipment_ids:
             record = records.get(equipment_id)
-            if equipment_id in registered:
-                equipment = self._last_known(equipment_id)
-            else:
-                equipment = self._remember(
-                    equipment_id, None if record is None else record.equipment
-                )
-            found[equipment_id] = equipment or UnknownEquipment(equipment_id)
+            known = self._topologies.get(equipment_id)
+            if equipment_id not in changed or known is None:
+                if record is None:
+                    known = self._remember(equipment_id, None)
+                elif record.deleted_at is not None:
+                    known = self._remember(equipment_id, None, record.deleted_at)
+                else:
+                    known = self._remember(equipment_id, record.equipment)
+            found[equipment_id] = known.outcome(equipment_id)
         return found
 
     async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
@@ -201,21 +259,54 @@ class EquipmentRegistry:
         except UnknownEquipment:
             return None
 
-    def _last_known(self, equipment_id: str) -> Equipment | None:
-        """Return the topology to use while the database is away, and keep it fresh for a while."""
+    async def _trained_sensors(self, design: str) -> dict[str, frozenset[str]]:
+        """Return by version the sensors that it was trained with, where it knows the design."""
+        try:
+            releases = () if self._router is None else self._router.traffic.releases
+            answers = await asyncio.gather(
+                *(self._router.version(each) for each in releases if self._router is not None),
+                return_exceptions=True,
+            )
+        except ModelUnavailable:
+            return {}
+        return {
+            version.release.version: frozenset(version.spec.references[design])
+            for version in answers
+            if not isinstance(version, BaseException) and design in version.spec.references
+        }
+
+    def _change(
+        self, equipment_id: str, equipment: Equipment | None, deleted_at: datetime | None = None
+    ) -> None:
+        """Remember what this replica has made of a machine, also against running look-ups."""
+        self._remember(equipment_id, equipment, deleted_at)
+        for changed in self._lookups:
+            changed.add(equipment_id)
+        self._on_change(equipment_id)
+
+    def _last_known(self, equipment_id: str) -> Equipment | UnknownEquipment | None:
+        """Return what to use while the database is away, and keep a topology fresh for a while."""
         known = self._topologies.get(equipment_id)
+        if known is not None and known.deleted_at is not None:
+            return known.outcome(equipment_id)
         equipment = (known and known.equipment) or self._declared.get(equipment_id)
         if equipment is not None:
             self._remember(equipment_id, equipment, for_s=RETRY_S)
         return equipment
 
     def _remember(
-        self, equipment_id: str, equipment: Equipment | None, *, for_s: float = TOPOLOGY_CACHE_S
-    ) -> Equipment | None:
+        self,
+        equipment_id: str,
+        equipment: Equipment | None,
+        deleted_at: datetime | None = None,
+        *,
+        for_s: float = TOPOLOGY_CACHE_S,
+    ) -> _Entry:
         if equipment is not None:
             equipment = self._with_shared_structure(equipment)
-        self._topologies[equipment_id] = _Entry(time.monotonic() + for_s, equipment)
-        return equipment
+        entry = _Entry(time.monotonic() + for_s, equipment, deleted_at)
+        self._topologies[equipment_id] = entry
+        return entry
 
     def _with_shared_structure(self, equipment: Equipment) -> Equipment:
         """Return the machine with the component objects of the first one of equal structure."""
@@ -227,3 +318,23 @@ class EquipmentRegistry:
         )
         vars(shared).pop("sensors", None)
         return shared
+
+
+def _untrained(equipment: Equipment, trained: Mapping[str, frozenset[str]]) -> Iterator[Finding]:
+    """Find sensors that a version of this design was not trained with: they are no evidence."""
+    positions = [
+        (f"components[{index}].sensors[{position}].sensor_id", sensor.sensor_id)
+        for index, component in enumerate(equipment.components)
+        for position, sensor in enumerate(component.sensors)
+    ]
+    for place, sensor_id in positions:
+        without = [version for version, known in trained.items() if sensor_id not in known]
+        if without:
+            there = some_of(sorted(trained[without[0]]))
+            yield Finding(
+                "warning",
+                place,
+                f"expected a sensor that version {without[0]} was trained with for design "
+                f"'{equipment.design}', found '{sensor_id}', which is no evidence for it: correct "
+                f"the id, or train a version with it; there are {there}",
+            )

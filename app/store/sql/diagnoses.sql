@@ -17,13 +17,15 @@ on conflict do nothing;
 select body from diagnoses where diagnosis_id = $1::text limit 1;
 
 -- name: diagnosis_history
--- Diagnoses of an equipment whose window ends within [start, end), newest first.
+-- Diagnoses of an equipment whose window ends in [start, end), from after ($5, $6); newest first.
 select body
 from diagnoses
 where equipment_id = $1::text
     and window_end >= coalesce($2::timestamptz, '-infinity')
     and window_end < coalesce($3::timestamptz, 'infinity')
-order by window_end desc, created_at desc
+    and window_end <= coalesce($5::timestamptz, 'infinity')
+    and ($5::timestamptz is null or (window_end, diagnosis_id) < ($5::timestamptz, $6::text))
+order by window_end desc, diagnosis_id desc
 limit $4::integer;
 
 -- name: insert_shadow_answers

@@ -19,7 +19,8 @@ with chosen as (
             $4::bigint, least($5::bigint, (count(*) over () + $3::bigint - 1) / $3::bigint)
         ) as size
     from equipment
-    where ($1::text is null or equipment_id like $1::text)
+    where deleted_at is null
+        and ($1::text is null or equipment_id like $1::text)
         and ($2::text is null or topology ->> 'design' = $2::text)
 )
 select min(equipment_id) as first, max(equipment_id) as last, count(*) as machines
@@ -36,7 +37,8 @@ with requested as (
     union all
     select equipment_id
     from equipment
-    where $3::text[] is null and equipment_id between $4::text and $5::text
+    where $3::text[] is null and deleted_at is null
+        and equipment_id between $4::text and $5::text
         and ($6::text is null or equipment_id like $6::text)
         and ($7::text is null or topology ->> 'design' = $7::text)
 ), named as (
@@ -64,7 +66,8 @@ with requested as (
         coalesce(equipment.topology ->> 'name', '') as name,
         case when not found.done then equipment.topology - 'equipment_id' - 'name' end as structure
     from found
-    left join equipment on equipment.equipment_id = found.equipment_id
+    left join equipment
+        on equipment.equipment_id = found.equipment_id and equipment.deleted_at is null
 )
 select
     done,

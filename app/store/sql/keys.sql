@@ -1,25 +1,68 @@
 -- API keys.
 
+-- name: lock_keys
+-- Lock the set of keys until the transaction ends.
+select pg_advisory_xact_lock(7207004, 0);
+
 -- name: create_key
--- Store a key with the hash of its secret.
-insert into api_keys (name, shown, secret_sha256, scopes)
-values ($1::text, $2::text, $3::bytea, $4::text[])
-returning key_id, name, shown, scopes, created_at, revoked_at;
+-- Store a key with the hash of its secret; nothing if a key in force has its name.
+insert into api_keys (name, shown, secret_sha256, scopes, expires_at)
+values ($1::text, $2::text, $3::bytea, $4::text[], $5::timestamptz)
+on conflict (name) where revoked_at is null do nothing
+returning key_id, name, shown, scopes, created_at, expires_at, revoked_at, last_used_at;
 
 -- name: find_key
--- The key with a hash, unless it is revoked.
-select key_id, name, shown, scopes, created_at, revoked_at
+-- The key with a hash, unless it is revoked or has expired, and whether its use is to be noted.
+select
+    name,
+    scopes,
+    coalesce(last_used_at < now() - interval '1 minute', true) as is_noted_late
 from api_keys
-where secret_sha256 = $1::bytea and revoked_at is null;
+where secret_sha256 = $1::bytea
+    and (revoked_at is null or revoked_at > now())
+    and (expires_at is null or expires_at > now());
+
+-- name: note_key_use
+-- Note that a key was used now.
+update api_keys set last_used_at = now() where secret_sha256 = $1::bytea;
 
 -- name: revoke_key
 -- Revoke a key for good.
-update api_keys set revoked_at = coalesce(revoked_at, now()) where key_id = $1::integer
+update api_keys set revoked_at = coalesce(least(revoked_at, now()), now())
+where key_id = $1::integer
 returning key_id;
 
+-- name: retire_key
+-- Revoke the key of a name from some seconds on, unless it is revoked.
+update api_keys set revoked_at = now() + $2::double precision * interval '1 second'
+where name = $1::text and revoked_at is null
+returning scopes, expires_at;
+
+-- name: is_last_admin
+-- Whether the key of a name is the only one in force that has the scope admin.
+select exists (
+    select from api_keys
+    where name = $1::text and revoked_at is null and 'admin' = any (scopes)
+        and (expires_at is null or expires_at > now())
+) and not exists (
+    select from api_keys
+    where name <> $1::text and revoked_at is null and 'admin' = any (scopes)
+        and (expires_at is null or expires_at > now())
+);
+
 -- name: list_keys
--- All keys, including revoked ones, oldest first.
-select key_id, name, shown, scopes, created_at, revoked_at from api_keys order by key_id;
+-- All keys, also revoked and expired ones, oldest first.
+select key_id, name, shown, scopes, created_at, expires_at, revoked_at, last_used_at
+from api_keys
+order by key_id;
+
+-- name: key_page
+-- The first $2 of these keys after a key id.
+select key_id, name, shown, scopes, created_at, expires_at, revoked_at, last_used_at
+from api_keys
+where key_id > $1::integer
+order by key_id
+limit $2::integer;
 
 -- name: any_key
 -- Whether a key that is not revoked exists.

@@ -6,7 +6,8 @@ select found.grid_us, found.slot_sensors, found.times, found.vals, found.newest,
 from read_windows($1::text[], $2::bigint[], $3::bigint[])
     with ordinality as found (grid_us, slot_sensors, times, vals, newest, position)
 join unnest($1::text[]) with ordinality as requested (equipment_id, position) using (position)
-left join equipment on equipment.equipment_id = requested.equipment_id
+left join equipment
+    on equipment.equipment_id = requested.equipment_id and equipment.deleted_at is null
 order by position;
 
 -- name: data_range

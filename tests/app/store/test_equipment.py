@@ -13,7 +13,7 @@ T0_S = 1_700_000_000
 
 
 async def test_registered_equipment_is_returned_unchanged(store: Store, machine: Equipment):
-    assert await store.put_equipment(machine)
+    assert (await store.put_equipment(machine)).created
 
     found = await store.get_equipment(machine.equipment_id)
 
@@ -28,7 +28,7 @@ async def test_second_registration_updates(store: Store, machine: Equipment):
     first = await store.get_equipment("press-1")
     changed = Equipment.model_validate({**machine.model_dump(), "name": "Press in hall 3"})
 
-    assert not await store.put_equipment(changed)
+    assert not (await store.put_equipment(changed)).created
 
     second = await store.get_equipment("press-1")
     assert first is not None

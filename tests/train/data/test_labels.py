@@ -136,6 +136,14 @@ def test_windows_of_a_run_to_failure_end_with_the_readings_where_the_failure_is_
     assert found.rul_WV[-2:, 0].tolist() == [24, 20]
 
 
+def test_remaining_life_is_that_of_a_failure_so_long_after_the_interval() -> None:
+    known = failing(0, 8)._replace(run_to_failure=False, rul_h=2.5)
+    found = label_windows(engine(), [known], rul_cap_h=6.0, stride_s=HOUR_S)
+    assert ends_h(found) == [2, 3, 4, 5, 6, 7, 8]
+    assert found.rul_WV[:, 0].tolist() == [6, 6, 6, 5.5, 4.5, 3.5, 2.5]
+    assert found.rate_WV[:, 0].tolist()[:4] == [0, 0, 0, np.float32(1000 / 6)]
+
+
 def test_stride_is_one_window_unless_it_is_given() -> None:
     assert ends_h(label_windows(engine(), [failing(0, 25)])) == [5, 15, 25]
 
@@ -168,10 +176,16 @@ def test_labelled_health_gives_no_grade_rate_or_rul() -> None:
 
 
 @pytest.mark.parametrize(
-    "given_labels", [{}, {"grade": "new", "health": 0.5}, {"health": 0.5, "run_to_failure": True}]
+    "given_labels",
+    [
+        {},
+        {"grade": "new", "health": 0.5},
+        {"health": 0.5, "run_to_failure": True},
+        {"rul_h": 1.0, "run_to_failure": True},
+    ],
 )
 def test_label_has_exactly_one_kind(given_labels: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="a grade, a health or a run to failure"):
+    with pytest.raises(InputError, match="a grade, a health, a remaining life or a run to failure"):
         label_windows(
             press(), [ConditionLabel("pump", START_US, START_US + 12_000_000, **given_labels)]
         )

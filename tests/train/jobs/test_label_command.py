@@ -38,6 +38,21 @@ async def test_labels_are_written(
     ]
 
 
+async def test_columns_are_those_of_labels_over_http(
+    store: Store, database_dsn: str, tmp_path: Path
+) -> None:
+    text = (
+        "start,end,component,grade,rul_h,stable\n"
+        "2025-01-01T00:00Z,2025-01-01T01:00Z,pump,worn,,false\n"
+        "2025-01-01T01:00Z,2025-01-01T02:00Z,pump,,12.5,\n"
+    )
+    assert await run(store, database_dsn, tmp_path / "labels.csv", text) == 0
+    assert await store.read_labels("press-1") == [
+        ConditionLabel("pump", START_US, START_US + HOUR_US, "worn", stable=False),
+        ConditionLabel("pump", START_US + HOUR_US, START_US + 2 * HOUR_US, rul_h=12.5),
+    ]
+
+
 async def test_every_invalid_line_is_named_and_nothing_is_written(
     store: Store, database_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,7 +72,7 @@ async def test_every_invalid_line_is_named_and_nothing_is_written(
         "labels.csv line 4: expected a time with its zone as end, found '2025-01-01T01:00'",
         "labels.csv line 4: expected a component of pump, tank, valve, found 'motor'",
         "labels.csv line 4: expected a health from 0 to 1, found '1.5'",
-        "line 5: expected an end after the start 2025-01-01T01:00Z, found 2025-01-01T01:00Z",
+        "line 5: expected an end after the start 2025-01-01T01:00:00+00:00, found 2025-01-01T01:00",
         "labels.csv line 5: expected a health from 0 to 1, found 'good'",
         "labels.csv line 6: expected a health from 0 to 1, found 'nan'",
         "labels.csv line 7: expected one label of 'pump' at a time, found one that overlaps line 2",

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Protocol
+from datetime import datetime
+from typing import Annotated, NamedTuple, Protocol
 
+import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError
 from pydantic_core import from_json
 
 from app.core.errors import InputError, LimitExceeded, UnknownDiagnosis
@@ -18,19 +20,37 @@ from app.serving.http.auth import Authenticator
 from app.serving.http.batch_stream import BatchStream, Outcomes, limit_of
 from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.routes.common import (
+    EARLIEST,
+    LATEST,
     Interval,
+    NextCursor,
+    PageCursor,
+    PageLimit,
     access,
     checked_equipment_id,
     checked_interval,
+    cursor_of,
     json_response,
     read_body,
+    read_cursor,
 )
 
 MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
 MAX_BATCH_BYTES = 32 * 1024 * 1024
-MAX_HISTORY = 1_000
 
 _DIAGNOSIS_ID = re.compile("[0-9a-f]{32}")
+
+
+class _HistoryPlace(NamedTuple):
+    end: Annotated[AwareDatetime, Field(ge=EARLIEST, le=LATEST)]
+    diagnosis_id: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
+
+
+class HistoryPage(BaseModel):
+    """Stored diagnoses of a machine by window end, then by id, both falling."""
+
+    diagnoses: list[Diagnosis]
+    next_cursor: NextCursor = None
 
 
 class DiagnosisService(Protocol):
@@ -47,7 +67,13 @@ class DiagnosisService(Protocol):
     async def stored_diagnosis(self, diagnosis_id: str) -> bytes:
         """Return a diagnosis by its id as JSON."""
 
-    async def history(self, equipment_id: str, interval: Interval, limit: int) -> Sequence[bytes]:
+    async def history(
+        self,
+        equipment_id: str,
+        interval: Interval,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+    ) -> Sequence[bytes]:
         """Return the diagnoses whose window ends in an interval as JSON, newest first."""
 
 
@@ -109,18 +135,31 @@ def add_diagnosis_routes(
         "/v1/equipment/{equipment_id}/diagnoses",
         tags=["diagnoses"],
         summary="A machine's diagnoses whose window ends in [start, end), newest first",
+        description="In the order of window end, then of `diagnosis_id`, both falling: pages skip "
+        "and repeat nothing, also where windows end at the same time. Diagnoses of a machine that "
+        "was deleted are returned too.",
         dependencies=[access(authenticator, "read")],
+        responses=answer_of(HistoryPage) | problems(404),
     )
     async def get_history(
         equipment_id: str,
         start: Annotated[AwareTime | None, Query()] = None,
         end: Annotated[AwareTime | None, Query()] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 100,
+        limit: PageLimit = 100,
+        cursor: PageCursor = None,
     ) -> Response:
         found = await service.history(
-            checked_equipment_id(equipment_id), checked_interval(start, end), limit
+            checked_equipment_id(equipment_id),
+            checked_interval(start, end),
+            limit + 1,
+            read_cursor(cursor, _HistoryPlace),
         )
-        return json_response(b'{"diagnoses":[' + b",".join(found) + b"]}")
+        more = None
+        if len(found) > limit:
+            last = from_json(found[limit - 1])
+            more = cursor_of(last["window"]["end"], last["diagnosis_id"])
+        listed = b",".join(found[:limit])
+        return json_response(b'{"diagnoses":[%b],"next_cursor":%b}' % (listed, orjson.dumps(more)))
 
 
 def parse_batch(body: bytes) -> list[DiagnosisRequest | Exception]:

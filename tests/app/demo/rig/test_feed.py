@@ -73,7 +73,7 @@ class Store:
     async def migrate(self) -> None:
         self._check()
 
-    async def get_equipment(self, equipment_id: str) -> Equipment | None:
+    async def get_equipment(self, equipment_id: str, *, deleted: bool) -> Equipment | None:
         self._check()
         return rig_equipment(equipment_id) if self._registered else None
 

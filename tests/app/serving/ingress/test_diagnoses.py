@@ -306,9 +306,9 @@ async def test_machines_of_many_items_are_looked_up_in_one_statement(
     lookups: list[list[str]] = []
     look_up = store.get_equipment_of
 
-    async def noting(equipment_ids: list[str]) -> object:
+    async def noting(equipment_ids: list[str], **options: bool) -> object:
         lookups.append(list(equipment_ids))
-        return await look_up(equipment_ids)
+        return await look_up(equipment_ids, **options)
 
     monkeypatch.setattr(store, "get_equipment_of", noting)
     items = [inline() for _ in range(8)] + [inline(f"nobody-{number}") for number in range(8)]
@@ -322,7 +322,7 @@ async def test_machines_of_many_items_are_looked_up_in_one_statement(
 async def test_declared_machine_is_diagnosed_with_the_database_away_from_the_start(
     diagnostics: Diagnostics, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    async def away(_: str) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("expected the database, found nothing")
 
     monkeypatch.setattr(store, "get_equipment_of", away)

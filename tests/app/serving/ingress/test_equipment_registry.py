@@ -22,7 +22,7 @@ class Away:
         self.lookups = 0
         monkeypatch.setattr(store, "get_equipment_of", self.get)
 
-    async def get(self, equipment_ids: list[str]) -> dict[str, EquipmentRecord]:
+    async def get(self, equipment_ids: list[str], **_: object) -> dict[str, EquipmentRecord]:
         self.lookups += 1
         await asyncio.sleep(0)
         raise StoreUnavailable("expected the database, found nothing")
@@ -73,8 +73,10 @@ async def test_topology_registered_during_a_lookup_is_not_replaced_by_the_older_
     registry = EquipmentRegistry(store, Metrics(), utc_now)
     get = store.get_equipment_of
 
-    async def get_while_another_registers(ids: list[str]) -> dict[str, EquipmentRecord]:
-        found = await get(ids)
+    async def get_while_another_registers(
+        ids: list[str], **options: bool
+    ) -> dict[str, EquipmentRecord]:
+        found = await get(ids, **options)
         await registry.put(new.equipment_id, new.model_dump_json().encode())
         return found
 

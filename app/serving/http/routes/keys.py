@@ -1,0 +1,170 @@
+"""`/v1/keys`: creates, lists, rotates and revokes API keys; all need the scope admin.
+
+A secret is in the answer that creates it and nowhere else. Replicas cache keys: a revoked or
+rotated secret stops working everywhere within `auth.CACHE_S`.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, NamedTuple
+
+from fastapi import FastAPI, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.core.errors import InputError
+from app.schemas.times import AwareTime
+from app.serving.http.auth import Authenticator
+from app.serving.http.openapi import answer_of, body_of, problems
+from app.serving.http.routes.common import (
+    LATEST,
+    NextCursor,
+    PageCursor,
+    PageLimit,
+    access,
+    cursor_of,
+    json_response,
+    read_cursor,
+    read_json,
+)
+from app.store.keys import ApiKey, CreatedKey, KeyRepository, Scope
+
+logger = logging.getLogger(__name__)
+
+MAX_OVERLAP_S = 30 * 86_400
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+_NOT_STORED = {"cache-control": "no-store"}
+
+KeyName = Annotated[
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^[A-Za-z0-9][^/\x00-\x1f\x7f]*$",
+        description="who uses the key; begins with a letter or digit and has no slash",
+        examples=["line 3"],
+    ),
+]
+
+
+class _Place(NamedTuple):
+    key_id: Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class KeyOrder(BaseModel):
+    """A key to create."""
+
+    model_config = _STRICT
+
+    name: KeyName
+    scopes: Annotated[
+        list[Scope], Field(min_length=1, description="what it may do; `admin` includes all")
+    ]
+    expires: Annotated[
+        AwareTime | None, Field(description="until when it is accepted; without end if left out")
+    ] = None
+
+
+class RotationOrder(BaseModel):
+    """How to rotate a key; all of it may be left out."""
+
+    model_config = _STRICT
+
+    expires: Annotated[
+        AwareTime | None,
+        Field(description="until when the new secret is accepted; that of the old one without it"),
+    ] = None
+    overlap_s: Annotated[
+        float,
+        Field(
+            ge=0, le=MAX_OVERLAP_S, description="for how long the old secret is accepted as well"
+        ),
+    ] = 0.0
+
+
+class KeyPage(BaseModel):
+    """API keys without their secrets, oldest first, also revoked and expired ones."""
+
+    model_config = ConfigDict(frozen=True)
+
+    keys: list[ApiKey]
+    next_cursor: NextCursor = None
+
+
+def add_key_routes(
+    api: FastAPI, keys: KeyRepository, authenticator: Authenticator, now: Callable[[], datetime]
+) -> None:
+    """Add the routes of API keys; `now` is the UTC clock."""
+    admin = access(authenticator, "admin")
+
+    @api.post(
+        "/v1/keys",
+        tags=["keys"],
+        summary="Create a key; its secret is in this answer only",
+        dependencies=[admin],
+        openapi_extra=body_of(KeyOrder),
+        responses=problems(s409="A key in force has this name"),
+        status_code=201,
+    )
+    async def create_key(request: Request, response: Response) -> CreatedKey:
+        order = await read_json(request, KeyOrder)
+        _check_expiry(order.expires, now())
+        created = await keys.create_key(order.name, order.scopes, None, order.expires)
+        _log("key created", request, order.name)
+        response.headers.update(_NOT_STORED)
+        return created
+
+    @api.get(
+        "/v1/keys",
+        tags=["keys"],
+        summary="API keys without their secrets, oldest first",
+        dependencies=[admin],
+    )
+    async def list_keys(limit: PageLimit = 100, cursor: PageCursor = None) -> KeyPage:
+        place = read_cursor(cursor, _Place)
+        found = await keys.key_page(limit + 1, 0 if place is None else place.key_id)
+        more = cursor_of(found[limit - 1].key_id) if len(found) > limit else None
+        return KeyPage(keys=found[:limit], next_cursor=more)
+
+    @api.post(
+        "/v1/keys/{name}/rotate",
+        tags=["keys"],
+        summary="Replace a key's secret; the new one is in this answer only",
+        dependencies=[admin],
+        openapi_extra={"requestBody": body_of(RotationOrder)["requestBody"] | {"required": False}},
+        responses=answer_of(CreatedKey) | problems(s404="No key in force has this name"),
+    )
+    async def rotate_key(name: Annotated[KeyName, Path()], request: Request) -> Response:
+        order = await read_json(request, RotationOrder)
+        _check_expiry(order.expires, now())
+        created = await keys.rotate_key(name, order.expires, order.overlap_s, now())
+        _log("key rotated", request, name)
+        answer = json_response(created.model_dump_json().encode())
+        answer.headers.update(_NOT_STORED)
+        return answer
+
+    @api.delete(
+        "/v1/keys/{name}",
+        tags=["keys"],
+        summary="Revoke a key for good; all replicas notice within 10 seconds",
+        dependencies=[admin],
+        responses=problems(
+            s404="No key in force has this name", s409="It is the last key with the scope admin"
+        ),
+        status_code=204,
+    )
+    async def revoke_key(name: Annotated[KeyName, Path()], request: Request) -> None:
+        await keys.revoke_key_of(name)
+        _log("key revoked", request, name)
+
+
+def _check_expiry(expires: datetime | None, now: datetime) -> None:
+    if expires is not None and not now < expires <= LATEST:
+        raise InputError(
+            f"expected an expiry after now ({now.isoformat(timespec='seconds')}) and before "
+            f"{LATEST.year}, found {expires.isoformat()}: give another time, or leave it out",
+            "expires",
+        )
+
+
+def _log(event: str, request: Request, name: str) -> None:
+    logger.info(event, extra={"key": name, "actor": request.state.key_name})
