@@ -64,9 +64,9 @@ def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
         settings: of the service.
         is_running: whether the service still runs.
     """
-    give_up, reason = time.monotonic() + TIMEOUT_S, None
+    give_up = time.monotonic() + TIMEOUT_S
     with httpx.Client(base_url=url, timeout=10.0) as client:
-        while is_running() and time.monotonic() < give_up:
+        while is_running():
             reason = problem_of_first_answer(client, settings)
             if reason is None:
                 key_file = settings.var_dir / FIRST_KEY_FILE
@@ -76,13 +76,13 @@ def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
                 sys.stdout.write(_READY.format(url=url, key=key, equipment=EQUIPMENT))
                 sys.stdout.flush()
                 return 0
+            if time.monotonic() >= give_up:
+                sys.stderr.write(
+                    f"error: expected an answer about {EQUIPMENT} within {TIMEOUT_S:g} s, found: "
+                    f"{reason}; look at {url}/health/ready and at the lines above\n"
+                )
+                return 1
             time.sleep(PAUSE_S)
-    if is_running():
-        sys.stderr.write(
-            f"error: expected an answer about {EQUIPMENT} within {TIMEOUT_S:g} s, found: {reason}; "
-            f"look at {url}/health/ready and at the lines above\n"
-        )
-        return 1
     return 0
 
 

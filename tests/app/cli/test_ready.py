@@ -72,7 +72,7 @@ def test_service_that_never_answers_is_an_error_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(ready, "problem_of_first_answer", lambda *_: "it starts")
-    monkeypatch.setattr(ready, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(ready, "TIMEOUT_S", 0.0)
     monkeypatch.setattr(ready, "PAUSE_S", 0.0)
     settings = Settings(var_dir=tmp_path, api_key=None)
     assert ready.wait("http://127.0.0.1:8000", settings, lambda: True) == 1
