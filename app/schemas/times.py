@@ -3,7 +3,7 @@
 Invariant: a bare number is never a time; it could mean seconds, milliseconds or a serial day.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator
@@ -23,3 +23,12 @@ def _no_number(value: object) -> object:
 
 AwareTime = Annotated[AwareDatetime, BeforeValidator(_no_number)]
 """A time with its zone: ISO 8601 text, in Python also a datetime."""
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(time: datetime) -> int:
+    """Return whole microseconds since 1970-01-01T00:00Z of an aware time, exactly."""
+    return (time - _EPOCH) // _MICROSECOND
