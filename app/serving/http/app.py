@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -35,7 +35,7 @@ from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_ro
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
 from app.serving.http.routes.health import Status, add_health_routes
-from app.serving.http.routes.readings import ReadingSink, add_reading_routes
+from app.serving.http.routes.readings import Readings, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
@@ -43,16 +43,13 @@ from app.store.store import Store
 logger = logging.getLogger(__name__)
 
 
-class MachineRegistry(Registry, ReadingSink, Protocol):
-    """Registers equipment and stores its readings."""
-
-
 @dataclass(frozen=True, slots=True)
 class Replica:
     """The parts of an ingress replica that the routes call; `app.serving.ingress` extends it."""
 
     authenticator: Authenticator
-    registry: MachineRegistry
+    registry: Registry
+    readings: Readings
     diagnostics: DiagnosisService
     status: Status
     release_service: ReleaseBackend
@@ -88,7 +85,7 @@ def build_api(replica: Replica) -> ASGIApp:
     authenticator = replica.authenticator
     add_health_routes(api, replica.status, replica.metrics)
     add_equipment_routes(api, replica.registry, authenticator)
-    add_reading_routes(api, replica.registry, authenticator)
+    add_reading_routes(api, replica.readings, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
     add_release_routes(
         api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name

@@ -1,4 +1,4 @@
-"""The registered machines of one replica: a cache of their topologies, and the ingest of readings.
+"""The registered machines of one replica: a cache of their topologies.
 
 A diagnosis of stored readings uses a topology of any age: the statement that reads its window
 returns the registered revision, and `renew` is called when that differs. Everything else looks the
@@ -9,19 +9,14 @@ while the database is away.
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
 from app.core.errors import HydraulicDiagnosticsError, InputError, StoreError, UnknownEquipment
 from app.schemas.equipment import Equipment
-from app.schemas.readings import IngestAnswer
 from app.schemas.topology import lint, read_equipment
 from app.serving.http.routes.equipment import EquipmentSummary, PutAnswer
-from app.serving.ingress.ingest import parse_readings
-from app.serving.observability.metrics import Metrics
-from app.store.readings import Ingested, Readings
 from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
@@ -46,8 +41,6 @@ class EquipmentRegistry:
 
     Args:
         store: the database; may be away.
-        metrics: counts readings.
-        now: UTC clock.
         declared: machines of the configuration, which serve also if the database was away from the
             start.
     """
@@ -55,13 +48,9 @@ class EquipmentRegistry:
     def __init__(
         self,
         store: Store,
-        metrics: Metrics,
-        now: Callable[[], datetime],
         declared: Sequence[Equipment] = (),
     ) -> None:
         self._store = store
-        self._metrics = metrics
-        self._now = now
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
         self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
@@ -70,8 +59,12 @@ class EquipmentRegistry:
         self._on_change: Callable[[str], None] = lambda _: None
 
     def when_changed(self, callback: Callable[[str], None]) -> None:
-        """Call back with the id of a machine whenever its topology or readings arrive here."""
+        """Call back with the id of a machine whenever its topology or readings change here."""
         self._on_change = callback
+
+    def note_change(self, equipment_id: str) -> None:
+        """Call back: readings of the machine have changed."""
+        self._on_change(equipment_id)
 
     async def put(self, equipment_id: str, body: bytes) -> PutAnswer:
         """Register a topology.
@@ -178,28 +171,6 @@ class EquipmentRegistry:
                 )
             found[equipment_id] = equipment or UnknownEquipment(equipment_id)
         return found
-
-    async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
-        """Store a body of readings; acknowledged readings are committed."""
-        parsed = await parse_readings(body, content_type, self._find, self._now())
-        blocks = [
-            Readings(equipment_id, *columns) for equipment_id, columns in parsed.columns.items()
-        ]
-        result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
-        for block in blocks:
-            self._on_change(block.equipment_id)
-        self._metrics.readings.labels("accepted").inc(result.accepted)
-        self._metrics.readings.labels("duplicate").inc(result.duplicates)
-        self._metrics.readings.labels("rejected").inc(len(parsed.rejected))
-        return IngestAnswer(
-            accepted=result.accepted, duplicates=result.duplicates, rejected=parsed.rejected
-        )
-
-    async def _find(self, equipment_id: str) -> Equipment | None:
-        try:
-            return await self.topology(equipment_id)
-        except UnknownEquipment:
-            return None
 
     def _last_known(self, equipment_id: str) -> Equipment | None:
         """Return the topology to use while the database is away, and keep it fresh for a while."""
