@@ -4,6 +4,7 @@ HydraulicDiagnosticsError
 ├── InputError                the request, file or argument is invalid
 │   ├── TopologyError         an equipment file or body, with all findings
 │   ├── ReadingError          readings that can't be stored
+│   ├── UnsupportedMedia      a body's type or encoding that the route does not read
 │   └── WindowError           a window that can't be diagnosed
 ├── UnknownError              the request names something that does not exist
 │   ├── UnknownEquipment
@@ -71,6 +72,10 @@ class TopologyError(InputError):
 
 class ReadingError(InputError):
     """Readings can't be stored."""
+
+
+class UnsupportedMedia(InputError):
+    """The route does not read bodies of this content type or content encoding."""
 
 
 class WindowError(InputError):

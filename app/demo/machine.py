@@ -46,7 +46,7 @@ class Progress(NamedTuple):
         return Progress(
             self.done + parts,
             self.total,
-            self.readings + ingested.accepted + ingested.duplicates,
+            self.readings + ingested.accepted + ingested.duplicates + len(ingested.conflicts),
             self.accepted + ingested.accepted,
         )
 

@@ -3,9 +3,18 @@
 Invariant: every time has a zone and every value is finite as float32.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, GetCoreSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    GetCoreSchemaHandler,
+    RootModel,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from app.schemas.equipment import Identifier
@@ -50,6 +59,18 @@ class Reading(BaseModel):
     value: FiniteFloat
 
 
+class ReadingList(BaseModel):
+    """Readings as an object."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    readings: list[Reading]
+
+
+class ReadingsBody(RootModel[Reading | list[Reading] | ReadingList]):
+    """A JSON body of readings: one, a list, or an object with a list."""
+
+
 class InlineReadings(BaseModel):
     """A window's readings inside a request.
 
@@ -70,6 +91,10 @@ class InlineReadings(BaseModel):
     ]
 
 
+ReadingAction = Literal["replace_values", "replace_interval", "delete_interval"]
+ReadingField = Literal["equipment_id", "sensor_id", "time", "value", ""]
+
+
 class RejectedLine(BaseModel):
     """A rejected line of a readings body, and why. `line` counts from 1, with a CSV header."""
 
@@ -77,20 +102,30 @@ class RejectedLine(BaseModel):
 
     line: int
     reason: str
-    field: Literal["equipment_id", "sensor_id", "time", "value", ""] = ""
+    field: ReadingField = ""
 
 
 class IngestAnswer(BaseModel):
-    """Result of a readings body; every line was accepted, a duplicate or rejected.
+    """Result of a readings body; every reading was accepted, stored already, or rejected.
 
     `rejected` has the first `MAX_LISTED_REJECTED` rejected lines; `rejected_count` is given when
-    there are more.
+    there are more. `conflict_lines` likewise; `conflicts` counts all.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    accepted: int
-    duplicates: int
+    accepted: int = Field(description="new readings")
+    duplicates: int = Field(description="readings that were stored already with this value")
+    conflicts: int = Field(
+        default=0,
+        description="readings of a sensor and time that has another value, which was kept",
+    )
+    conflict_lines: list[int] = Field(
+        default_factory=list, description="lines of the first 1,000 conflicts"
+    )
+    replaced: int = Field(
+        default=0, description="readings that replaced another value (`on_conflict=replace`)"
+    )
     rejected: list[RejectedLine]
     rejected_count: int | None = None
 
@@ -107,3 +142,68 @@ class IngestAnswer(BaseModel):
         if len(rejected) <= MAX_LISTED_REJECTED:
             return data
         return data | {"rejected": rejected[:MAX_LISTED_REJECTED], "rejected_count": len(rejected)}
+
+
+class IntervalAnswer(BaseModel):
+    """Result of replacing or deleting a machine's readings of an interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    removed: int = Field(description="readings that were in the interval before")
+    written: int = Field(description="readings that are in it now")
+
+
+class SensorBins(BaseModel):
+    """Statistics of one sensor's readings for each bin of a chart; null where there are none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sensor_id: str
+    unit: str
+    mean: list[float | None]
+    min: list[float | None]
+    max: list[float | None]
+    count: list[int]
+
+
+class BinnedReadings(BaseModel):
+    """A machine's readings in bins. Bin i is [start + i * bin_s, start + (i + 1) * bin_s)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    equipment_id: str
+    start: datetime
+    end: datetime
+    bin_s: float
+    bins: int
+    source: Literal["readings", "grid"] = Field(
+        description="what was binned: all readings, or of a long interval the means of the "
+        "machine's grid, whose number `count` then has"
+    )
+    sensors: list[SensorBins]
+
+
+class ReadingChange(BaseModel):
+    """A recorded change of stored readings."""
+
+    model_config = ConfigDict(frozen=True)
+
+    change_id: int
+    changed_at: datetime
+    actor: str = Field(description="name of the API key")
+    action: ReadingAction
+    start: datetime = Field(description="of the interval, or time of the first changed reading")
+    end: datetime = Field(description="of the interval, or time of the last changed reading")
+    removed: int
+    written: int
+
+
+class ReadingChanges(BaseModel):
+    """Recorded changes, newest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    changes: list[ReadingChange]
+    next_cursor: str | None = Field(
+        default=None, description="`cursor` of the next page; null after the last item"
+    )

@@ -3,7 +3,7 @@
 Invariant: a bare number is never a time; it could mean seconds, milliseconds or a serial day.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from pydantic import AwareDatetime, BeforeValidator
@@ -37,3 +37,11 @@ def _time_of(value: object) -> object:
 
 StrictTime = Annotated[AwareDatetime, BeforeValidator(_time_of)]
 """The same where a document is validated in strict mode."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(time: datetime) -> int:
+    """Return whole microseconds since 1970-01-01T00:00Z of an aware time, exactly."""
+    return (time - _EPOCH) // _MICROSECOND

@@ -189,8 +189,8 @@ async def measure_pruning(large: HistoryDatabase) -> dict[str, int]:
     reads = await nested_plans(session, "read_windows", *2 * [([name], [END_S - 60], [60])])
     writes = await nested_plans(
         session,
-        "ingest_readings",
-        *(([name], ["S0"], [1], [start_us + tick * 1_000_000], [1.0]) for tick in range(3)),
+        "write_readings",
+        *(([name], ["S0"], [1], [start_us + tick * 1_000_000], [1.0], None) for tick in range(3)),
     )
     await session.close()
     partitions = await large.session.fetchval(

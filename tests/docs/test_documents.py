@@ -31,7 +31,7 @@ from app.core.settings import Settings
 from app.release.config.weights import parse_steps
 from app.release.guards import parse_duration, parse_guards
 from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
-from app.schemas.readings import InlineReadings, Reading
+from app.schemas.readings import InlineReadings, Reading, ReadingList
 from app.schemas.releases import TrafficOrder
 from app.serving.http.app import build_api
 from app.serving.observability.metrics import Metrics
@@ -151,7 +151,7 @@ def test_command_accepts_its_documented_arguments(command: str):
 @pytest.mark.parametrize("page", PAGES)
 def test_options_belong_to_a_command_of_their_page(page: str):
     text = PAGES[page]
-    known = {"--help"}
+    known = {"--help", "--data-binary"}  # the latter is curl's
     for words in commands(text):
         if words[0] == "hydraulic":
             known |= set(options_of(words))
@@ -284,7 +284,7 @@ def calls() -> Iterator[tuple[str | None, str]]:
     for line in shells(ALL):
         if line.startswith("curl "):
             (target,) = re.findall(r"http://127\.0\.0\.1:8000(/[^\s\"]*)", line)
-            yield ("POST" if " -d " in line else "GET"), target
+            yield ("POST" if " -d " in line or " --data-binary " in line else "GET"), target
 
 
 def test_routes_and_their_parameters_are_in_the_interface(interface: dict[str, Any]):
@@ -363,6 +363,7 @@ def test_sample_answer_is_a_part_of_an_answer():
 
 def test_snippets_are_parts_of_bodies():
     bodies = (DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, ComponentDiagnosis)
+    bodies += (ReadingList,)
     snippets = [
         code.replace("[...]", "[]").replace(", ...", "")
         for code in codes(ALL)

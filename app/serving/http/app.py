@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -38,7 +38,7 @@ from app.serving.http.routes.experiments import add_experiment_routes
 from app.serving.http.routes.health import Status, add_health_routes
 from app.serving.http.routes.keys import add_key_routes
 from app.serving.http.routes.labels import LabelService, add_label_routes
-from app.serving.http.routes.readings import ReadingSink, add_reading_routes
+from app.serving.http.routes.readings import Readings, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
@@ -46,17 +46,14 @@ from app.store.store import Store
 logger = logging.getLogger(__name__)
 
 
-class MachineRegistry(Registry, ReadingSink, Protocol):
-    """Registers equipment and stores its readings."""
-
-
 @dataclass(frozen=True, slots=True)
 class Replica:
     """The parts of an ingress replica that the routes call; `app.serving.ingress` extends it."""
 
     authenticator: Authenticator
-    registry: MachineRegistry
+    registry: Registry
     labels: LabelService
+    readings: Readings
     diagnostics: DiagnosisService
     status: Status
     release_service: ReleaseBackend
@@ -92,7 +89,7 @@ def build_api(replica: Replica) -> ASGIApp:
     authenticator = replica.authenticator
     add_health_routes(api, replica.status, replica.metrics)
     add_equipment_routes(api, replica.registry, authenticator)
-    add_reading_routes(api, replica.registry, authenticator)
+    add_reading_routes(api, replica.readings, authenticator)
     add_label_routes(api, replica.labels, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
     add_release_routes(

@@ -66,6 +66,7 @@ class _Kind(NamedTuple):
 _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.TopologyError, 422, "topology", "The topology has errors"),
     _Kind(errors.ReadingError, 422, "readings", "The readings can't be taken"),
+    _Kind(errors.UnsupportedMedia, 415, "unsupported-media", "The body's type is not supported"),
     _Kind(errors.WindowError, 422, "window", "The window can't be diagnosed"),
     _Kind(errors.InputError, 422, "invalid-input", "The request can't be used"),
     _Kind(errors.DeletedEquipment, 404, "deleted-equipment", "The equipment was deleted"),

@@ -28,6 +28,7 @@ from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.label_store import LabelStore
+from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
 from app.serving.ingress.version_router import VersionRouter
@@ -51,6 +52,7 @@ class Service(Replica):
     """The parts of an ingress replica."""
 
     registry: EquipmentRegistry
+    readings: ReadingService
     diagnostics: Diagnostics
     status: Status
     router: VersionRouter
@@ -120,11 +122,12 @@ def open_service(
     extra_key = settings.api_key.get_secret_value() if settings.api_key is not None else None
     files = [PROJECT_DIR / name for name in args.equipment]
     declared = tuple(read_equipment(file.read_bytes(), file.name) for file in files)
-    registry = EquipmentRegistry(store, metrics, utc_now, declared, router)
+    registry = EquipmentRegistry(store, declared, router)
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
         labels=LabelStore(store, registry),
+        readings=ReadingService(store, registry, metrics, utc_now),
         router=router,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),
         status=Status(store, router, partial(prepare, store, settings, declared)),

@@ -1,4 +1,4 @@
-"""The registered machines of one replica: a cache of their topologies, and the ingest of readings.
+"""The registered machines of one replica: a cache of their topologies.
 
 A diagnosis of stored readings uses a topology of any age: the statement that reads its window
 returns the registered revision, and `renew` is called when that differs. Everything else looks the
@@ -25,13 +25,9 @@ from app.core.errors import (
 )
 from app.schemas.equipment import Equipment, EquipmentSummary
 from app.schemas.places import some_of
-from app.schemas.readings import IngestAnswer
 from app.schemas.topology import Finding, lint, read_equipment
 from app.serving.http.routes.equipment import PurgeAnswer, PutAnswer
-from app.serving.ingress.ingest import parse_readings
 from app.serving.ingress.version_router import VersionRouter
-from app.serving.observability.metrics import Metrics
-from app.store.readings import Ingested, Readings
 from app.store.store import Store
 
 TOPOLOGY_CACHE_S = 5.0
@@ -65,8 +61,6 @@ class EquipmentRegistry:
 
     Args:
         store: the database; may be away.
-        metrics: counts readings.
-        now: UTC clock.
         declared: machines of the configuration, which serve also if the database was away from the
             start.
         router: the released versions; None without any.
@@ -75,15 +69,11 @@ class EquipmentRegistry:
     def __init__(
         self,
         store: Store,
-        metrics: Metrics,
-        now: Callable[[], datetime],
         declared: Sequence[Equipment] = (),
         router: VersionRouter | None = None,
     ) -> None:
         self._store = store
         self._router = router
-        self._metrics = metrics
-        self._now = now
         self._declared = {equipment.equipment_id: equipment for equipment in declared}
         self._topologies: LRUCache[str, _Entry] = LRUCache(MAX_TOPOLOGIES)
         self._structures: LRUCache[str, Equipment] = LRUCache(MAX_STRUCTURES)
@@ -92,8 +82,12 @@ class EquipmentRegistry:
         self._on_change: Callable[[str], None] = lambda _: None
 
     def when_changed(self, callback: Callable[[str], None]) -> None:
-        """Call back with the id of a machine whenever its topology or readings arrive here."""
+        """Call back with the id of a machine whenever its topology or readings change here."""
         self._on_change = callback
+
+    def note_change(self, equipment_id: str) -> None:
+        """Call back: readings of the machine have changed."""
+        self._on_change(equipment_id)
 
     async def put(self, equipment_id: str, body: bytes, actor: str = "") -> PutAnswer:
         """Register a topology; restore a deleted machine.
@@ -236,28 +230,6 @@ class EquipmentRegistry:
                     known = self._remember(equipment_id, record.equipment)
             found[equipment_id] = known.outcome(equipment_id)
         return found
-
-    async def ingest(self, body: bytes, content_type: str) -> IngestAnswer:
-        """Store a body of readings; acknowledged readings are committed."""
-        parsed = await parse_readings(body, content_type, self._find, self._now())
-        blocks = [
-            Readings(equipment_id, *columns) for equipment_id, columns in parsed.columns.items()
-        ]
-        result = await self._store.ingest_many(blocks) if blocks else Ingested(0, 0)
-        for block in blocks:
-            self._on_change(block.equipment_id)
-        self._metrics.readings.labels("accepted").inc(result.accepted)
-        self._metrics.readings.labels("duplicate").inc(result.duplicates)
-        self._metrics.readings.labels("rejected").inc(len(parsed.rejected))
-        return IngestAnswer(
-            accepted=result.accepted, duplicates=result.duplicates, rejected=parsed.rejected
-        )
-
-    async def _find(self, equipment_id: str) -> Equipment | None:
-        try:
-            return await self.topology(equipment_id)
-        except UnknownEquipment:
-            return None
 
     async def _trained_sensors(self, design: str) -> dict[str, frozenset[str]]:
         """Return by version the sensors that it was trained with, where it knows the design."""

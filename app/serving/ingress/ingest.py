@@ -1,271 +1,225 @@
-"""Parses bodies of `POST /v1/readings`: JSON, NDJSON or CSV into columns for the store.
+"""Checks parsed readings against the registered equipment and collects them for the store.
 
-Every line is accepted or rejected with a reason; a bad line does not affect the others. Pure: a
-function argument looks up the topologies.
+Every line is accepted or rejected with a reason; a bad line does not affect the others. Parsing
+takes turns with other requests on the event loop.
 """
 
 import asyncio
-import csv
-import io
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
-
-from pydantic import ValidationError
-from pydantic_core import from_json
+from typing import NamedTuple
 
 from app.core.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Equipment
-from app.schemas.places import shown, some_of
-from app.schemas.readings import MAX_LISTED_REJECTED, Reading, RejectedLine
+from app.schemas.places import some_of
+from app.schemas.reading_formats import Body, ReadingOptions, format_of, read_body
+from app.schemas.reading_rows import (
+    MAX_LINES,
+    Refusal,
+    Row,
+    no_reading,
+    shown_value,
+    too_many_lines,
+)
+from app.schemas.readings import MAX_LISTED_REJECTED, ReadingField, RejectedLine
+from app.schemas.times import microseconds
 
-CSV_COLUMNS = ("equipment_id", "sensor_id", "time", "value")
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST_AHEAD = timedelta(minutes=5)
-MAX_LINES = 500_000
-"""Most lines, or list items, of one body."""
 MAX_EQUIPMENT = 1_000
 """Most different equipment of one body: each is looked up."""
-LINES_PER_TURN = 1_000
-"""Lines read before other requests get a turn on the event loop."""
+TURN_S = 0.002
+"""Time of parsing before other requests get a turn on the event loop."""
+ROWS_PER_LOOK = 32
+"""Rows between two looks at the clock; refusing that many takes about a millisecond."""
 
-_MAX_EXPLAINED_ERRORS = 50
+_ANY = ReadingOptions()
 
 FindEquipment = Callable[[str], Awaitable[Equipment | None]]
 
 
 class Columns(NamedTuple):
-    """Readings of one equipment as parallel lists; times in microseconds since 1970 UTC."""
+    """Readings of one equipment as parallel columns, with their lines."""
 
     sensor_ids: list[str]
-    times_us: list[int]
-    values: list[float]
+    times_us: "array[int]"
+    values: "array[float]"
+    lines: "array[int]"
 
-
-class Refusal(NamedTuple):
-    """Why a line is rejected, and its field; empty for the whole line."""
-
-    reason: str
-    field: Any = ""
-
-
-Lines = Iterator[tuple[int, Reading | Refusal]]
-"""The numbered lines of a body that are not blank."""
+    @classmethod
+    def empty(cls) -> "Columns":
+        """Return columns without a reading."""
+        return cls([], array("q"), array("d"), array("q"))
 
 
 @dataclass(slots=True)
 class Parsed:
-    """A parsed body: columns by equipment id, and the rejected lines.
+    """A parsed body: columns by equipment id, and the rejected lines, of which few are listed."""
 
-    `rejected` has one item for each rejected line; beyond the first `MAX_LISTED_REJECTED` it
-    repeats `UNLISTED`, since half a million reasons would fill the memory.
-    """
+    columns: dict[str, Columns] = field(default_factory=dict)
+    rejected: list[RejectedLine] = field(default_factory=list)
+    rejected_count: int = 0
 
-    columns: dict[str, Columns]
-    rejected: list[RejectedLine]
-
-    def reject(self, number: int, refusal: Refusal) -> None:
-        """Add a rejected line."""
-        self.rejected.append(
-            RejectedLine(line=number, field=refusal.field, reason=refusal.reason)
-            if len(self.rejected) < MAX_LISTED_REJECTED
-            else UNLISTED
-        )
-
-
-UNLISTED = RejectedLine(line=0, reason="not listed")
+    def reject(self, refusal: Refusal) -> None:
+        """Count a rejected line; explain the first `MAX_LISTED_REJECTED`."""
+        self.rejected_count += 1
+        if self.rejected_count <= MAX_LISTED_REJECTED:
+            self.rejected.append(refusal.explained())
 
 
 async def parse_readings(
-    body: bytes, content_type: str, find_equipment: FindEquipment, now: datetime
+    body: bytes,
+    content_type: str,
+    find_equipment: FindEquipment,
+    now: datetime,
+    options: ReadingOptions = _ANY,
 ) -> Parsed:
-    """Parse a readings body.
+    """Parse a readings body; see `app.schemas.reading_formats`.
 
     Args:
         body: of the request.
-        content_type: `application/json` (a reading, a list of them, or `{"readings": [...]}`),
-            `application/x-ndjson` or `text/csv` with a header of equipment_id, sensor_id, time,
-            value.
+        content_type: of the body.
         find_equipment: returns a registered topology or None.
         now: UTC; readings more than 5 minutes ahead of it are rejected.
+        options: of the request.
 
     Raises:
-        ReadingError: the body as a whole can't be read: unknown type, not JSON, no header, empty.
+        ReadingError: the body as a whole can't be read: not JSON, no header, empty.
+        UnsupportedMedia: the content type is unknown.
         LimitExceeded: it has more than `MAX_LINES` lines or `MAX_EQUIPMENT` equipment.
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
-        lines = _ndjson_lines(body)
-    elif kind == "text/csv":
-        lines = _csv_lines(body)
-    elif kind in ("application/json", ""):
-        lines = _json_lines(body)
-    else:
-        raise ReadingError(
-            "expected application/json, application/x-ndjson or text/csv, found "
-            f"{shown(content_type)}: set Content-Type",
-            "content-type",
-        )
-    parsed = Parsed({}, [])
-    known: dict[str, frozenset[str] | None] = {}
+    kind = format_of(content_type, body)
+    source = read_body(body, kind, options)
+    if options.equipment_id is not None:
+        await _check_columns(source, options.equipment_id, find_equipment)
+    checker = _Checker(find_equipment, now, options)
+    parsed = Parsed()
     count = 0
-    for number, outcome in lines:
-        count += 1
-        if number > MAX_LINES:
-            raise _too_many_lines()
-        if count % LINES_PER_TURN == 0:
+    turn_ends = time.perf_counter() + TURN_S
+    for step, row in enumerate(source.rows):
+        if step % ROWS_PER_LOOK == 0 and time.perf_counter() > turn_ends:
             await asyncio.sleep(0)
-        if isinstance(outcome, Refusal):
-            parsed.reject(number, outcome)
+            turn_ends = time.perf_counter() + TURN_S
+        if row is None:
             continue
-        if outcome.equipment_id not in known:
-            if len(known) == MAX_EQUIPMENT:
-                raise LimitExceeded(
-                    f"expected readings of at most {MAX_EQUIPMENT} equipment, found more in line "
-                    f"{number}: send the body in parts",
-                    "equipment_id",
-                )
-            equipment = await find_equipment(outcome.equipment_id)
-            known[outcome.equipment_id] = (
-                None if equipment is None else frozenset(equipment.sensor_ids)
-            )
-        refusal = _refusal(outcome, known[outcome.equipment_id], now)
+        count += 1
+        if count > MAX_LINES:
+            raise too_many_lines()
+        if isinstance(row, Refusal):
+            parsed.reject(row)
+            continue
+        if row.equipment_id not in checker.sensors:
+            await checker.look_up(row)
+        refusal = checker.refusal_of(row)
         if refusal is not None:
-            parsed.reject(number, refusal)
+            parsed.reject(refusal)
             continue
-        columns = parsed.columns.setdefault(outcome.equipment_id, Columns([], [], []))
-        columns.sensor_ids.append(outcome.sensor_id)
-        columns.times_us.append(microseconds(outcome.time))
-        columns.values.append(outcome.value)
+        columns = parsed.columns.get(row.equipment_id)
+        if columns is None:
+            columns = parsed.columns[row.equipment_id] = Columns.empty()
+        # the name of the topology, so that equal names of many rows take no memory
+        columns.sensor_ids.append(checker.sensors[row.equipment_id][row.sensor_id])
+        columns.times_us.append(row.time_us)
+        columns.values.append(row.value)
+        columns.lines.append(row.line)
     if count == 0:
-        raise ReadingError(
-            "expected at least one reading, found none: post {equipment_id, sensor_id, time, value}"
-        )
+        raise no_reading()
     return parsed
 
 
-def _too_many_lines() -> LimitExceeded:
-    return LimitExceeded(
-        f"expected at most {MAX_LINES} lines, found more: send the body in parts", "body"
-    )
+async def _check_columns(source: Body, equipment_id: str, find: FindEquipment) -> None:
+    """Refuse a wide body whose columns are not the sensors of its machine.
 
-
-def microseconds(time: datetime) -> int:
-    """Return whole microseconds since 1970-01-01T00:00Z of an aware time, exactly."""
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _refusal(reading: Reading, sensors: frozenset[str] | None, now: datetime) -> Refusal | None:
-    if sensors is None:
-        return Refusal(
-            f"expected a registered equipment, found {shown(reading.equipment_id)}: register its "
-            "topology first",
-            "equipment_id",
-        )
-    if reading.sensor_id not in sensors:
-        return Refusal(
-            f"expected a sensor of '{reading.equipment_id}', found {shown(reading.sensor_id)}: "
-            f"there are {some_of(sorted(sensors))}",
+    Raises:
+        ReadingError: names the columns.
+    """
+    equipment = await find(equipment_id) if source.wide_sensors else None
+    if equipment is None:
+        return
+    unknown = sorted(set(source.wide_sensors) - set(equipment.sensor_ids))
+    if unknown:
+        raise ReadingError(
+            f"expected columns of sensors of '{equipment_id}', found {some_of(unknown)}: there are "
+            f"{some_of(sorted(equipment.sensor_ids))}; leave the column out, or name it in the "
+            "parameter ignore_columns",
             "sensor_id",
         )
-    if not EARLIEST <= reading.time <= now + LATEST_AHEAD:
-        return Refusal(
-            f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
-            f"{reading.time.isoformat()}: check the clock of its source",
-            "time",
+
+
+class _Checker:
+    """Checks rows: known equipment and sensor, possible time, and what the options say."""
+
+    def __init__(self, find: FindEquipment, now: datetime, options: ReadingOptions) -> None:
+        self._find = find
+        self._earliest_us = microseconds(EARLIEST)
+        self._latest_us = microseconds(now + LATEST_AHEAD)
+        self._only = options.equipment_id
+        self._interval = options.interval
+        if options.interval:
+            self._start_us, self._end_us = map(microseconds, options.interval)
+        self.sensors: dict[str, dict[str, str]] = {}
+        """Of each equipment that was looked up, its sensors; none of an unknown one."""
+
+    async def look_up(self, row: Row) -> None:
+        """Look up the equipment of a row.
+
+        Raises:
+            LimitExceeded: it is one too many.
+        """
+        if len(self.sensors) == MAX_EQUIPMENT:
+            raise LimitExceeded(
+                f"expected readings of at most {MAX_EQUIPMENT} equipment, found more in line "
+                f"{row.line}: send the body in parts",
+                "equipment_id",
+            )
+        equipment = await self._find(row.equipment_id)
+        ids: Sequence[str] = () if equipment is None else equipment.sensor_ids
+        self.sensors[row.equipment_id] = {sensor_id: sensor_id for sensor_id in ids}
+
+    def refusal_of(self, row: Row) -> Refusal | None:
+        """Return why a row is rejected, or None."""
+        sensors = self.sensors[row.equipment_id]
+        if self._only is not None and row.equipment_id != self._only:
+            found = shown_value(row.equipment_id)
+            reason = f"expected readings of '{self._only}' only, found {found}: leave it out"
+            return Refusal(row.line, reason, "equipment_id")
+        if row.sensor_id not in sensors:
+            return Refusal(row.line, *_unknown(row, sensors))
+        if not self._earliest_us <= row.time_us <= self._latest_us:
+            return Refusal(
+                row.line,
+                f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
+                f"{_iso(row.time_us)}: check the clock of its source",
+                "time",
+            )
+        if self._interval is not None and not self._start_us <= row.time_us < self._end_us:
+            start, end = (each.isoformat() for each in self._interval)
+            found = _iso(row.time_us)
+            reason = f"expected a time from {start} to before {end}, found {found}: leave it out"
+            return Refusal(row.line, reason, "time")
+        return None
+
+
+def _unknown(row: Row, sensors: dict[str, str]) -> tuple[str, ReadingField]:
+    if not sensors:
+        found = shown_value(row.equipment_id)
+        return (
+            f"expected a registered equipment, found {found}: register its topology first",
+            "equipment_id",
         )
-    return None
-
-
-def _read(raw: Any, validate: Callable[[Any], Reading]) -> Reading | Refusal:
-    try:
-        return validate(raw)
-    except ValidationError as error:
-        return _refusal_of(error)
-
-
-def _refusal_of(error: ValidationError) -> Refusal:
-    if error.error_count() > _MAX_EXPLAINED_ERRORS:
-        return Refusal(
-            f"expected {', '.join(CSV_COLUMNS)} and nothing else, found {error.error_count()} "
-            "faults in one line"
-        )
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = str(first["loc"][0]) if first["loc"] else ""
-    hint = {
-        "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
-        "missing": f"expected a field '{place}'",
-        "extra_forbidden": f"expected no field {shown(place)}",
-        "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a "
-        "letter or digit, 64 at most",
-    }.get(str(first["type"]), str(first["msg"]))
-    return Refusal(f"{hint}, found {shown(first['input'])}", place if place in CSV_COLUMNS else "")
-
-
-def _json_lines(body: bytes) -> Lines:
-    try:
-        document = from_json(body)
-    except ValueError as error:
-        raise ReadingError(f"expected JSON, found text that does not parse: {error}") from error
-    if isinstance(document, dict) and set(document) == {"readings"}:
-        document = document["readings"]
-    items = document if isinstance(document, list) else [document]
-    if len(items) > MAX_LINES:
-        raise _too_many_lines()
+    found = shown_value(row.sensor_id)
+    names = some_of(sorted(sensors))
     return (
-        (number, _read(item, Reading.model_validate)) for number, item in enumerate(items, start=1)
+        f"expected a sensor of '{row.equipment_id}', found {found}: there are {names}",
+        "sensor_id",
     )
 
 
-def _ndjson_lines(body: bytes) -> Lines:
-    if body.count(b"\n") > MAX_LINES:
-        raise _too_many_lines()
-    lines = ((number, line.strip()) for number, line in enumerate(body.split(b"\n"), start=1))
-    return ((number, _read(line, Reading.model_validate_json)) for number, line in lines if line)
-
-
-def _csv_lines(body: bytes) -> Lines:
+def _iso(time_us: int) -> str:
     try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ReadingError(
-            f"expected CSV in UTF-8, found a byte that is not at position {error.start}"
-        ) from error
-    # blank lines do not count towards the limit, and reading 32 million of them takes seconds
-    if max(text.count("\n"), text.count("\r")) > MAX_LINES:
-        raise _too_many_lines()
-    lines = enumerate(io.StringIO(text, newline=None), start=1)
-    _, first = next(lines, (1, ""))
-    try:
-        header = _cells(first)
-    except csv.Error as error:
-        raise ReadingError(
-            f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found {shown(first)}: {error}"
-        ) from error
-    names = [name.strip() for name in header]
-    if sorted(names) != sorted(CSV_COLUMNS):
-        raise ReadingError(
-            f"expected a CSV header of {', '.join(CSV_COLUMNS)}, found "
-            f"{shown(','.join(header))}: add it as the first line"
-        )
-    return _csv_rows(names, lines)
-
-
-def _cells(line: str) -> list[str]:
-    # each line alone: a stray quote would otherwise swallow the good lines after it
-    return next(csv.reader([line], strict=True), [])
-
-
-def _csv_rows(names: list[str], lines: Iterable[tuple[int, str]]) -> Lines:
-    for number, line in lines:
-        try:
-            row = _cells(line)
-        except csv.Error as error:
-            yield number, Refusal(f"expected a CSV line, found one that does not parse: {error}")
-            continue
-        if row and len(row) != len(names):
-            yield number, Refusal(f"expected {len(names)} columns, found {len(row)}")
-        elif row:
-            values = dict(zip(names, map(str.strip, row), strict=True))
-            yield number, _read(values, Reading.model_validate_strings)
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
+    except OverflowError:  # a zone can move it out of the years 1 to 9999
+        return "one outside the years 1 to 9999"

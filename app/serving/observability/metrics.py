@@ -81,7 +81,7 @@ class Metrics:
         self.replica.labels(self.replica_name).set(1)
         self.readings = counter(
             "hydraulic_readings_total",
-            "Readings received by outcome: accepted, duplicate or rejected",
+            "Readings received by outcome: accepted, duplicate, conflict, replaced or rejected",
             ("outcome",),
         )
         self.unstored = counter(

@@ -22,6 +22,7 @@ from app.serving.ingress.deployment import Service, utc_now
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.label_store import LabelStore
+from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release, Traffic
@@ -133,11 +134,12 @@ async def service(
     async def prepare() -> None:
         await store.put_equipment(rig_equipment())
 
-    registry = EquipmentRegistry(store, metrics, utc_now, router=versions)
+    registry = EquipmentRegistry(store, router=versions)
     made = Service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
         labels=LabelStore(store, registry),
+        readings=ReadingService(store, registry, metrics, utc_now),
         router=versions,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now)),
         status=Status(store, versions, prepare),

@@ -1,4 +1,5 @@
 import asyncio
+import re
 from datetime import UTC, datetime
 
 import asyncpg
@@ -136,8 +137,8 @@ async def test_ingest_reads_only_the_partition_of_its_month(
 
     text = await nested_plans(
         session,
-        "ingest_readings",
-        *((["press-1"], ["PS2"], [1], [us(2025, 2, day)], [1.0]) for day in (1, 2, 3)),
+        "write_readings",
+        *((["press-1"], ["PS2"], [1], [us(2025, 2, day)], [1.0], None) for day in (1, 2, 3)),
     )
 
     await session.close()
@@ -145,6 +146,28 @@ async def test_ingest_reads_only_the_partition_of_its_month(
     assert len(scanned) == 1, text
     assert "sensor_readings_2025_02" in scanned[0]
     assert "Subplans Removed: 3" in text
+
+
+@pytest.mark.parametrize("actor", [None, "engineer"])
+async def test_conflicts_are_sought_and_replaced_in_the_partition_of_their_month(
+    store: Store, machine: Equipment, database_dsn: str, actor: str | None
+):
+    await store.put_equipment(machine)
+    await store.ingest(
+        "press-1", ["PS1"] * 4, [us(2025, month) for month in range(1, 5)], [1.0] * 4
+    )
+    session = await asyncpg.connect(database_dsn)
+
+    text = await nested_plans(
+        session,
+        "write_readings",
+        *((["press-1"], ["PS1"], [1], [us(2025, 2)], [value], actor) for value in (2.0, 3.0, 4.0)),
+    )
+
+    await session.close()
+    scanned = re.findall(r"Scan .*on (sensor_readings_\d{4}_\d\d)", text)
+    assert set(scanned) == {"sensor_readings_2025_02"}, text
+    assert "Seq Scan on sensor_readings" not in text
 
 
 async def test_array_with_a_null_is_refused_by_the_database(

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
@@ -13,7 +14,7 @@ from app.core.errors import ReadingError, UnknownEquipment
 from app.features.binning import bin_series
 from app.schemas.equipment import Equipment
 from app.store.pool import PoolLimits
-from app.store.readings import CHUNK, EARLIEST, Readings
+from app.store.readings import CHUNK, EARLIEST, Ingested, Readings, Replaced
 from app.store.store import Store
 from app.store.windows import decode_window
 from tests.conftest import run_sql
@@ -98,7 +99,8 @@ async def test_grid_equals_numpy_for_late_repeated_and_unordered_readings(
     assert_same_bits(found, reference(machine, batches, 3))
     distinct = {(sensor, time_us) for batch in batches for sensor, time_us, _ in batch}
     assert sum(result.accepted for result in results) == len(distinct)
-    assert sum(result.accepted + result.duplicates for result in results) == sum(map(len, batches))
+    counted = sum(each.accepted + each.duplicates + len(each.conflicts) for each in results)
+    assert counted == sum(map(len, batches))
 
 
 async def test_inline_and_stored_readings_give_bitwise_equal_bins(store: Store, machine: Equipment):
@@ -119,7 +121,12 @@ async def test_first_value_of_a_sensor_and_time_is_kept(store: Store, machine: E
     first = await store.ingest(machine.equipment_id, ["PS1", "PS1"], [T0_US, T0_US], [1.0, 2.0])
     second = await store.ingest(machine.equipment_id, ["PS1"], [T0_US], [3.0])
 
-    assert (first, second) == ((1, 1), (0, 1))
+    again = await store.ingest(machine.equipment_id, ["PS1"], [T0_US], [1.0])
+    assert (first.accepted, first.duplicates, first.conflicts) == (1, 0, (1,))
+    assert (second.accepted, second.duplicates, second.conflicts) == (0, 0, (0,))
+    assert (again.accepted, again.duplicates, again.conflicts) == (0, 1, ())
+    mixed = await store.ingest(machine.equipment_id, ["PS1"] * 4, [T0_US] * 4, [2.0, 1.0, 2.0, 3.0])
+    assert (mixed.accepted, mixed.duplicates, mixed.conflicts) == (0, 1, (0, 2, 3))
     assert (await grid_of(store, machine, 1))[0, 0] == 1.0
 
 
@@ -174,7 +181,7 @@ async def test_bulk_of_several_chunks_equals_single_ticks(store: Store):
         machine.equipment_id, machine.sensor_ids * seconds, times_us, values_TS.ravel()
     )
 
-    assert result == (seconds * 20, 0)
+    assert result == Ingested(seconds * 20, 0)
     assert_same_bits(
         await grid_of(store, machine, seconds), np.ascontiguousarray(values_TS.T.astype(np.float32))
     )
@@ -222,7 +229,7 @@ async def test_columns_of_different_length_are_refused(store: Store):
 
 
 async def test_empty_call_writes_nothing(store: Store):
-    assert await store.ingest_many([]) == (0, 0)
+    assert await store.ingest_many([]) == Ingested(0, 0)
 
 
 async def test_bin_that_begins_in_the_month_before_finds_its_partition(store: Store):
@@ -260,3 +267,243 @@ async def test_plan_made_for_a_small_table_uses_the_index_when_it_grows(
     # the statistics of a session are complete when it ends
     await store.close()
     assert await scans_of_whole_tables(database_dsn) == before
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(T0_S, UTC) + timedelta(seconds=seconds)
+
+
+async def test_conflicts_of_several_blocks_and_chunks_have_their_positions(store: Store):
+    machines = [make_machine(f"press-{index}") for index in range(2)]
+    for machine in machines:
+        await store.put_equipment(machine)
+    times_us = T0_US + np.arange(CHUNK) * 1_000_000
+    changed = np.ones(CHUNK)
+    changed[[7, CHUNK - 1]] = 2.0
+
+    def blocks(values: NDArray[np.float64]) -> list[Readings]:
+        return [Readings(each.equipment_id, ["PS1"] * CHUNK, times_us, values) for each in machines]
+
+    assert (await store.ingest_many(blocks(np.ones(CHUNK)))).accepted == 2 * CHUNK
+    found = await store.ingest_many(blocks(changed))
+
+    assert found.conflicts == (7, CHUNK - 1, CHUNK + 7, 2 * CHUNK - 1)
+    assert (found.accepted, found.duplicates, found.replaced) == (0, 2 * CHUNK - 4, 0)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(batches=st.lists(_BATCH, min_size=1, max_size=4))
+async def test_replacing_keeps_the_last_value_and_the_grid_right(
+    store: Store, batches: list[list[Reading]]
+):
+    machine = make_machine(f"press-{uuid4().hex}")
+    await store.put_equipment(machine)
+
+    results = [
+        await store.ingest_many([columns(machine.equipment_id, batch)], replaced_by="engineer")
+        for batch in batches
+    ]
+
+    newest_first = [list(reversed(batch)) for batch in reversed(batches)]
+    assert_same_bits(await grid_of(store, machine, 3), reference(machine, newest_first, 3))
+    for batch, result in zip(batches, results, strict=True):
+        assert result.accepted + result.duplicates + result.replaced == len(batch)
+        assert result.conflicts == ()
+    distinct = {(sensor, time_us) for batch in batches for sensor, time_us, _ in batch}
+    assert sum(result.accepted for result in results) == len(distinct)
+
+
+async def test_replacement_is_recorded_for_each_machine(store: Store):
+    machines = [make_machine(f"press-{index}") for index in range(2)]
+    for machine in machines:
+        await store.put_equipment(machine)
+        await store.ingest(
+            machine.equipment_id, ["PS1"] * 3, [T0_US, T0_US + 1, T0_US + 2], [1.0] * 3
+        )
+
+    result = await store.ingest_many(
+        [
+            columns("press-0", [("PS1", T0_US, 1.0), ("PS1", T0_US + 2, 5.0)]),
+            columns("press-1", [("PS1", T0_US + 1, 6.0), ("PS1", T0_US + 2, 7.0)]),
+        ],
+        replaced_by="engineer",
+    )
+
+    assert result == Ingested(0, 1, replaced=3)
+    for index, (start_us, count) in enumerate(((2, 1), (1, 2))):
+        (change,) = await store.reading_changes(f"press-{index}", None, 10)
+        assert (change.actor, change.action, change.removed, change.written) == (
+            "engineer",
+            "replace_values",
+            count,
+            count,
+        )
+        assert (change.start, change.end) == (at(start_us / 1e6), at(2e-6))
+    assert (await grid_of(store, machines[1], 1))[0, 0] == np.float32((1 + 6 + 7) / 3)
+
+
+async def test_record_of_changes_is_append_only(
+    store: Store, database_dsn: str, machine: Equipment
+):
+    await store.put_equipment(machine)
+    await store.replace_interval(Readings("press-1", [], [], []), at(0), at(1), "engineer")
+
+    for statement in ("update reading_changes set actor = 'x'", "delete from reading_changes"):
+        with pytest.raises(asyncpg.RestrictViolationError, match="never changed"):
+            await run_sql(database_dsn, statement)
+
+    assert len(await store.reading_changes("press-1", None, 10)) == 1
+
+
+async def test_interval_is_replaced_and_the_bins_at_its_ends_keep_what_is_outside(
+    store: Store, machine: Equipment
+):
+    await store.put_equipment(machine)
+    other = make_machine("press-2")
+    await store.put_equipment(other)
+    before = [("PS1", T0_US + quarter * 250_000, float(quarter)) for quarter in range(16)]
+    for each in (machine, other):
+        await store.ingest(*columns(each.equipment_id, before))
+    new = [("PS1", T0_US + 750_000, 100.0), ("PS2", T0_US + 2_000_000, 7.0)]
+
+    result = await store.replace_interval(columns("press-1", new), at(0.5), at(3.25), "engineer")
+
+    assert result == Replaced(11, 2)
+    left = [each for each in before if not T0_US + 500_000 <= each[1] < T0_US + 3_250_000]
+    assert_same_bits(await grid_of(store, machine, 4), reference(machine, [left, new], 4))
+    assert_same_bits(await grid_of(store, other, 4), reference(other, [before], 4))
+    (change,) = await store.reading_changes("press-1", None, 10)
+    assert (change.action, change.start, change.end, change.removed, change.written) == (
+        "replace_interval",
+        at(0.5),
+        at(3.25),
+        11,
+        2,
+    )
+
+
+async def test_deleted_interval_leaves_no_bin(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    await store.ingest("press-1", ["PS1"] * 5, T0_US + np.arange(5) * 1_000_000, np.arange(5.0))
+
+    result = await store.replace_interval(Readings("press-1", [], [], []), at(1), at(4), "engineer")
+
+    assert result == Replaced(3, 0)
+    (window,) = await store.read_windows([("press-1", T0_S, 5)])
+    assert window.count == 2
+    (change,) = await store.reading_changes("press-1", None, 10)
+    assert change.action == "delete_interval"
+
+
+async def test_refused_replacement_changes_nothing(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    await store.ingest("press-1", ["PS1"], [T0_US], [1.0])
+
+    for block in (
+        columns("press-1", [("PS1", T0_US, 2.0), ("PS1", T0_US, 3.0)]),
+        columns("press-1", [("PS1", T0_US, 2.0), ("PS7", T0_US, 3.0)]),
+        columns("press-1", [("PS1", T0_US, np.nan)]),
+        columns("press-9", [("PS1", T0_US, 2.0)]),
+    ):
+        with pytest.raises((ReadingError, UnknownEquipment)):
+            await store.replace_interval(block, at(0), at(1), "engineer")
+
+    assert (await grid_of(store, machine, 1))[0, 0] == 1.0
+    assert await store.reading_changes("press-1", None, 10) == []
+
+
+async def test_replacement_waits_for_other_writers_and_loses_nothing_of_them(
+    store: Store, machine: Equipment
+):
+    await store.put_equipment(machine)
+    outside = [
+        store.ingest("press-1", ["PS1"], [T0_US + 2_000_000 + index], [float(index)])
+        for index in range(20)
+    ]
+    inside = [
+        store.replace_interval(columns("press-1", [("PS1", T0_US, 5.0)]), at(0), at(1), "engineer")
+        for _ in range(2)
+    ]
+
+    await asyncio.gather(*outside, *inside)
+
+    found = await grid_of(store, machine, 3)
+    assert (found[0, 0], found[0, 2]) == (5.0, 9.5)
+
+
+async def test_interval_without_a_partition_is_replaced(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    block = columns("press-1", [("PS1", T0_US, 2.0)])
+    assert await store.replace_interval(block, at(0), at(1), "engineer") == Replaced(0, 1)
+    assert (await grid_of(store, machine, 1))[0, 0] == 2.0
+
+
+async def test_changes_are_read_page_by_page(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    for actor in ("a", "b", "c"):
+        await store.replace_interval(Readings("press-1", [], [], []), at(0), at(1), actor)
+
+    first = await store.reading_changes("press-1", None, 2)
+    rest = await store.reading_changes("press-1", first[-1].change_id, 2)
+
+    assert [change.actor for change in (*first, *rest)] == ["c", "b", "a"]
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(batch=_BATCH, width_us=st.integers(1, 2_500_000))
+async def test_bins_of_a_chart_equal_numpy(store: Store, batch: list[Reading], width_us: int):
+    machine = make_machine(f"press-{uuid4().hex}")
+    await store.put_equipment(machine)
+    await store.ingest(*columns(machine.equipment_id, batch))
+
+    rows = await store.bin_readings(
+        machine.equipment_id,
+        ["PS1", "TS1"],
+        (at(0.25), at(2.25)),
+        timedelta(microseconds=width_us),
+        of_grid=False,
+    )
+
+    truth: dict[tuple[str, int], list[float]] = {}
+    first: dict[tuple[str, int], float] = {}
+    for sensor_id, time_us, value in batch:
+        first.setdefault((sensor_id, time_us), value)
+    for (sensor_id, time_us), value in first.items():
+        offset = time_us - T0_US - 250_000
+        if sensor_id != "PS2" and 0 <= offset < 2_000_000:
+            truth.setdefault((sensor_id, offset // width_us), []).append(value)
+    found = {
+        (row.sensor_id, (row.start - at(0.25)) // timedelta(microseconds=width_us)): row
+        for row in rows
+    }
+    assert found.keys() == truth.keys()
+    for place, values in truth.items():
+        row = found[place]
+        assert (row.least, row.largest, row.readings) == (min(values), max(values), len(values))
+        assert row.mean == pytest.approx(
+            np.mean(values), rel=1e-9, abs=1e-9 * max(map(abs, values))
+        )
+
+
+async def test_bins_of_the_grid_have_the_statistics_of_its_means(store: Store, machine: Equipment):
+    await store.put_equipment(machine)
+    quarters = np.arange(16)
+    await store.ingest("press-1", ["PS1"] * 16, T0_US + quarters * 250_000, quarters)
+    await store.ingest("press-1", ["PS2"], [T0_US], [1.0])
+
+    rows = await store.bin_readings(
+        "press-1", ["PS1"], (at(0), at(4)), timedelta(seconds=2), of_grid=True
+    )
+
+    assert sorted(rows) == [
+        ("PS1", at(0), 3.5, 1.5, 5.5, 2),
+        ("PS1", at(2), 11.5, 9.5, 13.5, 2),
+    ]

@@ -19,11 +19,13 @@ from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import WindowInput
 from app.schemas.diagnosis import Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment
+from app.schemas.reading_formats import ReadingOptions
 from app.serving.ingress import batch, windows
 from app.serving.ingress import diagnoses as module
 from app.serving.ingress.batch import DiagnosisParts, Outcome
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.windows import Bins
 from app.serving.observability.metrics import Metrics
@@ -42,7 +44,7 @@ def inline(equipment_id: str = "hydraulic-rig", **changes: object) -> DiagnosisR
 
 @pytest.fixture
 def registry(store: Store) -> EquipmentRegistry:
-    return EquipmentRegistry(store, Metrics(), lambda: NOW, (rig_equipment(),))
+    return EquipmentRegistry(store, (rig_equipment(),))
 
 
 @pytest.fixture
@@ -450,7 +452,8 @@ async def test_equal_requests_share_one_diagnosis_until_readings_arrive(
         "time": "2026-01-01T23:59:30Z",
         "value": 1.0,
     }
-    answer = await registry.ingest(orjson.dumps([line]), "application/json")
+    readings = ReadingService(store, registry, Metrics(), lambda: NOW)
+    answer = await readings.ingest(orjson.dumps([line]), "application/json", ReadingOptions())
     assert answer.accepted == 1
     after = Diagnosis.from_json(await diagnostics.answer(request))
     assert after.diagnosis_id != Diagnosis.from_json(both[0]).diagnosis_id

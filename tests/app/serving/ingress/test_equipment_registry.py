@@ -8,9 +8,7 @@ from app.core.errors import StoreUnavailable, UnknownEquipment
 from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 from app.serving.ingress import equipment_registry as module
-from app.serving.ingress.deployment import utc_now
 from app.serving.ingress.equipment_registry import EquipmentRegistry
-from app.serving.observability.metrics import Metrics
 from app.store.equipment import EquipmentRecord
 from app.store.store import Store
 
@@ -32,7 +30,7 @@ async def test_declared_machine_is_served_without_any_database(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     away = Away(store, monkeypatch)
-    registry = EquipmentRegistry(store, Metrics(), utc_now, (rig_equipment(),))
+    registry = EquipmentRegistry(store, (rig_equipment(),))
     for _ in range(5):
         assert await registry.topology("hydraulic-rig") == rig_equipment()
     assert away.lookups == 1
@@ -45,7 +43,7 @@ async def test_one_request_in_some_seconds_waits_for_an_unavailable_database(
 ):
     monkeypatch.setattr(module, "TOPOLOGY_CACHE_S", 0.0)
     await store.put_equipment(rig_equipment())
-    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store)
     registry._remember("hydraulic-rig", rig_equipment(), for_s=0.0)
     away = Away(store, monkeypatch)
     await asyncio.gather(*(registry.topology("hydraulic-rig") for _ in range(20)))
@@ -55,7 +53,7 @@ async def test_one_request_in_some_seconds_waits_for_an_unavailable_database(
 async def test_unknown_machine_is_remembered_as_unknown(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store)
     with pytest.raises(UnknownEquipment):
         await registry.topology("nobody")
     away = Away(store, monkeypatch)
@@ -70,7 +68,7 @@ async def test_topology_registered_during_a_lookup_is_not_replaced_by_the_older_
     old = rig_equipment()
     new = old.model_copy(update={"name": "renamed"})
     await store.put_equipment(old)
-    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store)
     get = store.get_equipment_of
 
     async def get_while_another_registers(
@@ -88,7 +86,7 @@ async def test_topology_registered_during_a_lookup_is_not_replaced_by_the_older_
 async def test_lookups_at_the_same_time_all_see_what_another_replica_registered(store: Store):
     old = rig_equipment()
     await store.put_equipment(old)
-    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store)
     await registry.topology(old.equipment_id)
     await store.put_equipment(old.model_copy(update={"name": "renamed"}))
     found = await asyncio.gather(*(registry.renew([old.equipment_id]) for _ in range(3)))
@@ -97,7 +95,7 @@ async def test_lookups_at_the_same_time_all_see_what_another_replica_registered(
 
 
 async def test_machines_that_differ_only_in_name_share_their_structure_in_memory(store: Store):
-    registry = EquipmentRegistry(store, Metrics(), utc_now)
+    registry = EquipmentRegistry(store)
     for number in range(3):
         await store.put_equipment(rig_equipment(f"rig-{number}"))
     found = await registry.topologies([f"rig-{number}" for number in range(3)])

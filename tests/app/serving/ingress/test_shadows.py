@@ -43,7 +43,7 @@ async def diagnostics(
     store: Store, versions: VersionRouter, metrics: Metrics
 ) -> AsyncIterator[Diagnostics]:
     await store.put_equipment(rig_equipment())
-    registry = EquipmentRegistry(store, metrics, lambda: NOW, (rig_equipment(),))
+    registry = EquipmentRegistry(store, (rig_equipment(),))
     made = Diagnostics(DiagnosisParts(store, registry, versions, metrics, lambda: NOW))
     made.start()
     yield made

@@ -1,0 +1,129 @@
+"""Rows and refused lines, which the readers of all formats of readings yield. Pure."""
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.core.errors import LimitExceeded, ReadingError
+from app.schemas.equipment import Identifier
+from app.schemas.readings import ReadingField, RejectedLine
+
+COLUMNS: tuple[ReadingField, ...] = ("equipment_id", "sensor_id", "time", "value")
+MAX_LINES = 500_000
+"""Most lines, list items or readings of one body."""
+MAX_LINE_LENGTH = 262_144
+"""Most characters of a line or list item: a wide header of 2,048 sensors fits."""
+
+IDENTIFIER = TypeAdapter[str](Identifier)
+EXPECTED_ID = (
+    "expected an id of letters, digits and ._:- that begins with a letter or digit, 64 at most"
+)
+EXPECTED_VALUE = "expected a finite number that a float32 holds"
+
+_EXPECTED = {
+    "equipment_id": EXPECTED_ID,
+    "sensor_id": EXPECTED_ID,
+    "time": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
+    "value": EXPECTED_VALUE,
+}
+_MAX_EXPLAINED_ERRORS = 50
+_MAX_SHOWN = 60
+
+
+class Row(NamedTuple):
+    """A reading and the number of its line, from 1; its time in microseconds since 1970 UTC."""
+
+    line: int
+    equipment_id: str
+    sensor_id: str
+    time_us: int
+    value: float
+
+
+class Refusal(NamedTuple):
+    """Why a line, or one cell of a wide line, is no reading.
+
+    `cause` may be pydantic's error: explaining it takes longer than finding it, and of many bad
+    lines only the first are explained.
+    """
+
+    line: int
+    cause: str | ValidationError
+    field: ReadingField = ""
+
+    def explained(self) -> RejectedLine:
+        """Return the line with its reason."""
+        reason, place = self.cause, self.field
+        if isinstance(reason, ValidationError):
+            reason, place = _explained(reason, place)
+        # JSON may have single surrogates, which UTF-8 can't encode
+        reason = reason.encode("utf-8", "backslashreplace").decode()
+        return RejectedLine(line=self.line, field=place, reason=reason)
+
+
+Rows: TypeAlias = Iterator[Row | Refusal | None]
+"""Rows and refused lines in the order of the body; None for a line without a reading, so that who
+reads many of them can pause."""
+
+
+def too_many_lines() -> LimitExceeded:
+    """Return the error of a body with too many lines or readings."""
+    return LimitExceeded(
+        f"expected at most {MAX_LINES} lines and readings, found more: send the body in parts",
+        "body",
+    )
+
+
+def no_reading() -> ReadingError:
+    """Return the error of a body without a reading."""
+    return ReadingError(
+        "expected at least one reading, found none: post {equipment_id, sensor_id, time, value}"
+    )
+
+
+def too_long(number: int) -> Refusal:
+    """Return the refusal of a line that is too long."""
+    return Refusal(number, f"expected at most {MAX_LINE_LENGTH} characters, found more")
+
+
+def shown_value(value: object) -> str:
+    """Return the start of a value of JSON or CSV as a message shows it."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else value[:57] + "..."
+        return "'" + "".join(each if each.isprintable() else _escaped(each) for each in text) + "'"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = json.dumps(value) if isinstance(value, bool | int | float | None) else "another value"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _explained(error: ValidationError, place: ReadingField) -> tuple[str, ReadingField]:
+    if error.error_count() > _MAX_EXPLAINED_ERRORS:
+        return (
+            f"expected {', '.join(COLUMNS)} and nothing else, found {error.error_count()} faults "
+            "in one line"
+        ), ""
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else place
+    known: ReadingField = next((column for column in COLUMNS if column == name), "")
+    found = shown_value(first["input"])
+    match first["type"]:
+        case "missing":
+            return f"expected a field '{name}', found none", known
+        case "extra_forbidden":
+            return f"expected no field {shown_value(name)}, found {found}: leave it out", ""
+        case "json_invalid":
+            return f"expected JSON, found {found}", ""
+    if known:
+        return f"{_EXPECTED[known]}, found {found}", known
+    return f"expected an object of {', '.join(COLUMNS)}, found {found}", ""
