@@ -97,7 +97,8 @@ class StoreTarget:
     async def write(self, readings: Sequence[Readings]) -> Counts:
         """See `Target`."""
         done = await self._store.ingest_many(readings)
-        return Counts(accepted=done.accepted, duplicates=done.duplicates)
+        conflicts = len(getattr(done, "conflicts", ()))
+        return Counts(accepted=done.accepted, duplicates=done.duplicates, conflicts=conflicts)
 
 
 class ServiceTarget:

@@ -1,5 +1,6 @@
 """`hydraulic` lists its commands without importing them, and reports errors in one line."""
 
+import os
 import subprocess
 import sys
 
@@ -73,3 +74,24 @@ def test_expected_error_is_one_line_and_interruption_has_its_status(
 
 def test_version_is_printed():
     assert hydraulic("--version").out.strip().count(".") == 2
+
+
+def test_shell_completes_commands_and_options():
+    def completed(*words: str) -> list[str]:
+        environment = os.environ | {
+            "_HYDRAULIC_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(["hydraulic", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli.main"],
+            capture_output=True,
+            text=True,
+            cwd=PROJECT_DIR,
+            env=environment,
+            check=True,
+        )
+        return done.stdout.split()
+
+    assert completed("re") == ["readings", "release"]
+    assert completed("release", "promote", "--st") == ["--steps"]
