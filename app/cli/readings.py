@@ -97,8 +97,9 @@ class StoreTarget:
     async def write(self, readings: Sequence[Readings]) -> Counts:
         """See `Target`."""
         done = await self._store.ingest_many(readings)
-        conflicts = len(getattr(done, "conflicts", ()))
-        return Counts(accepted=done.accepted, duplicates=done.duplicates, conflicts=conflicts)
+        return Counts(
+            accepted=done.accepted, duplicates=done.duplicates, conflicts=len(done.conflicts)
+        )
 
 
 class ServiceTarget:

@@ -12,9 +12,8 @@ from app.core.errors import DeletedEquipment
 from app.core.settings import Settings
 from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import METADATA, Equipment
-from app.serving.ingress.deployment import prepare, utc_now
+from app.serving.ingress.deployment import prepare
 from app.serving.ingress.equipment_registry import EquipmentRegistry
-from app.serving.observability.metrics import Metrics
 from app.store import equipment as module
 from app.store.diagnoses import ShadowAnswer
 from app.store.labels import ConditionLabel
@@ -157,7 +156,7 @@ async def test_other_replicas_and_restarts_respect_a_deletion(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     machine = make_machine()
-    first, second = (EquipmentRegistry(store, Metrics(), utc_now, (machine,)) for _ in range(2))
+    first, second = (EquipmentRegistry(store, (machine,)) for _ in range(2))
     await first.put("press-1", machine.model_dump_json().encode())
     await second.topology("press-1")
     await first.delete("press-1", "test")
