@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from train.__main__ import _parser
 
+from app.cli.main import main
 from app.core.settings import Settings
 from app.release import trainings
 from app.release.service import ReleaseService
 from app.store.store import Store
 from tests.app.release.fake_cluster import FakeCluster, serving
-from train.jobs.options import config_of
+from train.config import TrainConfig
 
 ORDER: dict[str, Any] = {
     "equipment_ids": ["press-1", "press-2"],
@@ -47,7 +47,10 @@ async def started(client: httpx.AsyncClient, order: dict[str, Any] = ORDER) -> s
 
 
 async def test_training_is_a_job_with_the_arguments_of_the_request_and_no_secret(
-    client: httpx.AsyncClient, cluster: FakeCluster, tmp_path: Path
+    client: httpx.AsyncClient,
+    cluster: FakeCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     training_id = await started(client)
     job = cluster.jobs[training_id]
@@ -58,8 +61,13 @@ async def test_training_is_a_job_with_the_arguments_of_the_request_and_no_secret
     words = shlex.split(job["entrypoint"])
     place = words.index("&&")
     train, register = words[:place], words[place + 1 :]
-    assert train[:3] == [sys.executable, "-m", "train"]
-    config = config_of(_parser().parse_args(train[3:]))
+    assert train[:5] == [sys.executable, "-m", "app.cli.main", "train", "start"]
+    configs: list[TrainConfig] = []
+    monkeypatch.setattr(
+        "train.jobs.start.train", lambda options, config, command: configs.append(config) or 0
+    )
+    assert main(train[3:]) == 0
+    (config,) = configs
     assert (config.equipment, config.epochs, config.learning_rate) == ("press-1,press-2", 5, 0.02)
     assert (config.split, config.workers) == ("time", "1:4")
     assert config.start is not None

@@ -22,7 +22,14 @@ from train.fitting.single_process import fit_single_process
 def test_workers_use_gpus_where_the_cluster_has_one_for_each(
     workers: str, gpus: int, uses_gpus: bool
 ) -> None:
-    assert scaling(CONFIG.model_copy(update={"workers": workers}), gpus).use_gpu is uses_gpus
+    found = scaling(CONFIG.model_copy(update={"workers": workers}), gpus, 0.2)
+    assert (found.use_gpu, found.resources_per_worker) == (uses_gpus, {"CPU": 0.5})
+
+
+def test_single_worker_starts_on_what_a_service_leaves_free() -> None:
+    one = CONFIG.model_copy(update={"workers": "1"})
+    assert scaling(one, 0, 0.8).resources_per_worker == {"CPU": 0.4}
+    assert scaling(one, 0, 8.0).resources_per_worker == {"CPU": 0.5}
 
 
 def test_fits_of_one_session_are_those_of_a_plain_loop(
