@@ -287,7 +287,8 @@ def _memory_dataset(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
         for position_B, values_BSN in windows.batches(chosen_W)
     ]
     # unlike `from_arrow`, it runs no task, which would wait for a whole processor
-    return ray.data.from_blocks(blocks)
+    found: ray.data.Dataset = ray.data.from_blocks(blocks)
+    return found
 
 
 def _digest(
