@@ -7,7 +7,15 @@ interval and the Git revision.
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from app.checkpoint.masking import Masking
 from app.features.statistics import Statistic
@@ -30,13 +38,17 @@ OLD_NAMES = {
 }
 """Field names in `train_config.json` of earlier releases, with their replacements."""
 
-KINDS = "group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
+AUTO = "auto"
+"""A choice that the data or the cluster decides, see `split` and `workers`."""
+DEFAULT_WORKERS = 2
+KINDS = "auto, group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
 """Splits that never divide near-duplicates; see `train.data.split`."""
 
 
 def _a_split(value: str) -> str:
     if not re.fullmatch(
-        r"group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+", value
+        r"auto|group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+",
+        value,
     ):
         raise ValueError(f"expected a split of {KINDS}, found '{value}'")
     return value
@@ -60,9 +72,14 @@ class TrainConfig(BaseModel):
     """Keep the fits, so that the same training with other `studies` or another `linear_weight`
     reuses them."""
     equipment: str | None = None
-    """Machine to train on; or give `design`."""
+    """Machine to train on, several with commas between them, or a pattern with `*`; or give
+    `design`."""
     design: str | None = None
     """Train on all machines of this design, which share one topology; or give `equipment`."""
+    start: AwareDatetime | None = None
+    """Train on windows from this time on; None for the beginning of the labels."""
+    end: AwareDatetime | None = None
+    """Train on windows that end by this time; None for the end of the labels."""
     seed: int = 0
     """Seed of the split, the initial weights, the order of windows and all other draws."""
 
@@ -70,8 +87,9 @@ class TrainConfig(BaseModel):
     """Time between the ends of two windows of a run to failure; None for the length of a window."""
     rul_cap_h: Annotated[float, Field(gt=0)] = 125.0
     """Largest remaining useful life that is labelled and predicted, in operating hours."""
-    split: SplitKind = "group"
-    """Kind of the split into training and holdout: see `train.data.split`."""
+    split: SplitKind = AUTO
+    """Kind of the split into training and holdout: see `train.data.split`; auto splits by group, or
+    by time where there are fewer groups than folds."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Folds of a split by group or machine; each is held out once. The final fit, which is saved,
     trains on all windows."""
@@ -89,8 +107,9 @@ class TrainConfig(BaseModel):
     warm_up_windows: Annotated[int, Field(ge=0)] = 12
     """Most windows of a configuration's warm-up to train on."""
 
-    workers: str = "2"
-    """Processes that share each batch: a number, or `MIN:MAX` to follow the size of the cluster."""
+    workers: str = AUTO
+    """Processes that share each batch: a number, `MIN:MAX` to follow the size of the cluster, or
+    auto for one on each of its GPUs, or two where it has none."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Failures of workers that a fit survives; each repeats the interrupted epoch."""
     memory_limit_mb: Annotated[float, Field(ge=0)] = 64.0
@@ -179,13 +198,14 @@ class TrainConfig(BaseModel):
     @classmethod
     def _workers_are_a_number_or_a_range(cls, value: object) -> str:
         least, _, most = str(value).partition(":")
-        if not (
+        if value != AUTO and not (
             least.isdecimal()
             and (most or least).isdecimal()
             and 1 <= int(least) <= int(most or least)
         ):
             raise ValueError(
-                f"expected a number of workers or MIN:MAX with 1 <= MIN <= MAX, found '{value}'"
+                "expected a number of workers, MIN:MAX with 1 <= MIN <= MAX, or auto, found "
+                f"'{value}'"
             )
         return str(value)
 
@@ -195,6 +215,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "expected one of equipment and design, found "
                 + ("neither" if not self.design else "both")
+            )
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError(
+                f"expected start before end, found {self.start.isoformat()} and "
+                f"{self.end.isoformat()}"
             )
         if self.hidden % self.heads:
             raise ValueError(
@@ -225,12 +250,24 @@ class TrainConfig(BaseModel):
     @property
     def min_workers(self) -> int:
         """Return the smallest number of workers of a fit."""
-        return int(self.workers.partition(":")[0])
+        return DEFAULT_WORKERS if self.workers == AUTO else int(self.workers.partition(":")[0])
 
     @property
     def max_workers(self) -> int:
         """Return the largest number of workers of a fit."""
-        return int(self.workers.rpartition(":")[2])
+        return DEFAULT_WORKERS if self.workers == AUTO else int(self.workers.rpartition(":")[2])
+
+    def placed(self, gpus: int, most: int = DEFAULT_WORKERS) -> Self:
+        """Return these settings with a decided number of workers.
+
+        Args:
+            gpus: of the cluster. As many workers share them, but no more than a batch can feed.
+            most: workers for which the cluster has free processors where it has no GPU.
+        """
+        if self.workers != AUTO:
+            return self
+        workers = min(gpus, self.batch // self.accumulate) or max(1, min(DEFAULT_WORKERS, most))
+        return self.model_copy(update={"workers": str(workers)})
 
     @property
     def is_elastic(self) -> bool:

@@ -7,9 +7,9 @@ Invariant: the files of a directory that was read have the SHA-256 in its `check
 import hashlib
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
 
 from app.checkpoint.calibration import Calibration, check_calibration
@@ -34,6 +34,8 @@ FORMAT: Literal[3] = 3
 REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, CALIBRATION, METRICS)
 
 Head = Literal["grade", "health", "rate", "rul"]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A name inside the checkpoint's directory."""
 
 
 class DataInterval(BaseModel):
@@ -50,7 +52,8 @@ class Manifest(BaseModel):
     """`checkpoint.json`: version, origin, and the SHA-256 of each other file.
 
     `trained_heads` has, by head and design, the components with a label in training; a head without
-    any is untrained and its predictions are meaningless. `masking` is not in the file; it is read
+    any is untrained and its predictions are meaningless. `notes` says what the training decided by
+    itself; earlier checkpoints have none. `masking` is not in the file; it is read
     from the configurations beside it.
     """
 
@@ -65,7 +68,8 @@ class Manifest(BaseModel):
     designs: tuple[str, ...]
     data: DataInterval
     trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
-    sha256: Mapping[str, str]
+    sha256: Mapping[FileName, str]
+    notes: tuple[str, ...] = ()
     masking: Masking = Masking()
 
     def document(self) -> str:
@@ -172,7 +176,8 @@ def sha256_of(path: Path) -> str:
         CheckpointError: the file can't be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(
             f"expected the checkpoint's file '{path}', found: {error.strerror}"

@@ -40,6 +40,7 @@ class Origin:
     command: str
     data: DataInterval
     trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
+    notes: tuple[str, ...] = ()
 
 
 def save(

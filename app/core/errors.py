@@ -10,7 +10,8 @@ HydraulicDiagnosticsError
 │   ├── UnknownEquipment
 │   │   └── DeletedEquipment  it was deleted; registering it again restores it
 │   ├── UnknownDiagnosis
-│   └── UnknownVersion
+│   ├── UnknownVersion
+│   └── UnknownTraining
 ├── AccessError               the caller lacks access
 │   ├── Unauthenticated
 │   └── Forbidden
@@ -22,6 +23,8 @@ HydraulicDiagnosticsError
 ├── ReleaseError              a release failed; the previous state stays in force
 │   ├── ReleaseConflict       another change of releases is in progress or has just been made
 │   └── ReleasesElsewhere     the configuration file can't be changed from here
+├── TrainingRefused           a training can't be started now or here
+├── ClusterUnavailable        the Ray cluster can't be reached; a retry may succeed
 ├── StoreError                the database refused a statement
 │   └── StoreUnavailable      the database can't be reached; a retry may succeed
 └── ModelUnavailable          no released version answered; a retry may succeed
@@ -128,6 +131,10 @@ class UnknownVersion(UnknownError):
     """No model version of this name is released."""
 
 
+class UnknownTraining(UnknownError):
+    """No training has this id."""
+
+
 class AccessError(HydraulicDiagnosticsError):
     """The caller lacks access."""
 
@@ -170,6 +177,14 @@ class ReleaseConflict(ReleaseError):
 
 class ReleasesElsewhere(ReleaseError):
     """The configuration file is not here, or can't be written here."""
+
+
+class TrainingRefused(HydraulicDiagnosticsError):
+    """A training can't be started: what it needs is not installed, or too many run."""
+
+
+class ClusterUnavailable(HydraulicDiagnosticsError):
+    """The Ray cluster can't be reached, or did not do what was expected; a retry may succeed."""
 
 
 class StoreError(HydraulicDiagnosticsError):

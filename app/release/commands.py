@@ -10,24 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
-
-from app.core.errors import InputError, StoreUnavailable
+from app.core.errors import InputError
 from app.core.settings import Settings
 from app.release.clients.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.clients.service_api import ServiceApi, api_key, service_url
 from app.release.config.file import ConfigFile
-from app.release.config.weights import (
-    ShadowChange,
-    above_zero,
-    parse_steps,
-    parse_weights,
-    with_share,
-)
-from app.release.guards import MetricsMeter, parse_duration, parse_guards
+from app.release.config.weights import parse_steps, parse_weights
+from app.release.guards import parse_duration, parse_guards
 from app.release.history import Order
 from app.release.operations import Releases
-from app.release.promotion import Promotion, new_shadows, promote
+from app.release.promotion import carry_out, checked_promotion
+from app.release.registration import assess, migrated_store
 from app.release.source import (
     find_directory,
     find_placement,
@@ -38,11 +31,6 @@ from app.release.source import (
 )
 from app.release.view import comparison_lines, describe_version, difference, status_lines
 from app.store.store import Store, open_store
-
-REMOTE_S = 3.0
-"""How long to retry a database that the settings name."""
-DATABASE_S = 60.0
-"""How long to wait for a local database that is starting."""
 
 Report = Callable[[str], None]
 
@@ -122,21 +110,10 @@ class Changes(NamedTuple):
         """Raise a version's weight in steps; without a change, show the first one."""
         guards = parse_guards(guard) if guard else ()
         hold_s = parse_duration(hold)
-        if guards and hold_s <= 0:
-            raise InputError(
-                "expected a time to watch the guards for, found none: give it with --hold"
-            )
-        promotion = Promotion(version, parse_steps(steps), hold_s, guards)
-        weights = self.releases.read().weights
-        if self.order.dry_run:
-            shadows = ShadowChange(add=new_shadows(self.releases, promotion))
-            first = with_share(weights, promotion.version, promotion.steps[0])
-            await self.releases.split(first, shadows=shadows)
-            return
-        replicas = await self.releases.ingress_replicas()
-        fetches = 1 if replicas <= 1 else 3 * replicas
-        meter = MetricsMeter(self.service.metrics, fetches, tuple(above_zero(weights)))
-        await promote(self.releases, promotion, meter, self.report)
+        promotion = checked_promotion(version, parse_steps(steps), hold_s, guards)
+        await carry_out(
+            promotion, self.releases, self.service, self.report, dry_run=self.order.dry_run
+        )
 
 
 async def change(
@@ -219,35 +196,10 @@ async def register(
         report: receives each line of the result.
         dry_run: verify only.
     """
-    from app.release.validation import reference_score, validate, warm_up
-
     settings = Settings()
-    checkpoint = validate(checkpoint_path, None)
-    report(f"{checkpoint_path}: hashes, shapes and feature spec are consistent")
-    async with _migrated_store(settings) as store:
-        machines = [record.equipment for record in await store.list_equipment()]
-        for line in warm_up(checkpoint, machines) or [
-            "no machine of its designs is registered: no warm-up was possible"
-        ]:
-            report(line)
-        scores = await reference_score(checkpoint, machines, store)
-    for score in scores:
-        report(
-            f"reference set: {score.component_id} ({score.design}) right in {score.right} of "
-            f"{score.windows} windows"
-        )
-    if not scores:
-        data = checkpoint.manifest.data
-        report(
-            "reference set: none, the store has no labelled windows of its designs outside of the "
-            f"training data ({data.start:%Y-%m-%d %H:%M}Z to {data.end:%Y-%m-%d %H:%M}Z)"
-        )
+    tags = await assess(checkpoint_path, settings, report)
     if dry_run:
         return
-    tags = {
-        f"reference.{score.design}.{score.component_id}": f"{score.right}/{score.windows}"
-        for score in scores
-    }
     made = open_registry(settings).register(checkpoint_path, run, tags)
     report(f"registered as version {made.version}")
 
@@ -256,7 +208,7 @@ async def compare(a: str, b: str, days: float | None, report: Report) -> None:
     """Report which of two versions is right more often, of the answers of these days or all."""
     if a == b:
         raise InputError(f"expected two versions, found {a} twice: compare it with another one")
-    async with _migrated_store(Settings()) as store:
+    async with migrated_store(Settings()) as store:
         pairs, now = store.answer_pairs(), datetime.now(UTC)
         for line in await comparison_lines(pairs, a, b, days, now):
             report(line)
@@ -291,24 +243,8 @@ async def replay(
         return find_directory(version, config, settings)
 
     given = read_given(readings) if readings else None
-    async with _migrated_store(settings) as store:
+    async with migrated_store(settings) as store:
         replayed = await repeat(diagnosis_id, store, find, given)
     for line in replayed.lines:
         report(line)
     return 0 if replayed.same else 1
-
-
-@asynccontextmanager
-async def _migrated_store(settings: Settings) -> AsyncIterator[Store]:
-    """Open the store, wait for a database that is starting, and migrate its schema."""
-    store = open_store(settings)
-    try:
-        await AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            stop=stop_after_delay(DATABASE_S if settings.dsn is None else REMOTE_S),
-            wait=wait_random(0.1, 0.3),
-            reraise=True,
-        )(store.migrate)
-        yield store
-    finally:
-        await store.close()

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from app.core.errors import HydraulicDiagnosticsError, ReleaseError, SettingsError
+from app.core.errors import HydraulicDiagnosticsError, InputError, ReleaseError, SettingsError
+from app.release.clients.service_api import ServiceApi
 from app.release.config.weights import ShadowChange, above_zero, format_weights, with_share
 from app.release.guards import (
     DISAGREEMENT,
@@ -53,6 +54,50 @@ class Promotion(NamedTuple):
     steps: Sequence[float]
     hold_s: float
     guards: tuple[Guard, ...]
+
+
+def checked_promotion(
+    version: str, steps: Sequence[float], hold_s: float, guards: tuple[Guard, ...]
+) -> Promotion:
+    """Return a promotion if its guards have time to be decided.
+
+    Raises:
+        InputError: There are guards and no time to stay on a step.
+    """
+    if guards and hold_s <= 0:
+        raise InputError(
+            "expected a time to watch the guards for, found none: give it with --hold, or as "
+            "`hold_s` over HTTP",
+            "hold_s",
+        )
+    return Promotion(version, steps, hold_s, guards)
+
+
+async def carry_out(
+    promotion: Promotion,
+    releases: Releases,
+    service: ServiceApi,
+    report: Callable[[str], None],
+    *,
+    dry_run: bool,
+) -> None:
+    """Promote a version by the metrics of the service; in a dry run, report the first change.
+
+    Raises:
+        HydraulicDiagnosticsError: As `promote`.
+    """
+    weights = releases.read().weights
+    if promotion.version not in weights:
+        raise unreleased(promotion.version, weights)
+    if dry_run:
+        shadows = ShadowChange(add=new_shadows(releases, promotion))
+        first = with_share(weights, promotion.version, promotion.steps[0])
+        await releases.split(first, shadows=shadows)
+        return
+    replicas = await releases.ingress_replicas()
+    fetches = 1 if replicas <= 1 else 3 * replicas
+    meter = MetricsMeter(service.metrics, fetches, tuple(above_zero(weights)))
+    await promote(releases, promotion, meter, report)
 
 
 async def promote(

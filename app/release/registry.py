@@ -67,7 +67,12 @@ class Registry:
         )
 
     def register(
-        self, directory: Path, run_id: str | None, scores: Mapping[str, str]
+        self,
+        directory: Path,
+        run_id: str | None,
+        scores: Mapping[str, str],
+        *,
+        once: bool = False,
     ) -> RegisteredVersion:
         """Register a validated checkpoint.
 
@@ -75,6 +80,7 @@ class Registry:
             directory: The checkpoint.
             run_id: Id of the MLflow run that trained it; None searches for it, else creates one.
             scores: Scores on the reference set, stored as tags.
+            once: Return the version of the same content if there is one.
 
         Raises:
             CheckpointError: The directory does not match its manifest.
@@ -83,8 +89,16 @@ class Registry:
         manifest = read_manifest(directory)
         with _translated(), self._locked():
             self._ensure_model()
+            if once and (known := self._find(sha256_of(directory / files.MANIFEST))):
+                return self._read(known)
             run_id = run_id or self._training_of(directory, manifest)
             return self._add(directory, manifest, run_id, scores)
+
+    def find(self, digest: str) -> str | None:
+        """Return the oldest version whose manifest had this SHA-256 when it was registered."""
+        with _translated(), self._locked():
+            self._ensure_model()
+            return self._find(digest)
 
     def versions(self) -> list[RegisteredVersion]:
         """Return all registered versions, newest first."""
@@ -131,6 +145,11 @@ class Registry:
         """Move an alias to a version; do nothing when the version is not registered."""
         with contextlib.suppress(UnknownVersion), _translated(absent=UnknownVersion(version)):
             self._client.set_registered_model_alias(NAME, alias, version)
+
+    def _find(self, digest: str) -> str | None:
+        found = self._client.search_model_versions(f"name = '{NAME}'")
+        versions = [int(item.version) for item in found if item.tags.get(MANIFEST_TAG) == digest]
+        return str(min(versions)) if versions else None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -10,21 +10,31 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from app.core.errors import HydraulicDiagnosticsError, ReleaseConflict, ReleasesElsewhere
+from app.core.errors import (
+    HydraulicDiagnosticsError,
+    ReleaseConflict,
+    ReleasesElsewhere,
+    SettingsError,
+)
 from app.core.settings import Settings
+from app.release import uploads
 from app.release.clients.serve_api import ServeApi, ray_token
 from app.release.clients.service_api import ServiceApi, service_url
 from app.release.config.file import ConfigFile, ReadConfig
+from app.release.guards import parse_guards
 from app.release.history import Order
 from app.release.operations import Releases
+from app.release.promotion import carry_out, checked_promotion
 from app.release.source import find_placement_in_subprocess, new_aliases, set_aliases_in_subprocess
+from app.release.trainings import Trainings
 from app.release.view import differing_applications
-from app.schemas.releases import ReleaseAnswer
+from app.schemas.releases import PromoteOrder, ReleaseAnswer, UploadAnswer
 from app.serving.http.routes.releases import ReleaseRequest
 from app.serving.observability.dashboard import dashboard_of_cluster
 from app.store.releases import ReleaseEvent
@@ -37,6 +47,17 @@ TIMEOUT_SHARE = 0.7
 """Share of `request_timeout_s` after which the caller receives the state `running`."""
 CLOSE_S = 5.0
 SETTLE_S = 2.0
+
+Report = Callable[[str], None]
+Work = Callable[[Releases, ServiceApi, Report], Awaitable[None]]
+"""Changes releases; the function receives each line of the result."""
+
+
+class Long(NamedTuple):
+    """What may take longer than a request: a replica runs one of each kind at a time."""
+
+    kind: Literal["deployment", "promotion"]
+    version: str
 
 
 class ReleaseService:
@@ -52,31 +73,116 @@ class ReleaseService:
         self._settings = settings
         self._store = store
         self._dashboard = dashboard
+        self.trainings = Trainings(settings, dashboard)
         self._running: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
         self._alias_tasks: set[asyncio.Task[None]] = set()
+        self._uploading = asyncio.Lock()
+        self._uploads: dict[str, asyncio.Task[UploadAnswer]] = {}
 
     async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
         """Set the weights, see `Releases.split`."""
-        return await self._run(request, lambda releases: releases.split(weights))
+        return await self._run(request, lambda releases, *_: releases.split(weights))
 
     async def deploy(
         self, request: ReleaseRequest, version: str, device: str | None
     ) -> ReleaseAnswer:
         """Verify a version and add it with weight 0, see `Releases.deploy`."""
 
-        async def work(releases: Releases) -> None:
+        async def work(releases: Releases, *_: object) -> None:
             await releases.deploy(
                 await asyncio.to_thread(find_placement_in_subprocess, version, device)
             )
 
-        return await self._run(request, work, deployed=version)
+        return await self._run(request, work, Long("deployment", version))
 
     async def rollback(self, request: ReleaseRequest) -> ReleaseAnswer:
         """Restore the previous weights, see `Releases.rollback`."""
-        return await self._run(request, lambda releases: releases.rollback())
+        return await self._run(request, lambda releases, *_: releases.rollback())
+
+    async def promote(
+        self, request: ReleaseRequest, version: str, order: PromoteOrder
+    ) -> ReleaseAnswer:
+        """Raise a version's weight in steps, see `app.release.promotion`.
+
+        A replica that stops meanwhile ends the promotion, which restores the weights from before.
+        """
+        guards = parse_guards(",".join(order.guards)) if order.guards else ()
+        promotion = checked_promotion(version, order.steps, order.hold_s, guards)
+
+        async def work(releases: Releases, service: ServiceApi, report: Report) -> None:
+            await carry_out(promotion, releases, service, report, dry_run=request.dry_run)
+
+        return await self._run(request, work, Long("promotion", version))
+
+    async def shadow(
+        self, request: ReleaseRequest, version: str, *, enabled: bool
+    ) -> ReleaseAnswer:
+        """Start or stop a shadow, see `Releases.shadow`."""
+        return await self._run(request, lambda releases, *_: releases.shadow(version, on=enabled))
+
+    async def retire(self, request: ReleaseRequest, version: str) -> ReleaseAnswer:
+        """Remove a version without weight, see `Releases.retire`."""
+        return await self._run(request, lambda releases, *_: releases.retire(version))
+
+    async def upload(self, actor: str, body: AsyncIterator[bytes]) -> UploadAnswer:
+        """Store an archive, verify it and register its checkpoint.
+
+        Args:
+            actor: name of the API key, for the log.
+            body: of the request; it goes to a file as it arrives.
+
+        Raises:
+            InputError: it is no archive of a checkpoint, or the checkpoint can't be used.
+            LimitExceeded: it is too large.
+            ReleaseConflict: this replica is receiving another one.
+            HydraulicDiagnosticsError: the registry or the database does not answer.
+        """
+        started = time.monotonic()
+        if self._uploading.locked():
+            raise ReleaseConflict(
+                "expected no other upload in progress, found one: try again when it is done"
+            )
+        async with self._uploading:
+            archive = await uploads.receive(body, self._settings.var_dir)
+            digest = await asyncio.to_thread(uploads.digest_of, archive)
+            task = self._uploads.get(digest)
+            if task is None:
+                task = asyncio.create_task(uploads.register(archive, self._settings))
+                self._uploads[digest] = task
+                task.add_done_callback(partial(self._on_upload, digest, actor))
+            else:
+                archive.unlink()
+        left_s = TIMEOUT_SHARE * await self._timeout_s() - (time.monotonic() - started)
+        done, _ = await asyncio.wait({task}, timeout=max(1.0, left_s))
+        if not done:
+            return UploadAnswer(state="running")
+        return task.result()
+
+    def _on_upload(self, digest: str, actor: str, task: asyncio.Task[UploadAnswer]) -> None:
+        self._uploads.pop(digest)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            version = task.result().version
+            logger.info("checkpoint uploaded", extra={"actor": actor, "version": version})
+        elif isinstance(error, HydraulicDiagnosticsError):
+            logger.warning("upload refused", extra={"actor": actor, "reason": error.message})
+        else:
+            logger.error("upload failed", exc_info=error)
+
+    async def _timeout_s(self) -> float:
+        """Return how long a request may take."""
+        try:
+            read = await asyncio.to_thread(ConfigFile(self._settings.serve_config).read)
+        except SettingsError:  # another node has the file
+            return DEFAULT_TIMEOUT_S
+        return read.config.http_options.request_timeout_s or DEFAULT_TIMEOUT_S
 
     async def close(self) -> None:
         """Cancel the running releases; they revert what they changed."""
+        for upload in list(self._uploads.values()):
+            upload.cancel()
         for release in self._running.values():
             release.cancel()
         if self._running:
@@ -85,19 +191,19 @@ class ReleaseService:
     async def _run(
         self,
         request: ReleaseRequest,
-        work: Callable[[Releases], Awaitable[None]],
-        deployed: str | None = None,
+        work: Work,
+        long: Long | None = None,
     ) -> ReleaseAnswer:
         """Run a release; return when it is done, or shortly before the request times out."""
         history = _ThreadSafeHistory(self._store, asyncio.get_running_loop())
-        release = _ReleaseTask(self._settings, history, self._dashboard, request, work, deployed)
+        release = _ReleaseTask(self._settings, history, self._dashboard, request, work, long)
         read = await asyncio.to_thread(lambda: release.file().read())
-        deploying = next((item.deployed for item in self._running.values() if item.deployed), None)
-        if deployed is not None and deploying is not None:
-            raise ReleaseConflict(
-                f"expected no other deployment in progress, found that of version {deploying}: "
-                "try again when it is done"
-            )
+        for other in (item.long for item in self._running.values()):
+            if long is not None and other is not None and other.kind == long.kind:
+                raise ReleaseConflict(
+                    f"expected no other {long.kind} in progress, found that of version "
+                    f"{other.version}: try again when it is done"
+                )
         task = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(release.run())))
         self._running[task] = release
         task.add_done_callback(self._on_done)
@@ -149,8 +255,8 @@ class _ReleaseTask:
     history: _ThreadSafeHistory
     dashboard: Callable[[], str]
     request: ReleaseRequest
-    work: Callable[[Releases], Awaitable[None]]
-    deployed: str | None
+    work: Work
+    long: Long | None
     lines: list[str] = field(default_factory=list)
     aliases: Mapping[str, str] = field(default_factory=dict)
     running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
@@ -206,10 +312,12 @@ class _ReleaseTask:
             order = Order(request.actor, request.reason, request.dry_run)
             report, var_dir = self.lines.append, self.settings.var_dir
             releases = Releases(file, serve, service, self.history, order, report, var_dir)
-            await self.work(releases)
+            await self.work(releases, service, report)
             if not request.dry_run:
                 after = releases.read().weights
-                self.aliases = new_aliases(before.weights, after, self.deployed)
+                is_deployment = self.long is not None and self.long.kind == "deployment"
+                deployed = self.long.version if self.long and is_deployment else None
+                self.aliases = new_aliases(before.weights, after, deployed)
 
 
 async def _read_running(file: ConfigFile, serve: ServeApi) -> ReadConfig:

@@ -42,13 +42,17 @@ def find_placement(
     from app.release.validation import validate
 
     if checkpoint is None and not (PROJECT_DIR / SHIPPED / version).is_dir():
-        if not has_registry(settings):
+        models = settings.var_dir / MODELS
+        if not has_registry(settings) and not (models / version).is_dir():
             raise CheckpointError(
                 f"expected version {version} among the shipped or registered versions, found "
                 "neither it nor a registry: register it with `hydraulic release register "
                 "DIRECTORY`, or give its directory with --checkpoint"
             )
-        validate(cached(version, settings.var_dir / MODELS, open_registry(settings).fetch), version)
+        directory = cached(
+            version, models, lambda name, to: open_registry(settings).fetch(name, to)
+        )
+        validate(directory, version)
         return Placement(version, f"{REGISTERED}{version}", device)
     given = checkpoint or f"{SHIPPED}/{version}"
     validate(local_directory(given, settings.var_dir), version)

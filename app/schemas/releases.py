@@ -1,4 +1,4 @@
-"""Requests and answers of the release endpoints.
+"""Requests and answers of the endpoints of versions, traffic and releases.
 
 Invariant: requested weights name each version once and sum to 100.
 """
@@ -62,11 +62,63 @@ class RollbackOrder(BaseModel):
     reason: Reason = ""
 
 
+class RetireOrder(BaseModel):
+    """Why a version without weight is removed."""
+
+    model_config = _FROZEN
+
+    reason: Reason = ""
+
+
+class ShadowOrder(BaseModel):
+    """Whether a version scores copies of the traffic."""
+
+    model_config = _FROZEN
+
+    enabled: Annotated[bool, Field(strict=True, description="false ends it")] = True
+    reason: Reason = ""
+
+
+class PromoteOrder(BaseModel):
+    """How a version's weight rises, and what restores the weights from before."""
+
+    model_config = _FROZEN
+
+    steps: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)], ...],
+        Field(
+            min_length=1,
+            max_length=20,
+            description="successive weights in percent; each is above the one before",
+        ),
+    ] = (100.0,)
+    hold_s: Annotated[
+        float, Field(ge=0, le=86_400, allow_inf_nan=False, description="seconds on each step")
+    ] = 0.0
+    guards: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=64)], ...],
+        Field(
+            max_length=8,
+            description="limits on `errors`, `p95` and `disagreement` meanwhile, such as "
+            "`errors<0.1%`, `p95<80ms`; a broken one restores the weights from before",
+        ),
+    ] = ()
+    reason: Reason = ""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)):
+            found = ", ".join(f"{step:g}" for step in self.steps)
+            raise ValueError(f"expected steps that rise, found {found}: put them in order")
+        return self
+
+
 class ReleaseAnswer(BaseModel):
     """Result of a release request.
 
-    `state` is `done`; `running` when a deployment takes longer than a request may (`GET /v1/models`
-    then lists the version, `GET /v1/traffic` has the weights, and the log has the errors); or
+    `state` is `done`; `running` when a deployment or promotion takes longer than a request may
+    (`GET /v1/models` then lists the version, `GET /v1/traffic` has the weights, and the log has the
+    errors); or
     `would_change` for a dry run, where `said` is the diff of the file. `weights` and `digest`, for
     `If-Match`, are those of the file afterwards.
     """
@@ -77,3 +129,47 @@ class ReleaseAnswer(BaseModel):
     said: tuple[str, ...]
     weights: Mapping[str, float]
     digest: str
+
+
+class UploadAnswer(BaseModel):
+    """Result of the upload of a checkpoint.
+
+    `state` is `done`, or `running` when the registration takes longer than a request may: upload
+    the same archive again to read its version, which is null until then. `digest` is the SHA-256 of
+    its manifest; archives with the same one have the same version.
+    """
+
+    model_config = _FROZEN
+
+    state: Literal["done", "running"]
+    version: Annotated[
+        Version | None, Field(description="for `POST /v1/models/{version}/deploy`")
+    ] = None
+    created: Annotated[bool, Field(description="false when it was registered before")] = False
+    digest: str = ""
+    said: Annotated[tuple[str, ...], Field(description="what was checked and found")] = ()
+
+
+class ReleasedVersion(BaseModel):
+    """A released version and its weight."""
+
+    model_config = _FROZEN
+
+    version: Version
+    application: Annotated[str, Field(description="of Ray Serve, which runs its replicas")]
+    weight: Annotated[Weight, Field(description="percent of the equipment")]
+
+
+class TrafficReport(BaseModel):
+    """How traffic is split in the replica that answers."""
+
+    model_config = _FROZEN
+
+    releases: tuple[ReleasedVersion, ...]
+    shadows: Annotated[
+        tuple[Version, ...], Field(description="versions that score copies of the traffic")
+    ] = ()
+    equipment_id: Annotated[str | None, Field(description="as in the request")] = None
+    version: Annotated[
+        Version | None, Field(description="that answers for the equipment of the request")
+    ] = None

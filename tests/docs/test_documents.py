@@ -32,7 +32,8 @@ from app.release.config.weights import parse_steps
 from app.release.guards import parse_duration, parse_guards
 from app.schemas.diagnosis import BatchRequest, ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.readings import InlineReadings, Reading, ReadingList
-from app.schemas.releases import TrafficOrder
+from app.schemas.releases import PromoteOrder, ShadowOrder, TrafficOrder
+from app.schemas.trainings import TrainingRequest
 from app.serving.http.app import build_api
 from app.serving.observability.metrics import Metrics
 from app.store.keys import SCOPES
@@ -284,7 +285,10 @@ def calls() -> Iterator[tuple[str | None, str]]:
     for line in shells(ALL):
         if line.startswith("curl "):
             (target,) = re.findall(r"http://127\.0\.0\.1:8000(/[^\s\"]*)", line)
-            yield ("POST" if " -d " in line or " --data-binary " in line else "GET"), target
+            method = re.search(r" -X (\w+)", line)
+            has_body = " -d " in line or " --data-binary " in line
+            of_body = "POST" if has_body else "PUT" if " -T " in line else "GET"
+            yield (method[1] if method else of_body), target
 
 
 def test_routes_and_their_parameters_are_in_the_interface(interface: dict[str, Any]):
@@ -362,8 +366,10 @@ def test_sample_answer_is_a_part_of_an_answer():
 
 
 def test_snippets_are_parts_of_bodies():
-    bodies = (DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, ComponentDiagnosis)
-    bodies += (ReadingList,)
+    bodies = (
+        DiagnosisRequest, InlineReadings, BatchRequest, TrafficOrder, PromoteOrder, ShadowOrder,
+        TrainingRequest, ComponentDiagnosis, ReadingList,
+    )  # fmt: skip
     snippets = [
         code.replace("[...]", "[]").replace(", ...", "")
         for code in codes(ALL)

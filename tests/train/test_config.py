@@ -10,9 +10,9 @@ from train.config import TrainConfig
 
 @pytest.mark.parametrize(
     ("given", "least", "most", "elastic"),
-    [("2", 2, 2, False), (3, 3, 3, False), ("1:4", 1, 4, True)],
+    [("2", 2, 2, False), (3, 3, 3, False), ("1:4", 1, 4, True), ("auto", 2, 2, False)],
 )
-def test_workers_are_a_number_or_a_range(
+def test_workers_are_a_number_a_range_or_auto(
     given: object, least: int, most: int, *, elastic: bool
 ) -> None:
     config = TrainConfig.model_validate({"equipment": "press-1", "workers": given})
@@ -21,10 +21,22 @@ def test_workers_are_a_number_or_a_range(
 
 
 @pytest.mark.parametrize(
+    ("given", "gpus", "workers"),
+    [("auto", 0, "2"), ("auto", 1, "1"), ("auto", 4, "4"), ("auto", 99, "16"), ("3", 4, "3")],
+)
+def test_workers_are_as_many_as_gpus_and_two_without_any(
+    given: str, gpus: int, workers: str
+) -> None:
+    config = TrainConfig(equipment="press-1", workers=given, accumulate=2)
+    assert config.placed(gpus).workers == workers
+    assert TrainConfig(equipment="press-1").placed(0, most=0).workers == "1"
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"workers": "4:2"}, "expected a number of workers or MIN:MAX"),
-        ({"workers": "0"}, "expected a number of workers or MIN:MAX"),
+        ({"workers": "4:2"}, "expected a number of workers, MIN:MAX"),
+        ({"workers": "0"}, "expected a number of workers, MIN:MAX"),
         ({"equipment": None}, "expected one of equipment and design, found neither"),
         ({"design": "press"}, "expected one of equipment and design, found both"),
         ({"heads": 5}, "expected hidden to be a multiple of heads=5"),

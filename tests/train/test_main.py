@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import ray
 from app.checkpoint import manifest as files
 from app.checkpoint.files import load
 from app.cli.main import main
+from app.schemas.topology import read_equipment
 from app.store.labels import ConditionLabel
 from app.store.store import Store
+from tests import made_press
 from tests.small import START_US, graded_windows, press
 from train.data.labels import EPOCH, MICROSECOND
 from train.evaluation.record import NO_MESSAGES, THIS, Metrics
@@ -71,7 +74,7 @@ async def run(store: Store, *arguments: str) -> int:
         ("empty", "expected 'press-1' in the store, found no equipment at all"),
         ("registered", "expected condition labels of 'press-1' in the store, found none"),
         ("labelled", "expected readings of 'press-1' in its 1 labelled windows"),
-        ("poor", "expected at least 2 groups for 2 folds, found 1"),
+        ("poor", "expected windows before and after a gap of one window of 12 s"),
     ],
 )
 @pytest.mark.usefixtures("local_ray")
@@ -171,3 +174,43 @@ def test_checkpoint_without_out_gets_the_next_number(tmp_path: Path) -> None:
     for name in ("1", "9", "draft"):
         (tmp_path / "press-1" / name).mkdir(parents=True)
     assert next_directory(tmp_path / "press-1") == tmp_path / "press-1" / "10"
+
+
+async def test_one_machine_with_csv_labels_is_split_by_time_and_everything_says_so(
+    store: Store,
+    database_dsn: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    without_ray: None,
+) -> None:
+    monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
+    end = datetime(2026, 1, 1, 2, tzinfo=UTC)
+    made_press.write(tmp_path, end)
+    equipment = read_equipment((tmp_path / "press.yaml").read_bytes(), "press.yaml")
+    await store.put_equipment(equipment)
+    start_us = (end - timedelta(hours=2) - EPOCH) // MICROSECOND
+    times_us = start_us + 1_000_000 * np.arange(made_press.READINGS_S)
+    for sensor_id, values_N in made_press.readings().items():
+        sensors = [sensor_id] * len(times_us)
+        await store.ingest(equipment.equipment_id, sensors, times_us, values_N)
+    await store.close()
+    labels = [equipment.equipment_id, str(tmp_path / "labels.csv"), "--dsn", database_dsn]
+    assert await asyncio.to_thread(main, ["train", "label", *labels]) == 0
+    out = tmp_path / "9"
+    arguments = ["--equipment", equipment.equipment_id, "--dsn", database_dsn, "--out", str(out)]
+    few = ["--epochs", "3", "--members", "1", "--hidden", "8", "--untracked"]
+    assert await run(store, *arguments, *few) == 0
+    printed = capsys.readouterr().out
+    assert "1 groups, 0 warm-up windows, split time, 2 workers on CPUs" in printed
+    manifest = load(out).manifest
+    (note,) = manifest.notes
+    assert note.startswith("Split by time: the last 20% of each machine's history are held out")
+    assert note in printed
+    metrics = Metrics.model_validate_json((out / files.METRICS).read_text())
+    assert (metrics.evaluation.split, metrics.evaluation.notes[0]) == ("time", note)
+    assert metrics.evaluation.parts["time"].holdout == 24
+    for name in (files.REPORT, MODEL_CARD):
+        assert "held out, since 5 folds need" in (out / name).read_text()
+    assert json.loads((out / files.TRAIN_CONFIG).read_text())["split"] == "time"
+    assert manifest.trained_heads["health"] == {"made-press": tuple(made_press.PERIODS)}

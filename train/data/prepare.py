@@ -34,13 +34,15 @@ from app.store.windows import decode_window
 from train.config import TrainConfig
 from train.data.artifact_locks import in_use
 from train.data.labels import (
+    EPOCH,
+    MICROSECOND,
     History,
     Integers,
     WindowLabels,
     join_labels,
     label_windows,
 )
-from train.data.session import ray_session
+from train.data.session import free_cpus, ray_session
 from train.data.shards import windows_of_a_shard, write_shard
 from train.data.windows import BEGUN, HEAD, Head, Windows, finish, open_windows
 
@@ -59,14 +61,15 @@ TASKS = 8
 LEAST = 64
 """Smallest number of windows in a shard."""
 
-CPU_OF_A_TASK = 1
-"""CPUs that a task reserves: starting a process takes longer than reading, so one per processor."""
+CPU_OF_A_TASK = 1.0
+"""CPUs that a task reserves: starting a process takes longer than reading, so one per processor;
+fewer where the service beside it leaves less."""
 
 MOST_SHOWN = 20
 """Known machines that a message lists at most."""
 
 IMPORT_HINT = (
-    "import it with its labels (the shipped rig: `hydraulic demo import-rig`) and train again"
+    "send its readings and labels (the shipped rig: `hydraulic demo import-rig`) and train again"
 )
 
 
@@ -96,8 +99,8 @@ def prepare(settings: Settings, config: TrainConfig) -> Iterator[Windows]:
 
     Args:
         settings: database and `var` directory.
-        config: names the machines by `equipment` (an id, or a pattern with `*`) or `design`, and
-            gives stride, cap and warm-up.
+        config: names the machines by `equipment` (ids, or a pattern with `*`) or `design`, and
+            gives interval, stride, cap and warm-up.
 
     Yields:
         The windows with at least one reading.
@@ -155,7 +158,8 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
         named = config.design or config.equipment
         if not parts:
             raise StoreError(
-                f"expected condition labels of '{named}' in the store, found none: {IMPORT_HINT}"
+                f"expected condition labels of '{named}' in the store{_interval(config)}, found "
+                f"none: {IMPORT_HINT}"
             )
         labels = join_labels(parts)
         equipment = labelled[0]
@@ -188,13 +192,18 @@ async def _look(settings: Settings, config: TrainConfig) -> _Found:
 async def _machines(store: Store, pattern: str | None, design: str | None) -> list[Equipment]:
     """Return the machines of a pattern or design; all share one structure."""
     named = design or pattern
-    ids = await store.find_equipment(pattern, design)
-    if not ids:
+    patterns: list[str | None] = [None]
+    if pattern is not None:
+        patterns = [*pattern.split(",")]
+    ids_of = {each: await store.find_equipment(each, design) for each in patterns}
+    ids = sorted({equipment_id for found in ids_of.values() for equipment_id in found})
+    if absent := [each or "" for each, found in ids_of.items() if not found]:
+        named = design or ", ".join(absent)
         known = await store.find_equipment()
         more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
-        found = ", ".join(known[:MOST_SHOWN]) + more
+        listed = ", ".join(known[:MOST_SHOWN]) + more
         raise StoreError(
-            f"expected '{named}' in the store, found {found or 'no equipment at all'}: "
+            f"expected '{named}' in the store, found {listed or 'no equipment at all'}: "
             f"{IMPORT_HINT}"
         )
     records = await store.get_equipment_of(ids)
@@ -207,6 +216,15 @@ async def _machines(store: Store, pattern: str | None, design: str | None) -> li
                 f"'{machines[0].equipment_id}': train them separately, or register one topology"
             )
     return machines
+
+
+def _interval(config: TrainConfig) -> str:
+    ends = [
+        f" {word} {at.isoformat()}"
+        for word, at in (("from", config.start), ("until", config.end))
+        if at is not None
+    ]
+    return "".join(ends)
 
 
 def _difference(first: Equipment, other: Equipment) -> str:
@@ -225,7 +243,7 @@ async def _windows_of(
     if not labels:
         return None
     bins = await store.data_range(equipment.equipment_id)
-    return label_windows(
+    found = label_windows(
         equipment,
         labels,
         machine=machine,
@@ -235,6 +253,13 @@ async def _windows_of(
         if bins is None
         else History(bins.first * equipment.grid_us, bins.end * equipment.grid_us),
     )
+    inside_W = np.ones(len(found), np.bool_)
+    if config.start is not None:
+        inside_W &= found.start_us_W >= (config.start - EPOCH) // MICROSECOND
+    if config.end is not None:
+        end_us_W = found.start_us_W + equipment.bins * equipment.grid_us
+        inside_W &= end_us_W <= (config.end - EPOCH) // MICROSECOND
+    return found.only(inside_W) if inside_W.any() else None
 
 
 async def _digest(
@@ -273,12 +298,13 @@ def _write(settings: Settings, found: _Found, directory: Path) -> None:
     ]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # the labels of all windows go to each node once; the secrets in the settings print as stars
+    cpus = min(CPU_OF_A_TASK, free_cpus())
     task = partial(
         _write_rows, settings=settings, found=ray.put(found), directory=directory.absolute()
     )
     rows = ray.data.from_items(places, override_num_blocks=len(places))
     try:
-        written = rows.map_batches(task, batch_size=1, batch_format="numpy", num_cpus=CPU_OF_A_TASK)
+        written = rows.map_batches(task, batch_size=1, batch_format="numpy", num_cpus=cpus)
         for columns in written.iter_batches(batch_size=None, batch_format="numpy"):
             for error in columns["error"].tolist():
                 if error:

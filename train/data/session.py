@@ -78,6 +78,18 @@ def ray_session(workers: int) -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
+def gpus() -> int:
+    """Return the number of GPUs of the cluster that this process is connected to."""
+    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(found.get("GPU", 0))
+
+
+def free_cpus() -> float:
+    """Return the CPUs that nothing on the cluster has reserved, at least a tenth of one."""
+    found = ray.available_resources()  # type: ignore[no-untyped-call]
+    return max(0.1, float(found.get("CPU", 0.0)))
+
+
 def _connect(workers: int) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.WARNING)

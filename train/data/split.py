@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from app.core.errors import InputError
-from train.config import KINDS, TrainConfig
+from train.config import AUTO, KINDS, TrainConfig
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows
 
@@ -33,6 +33,7 @@ class Part:
 def split(windows: Windows, config: TrainConfig) -> list[Part]:
     """Split windows into training and holdout.
 
+    - `auto`: `group`, or `time` where there are fewer groups than folds, see `choose_split`.
     - `group`: groups (configurations where windows are graded, else machines) are assigned to
       folds, see `split_folds`.
     - `machine`: machines are assigned to folds.
@@ -54,6 +55,7 @@ def split(windows: Windows, config: TrainConfig) -> list[Part]:
         InputError: the kind is unknown or refused, a component is unknown or has no grades, or
             there are too few windows.
     """
+    config, _ = choose_split(windows, config)
     kind, _, named = config.split.partition(":")
     match kind:
         case "group":
@@ -89,6 +91,27 @@ def split(windows: Windows, config: TrainConfig) -> list[Part]:
             for part in parts
         ]
     return [_cap_warm_up(part, windows, config) for part in parts]
+
+
+def choose_split(windows: Windows, config: TrainConfig) -> tuple[TrainConfig, str]:
+    """Decide an `auto` split.
+
+    Returns:
+        The settings with the decided split, and why it is by time; the reason is empty where the
+        settings name the split or there are enough groups.
+    """
+    if config.split != AUTO:
+        return config, ""
+    groups = len(np.unique(windows.group_W))
+    kind, reason = "group", ""
+    if groups < config.folds:
+        kind = "time"
+        reason = (
+            f"Split by time: the last {config.holdout_share:.0%} of each machine's history are "
+            f"held out, since {config.folds} folds need as many groups of windows (combinations of "
+            f"grades, or machines) and there {'is' if groups == 1 else 'are'} {groups}."
+        )
+    return config.model_copy(update={"split": kind}), reason
 
 
 def whole(windows: Windows, config: TrainConfig) -> Part:

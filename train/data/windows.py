@@ -144,6 +144,8 @@ class Windows:
         """
         import ray.data
 
+        from train.data.session import free_cpus
+
         rising_W = np.unique(np.asarray(chosen_W, np.int64))
         # one task per row group: the memory of a worker does not depend on the size of a shard
         groups = [
@@ -154,7 +156,7 @@ class Windows:
         read = partial(read_groups, rising_W=rising_W, equipment=self.equipment)
         return ray.data.from_items(
             groups or nothing, override_num_blocks=max(1, len(groups))
-        ).map_batches(read, batch_size=1, batch_format="numpy")
+        ).map_batches(read, batch_size=1, batch_format="numpy", num_cpus=min(1.0, free_cpus() / 2))
 
 
 def write_windows(

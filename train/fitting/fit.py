@@ -16,7 +16,6 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import ray.data
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ray.data.extensions import ArrowTensorArray
@@ -34,7 +33,13 @@ from app.model.trained import TrainedModel
 from train.config import TrainConfig
 from train.data.labels import Integers
 from train.data.reference import fit_spec
-from train.data.session import CPU_OF_A_WORKER, interrupts_kept, ray_session
+from train.data.session import (
+    CPU_OF_A_WORKER,
+    free_cpus,
+    gpus,
+    interrupts_kept,
+    ray_session,
+)
 from train.data.windows import Windows
 from train.fitting.batches import count_steps
 from train.fitting.loop import TRAIN, VALIDATION_SCORE, LoopInput, memory_bytes, train_loop
@@ -232,14 +237,7 @@ def _train(given: LoopInput, directory: Path) -> None:
                 else windows.dataset(given["train_W"])
             },
             dataset_config=DataConfig(datasets_to_split=[] if given["is_in_memory"] else [TRAIN]),
-            scaling_config=ScalingConfig(
-                num_workers=(config.min_workers, config.max_workers)
-                if config.is_elastic
-                else config.max_workers,
-                use_gpu=torch.cuda.is_available(),
-                resources_per_worker={"CPU": CPU_OF_A_WORKER},
-                elastic_resize_monitor_interval_s=RESIZE_S,
-            ),
+            scaling_config=scaling(config, gpus(), free_cpus()),
             run_config=RunConfig(
                 name=directory.name,
                 storage_path=str(directory.parent),
@@ -257,6 +255,28 @@ def _train(given: LoopInput, directory: Path) -> None:
         ) from error
 
 
+def scaling(config: TrainConfig, gpus: int, cpus: float) -> ScalingConfig:
+    """Return the workers of a fit and what they reserve.
+
+    Args:
+        config: of the training.
+        gpus: of the cluster, which may be driven from a node without one. Without a GPU for each
+            worker all of them use CPUs: two workers can't share one.
+        cpus: that are free. A single worker does with half of them, so that it and the tasks that
+            read for it can start beside a service; several wait for theirs, which makes a cluster
+            grow.
+    """
+    reserved = min(CPU_OF_A_WORKER, cpus / 2) if config.max_workers == 1 else CPU_OF_A_WORKER
+    return ScalingConfig(
+        num_workers=(config.min_workers, config.max_workers)
+        if config.is_elastic
+        else config.max_workers,
+        use_gpu=gpus >= config.min_workers,
+        resources_per_worker={"CPU": reserved},
+        elastic_resize_monitor_interval_s=RESIZE_S,
+    )
+
+
 def _memory_dataset(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
     """Return windows as a dataset in Ray's memory.
 
@@ -266,7 +286,9 @@ def _memory_dataset(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
         pa.table({"position": position_B, "values": ArrowTensorArray.from_numpy(values_BSN)})
         for position_B, values_BSN in windows.batches(chosen_W)
     ]
-    return ray.data.from_arrow(blocks)
+    # unlike `from_arrow`, it runs no task, which would wait for a whole processor
+    found: ray.data.Dataset = ray.data.from_blocks(blocks)
+    return found
 
 
 def _digest(

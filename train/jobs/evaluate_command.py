@@ -26,7 +26,7 @@ from app.features.binning import Floats
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
-from train.data.split import split
+from train.data.split import choose_split, split
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
@@ -80,6 +80,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
     Baselines are fitted to the training windows of the folds. The checkpoint is not fitted again,
     so the split withholds windows from the baselines only.
     """
+    config, _ = choose_split(windows, config)
     predict = partial(predict_holdout, load_model(checkpoint), checkpoint.feature_spec, windows)
     parts = [
         predict(part.name, part.train_W, part.holdout_W, config.seed)

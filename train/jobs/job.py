@@ -52,6 +52,7 @@ class Job:
         command: that repeats the training, for the manifest and the report.
         storage: directory of the job's fits, shared by all nodes; it is removed when the checkpoint
             is written, unless `keep_fits` is set.
+        notes: what was decided for it by itself, for the manifest and the report.
     """
 
     windows: Windows
@@ -60,6 +61,7 @@ class Job:
     version: str
     command: str
     storage: Path
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ def _run(job: Job, progress: Progress) -> Outcome:
         learning=learning,
         cap_h=config.rul_cap_h,
     )
+    evaluation = evaluation.model_copy(update={"notes": (*job.notes, *evaluation.notes)})
     evaluations = {
         kind: evaluate_parts(windows, of_kind, config, split=kind, cap_h=config.rul_cap_h)
         for kind, of_kind in of_studies.items()
@@ -236,6 +239,7 @@ def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
         command=job.command,
         data=DataInterval(start=heading.start, end=heading.end, windows=len(windows)),
         trained_heads=_trained_heads(windows, job.config),
+        notes=job.notes,
     )
     texts = {
         **documents(evaluation, heading, outcome.studies),

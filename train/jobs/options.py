@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from app.core.command_line import Dsn, reported, split_commas, whole_number
 from app.core.errors import InputError
-from train.config import TrainConfig
+from train.config import AUTO, TrainConfig
 
 NOT_RECORDED = {"dsn", "address"}
 _count = whole_number(1, 10_000)
@@ -153,7 +153,7 @@ class TuneOptions:
     ] = "0.2"
     split: Annotated[
         str, typer.Option(help="As in the training; its first fold stays held out.")
-    ] = "group"
+    ] = AUTO
     folds: Annotated[str, typer.Option(help="As in the training.")] = "5"
     seed: Annotated[str, typer.Option(help="Of the split and of all draws.")] = "0"
 

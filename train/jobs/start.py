@@ -10,7 +10,8 @@ from app.checkpoint import manifest as files
 from app.core.settings import Settings
 from train.config import TrainConfig
 from train.data.prepare import prepare
-from train.data.session import ray_session
+from train.data.session import CPU_OF_A_WORKER, free_cpus, gpus, ray_session
+from train.data.split import choose_split
 from train.fitting.progress import Progress
 from train.jobs.job import Job, check_free, run_job, storage_of
 from train.jobs.options import StartOptions
@@ -33,16 +34,22 @@ def train(options: StartOptions, config: TrainConfig, command: str) -> int:
         Progress() as progress,
         prepare(settings, config) as windows,
     ):
+        room = int(free_cpus() / CPU_OF_A_WORKER)
+        config, note = choose_split(windows, config.placed(gpus(), room))
         design, machines = windows.equipment.design, windows.machines
         name = design if config.design or len(machines) > 1 else machines[0]
         out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
         progress.say(
             f"{len(windows)} windows of {len(machines)} machines of design {design}, "
             f"{windows.group_W.max() + 1} groups, {int(windows.warm_up_W.sum())} warm-up windows, "
-            f"split {config.split}, {config.workers} workers"
+            f"split {config.split}, {config.workers} workers on "
+            f"{'GPUs' if gpus() >= config.min_workers else 'CPUs'}"
         )
+        if note:
+            progress.say(note)
         storage = storage_of(settings.var_dir / "training" / "jobs", windows, config)
-        job = Job(windows, config, out, options.version or out.name, command, storage)
+        version, notes = options.version or out.name, (note,) if note else ()
+        job = Job(windows, config, out, version, command, storage, notes)
         outcome = run_job(job, progress)
     if not options.untracked:
         run = track(outcome, config, out)

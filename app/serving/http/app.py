@@ -40,6 +40,7 @@ from app.serving.http.routes.keys import add_key_routes
 from app.serving.http.routes.labels import LabelService, add_label_routes
 from app.serving.http.routes.readings import Readings, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
+from app.serving.http.routes.trainings import add_training_routes
 from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 
@@ -95,6 +96,7 @@ def build_api(replica: Replica) -> ASGIApp:
     add_release_routes(
         api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name
     )
+    add_training_routes(api, replica.release_service.trainings, authenticator)
     add_experiment_routes(api, replica.store, authenticator)
     add_key_routes(api, replica.store, authenticator, lambda: datetime.now(UTC))
 

@@ -30,6 +30,7 @@ TAGS = (
     {"name": "diagnoses", "description": "Health, condition and evidence of each component"},
     {"name": "models", "description": "Released versions, their traffic and comparisons of them"},
     {"name": "keys", "description": "API keys and their scopes"},
+    {"name": "trainings", "description": "Trainings on the cluster; they need an admin key"},
 )
 SERVERS = ({"url": "/", "description": "the server that returned this document"},)
 

@@ -73,6 +73,7 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.UnknownEquipment, 404, "unknown-equipment", "The equipment is not registered"),
     _Kind(errors.UnknownDiagnosis, 404, "unknown-diagnosis", "There is no such diagnosis"),
     _Kind(errors.UnknownVersion, 404, "unknown-version", "The model version is not released"),
+    _Kind(errors.UnknownTraining, 404, "unknown-training", "There is no such training"),
     _Kind(errors.UnknownError, 404, "not-found", "There is no such thing"),
     _Kind(errors.Unauthenticated, 401, "unauthenticated", "A known API key is needed"),
     _Kind(errors.Forbidden, 403, "forbidden", "The API key lacks a scope"),
@@ -92,6 +93,8 @@ _KINDS: tuple[_Kind, ...] = (
         errors.ReleaseError, 422, "release-refused", "The release was refused; nothing has changed"
     ),
     _Kind(errors.SettingsError, 409, "settings", "The configuration file does not allow it"),
+    _Kind(errors.TrainingRefused, 409, "training-refused", "The training can't be started"),
+    _Kind(errors.ClusterUnavailable, 503, "cluster-unavailable", "The cluster can't be reached"),
     _Kind(errors.StoreUnavailable, 503, "store-unavailable", "The database can't be reached"),
     _Kind(errors.ModelUnavailable, 503, "model-unavailable", "No model version answers"),
     _Kind(errors.StoreError, 500, "store", "The database refused"),

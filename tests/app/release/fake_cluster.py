@@ -40,6 +40,8 @@ class FakeCluster:
         self.metrics = ""
         self.config_error: str | None = None
         self.shadows: list[str] = []
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.job_log = ""
         self._weights: dict[str, float] = {}
 
     @property
@@ -82,6 +84,30 @@ class FakeCluster:
                 | config,
             }
         return httpx.Response(200, json={"applications": states})
+
+    def jobs_api(self, request: httpx.Request) -> httpx.Response:
+        job_id, _, verb = request.url.path.removeprefix("/api/jobs/").partition("/")
+        if request.method == "POST" and not job_id:
+            given = json.loads(request.content)
+            job_id = given["submission_id"]
+            self.jobs[job_id] = given | {
+                "type": "SUBMISSION",
+                "status": "PENDING",
+                "message": "Job is queued",
+                "start_time": 1_767_225_600_000 + len(self.jobs),
+                "end_time": None,
+            }
+            return httpx.Response(200, json={"job_id": job_id, "submission_id": job_id})
+        if not job_id:
+            return httpx.Response(200, json=list(self.jobs.values()))
+        if job_id not in self.jobs:
+            return httpx.Response(404, text=f"Job {job_id} does not exist")
+        if verb == "logs":
+            return httpx.Response(200, json={"logs": self.job_log})
+        if verb == "stop":
+            self.jobs[job_id] |= {"status": "STOPPED", "end_time": 1_767_225_700_000}
+            return httpx.Response(200, json={"stopped": True})
+        return httpx.Response(200, json=self.jobs[job_id])
 
     def service(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -142,11 +168,12 @@ def serving(cluster: FakeCluster) -> Iterator[int]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             request = httpx.Request(self.command, f"http://cluster{self.path}", content=body)
-            answer = (
-                cluster.dashboard(request)
-                if self.path.startswith("/api/serve")
-                else cluster.service(request)
-            )
+            if self.path.startswith("/api/serve"):
+                answer = cluster.dashboard(request)
+            elif self.path.startswith("/api/jobs"):
+                answer = cluster.jobs_api(request)
+            else:
+                answer = cluster.service(request)
             self.send_response(answer.status_code)
             self.send_header("content-length", str(len(answer.content)))
             self.end_headers()

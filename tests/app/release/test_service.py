@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from app.core.settings import Settings
+from app.release import promotion
 from app.release.config.edits import without_version
 from app.release.config.file import ConfigFile
 from app.release.service import ReleaseService
@@ -187,6 +188,9 @@ async def test_keys_without_the_scope_change_nothing(
             ("PUT", "/v1/traffic"),
             ("POST", "/v1/traffic/rollback"),
             ("POST", "/v1/models/3/deploy"),
+            ("POST", "/v1/models/2/promote"),
+            ("POST", "/v1/models/2/shadow"),
+            ("POST", "/v1/models/2/retire"),
         ):
             answer = await client.request(method, where, json=weights(90, 10), headers=headers)
             assert answer.status_code == status
@@ -215,6 +219,106 @@ async def test_shipped_version_is_checked_and_deployed(
     assert cluster.applications["model-2"]["args"]["checkpoint"] == "app/weights/2"
     answer = await client.post("/v1/models/2/deploy")
     assert (answer.status_code, "retire it first" in answer.json()["detail"]) == (409, True)
+
+
+async def test_promotion_walks_its_steps_and_is_recorded(
+    client: httpx.AsyncClient, store: Store, cluster: FakeCluster, file: Path
+):
+    before = file.read_text()
+    order = {"steps": [10, 100], "reason": "better"}
+    dry = await client.post("/v1/models/2/promote", params={"dry_run": "true"}, json=order)
+    assert (dry.status_code, dry.json()["state"]) == (200, "would_change")
+    assert "+                weight: 10" in dry.json()["said"]
+    assert (file.read_text(), cluster.calls) == (before, [])
+    seen = {"if-match": dry.headers["etag"]}
+
+    answer = await client.post("/v1/models/2/promote", json=order, headers=seen)
+    assert (answer.status_code, answer.json()["state"]) == (200, "done"), answer.text
+    assert answer.json()["said"][-1] == "version 2 was promoted"
+    assert cluster.weights == {"1": 0, "2": 100}
+    events = await store.list_releases()
+    assert [(event.action, event.actor, event.reason) for event in events[:2]] == [
+        ("promote", "test", "better"),
+        ("step", "test", "better"),
+    ]
+    for verb in ("promote", "shadow", "retire"):
+        answer = await client.post(f"/v1/models/1/{verb}", headers=seen)
+        assert (answer.status_code, "found it changed" in answer.json()["detail"]) == (409, True)
+    answer = await client.post("/v1/models/9/promote")
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
+        404,
+        "unknown-version",
+    )
+
+
+async def test_guard_that_can_not_be_decided_restores_the_weights(
+    client: httpx.AsyncClient, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(promotion, "POLL_S", 0.01)
+    order = {"steps": [10, 100], "hold_s": 0.03, "guards": ["errors<1%"]}
+    answer = await client.post("/v1/models/2/promote", json=order)
+    assert answer.status_code == 422
+    assert "rolled back at weight 10: errors<1% can't be decided" in answer.json()["detail"]
+    assert cluster.weights == {"1": 100, "2": 0}
+
+
+@pytest.mark.parametrize(
+    ("order", "field", "message"),
+    [
+        ({"guards": ["errors<1%"]}, "hold_s", "or as `hold_s` over HTTP"),
+        ({"guards": ["speed<1%"], "hold_s": 1}, "", "found 'speed'"),
+        ({"steps": [50, 10]}, "", "expected steps that rise, found 50, 10"),
+        ({"steps": [0]}, "steps[0]", "greater than 0"),
+    ],
+)
+async def test_invalid_promotion_is_refused(
+    client: httpx.AsyncClient, cluster: FakeCluster, order: dict[str, Any], field: str, message: str
+):
+    answer = await client.post("/v1/models/2/promote", json=order)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert message in answer.json()["detail"]
+    assert cluster.calls == []
+
+
+async def test_one_promotion_at_a_time_and_a_replica_that_stops_ends_it(
+    client: httpx.AsyncClient, cluster: FakeCluster, release_service: ReleaseService
+):
+    order = {"steps": [10, 100], "hold_s": 3600}
+    first = asyncio.create_task(client.post("/v1/models/2/promote", json=order))
+    while cluster.weights != {"1": 90, "2": 10}:
+        await asyncio.sleep(0.02)
+    answer = await client.post("/v1/models/1/promote")
+    assert (answer.status_code, "found that of version 2" in answer.json()["detail"]) == (409, True)
+    await release_service.close()
+    assert cluster.weights == {"1": 100, "2": 0}
+    first.cancel()
+
+
+async def test_shadow_begins_and_ends_and_a_version_without_weight_is_removed(
+    client: httpx.AsyncClient, cluster: FakeCluster, store: Store
+):
+    answer = await client.post("/v1/models/2/shadow", json={"reason": "compare"})
+    assert answer.status_code == 200, answer.text
+    assert cluster.shadows == ["2"]
+    answer = await client.post("/v1/models/2/retire")
+    assert (answer.status_code, "not to be a shadow" in answer.json()["detail"]) == (409, True)
+    answer = await client.post("/v1/models/2/shadow", json={"enabled": False})
+    assert (answer.status_code, cluster.shadows) == (200, [])
+
+    answer = await client.post("/v1/models/1/retire")
+    assert (answer.status_code, "without weight, found 100" in answer.json()["detail"]) == (
+        409,
+        True,
+    )
+    answer = await client.post("/v1/models/2/retire", json={"reason": "old"})
+    assert (answer.status_code, answer.json()["weights"]) == (200, {"1": 100}), answer.text
+    assert "model-2" not in cluster.applications
+    events = await store.list_releases()
+    assert [(event.action, event.reason) for event in events[:3]] == [
+        ("retire", "old"),
+        ("shadow off", ""),
+        ("shadow", "compare"),
+    ]
 
 
 async def done(store: Store) -> None:

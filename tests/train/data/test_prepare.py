@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.small import START_US, press, wave
 from tests.train.jobs.test_artifacts import LONG_AGO, aged
 from train.config import TrainConfig
 from train.data import prepare as preparing
+from train.data.labels import EPOCH, MICROSECOND
 from train.data.prepare import prepare
 from train.data.windows import Windows
 from train.jobs.artifacts import IN_USE, Artifact, Kind, remove, survey
@@ -30,6 +31,7 @@ from train.jobs.artifacts import IN_USE, Artifact, Kind, remove, survey
 pytestmark = pytest.mark.usefixtures("local_ray")
 CONFIG = TrainConfig(equipment="press-1")
 WINDOW_US = 12_000_000
+START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -191,6 +193,25 @@ async def test_machines_of_one_design_are_concatenated(store: Store, settings: S
     assert of_design.directory == windows.directory
 
 
+async def test_named_machines_and_an_interval_are_prepared(
+    store: Store, settings: Settings
+) -> None:
+    for number in range(3):
+        machine = press().model_copy(update={"equipment_id": f"press-{number}"})
+        await fill(store, machine, wave(6, 4, seed=number))
+    start, end = (EPOCH + (START_US + places * WINDOW_US) * MICROSECOND for places in (1, 4))
+    config = TrainConfig(equipment="press-2,press-0", start=start, end=end)
+    windows = await prepared(settings, config)
+    assert windows.machines == ("press-0", "press-2")
+    starts = (START_US + WINDOW_US * np.arange(1, 4)).tolist()
+    assert windows.labels.start_us_W.tolist() == 2 * starts
+    with pytest.raises(StoreError, match="expected 'press-7' in the store, found press-0"):
+        await prepared(settings, TrainConfig(equipment="press-0,press-7"))
+    late = TrainConfig(equipment="press-0", start=START + timedelta(days=1))
+    with pytest.raises(StoreError, match=r"labels of 'press-0' in the store from 2025-01-02T00"):
+        await prepared(settings, late)
+
+
 async def test_machine_of_another_structure_is_named(store: Store, settings: Settings) -> None:
     await fill(store, press(), wave(3, 4))
     other = press().model_copy(update={"equipment_id": "press-2", "window_s": 24.0})
@@ -229,11 +250,11 @@ async def test_run_to_failure_is_prepared_with_windows_that_overlap(
 
 async def test_missing_data_is_named(store: Store, settings: Settings) -> None:
     with pytest.raises(
-        StoreError, match="expected 'press-1' in the store, found no equipment at all: import it"
+        StoreError, match="expected 'press-1' in the store, found no equipment at all: send its"
     ):
         await prepared(settings)
     await store.put_equipment(press())
-    with pytest.raises(StoreError, match="expected 'mill' in the store, found press-1: import it"):
+    with pytest.raises(StoreError, match="expected 'mill' in the store, found press-1: send its"):
         await prepared(settings, CONFIG.model_copy(update={"equipment": "mill"}))
     with pytest.raises(
         StoreError, match="expected condition labels of 'press-1' in the store, found none"

@@ -13,6 +13,7 @@ from tests.small import START_US, graded, press
 from train.config import TrainConfig
 from train.data.labels import Integers, configurations
 from train.data.split import (
+    choose_split,
     not_overlapping,
     set_apart,
     split,
@@ -234,10 +235,28 @@ def test_random_split_is_refused_unless_its_leak_is_named() -> None:
     )
 
 
+def test_one_group_is_split_by_time_and_the_reason_is_given() -> None:
+    windows = made(np.full((40, 3), -1, np.int64))
+    chosen, reason = choose_split(windows, plan("auto"))
+    assert (chosen.split, [part.name for part in split(windows, plan("auto"))]) == (
+        "time",
+        ["time"],
+    )
+    assert "the last 20% of each machine" in reason
+    assert "5 folds need as many groups" in reason
+    assert reason.endswith("there is 1.")
+    (part,) = split(windows, chosen)
+    assert part.train_W.max() < part.holdout_W.min() - 1
+    with pytest.raises(InputError, match="at least 5 groups for 5 folds, found 1"):
+        split(windows, plan("group"))
+    windows = made(factorial(1)[:, :3] % 2)
+    assert choose_split(windows, plan("auto")) == (plan("group"), "")
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("by-moon", "expected a split of group, machine, time, .* found 'by-moon'"),
+        ("by-moon", "expected a split of auto, group, machine, time, .* found 'by-moon'"),
         ("leave-level:tank", "a component with grades of pump, valve, found 'tank'"),
         ("leave-block:pump", "two components, joined by .* found 'pump'"),
         ("machine", "at least 5 machines for 5 folds, found 1"),

@@ -10,9 +10,26 @@ from app.core.errors import CheckpointError
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, validation_split
 from train.data.session import ray_session
-from train.fitting.fit import FITTED, SNAPSHOT, run_fit
+from train.fitting.fit import FITTED, SNAPSHOT, run_fit, scaling
 from train.fitting.progress import EpochRecord, Progress
 from train.fitting.single_process import fit_single_process
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "uses_gpus"),
+    [("2", 0, False), ("2", 1, False), ("2", 2, True), ("1:4", 1, True)],
+)
+def test_workers_use_gpus_where_the_cluster_has_one_for_each(
+    workers: str, gpus: int, uses_gpus: bool
+) -> None:
+    found = scaling(CONFIG.model_copy(update={"workers": workers}), gpus, 0.2)
+    assert (found.use_gpu, found.resources_per_worker) == (uses_gpus, {"CPU": 0.5})
+
+
+def test_single_worker_starts_on_what_a_service_leaves_free() -> None:
+    one = CONFIG.model_copy(update={"workers": "1"})
+    assert scaling(one, 0, 0.8).resources_per_worker == {"CPU": 0.4}
+    assert scaling(one, 0, 8.0).resources_per_worker == {"CPU": 0.5}
 
 
 def test_fits_of_one_session_are_those_of_a_plain_loop(

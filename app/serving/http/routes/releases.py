@@ -4,29 +4,84 @@ The routes that change releases call a `ReleaseBackend`, which `app.release` imp
 changed when `If-Match` names another digest of `serve_config.yaml` than the file has.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
-import orjson
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from app.checkpoint.manifest import Manifest
 from app.core.errors import InputError
 from app.schemas.diagnosis import Version
 from app.schemas.places import shown
 from app.schemas.releases import (
     REPLICA_HEADER,
     DeployOrder,
+    PromoteOrder,
     ReleaseAnswer,
+    ReleasedVersion,
+    RetireOrder,
     RollbackOrder,
+    ShadowOrder,
     TrafficOrder,
+    TrafficReport,
+    UploadAnswer,
 )
 from app.serving.http.auth import Authenticator, key_in
-from app.serving.http.openapi import answer_of, body_of
-from app.serving.http.routes.common import access, json_response, read_body
+from app.serving.http.openapi import answer_of, body_of, problems
+from app.serving.http.routes.common import (
+    NextCursor,
+    PageCursor,
+    PageLimit,
+    access,
+    cursor_of,
+    json_response,
+    read_cursor,
+    read_json,
+)
 from app.serving.http.routes.health import Status
+from app.serving.http.routes.trainings import TrainingBackend
 
-MAX_ORDER_BYTES = 16 * 1024
+_ARCHIVES = ("application/x-tar", "application/gzip", "application/zstd")
+_BINARY = {"type": "string", "format": "binary"}
+_UPLOAD = """The body is a tar archive, plain or compressed with gzip or zstd, of exactly the files
+that the checkpoint's manifest states, without directories, as `tar -C CHECKPOINT -c .` makes it.
+Its SHA-256 sums are verified before anything of it is loaded; then it is run on the registered
+machines of its designs."""
+
+DryRun = Annotated[
+    bool, Query(description="answer the difference of the file without changing anything")
+]
+
+_CHANGED = (
+    answer_of(ReleaseAnswer)
+    | answer_of(
+        ReleaseAnswer, status=202, description="It takes longer than a request may and goes on"
+    )
+    | problems(404, 409, 501, s422="The release was refused")
+)
+
+
+class ReleasedModel(ReleasedVersion):
+    """A released version: whether it answers, and the manifest of its checkpoint."""
+
+    circuit: Annotated[
+        Literal["open", "closed"], Field(description="open while calls to it are held back")
+    ]
+    available: bool
+    reason: Annotated[str | None, Field(description="why it does not answer")] = None
+    device: Annotated[str | None, Field(description="of the replica that answered")] = None
+    implementation: Annotated[str | None, Field(description="how the network is executed")] = None
+    checkpoint: Manifest | None = None
+
+
+class ModelPage(BaseModel):
+    """Released versions in the order of the configuration."""
+
+    model_config = ConfigDict(frozen=True)
+
+    models: tuple[ReleasedModel, ...]
+    next_cursor: NextCursor = None
 
 
 class ReleaseRequest(NamedTuple):
@@ -50,6 +105,10 @@ class ReleaseRequest(NamedTuple):
 class ReleaseBackend(Protocol):
     """Changes releases; errors are those of `app.core.errors`."""
 
+    @property
+    def trainings(self) -> TrainingBackend:
+        """What makes new versions."""
+
     async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
         """Give versions their weights."""
 
@@ -60,6 +119,22 @@ class ReleaseBackend(Protocol):
 
     async def rollback(self, request: ReleaseRequest) -> ReleaseAnswer:
         """Restore the weights that were in force before the present ones."""
+
+    async def promote(
+        self, request: ReleaseRequest, version: str, order: PromoteOrder
+    ) -> ReleaseAnswer:
+        """Raise a version's weight in steps, and restore the weights when a guard breaks."""
+
+    async def shadow(
+        self, request: ReleaseRequest, version: str, *, enabled: bool
+    ) -> ReleaseAnswer:
+        """Start or stop scoring copies of the traffic with a version."""
+
+    async def retire(self, request: ReleaseRequest, version: str) -> ReleaseAnswer:
+        """Remove a version without weight."""
+
+    async def upload(self, actor: str, body: AsyncIterator[bytes]) -> UploadAnswer:
+        """Verify the archive of a checkpoint and register the checkpoint."""
 
     async def close(self) -> None:
         """Cancel running work."""
@@ -78,22 +153,36 @@ def add_release_routes(
     @api.get(
         "/v1/models",
         tags=["models"],
-        summary="Released versions: what they were trained on and how well they did",
+        summary="List released versions: their weight, and what they were trained on",
         dependencies=[read],
+        response_model=ModelPage,
+        response_model_exclude_unset=True,
     )
-    async def models() -> Response:
-        return json_response(orjson.dumps({"models": await status.models()}))
+    async def list_models(limit: PageLimit = 100, cursor: PageCursor = None) -> Mapping[str, Any]:
+        after = read_cursor(cursor, tuple[str])
+        found = [*await status.models()]
+        versions = [each["version"] for each in found]
+        first = 0 if after is None else 1 + versions.index(after[0]) if after[0] in versions else 0
+        page = found[first : first + limit]
+        more = first + limit < len(found)
+        return {
+            "models": page,
+            "next_cursor": cursor_of(page[-1]["version"]) if more else None,
+        }
 
     @api.get(
         "/v1/traffic",
         tags=["models"],
         summary="How traffic is split; with equipment_id, which version answers for it",
         dependencies=[read],
+        response_model=TrafficReport,
+        response_model_exclude_unset=True,
     )
-    async def traffic(equipment_id: Annotated[str | None, Query(max_length=64)] = None) -> Response:
-        response = json_response(orjson.dumps(status.traffic_report(equipment_id)))
+    async def traffic(
+        response: Response, equipment_id: Annotated[str | None, Query(max_length=64)] = None
+    ) -> Mapping[str, Any]:
         response.headers[REPLICA_HEADER] = replica_name
-        return response
+        return status.traffic_report(equipment_id)
 
     @api.put(
         "/v1/traffic",
@@ -102,12 +191,10 @@ def add_release_routes(
         "changed since",
         dependencies=[admin],
         openapi_extra=body_of(TrafficOrder),
-        responses=answer_of(ReleaseAnswer),
+        responses=_CHANGED,
     )
-    async def put_traffic(
-        request: Request, *, dry_run: Annotated[bool, Query()] = False
-    ) -> Response:
-        order = TrafficOrder.model_validate_json(await _order_body(request))
+    async def put_traffic(request: Request, *, dry_run: DryRun = False) -> Response:
+        order = await read_json(request, TrafficOrder)
         release = _release_request(request, order.reason, dry_run=dry_run)
         return _response(await backend.split(release, order.weights))
 
@@ -117,13 +204,35 @@ def add_release_routes(
         summary="Put the weights before those of now in force again",
         dependencies=[admin],
         openapi_extra=body_of(RollbackOrder),
-        responses=answer_of(ReleaseAnswer),
+        responses=_CHANGED,
     )
-    async def roll_back(request: Request, *, dry_run: Annotated[bool, Query()] = False) -> Response:
-        order = RollbackOrder.model_validate_json(await _order_body(request) or b"{}")
+    async def roll_back(request: Request, *, dry_run: DryRun = False) -> Response:
+        order = await read_json(request, RollbackOrder)
         return _response(
             await backend.rollback(_release_request(request, order.reason, dry_run=dry_run))
         )
+
+    @api.post(
+        "/v1/models",
+        tags=["models"],
+        summary="Upload a checkpoint and register it; the same content keeps its version",
+        description=_UPLOAD,
+        dependencies=[admin],
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {media_type: {"schema": _BINARY} for media_type in _ARCHIVES},
+            }
+        },
+        responses=answer_of(UploadAnswer, description="It was registered before")
+        | answer_of(UploadAnswer, status=201, description="It has a new version")
+        | answer_of(UploadAnswer, status=202, description="Its registration goes on")
+        | problems(s409="Another checkpoint is being uploaded"),
+    )
+    async def upload_model(request: Request) -> Response:
+        answer = await backend.upload(request.state.key_name, request.stream())
+        status = 202 if answer.state == "running" else 201 if answer.created else 200
+        return json_response(answer.model_dump_json().encode(), status)
 
     @api.post(
         "/v1/models/{version}/deploy",
@@ -132,18 +241,51 @@ def add_release_routes(
         "diagnoses",
         dependencies=[admin],
         openapi_extra=body_of(DeployOrder),
-        responses=answer_of(ReleaseAnswer),
+        responses=_CHANGED,
     )
-    async def deploy(
-        request: Request, version: Version, *, dry_run: Annotated[bool, Query()] = False
-    ) -> Response:
-        order = DeployOrder.model_validate_json(await _order_body(request) or b"{}")
+    async def deploy(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
+        order = await read_json(request, DeployOrder)
         release = _release_request(request, order.reason, dry_run=dry_run)
         return _response(await backend.deploy(release, version, order.device))
 
+    @api.post(
+        "/v1/models/{version}/promote",
+        tags=["models"],
+        summary="Raise a version's weight in steps; a broken guard restores the earlier weights",
+        dependencies=[admin],
+        openapi_extra=body_of(PromoteOrder),
+        responses=_CHANGED,
+    )
+    async def promote(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
+        order = await read_json(request, PromoteOrder)
+        release = _release_request(request, order.reason, dry_run=dry_run)
+        return _response(await backend.promote(release, version, order))
 
-async def _order_body(request: Request) -> bytes:
-    return await read_body(request, MAX_ORDER_BYTES)
+    @api.post(
+        "/v1/models/{version}/shadow",
+        tags=["models"],
+        summary="Score copies of the traffic with a version, or stop it",
+        dependencies=[admin],
+        openapi_extra=body_of(ShadowOrder),
+        responses=_CHANGED,
+    )
+    async def shadow(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
+        order = await read_json(request, ShadowOrder)
+        release = _release_request(request, order.reason, dry_run=dry_run)
+        return _response(await backend.shadow(release, version, enabled=order.enabled))
+
+    @api.post(
+        "/v1/models/{version}/retire",
+        tags=["models"],
+        summary="Remove a version that has no weight and is no shadow",
+        dependencies=[admin],
+        openapi_extra=body_of(RetireOrder),
+        responses=_CHANGED,
+    )
+    async def retire(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
+        order = await read_json(request, RetireOrder)
+        release = _release_request(request, order.reason, dry_run=dry_run)
+        return _response(await backend.retire(release, version))
 
 
 def _release_request(request: Request, reason: str, *, dry_run: bool) -> ReleaseRequest:

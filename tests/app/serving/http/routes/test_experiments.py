@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.experiments.report import Experiments
+from app.experiments.report import Experiment, Experiments
 from app.schemas.equipment import Equipment
 from app.store.experiments import BEGINNING
 from app.store.labels import ConditionLabel
@@ -73,6 +73,24 @@ async def test_versions_with_common_windows_are_listed_with_their_verdicts(
     assert (first.latency_a.p50_s, first.latency_b.p50_s) == (0.03, 0.02)
     assert (second.a, second.b, second.verdict, second.windows) == ("9", "11", "unknown", 2)
     assert "no label" in second.sentence
+
+
+async def test_two_named_versions_are_compared_or_the_way_to_it_is_named(
+    client: httpx.AsyncClient, compared: Equipment
+):
+    query = {"baseline": "9", "candidate": "10"}
+    answer = await client.get("/v1/experiments/compare", params=query)
+    assert answer.status_code == 200, answer.text
+    assert (
+        Experiment.model_validate_json(answer.content) == (await get(client, a="9")).experiments[0]
+    )
+    answer = await client.get("/v1/experiments/compare", params=query | {"candidate": "12"})
+    assert (answer.status_code, "POST /v1/models/12/shadow" in answer.json()["detail"]) == (
+        404,
+        True,
+    )
+    answer = await client.get("/v1/experiments/compare", params=query | {"candidate": "9"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "candidate")
 
 
 async def test_parameters_select_versions_and_interval(
