@@ -36,7 +36,7 @@ def cycles(design: MachineDesign, seconds: int) -> tuple[Floats, Floats]:
 def plot_cycle(design: MachineDesign, path: Path) -> None:
     """Write the plot of a design as SVG."""
     program = next(iter(design.duty.programs.values()))
-    seconds = max(30, int(program.seconds[-1] - program.seconds[0]))
+    seconds = min(max(30, int(program.seconds[-1] - program.seconds[0])), 36)
     healthy_TS, faulty_FTS = cycles(design, seconds)
     instruments = [sensor for _, sensor in design.sensors]
     noise_S = np.array(
@@ -45,15 +45,16 @@ def plot_cycle(design: MachineDesign, path: Path) -> None:
     modes = design.circuit.modes
     columns = 2
     # text stays text and ids are fixed: the file is small and the same every time
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "simulation",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 6,
-        "lines.linewidth": 0.7,
-        "axes.linewidth": 0.4,
-    }
-    with mpl.rc_context(style):
+    with mpl.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "simulation",
+            "font.sans-serif": ["DejaVu Sans"],
+            "font.size": 6,
+            "lines.linewidth": 0.7,
+            "axes.linewidth": 0.4,
+        }
+    ):
         figure = Figure(figsize=(8, 0.8 * len(modes) + 0.4), layout="constrained")
         axes = figure.subplots(len(modes), columns, sharex=True, squeeze=False)
         for row, mode in enumerate(modes):
