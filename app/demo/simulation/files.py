@@ -7,6 +7,7 @@ Invariant: equal arguments write equal values; time t is the start plus t operat
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -187,7 +188,7 @@ def write_truth(
                     each.start_h,
                     each.truth.health,
                     each.truth.degradation_rate,
-                    each.truth.rul_h,
+                    each.truth.rul_h if math.isfinite(each.truth.rul_h) else None,
                     each.truth.fault or None,
                 )
                 for unit, own in zip(units, labels, strict=True)

@@ -31,13 +31,14 @@ from app.demo.simulation.layout import (
 )
 from app.demo.simulation.physics import (
     ATMOSPHERE_PA,
+    EVAPORATING_PA,
     gas_compliance,
     growth,
     kinematic_viscosity,
 )
 from app.demo.simulation.readout import sample_second, sample_steps, warm
 
-ITERATIONS = 6
+ITERATIONS = 10
 TOLERANCE_PA = 2_000.0
 
 
@@ -100,6 +101,7 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
     signal, opening = np.empty(layout.signals), np.empty(n_branches)
     flow, slope_a, slope_b = np.empty(n_branches), np.empty(n_branches), np.empty(n_branches)
     rigid, airy, grown = np.empty(n_nodes), np.empty(n_nodes), np.empty(n_nodes)
+    owed = np.zeros(n_nodes)
     before, change = np.empty(n_nodes), np.empty(n_nodes)
     matrix = np.empty((n_nodes, n_nodes))
     pump_flow, pump_slope, target = np.empty(n_pumps), np.empty(n_pumps), np.empty(n_pumps)
@@ -135,7 +137,7 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                 for i in range(1, n_nodes):
                     grown[i], slope = growth(rigid[i], airy[i], before[i], p[i])
                     matrix[i, i] = slope / dt
-                    change[i] = -grown[i] / dt
+                    change[i] = (owed[i] - grown[i]) / dt
                 branch_flows(one, opening, viscosity, flow, slope_a, slope_b)
                 for b in range(n_branches):
                     i, j = layout.branch_a[b], layout.branch_b[b]
@@ -181,7 +183,9 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                 if largest < TOLERANCE_PA or iteration == ITERATIONS - 1:
                     break
                 for i in range(1, n_nodes):
-                    p[i] += change[i]
+                    # oil evaporates at once: no step of Newton's method goes past that
+                    lowest = EVAPORATING_PA if p[i] > EVAPORATING_PA else -np.inf
+                    p[i] = max(p[i] + change[i], lowest)
 
             # flows and motion of the linearised balance, then everything at the new pressures
             for b in range(n_branches):
@@ -195,8 +199,11 @@ def _advance_one(one: One, knots: Floats, signals: Floats, out: Floats) -> None:
                 moving[a] += gain[a] * pushed
             for i in range(1, n_nodes):
                 _, slope = growth(rigid[i], airy[i], before[i], p[i])
+                balanced = grown[i] + slope * change[i]
                 p[i] += change[i]
-                grown[i] += slope * change[i]
+                grown[i], _ = growth(rigid[i], airy[i], before[i], p[i])
+                # what the linearised balance left over is part of the next step's
+                owed[i] = balanced - grown[i]
                 counters[Counter.stored] += grown[i] * p[i]
                 counters[Counter.into_circuit] += grown[i]
 

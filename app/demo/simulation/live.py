@@ -126,6 +126,7 @@ async def feed_http(
     url: str,
     api_key: str | None,
     var_dir: Path,
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> None:
     """Feed a service over HTTP.
 
@@ -133,7 +134,9 @@ async def feed_http(
         HydraulicDiagnosticsError: the service refused the machine or its readings.
     """
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30.0) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=30.0, transport=transport
+    ) as client:
 
         async def write(unit: Unit, block: Readings) -> None:
             times = np.asarray(block.times_us) // 1_000_000

@@ -9,6 +9,8 @@ import math
 from app.demo.simulation.compiled import compiled
 
 ATMOSPHERE_PA = 101_325.0
+EVAPORATING_PA = -0.8 * ATMOSPHERE_PA - 1.0
+"""Gauge pressure just below which oil evaporates."""
 CAVITY = 200.0
 """How many times as much as air a cavity of vapour gives way."""
 

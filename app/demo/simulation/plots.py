@@ -36,7 +36,7 @@ def cycles(design: MachineDesign, seconds: int) -> tuple[Floats, Floats]:
 def plot_cycle(design: MachineDesign, path: Path) -> None:
     """Write the plot of a design as SVG."""
     program = next(iter(design.duty.programs.values()))
-    seconds = min(max(30, int(program.seconds[-1] - program.seconds[0])), 36)
+    seconds = min(max(30, int(program.seconds[-1] - program.seconds[0])), 34)
     healthy_TS, faulty_FTS = cycles(design, seconds)
     instruments = [sensor for _, sensor in design.sensors]
     noise_S = np.array(

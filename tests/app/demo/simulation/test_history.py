@@ -62,6 +62,8 @@ def test_files_have_readings_labels_topologies_and_a_manifest(tmp_path):
     assert len(table) == 3 * 60
     labels = pq.read_table(out / "labels.parquet").to_pylist()
     assert len(labels) == 2 * 3 * len(topology.components)
+    without_faults = [each for each in labels if each["component_id"] == "turret_line"]
+    assert {(each["health"], each["rul_h"]) for each in without_faults} == {(1.0, None)}
     worn = [each for each in labels if each["health"] < 1]
     assert worn
     for each in worn:
@@ -121,3 +123,12 @@ async def test_the_feed_ends_at_the_present_and_sees_injected_faults(tmp_path):
     (found,) = injections_of(tmp_path, "cnc-001")
     plan = plan_with(healthy_plan(unit.plan.modes, 100.0), (found,), START)
     assert plan.condition("filter", 0.1).health == pytest.approx(0.1)
+
+
+def test_oil_stays_in_a_machine_whose_lines_evaporate_at_times():
+    design = read_machine("excavator")
+    unit = draw_unit(design, 1, 1, 10_000.0, wearing=0.0, sensor_faults=0.0)
+    (recording,) = record_windows(unit, np.array([900.0]), 300, first=2)
+    names = [sensor.sensor_id for _, sensor in design.sensors]
+    level_T = recording.values_TS[:, names.index("oil_level")]
+    assert 68 < level_T.min() < level_T.max() < 82
