@@ -32,7 +32,7 @@ FALSE_ALARMS_A_THOUSAND_HOURS = 1.0
 
 def measure(_: Bench) -> dict[str, object]:
     """Measure every shipped machine, as a section of `make bench`."""
-    return measure_designs(machines=40, healthy_hours=100.0)
+    return measure_designs(machines=15, healthy_hours=50.0)
 
 
 def measure_designs(machines: int, healthy_hours: float) -> dict[str, object]:
@@ -144,8 +144,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m tests.bench.simulation")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--machines", type=int, default=40)
-    parser.add_argument("--healthy-hours", type=float, default=100.0)
+    parser.add_argument("--machines", type=int, default=15)
+    parser.add_argument("--healthy-hours", type=float, default=50.0)
     given = parser.parse_args()
     found = {
         "facts": facts()

@@ -223,17 +223,7 @@ class Builder:
         """Return the arrays of everything that was added."""
         base = {name: self._block(name, kind) for name, kind in GROUPS.items()}
         scatter = {
-            name: np.array(
-                [
-                    [
-                        SCATTER.get(each.name, 0.0)
-                        if name != "pump" or each.name != "margin"
-                        else 0.0
-                    ]
-                    * base[name].shape[1]
-                    for each in kind
-                ]
-            )
+            name: np.array([[SCATTER.get(each.name, 0.0)] * base[name].shape[1] for each in kind])
             for name, kind in GROUPS.items()
         }
         links = {name: _ints(self.links[name]) for name in Layout._fields[4:]}
