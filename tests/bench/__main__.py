@@ -17,7 +17,17 @@ from pathlib import Path
 
 from app.core.settings import Settings
 from app.store.embedded.server import ensure_embedded, release_embedded
-from tests.bench import fleet, profile, releases, service, shadow, store_read, train, verdict
+from tests.bench import (
+    fleet,
+    profile,
+    releases,
+    service,
+    shadow,
+    simulation,
+    store_read,
+    train,
+    verdict,
+)
 from tests.bench.compare import Bench, Point, compare
 from tests.bench.comparison_report import plot_comparison
 from tests.bench.database import Fleet, prepare
@@ -39,6 +49,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "train": train.measure,
     "verdict": verdict.measure,
     "releases": releases.measure,
+    "simulation": simulation.measure,
 }
 
 

@@ -1,0 +1,1 @@
+"""Simulated hydraulic machines that wear: described in YAML, integrated by one compiled kernel."""

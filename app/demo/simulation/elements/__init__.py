@@ -1,0 +1,1 @@
+"""Kinds of component that a machine's YAML may have."""
