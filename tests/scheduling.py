@@ -21,6 +21,7 @@ CLUSTERS = (
     "tests/train/data/test_prepare.py",
     "tests/train/fitting/test_fit.py",
     "tests/train/jobs/test_tune.py",
+    "tests/train/jobs/test_two_designs.py",
     "tests/train/test_main.py",
     "tests/train/test_cluster.py",
 )

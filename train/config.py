@@ -41,13 +41,17 @@ OLD_NAMES = {
 AUTO = "auto"
 """A choice that the data or the cluster decides, see `split` and `workers`."""
 DEFAULT_WORKERS = 2
-KINDS = "auto, group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT"
+KINDS = (
+    "auto, group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT, "
+    "leave-design:DESIGN"
+)
 """Splits that never divide near-duplicates; see `train.data.split`."""
 
 
 def _a_split(value: str) -> str:
     if not re.fullmatch(
-        r"auto|group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+",
+        r"auto|group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+"
+        r"|leave-design:.+",
         value,
     ):
         raise ValueError(f"expected a split of {KINDS}, found '{value}'")
@@ -75,7 +79,8 @@ class TrainConfig(BaseModel):
     """Machine to train on, several with commas between them, or a pattern with `*`; or give
     `design`."""
     design: str | None = None
-    """Train on all machines of this design, which share one topology; or give `equipment`."""
+    """Train on all machines of this design, or of several with commas between them; or give
+    `equipment`. The machines of a design share one topology."""
     start: AwareDatetime | None = None
     """Train on windows from this time on; None for the beginning of the labels."""
     end: AwareDatetime | None = None
@@ -120,6 +125,9 @@ class TrainConfig(BaseModel):
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training windows drawn for an epoch; below 1 for windows that overlap
     strongly."""
+    design_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Exponent of a design's number of windows in its share of each batch: 0 gives all designs of a
+    training equal shares, 1 gives them shares in proportion to their windows."""
     batch: Positive = 32
     """Windows of an optimiser step, over all workers and accumulated parts."""
     accumulate: Positive = 1

@@ -91,6 +91,7 @@ class WindowQuality(NamedTuple):
         unusual: whether the whole window leaves the range of training.
         range_novelty_V: health of each component by range novelty; NaN where unknown.
         novelty_without_S: the same of the sensor's component without the sensor.
+        trained_designs: the designs of training where the machine's is not among them, else empty.
     """
 
     coverage: float
@@ -104,6 +105,7 @@ class WindowQuality(NamedTuple):
     unusual: bool
     range_novelty_V: Floats
     novelty_without_S: Floats
+    trained_designs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class QualityBatch:
     unusual_W: NDArray[np.bool_]
     range_novelty_WV: Floats
     novelty_without_WS: Floats
+    trained_designs: tuple[str, ...] = ()
 
     def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
         """Return the quality of each window; `sensor_ids` are those of the topology."""
@@ -150,6 +153,7 @@ class QualityBatch:
                 unusual=unusual,
                 range_novelty_V=self.range_novelty_WV[index],
                 novelty_without_S=self.novelty_without_WS[index],
+                trained_designs=self.trained_designs,
             )
             for index, unusual in enumerate(self.unusual_W.tolist())
         ]
@@ -205,6 +209,9 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         unusual_W=leaves_range(features.exceedance_WS, plan.equipment, plan.spec),
         range_novelty_WV=novelty.health_WV,
         novelty_without_WS=novelty.without_WS,
+        trained_designs=()
+        if plan.equipment.design in plan.spec.references
+        else tuple(plan.spec.references),
     )
 
 
@@ -226,7 +233,13 @@ def abstention_reasons(
             f"expected at most {thresholds.max_missing:.0%} of the sensors missing or faulty, "
             f"found {share:.0%} ({some_of(useless, MAX_NAMED)}): check their wiring"
         )
-    if quality.unreferenced:
+    if quality.trained_designs:
+        reasons.append(
+            "expected a machine of a design that this version was trained on "
+            f"({some_of(quality.trained_designs, MAX_NAMED)}), found design '{equipment.design}': "
+            "train on this design's history, or correct its `design`"
+        )
+    elif quality.unreferenced:
         reasons.append(
             f"expected sensors that this version was trained on for design '{equipment.design}', "
             f"found {some_of(quality.unreferenced, MAX_NAMED)}: train on this design's history, or "

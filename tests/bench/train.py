@@ -28,6 +28,7 @@ from app.demo.rig.equipment import rig_equipment
 from tests.bench.compare import Bench
 from tests.system import free_port
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.labels import WindowLabels
 from train.data.windows import Windows, open_windows, write_windows
 from train.fitting.batches import Share
@@ -71,9 +72,9 @@ def measure(bench: Bench) -> dict[str, object]:
             tempfile.TemporaryDirectory(dir=directory) as storage,
         ):
             fitted = run_fit(
-                windows,
-                np.arange(WINDOWS),
-                np.empty(0, np.int64),
+                Fleet((windows,)),
+                [np.arange(WINDOWS)],
+                [np.empty(0, np.int64)],
                 config,
                 f"bench {round_}",
                 Path(storage),
@@ -173,8 +174,8 @@ def _plain(
             "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
         )
     fit = prepare_fit(
-        open_windows(directory),
-        np.arange(WINDOWS),
+        Fleet((open_windows(directory),)),
+        [np.arange(WINDOWS)],
         config,
         Share(rank, world),
         wrap if world > 1 else lambda model: model,
@@ -203,13 +204,13 @@ class _Recorder(TorchDispatchMode):
 
 def _against_products(windows: Windows) -> tuple[float, float]:
     """Return ms a window of a forward and backward pass, and of its matrix products alone."""
-    fit = prepare_fit(windows, np.arange(WINDOWS), CONFIG)
-    batch = next(iter(fit.batches.steps(0)))
-    (micro_batch,) = fit.builder.micro_batches(batch, Generators.begin(0, 0, 0))
+    fit = prepare_fit(Fleet((windows,)), [np.arange(WINDOWS)], CONFIG)
+    batch = next(iter(fit.batches[0].steps(0)))
+    (micro_batch,) = fit.builders[0].micro_batches(batch, Generators.begin(0, 0, 0))
     recorder = _Recorder()
     with recorder:
-        fit.learner.loss(micro_batch).backward()
-    whole = _best_s(lambda: fit.learner.loss(micro_batch).backward())
+        fit.learner.loss([micro_batch]).backward()
+    whole = _best_s(lambda: fit.learner.loss([micro_batch]).backward())
     products = 0.0
     for (name, shapes), count in recorder.found.items():
         operands = [torch.randn(shape) for shape in shapes]

@@ -28,6 +28,7 @@ from app.demo.rig.equipment import rig_equipment
 from app.demo.rig.measurements import GRADED_COMPONENTS, read_blocks
 from app.features.binning import Floats
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.labels import WindowLabels, join_labels
 from train.data.reference import fit_spec
 from train.data.windows import Windows, open_windows, write_windows
@@ -221,7 +222,14 @@ def _run_pass(name: str, directory: Path) -> None:
     )
     try:
         with tempfile.TemporaryDirectory() as storage:
-            run_fit(windows, every_W, np.empty(0, np.int64), config, "memory", Path(storage))
+            run_fit(
+                Fleet((windows,)),
+                [every_W],
+                [np.empty(0, np.int64)],
+                config,
+                "memory",
+                Path(storage),
+            )
     finally:
         ray.shutdown()
 

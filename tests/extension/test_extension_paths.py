@@ -57,18 +57,19 @@ from app.model.runtime.onnx_runner import OnnxRunner
 from app.model.runtime.torch_runner import TorchRunner
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, validation_split
+from train.data.fleet import Fleet
 from train.data.reference import fit_spec
 from train.fitting.fit import network
 from train.fitting.single_process import fit_single_process
 
 windows, losses = graded_windows(Path(sys.argv[1])), []
-train_W, validation_W = validation_split(len(windows))
+train, validation = validation_split(len(windows))
 config = CONFIG.model_copy(update={"members": 1, "epochs": 4})
 weights = fit_single_process(
-    windows, train_W, validation_W, config, lambda record: losses.append(record.loss)
+    Fleet((windows,)), train, validation, config, lambda record: losses.append(record.loss)
 )
 assert losses[-1] < losses[0], losses
-made = network(fit_spec(windows, train_W, config), config, windows.equipment.steps)
+made = network(fit_spec(windows, train[0], config), config, windows.equipment.steps)
 assert made.model_type == "mean_over_time"
 ensemble = build_model(made)
 ensemble.load_state_dict(weights, strict=False)  # without the temperatures, which are fitted later

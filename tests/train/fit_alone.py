@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from train.config import TrainConfig
+from train.data.fleet import Fleet
+from train.data.labels import Integers
 from train.data.windows import open_windows
 from train.fitting.fit import run_fit
 
@@ -20,20 +22,16 @@ CONFIG = TrainConfig(
 FIT = "fold 1/2"
 
 
-def validation_split(
-    windows: int,
-) -> tuple[
-    "np.ndarray[tuple[int], np.dtype[np.int64]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"
-]:
-    """Return positions of training and validation windows; every fifth is for validation."""
+def validation_split(windows: int) -> tuple[list[Integers], list[Integers]]:
+    """Return training and validation windows of one design; every fifth is for validation."""
     order_W = np.arange(windows)
-    return order_W[order_W % 5 != 0], order_W[order_W % 5 == 0]
+    return [order_W[order_W % 5 != 0]], [order_W[order_W % 5 == 0]]
 
 
 if __name__ == "__main__":
     found = open_windows(Path(sys.argv[1]))
     run_fit(
-        found,
+        Fleet((found,)),
         *validation_split(len(found)),
         CONFIG.model_copy(update={"workers": sys.argv[3]}),
         FIT,

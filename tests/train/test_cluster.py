@@ -19,8 +19,8 @@ from ray.cluster_utils import Cluster
 from tests.small import graded_windows
 from tests.system import PROJECT_DIR
 from tests.train.fit_alone import CONFIG, FIT, validation_split
+from train.data.fleet import Fleet
 from train.data.session import ray_session
-from train.data.windows import Windows
 from train.fitting import fit
 from train.fitting.fit import run_fit
 from train.fitting.progress import EpochRecord, Progress
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> Windows:
-    return graded_windows(tmp_path / "windows", REPEATS)
+def given(tmp_path: Path) -> Fleet:
+    return Fleet((graded_windows(tmp_path / "windows", REPEATS),))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
-    cluster: Cluster, given: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, given: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "CPU_OF_A_WORKER", 1.0)  # so that the two workers are on two nodes
     config = CONFIG.model_copy(update={"workers": "1:2"})
@@ -93,12 +93,12 @@ def test_raylet_that_dies_during_training_costs_one_epoch_and_no_quality(
     assert abs(records[-1].score - single_process[-1].score) < 0.1
 
 
-def test_killed_job_resumes_from_its_last_epoch(given: Windows, tmp_path: Path) -> None:
+def test_killed_job_resumes_from_its_last_epoch(given: Fleet, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
         "tests.train.fit_alone",
-        str(given.directory),
+        str(given.designs[0].directory),
         str(tmp_path / "storage"),
         "1",
     ]

@@ -17,6 +17,7 @@ from app.features.spec import FeatureSpec, Limits, Reference
 from app.features.statistics import flatness, roughness, step_statistics
 from app.schemas.equipment import COMPONENT_TYPES, MEDIA, QUANTITIES, Equipment
 from train.config import TrainConfig
+from train.data.fleet import Chosen, Fleet
 from train.data.labels import Integers
 from train.data.windows import Windows
 
@@ -104,6 +105,23 @@ def fit_spec(windows: Windows, chosen_W: Integers, config: TrainConfig) -> Featu
         ValueError: no window was chosen.
     """
     return spec_of((values for _, values in windows.batches(chosen_W)), windows.equipment, config)
+
+
+def fit_fleet_spec(fleet: Fleet, chosen: Chosen, config: TrainConfig) -> FeatureSpec:
+    """Fit the references of all designs: each design has its own, and its own grade sets.
+
+    Args:
+        fleet: windows of the designs.
+        chosen: positions of the training windows; at least one of each design.
+        config: as in `fit_spec`.
+    """
+    specs = [
+        fit_spec(windows, chosen_W, config)
+        for windows, chosen_W in zip(fleet.designs, chosen, strict=True)
+    ]
+    references = {design: each for spec in specs for design, each in spec.references.items()}
+    grades = {design: each for spec in specs for design, each in spec.grades.items()}
+    return specs[0].model_copy(update={"references": references, "grades": grades})
 
 
 def spec_of(batches: Iterable[Floats], equipment: Equipment, config: TrainConfig) -> FeatureSpec:

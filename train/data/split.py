@@ -40,6 +40,7 @@ def split(windows: Windows, config: TrainConfig) -> list[Part]:
     - `time`: the last share of each machine's history is held out; a gap of one window precedes it.
     - `leave-level:C`: each grade of component C is held out in turn.
     - `leave-block:C+D`: each pair of grades of C and D is held out in turn.
+    - `leave-design:D`: only in a training on several designs, see `train.data.fleet_split`.
     - `random-leaky`: windows are assigned to folds one by one. Neighbours are near-duplicates, so
       its figures are too good.
 
@@ -112,6 +113,15 @@ def choose_split(windows: Windows, config: TrainConfig) -> tuple[TrainConfig, st
             f"grades, or machines) and there {'is' if groups == 1 else 'are'} {groups}."
         )
     return config.model_copy(update={"split": kind}), reason
+
+
+def graded_components(windows: Windows) -> dict[str, int]:
+    """Return the positions of the components with grades by id."""
+    return {
+        each.component_id: place
+        for place, each in enumerate(windows.equipment.components)
+        if each.grades
+    }
 
 
 def whole(windows: Windows, config: TrainConfig) -> Part:
@@ -313,11 +323,7 @@ def _by_time(windows: Windows, holdout_share: float) -> Part:
 
 def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterator[Part]:
     """Hold out each combination of the components' grades; windows without one are in no part."""
-    graded = {
-        each.component_id: place
-        for place, each in enumerate(windows.equipment.components)
-        if each.grades
-    }
+    graded = graded_components(windows)
     if len(set(names)) != count or not set(names) <= graded.keys():
         raise InputError(
             f"expected {'a component' if count == 1 else 'two components, joined by +,'} "

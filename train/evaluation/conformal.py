@@ -71,34 +71,52 @@ def residuals(
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Spreads to each side of an interval: for each window from the other folds; from all folds."""
+    """Spreads to each side of an interval: for each window from the other folds; from all folds.
+
+    `is_pooled` is true where the shipped one is that of the other designs.
+    """
 
     of_R: Doubles
     shipped: float
+    is_pooled: bool = False
 
 
-def cross_fit(residual_W: Doubles, fold_W: Integers, coverage: float) -> Reach:
+NO_RESIDUALS: Doubles = np.empty(0)
+
+
+def is_enough(count: int, coverage: float) -> bool:
+    """Return whether so many residuals give a quantile of that coverage."""
+    return math.ceil((count + 1) * coverage - 1e-9) <= count
+
+
+def cross_fit(
+    residual_W: Doubles, fold_W: Integers, coverage: float, elsewhere_W: Doubles = NO_RESIDUALS
+) -> Reach:
     """Fit the reach of intervals, that of each fold on the residuals of the others.
 
-    Too few residuals for a quantile of that coverage give the reach that covers as much of any
-    distribution (Chebyshev's inequality).
+    Too few residuals for a quantile of that coverage give the quantile of the other designs'
+    residuals, and without enough of these the reach that covers as much of any distribution
+    (Chebyshev's inequality).
 
     Args:
         residual_W: from `residuals`; NaN is left out.
         fold_W: from `fold_of`.
         coverage: stated by the intervals.
+        elsewhere_W: finite residuals of the same quantity in other designs.
     """
     known_W = np.isfinite(residual_W)
+    has_pool = is_enough(len(elsewhere_W), coverage)
 
     def fit(deciding_W: Booleans) -> float:
-        if math.ceil((deciding_W.sum() + 1) * coverage - 1e-9) > deciding_W.sum():
-            return math.sqrt(1.0 / (1.0 - coverage))
-        return quantile(residual_W[deciding_W], coverage)
+        if is_enough(int(deciding_W.sum()), coverage):
+            return quantile(residual_W[deciding_W], coverage)
+        return quantile(elsewhere_W, coverage) if has_pool else math.sqrt(1.0 / (1.0 - coverage))
 
     of_W = np.empty(len(residual_W))
     for fold in np.unique(fold_W).tolist():
         of_W[fold_W == fold] = fit(known_W & others(fold_W, fold))
-    return Reach(of_W, fit(known_W))
+    is_pooled = has_pool and not is_enough(int(known_W.sum()), coverage)
+    return Reach(of_W, fit(known_W), is_pooled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from train.data.reference import fit_limits
 from train.data.windows import Windows
 from train.evaluation.baselines import baselines
 from train.evaluation.holdout import HoldoutPart
-from train.evaluation.intervals import calibrate, trajectories
+from train.evaluation.intervals import Residuals, calibrate, trajectories
 from train.evaluation.predict import Predictions, join
 from train.evaluation.record import (
     ALONE,
@@ -60,6 +60,7 @@ def evaluate_parts(
     cap_h: float | None = None,
     with_baselines: bool = True,
     seen: bool = False,
+    elsewhere: Residuals = Residuals(),  # noqa: B008
 ) -> Evaluation:
     """Evaluate the fits of a split on their holdouts, or a checkpoint on windows it may have seen.
 
@@ -79,6 +80,7 @@ def evaluate_parts(
         cap_h: beyond which remaining life is not distinguished; None for the largest label.
         with_baselines: whether baselines are fitted to `train_W` of the parts.
         seen: whether scored windows may have been in the training of what is scored.
+        elsewhere: residuals of the other designs of the training, see `held_out_residuals`.
 
     Raises:
         ValueError: no part holds out a window.
@@ -104,7 +106,7 @@ def evaluate_parts(
     if has_baselines:
         of_baselines = baselines(windows, parts, config.statistics, config.seed)
         found |= {name: scorecard(rows, each) for name, each in of_baselines.items()}
-    bands, uncertainty, calibration = calibrate(rows, temperatures, answers)
+    bands, uncertainty, calibration = calibrate(rows, temperatures, answers, elsewhere)
     abstention, calibration = abstentions(rows, temperatures, calibration)
     return Evaluation(
         equipment_id=equipment.equipment_id,
@@ -137,6 +139,22 @@ def evaluate_parts(
         calibration=calibration,
         notes=_notes(rows, has_ablation=without_messages is not None, has_baselines=has_baselines),
     )
+
+
+def held_out_residuals(
+    windows: Windows, parts: Sequence[HoldoutPart], config: TrainConfig
+) -> Residuals:
+    """Return the residuals of a design's held-out windows, for designs that have too few.
+
+    Args:
+        windows: of the design.
+        parts: of one split.
+        config: of the training.
+    """
+    rows = gather(windows, parts, config.masking, cap_h=config.rul_cap_h)
+    temperatures = fit_temperatures(rows, config.linear_weight)
+    answers = answers_of(rows.predictions, rows.fold_R, rows, temperatures)
+    return Residuals.of(rows, answers)
 
 
 def _notes(rows: Rows, *, has_ablation: bool, has_baselines: bool) -> tuple[str, ...]:

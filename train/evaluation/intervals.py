@@ -4,8 +4,8 @@ The reach of an interval is fitted on held-out windows; each fold is checked wit
 other folds give.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.model.grades import joined_probability, linear_probability, ordinal_probability
 from train.data.labels import HOUR_US, Booleans, evenly_spaced
-from train.evaluation.conformal import Reach, cross_fit, residuals
+from train.data.windows import Windows
+from train.evaluation.conformal import NO_RESIDUALS, Reach, cross_fit, residuals
 from train.evaluation.record import IntervalFigures, Trajectory, Uncertainty
 from train.evaluation.scores import Doubles, covered, nll, reliability
 from train.evaluation.uncertainty import Answers, Rows, Temperatures
@@ -44,8 +45,48 @@ class Bands(NamedTuple):
     rul: Band | None
 
 
+class Residuals(NamedTuple):
+    """Residuals of held-out windows in spreads, of all components of a design or of several.
+
+    Args:
+        health: where the condition is sure, and of components without grades.
+        unsure: of health where the condition is not sure.
+        rul: of remaining life.
+    """
+
+    health: Doubles = NO_RESIDUALS
+    unsure: Doubles = NO_RESIDUALS
+    rul: Doubles = NO_RESIDUALS
+
+    @classmethod
+    def of(cls, rows: Rows, answers: Answers) -> Self:
+        """Return the residuals of a design's held-out windows."""
+        labels, cap_h = rows.labels, rows.cap_h
+        known_RV = np.broadcast_to(rows.scored_R[:, None], labels.health_WV.shape)
+        is_unsure_RV = answers.probability_RVK.max(-1) < COVERAGE
+        health_RV = residuals(
+            labels.health_WV, np.clip(answers.health_RV, 0.0, 1.0), answers.spread_RV
+        )
+        rul_RV = residuals(
+            labels.rul_WV, np.clip(answers.rul_RV, 0.0, cap_h), answers.rul_spread_RV
+        )
+        return cls(
+            health_RV[known_RV & ~is_unsure_RV & np.isfinite(health_RV)],
+            health_RV[known_RV & is_unsure_RV & np.isfinite(health_RV)],
+            rul_RV[known_RV & np.isfinite(rul_RV)],
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """Return the residuals of several designs."""
+        return cls(*(np.concatenate((NO_RESIDUALS, *each)) for each in zip(*parts, strict=True)))
+
+
 def calibrate(
-    rows: Rows, temperatures: Temperatures, answers: Answers
+    rows: Rows,
+    temperatures: Temperatures,
+    answers: Answers,
+    elsewhere: Residuals = Residuals(),  # noqa: B008
 ) -> tuple[dict[str, Bands], dict[str, Uncertainty], Calibration]:
     """Fit and check intervals and stated probabilities of every component that has labels.
 
@@ -53,6 +94,7 @@ def calibrate(
         rows: the held-out windows.
         temperatures: of each fold.
         answers: of the held-out windows.
+        elsewhere: residuals of other designs, used where a component has too few of its own.
 
     Returns:
         Bands and figures by component id, and the calibration fitted on all held-out windows.
@@ -70,11 +112,13 @@ def calibrate(
             rows, labels.health_WV[:, v], answers.health_RV[:, v], answers.spread_RV[:, v],
             is_unsure_R, 1.0,
             None if given is None else (before.health_reach, before.unsure_reach),
+            (elsewhere.health, elsewhere.unsure),
         )  # fmt: skip
         rul, rul_figures = _intervals(
             rows, labels.rul_WV[:, v], answers.rul_RV[:, v], answers.rul_spread_RV[:, v],
             np.zeros_like(is_unsure_R), rows.cap_h,
             None if given is None else (before.rul_reach, before.rul_reach),
+            (elsewhere.rul, elsewhere.rul),
         )  # fmt: skip
         if health_figures is None and rul_figures is None:
             continue
@@ -95,6 +139,32 @@ def calibrate(
     if given is not None:
         return bands, found, stated
     return bands, found, Calibration(coverage=COVERAGE, components={equipment.design: shipped})
+
+
+def pooled_calibration(
+    windows: Windows, elsewhere: Residuals, cap_h: float
+) -> dict[str, ComponentCalibration]:
+    """Return the calibration of a design without held-out windows: that of the other designs.
+
+    Args:
+        windows: of the design; its components with labels get a calibration.
+        elsewhere: residuals of the other designs.
+        cap_h: of remaining life.
+    """
+    reach_of = {
+        name: cross_fit(NO_RESIDUALS, np.empty(0, np.int64), COVERAGE, residual_W).shipped
+        for name, residual_W in elsewhere._asdict().items()
+    }
+    found: dict[str, ComponentCalibration] = {}
+    for v, component in enumerate(windows.equipment.components):
+        update: dict[str, float] = {}
+        if np.isfinite(windows.labels.health_WV[:, v]).any():
+            update |= {"health_reach": reach_of["health"], "unsure_reach": reach_of["unsure"]}
+        if np.isfinite(windows.labels.rul_WV[:, v]).any():
+            update |= {"rul_reach": reach_of["rul"], "rul_cap_h": cap_h}
+        if update:
+            found[component.component_id] = ComponentCalibration.model_validate(update)
+    return found
 
 
 def _stated(
@@ -124,6 +194,7 @@ def _intervals(
     is_unsure_R: Booleans,
     cap: float,
     stated: tuple[float, float] | None,
+    elsewhere: tuple[Doubles, Doubles],
 ) -> tuple[Band | None, IntervalFigures | None]:
     """Fit and check the intervals of one quantity, sure and unsure windows apart.
 
@@ -138,8 +209,8 @@ def _intervals(
     residual_R = np.where(known_R, residuals(true_R, predicted_R, spread_R), np.nan)
     if stated is None:
         sure, unsure = (
-            cross_fit(np.where(group_R, residual_R, np.nan), rows.fold_R, COVERAGE)
-            for group_R in (~is_unsure_R, is_unsure_R)
+            cross_fit(np.where(group_R, residual_R, np.nan), rows.fold_R, COVERAGE, pool)
+            for group_R, pool in zip((~is_unsure_R, is_unsure_R), elsewhere, strict=True)
         )
     else:
         sure, unsure = (Reach(np.full(len(true_R), reach), reach) for reach in stated)
@@ -149,6 +220,7 @@ def _intervals(
     unsure_R = known_R & is_unsure_R
     return Band(true_R, predicted_R, low_R, high_R), IntervalFigures(
         reach=sure.shipped,
+        pooled=sure.is_pooled,
         unsure_reach=unsure.shipped if unsure_R.any() else None,
         coverage=float(inside_R[known_R].mean()),
         unsure=int(unsure_R.sum()),

@@ -62,7 +62,9 @@ class Scorecard(_Record):
     `smoothed` figures average the probabilities of five windows. Where the condition changes the
     average starts anew, by the labels, which no service has; the service does not smooth. Warm-ups
     count in `warm_up` alone. `health_mae` is of health in [0, 1]; `states` scores the states that
-    follow from health, by the default thresholds and without hysteresis.
+    follow from health, by the default thresholds and without hysteresis. `ranking` is how often a
+    window of a healthy component has a higher health than one of a component that is not healthy
+    (area under the ROC curve).
     """
 
     grades: Mapping[str, GradeFigures] = {}
@@ -73,18 +75,21 @@ class Scorecard(_Record):
     health_mae: Mapping[str, float] = {}
     states: Mapping[str, Score] = {}
     life: Mapping[str, LifeFigures] = {}
+    ranking: Mapping[str, float] = {}
 
 
 class IntervalFigures(_Record):
     """Intervals of one quantity of one component.
 
-    `reach` is the shipped one; coverage and mean width are with the reach of the other folds. The
+    `reach` is the shipped one; coverage and mean width are with the reach of the other folds. It is
+    `pooled` where the component has too few windows and the reach is that of the other designs. The
     width is in health, or in operating hours for remaining life. `unsure` counts the windows of a
     graded component whose condition has a lower probability than the stated coverage: these have a
     reach of their own, and `unsure_coverage`, None without any.
     """
 
     reach: float
+    pooled: bool = False
     unsure_reach: float | None = None
     coverage: float
     unsure: int = 0
@@ -261,9 +266,40 @@ class Heading(_Record):
     shape: str | None = None
 
 
+class PooledFigures(_Record):
+    """Figures of one model, of one design or over several; None where nothing has such a label.
+
+    `macro_f1` and `health_mae` are means over components, `exact_match` is a share of windows.
+    """
+
+    macro_f1: float | None = None
+    exact_match: float | None = None
+    health_mae: float | None = None
+    rul_rmse_h: float | None = None
+    windows: int = 0
+
+
+class FleetFigures(_Record):
+    """Figures of the models in a training on several designs, by model.
+
+    `designs` has those of each design. `mean` is over designs, which count equally; `pooled` is
+    over windows, of which a design with a longer history has more.
+    """
+
+    designs: Mapping[str, Mapping[str, PooledFigures]]
+    mean: Mapping[str, PooledFigures]
+    pooled: Mapping[str, PooledFigures]
+
+
 class Metrics(_Record):
-    """`metrics.json`: the evaluation of the training's split, and those of other splits by name."""
+    """`metrics.json`: the evaluation of the training's split, and those of other splits by name.
+
+    A training on several designs has the evaluations of the further designs in `further`, and
+    figures over all designs in `fleet`.
+    """
 
     heading: Heading | None
     evaluation: Evaluation
     studies: Mapping[str, Evaluation] = {}
+    further: Mapping[str, Evaluation] = {}
+    fleet: FleetFigures | None = None

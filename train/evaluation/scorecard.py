@@ -9,8 +9,9 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
-from app.diagnosis.states import state_ranks
+from app.diagnosis.states import STATES, state_ranks
 from app.features.binning import Floats
 from train.data.labels import Booleans, Integers
 from train.evaluation.record import GradeFigures, LifeFigures, Scorecard, ShareFigures
@@ -85,6 +86,7 @@ def scorecard(rows: Rows, answers: Answers) -> Scorecard:
         },
         health_mae=_health_mae(rows, ids, answers),
         states=_states(rows, ids, answers),
+        ranking=_ranking(rows, ids, answers),
         life=_life(rows, ids, answers),
     )
 
@@ -129,6 +131,17 @@ def _states(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, Score
         for v, component_id in enumerate(ids)
         if known_RV[:, v].any()
     }
+
+
+def _ranking(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for v, component_id in enumerate(ids):
+        true_R, predicted_R = rows.labels.health_WV[:, v], answers.health_RV[:, v]
+        known_R = rows.scored_R & np.isfinite(true_R) & np.isfinite(predicted_R)
+        is_faulty_R = state_ranks(true_R[known_R]) < STATES.index("healthy")
+        if is_faulty_R.any() and not is_faulty_R.all():
+            found[component_id] = float(roc_auc_score(is_faulty_R, -predicted_R[known_R]))
+    return found
 
 
 def _life(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, LifeFigures]:

@@ -69,7 +69,7 @@ class Rows:
         labels: of the held-out windows; a grade that the part's training did not have counts as
             unknown, since no fit could predict it.
         predictions: of the held-out windows.
-        graded_V: components with grades.
+        graded_V: components with grades in training.
     """
 
     windows: Windows
@@ -149,10 +149,11 @@ def gather(
     part_R = np.repeat(np.arange(len(parts)), [len(part.holdout_W) for part in parts])
     grade_RV = labels.grade_WV.copy()
     for number, part in enumerate(parts):
-        if given is None and len(part.train_W):
+        if given is None:
             for v, seen_W in enumerate(windows.labels.grade_WV[part.train_W].T):
                 grade_RV[(part_R == number) & ~np.isin(grade_RV[:, v], seen_W), v] = -1
     rul_WV = windows.labels.rul_WV
+    is_trained = given is not None or any(len(part.train_W) for part in parts)
     return Rows(
         windows=windows,
         parts=parts,
@@ -165,7 +166,7 @@ def gather(
         scored_R=~windows.warm_up_W[window_R],
         labels=replace(labels, grade_WV=grade_RV),
         predictions=join([part.clean for part in parts]),
-        graded_V=np.asarray((windows.labels.grade_WV >= 0).any(0)),
+        graded_V=np.asarray((windows.labels.grade_WV >= 0).any(0) & is_trained),
     )
 
 

@@ -1,11 +1,12 @@
 """Selects each worker's windows of every training step, from memory or from a stream.
 
-Independent of Ray: a stream is passed in as a function. Shapes: W training windows, B windows of
-this worker in a step. Invariant: batches from memory depend only on the seed and the epoch, so a
+Independent of Ray: a stream is passed in as a function. Each design has batches of its own; a step
+takes one batch of each. Shapes: W training windows of the design, B of them for this worker in a
+step. Invariant: batches from memory depend only on the seed, the epoch and the design, so a
 repeated epoch has the same batches on any number of workers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from app.core.errors import InputError
 from app.features.binning import Floats
 from train.config import TrainConfig
+from train.data.fleet import share_batch
 from train.data.labels import Integers
 
 Rows = Mapping[str, np.ndarray]
@@ -30,7 +32,7 @@ class Share(NamedTuple):
 
 
 class Batches(Protocol):
-    """Source of a worker's windows."""
+    """Source of a worker's windows of one design."""
 
     @property
     def steps_an_epoch(self) -> int:
@@ -44,15 +46,16 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemoryBatches:
-    """All training windows in memory, in a new random order each epoch.
+    """All training windows in memory, in a new random order each epoch and each time they repeat.
 
     Args:
         position_W: of the windows, rising.
         values_WSN: their bins.
         steps_an_epoch: steps of an epoch, see `count_steps`.
-        batch: windows of a step, over all workers.
+        batch: windows of the design in a step, over all workers.
         seed: of the order.
         share: this worker's.
+        design: number of the design.
     """
 
     position_W: Integers
@@ -61,11 +64,15 @@ class MemoryBatches:
     batch: int
     seed: int
     share: Share
+    design: int = 0
 
     def steps(self, epoch: int) -> Iterator[WindowBatch]:
         """Yield this worker's windows of each whole batch."""
-        order_W = np.random.default_rng((self.seed, epoch)).permutation(len(self.position_W))
-        for first in range(0, self.steps_an_epoch * self.batch, self.batch):
+        generator = np.random.default_rng((self.seed, epoch, self.design))
+        windows, needed = len(self.position_W), self.steps_an_epoch * self.batch
+        passes = [generator.permutation(windows) for _ in range(0, needed, windows)]
+        order_W = np.concatenate(passes or [np.empty(0, np.int64)])
+        for first in range(0, needed, self.batch):
             mine_B = order_W[first : first + self.batch][self.share.rank :: self.share.world]
             yield self.position_W[mine_B], self.values_WSN[mine_B]
 
@@ -80,8 +87,8 @@ class StreamedBatches:
         windows: W over all workers.
         buffer: windows in the shuffle buffer.
         steps_an_epoch: steps of an epoch, see `count_steps`; evenly spaced batches of a longer
-            shard.
-        batch: windows of a step, over all workers.
+            shard; a shorter one is read several times.
+        batch: windows of the design in a step, over all workers.
         seed: of the shuffling.
         share: this worker's.
     """
@@ -102,12 +109,18 @@ class StreamedBatches:
         """
         own = self.batch // self.share.world
         available = self.windows // self.share.world // own
-        # a worker's part of a batch is rounded down, so a shard has at least `steps_an_epoch`
+        for number, first in enumerate(range(0, self.steps_an_epoch, available)):
+            seed = self.seed + epoch * 1_000_003 + self.share.rank + number * 7_368_787
+            rows = self.read(own, self.buffer, seed)
+            yield from self._one_pass(rows, min(available, self.steps_an_epoch - first), epoch)
+
+    def _one_pass(self, rows: Iterator[Rows], steps: int, epoch: int) -> Iterator[WindowBatch]:
+        own = self.batch // self.share.world
+        available = self.windows // self.share.world // own
+        # a worker's part of a batch is rounded down, so a shard has at least `steps`
         chosen = {
-            (step * available + (epoch * self.steps_an_epoch) % available) // self.steps_an_epoch
-            for step in range(self.steps_an_epoch)
+            (step * available + (epoch * steps) % available) // steps for step in range(steps)
         }
-        rows = self.read(own, self.buffer, self.seed + epoch * 1_000_003 + self.share.rank)
         for number in range(available):
             row = next(rows, None)
             if row is None:
@@ -132,6 +145,30 @@ def count_steps(windows: int, config: TrainConfig) -> int:
             "batch",
         )
     return max(1, int(config.epoch_share * windows) // config.batch)
+
+
+def plan_batches(counts: Sequence[int], config: TrainConfig) -> tuple[int, list[int]]:
+    """Return the steps of an epoch, and the windows of each design in a step.
+
+    Args:
+        counts: training windows of each design.
+        config: of the training.
+
+    Raises:
+        InputError: the windows of all designs do not fill one batch, or those of one design not its
+            share of it.
+    """
+    steps = count_steps(sum(counts), config)
+    least = config.max_workers * config.accumulate
+    shares = share_batch(counts, config.batch, config.design_power, least)
+    for count, share in zip(counts, shares, strict=True):
+        if count < share:
+            raise InputError(
+                f"expected at least {share} training windows of each design, its share of a batch, "
+                f"found {count}: import more, lower --batch or raise --design-power",
+                "batch",
+            )
+    return steps, shares
 
 
 def gather(rows: Iterator[Rows], position_W: Integers) -> Floats:

@@ -6,6 +6,7 @@ the graph that serving builds from the same bins.
 
 import copy
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -39,8 +40,33 @@ def window_graph(topology: Topology) -> Data:
     )
 
 
-def graph_tensors(batch: Data) -> GraphTensors:
-    """Return a batch of graphs as the input of the network: one window of their disjoint union."""
+def graph_tensors(*batches: Data) -> GraphTensors:
+    """Return batches of graphs as the input of the network: one window of their disjoint union.
+
+    Args:
+        batches: of one or several topologies, at least one, with equally many steps.
+    """
+    parts = [_tensors(batch) for batch in batches]
+    if len(parts) == 1:
+        return parts[0]
+    first = [0, *accumulate(len(part.component_type_V) for part in parts)]
+    shifted = [
+        part._replace(
+            sensor_component_S=part.sensor_component_S + offset,
+            edge_index_2E=part.edge_index_2E + offset,
+        )
+        for part, offset in zip(parts, first, strict=False)
+    ]
+    along = {"x_WSTF": 1, "mask_WST": 1, "edge_index_2E": 1}
+    return GraphTensors(
+        *(
+            torch.cat([getattr(part, name) for part in shifted], dim=along.get(name, 0))
+            for name in GraphTensors._fields
+        )
+    )
+
+
+def _tensors(batch: Data) -> GraphTensors:
     return GraphTensors(
         batch.x[None],
         batch.mask[None],

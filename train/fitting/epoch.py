@@ -5,7 +5,7 @@ the worker's rank.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -17,10 +17,10 @@ from app.features.spec import FeatureSpec
 from app.model.config import ModelConfig
 from app.model.network import build_model
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.labels import Integers
-from train.data.windows import Windows
 from train.fitting.augment import augment, blend
-from train.fitting.batches import Batches, Share, WindowBatch, count_steps
+from train.fitting.batches import Batches, Share, WindowBatch, plan_batches
 from train.fitting.dataset import TensorPlan, plan_tensors, tabulate_targets
 from train.fitting.learner import Learner, MicroBatch
 from train.fitting.loss import Targets
@@ -48,19 +48,29 @@ class Generators(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BatchBuilder:
-    """Makes the micro-batches of a step from a worker's bins; `targets_WV` is of all windows."""
+    """Makes the micro-batches of a step from a worker's bins of one design.
+
+    Args:
+        plan: of the design.
+        targets_WV: of all its windows.
+        config: of the training.
+        weight: of the design in the loss: its share of each batch.
+    """
 
     plan: TensorPlan
     targets_WV: Targets
     config: TrainConfig
+    weight: float = 1.0
 
     def micro_batches(self, batch: WindowBatch, generators: Generators) -> list[MicroBatch]:
         """Augment this worker's windows of a step and split them for gradient accumulation."""
         position_B, values_BSN = batch
-        count = min(self.config.accumulate, len(position_B))
+        count = max(1, min(self.config.accumulate, len(position_B)))
         return [
-            self._micro_batch(position_B[chosen], values_BSN[chosen], generators)
-            for chosen in np.array_split(np.arange(len(position_B)), max(1, count))
+            self._micro_batch(position_B[chosen], values_BSN[chosen], generators)._replace(
+                weight=self.weight / count
+            )
+            for chosen in np.array_split(np.arange(len(position_B)), count)
         ]
 
     def _micro_batch(
@@ -79,11 +89,18 @@ class BatchBuilder:
 
 @dataclass(frozen=True, slots=True)
 class WorkerFit:
-    """A worker's part of a fit: its learner, its share of each batch, and how batches are built."""
+    """A worker's part of a fit.
+
+    Args:
+        learner: the network in training.
+        builders: of micro-batches, one for each design.
+        batches: windows, one source for each design.
+        share: of each batch.
+    """
 
     learner: Learner
-    builder: BatchBuilder
-    batches: Batches
+    builders: Sequence[BatchBuilder]
+    batches: Sequence[Batches]
     share: Share
 
     def run_epoch(
@@ -101,16 +118,16 @@ class WorkerFit:
                 the windows a second of all workers.
         """
         rate, world = self.learner.rate, self.share.world
-        generators = Generators.begin(self.builder.config.seed, epoch, self.share.rank)
+        generators = Generators.begin(self.builders[0].config.seed, epoch, self.share.rank)
         started = reported = time.monotonic()
-        total, steps, windows = torch.zeros((), device=self.builder.plan.device), 0, 0
-        for batch in self.batches.steps(epoch):
-            total += self.learner.step(self.builder.micro_batches(batch, generators))
+        total, steps, windows = torch.zeros((), device=self.builders[0].plan.device), 0, 0
+        for batch in zip(*(each.steps(epoch) for each in self.batches), strict=True):
+            total += self.learner.step(self._passes(batch, generators))
             steps += 1
-            windows += len(batch[0])
+            windows += sum(len(position_B) for position_B, _ in batch)
             now = time.monotonic()
             if on_progress and now - reported > PROGRESS_S:
-                done = epoch + steps / self.batches.steps_an_epoch
+                done = epoch + steps / self.batches[0].steps_an_epoch
                 on_progress(done, float(total) / steps, windows * world / (now - started))
                 reported = now
         loss, training_s = float(total) / max(steps, 1), time.monotonic() - started
@@ -124,30 +141,48 @@ class WorkerFit:
             workers=world,
         )
 
+    def _passes(
+        self, batch: Sequence[WindowBatch], generators: Generators
+    ) -> list[list[MicroBatch]]:
+        """Return the micro-batches of each forward pass: of all designs with as many steps."""
+        passes: dict[tuple[int, int], list[MicroBatch]] = {}
+        for builder, of_design in zip(self.builders, batch, strict=True):
+            steps = builder.plan.features.steps
+            for part, micro_batch in enumerate(builder.micro_batches(of_design, generators)):
+                passes.setdefault((part, steps), []).append(micro_batch)
+        return [*passes.values()]
+
 
 def prepare_learner(
-    windows: Windows,
+    fleet: Fleet,
     spec: FeatureSpec,
     network: ModelConfig,
     config: TrainConfig,
-    train_windows: int,
+    train_windows: Sequence[int],
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module],
-) -> tuple[Learner, BatchBuilder]:
+) -> tuple[Learner, list[BatchBuilder]]:
     """Return a learner with initial weights; this process then computes with one thread.
 
     Args:
-        windows: of machines of one topology.
+        fleet: windows of each design.
         spec: of their features.
         network: sizes of the network.
         config: of the training.
-        train_windows: number of training windows.
+        train_windows: number of training windows of each design.
         device: of the network.
         wrap: wraps the network to average gradients over workers.
     """
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
-    steps = config.epochs * count_steps(train_windows, config)
-    learner = Learner(build_model(network).to(device), wrap, config, steps)
-    plan = plan_tensors(windows.equipment, spec, device)
-    return learner, BatchBuilder(plan, tabulate_targets(windows.labels, network, device), config)
+    steps, shares = plan_batches(train_windows, config)
+    learner = Learner(build_model(network).to(device), wrap, config, config.epochs * steps)
+    return learner, [
+        BatchBuilder(
+            plan_tensors(windows.equipment, spec, device),
+            tabulate_targets(windows.labels, network, device),
+            config,
+            share / config.batch,
+        )
+        for windows, share in zip(fleet.designs, shares, strict=True)
+    ]

@@ -31,8 +31,9 @@ from app.model.config import ModelConfig
 from app.model.network import build_model
 from app.model.trained import TrainedModel
 from train.config import TrainConfig
+from train.data.fleet import Chosen, Fleet
 from train.data.labels import Integers
-from train.data.reference import fit_spec
+from train.data.reference import fit_fleet_spec
 from train.data.session import (
     CPU_OF_A_WORKER,
     free_cpus,
@@ -40,8 +41,9 @@ from train.data.session import (
     interrupts_kept,
     ray_session,
 )
+from train.data.split import graded_components
 from train.data.windows import Windows
-from train.fitting.batches import count_steps
+from train.fitting.batches import plan_batches
 from train.fitting.loop import TRAIN, VALIDATION_SCORE, LoopInput, memory_bytes, train_loop
 from train.fitting.progress import EpochRecord, Progress, following
 from train.fitting.state import Saved, best_state, newest_state, read_state
@@ -114,10 +116,22 @@ def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
     )
 
 
+def linear_steps(fleet: Fleet) -> int:
+    """Return the steps of the windows that linear classifier and OOD detector read.
+
+    Their tables have one number of steps: that of most components with grades.
+    """
+    graded: dict[int, int] = {}
+    for windows in fleet.designs:
+        steps = windows.equipment.steps
+        graded[steps] = graded.get(steps, 0) + len(graded_components(windows))
+    return max(graded, key=lambda steps: graded[steps])
+
+
 def run_fit(
-    windows: Windows,
-    train_W: Integers,
-    validation_W: Integers,
+    fleet: Fleet,
+    train: Chosen,
+    validation: Chosen,
     config: TrainConfig,
     name: str,
     storage: Path,
@@ -130,9 +144,10 @@ def run_fit(
     `train.data.session.ray_session`.
 
     Args:
-        windows: of machines of one topology; every worker must see their directory.
-        train_W: positions of the training windows, also for references and linear classifier.
-        validation_W: positions of the validation windows, see `TrainConfig.validation_windows`; may
+        fleet: windows of each design; every worker must see their directories.
+        train: positions of the training windows, also for references and linear classifier; a
+            design without any is left out.
+        validation: positions of the validation windows, see `TrainConfig.validation_windows`; may
             be empty.
         config: of the training.
         name: of the fit; in its directory, special characters become dashes.
@@ -149,16 +164,19 @@ def run_fit(
         InputError: the windows do not fill one batch.
         KeyboardInterrupt: it was interrupted.
     """
-    train_W, validation_W = np.sort(train_W), np.sort(validation_W)
-    count_steps(len(train_W), config)
+    fleet, (train, validation) = fleet.with_windows(
+        *([np.sort(chosen_W) for chosen_W in chosen] for chosen in (train, validation))
+    )
+    counts = [*map(len, train)]
+    plan_batches(counts, config)
     directory = storage.resolve() / re.sub(r"[^\w.-]+", "-", name)
-    digest = _digest(windows, train_W, validation_W, config)
-    finished = _finished(directory, digest, config, windows)
+    digest = _digest(fleet, train, validation, config)
+    finished = _finished(directory, digest, config, fleet)
     if finished is not None:
         return finished
     resume = _resumable(directory, digest)
-    spec = fit_spec(windows, train_W, config)
-    sized = network(spec, config, windows.equipment.steps)
+    spec = fit_fleet_spec(fleet, train, config)
+    sized = network(spec, config, linear_steps(fleet))
     with ExitStack() as stack:
         stack.enter_context(ray_session(config.max_workers))
         shown = progress or stack.enter_context(Progress())
@@ -167,12 +185,13 @@ def run_fit(
         given: LoopInput = {
             "name": name,
             "config": config,
-            "windows": windows,
-            "train_W": train_W,
-            "validation_W": validation_W,
+            "fleet": fleet,
+            "train": train,
+            "validation": validation,
             "spec": spec,
             "network": sized,
-            "is_in_memory": memory_bytes(windows, len(train_W)) <= config.memory_limit_mb * 1e6,
+            "is_in_memory": sum(map(memory_bytes, fleet.designs, counts))
+            <= config.memory_limit_mb * 1e6,
             "digest": digest,
             "resume": resume,
             "notes": directory / NOTES,
@@ -192,7 +211,7 @@ def run_fit(
             },
         }
     )
-    linear = fit_linear_classifier(sized, spec, windows, train_W, config)
+    linear = fit_linear_classifier(sized, spec, fleet, train, config)
     model = TrainedModel(ensemble, *linear)
     fitted = Fitted(model.arrays(), sized, spec, list(history))
     _write(directory, fitted, digest)
@@ -226,17 +245,21 @@ def final_state(
 
 def _train(given: LoopInput, directory: Path) -> None:
     """Run Ray Train, which keeps the states of the best and the last epoch."""
-    config, windows = given["config"], given["windows"]
+    config, is_in_memory = given["config"], given["is_in_memory"]
+    datasets: dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]] = {
+        f"{TRAIN}-{number}": _memory_dataset(windows, train_W)
+        if is_in_memory
+        else windows.dataset(train_W)
+        for number, (windows, train_W) in enumerate(
+            zip(given["fleet"].designs, given["train"], strict=True)
+        )
+    }
     try:
         TorchTrainer(
             cast("Callable[[dict[str, object]], None]", train_loop),
             train_loop_config=cast("dict[str, object]", given),
-            datasets={
-                TRAIN: _memory_dataset(windows, given["train_W"])
-                if given["is_in_memory"]
-                else windows.dataset(given["train_W"])
-            },
-            dataset_config=DataConfig(datasets_to_split=[] if given["is_in_memory"] else [TRAIN]),
+            datasets=datasets,
+            dataset_config=DataConfig(datasets_to_split=[] if is_in_memory else [*datasets]),
             scaling_config=scaling(config, gpus(), free_cpus()),
             run_config=RunConfig(
                 name=directory.name,
@@ -291,22 +314,21 @@ def _memory_dataset(windows: Windows, chosen_W: Integers) -> ray.data.Dataset:
     return found
 
 
-def _digest(
-    windows: Windows, train_W: Integers, validation_W: Integers, config: TrainConfig
-) -> str:
+def _digest(fleet: Fleet, train: Chosen, validation: Chosen, config: TrainConfig) -> str:
     """Identify a fit: hash its data and the settings that change its weights."""
     digest = hashlib.sha256(config.of_fits().encode())
-    digest.update(windows.equipment.revision.encode())
-    labels = windows.labels
-    for array in (
-        train_W, validation_W, labels.machine_W, labels.start_us_W, labels.grade_WV,
-        labels.health_WV, labels.rate_WV, labels.rul_WV,
-    ):  # fmt: skip
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for windows, train_W, validation_W in zip(fleet.designs, train, validation, strict=True):
+        digest.update(windows.equipment.revision.encode())
+        labels = windows.labels
+        for array in (
+            train_W, validation_W, labels.machine_W, labels.start_us_W, labels.grade_WV,
+            labels.health_WV, labels.rate_WV, labels.rul_WV,
+        ):  # fmt: skip
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _finished(directory: Path, digest: str, config: TrainConfig, windows: Windows) -> Fitted | None:
+def _finished(directory: Path, digest: str, config: TrainConfig, fleet: Fleet) -> Fitted | None:
     try:
         stated = _Fitted.model_validate_json((directory / FITTED).read_bytes())
     except FileNotFoundError:
@@ -319,7 +341,7 @@ def _finished(directory: Path, digest: str, config: TrainConfig, windows: Window
     weights = load_arrays((directory / WEIGHTS).read_bytes())
     return Fitted(
         weights,
-        network(stated.spec, config, windows.equipment.steps),
+        network(stated.spec, config, linear_steps(fleet)),
         stated.spec,
         list(stated.history),
     )

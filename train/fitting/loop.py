@@ -6,18 +6,20 @@ only an interrupted epoch is repeated, and only rank 0 shows progress, validates
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 import ray.train
 import ray.train.torch
 import torch
+from ray.data import DataIterator
 
 from app.features.spec import FeatureSpec
 from app.model.config import ModelConfig
 from train.config import TrainConfig
-from train.data.labels import Integers
+from train.data.fleet import Chosen, Fleet
 from train.data.windows import Windows
 from train.fitting.batches import (
     Batches,
@@ -25,8 +27,8 @@ from train.fitting.batches import (
     Rows,
     Share,
     StreamedBatches,
-    count_steps,
     gather,
+    plan_batches,
 )
 from train.fitting.epoch import WorkerFit, prepare_learner
 from train.fitting.learner import Learner
@@ -35,7 +37,7 @@ from train.fitting.state import FitState, read_state, write_state
 from train.fitting.validate import Validation
 
 TRAIN = "train"
-"""Name of the dataset of the training windows."""
+"""Name of the datasets of training windows, before the number of the design."""
 VALIDATION_SCORE = "validation_score"
 """The metric by which Ray Train keeps checkpoints, see `FitState.validation_score`."""
 READ_WINDOWS = 256
@@ -51,9 +53,9 @@ class LoopInput(TypedDict):
 
     name: str
     config: TrainConfig
-    windows: Windows
-    train_W: Integers
-    validation_W: Integers
+    fleet: Fleet
+    train: Chosen
+    validation: Chosen
     spec: FeatureSpec
     network: ModelConfig
     is_in_memory: bool
@@ -64,18 +66,19 @@ class LoopInput(TypedDict):
 
 def train_loop(given: LoopInput) -> None:
     """Run a fit on this worker, from its last checkpoint if there is one."""
-    config, windows, train_W = given["config"], given["windows"], given["train_W"]
+    config, fleet = given["config"], given["fleet"]
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     share = Share(context.get_world_rank(), context.get_world_size())
-    learner, builder = prepare_learner(
-        windows, given["spec"], given["network"], config, len(train_W), device, _distributed
+    counts = [*map(len, given["train"])]
+    learner, builders = prepare_learner(
+        fleet, given["spec"], given["network"], config, counts, device, _distributed
     )
     state = _restored(learner, given)
     if state.done:
         return
-    fit = WorkerFit(learner, builder, _batches(given, share), share)
-    validation_W = given["validation_W"] if share.rank == 0 else given["validation_W"][:0]
-    validation = Validation.of(fit, windows, validation_W)
+    fit = WorkerFit(learner, builders, _batches(given, share), share)
+    nothing = [np.empty(0, np.int64) for _ in fleet.designs]
+    validation = Validation.of(fit, fleet, nothing if share.rank else given["validation"])
 
     def show(done: float, loss: float, samples_s: float, record: EpochRecord | None = None) -> None:
         if share.rank == 0:
@@ -139,30 +142,37 @@ def _restored(learner: Learner, given: LoopInput) -> FitState:
     return saved.state
 
 
-def _batches(given: LoopInput, share: Share) -> Batches:
-    config, train_W = given["config"], given["train_W"]
-    steps = count_steps(len(train_W), config)
-    shard = ray.train.get_dataset_shard(TRAIN)
-    if given["is_in_memory"]:
-        rows = shard.iter_batches(batch_size=READ_WINDOWS, batch_format="numpy")
-        return MemoryBatches(
-            train_W, gather(iter(rows), train_W), steps, config.batch, config.seed, share
-        )
-
-    def read(size: int, buffer: int, seed: int) -> Iterator[Rows]:
-        return iter(
-            shard.iter_batches(
-                batch_size=size,
-                batch_format="numpy",
-                local_shuffle_buffer_size=buffer,
-                local_shuffle_seed=seed,
-                drop_last=True,
+def _batches(given: LoopInput, share: Share) -> list[Batches]:
+    config, train = given["config"], given["train"]
+    steps, batches = plan_batches([*map(len, train)], config)
+    found: list[Batches] = []
+    for number, (windows, train_W, batch) in enumerate(
+        zip(given["fleet"].designs, train, batches, strict=True)
+    ):
+        shard = ray.train.get_dataset_shard(f"{TRAIN}-{number}")
+        if given["is_in_memory"]:
+            rows = shard.iter_batches(batch_size=READ_WINDOWS, batch_format="numpy")
+            values_WSN = gather(iter(rows), train_W)
+            found.append(
+                MemoryBatches(train_W, values_WSN, steps, batch, config.seed, share, number)
             )
-        )
+            continue
+        limit = config.memory_limit_mb * 1e6 / len(train)
+        buffer = max(batch, int(limit / memory_bytes(windows, 1)))
+        read = partial(_read, shard)
+        found.append(StreamedBatches(read, len(train_W), buffer, steps, batch, config.seed, share))
+    return found
 
-    window_bytes = memory_bytes(given["windows"], 1)
-    buffer = max(config.batch, int(config.memory_limit_mb * 1e6 / window_bytes))
-    return StreamedBatches(read, len(train_W), buffer, steps, config.batch, config.seed, share)
+
+def _read(shard: DataIterator, size: int, buffer: int, seed: int) -> Iterator[Rows]:
+    batches = shard.iter_batches(
+        batch_size=size,
+        batch_format="numpy",
+        local_shuffle_buffer_size=buffer,
+        local_shuffle_seed=seed,
+        drop_last=True,
+    )
+    return cast("Iterator[Rows]", iter(batches))
 
 
 def memory_bytes(windows: Windows, count: int) -> int:

@@ -10,20 +10,19 @@ import torch
 from torch import nn
 
 from train.config import TrainConfig
-from train.data.labels import Integers
-from train.data.reference import fit_spec
-from train.data.windows import Windows
-from train.fitting.batches import MemoryBatches, Share, count_steps
+from train.data.fleet import Chosen, Fleet
+from train.data.reference import fit_fleet_spec
+from train.fitting.batches import MemoryBatches, Share, plan_batches
 from train.fitting.epoch import WorkerFit, prepare_learner
-from train.fitting.fit import network
+from train.fitting.fit import linear_steps, network
 from train.fitting.loop import is_stalled
 from train.fitting.progress import EpochRecord
 from train.fitting.validate import Validation
 
 
 def prepare_fit(
-    windows: Windows,
-    train_W: Integers,
+    fleet: Fleet,
+    train: Chosen,
     config: TrainConfig,
     share: Share = Share(0, 1),  # noqa: B008
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
@@ -31,8 +30,9 @@ def prepare_fit(
     """Prepare a fit in this process, which computes with one thread from then on.
 
     Args:
-        windows: of machines of one topology.
-        train_W: positions of the training windows, which are all kept in memory.
+        fleet: windows of each design.
+        train: positions of the training windows, which are all kept in memory; at least one of each
+            design.
         config: of the training.
         share: this process's share of each batch.
         wrap: wraps the network to average gradients over processes.
@@ -40,31 +40,42 @@ def prepare_fit(
     Raises:
         InputError: the windows do not fill one batch.
     """
-    train_W = np.sort(train_W)
-    steps = count_steps(len(train_W), config)
-    spec = fit_spec(windows, train_W, config)
-    sized = network(spec, config, windows.equipment.steps)
-    learner, builder = prepare_learner(
-        windows, spec, sized, config, len(train_W), torch.device("cpu"), wrap
-    )
-    values_WSN = np.concatenate([values_BSN for _, values_BSN in windows.batches(train_W)])
-    batches = MemoryBatches(train_W, values_WSN, steps, config.batch, config.seed, share)
-    return WorkerFit(learner, builder, batches, share)
+    train = [np.sort(train_W) for train_W in train]
+    counts = [*map(len, train)]
+    steps, shares = plan_batches(counts, config)
+    spec = fit_fleet_spec(fleet, train, config)
+    learner, builders = prepare_learner(
+        fleet, spec, network(spec, config, linear_steps(fleet)), config, counts,
+        torch.device("cpu"), wrap,
+    )  # fmt: skip
+    batches = [
+        MemoryBatches(
+            train_W,
+            np.concatenate([values_BSN for _, values_BSN in windows.batches(train_W)]),
+            steps,
+            shares[number],
+            config.seed,
+            share,
+            number,
+        )
+        for number, (windows, train_W) in enumerate(zip(fleet.designs, train, strict=True))
+    ]
+    return WorkerFit(learner, builders, batches, share)
 
 
 def fit_single_process(
-    windows: Windows,
-    train_W: Integers,
-    validation_W: Integers,
+    fleet: Fleet,
+    train: Chosen,
+    validation: Chosen,
     config: TrainConfig,
     on_epoch: Callable[[EpochRecord], None],
 ) -> dict[str, torch.Tensor]:
     """Fit one network in this process; all training windows are kept in memory.
 
     Args:
-        windows: of machines of one topology.
-        train_W: positions of the training windows.
-        validation_W: positions of the validation windows; may be empty.
+        fleet: windows of each design.
+        train: positions of the training windows; a design without any is left out.
+        validation: positions of the validation windows; may be empty.
         config: of the training; its number of workers has no effect.
         on_epoch: called with the record of each epoch.
 
@@ -74,11 +85,12 @@ def fit_single_process(
     Raises:
         InputError: the windows do not fill one batch.
     """
-    fit = prepare_fit(windows, train_W, config)
-    validation = Validation.of(fit, windows, validation_W)
+    fleet, (train, validation) = fleet.with_windows(train, validation)
+    fit = prepare_fit(fleet, train, config)
+    scored = Validation.of(fit, fleet, validation)
     history: list[EpochRecord] = []
     for number in range(config.epochs):
-        history.append(fit.run_epoch(number, validation.score))
+        history.append(fit.run_epoch(number, scored.score))
         on_epoch(history[-1])
         if is_stalled(history, config.patience):
             break

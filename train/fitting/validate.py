@@ -6,13 +6,14 @@ figures of reports. Invariant: higher is better.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from train.data.fleet import Chosen, Fleet
 from train.data.labels import Integers, evenly_spaced
 from train.data.windows import Windows
 from train.fitting.epoch import WorkerFit
@@ -22,39 +23,54 @@ BATCH_WINDOWS = 64
 """Windows of a forward pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """Validation windows of a fit as tensors, with their positions."""
+class _OfDesign(NamedTuple):
+    """Validation windows of a design as tensors, with their positions."""
 
-    learner: Learner
     graphs: Sequence[Batch]
     position_W: Integers
     windows: Windows
 
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Validation windows of a fit."""
+
+    learner: Learner
+    designs: Sequence[_OfDesign]
+
     @classmethod
-    def of(cls, fit: WorkerFit, windows: Windows, chosen_W: Integers) -> Self:
+    def of(cls, fit: WorkerFit, fleet: Fleet, chosen: Chosen) -> Self:
         """Read the validation windows of a fit, evenly sampled.
 
         Args:
             fit: to validate.
-            windows: all of them.
-            chosen_W: positions of the validation windows; may be empty.
+            fleet: all windows.
+            chosen: positions of the validation windows; may be empty.
         """
-        plan, config = fit.builder.plan, fit.builder.config
-        position_W = evenly_spaced(np.sort(chosen_W), config.validation_windows)
-        batches = windows.batches(position_W, BATCH_WINDOWS)
-        graphs = [plan.read(values_BSN) for _, values_BSN in batches]
-        return cls(fit.learner, graphs, position_W, windows)
+        most = fit.builders[0].config.validation_windows // len(fleet.designs)
+        designs = []
+        for builder, windows, chosen_W in zip(fit.builders, fleet.designs, chosen, strict=True):
+            position_W = evenly_spaced(np.sort(chosen_W), most)
+            batches = windows.batches(position_W, BATCH_WINDOWS)
+            graphs = [builder.plan.read(values_BSN) for _, values_BSN in batches]
+            designs.append(_OfDesign(graphs, position_W, windows))
+        return cls(fit.learner, designs)
 
     def score(self) -> float | None:
-        """Return the mean macro-F1 of the graded components minus the RMSE of RUL in its cap.
+        """Return the mean of the designs' scores; None without windows or labels.
 
-        Without grades and RUL it is the negative RMSE of health; None without windows or labels.
+        The score of a design is the mean macro-F1 of the graded components minus the RMSE of RUL in
+        its cap. Without grades and RUL it is the negative RMSE of health.
         """
-        if not self.graphs:
+        scores = [self._score(each) for each in self.designs]
+        known = [score for score in scores if score is not None]
+        return float(np.mean(known)) if known else None
+
+    def _score(self, design: _OfDesign) -> float | None:
+        if not design.graphs:
             return None
-        labels = self.windows.labels
-        heads = [self.learner.predict(graph) for graph in self.graphs]
+        labels = design.windows.labels
+        heads = [self.learner.predict(graph) for graph in design.graphs]
 
         def of_windows(tensors: list[Tensor]) -> np.ndarray:
             """Average the members and join the batches, [W, V, ...]."""
@@ -65,7 +81,7 @@ class Validation:
             [torch.sigmoid(each.score_VW[..., None] - each.threshold_VJ) for each in heads]
         )
         probability_WVK = -np.diff(worse_WVJ, prepend=1.0, append=0.0)
-        grade_WV, true_WV = probability_WVK.argmax(-1), labels.grade_WV[self.position_W]
+        grade_WV, true_WV = probability_WVK.argmax(-1), labels.grade_WV[design.position_W]
         f1 = [
             macro_f1(true_WV[known, v], grade_WV[known, v])
             for v in range(true_WV.shape[1])
@@ -73,11 +89,11 @@ class Validation:
         ]
         rul_WV = of_windows([each.rul_VW for each in heads])
         unit_h = self.learner.model.config.rul_unit_h
-        rmse = _rmse(rul_WV - labels.rul_WV[self.position_W] / unit_h)
+        rmse = _rmse(rul_WV - labels.rul_WV[design.position_W] / unit_h)
         if f1 or rmse is not None:
             return float(np.mean(f1) if f1 else 0.0) - (rmse or 0.0)
         health_WV = of_windows([each.health_VW for each in heads])
-        rmse = _rmse(health_WV - labels.health_WV[self.position_W])
+        rmse = _rmse(health_WV - labels.health_WV[design.position_W])
         return None if rmse is None else -rmse
 
 

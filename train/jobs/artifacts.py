@@ -57,7 +57,7 @@ class Artifact:
         size: of all its files, in bytes.
         changed: time of the last change inside it.
         busy: why it can't be removed now; empty if it can.
-        windows: name of the windows of fits; empty if unknown.
+        windows: names of the windows of fits, one for each design; empty if unknown.
     """
 
     name: str

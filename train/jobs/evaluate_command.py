@@ -29,6 +29,7 @@ from train.data.labels import EPOCH, MICROSECOND, Integers
 from train.data.split import choose_split, split
 from train.data.windows import Windows
 from train.evaluation.evaluate import evaluate_parts
+from train.evaluation.fleet import metrics_of
 from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Evaluation, Heading
 from train.evaluation.uncertainty import Given
@@ -40,9 +41,9 @@ ELSEWHERE = "The checkpoint's own report has the figures of held-out windows."
 
 
 class _Found(NamedTuple):
-    """The evaluation, and further ones by name."""
+    """Evaluations by design, and further ones by name."""
 
-    evaluation: Evaluation
+    designs: dict[str, Evaluation]
     studies: dict[str, Evaluation]
 
 
@@ -62,20 +63,28 @@ def evaluate(path: Path, options: EvaluateOptions, command: str) -> int:
     else:
         from train.data.prepare import prepare  # starts Ray, which C-MAPSS files do not need
 
-        with prepare(settings, config) as windows:
-            found = _of_windows(checkpoint, config, windows)
+        with prepare(settings, config) as fleet:
+            found = _Found(
+                {
+                    windows.equipment.design: _of_windows(checkpoint, config, windows)
+                    for windows in fleet.designs
+                },
+                {},
+            )
+    first = next(iter(found.designs.values()))
     out: Path = options.out or settings.var_dir / "evaluations" / directory_name(
-        checkpoint.manifest, found.evaluation
+        checkpoint.manifest, first
     )
-    write_report(found.evaluation, out, _heading(checkpoint, command), found.studies)
-    for line in _lines(found.evaluation):
-        print(line)
+    write_report(metrics_of(_heading(checkpoint, command), found.designs, found.studies), out)
+    for design, evaluation in found.designs.items():
+        for line in _lines(evaluation):
+            print(f"{design}: {line}" if len(found.designs) > 1 else line)
     print(f"wrote {out / files.REPORT}")
     return 0
 
 
-def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -> _Found:
-    """Evaluate on the windows that the folds of a split hold out.
+def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -> Evaluation:
+    """Evaluate on the windows of a design that the folds of a split hold out.
 
     Baselines are fitted to the training windows of the folds. The checkpoint is not fitted again,
     so the split withholds windows from the baselines only.
@@ -99,7 +108,7 @@ def _of_windows(checkpoint: Checkpoint, config: TrainConfig, windows: Windows) -
         seen=seen,
     )
     notes = (ELSEWHERE, *evaluation.notes) if seen else evaluation.notes
-    return _Found(evaluation.model_copy(update={"notes": notes}), {})
+    return evaluation.model_copy(update={"notes": notes})
 
 
 def may_have_seen(manifest: files.Manifest, windows: Windows, chosen_W: Integers) -> bool:
@@ -182,7 +191,7 @@ def _of_engines(
         every = predict("every cycle", train_W, all_W, probes=0, removal_probes=0)
         of_last = evaluate([last], split=cmapss.name)
         of_all = evaluate([every], split="every cycle", with_baselines=False)
-    return _Found(of_last, {"every cycle of the test engines": of_all})
+    return _Found({design: of_last}, {"every cycle of the test engines": of_all})
 
 
 def _given(checkpoint: Checkpoint, design: str) -> Given:
@@ -214,7 +223,7 @@ def config_of(checkpoint: Checkpoint, directory: Path, options: EvaluateOptions)
             f"'{path}' was not written by this release: windows are made with its defaults",
             file=sys.stderr,
         )
-        trained = TrainConfig(design=checkpoint.manifest.designs[0])
+        trained = TrainConfig(design=",".join(checkpoint.manifest.designs))
     update: dict[str, object] = {
         "statistics": checkpoint.feature_spec.statistics,
         "linear_weight": checkpoint.config.linear_weight,

@@ -10,15 +10,16 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 
 from app.checkpoint import manifest as files
+from app.checkpoint.calibration import Calibration
 from app.checkpoint.manifest import DataInterval, Head
 from app.checkpoint.torch_model import Origin, save
 from app.core.errors import CheckpointError
@@ -26,14 +27,15 @@ from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
 from train.data.artifact_locks import WINDOWS_NAME, job_lock
-from train.data.labels import EPOCH, MICROSECOND, Booleans
-from train.data.split import Part, set_apart, split, whole
-from train.data.windows import Windows
-from train.evaluation.evaluate import evaluate_parts
+from train.data.fleet import Fleet
+from train.data.fleet_split import FleetPart, set_apart_in, split_fleet, whole_fleet
+from train.data.labels import EPOCH, MICROSECOND, Booleans, WindowLabels
+from train.evaluation.fleet import DesignParts, FleetEvaluation, evaluate_fleet, metrics_of
 from train.evaluation.holdout import HoldoutPart, predict_holdout
-from train.evaluation.record import Evaluation, Heading, LearningPoint
+from train.evaluation.record import Evaluation, Heading, LearningPoint, Metrics
 from train.fitting.fit import Fitted, run_fit
 from train.fitting.progress import EpochRecord, Progress
+from train.linear.classifier import absent_classifiers
 from train.reporting.report import documents, network_sizes
 
 PATIENCE_S = 1.0
@@ -45,7 +47,7 @@ class Job:
     """One training: its windows, its config and where its results are written.
 
     Args:
-        windows: labelled windows of machines of one topology.
+        fleet: labelled windows of the machines of one or several designs.
         config: of the training.
         out: directory of the checkpoint; must be free.
         version: name of the checkpoint.
@@ -55,7 +57,7 @@ class Job:
         notes: what was decided for it by itself, for the manifest and the report.
     """
 
-    windows: Windows
+    fleet: Fleet
     config: TrainConfig
     out: Path
     version: str
@@ -66,12 +68,24 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a training: heading of the report, evaluations of split and studies, epochs."""
+    """The result of a training.
+
+    Args:
+        heading: of the report.
+        designs: evaluations of the split by design, at least one.
+        studies: evaluations of further splits by name.
+        history: epochs of each fit.
+    """
 
     heading: Heading
-    evaluation: Evaluation
+    designs: Mapping[str, Evaluation]
     studies: Mapping[str, Evaluation]
     history: Mapping[str, Sequence[EpochRecord]]
+
+    @property
+    def metrics(self) -> Metrics:
+        """Return the content of `metrics.json`."""
+        return metrics_of(self.heading, self.designs, self.studies)
 
 
 def check_free(out: Path) -> None:
@@ -90,9 +104,9 @@ def check_free(out: Path) -> None:
         )
 
 
-def storage_of(parent: Path, windows: Windows, config: TrainConfig) -> Path:
+def storage_of(parent: Path, fleet: Fleet, config: TrainConfig) -> Path:
     """Return the directory of a job's fits: equal for equal windows, settings and sources."""
-    key = f"{windows.directory.name}\0{config.of_fits()}\0{git_revision()}"
+    key = f"{_directories(fleet)}\0{config.of_fits()}\0{git_revision()}"
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
@@ -123,35 +137,37 @@ def run_job(job: Job, progress: Progress) -> Outcome:
 
 
 def _run(job: Job, progress: Progress) -> Outcome:
-    started, windows, config = time.monotonic(), job.windows, job.config
+    started, fleet, config = time.monotonic(), job.fleet, job.config
     # all splits are made before the first fit, so that an impossible one costs no fit
-    parts = split(windows, config)
+    parts = split_fleet(fleet, config)
     studies = {
-        kind: split(windows, config.model_copy(update={"split": kind}))
+        kind: split_fleet(fleet, config.model_copy(update={"split": kind}))
         for kind in config.studies
         if kind != NO_MESSAGES
     }
     history: dict[str, Sequence[EpochRecord]] = {}
     job.storage.mkdir(exist_ok=True)
-    (job.storage / WINDOWS_NAME).write_text(windows.directory.name, encoding="utf-8")
+    (job.storage / WINDOWS_NAME).write_text(_directories(fleet), encoding="utf-8")
 
-    def fit(part: Part, chosen: TrainConfig, name: str) -> Fitted:
-        train_W, validation_W = set_apart(
-            windows, part.train_W, chosen.validation_share, chosen.seed
-        )
-        fitted = run_fit(windows, train_W, validation_W, chosen, name, job.storage, progress)
+    def fit(part: FleetPart, chosen: TrainConfig, name: str) -> Fitted:
+        train, validation = set_apart_in(fleet, part.train, chosen.validation_share, chosen.seed)
+        fitted = run_fit(fleet, train, validation, chosen, name, job.storage, progress)
         history[name] = fitted.history
         return fitted
 
-    def scored(part: Part, chosen: TrainConfig, study: str) -> HoldoutPart:
+    def scored(part: FleetPart, chosen: TrainConfig, study: str) -> list[HoldoutPart]:
         fitted = fit(part, chosen, f"{study} {part.name}".strip())
-        train_W, _ = set_apart(windows, part.train_W, chosen.validation_share, chosen.seed)
-        return predict_holdout(
-            fitted.model(), fitted.spec, windows, part.name, train_W, part.holdout_W,
-            seed=chosen.seed,
-            # missing and faulty sensors are scored on the training's own split only
-            **({"probes": 0, "removal_probes": 0} if study else {}),
-        )  # fmt: skip
+        train, _ = set_apart_in(fleet, part.train, chosen.validation_share, chosen.seed)
+        model = fitted.model()
+        return [
+            predict_holdout(
+                model, fitted.spec, windows, own.name, train_W, own.holdout_W, seed=chosen.seed,
+                # missing and faulty sensors are scored on the training's own split only, and
+                # only where the design is in the training
+                **({} if len(train_W) and not study else {"probes": 0, "removal_probes": 0}),
+            )
+            for windows, own, train_W in zip(fleet.designs, part.designs, train, strict=True)
+        ]  # fmt: skip
 
     of_split = [scored(part, config, "") for part in parts]
     ablated = config.model_copy(update={"attention_layers": 0})
@@ -163,31 +179,36 @@ def _run(job: Job, progress: Progress) -> Outcome:
     of_studies = {
         kind: [scored(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()
     }
-    last = fit(whole(windows, config), config, "all")
+    last = fit(whole_fleet(fleet, config), config, "all")
 
     progress.say("evaluating the fits on their held-out windows")
     learning = {
         name: [LearningPoint(epoch=each.epoch, loss=each.loss, score=each.score) for each in fits]
         for name, fits in history.items()
     }
-    evaluation = evaluate_parts(
-        windows,
-        of_split,
+    found = evaluate_fleet(
+        fleet,
+        _by_design(of_split, without),
         config,
-        split=config.split,
-        without_messages=without,
         learning=learning,
-        cap_h=config.rul_cap_h,
     )
-    evaluation = evaluation.model_copy(update={"notes": (*job.notes, *evaluation.notes)})
+    notes = (*job.notes, *_notes(last, fleet, found))
     evaluations = {
-        kind: evaluate_parts(windows, of_kind, config, split=kind, cap_h=config.rul_cap_h)
+        design: each.model_copy(update={"notes": (*notes, *each.notes)})
+        for design, each in found.designs.items()
+    }
+    of_kinds = {
+        kind: evaluate_fleet(fleet, _by_design(of_kind), config, split=kind)
         for kind, of_kind in of_studies.items()
     }
-    outcome = Outcome(
-        _heading(job, last, time.monotonic() - started), evaluation, evaluations, history
-    )
-    _write(job, last, outcome)
+    further = {
+        kind if len(of_kind.designs) == 1 else f"{kind}, {design}": evaluation
+        for kind, of_kind in of_kinds.items()
+        for design, evaluation in of_kind.designs.items()
+    }
+    heading = _heading(job, last, time.monotonic() - started)
+    outcome = Outcome(heading, evaluations, further, history)
+    _write(job, last, outcome, found.calibration, notes)
     if config.keep_fits:
         progress.say(f"kept the fits in {job.storage}")
     else:
@@ -195,17 +216,57 @@ def _run(job: Job, progress: Progress) -> Outcome:
     return outcome
 
 
+def _directories(fleet: Fleet) -> str:
+    return " ".join(windows.directory.name for windows in fleet.designs)
+
+
+def _by_design(
+    parts: Sequence[Sequence[HoldoutPart]], without: Sequence[Sequence[HoldoutPart]] | None = None
+) -> list[DesignParts]:
+    """Return the predictions of each design from those of each part."""
+    found = [list(each) for each in zip(*parts, strict=True)]
+    if without is None:
+        return [DesignParts(each) for each in found]
+    plain = (list(each) for each in zip(*without, strict=True))
+    return [DesignParts(*each) for each in zip(found, plain, strict=True)]
+
+
+def _notes(last: Fitted, fleet: Fleet, found: FleetEvaluation) -> tuple[str, ...]:
+    """Name what designs of a training on several lack, and why."""
+    unscored = [name for name in fleet.names if name not in found.designs]
+    pooled = [
+        f"{component_id} of {design}"
+        for design, evaluation in found.designs.items()
+        for component_id, each in evaluation.uncertainty.items()
+        if (each.health and each.health.pooled) or (each.rul and each.rul.pooled)
+    ]
+    notes = [*absent_classifiers(last.config, fleet)]
+    if unscored:
+        notes.append(
+            f"No window of {', '.join(unscored)} was held out by the split: there are no figures, "
+            "and the intervals have the reach of the other designs."
+        )
+    if pooled:
+        notes.append(
+            "Too few windows were held out for intervals of their own, so they have the reach of "
+            f"the other designs: {', '.join(pooled)}."
+        )
+    return tuple(notes)
+
+
 def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
     config = job.config
-    start_us_W, equipment = job.windows.labels.start_us_W, job.windows.equipment
-    window = timedelta(microseconds=equipment.bins * equipment.grid_us)
+    spans = [
+        (labels.start_us_W.min(), labels.start_us_W.max() + each.bins * each.grid_us)
+        for labels, each in ((of.labels, of.equipment) for of in job.fleet.designs)
+    ]
     return Heading(
         version=job.version,
         command=job.command,
         git_revision=git_revision(),
         created=datetime.now(UTC).replace(microsecond=0),
-        start=EPOCH + int(start_us_W.min()) * MICROSECOND,
-        end=EPOCH + int(start_us_W.max()) * MICROSECOND + window,
+        start=EPOCH + int(min(start_us for start_us, _ in spans)) * MICROSECOND,
+        end=EPOCH + int(max(end_us for _, end_us in spans)) * MICROSECOND,
         weights=last.model().ensemble.parameter_count,
         training_s=training_s,
         shape=network_sizes(config)
@@ -217,61 +278,68 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
     )
 
 
-def _write(job: Job, last: Fitted, outcome: Outcome) -> None:
+def _write(
+    job: Job, last: Fitted, outcome: Outcome, calibration: Calibration, notes: tuple[str, ...]
+) -> None:
     """Write the checkpoint to a temporary directory and rename it."""
-    evaluation, heading, windows = outcome.evaluation, outcome.heading, job.windows
-    model, design = last.model(), windows.equipment.design
+    heading, model = outcome.heading, last.model()
     linear_G = None if model.classifier is None else model.classifier.tables.temperature_G
-    for number, name in enumerate(last.spec.grade_sets()):
-        found = evaluation.uncertainty.get(name[1])
+    for number, (design, component_id) in enumerate(last.spec.grade_sets()):
+        evaluation = outcome.designs.get(design)
+        found = None if evaluation is None else evaluation.uncertainty.get(component_id)
         if found is not None and found.temperature is not None:
             model.ensemble.temperature_G[number] = found.temperature
         if linear_G is not None and found is not None and found.linear_temperature is not None:
             linear_G[number] = found.linear_temperature
-    spec = last.spec
-    if evaluation.limits is not None:
-        spec = spec.model_copy(update={"limits": {design: evaluation.limits}})
+    limits = {
+        design: evaluation.limits
+        for design, evaluation in outcome.designs.items()
+        if evaluation.limits is not None
+    }
+    spec = last.spec.model_copy(update={"limits": limits})
     origin = Origin(
         version=job.version,
         created=heading.created,
         git_revision=heading.git_revision,
         seed=job.config.seed,
         command=job.command,
-        data=DataInterval(start=heading.start, end=heading.end, windows=len(windows)),
-        trained_heads=_trained_heads(windows, job.config),
-        notes=job.notes,
+        data=DataInterval(start=heading.start, end=heading.end, windows=len(job.fleet)),
+        trained_heads=_trained_heads(job.fleet, job.config),
+        notes=notes,
     )
     texts = {
-        **documents(evaluation, heading, outcome.studies),
+        **documents(outcome.metrics),
         files.TRAIN_CONFIG: job.config.model_dump_json(indent=1) + "\n",
     }
     job.out.parent.mkdir(parents=True, exist_ok=True)
     partial = job.out.with_name(f"{job.out.name}.{uuid4().hex[:8]}.partial")
     try:
-        save(partial, model, spec, evaluation.calibration, origin, texts)
+        save(partial, model, spec, calibration, origin, texts)
         check_free(job.out)
         partial.replace(job.out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _trained_heads(windows: Windows, config: TrainConfig) -> dict[Head, dict[str, tuple[str, ...]]]:
-    labels, equipment = windows.labels, windows.equipment
-
-    def labelled(known_WV: Booleans, weight: float = 1.0) -> dict[str, tuple[str, ...]]:
-        known_V: list[bool] = np.asarray(known_WV.any(axis=0)).tolist()
-        known = [
-            each.component_id
-            for each, has in zip(equipment.components, known_V, strict=True)
-            if has
-        ]
-        return {equipment.design: tuple(known)} if known and weight else {}
+def _trained_heads(fleet: Fleet, config: TrainConfig) -> dict[Head, dict[str, tuple[str, ...]]]:
+    def labelled(
+        known: Callable[[WindowLabels], Booleans], weight: float = 1.0
+    ) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for windows in fleet.designs:
+            known_V: list[bool] = np.asarray(known(windows.labels).any(axis=0)).tolist()
+            components = zip(windows.equipment.components, known_V, strict=True)
+            if weight and any(known_V):
+                found[windows.equipment.design] = tuple(
+                    each.component_id for each, has in components if has
+                )
+        return found
 
     return {
-        "grade": labelled(labels.grade_WV >= 0),
-        "health": labelled(np.isfinite(labels.health_WV), config.health_weight),
-        "rate": labelled(np.isfinite(labels.rate_WV), config.rate_weight),
-        "rul": labelled(np.isfinite(labels.rul_WV), config.rul_weight),
+        "grade": labelled(lambda labels: labels.grade_WV >= 0),
+        "health": labelled(lambda labels: np.isfinite(labels.health_WV), config.health_weight),
+        "rate": labelled(lambda labels: np.isfinite(labels.rate_WV), config.rate_weight),
+        "rul": labelled(lambda labels: np.isfinite(labels.rul_WV), config.rul_weight),
     }
 
 

@@ -58,7 +58,7 @@ def _fits_of(each: Artifact, found: Sequence[Artifact]) -> list[Artifact]:
         fits
         for fits in found
         if fits.kind is Kind.FITS
-        and (fits.windows == each.name or (fits.busy and not fits.windows))
+        and (each.name in fits.windows.split() or (fits.busy and not fits.windows))
     ]
 
 

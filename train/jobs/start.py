@@ -9,9 +9,9 @@ from pathlib import Path
 from app.checkpoint import manifest as files
 from app.core.settings import Settings
 from train.config import TrainConfig
+from train.data.fleet_split import choose_splits
 from train.data.prepare import prepare
 from train.data.session import CPU_OF_A_WORKER, free_cpus, gpus, ray_session
-from train.data.split import choose_split
 from train.fitting.progress import Progress
 from train.jobs.job import Job, check_free, run_job, storage_of
 from train.jobs.options import StartOptions
@@ -32,24 +32,26 @@ def train(options: StartOptions, config: TrainConfig, command: str) -> int:
     with (
         ray_session(config.max_workers),
         Progress() as progress,
-        prepare(settings, config) as windows,
+        prepare(settings, config) as fleet,
     ):
         room = int(free_cpus() / CPU_OF_A_WORKER)
-        config, note = choose_split(windows, config.placed(gpus(), room))
-        design, machines = windows.equipment.design, windows.machines
-        name = design if config.design or len(machines) > 1 else machines[0]
+        config, notes = choose_splits(fleet, config.placed(gpus(), room))
+        machines = fleet.machines
+        name = fleet.name if config.design or len(machines) > 1 else machines[0]
         out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
-        progress.say(
-            f"{len(windows)} windows of {len(machines)} machines of design {design}, "
-            f"{windows.group_W.max() + 1} groups, {int(windows.warm_up_W.sum())} warm-up windows, "
-            f"split {config.split}, {config.workers} workers on "
-            f"{'GPUs' if gpus() >= config.min_workers else 'CPUs'}"
-        )
-        if note:
+        for windows in fleet.designs:
+            progress.say(
+                f"{len(windows)} windows of {len(windows.machines)} machines of design "
+                f"{windows.equipment.design}, {windows.group_W.max() + 1} groups, "
+                f"{int(windows.warm_up_W.sum())} warm-up windows, split {config.split}, "
+                f"{config.workers} workers on "
+                f"{'GPUs' if gpus() >= config.min_workers else 'CPUs'}"
+            )
+        for note in notes:
             progress.say(note)
-        storage = storage_of(settings.var_dir / "training" / "jobs", windows, config)
-        version, notes = options.version or out.name, (note,) if note else ()
-        job = Job(windows, config, out, version, command, storage, notes)
+        storage = storage_of(settings.var_dir / "training" / "jobs", fleet, config)
+        version = options.version or out.name
+        job = Job(fleet, config, out, version, command, storage, notes)
         outcome = run_job(job, progress)
     if not options.untracked:
         run = track(outcome, config, out)

@@ -108,17 +108,20 @@ def log_run(
 
 
 def track(outcome: "Outcome", config: BaseModel, directory: Path) -> Run:
-    """Log the outcome of a training to the experiment of its design; see `log_run`."""
-    heading, evaluation = outcome.heading, outcome.evaluation
+    """Log the outcome of a training to the experiment of its first design; see `log_run`."""
+    heading, evaluations = outcome.heading, [*outcome.designs.values()]
     return log_run(
         directory,
         config,
-        Metrics(heading=heading, evaluation=evaluation, studies=outcome.studies),
+        outcome.metrics,
         Settings().var_dir / "mlflow",
         name=heading.version,
-        experiment=evaluation.design,
+        experiment=evaluations[0].design,
         now=heading.created,
-        tags={"equipment": evaluation.equipment_id, "git_revision": heading.git_revision},
+        tags={
+            "equipment": ",".join(each.equipment_id for each in evaluations),
+            "git_revision": heading.git_revision,
+        },
     )
 
 
@@ -168,6 +171,9 @@ def _values(metrics: Metrics) -> Iterator[_Value]:
                 yield _Value(_name("", "score", fit), point.score, point.epoch)
     for name, value in flatten(metrics.evaluation):
         yield _Value(name, value, 0)
+    for design, further in metrics.further.items():
+        for name, value in flatten(further, design):
+            yield _Value(name, value, 0)
     for split, study in metrics.studies.items():
         for name, value in flatten(study, split):
             yield _Value(name, value, 0)

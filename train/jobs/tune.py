@@ -22,12 +22,12 @@ from app.core.errors import InputError
 from app.core.settings import Settings
 from train.config import TrainConfig
 from train.data.artifact_locks import SEARCH_LOCK, in_use
+from train.data.fleet import Chosen, Fleet
+from train.data.fleet_split import set_apart_in, split_fleet
 from train.data.labels import Integers
 from train.data.prepare import prepare
 from train.data.session import ray_session
-from train.data.split import set_apart, split
-from train.data.windows import Windows
-from train.fitting.batches import count_steps
+from train.fitting.batches import plan_batches
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process
 from train.jobs.options import TuneOptions, config_of, option_name
@@ -47,9 +47,9 @@ SPACE: Mapping[str, tuple[float, float] | tuple[int, ...]] = {
 class Trial(TypedDict):
     """Input of all trials."""
 
-    windows: Windows
-    train_W: Integers
-    validation_W: Integers
+    fleet: Fleet
+    train: Chosen
+    validation: Chosen
     config: TrainConfig
 
 
@@ -58,8 +58,8 @@ def tune(options: TuneOptions) -> int:
     config = config_of(options, workers="1")
     settings = Settings().at(options.dsn)
     storage = settings.var_dir / "training" / "tune"
-    with prepare(settings, config) as windows:
-        tried = search(windows, config, options.trials, options.at_once, storage)
+    with prepare(settings, config) as fleet:
+        tried = search(fleet, config, options.trials, options.at_once, storage)
     for score, epochs, chosen in tried:
         print(f"score {score:.3f} after {epochs:>3} epochs  {_options(chosen)}")
     print(f"train with the best: {command_of(config, tried[0][2])}")
@@ -76,23 +76,23 @@ def command_of(config: TrainConfig, chosen: Mapping[str, float]) -> str:
     return shlex.join(words)
 
 
-def parted(windows: Windows, config: TrainConfig) -> tuple[Integers, Integers]:
+def parted(fleet: Fleet, config: TrainConfig) -> tuple[list[Integers], list[Integers]]:
     """Return training and validation windows of the trials, without the holdout of the first fold.
 
     Raises:
         InputError: the windows can't be split as configured.
     """
-    train_W = split(windows, config)[0].train_W
-    return set_apart(windows, train_W, config.validation_share, config.seed)
+    train = split_fleet(fleet, config)[0].train
+    return set_apart_in(fleet, train, config.validation_share, config.seed)
 
 
 def search(
-    windows: Windows, config: TrainConfig, trials: int, at_once: int, storage: Path
+    fleet: Fleet, config: TrainConfig, trials: int, at_once: int, storage: Path
 ) -> list[tuple[float, int, dict[str, float]]]:
     """Run trials on the training windows of the first fold.
 
     Args:
-        windows: of machines of one topology; all nodes must share their directory.
+        fleet: windows of each design; all nodes must share their directories.
         config: of all trials, except for the fields in `SPACE`.
         trials: number of trials.
         at_once: number of trials in parallel.
@@ -105,12 +105,13 @@ def search(
         InputError: the windows can't be split as configured or do not fill a batch, or no trial has
             a score.
     """
-    train_W, validation_W = parted(windows, config)
-    count_steps(len(train_W), config.model_copy(update={"batch": min(SPACE["batch"])}))
+    train, validation = parted(fleet, config)
+    counts = [len(train_W) for train_W in train if len(train_W)]
+    plan_batches(counts, config.model_copy(update={"batch": min(SPACE["batch"])}))
     given: Trial = {
-        "windows": windows,
-        "train_W": train_W,
-        "validation_W": validation_W,
+        "fleet": fleet,
+        "train": train,
+        "validation": validation,
         "config": config,
     }
     storage.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ def search(
         shared = ray.put(given)
         tuner = ray_tune.Tuner(
             ray_tune.with_resources(ray_tune.with_parameters(_try, shared=shared), {"cpu": 1}),
-            param_space=_space(len(train_W)),
+            param_space=_space(sum(counts)),
             tune_config=ray_tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
@@ -161,7 +162,7 @@ def _try(chosen: dict[str, float], shared: "ray.ObjectRef[Trial]") -> None:
             {SCORE: float("nan") if record.score is None else record.score, "loss": record.loss}
         )
 
-    fit_single_process(given["windows"], given["train_W"], given["validation_W"], config, report)
+    fit_single_process(given["fleet"], given["train"], given["validation"], config, report)
 
 
 def _space(windows: int) -> dict[str, object]:

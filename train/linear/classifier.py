@@ -13,6 +13,7 @@ from app.model.graph import build_topology
 from app.model.linear_classifier import LinearClassifier, LinearTables
 from app.model.ood_detector import OodDetector, OodTables
 from train.config import TrainConfig
+from train.data.fleet import Chosen, Fleet
 from train.data.labels import Booleans, Integers, evenly_spaced
 from train.data.windows import Windows
 from train.linear.nuisance import Instruments, directions
@@ -32,8 +33,8 @@ MOST_REFITTED_INPUTS = 4_096
 def fit_linear_classifier(
     model: ModelConfig,
     spec: FeatureSpec,
-    windows: Windows,
-    chosen_W: Integers,
+    fleet: Fleet,
+    chosen: Chosen,
     config: TrainConfig,
 ) -> tuple[LinearClassifier | None, OodDetector | None]:
     """Fit the linear classifier of a model and the OOD detector of the same inputs.
@@ -41,27 +42,60 @@ def fit_linear_classifier(
     Each graded component has a classifier (see `train.linear.ordinal`) on the normalised features
     of the sensors from which a directed path leads to it, fitted to windows with all of them; and
     one without each of these sensors, fitted to the same windows. A component with labels of only
-    one grade has none.
+    one grade has none, nor has a design whose windows have other steps than the tables.
 
     Args:
         model: sizes of the tables.
         spec: of the model's features.
-        windows: of machines of one topology.
-        chosen_W: positions of the training windows.
+        fleet: windows of each design.
+        chosen: positions of the training windows.
         config: gives the disturbances to ignore: sensor bias and oil temperature.
 
     Returns:
         The classifier and the detector; None where the model has none.
     """
-    equipment = windows.equipment
     if not (model.linear_steps and model.linear_sensors):
         return None, None
     tables = LinearTables.empty(model)
     distances = OodTables.empty(model) if model.ood_axes else None
+    for windows, chosen_W in zip(fleet.designs, chosen, strict=True):
+        if windows.equipment.steps == model.linear_steps:
+            _fit_design(model, spec, windows, chosen_W, config, tables, distances)
+    return LinearClassifier(tables), None if distances is None else OodDetector(distances)
+
+
+def absent_classifiers(model: ModelConfig, fleet: Fleet) -> tuple[str, ...]:
+    """Say why designs of a training on several have no linear classifier, a sentence for each."""
+    if len(fleet.designs) < 2 or not model.linear_steps:
+        return ()
+    found = []
+    for windows in fleet.designs:
+        design, steps = windows.equipment.design, windows.equipment.steps
+        reason = ""
+        if not (windows.labels.grade_WV >= 0).any():
+            reason = "its labels have no grades"
+        elif steps != model.linear_steps:
+            reason = f"its windows have {steps} steps and the classifier reads {model.linear_steps}"
+        if reason:
+            found.append(f"Design {design} has no linear classifier and no OOD distance: {reason}.")
+    return tuple(found)
+
+
+def _fit_design(
+    model: ModelConfig,
+    spec: FeatureSpec,
+    windows: Windows,
+    chosen_W: Integers,
+    config: TrainConfig,
+    tables: LinearTables,
+    distances: OodTables | None,
+) -> None:
+    """Write the classifiers and distances of a design's grade sets to the tables."""
+    equipment = windows.equipment
     rising_W = np.sort(chosen_W)
     graded_W = rising_W[(windows.labels.grade_WV[rising_W] >= 0).any(1)]
     if not len(graded_W):
-        return LinearClassifier(tables), None if distances is None else OodDetector(distances)
+        return
     taken_W = evenly_spaced(graded_W, MOST_WINDOWS)
     x_WSTF, present_WS = _features(windows, taken_W, spec)
     nuisance_DSTF = _nuisances(windows, taken_W, spec, config)
@@ -101,7 +135,6 @@ def fit_linear_classifier(
         for alternative in range(min(alternatives, 1 + len(sensors))):
             # the first uses all sensors, since no place is -1; each other one leaves out a sensor
             _set(tables, number, alternative, fit_ordinal(moments, place_L != alternative - 1))
-    return LinearClassifier(tables), None if distances is None else OodDetector(distances)
 
 
 def most_sensors(spec: FeatureSpec, steps: int) -> int:

@@ -4,7 +4,6 @@ The page and the card are Jinja2 templates in `templates/`. Invariant: all three
 figures, and page and card begin with a notice where the windows may have been in training.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -12,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from app.checkpoint.manifest import METRICS, REPORT
 from app.model.config import ModelConfig
 from train.config import TrainConfig
-from train.evaluation.record import THIS, Evaluation, Heading, Metrics
+from train.evaluation.record import THIS, Evaluation, Metrics
 from train.reporting import plots, tables
 from train.reporting.verdict import SEEN, SMOOTHING, headline, weaknesses
 
@@ -28,32 +27,21 @@ FAULTS = (
 )
 
 
-def write_report(
-    evaluation: Evaluation,
-    directory: Path,
-    heading: Heading | None = None,
-    studies: Mapping[str, Evaluation] | None = None,
-) -> None:
+def write_report(metrics: Metrics, directory: Path) -> None:
     """Write `metrics.json`, `report.html` and `model_card.md` into a directory.
 
     Args:
-        evaluation: of the training's split.
+        metrics: of a training or an evaluation.
         directory: where the files are written; created if it does not exist.
-        heading: of the run.
-        studies: evaluations on other splits by name, such as leave-one-level-out.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in documents(evaluation, heading, studies).items():
+    for name, text in documents(metrics).items():
         (directory / name).write_text(text, encoding="utf-8")
 
 
-def documents(
-    evaluation: Evaluation,
-    heading: Heading | None = None,
-    studies: Mapping[str, Evaluation] | None = None,
-) -> dict[str, str]:
+def documents(metrics: Metrics) -> dict[str, str]:
     """Return the text of each file of the report by its name; see `write_report`."""
-    metrics = Metrics(heading=heading, evaluation=evaluation, studies=studies or {})
+    evaluation, heading = metrics.evaluation, metrics.heading
     environment = Environment(
         loader=PackageLoader("train.reporting"),
         autoescape=select_autoescape(["html.j2"]),
@@ -71,8 +59,13 @@ def documents(
         "heading": heading,
         "evaluation": evaluation,
         "studies": metrics.studies,
+        "further": metrics.further,
+        "designs": ", ".join([evaluation.design, *metrics.further]),
+        "fleet": [] if metrics.fleet is None else tables.fleet_scores(metrics.fleet),
         "headline": headline(evaluation),
+        "headline_of": headline,
         "weaknesses": weaknesses(evaluation, metrics.studies),
+        "weaknesses_of": weaknesses,
         "models": tables.model_scores(evaluation),
         "method": _method(evaluation),
     }

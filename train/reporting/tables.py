@@ -7,7 +7,14 @@ shown as "-".
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from train.evaluation.record import THIS, Evaluation, GradeFigures, Scorecard, ShareFigures
+from train.evaluation.record import (
+    THIS,
+    Evaluation,
+    FleetFigures,
+    GradeFigures,
+    Scorecard,
+    ShareFigures,
+)
 from train.evaluation.scores import Score
 
 MATCH = "exact match"
@@ -42,6 +49,41 @@ def model_scores(evaluation: Evaluation) -> list[Table]:
         *_optional(
             "Answered windows, all sensors present", _pooled_head(evaluation), _answered(evaluation)
         ),
+    ]
+
+
+def fleet_scores(found: FleetFigures) -> list[Table]:
+    """Compare the models on each design, on the mean of the designs and on all windows."""
+    head = (
+        "model",
+        "macro-F1, mean of the components",
+        MATCH,
+        "mean absolute error of health",
+        "RMSE of remaining life in hours",
+        "windows",
+    )
+    captions = {
+        **{f"Design {design}": each for design, each in found.designs.items()},
+        "Mean of the designs": found.mean,
+        "All windows": found.pooled,
+    }
+    return [
+        Table(
+            caption,
+            head,
+            [
+                [
+                    name,
+                    _number(each.macro_f1),
+                    _number(each.exact_match),
+                    _number(each.health_mae, ".4f"),
+                    _number(each.rul_rmse_h, ".2f"),
+                    str(each.windows),
+                ]
+                for name, each in models.items()
+            ],
+        )
+        for caption, models in captions.items()
     ]
 
 
@@ -103,10 +145,12 @@ def health(evaluation: Evaluation) -> list[Table]:
                     else (f"{state.accuracy:.1%}", f"{state.within_one:.1%}")
                 ),
                 _number(contradicting, ".2%"),
+                _number(card.ranking.get(component)),
             ]
         )
     head = ("component", "mean absolute error", "correct state", "at most one state off")
-    return _optional("Health", (*head, "answers with a health nearer to another grade"), rows)
+    more = ("answers with a health nearer to another grade", "worn ranked below healthy (AUROC)")
+    return _optional("Health", (*head, *more), rows)
 
 
 def study_scores(split: str, evaluation: Evaluation) -> Table:

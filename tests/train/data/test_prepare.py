@@ -61,8 +61,8 @@ async def fill(
 
 async def prepared(settings: Settings, config: TrainConfig = CONFIG) -> Windows:
     def take() -> Windows:
-        with prepare(settings, config) as windows:
-            return windows
+        with prepare(settings, config) as fleet:
+            return fleet.designs[0]
 
     return await asyncio.to_thread(take)
 
@@ -274,14 +274,14 @@ async def test_failing_task_reports_its_error_and_leaves_no_files(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, press(), wave(3, 4))
-    found = await preparing._look(settings, CONFIG)
+    found = await preparing.find_windows(settings, CONFIG)
     # between looking and reading, the topology gets another grid
     await store.put_equipment(press().model_copy(update={"grid_s": 2.0, "steps": 3}))
 
     async def before(*_: object) -> object:
         return found
 
-    monkeypatch.setattr(preparing, "_look", before)
+    monkeypatch.setattr(preparing, "find_windows", before)
     with pytest.raises(
         StoreError, match="expected bins of 1000000 us for 'press-1', found 2000000 us"
     ):

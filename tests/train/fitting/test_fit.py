@@ -9,6 +9,7 @@ import pytest
 from app.core.errors import CheckpointError
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, validation_split
+from train.data.fleet import Fleet
 from train.data.session import ray_session
 from train.fitting.fit import FITTED, SNAPSHOT, run_fit, scaling
 from train.fitting.progress import EpochRecord, Progress
@@ -35,7 +36,7 @@ def test_single_worker_starts_on_what_a_service_leaves_free() -> None:
 def test_fits_of_one_session_are_those_of_a_plain_loop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
-    windows, storage = graded_windows(tmp_path / "windows"), tmp_path / "storage"
+    windows, storage = Fleet((graded_windows(tmp_path / "windows"),)), tmp_path / "storage"
     config = CONFIG.model_copy(update={"epochs": 2})
     single_process_records: list[EpochRecord] = []
     expected = fit_single_process(
@@ -48,8 +49,8 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
         kept = run_fit(windows, *validation_split(60), config, "kept", storage, progress)
         other = run_fit(
             windows,
-            np.arange(60),
-            np.empty(0, np.int64),
+            [np.arange(60)],
+            [np.empty(0, np.int64)],
             streamed,
             "streamed 1/2",
             storage,
@@ -77,7 +78,7 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     for fit in ("kept", "streamed 1/2", "elastic"):
         assert f"{fit}  epoch   2/2" in said
     again = run_fit(
-        windows, np.arange(60), np.empty(0, np.int64), streamed, "streamed 1/2", storage
+        windows, [np.arange(60)], [np.empty(0, np.int64)], streamed, "streamed 1/2", storage
     )
     assert again.history == other.history
     assert all(
@@ -86,10 +87,12 @@ def test_fits_of_one_session_are_those_of_a_plain_loop(
     # the classifier's weight is applied after the fit, so the fit is the same
     reweighted = streamed.model_copy(update={"linear_weight": 0.9})
     found = run_fit(
-        windows, np.arange(60), np.empty(0, np.int64), reweighted, "streamed 1/2", storage
+        windows, [np.arange(60)], [np.empty(0, np.int64)], reweighted, "streamed 1/2", storage
     )
     assert (found.history, found.model().config.linear_weight) == (other.history, 0.9)
     with pytest.raises(
         CheckpointError, match="found one of another configuration or other windows"
     ):
-        run_fit(windows, np.arange(50), np.empty(0, np.int64), streamed, "streamed 1/2", storage)
+        run_fit(
+            windows, [np.arange(50)], [np.empty(0, np.int64)], streamed, "streamed 1/2", storage
+        )

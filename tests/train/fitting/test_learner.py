@@ -14,6 +14,7 @@ from tests.graphs import build_graph
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, validation_split
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.windows import Windows
 from train.fitting.batches import MemoryBatches, Share
 from train.fitting.dataset import graph_tensors, plan_tensors, tabulate_targets
@@ -39,7 +40,7 @@ def started(windows: Windows, config: TrainConfig) -> WorkerFit:
     builder = BatchBuilder(plan, tabulate_targets(windows.labels, made.config, CPU), config)
     share = Share(0, 1)
     batches = MemoryBatches(positions, values, 3, config.batch, 0, share)
-    return WorkerFit(learner, builder, batches, share)
+    return WorkerFit(learner, [builder], [batches], share)
 
 
 def test_training_reads_the_graphs_that_serving_builds() -> None:
@@ -134,7 +135,7 @@ def test_predictions_use_the_average(tmp_path: Path) -> None:
     learner = fit.learner
     before = {name: tensor.clone() for name, tensor in learner.weights().items()}
     fit.run_epoch(0)
-    graph = fit.builder.plan.read(wave(2, 4))
+    graph = fit.builders[0].plan.read(wave(2, 4))
     predicted = learner.predict(graph)
     learner.model.load_state_dict(learner.weights(), strict=False)
     with torch.inference_mode():
@@ -146,7 +147,7 @@ def test_predictions_use_the_average(tmp_path: Path) -> None:
 def test_fit_learns_the_grades_and_stops_without_improvement(tmp_path: Path) -> None:
     windows, records = graded_windows(tmp_path, 40), list[EpochRecord]()
     config = CONFIG.model_copy(update={"epochs": 30, "patience": 3})
-    fit_single_process(windows, *validation_split(len(windows)), config, records.append)
+    fit_single_process(Fleet((windows,)), *validation_split(len(windows)), config, records.append)
     scores = [record.score or 0.0 for record in records]
     assert max(scores) > 0.9
     assert len(records) < 30

@@ -14,6 +14,7 @@ from app.core.file_locks import attempt
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.data.artifact_locks import SEARCH_LOCK, WINDOWS_NAME, exclusive, in_use, job_lock
+from train.data.fleet import Fleet
 from train.data.windows import BEGUN, HEAD, open_windows
 from train.fitting.fit import Fitted
 from train.fitting.progress import Progress
@@ -211,9 +212,9 @@ def test_artifact_removed_by_another_process_is_no_error(training: Path) -> None
 def test_running_training_is_in_use_and_names_its_windows_and_a_killed_one_is_not(
     training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = open_windows(training / DIGEST)
+    fleet = Fleet((open_windows(training / DIGEST),))
     config = CONFIG.model_copy(update={"folds": 2})
-    storage = storage_of(training / "jobs", windows, config)
+    storage = storage_of(training / "jobs", fleet, config)
     at_work = []
 
     def fit(*_: object) -> Fitted:
@@ -223,7 +224,7 @@ def test_running_training_is_in_use_and_names_its_windows_and_a_killed_one_is_no
     monkeypatch.setattr(training_job, "run_fit", fit)
     with pytest.raises(KeyboardInterrupt):
         run_job(
-            Job(windows, config, tmp_path / "out", "1", "train", storage),
+            Job(fleet, config, tmp_path / "out", "1", "train", storage),
             Progress(is_terminal=False),
         )
     found = {each.name: each for each in at_work}[f"jobs/{storage.name}"]
@@ -233,7 +234,7 @@ def test_running_training_is_in_use_and_names_its_windows_and_a_killed_one_is_no
     aged(storage)
     with pytest.raises(KeyboardInterrupt):
         run_job(
-            Job(windows, config, tmp_path / "out", "1", "train", storage),
+            Job(fleet, config, tmp_path / "out", "1", "train", storage),
             Progress(is_terminal=False),
         )
     assert {each.name: each for each in survey(training)}[f"jobs/{storage.name}"].changed > LONG_AGO
@@ -243,8 +244,8 @@ def test_training_waits_while_the_survey_locks_it(
     training: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_job, "run_fit", _killed)
-    windows, storage = open_windows(training / DIGEST), training / "jobs" / JOB
-    job = Job(windows, CONFIG, training / "out", "1", "train", storage)
+    fleet, storage = Fleet((open_windows(training / DIGEST),)), training / "jobs" / JOB
+    job = Job(fleet, CONFIG, training / "out", "1", "train", storage)
     with ExitStack() as looking:
         assert looking.enter_context(exclusive(job_lock(storage)))
         over = threading.Timer(0.2, looking.close)

@@ -8,15 +8,19 @@ from app.cli.main import main
 from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.split import split
 from train.jobs.artifacts import Kind, survey
 from train.jobs.tune import SPACE, command_of, parted, search
 
 
 def test_search_gives_every_trial_with_the_best_first(tmp_path: Path, local_ray: None) -> None:
-    windows, storage = graded_windows(tmp_path / "windows", 40), tmp_path / "training" / "tune"
+    fleet, storage = (
+        Fleet((graded_windows(tmp_path / "windows", 40),)),
+        tmp_path / "training" / "tune",
+    )
     config = CONFIG.model_copy(update={"epochs": 2, "heads": 4, "hidden": 16})
-    tried = search(windows, config, trials=2, at_once=1, storage=storage)
+    tried = search(fleet, config, trials=2, at_once=1, storage=storage)
     assert [(each.kind, each.busy) for each in survey(storage.parent)] == [(Kind.SEARCH, "")]
     assert len(tried) == 2
     assert tried[0][0] >= tried[1][0]
@@ -39,7 +43,7 @@ def test_command_of_the_best_has_all_options_that_differ_from_the_defaults() -> 
 def test_search_excludes_the_first_holdout_and_most_of_a_warm_up(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path, 10)
     config = CONFIG.model_copy(update={"warm_up_windows": 2})
-    train_W, validation_W = parted(windows, config)
+    (train_W,), (validation_W,) = parted(Fleet((windows,)), config)
     seen = {*train_W.tolist(), *validation_W.tolist()}
     holdout_W = split(windows, TrainConfig(equipment="press-1"))[0].holdout_W
     assert len(seen) == len(train_W) + len(validation_W)

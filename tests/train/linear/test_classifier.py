@@ -16,6 +16,7 @@ from app.model.trained import TrainedModel
 from tests.graphs import predict as predict_group
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.labels import Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
@@ -52,7 +53,7 @@ def graphs_of(windows: Windows, made: Small) -> list[GraphGroup]:
 def fitted(made: Small, windows: Windows) -> Small:
     """Return the machine with a classifier fitted to windows."""
     chosen_W = np.arange(len(windows))
-    parts = fit_linear_classifier(made.config, made.spec, windows, chosen_W, CONFIG)
+    parts = fit_linear_classifier(made.config, made.spec, Fleet((windows,)), [chosen_W], CONFIG)
     return replace(made, model=TrainedModel(made.model.ensemble, *parts))
 
 
@@ -213,7 +214,7 @@ def test_component_with_one_grade_or_none_has_no_classifier(
 def test_model_without_classifier_gets_none(tmp_path: Path) -> None:
     made, windows = small(), shown(tmp_path)
     without = replace(made.config, linear_steps=0)
-    linear = fit_linear_classifier(without, made.spec, windows, np.arange(90), CONFIG)
+    linear = fit_linear_classifier(without, made.spec, Fleet((windows,)), [np.arange(90)], CONFIG)
     assert linear == (None, None)
 
 

@@ -11,6 +11,7 @@ from app.features.spec import plan_features
 from app.model.trained import TrainedModel
 from tests.small import graded, press, small, wave
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
 from train.linear.classifier import fit_linear_classifier
@@ -67,7 +68,9 @@ def shapes(directory: Path) -> Windows:
 def test_classifier_fitted_for_offsets_tolerates_one(tmp_path: Path, offset: float) -> None:
     windows, made = shapes(tmp_path), small()
     config = TrainConfig(equipment="press-1", linear_offset=offset, linear_warming_k=0.0)
-    parts = fit_linear_classifier(made.config, made.spec, windows, np.arange(90), config)
+    parts = fit_linear_classifier(
+        made.config, made.spec, Fleet((windows,)), [np.arange(90)], config
+    )
     model = TrainedModel(made.model.ensemble, *parts)
 
     def right(disturb_by: float) -> float:

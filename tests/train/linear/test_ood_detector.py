@@ -18,6 +18,7 @@ from tests.graphs import predict as predict_group
 from tests.graphs import with_topology
 from tests.small import Small, graded, press, small, wave
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
@@ -45,7 +46,7 @@ def shown(directory: Path, groups: int = 12) -> Windows:
 
 def fitted(made: Small, windows: Windows, chosen_W: Integers) -> Small:
     """Return the machine with a classifier and a detector fitted to windows."""
-    linear = fit_linear_classifier(made.config, made.spec, windows, chosen_W, CONFIG)
+    linear = fit_linear_classifier(made.config, made.spec, Fleet((windows,)), [chosen_W], CONFIG)
     return replace(made, model=TrainedModel(made.model.ensemble, *linear))
 
 

@@ -64,7 +64,10 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 
 
 def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> None:
-    write_report(graded, tmp_path / "out", HEADING, {"leave-level:pump": graded})
+    write_report(
+        Metrics(heading=HEADING, evaluation=graded, studies={"leave-level:pump": graded}),
+        tmp_path / "out",
+    )
     page = (tmp_path / "out" / REPORT).read_text()
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
@@ -77,7 +80,7 @@ def test_page_needs_nothing_from_outside(graded: Evaluation, tmp_path: Path) -> 
 
 
 def test_metrics_are_read_as_written(graded: Evaluation, tmp_path: Path) -> None:
-    write_report(graded, tmp_path, HEADING)
+    write_report(Metrics(heading=HEADING, evaluation=graded), tmp_path)
     text = (tmp_path / "metrics.json").read_text()
     assert Metrics.model_validate_json(text) == Metrics(heading=HEADING, evaluation=graded)
     assert (
@@ -108,7 +111,7 @@ def test_windows_that_may_have_been_in_training_are_not_called_held_out(
     )
     assert not any("discriminant" in tile.note or "trees" in tile.note for tile in found.tiles)
     assert not any(" is better, " in line for line in weaknesses(seen, {"leave-level:pump": seen}))
-    write_report(seen, tmp_path, HEADING)
+    write_report(Metrics(heading=HEADING, evaluation=seen), tmp_path)
     page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
     assert card.splitlines()[2] == found.sentence
     for text in (page, card):
@@ -118,13 +121,13 @@ def test_windows_that_may_have_been_in_training_are_not_called_held_out(
 
 
 def test_report_explains_the_figures_from_five_windows(graded: Evaluation, tmp_path: Path) -> None:
-    write_report(graded, tmp_path, HEADING)
+    write_report(Metrics(heading=HEADING, evaluation=graded), tmp_path)
     for name in (REPORT, MODEL_CARD):
         assert SMOOTHING in (tmp_path / name).read_text()
 
 
 def test_remaining_life_has_a_table_and_a_headline(failing: Evaluation, tmp_path: Path) -> None:
-    write_report(failing, tmp_path)
+    write_report(Metrics(heading=None, evaluation=failing), tmp_path)
     page, card = (tmp_path / REPORT).read_text(), (tmp_path / MODEL_CARD).read_text()
     assert "PHM08" in page
     assert "mean life less age" in page
@@ -135,7 +138,7 @@ def test_remaining_life_has_a_table_and_a_headline(failing: Evaluation, tmp_path
 def test_card_has_use_data_metrics_limitations_and_command(
     graded: Evaluation, tmp_path: Path
 ) -> None:
-    write_report(graded, tmp_path, HEADING)
+    write_report(Metrics(heading=HEADING, evaluation=graded), tmp_path)
     card = (tmp_path / MODEL_CARD).read_text()
     for heading in (
         "Intended use",
