@@ -22,7 +22,11 @@ def create(
     name: Annotated[str, typer.Argument(help="Of the owner.")],
     scopes: Annotated[
         list[str],
-        typer.Option(metavar="SCOPES", help=f"Of {', '.join(SCOPES)}, with commas; admin has all."),
+        typer.Option(
+            "--scopes",
+            metavar="SCOPES",
+            help=f"Of {', '.join(SCOPES)}, with commas; admin has all.",
+        ),
     ],
     dsn: Dsn = None,
     as_json: AsJson = False,
