@@ -7,7 +7,7 @@ BASE_STAMP := $(VENV)/.installed_base
 STAMP := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test check bench train clean
+.PHONY: run test schemathesis check bench train clean
 
 run: $(BASE_STAMP)
 	@$(BIN)/python -m app.cli.ports serve_config.yaml
@@ -19,6 +19,9 @@ run: $(BASE_STAMP)
 
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+
+schemathesis: $(STAMP)
+	SCHEMATHESIS_EXAMPLES=200 $(BIN)/python -m pytest -s tests/app/serving/http/test_schemathesis.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ activated environment, `.venv/bin/serve` by its path and containers all have the
 """
 
 import os
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -14,12 +15,20 @@ COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACING = frozenset({"RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH", "OTEL_SERVICE_NAME"})
 """Settings that apply only where `COLLECTOR` is set: without it, requests are not traced."""
 
+PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
+PYTHON = "HAPROXY_PYTHON"
+"""Of the program, which runs where the virtual environment may not be activated."""
+
 
 def read_settings() -> dict[str, str]:
     """Return the settings of the file by name."""
     lines = FILE.read_text(encoding="utf-8").splitlines()
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name: value for name, _, value in pairs}
+    found = {name: value for name, _, value in pairs}
+    program = FILE.parent / found.pop(PROGRAM)
+    if os.access(program, os.X_OK):  # Serve would not start with another
+        found |= {PROGRAM: str(program), PYTHON: sys.executable}
+    return found
 
 
 def apply(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -9,7 +9,14 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic_core import from_json
 
 from app.checkpoint.calibration import Calibration, check_calibration
@@ -43,9 +50,9 @@ class DataInterval(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: AwareDatetime
-    end: AwareDatetime
-    windows: int
+    start: Annotated[AwareDatetime, Field(description="of the first window")]
+    end: Annotated[AwareDatetime, Field(description="of the last window")]
+    windows: Annotated[int, Field(description="number of windows")]
 
 
 class Manifest(BaseModel):
@@ -59,18 +66,21 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2, 3] = FORMAT
-    version: str
-    created: AwareDatetime
-    git_revision: str
-    seed: int
-    command: str
-    designs: tuple[str, ...]
-    data: DataInterval
-    trained_heads: Mapping[Head, Mapping[str, tuple[str, ...]]]
-    sha256: Mapping[FileName, str]
-    notes: tuple[str, ...] = ()
-    masking: Masking = Masking()
+    format: Annotated[Literal[2, 3], Field(description="of the files")] = FORMAT
+    version: Annotated[str, Field(description="given at the registration")]
+    created: Annotated[AwareDatetime, Field(description="when training ended")]
+    git_revision: Annotated[str, Field(description="of the code that trained it")]
+    seed: Annotated[int, Field(description="of the training")]
+    command: Annotated[str, Field(description="that trained it")]
+    designs: Annotated[tuple[str, ...], Field(description="that it was trained on")]
+    data: Annotated[DataInterval, Field(description="training readings")]
+    trained_heads: Annotated[
+        Mapping[Head, Mapping[str, tuple[str, ...]]],
+        Field(description="by head and design, the components with a label"),
+    ]
+    sha256: Annotated[Mapping[FileName, str], Field(description="by file")]
+    notes: Annotated[tuple[str, ...], Field(description="what the training said of itself")] = ()
+    masking: Annotated[Masking, Field(description="evidence that training masked")] = Masking()
 
     def document(self) -> str:
         """Return the text of `checkpoint.json`."""

@@ -37,13 +37,15 @@ class Masking(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    attention_layers: Annotated[int, Field(ge=0)] = 0
-    """Most connections over which evidence travels through the network."""
-    augmented_share: Share = 0.0
-    sensor_dropout: Share = 0.0
-    gap_share: Share = 0.0
-    history_cut: Share = 0.0
-    mixup: Annotated[float, Field(ge=0)] = 0.0
+    attention_layers: Annotated[
+        int,
+        Field(ge=0, description="most connections over which evidence travels in the network"),
+    ] = 0
+    augmented_share: Annotated[Share, Field(description="training windows that were changed")] = 0.0
+    sensor_dropout: Annotated[Share, Field(description="sensors dropped in such a window")] = 0.0
+    gap_share: Annotated[Share, Field(description="windows that got gaps")] = 0.0
+    history_cut: Annotated[Share, Field(description="windows whose beginning was cut")] = 0.0
+    mixup: Annotated[float, Field(ge=0, description="blending of two windows; 0 is off")] = 0.0
 
     @property
     def least_history(self) -> float:

@@ -65,7 +65,10 @@ class TopologyError(InputError):
     """
 
     def __init__(self, where: str, findings: tuple[tuple[str, str], ...]) -> None:
-        lines = "; ".join(f"{place}: {message}" for place, message in findings[:_LISTED_FINDINGS])
+        lines = "; ".join(
+            f"{place}: {message}" if place else message
+            for place, message in findings[:_LISTED_FINDINGS]
+        )
         hidden = len(findings) - _LISTED_FINDINGS
         more = f"; and {hidden} more" if hidden > 0 else ""
         super().__init__(f"{where} has {len(findings)} error(s): {lines}{more}", findings[0][0])

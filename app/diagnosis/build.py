@@ -127,6 +127,8 @@ def build_diagnosis(
     )
     of_input = (*abstention_reasons(equipment, quality, thresholds), *lacks.values())
     reasons = (*of_input, *abstentions)
+    if decoder.designs and equipment.design not in decoder.designs:
+        reasons = (_reason_of_design(equipment.design, decoder),)  # the others follow from it
     return Diagnosis(
         diagnosis_id=context.diagnosis_id,
         equipment_id=equipment.equipment_id,
@@ -153,6 +155,14 @@ def build_diagnosis(
             components, any_abstains=bool(abstentions or without_evidence & decoder.predicted)
         ),
         components=tuple(components),
+    )
+
+
+def _reason_of_design(design: str, decoder: PredictionDecoder) -> str:
+    return (
+        f"version {decoder.version} was not trained for design '{design}'; trained designs: "
+        f"{some_of(decoder.designs)}: train a version on the history of this design, or correct "
+        "the machine's `design`"
     )
 
 

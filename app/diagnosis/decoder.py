@@ -82,6 +82,7 @@ class PredictionDecoder:
         calibrations: by component id; the default is `UNCALIBRATED`.
         masking: evidence that training withheld.
         coverage: of the intervals.
+        designs: that the version was trained on; empty where that is unknown.
     """
 
     version: str
@@ -91,6 +92,7 @@ class PredictionDecoder:
     calibrations: Mapping[str, ComponentCalibration]
     masking: Masking
     coverage: float = 0.9
+    designs: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -112,6 +114,7 @@ class PredictionDecoder:
             calibrations=calibration.components.get(design, {}),
             masking=manifest.masking,
             coverage=calibration.coverage,
+            designs=manifest.designs,
         )
 
     @cached_property

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from app.experiments.compare import compare
 from app.experiments.pairs import collect_pairs
-from app.experiments.report import Experiment, Experiments
+from app.experiments.report import Experiment, ExperimentList
 from app.store.experiments import BEGINNING, AnswerPairs, PairRow
 
 MAX_ANSWERS = 20_000
@@ -39,7 +39,7 @@ class ExperimentQuery(NamedTuple):
 
 async def read_experiments(
     source: AnswerPairs, query: ExperimentQuery, now: datetime
-) -> Experiments:
+) -> ExperimentList:
     """Compare versions that have answers in common.
 
     Without `a` and `b`, newer versions are compared with older ones.
@@ -55,7 +55,7 @@ async def read_experiments(
         experiment = await _experiment(source, a, b, start, end, limit)
         if experiment is not None:
             found.append(experiment)
-    return Experiments(experiments=tuple(found))
+    return ExperimentList(experiments=tuple(found))
 
 
 async def _experiment(

@@ -22,17 +22,17 @@ class _Strict(BaseModel):
 class Share(_Strict):
     """A number of windows, and the always-valid 95 % interval of the true share."""
 
-    count: int
-    windows: int
-    interval: Interval
+    count: Annotated[int, Field(description="windows of which it is true")]
+    windows: Annotated[int, Field(description="all windows")]
+    interval: Annotated[Interval, Field(description="[low, high] of the true share")]
 
 
 class HealthDifference(_Strict):
     """Mean health of `b` minus `a` over windows with both; always-valid 95 % interval."""
 
-    windows: int
-    mean: float
-    interval: Interval
+    windows: Annotated[int, Field(description="windows with a health of both")]
+    mean: Annotated[float, Field(description="of `b` minus `a`")]
+    interval: Annotated[Interval, Field(description="[low, high] of the true mean")]
 
 
 class Accuracy(_Strict):
@@ -45,14 +45,18 @@ class Accuracy(_Strict):
     `conditions` is their number.
     """
 
-    windows: int
-    conditions: int
-    a: float
-    b: float
-    difference: float
-    interval: Interval
-    verdict: ComponentVerdict
-    elsewhere: ComponentVerdict
+    windows: Annotated[int, Field(description="windows that a label covers")]
+    conditions: Annotated[
+        int, Field(description="machines and labels that count once each in `elsewhere`")
+    ]
+    a: Annotated[float, Field(description="accuracy of `a`")]
+    b: Annotated[float, Field(description="accuracy of `b`")]
+    difference: Annotated[float, Field(description="of `b` minus `a`")]
+    interval: Annotated[Interval, Field(description="[low, high] of the true difference")]
+    verdict: Annotated[
+        ComponentVerdict, Field(description="about the compared machines and conditions")
+    ]
+    elsewhere: Annotated[ComponentVerdict, Field(description="about others too")]
 
 
 class ComponentComparison(_Strict):
@@ -63,19 +67,25 @@ class ComponentComparison(_Strict):
     condition.
     """
 
-    component_id: str
-    disagreement: Share
-    untold_a: int
-    untold_b: int
-    health_difference: HealthDifference | None
-    accuracy: Accuracy | None
+    component_id: Annotated[str, Field(description="the component")]
+    disagreement: Annotated[Share, Field(description="windows in which the versions disagree")]
+    untold_a: Annotated[
+        int, Field(description="windows in which `a` gave neither health nor condition")
+    ]
+    untold_b: Annotated[
+        int, Field(description="windows in which `b` gave neither health nor condition")
+    ]
+    health_difference: Annotated[
+        HealthDifference | None, Field(description="null where no window has a health of both")
+    ]
+    accuracy: Annotated[Accuracy | None, Field(description="null without labels")]
 
 
 class Latency(_Strict):
     """Seconds of building and scoring: median and 95th percentile. Shadows wait for traffic."""
 
-    p50_s: float
-    p95_s: float
+    p50_s: Annotated[float, Field(description="median")]
+    p95_s: Annotated[float, Field(description="95th percentile")]
 
 
 class Experiment(_Strict):
@@ -92,28 +102,41 @@ class Experiment(_Strict):
 
     a: Version
     b: Version
-    verdict: Verdict
+    verdict: Annotated[Verdict, Field(description="about the compared machines and conditions")]
     sentence: Annotated[str, Field(description="the verdict for people")]
-    more: int | None
-    elsewhere: Verdict
-    more_conditions: int | None
-    windows: int
-    machines: int
-    repeated: int
-    complete: bool
+    more: Annotated[
+        int | None,
+        Field(description="labelled windows that would decide an `unknown` verdict; null if none"),
+    ]
+    elsewhere: Annotated[Verdict, Field(description="about other machines and conditions too")]
+    more_conditions: Annotated[
+        int | None, Field(description="further conditions that would decide `elsewhere`")
+    ]
+    windows: Annotated[int, Field(description="windows that both answered")]
+    machines: Annotated[int, Field(description="machines of these windows")]
+    repeated: Annotated[
+        int, Field(description="answers about a window again, or about one that shares readings")
+    ]
+    complete: Annotated[
+        bool, Field(description="false when there were more answers than were read")
+    ]
     start: Annotated[datetime, Field(description="when the first of the answers was made")]
     end: Annotated[datetime, Field(description="when the last of the answers was made")]
     disagreement: Annotated[Share, Field(description="windows in which any component disagrees")]
     abstained_a: Annotated[
         int, Field(description="windows for which `a` had insufficient evidence")
     ]
-    abstained_b: int
-    latency_a: Latency
-    latency_b: Latency
-    components: tuple[ComponentComparison, ...]
+    abstained_b: Annotated[
+        int, Field(description="windows for which `b` had insufficient evidence")
+    ]
+    latency_a: Annotated[Latency, Field(description="of `a`")]
+    latency_b: Annotated[Latency, Field(description="of `b`")]
+    components: Annotated[
+        tuple[ComponentComparison, ...], Field(description="the components of all machines")
+    ]
 
 
-class Experiments(_Strict):
+class ExperimentList(_Strict):
     """Comparisons of all pairs of versions with answers in common."""
 
-    experiments: tuple[Experiment, ...]
+    experiments: Annotated[tuple[Experiment, ...], Field(description="pairs of versions")]

@@ -21,7 +21,11 @@ State = Literal["healthy", "watch", "degraded", "critical", "unknown"]
 Basis = Literal["labels", "novelty", "none"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Hours = Annotated[float, Field(ge=0.0)]
-Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+Version = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
+    Field(description="name of a released version", examples=["1"]),
+]
 """Name of a released version."""
 
 MAX_BATCH_ITEMS = 5_000
@@ -34,7 +38,9 @@ class DiagnosisRequest(BaseModel):
 
     model_config = _FROZEN
 
-    equipment_id: Identifier
+    equipment_id: Annotated[
+        Identifier, Field(description="the machine", examples=["hydraulic-rig"])
+    ]
     at: Annotated[
         AwareTime | None,
         Field(
@@ -47,7 +53,9 @@ class DiagnosisRequest(BaseModel):
             description="released version that answers, instead of the one traffic weights choose"
         ),
     ] = None
-    explain: Annotated[bool, Field(description="compute each component's evidence")] = False
+    explain: Annotated[
+        bool, Field(strict=True, description="compute each component's evidence")
+    ] = False
     readings: Annotated[
         InlineReadings | None,
         Field(description="the window's readings; none are read from the store"),
@@ -66,34 +74,53 @@ class _Record:
 class Window(_Record):
     """Half-open interval of time, UTC."""
 
-    start: datetime
-    end: datetime
+    start: Annotated[datetime, Field(description="first moment of the window")]
+    end: Annotated[datetime, Field(description="first moment after the window")]
 
 
 @dataclass
 class FaultySensor(_Record):
     """A sensor that was left out because its readings are implausible, and why."""
 
-    sensor_id: str
-    reason: Literal["out_of_range", "frozen", "noisy"]
+    sensor_id: Annotated[str, Field(description="the sensor")]
+    reason: Annotated[
+        Literal["out_of_range", "frozen", "noisy"],
+        Field(
+            description="beyond what the instrument can read; without any change; or with far more "
+            "noise than in training"
+        ),
+    ]
 
 
 @dataclass(kw_only=True)
 class InputQuality(_Record):
-    """Quality of the readings behind a diagnosis.
+    """Quality of the readings behind a diagnosis."""
 
-    `coverage` is the share of the window's sensor bins that hold a reading; `missing_sensors` had
-    none; `faulty_sensors` were left out; `unusual_sensors` leave the range of training further than
-    held-out windows did; `stale_s` is the age of the newest reading at the request, null for inline
-    readings.
-    """
-
-    source: Literal["store", "inline"]
-    missing_sensors: tuple[str, ...]
-    faulty_sensors: tuple[FaultySensor, ...]
-    unusual_sensors: tuple[str, ...]
-    coverage: Fraction
-    stale_s: float | None
+    source: Annotated[
+        Literal["store", "inline"], Field(description="stored readings, or those of the request")
+    ]
+    missing_sensors: Annotated[
+        tuple[str, ...], Field(description="sensors without any reading in the window")
+    ]
+    faulty_sensors: Annotated[
+        tuple[FaultySensor, ...], Field(description="sensors that were left out, and why")
+    ]
+    unusual_sensors: Annotated[
+        tuple[str, ...],
+        Field(
+            description="sensors that leave the range of training further than held-out windows did"
+        ),
+    ]
+    coverage: Annotated[
+        Fraction, Field(description="share of the window's sensor bins that hold a reading")
+    ]
+    stale_s: Annotated[
+        float | None,
+        Field(
+            description="age of the newest reading at the request, in seconds; null for inline "
+            "readings"
+        ),
+    ]
     digest: Annotated[
         str | None,
         Field(
@@ -105,50 +132,64 @@ class InputQuality(_Record):
 
 @dataclass
 class Evidence(_Record):
-    """Contribution of one sensor to a component's lost health.
+    """Contribution of one sensor to a component's lost health."""
 
-    `contribution` is the health without this sensor less the health with it: positive when the
-    sensor indicates wear.
-    """
-
-    sensor_id: str
-    contribution: float
+    sensor_id: Annotated[str, Field(description="the sensor")]
+    contribution: Annotated[
+        float,
+        Field(
+            description="health without this sensor less the health with it: positive when the "
+            "sensor indicates wear"
+        ),
+    ]
 
 
 @dataclass
 class DistanceEvidence(_Record):
     """Contribution of one sensor to a component's OOD distance.
 
-    `contribution` is the distance with this sensor less the distance without it. Sensors that do
-    not increase it are left out, and so are those whose contribution is unknown.
+    Sensors that do not increase it are left out, and so are those whose contribution is unknown.
     """
 
-    sensor_id: str
-    contribution: float
+    sensor_id: Annotated[str, Field(description="the sensor")]
+    contribution: Annotated[
+        float, Field(description="distance with this sensor less the distance without it")
+    ]
 
 
 @dataclass(kw_only=True)
 class ComponentDiagnosis(_Record):
     """Health, condition, wear and evidence of one component.
 
-    `health` is 1 as new and 0 at the failure threshold; `interval` holds the true health with the
-    coverage in the checkpoint's report. `basis` is what health rests on: labels of training
-    (`labels`), how usual the component's readings are (`novelty`), or nothing. `condition` is the
-    most probable grade and `confidence` its probability; the health of a graded component is the
-    mean health of its grades under the same probabilities. `degradation_rate` is health lost per
-    1000 operating hours, positive when worsening. `rul_h` is remaining life in operating hours and
-    `rul_interval_h` its interval; both end where training stopped looking ahead, and `rul_reason`
-    says so. A component that abstains has state `unknown`, basis `none` and nulls; `reasons` of the
+    A component that abstains has state `unknown`, basis `none` and nulls; `reasons` of the
     diagnosis say why.
     """
 
-    component_id: str
-    health: Fraction | None
-    interval: tuple[Fraction, Fraction]
-    state: State
-    basis: Basis
-    condition: str | None
-    confidence: Fraction | None
+    component_id: Annotated[str, Field(description="the component")]
+    health: Annotated[
+        Fraction | None,
+        Field(
+            description="1 as new, 0 at the failure threshold; of a graded component the mean "
+            "health of its grades under their probabilities"
+        ),
+    ]
+    interval: Annotated[
+        tuple[Fraction, Fraction],
+        Field(
+            description="[low, high]; holds the true health with the coverage in the checkpoint's "
+            "report"
+        ),
+    ]
+    state: Annotated[State, Field(description="health by the thresholds of the service")]
+    basis: Annotated[
+        Basis,
+        Field(
+            description="what health rests on: labels of training, how usual the readings are, or "
+            "nothing"
+        ),
+    ]
+    condition: Annotated[str | None, Field(description="most probable grade; null without grades")]
+    confidence: Annotated[Fraction | None, Field(description="probability of `condition`")]
     distance: Annotated[
         float | None,
         Field(
@@ -158,12 +199,28 @@ class ComponentDiagnosis(_Record):
             "outliers; null where it is unknown or not finite",
         ),
     ] = None
-    degradation_rate: float | None
-    degradation_reason: str | None
-    rul_h: Hours | None
-    rul_interval_h: tuple[Hours, Hours] | None
-    rul_reason: str | None
-    evidence: tuple[Evidence, ...] = ()
+    degradation_rate: Annotated[
+        float | None,
+        Field(description="health lost per 1000 operating hours, positive when worsening"),
+    ]
+    degradation_reason: Annotated[
+        str | None, Field(description="why there is no rate; null when there is one")
+    ]
+    rul_h: Annotated[Hours | None, Field(description="remaining useful life in operating hours")]
+    rul_interval_h: Annotated[
+        tuple[Hours, Hours] | None,
+        Field(
+            description="[low, high] of `rul_h`; both end where training stopped looking ahead, "
+            "and `rul_reason` says so"
+        ),
+    ]
+    rul_reason: Annotated[
+        str | None, Field(description="why there is no remaining life, or what bounds it")
+    ]
+    evidence: Annotated[
+        tuple[Evidence, ...],
+        Field(description="with `explain`: contribution of each sensor, largest first"),
+    ] = ()
     distance_evidence: Annotated[
         tuple[DistanceEvidence, ...],
         Field(
@@ -174,28 +231,41 @@ class ComponentDiagnosis(_Record):
 
 @dataclass(kw_only=True)
 class Diagnosis(_Record):
-    """The full answer for one equipment at one time.
+    """The full answer for one equipment at one time."""
 
-    `health` is that of the worst component with basis `labels`, else of the least usual component;
-    null where a component with labels abstains and no other answers.
-    """
-
-    diagnosis_id: str
-    equipment_id: str
-    created_at: datetime
-    window: Window
-    model_version: str
+    diagnosis_id: Annotated[str, Field(description="32 hexadecimal digits")]
+    equipment_id: Annotated[str, Field(description="the machine")]
+    created_at: Annotated[datetime, Field(description="when it was made")]
+    window: Annotated[Window, Field(description="whose readings it is about")]
+    model_version: Annotated[str, Field(description="the version that answered")]
     weights_sha256: Annotated[
         str | None,
         Field(description="of the version's weights; null in diagnoses from before it was kept"),
     ] = None
-    topology_revision: str
-    fallback: bool
-    input: InputQuality
-    status: Literal["ok", "insufficient_evidence"]
-    reasons: tuple[str, ...]
-    health: Fraction | None
-    components: tuple[ComponentDiagnosis, ...]
+    topology_revision: Annotated[
+        str, Field(description="SHA-256 of the machine's topology at the time")
+    ]
+    fallback: Annotated[
+        bool, Field(description="whether another version than the chosen one answered")
+    ]
+    input: Annotated[InputQuality, Field(description="quality of the readings")]
+    status: Annotated[
+        Literal["ok", "insufficient_evidence"],
+        Field(description="whether any component has a health that rests on evidence"),
+    ]
+    reasons: Annotated[
+        tuple[str, ...], Field(description="why components abstain, or the answer is limited")
+    ]
+    health: Annotated[
+        Fraction | None,
+        Field(
+            description="that of the worst component with basis `labels`, else of the least usual "
+            "component; null where a component with labels abstains and no other answers"
+        ),
+    ]
+    components: Annotated[
+        tuple[ComponentDiagnosis, ...], Field(description="all components, in topology order")
+    ]
 
     @classmethod
     def from_json(cls, body: bytes | str) -> Self:
@@ -219,4 +289,11 @@ class BatchRequest(BaseModel):
 
     model_config = _FROZEN
 
-    items: Annotated[tuple[DiagnosisRequest, ...], Field(min_length=1, max_length=MAX_BATCH_ITEMS)]
+    items: Annotated[
+        tuple[DiagnosisRequest, ...],
+        Field(
+            min_length=1,
+            max_length=MAX_BATCH_ITEMS,
+            description="requests; a line's `index` counts them from 0",
+        ),
+    ]

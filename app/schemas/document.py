@@ -44,19 +44,42 @@ def read_document(text: str | bytes, where: str) -> object:
             raise
         except ValueError as error:
             if len(text) > MAX_YAML_BYTES:
-                found = f"{len(text)} that are no JSON ({error})"
+                found = f"{len(text)} that are no JSON ({_reason(error)})"
                 expected = f"JSON, or YAML of at most {MAX_YAML_BYTES} bytes"
-                raise _failure(where, f"expected {expected}, found {found}") from error
+                raise _failure(
+                    where, f"expected {expected}, found {found}: send it as JSON"
+                ) from error
             return _TopologyLoader(text).get_single_data()
     except RecursionError as error:
         raise _failure(
             where, "expected a topology, found values nested too deep to read: flatten them"
         ) from error
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+        # all but the last are of YAML's constructors, which do not check a value with a tag
         raise _failure(
-            where, f"expected YAML or JSON, found text that does not parse: {reason}"
+            where, f"expected YAML or JSON, found text that does not parse: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, _RepeatedKey | json.JSONDecodeError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not {error.encoding}"
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = error.problem or ""
+        if "constructor for the tag" in problem:
+            problem = "found a tag of no plain value: leave it out"
+        elif "unhashable" in problem:
+            problem = "found a key that is a list or an object: use text"
+        elif problem.startswith("but "):
+            problem = f"{error.context}, {problem}"
+        return place + problem
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position} is not allowed: {error.reason}"
+    return "a value is no valid date, or does not fit its tag: write it in quotes"
 
 
 def _failure(where: str, message: str) -> TopologyError:

@@ -69,19 +69,30 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class Sensor(BaseModel):
-    """An instrument on a component.
-
-    `range` is what the instrument can physically read, in `unit`; a value beyond it is a sensor
-    fault.
-    """
+    """An instrument on a component."""
 
     model_config = _STRICT
 
-    sensor_id: Identifier
-    quantity: str
-    unit: str
-    range: tuple[
-        Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]
+    sensor_id: Annotated[Identifier, Field(description="unique in the machine")]
+    quantity: Annotated[
+        str, Field(description="what it measures", json_schema_extra={"enum": [*QUANTITIES]})
+    ]
+    unit: Annotated[
+        str,
+        Field(
+            description="one of the quantity's",
+            json_schema_extra={"enum": sorted({unit for of in QUANTITIES.values() for unit in of})},
+        ),
+    ]
+    range: Annotated[
+        tuple[
+            Annotated[float, Field(allow_inf_nan=False)],
+            Annotated[float, Field(allow_inf_nan=False)],
+        ],
+        Field(
+            description="[low, high] that it can physically read, in `unit`; a value beyond is a "
+            "sensor fault"
+        ),
     ]
 
 
@@ -90,34 +101,44 @@ class Grade(BaseModel):
 
     model_config = _STRICT
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE)]
-    health: Annotated[float, Field(ge=0.0, le=1.0)]
+    name: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=64, pattern=_PRINTABLE),
+        Field(description="as in labels and in `condition`"),
+    ]
+    health: Annotated[float, Field(ge=0.0, le=1.0, description="1 as new, 0 at the threshold")]
 
 
 class Component(BaseModel):
-    """A part of the machine: a node of its graph. `grades` are ordered from as new to failed."""
+    """A part of the machine: a node of its graph."""
 
     model_config = _STRICT
 
-    component_id: Identifier
-    type: str
-    sensors: tuple[Sensor, ...] = ()
-    grades: tuple[Grade, ...] = ()
+    component_id: Annotated[Identifier, Field(description="unique in the machine")]
+    type: Annotated[
+        str, Field(description="of component", json_schema_extra={"enum": [*COMPONENT_TYPES]})
+    ]
+    sensors: Annotated[tuple[Sensor, ...], Field(description="its instruments")] = ()
+    grades: Annotated[
+        tuple[Grade, ...], Field(description="its conditions, from as new to failed; or none")
+    ] = ()
 
 
 class Connection(BaseModel):
-    """A line, shaft or other link from `source` to `target`, in the direction of flow or drive.
-
-    `evidence` is the direction in which readings of one component are evidence for the other: along
-    the connection (`forward`), in both directions (`both`), or not at all (`none`).
-    """
+    """A line, shaft or other link from `source` to `target`, in the direction of flow or drive."""
 
     model_config = _STRICT
 
-    source: Identifier
-    target: Identifier
-    medium: str
-    evidence: Evidence = "both"
+    source: Annotated[Identifier, Field(description="component where it begins")]
+    target: Annotated[Identifier, Field(description="component where it ends")]
+    medium: Annotated[str, Field(description="its type", json_schema_extra={"enum": [*MEDIA]})]
+    evidence: Annotated[
+        Evidence,
+        Field(
+            description="in which direction readings of one end are evidence for the other: along "
+            "the connection, in both directions, or in none"
+        ),
+    ] = "both"
 
 
 class OperatingHours(BaseModel):

@@ -53,10 +53,10 @@ class Reading(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    equipment_id: Identifier
-    sensor_id: Identifier
-    time: AwareTime
-    value: FiniteFloat
+    equipment_id: Annotated[Identifier, Field(description="a registered machine")]
+    sensor_id: Annotated[Identifier, Field(description="a sensor of its topology")]
+    time: Annotated[AwareTime, Field(description="when it was read")]
+    value: Annotated[FiniteFloat, Field(description="in the sensor's unit")]
 
 
 class ReadingList(BaseModel):
@@ -64,7 +64,7 @@ class ReadingList(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    readings: list[Reading]
+    readings: Annotated[list[Reading], Field(description="in any order")]
 
 
 class ReadingsBody(RootModel[Reading | list[Reading] | ReadingList]):
@@ -80,14 +80,27 @@ class InlineReadings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: AwareTime
-    step_s: Annotated[float, Field(gt=0, allow_inf_nan=False, le=86_400)]
+    start: Annotated[AwareTime, Field(description="time of the first value")]
+    step_s: Annotated[
+        float,
+        Field(
+            strict=True,
+            gt=0,
+            allow_inf_nan=False,
+            le=86_400,
+            description="seconds between two values",
+        ),
+    ]
     values: Annotated[
         dict[
             Identifier,
             Annotated[list[FiniteFloat | None], Field(max_length=MAX_WINDOW_VALUES), FailFast()],
         ],
-        Field(min_length=1, max_length=2048),
+        Field(
+            min_length=1,
+            max_length=2048,
+            description="by sensor, in its unit: values of the whole window, null if missing",
+        ),
     ]
 
 

@@ -89,7 +89,7 @@ class PromoteOrder(BaseModel):
         Field(
             min_length=1,
             max_length=20,
-            description="successive weights in percent; each is above the one before",
+            description="successive weights in percent; each is above the one before; default: 100",
         ),
     ] = (100.0,)
     hold_s: Annotated[

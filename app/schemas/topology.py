@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from app.schemas.equipment import (
     QUANTITIES,
     Equipment,
 )
+from app.schemas.explain import explain
 from app.schemas.places import place_of, shown, some_of
 
 MAX_TYPE_ERRORS = 1_000
@@ -63,21 +65,30 @@ def parse_equipment(data: object, where: str) -> Equipment:
         TopologyError: with all findings of severity error.
     """
     if not isinstance(data, Mapping):
-        found = type(data).__name__
-        raise TopologyError(
-            where, (("", f"expected a mapping with equipment_id, components ..., found {found}"),)
+        message = (
+            "expected an object with equipment_id, components and the other fields of a topology"
         )
+        raise TopologyError(where, (("", f"{message}, found {shown(data)}: see /docs"),))
     with_design = {"design": data.get("equipment_id"), **data}
     try:
-        equipment = Equipment.model_validate_json(json.dumps(with_design, default=str), strict=True)
+        equipment = Equipment.model_validate_json(
+            json.dumps(with_design, default=_as_text), strict=True
+        )
     except ValidationError as error:
         raise TopologyError(where, _findings_of(error, data)) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise TopologyError(
-            where, (("", f"expected plain JSON values, found something else: {error}"),)
+            where,
+            (("", "expected text, numbers, lists and objects, found another value: see /docs"),),
         ) from error
     check_equipment(equipment, where)
     return equipment
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, date):  # also a time; YAML reads them from plain text
+        return value.isoformat()
+    raise TypeError
 
 
 def _findings_of(error: ValidationError, data: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
@@ -95,8 +106,7 @@ def _findings_of(error: ValidationError, data: Mapping[Any, Any]) -> tuple[tuple
             item["loc"] == ("design",) and "design" not in data
         ):
             continue
-        suffix = "" if item["type"] == "missing" else f", found {shown(item['input'])}"
-        found.append((place_of(item["loc"]), item["msg"] + suffix))
+        found.append((place_of(item["loc"]), explain(item)))
     return tuple(found)
 
 
@@ -275,7 +285,7 @@ def _reach(equipment: Equipment) -> Iterator[Finding]:
                 "warning",
                 place,
                 f"'{component.component_id}' has no sensor of its own and is diagnosed from its "
-                "neighbours alone",
+                "neighbours alone: add a sensor for a diagnosis of its own",
             )
 
 
@@ -285,12 +295,14 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
     if window_us < grid_us or window_us % grid_us:
         yield _error(
             "window_s",
-            f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.window_s:g}",
+            f"expected a whole multiple of grid_s {grid_s:g}, found {equipment.window_s:g}: "
+            "round it",
         )
     elif equipment.bins % equipment.steps:
         yield _error(
             "steps",
-            f"expected a divisor of the window's {equipment.bins} bins, found {equipment.steps}",
+            f"expected a divisor of the window's {equipment.bins} bins, found {equipment.steps}: "
+            "change steps or window_s",
         )
     if equipment.bins > MAX_BINS:
         yield _error(
@@ -315,5 +327,6 @@ def _window(equipment: Equipment) -> Iterator[Finding]:
     cycle_us = round(cycle_s * 1_000_000)
     if cycle_us < grid_us or cycle_us % grid_us:
         yield _error(
-            "cycle_s", f"expected a whole multiple of grid_s {grid_s:g}, found {cycle_s:g}"
+            "cycle_s",
+            f"expected a whole multiple of grid_s {grid_s:g}, found {cycle_s:g}: round it",
         )

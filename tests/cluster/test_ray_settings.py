@@ -8,7 +8,7 @@ from pathlib import Path
 from ray._common.utils import import_attr
 from ray.serve._private import constants
 
-from app.serving.fastpath import disconnect_monitor
+from app.serving.http import serve_errors
 from app.serving.observability import tracing
 from cluster.ray_settings import COLLECTOR, TRACING, apply, read_settings
 
@@ -34,8 +34,9 @@ def test_names_are_read_by_serve_and_paths_can_be_imported():
     of_serve = [name for name in settings if name.startswith("RAY_SERVE_")]
     source = Path(constants.__file__).read_text(encoding="utf-8")
     assert [name for name in of_serve if f'"{name}"' not in source] == []
+    assert os.access(settings["RAY_SERVE_HAPROXY_BINARY_PATH"], os.X_OK)
     middlewares = settings["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
-    assert import_attr(middlewares) is disconnect_monitor.middlewares
+    assert import_attr(middlewares) is serve_errors.middlewares
     processors = settings["RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"]
     assert import_attr(processors) is tracing.processors
 

@@ -161,7 +161,8 @@ def test_options_belong_to_a_command_of_their_page(page: str):
     if "tests.bench" in text or "make bench" in text:
         parser = importlib.import_module("tests.bench.__main__")._parser()
         known |= set(parser._option_string_actions)
-    lines = [line for line in shells(text) if not line.startswith("openapi-python-client ")]
+    others = ("openapi-python-client ", "datamodel-codegen ")
+    lines = [line for line in shells(text) if not line.startswith(others)]
     named = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join((*codes(text), *lines)))
     assert missing(named, known) == [], f"options on {page} that no command has"
 

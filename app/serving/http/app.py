@@ -12,14 +12,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
-from app.core.errors import HydraulicDiagnosticsError, InputError
+from app.core.errors import HydraulicDiagnosticsError
+from app.schemas.places import shown
 from app.serving.fastpath.direct_routes import DirectRouter
 from app.serving.fastpath.disconnect_monitor import DisconnectMonitor
 from app.serving.http.access_log import AccessLog
@@ -31,6 +31,7 @@ from app.serving.http.problems import (
     Problem,
     problem_of,
     problem_response,
+    validation_problem,
 )
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
@@ -38,6 +39,7 @@ from app.serving.http.routes.experiments import add_experiment_routes
 from app.serving.http.routes.health import Status, add_health_routes
 from app.serving.http.routes.keys import add_key_routes
 from app.serving.http.routes.labels import LabelService, add_label_routes
+from app.serving.http.routes.pages import add_pages
 from app.serving.http.routes.readings import Readings, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
 from app.serving.http.routes.trainings import add_training_routes
@@ -45,6 +47,9 @@ from app.serving.observability.metrics import Metrics
 from app.store.store import Store
 
 logger = logging.getLogger(__name__)
+
+
+_TITLES = {404: "There is no such path", 405: "The path has no such method"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ def build_api(replica: Replica) -> ASGIApp:
         title="Hydraulic Diagnostics",
         version="1",
         lifespan=lifespan,
+        docs_url=None,  # `add_pages` adds one that needs no other server
+        redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     authenticator = replica.authenticator
@@ -99,11 +106,7 @@ def build_api(replica: Replica) -> ASGIApp:
     add_training_routes(api, replica.release_service.trainings, authenticator)
     add_experiment_routes(api, replica.store, authenticator)
     add_key_routes(api, replica.store, authenticator, lambda: datetime.now(UTC))
-
-    @api.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
-
+    add_pages(api)
     _add_error_responses(api)
     document(api)
     return AccessLog(DirectRouter(api, DisconnectMonitor()), replica.metrics)
@@ -122,26 +125,25 @@ def _add_error_responses(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     async def invalid_parameter(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        message = f"{place}: {first['msg']}, found {str(first.get('input'))[:60]!r}"
-        return problem_response(problem_of(InputError(message, place), request.scope["trace_id"]))
+        found = error.errors()
+        trace_id = request.scope["trace_id"]
+        return problem_response(validation_problem(found, len(found), trace_id, skip=1))
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         status, headers = error.status_code, error.headers
+        found = f"found {request.method} {shown(request.url.path, 200)}"
+        detail = f"expected a path of the interface, {found}: see /docs"
         if status == 405:
             # Starlette lists the methods of the first route of a path only
-            headers = {"allow": ", ".join(_methods_of(api, request.scope))}
-        title = {404: "There is no such path", 405: "The path has no such method"}.get(
-            status, "The request can't be used"
-        )
+            methods = ", ".join(_methods_of(api, request.scope))
+            headers = {"allow": methods}
+            detail = f"expected a method of the path ({methods}), {found}: use one of them"
         problem = Problem(
             type=f"{TYPE_PREFIX}http-{status}",
-            title=title,
+            title=_TITLES.get(status, "The request can't be used"),
             status=status,
-            detail=f"expected a path and method of /docs, found {request.method} "
-            f"{request.url.path[:200]}",
+            detail=detail,
             trace_id=request.scope["trace_id"],
         )
         return problem_response(problem, headers)
@@ -169,4 +171,7 @@ def _methods_of(api: FastAPI, scope: MutableMapping[str, Any]) -> list[str]:
         for route in api.routes
         if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
     ]
-    return sorted({method for route in routes for method in route.methods or ()})
+    # a fixed path comes before one with a parameter that matches it too
+    path = routes[0].path if routes else ""
+    methods = {method for route in routes if route.path == path for method in route.methods or ()}
+    return sorted(methods) or ["GET", "HEAD"]  # of a directory of files

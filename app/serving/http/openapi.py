@@ -4,6 +4,8 @@ Routes document bodies that they read or encode themselves with `body_of` and `a
 errors of their own with `problems`. Errors that all routes share are added here.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
+from app.serving.http.descriptions import NAMES
 from app.serving.http.problems import CLIENT_GONE, MEDIA_TYPE, RETRY_AFTER_S, Problem
 
 DESCRIPTION = """Estimates for every component of a hydraulic machine how healthy it is, how
@@ -76,7 +79,7 @@ def schema_of(*models: Any) -> dict[str, Any]:
 
 
 def body_of(
-    model: Any, *media_types: str, examples: Mapping[str, Any] | None = None
+    model: type[BaseModel], *media_types: str, examples: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Describe the request body of a route that reads it itself, for `openapi_extra`.
 
@@ -90,9 +93,11 @@ def body_of(
         content["examples"] = {
             name: {"summary": name, "value": value} for name, value in examples.items()
         }
+    # `read_json` takes no body for an empty object
+    required = any(field.is_required() for field in model.model_fields.values())
     return {
         "requestBody": {
-            "required": True,
+            "required": required,
             "content": dict.fromkeys(media_types or ("application/json",), content),
         }
     }
@@ -175,9 +180,37 @@ def _complete(api: FastAPI) -> dict[str, Any]:
     schemas.update(made["$defs"])
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)  # FastAPI's own form of 422
+    for schema in schemas.values():
+        for name, field in schema.get("properties", {}).items():
+            if name in NAMES:
+                field.setdefault("description", NAMES[name])
+            if field.get("default") and isinstance(field["default"], dict | list):
+                del field["default"]  # generated clients give it a wrong type
+    requests = []
     for operations in found["paths"].values():
         for operation in operations.values():
-            _add_shared_problems(operation)
+            _complete_operation(operation)
+            requests.append(operation.get("requestBody"))
+    for name in schemas.keys() - _named(requests, schemas):
+        # fields may be added to answers: clients that refuse unknown ones would break
+        if schemas[name].get("additionalProperties") is False:
+            del schemas[name]["additionalProperties"]
+        for field in schemas[name].get("properties", {}).values():
+            field.pop("default", None)  # says nothing of an answer
+    return found
+
+
+def _named(part: object, schemas: Mapping[str, Any]) -> set[str]:
+    """Return the names of the schemas that a part of the document refers to, also indirectly."""
+    found: set[str] = set()
+    new = set(re.findall(f'"{_REFERENCE}([^"]+)"', json.dumps(part)))
+    while new:
+        found |= new
+        new = {
+            name
+            for each in new
+            for name in re.findall(f'"{_REFERENCE}([^"]+)"', json.dumps(schemas[each]))
+        } - found
     return found
 
 
@@ -192,7 +225,7 @@ def _references(part: object) -> Iterator[_Reference]:
             yield from _references(each)
 
 
-def _add_shared_problems(operation: dict[str, Any]) -> None:
+def _complete_operation(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]
@@ -202,6 +235,9 @@ def _add_shared_problems(operation: dict[str, Any]) -> None:
     if "requestBody" in operation:
         shared.update(_WITH_BODY)
     parameters = operation.get("parameters", ())
+    for each in parameters:
+        if each["name"] in NAMES:
+            each.setdefault("description", NAMES[each["name"]])
     if any(each["in"] != "path" or "pattern" in each["schema"] for each in parameters):
         shared.add(422)
     for status in sorted(shared):

@@ -4,15 +4,16 @@ A document has a stable type, the field and the trace id, and never a stack trac
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import orjson
 from fastapi import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from app.core import errors
-from app.schemas.places import place_of, shown
+from app.schemas.explain import explain
+from app.schemas.places import place_of
 
 TYPE_PREFIX = "urn:hydraulic-diagnostics:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -38,22 +39,41 @@ class FieldError(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    field: _Text
-    detail: _Text
+    field: Annotated[
+        _Text, Field(description="dotted, list positions in brackets; empty for the whole")
+    ]
+    detail: Annotated[_Text, Field(description="what was expected, what was found, what to do")]
 
 
 class Problem(BaseModel):
     """A problem document (RFC 9457) with the field and the trace id."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        json_schema_extra={
+            "required": ["type", "title", "status", "detail", "field", "errors", "trace_id"]
+        },
+    )
 
-    type: str
-    title: str
-    status: int
-    detail: _Text
-    field: _Text = ""
-    errors: tuple[FieldError, ...] = ()
-    trace_id: str = ""
+    type: Annotated[
+        str,
+        Field(description="stable URN of the kind", examples=[TYPE_PREFIX + "unknown-equipment"]),
+    ]
+    title: Annotated[str, Field(description="the kind, for people")]
+    status: Annotated[int, Field(description="the HTTP status")]
+    detail: Annotated[_Text, Field(description="what was expected, what was found, what to do")]
+    field: Annotated[
+        _Text,
+        Field(description="of the request, dotted; empty for the whole request or without a place"),
+    ] = ""
+    errors: Annotated[
+        tuple[FieldError, ...],
+        Field(description=f"the invalid fields, the first {MAX_LISTED_ERRORS} of them"),
+    ] = ()
+    trace_id: Annotated[
+        str, Field(description="of the request, as in the logs and in `X-Trace-Id`")
+    ] = ""
 
 
 class _Kind(NamedTuple):
@@ -123,7 +143,9 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
         trace_id: of the request.
     """
     if isinstance(error, ValidationError):
-        return _validation_problem(error, trace_id)
+        count = error.error_count()
+        items = error.errors(include_url=False) if count <= MAX_EXPLAINED_ERRORS else []
+        return validation_problem(items, count, trace_id)
     for kind in _KINDS:
         if isinstance(error, kind.error):
             findings = getattr(error, "findings", ())[:MAX_LISTED_ERRORS]
@@ -145,21 +167,28 @@ def problem_of(error: Exception, trace_id: str) -> Problem:
     )
 
 
-def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
-    found: tuple[FieldError, ...] = ()
-    if error.error_count() > MAX_EXPLAINED_ERRORS:
-        detail = (
-            f"expected a request as /docs describes it, found {error.error_count()} errors: "
-            "correct its layout"
-        )
-    else:
-        listed = error.errors(include_url=False, include_context=False)
-        found = tuple(
-            FieldError(field=place_of(item["loc"]), detail=_explain(item))
-            for item in listed[:MAX_LISTED_ERRORS]
-        )
-        more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+def validation_problem(
+    items: Sequence[Mapping[str, Any]], count: int, trace_id: str, skip: int = 0
+) -> Problem:
+    """Return the problem document of errors that pydantic found.
+
+    Args:
+        items: of `errors()`; none when there are too many.
+        count: how many there are.
+        trace_id: of the request.
+        skip: parts of each place that are left out.
+    """
+    found = tuple(
+        FieldError(field=place_of(item["loc"][skip:]), detail=explain(item))
+        for item in items[:MAX_LISTED_ERRORS]
+    )
+    if found:
+        more = f" (and {count - 1} more)" if count > 1 else ""
         detail = f"{found[0].field or 'body'}: {found[0].detail}{more}"
+    else:
+        detail = (
+            f"expected a request as /docs describes it, found {count} errors: correct its layout"
+        )
     return Problem(
         type=TYPE_PREFIX + "invalid-input",
         title="The request can't be used",
@@ -169,27 +198,6 @@ def _validation_problem(error: ValidationError, trace_id: str) -> Problem:
         errors=found,
         trace_id=trace_id,
     )
-
-
-_HINTS: Mapping[str, str] = {
-    "timezone_aware": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
-    "finite_number": "expected a finite number; give null for a missing value",
-    "extra_forbidden": "expected no such field: check its spelling or leave it out",
-    "missing": "expected this field, found none: add it",
-    "json_invalid": "expected JSON",
-    "string_pattern_mismatch": "expected an id of letters, digits and ._:- that begins with a "
-    "letter or digit",
-}
-
-
-def _explain(item: Mapping[str, Any]) -> str:
-    hint = _HINTS.get(str(item["type"]))
-    if item["type"] == "missing":
-        return str(hint)
-    message = str(item["msg"])
-    if item["type"] == "json_invalid":
-        return f"{hint}, found text that does not parse: {message}"
-    return f"{hint or message}, found {shown(item['input'])}"
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:

@@ -147,7 +147,7 @@ async def test_absent_or_read_only_file_is_501(
     ("body", "message"),
     [
         (weights(90, 20), "sum to 100, found 110"),
-        ({"weights": {"1": "x"}}, "valid number"),
+        ({"weights": {"1": "x"}}, "expected a number"),
         ({"weights": {}}, "at least 1 item"),
         (weights(100, 0, raeson="x"), "check its spelling"),
     ],

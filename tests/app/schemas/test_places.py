@@ -29,7 +29,10 @@ def test_shown_is_never_longer_than_the_limit(value: object, limit: int) -> None
 
 def test_short_values_are_shown_whole() -> None:
     assert shown("bar") == "'bar'"
-    assert shown(None) == "None"
+    assert shown(None) == "null"
+    assert shown([True, {"a": b"x"}, 1.5]) == '[true, {"a": "x"}, 1.5]'
+    assert shown(b"\xffbar\n") == r"'\ufffdbar\n'".replace(r"\ufffd", "\ufffd")
+    assert shown(object()) == "a value that is not JSON"
     assert shown("x" * 100, limit=10) == "'xxxxxx..."
 
 
@@ -42,7 +45,7 @@ def test_large_mapping_is_shown_by_its_first_items() -> None:
         def __repr__(self) -> str:
             raise AssertionError("walked whole")
 
-    assert shown({"a" * 60: 1, **dict.fromkeys(range(60), 1), "last": Costly()}).startswith("{'aaa")
+    assert shown({"a" * 60: 1, **dict.fromkeys(range(60), 1), "last": Costly()}).startswith('{"aaa')
 
 
 def test_names_beyond_the_limit_are_counted() -> None:

@@ -16,7 +16,8 @@ def test_valid_machine_has_only_the_warning_of_its_valve_without_sensors() -> No
         Finding(
             "warning",
             "components[1]",
-            "'valve' has no sensor of its own and is diagnosed from its neighbours alone",
+            "'valve' has no sensor of its own and is diagnosed from its neighbours alone: "
+            "add a sensor for a diagnosis of its own",
         ),
     )
     assert equipment.sensor_ids == ("PS1", "TS1", "L1")
@@ -90,7 +91,7 @@ SINGLE_FINDINGS: list[tuple[str, Change, str, str]] = [
         "grade names that repeat",
         lambda data: data["components"][0]["grades"][1].update(name="0"),
         "components[0].grades",
-        "expected grade names to be unique, found ['0', '0']: rename all but one",
+        'expected grade names to be unique, found ["0", "0"]: rename all but one',
     ),
     (
         "dangling source",
@@ -152,31 +153,31 @@ SINGLE_FINDINGS: list[tuple[str, Change, str, str]] = [
         "window no multiple of the grid",
         lambda data: data.update(window_s=60.5),
         "window_s",
-        "expected a whole multiple of grid_s 1, found 60.5",
+        "expected a whole multiple of grid_s 1, found 60.5: round it",
     ),
     (
         "window below a bin",
         lambda data: data.update(window_s=1e-7),
         "window_s",
-        "expected a whole multiple of grid_s 1, found 1e-07",
+        "expected a whole multiple of grid_s 1, found 1e-07: round it",
     ),
     (
         "steps no divisor of the bins",
         lambda data: data.update(steps=7),
         "steps",
-        "expected a divisor of the window's 60 bins, found 7",
+        "expected a divisor of the window's 60 bins, found 7: change steps or window_s",
     ),
     (
         "cycle no multiple of the grid",
         lambda data: data.update(cycle_s=0.5),
         "cycle_s",
-        "expected a whole multiple of grid_s 1, found 0.5",
+        "expected a whole multiple of grid_s 1, found 0.5: round it",
     ),
     (
         "cycle below a microsecond",
         lambda data: data.update(cycle_s=1e-9),
         "cycle_s",
-        "expected a whole multiple of grid_s 1, found 1e-09",
+        "expected a whole multiple of grid_s 1, found 1e-09: round it",
     ),
 ]
 

@@ -19,6 +19,7 @@ from app.serving.fastpath.direct_routes import DirectRoute
 from app.serving.http.auth import Authenticator
 from app.serving.http.batch_stream import BatchStream, Outcomes, limit_of
 from app.serving.http.openapi import answer_of, body_of, problems
+from app.serving.http.problems import Problem
 from app.serving.http.routes.common import (
     EARLIEST,
     LATEST,
@@ -49,8 +50,55 @@ class _HistoryPlace(NamedTuple):
 class HistoryPage(BaseModel):
     """Stored diagnoses of a machine by window end, then by id, both falling."""
 
-    diagnoses: list[Diagnosis]
+    diagnoses: Annotated[list[Diagnosis], Field(description="as they were answered")]
     next_cursor: NextCursor = None
+
+
+class DiagnosisLine(BaseModel):
+    """A line of a batch: the diagnosis of one item."""
+
+    index: Annotated[int, Field(ge=0, description="of the item, from 0")]
+    diagnosis: Annotated[Diagnosis, Field(description="of the item")]
+
+
+class ErrorLine(BaseModel):
+    """A line of a batch: why one item has no diagnosis."""
+
+    index: Annotated[int, Field(ge=0, description="of the item, from 0")]
+    error: Annotated[Problem, Field(description="the problem that a request of its own would get")]
+
+
+class BatchCounts(BaseModel):
+    """How many items of a batch have a diagnosis."""
+
+    items: Annotated[int, Field(ge=0, description="of the request")]
+    diagnosed: Annotated[int, Field(ge=0, description="that have a diagnosis")]
+    failed: Annotated[int, Field(ge=0, description="that have an error")]
+
+
+class SummaryLine(BaseModel):
+    """The last line of a batch; a stream without it was cut off."""
+
+    summary: Annotated[BatchCounts, Field(description="of all items")]
+
+
+_INLINE = {
+    "equipment_id": "hydraulic-rig",
+    "readings": {
+        "start": "2026-01-01T00:00:00Z",
+        "step_s": 1.0,
+        "values": {"PS1": [151.4, 151.2, None], "TS1": [35.6, 35.6, 35.7]},
+    },
+}
+_QUESTIONS = {
+    "last complete window": {"equipment_id": "hydraulic-rig"},
+    "window that ends at a time, with evidence": {
+        "equipment_id": "hydraulic-rig",
+        "at": "2026-01-01T00:01:00Z",
+        "explain": True,
+    },
+    "readings of the request": _INLINE,
+}
 
 
 class DiagnosisService(Protocol):
@@ -94,8 +142,9 @@ def add_diagnosis_routes(
         tags=["diagnoses"],
         summary="Diagnose a machine from its stored readings, or from readings given inline",
         dependencies=[access(authenticator, "diagnose")],
-        openapi_extra=body_of(DiagnosisRequest),
-        responses=answer_of(Diagnosis) | problems(504),
+        openapi_extra=body_of(DiagnosisRequest, examples=_QUESTIONS),
+        responses=answer_of(Diagnosis, description="The diagnosis, which may abstain")
+        | problems(504, s404="The machine is not registered, or the version is not released"),
         response_model=None,
         route_class_override=DirectRoute,
     )
@@ -106,8 +155,17 @@ def add_diagnosis_routes(
         summary="Diagnose many machines; one NDJSON line for each item with its index, "
         "as it is ready, and a summary line",
         dependencies=[access(authenticator, "diagnose")],
-        openapi_extra=body_of(BatchRequest),
-        responses=answer_of(Diagnosis, media_type="application/x-ndjson"),
+        openapi_extra=body_of(
+            BatchRequest,
+            examples={"two machines": {"items": [{"equipment_id": "hydraulic-rig"}, _INLINE]}},
+        ),
+        responses=answer_of(
+            DiagnosisLine,
+            ErrorLine,
+            SummaryLine,
+            media_type="application/x-ndjson",
+            description="One JSON object a line, in order of readiness, the summary last",
+        ),
         response_class=StreamingResponse,
     )
     async def post_batch(request: Request) -> Response:
@@ -120,7 +178,7 @@ def add_diagnosis_routes(
         tags=["diagnoses"],
         summary="A stored diagnosis",
         dependencies=[access(authenticator, "read")],
-        responses=answer_of(Diagnosis),
+        responses=answer_of(Diagnosis) | problems(404),
     )
     async def get_diagnosis(diagnosis_id: str) -> Response:
         if not _DIAGNOSIS_ID.fullmatch(diagnosis_id):

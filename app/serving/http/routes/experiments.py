@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query
 
 from app.core.errors import InputError, UnknownError
 from app.experiments.reading import DEFAULT_ANSWERS, MAX_ANSWERS, ExperimentQuery, read_experiments
-from app.experiments.report import Experiment, Experiments
+from app.experiments.report import Experiment, ExperimentList
 from app.schemas.diagnosis import Version
 from app.schemas.times import AwareTime
 from app.serving.http.auth import Authenticator
@@ -39,7 +39,7 @@ def add_experiment_routes(api: FastAPI, store: Store, authenticator: Authenticat
     # one comparison at a time bounds the replica's memory and the database's work
     alone = asyncio.Lock()
 
-    async def found(query: ExperimentQuery, field: str) -> Experiments:
+    async def found(query: ExperimentQuery, field: str) -> ExperimentList:
         if query.a is not None and query.a == query.b:
             raise InputError(
                 f"expected two versions, found {query.a} twice: compare it with another one", field
@@ -64,7 +64,7 @@ def add_experiment_routes(api: FastAPI, store: Store, authenticator: Authenticat
         start: Start = None,
         end: End = None,
         limit: Limit = DEFAULT_ANSWERS,
-    ) -> Experiments:
+    ) -> ExperimentList:
         return await found(ExperimentQuery(a, b, *checked_interval(start, end), limit), "b")
 
     @api.get(

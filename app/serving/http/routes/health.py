@@ -1,25 +1,35 @@
 """`/health/live`, `/health/ready` and `/metrics`; none of them needs an API key."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Response
-from pydantic import BaseModel, ConfigDict
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.serving.http.routes.common import json_response
 from app.serving.observability.metrics import Metrics
+
+_FROZEN = ConfigDict(frozen=True)
+
+
+class Liveness(BaseModel):
+    """Answer of a replica that runs."""
+
+    status: Annotated[Literal["live"], Field(description="always `live`")]
 
 
 class Readiness(BaseModel):
     """Whether the database, the graph builders and each released version answered a probe."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = _FROZEN
 
-    ready: bool
-    database: bool
-    builders: bool
-    versions: Mapping[str, bool]
-    reasons: tuple[str, ...]
+    ready: Annotated[bool, Field(description="whether diagnoses can be answered now")]
+    database: Annotated[bool, Field(description="whether the database answered")]
+    builders: Annotated[bool, Field(description="whether the graph builders answered")]
+    versions: Annotated[
+        Mapping[str, bool], Field(description="whether each version with weight answered")
+    ]
+    reasons: Annotated[tuple[str, ...], Field(description="what does not answer, and why")]
 
 
 class Status(Protocol):
@@ -40,19 +50,26 @@ def add_health_routes(api: FastAPI, status: Status, replica_metrics: Metrics) ->
 
     @api.head("/health/live", include_in_schema=False)
     @api.get("/health/live", tags=["health"], summary="Whether this replica runs")
-    async def live() -> Response:
-        return json_response(b'{"status":"live"}')
+    async def get_liveness() -> Liveness:
+        return Liveness(status="live")
 
     @api.head("/health/ready", include_in_schema=False)
     @api.get(
-        "/health/ready", tags=["health"], summary="Whether the database and a model really answer"
+        "/health/ready",
+        tags=["health"],
+        summary="Whether the database and a model really answer",
+        responses={503: {"model": Readiness, "description": "Diagnoses can't be answered now"}},
     )
-    async def ready() -> Response:
+    async def get_readiness(response: Response) -> Readiness:
         readiness = await status.readiness()
-        return json_response(readiness.model_dump_json().encode(), 200 if readiness.ready else 503)
+        response.status_code = 200 if readiness.ready else 503
+        return readiness
 
     @api.get(
-        "/metrics", tags=["health"], summary="Metrics of this replica in the Prometheus text format"
+        "/metrics",
+        tags=["health"],
+        summary="Metrics of this replica in the Prometheus text format",
+        response_class=PlainTextResponse,
     )
-    async def metrics() -> Response:
+    async def get_metrics() -> Response:
         return Response(replica_metrics.exposition(), media_type="text/plain; version=0.0.4")

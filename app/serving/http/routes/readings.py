@@ -75,11 +75,14 @@ _BODY: dict[str, Any] = {
                 },
             },
             "application/x-ndjson": {
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "description": "a `Reading` as JSON on each line"},
                 "examples": {"lines": _example("a reading a line", _NDJSON)},
             },
             "text/csv": {
-                "schema": {"type": "string"},
+                "schema": {
+                    "type": "string",
+                    "description": "a header, then a reading on each line",
+                },
                 "examples": {
                     "long": _example(
                         "long: a reading a line",
@@ -154,6 +157,7 @@ def add_reading_routes(api: FastAPI, readings: Readings, authenticator: Authenti
         response_model=IngestAnswer,
         response_model_exclude_none=True,
         responses=problems(415),
+        response_description="Accepted readings are committed; see `rejected` for others",
     )
     async def post_readings(
         request: Request,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from app.checkpoint.manifest import Manifest
 from app.core.errors import InputError
 from app.schemas.diagnosis import Version
+from app.schemas.equipment import Identifier
 from app.schemas.places import shown
 from app.schemas.releases import (
     REPLICA_HEADER,
@@ -42,7 +43,12 @@ from app.serving.http.routes.common import (
 from app.serving.http.routes.health import Status
 from app.serving.http.routes.trainings import TrainingBackend
 
-_ARCHIVES = ("application/x-tar", "application/gzip", "application/zstd")
+_ARCHIVES = (
+    "application/octet-stream",
+    "application/x-tar",
+    "application/gzip",
+    "application/zstd",
+)
 _BINARY = {"type": "string", "format": "binary"}
 _UPLOAD = """The body is a tar archive, plain or compressed with gzip or zstd, of exactly the files
 that the checkpoint's manifest states, without directories, as `tar -C CHECKPOINT -c .` makes it.
@@ -178,8 +184,15 @@ def add_release_routes(
         response_model=TrafficReport,
         response_model_exclude_unset=True,
     )
-    async def traffic(
-        response: Response, equipment_id: Annotated[str | None, Query(max_length=64)] = None
+    async def get_traffic(
+        response: Response,
+        equipment_id: Annotated[
+            Identifier | None,
+            Query(
+                description="a machine, registered or not: the choice depends on its id and the "
+                "weights alone"
+            ),
+        ] = None,
     ) -> Mapping[str, Any]:
         response.headers[REPLICA_HEADER] = replica_name
         return status.traffic_report(equipment_id)

@@ -132,7 +132,7 @@ async def test_inline_topology_without_readings_is_a_problem(client: httpx.Async
     assert (answer.status_code, answer.json()["field"]) == (422, "readings")
 
 
-async def test_machine_of_another_design_says_that_its_sensors_are_not_known(
+async def test_machine_of_another_design_says_which_designs_were_trained(
     client: httpx.AsyncClient,
 ):
     topology = rig_equipment().model_dump(mode="json") | {
@@ -144,7 +144,10 @@ async def test_machine_of_another_design_says_that_its_sensors_are_not_known(
     )
     body = answer.json()
     assert (answer.status_code, body["status"]) == (200, "insufficient_evidence")
-    assert "trained on for design 'press'" in body["reasons"][0]
+    (reason,) = body["reasons"]
+    assert reason.startswith(
+        "version 1 was not trained for design 'press'; trained designs: hydraulic-rig: train"
+    )
     assert all(item["condition"] is None for item in body["components"])
 
 

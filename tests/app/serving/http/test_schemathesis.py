@@ -1,0 +1,62 @@
+"""Requests that schemathesis makes from the OpenAPI document: answers are as it says.
+
+All checks of schemathesis run, also those that follow an answer to further requests. The short form
+is part of the suite. The long form, `make schemathesis`, makes 10,000 requests or more.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from app.serving.http.app import build_api
+from app.serving.ingress.deployment import Service
+from app.store.keys import SCOPES
+from app.store.store import Store
+
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "3"))
+LONGEST_S = 60 + 30 * EXAMPLES
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
+
+
+@pytest.fixture
+async def address(service: Service) -> AsyncIterator[str]:
+    """Address of the interface on a port of its own."""
+    config = uvicorn.Config(build_api(service), port=0, lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await serving
+
+
+async def test_answers_are_as_the_document_says(address: str, store: Store, tmp_path: Path):
+    key = (await store.create_key("schemathesis", SCOPES)).secret
+    command = [
+        *(Path(sys.executable).with_name("st"), "--config-file", CONFIG),
+        *("run", f"{address}/openapi.json", "--url", address, "--checks", "all"),
+        *("--max-examples", EXAMPLES, "--seed", 1, "--continue-on-failure", "--no-shrink"),
+    ]
+    environment = os.environ | {"SCHEMATHESIS_KEY": key, "SCHEMATHESIS_HOOKS": str(HOOKS)}
+    running = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        env=environment,
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(LONGEST_S):
+        output = (await running.communicate())[0].decode().replace(key, "KEY")
+    print(output)
+    assert running.returncode == 0, output
+    (generated,) = re.findall(r"([\d,]+) generated", output)
+    assert int(generated.replace(",", "")) >= 500 + 50 * EXAMPLES
