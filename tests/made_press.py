@@ -1,12 +1,14 @@
 """A made-up press with two hours of readings and labels: `python -m tests.made_press DIRECTORY`.
 
-It writes `press.yaml`, `readings.csv` (long: one line a reading) and `labels.csv` (lines of
-`start,end,component,health`). Nothing of it is shipped. Every labelled component wears and is
-repaired several times, each at a period of its own, so that a split by time trains on what it holds
-out. The readings follow the wear: pressure falls with the pump, the stroke slows with the cylinder,
-the filter's pressure difference rises, the oil warms with the cooler.
+The tutorial of an own machine uses it. It writes `press.yaml`, `readings.csv` (long: one line a
+reading) and `labels.csv` (lines of `start,end,component,health`). Nothing of it is shipped. Every
+labelled component wears and is repaired several times, each at a period of its own, so that a split
+by time trains on what it holds out. The readings follow the wear: pressure falls with the pump, the
+stroke slows with the cylinder, the filter's pressure difference rises, the oil warms with the
+cooler.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 EQUIPMENT_ID = "press-7"
+END = datetime(2025, 1, 1, 2, tzinfo=UTC)
+"""End of the readings: fixed, so that the tutorial can name a time."""
 READINGS_S = 7_200
 LABEL_S = 240
 """Seconds of one label: four windows."""
@@ -68,12 +72,14 @@ PERIODS = {"pump": 5, "cylinder": 3, "filter": 4, "cooler": 7}
 """Labels from one repair of a component to the next."""
 
 
-def write(directory: Path, end: datetime) -> None:
-    """Write the three files; the readings end before `end`, rounded down to a minute."""
+def write(directory: Path) -> None:
+    """Write the three files."""
     directory.mkdir(parents=True, exist_ok=True)
-    start = end.replace(second=0, microsecond=0) - timedelta(seconds=READINGS_S)
+    start = END - timedelta(seconds=READINGS_S)
     (directory / "press.yaml").write_text(TOPOLOGY, encoding="utf-8")
-    times = [f"{start + timedelta(seconds=second):%Y-%m-%dT%H:%M:%SZ}" for second in range(7_200)]
+    times = [
+        f"{start + timedelta(seconds=second):%Y-%m-%dT%H:%M:%SZ}" for second in range(READINGS_S)
+    ]
     lines = ["equipment_id,sensor_id,time,value"]
     for sensor_id, values_N in readings().items():
         lines += [
@@ -123,10 +129,15 @@ def readings() -> dict[str, NDArray[np.float64]]:
     }
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.made_press", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    return parser
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Write the files into the directory that is named, up to now."""
-    (directory,) = arguments
-    write(Path(directory), datetime.now(UTC))
+    """Write the files into the directory that is named."""
+    write(_parser().parse_args(arguments).directory)
     return 0
 
 

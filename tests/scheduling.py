@@ -11,6 +11,7 @@ SYSTEM = (
     "tests/test_end_to_end.py",
     "tests/test_hydraulic.py",
     "tests/test_release.py",
+    "tests/test_own_machine.py",
     "tests/test_front_proxy.py",
     "tests/test_stop.py",
 )

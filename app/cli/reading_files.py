@@ -6,6 +6,7 @@ is converted as a whole by pyarrow; a part with a bad line is read again line by
 rejected line has its reason.
 """
 
+import contextlib
 import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from app.cli.reading_parts import Encoded, Part, Rejected, Rejects, encoded
 from app.core.errors import InputError
+from app.schemas.reading_csv import MISSING, number_in
 from app.store.readings import Readings
 
 LONG = ("sensor_id", "time", "value")
@@ -79,7 +81,7 @@ class ReadingFile:
         except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise InputError(
                 f"expected a CSV file with a header, or a Parquet file, at '{path}', found none "
-                "that can be read",
+                "that can be read: decompress it, or save it as CSV in UTF-8",
                 str(path),
             ) from error
         self._used = [name for name in self._columns if name not in ignored]
@@ -92,13 +94,26 @@ class ReadingFile:
             self._first = file.tell()
         text = line.decode("utf-8-sig").strip()
         self._delimiter = max(_DELIMITERS, key=text.count)
-        return [name.strip() for name in next(csv.reader([text], delimiter=self._delimiter), [])]
+        cells = next(csv.reader([text], delimiter=self._delimiter), [])
+        given = [name.strip() for name in cells]
+        names = [_CANONICAL.get(name.lower(), name) for name in given]
+        # a sensor may have the name of a column of long files
+        is_long = set(LONG) <= set(names)
+        return [
+            name if is_long or name in (EQUIPMENT, TIME) else old
+            for name, old in zip(names, given, strict=True)
+        ]
 
     def _check_columns(self, ignored: Sequence[str]) -> None:
         where = self.path.name
         absent = [name for name in ignored if name not in self._columns]
         if absent:
             raise InputError(f"{where}: expected the ignored columns, found no {', '.join(absent)}")
+        if twice := sorted({name for name in self._used if self._used.count(name) > 1}):
+            raise InputError(
+                f"{where}: expected each column once, found {', '.join(twice)} twice: "
+                "leave one of them out of the file"
+            )
         if TIME not in self._used:
             raise InputError(
                 f"{where}: expected the columns equipment_id, sensor_id, time, value, or time and "
@@ -151,15 +166,21 @@ class ReadingFile:
             name: _TIMESTAMP if name == TIME else pa.string() if name in _TEXT else pa.float64()
             for name in self._used
         }
-        try:
-            table = pa.csv.read_csv(
-                pa.BufferReader(data),
-                pa.csv.ReadOptions(column_names=self._columns, block_size=2 * len(data)),
-                pa.csv.ParseOptions(delimiter=self._delimiter, ignore_empty_lines=False),
-                pa.csv.ConvertOptions(column_types=kinds, include_columns=self._used),
-            )
-        except pa.ArrowInvalid:
-            table = None
+        table = None
+        for point in "." if self._delimiter == "," else ".,":
+            with contextlib.suppress(pa.ArrowInvalid):
+                table = pa.csv.read_csv(
+                    pa.BufferReader(data),
+                    pa.csv.ReadOptions(column_names=self._columns, block_size=2 * len(data)),
+                    pa.csv.ParseOptions(delimiter=self._delimiter, ignore_empty_lines=False),
+                    pa.csv.ConvertOptions(
+                        column_types=kinds,
+                        include_columns=self._used,
+                        null_values=_MISSING,
+                        decimal_point=point,
+                    ),
+                )
+                break
         if table is None or len(table) != lines or table[TIME].null_count:
             self._read_lines(part, data, first)
             return
@@ -210,7 +231,24 @@ class ReadingFile:
         if len(cells) != len(self._columns):
             raise ValueError(f"expected {len(self._columns)} columns, found {len(cells)}")
         found = dict(zip(self._columns, map(str.strip, cells), strict=True))
-        return [_converted(name, found[name], self._is_long) for name in self._used]
+        return [self._converted(name, found[name]) for name in self._used]
+
+    def _converted(self, name: str, text: str) -> Any:
+        """Return the value of a cell.
+
+        Raises:
+            ValueError: it has none; the message is the reason.
+        """
+        if name in _TEXT:
+            return text
+        if name == TIME:
+            return _time_of(text)
+        if not self._is_long and text.lower() in MISSING:
+            return math.nan
+        try:
+            return number_in(text, self._delimiter)
+        except ValueError as error:
+            raise ValueError(f"expected a number in column {name}, found '{text}'") from error
 
     def _parquet_parts(self, position: int) -> Iterator[Part]:
         width = 1 if self._is_long else max(1, len(self._used) - 1)
@@ -330,29 +368,23 @@ class ReadingFile:
 
 
 _TEXT = (EQUIPMENT, "sensor_id")
+_CANONICAL = {name: name for name in (*LONG, EQUIPMENT)} | {"timestamp": TIME}
+_MISSING = sorted({form for each in MISSING for form in (each, each.upper(), each.title(), "NaN")})
+"""Of these forms of missing values; a part with others is read line by line."""
 
 
-def _converted(name: str, text: str, is_long: bool) -> Any:
-    """Return the value of a cell.
+def _time_of(text: str) -> datetime:
+    """Return the time in a cell.
 
     Raises:
         ValueError: it has none; the message is the reason.
     """
-    if name in _TEXT:
-        return text
-    if name == TIME:
-        try:
-            time = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise ValueError(
-                f"expected an ISO 8601 time such as 2025-01-01T00:00:00Z, found '{text}'"
-            ) from error
-        if time.tzinfo is None:
-            raise ValueError(f"expected a time with its zone, found '{text}': add Z for UTC")
-        return time.astimezone(UTC)
-    if not text and not is_long:
-        return math.nan
     try:
-        return float(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"expected a number in column {name}, found '{text}'") from error
+        raise ValueError(
+            f"expected an ISO 8601 time such as 2025-01-01T00:00:00Z, found '{text}'"
+        ) from error
+    if time.tzinfo is None:
+        raise ValueError(f"expected a time with its zone, found '{text}': add Z for UTC")
+    return time.astimezone(UTC)

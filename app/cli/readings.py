@@ -206,8 +206,13 @@ def import_readings(
             f"{total.conflicts} conflicts, {total.rejected} rejected, in {seconds:.1f} s"
         )
     if total.rejected:
-        typer.echo("rejected rows are in FILE.rejected.csv", err=True)
+        written = [f"'{path}'" for path in map(_rejected_path, files) if path.exists()]
+        typer.echo(f"rejected rows and their reasons are in {', '.join(written)}", err=True)
         raise typer.Exit(FAILED)
+
+
+def _rejected_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rejected.csv")
 
 
 def _source(path: Path, target: str) -> str:
@@ -241,7 +246,7 @@ class Import:
     ) -> None:
         self._path, self._equipment_id, self._ignored = path, equipment_id, ignored
         self._state_path = path.with_name(f"{path.name}.import.json")
-        self._rejected_path = path.with_name(f"{path.name}.rejected.csv")
+        self._rejected_path = _rejected_path(path)
         self._state = self._read_state(source)
 
     def _read_state(self, source: str) -> State:

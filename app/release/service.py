@@ -36,7 +36,7 @@ from app.release.trainings import Trainings
 from app.release.view import differing_applications
 from app.schemas.releases import PromoteOrder, ReleaseAnswer, UploadAnswer
 from app.serving.http.routes.releases import ReleaseRequest
-from app.serving.observability.dashboard import dashboard_of_cluster
+from app.serving.observability.dashboard import address_of_cluster, dashboard_of_cluster
 from app.store.releases import ReleaseEvent
 from app.store.store import Store
 
@@ -67,13 +67,20 @@ class ReleaseService:
         settings: Name the file and the cache.
         store: Holds the history; used from the event loop of the requests.
         dashboard: Returns the address of Ray's dashboard; may block.
+        cluster: Returns the address of the cluster.
     """
 
-    def __init__(self, settings: Settings, store: Store, dashboard: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        dashboard: Callable[[], str],
+        cluster: Callable[[], str] = address_of_cluster,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._dashboard = dashboard
-        self.trainings = Trainings(settings, dashboard)
+        self.trainings = Trainings(settings, dashboard, cluster)
         self._running: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
         self._alias_tasks: set[asyncio.Task[None]] = set()
         self._uploading = asyncio.Lock()

@@ -46,11 +46,15 @@ class Trainings:
     Args:
         settings: name the directory of the checkpoints, which all nodes share.
         dashboard: returns the address of Ray's dashboard; may block.
+        cluster: returns the address of the cluster.
     """
 
-    def __init__(self, settings: Settings, dashboard: Callable[[], str]) -> None:
+    def __init__(
+        self, settings: Settings, dashboard: Callable[[], str], cluster: Callable[[], str]
+    ) -> None:
         self._settings = settings
         self._dashboard = dashboard
+        self._cluster = cluster
 
     async def start(self, actor: str, request: TrainingRequest) -> Training:
         """Submit a training.
@@ -78,7 +82,7 @@ class Trainings:
                 )
             await jobs.submit(
                 training_id,
-                entrypoint(training_id, request, self._directory),
+                entrypoint(training_id, request, self._directory, self._cluster()),
                 {
                     "HYDRAULIC_VAR_DIR": str(self._settings.var_dir.resolve()),
                     "PYTHONUNBUFFERED": "1",
@@ -174,13 +178,15 @@ class Trainings:
         return str(found["version"])
 
 
-def entrypoint(training_id: str, request: TrainingRequest, directory: Path) -> str:
+def entrypoint(training_id: str, request: TrainingRequest, directory: Path, cluster: str) -> str:
     """Return the command line of a job: it trains, then registers the checkpoint.
 
     Args:
         training_id: names the checkpoint.
         request: validated; its values are quoted.
         directory: of checkpoints.
+        cluster: its address. Ray itself would give a job the address of the newest cluster of the
+            node, such as that of a training which `hydraulic train start` runs there meanwhile.
     """
     out = directory / training_id
     train = ["-m", "app.cli.main", "train", "start"]
@@ -196,7 +202,7 @@ def entrypoint(training_id: str, request: TrainingRequest, directory: Path) -> s
         train += [f"--{name.replace('_', '-')}", str(value)]
     result = str(_result(directory, training_id))
     register = ["-m", "app.release.registration", str(out), "--result", result]
-    return f"{_command(train)} && {_command(register)}"
+    return f"RAY_ADDRESS={shlex.quote(cluster)} {_command(train)} && {_command(register)}"
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -211,16 +211,24 @@ class CsvLayout:
 
     def _number(self, cell: str) -> float:
         """Return the value of a cell, NaN when it is no finite float32."""
-        if self.delimiter != "," and cell.count(",") == 1 and "." not in cell:
-            cell = cell.replace(",", ".")
         try:
-            value = float(cell)
+            value = number_in(cell, self.delimiter)
         except ValueError:
             return math.nan
-        # Python also reads 1_0 and digits of other scripts
-        return (
-            value if abs(value) <= FLOAT32_MAX and "_" not in cell and cell.isascii() else math.nan
-        )
+        return value if abs(value) <= FLOAT32_MAX else math.nan
+
+
+def number_in(cell: str, delimiter: str) -> float:
+    """Return the number in a cell; it may have a decimal comma unless commas delimit cells.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if delimiter != "," and cell.count(",") == 1 and "." not in cell:
+        cell = cell.replace(",", ".")
+    if "_" in cell or not cell.isascii():  # Python also reads 1_0 and digits of other scripts
+        raise ValueError(cell)
+    return float(cell)
 
 
 def _header_cells(header: str) -> tuple[str, list[str]]:

@@ -93,7 +93,7 @@ def format_of(content_type: str, body: bytes) -> Format:
     first, _, rest = start.partition(b"\n")
     try:
         json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "json"
     return "ndjson" if rest.strip() else "json"
 

@@ -15,7 +15,7 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Reason = Annotated[
     str,
-    StringConstraints(max_length=500),
+    StringConstraints(max_length=500, pattern=r"^[^\x00]*$"),
     Field(description="why; recorded in the history of releases"),
 ]
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -185,11 +185,10 @@ async def test_one_machine_with_csv_labels_is_split_by_time_and_everything_says_
     without_ray: None,
 ) -> None:
     monkeypatch.setenv("HYDRAULIC_VAR_DIR", str(tmp_path / "var"))
-    end = datetime(2026, 1, 1, 2, tzinfo=UTC)
-    made_press.write(tmp_path, end)
+    made_press.write(tmp_path)
     equipment = read_equipment((tmp_path / "press.yaml").read_bytes(), "press.yaml")
     await store.put_equipment(equipment)
-    start_us = (end - timedelta(hours=2) - EPOCH) // MICROSECOND
+    start_us = (made_press.END - timedelta(hours=2) - EPOCH) // MICROSECOND
     times_us = start_us + 1_000_000 * np.arange(made_press.READINGS_S)
     for sensor_id, values_N in made_press.readings().items():
         sensors = [sensor_id] * len(times_us)

@@ -33,7 +33,12 @@ where key_id = $1::integer
 returning key_id;
 
 -- name: retire_key
--- Revoke the key of a name from some seconds on, unless it is revoked.
+-- Revoke the key of a name from some seconds on, and by then its older secrets that overlap.
+with older as (
+    update api_keys
+    set revoked_at = least(revoked_at, now() + $2::double precision * interval '1 second')
+    where name = $1::text and revoked_at > now()
+)
 update api_keys set revoked_at = now() + $2::double precision * interval '1 second'
 where name = $1::text and revoked_at is null
 returning scopes, expires_at;

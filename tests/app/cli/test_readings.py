@@ -143,6 +143,26 @@ def test_rejected_rows_have_their_numbers_and_reasons_and_lose_no_good_one(
     assert len((tmp_path / "readings.csv.rejected.csv").read_text().splitlines()) == 9
 
 
+@pytest.mark.parametrize("bad", ["", "2025-01-01T00:00:03Z;1_0;1\n"])
+def test_numbers_names_and_missing_values_are_those_of_the_http_interface(
+    run: Import, dsn: str, tmp_path: Path, bad: str
+):
+    path = tmp_path / "wide.csv"
+    lines = "2025-01-01T00:00:00Z;1,5;NA\n2025-01-01T00:00:01Z;2,5;null\n"
+    path.write_text(f"Timestamp;P0;P1\n{lines}{bad}")
+    done = run(path, "--equipment", "bench-press")
+    assert counts_of(done) == (2, 0, 0, 1 if bad else 0)
+    assert stored(dsn)[0, :2].tolist() == [1.5, 2.5]
+    assert (str(path) + ".rejected.csv" in done.err) == bool(bad)
+
+
+def test_column_that_a_file_has_twice_is_named(run: Import, tmp_path: Path):
+    path = tmp_path / "wide.csv"
+    path.write_text("time,P0,P0\n2025-01-01T00:00:00Z,1,2\n")
+    done = run(path, "--equipment", "bench-press")
+    assert (done.status, "found P0 twice" in done.err) == (1, True)
+
+
 def test_rejected_rows_of_whole_parts_have_their_numbers(run: Import, tmp_path: Path):
     path = tmp_path / "readings.parquet"
     times = pa.array([datetime(2025, 1, 1, tzinfo=UTC)] * 3, pa.timestamp("ms", "UTC"))

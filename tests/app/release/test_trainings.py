@@ -35,7 +35,8 @@ def release_service(store: Store, cluster: FakeCluster, tmp_path: Path) -> Itera
         api_key=SecretStr("k" * 32),
     )
     with serving(cluster) as port:
-        yield ReleaseService(settings, store, lambda: f"http://127.0.0.1:{port}")
+        address = f"http://127.0.0.1:{port}"
+        yield ReleaseService(settings, store, lambda: address, lambda: "10.0.0.1:6379")
 
 
 async def started(client: httpx.AsyncClient, order: dict[str, Any] = ORDER) -> str:
@@ -58,7 +59,8 @@ async def test_training_is_a_job_with_the_arguments_of_the_request_and_no_secret
         "env_vars": {"HYDRAULIC_VAR_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     }
     assert "secret-word" not in json.dumps(job)
-    words = shlex.split(job["entrypoint"])
+    address, *words = shlex.split(job["entrypoint"])
+    assert address == "RAY_ADDRESS=10.0.0.1:6379"
     place = words.index("&&")
     train, register = words[:place], words[place + 1 :]
     assert train[:5] == [sys.executable, "-m", "app.cli.main", "train", "start"]

@@ -56,6 +56,11 @@ def test_type_of_no_readings_names_those_that_are_read():
         format_of("image/png", b"x")
 
 
+def test_objects_nested_too_deep_are_refused_without_a_content_type():
+    with pytest.raises(ReadingError, match="does not parse"):
+        rows_of('{"a":' * 100_000)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_long_csv_has_any_delimiter_order_case_and_line_end(delimiter: str, end: str):
