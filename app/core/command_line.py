@@ -6,7 +6,7 @@ line on standard error.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ def whole_number(least: int, most: int) -> Callable[[str | int], int]:
     return parse
 
 
-def split_commas(given: list[str] | None) -> list[str]:
+def split_commas(given: Sequence[str] | None) -> list[str]:
     """Return the values of an option that may be repeated or hold values with commas between."""
     return [part for each in given or [] for part in each.split(",") if part]
 
