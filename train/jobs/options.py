@@ -173,7 +173,7 @@ def words_of(*groups: Any) -> list[str]:
             if value is True:
                 words.append(option_name(each.name))
             else:
-                text = ",".join(value) if isinstance(value, (list, tuple)) else str(value)
+                text = ",".join(value) if isinstance(value, list) else str(value)
                 words += [option_name(each.name), text]
     return words
 
@@ -194,7 +194,7 @@ def config_of(options: Any, **fixed: object) -> TrainConfig:
         InputError: the config refuses a value.
     """
     given: Mapping[str, Any] = {
-        name: split_commas(value) if isinstance(value, (list, tuple)) else value
+        name: split_commas(value) if isinstance(value, list | tuple) else value
         for name, value in asdict(options).items()
         if name in TrainConfig.model_fields and value not in (None, [], ())
     }
