@@ -6,7 +6,7 @@ Invariant: labels of one component do not overlap, so a label says one thing of 
 
 import bisect
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
