@@ -1,6 +1,7 @@
 """`hydraulic diagnose`: asks the running service about a machine and prints the answer."""
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -96,7 +97,13 @@ def service_client(settings: Settings, url: str | None) -> httpx.Client:
 
 
 def sent(
-    client: httpx.Client, method: str, path: str, *, attempts: int = 1, **request: Any
+    client: httpx.Client,
+    method: str,
+    path: str,
+    *,
+    attempts: int = 1,
+    is_answer: Callable[[httpx.Response], bool] = lambda _: False,
+    **request: Any,
 ) -> httpx.Response:
     """Send a request and return its answer.
 
@@ -105,6 +112,7 @@ def sent(
         method: of the request.
         path: of the request.
         attempts: how often to send it while the service is busy.
+        is_answer: whether to return also this response, whose status is not a success.
         request: further arguments of httpx.
 
     Raises:
@@ -118,11 +126,11 @@ def sent(
             f"expected the service at {client.base_url}, found none that answers: start it with "
             "`make run`, give --url, or see `hydraulic doctor`"
         ) from error
-    if answer.is_success:
+    if answer.is_success or is_answer(answer):
         return answer
     if attempts > 1 and answer.status_code in BUSY:
         time.sleep(float(answer.headers.get("retry-after", PAUSE_S)))
-        return sent(client, method, path, attempts=attempts - 1, **request)
+        return sent(client, method, path, attempts=attempts - 1, is_answer=is_answer, **request)
     try:
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):

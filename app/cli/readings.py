@@ -8,14 +8,13 @@ as duplicates.
 import asyncio
 import csv
 import hashlib
-import io
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 import httpx
@@ -27,8 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.cli.diagnose import sent, service_client
-from app.cli.reading_files import ReadingFile
-from app.cli.reading_parts import Part, Rejected
+from app.cli.reading_files import Part, ReadingFile, Rejected
 from app.core.command_line import FAILED, AsJson, Dsn, command_group, reported, split_commas
 from app.core.errors import InputError, UnknownError
 from app.core.settings import Settings
@@ -37,7 +35,9 @@ from app.store.store import Store, open_store
 
 commands = command_group("Import files of readings.")
 ATTEMPTS = 10
-"""How often a part is posted while the service is busy."""
+"""How often a body is posted while the service is busy."""
+MAX_POSTED = 100_000
+"""Most readings of a body, so that it stays below the limit of bytes."""
 
 
 class Counts(BaseModel):
@@ -73,13 +73,29 @@ class State(BaseModel):
     counts: Counts = Counts()
 
 
+class Written(NamedTuple):
+    """What became of readings that were written.
+
+    Args:
+        counts: of all.
+        refused: position over all readings, and reason, of those that the service rejected and
+            lists.
+    """
+
+    counts: Counts
+    refused: list[tuple[int, str]]
+
+
+NOTHING = Written(Counts(), [])
+
+
 class Target(Protocol):
     """Where readings are written."""
 
     async def sensors_of(self, equipment_id: str) -> frozenset[str] | None:
         """Return the sensors of a registered machine, None for one that is not registered."""
 
-    async def write(self, readings: Sequence[Readings]) -> Counts:
+    async def write(self, readings: Sequence[Readings]) -> Written:
         """Write readings; when it returns, they are committed."""
 
 
@@ -94,12 +110,13 @@ class StoreTarget:
         record = await self._store.get_equipment(equipment_id)
         return None if record is None else frozenset(record.equipment.sensor_ids)
 
-    async def write(self, readings: Sequence[Readings]) -> Counts:
+    async def write(self, readings: Sequence[Readings]) -> Written:
         """See `Target`."""
         done = await self._store.ingest_many(readings)
-        return Counts(
+        counts = Counts(
             accepted=done.accepted, duplicates=done.duplicates, conflicts=len(done.conflicts)
         )
+        return Written(counts, [])
 
 
 class ServiceTarget:
@@ -120,32 +137,49 @@ class ServiceTarget:
             for sensor in component["sensors"]
         )
 
-    async def write(self, readings: Sequence[Readings]) -> Counts:
+    async def write(self, readings: Sequence[Readings]) -> Written:
         """See `Target`."""
-        body = await asyncio.to_thread(_ndjson, readings)
-        answer = await asyncio.to_thread(
-            sent,
+        lines = await asyncio.to_thread(_ndjson, readings)
+        counts, refused = Counts(), []
+        for first in range(0, len(lines), MAX_POSTED):
+            body = b"\n".join(lines[first : first + MAX_POSTED])
+            found = await asyncio.to_thread(self._post, body)
+            rejected = found["rejected"]
+            refused += [(first + each["line"] - 1, each["reason"]) for each in rejected]
+            counts = counts.plus(
+                Counts(
+                    accepted=found["accepted"],
+                    duplicates=found["duplicates"],
+                    conflicts=found.get("conflicts", 0),
+                    rejected=found.get("rejected_count") or len(rejected),
+                )
+            )
+        return Written(counts, refused)
+
+    def _post(self, body: bytes) -> dict[str, Any]:
+        answer = sent(
             self._client,
             "POST",
             "/v1/readings",
             attempts=ATTEMPTS,
+            is_answer=_rejects_all,
             content=body,
             headers={"content-type": "application/x-ndjson"},
         )
-        found = answer.json()
-        return Counts(
-            accepted=found["accepted"],
-            duplicates=found["duplicates"],
-            conflicts=found.get("conflicts", 0),
-            rejected=len(found["rejected"]),
-        )
+        found: dict[str, Any] = answer.json()
+        return found
 
 
-def _ndjson(readings: Sequence[Readings]) -> bytes:
-    body = io.BytesIO()
+def _rejects_all(answer: httpx.Response) -> bool:
+    # a problem that also has the fields of an answer
+    return answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY and "rejected" in answer.json()
+
+
+def _ndjson(readings: Sequence[Readings]) -> list[bytes]:
+    lines = []
     for block in readings:
         times = np.asarray(block.times_us, "datetime64[us]")
-        values = np.asarray(block.values)
+        values = np.asarray(block.values).tolist()
         for sensor_id, at, value in zip(
             block.sensor_ids, np.datetime_as_string(times, timezone="UTC"), values, strict=True
         ):
@@ -153,10 +187,10 @@ def _ndjson(readings: Sequence[Readings]) -> bytes:
                 "equipment_id": block.equipment_id,
                 "sensor_id": sensor_id,
                 "time": at,
-                "value": float(value),
+                "value": value,
             }
-            body.write(orjson.dumps(line) + b"\n")
-    return body.getvalue()
+            lines.append(orjson.dumps(line))
+    return lines
 
 
 @commands.command(
@@ -183,9 +217,10 @@ def import_readings(
     """Import readings of any number; after any end the same command goes on.
 
     Long files have the columns equipment_id, sensor_id, time and value; wide files have time and a
-    column for each sensor, with --equipment. Times have their zone. Readings that are stored
-    already count as duplicates. Rejected rows are written to FILE.rejected.csv with their reasons,
-    and make the exit status 1.
+    column for each sensor. --equipment replaces the column equipment_id. Times have their zone.
+    Readings that are stored already count as duplicates, those of a sensor and time with another
+    value as conflicts. Rejected rows are written to FILE.rejected.csv with their reasons, and make
+    the exit status 1.
     """
     settings = Settings().at(dsn)
     total = Counts()
@@ -289,8 +324,8 @@ class Import:
                 while part is not None:
                     # the next part is read while this one is written
                     reading = asyncio.create_task(asyncio.to_thread(_next, parts))
-                    counts = await target.write(part.readings) if part.readings else Counts()
-                    self._commit(part, counts)
+                    done = await target.write(part.readings) if part.count else NOTHING
+                    self._commit(part, done)
                     written += part.count
                     rate = written / (time.monotonic() - started)
                     progress.update(task, completed=part.position, rate=f"{rate:,.0f} readings/s")
@@ -305,18 +340,26 @@ class Import:
             if not self._state.rejected_bytes:
                 self._rejected_path.unlink()
 
-    def _commit(self, part: Part, counts: Counts) -> None:
+    def _commit(self, part: Part, written: Written) -> None:
         """Record that a part is written, first its rejected rows."""
         state = self._state
+        rejected = len(part.rejected) + written.counts.rejected
+        rows = part.rows
+        for position, reason in written.refused:
+            part.reject(rows[position], reason)
+        if unlisted := written.counts.rejected - len(written.refused):
+            part.rejected[Rejected(part.row, f"{unlisted} more rows up to this one", "")] = None
         if part.rejected:
-            with self._rejected_path.open("a", newline="", encoding="utf-8") as file:
+            with self._rejected_path.open(
+                "a", newline="", encoding="utf-8", errors="surrogateescape"
+            ) as file:
                 writer = csv.writer(file)
                 if not state.rejected_bytes:
                     writer.writerow(Rejected._fields)
                 writer.writerows(sorted(part.rejected))
                 state.rejected_bytes = file.tell()
         state.position, state.row = part.position, part.row
-        state.counts = state.counts.plus(counts).plus(Counts(rejected=len(part.rejected)))
+        state.counts = state.counts.plus(written.counts.model_copy(update={"rejected": rejected}))
         fresh = self._state_path.with_name(f".{self._state_path.name}")
         fresh.write_text(state.model_dump_json())
         fresh.replace(self._state_path)

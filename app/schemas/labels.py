@@ -6,20 +6,18 @@ Invariant: labels of one component do not overlap, so a label says one thing of 
 
 import bisect
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from app.schemas.equipment import Equipment, Identifier
 from app.schemas.places import shown, some_of
-from app.schemas.times import AwareTime
+from app.schemas.times import EARLIEST, LATEST, AwareTime
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 MAX_LISTED_REJECTED = 1_000
 VALUES = ("grade", "health", "rul_h", "run_to_failure")
 """Of these a label has exactly one."""

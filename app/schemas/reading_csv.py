@@ -4,18 +4,21 @@
 line by line.
 """
 
+import contextlib
 import csv
 import io
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import ReadingError
 from app.schemas.equipment import MAX_SENSORS
+from app.schemas.places import some_of
 from app.schemas.reading_rows import (
     COLUMNS,
     EXPECTED_ID,
@@ -37,6 +40,16 @@ MISSING = frozenset({"", "nan", "na", "null"})
 _TIME = TypeAdapter[datetime](AwareTime)
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 """What `csv_lines` makes of bytes that are not UTF-8."""
+
+
+class Words(NamedTuple):
+    """How messages name the options of the machine and of the columns that are left out."""
+
+    equipment: str
+    ignore: str
+
+
+PARAMETERS = Words("the parameter equipment_id", "the parameter ignore_columns")
 
 
 def csv_lines(file: io.BytesIO | io.BufferedReader) -> Iterable[str]:
@@ -71,9 +84,13 @@ class CsvLayout:
 
     @classmethod
     def of(
-        cls, header: str, equipment_id: str | None = None, ignore: Collection[str] = ()
+        cls,
+        header: str | tuple[str, ...],
+        equipment_id: str | None = None,
+        ignore: Collection[str] = (),
+        words: Words = PARAMETERS,
     ) -> "CsvLayout":
-        """Read a header.
+        """Read a header: a line, or the names of columns.
 
         The names equipment_id, sensor_id, time (or timestamp) and value may have any case and
         order. A header with sensor_id or value is of a long file; in any other every column beside
@@ -82,7 +99,7 @@ class CsvLayout:
         Raises:
             ReadingError: the header can't be used; the message names the column.
         """
-        delimiter, names = _header_cells(header)
+        delimiter, names = _header_cells(header) if isinstance(header, str) else (",", header)
         places: dict[str, int] = {}
         others: list[tuple[int, str]] = []
         for index, name in enumerate(names):
@@ -101,17 +118,18 @@ class CsvLayout:
             needed = ("equipment_id", *needed)
         for name in needed:
             if name not in places:
-                more = " (or the parameter equipment_id)" if name == "equipment_id" else ""
+                more = f" (or {words.equipment})" if name == "equipment_id" else ""
+                found = header if isinstance(header, str) else ", ".join(header)
                 raise _header_error(
-                    f"no column '{name}' in {shown_value(header)}", f"add it as a column{more}"
+                    f"no column '{name}' in {shown_value(found)}", f"add it as a column{more}"
                 )
         if is_long and others:
             raise _header_error(
                 f"column {shown_value(others[0][1])}",
-                "leave it out, or name it in the parameter ignore_columns",
+                f"leave it out, or name it in {words.ignore}",
             )
         if not is_long:
-            _check_sensor_columns(others)
+            _check_sensor_columns(others, words)
         return cls(
             delimiter,
             len(names),
@@ -231,16 +249,38 @@ def number_in(cell: str, delimiter: str) -> float:
     return float(cell)
 
 
-def _header_cells(header: str) -> tuple[str, list[str]]:
+def check_wide_sensors(
+    columns: Collection[str],
+    equipment_id: str,
+    sensors: Collection[str],
+    words: Words = PARAMETERS,
+) -> None:
+    """Refuse columns of a wide file that are not sensors of its machine.
+
+    Raises:
+        ReadingError: names the columns.
+    """
+    unknown = sorted(set(columns) - set(sensors))
+    if unknown:
+        raise ReadingError(
+            f"expected columns of sensors of '{equipment_id}', found {some_of(unknown)}: there are "
+            f"{some_of(sorted(sensors))}; leave the column out, or name it in {words.ignore}",
+            "sensor_id",
+        )
+
+
+def _header_cells(header: str) -> tuple[str, Sequence[str]]:
     if header.startswith(("\udcff\udcfe", "\udcfe\udcff")):
         raise ReadingError("expected CSV in UTF-8, found UTF-16: save the file as UTF-8")
     if len(header) > MAX_LINE_LENGTH:
         raise _header_error("a first line that is longer than a header", "check the line ends")
     line = header.rstrip("\r\n")
-    try:
-        found = {delimiter: _split(line, delimiter) for delimiter in (",", ";", "\t")}
-    except csv.Error as error:
-        raise _header_error(shown_value(line), "end its quote") from error
+    found: dict[str, list[str]] = {}
+    for delimiter in (",", ";", "\t"):
+        with contextlib.suppress(csv.Error):  # quoted names do not end at another delimiter
+            found[delimiter] = _split(line, delimiter)
+    if not found:
+        raise _header_error(shown_value(line), "end its quote")
     delimiter = max(found, key=lambda each: len(found[each]))
     names = found[delimiter]
     while names and not names[-1]:
@@ -253,7 +293,7 @@ def _header_cells(header: str) -> tuple[str, list[str]]:
     return delimiter, names
 
 
-def _check_sensor_columns(columns: list[tuple[int, str]]) -> None:
+def _check_sensor_columns(columns: list[tuple[int, str]], words: Words) -> None:
     if not 0 < len(columns) <= MAX_SENSORS:
         raise _header_error(
             f"{len(columns)} columns of sensors", f"name 1 to {MAX_SENSORS} sensors"
@@ -268,7 +308,7 @@ def _check_sensor_columns(columns: list[tuple[int, str]]) -> None:
         except ValidationError as error:
             raise _header_error(
                 f"column {shown_value(name)}, which is no sensor id",
-                "rename it, or name it in the parameter ignore_columns",
+                f"rename it, or name it in {words.ignore}",
             ) from error
 
 

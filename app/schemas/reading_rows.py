@@ -1,20 +1,26 @@
 """Rows and refused lines, which the readers of all formats of readings yield. Pure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import LimitExceeded, ReadingError
 from app.schemas.equipment import Identifier
+from app.schemas.places import some_of
 from app.schemas.readings import ReadingField, RejectedLine
+from app.schemas.times import microseconds
 
 COLUMNS: tuple[ReadingField, ...] = ("equipment_id", "sensor_id", "time", "value")
 MAX_LINES = 500_000
 """Most lines, list items or readings of one body."""
 MAX_LINE_LENGTH = 262_144
 """Most characters of a line or list item: a wide header of 2,048 sensors fits."""
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST_AHEAD = timedelta(minutes=5)
+"""Readings are from `EARLIEST` to that long after now."""
 
 IDENTIFIER = TypeAdapter[str](Identifier)
 EXPECTED_ID = (
@@ -22,10 +28,13 @@ EXPECTED_ID = (
 )
 EXPECTED_VALUE = "expected a finite number that a float32 holds"
 
+EXPECTED_TIME = "expected a time with its zone, such as 2026-01-31T12:00:00Z"
+
+_EARLIEST_US = microseconds(EARLIEST)
 _EXPECTED = {
     "equipment_id": EXPECTED_ID,
     "sensor_id": EXPECTED_ID,
-    "time": "expected a time with its zone, such as 2026-01-31T12:00:00Z",
+    "time": EXPECTED_TIME,
     "value": EXPECTED_VALUE,
 }
 _MAX_EXPLAINED_ERRORS = 50
@@ -66,6 +75,46 @@ class Refusal(NamedTuple):
 Rows: TypeAlias = Iterator[Row | Refusal | None]
 """Rows and refused lines in the order of the body; None for a line without a reading, so that who
 reads many of them can pause."""
+
+
+def refusal_of(
+    row: Row, sensors: Collection[str], latest_us: int, only: str | None = None
+) -> Refusal | None:
+    """Return why a row can't be stored; None if it can.
+
+    Args:
+        row: of a file or body.
+        sensors: of its equipment; none if that is not registered.
+        latest_us: `LATEST_AHEAD` after now, in microseconds since 1970 UTC.
+        only: the equipment of all rows, None for any.
+    """
+    if only is not None and row.equipment_id != only:
+        found = shown_value(row.equipment_id)
+        reason = f"expected readings of '{only}' only, found {found}: leave it out"
+        return Refusal(row.line, reason, "equipment_id")
+    if not sensors:
+        found = shown_value(row.equipment_id)
+        reason = f"expected a registered equipment, found {found}: register its topology first"
+        return Refusal(row.line, reason, "equipment_id")
+    if row.sensor_id not in sensors:
+        found, names = shown_value(row.sensor_id), some_of(sorted(sensors))
+        reason = f"expected a sensor of '{row.equipment_id}', found {found}: there are {names}"
+        return Refusal(row.line, reason, "sensor_id")
+    if not _EARLIEST_US <= row.time_us <= latest_us:
+        reason = (
+            f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
+            f"{iso(row.time_us)}: check the clock of its source"
+        )
+        return Refusal(row.line, reason, "time")
+    return None
+
+
+def iso(time_us: int) -> str:
+    """Return microseconds since 1970 UTC as ISO 8601 text."""
+    try:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
+    except OverflowError:  # a zone can move it out of the years 1 to 9999
+        return "one outside the years 1 to 9999"
 
 
 def too_many_lines() -> LimitExceeded:

@@ -38,6 +38,10 @@ def _time_of(value: object) -> object:
 StrictTime = Annotated[AwareDatetime, BeforeValidator(_time_of)]
 """The same where a document is validated in strict mode."""
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+"""Times of labels, lists and keys are in [EARLIEST, LATEST]."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

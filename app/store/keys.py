@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from app.core.errors import ConflictError, InputError, StoreError, UnknownError
 from app.core.file_locks import open_lock, try_lock
 from app.core.settings import Settings
+from app.schemas.times import LATEST
 from app.store.partitions import Repository
 from app.store.pool import Session, first_value, queries
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_KEY_FILE = "api_key"
 LOCK_POLL_S = 0.05
+MAX_OVERLAP_S = 30 * 86_400
 
 Scope = Literal["read", "ingest", "label", "diagnose", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -210,10 +212,25 @@ async def _create(
     return CreatedKey(key=ApiKey(**row), secret=secret)
 
 
+def check_expiry(expires: datetime | None, now: datetime) -> None:
+    """Refuse an expiry of a key that is not after now.
+
+    Raises:
+        InputError: it is not, or it is too late to be meant.
+    """
+    if expires is not None and not now < expires <= LATEST:
+        raise InputError(
+            f"expected an expiry after now ({now.isoformat(timespec='seconds')}) and before "
+            f"{LATEST.year}, found {expires.isoformat()}: give another time, or leave it "
+            "out",
+            "expires",
+        )
+
+
 def _unknown(name: str) -> UnknownError:
     return UnknownError(
         f"expected the name of a key that is not revoked, found '{name}': list the keys with "
-        "GET /v1/keys",
+        "GET /v1/keys or `hydraulic keys list`",
         "name",
     )
 

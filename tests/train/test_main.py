@@ -158,7 +158,7 @@ async def test_command_trains_on_two_workers_and_writes_a_checkpoint(
 async def test_invalid_option_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--equipment", "press-1", "--out", str(tmp_path), "--folds", "1"]
     assert main(["train", "start", *options]) == 1
-    assert "--folds: Input should be greater than or equal to 2" in capsys.readouterr().err
+    assert "--folds: expected a number of at least 2, found" in capsys.readouterr().err
 
 
 def test_abbreviated_dsn_is_refused_to_keep_passwords_out_of_the_manifest(

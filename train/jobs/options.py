@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from app.core.command_line import Dsn, reported, split_commas, whole_number
 from app.core.errors import InputError
+from app.schemas.explain import explain
 from train.config import AUTO, TrainConfig
 
 NOT_RECORDED = {"dsn", "address"}
@@ -202,7 +203,7 @@ def config_of(options: Any, **fixed: object) -> TrainConfig:
         return TrainConfig(**{**given, **fixed})
     except ValidationError as error:
         found = "; ".join(
-            f"{option_name('.'.join(map(str, item['loc'])) or 'options')}: {item['msg']}"
+            f"{option_name(str(next(iter(item['loc']), 'options')))}: {explain(item)}"
             for item in error.errors()
         )
         raise InputError(f"invalid training options: {found}") from error

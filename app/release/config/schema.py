@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from app.core.errors import SettingsError
+from app.schemas.explain import explain
 from app.schemas.places import place_of, shown
 from app.serving.ingress.config import DiagnosticsArgs, IngressConfig, ModelArgs
 from app.serving.ingress.traffic import Traffic
@@ -290,9 +291,7 @@ def _messages(
         if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
             text = _unknown(str(item["loc"][-1]), _names(model))
         else:
-            text = item["msg"].removeprefix("Value error, ")
-            if item["type"] != "value_error":  # own messages already contain the value
-                text += f", found {shown(item['input'])}"
+            text = explain(item)
         messages.append(f"{place_of(loc)}: {text}")
     return messages
 

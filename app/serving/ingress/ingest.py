@@ -9,26 +9,26 @@ import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
-from app.core.errors import LimitExceeded, ReadingError
+from app.core.errors import LimitExceeded
 from app.schemas.equipment import Equipment
-from app.schemas.places import some_of
+from app.schemas.reading_csv import check_wide_sensors
 from app.schemas.reading_formats import Body, ReadingOptions, format_of, read_body
 from app.schemas.reading_rows import (
+    LATEST_AHEAD,
     MAX_LINES,
     Refusal,
     Row,
+    iso,
     no_reading,
-    shown_value,
+    refusal_of,
     too_many_lines,
 )
-from app.schemas.readings import MAX_LISTED_REJECTED, ReadingField, RejectedLine
+from app.schemas.readings import MAX_LISTED_REJECTED, RejectedLine
 from app.schemas.times import microseconds
 
-EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST_AHEAD = timedelta(minutes=5)
 MAX_EQUIPMENT = 1_000
 """Most different equipment of one body: each is looked up."""
 TURN_S = 0.002
@@ -139,14 +139,7 @@ async def _check_columns(source: Body, equipment_id: str, find: FindEquipment) -
     equipment = await find(equipment_id) if source.wide_sensors else None
     if equipment is None:
         return
-    unknown = sorted(set(source.wide_sensors) - set(equipment.sensor_ids))
-    if unknown:
-        raise ReadingError(
-            f"expected columns of sensors of '{equipment_id}', found {some_of(unknown)}: there are "
-            f"{some_of(sorted(equipment.sensor_ids))}; leave the column out, or name it in the "
-            "parameter ignore_columns",
-            "sensor_id",
-        )
+    check_wide_sensors(source.wide_sensors, equipment_id, equipment.sensor_ids)
 
 
 class _Checker:
@@ -154,7 +147,6 @@ class _Checker:
 
     def __init__(self, find: FindEquipment, now: datetime, options: ReadingOptions) -> None:
         self._find = find
-        self._earliest_us = microseconds(EARLIEST)
         self._latest_us = microseconds(now + LATEST_AHEAD)
         self._only = options.equipment_id
         self._interval = options.interval
@@ -182,44 +174,12 @@ class _Checker:
     def refusal_of(self, row: Row) -> Refusal | None:
         """Return why a row is rejected, or None."""
         sensors = self.sensors[row.equipment_id]
-        if self._only is not None and row.equipment_id != self._only:
-            found = shown_value(row.equipment_id)
-            reason = f"expected readings of '{self._only}' only, found {found}: leave it out"
-            return Refusal(row.line, reason, "equipment_id")
-        if row.sensor_id not in sensors:
-            return Refusal(row.line, *_unknown(row, sensors))
-        if not self._earliest_us <= row.time_us <= self._latest_us:
-            return Refusal(
-                row.line,
-                f"expected a time from {EARLIEST:%Y-%m-%d} to 5 minutes from now, found "
-                f"{_iso(row.time_us)}: check the clock of its source",
-                "time",
-            )
-        if self._interval is not None and not self._start_us <= row.time_us < self._end_us:
+        refusal = refusal_of(row, sensors, self._latest_us, self._only)
+        if refusal is not None or self._interval is None:
+            return refusal
+        if not self._start_us <= row.time_us < self._end_us:
             start, end = (each.isoformat() for each in self._interval)
-            found = _iso(row.time_us)
+            found = iso(row.time_us)
             reason = f"expected a time from {start} to before {end}, found {found}: leave it out"
             return Refusal(row.line, reason, "time")
         return None
-
-
-def _unknown(row: Row, sensors: dict[str, str]) -> tuple[str, ReadingField]:
-    if not sensors:
-        found = shown_value(row.equipment_id)
-        return (
-            f"expected a registered equipment, found {found}: register its topology first",
-            "equipment_id",
-        )
-    found = shown_value(row.sensor_id)
-    names = some_of(sorted(sensors))
-    return (
-        f"expected a sensor of '{row.equipment_id}', found {found}: there are {names}",
-        "sensor_id",
-    )
-
-
-def _iso(time_us: int) -> str:
-    try:
-        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
-    except OverflowError:  # a zone can move it out of the years 1 to 9999
-        return "one outside the years 1 to 9999"

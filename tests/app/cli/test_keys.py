@@ -38,13 +38,39 @@ def test_key_is_created_listed_without_its_secret_and_revoked(database_dsn: str)
     assert code == 0
     assert scopes_of(database_dsn, secret.strip()) == {"read", "ingest"}
     code, listed = run("list")
-    number, shown, scopes, state, name = listed.strip().split("\t")
-    assert (scopes, state, name) == ("ingest,read", "in force", "plant historian")
+    number, shown, scopes, *rest = listed.strip().split("\t")
+    assert (scopes, rest) == ("ingest,read", ["in force", "never used", "plant historian"])
     assert secret.startswith(shown.removesuffix("..."))
     assert secret.strip() not in listed
     assert run("revoke", number) == (0, "")
     assert scopes_of(database_dsn, secret.strip()) is None
     assert "revoked" in run("list")[1]
+
+
+@pytest.mark.usefixtures("environment")
+def test_rotated_key_has_a_new_secret_its_expiry_and_for_a_while_the_old_one(database_dsn: str):
+    expires = ["--expires", "2099-01-01T00:00Z"]
+    old = run("create", "press", "--scopes", "read", *expires)[1].strip()
+    scopes_of(database_dsn, old)
+    code, new = run("rotate", "press", "--overlap-s", "3600")
+    assert code == 0
+    assert new.strip() != old
+    assert scopes_of(database_dsn, new.strip()) == scopes_of(database_dsn, old) == {"read"}
+    of_old, of_new = (line.split("\t") for line in run("list")[1].splitlines())
+    assert of_new[3] == "in force until 2099-01-01 00:00Z"
+    assert of_old[3].startswith("in force until 20")
+    assert of_old[3] != of_new[3]
+    assert of_old[4].startswith("used 20")
+    assert run("rotate", "press", "--expires", "2098-01-01T00:00Z")[0] == 0
+    assert scopes_of(database_dsn, new.strip()) is None
+    assert "revoked 20" in run("list")[1].splitlines()[1]
+
+
+@pytest.mark.parametrize("command", [["create", "press", "--scopes", "read"], ["rotate", "press"]])
+def test_expiry_in_the_past_is_refused(command: list[str]):
+    status, out, err = hydraulic("keys", *command, "--expires", "2020-01-01T00:00Z")
+    assert (status, out) == (1, "")
+    assert "expected an expiry after now" in err
 
 
 @pytest.mark.usefixtures("environment")

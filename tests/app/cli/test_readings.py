@@ -119,23 +119,25 @@ def test_rejected_rows_have_their_numbers_and_reasons_and_lose_no_good_one(
         b"P2;2025-01-01T01:00:03+01:00;2.5;x;bench-press"
     )
     done = run(path)
-    assert (done.status, "found note: leave them out with --ignore note" in done.err) == (1, True)
+    assert (done.status, "leave it out, or name it in --ignore" in done.err) == (1, True)
     done = run(path, "--ignore", "note")
     assert (done.status, counts_of(done)) == (1, (2, 0, 0, 8))
     values_SN = stored(dsn)
     assert (values_SN[0, 0], values_SN[2, 3]) == (1.5, 2.5)
     with (tmp_path / "readings.csv.rejected.csv").open() as file:
         rejected = {int(row["row"]): row for row in csv.DictReader(file)}
+    no_time = "expected a time with its zone, such as 2026-01-31T12:00:00Z, found "
+    no_value = "expected a finite number that a float32 holds, found "
     for row, reason in {
-        3: "expected a time with its zone, found '2025-01-01T00:00:01': add Z for UTC",
-        4: "expected an ISO 8601 time such as 2025-01-01T00:00:00Z, found 'noon'",
-        5: "expected a number in column value, found 'much'",
-        6: "expected a sensor of 'bench-press', found 'P99'",
-        7: "expected a finite value, found nan",
-        9: "expected a registered equipment, found 'mill'",
+        3: no_time + "'2025-01-01T00:00:01'",
+        4: no_time + "'noon'",
+        5: no_value + "'much'",
+        7: no_value + "'nan'",
+        9: "expected a registered equipment, found 'mill': register its topology first",
         11: "expected 5 columns, found 2",
     }.items():
         assert rejected[row]["reason"] == reason
+    assert rejected[6]["reason"].startswith("expected a sensor of 'bench-press', found 'P99': ")
     assert rejected[8]["reason"].startswith("expected a time from 2000-01-01 to 5 minutes from now")
     assert rejected[6]["text"] == "P99;2025-01-01T00:00:02Z;2;x;bench-press"
     done = run(path, "--ignore", "note")
@@ -160,7 +162,7 @@ def test_column_that_a_file_has_twice_is_named(run: Import, tmp_path: Path):
     path = tmp_path / "wide.csv"
     path.write_text("time,P0,P0\n2025-01-01T00:00:00Z,1,2\n")
     done = run(path, "--equipment", "bench-press")
-    assert (done.status, "found P0 twice" in done.err) == (1, True)
+    assert (done.status, "found column 'P0' twice" in done.err) == (1, True)
 
 
 def test_rejected_rows_of_whole_parts_have_their_numbers(run: Import, tmp_path: Path):
@@ -179,11 +181,16 @@ def test_rejected_rows_of_whole_parts_have_their_numbers(run: Import, tmp_path: 
     [
         ("none.csv", None, [], "expected a file of readings at"),
         ("bad.parquet", "no Parquet", [], "expected a CSV file with a header, or a Parquet file"),
-        ("a.csv", "when,what\n", [], "expected the columns equipment_id, sensor_id, time, value"),
-        ("b.csv", "time,P0\n", [], "expected a column equipment_id or --equipment, found neither"),
+        (
+            "a.csv",
+            "when,what\n",
+            [],
+            "expected a CSV header of equipment_id, sensor_id, time, value",
+        ),
+        ("b.csv", "time,P0\n", [], "add it as a column (or --equipment)"),
         ("c.csv", "time,P0\n", ["--equipment", "mill"], "expected a registered machine"),
-        ("d.csv", "time,P0,X\n", ["--equipment", "bench-press"], "--ignore X"),
-        ("e.csv", "time,P0\n", ["--equipment", "bench-press", "--ignore", "Z"], "found no Z"),
+        ("d.csv", "time,P0,X\n", ["--equipment", "bench-press"], "found X: there are P0, P1"),
+        ("e.csv", "time,P0,X\n", ["--equipment", "bench-press", "--ignore", "Z"], "found X"),
     ],
 )
 def test_file_that_is_no_file_of_readings_is_refused(
@@ -194,6 +201,48 @@ def test_file_that_is_no_file_of_readings_is_refused(
     done = run(tmp_path / name, *options)
     assert (done.status, done.out, message in done.err) == (1, "", True), done
     assert "\n" not in done.err.strip()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_file_is_read_as_the_body_of_a_request_is(
+    run: Import, dsn: str, tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading_files, "PART_BYTES", 100)
+    lines = [
+        '"Timestamp";"P0";"P1";"P2";"Equipment_ID"',
+        '"2025-01-01T00:00:00Z";"1,5";;NaN;"bench-press"',
+        "2025-01-01T00:00:01Z;2,5;-inf;3.5;bench-press",
+        "2025-01-01T00:00:02Z;NA;null;4;bench-press;;",
+        "2025-01-01T00:00:03Z;1.234,5;1_0;5\u2028x;bench-press",
+        "2025-01-01T00:00:03Z;1;1;1;mill",
+    ]
+    path = tmp_path / "r.csv"
+    path.write_bytes(end.join(lines).encode("utf-8-sig"))
+    assert counts_of(run(path)) == (4, 0, 0, 5)
+    values_SN = stored(dsn)
+    assert (values_SN[0, 0], values_SN[0, 1], values_SN[2, 1], values_SN[2, 2]) == (
+        1.5,
+        2.5,
+        3.5,
+        4,
+    )
+    with (tmp_path / "r.csv.rejected.csv").open(newline="") as file:
+        rejected = list(csv.DictReader(file))
+    assert [row["row"] for row in rejected] == ["3", "5", "5", "5", "6"]
+    assert {row["text"] for row in rejected} == {lines[2], lines[4], lines[5]}
+
+
+def test_other_value_of_a_stored_reading_is_a_conflict_and_the_first_is_kept(
+    run: Import, dsn: str, tmp_path: Path
+):
+    path = tmp_path / "r.csv"
+    header, at = "equipment_id,sensor_id,time,value", "2025-01-01T00:00:00Z"
+    path.write_text(f"{header}\nbench-press,P0,{at},1\nbench-press,P1,{at},2\n")
+    assert counts_of(run(path)) == (2, 0, 0, 0)
+    path.write_text(f"{header}\nbench-press,P0,{at},1\nbench-press,P1,{at},3\n")
+    done = run(path)
+    assert (done.status, counts_of(done)) == (0, (0, 1, 1, 0))
+    assert stored(dsn)[1, 0] == 2
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -262,6 +311,55 @@ def test_changed_file_and_restart_begin_at_the_start(
     assert counts_of(done)[1] == state["counts"]["accepted"]
 
 
+@pytest.mark.parametrize("status", [200, 422])
+def test_rows_that_the_service_rejects_are_in_the_file_of_rejected_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+):
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, content=EQUIPMENT.model_dump_json())
+        lines = request.content.splitlines()
+        rejected = [
+            {"line": number, "reason": "expected another sensor", "field": "sensor_id"}
+            for number, line in enumerate(lines, start=1)
+            if status == 422 or json.loads(line)["sensor_id"] == "P1"
+        ]
+        accepted = len(lines) - len(rejected)
+        counts = {"accepted": accepted, "duplicates": 0, "rejected": rejected[:3]}
+        more = {"rejected_count": len(rejected)} if len(rejected) > 3 else {}
+        return httpx.Response(status, json=counts | more)
+
+    serve(monkeypatch, respond)
+    monkeypatch.setattr(readings, "MAX_POSTED", 10)
+    path = tmp_path / "r.csv"
+    write(path, 2 * SENSORS)
+    path.write_text(path.read_text() + "bench-press,P1,noon,1\n")
+    done = hydraulic("readings", "import", str(path), "--url", "http://test", "--json")
+    total = 32 if status == 422 else 2
+    assert (done.status, counts_of(done)) == (1, (32 - total, 0, 0, total + 1))
+    with (tmp_path / "r.csv.rejected.csv").open() as file:
+        rows = [(int(row["row"]), row["reason"][:24], row["text"]) for row in csv.DictReader(file)]
+    lines = path.read_text().splitlines()
+    if status == 200:
+        assert [row[0] for row in rows] == [3, 19, 34]
+        assert [row[2] for row in rows] == [lines[row[0] - 1] for row in rows]
+    else:
+        listed = [2, 3, 4, 12, 13, 14, 22, 23, 24, 32, 33]
+        assert [row[0] for row in rows] == [*listed, 34, 34]
+        assert (34, "21 more rows up to this ", "") in rows
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch, respond: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    """Answer the requests of the command."""
+    monkeypatch.setattr(
+        readings,
+        "service_client",
+        lambda *_: httpx.Client(transport=httpx.MockTransport(respond), base_url="http://test"),
+    )
+
+
 def test_url_posts_to_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bodies: list[bytes] = []
 
@@ -271,14 +369,10 @@ def test_url_posts_to_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         bodies.append(request.content)
         if len(bodies) == 1:
             return httpx.Response(503, headers={"retry-after": "0"})
-        count = request.content.count(b"\n")
+        count = len(request.content.splitlines())
         return httpx.Response(200, json={"accepted": count, "duplicates": 0, "rejected": []})
 
-    monkeypatch.setattr(
-        readings,
-        "service_client",
-        lambda *_: httpx.Client(transport=httpx.MockTransport(respond), base_url="http://test"),
-    )
+    serve(monkeypatch, respond)
     path = tmp_path / "r.csv"
     write(path, SENSORS)
     done = hydraulic("readings", "import", str(path), "--url", "http://test")

@@ -69,6 +69,13 @@ def test_long_csv_has_any_delimiter_order_case_and_line_end(delimiter: str, end:
     assert rows_of(body) == [Row(2, "press", "p", AT_US, -25.0)]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_every_name_of_a_header_may_be_quoted(delimiter: str):
+    lines = [['"time"', '"equipment_id"', '"p"'], [f'"{AT}"', '"press"', '"1.5"']]
+    body = "\n".join(delimiter.join(line) for line in lines)
+    assert rows_of(body, "text/csv") == [Row(2, "press", "p", AT_US, 1.5)]
+
+
 def test_wide_csv_has_a_reading_for_each_filled_cell():
     body = f"time;PS1;TS1;FS1;EPS1\n{AT};1,5;;NaN;-2\n;1;2;3;4\n{AT};1.5;x;+1e3;,5\n"
     found = rows_of(body, "text/csv", PRESS)

@@ -54,8 +54,8 @@ def test_search_excludes_the_first_holdout_and_most_of_a_warm_up(tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1"),
-        (["--folds", "many"], "--folds: Input should be a valid integer"),
+        (["--epochs", "0"], "--epochs: expected a number of at least 1, found '0': correct it"),
+        (["--folds", "many"], "--folds: expected a whole number, found 'many': correct it"),
     ],
 )
 def test_invalid_value_is_named(
