@@ -292,7 +292,7 @@ def _messages(
             text = _unknown(str(item["loc"][-1]), _names(model))
         else:
             text = explain(item)
-        messages.append(f"{place_of(loc)}: {text}")
+        messages.append(f"{place_of(loc)}: {text}" if loc else text)
     return messages
 
 

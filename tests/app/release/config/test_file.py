@@ -111,8 +111,8 @@ def test_command_killed_at_any_step_leaves_the_old_or_the_new_text_and_the_next_
     [
         ("applications: [", "expected YAML"),
         ("applications: []\n", "at least 1 item"),
-        ("- 1\n", "ServeConfig"),
-        ("", "ServeConfig"),
+        ("- 1\n", "can't be used: expected an object, found \\[1\\]"),
+        ("", "can't be used: expected an object, found null"),
     ],
 )
 def test_invalid_configuration_is_refused(path: Path, text: str, message: str):
