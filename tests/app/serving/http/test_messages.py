@@ -12,7 +12,7 @@ from app.demo.rig.equipment import rig_equipment
 from tests.app.serving.http.test_app import ready
 
 PYTHON = re.compile(
-    r"\b(None|True|False|NoneType|dict|tuple|nan|inf)\b|(?<![\w'\"])b['\"]|<class|instance of"
+    r"\b(None|True|False|NoneType|dict|tuple|nan|inf)\b|found b['\"]|[\[(]b['\"]|<class|instance of"
     r"|[Ii]nput should|object at 0x|\w+Error\b|datetime\.|[Pp]ydantic|[Vv]alue error|codec"
     r"|JSON serializable|invalid literal|unhashable|dataclass|__"
 )
