@@ -120,7 +120,7 @@ class JobsApi:
                     if len(found) > MAX_LOG_BYTES:
                         break
         except httpx.HTTPError as error:
-            raise self._away(error) from error
+            raise self._away() from error
         if len(found) > MAX_LOG_BYTES:
             raise ClusterUnavailable(
                 f"expected at most {MAX_LOG_BYTES} bytes of output, found more: read it with "
@@ -134,7 +134,7 @@ class JobsApi:
         try:
             answer = await self._client.request(method, JOBS + path, **options)
         except httpx.HTTPError as error:
-            raise self._away(error) from error
+            raise self._away() from error
         if answer.status_code != httpx.codes.OK:
             raise self._refused(answer.status_code, answer.text, path.partition("/")[0])
         return answer.content
@@ -148,10 +148,10 @@ class JobsApi:
                 "dashboard?"
             ) from error
 
-    def _away(self, error: httpx.HTTPError) -> ClusterUnavailable:
+    def _away(self) -> ClusterUnavailable:
         return ClusterUnavailable(
-            f"expected Ray's dashboard at {self._address}, found no answer "
-            f"({type(error).__name__}): start the cluster, or set RAY_DASHBOARD_ADDRESS"
+            f"expected Ray's dashboard at {self._address}, found no answer: "
+            "start the cluster, or set RAY_DASHBOARD_ADDRESS"
         )
 
     def _refused(self, status: int, text: str, job_id: str) -> ClusterUnavailable | UnknownTraining:

@@ -179,7 +179,7 @@ class ServiceApi:
             return await self._client.request(method, path, **options)
         except httpx.HTTPError as error:
             raise ReleaseError(
-                f"expected the service at {self._url}, found {type(error).__name__}: start it, or "
+                f"expected the service at {self._url}, found no answer: start it, or "
                 "give its address with --url"
             ) from error
 
