@@ -18,7 +18,7 @@ run: $(BASE_STAMP)
 		os.execv("$(BIN)/serve", ["$(BIN)/serve", "run", "serve_config.yaml"])'
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 3 --cov --cov-report=term
 
 schemathesis: $(STAMP)
 	SCHEMATHESIS_EXAMPLES=200 $(BIN)/python -m pytest -s tests/app/serving/http/test_schemathesis.py

@@ -90,6 +90,6 @@ def test_checkpoint_of_two_designs_serves_both(
     answer = diagnose(job.out, lathe, press_SN)
     assert (answer.status, answer.health) == ("insufficient_evidence", None)
     assert (
-        "expected a machine of a design that this version was trained on (mill, press), found "
-        "design 'lathe': train on this design's history, or correct its `design`"
+        "version 1 was not trained for design 'lathe'; trained designs: mill, press: "
+        "train a version on the history of this design, or correct the machine's `design`"
     ) in answer.reasons

@@ -80,7 +80,10 @@ class RotationOrder(BaseModel):
     overlap_s: Annotated[
         float,
         Field(
-            ge=0, le=MAX_OVERLAP_S, description="for how long the old secret is accepted as well"
+            strict=True,
+            ge=0,
+            le=MAX_OVERLAP_S,
+            description="for how long the old secret is accepted as well",
         ),
     ] = 0.0
 
