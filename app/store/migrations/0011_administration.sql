@@ -1,12 +1,15 @@
--- Deleted equipment and what is known of a machine beside its topology; labels of remaining life; keys that expire.
+-- Deleted equipment and what is known of a machine beside its topology; labels of remaining life;
+-- keys that expire.
 
--- `metadata` has no part in the revision: a new count of operating hours does not make another topology. Deleted equipment keeps its
--- rows, so that its history can be read and its sensors get their slots back when it is registered again.
+-- `metadata` has no part in the revision: a new count of operating hours does not make another
+-- topology. Deleted equipment keeps its rows, so that its history can be read and its sensors get
+-- their slots back when it is registered again.
 alter table equipment
     add column metadata jsonb not null default '{}',
     add column deleted_at timestamptz;
 
--- Who deleted, restored or purged equipment, and how many rows a purge removed. It outlives the equipment.
+-- Who deleted, restored or purged equipment, and how many rows a purge removed. It outlives the
+-- equipment.
 create table equipment_changes (
     change_id bigint generated always as identity primary key,
     changed_at timestamptz not null default now(),
@@ -35,4 +38,5 @@ alter table api_keys
     add column last_used_at timestamptz,
     drop constraint api_keys_scopes_check,
     add constraint api_keys_scopes_check
-        check (scopes <@ array['read', 'ingest', 'label', 'diagnose', 'admin'] and cardinality(scopes) > 0);
+        check (scopes <@ array['read', 'ingest', 'label', 'diagnose',
+            'admin'] and cardinality(scopes) > 0);
