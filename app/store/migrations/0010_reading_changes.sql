@@ -6,8 +6,8 @@ create table reading_changes (
     change_id bigint generated always as identity primary key,
     changed_at timestamptz not null default now(),
     actor text not null,
-    action text not null check (action in ('replace_values', 'replace_interval',
-        'delete_interval')),
+    action text not null
+        check (action in ('replace_values', 'replace_interval', 'delete_interval')),
     equipment_id text not null,
     start_time timestamptz not null,
     end_time timestamptz not null,
@@ -18,8 +18,8 @@ create index reading_changes_of_equipment on reading_changes (equipment_id, chan
 
 create function refuse_change() returns trigger language plpgsql as $$
 begin
-    raise exception 'rows of % are never changed', tg_table_name using errcode =
-        'restrict_violation';
+    raise exception 'rows of % are never changed', tg_table_name
+        using errcode = 'restrict_violation';
 end
 $$;
 create trigger append_only before update or delete or truncate on reading_changes
@@ -29,14 +29,14 @@ create trigger append_only before update or delete or truncate on reading_change
 -- lie in [low, high].
 create function conflicting_readings(
     keys integer[], slots integer[], series_of integer[], times_us bigint[],
-        readings double precision[],
+    readings double precision[],
     low timestamptz, high timestamptz, out conflicting integer[], out stored double precision[]
 ) language sql stable set enable_seqscan = off as $$
     select
         coalesce(array_agg(reading.number::integer order by reading.number), '{}'),
         coalesce(array_agg(known.value order by reading.number), '{}')
-    from unnest(series_of, times_us, readings) with ordinality as reading (series, time_us, value,
-        number)
+    from unnest(series_of, times_us, readings) with ordinality
+        as reading (series, time_us, value, number)
     cross join lateral (
         select stored.value from sensor_readings stored
         where stored.equipment_key = keys[reading.series]
@@ -53,7 +53,7 @@ $$;
 -- the session.
 create function replace_values(
     keys integer[], slots integer[], series_of integer[], times_us bigint[],
-        readings double precision[],
+    readings double precision[],
     numbers integer[], low timestamptz, high timestamptz
 ) returns table (changed_key integer, changed_time timestamptz)
 language sql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -74,7 +74,7 @@ $$;
 -- before call until they have stopped.
 create function write_readings(
     series_equipment text[], series_sensor text[], series_of integer[], times_us bigint[],
-        readings double precision[],
+    readings double precision[],
     actor text
 ) returns table (accepted bigint, conflicting integer[], stored double precision[])
 language plpgsql set enable_seqscan = off as $$
@@ -93,8 +93,8 @@ declare
     high timestamptz;
 begin
     for key in
-        select equipment_key from equipment where equipment_id = any (series_equipment) order by
-            equipment_key
+        select equipment_key from equipment where equipment_id = any (series_equipment)
+            order by equipment_key
     loop
         perform pg_advisory_xact_lock(7207002, key);
     end loop;
@@ -104,8 +104,8 @@ begin
         array_agg(sensor.slot order by named.index),
         array_agg(equipment.grid order by named.index)
     into keys, slots, grids
-    from unnest(series_equipment, series_sensor) with ordinality as named (equipment_id, sensor_id,
-        index)
+    from unnest(series_equipment, series_sensor) with ordinality
+        as named (equipment_id, sensor_id, index)
     left join equipment on equipment.equipment_id = named.equipment_id
     left join lateral (
         select known.slot from equipment_sensors known
@@ -124,12 +124,14 @@ begin
             timestamptz 'epoch' + max(time_us) * interval '1 microsecond'
         into first_time, last_time from unnest(times_us) as given (time_us);
         select found.conflicting, found.stored into conflicting, stored
-        from conflicting_readings(keys, slots, series_of, times_us, readings, first_time,
-            last_time) as found;
+        from conflicting_readings(
+            keys, slots, series_of, times_us, readings, first_time, last_time
+        ) as found;
         with changed as (
             select changed_key as equipment_key, changed_time as time
-            from replace_values(keys, slots, series_of, times_us, readings, conflicting,
-                first_time, last_time)
+            from replace_values(
+                keys, slots, series_of, times_us, readings, conflicting, first_time, last_time
+            )
         ),
         recorded as (
             insert into reading_changes (actor, action, equipment_id, start_time, end_time,
@@ -139,8 +141,8 @@ begin
                 max(changed.time), count(*), count(*)
             from changed join equipment using (equipment_key) group by equipment_key
         )
-        select array_agg(equipment_key), array_agg(time) into changed_keys,
-            changed_times from changed;
+        select array_agg(equipment_key), array_agg(time)
+            into changed_keys, changed_times from changed;
     end if;
 
     with inserted as (
@@ -157,15 +159,15 @@ begin
     written as (
         select inserted.equipment_key, inserted.time, 1 as new from inserted
         union all
-        select changed.equipment_key, changed.time, 0 from unnest(changed_keys,
-            changed_times) as changed (equipment_key, time)
+        select changed.equipment_key, changed.time, 0
+        from unnest(changed_keys, changed_times) as changed (equipment_key, time)
     ),
     counted as (
         select written.equipment_key, date_bin(used.grid, written.time, timestamptz 'epoch') as bin,
             max(used.grid) as grid, sum(written.new) as new
         from written
-        join (select distinct series.equipment_key, series.grid from unnest(keys,
-            grids) as series (equipment_key, grid)) used
+        join (select distinct series.equipment_key, series.grid
+            from unnest(keys, grids) as series (equipment_key, grid)) used
             using (equipment_key)
         group by 1, 2
     )
@@ -185,8 +187,9 @@ begin
             timestamptz 'epoch' + max(time_us) * interval '1 microsecond'
         into first_time, last_time from unnest(times_us) as given (time_us);
         select found.conflicting, found.stored into conflicting, stored
-        from conflicting_readings(keys, slots, series_of, times_us, readings, first_time,
-            last_time) as found;
+        from conflicting_readings(
+            keys, slots, series_of, times_us, readings, first_time, last_time
+        ) as found;
     end if;
     return next;
 end
@@ -212,8 +215,8 @@ begin
     low := date_bin(width, start_time, timestamptz 'epoch');
     high := date_bin(width, end_time - interval '1 microsecond', timestamptz 'epoch') + width;
 
-    delete from sensor_readings where equipment_key = key and time >= start_time and time <
-        end_time;
+    delete from sensor_readings where equipment_key = key
+        and time >= start_time and time < end_time;
     get diagnostics removed = row_count;
     delete from sensor_grid where equipment_key = key and time >= low and time < high;
     -- the first and the last bin may have readings outside the interval

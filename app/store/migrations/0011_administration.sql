@@ -38,5 +38,5 @@ alter table api_keys
     add column last_used_at timestamptz,
     drop constraint api_keys_scopes_check,
     add constraint api_keys_scopes_check
-        check (scopes <@ array['read', 'ingest', 'label', 'diagnose',
-            'admin'] and cardinality(scopes) > 0);
+        check (scopes <@ array['read', 'ingest', 'label', 'diagnose', 'admin']
+            and cardinality(scopes) > 0);
