@@ -26,6 +26,7 @@ from tests.bench import (
     simulation,
     store_read,
     train,
+    trend,
     verdict,
 )
 from tests.bench.compare import Bench, Point, compare
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "verdict": verdict.measure,
     "releases": releases.measure,
     "simulation": simulation.measure,
+    "trend": trend.measure,
 }
 
 

@@ -45,6 +45,7 @@ def summary(found: Found) -> str:
         "verdict": _verdict,
         "releases": _releases,
         "simulation": _simulation,
+        "trend": _trend,
     }
     parts += [
         part for name, write in writers.items() if name in found for part in write(found[name])
@@ -80,6 +81,47 @@ def _simulation(section: Found) -> list[str]:
             "of severity .2 to .5 whose component a linear discriminant names from the means of "
             "a window; trees: extra trees on more statistics. Machines are held out in five "
             "folds.\n\n" + markdown_table(head, rows)
+        ),
+    ]
+
+
+def _trend(section: Found) -> list[str]:
+    names = (
+        "rate_within_20",
+        "rate_within_20_persistence",
+        "sign_right",
+        "healthy_with_rate",
+        "rate_coverage",
+        "rul_coverage",
+    )
+    hours = (
+        "rul_median_error_h",
+        "rul_median_error_last_slope_h",
+        "rul_median_error_mean_life_h",
+    )
+    rows = [
+        [
+            str(row["design"]),
+            str(row["wearing"]),
+            *(f"{row[name]:.3f}" for name in names),
+            *(f"{row[name]:.0f}" for name in hours),
+        ]
+        for row in section["rows"]
+    ]
+    head = [
+        "design", "wearing", "rate within 20 %", "by last slope", "sign right",
+        "healthy with a rate", "rate covered", "RUL covered", "RUL error, h", "by last slope",
+        "by mean life",
+    ]  # fmt: skip
+    return [
+        "## Trends of stored health",
+        (
+            f"{section['machines']} machines of each design, up to {section['points']} diagnoses "
+            "of a component with the errors of a model added to the true health; components that "
+            "wear and have lost a quarter of their life, on machines that fitted no constant. "
+            "Errors of remaining life are medians. For 90 % coverage the intervals would need "
+            f"{section['rate_factor']:.2f} (rate) and {section['rul_factor']:.2f} (RUL) times "
+            "their width.\n\n" + markdown_table(head, rows)
         ),
     ]
 
