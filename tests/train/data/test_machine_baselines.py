@@ -96,7 +96,7 @@ def test_training_reads_the_features_that_the_service_makes_with_the_baseline(
             windows.values(chosen_W[[row]]), plan_features(windows.equipment, spec, baseline)
         )
         assert served.x_WSTF.tobytes() == tensors.x.view(4, 4, 4, -1)[row].numpy().tobytes()
-    # offsets of a machine are gone: the worn pump stands out equally on both
+    # offsets of a machine are gone: the worn pump differs equally on both
     x_WTF = tensors.x.view(4, 4, 4, -1)[:, 0].numpy()
     assert (x_WTF[[1, 3], :, 0] > 2.0).all()
     assert (np.abs(x_WTF[[0, 2], :, 0].mean(1)) < 1.0).all()
