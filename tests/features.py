@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Floats
-from app.features.extraction import FeatureBatch, batch_features
+from app.features.extraction import FeatureBatch, batch_features, check_shape
 from app.features.sensor_faults import Fault, faults_of
-from app.features.spec import FeaturePlan, FeatureSpec, check_shape, plan_features
+from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.schemas.equipment import Equipment
 
 

@@ -166,6 +166,10 @@ class TrainConfig(BaseModel):
     """Change of oil temperature, in kelvin, that the linear classifier ignores, with the effect of
     the viscosity on pressures and flows."""
 
+    machine_baseline_h: Annotated[float, Field(ge=0)] = 0.0
+    """Hours from the first healthy window of each machine whose healthy windows are its baseline,
+    by which its windows are normalised; 0 to normalise by the training windows of its design. Only
+    a version with baselines can serve a design that it was not trained on."""
     statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = (
         "mean", "shift", "spread", "dip", "peak", "slope", "start", "end",
     )  # fmt: skip

@@ -21,7 +21,7 @@ from app.diagnosis.decoder import window_predictions
 from app.diagnosis.input_quality import QualityBatch, WindowQuality
 from app.diagnosis.window_plan import WindowPlan, build_windows
 from app.features.binning import Floats, window_digest
-from app.features.spec import check_shape
+from app.features.extraction import check_shape
 from app.model.graph import Contributions, GraphGroup, Prediction
 from app.schemas.diagnosis import Diagnosis
 from app.schemas.equipment import Equipment

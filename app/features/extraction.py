@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.errors import WindowError
 from app.features.binning import Floats
 from app.features.range_checks import range_exceedance
 from app.features.sensor_faults import find_faults
@@ -75,7 +76,7 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     Args:
         values_WSN: float32 bins in the order of the plan's sensors, in their units, NaN where
             missing; `check_shape` checks the shape of a window.
-        plan: of the topology.
+        plan: of the topology, for all windows or with a row for each, see `FeaturePlan.rows`.
 
     Returns:
         The features of each window, bitwise equal to those it has in a batch of one.
@@ -83,12 +84,28 @@ def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     assert values_WSN.shape[1:] == (len(plan.sensor_ids), plan.bins)
     at_once = max(1, VALUES_AT_ONCE // max(1, values_WSN[:1].size))
     starts = range(0, max(1, len(values_WSN)), at_once)
-    parts = [_features(values_WSN[start : start + at_once], plan) for start in starts]
+    rows = [slice(start, start + at_once) for start in starts]
+    parts = [_features(values_WSN[each], plan.rows(each)) for each in rows]
     if len(parts) == 1:
         return parts[0]
     return FeatureBatch(
         *(np.concatenate([getattr(part, each.name) for part in parts]) for each in _FIELDS)
     )
+
+
+def check_shape(values_SN: Floats, plan: FeaturePlan, equipment_id: str) -> None:
+    """Check that an array has the shape [S, N] of one window of the plan's topology.
+
+    Raises:
+        WindowError: it has another shape.
+    """
+    expected = (len(plan.sensor_ids), plan.bins)
+    if values_SN.shape != expected:
+        raise WindowError(
+            f"expected values of {expected[0]} sensors x {expected[1]} bins for '{equipment_id}', "
+            f"found {' x '.join(map(str, values_SN.shape))}: give every sensor's bins of the whole "
+            "window, NaN where missing"
+        )
 
 
 def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:

@@ -1,47 +1,27 @@
 """The feature spec of a checkpoint, and its plan: the same constants as arrays for one topology.
 
 `FeatureSpec` is the file `feature_spec.json`. Its constants are computed from the training windows
-and travel with the checkpoint; nothing is estimated when serving.
-Shapes: S sensors, N bins, T steps, F statistics of a step.
+and travel with the checkpoint; nothing is estimated when a window is served. A machine with a
+baseline of its own is normalised by that, see `references_of`.
+Shapes: M machines, W windows, S sensors, N bins, T steps, F statistics of a step.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.core.errors import WindowError
-from app.features.binning import Doubles, Floats, check_bins
+from app.features.baseline import Baseline, Table
+from app.features.binning import Doubles, check_bins
+from app.features.normalisation import Reference, references_of
 from app.features.statistics import Statistic
 from app.schemas.equipment import Equipment, Grade
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
-
-
-class Reference(BaseModel):
-    """Statistics of one sensor of a design over the training windows, in the sensor's unit.
-
-    `mean`, `spread`, `low` and `high` have F columns and one row for each step of a machine that
-    repeats a cycle, else one row for all steps. `flat` and `roughness` are the largest `flatness`
-    and `roughness` of a training window. `steps` is the least share of a window's steps that had
-    readings, in at least a thousandth of the windows that had any; 1 in checkpoints that do not
-    state it.
-    """
-
-    model_config = _STRICT
-
-    quantity: str
-    unit: str
-    mean: tuple[tuple[float, ...], ...]
-    spread: tuple[tuple[Annotated[float, Field(gt=0)], ...], ...]
-    low: tuple[tuple[float, ...], ...]
-    high: tuple[tuple[float, ...], ...]
-    flat: Annotated[float, Field(ge=0, le=1)]
-    roughness: Annotated[float, Field(ge=0)]
-    steps: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Limits(BaseModel):
@@ -58,6 +38,12 @@ class FeatureSpec(BaseModel):
 
     `references` and `grades` are by design, then by sensor or component id; `limits` is by design.
     The index of a grade set in the network is its position in `grade_sets`.
+
+    `normalisation` says what the features of training were distances from: `design`, the
+    references here; `machine`, the baseline of each machine, and the statistics here are of the
+    windows of all baselines together. `spread_floor` is that of the training. `healthy` has the
+    `mean` of healthy training windows alone, by design and sensor id, and `types` the types of the
+    trained components, by design and component id; earlier checkpoints state neither.
     """
 
     model_config = _STRICT
@@ -70,6 +56,10 @@ class FeatureSpec(BaseModel):
     references: Mapping[str, Mapping[str, Reference]]
     grades: Mapping[str, Mapping[str, tuple[Grade, ...]]]
     limits: Mapping[str, Limits]
+    normalisation: Literal["design", "machine"] = "design"
+    spread_floor: Annotated[float, Field(gt=0)] = 0.02
+    healthy: Mapping[str, Mapping[str, Table]] = Field(default_factory=dict)
+    types: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rows_have_all_statistics(self) -> Self:
@@ -111,6 +101,8 @@ class FeatureSpec(BaseModel):
 class FeaturePlan:
     """A feature spec for one topology, as arrays; made once by `plan_features`.
 
+    The arrays of references may have a leading axis of windows, see `rows`.
+
     Args:
         sensor_ids: ids of the S sensors.
         bins: N of a window.
@@ -145,25 +137,63 @@ class FeaturePlan:
     low_STF: Doubles
     high_STF: Doubles
 
+    def rows(self, chosen: slice | NDArray[np.int64]) -> Self:
+        """Return the plan of some of the windows; one without a leading axis is that of all.
 
-def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
+        Args:
+            chosen: positions on the leading axis, may repeat.
+        """
+        if self.flat_S.ndim == 1:
+            return self
+        return replace(
+            self,
+            flat_S=self.flat_S[chosen],
+            roughness_S=self.roughness_S[chosen],
+            mean_STF=self.mean_STF[chosen],
+            spread_STF=self.spread_STF[chosen],
+            referenced_S=self.referenced_S[chosen],
+            steps_S=self.steps_S[chosen],
+            low_STF=self.low_STF[chosen],
+            high_STF=self.high_STF[chosen],
+        )
+
+
+def stack_plans(plans: Sequence[FeaturePlan]) -> FeaturePlan:
+    """Return the plan of M machines of one topology, with their references on a leading axis."""
+    return replace(
+        plans[0],
+        flat_S=np.stack([plan.flat_S for plan in plans]),
+        roughness_S=np.stack([plan.roughness_S for plan in plans]),
+        mean_STF=np.stack([plan.mean_STF for plan in plans]),
+        spread_STF=np.stack([plan.spread_STF for plan in plans]),
+        referenced_S=np.stack([plan.referenced_S for plan in plans]),
+        steps_S=np.stack([plan.steps_S for plan in plans]),
+        low_STF=np.stack([plan.low_STF for plan in plans]),
+        high_STF=np.stack([plan.high_STF for plan in plans]),
+    )
+
+
+def plan_features(
+    equipment: Equipment, spec: FeatureSpec, baseline: Baseline | None = None
+) -> FeaturePlan:
     """Make the plan of a topology.
 
-    A sensor without a reference in the spec is scaled by its declared range: the middle becomes 0
-    and the ends become -1 and 1.
+    A sensor without a reference is scaled by its declared range: the middle becomes 0 and the ends
+    become -1 and 1.
 
     Args:
         equipment: the machine, or another one of the same topology.
         spec: the checkpoint's feature spec.
+        baseline: of the machine, see `references_of`; None for the references of its design.
 
     Raises:
-        WindowError: the spec does not fit the equipment: a reference has another number of steps, a
-            sensor has another quantity or unit than its reference, or the bins are no multiple of
-            the steps.
+        WindowError: the spec or the baseline does not fit the equipment: a reference has another
+            number of steps, a sensor has another quantity or unit than its reference, or the bins
+            are no multiple of the steps.
     """
     check_bins(equipment.bins, equipment.steps)
     S, T, F = len(equipment.sensors), equipment.steps, len(spec.statistics)
-    references = spec.references.get(equipment.design, {})
+    references = references_of(equipment, spec, baseline)
     mean_STF, spread_STF = np.empty((S, T, F)), np.empty((S, T, F))
     flat_S, roughness_S = np.full(S, np.inf), np.full(S, np.inf)
     referenced_S, steps_S = np.zeros(S, np.bool_), np.full(S, T)
@@ -201,21 +231,6 @@ def plan_features(equipment: Equipment, spec: FeatureSpec) -> FeaturePlan:
         low_STF=low_STF,
         high_STF=high_STF,
     )
-
-
-def check_shape(values_SN: Floats, plan: FeaturePlan, equipment_id: str) -> None:
-    """Check that an array has the shape [S, N] of one window of the plan's topology.
-
-    Raises:
-        WindowError: it has another shape.
-    """
-    expected = (len(plan.sensor_ids), plan.bins)
-    if values_SN.shape != expected:
-        raise WindowError(
-            f"expected values of {expected[0]} sensors x {expected[1]} bins for '{equipment_id}', "
-            f"found {' x '.join(map(str, values_SN.shape))}: give every sensor's bins of the whole "
-            "window, NaN where missing"
-        )
 
 
 def _range_scale(

@@ -24,7 +24,7 @@ from app.diagnosis.decoder import PredictionDecoder, window_predictions
 from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.window_plan import build_windows, plan_windows
 from app.features.binning import Floats, window_digest
-from app.features.spec import check_shape
+from app.features.extraction import check_shape
 from app.model.graph import Prediction
 from app.schemas.diagnosis import ComponentDiagnosis, Diagnosis, DiagnosisRequest
 from app.schemas.equipment import Equipment

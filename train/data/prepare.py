@@ -34,6 +34,7 @@ from train.data.artifact_locks import in_use
 from train.data.fleet import Fleet
 from train.data.labels import Integers, WindowLabels
 from train.data.lookup import Found, find_windows
+from train.data.machine_baselines import with_baselines
 from train.data.session import free_cpus, ray_session
 from train.data.shards import windows_of_a_shard, write_shard
 from train.data.windows import BEGUN, HEAD, Head, finish, open_windows
@@ -70,7 +71,7 @@ def prepare(settings: Settings, config: TrainConfig) -> Iterator[Fleet]:
     Args:
         settings: database and `var` directory.
         config: names the machines by `equipment` (ids, or a pattern with `*`) or `design`, and
-            gives interval, stride, cap and warm-up.
+            gives interval, stride, cap, warm-up and baselines.
 
     Yields:
         The windows with at least one reading.
@@ -89,7 +90,7 @@ def prepare(settings: Settings, config: TrainConfig) -> Iterator[Fleet]:
             while not stack.enter_context(in_use(directory / HEAD)):
                 _make(settings, config, found, directory)
             opened.append(open_windows(directory))
-        yield Fleet(tuple(opened))
+        yield with_baselines(Fleet(tuple(opened)), config.machine_baseline_h)
 
 
 def _make(settings: Settings, config: TrainConfig, found: Found, directory: Path) -> None:

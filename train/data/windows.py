@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from app.core.errors import InputError
+from app.features.baseline import Baseline
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers, WindowLabels, configurations, warm_up
@@ -69,6 +70,8 @@ class Windows:
         group_W: number of the group, which a split never divides: the configuration where a window
             is graded, else its machine.
         warm_up_W: true in a warm-up.
+        baselines: of the machines, see `train.data.machine_baselines`; empty without.
+        baseline_W: true in the baseline of a machine.
     """
 
     directory: Path
@@ -78,6 +81,8 @@ class Windows:
     configuration_W: Integers
     group_W: Integers
     warm_up_W: Booleans
+    baseline_W: Booleans
+    baselines: tuple[Baseline | None, ...] = ()
 
     def __len__(self) -> int:
         """Return W."""
@@ -237,6 +242,7 @@ def open_windows(directory: Path) -> Windows:
         configuration_W=configuration_W,
         group_W=groups(labels, configuration_W),
         warm_up_W=_warm_up_of_machines(labels, configuration_W, head.warm_up_run),
+        baseline_W=np.zeros(len(labels), np.bool_),
     )
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features
-from app.features.spec import FeatureSpec, plan_features
+from app.features.spec import FeatureSpec
 from app.model.graph import GraphGroup, build_topology
 from app.model.layers import RelationAttention
 from app.model.network import Ensemble, GraphTensors, UniversalTemporalGNN
 from app.model.trained import TrainedModel
 from train.data.labels import Integers, evenly_spaced
+from train.data.machine_baselines import plan_machines
 from train.data.windows import Windows
 from train.evaluation.conformal import removal_order
 from train.evaluation.predict import Disturb, Predictions, predict, predict_each
@@ -150,8 +151,9 @@ def _removals(predicted: PredictEach, windows: Windows, chosen_W: Integers, seed
 def _attention(
     model: TrainedModel, spec: FeatureSpec, windows: Windows, chosen_W: Integers
 ) -> Floats:
-    plan = plan_features(windows.equipment, spec)
-    found = batch_features(next(windows.batches(chosen_W, 64))[1], plan)
+    position_B, values_BSN = next(windows.batches(chosen_W, 64))
+    plan = plan_machines(windows, spec).rows(windows.labels.machine_W[position_B])
+    found = batch_features(values_BSN, plan)
     group = GraphGroup(build_topology(windows.equipment, spec), found.x_WSTF, found.mask_WST)
     return attention_weights(model.ensemble.eval(), group)
 

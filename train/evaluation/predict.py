@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from app.features.binning import Floats
 from app.features.extraction import batch_features
-from app.features.spec import FeaturePlan, FeatureSpec, plan_features
+from app.features.spec import FeaturePlan, FeatureSpec
 from app.model.graph import GraphGroup, Topology, build_topology
 from app.model.network import GraphTensors, spread
 from app.model.trained import TrainedModel
 from train.data.labels import Integers
+from train.data.machine_baselines import plan_machines
 from train.data.windows import Windows
 
 Disturb = Callable[[Floats], Floats]
@@ -105,21 +106,22 @@ def predict_each(
 ) -> list[Predictions]:
     """Predict the same windows under each disturbance; they are read once. See `predict`."""
     features, topology = (
-        plan_features(windows.equipment, spec),
+        plan_machines(windows, spec),
         build_topology(windows.equipment, spec),
     )
     wanted_W, place_W = np.unique(chosen_W, return_inverse=True)
     empty = predict_bins(
         model,
         np.empty((0, len(features.sensor_ids), features.bins), np.float32),
-        features,
+        features.rows(slice(0)),
         topology,
     )
     found = [[empty] for _ in disturbs]
-    for _, values_NSB in windows.batches(wanted_W, size):
+    for position_N, values_NSB in windows.batches(wanted_W, size):
+        own = features.rows(windows.labels.machine_W[position_N])
         for parts, disturb in zip(found, disturbs, strict=True):
             shown_NSB = values_NSB if disturb is None else disturb(values_NSB)
-            parts.append(predict_bins(model, shown_NSB, features, topology))
+            parts.append(predict_bins(model, shown_NSB, own, topology))
     return [join(parts).only(place_W.reshape(-1).astype(np.int64)) for parts in found]
 
 
@@ -131,7 +133,7 @@ def predict_bins(
     Args:
         model: its network on any device; stays in evaluation mode.
         values_WSN: bins, NaN where missing.
-        features: plan of the topology's features.
+        features: plan of the windows' features.
         topology: of the windows.
     """
     ensemble, config = model.ensemble.eval(), model.config

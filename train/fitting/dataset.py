@@ -19,7 +19,7 @@ from app.model.config import ModelConfig
 from app.model.graph import Topology, build_topology
 from app.model.network import GraphTensors
 from app.schemas.equipment import Equipment
-from train.data.labels import WindowLabels
+from train.data.labels import Integers, WindowLabels
 from train.fitting.loss import Targets
 
 
@@ -102,19 +102,37 @@ class TensorPlan:
         batch.mask = mask_ST.to(self.device, non_blocking=True)
         return batch
 
-    def read(self, values_WSN: Floats) -> Batch:
-        """Return the batch of the graphs of bins."""
-        return self.graphs(batch_features(values_WSN, self.features))
+    def read(self, values_WSN: Floats, machine_W: Integers | None = None) -> Batch:
+        """Return the batch of the graphs of bins.
+
+        Args:
+            values_WSN: bins.
+            machine_W: machine of each window; needed where the plan has rows of machines.
+        """
+        features = self.features if machine_W is None else self.features.rows(machine_W)
+        return self.graphs(batch_features(values_WSN, features))
 
 
-def plan_tensors(equipment: Equipment, spec: FeatureSpec, device: torch.device) -> TensorPlan:
+def plan_tensors(
+    equipment: Equipment,
+    spec: FeatureSpec,
+    device: torch.device,
+    features: FeaturePlan | None = None,
+) -> TensorPlan:
     """Prepare what windows of a topology share.
+
+    Args:
+        equipment: one of the machines.
+        spec: of the features.
+        device: of the tensors.
+        features: plan of the topology, with rows of machines where they have baselines; None to
+            make one.
 
     Raises:
         WindowError: no window of this topology can fit the spec.
     """
     graph = window_graph(build_topology(equipment, spec))
-    return TensorPlan(plan_features(equipment, spec), graph, device)
+    return TensorPlan(features or plan_features(equipment, spec), graph, device)
 
 
 def tabulate_targets(labels: WindowLabels, config: ModelConfig, device: torch.device) -> Targets:

@@ -19,6 +19,7 @@ from app.model.network import build_model
 from train.config import TrainConfig
 from train.data.fleet import Fleet
 from train.data.labels import Integers
+from train.data.machine_baselines import plan_machines
 from train.fitting.augment import augment, blend
 from train.fitting.batches import Batches, Share, WindowBatch, plan_batches
 from train.fitting.dataset import TensorPlan, plan_tensors, tabulate_targets
@@ -52,12 +53,14 @@ class BatchBuilder:
 
     Args:
         plan: of the design.
+        machine_W: machine of each of its windows.
         targets_WV: of all its windows.
         config: of the training.
         weight: of the design in the loss: its share of each batch.
     """
 
     plan: TensorPlan
+    machine_W: Integers
     targets_WV: Targets
     config: TrainConfig
     weight: float = 1.0
@@ -77,7 +80,8 @@ class BatchBuilder:
         self, position_B: Integers, values_BSN: np.ndarray, generators: Generators
     ) -> MicroBatch:
         config = self.config
-        graph = self.plan.read(augment(values_BSN, config, generators.arrays))
+        disturbed_BSN = augment(values_BSN, config, generators.arrays)
+        graph = self.plan.read(disturbed_BSN, self.machine_W[position_B])
         targets = self.targets_WV.take(position_B)
         if not config.mixup:
             return MicroBatch(graph, targets, targets, 1.0)
@@ -179,7 +183,8 @@ def prepare_learner(
     learner = Learner(build_model(network).to(device), wrap, config, config.epochs * steps)
     return learner, [
         BatchBuilder(
-            plan_tensors(windows.equipment, spec, device),
+            plan_tensors(windows.equipment, spec, device, plan_machines(windows, spec)),
+            windows.labels.machine_W,
             tabulate_targets(windows.labels, network, device),
             config,
             share / config.batch,

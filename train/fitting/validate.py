@@ -52,7 +52,10 @@ class Validation:
         for builder, windows, chosen_W in zip(fit.builders, fleet.designs, chosen, strict=True):
             position_W = evenly_spaced(np.sort(chosen_W), most)
             batches = windows.batches(position_W, BATCH_WINDOWS)
-            graphs = [builder.plan.read(values_BSN) for _, values_BSN in batches]
+            graphs = [
+                builder.plan.read(values_BSN, windows.labels.machine_W[position_B])
+                for position_B, values_BSN in batches
+            ]
             designs.append(_OfDesign(graphs, position_W, windows))
         return cls(fit.learner, designs)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features
-from app.features.spec import FeatureSpec, plan_features
+from app.features.spec import FeatureSpec
 from app.model.config import ModelConfig
 from app.model.graph import build_topology
 from app.model.linear_classifier import LinearClassifier, LinearTables
@@ -15,6 +15,7 @@ from app.model.ood_detector import OodDetector, OodTables
 from train.config import TrainConfig
 from train.data.fleet import Chosen, Fleet
 from train.data.labels import Booleans, Integers, evenly_spaced
+from train.data.machine_baselines import plan_machines
 from train.data.windows import Windows
 from train.linear.nuisance import Instruments, directions
 from train.linear.ood_detector import fit_distance, set_distance
@@ -156,9 +157,10 @@ def _nuisances(
     windows: Windows, taken_W: Integers, spec: FeatureSpec, config: TrainConfig
 ) -> Doubles:
     """Return the effect of disturbances on the features, measured on some windows."""
-    values_WSN = windows.values(evenly_spaced(taken_W, NUISANCE_WINDOWS))
+    chosen_W = evenly_spaced(taken_W, NUISANCE_WINDOWS)
+    values_WSN = windows.values(chosen_W)
     instruments = Instruments.of(windows.equipment, values_WSN)
-    features = plan_features(windows.equipment, spec)
+    features = plan_machines(windows, spec).rows(windows.labels.machine_W[chosen_W])
     return directions(
         values_WSN, features, instruments, config.linear_offset, config.linear_warming_k
     )
@@ -166,8 +168,11 @@ def _nuisances(
 
 def _features(windows: Windows, taken_W: Integers, spec: FeatureSpec) -> tuple[Floats, Booleans]:
     """Return features, and which sensors are present in all steps."""
-    plan = plan_features(windows.equipment, spec)
-    parts = [batch_features(values_BSN, plan) for _, values_BSN in windows.batches(taken_W)]
+    plan, machine_W = plan_machines(windows, spec), windows.labels.machine_W
+    parts = [
+        batch_features(values_BSN, plan.rows(machine_W[position_B]))
+        for position_B, values_BSN in windows.batches(taken_W)
+    ]
     return (
         np.concatenate([part.x_WSTF for part in parts]),
         np.concatenate([part.mask_WST.all(2) for part in parts]),

@@ -15,8 +15,9 @@ from app.features.extraction import (
     batch_features,
     normalise,
 )
+from app.features.normalisation import Reference
 from app.features.sensor_faults import FAULT_REASONS
-from app.features.spec import FeatureSpec, Reference, plan_features
+from app.features.spec import FeatureSpec, plan_features
 from app.schemas.equipment import Equipment
 from tests.features import SensorFeatures, window_features, window_of
 from tests.small import Small, press, small, wave

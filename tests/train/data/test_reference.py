@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.features.binning import Doubles, Floats
+from app.features.references import Moments
 from tests.small import graded, graded_windows, press, wave
 from train.config import TrainConfig
 from train.data import shards as parquet
-from train.data.reference import Moments, fit_limits, fit_spec, spec_of
+from train.data.reference import fit_limits, fit_spec, spec_of
 from train.data.windows import write_windows
 
 CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread"))

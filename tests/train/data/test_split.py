@@ -105,6 +105,7 @@ def made(
         configuration_W=configuration_W,
         group_W=groups(labels, configuration_W),
         warm_up_W=np.zeros(len(grades), np.bool_),
+        baseline_W=np.zeros(len(grades), np.bool_),
     )
 
 
