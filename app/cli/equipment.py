@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from pydantic import ValidationError
 from pydantic_core import to_json
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.cli.topology import drawn, mermaid, svg
-from app.core.command_line import FAILED, AsJson, Dsn, command_group
+from app.core.command_line import FAILED, AsJson, Dsn, command_group, time_argument
 from app.core.errors import InputError, TopologyError, UnknownEquipment
 from app.core.settings import Settings
 from app.schemas.equipment import Equipment
+from app.schemas.maintenance import KINDS, Maintenance, check_maintenance
+from app.schemas.places import shown
 from app.schemas.topology import read_equipment
 from app.store.equipment import Put
 from app.store.store import Store, open_store
@@ -135,6 +140,59 @@ def show(equipment_id: EquipmentId, dsn: Dsn = None, as_json: AsJson = False) ->
         grades = ", ".join(each.name for each in component.grades)
         table.add_row(component.component_id, component.type, sensors, grades)
     console.print(table)
+
+
+@commands.command(
+    epilog="Example: hydraulic equipment maintenance press-1 --component pump --kind replacement"
+)
+def maintenance(
+    equipment_id: EquipmentId,
+    kind: Annotated[
+        str | None, typer.Option(help=f"Record maintenance of this kind: {', '.join(KINDS)}.")
+    ] = None,
+    component: Annotated[
+        str | None, typer.Option(help="That was maintained; without it, the whole machine.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="When it ended, ISO 8601 with zone; without it, now.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="For people.")] = "",
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record maintenance of a machine, after which its trends begin anew, or list it."""
+    if kind is not None:
+        item = _maintenance(kind, component, at, note)
+
+        async def record(store: Store) -> int:
+            equipment = await find_topology(store, equipment_id)
+            check_maintenance(item, equipment, datetime.now(UTC))
+            return (await store.put_maintenance(equipment_id, item)).record.maintenance_id
+
+        typer.echo(f"recorded maintenance {asyncio.run(with_store(dsn, record))}")
+        return
+    found = asyncio.run(with_store(dsn, lambda store: store.list_maintenance(equipment_id)))
+    if as_json:
+        typer.echo(to_json(found).decode())
+        return
+    table = Table("number", "time", "component", "kind", "note", box=None)
+    for each in found:
+        number, time = str(each.maintenance_id), f"{each.time:%Y-%m-%d %H:%M}Z"
+        table.add_row(number, time, each.component_id or "all", each.kind, escape(each.note))
+    Console().print(table)
+
+
+def _maintenance(kind: str, component: str | None, at: str | None, note: str) -> Maintenance:
+    time = datetime.now(UTC) if at is None else time_argument(at)
+    values = {"time": time, "component_id": component, "kind": kind, "note": note}
+    try:
+        return Maintenance.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0])
+        raise InputError(
+            f"expected a valid {field}, found {shown(values[field])}: {first['msg']}", field
+        ) from error
 
 
 @commands.command(epilog="Example: hydraulic equipment draw press-1.yaml --out press.svg")

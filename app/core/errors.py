@@ -10,6 +10,7 @@ HydraulicDiagnosticsError
 │   ├── UnknownEquipment
 │   │   └── DeletedEquipment  it was deleted; registering it again restores it
 │   ├── UnknownDiagnosis
+│   ├── UnknownMaintenance
 │   ├── UnknownVersion
 │   └── UnknownTraining
 ├── AccessError               the caller lacks access
@@ -128,6 +129,17 @@ class DeletedEquipment(UnknownEquipment):
 
 class UnknownDiagnosis(UnknownError):
     """No diagnosis is stored under this id."""
+
+
+class UnknownMaintenance(UnknownError):
+    """A machine has no record of maintenance with this number."""
+
+    def __init__(self, equipment_id: str, maintenance_id: int) -> None:
+        super().__init__(
+            f"expected the number of a record of maintenance of '{equipment_id}', found "
+            f"{maintenance_id}: list them with GET /v1/equipment/{equipment_id}/maintenance",
+            "maintenance_id",
+        )
 
 
 class UnknownVersion(UnknownError):

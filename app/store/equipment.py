@@ -83,6 +83,11 @@ class EquipmentRepository(Repository):
             key = put["equipment_key"]
             restored = put["deleted_at_before"] is not None
             await session.execute(named["add_sensors"], key, list(item.sensor_ids))
+            if item.operating_hours is not None:
+                counter = item.operating_hours
+                await session.execute(
+                    named["put_operating_counter"], key, counter.as_of, counter.value_h
+                )
             if put["grid_us_before"] not in (None, item.grid_us):
                 await session.execute(named["rebuild_grid"], key)
             if restored:
@@ -168,6 +173,8 @@ class EquipmentRepository(Repository):
                 await session.execute(named["purge_grid"], key, PURGE_ROWS)
                 await session.execute(named["purge_labels"], key, PURGE_ROWS)
                 await session.execute(named["purge_topologies"], key)
+                await session.execute(named["purge_maintenance"], key)
+                await session.execute(named["purge_operating_counters"], key)
                 await session.execute(named["purge_sensors"], key)
                 await session.execute(named["purge_equipment"], key)
             details = json.dumps(purged._asdict())

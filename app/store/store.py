@@ -13,6 +13,7 @@ from app.store.experiments import AnswerPairs
 from app.store.fleet import FleetRuns
 from app.store.keys import KeyRepository
 from app.store.labels import LabelRepository
+from app.store.maintenance import MaintenanceRepository
 from app.store.migrate import DatabaseFacts, Edition, facts_of, migrate
 from app.store.pool import Database, PoolLimits, first_value
 from app.store.readings import ReadingRepository
@@ -25,6 +26,7 @@ class Store(
     ReadingRepository,
     WindowRepository,
     LabelRepository,
+    MaintenanceRepository,
     DiagnosisRepository,
     ShadowAnswerRepository,
     KeyRepository,

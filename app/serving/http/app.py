@@ -39,6 +39,7 @@ from app.serving.http.routes.experiments import add_experiment_routes
 from app.serving.http.routes.health import Status, add_health_routes
 from app.serving.http.routes.keys import add_key_routes
 from app.serving.http.routes.labels import LabelService, add_label_routes
+from app.serving.http.routes.maintenance import MaintenanceService, add_maintenance_routes
 from app.serving.http.routes.pages import add_pages
 from app.serving.http.routes.readings import Readings, add_reading_routes
 from app.serving.http.routes.releases import ReleaseBackend, add_release_routes
@@ -59,6 +60,7 @@ class Replica:
     authenticator: Authenticator
     registry: Registry
     labels: LabelService
+    maintenance: MaintenanceService
     readings: Readings
     diagnostics: DiagnosisService
     status: Status
@@ -99,6 +101,7 @@ def build_api(replica: Replica) -> ASGIApp:
     add_equipment_routes(api, replica.registry, authenticator)
     add_reading_routes(api, replica.readings, authenticator)
     add_label_routes(api, replica.labels, authenticator)
+    add_maintenance_routes(api, replica.maintenance, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
     add_release_routes(
         api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name

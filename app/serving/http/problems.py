@@ -91,6 +91,7 @@ _KINDS: tuple[_Kind, ...] = (
     _Kind(errors.InputError, 422, "invalid-input", "The request can't be used"),
     _Kind(errors.DeletedEquipment, 404, "deleted-equipment", "The equipment was deleted"),
     _Kind(errors.UnknownEquipment, 404, "unknown-equipment", "The equipment is not registered"),
+    _Kind(errors.UnknownMaintenance, 404, "unknown-maintenance", "There is no such maintenance"),
     _Kind(errors.UnknownDiagnosis, 404, "unknown-diagnosis", "There is no such diagnosis"),
     _Kind(errors.UnknownVersion, 404, "unknown-version", "The model version is not released"),
     _Kind(errors.UnknownTraining, 404, "unknown-training", "There is no such training"),

@@ -28,6 +28,7 @@ from app.serving.ingress.config import DiagnosticsArgs, IngressConfig
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.label_store import LabelStore
+from app.serving.ingress.maintenance_log import MaintenanceLog
 from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
@@ -127,6 +128,7 @@ def open_service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
         labels=LabelStore(store, registry),
+        maintenance=MaintenanceLog(store, registry, utc_now),
         readings=ReadingService(store, registry, metrics, utc_now),
         router=router,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),

@@ -87,3 +87,21 @@ def test_sources_are_left_of_their_targets_but_where_the_circuit_closes():
 def test_states_colour_a_drawing():
     lines = mermaid(RIG, {"pump": "critical"}).splitlines()
     assert sum(line.strip().startswith("style ") for line in lines) == 1
+
+
+def test_maintenance_is_recorded_and_listed(file: Path, database_dsn: str):
+    dsn = ("--dsn", database_dsn)
+    hydraulic("equipment", "register", str(file), *dsn)
+    command = ("equipment", "maintenance", "press-1", *dsn)
+    options = ("--kind", "replacement", "--component", "pump", "--at", "2025-01-02T00:00:00Z")
+    done = hydraulic(*command, *options, "--note", "[new]")
+    assert done.out.startswith("recorded maintenance "), done
+    shown = hydraulic(*command).out
+    assert "2025-01-02 00:00Z" in shown
+    assert "[new]" in shown
+    (record,) = json.loads(hydraulic(*command, "--json").out)
+    assert (record["component_id"], record["kind"]) == ("pump", "replacement")
+    wrong = hydraulic(*command, "--kind", "polish")
+    assert wrong.status == 1
+    assert "expected a valid kind, found" in wrong.err
+    assert "expected a component" in hydraulic(*command, "--kind", "repair", "--component", "x").err

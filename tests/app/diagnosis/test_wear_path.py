@@ -21,9 +21,10 @@ def _fit(
 def test_path_without_noise_gives_its_rate_and_remaining_life(shape: float, until: float) -> None:
     found = _fit(1_000.0, shape, until)
     rate = shape / 1_000.0 * until ** (shape - 1.0)
-    # at 40 % of the life the shape is not certain yet; the bias of a version never is
     assert found.rate.median == pytest.approx(rate, rel=0.2)
-    assert found.rul_h.median == pytest.approx(1_000.0 * (1.0 - until), rel=0.25)
+    # at 40 % of the life the shape, and so the rest of the life, is not certain yet
+    assert found.rul_h.median == pytest.approx(1_000.0 * (1.0 - until), rel=0.4)
+    assert found.rul_h.low < 1_000.0 * (1.0 - until) < found.rul_h.high
     assert found.worn > 0.999
 
 

@@ -22,6 +22,7 @@ from app.serving.ingress.deployment import Service, utc_now
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.label_store import LabelStore
+from app.serving.ingress.maintenance_log import MaintenanceLog
 from app.serving.ingress.readings import ReadingService
 from app.serving.ingress.retention import Retention
 from app.serving.ingress.status import Status
@@ -139,6 +140,7 @@ async def service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
         labels=LabelStore(store, registry),
+        maintenance=MaintenanceLog(store, registry, utc_now),
         readings=ReadingService(store, registry, metrics, utc_now),
         router=versions,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now)),
