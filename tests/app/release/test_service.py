@@ -148,7 +148,7 @@ async def test_absent_or_read_only_file_is_501(
     [
         (weights(90, 20), "sum to 100, found 110"),
         ({"weights": {"1": "x"}}, "expected a number"),
-        ({"weights": {}}, "at least 1 item"),
+        ({"weights": {}}, "sum to 100, found 0"),
         (weights(100, 0, raeson="x"), "check its spelling"),
     ],
 )
@@ -265,7 +265,7 @@ async def test_guard_that_can_not_be_decided_restores_the_weights(
 @pytest.mark.parametrize(
     ("order", "field", "message"),
     [
-        ({"guards": ["errors<1%"]}, "hold_s", "or as `hold_s` over HTTP"),
+        ({"guards": ["errors<1%"]}, "hold_s", "say how long each step holds"),
         ({"guards": ["speed<1%"], "hold_s": 1}, "", "found 'speed'"),
         ({"steps": [50, 10]}, "", "expected steps that rise, found 50, 10"),
         ({"steps": [0]}, "steps[0]", "greater than 0"),
