@@ -116,7 +116,7 @@ class Releases:
             await self._serve.apply(before.data)
             await self._transaction.wait_traffic(before, IN_FORCE_S)
         self._report("applied: " + format_split(split))
-        await self._history.record(_largest_gain(split, previous), "apply", split)
+        await self._history.record(split.largest_gain(previous), "apply", split)
 
     async def split(self, weights: Mapping[str, float], design: str | None = None) -> None:
         """Set the weights, once the versions that gain traffic answer.
@@ -340,7 +340,7 @@ class Releases:
             f"in force after {time.monotonic() - started:.2f} s: "
             f"{format_split(after.split, new_shadows)}"
         )
-        subject = version or _largest_gain(split, previous)
+        subject = version or split.largest_gain(previous)
         await self._history.record(subject, action, after.split, reason)
 
     async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
@@ -392,16 +392,3 @@ def unreleased(version: str, weights: Mapping[str, float]) -> UnknownVersion:
     return UnknownVersion(
         f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
     )
-
-
-def _largest_gain(split: Split, previous: Split) -> str:
-    gained = {
-        version: weight - earlier.get(version, 0.0)
-        for weights, earlier in (
-            (split.weights, previous.weights),
-            *((item, previous.designs.get(name, {})) for name, item in split.designs.items()),
-        )
-        for version, weight in sorted(weights.items())
-        if weight - earlier.get(version, 0.0) > 0 or weights is split.weights
-    }
-    return max(gained, key=lambda version: gained[version])

@@ -143,7 +143,9 @@ class ReleaseAnswer(BaseModel):
     state: Literal["done", "running", "would_change"]
     said: tuple[str, ...]
     weights: Mapping[str, float]
-    designs: DesignWeights = {}
+    designs: Annotated[
+        DesignWeights, Field(description="weights of the designs that have their own")
+    ] = {}
     digest: str
 
 

@@ -22,7 +22,7 @@ class ReleaseEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     release_id: Annotated[int, Field(description="rises with time")]
-    released_at: datetime
+    released_at: Annotated[datetime, Field(description="when the change was made")]
     version: Annotated[str, Field(description="the version that the change was about")]
     action: Annotated[str, Field(description="such as `deploy`, `split`, `promote` or `rollback`")]
     weights: Annotated[Weights, Field(description="of every version after it, in percent")]

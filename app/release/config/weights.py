@@ -79,6 +79,19 @@ class Split(NamedTuple):
         ]
         return list(dict.fromkeys(found))
 
+    def largest_gain(self, before: "Split") -> str:
+        """Return the version that gains most, of the weights of all machines or of a design."""
+        pairs = [(self.weights, before.weights)]
+        pairs += [
+            (weights, before.designs.get(design, {})) for design, weights in self.designs.items()
+        ]
+        gains = [
+            (weight - earlier.get(version, 0.0), version)
+            for weights, earlier in pairs
+            for version, weight in weights.items()
+        ]
+        return max(gains, key=lambda gain: gain[0])[1]
+
 
 def keeping_designs_served(before: Traffic, split: Split) -> tuple[Split, tuple[str, ...]]:
     """Keep the versions of designs of which no version would have weight.

@@ -14,7 +14,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from app.core.errors import InputError, UnknownVersion
 from app.schemas.equipment import Equipment, Identifier
+from app.schemas.places import some_of
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -168,6 +170,33 @@ def order_of_versions(machine: Machine, traffic: Traffic) -> tuple[Release, ...]
     if len(weighted) > 1:
         weighted.sort(key=lambda each: _distance(machine.equipment_id, *each))
     return tuple([release for release, _ in weighted])
+
+
+def forced_release(version: str, machine: Machine, traffic: Traffic) -> Release:
+    """Return the release of a version that a request names.
+
+    Raises:
+        UnknownVersion: it is not released.
+        InputError: it can't serve the machine.
+    """
+    release = traffic.find(version)
+    if release is None:
+        released = ", ".join(release.version for release in traffic.releases)
+        raise UnknownVersion(
+            f"expected a released version, found '{version}': there are {released}; leave "
+            "model_version out for the one that traffic chooses",
+            "model_version",
+        )
+    if not release.serves(machine):
+        able = [each.version for each in traffic.able(machine)]
+        others = f", or name {' or '.join(able)}" if able else ""
+        raise InputError(
+            f"expected a version for machines of design '{machine.design}', found version "
+            f"{version}, which serves {some_of(release.designs or ())}: leave model_version out "
+            f"for the one that traffic chooses{others}",
+            "model_version",
+        )
+    return release
 
 
 def _distance(equipment_id: str, release: Release, weight: float) -> float:

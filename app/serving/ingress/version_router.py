@@ -14,10 +14,8 @@ from typing import NamedTuple, TypeVar
 from app.core.errors import (
     DeadlineExceeded,
     HydraulicDiagnosticsError,
-    InputError,
     LimitExceeded,
     ModelUnavailable,
-    UnknownVersion,
     VersionBusy,
 )
 from app.diagnosis.build import Scores
@@ -32,9 +30,14 @@ from app.diagnosis.pipeline import (
     score_windows,
 )
 from app.model.graph import GraphGroup
-from app.schemas.places import some_of
 from app.serving.ingress.circuit_breaker import CircuitBreaker
-from app.serving.ingress.traffic import Machine, Release, Traffic, order_of_versions
+from app.serving.ingress.traffic import (
+    Machine,
+    Release,
+    Traffic,
+    forced_release,
+    order_of_versions,
+)
 from app.serving.ingress.version import Version
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
@@ -178,24 +181,7 @@ class VersionRouter:
         """
         if forced_version is None:
             return order_of_versions(machine, self.traffic)
-        release = self.traffic.find(forced_version)
-        if release is None:
-            released = ", ".join(release.version for release in self.traffic.releases)
-            raise UnknownVersion(
-                f"expected a released version, found '{forced_version}': there are {released}; "
-                "leave model_version out for the one that traffic chooses",
-                "model_version",
-            )
-        if not release.serves(machine):
-            able = [each.version for each in self.traffic.able(machine)]
-            others = f", or name {' or '.join(able)}" if able else ""
-            raise InputError(
-                f"expected a version for machines of design '{machine.design}', found version "
-                f"{forced_version}, which serves {some_of(release.designs or ())}: leave "
-                f"model_version out for the one that traffic chooses{others}",
-                "model_version",
-            )
-        return (release,)
+        return (forced_release(forced_version, machine, self.traffic),)
 
     async def score(
         self, windows: Sequence[RoutedWindow], *, explain: bool = False

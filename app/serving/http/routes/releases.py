@@ -102,7 +102,7 @@ class ReleasePage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    events: Sequence[ReleaseEvent]
+    events: Annotated[Sequence[ReleaseEvent], Field(description="newest first")]
     next_cursor: NextCursor = None
 
 
