@@ -104,7 +104,8 @@ class TrainConfig(BaseModel):
     """Further splits of `train.data.split` to score for the report; `no-message-passing` is the
     ablation of the graph."""
     validation_share: Share = 0.0
-    """Share of the training groups used for validation instead; 0 to train on all."""
+    """Share of the training groups used for validation instead; 0 to train on all. Of a single
+    group, the share of each machine's history at its end."""
     validation_windows: Positive = 512
     """Most validation windows to score an epoch on, evenly sampled."""
     warm_up_run: Positive = 50

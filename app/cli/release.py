@@ -113,8 +113,14 @@ def fetch(version: Version, directory: Path) -> None:
 
 @commands.command(hidden=True)
 def check(version: Version) -> None:
-    """Verify a version and print its checkpoint's place; for the service."""
+    """Verify a version and print its checkpoint's place and designs; for the service."""
     release.check(version, _report)
+
+
+@commands.command(hidden=True)
+def registered() -> None:
+    """Print the versions of the registry as JSON; for the service."""
+    release.registered(_report)
 
 
 @commands.command(hidden=True)
@@ -186,16 +192,21 @@ def deploy(
     )
 
 
-@commands.command(epilog="Example: hydraulic release split 3=90 4=10")
+@commands.command(epilog="Example: hydraulic release split 3=90 4=10 --design press")
 @with_groups
 def split(
-    weights: Annotated[
-        list[str], typer.Argument(metavar="VERSION=WEIGHT...", help="Such as 3=90 4=10.")
-    ],
     change: Change,
+    weights: Annotated[
+        list[str] | None, typer.Argument(metavar="VERSION=WEIGHT...", help="Such as 3=90 4=10.")
+    ] = None,
+    design: Annotated[
+        str | None,
+        typer.Option(help="Only for machines of it; without weights, it has those of all again."),
+    ] = None,
 ) -> None:
     """Set the traffic weights."""
-    _run(release.change(change.place, change.order, _report, lambda to: to.split(weights)))
+    given = weights or []
+    _run(release.change(change.place, change.order, _report, lambda to: to.split(given, design)))
 
 
 @commands.command(epilog="Example: hydraulic release shadow 4")
@@ -230,6 +241,10 @@ def promote(
         str | None,
         typer.Option(help="Limits meanwhile, such as errors<0.1%,p95<80ms,disagreement<5%."),
     ] = None,
+    design: Annotated[
+        str | None,
+        typer.Option(help="Only for machines of it; default all designs that it serves."),
+    ] = None,
 ) -> None:
     """Raise a version's weight in steps; roll back on a broken guard."""
     _run(
@@ -237,7 +252,7 @@ def promote(
             change.place,
             change.order,
             _report,
-            lambda to: to.promote(version, steps, hold, guard),
+            lambda to: to.promote(version, steps, hold, guard, design),
         )
     )
 

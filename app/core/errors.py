@@ -29,6 +29,7 @@ HydraulicDiagnosticsError
 ├── StoreError                the database refused a statement
 │   └── StoreUnavailable      the database can't be reached; a retry may succeed
 └── ModelUnavailable          no released version answered; a retry may succeed
+    └── VersionBusy           a version works on earlier requests; it did not fail
 
 A message says what was expected, what was found and what to do; fields hold its parts.
 """
@@ -212,3 +213,7 @@ class StoreUnavailable(StoreError):
 
 class ModelUnavailable(HydraulicDiagnosticsError):
     """No released version answered; a retry may succeed."""
+
+
+class VersionBusy(ModelUnavailable):
+    """A version works on earlier requests for longer than this one can wait; it did not fail."""

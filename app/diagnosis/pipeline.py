@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from app.core.errors import HydraulicDiagnosticsError
+from app.core.errors import HydraulicDiagnosticsError, VersionBusy
 from app.diagnosis.build import Scores
 from app.diagnosis.decoder import window_predictions
 from app.diagnosis.input_quality import QualityBatch, WindowQuality
@@ -286,7 +286,8 @@ async def _score_parts(parts: Sequence[_Part], score: Score) -> dict[int, Scored
         result = await score([part.graph for part in parts])
     except Exception as error:  # noqa: BLE001 - becomes the error of the windows that cause it
         singles = [single for part in parts for single in part.singles()]
-        if len(singles) == 1 or isinstance(error.__cause__, TimeoutError):
+        is_late = isinstance(error, VersionBusy) or isinstance(error.__cause__, TimeoutError)
+        if len(singles) == 1 or is_late:
             return {single.positions[0]: error for single in singles}
         if not isinstance(error, HydraulicDiagnosticsError):
             logger.warning("windows not scored together", extra={"error": type(error).__name__})

@@ -133,9 +133,7 @@ def make_plan(request: RunRequest, at: datetime | None, config: Path, now: datet
             )
         traffic = _all_to(forced.version, forced.application)
     checkpoints = {
-        release.version: _place(directories[release.version])
-        for release in traffic.releases
-        if release.weight > 0
+        release.version: _place(directories[release.version]) for release in traffic.in_service
     }
     return Plan(
         at=at or now,

@@ -41,7 +41,7 @@ from app.model.graph import GraphGroup
 from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis, State, Window
 from app.schemas.equipment import MAX_SENSOR_BINS, MAX_SENSOR_STEPS, Equipment
-from app.serving.ingress.traffic import order_of_versions
+from app.serving.ingress.traffic import machine_of, order_of_versions
 from app.serving.ingress.windows import Bins, interval_of, window_before
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageMachine
@@ -207,7 +207,7 @@ class FleetScorer:
         except HydraulicDiagnosticsError as error:
             return Outcome(item.equipment_id, "failed", reason=error.message)
         window = interval_of(bins, item.equipment)
-        version = order_of_versions(item.equipment_id, self._plan.traffic)[0].version
+        version = order_of_versions(machine_of(item.equipment), self._plan.traffic)[0].version
         return _Machine(item.equipment, item.diagnosis_id, bins, window, version)
 
     async def _read(self, batch: Sequence[_Machine]) -> list[_Input]:

@@ -1,6 +1,7 @@
 """The commands of `hydraulic release`, from parsed options to `operations` and `registry`."""
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from app.core.errors import InputError
 from app.core.settings import Settings
+from app.release import catalogue
 from app.release.clients.serve_api import ServeApi, dashboard_address, ray_token
 from app.release.clients.service_api import ServiceApi, api_key, service_url
 from app.release.config.file import ConfigFile
@@ -65,8 +67,14 @@ def fetch(version: str, directory: Path) -> None:
 
 
 def check(version: str, report: Report) -> None:
-    """Verify a version and report its checkpoint's place."""
-    report(find_placement(version, None, None, Settings()).checkpoint)
+    """Verify a version and report its checkpoint's place and designs as JSON."""
+    found = find_placement(version, None, None, Settings())
+    report(json.dumps([found.checkpoint, found.designs]))
+
+
+def registered(report: Report) -> None:
+    """Report the versions of the registry as JSON."""
+    report(catalogue.as_json(catalogue.registered(Settings())))
 
 
 def alias(names: list[str], report: Report) -> None:
@@ -102,15 +110,23 @@ class Changes(NamedTuple):
         """Add a version with weight 0."""
         await self.releases.deploy(find_placement(version, checkpoint, device, self.settings))
 
-    async def split(self, weights: list[str]) -> None:
-        """Set the traffic weights, each given as VERSION=WEIGHT."""
-        await self.releases.split(parse_weights(weights))
+    async def split(self, weights: list[str], design: str | None) -> None:
+        """Set the traffic weights, of all machines or of a design; see `Releases.split`.
 
-    async def promote(self, version: str, steps: str, hold: str, guard: str | None) -> None:
+        Args:
+            weights: each given as VERSION=WEIGHT.
+            design: whose machines get them; without weights, it has those of all machines again.
+        """
+        given = parse_weights(weights) if weights or design is None else {}
+        await self.releases.split(given, design)
+
+    async def promote(
+        self, version: str, steps: str, hold: str, guard: str | None, design: str | None
+    ) -> None:
         """Raise a version's weight in steps; without a change, show the first one."""
         guards = parse_guards(guard) if guard else ()
         hold_s = parse_duration(hold)
-        promotion = checked_promotion(version, parse_steps(steps), hold_s, guards)
+        promotion = checked_promotion(version, parse_steps(steps), hold_s, guards, design)
         await carry_out(
             promotion, self.releases, self.service, self.report, dry_run=self.order.dry_run
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from app.core.errors import ReleaseError, StoreError
-from app.release.config.weights import above_zero
+from app.release.config.weights import Split
 from app.store.releases import ReleaseEvent
 
 FOUND = "found"
@@ -26,7 +26,14 @@ class HistoryStore(Protocol):
     """Where release events are stored: the database, or the ingress's store from another thread."""
 
     async def record_release(
-        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+        self,
+        version: str,
+        action: str,
+        weights: Mapping[str, float],
+        designs: Mapping[str, Mapping[str, float]] | None = None,
+        *,
+        actor: str,
+        reason: str,
     ) -> ReleaseEvent:
         """Add an event."""
 
@@ -66,46 +73,51 @@ class ReleaseHistory:
             return await self._store.list_releases(_MAX_EVENTS)
         except StoreError as error:
             raise ReleaseError(
-                f"expected the release history in the database, found: {error.message}; set the "
-                "weights with `split`"
+                f"expected the release history in the database, found: {error.message}; set "
+                "weights instead"
             ) from error
 
-    async def record_found(self, weights: Mapping[str, float]) -> None:
+    async def record_found(self, split: Split) -> None:
         """Record weights that no command set, so that a rollback can restore them."""
         with contextlib.suppress(StoreError):
             events = await self._store.list_releases(1)
-            if not events or above_zero(events[0].weights) != above_zero(weights):
-                largest = max(weights, key=lambda version: weights[version])
+            if not events or split_after(events[0]) != split.above_zero():
+                largest = max(split.weights, key=lambda version: split.weights[version])
                 reason = "in force before, set by hand in the file"
                 await self._store.record_release(
-                    largest, FOUND, weights, actor=self._order.actor, reason=reason
+                    largest, FOUND, *split, actor=self._order.actor, reason=reason
                 )
 
     async def record(
-        self, version: str, action: str, weights: Mapping[str, float], reason: str | None = None
+        self, version: str, action: str, split: Split, reason: str | None = None
     ) -> None:
         """Record a release; without a reason, that of the order."""
         why = self._order.reason if reason is None else reason
         try:
             await self._store.record_release(
-                version, action, weights, actor=self._order.actor, reason=why
+                version, action, *split, actor=self._order.actor, reason=why
             )
         except StoreError as error:
             self._report(f"warning: done, but not written to the release history: {error.message}")
 
 
-def weights_before(events: Sequence[ReleaseEvent]) -> dict[str, float] | None:
+def split_after(event: ReleaseEvent) -> Split:
+    """Return the weights above 0 that were in force after an event."""
+    return Split(event.weights, event.designs).above_zero()
+
+
+def split_before(events: Sequence[ReleaseEvent]) -> Split | None:
     """Return the weights in force before the current ones, or None when the history has none.
 
     Args:
         events: Newest first.
     """
-    stack: list[dict[str, float]] = []
+    stack: list[Split] = []
     promoted: str | None = None
     for event in reversed(events):
         if event.action in {SHADOW, UNSHADOW}:  # these change no weights
             continue
-        weights = above_zero(event.weights)
+        weights = split_after(event)
         if event.action == ROLLBACK:
             while stack and stack[-1] != weights:
                 stack.pop()

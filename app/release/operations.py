@@ -26,7 +26,14 @@ from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config import edits
 from app.release.config.file import ConfigFile, ReadConfig
-from app.release.config.weights import UNCHANGED, ShadowChange, above_zero, format_weights
+from app.release.config.weights import (
+    UNCHANGED,
+    ShadowChange,
+    Split,
+    format_split,
+    format_weights,
+    keeping_designs_served,
+)
 from app.release.history import (
     ROLLBACK,
     SHADOW,
@@ -34,10 +41,12 @@ from app.release.history import (
     HistoryStore,
     Order,
     ReleaseHistory,
-    weights_before,
+    split_after,
+    split_before,
 )
 from app.release.transaction import RETRY_WAIT, ConfigTransaction, WeightsChanged
 from app.release.view import difference
+from app.serving.ingress.traffic import Machine, Traffic
 
 START_S = 300.0
 """How long a version may take to start: a node may have to fetch its checkpoint."""
@@ -84,17 +93,17 @@ class Releases:
     async def apply(self) -> None:
         """Apply the file as it is, once the versions that gain traffic answer."""
         before = self._file.read()
-        weights = before.weights
+        split = before.split
         states = await self._serve.applications()
         if self._dry_run:
             for line in difference(before, states) or ["what runs is what the file says"]:
                 self._report(line)
             return
         state = states.get(before.config.diagnostics.name)
-        previous: Mapping[str, float] = {}
+        previous = Split({})
         if state is not None and state.status == "RUNNING":
-            previous = await self._service.weights()
-            await self._warm_up(before, _gaining(weights, previous))
+            previous = await self._service.split()
+            await self._warm_up(before, split.gaining(previous))
             await self._history.record_found(previous)
         else:
             self._report("the service does not answer yet: no version was warmed up")
@@ -106,17 +115,29 @@ class Releases:
                 )
             await self._serve.apply(before.data)
             await self._transaction.wait_traffic(before, IN_FORCE_S)
-        self._report("applied: " + format_weights(weights))
-        await self._history.record(_largest_gain(weights, previous), "apply", weights)
+        self._report("applied: " + format_split(split))
+        await self._history.record(split.largest_gain(previous), "apply", split)
 
-    async def split(self, weights: Mapping[str, float], shadows: ShadowChange = UNCHANGED) -> None:
+    async def split(self, weights: Mapping[str, float], design: str | None = None) -> None:
         """Set the weights, once the versions that gain traffic answer.
 
+        Designs whose versions would have no weight keep them, with weights of their own.
+
         Args:
-            weights: Percent by version; versions that are not named get 0.
-            shadows: Change of the shadows.
+            weights: Percent by version; versions that are not named get 0. Without any, the design
+                has those of all machines again.
+            design: Whose machines get them; None for all of designs without weights of their own.
         """
-        await self._move(self._file.read(), weights, "split", shadows=shadows)
+        before = self._file.read()
+        split = before.split.changed(design, weights)
+        if design is None:
+            split, kept = keeping_designs_served(before.config.traffic, split)
+            for each in kept:
+                self._report(
+                    f"machines of design {each} keep {format_weights(split.designs[each])}: no "
+                    "version with weight serves them"
+                )
+        await self._move(before, split, "split")
 
     async def shadow(self, version: str, *, on: bool) -> None:
         """Start or stop scoring copies of the traffic with a version, once it answers."""
@@ -127,7 +148,7 @@ class Releases:
             change, action = ShadowChange(add=[version]), SHADOW
         else:
             change, action = ShadowChange(remove=[version]), UNSHADOW
-        await self._move(before, before.weights, action, version, shadows=change)
+        await self._move(before, before.split, action, version, shadows=change)
 
     async def unshadow(self, versions: Sequence[str], version: str, reason: str) -> None:
         """Stop shadows, whatever the weights; wait for a command that is changing the file.
@@ -142,15 +163,15 @@ class Releases:
             before = self._file.read()
             if set(versions) & set(before.config.traffic.shadows):
                 change = ShadowChange(remove=versions)
-                await self._move(before, before.weights, UNSHADOW, version, reason, change)
+                await self._move(before, before.split, UNSHADOW, version, reason, change)
 
         if versions:
             await self._retry(once)
 
     async def move_from(
         self,
-        expected: Sequence[Mapping[str, float]],
-        weights: Mapping[str, float],
+        expected: Sequence[Split],
+        split: Split,
         action: str,
         version: str,
         reason: str | None = None,
@@ -160,7 +181,7 @@ class Releases:
 
         Args:
             expected: Weights that the file may have; versions without weight are ignored.
-            weights: Percent by version; versions that are not named get 0.
+            split: Requested weights; versions that are not named get 0.
             action: Recorded in the history.
             version: The version that the history names.
             reason: Recorded in the history; that of the order when None.
@@ -172,9 +193,9 @@ class Releases:
 
         async def once() -> None:
             before = self._file.read()
-            if above_zero(before.weights) not in map(above_zero, expected):
-                raise WeightsChanged(before.weights)
-            await self._move(before, above_zero(weights), action, version, reason, shadows)
+            if before.split.above_zero() not in [each.above_zero() for each in expected]:
+                raise WeightsChanged(before.split)
+            await self._move(before, split.above_zero(), action, version, reason, shadows)
 
         await self._retry(once)
 
@@ -200,19 +221,19 @@ class Releases:
     async def _roll_back_once(self) -> None:
         events = await self._history.events()
         before = self._file.read()
-        if events and above_zero(events[0].weights) == above_zero(before.weights):
-            earlier = weights_before(events)
+        if events and split_after(events[0]) == before.split.above_zero():
+            earlier = split_before(events)
         else:  # the file was changed by hand: the newest weights of the history precede it
-            earlier = above_zero(events[0].weights) if events else None
+            earlier = split_after(events[0]) if events else None
         if earlier is None:
             raise ReleaseError(
-                "expected earlier weights in the release history, found none: set them with `split`"
+                "expected earlier weights in the release history, found none: set weights instead"
             )
-        retired = sorted(set(earlier) - set(before.weights))
+        retired = sorted(earlier.versions() - set(before.weights))
         if retired:
             raise ReleaseError(
-                f"expected the versions of {format_weights(earlier)}, found {', '.join(retired)} "
-                "retired: deploy it again, or set other weights with `split`"
+                f"expected the versions of {format_split(earlier)}, found {', '.join(retired)} "
+                "retired: deploy it again, or set other weights"
             )
         await self._move(before, earlier, ROLLBACK)
 
@@ -223,7 +244,7 @@ class Releases:
             placement: The version, with a checkpoint that was verified.
         """
         before = self._file.read()
-        like = _largest_gain(before.weights, {})
+        like = max(before.weights, key=lambda version: before.weights[version])
         text = edits.with_version(before.text, placement, like)
         if self._report_diff(before, text):
             return
@@ -232,7 +253,7 @@ class Releases:
             async with self._transaction.locked(f"deploy {version}"):
                 await self._transaction.replace(before, text)
             state = await self._serve.wait_running(edits.APPLICATION_PREFIX + version, START_S)
-            designs = self._designs(placement.checkpoint)
+            designs = tuple(placement.designs or ()) or self._designs(placement.checkpoint)
             count = max(3, 2 * state.replicas)
             self._report(await self._service.warm_up(version, designs, count, WARM_UP_S))
         except ReleaseConflict:
@@ -245,8 +266,8 @@ class Releases:
                 f"version {version} was refused and removed again, the others answer as before: "
                 f"{error.message}"
             ) from error
-        self._report(f"version {version} runs, with weight 0")
-        await self._history.record(version, "deploy", self.read().weights)
+        self._report(f"version {version} runs, with weight 0{self._sole(version)}")
+        await self._history.record(version, "deploy", self.read().split)
 
     async def retire(self, version: str) -> None:
         """Remove a released version that has no weight and is no shadow."""
@@ -254,12 +275,30 @@ class Releases:
         text = edits.without_version(before.text, version)
         if self._report_diff(before, text):
             return
+        orphans = self._orphans(before.config.traffic, version)
         application = before.application_of(version)
         async with self._transaction.locked(f"retire {version}"):
             after = await self._transaction.replace_traffic(before, text, IN_FORCE_S)
         await self._serve.wait_gone(application, REMOVED_S)
-        self._report(f"version {version} was removed")
-        await self._history.record(version, "retire", after.weights)
+        left = f"; no version serves {', '.join(orphans)} any more" if orphans else ""
+        self._report(f"version {version} was removed{left}")
+        await self._history.record(version, "retire", after.split)
+
+    def _orphans(self, traffic: Traffic, version: str) -> list[str]:
+        """Return the designs that only this version can serve.
+
+        Raises:
+            ReleaseError: It answers for machines that another version can serve.
+        """
+        designs = [each for each in traffic.known_designs if version in traffic.shares(each)]
+        shared = [each for each in designs if len(traffic.able(Machine("", each))) > 1]
+        if shared:
+            raise ReleaseError(
+                f"expected a version that answers for no machine, found that version {version} "
+                f"answers for {', '.join(shared)} without weight, as the first one released: give "
+                "another version weight there first"
+            )
+        return designs
 
     async def ingress_replicas(self) -> int:
         """Return the number of running ingress replicas, at least 1."""
@@ -272,26 +311,26 @@ class Releases:
     async def _move(
         self,
         before: ReadConfig,
-        weights: Mapping[str, float],
+        split: Split,
         action: str,
         version: str | None = None,
         reason: str | None = None,
         shadows: ShadowChange = UNCHANGED,
     ) -> None:
         started = time.monotonic()
-        previous, old_shadows = before.weights, before.config.traffic.shadows
+        previous, old_shadows = before.split, before.config.traffic.shadows
         new_shadows = shadows.apply(old_shadows)
-        text = edits.with_weights(before.text, weights)
+        text = edits.with_weights(before.text, *split)
         if new_shadows != old_shadows:
             text = edits.with_shadows(text, new_shadows)
         if text == before.text:
             self._report(
-                f"nothing to do: the file already has {format_weights(previous, old_shadows)}"
+                f"nothing to do: the file already has {format_split(previous, old_shadows)}"
             )
             return
         if self._report_diff(before, text):
             return
-        gaining = _gaining(weights, previous)
+        gaining = split.gaining(previous)
         added = [name for name in new_shadows if name not in old_shadows and name not in gaining]
         await self._warm_up(before, [*gaining, *added])
         await self._history.record_found(previous)
@@ -299,15 +338,17 @@ class Releases:
             after = await self._transaction.replace_traffic(before, text, IN_FORCE_S)
         self._report(
             f"in force after {time.monotonic() - started:.2f} s: "
-            f"{format_weights(after.weights, new_shadows)}"
+            f"{format_split(after.split, new_shadows)}"
         )
-        subject = version or _largest_gain(weights, previous)
-        await self._history.record(subject, action, after.weights, reason)
+        subject = version or split.largest_gain(previous)
+        await self._history.record(subject, action, after.split, reason)
 
     async def _warm_up(self, config: ReadConfig, versions: Sequence[str]) -> None:
         for version in versions:
-            args = config.config.model_args(config.application_of(version))
-            designs = self._designs(args.checkpoint)
+            release = config.config.traffic.find(version)
+            assert release is not None
+            args = config.config.model_args(release.application)
+            designs = release.designs or self._designs(args.checkpoint)
             self._report(await self._service.warm_up(version, designs, 1, QUICK_WARM_UP_S))
 
     async def _remove_failed(self, version: str) -> None:
@@ -319,6 +360,12 @@ class Releases:
             except SettingsError:
                 return  # it was never added, or has weight by now
             await self._transaction.replace(now, text)
+
+    def _sole(self, version: str) -> str:
+        """Say which designs' machines a version serves although it has no weight."""
+        traffic = self._file.read().config.traffic
+        found = [each for each in traffic.known_designs if traffic.shares(each) == {version: 100.0}]
+        return f"; it answers for {', '.join(found)}, as no other version does" if found else ""
 
     def _report_diff(self, before: ReadConfig, text: str) -> bool:
         """In a dry run, report the validated change of the file and return True."""
@@ -345,11 +392,3 @@ def unreleased(version: str, weights: Mapping[str, float]) -> UnknownVersion:
     return UnknownVersion(
         f"expected a released version, found '{version}': there are {', '.join(weights)}; deploy it"
     )
-
-
-def _gaining(weights: Mapping[str, float], previous: Mapping[str, float]) -> list[str]:
-    return [name for name, weight in weights.items() if weight > previous.get(name, 0.0)]
-
-
-def _largest_gain(weights: Mapping[str, float], previous: Mapping[str, float]) -> str:
-    return max(weights, key=lambda name: weights[name] - previous.get(name, 0.0))

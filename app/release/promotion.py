@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 from app.core.errors import HydraulicDiagnosticsError, InputError, ReleaseError, SettingsError
 from app.release.clients.service_api import ServiceApi
-from app.release.config.weights import ShadowChange, above_zero, format_weights, with_share
+from app.release.config.weights import (
+    ShadowChange,
+    Split,
+    format_split,
+    with_promoted,
+)
 from app.release.guards import (
     DISAGREEMENT,
     UNMEASURED,
@@ -48,16 +53,22 @@ class Promotion(NamedTuple):
         steps: Its successive weights, in percent.
         hold_s: Seconds to stay on each step.
         guards: Limits that must hold meanwhile.
+        design: Whose machines' weights change; None for all designs that the version serves.
     """
 
     version: str
     steps: Sequence[float]
     hold_s: float
     guards: tuple[Guard, ...]
+    design: str | None = None
 
 
 def checked_promotion(
-    version: str, steps: Sequence[float], hold_s: float, guards: tuple[Guard, ...]
+    version: str,
+    steps: Sequence[float],
+    hold_s: float,
+    guards: tuple[Guard, ...],
+    design: str | None = None,
 ) -> Promotion:
     """Return a promotion if its guards have time to be decided.
 
@@ -66,11 +77,10 @@ def checked_promotion(
     """
     if guards and hold_s <= 0:
         raise InputError(
-            "expected a time to watch the guards for, found none: give it with --hold, or as "
-            "`hold_s` over HTTP",
+            "expected a time to watch the guards for, found none: say how long each step holds",
             "hold_s",
         )
-    return Promotion(version, steps, hold_s, guards)
+    return Promotion(version, steps, hold_s, guards, design)
 
 
 async def carry_out(
@@ -90,13 +100,14 @@ async def carry_out(
     if promotion.version not in weights:
         raise unreleased(promotion.version, weights)
     if dry_run:
+        first = split_at(releases, promotion, promotion.steps[0])
+        before = releases.read().split
         shadows = ShadowChange(add=new_shadows(releases, promotion))
-        first = with_share(weights, promotion.version, promotion.steps[0])
-        await releases.split(first, shadows=shadows)
+        await releases.move_from([before], first, STEP, promotion.version, shadows=shadows)
         return
     replicas = await releases.ingress_replicas()
     fetches = 1 if replicas <= 1 else 3 * replicas
-    meter = MetricsMeter(service.metrics, fetches, tuple(above_zero(weights)))
+    meter = MetricsMeter(service.metrics, fetches, _others(releases, promotion))
     await promote(releases, promotion, meter, report)
 
 
@@ -111,13 +122,14 @@ async def promote(
         HydraulicDiagnosticsError: A step failed; the weights from before are in force, or the
             message says that they are not.
     """
-    before = releases.read().weights
-    version = promotion.version
-    if version not in before:
-        raise unreleased(version, before)
+    read = releases.read()
+    before, version = read.split, promotion.version
+    if version not in before.weights:
+        raise unreleased(version, before.weights)
+    steps = [split_at(releases, promotion, step) for step in promotion.steps]
     added = new_shadows(releases, promotion)
     try:
-        await _Walk(releases, promotion, meter, report, before, added).run()
+        await _Walk(releases, promotion, meter, report, before, steps, added).run()
         await releases.unshadow(added, version, ENDED)
     except BaseException:  # also when somebody else's weights stay, who did not add these shadows
         try:
@@ -125,7 +137,7 @@ async def promote(
         except HydraulicDiagnosticsError as error:
             report(
                 f"warning: expected to end the shadows {' '.join(added)}, found: {error.message}: "
-                "use `shadow VERSION --off`"
+                "end them by hand"
             )
         raise
     report(f"version {version} was promoted")
@@ -135,41 +147,65 @@ def new_shadows(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
     """Return the versions that a promotion makes shadows."""
     if all(guard.name != DISAGREEMENT for guard in promotion.guards):
         return ()
-    read = releases.read()
-    compared = dict.fromkeys([promotion.version, *above_zero(read.weights)])
-    return tuple(name for name in compared if name not in read.config.traffic.shadows)
+    shadows = releases.read().config.traffic.shadows
+    compared = dict.fromkeys([promotion.version, *_others(releases, promotion)])
+    return tuple(name for name in compared if name not in shadows)
+
+
+def split_at(releases: Releases, promotion: Promotion, share: float) -> Split:
+    """Return the weights of a step of a promotion that begins now.
+
+    Raises:
+        InputError: The version does not serve the design, or no other version has weight.
+    """
+    traffic = releases.read().config.traffic
+    return with_promoted(traffic, promotion.version, share, promotion.design)
+
+
+def _others(releases: Releases, promotion: Promotion) -> tuple[str, ...]:
+    """Return the versions that answer for machines that the promoted one serves."""
+    traffic = releases.read().config.traffic
+    release = traffic.find(promotion.version)
+    if promotion.design is not None:
+        designs: Sequence[str] = [promotion.design]
+    elif release is None or release.designs is None:
+        return tuple(each.version for each in traffic.in_service)
+    else:
+        designs = release.designs
+    return tuple(dict.fromkeys(name for each in designs for name in traffic.shares(each)))
 
 
 @dataclass(slots=True)
 class _Walk:
-    """The steps of one promotion; `added` are the shadows that it adds."""
+    """The steps of one promotion; `splits` has their weights, `added` the shadows that it adds."""
 
     releases: Releases
     promotion: Promotion
     meter: MetricsMeter
     report: Callable[[str], None]
-    before: Mapping[str, float]
+    before: Split
+    splits: Sequence[Split]
     added: Sequence[str]
 
     async def run(self) -> None:
         """Take the steps; on an error, roll back or say why that failed."""
-        promotion, step, weights = self.promotion, 0.0, self.before
-        own = [weights]  # weights that this promotion may find in the file
+        promotion, step, split = self.promotion, 0.0, self.before
+        own = [split]  # weights that this promotion may find in the file
         try:
-            for step in promotion.steps:
-                previous, weights = weights, with_share(self.before, promotion.version, step)
-                own = [previous, weights]
+            for step, following in zip(promotion.steps, self.splits, strict=True):
+                previous, split = split, following
+                own = [previous, split]
                 is_last = step == promotion.steps[-1]
                 await self.releases.move_from(
                     [previous],
-                    weights,
+                    split,
                     PROMOTE if is_last else STEP,
                     promotion.version,
                     shadows=ShadowChange(add=self.added),
                 )
                 if is_last and not promotion.guards:
                     return
-                await self._hold(step, weights)
+                await self._hold(step, split)
         except WeightsChanged:
             raise
         except (Exception, asyncio.CancelledError) as error:  # no step stays without its guards
@@ -184,11 +220,11 @@ class _Walk:
             if isinstance(error, HydraulicDiagnosticsError):
                 raise ReleaseError(
                     f"{reason}; the weights before the promotion are in force: "
-                    f"{format_weights(self.before)}"
+                    f"{format_split(self.before)}"
                 ) from error
             raise
 
-    async def _roll_back(self, own: Sequence[Mapping[str, float]], reason: str) -> None:
+    async def _roll_back(self, own: Sequence[Split], reason: str) -> None:
         shadows = ShadowChange(remove=self.added)
         try:
             await self.releases.move_from(
@@ -198,17 +234,17 @@ class _Walk:
             raise
         except HydraulicDiagnosticsError as error:
             raise ReleaseError(
-                f"{reason}; expected to go back to {format_weights(self.before)}, found: "
-                f"{error.message}: see `status`, and set the weights with `split`"
+                f"{reason}; expected to go back to {format_split(self.before)}, found: "
+                f"{error.message}: look at the traffic in force, and set the weights"
             ) from error
 
-    async def _hold(self, step: float, weights: Mapping[str, float]) -> None:
+    async def _hold(self, step: float, split: Split) -> None:
         await self.meter.begin(self.promotion.version)
-        failure = await self._watch(weights)
+        failure = await self._watch(split)
         if failure is not None:
             raise GuardBroken(f"guard broken at weight {step:g}: {failure}")
 
-    async def _watch(self, weights: Mapping[str, float]) -> str | None:
+    async def _watch(self, split: Split) -> str | None:
         """Measure during a step; return why it fails, or None when it passes."""
         guards, hold_s = self.promotion.guards, self.promotion.hold_s
         began = read_at = measured_at = time.monotonic()
@@ -217,8 +253,8 @@ class _Walk:
             await asyncio.sleep(min(POLL_S, hold_s))
             now = time.monotonic()
             try:
-                found = self.releases.read().weights
-                if above_zero(found) != above_zero(weights):
+                found = self.releases.read().split
+                if found.above_zero() != split.above_zero():
                     raise WeightsChanged(found)
                 read_at = now
             except SettingsError as error:  # somebody may be saving it

@@ -39,7 +39,7 @@ _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _MAX_TAG = 4_000
 
 
-class RegisteredVersion(NamedTuple):
+class RegistryEntry(NamedTuple):
     """A registered version."""
 
     version: str
@@ -47,6 +47,16 @@ class RegisteredVersion(NamedTuple):
     aliases: tuple[str, ...]
     run_id: str
     tags: Mapping[str, str]
+
+    @property
+    def scores(self) -> dict[str, str]:
+        """Scores of its training and on the reference set, by name."""
+        names = sorted(self.tags)
+        of_training = [name for name in names if name.endswith("macro_f1")]
+        of_reference = [name for name in names if name.startswith("reference.")]
+        return {
+            name.removeprefix("metrics."): self.tags[name] for name in [*of_training, *of_reference]
+        }
 
 
 class Registry:
@@ -73,7 +83,7 @@ class Registry:
         scores: Mapping[str, str],
         *,
         once: bool = False,
-    ) -> RegisteredVersion:
+    ) -> RegistryEntry:
         """Register a validated checkpoint.
 
         Args:
@@ -100,7 +110,7 @@ class Registry:
             self._ensure_model()
             return self._find(digest)
 
-    def versions(self) -> list[RegisteredVersion]:
+    def versions(self) -> list[RegistryEntry]:
         """Return all registered versions, newest first."""
         with _translated():
             found = self._client.search_model_versions(f"name = '{NAME}'")
@@ -117,7 +127,8 @@ class Registry:
         from mlflow.artifacts import download_artifacts
 
         unknown = UnknownVersion(
-            f"expected a registered version, found '{version}': see `hydraulic release list`"
+            f"expected a registered version, found '{version}': list them with `hydraulic release "
+            "list` or GET /v1/models?state=registered"
         )
         try:
             with _translated(absent=unknown), tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -190,7 +201,7 @@ class Registry:
 
     def _add(
         self, directory: Path, manifest: Manifest, run_id: str | None, scores: Mapping[str, str]
-    ) -> RegisteredVersion:
+    ) -> RegistryEntry:
         run = (
             self._client.get_run(run_id)
             if run_id
@@ -238,10 +249,10 @@ class Registry:
         where = (self._directory / "artifacts").as_uri() if self._local else None
         return str(self._client.create_experiment(NAME, artifact_location=where))
 
-    def _read(self, version: str) -> RegisteredVersion:
+    def _read(self, version: str) -> RegistryEntry:
         item: ModelVersion = self._client.get_model_version(NAME, version)
         created = datetime.fromtimestamp(item.creation_timestamp / 1000, UTC)
-        return RegisteredVersion(
+        return RegistryEntry(
             str(item.version), created, tuple(item.aliases), str(item.run_id or ""), dict(item.tags)
         )
 

@@ -24,6 +24,7 @@ from app.core.errors import (
 )
 from app.core.settings import Settings
 from app.release import uploads
+from app.release.catalogue import Catalogue
 from app.release.clients.serve_api import ServeApi, ray_token
 from app.release.clients.service_api import ServiceApi, service_url
 from app.release.config.file import ConfigFile, ReadConfig
@@ -34,7 +35,12 @@ from app.release.promotion import carry_out, checked_promotion
 from app.release.source import find_placement_in_subprocess, new_aliases, set_aliases_in_subprocess
 from app.release.trainings import Trainings
 from app.release.view import differing_applications
-from app.schemas.releases import PromoteOrder, ReleaseAnswer, UploadAnswer
+from app.schemas.releases import (
+    PromoteOrder,
+    RegisteredVersion,
+    ReleaseAnswer,
+    UploadAnswer,
+)
 from app.serving.http.routes.releases import ReleaseRequest
 from app.serving.observability.dashboard import address_of_cluster, dashboard_of_cluster
 from app.store.releases import ReleaseEvent
@@ -80,15 +86,18 @@ class ReleaseService:
         self._settings = settings
         self._store = store
         self._dashboard = dashboard
-        self.trainings = Trainings(settings, dashboard, cluster)
+        self._catalogue = Catalogue(settings)
+        self.trainings = Trainings(settings, store, dashboard, cluster)
         self._running: dict[asyncio.Task[ReleaseAnswer], _ReleaseTask] = {}
         self._alias_tasks: set[asyncio.Task[None]] = set()
         self._uploading = asyncio.Lock()
         self._uploads: dict[str, asyncio.Task[UploadAnswer]] = {}
 
-    async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
+    async def split(
+        self, request: ReleaseRequest, weights: Mapping[str, float], design: str | None
+    ) -> ReleaseAnswer:
         """Set the weights, see `Releases.split`."""
-        return await self._run(request, lambda releases, *_: releases.split(weights))
+        return await self._run(request, lambda releases, *_: releases.split(weights, design))
 
     async def deploy(
         self, request: ReleaseRequest, version: str, device: str | None
@@ -114,7 +123,7 @@ class ReleaseService:
         A replica that stops meanwhile ends the promotion, which restores the weights from before.
         """
         guards = parse_guards(",".join(order.guards)) if order.guards else ()
-        promotion = checked_promotion(version, order.steps, order.hold_s, guards)
+        promotion = checked_promotion(version, order.steps, order.hold_s, guards, order.design)
 
         async def work(releases: Releases, service: ServiceApi, report: Report) -> None:
             await carry_out(promotion, releases, service, report, dry_run=request.dry_run)
@@ -130,6 +139,10 @@ class ReleaseService:
     async def retire(self, request: ReleaseRequest, version: str) -> ReleaseAnswer:
         """Remove a version without weight, see `Releases.retire`."""
         return await self._run(request, lambda releases, *_: releases.retire(version))
+
+    async def registered(self) -> list[RegisteredVersion]:
+        """Return the versions that can be deployed, newest first, see `Catalogue`."""
+        return await self._catalogue.versions()
 
     async def upload(self, actor: str, body: AsyncIterator[bytes]) -> UploadAnswer:
         """Store an archive, verify it and register its checkpoint.
@@ -242,10 +255,19 @@ class _ThreadSafeHistory:
         self._loop = loop
 
     async def record_release(
-        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+        self,
+        version: str,
+        action: str,
+        weights: Mapping[str, float],
+        designs: Mapping[str, Mapping[str, float]] | None = None,
+        *,
+        actor: str,
+        reason: str,
     ) -> ReleaseEvent:
         """Add an event."""
-        call = self._store.record_release(version, action, weights, actor=actor, reason=reason)
+        call = self._store.record_release(
+            version, action, weights, designs, actor=actor, reason=reason
+        )
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
 
     async def list_releases(self, limit: int = 100) -> list[ReleaseEvent]:
@@ -304,7 +326,11 @@ class _ReleaseTask:
         """Return the state of the release and of the file."""
         now = self.file().read()
         return ReleaseAnswer(
-            state=state, said=tuple(self.lines), weights=now.weights, digest=now.digest
+            state=state,
+            said=tuple(self.lines),
+            weights=now.weights,
+            designs=now.split.designs,
+            digest=now.digest,
         )
 
     async def _run(self) -> None:

@@ -3,6 +3,7 @@
 Invariant: a checkpoint that this module returns for deployment was loaded as a replica loads it.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -47,16 +48,16 @@ def find_placement(
             raise CheckpointError(
                 f"expected version {version} among the shipped or registered versions, found "
                 "neither it nor a registry: register it with `hydraulic release register "
-                "DIRECTORY`, or give its directory with --checkpoint"
+                "DIRECTORY` or POST /v1/models"
             )
         directory = cached(
             version, models, lambda name, to: open_registry(settings).fetch(name, to)
         )
-        validate(directory, version)
-        return Placement(version, f"{REGISTERED}{version}", device)
+        manifest = validate(directory, version).manifest
+        return Placement(version, f"{REGISTERED}{version}", device, manifest.designs)
     given = checkpoint or f"{SHIPPED}/{version}"
-    validate(local_directory(given, settings.var_dir), version)
-    return Placement(version, given, device)
+    manifest = validate(local_directory(given, settings.var_dir), version).manifest
+    return Placement(version, given, device, manifest.designs)
 
 
 def find_placement_in_subprocess(version: str, device: str | None) -> Placement:
@@ -69,7 +70,8 @@ def find_placement_in_subprocess(version: str, device: str | None) -> Placement:
         output = run_release_command("check", version)
     except ReleaseError as error:
         raise ReleaseError(f"version {version} was refused: {error.message}") from error
-    return Placement(version, output.splitlines()[-1], device)
+    checkpoint, designs = json.loads(output.splitlines()[-1])
+    return Placement(version, checkpoint, device, designs)
 
 
 def find_directory(version: str, config: ServeConfig, settings: Settings) -> Path:
@@ -162,7 +164,7 @@ def open_registry(settings: Settings) -> "Registry":
     except ModuleNotFoundError as error:
         raise ReleaseError(
             f"expected MLflow for the registry, found no module '{error.name}': install the "
-            "project with the extra `release`, or give a directory with --checkpoint"
+            "project with the extra `release`"
         ) from error
     for noisy in ("mlflow", "alembic"):  # the import sets their levels
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.core.errors import TrainingRefused, UnknownTraining
+from app.core.errors import InputError, TrainingRefused, UnknownTraining
 from app.core.settings import Settings
 from app.release.clients.jobs_api import Job, JobsApi
 from app.release.clients.serve_api import ray_token
 from app.schemas.trainings import Training, TrainingLog, TrainingRequest, TrainingStatus
+from app.store.store import Store
 
 NEEDED = ("torch", "torch_geometric", "sklearn", "pandas", "onnxscript", "mlflow")
 """Modules of the extra `train` without which no training starts."""
@@ -45,14 +46,20 @@ class Trainings:
 
     Args:
         settings: name the directory of the checkpoints, which all nodes share.
+        store: knows the registered machines.
         dashboard: returns the address of Ray's dashboard; may block.
         cluster: returns the address of the cluster.
     """
 
     def __init__(
-        self, settings: Settings, dashboard: Callable[[], str], cluster: Callable[[], str]
+        self,
+        settings: Settings,
+        store: Store,
+        dashboard: Callable[[], str],
+        cluster: Callable[[], str],
     ) -> None:
         self._settings = settings
+        self._store = store
         self._dashboard = dashboard
         self._cluster = cluster
 
@@ -60,6 +67,7 @@ class Trainings:
         """Submit a training.
 
         Raises:
+            InputError: a machine is not registered, or none is of the design.
             TrainingRefused: the extra `train` is not installed, or too many trainings run.
             ClusterUnavailable: the cluster does not answer.
         """
@@ -68,6 +76,7 @@ class Trainings:
                 f"expected the extra `train` to be installed, found no {', '.join(absent)}: "
                 "install the project with it on the nodes of the cluster"
             )
+        await self._check_machines(request)
         training_id = f"training-{secrets.token_hex(6)}"
         async with await self._jobs_api() as jobs:
             unfinished = [
@@ -94,6 +103,24 @@ class Trainings:
                 },
             )
             return self._training(await jobs.job(training_id))
+
+    async def _check_machines(self, request: TrainingRequest) -> None:
+        if request.design is not None:
+            if not await self._store.equipment_page(1, None, design=request.design, site=None):
+                raise InputError(
+                    f"expected a design of registered machines, found '{request.design}', of which "
+                    "there are none: list machines with GET /v1/equipment",
+                    "design",
+                )
+            return
+        known = await self._store.get_equipment_of(request.equipment_ids)
+        for position, equipment_id in enumerate(request.equipment_ids):
+            if equipment_id not in known:
+                raise InputError(
+                    f"expected registered machines, found '{equipment_id}', which is not: register "
+                    f"it with PUT /v1/equipment/{equipment_id}, or leave it out",
+                    f"equipment_ids[{position}]",
+                )
 
     async def newest(self) -> list[Training]:
         """Return all trainings, newest first."""

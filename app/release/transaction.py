@@ -6,7 +6,7 @@ Invariant: when a change ends with an error, the file holds the text from before
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random
 
@@ -14,7 +14,7 @@ from app.core.errors import ReleaseConflict, ReleaseError
 from app.release.clients.serve_api import ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile, ReadConfig
-from app.release.config.weights import format_weights
+from app.release.config.weights import Split, format_split
 
 RETRY_WAIT = wait_random(0.02, 0.08)
 """Seconds between two attempts to get the file; random, so that two commands do not collide."""
@@ -24,12 +24,12 @@ class WeightsChanged(ReleaseConflict):
     """Another command or person changed the weights.
 
     Args:
-        found: The weights by version, which stay.
+        found: The weights, which stay.
     """
 
-    def __init__(self, found: Mapping[str, float]) -> None:
+    def __init__(self, found: Split) -> None:
         super().__init__(
-            f"expected the weights of this promotion in the file, found {format_weights(found)}: "
+            f"expected the weights of this promotion in the file, found {format_split(found)}: "
             "somebody changed them, and they stay"
         )
 

@@ -14,13 +14,14 @@ from app.release.clients.serve_api import ApplicationState, ServeApi
 from app.release.clients.service_api import ServiceApi
 from app.release.config.file import ConfigFile, ReadConfig
 from app.release.config.schema import Application
-from app.release.config.weights import above_zero, format_weights
+from app.release.config.weights import format_split, format_weights
+from app.release.history import split_after
 from app.store.experiments import AnswerPairs
 from app.store.releases import ReleaseEvent
 from app.store.store import Store
 
 if TYPE_CHECKING:
-    from app.release.registry import RegisteredVersion
+    from app.release.registry import RegistryEntry
 
 EVENTS = 10
 _MAX_DAYS = 10_000
@@ -40,7 +41,7 @@ async def status_lines(
     lines = []
     try:
         states = await serve.applications()
-        weights: Mapping[str, float] = await service.weights()
+        weights: Mapping[str, float] = (await service.split()).weights
     except ReleaseError as error:
         weights = {}
         lines.append(f"not running: {error.message}")
@@ -55,6 +56,11 @@ async def status_lines(
             "checkpoint "
             f"{config.config.model_args(release.application).checkpoint}"
         )
+    traffic = config.config.traffic
+    lines += [
+        f"design {each}: {format_weights(traffic.shares(each))} in the file"
+        for each in traffic.known_designs
+    ]
     differing = [line.split("'")[1] for line in differing_applications(config, states)]
     if states and differing:
         lines.append(
@@ -100,15 +106,10 @@ def differing_applications(config: ReadConfig, states: Mapping[str, ApplicationS
     return [line for line in difference(config, states) if line.startswith("application")]
 
 
-def describe_version(item: "RegisteredVersion") -> str:
+def describe_version(item: "RegistryEntry") -> str:
     """Return one line about a registered version: aliases, origin and scores."""
     tags = item.tags
-    scores = [
-        f"{name.removeprefix('metrics.')} {tags[name]}"
-        for name in sorted(tags)
-        if name.endswith("macro_f1")
-    ]
-    scores += [f"{name} {tags[name]}" for name in sorted(tags) if name.startswith("reference.")]
+    scores = [f"{name} {score}" for name, score in item.scores.items()]
     columns = (
         item.version,
         ",".join(item.aliases) or "-",
@@ -215,5 +216,5 @@ def _event(event: ReleaseEvent) -> str:
     reason = f": {event.reason}" if event.reason else ""
     return (
         f"  {event.released_at:%Y-%m-%d %H:%M:%S}Z {event.action} {event.version} by "
-        f"{event.actor} -> {format_weights(above_zero(event.weights))}{reason}"
+        f"{event.actor} -> {format_split(split_after(event))}{reason}"
     )

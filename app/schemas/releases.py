@@ -6,13 +6,16 @@ Invariant: requested weights name each version once and sum to 100.
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from app.schemas.diagnosis import Version
+from app.schemas.equipment import Identifier
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+DesignWeights = Mapping[str, Mapping[Version, Weight]]
+"""Percent by version, of each design."""
 Reason = Annotated[
     str,
     StringConstraints(max_length=500, pattern=r"^[^\x00]*$"),
@@ -28,13 +31,20 @@ class TrafficOrder(BaseModel):
 
     model_config = _FROZEN
 
-    weights: Annotated[Mapping[Version, Weight], Field(min_length=1)]
+    weights: Annotated[
+        Mapping[Version, Weight],
+        Field(description="empty with a `design`: it has the weights of all machines again"),
+    ]
+    design: Annotated[
+        Identifier | None,
+        Field(description="whose machines get these weights; default all without their own"),
+    ] = None
     reason: Reason = ""
 
     @model_validator(mode="after")
     def _sum_to_100(self) -> Self:
         total = sum(self.weights.values())
-        if abs(total - 100.0) > 1e-6:
+        if abs(total - 100.0) > 1e-6 and (self.weights or self.design is None):
             raise ValueError(f"expected weights that sum to 100, found {total:g}: correct them")
         return self
 
@@ -103,6 +113,10 @@ class PromoteOrder(BaseModel):
             "`errors<0.1%`, `p95<80ms`; a broken one restores the weights from before",
         ),
     ] = ()
+    design: Annotated[
+        Identifier | None,
+        Field(description="whose machines' weights change; default all designs that it serves"),
+    ] = None
     reason: Reason = ""
 
     @model_validator(mode="after")
@@ -120,7 +134,8 @@ class ReleaseAnswer(BaseModel):
     (`GET /v1/models` then lists the version, `GET /v1/traffic` has the weights, and the log has the
     errors); or
     `would_change` for a dry run, where `said` is the diff of the file. `weights` and `digest`, for
-    `If-Match`, are those of the file afterwards.
+    `If-Match`, are those of the file afterwards; `designs` has those of designs with weights of
+    their own.
     """
 
     model_config = _FROZEN
@@ -128,6 +143,9 @@ class ReleaseAnswer(BaseModel):
     state: Literal["done", "running", "would_change"]
     said: tuple[str, ...]
     weights: Mapping[str, float]
+    designs: Annotated[
+        DesignWeights, Field(description="weights of the designs that have their own")
+    ] = {}
     digest: str
 
 
@@ -157,7 +175,31 @@ class ReleasedVersion(BaseModel):
 
     version: Version
     application: Annotated[str, Field(description="of Ray Serve, which runs its replicas")]
-    weight: Annotated[Weight, Field(description="percent of the equipment")]
+    designs: Annotated[
+        tuple[Identifier, ...] | None,
+        Field(description="whose machines it serves; any where the configuration does not say"),
+    ] = None
+    weight: Annotated[Weight, Field(description="percent of the equipment that it can serve")]
+
+
+class RegisteredVersion(BaseModel):
+    """A shipped or registered version: one that can be deployed."""
+
+    model_config = _FROZEN
+
+    state: Annotated[Literal["registered"], Field(description="it can be deployed")] = "registered"
+    version: Version
+    designs: Annotated[tuple[str, ...], Field(description="that it was trained on")]
+    registered_at: Annotated[
+        AwareDatetime, Field(description="or when it was trained, where no registry knows it")
+    ]
+    aliases: Annotated[
+        tuple[str, ...], Field(description="of the registry, such as `champion`")
+    ] = ()
+    run_id: Annotated[str, Field(description="of the MLflow run that trained it")] = ""
+    scores: Annotated[
+        Mapping[str, str], Field(description="of its training and on the reference set, by name")
+    ] = {}
 
 
 class TrafficReport(BaseModel):
@@ -166,10 +208,18 @@ class TrafficReport(BaseModel):
     model_config = _FROZEN
 
     releases: tuple[ReleasedVersion, ...]
+    designs: Annotated[
+        DesignWeights, Field(description="weights of the designs that have their own")
+    ] = {}
+    shares: Annotated[
+        DesignWeights,
+        Field(description="by design: the versions that answer for its machines, and how many"),
+    ] = {}
     shadows: Annotated[
         tuple[Version, ...], Field(description="versions that score copies of the traffic")
     ] = ()
     equipment_id: Annotated[str | None, Field(description="as in the request")] = None
+    design: Annotated[str | None, Field(description="of that machine")] = None
     version: Annotated[
         Version | None, Field(description="that answers for the equipment of the request")
     ] = None

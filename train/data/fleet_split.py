@@ -88,23 +88,21 @@ def set_apart_in(
 ) -> tuple[list[Integers], list[Integers]]:
     """Divide training windows into training and validation; see `train.data.split.set_apart`.
 
-    Of several designs, one with a single group has no validation windows.
+    Designs with a single group are divided by time where no design has two groups; elsewhere they
+    have no validation windows.
 
     Raises:
-        InputError: no design has two groups.
+        InputError: a history that is divided by time is too short.
     """
+    given = list(zip(fleet.designs, train, strict=True))
+    groups = [len(np.unique(windows.group_W[train_W])) for windows, train_W in given]
+    least = 2 if max(groups, default=0) > 1 else 1
     pairs = [
         set_apart(windows, train_W, share, seed)
-        if len(fleet.designs) == 1 or len(np.unique(windows.group_W[train_W])) > 1
+        if count >= least
         else (np.sort(train_W), np.empty(0, np.int64))
-        for windows, train_W in zip(fleet.designs, train, strict=True)
+        for (windows, train_W), count in zip(given, groups, strict=True)
     ]
-    if share and not any(len(validation_W) for _, validation_W in pairs):
-        raise InputError(
-            f"expected a design with at least 2 groups of windows for a validation share of "
-            f"{share:g}, found none: import more configurations or machines, or use no validation",
-            "validation_share",
-        )
     return [train_W for train_W, _ in pairs], [validation_W for _, validation_W in pairs]
 
 

@@ -64,7 +64,8 @@ def split(windows: Windows, config: TrainConfig) -> list[Part]:
         case "machine":
             parts = list(_folds(windows, windows.labels.machine_W, config, "machines"))
         case "time":
-            parts = [_by_time(windows, config.holdout_share)]
+            every_W = np.arange(len(windows))
+            parts = [Part("time", *_late(windows, every_W, config.holdout_share, "holdout_share"))]
         case "leave-level":
             parts = list(_by_grades(windows, [named]))
         case "leave-block":
@@ -133,30 +134,26 @@ def whole(windows: Windows, config: TrainConfig) -> Part:
 def set_apart(
     windows: Windows, train_W: Integers, share: float, seed: int
 ) -> tuple[Integers, Integers]:
-    """Divide training windows into training and validation by whole groups.
+    """Divide training windows into training and validation by whole groups, or by time.
 
     Args:
         windows: labelled windows.
         train_W: positions of the training windows.
         share: share of the groups for validation; above 0 at least one group and at most half of
-            them.
+            them. Of a single group, the last share of each machine's training windows.
         seed: of the draw.
 
     Returns:
         Rising positions for training, without windows that overlap validation, and for validation.
 
     Raises:
-        InputError: there are fewer than two groups.
+        InputError: there is one group, whose history is too short.
     """
     if share <= 0:
         return np.sort(train_W), np.empty(0, np.int64)
     numbers = np.unique(windows.group_W[train_W])
     if len(numbers) < 2:
-        raise InputError(
-            f"expected at least 2 groups of windows for a validation share of {share:g}, found "
-            f"{len(numbers)}: import more configurations or machines, or use no validation",
-            "validation_share",
-        )
+        return _late(windows, np.sort(train_W), share, "validation_share")
     count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
     # assigned as folds are, so that validation has every grade if possible
     fold_W = split_folds(
@@ -294,31 +291,44 @@ def _folds(windows: Windows, group_W: Integers, config: TrainConfig, what: str) 
         yield _part(f"fold {fold + 1}/{config.folds}", fold_W == fold, fold_W != fold)
 
 
-def _by_time(windows: Windows, holdout_share: float) -> Part:
-    holdout_W, train_W = np.zeros(len(windows), np.bool_), np.zeros(len(windows), np.bool_)
-    start_us_W, window_us = (
-        windows.labels.start_us_W,
-        windows.equipment.bins * windows.equipment.grid_us,
-    )
-    for machine in np.unique(windows.labels.machine_W):
-        own_W = windows.labels.machine_W == machine
+def _late(
+    windows: Windows, among_W: Integers, share: float, option: str
+) -> tuple[Integers, Integers]:
+    """Divide windows by time: the last share of each machine's history, and what is before it.
+
+    Args:
+        windows: labelled windows.
+        among_W: rising positions of those to divide.
+        share: of the history.
+        option: that states the share, for messages.
+
+    Returns:
+        Rising positions of the earlier windows, one window apart from the later, and of the later.
+
+    Raises:
+        InputError: one of them has no windows.
+    """
+    start_us_W, machine_W = windows.labels.start_us_W[among_W], windows.labels.machine_W[among_W]
+    window_us = windows.equipment.bins * windows.equipment.grid_us
+    late_W, early_W = np.zeros(len(among_W), np.bool_), np.zeros(len(among_W), np.bool_)
+    for machine in np.unique(machine_W):
+        own_W = machine_W == machine
         first_us, end_us = int(start_us_W[own_W].min()), int(start_us_W[own_W].max()) + window_us
-        late_W = own_W & (start_us_W >= end_us - round(holdout_share * (end_us - first_us)))
-        if late_W.any():
-            holdout_W |= late_W
-            # one window of gap between the end of training and the start of the holdout
-            train_W |= own_W & (start_us_W + 2 * window_us <= start_us_W[late_W].min())
+        own_late_W = own_W & (start_us_W >= end_us - round(share * (end_us - first_us)))
+        if own_late_W.any():
+            late_W |= own_late_W
+            # one window of gap between the end of the early and the start of the late windows
+            early_W |= own_W & (start_us_W + 2 * window_us <= start_us_W[own_late_W].min())
         else:
-            train_W |= own_W
-    if not holdout_W.any() or not train_W.any():
+            early_W |= own_W
+    if not late_W.any() or not early_W.any():
         raise InputError(
             f"expected windows before and after a gap of one window of "
-            f"{windows.equipment.window_s:g} s, found {int(train_W.sum())} before and "
-            f"{int(holdout_W.sum())} after it: change "
-            "holdout_share, or import a longer history",
-            "holdout_share",
+            f"{windows.equipment.window_s:g} s, found {int(early_W.sum())} before and "
+            f"{int(late_W.sum())} after it: change {option}, or import a longer history",
+            option,
         )
-    return _part("time", holdout_W, train_W)
+    return among_W[early_W].astype(np.int64), among_W[late_W].astype(np.int64)
 
 
 def _by_grades(windows: Windows, names: Sequence[str], count: int = 1) -> Iterator[Part]:

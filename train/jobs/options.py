@@ -150,7 +150,7 @@ class TuneOptions:
     epochs: Annotated[str, typer.Option(help="Of a trial that is not stopped early.")] = "16"
     members: Annotated[str, typer.Option(help="Networks of a trial.")] = "1"
     validation_share: Annotated[
-        str, typer.Option(help="Share of the training groups that trials are scored on.")
+        str, typer.Option(help="Share of the groups, or of one group's time, that scores trials.")
     ] = "0.2"
     split: Annotated[
         str, typer.Option(help="As in the training; its first fold stays held out.")

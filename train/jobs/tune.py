@@ -1,11 +1,11 @@
 """Tune hyper-parameters with Ray Tune: `hydraulic train tune`.
 
-Each trial is one fit in one process, scored on validation groups after every epoch; ASHA (Li et
-al., "A system for massively parallel hyperparameter tuning", 2020) stops trials with low scores.
-Trials run in parallel, so no trial needs further workers. Invariant: no trial is trained or scored
-on the holdout of the first fold. In a training with the same split, folds and seed, the figures of
-that fold are of windows that the search did not use; those of the other folds are slightly too
-good.
+Each trial is one fit in one process, scored on validation groups, or the end of a single group's
+history, after every epoch; ASHA (Li et al., "A system for massively parallel hyperparameter
+tuning", 2020) stops trials with low scores. Trials run in parallel, so no trial needs further
+workers. Invariant: no trial is trained or scored on the holdout of the first fold. In a training
+with the same split, folds and seed, the figures of that fold are of windows that the search did not
+use; those of the other folds are slightly too good.
 """
 
 import math

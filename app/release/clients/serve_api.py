@@ -141,8 +141,8 @@ class ServeApi:
             answer = await self._client.request(method, APPLICATIONS, json=body)
         except httpx.HTTPError as error:
             raise ReleaseError(
-                f"expected Ray's dashboard at {self._address}, found no answer: start "
-                "the service, or give the address with --address or RAY_DASHBOARD_ADDRESS"
+                f"expected Ray's dashboard at {self._address}, found no answer: start the service, "
+                "or correct this address"
             ) from error
         if answer.status_code in {401, 403}:
             raise ReleaseError(

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from app.core.errors import ReleaseError
 from app.core.settings import Settings
 from app.release.config.schema import ServeConfig
-from app.release.config.weights import format_weights
+from app.release.config.weights import Split, format_split
 from app.schemas.equipment import Equipment
 from app.schemas.releases import REPLICA_HEADER
 from app.serving.ingress.traffic import Traffic
@@ -58,10 +58,9 @@ class ServiceApi:
         """Close the connections."""
         await self._client.aclose()
 
-    async def weights(self) -> dict[str, float]:
-        """Return the weights in force in one ingress replica, in percent by version."""
-        answer = await self._get("/v1/traffic")
-        return {release["version"]: release["weight"] for release in answer.json()["releases"]}
+    async def split(self) -> Split:
+        """Return the weights in force in one ingress replica."""
+        return _split_of((await self._get("/v1/traffic")).json())
 
     async def wait_traffic(self, wanted: Traffic, replicas: int, timeout_s: float) -> None:
         """Wait until every ingress replica has weights and shadows in force.
@@ -75,24 +74,23 @@ class ServiceApi:
         Raises:
             ReleaseError: They are not in force in time, or the ingress refused them.
         """
-        weights = {release.version: release.weight for release in wanted.releases}
+        split = Split.of(wanted)
         deadline = time.monotonic() + timeout_s
         headers = {} if replicas <= 1 else {"connection": "close"}
         agreed: set[str] = set()
         while len(agreed) < replicas:
             response = await self._get("/v1/traffic", headers=headers)
             answer = response.json()
-            found = {release["version"]: release["weight"] for release in answer["releases"]}
-            shadows = tuple(answer.get("shadows", ()))
+            found, shadows = _split_of(answer), tuple(answer.get("shadows", ()))
             replica = response.headers.get(REPLICA_HEADER, "")
-            if (found, shadows) == (weights, wanted.shadows) and replica not in agreed:
+            if (found, shadows) == (split, wanted.shadows) and replica not in agreed:
                 agreed.add(replica)
                 continue
             if time.monotonic() > deadline:
                 raise ReleaseError(
-                    f"expected {format_weights(weights, wanted.shadows)} in force in {replicas} "
+                    f"expected {format_split(split, wanted.shadows)} in force in {replicas} "
                     f"ingress replica(s) within {timeout_s:g} s, found it in {len(agreed)} and at "
-                    f"last {format_weights(found, shadows)}{await self._config_error()}"
+                    f"last {format_split(found, shadows)}{await self._config_error()}"
                 )
             await asyncio.sleep(POLL_S)
 
@@ -179,8 +177,8 @@ class ServiceApi:
             return await self._client.request(method, path, **options)
         except httpx.HTTPError as error:
             raise ReleaseError(
-                f"expected the service at {self._url}, found no answer: start it, or "
-                "give its address with --url"
+                f"expected the service at {self._url}, found no answer: start it, or correct this "
+                "address"
             ) from error
 
 
@@ -249,6 +247,11 @@ def api_key(settings: Settings) -> str:
             f"expected an API key in '{path}' as the first start creates it, found: "
             f"{error.strerror}; set HYDRAULIC_API_KEY"
         ) from error
+
+
+def _split_of(report: Mapping[str, Any]) -> Split:
+    weights = {release["version"]: release["weight"] for release in report["releases"]}
+    return Split(weights, report.get("designs", {}))
 
 
 def _problem_of(answer: httpx.Response) -> str:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import Any, NamedTuple
 
 import yaml
@@ -22,25 +23,39 @@ from ruamel.yaml.tokens import CommentToken
 
 from app.core.errors import SettingsError
 from app.release.config.schema import DIAGNOSTICS, MODEL
+from app.release.config.weights import above_zero
 
 APPLICATION_PREFIX = "model-"
 _Commented = CommentedMap | CommentedSeq
 
 
 class Placement(NamedTuple):
-    """A version, its checkpoint and its device; None keeps the device of the copied version."""
+    """A version to deploy.
+
+    Args:
+        version: its name.
+        checkpoint: as `serve_config.yaml` names it.
+        device: of its replicas; None keeps that of the copied version.
+        designs: that it serves; None where they are unknown, so that it may serve any.
+    """
 
     version: str
     checkpoint: str
     device: str | None = None
+    designs: Sequence[str] | None = None
 
 
-def with_weights(text: str, weights: Mapping[str, float]) -> str:
+def with_weights(
+    text: str,
+    weights: Mapping[str, float],
+    designs: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
     """Set the traffic weights of all versions.
 
     Args:
         text: Content of the file.
         weights: Percent by version; versions that are not named get 0.
+        designs: Weights above 0 of designs with weights of their own; None leaves them.
 
     Raises:
         SettingsError: A version is not released, or the file cannot be edited.
@@ -53,9 +68,12 @@ def with_weights(text: str, weights: Mapping[str, float]) -> str:
         for version, release in releases.items():
             weight = weights.get(version, 0.0)
             if release["weight"] != weight:
-                release["weight"] = int(weight) if weight == int(weight) else weight
+                release["weight"] = _number(weight)
+        if designs is not None:
+            _set_designs(_traffic(document), designs)
 
-    return _edited(text, edit)
+    # own weights that end take their comments with them
+    return _edited(text, edit, removes=designs is not None)
 
 
 def with_shadows(text: str, versions: Sequence[str]) -> str:
@@ -69,7 +87,7 @@ def with_shadows(text: str, versions: Sequence[str]) -> str:
         traffic = _traffic(document)
         if "shadows" not in traffic:
             if versions:
-                comments = _take_comments_after(traffic, "releases")
+                comments = _take_comments_after(traffic, list(traffic)[-1])
                 traffic["shadows"] = _flow_list(map(DoubleQuotedScalarString, versions))
                 _put_comments_after(traffic, "shadows", comments)
             return
@@ -122,6 +140,10 @@ def with_version(text: str, placement: Placement, like: str) -> str:
         release = _copied(releases[-1])
         release["version"], release["application"] = placement.version, name
         release["weight"] = 0
+        if placement.designs is not None:
+            release["designs"] = _flow_list(placement.designs)
+        else:
+            release.pop("designs", None)
         last = max(i for i, item in enumerate(applications) if item["import_path"] == MODEL)
         _insert(applications, last + 1, application, spaced=True)
         _insert(releases, len(releases), release, spaced=False)
@@ -148,14 +170,57 @@ def without_version(text: str, version: str) -> str:
             )
         if version in traffic.get("shadows", ()):
             raise SettingsError(
-                f"expected version {version} not to be a shadow, found that it is: end that with "
-                f"`shadow {version} --off`"
+                f"expected version {version} not to be a shadow, found that it is: end that first"
             )
+        own = [name for name, item in traffic.get("designs", {}).items() if item.get(version)]
+        if own:
+            raise SettingsError(
+                f"expected version {version} without weight, found that design {', '.join(own)} "
+                "gives it some: give its traffic to other versions first"
+            )
+        for item in traffic.get("designs", {}).values():
+            item.pop(version, None)
         names = [application["name"] for application in document["applications"]]
         _remove(document["applications"], names.index(releases[version]["application"]))
         _remove(traffic["releases"], list(releases).index(version))
 
     return _edited(text, edit, removes=True)
+
+
+def _set_designs(traffic: Any, designs: Mapping[str, Mapping[str, float]]) -> None:
+    """Set the weights of designs with their own; without any, remove the key."""
+    if "designs" not in traffic:
+        if not designs:
+            return
+        last = list(traffic)[-1]
+        comments = _take_comments_after(traffic, last)
+        traffic["designs"] = CommentedMap()
+        _put_comments_after(traffic, "designs", comments)
+    given = traffic["designs"]
+    releases = {release["version"]: release for release in traffic["releases"]}
+    for version in chain.from_iterable(designs.values()):
+        _check_released(version, releases)
+    for design in [name for name in given if name not in designs]:
+        comments = _take_comments_after(given, design)
+        del given[design]
+        _put_comments_after(traffic, "designs", comments)
+    for design, weights in designs.items():
+        wanted = {name: _number(weight) for name, weight in above_zero(weights).items()}
+        if {name: weight for name, weight in given.get(design, {}).items() if weight} != wanted:
+            comments = _take_comments_after(given, design) if design in given else ""
+            given[design] = CommentedMap(
+                (DoubleQuotedScalarString(name), weight) for name, weight in wanted.items()
+            )
+            given[design].fa.set_flow_style()
+            _put_comments_after(given, design, comments)
+    if not given:
+        comments = _take_comments_after(traffic, "designs")
+        del traffic["designs"]
+        _put_comments_after(traffic, list(traffic)[-1], comments)
+
+
+def _number(weight: float) -> float:
+    return int(weight) if weight == int(weight) else weight
 
 
 def _edited(text: str, edit: Callable[[Any], None], *, removes: bool = False) -> str:

@@ -18,6 +18,7 @@ import yaml
 
 from app.core.errors import ReleaseConflict, ReleasesElsewhere, SettingsError
 from app.release.config.schema import ServeConfig, read_schema
+from app.release.config.weights import Split
 
 
 class ReadConfig(NamedTuple):
@@ -27,6 +28,11 @@ class ReadConfig(NamedTuple):
     digest: str
     config: ServeConfig
     data: object
+
+    @property
+    def split(self) -> Split:
+        """All traffic weights."""
+        return Split.of(self.config.traffic)
 
     @property
     def weights(self) -> dict[str, float]:

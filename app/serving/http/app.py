@@ -104,7 +104,12 @@ def build_api(replica: Replica) -> ASGIApp:
     add_maintenance_routes(api, replica.maintenance, authenticator)
     add_diagnosis_routes(api, replica.diagnostics, authenticator)
     add_release_routes(
-        api, replica.status, replica.release_service, authenticator, replica.metrics.replica_name
+        api,
+        replica.status,
+        replica.release_service,
+        replica.store,
+        authenticator,
+        replica.metrics.replica_name,
     )
     add_training_routes(api, replica.release_service.trainings, authenticator)
     add_experiment_routes(api, replica.store, authenticator)

@@ -25,7 +25,7 @@ from app.schemas.diagnosis import State
 from app.schemas.places import some_of
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.shadows import PrimaryResult, Shadows
-from app.serving.ingress.traffic import Release
+from app.serving.ingress.traffic import Release, machine_of
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.windows import Resolved, interval_of, resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
@@ -129,7 +129,12 @@ class BatchDiagnosis:
                 outcomes[position] = readings
             else:
                 window = WindowInput(request.equipment, readings)
-                routed[position] = RoutedWindow(window, items[position].releases)
+                try:
+                    routed[position] = RoutedWindow(
+                        window, self._releases_of(items[position], request)
+                    )
+                except HydraulicDiagnosticsError as error:
+                    outcomes[position] = error
         scored = await self._parts.router.score(list(routed.values()), explain=explain)
         for (position, item), outcome in zip(routed.items(), scored, strict=True):
             if not isinstance(outcome, Scored):
@@ -144,6 +149,18 @@ class BatchDiagnosis:
                 )
                 outcomes[position] = error
         return [outcomes[position] for position in range(len(items))]
+
+    def _releases_of(self, item: BatchItem, request: Resolved) -> tuple[Release, ...]:
+        """Return the releases that were chosen, or others if the design has changed since.
+
+        Raises:
+            HydraulicDiagnosticsError: the requested version can't serve the new design.
+        """
+        if request.equipment.design == item.resolved.equipment.design:
+            return item.releases
+        return self._parts.router.releases_for(
+            machine_of(request.equipment), request.request.model_version
+        )
 
     async def _read(
         self, requests: Sequence[Resolved], now: datetime

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp
 
 from app.core.settings import PROJECT_DIR, Settings
 from app.schemas.equipment import Equipment
+from app.schemas.explain import explain
+from app.schemas.places import place_of
 from app.schemas.topology import read_equipment
 from app.serving.http.app import Replica, build_api
 from app.serving.http.auth import Authenticator
@@ -45,6 +47,8 @@ GC_THRESHOLDS = (20_000, 20, 20)
 """Of `gc.set_threshold`. A batch of diagnoses allocates thousands of objects without cycles;
 collecting after each 700, Python's default, takes a tenth of the ingress's CPU time."""
 
+_SHOWN_ERRORS = 5
+
 OpenReleaseService = Callable[[Settings, Store], ReleaseBackend]
 
 
@@ -69,8 +73,10 @@ class Service(Replica):
             config = IngressConfig.model_validate(user_config)
         except ValidationError as error:
             self.metrics.config_rejected.inc()
+            found = [f"{place_of(item['loc'])}: {explain(item)}" for item in error.errors()]
             self.status.config_error = (
-                f"user_config was refused, the one before it stays in force: {error}"
+                "user_config was refused, the one before it stays in force: "
+                + "; ".join(found[:_SHOWN_ERRORS])
             )
             # the reason needs no traceback
             logger.error("user_config refused", extra={"reason": str(error)})  # noqa: TRY400
@@ -132,7 +138,7 @@ def open_service(
         readings=ReadingService(store, registry, metrics, utc_now),
         router=router,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, router, metrics, utc_now)),
-        status=Status(store, router, partial(prepare, store, settings, declared)),
+        status=Status(store, router, registry, partial(prepare, store, settings, declared)),
         retention=Retention(store, utc_now),
         release_service=open_release_service(settings, store),
         metrics=metrics,

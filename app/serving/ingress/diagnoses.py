@@ -28,6 +28,7 @@ from app.serving.ingress.batch import BatchDiagnosis, BatchItem, DiagnosisParts,
 from app.serving.ingress.micro_batcher import BatchingConfig, MicroBatcher, MicroBatchers, Work
 from app.serving.ingress.response_cache import ResponseCache, ResponseKey
 from app.serving.ingress.shadows import Shadows
+from app.serving.ingress.traffic import machine_of
 from app.serving.ingress.windows import resolve
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability import tracing
@@ -217,7 +218,7 @@ class Diagnostics:
         """
         resolved = resolve(request, registered, self._parts.now())
         releases = self._parts.router.releases_for(
-            resolved.equipment.equipment_id, request.model_version
+            machine_of(resolved.equipment), request.model_version
         )
         return BatchItem(resolved, releases, tracing.current_span())
 

@@ -19,7 +19,7 @@ from app.diagnosis.input_quality import Thresholds
 from app.diagnosis.pipeline import WindowInput
 from app.diagnosis.states import differing_components
 from app.schemas.diagnosis import Diagnosis, State
-from app.serving.ingress.traffic import Release
+from app.serving.ingress.traffic import Release, machine_of
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.write_behind_queue import WriteBehindQueue
 from app.serving.observability.metrics import Metrics
@@ -144,10 +144,16 @@ class Shadows:
         await self._write_queue.close()
 
     def offer(self, primary: PrimaryResult) -> None:
-        """Queue a copy of a returned diagnosis for each shadow; neither blocks nor raises."""
+        """Queue a copy of a diagnosis for each shadow that can serve its machine.
+
+        Neither blocks nor raises.
+        """
         try:
-            for version in self._primary.traffic.shadows:
-                if version != primary.diagnosis.model_version:
+            traffic, machine = self._primary.traffic, machine_of(primary.window.equipment)
+            for version in traffic.shadows:
+                release = traffic.find(version)
+                is_other = version != primary.diagnosis.model_version
+                if is_other and release is not None and release.serves(machine):
                     self._enqueue(version, primary)
         except Exception:  # the caller has its answer
             logger.exception(

@@ -12,7 +12,8 @@ from typing import Any
 
 from app.core.errors import HydraulicDiagnosticsError, ModelUnavailable, StoreError
 from app.serving.http.routes.health import Readiness
-from app.serving.ingress.traffic import order_of_versions
+from app.serving.ingress.equipment_registry import EquipmentRegistry
+from app.serving.ingress.traffic import Machine, order_of_versions
 from app.serving.ingress.version_router import VersionRouter
 from app.store.store import Store
 
@@ -32,15 +33,21 @@ class Status:
     Args:
         store: the database; may be away.
         router: the released versions.
+        registry: the registered machines.
         prepare: prepares the store (schema, declared machines, a first key); retried until it
             succeeds.
     """
 
     def __init__(
-        self, store: Store, router: VersionRouter, prepare: Callable[[], Awaitable[None]]
+        self,
+        store: Store,
+        router: VersionRouter,
+        registry: EquipmentRegistry,
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._router = router
+        self._registry = registry
         self._prepare = prepare
         self._preparing: asyncio.Task[None] | None = None
         self._unprepared: str | None = "database: still being prepared"
@@ -70,10 +77,12 @@ class Status:
                     "store not ready, trying again", extra={"reason": reason, "cause": cause}
                 )
             except OSError as error:
-                reason = type(error).__name__  # its text names paths
+                reason = (
+                    error.strerror or "an error of the system"
+                ).lower()  # its text names paths
                 logger.warning("store not ready, trying again", extra={"reason": str(error)})
-            except Exception as error:
-                reason = type(error).__name__
+            except Exception:
+                reason = "an internal error, which the log describes"
                 logger.exception("store not ready because of an internal error, trying again")
             else:
                 self._unprepared = None
@@ -87,9 +96,7 @@ class Status:
         listed = []
         for release in self._router.traffic.releases:
             entry: dict[str, Any] = {
-                "version": release.version,
-                "application": release.application,
-                "weight": release.weight,
+                **release.model_dump(mode="json", exclude_none=True),
                 "circuit": "open" if self._router.circuit_is_open(release.version) else "closed",
             }
             try:
@@ -103,17 +110,31 @@ class Status:
             listed.append(entry)
         return listed
 
-    def traffic_report(self, equipment_id: str | None) -> dict[str, Any]:
-        """Return releases, weights and shadows, and the version that answers for an equipment."""
+    async def traffic_report(
+        self, equipment_id: str | None = None, design: str | None = None
+    ) -> dict[str, Any]:
+        """Return releases, weights and shadows, and the version that answers for a machine.
+
+        Args:
+            equipment_id: of the machine; None without one.
+            design: of the machine; None for that which is registered.
+
+        Raises:
+            UnknownEquipment: the machine is not registered, and no design is given.
+        """
         traffic = self._router.traffic
-        report: dict[str, Any] = traffic.model_dump(mode="json")
+        report: dict[str, Any] = traffic.model_dump(mode="json", exclude_none=True)
+        report["shares"] = {each: traffic.shares(each) for each in traffic.known_designs}
         if equipment_id is not None:
-            report["equipment_id"] = equipment_id
-            report["version"] = order_of_versions(equipment_id, traffic)[0].version
+            if design is None:
+                design = (await self._registry.topology(equipment_id)).design
+            machine = Machine(equipment_id, design)
+            report["equipment_id"], report["design"] = machine
+            report["version"] = order_of_versions(machine, traffic)[0].version
         return report
 
     async def readiness(self) -> Readiness:
-        """Probe the database, the graph builders and every version with weight, concurrently.
+        """Probe the database, the graph builders and every version in service, concurrently.
 
         The result is cached for `CACHE_S`.
         """
@@ -126,9 +147,9 @@ class Status:
     async def _probe(self) -> Readiness:
         reasons = []
         try:
-            releases = [release for release in self._router.traffic.releases if release.weight > 0]
+            releases = self._router.traffic.in_service
         except ModelUnavailable as error:
-            releases = []
+            releases = ()
             reasons.append(str(error))
         database_reason, builder_reason, *version_reasons = await asyncio.gather(
             _reason("database", self._store.ping()),

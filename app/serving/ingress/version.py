@@ -10,6 +10,7 @@ from app.checkpoint.manifest import Manifest
 from app.core.errors import ModelUnavailable
 from app.diagnosis.decoder import PredictionDecoder
 from app.features.spec import FeatureSpec
+from app.schemas.places import some_of
 from app.serving.ingress.traffic import Release
 from app.serving.rpc.messages import VersionDescription
 
@@ -47,6 +48,13 @@ class Version:
                 f"expected application '{release.application}' to have version {release.version} "
                 f"as its release says, found version {manifest.version}: correct the release or "
                 "the application's checkpoint"
+            )
+        untrained = [each for each in release.designs or () if each not in manifest.designs]
+        if untrained:
+            raise ModelUnavailable(
+                f"expected version {release.version} to be trained on {some_of(untrained)} as its "
+                f"release says, found that it is trained on {some_of(manifest.designs)}: correct "
+                "the `designs` of the release"
             )
         return cls(release, manifest, spec, calibration, description)
 

@@ -16,7 +16,7 @@ from app.core.errors import (
     HydraulicDiagnosticsError,
     LimitExceeded,
     ModelUnavailable,
-    UnknownVersion,
+    VersionBusy,
 )
 from app.diagnosis.build import Scores
 from app.diagnosis.decoder import PredictionDecoder
@@ -31,7 +31,13 @@ from app.diagnosis.pipeline import (
 )
 from app.model.graph import GraphGroup
 from app.serving.ingress.circuit_breaker import CircuitBreaker
-from app.serving.ingress.traffic import Release, Traffic, order_of_versions
+from app.serving.ingress.traffic import (
+    Machine,
+    Release,
+    Traffic,
+    forced_release,
+    order_of_versions,
+)
 from app.serving.ingress.version import Version
 from app.serving.observability.metrics import Metrics
 from app.serving.rpc.client import DeploymentClient
@@ -41,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PATIENCE_SHARE = 0.9
+"""Share of the timeout for which a call may wait for the earlier work of a replica."""
 HEAVY_BINS = 400_000
 """Sensor bins above which a call takes long by itself: more than a micro-batch of many windows."""
 
@@ -158,29 +166,22 @@ class VersionRouter:
         )
 
     def releases_for(
-        self, equipment_id: str, forced_version: str | None = None
+        self, machine: Machine, forced_version: str | None = None
     ) -> tuple[Release, ...]:
-        """Return the release that answers for an equipment, then its fallbacks in order.
+        """Return the release that answers for a machine, then its fallbacks in order.
 
         Args:
-            equipment_id: of the machine.
+            machine: its id and design.
             forced_version: the only version that may answer, if given.
 
         Raises:
             UnknownVersion: the forced version is not released.
+            InputError: the forced version can't serve the machine.
             ModelUnavailable: no releases are configured yet.
         """
         if forced_version is None:
-            return order_of_versions(equipment_id, self.traffic)
-        release = self.traffic.find(forced_version)
-        if release is None:
-            released = ", ".join(release.version for release in self.traffic.releases)
-            raise UnknownVersion(
-                f"expected a released version, found '{forced_version}': there are {released}; "
-                "leave model_version out for the one that traffic chooses",
-                "model_version",
-            )
-        return (release,)
+            return order_of_versions(machine, self.traffic)
+        return (forced_release(forced_version, machine, self.traffic),)
 
     async def score(
         self, windows: Sequence[RoutedWindow], *, explain: bool = False
@@ -231,6 +232,10 @@ class VersionRouter:
                 # all versions have their graphs from the same pool: none is to blame, none can help
                 logger.warning("graph builders failed", extra={"reason": error.message})
                 return [ModelUnavailable(error.message)] * len(windows)
+            except VersionBusy as error:
+                # it answers others meanwhile: no failure of the version
+                found = "it busy with earlier requests"
+                logger.warning("version busy", extra={"reason": error.message})
             except ModelUnavailable as error:
                 answered, found = False, "none"
                 self._metrics.failed_versions.labels(release.version).inc()
@@ -275,7 +280,9 @@ class VersionRouter:
 
         async def score(groups: Sequence[GraphGroup]) -> ScoreResult:
             started = time.perf_counter()
-            call = ScoreCall(spec_digest, groups, explain)
+            # a heavy call that takes long is answered with its own error
+            patience_s = None if heavy else PATIENCE_SHARE * self._timeout_s
+            call = ScoreCall(spec_digest, groups, explain, patience_s)
             result = await self._call_version(
                 release, self._client.score(release.application, call), heavy=heavy
             )
@@ -313,6 +320,7 @@ class VersionRouter:
 
         Raises:
             DeadlineExceeded: a heavy call timed out.
+            VersionBusy: its replica works on earlier calls; this one is not counted.
             ModelUnavailable: no replica answered in time.
         """
         started = time.perf_counter()
@@ -320,6 +328,8 @@ class VersionRouter:
         try:
             answer = await self._within_timeout(call, f"version {release.version}")
             outcome = "answered"
+        except VersionBusy:
+            raise
         except ModelUnavailable as error:
             if heavy and isinstance(error.__cause__, TimeoutError):
                 raise DeadlineExceeded(
@@ -341,6 +351,7 @@ class VersionRouter:
 
         Raises:
             LimitExceeded: the other side refused what the caller of the service requested.
+            VersionBusy: the other side works on earlier requests.
             ModelUnavailable: any other failure; its message reaches callers, so the text of a
                 foreign error goes to the log alone.
         """
@@ -351,15 +362,17 @@ class VersionRouter:
             raise
         except Exception as error:
             known = _project_error(error)
-            if isinstance(known, LimitExceeded):
+            if isinstance(known, LimitExceeded | VersionBusy):
                 raise known from error
-            found = type(error).__name__
             if known is not None:
-                found = f"{type(known).__name__}: {known.message}"
+                found = f"an error: {known.message}"
+            elif isinstance(error, TimeoutError):
+                found = "no answer: try again in a few seconds"
             else:
-                logger.warning(
-                    "call failed", extra={"to": name, "error": found, "reason": str(error)}
-                )
+                found = "an internal error: the log of this replica says which"
+            if known is None:
+                what = {"to": name, "error": type(error).__name__, "reason": str(error)}
+                logger.warning("call failed", extra=what)
             raise ModelUnavailable(
                 f"expected {name} to answer within {self._timeout_s:g} s, found {found}"
             ) from error

@@ -18,7 +18,7 @@ from app.checkpoint import manifest as files
 from app.checkpoint.files import load
 from app.checkpoint.locate import find_checkpoint
 from app.checkpoint.predictor import open_predictor
-from app.core.errors import CheckpointError
+from app.core.errors import CheckpointError, VersionBusy
 from app.core.settings import Settings
 from app.diagnosis.evidence import MAX_EXPLAINED_SENSORS, too_large_to_explain
 from app.diagnosis.pipeline import ScoreResult
@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 MAX_LOOP_MS = 5.0
 """A shorter pass runs in the event loop, where a thread would cost a good part of its time."""
+
+BUSY_SHARE = 0.1
+"""Share of a call's patience that the other work takes by itself where it explains the delay:
+passes take several times as long on a loaded machine as alone."""
 
 MAX_BATCH_CALLS = 8
 """A call carries up to 64 windows; the predictor bounds the size of its passes by itself."""
@@ -62,7 +66,10 @@ class ModelServer:
         self._computing = asyncio.Lock()
         self._passes: set[asyncio.Task[object]] = set()
         """Passes in a thread that run or wait."""
-        self._max_rows_in_loop = int(opened.lone_rows * MAX_LOOP_MS / opened.lone_ms)
+        self._row_s = opened.lone_ms / opened.lone_rows / 1000
+        self._max_rows_in_loop = int(MAX_LOOP_MS / 1000 / self._row_s)
+        self._rows = 0
+        """Of all calls in progress."""
         logger.info(
             "model ready",
             extra={
@@ -90,7 +97,40 @@ class ModelServer:
             WindowError: the graphs do not fit the network.
             LimitExceeded: contributions are requested for a graph with too many sensors, or a graph
                 does not fit into memory.
+            VersionBusy: the work of other calls takes longer than this one waits.
+            TimeoutError: there is no answer by then, for another reason.
         """
+        rows = call.rows
+        self._rows += rows
+        left_behind: set[asyncio.Task[object]] = set()
+        try:
+            async with asyncio.timeout(call.patience_s):
+                return await self._score(call)
+        except asyncio.CancelledError:
+            left_behind = {*self._passes}
+            raise
+        except TimeoutError as error:
+            left_behind = {*self._passes}
+            assert call.patience_s is not None
+            version, others_s = self._checkpoint.manifest.version, (self._rows - rows) * self._row_s
+            if others_s >= BUSY_SHARE * call.patience_s:
+                raise VersionBusy(
+                    f"expected version {version} to answer within {call.patience_s:g} s, found it "
+                    "busy with earlier requests: try again in a few seconds"
+                ) from error
+            raise
+        finally:
+            self._forget(rows, left_behind)
+
+    def _forget(self, rows: int, left_behind: set[asyncio.Task[object]]) -> None:
+        """Count the rows of a call that ended no more, once passes in a thread have ended too."""
+        still = {each for each in left_behind if not each.done()}
+        if still:
+            still.pop().add_done_callback(lambda _: self._forget(rows, still))
+        else:
+            self._rows -= rows
+
+    async def _score(self, call: ScoreCall) -> ScoreResult:
         expected = self._description.spec_digest
         if call.spec_digest != expected:
             raise CheckpointError(

@@ -52,11 +52,19 @@ class ScoreCall:
         spec_digest: SHA-256 of the feature spec that they were built with.
         groups: the graphs by topology and number of steps.
         explain: whether to measure what each sensor contributes to each component.
+        patience_s: how long earlier work of the replica may delay the answer; None for any time.
     """
 
     spec_digest: str
     groups: Sequence[GraphGroup]
     explain: bool = False
+    patience_s: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Sensor steps that the network reads to answer: what its time is in proportion to."""
+        passes = [1 + group.topology.sensors * self.explain for group in self.groups]
+        return sum(n * group.mask_WST.size for n, group in zip(passes, self.groups, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from app.fleet.scorer import NO_READINGS, NOT_REGISTERED, FleetScorer, Outcome
 from app.model.graph import GraphGroup, Prediction
 from app.model.runtime.predictor import Predictor
 from app.schemas.diagnosis import Diagnosis, Window
-from app.serving.ingress.traffic import order_of_versions
+from app.serving.ingress.traffic import Machine, order_of_versions
 from app.serving.ingress.windows import Bins
 from app.store.diagnoses import StoredDiagnosis
 from app.store.fleet import FleetRun, Page, PageSizes
@@ -67,7 +67,8 @@ async def test_every_machine_is_diagnosed_with_the_version_of_traffic(
     assert {item.status for item in outcomes.values()} <= {"ok", "insufficient_evidence"}
     diagnoses = {item.equipment_id: item for item in await stored(store, *rigs)}
     assert {name: item.model_version for name, item in diagnoses.items()} == {
-        name: order_of_versions(name, plan.traffic)[0].version for name in rigs
+        name: order_of_versions(Machine(name, "hydraulic-rig"), plan.traffic)[0].version
+        for name in rigs
     }
     assert len({item.model_version for item in diagnoses.values()}) == 2
     for name, item in diagnoses.items():

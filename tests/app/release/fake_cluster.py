@@ -42,6 +42,7 @@ class FakeCluster:
         self.shadows: list[str] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.job_log = ""
+        self.designs: dict[str, dict[str, float]] = {}
         self._weights: dict[str, float] = {}
 
     @property
@@ -60,6 +61,7 @@ class FakeCluster:
             return
         self._weights = {item["version"]: item["weight"] for item in ingress["traffic"]["releases"]}
         self.shadows = ingress["traffic"].get("shadows", [])
+        self.designs = ingress["traffic"].get("designs", {})
 
     def dashboard(self, request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
@@ -115,7 +117,8 @@ class FakeCluster:
             releases = [
                 {"version": name, "weight": weight} for name, weight in self.weights.items()
             ]
-            return httpx.Response(200, json={"releases": releases, "shadows": self.shadows})
+            report = {"releases": releases, "shadows": self.shadows, "designs": self.designs}
+            return httpx.Response(200, json=report)
         if path == "/v1/equipment":
             return httpx.Response(
                 200, json={"equipment": [{"equipment_id": "rig", "design": "hydraulic-rig"}]}
@@ -142,7 +145,14 @@ class MemoryHistory:
         self.events: list[ReleaseEvent] = []
 
     async def record_release(
-        self, version: str, action: str, weights: Mapping[str, float], *, actor: str, reason: str
+        self,
+        version: str,
+        action: str,
+        weights: Mapping[str, float],
+        designs: Mapping[str, Mapping[str, float]] | None = None,
+        *,
+        actor: str,
+        reason: str,
     ) -> ReleaseEvent:
         event = ReleaseEvent(
             release_id=len(self.events),
@@ -150,6 +160,7 @@ class MemoryHistory:
             version=version,
             action=action,
             weights=weights,
+            designs=designs or {},
             actor=actor,
             reason=reason,
         )

@@ -40,7 +40,7 @@ def test_dry_run_needs_no_running_service_and_prints_the_difference(path: Path):
     [
         (["split", "1=90"], "sum to 100, found 90"),
         (["split", "1=x"], "VERSION=WEIGHT"),
-        (["promote", "2", "--guard", "errors<1%"], "give it with --hold"),
+        (["promote", "2", "--guard", "errors<1%"], "say how long each step holds"),
         (["promote", "2", "--guard", "colour<1%", "--hold", "1s"], "found 'colour'"),
         (["promote", "2", "--steps", "10,5"], "weights that rise"),
         (["promote", "9"], "expected a released version, found '9'"),
@@ -74,7 +74,7 @@ def test_wrong_use_is_status_2():
 
 
 def test_check_prints_the_checkpoint_and_refuses_a_missing_version():
-    assert run("check", "1") == (0, "app/weights/1\n", "")
+    assert run("check", "1") == (0, '["app/weights/1", ["hydraulic-rig"]]\n', "")
     status, out, err = run("check", "77")
     assert (status, out, "register it with" in err) == (1, "", True)
 

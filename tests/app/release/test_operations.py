@@ -10,16 +10,20 @@ import yaml
 
 from app.core.errors import (
     HydraulicDiagnosticsError,
+    InputError,
     ReleaseConflict,
     ReleaseError,
     SettingsError,
     StoreUnavailable,
     UnknownVersion,
 )
+from app.demo.rig.equipment import rig_equipment
 from app.release import operations
+from app.release.clients.service_api import ServiceApi
 from app.release.config.edits import Placement
 from app.release.config.file import ConfigFile
 from app.release.promotion import Promotion, promote
+from app.schemas.equipment import Equipment
 from app.store.releases import ReleaseEvent
 from tests.app.release.fake_cluster import FakeCluster, MemoryHistory, releases_on
 from tests.app.release.test_promotion import GOOD, FixedMeter
@@ -293,7 +297,7 @@ async def test_without_the_database_weights_move_and_rollback_is_refused(
     await releases.split({"2": 100})
     assert cluster.weights == {"1": 0, "2": 100}
     assert "not written to the release history" in lines[-1]
-    with pytest.raises(ReleaseError, match="with `split`"):
+    with pytest.raises(ReleaseError, match="set weights instead"):
         await releases.rollback()
 
 
@@ -351,7 +355,7 @@ async def test_shadow_is_warmed_up_and_recorded(
     assert lines[-1].endswith("1=100 2=0, shadows 2")
     await releases.shadow("2", on=True)
     assert lines[-1] == "nothing to do: the file already has 1=100 2=0, shadows 2"
-    with pytest.raises(SettingsError, match="shadow 2 --off"):
+    with pytest.raises(SettingsError, match="not to be a shadow"):
         await releases.retire("2")
     await releases.shadow("2", on=False)
     assert cluster.shadows == []
@@ -448,3 +452,121 @@ async def test_file_after_ten_releases_keeps_its_comments_and_layout(
     assert path.read_text() == (FILES / "after.yaml").read_text()
     assert cluster.applied == yaml.safe_load(path.read_text())
     assert cluster.weights == {"3": 0, "4": 100}
+
+
+PRESS = Placement("3", "app/weights/2", designs=("press",))
+"""A version of another design; its warm-up is that of the rig, which the fake cluster has."""
+
+
+def shares(path: Path, design: str) -> dict[str, float]:
+    return ConfigFile(path).read().config.traffic.shares(design)
+
+
+async def test_deployed_version_serves_a_design_that_no_other_serves_and_says_so(
+    path: Path,
+    cluster: FakeCluster,
+    history: MemoryHistory,
+    lines: list[str],
+    any_design: None,
+):
+    releases = releases_on(cluster, path, history, lines)
+    await releases.deploy(PRESS)
+    await releases.deploy(PRESS._replace(version="4"))
+    assert lines[1] == (
+        "version 3 runs, with weight 0; it answers for press, as no other version does"
+    )
+    assert lines[3] == "version 4 runs, with weight 0"
+    assert shares(path, "press") == {"3": 100}
+    assert shares(path, "hydraulic-rig") == {"1": 100}
+
+
+async def test_weights_of_a_design_change_nothing_for_others_and_are_rolled_back(
+    path: Path,
+    cluster: FakeCluster,
+    history: MemoryHistory,
+    lines: list[str],
+    any_design: None,
+):
+    releases = releases_on(cluster, path, history, lines)
+    await releases.deploy(PRESS)
+    await releases.deploy(PRESS._replace(version="4"))
+    await releases.split({"3": 90, "4": 10}, "press")
+    await releases.split({"3": 50, "4": 50}, "press")
+    assert cluster.designs == {"press": {"3": 50, "4": 50}}
+    assert cluster.weights == {"1": 100, "2": 0, "3": 0, "4": 0}
+    assert history.events[-1].designs == {"press": {"3": 50, "4": 50}}
+    with pytest.raises(SettingsError, match="design press gives it some"):
+        await releases.retire("4")
+    await releases.rollback()
+    assert cluster.designs == {"press": {"3": 90, "4": 10}}
+    await releases.rollback()
+    assert cluster.designs == {}
+    with pytest.raises(ReleaseError, match="version 3 answers for press without weight"):
+        await releases.retire("3")
+    await releases.retire("4")
+    await releases.retire("3")
+    assert lines[-1] == "version 3 was removed; no version serves press any more"
+
+
+async def test_default_weights_take_no_design_its_versions(
+    path: Path,
+    cluster: FakeCluster,
+    history: MemoryHistory,
+    lines: list[str],
+    any_design: None,
+):
+    releases = releases_on(cluster, path, history, lines)
+    await releases.deploy(PRESS)
+    await releases.split({"1": 20, "2": 80})
+    await releases.split({"3": 100})
+    assert "machines of design hydraulic-rig keep 1=20 2=80" in "\n".join(lines)
+    assert cluster.designs == {"hydraulic-rig": {"1": 20, "2": 80}}
+    await releases.split({}, "hydraulic-rig")
+    assert shares(path, "hydraulic-rig") == {"1": 100}
+
+
+async def test_weights_of_a_version_that_does_not_serve_the_design_are_refused(
+    path: Path,
+    cluster: FakeCluster,
+    history: MemoryHistory,
+    lines: list[str],
+    any_design: None,
+):
+    releases = releases_on(cluster, path, history, lines)
+    await releases.deploy(PRESS)
+    before = path.read_text()
+    with pytest.raises(SettingsError, match=r"serve design 'press' \(3\), found 1"):
+        await releases.split({"1": 100}, "press")
+    assert path.read_text() == before
+
+
+async def test_promotion_changes_only_the_designs_of_its_version(
+    path: Path,
+    cluster: FakeCluster,
+    history: MemoryHistory,
+    lines: list[str],
+    any_design: None,
+):
+    releases = releases_on(cluster, path, history, lines)
+    await releases.deploy(PRESS)
+    await releases.deploy(PRESS._replace(version="4", designs=("press", "crane")))
+    meter = FixedMeter(GOOD)
+    await promote(releases, Promotion("4", (25,), 0.0, ()), meter, lines.append)
+    assert cluster.designs == {"press": {"3": 75, "4": 25}, "crane": {"4": 100}}
+    assert cluster.weights["1"] == 100
+    await promote(releases, Promotion("4", (100,), 0.0, (), "press"), meter, lines.append)
+    assert cluster.designs["press"] == {"4": 100}
+    with pytest.raises(InputError, match=r"version 4 serves \(press, crane\), found 'mill'"):
+        await promote(releases, Promotion("4", (50,), 0.0, (), "mill"), meter, lines.append)
+    await promote(releases, Promotion("2", (30,), 0.0, ()), meter, lines.append)
+    assert cluster.weights == {"1": 70, "2": 30, "3": 0, "4": 0}
+
+
+@pytest.fixture
+def any_design(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm versions of any design up with the rig."""
+    monkeypatch.setattr(ServiceApi, "_machine_of", _rig)
+
+
+async def _rig(*_: object) -> Equipment:
+    return rig_equipment()

@@ -148,7 +148,7 @@ async def test_absent_or_read_only_file_is_501(
     [
         (weights(90, 20), "sum to 100, found 110"),
         ({"weights": {"1": "x"}}, "expected a number"),
-        ({"weights": {}}, "at least 1 item"),
+        ({"weights": {}}, "sum to 100, found 0"),
         (weights(100, 0, raeson="x"), "check its spelling"),
     ],
 )
@@ -265,7 +265,7 @@ async def test_guard_that_can_not_be_decided_restores_the_weights(
 @pytest.mark.parametrize(
     ("order", "field", "message"),
     [
-        ({"guards": ["errors<1%"]}, "hold_s", "or as `hold_s` over HTTP"),
+        ({"guards": ["errors<1%"]}, "hold_s", "say how long each step holds"),
         ({"guards": ["speed<1%"], "hold_s": 1}, "", "found 'speed'"),
         ({"steps": [50, 10]}, "", "expected steps that rise, found 50, 10"),
         ({"steps": [0]}, "steps[0]", "greater than 0"),
@@ -351,3 +351,42 @@ async def test_long_release_is_answered_as_running(
     assert (answer.status_code, answer.json()["state"]) == (202, "running")
     await done(store)
     assert cluster.weights == {"1": 40, "2": 60}
+
+
+async def test_registered_versions_are_listed_without_those_that_are_deployed(
+    client: httpx.AsyncClient, cluster: FakeCluster
+):
+    deployed = (await client.get("/v1/models")).json()["models"]
+    assert [(each["version"], each["state"]) for each in deployed] == [
+        ("1", "deployed"),
+        ("2", "deployed"),
+    ]
+    assert (await client.get("/v1/models", params={"state": "registered"})).json()["models"] == []
+
+
+async def test_changes_of_releases_are_listed_in_pages_newest_first(
+    client: httpx.AsyncClient, cluster: FakeCluster
+):
+    await client.put("/v1/traffic", json=weights(90, 10, reason="a try"))
+    await client.put("/v1/traffic", json={"design": "hydraulic-rig", "weights": {"2": 100}})
+    first = (await client.get("/v1/traffic/history", params={"limit": 2})).json()
+    assert [event["action"] for event in first["events"]] == ["split", "split"]
+    newest = first["events"][0]
+    assert (newest["weights"], newest["designs"]) == (
+        {"1": 90, "2": 10},
+        {"hydraulic-rig": {"2": 100}},
+    )
+    cursor = {"limit": 2, "cursor": first["next_cursor"]}
+    second = (await client.get("/v1/traffic/history", params=cursor)).json()
+    assert [event["action"] for event in second["events"]] == ["found"]
+    assert second["next_cursor"] is None
+
+
+async def test_weights_of_a_design_end_with_an_order_without_any(
+    client: httpx.AsyncClient, cluster: FakeCluster
+):
+    order = {"design": "hydraulic-rig", "weights": {"1": 50, "2": 50}}
+    answer = await client.put("/v1/traffic", json=order)
+    assert answer.json()["designs"] == cluster.designs == {"hydraulic-rig": {"1": 50, "2": 50}}
+    answer = await client.put("/v1/traffic", json=order | {"weights": {}})
+    assert (answer.status_code, answer.json()["designs"], cluster.designs) == (200, {}, {})

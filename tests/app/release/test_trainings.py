@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.release import trainings
 from app.release.service import ReleaseService
 from app.store.store import Store
 from tests.app.release.fake_cluster import FakeCluster, serving
+from tests.machines import make_machine
 from train.config import TrainConfig
 
 ORDER: dict[str, Any] = {
@@ -28,7 +29,11 @@ ORDER: dict[str, Any] = {
 
 
 @pytest.fixture
-def release_service(store: Store, cluster: FakeCluster, tmp_path: Path) -> Iterator[ReleaseService]:
+async def release_service(
+    store: Store, cluster: FakeCluster, tmp_path: Path
+) -> AsyncIterator[ReleaseService]:
+    for equipment_id in ("press-1", "press-2"):
+        await store.put_equipment(make_machine(equipment_id))
     settings = Settings(
         var_dir=tmp_path,
         dsn=SecretStr("postgresql://ann:secret-word@db/x"),
@@ -154,6 +159,22 @@ async def test_invalid_request_starts_nothing(
 ):
     answer = await client.post("/v1/trainings", json=order)
     assert (answer.status_code, cluster.jobs) == (422, {})
+
+
+@pytest.mark.parametrize(
+    ("order", "field", "message"),
+    [
+        ({"equipment_ids": ["press-1", "press-9"]}, "equipment_ids[1]", "found 'press-9'"),
+        ({"design": "crane"}, "design", "found 'crane', of which there are none"),
+    ],
+)
+async def test_training_on_unknown_machines_is_refused_at_once(
+    client: httpx.AsyncClient, cluster: FakeCluster, order: dict[str, Any], field: str, message: str
+):
+    answer = await client.post("/v1/trainings", json=order)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert message in answer.json()["detail"]
+    assert cluster.jobs == {}
 
 
 async def test_training_without_its_extra_or_with_many_others_is_refused(

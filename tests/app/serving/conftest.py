@@ -144,7 +144,7 @@ async def service(
         readings=ReadingService(store, registry, metrics, utc_now),
         router=versions,
         diagnostics=Diagnostics(DiagnosisParts(store, registry, versions, metrics, utc_now)),
-        status=Status(store, versions, prepare),
+        status=Status(store, versions, registry, prepare),
         retention=Retention(store, utc_now),
         release_service=release_service,
         metrics=metrics,

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,9 +18,10 @@ from tests.machines import make_machine
 
 @pytest.fixture
 async def database(database_dsn: str):
+    # a busy machine may take a second for a new connection: only statements have a short limit
     opened = Database(
         database_dsn,
-        PoolLimits(max_size=2, acquire_timeout_s=0.5, statement_timeout_s=0.5, retry_s=1.0),
+        PoolLimits(max_size=2, acquire_timeout_s=60.0, statement_timeout_s=5.0, retry_s=1.0),
     )
     yield opened
     await opened.close()
@@ -50,13 +52,17 @@ async def test_lost_connections_are_replaced_without_the_caller_noticing(
 async def test_slow_statement_times_out(database: Database):
     with pytest.raises(StoreUnavailable, match="57014"):
         async with database.session() as session:
-            await session.execute("select pg_sleep(5)")
+            await session.execute("select pg_sleep(60)")
 
 
-async def test_wait_for_an_exhausted_pool_is_bounded(database: Database):
+async def test_wait_for_an_exhausted_pool_is_bounded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
     async with database.session(), database.session():
+        monkeypatch.setattr(database, "_limits", replace(database._limits, acquire_timeout_s=0.1))
         with pytest.raises(StoreUnavailable, match="in time"):
             await database.once("ping")
+    monkeypatch.undo()
     await database.once("ping")
 
 
@@ -83,7 +89,7 @@ async def test_sessions_have_the_expected_settings(database: Database):
         ] == [
             "off",
             "UTC",
-            "500ms",
+            "5s",
             "force_generic_plan",
         ]
 

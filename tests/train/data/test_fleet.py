@@ -83,11 +83,14 @@ def test_design_is_held_out_as_a_whole(tmp_path: Path) -> None:
             split_fleet(of, TrainConfig(design="*", split=f"leave-design:{named}"))
 
 
-def test_design_of_one_group_has_no_validation_windows(tmp_path: Path) -> None:
+def test_design_of_one_group_has_validation_windows_only_where_no_design_has_more(
+    tmp_path: Path,
+) -> None:
     fleet = two_designs(tmp_path, machines=1)
     whole = [np.arange(len(windows)) for windows in fleet.designs]
     train, validation = set_apart_in(fleet, whole, 0.2, 0)
     assert [len(each) for each in validation] == [0, 10]
     assert [len(each) for each in train] == [LIFE, 50]
-    with pytest.raises(InputError, match="a design with at least 2 groups"):
-        set_apart_in(fleet, [whole[0], np.empty(0, np.int64)], 0.2, 0)
+    train, validation = set_apart_in(fleet, [whole[0], np.empty(0, np.int64)], 0.2, 0)
+    assert [len(each) > 0 for each in validation] == [True, False]
+    assert train[0].max() < validation[0].min()

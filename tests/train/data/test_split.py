@@ -284,5 +284,13 @@ def test_validation_windows_are_whole_groups() -> None:
     assert not set(windows.group_W[rest_W].tolist()) & set(windows.group_W[apart_W].tolist())
     assert len(np.unique(windows.group_W[apart_W])) == 2
     assert set_apart(windows, seen_W, 0.0, 0)[1].size == 0
-    with pytest.raises(InputError, match="at least 2 groups"):
+
+
+def test_validation_of_one_group_is_the_end_of_each_history_after_a_gap() -> None:
+    windows = made(np.zeros((30, 3), np.int64))
+    rest_W, apart_W = set_apart(windows, np.arange(20), 0.25, 0)
+    assert apart_W.tolist() == [15, 16, 17, 18, 19]
+    assert rest_W.tolist() == list(range(14))
+    with pytest.raises(InputError, match="change validation_share") as caught:
         set_apart(windows, np.array([0]), 0.25, 0)
+    assert caught.value.field == "validation_share"

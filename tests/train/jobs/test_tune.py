@@ -1,7 +1,9 @@
 """A search runs trials in processes and lists the best first."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.cli.main import main
@@ -49,6 +51,15 @@ def test_search_excludes_the_first_holdout_and_most_of_a_warm_up(tmp_path: Path)
     assert len(seen) == len(train_W) + len(validation_W)
     assert not seen & set(holdout_W.tolist())
     assert windows.warm_up_W[sorted(seen)].sum() <= 2
+
+
+def test_search_on_one_group_splits_by_time_as_a_training_does(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path, 10)
+    one = replace(windows, group_W=np.zeros_like(windows.group_W))
+    (train_W,), (validation_W,) = parted(Fleet((one,)), CONFIG)
+    (part,) = split(one, CONFIG.model_copy(update={"split": "time"}))
+    assert train_W.max() < validation_W.min()
+    assert validation_W.max() < part.holdout_W.min()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Readiness(BaseModel):
     database: Annotated[bool, Field(description="whether the database answered")]
     builders: Annotated[bool, Field(description="whether the graph builders answered")]
     versions: Annotated[
-        Mapping[str, bool], Field(description="whether each version with weight answered")
+        Mapping[str, bool], Field(description="whether each version in service answered")
     ]
     reasons: Annotated[tuple[str, ...], Field(description="what does not answer, and why")]
 
@@ -41,8 +41,10 @@ class Status(Protocol):
     async def models(self) -> Sequence[Mapping[str, Any]]:
         """Return the manifest, weight and circuit state of every released version."""
 
-    def traffic_report(self, equipment_id: str | None) -> Mapping[str, Any]:
-        """Return the weights and, with an equipment id, the version chosen for it."""
+    async def traffic_report(
+        self, equipment_id: str | None = None, design: str | None = None
+    ) -> Mapping[str, Any]:
+        """Return the weights and, with an equipment id, the version chosen for the machine."""
 
 
 def add_health_routes(api: FastAPI, status: Status, replica_metrics: Metrics) -> None:

@@ -4,8 +4,8 @@ The routes that change releases call a `ReleaseBackend`, which `app.release` imp
 changed when `If-Match` names another digest of `serve_config.yaml` than the file has.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -19,6 +19,7 @@ from app.schemas.releases import (
     REPLICA_HEADER,
     DeployOrder,
     PromoteOrder,
+    RegisteredVersion,
     ReleaseAnswer,
     ReleasedVersion,
     RetireOrder,
@@ -42,12 +43,17 @@ from app.serving.http.routes.common import (
 )
 from app.serving.http.routes.health import Status
 from app.serving.http.routes.trainings import TrainingBackend
+from app.store.releases import ReleaseEvent, ReleaseRepository
 
 _ARCHIVES = (
     "application/octet-stream",
     "application/x-tar",
     "application/gzip",
     "application/zstd",
+)
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_Order = TypeVar(
+    "_Order", TrafficOrder, DeployOrder, RollbackOrder, RetireOrder, ShadowOrder, PromoteOrder
 )
 _BINARY = {"type": "string", "format": "binary"}
 _UPLOAD = """The body is a tar archive, plain or compressed with gzip or zstd, of exactly the files
@@ -71,6 +77,7 @@ _CHANGED = (
 class ReleasedModel(ReleasedVersion):
     """A released version: whether it answers, and the manifest of its checkpoint."""
 
+    state: Annotated[Literal["deployed"], Field(description="it answers requests")] = "deployed"
     circuit: Annotated[
         Literal["open", "closed"], Field(description="open while calls to it are held back")
     ]
@@ -82,12 +89,25 @@ class ReleasedModel(ReleasedVersion):
 
 
 class ModelPage(BaseModel):
-    """Released versions in the order of the configuration."""
+    """Deployed versions in the order of the configuration, then registered ones, newest first."""
 
     model_config = ConfigDict(frozen=True)
 
-    models: tuple[ReleasedModel, ...]
+    models: tuple[Annotated[ReleasedModel | RegisteredVersion, Field(discriminator="state")], ...]
     next_cursor: NextCursor = None
+
+
+class ReleasePage(BaseModel):
+    """Changes of releases, newest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    events: Annotated[Sequence[ReleaseEvent], Field(description="newest first")]
+    next_cursor: NextCursor = None
+
+
+class _Place(NamedTuple):
+    release_id: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ReleaseRequest(NamedTuple):
@@ -115,8 +135,10 @@ class ReleaseBackend(Protocol):
     def trainings(self) -> TrainingBackend:
         """What makes new versions."""
 
-    async def split(self, request: ReleaseRequest, weights: Mapping[str, float]) -> ReleaseAnswer:
-        """Give versions their weights."""
+    async def split(
+        self, request: ReleaseRequest, weights: Mapping[str, float], design: str | None
+    ) -> ReleaseAnswer:
+        """Give versions their weights, for all machines or for those of a design."""
 
     async def deploy(
         self, request: ReleaseRequest, version: str, device: str | None
@@ -139,6 +161,9 @@ class ReleaseBackend(Protocol):
     async def retire(self, request: ReleaseRequest, version: str) -> ReleaseAnswer:
         """Remove a version without weight."""
 
+    async def registered(self) -> Sequence[RegisteredVersion]:
+        """Return the versions that can be deployed."""
+
     async def upload(self, actor: str, body: AsyncIterator[bytes]) -> UploadAnswer:
         """Verify the archive of a checkpoint and register the checkpoint."""
 
@@ -150,23 +175,54 @@ def add_release_routes(
     api: FastAPI,
     status: Status,
     backend: ReleaseBackend,
+    history: ReleaseRepository,
     authenticator: Authenticator,
     replica_name: str,
 ) -> None:
     """Add the routes that show and change releases; `replica_name` marks whose traffic is shown."""
     read, admin = access(authenticator, "read"), access(authenticator, "admin")
 
+    def changing(
+        path: str, order: type[BaseModel], summary: str, method: str = "POST"
+    ) -> Callable[[_Handler], _Handler]:
+        """Return the decorator of a route that changes releases by an order."""
+        return api.api_route(
+            path,
+            methods=[method],
+            tags=["models"],
+            summary=summary,
+            dependencies=[admin],
+            openapi_extra=body_of(order),
+            responses=_CHANGED,
+        )
+
     @api.get(
         "/v1/models",
         tags=["models"],
-        summary="List released versions: their weight, and what they were trained on",
+        summary="List versions: their weight, and what they were trained on",
         dependencies=[read],
         response_model=ModelPage,
         response_model_exclude_unset=True,
+        responses=problems(s422="A parameter is invalid, or the registry does not answer"),
     )
-    async def list_models(limit: PageLimit = 100, cursor: PageCursor = None) -> Mapping[str, Any]:
+    async def list_models(
+        state: Annotated[
+            Literal["deployed", "registered", "all"],
+            Query(
+                description="`registered` lists those that can be deployed and are not; it asks "
+                "the registry, which may take seconds"
+            ),
+        ] = "deployed",
+        limit: PageLimit = 100,
+        cursor: PageCursor = None,
+    ) -> Mapping[str, Any]:
         after = read_cursor(cursor, tuple[str])
-        found = [*await status.models()]
+        deployed = [*await status.models()]
+        found = [{**each, "state": "deployed"} for each in deployed if state != "registered"]
+        if state != "deployed":
+            known = {each["version"] for each in deployed}
+            entries = await backend.registered()
+            found += [vars(each) for each in entries if each.version not in known]
         versions = [each["version"] for each in found]
         first = 0 if after is None else 1 + versions.index(after[0]) if after[0] in versions else 0
         page = found[first : first + limit]
@@ -181,6 +237,7 @@ def add_release_routes(
         tags=["models"],
         summary="How traffic is split; with equipment_id, which version answers for it",
         dependencies=[read],
+        responses=problems(s404="The machine is not registered, and no design is given"),
         response_model=TrafficReport,
         response_model_exclude_unset=True,
     )
@@ -189,41 +246,49 @@ def add_release_routes(
         equipment_id: Annotated[
             Identifier | None,
             Query(
-                description="a machine, registered or not: the choice depends on its id and the "
-                "weights alone"
+                description="a machine: the choice depends on its id, its design and the weights "
+                "alone"
             ),
+        ] = None,
+        design: Annotated[
+            Identifier | None,
+            Query(description="of the machine; default that of the registered machine"),
         ] = None,
     ) -> Mapping[str, Any]:
         response.headers[REPLICA_HEADER] = replica_name
-        return status.traffic_report(equipment_id)
+        return await status.traffic_report(equipment_id, design)
 
-    @api.put(
-        "/v1/traffic",
+    @api.get(
+        "/v1/traffic/history",
         tags=["models"],
-        summary="Give versions their weights; `If-Match` with a digest refuses when the file has "
-        "changed since",
-        dependencies=[admin],
-        openapi_extra=body_of(TrafficOrder),
-        responses=_CHANGED,
+        summary="Changes of releases, newest first: the weights after each, by whom and why",
+        dependencies=[read],
+    )
+    async def list_releases(limit: PageLimit = 100, cursor: PageCursor = None) -> ReleasePage:
+        place = read_cursor(cursor, _Place)
+        found = await history.list_releases(limit + 1, place and place.release_id)
+        more = cursor_of(found[limit - 1].release_id) if len(found) > limit else None
+        return ReleasePage(events=found[:limit], next_cursor=more)
+
+    @changing(
+        "/v1/traffic",
+        TrafficOrder,
+        "Give versions their weights; `If-Match` with a digest refuses when the file has changed "
+        "since",
+        "PUT",
     )
     async def put_traffic(request: Request, *, dry_run: DryRun = False) -> Response:
-        order = await read_json(request, TrafficOrder)
-        release = _release_request(request, order.reason, dry_run=dry_run)
-        return _response(await backend.split(release, order.weights))
+        order, release = await _read_order(request, TrafficOrder, dry_run=dry_run)
+        return _response(await backend.split(release, order.weights, order.design))
 
-    @api.post(
+    @changing(
         "/v1/traffic/rollback",
-        tags=["models"],
-        summary="Put the weights before those of now in force again",
-        dependencies=[admin],
-        openapi_extra=body_of(RollbackOrder),
-        responses=_CHANGED,
+        RollbackOrder,
+        "Put the weights before those of now in force again",
     )
     async def roll_back(request: Request, *, dry_run: DryRun = False) -> Response:
-        order = await read_json(request, RollbackOrder)
-        return _response(
-            await backend.rollback(_release_request(request, order.reason, dry_run=dry_run))
-        )
+        _, release = await _read_order(request, RollbackOrder, dry_run=dry_run)
+        return _response(await backend.rollback(release))
 
     @api.post(
         "/v1/models",
@@ -247,65 +312,51 @@ def add_release_routes(
         status = 202 if answer.state == "running" else 201 if answer.created else 200
         return json_response(answer.model_dump_json().encode(), status)
 
-    @api.post(
+    @changing(
         "/v1/models/{version}/deploy",
-        tags=["models"],
-        summary="Add a shipped or registered version with weight 0, once it has answered warm-up "
-        "diagnoses",
-        dependencies=[admin],
-        openapi_extra=body_of(DeployOrder),
-        responses=_CHANGED,
+        DeployOrder,
+        "Add a shipped or registered version with weight 0, once it has answered warm-up diagnoses",
     )
     async def deploy(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
-        order = await read_json(request, DeployOrder)
-        release = _release_request(request, order.reason, dry_run=dry_run)
+        order, release = await _read_order(request, DeployOrder, dry_run=dry_run)
         return _response(await backend.deploy(release, version, order.device))
 
-    @api.post(
+    @changing(
         "/v1/models/{version}/promote",
-        tags=["models"],
-        summary="Raise a version's weight in steps; a broken guard restores the earlier weights",
-        dependencies=[admin],
-        openapi_extra=body_of(PromoteOrder),
-        responses=_CHANGED,
+        PromoteOrder,
+        "Raise a version's weight in steps; a broken guard restores the earlier weights",
     )
     async def promote(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
-        order = await read_json(request, PromoteOrder)
-        release = _release_request(request, order.reason, dry_run=dry_run)
+        order, release = await _read_order(request, PromoteOrder, dry_run=dry_run)
         return _response(await backend.promote(release, version, order))
 
-    @api.post(
+    @changing(
         "/v1/models/{version}/shadow",
-        tags=["models"],
-        summary="Score copies of the traffic with a version, or stop it",
-        dependencies=[admin],
-        openapi_extra=body_of(ShadowOrder),
-        responses=_CHANGED,
+        ShadowOrder,
+        "Score copies of the traffic with a version, or stop it",
     )
     async def shadow(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
-        order = await read_json(request, ShadowOrder)
-        release = _release_request(request, order.reason, dry_run=dry_run)
+        order, release = await _read_order(request, ShadowOrder, dry_run=dry_run)
         return _response(await backend.shadow(release, version, enabled=order.enabled))
 
-    @api.post(
+    @changing(
         "/v1/models/{version}/retire",
-        tags=["models"],
-        summary="Remove a version that has no weight and is no shadow",
-        dependencies=[admin],
-        openapi_extra=body_of(RetireOrder),
-        responses=_CHANGED,
+        RetireOrder,
+        "Remove a version that has no weight and is no shadow",
     )
     async def retire(request: Request, version: Version, *, dry_run: DryRun = False) -> Response:
-        order = await read_json(request, RetireOrder)
-        release = _release_request(request, order.reason, dry_run=dry_run)
+        _, release = await _read_order(request, RetireOrder, dry_run=dry_run)
         return _response(await backend.retire(release, version))
 
 
-def _release_request(request: Request, reason: str, *, dry_run: bool) -> ReleaseRequest:
-    return ReleaseRequest(
+async def _read_order(
+    request: Request, model: type[_Order], *, dry_run: bool
+) -> tuple[_Order, ReleaseRequest]:
+    order = await read_json(request, model)
+    return order, ReleaseRequest(
         actor=request.state.key_name,
         key=SecretStr(key_in(request.headers) or ""),
-        reason=reason,
+        reason=order.reason,
         expected_digest=_expected_digest(request),
         dry_run=dry_run,
     )

@@ -31,7 +31,7 @@ async def test_absent_or_other_dashboard_is_an_error():
     def gone(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    with pytest.raises(ReleaseError, match="start the service, or give the address with --address"):
+    with pytest.raises(ReleaseError, match="start the service, or correct this address"):
         await answering(gone).applications()
     with pytest.raises(ReleaseError, match="is it Ray's dashboard"):
         await answering(lambda _: httpx.Response(200, text="<html>")).applications()

@@ -127,7 +127,8 @@ def test_file_after_several_releases_differs_in_the_versions_alone():
     text = TEXT
     champion = "1"
     for number in range(3, 6):
-        text = with_version(text, Placement(str(number), f"registry:{number}"), champion)
+        placement = Placement(str(number), f"registry:{number}", designs=["hydraulic-rig"])
+        text = with_version(text, placement, champion)
         text = with_weights(text, {champion: 90, str(number): 10})
         text = with_weights(text, {str(number): 100})
         text = without_version(text, champion)
@@ -258,6 +259,43 @@ def test_shadows_go_into_a_layout_written_by_a_program():
 
 
 def test_shadow_is_not_removed():
-    with pytest.raises(SettingsError, match="`shadow 2 --off`"):
+    with pytest.raises(SettingsError, match="not to be a shadow, found that it is: end that"):
         without_version(with_shadows(TEXT, ["2"]), "2")
     assert shadows(without_version(with_shadows(TEXT, ["1"]), "2")) == ["1"]
+
+
+OWN = {"hydraulic-rig": {"1": 90.0, "2": 10.0}, "press": {"1": 100.0}}
+
+
+def traffic(text: str) -> dict[str, object]:
+    found: dict[str, object] = yaml.safe_load(text)["applications"][0]["deployments"][0][
+        "user_config"
+    ]["traffic"]
+    return found
+
+
+@pytest.mark.parametrize("text", [TEXT, with_shadows(TEXT, ["2"])])
+def test_weights_of_designs_are_added_changed_and_removed_and_nothing_else(text: str):
+    after = with_weights(text, {"1": 100}, OWN)
+    assert traffic(after)["designs"] == OWN
+    assert {"releases", "designs"} <= traffic(after).keys()
+    assert len(after.splitlines()) == len(text.splitlines()) + 3
+    assert with_weights(after, {"1": 100}) == after
+    changed = with_weights(after, {"1": 100}, OWN | {"press": {"2": 100.0}})
+    assert changed_lines(after, changed) == [('press: {"1": 100}', 'press: {"2": 100}')]
+    one = with_weights(changed, {"1": 100}, {"press": {"2": 100.0}})
+    assert traffic(one)["designs"] == {"press": {"2": 100}}
+    assert with_weights(one, {"1": 100}, {}) == text
+
+
+def test_version_with_weight_for_a_design_is_not_removed():
+    text = with_weights(TEXT, {"1": 100}, {"press": {"2": 100}})
+    with pytest.raises(SettingsError, match="found that design press gives it some"):
+        without_version(text, "2")
+
+
+def test_designs_of_an_added_version_are_written_and_not_those_of_its_neighbour():
+    after = with_version(TEXT, THREE._replace(designs=("press", "crane")), "1")
+    assert releases(after)[-1]["designs"] == ["press", "crane"]
+    assert "designs: [press, crane]\n" in after
+    assert "designs" not in releases(with_version(TEXT, THREE, "1"))[-1]

@@ -41,12 +41,12 @@ async def service(tmp_path: Path) -> Service:
 
 async def test_good_configuration_is_taken(service: Service):
     service.configure(GOOD)
-    report = service.status.traffic_report(None)
+    report = await service.status.traffic_report()
     assert [item["weight"] for item in report["releases"]] == [100, 0]
     assert report["shadows"] == []
     assert service.status.config_error is None
     service.configure(GOOD | {"traffic": GOOD["traffic"] | {"shadows": ["2"]}})
-    assert service.status.traffic_report(None)["shadows"] == ["2"]
+    assert (await service.status.traffic_report())["shadows"] == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ async def test_bad_configuration_leaves_the_old_one_and_is_reported(
     service.configure(GOOD)
     service.configure(GOOD | change)
     assert reason in str(service.status.config_error)
-    assert [item["weight"] for item in service.status.traffic_report(None)["releases"]] == [
+    assert [item["weight"] for item in (await service.status.traffic_report())["releases"]] == [
         100,
         0,
     ]

@@ -26,6 +26,7 @@ from app.serving.ingress.batch import DiagnosisParts, Outcome
 from app.serving.ingress.diagnoses import Diagnostics
 from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.readings import ReadingService
+from app.serving.ingress.traffic import machine_of
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.ingress.windows import Bins
 from app.serving.observability.metrics import Metrics
@@ -384,9 +385,7 @@ async def test_hysteresis_follows_the_newest_windows_that_traffic_chose(
     rig = rig_equipment()
     values_SN = np.stack([rig_cycle(0)[0][name] for name in rig.sensor_ids]).astype(np.float32)
     window = WindowInput(rig, values_SN)
-    (scored,) = await versions.score(
-        [RoutedWindow(window, versions.releases_for(rig.equipment_id))]
-    )
+    (scored,) = await versions.score([RoutedWindow(window, versions.releases_for(machine_of(rig)))])
     assert isinstance(scored, Scored)
     base = round(NOW.timestamp() * 1e6) // rig.grid_us
 

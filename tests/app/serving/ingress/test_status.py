@@ -8,6 +8,7 @@ import pytest
 from app.core.errors import ModelUnavailable, TopologyError
 from app.serving.ingress import status
 from app.serving.ingress.deployment import Service
+from app.serving.ingress.equipment_registry import EquipmentRegistry
 from app.serving.ingress.status import Status
 from app.serving.ingress.traffic import Release
 from app.serving.ingress.version_router import VersionRouter
@@ -20,8 +21,8 @@ from tests.app.serving.conftest import LocalClient, split
     ("error", "reason"),
     [
         (TopologyError("rig.yaml", (("steps", "expected steps"),)), "rig.yaml has 1 error"),
-        (PermissionError("/secret/path"), "PermissionError"),
-        (RuntimeError("unexpected"), "RuntimeError"),
+        (PermissionError(13, "Permission denied", "/secret/path"), "permission denied"),
+        (RuntimeError("unexpected"), "an internal error, which the log describes"),
     ],
 )
 async def test_preparation_that_fails_is_logged_reported_and_retried(
@@ -41,7 +42,7 @@ async def test_preparation_that_fails_is_logged_reported_and_retried(
             raise errors.pop()
         await may_succeed.wait()
 
-    status_of = Status(store, versions, prepare)
+    status_of = Status(store, versions, EquipmentRegistry(store), prepare)
     status_of.start()
     with caplog.at_level(logging.WARNING):
         async with asyncio.timeout(10.0):
@@ -73,7 +74,7 @@ async def test_versions_are_probed_concurrently_with_a_timeout(
     async def prepare() -> None:
         pass
 
-    status_of = Status(store, versions, prepare)
+    status_of = Status(store, versions, EquipmentRegistry(store), prepare)
     status_of.start()
     async with asyncio.timeout(2.0):
         found = await asyncio.gather(*(status_of.readiness() for _ in range(10)))
@@ -97,7 +98,7 @@ async def test_dead_pool_of_graph_builders_is_not_ready_and_named(
     async def prepare() -> None:
         pass
 
-    status_of = Status(store, versions, prepare)
+    status_of = Status(store, versions, EquipmentRegistry(store), prepare)
     status_of.start()
     async with asyncio.timeout(10.0):
         while not (found := await status_of.readiness()).ready:

@@ -1,6 +1,8 @@
 """Windows are scored by the chosen version, or by a fallback when it fails."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.core.errors import (
     CheckpointError,
     DeadlineExceeded,
+    InputError,
     LimitExceeded,
     ModelUnavailable,
     UnknownVersion,
@@ -18,10 +21,11 @@ from app.core.errors import (
 from app.demo.rig.equipment import rig_equipment
 from app.diagnosis.pipeline import ScoreResult, WindowInput
 from app.features.binning import Floats
+from app.model.graph import GraphGroup, Prediction
 from app.schemas.equipment import Equipment
 from app.serving.graph_builder.deployment import GraphBuilder
 from app.serving.ingress import circuit_breaker, version_router
-from app.serving.ingress.traffic import Release, Traffic
+from app.serving.ingress.traffic import Machine, Release, Traffic, machine_of
 from app.serving.ingress.version_router import RoutedWindow, Scored, VersionRouter
 from app.serving.model_server.deployment import ModelServer
 from app.serving.observability.metrics import Metrics
@@ -29,6 +33,8 @@ from app.serving.rpc.messages import BuildAnswer, BuildCall, ScoreCall, VersionD
 from tests.app.serving.conftest import LocalClient, split
 from tests.network import small_checkpoint
 from tests.rig import rig_block
+
+RIG = Machine("hydraulic-rig", "hydraulic-rig")
 
 
 def values(row: int) -> Floats:
@@ -49,7 +55,7 @@ async def score(
     explain: bool = False,
 ) -> list[Scored | Exception]:
     routed = [
-        RoutedWindow(each, router.releases_for(each.equipment.equipment_id, forced))
+        RoutedWindow(each, router.releases_for(machine_of(each.equipment), forced))
         for each in windows
     ]
     return await router.score(routed, explain=explain)
@@ -70,7 +76,7 @@ def healths(outcome: Scored | Exception) -> list[float]:
 def with_fallback(versions: VersionRouter) -> VersionRouter:
     """Version 1 answers for the rig, version 2 is its fallback."""
     versions.set_traffic(split(99, 1))
-    assert [each.version for each in versions.releases_for("hydraulic-rig")] == ["1", "2"]
+    assert [each.version for each in versions.releases_for(RIG)] == ["1", "2"]
     return versions
 
 
@@ -238,7 +244,7 @@ async def test_forced_version_has_no_fallback(versions: VersionRouter, local: Lo
 
 async def test_unknown_version_is_the_callers_error(versions: VersionRouter):
     with pytest.raises(UnknownVersion, match="there are 1, 2"):
-        versions.releases_for("hydraulic-rig", "9")
+        versions.releases_for(RIG, "9")
 
 
 async def test_window_that_cant_be_built_disturbs_no_other(versions: VersionRouter):
@@ -297,7 +303,7 @@ async def test_windows_of_many_topologies_go_to_the_model_in_one_call(
 async def test_without_traffic_nothing_answers(local: LocalClient, metrics: Metrics):
     router = VersionRouter(local, metrics, timeout_s=1.0)
     with pytest.raises(ModelUnavailable, match="expected releases"):
-        router.releases_for("hydraulic-rig")
+        router.releases_for(RIG)
 
 
 class RemoteError(RuntimeError):
@@ -311,8 +317,8 @@ class RemoteError(RuntimeError):
 @pytest.mark.parametrize(
     ("cause", "reason"),
     [
-        (KeyError("of theirs"), "found RemoteError"),
-        (CheckpointError("expected a spec"), "CheckpointError: expected a spec"),
+        (KeyError("of theirs"), "found an internal error: the log"),
+        (CheckpointError("expected a spec"), "found an error: expected a spec"),
     ],
 )
 async def test_text_of_a_foreign_error_stays_in_the_log(
@@ -420,3 +426,94 @@ async def test_half_open_circuit_is_used_only_right_before_its_version_is_tried(
     monkeypatch.setattr(with_fallback._breaker("2"), "begin", lambda: begun.append("2"))
     await score(with_fallback, window())
     assert begun == []
+
+
+def with_designs(*designs: tuple[str, ...]) -> Traffic:
+    """Return traffic of versions 1, with all the weight, and 2, that serve these designs."""
+    pair = zip(split(100, 0).releases, designs, strict=True)
+    return Traffic(releases=[each.model_copy(update={"designs": of}) for each, of in pair])
+
+
+async def test_machine_is_scored_by_the_version_of_its_design_whatever_the_weights(
+    versions: VersionRouter, local: LocalClient
+):
+    versions.set_traffic(with_designs(("press",), ("hydraulic-rig",)))
+    (outcome,) = await score(versions, window())
+    assert scored(outcome).decoder.version == "2"
+    assert not scored(outcome).fallback
+    assert local.scored == ["model-2"]
+
+
+async def test_forced_version_of_another_design_is_refused_with_its_designs(
+    versions: VersionRouter,
+):
+    versions.set_traffic(with_designs(("press", "crane"), ("hydraulic-rig",)))
+    with pytest.raises(
+        InputError,
+        match=r"design 'hydraulic-rig', found version 1, which serves press, crane.*or name 2$",
+    ) as caught:
+        versions.releases_for(RIG, "1")
+    assert caught.value.field == "model_version"
+
+
+async def test_version_that_was_not_trained_on_a_design_of_its_release_is_not_used(
+    versions: VersionRouter,
+):
+    versions.set_traffic(with_designs(("hydraulic-rig", "press"), ("hydraulic-rig",)))
+    (outcome,) = await score(versions, window(), forced="1")
+    assert isinstance(outcome, ModelUnavailable)
+    with pytest.raises(ModelUnavailable, match="expected version 1 to be trained on press"):
+        await versions.version(versions.traffic.releases[0])
+
+
+async def test_light_requests_behind_a_heavy_one_are_no_failure_of_the_version(
+    local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
+    versions = VersionRouter(local, metrics, timeout_s=0.5)
+    versions.set_traffic(split(100, 0))
+    scored((await score(versions, window()))[0])
+    server, may_end = local.servers["model-1"], threading.Event()
+    monkeypatch.setattr(server, "_row_s", 1.0)
+    predict = server.predictor.predict
+
+    def slow(groups: Sequence[GraphGroup]) -> list[Prediction]:
+        may_end.wait(60.0)
+        return predict(groups)
+
+    with monkeypatch.context() as loaded:
+        loaded.setattr(server, "_max_rows_in_loop", 0)
+        loaded.setattr(server.predictor, "predict", slow)
+        loaded.setattr(version_router, "HEAVY_BINS", 20_000)
+        heavy = asyncio.create_task(score(versions, *map(window, range(30))))
+        while server.idle:
+            await asyncio.sleep(0)
+        for _ in range(4):  # also when the heavy request has timed out and its pass goes on
+            (outcome,) = await score(versions, window())
+            assert isinstance(outcome, ModelUnavailable)
+            assert "found it busy with earlier requests" in outcome.message
+        assert {type(each) for each in await heavy} == {DeadlineExceeded}
+        may_end.set()
+    assert not versions.circuit_is_open("1")
+    assert metrics.failed_versions.labels("1")._value.get() == 0
+    assert metrics.version_calls.labels("1", "failed")._value.get() == 0
+    async with asyncio.timeout(60.0):
+        while isinstance((outcome := (await score(versions, window()))[0]), ModelUnavailable):
+            pass
+    assert scored(outcome).decoder.version == "1"
+
+
+async def test_network_that_hangs_without_other_work_opens_the_circuit(
+    local: LocalClient, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+):
+    versions = VersionRouter(local, metrics, timeout_s=0.2)
+    versions.set_traffic(split(100, 0))
+    scored((await score(versions, window()))[0])
+
+    async def hang(_: ScoreCall) -> ScoreResult:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(local.servers["model-1"], "_score", hang)
+    for _ in range(3):
+        assert isinstance((await score(versions, window()))[0], ModelUnavailable)
+    assert versions.circuit_is_open("1")
