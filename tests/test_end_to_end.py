@@ -441,9 +441,9 @@ def test_unknown_path_and_method_are_problems(client: httpx.Client):
 
 def _versions(client: httpx.Client, ids: list[str]) -> dict[str, str]:
     return {
-        equipment_id: client.get("/v1/traffic", params={"equipment_id": equipment_id}).json()[
-            "version"
-        ]
+        equipment_id: client.get(
+            "/v1/traffic", params={"equipment_id": equipment_id, "design": "hydraulic-rig"}
+        ).json()["version"]
         for equipment_id in ids
     }
 

@@ -190,7 +190,8 @@ class Watch:
 
 
 async def test_connections_of_replicas_stay_within_their_pools(server_dsn: str, database_dsn: str):
-    replicas = [Store(database_dsn, PoolLimits(max_size=3)) for _ in range(4)]
+    limits = PoolLimits(max_size=3, acquire_timeout_s=60.0)  # a busy machine is no finding
+    replicas = [Store(database_dsn, limits) for _ in range(4)]
 
     async with Watch(server_dsn, database_dsn) as reading:
         await asyncio.gather(

@@ -223,7 +223,8 @@ async def test_traffic_names_the_version_that_answers_for_an_equipment(
     client: httpx.AsyncClient, versions: VersionRouter
 ):
     versions.set_traffic(split(50, 50))
-    traffic = (await client.get("/v1/traffic", params={"equipment_id": "machine-1"})).json()
+    where = {"equipment_id": "machine-1", "design": "hydraulic-rig"}
+    traffic = (await client.get("/v1/traffic", params=where)).json()
     topology = rig_equipment().model_dump(mode="json") | {"equipment_id": "machine-1"}
     answer = await client.post(
         "/v1/diagnoses", json=rig_request(equipment_id="machine-1", equipment=topology)

@@ -279,3 +279,17 @@ async def test_close_cancels_copies_being_scored(
     await calls.wait()
     async with asyncio.timeout(5.0):
         await diagnostics.close()
+
+
+async def test_shadow_of_another_design_gets_no_copies(
+    diagnostics: Diagnostics, versions: VersionRouter, metrics: Metrics
+):
+    first, second = split(100, 0).releases
+    press = second.model_copy(update={"designs": ("press",)})
+    versions.set_traffic(Traffic(releases=(first, press), shadows=("2",)))
+    await ask(diagnostics, inline())
+    assert diagnostics._shadows._queues == {}
+    rig = second.model_copy(update={"designs": ("hydraulic-rig",)})
+    versions.set_traffic(Traffic(releases=(first, rig), shadows=("2",)))
+    await ask(diagnostics, inline(1))
+    await until(lambda: bool(copies(metrics)))
