@@ -2,7 +2,7 @@
 
 Each machine has a first day as new, which gives its baseline, and windows along its later wear.
 Health, degradation rate and remaining life are those of the simulation at the end of a window;
-remaining life is unknown before the onset of wear, when no reading shows it.
+remaining life has no cap, and is unknown before the onset of wear, when no reading shows it.
 Invariant: equal arguments write equal windows.
 """
 
@@ -62,7 +62,6 @@ class SimulatedMachines(NamedTuple):
         wearing: expected number of components that wear within it.
         sensor_faults: expected number of sensor faults in it.
         seed: of all chance.
-        rul_cap_h: largest remaining life of a label, in operating hours.
     """
 
     design: MachineDesign
@@ -72,7 +71,6 @@ class SimulatedMachines(NamedTuple):
     wearing: float
     sensor_faults: float
     seed: int
-    rul_cap_h: float
 
     @property
     def digest(self) -> str:
@@ -164,10 +162,7 @@ def _labels(unit: Unit, order: SimulatedMachines, machine: int, seconds: int) ->
     rul_WV = np.full(shape, np.nan, np.float32)
     health_WV[NEW_WINDOWS:] = [[each.health for each in row] for row in truth]
     rate_WV[NEW_WINDOWS:] = [[each.degradation_rate for each in row] for row in truth]
-    rul_WV[NEW_WINDOWS:] = [
-        [min(each.rul_h, order.rul_cap_h) if each.fault else np.nan for each in row]
-        for row in truth
-    ]
+    rul_WV[NEW_WINDOWS:] = [[each.rul_h if each.fault else np.nan for each in row] for row in truth]
     begin_us = (DEFAULT_START - EPOCH) // MICROSECOND
     second_W = np.round(np.concatenate([new_hour_W, hour_W]) * 3_600 + LATER_H * 3_600)
     return WindowLabels(

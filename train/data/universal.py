@@ -7,9 +7,12 @@ no store is needed. Invariant: equal arguments give equal windows, which are mad
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines
@@ -76,8 +79,14 @@ def universal_fleet(
         for design, (digest, make) in makers.items():
             say(f"making the windows of {design}, unless an earlier training did")
             directory = settings.var_dir / "training" / digest[:16]
-            designs.append(made_once(stack, directory, make))
+            designs.append(_capped(made_once(stack, directory, make), config.rul_cap_h))
         yield with_baselines(Fleet(tuple(designs)), config.machine_baseline_h)
+
+
+def _capped(windows: Windows, cap_h: float) -> Windows:
+    """Return windows with remaining lives of at most a cap."""
+    capped_WV = np.minimum(windows.labels.rul_WV, np.float32(cap_h))  # NaN stays
+    return replace(windows, labels=replace(windows.labels, rul_WV=capped_WV))
 
 
 _Maker = tuple[str, Callable[[Path], Windows]]
@@ -97,7 +106,6 @@ def _makers(data: UniversalData, config: TrainConfig) -> dict[str, _Maker]:
             data.wearing,
             data.sensor_faults,
             data.seed,
-            config.rul_cap_h,
         )
         found[design.design] = (order.digest, partial(simulated_windows, order=order))
     rig = rig_equipment()

@@ -94,19 +94,19 @@ class UniversalOptions:
 
     machines: Annotated[
         int, typer.Option(parser=_count, metavar="N", help="Simulated machines of each design.")
-    ] = 60
+    ] = 24
     windows: Annotated[
         int,
         typer.Option(
             parser=_count, metavar="N", help="Windows of each, beside those of its first day."
         ),
-    ] = 30
+    ] = 60
     hours: Annotated[
         int, typer.Option(parser=_count, metavar="H", help="Operating hours of their wear.")
     ] = 4000
     wearing: Annotated[
         str, typer.Option(metavar="N", help="Expected number of components of each that wear.")
-    ] = "7"
+    ] = "8"
     sensor_faults: Annotated[
         str, typer.Option(metavar="N", help="Expected number of sensor faults of each.")
     ] = "1"
