@@ -247,7 +247,7 @@ UNIVERSAL: Mapping[str, object] = {
     "design": "all demonstration designs",
     "split": "holdout",
     "single_fit": True,
-    "epochs": 16,
+    "epochs": 40,
     "batch": 64,
     "memory_limit_mb": 2000.0,
     "hidden": 48,
