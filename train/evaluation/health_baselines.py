@@ -64,7 +64,8 @@ def health_baselines(
         )
         fitted_WV = labels.health_WV[np.ix_(part.train_W, chosen)]
         known_W = np.isfinite(fitted_WV).all(1)
-        forest.fit(_columns(windows, part.train_W[known_W], statistics), fitted_WV[known_W])
+        targets = fitted_WV[known_W] if len(chosen) > 1 else fitted_WV[known_W, 0]
+        forest.fit(_columns(windows, part.train_W[known_W], statistics), targets)
         predicted = forest.predict(_columns(windows, part.holdout_W, statistics))
         health_WV[:, chosen] = predicted.reshape(len(health_WV), len(chosen))
         found.append(health_WV)
