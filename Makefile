@@ -33,8 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
 train: $(STAMP)
-	$(BIN)/hydraulic demo import-rig
-	$(BIN)/hydraulic train start --equipment hydraulic-rig
+	$(BIN)/hydraulic train universal
 
 $(BASE_STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "expected Python 3.11 or newer, found " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.11")'

@@ -15,9 +15,11 @@ from train.jobs.options import (
     EvaluateOptions,
     StartOptions,
     TuneOptions,
+    UniversalOptions,
     command_of,
     config_of,
     run_command,
+    universal_config_of,
     words_of,
 )
 
@@ -50,6 +52,28 @@ def start(options: StartOptions, settings: Annotated[Any, ConfigOptions]) -> Non
         from train.jobs.submit import submit
 
         return submit(options.address, ["start", *words], options.dsn)
+
+    run_command(run, "no checkpoint was written; the same command resumes the training")
+
+
+@commands.command(epilog="Example: hydraulic train universal --cmapss train_FD001.txt")
+@with_groups
+def universal(
+    data: UniversalOptions, options: StartOptions, settings: Annotated[Any, ConfigOptions]
+) -> None:
+    """Train one checkpoint for all demonstration designs, on machines that it generates.
+
+    Needs no database: it simulates the machines and reads the rig's shipped cycles. The report has
+    the figures of held-out machines. Machines are made once and used again by the same command.
+    """
+    if options.address or options.dsn:
+        _wrong_use("expected no --address and no --dsn: this training runs here, without a store")
+
+    def run() -> int:
+        from train.jobs.universal import data_of, train_universal
+
+        command = command_of("universal", *words_of(data, settings, options))
+        return train_universal(data_of(data), options, universal_config_of(settings), command)
 
     run_command(run, "no checkpoint was written; the same command resumes the training")
 

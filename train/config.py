@@ -25,7 +25,9 @@ Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 NO_MESSAGES = "no-message-passing"
 """The study that is not a split: the training's folds without message passing."""
-HARMLESS = frozenset({"workers", "max_failures", "memory_limit_mb", "studies", "keep_fits"})
+HARMLESS = frozenset(
+    {"workers", "max_failures", "memory_limit_mb", "studies", "keep_fits", "single_fit"}
+)
 """Fields that do not change what a fit learns: an interrupted fit resumes when they change."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -42,7 +44,7 @@ AUTO = "auto"
 """A choice that the data or the cluster decides, see `split` and `workers`."""
 DEFAULT_WORKERS = 2
 KINDS = (
-    "auto, group, machine, time, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT, "
+    "auto, group, machine, time, holdout, leave-level:COMPONENT, leave-block:COMPONENT+COMPONENT, "
     "leave-design:DESIGN"
 )
 """Splits that never divide near-duplicates; see `train.data.split`."""
@@ -50,7 +52,7 @@ KINDS = (
 
 def _a_split(value: str) -> str:
     if not re.fullmatch(
-        r"auto|group|machine|time|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+"
+        r"auto|group|machine|time|holdout|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+"
         r"|leave-design:.+",
         value,
     ):
@@ -99,7 +101,11 @@ class TrainConfig(BaseModel):
     """Folds of a split by group or machine; each is held out once. The final fit, which is saved,
     trains on all windows."""
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each machine's history, at its end, that a split by time holds out."""
+    """Share of each machine's history, at its end, that a split by time holds out, or of the groups
+    that `holdout` holds out."""
+    single_fit: bool = False
+    """Save the fit of the split's only part, such as that of `holdout`, instead of a further fit on
+    all windows: its figures are those of the saved weights."""
     studies: tuple[Study, ...] = ()
     """Further splits of `train.data.split` to score for the report; `no-message-passing` is the
     ablation of the graph."""

@@ -9,13 +9,11 @@ on.
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import ray
@@ -30,14 +28,14 @@ from app.schemas.equipment import Equipment
 from app.store.store import open_store
 from app.store.windows import decode_window
 from train.config import TrainConfig
-from train.data.artifact_locks import in_use
 from train.data.fleet import Fleet
 from train.data.labels import Integers, WindowLabels
 from train.data.lookup import Found, find_windows
 from train.data.machine_baselines import with_baselines
+from train.data.made_once import made_once
 from train.data.session import free_cpus, ray_session
 from train.data.shards import windows_of_a_shard, write_shard
-from train.data.windows import BEGUN, HEAD, Head, finish, open_windows
+from train.data.windows import Head, finish
 
 READ_AT_ONCE = 64
 """Most adjacent windows in a span, and most spans in a statement."""
@@ -86,32 +84,20 @@ def prepare(settings: Settings, config: TrainConfig) -> Iterator[Fleet]:
         opened = []
         for found in designs:
             directory = settings.var_dir / "training" / found.digest[:16]
-            # windows that are pruned between preparation and use are prepared again
-            while not stack.enter_context(in_use(directory / HEAD)):
-                _make(settings, config, found, directory)
-            opened.append(open_windows(directory))
+            opened.append(made_once(stack, directory, partial(_make, settings, config, found)))
         yield with_baselines(Fleet(tuple(opened)), config.machine_baseline_h)
 
 
 def _make(settings: Settings, config: TrainConfig, found: Found, directory: Path) -> None:
-    """Write shards to a temporary directory and rename it, unless another process was faster."""
-    partial_directory = directory.with_name(f"{directory.name}.{uuid4().hex[:8]}.partial")
-    partial_directory.mkdir(parents=True)
-    try:
-        (partial_directory / BEGUN).touch()
-        with in_use(partial_directory / BEGUN):
-            with ray_session(1):
-                _write(settings, found, partial_directory)
-            head = Head(
-                equipment=found.equipment,
-                machines=found.machines,
-                windows=len(found.labels),
-                warm_up_run=config.warm_up_run,
-            )
-            finish(partial_directory, head)
-            _publish(partial_directory, directory)
-    finally:
-        shutil.rmtree(partial_directory, ignore_errors=True)
+    with ray_session(1):
+        _write(settings, found, directory)
+    head = Head(
+        equipment=found.equipment,
+        machines=found.machines,
+        windows=len(found.labels),
+        warm_up_run=config.warm_up_run,
+    )
+    finish(directory, head)
 
 
 def _write(settings: Settings, found: Found, directory: Path) -> None:
@@ -209,12 +195,3 @@ def _spans(machine_B: Integers, first_B: Integers, bins: int) -> Iterator[_Span]
         places.append(place)
     if places:
         yield _Span(places, int(first_B[places[0]]), int(first_B[places[-1]]) + bins)
-
-
-def _publish(partial_directory: Path, directory: Path) -> None:
-    """Rename finished shards, unless another process was faster."""
-    try:
-        partial_directory.rename(directory)
-    except OSError:
-        if not (directory / HEAD).exists():
-            raise

@@ -37,6 +37,7 @@ def split(windows: Windows, config: TrainConfig) -> list[Part]:
     - `group`: groups (configurations where windows are graded, else machines) are assigned to
       folds, see `split_folds`.
     - `machine`: machines are assigned to folds.
+    - `holdout`: one part, which holds out a share of the groups.
     - `time`: the last share of each machine's history is held out; a gap of one window precedes it.
     - `leave-level:C`: each grade of component C is held out in turn.
     - `leave-block:C+D`: each pair of grades of C and D is held out in turn.
@@ -63,6 +64,8 @@ def split(windows: Windows, config: TrainConfig) -> list[Part]:
             parts = list(_folds(windows, windows.group_W, config, "groups"))
         case "machine":
             parts = list(_folds(windows, windows.labels.machine_W, config, "machines"))
+        case "holdout":
+            parts = [_by_share(windows, config)]
         case "time":
             every_W = np.arange(len(windows))
             parts = [Part("time", *_late(windows, every_W, config.holdout_share, "holdout_share"))]
@@ -289,6 +292,12 @@ def _folds(windows: Windows, group_W: Integers, config: TrainConfig, what: str) 
     )
     for fold in range(config.folds):
         yield _part(f"fold {fold + 1}/{config.folds}", fold_W == fold, fold_W != fold)
+
+
+def _by_share(windows: Windows, config: TrainConfig) -> Part:
+    everything = np.arange(len(windows))
+    train_W, holdout_W = set_apart(windows, everything, config.holdout_share, config.seed)
+    return Part("holdout", train_W, holdout_W)
 
 
 def _late(

@@ -28,6 +28,8 @@ CONSTANT = "mean remaining life"
 MAX_TRAINING = 6000
 """Windows, drawn from those of the fit, that a baseline is fitted to at most."""
 TREES = 200
+MOST_COLUMNS = 2500
+"""Columns of the step statistics of all sensors up to which trees of remaining life read them."""
 
 
 class _Prediction(NamedTuple):
@@ -132,7 +134,7 @@ def _part(
             name: np.full((len(part.holdout_W), labels.rul_WV.shape[1]), np.nan, np.float32)
             for name in (PERSISTENCE, CONSTANT, EXTRA_TREES)
         }
-        x_WL, holdout_WL = _table(train_step, holdout_step)
+        x_WL, holdout_WL = _table(_bounded(train_step), _bounded(holdout_step))
         for v in living:
             rul_W = labels.rul_WV[fitted_W, v]
             known_W = np.isfinite(rul_W)
@@ -214,6 +216,19 @@ def _statistics(
         if parts
         else np.empty((0, sensors, steps, len(statistics)), np.float32)
     )
+
+
+def _bounded(raw_WSTF: Floats) -> Floats:
+    """Return mean and spread over the steps instead of every step, where there are many columns."""
+    if raw_WSTF[0:1].size <= MOST_COLUMNS or not len(raw_WSTF):
+        return raw_WSTF
+    there_WST1 = np.isfinite(raw_WSTF[..., :1])
+    count_WS1 = np.maximum(there_WST1.sum(2), 1)
+    mean_WSF = np.where(there_WST1, raw_WSTF, 0.0).sum(2) / count_WS1
+    away_WSTF = np.where(there_WST1, raw_WSTF - mean_WSF[:, :, None], 0.0)
+    spread_WSF = np.sqrt((away_WSTF**2).sum(2) / count_WS1)
+    both_WSTF: Floats = np.stack([mean_WSF, spread_WSF], 2).astype(np.float32)
+    return both_WSTF
 
 
 def _table(fitted_WSTF: Floats, holdout_WSTF: Floats) -> tuple[Floats, Floats]:

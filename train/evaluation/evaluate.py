@@ -17,6 +17,7 @@ from train.data.labels import Booleans
 from train.data.reference import fit_limits
 from train.data.windows import Windows
 from train.evaluation.baselines import baselines
+from train.evaluation.health_baselines import health_baselines
 from train.evaluation.holdout import HoldoutPart
 from train.evaluation.intervals import Residuals, calibrate, trajectories
 from train.evaluation.predict import Predictions, join
@@ -105,6 +106,7 @@ def evaluate_parts(
     has_baselines = with_baselines and all(len(part.train_W) for part in parts)
     if has_baselines:
         of_baselines = baselines(windows, parts, config.statistics, config.seed)
+        of_baselines |= health_baselines(windows, parts, config.statistics, config.seed)
         found |= {name: scorecard(rows, each) for name, each in of_baselines.items()}
     bands, uncertainty, calibration = calibrate(rows, temperatures, answers, elsewhere)
     abstention, calibration = abstentions(rows, temperatures, calibration)

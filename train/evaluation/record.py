@@ -61,10 +61,12 @@ class Scorecard(_Record):
 
     `smoothed` figures average the probabilities of five windows. Where the condition changes the
     average starts anew, by the labels, which no service has; the service does not smooth. Warm-ups
-    count in `warm_up` alone. `health_mae` is of health in [0, 1]; `states` scores the states that
-    follow from health, by the default thresholds and without hysteresis. `ranking` is how often a
-    window of a healthy component has a higher health than one of a component that is not healthy
-    (area under the ROC curve).
+    count in `warm_up` alone. `health_mae` is of health in [0, 1]. Over all components that have
+    labels of health and no grades, `even_health_mae` weights health 1 and each fifth of the range
+    below equally, and `worn_health_mae` is of the components that are not as new. `states` scores
+    the states that follow from health, by the default thresholds and without hysteresis. `ranking`
+    is how often a window of a healthy component has a higher health than one of a component that is
+    not healthy (area under the ROC curve).
     """
 
     grades: Mapping[str, GradeFigures] = {}
@@ -73,6 +75,8 @@ class Scorecard(_Record):
     exact_match_smoothed: ShareFigures | None = None
     warm_up: Mapping[str, Score] = {}
     health_mae: Mapping[str, float] = {}
+    even_health_mae: float | None = None
+    worn_health_mae: float | None = None
     states: Mapping[str, Score] = {}
     life: Mapping[str, LifeFigures] = {}
     ranking: Mapping[str, float] = {}

@@ -85,6 +85,8 @@ def scorecard(rows: Rows, answers: Answers) -> Scorecard:
             if (known_R := warm_R & (true_RV[:, v] >= 0)).any()
         },
         health_mae=_health_mae(rows, ids, answers),
+        even_health_mae=even_error(*_ungraded_health(rows, answers)),
+        worn_health_mae=_worn_error(*_ungraded_health(rows, answers)),
         states=_states(rows, ids, answers),
         ranking=_ranking(rows, ids, answers),
         life=_life(rows, ids, answers),
@@ -119,6 +121,37 @@ def _health_mae(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, f
         for v, component_id in enumerate(ids)
         if np.isfinite(error_RV[:, v]).any()
     }
+
+
+def even_error(true_X: Floats, predicted_X: Doubles) -> float | None:
+    """Return the mean absolute error of health with severities spread evenly.
+
+    The errors at health 1 and in each fifth of the range below count equally, however many they
+    are; empty ones do not count.
+
+    Args:
+        true_X: health in [0, 1].
+        predicted_X: likewise.
+    """
+    place_X = np.where(true_X >= 1.0, 5, np.minimum(true_X * 5, 4).astype(np.int64))
+    error_X = np.abs(predicted_X - true_X)
+    means = [float(error_X[place_X == place].mean()) for place in np.unique(place_X)]
+    return float(np.mean(means)) if means else None
+
+
+def _worn_error(true_X: Floats, predicted_X: Doubles) -> float | None:
+    is_worn_X = true_X < 1.0
+    error_X = np.abs(predicted_X - true_X)[is_worn_X]
+    return float(error_X.mean()) if len(error_X) else None
+
+
+def _ungraded_health(rows: Rows, answers: Answers) -> tuple[Floats, Doubles]:
+    """Return true and predicted health of the components without grades, where both are known."""
+    true_RV, predicted_RV = rows.labels.health_WV, answers.health_RV
+    is_graded_V = (rows.labels.grade_WV >= 0).any(0)
+    known_RV = rows.scored_R[:, None] & ~is_graded_V & np.isfinite(true_RV)
+    known_RV &= np.isfinite(predicted_RV)
+    return true_RV[known_RV], predicted_RV[known_RV]
 
 
 def _states(rows: Rows, ids: Sequence[str], answers: Answers) -> dict[str, Score]:

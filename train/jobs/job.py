@@ -22,7 +22,7 @@ from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration
 from app.checkpoint.manifest import DataInterval, Head
 from app.checkpoint.torch_model import Origin, save
-from app.core.errors import CheckpointError
+from app.core.errors import CheckpointError, InputError
 from app.core.file_locks import attempt
 from app.core.settings import PROJECT_DIR
 from train.config import NO_MESSAGES, TrainConfig
@@ -140,6 +140,12 @@ def _run(job: Job, progress: Progress) -> Outcome:
     started, fleet, config = time.monotonic(), job.fleet, job.config
     # all splits are made before the first fit, so that an impossible one costs no fit
     parts = split_fleet(fleet, config)
+    if config.single_fit and len(parts) > 1:
+        raise InputError(
+            "expected a split with one part, such as holdout, for a single fit, found "
+            f"{len(parts)} parts of {config.split}: change --split, or leave --single-fit out",
+            "split",
+        )
     studies = {
         kind: split_fleet(fleet, config.model_copy(update={"split": kind}))
         for kind in config.studies
@@ -179,7 +185,12 @@ def _run(job: Job, progress: Progress) -> Outcome:
     of_studies = {
         kind: [scored(part, config, kind) for part in of_kind] for kind, of_kind in studies.items()
     }
-    last = fit(whole_fleet(fleet, config), config, "all")
+    # a single fit is read back: it is the last of the split
+    last = fit(
+        parts[0] if config.single_fit else whole_fleet(fleet, config),
+        config,
+        parts[0].name if config.single_fit else "all",
+    )
 
     progress.say("evaluating the fits on their held-out windows")
     learning = {

@@ -89,6 +89,40 @@ class StartOptions:
 
 
 @dataclass(frozen=True)
+class UniversalOptions:
+    """Options of the universal training beside those of a training and its config."""
+
+    machines: Annotated[
+        int, typer.Option(parser=_count, metavar="N", help="Simulated machines of each design.")
+    ] = 24
+    windows: Annotated[
+        int,
+        typer.Option(
+            parser=_count, metavar="N", help="Windows of each, beside those of its first day."
+        ),
+    ] = 60
+    hours: Annotated[
+        int, typer.Option(parser=_count, metavar="H", help="Operating hours of their wear.")
+    ] = 4000
+    wearing: Annotated[
+        str, typer.Option(metavar="N", help="Expected number of components of each that wear.")
+    ] = "8"
+    sensor_faults: Annotated[
+        str, typer.Option(metavar="N", help="Expected number of sensor faults of each.")
+    ] = "1"
+    fleet_seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of the simulated machines.")
+    ] = 0
+    cmapss: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Training file of C-MAPSS, such as train_FD001.txt: adds the turbofan.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """Options of an evaluation beside the checkpoint."""
 
@@ -207,3 +241,34 @@ def config_of(options: Any, **fixed: object) -> TrainConfig:
             for item in error.errors()
         )
         raise InputError(f"invalid training options: {found}") from error
+
+
+UNIVERSAL: Mapping[str, object] = {
+    "design": "all demonstration designs",
+    "split": "holdout",
+    "single_fit": True,
+    "epochs": 40,
+    "batch": 64,
+    "memory_limit_mb": 2000.0,
+    "hidden": 48,
+    "health_weight": 6.0,
+    "mixup": 0.0,
+    "machine_baseline_h": 24.0,
+}
+"""Defaults of `hydraulic train universal` that differ from those of `TrainConfig`."""
+
+
+def universal_config_of(options: Any) -> TrainConfig:
+    """Return the config of the universal training that options describe; see `config_of`.
+
+    Raises:
+        InputError: the config refuses a value, or a machine or design is named.
+    """
+    if options.equipment or options.design:
+        raise InputError(
+            "expected no --equipment and no --design, since this training has all demonstration "
+            "designs: use hydraulic train start",
+            "design",
+        )
+    fixed = {name: value for name, value in UNIVERSAL.items() if not getattr(options, name)}
+    return config_of(options, **fixed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from app.checkpoint import manifest as files
 from app.core.settings import Settings
 from train.config import TrainConfig
+from train.data.fleet import Fleet
 from train.data.fleet_split import choose_splits
 from train.data.prepare import prepare
 from train.data.session import CPU_OF_A_WORKER, free_cpus, gpus, ray_session
@@ -34,30 +35,53 @@ def train(options: StartOptions, config: TrainConfig, command: str) -> int:
         Progress() as progress,
         prepare(settings, config) as fleet,
     ):
-        room = int(free_cpus() / CPU_OF_A_WORKER)
-        config, notes = choose_splits(fleet, config.placed(gpus(), room))
         machines = fleet.machines
         name = fleet.name if config.design or len(machines) > 1 else machines[0]
-        out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
-        for windows in fleet.designs:
-            progress.say(
-                f"{len(windows)} windows of {len(windows.machines)} machines of design "
-                f"{windows.equipment.design}, {windows.group_W.max() + 1} groups, "
-                f"{int(windows.warm_up_W.sum())} warm-up windows, split {config.split}, "
-                f"{config.workers} workers on "
-                f"{'GPUs' if gpus() >= config.min_workers else 'CPUs'}"
-            )
-        for note in notes:
-            progress.say(note)
-        storage = storage_of(settings.var_dir / "training" / "jobs", fleet, config)
-        version = options.version or out.name
-        job = Job(fleet, config, out, version, command, storage, notes)
-        outcome = run_job(job, progress)
+        train_on(fleet, config, name, options, command, settings, progress)
+    return 0
+
+
+def train_on(
+    fleet: Fleet,
+    config: TrainConfig,
+    name: str,
+    options: StartOptions,
+    command: str,
+    settings: Settings,
+    progress: Progress,
+) -> None:
+    """Train on windows and write the checkpoint, inside a `train.data.session.ray_session`.
+
+    Args:
+        fleet: the windows.
+        config: of the training.
+        name: of the checkpoint's parent directory.
+        options: where the checkpoint is written.
+        command: that it records.
+        settings: of the `var` directory.
+        progress: shows the progress.
+    """
+    room = int(free_cpus() / CPU_OF_A_WORKER)
+    config, notes = choose_splits(fleet, config.placed(gpus(), room))
+    out: Path = options.out or next_directory(settings.var_dir / "checkpoints" / name)
+    for windows in fleet.designs:
+        progress.say(
+            f"{len(windows)} windows of {len(windows.machines)} machines of design "
+            f"{windows.equipment.design}, {windows.group_W.max() + 1} groups, "
+            f"{int(windows.warm_up_W.sum())} warm-up windows, split {config.split}, "
+            f"{config.workers} workers on "
+            f"{'GPUs' if gpus() >= config.min_workers else 'CPUs'}"
+        )
+    for note in notes:
+        progress.say(note)
+    storage = storage_of(settings.var_dir / "training" / "jobs", fleet, config)
+    version = options.version or out.name
+    job = Job(fleet, config, out, version, command, storage, notes)
+    outcome = run_job(job, progress)
     if not options.untracked:
         run = track(outcome, config, out)
         print(f"logged run {run.run_id} of experiment {run.experiment} to {run.store}")
     print(f"wrote {out}: see {out / files.REPORT} and {out / 'model_card.md'}")
-    return 0
 
 
 def next_directory(parent: Path) -> Path:

@@ -65,7 +65,7 @@ async def import_rig(
     await store.put_equipment(equipment)
     done = Progress(0, found.cycles)
     for block in read_blocks(files, cycles_per_block):
-        labels = _labels(block, equipment, begin_us, done.done)
+        labels = block_labels(block, equipment, begin_us, done.done)
         ingested = await store.ingest_many(
             [block_readings(equipment.equipment_id, block, begin_us)]
         )
@@ -97,9 +97,20 @@ def block_readings(equipment_id: str, block: CycleBlock, start_us: int) -> Readi
     return Readings(equipment_id, sensor_ids, np.concatenate(times_us), np.concatenate(values))
 
 
-def _labels(
+def block_labels(
     block: CycleBlock, equipment: Equipment, begin_us: int, first_row: int
 ) -> list[ConditionLabel]:
+    """Return the labels of a block: the grade of each graded component in each cycle.
+
+    Args:
+        block: consecutive cycles.
+        equipment: the machine.
+        begin_us: of the original's first cycle, microseconds since 1970-01-01T00:00Z.
+        first_row: rows of the copy before the block, for messages.
+
+    Raises:
+        ReadingError: a grade is not one of the equipment's.
+    """
     known = {
         component.component_id: {grade.name for grade in component.grades}
         for component in equipment.components

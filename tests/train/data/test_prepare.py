@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.app.demo.engines import write_engines
 from tests.small import START_US, press, wave
 from tests.train.jobs.test_artifacts import LONG_AGO, aged
 from train.config import TrainConfig
+from train.data import made_once
 from train.data import prepare as preparing
 from train.data.labels import EPOCH, MICROSECOND
 from train.data.prepare import prepare
@@ -158,14 +160,14 @@ async def test_windows_that_are_removed_before_they_are_locked_are_prepared_agai
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(store, press(), wave(30, 4))
-    training, publish, removed = settings.var_dir / "training", preparing._publish, []
+    training, make, removed = settings.var_dir / "training", made_once._make, []
 
-    def pruned(partial_directory: Path, directory: Path) -> None:
-        publish(partial_directory, directory)
+    def pruned(directory: Path, write: Callable[[Path], object]) -> None:
+        make(directory, write)
         if not removed:
             removed.append(shutil.move(directory, training / "aside"))
 
-    monkeypatch.setattr(preparing, "_publish", pruned)
+    monkeypatch.setattr(made_once, "_make", pruned)
     assert len(await prepared(settings)) == 30
     assert removed
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import InputError
-from tests.small import START_US, graded, press
+from tests.small import START_US, graded, graded_windows, press
 from train.config import TrainConfig
 from train.data.labels import Integers, configurations
 from train.data.split import (
@@ -294,3 +294,12 @@ def test_validation_of_one_group_is_the_end_of_each_history_after_a_gap() -> Non
     with pytest.raises(InputError, match="change validation_share") as caught:
         set_apart(windows, np.array([0]), 0.25, 0)
     assert caught.value.field == "validation_share"
+
+
+def test_holdout_is_one_part_of_whole_groups(tmp_path: Path) -> None:
+    windows = graded_windows(tmp_path)
+    (part,) = split(windows, plan("holdout"))
+    assert part.name == "holdout"
+    assert set(windows.group_W[part.train_W]).isdisjoint(windows.group_W[part.holdout_W])
+    groups_out = len(set(windows.group_W[part.holdout_W].tolist()))
+    assert groups_out == max(1, round(0.2 * len(set(windows.group_W.tolist()))))
