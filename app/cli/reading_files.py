@@ -17,19 +17,18 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet
 
-from app.core.errors import InputError
+from app.core.errors import InputError, UnknownError
 from app.schemas.reading_csv import CsvLayout, Words, check_wide_sensors, csv_lines
 from app.schemas.reading_rows import (
     EXPECTED_TIME,
     EXPECTED_VALUE,
-    LATEST_AHEAD,
     Refusal,
     Row,
     Rows,
     refusal_of,
 )
 from app.schemas.readings import FLOAT32_MAX
-from app.schemas.times import microseconds
+from app.schemas.times import LATEST_AHEAD, microseconds
 from app.store.readings import Readings
 
 PART_BYTES = 4 << 20
@@ -40,8 +39,9 @@ _HEADER_BYTES = 1 << 20
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _TIMESTAMP = pa.timestamp("us", "UTC")
 
-Sensors = Callable[[str], frozenset[str] | None]
-"""Returns the sensors of a registered machine, None for one that is not registered."""
+SensorsOrError = frozenset[str] | UnknownError
+Sensors = Callable[[str], SensorsOrError]
+"""Returns the sensors of a registered machine, or why there are none."""
 
 
 class Rejected(NamedTuple):
@@ -170,11 +170,8 @@ class ReadingFile:
 
     def _check_machine(self, equipment_id: str) -> None:
         sensors = self._sensors_of(equipment_id)
-        if sensors is None:
-            raise InputError(
-                f"expected a registered machine, found '{equipment_id}': register it with "
-                "`hydraulic equipment register`"
-            )
+        if isinstance(sensors, UnknownError):
+            raise InputError(sensors.message)
         columns = [sensor_id for _, sensor_id in self._layout.sensors]
         check_wide_sensors(columns, equipment_id, sensors, OPTIONS)
 
@@ -198,14 +195,13 @@ class ReadingFile:
 
     def _add(self, part: Part, rows: Rows) -> None:
         """Add rows to a part, each to be written or rejected."""
-        known: dict[str, frozenset[str]] = {}
+        known: dict[str, SensorsOrError] = {}
         for row in rows:
             refusal = row if isinstance(row, Refusal) else None
             if isinstance(row, Row):
                 sensors = known.get(row.equipment_id)
                 if sensors is None:
-                    sensors = self._sensors_of(row.equipment_id) or frozenset()
-                    known[row.equipment_id] = sensors
+                    sensors = known[row.equipment_id] = self._sensors_of(row.equipment_id)
                 refusal = refusal_of(row, sensors, self._latest_us, self._equipment_id)
                 if refusal is None:
                     part.add(row)

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.core.errors import LimitExceeded, ReadingError
+from app.core.errors import LimitExceeded, ReadingError, UnknownError
 from app.schemas.equipment import Identifier
 from app.schemas.places import some_of
 from app.schemas.readings import ReadingField, RejectedLine
@@ -19,8 +19,7 @@ MAX_LINES = 500_000
 MAX_LINE_LENGTH = 262_144
 """Most characters of a line or list item: a wide header of 2,048 sensors fits."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST_AHEAD = timedelta(minutes=5)
-"""Readings are from `EARLIEST` to that long after now."""
+"""Readings are from then to `times.LATEST_AHEAD` after now."""
 
 IDENTIFIER = TypeAdapter[str](Identifier)
 EXPECTED_ID = (
@@ -78,13 +77,16 @@ reads many of them can pause."""
 
 
 def refusal_of(
-    row: Row, sensors: Collection[str], latest_us: int, only: str | None = None
+    row: Row,
+    sensors: Collection[str] | UnknownError,
+    latest_us: int,
+    only: str | None = None,
 ) -> Refusal | None:
     """Return why a row can't be stored; None if it can.
 
     Args:
         row: of a file or body.
-        sensors: of its equipment; none if that is not registered.
+        sensors: of its equipment; an error if that is not registered.
         latest_us: `LATEST_AHEAD` after now, in microseconds since 1970 UTC.
         only: the equipment of all rows, None for any.
     """
@@ -92,10 +94,8 @@ def refusal_of(
         found = shown_value(row.equipment_id)
         reason = f"expected readings of '{only}' only, found {found}: leave it out"
         return Refusal(row.line, reason, "equipment_id")
-    if not sensors:
-        found = shown_value(row.equipment_id)
-        reason = f"expected a registered equipment, found {found}: register its topology first"
-        return Refusal(row.line, reason, "equipment_id")
+    if isinstance(sensors, UnknownError):
+        return Refusal(row.line, sensors.message, "equipment_id")
     if row.sensor_id not in sensors:
         found, names = shown_value(row.sensor_id), some_of(sorted(sensors))
         reason = f"expected a sensor of '{row.equipment_id}', found {found}: there are {names}"

@@ -34,6 +34,7 @@ from app.serving.http.routes.common import (
     json_response,
     read_body,
     read_cursor,
+    refuse_unknown_query,
 )
 
 MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
@@ -131,6 +132,7 @@ def add_diagnosis_routes(
     """Add the routes of diagnoses."""
 
     async def post_diagnosis(request: Request) -> bytes:
+        await refuse_unknown_query(request)
         await authenticator.require(request.headers, "diagnose")
         body = await read_body(request, MAX_DIAGNOSIS_BYTES)
         return await service.answer(DiagnosisRequest.model_validate_json(body))
