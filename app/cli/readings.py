@@ -201,7 +201,10 @@ def _ndjson(readings: Sequence[Readings]) -> list[bytes]:
     "import", epilog="Example: hydraulic readings import history.csv --equipment press-1"
 )
 def import_readings(
-    files: Annotated[list[Path], typer.Argument(help="CSV with a header, or Parquet.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="CSV with a header, also compressed (.gz, .zst), or Parquet."),
+    ],
     equipment: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Machine of files without a column equipment_id."),

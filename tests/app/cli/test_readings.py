@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import json
 import os
 import re
@@ -84,7 +85,7 @@ def expected(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_every_form_fills_the_store_with_the_same_grid(
     run: Import, dsn: str, tmp_path: Path, ending: str, wide: bool, monkeypatch: pytest.MonkeyPatch
 ):
@@ -92,7 +93,12 @@ def test_every_form_fills_the_store_with_the_same_grid(
     monkeypatch.setattr(reading_files, "PART_VALUES", 700)
     path, reference = tmp_path / f"r.{ending}", tmp_path / "reference.csv"
     write(reference, ROWS)
-    write(path, ROWS, wide=wide)
+    if ending == "csv.gz":
+        write(plain := tmp_path / "r.csv", ROWS, wide=wide)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    else:
+        write(path, ROWS, wide=wide)
     machine = ["--equipment", "bench-press"] if wide else []
     done = run(path, *machine)
     assert (done.status, counts_of(done)) == (0, (ROWS, 0, 0, 0)), done
