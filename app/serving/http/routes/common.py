@@ -2,7 +2,7 @@
 
 import difflib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request, Response, params
@@ -15,13 +15,12 @@ from pydantic_core import to_json
 from app.core.errors import InputError, LimitExceeded, UnknownEquipment
 from app.schemas.equipment import Identifier
 from app.schemas.places import shown, some_of
+from app.schemas.times import EARLIEST, LATEST
 from app.serving.http.auth import Authenticator
 from app.store.keys import Scope as KeyScope
 
 MAX_ORDER_BYTES = 64 * 1024
 """Largest body of requests that carry no data, such as those of releases."""
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 _BEARER = HTTPBearer(
     scheme_name="bearer", auto_error=False, description="An API key: `Authorization: Bearer KEY`"

@@ -14,15 +14,13 @@ from pydantic_core import from_json
 from app.core.errors import InputError, LimitExceeded, UnknownDiagnosis
 from app.schemas.diagnosis import MAX_BATCH_ITEMS, BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.places import shown
-from app.schemas.times import AwareTime
+from app.schemas.times import EARLIEST, LATEST, AwareTime
 from app.serving.fastpath.direct_routes import DirectRoute
 from app.serving.http.auth import Authenticator
 from app.serving.http.batch_stream import BatchStream, Outcomes, limit_of
 from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.problems import Problem
 from app.serving.http.routes.common import (
-    EARLIEST,
-    LATEST,
     Interval,
     NextCursor,
     PageCursor,
