@@ -86,9 +86,6 @@ class Written(NamedTuple):
     refused: list[tuple[int, str]]
 
 
-NOTHING = Written(Counts(), [])
-
-
 class Target(Protocol):
     """Where readings are written."""
 
@@ -202,8 +199,7 @@ def _ndjson(readings: Sequence[Readings]) -> list[bytes]:
 )
 def import_readings(
     files: Annotated[
-        list[Path],
-        typer.Argument(help="CSV with a header, also compressed (.gz, .zst), or Parquet."),
+        list[Path], typer.Argument(help="CSV with a header, also .gz or .zst, or Parquet.")
     ],
     equipment: Annotated[
         str | None,
@@ -331,7 +327,9 @@ class Import:
                 while part is not None:
                     # the next part is read while this one is written
                     reading = asyncio.create_task(asyncio.to_thread(_next, parts))
-                    done = await target.write(part.readings) if part.count else NOTHING
+                    done = Written(Counts(), [])
+                    if part.count:
+                        done = await target.write(part.readings)
                     self._commit(part, done)
                     written += part.count
                     rate = written / (time.monotonic() - started)
