@@ -172,9 +172,9 @@ async def test_stream_at_its_limit_ends_with_a_line_for_every_item(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(local, "score", hang)
-    items = [rig_request(), {"equipment_id": "nobody"}, rig_request(1)]
+    items = [rig_request(), {"at": 3}, rig_request(1)]
     answer = await client.post("/v1/diagnoses/batch", json={"items": items})
     *lines, summary = [orjson.loads(line) for line in answer.text.splitlines()]
     kinds = {line["index"]: line["error"]["type"].rsplit(":", 1)[-1] for line in lines}
-    assert kinds == {0: "deadline", 1: "unknown-equipment", 2: "deadline"}
+    assert kinds == {0: "deadline", 1: "invalid-input", 2: "deadline"}
     assert summary == {"summary": {"items": 3, "diagnosed": 0, "failed": 3}}
