@@ -14,7 +14,7 @@ from rich.text import Text
 
 from app.cli.topology import STATES, drawn
 from app.core.command_line import AsJson, time_argument
-from app.core.errors import ModelUnavailable, UnknownError
+from app.core.errors import InputError, ModelUnavailable, UnknownError
 from app.core.settings import Settings
 from app.release.clients.service_api import api_key, service_url
 from app.release.config.file import ConfigFile
@@ -116,7 +116,8 @@ def sent(
         request: further arguments of httpx.
 
     Raises:
-        UnknownError: the service refuses the request; the message is its problem's.
+        UnknownError: the request names something that there is not.
+        InputError: the service refuses the request for another reason. Messages are its problems'.
         ModelUnavailable: the service does not answer.
     """
     try:
@@ -135,7 +136,7 @@ def sent(
         detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"expected an answer of the service, found status {answer.status_code}"
-    raise UnknownError(detail)
+    raise (UnknownError if answer.status_code == httpx.codes.NOT_FOUND else InputError)(detail)
 
 
 def _show(console: Console, diagnosis: Diagnosis, equipment: Equipment) -> None:

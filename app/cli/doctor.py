@@ -5,30 +5,32 @@ It changes nothing and starts nothing. Each finding is one line that says what t
 
 import asyncio
 import os
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from importlib import metadata
-from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import typer
-from packaging.requirements import Requirement
 from pydantic import ValidationError
 from pydantic_core import to_json
 from rich.console import Console
 from rich.text import Text
 
-from app.checkpoint.manifest import read_manifest
+from app.cli.installation import (
+    Finding,
+    Level,
+    check_config,
+    check_disk,
+    check_names,
+    check_packages,
+    check_python,
+)
 from app.cli.ports import Port, ports_of, taken
 from app.core.command_line import FAILED, AsJson, Dsn
 from app.core.errors import HydraulicDiagnosticsError
-from app.core.settings import PROJECT_DIR, Settings
+from app.core.settings import Settings
+from app.release.clients.serve_api import dashboard_address
 from app.release.clients.service_api import api_key
-from app.release.config.file import ConfigFile
 from app.store.embedded.server import running_server
 from app.store.keys import KnownKey, hash_secret
 from app.store.migrate import DatabaseFacts
@@ -41,26 +43,8 @@ commands = typer.Typer(
 
 LIMIT_S = 4.0
 """Longest wait for the database, and for the service."""
-PYTHON = (3, 11)
-LEAST_GB, LOW_GB = 1.0, 5.0
 SMALL_SKEW_S, LARGEST_SKEW_S = 2.0, 60.0
 """Readings from more than 5 minutes ahead of the service's clock are refused."""
-
-
-class Level(StrEnum):
-    """How bad a finding is; `broken` keeps the service from running."""
-
-    OK = "ok"
-    WARNING = "warning"
-    BROKEN = "broken"
-
-
-class Finding(NamedTuple):
-    """What a check found, and what to do."""
-
-    check: str
-    level: Level
-    message: str
 
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.BROKEN: "bold red"}
@@ -91,7 +75,11 @@ def examine(dsn: str | None) -> list[Finding]:
     Args:
         dsn: of the database; None for that of the settings.
     """
-    found = [*_checked("python", _python), *_checked("packages", _packages)]
+    found = [
+        *_checked("python", check_python),
+        *_checked("packages", check_packages),
+        *_checked("settings", check_names),
+    ]
     try:
         settings = Settings().at(dsn)
     except ValidationError as error:
@@ -99,11 +87,11 @@ def examine(dsn: str | None) -> list[Finding]:
         message = f"expected valid settings, found invalid {names}: correct the environment or .env"
         return [*found, Finding("settings", Level.BROKEN, message)]
     for check, run in (
-        ("config", lambda: _config(settings)),
+        ("config", lambda: check_config(settings)),
+        ("cluster", _cluster),
         ("ports", lambda: _ports(settings)),
-        ("disk", lambda: _disk(settings)),
+        ("disk", lambda: check_disk(settings)),
         ("database", lambda: _database(settings)),
-        ("weights", _weights),
     ):
         found += _checked(check, run)
     return found
@@ -118,49 +106,6 @@ def _checked(check: str, run: Callable[[], Iterator[Finding]]) -> list[Finding]:
     return found
 
 
-def _python() -> Iterator[Finding]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < PYTHON:
-        least = ".".join(map(str, PYTHON))
-        yield Finding(
-            "python",
-            Level.BROKEN,
-            f"expected Python {least} or newer, found {version}: make a new environment",
-        )
-    else:
-        yield Finding("python", Level.OK, version)
-
-
-def _packages() -> Iterator[Finding]:
-    wrong = []
-    for text in metadata.requires("hydraulic-diagnostics") or []:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            version = "none"
-        if version == "none" or not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name}{requirement.specifier} (found {version})")
-    if wrong:
-        yield Finding(
-            "packages",
-            Level.BROKEN,
-            f"expected {', '.join(wrong)}: run `pip install --constraint constraints.txt "
-            "--editable .`",
-        )
-    else:
-        ray, own = metadata.version("ray"), metadata.version("hydraulic-diagnostics")
-        yield Finding("packages", Level.OK, f"hydraulic-diagnostics {own}, ray {ray}")
-
-
-def _config(settings: Settings) -> Iterator[Finding]:
-    versions = ConfigFile(settings.serve_config).read().weights
-    shown = ", ".join(f"version {version}: {weight:g} %" for version, weight in versions.items())
-    yield Finding("config", Level.OK, f"{settings.serve_config.name}, {shown}")
-
-
 def _ports(settings: Settings) -> Iterator[Finding]:
     if not settings.serve_config.is_file():
         return
@@ -173,6 +118,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     state = _state_of_service(ports[0]) if ports[0] in busy else None
     if state is not None:
         yield state
+        yield from _key_of_service(ports[0], settings)
         return
     for port in busy:
         yield Finding(
@@ -200,29 +146,44 @@ def _state_of_service(port: Port) -> Finding | None:
     )
 
 
-def _disk(settings: Settings) -> Iterator[Finding]:
-    place = settings.var_dir
-    while not place.exists():
-        place = place.parent
-    free_gb = shutil.disk_usage(place).free / 1e9
-    level = Level.OK if free_gb >= LOW_GB else Level.WARNING
-    if not os.access(place, os.W_OK):
-        yield Finding(
-            "disk",
-            Level.BROKEN,
-            f"expected to be able to write in '{place}', found no right to: change its owner, or "
-            "set HYDRAULIC_VAR_DIR",
+def _key_of_service(port: Port, settings: Settings) -> Iterator[Finding]:
+    """Find out whether our service, which has this port, accepts the key of these settings."""
+    try:
+        headers = {"authorization": f"Bearer {api_key(settings)}"}
+        url = f"http://127.0.0.1:{port.number}/v1/traffic"
+        status = httpx.get(url, headers=headers, timeout=LIMIT_S).status_code
+    except (HydraulicDiagnosticsError, httpx.HTTPError):
+        return  # other checks report it
+    if status == httpx.codes.UNAUTHORIZED:
+        origin = (
+            "HYDRAULIC_API_KEY" if settings.api_key is not None else f"'{settings.var_dir}/api_key'"
         )
-    elif free_gb < LEAST_GB:
         yield Finding(
-            "disk",
+            "key",
             Level.BROKEN,
-            f"expected at least {LEAST_GB:g} GB free for '{settings.var_dir}', found "
-            f"{free_gb:.1f}: make room, or set HYDRAULIC_VAR_DIR",
+            f"expected the service to accept the key of {origin}, found that it does not know it: "
+            "give the one that the service was started with, or create one with `hydraulic keys "
+            "create`",
         )
+
+
+def _cluster() -> Iterator[Finding]:
+    """Compare the Ray of a running cluster with that of this environment."""
+    address = dashboard_address(None)
+    try:
+        running = str(httpx.get(f"{address}/api/version", timeout=LIMIT_S).json()["ray_version"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return  # none runs, and the service starts one
+    installed = metadata.version("ray")
+    if running == installed:
+        yield Finding("cluster", Level.OK, f"ray {running} runs on {address}")
     else:
-        low = "" if level is Level.OK else ": make room before long"
-        yield Finding("disk", level, f"{free_gb:.1f} GB free for '{settings.var_dir}'{low}")
+        yield Finding(
+            "cluster",
+            Level.BROKEN,
+            f"expected ray {installed}, as installed here, on the cluster at {address}, found "
+            f"{running}: install that one here, or start the cluster from this environment",
+        )
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -247,8 +208,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
                 "or run `hydraulic keys create`",
             )
     facts, skew_s, key = asyncio.run(_read_database(address, secret))
-    edition = "" if facts.edition is None else f", edition {facts.edition}"
-    yield Finding("database", Level.OK, f"PostgreSQL {facts.version}{edition}")
+    yield _edition(facts, settings)
     yield _schema(facts)
     yield _clock(skew_s)
     if secret is not None and settings.api_key is None and facts.schema:
@@ -282,6 +242,28 @@ async def _read_database(
         await store.close()
 
 
+def _edition(facts: DatabaseFacts, settings: Settings) -> Finding:
+    server = f"PostgreSQL {facts.version}"
+    if facts.edition == "timescale" and not facts.has_timescaledb:
+        return Finding(
+            "database",
+            Level.BROKEN,
+            "expected the extension timescaledb in this database, whose schema was made with it, "
+            "found none: install TimescaleDB on the server and restore the backup with it",
+        )
+    if facts.edition is not None:
+        return Finding("database", Level.OK, f"{server}, edition {facts.edition}")
+    if facts.can_have_timescaledb or settings.dsn is None:
+        return Finding("database", Level.OK, server)
+    return Finding(
+        "database",
+        Level.WARNING,
+        f"expected TimescaleDB on the server, found {server} without it: the first start makes the "
+        "plain edition for good, which does the same and needs more disk; install TimescaleDB "
+        "before, if that matters",
+    )
+
+
 def _schema(facts: DatabaseFacts) -> Finding:
     if facts.schema > facts.expected:
         return Finding(
@@ -310,15 +292,3 @@ def _clock(skew_s: float) -> Finding:
         f"expected the clocks of this machine and the database within {SMALL_SKEW_S:g} s, found "
         f"{abs(skew_s):.0f} s: synchronise both with NTP",
     )
-
-
-def _weights() -> Iterator[Finding]:
-    directories = sorted(path.parent for path in _shipped().glob("*/checkpoint.json"))
-    for directory in directories:
-        read_manifest(directory)
-    names = ", ".join(directory.name for directory in directories)
-    yield Finding("weights", Level.OK, f"shipped versions {names} match their manifests")
-
-
-def _shipped() -> Path:
-    return PROJECT_DIR / "app" / "weights"

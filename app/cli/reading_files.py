@@ -1,4 +1,4 @@
-"""Reads files of readings in parts of bounded memory: CSV and Parquet, long or wide.
+"""Reads files of readings in parts of bounded memory: CSV, also compressed, and Parquet.
 
 CSV is read as `app.schemas.reading_csv` reads it in requests; the columns of Parquet have the same
 names. Each reading is checked here, so that a rejected one has its row and its reason.
@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet
 
-from app.core.errors import InputError
+from app.cli.line_blocks import COMPRESSED, line_blocks, opened
+from app.core.errors import InputError, UnknownError
 from app.schemas.reading_csv import CsvLayout, Words, check_wide_sensors, csv_lines
 from app.schemas.reading_rows import (
     EXPECTED_TIME,
     EXPECTED_VALUE,
-    LATEST_AHEAD,
     Refusal,
     Row,
     Rows,
     refusal_of,
 )
 from app.schemas.readings import FLOAT32_MAX
-from app.schemas.times import microseconds
+from app.schemas.times import LATEST_AHEAD, microseconds
 from app.store.readings import Readings
 
 PART_BYTES = 4 << 20
@@ -40,8 +40,9 @@ _HEADER_BYTES = 1 << 20
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _TIMESTAMP = pa.timestamp("us", "UTC")
 
-Sensors = Callable[[str], frozenset[str] | None]
-"""Returns the sensors of a registered machine, None for one that is not registered."""
+SensorsOrError = frozenset[str] | UnknownError
+Sensors = Callable[[str], SensorsOrError]
+"""Returns the sensors of a registered machine, or why there are none."""
 
 
 class Rejected(NamedTuple):
@@ -64,7 +65,7 @@ class Part:
     """Readings of a part of a file, by machine, and where the next part begins.
 
     Args:
-        position: bytes of a CSV file, rows of a Parquet file, that are read by now.
+        position: decompressed bytes of a CSV file, rows of a Parquet file, that are read by now.
         row: number of the last row read.
         text_of: returns the text of a row of the part.
         rejected: rows that are not written; a row once for each reason.
@@ -114,7 +115,7 @@ class ReadingFile:
     """A file of readings.
 
     Args:
-        path: ends in .parquet, else it is CSV with a header line.
+        path: ends in .parquet, else it is CSV with a header line, also compressed: .gz or .zst.
         equipment_id: of all readings; None if a column has it.
         ignored: columns that are left out.
         sensors_of: looks up a machine.
@@ -139,6 +140,8 @@ class ReadingFile:
         self._parquet: Any = None
         self._first = 0
         self._names: tuple[str, ...] = ()
+        self.size: int | None
+        """The last position; unknown of a compressed file."""
         try:
             if path.suffix == ".parquet":
                 self._parquet = pa.parquet.ParquetFile(path)
@@ -147,11 +150,11 @@ class ReadingFile:
                 self.size = self._parquet.metadata.num_rows
             else:
                 header = self._read_header()
-                self.size = path.stat().st_size
+                self.size = None if path.suffix in COMPRESSED else path.stat().st_size
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(
                 f"expected a CSV file with a header, or a Parquet file, at '{path}', found none "
-                "that can be read: decompress it, or save it as CSV in UTF-8",
+                "that can be read: save it as CSV in UTF-8",
                 str(path),
             ) from error
         try:
@@ -162,7 +165,7 @@ class ReadingFile:
             raise InputError(f"{path.name}: {error.message}", error.field) from error
 
     def _read_header(self) -> str:
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             head = file.read(_HEADER_BYTES)
         end = _LINE_END.search(head)
         self._first = end.end() if end else len(head)
@@ -170,11 +173,8 @@ class ReadingFile:
 
     def _check_machine(self, equipment_id: str) -> None:
         sensors = self._sensors_of(equipment_id)
-        if sensors is None:
-            raise InputError(
-                f"expected a registered machine, found '{equipment_id}': register it with "
-                "`hydraulic equipment register`"
-            )
+        if isinstance(sensors, UnknownError):
+            raise InputError(sensors.message)
         columns = [sensor_id for _, sensor_id in self._layout.sensors]
         check_wide_sensors(columns, equipment_id, sensors, OPTIONS)
 
@@ -183,29 +183,28 @@ class ReadingFile:
         if self._parquet is not None:
             yield from self._parquet_parts(position)
             return
-        with self.path.open("rb") as file:
-            file.seek(max(position, self._first))
-            while data := _whole_lines(file):
+        with opened(self.path) as file:
+            blocks = line_blocks(file, max(position, self._first), PART_BYTES)
+            for data, end in blocks:
                 lines = list(csv_lines(io.BytesIO(data)))
 
                 def text_of(at: int, lines: list[str] = lines, first: int = row + 1) -> str:
                     return lines[at - first].rstrip("\r\n")
 
-                part = Part(file.tell(), row + len(lines), text_of)
+                part = Part(end, row + len(lines), text_of)
                 self._add(part, self._layout.rows(enumerate(lines, row + 1)))
                 row = part.row
                 yield part
 
     def _add(self, part: Part, rows: Rows) -> None:
         """Add rows to a part, each to be written or rejected."""
-        known: dict[str, frozenset[str]] = {}
+        known: dict[str, SensorsOrError] = {}
         for row in rows:
             refusal = row if isinstance(row, Refusal) else None
             if isinstance(row, Row):
                 sensors = known.get(row.equipment_id)
                 if sensors is None:
-                    sensors = self._sensors_of(row.equipment_id) or frozenset()
-                    known[row.equipment_id] = sensors
+                    sensors = known[row.equipment_id] = self._sensors_of(row.equipment_id)
                 refusal = refusal_of(row, sensors, self._latest_us, self._equipment_id)
                 if refusal is None:
                     part.add(row)
@@ -299,16 +298,3 @@ class ReadingFile:
                     yield Refusal(number, f"{column}{EXPECTED_VALUE}, found {found}", "value")
                 else:
                     yield Row(number, equipment_id, name or sensors[index] or "", time_us, value)
-
-
-def _whole_lines(file: io.BufferedReader) -> bytes:
-    """Return the next lines, about `PART_BYTES` long; empty at the end of the file."""
-    data = file.read(PART_BYTES)
-    if len(data) < PART_BYTES:
-        return data
-    # without a line feed, lines end with a carriage return; the last byte may be half of an end
-    end = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
-    if not end:
-        return data + file.readline()
-    file.seek(end - len(data), io.SEEK_CUR)
-    return data[:end]

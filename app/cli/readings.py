@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.cli.diagnose import sent, service_client
-from app.cli.reading_files import Part, ReadingFile, Rejected
+from app.cli.reading_files import Part, ReadingFile, Rejected, SensorsOrError
 from app.core.command_line import FAILED, AsJson, Dsn, command_group, reported, split_commas
-from app.core.errors import InputError, UnknownError
+from app.core.errors import DeletedEquipment, InputError, UnknownEquipment, UnknownError
 from app.core.settings import Settings
 from app.store.readings import Readings
 from app.store.store import Store, open_store
@@ -86,14 +86,11 @@ class Written(NamedTuple):
     refused: list[tuple[int, str]]
 
 
-NOTHING = Written(Counts(), [])
-
-
 class Target(Protocol):
     """Where readings are written."""
 
-    async def sensors_of(self, equipment_id: str) -> frozenset[str] | None:
-        """Return the sensors of a registered machine, None for one that is not registered."""
+    async def sensors_of(self, equipment_id: str) -> SensorsOrError:
+        """Return the sensors of a registered machine, or why there are none."""
 
     async def write(self, readings: Sequence[Readings]) -> Written:
         """Write readings; when it returns, they are committed."""
@@ -105,10 +102,14 @@ class StoreTarget:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def sensors_of(self, equipment_id: str) -> frozenset[str] | None:
+    async def sensors_of(self, equipment_id: str) -> SensorsOrError:
         """See `Target`."""
-        record = await self._store.get_equipment(equipment_id)
-        return None if record is None else frozenset(record.equipment.sensor_ids)
+        record = await self._store.get_equipment(equipment_id, deleted=True)
+        if record is None:
+            return UnknownEquipment(equipment_id)
+        if record.deleted_at is not None:
+            return DeletedEquipment(equipment_id, record.deleted_at)
+        return frozenset(record.equipment.sensor_ids)
 
     async def write(self, readings: Sequence[Readings]) -> Written:
         """See `Target`."""
@@ -125,12 +126,12 @@ class ServiceTarget:
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
-    async def sensors_of(self, equipment_id: str) -> frozenset[str] | None:
+    async def sensors_of(self, equipment_id: str) -> SensorsOrError:
         """See `Target`."""
         try:
             answer = sent(self._client, "GET", f"/v1/equipment/{quote(equipment_id, safe='')}")
-        except UnknownError:
-            return None
+        except UnknownError as error:
+            return error
         return frozenset(
             sensor["sensor_id"]
             for component in answer.json()["components"]
@@ -197,7 +198,9 @@ def _ndjson(readings: Sequence[Readings]) -> list[bytes]:
     "import", epilog="Example: hydraulic readings import history.csv --equipment press-1"
 )
 def import_readings(
-    files: Annotated[list[Path], typer.Argument(help="CSV with a header, or Parquet.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV with a header, also .gz or .zst, or Parquet.")
+    ],
     equipment: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Machine of files without a column equipment_id."),
@@ -298,11 +301,11 @@ class Import:
     async def run(self, settings: Settings, url: str | None) -> Counts:
         """Import the rest of the file and return the counts of the whole."""
         loop = asyncio.get_running_loop()
-        known: dict[str, frozenset[str] | None] = {}
+        known: dict[str, SensorsOrError] = {}
 
         async with _target(settings, url) as target:
 
-            def sensors_of(equipment_id: str) -> frozenset[str] | None:
+            def sensors_of(equipment_id: str) -> SensorsOrError:
                 # the file is read in a thread
                 if equipment_id not in known:
                     lookup = target.sensors_of(equipment_id)
@@ -324,7 +327,9 @@ class Import:
                 while part is not None:
                     # the next part is read while this one is written
                     reading = asyncio.create_task(asyncio.to_thread(_next, parts))
-                    done = await target.write(part.readings) if part.count else NOTHING
+                    done = Written(Counts(), [])
+                    if part.count:
+                        done = await target.write(part.readings)
                     self._commit(part, done)
                     written += part.count
                     rate = written / (time.monotonic() - started)

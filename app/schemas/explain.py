@@ -49,6 +49,8 @@ _MESSAGES: Mapping[str, str] = {
     "too_short": "at least {min_length} item(s), found {actual_length}: add some",
     "too_long": "at most {max_length} item(s), found more: send less at once",
     "literal_error": "{expected}, found {found}: use one of them",
+    "union_tag_invalid": "one of {expected_tags} as {discriminator}, found '{tag}': correct it",
+    "union_tag_not_found": "a field {discriminator}, found none: add it",
     "enum": "{expected}, found {found}: use one of them",
 }
 _PATTERNS: Mapping[str, str] = {

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from app.schemas.equipment import Equipment, Identifier
 from app.schemas.places import shown, some_of
-from app.schemas.times import EARLIEST, LATEST, AwareTime
+from app.schemas.times import EARLIEST, LATEST_AHEAD, AwareTime
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -153,13 +153,19 @@ def _fault(item: "ErrorDetails") -> Fault:
     )
 
 
-def fault_of(label: Label, equipment: Equipment) -> Fault | None:
-    """Return what is wrong with a label of an equipment, or None."""
+def fault_of(label: Label, equipment: Equipment, now: datetime) -> Fault | None:
+    """Return what is wrong with a label of an equipment, or None.
+
+    Args:
+        label: as `read_label` returns it.
+        equipment: of the label.
+        now: UTC; nothing is known of later times.
+    """
     for field, at in (("start", label.start), ("end", label.end)):
-        if not EARLIEST <= at <= LATEST:
+        if not EARLIEST <= at <= now + LATEST_AHEAD:
             return Fault(
-                f"expected a time from {EARLIEST.year} to {LATEST.year}, found {at.isoformat()}: "
-                "correct it",
+                f"expected a time from {EARLIEST.year} to 5 minutes from now, found "
+                f"{at.isoformat()}: correct it",
                 field,
             )
     if label.end <= label.start:

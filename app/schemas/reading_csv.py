@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.core.errors import ReadingError
 from app.schemas.equipment import MAX_SENSORS
-from app.schemas.places import some_of
+from app.schemas.places import shown, some_of
 from app.schemas.reading_rows import (
     COLUMNS,
     EXPECTED_ID,
@@ -28,7 +28,6 @@ from app.schemas.reading_rows import (
     Refusal,
     Row,
     Rows,
-    shown_value,
     too_long,
 )
 from app.schemas.readings import FLOAT32_MAX
@@ -121,11 +120,11 @@ class CsvLayout:
                 more = f" (or {words.equipment})" if name == "equipment_id" else ""
                 found = header if isinstance(header, str) else ", ".join(header)
                 raise _header_error(
-                    f"no column '{name}' in {shown_value(found)}", f"add it as a column{more}"
+                    f"no column '{name}' in {shown(found)}", f"add it as a column{more}"
                 )
         if is_long and others:
             raise _header_error(
-                f"column {shown_value(others[0][1])}",
+                f"column {shown(others[0][1])}",
                 f"leave it out, or name it in {words.ignore}",
             )
         if not is_long:
@@ -169,15 +168,13 @@ class CsvLayout:
                 yield Refusal(number, error, "time")
                 continue
             if not self._is_id(equipment_id):
-                yield Refusal(
-                    number, f"{EXPECTED_ID}, found {shown_value(equipment_id)}", "equipment_id"
-                )
+                yield Refusal(number, f"{EXPECTED_ID}, found {shown(equipment_id)}", "equipment_id")
             elif self.sensor is None or self.value is None:
                 yield from self._wide(number, cells, equipment_id, time_us)
             elif not self._is_id(sensor_id := cells[self.sensor]):
-                yield Refusal(number, f"{EXPECTED_ID}, found {shown_value(sensor_id)}", "sensor_id")
+                yield Refusal(number, f"{EXPECTED_ID}, found {shown(sensor_id)}", "sensor_id")
             elif math.isnan(value := self._number(cells[self.value])):
-                found = shown_value(cells[self.value])
+                found = shown(cells[self.value])
                 yield Refusal(number, f"{EXPECTED_VALUE}, found {found}", "value")
             else:
                 yield Row(number, equipment_id, sensor_id, time_us, value)
@@ -193,7 +190,7 @@ class CsvLayout:
             if math.isnan(value):
                 yield Refusal(
                     number,
-                    f"column '{sensor_id}': {EXPECTED_VALUE}, found {shown_value(cell)}",
+                    f"column '{sensor_id}': {EXPECTED_VALUE}, found {shown(cell)}",
                     "value",
                 )
             else:
@@ -280,7 +277,7 @@ def _header_cells(header: str) -> tuple[str, Sequence[str]]:
         with contextlib.suppress(csv.Error):  # quoted names do not end at another delimiter
             found[delimiter] = _split(line, delimiter)
     if not found:
-        raise _header_error(shown_value(line), "end its quote")
+        raise _header_error(shown(line), "end its quote")
     delimiter = max(found, key=lambda each: len(found[each]))
     names = found[delimiter]
     while names and not names[-1]:
@@ -301,13 +298,13 @@ def _check_sensor_columns(columns: list[tuple[int, str]], words: Words) -> None:
     seen: set[str] = set()
     for _, name in columns:
         if name in seen:
-            raise _header_error(f"column {shown_value(name)} twice", "leave one out")
+            raise _header_error(f"column {shown(name)} twice", "leave one out")
         seen.add(name)
         try:
             IDENTIFIER.validate_python(name)
         except ValidationError as error:
             raise _header_error(
-                f"column {shown_value(name)}, which is no sensor id",
+                f"column {shown(name)}, which is no sensor id",
                 f"rename it, or name it in {words.ignore}",
             ) from error
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from app.core.errors import ReadingError, UnsupportedMedia
+from app.schemas.places import shown
 from app.schemas.reading_csv import CsvLayout, csv_lines
 from app.schemas.reading_rows import (
     MAX_LINE_LENGTH,
@@ -23,7 +24,6 @@ from app.schemas.reading_rows import (
     Row,
     Rows,
     no_reading,
-    shown_value,
     too_long,
     too_many_lines,
 )
@@ -82,7 +82,7 @@ def format_of(content_type: str, body: bytes) -> Format:
     if kind not in UNNAMED_TYPES:
         raise UnsupportedMedia(
             "expected application/json, application/x-ndjson or text/csv, found "
-            f"{shown_value(content_type)}: set Content-Type",
+            f"{shown(content_type)}: set Content-Type",
             "content-type",
         )
     start = body[:MAX_LINE_LENGTH].removeprefix(_BYTE_ORDER_MARK).lstrip()

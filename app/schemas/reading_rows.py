@@ -1,15 +1,14 @@
 """Rows and refused lines, which the readers of all formats of readings yield. Pure."""
 
-import json
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.core.errors import LimitExceeded, ReadingError
+from app.core.errors import LimitExceeded, ReadingError, UnknownError
 from app.schemas.equipment import Identifier
-from app.schemas.places import some_of
+from app.schemas.places import shown, some_of
 from app.schemas.readings import ReadingField, RejectedLine
 from app.schemas.times import microseconds
 
@@ -19,8 +18,7 @@ MAX_LINES = 500_000
 MAX_LINE_LENGTH = 262_144
 """Most characters of a line or list item: a wide header of 2,048 sensors fits."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST_AHEAD = timedelta(minutes=5)
-"""Readings are from `EARLIEST` to that long after now."""
+"""Readings are from then to `times.LATEST_AHEAD` after now."""
 
 IDENTIFIER = TypeAdapter[str](Identifier)
 EXPECTED_ID = (
@@ -38,7 +36,6 @@ _EXPECTED = {
     "value": EXPECTED_VALUE,
 }
 _MAX_EXPLAINED_ERRORS = 50
-_MAX_SHOWN = 60
 
 
 class Row(NamedTuple):
@@ -78,26 +75,27 @@ reads many of them can pause."""
 
 
 def refusal_of(
-    row: Row, sensors: Collection[str], latest_us: int, only: str | None = None
+    row: Row,
+    sensors: Collection[str] | UnknownError,
+    latest_us: int,
+    only: str | None = None,
 ) -> Refusal | None:
     """Return why a row can't be stored; None if it can.
 
     Args:
         row: of a file or body.
-        sensors: of its equipment; none if that is not registered.
+        sensors: of its equipment; an error if that is not registered.
         latest_us: `LATEST_AHEAD` after now, in microseconds since 1970 UTC.
         only: the equipment of all rows, None for any.
     """
     if only is not None and row.equipment_id != only:
-        found = shown_value(row.equipment_id)
+        found = shown(row.equipment_id)
         reason = f"expected readings of '{only}' only, found {found}: leave it out"
         return Refusal(row.line, reason, "equipment_id")
-    if not sensors:
-        found = shown_value(row.equipment_id)
-        reason = f"expected a registered equipment, found {found}: register its topology first"
-        return Refusal(row.line, reason, "equipment_id")
+    if isinstance(sensors, UnknownError):
+        return Refusal(row.line, sensors.message, "equipment_id")
     if row.sensor_id not in sensors:
-        found, names = shown_value(row.sensor_id), some_of(sorted(sensors))
+        found, names = shown(row.sensor_id), some_of(sorted(sensors))
         reason = f"expected a sensor of '{row.equipment_id}', found {found}: there are {names}"
         return Refusal(row.line, reason, "sensor_id")
     if not _EARLIEST_US <= row.time_us <= latest_us:
@@ -137,25 +135,6 @@ def too_long(number: int) -> Refusal:
     return Refusal(number, f"expected at most {MAX_LINE_LENGTH} characters, found more")
 
 
-def shown_value(value: object) -> str:
-    """Return the start of a value of JSON or CSV as a message shows it."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, str):
-        text = value if len(value) <= 60 else value[:57] + "..."
-        return "'" + "".join(each if each.isprintable() else _escaped(each) for each in text) + "'"
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "a list"
-    text = json.dumps(value) if isinstance(value, bool | int | float | None) else "another value"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
-
-
 def _explained(error: ValidationError, place: ReadingField) -> tuple[str, ReadingField]:
     if error.error_count() > _MAX_EXPLAINED_ERRORS:
         return (
@@ -165,12 +144,12 @@ def _explained(error: ValidationError, place: ReadingField) -> tuple[str, Readin
     first = error.errors(include_url=False, include_context=False)[0]
     name = str(first["loc"][0]) if first["loc"] else place
     known: ReadingField = next((column for column in COLUMNS if column == name), "")
-    found = shown_value(first["input"])
+    found = shown(first["input"])
     match first["type"]:
         case "missing":
             return f"expected a field '{name}', found none", known
         case "extra_forbidden":
-            return f"expected no field {shown_value(name)}, found {found}: leave it out", ""
+            return f"expected no field {shown(name)}, found {found}: leave it out", ""
         case "json_invalid":
             return f"expected JSON, found {found}", ""
     if known:

@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     RootModel,
-    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
@@ -141,20 +140,6 @@ class IngestAnswer(BaseModel):
     )
     rejected: list[RejectedLine]
     rejected_count: int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _count_then_cut(cls, data: Any) -> Any:
-        if (
-            not isinstance(data, dict)
-            or "rejected_count" in data
-            or not isinstance(data.get("rejected"), list)
-        ):
-            return data
-        rejected = data["rejected"]
-        if len(rejected) <= MAX_LISTED_REJECTED:
-            return data
-        return data | {"rejected": rejected[:MAX_LISTED_REJECTED], "rejected_count": len(rejected)}
 
 
 class IntervalAnswer(BaseModel):

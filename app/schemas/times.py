@@ -42,6 +42,9 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 """Times of labels, lists and keys are in [EARLIEST, LATEST]."""
 
+LATEST_AHEAD = timedelta(minutes=5)
+"""Readings, and what is known of components, are at most that long after now."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

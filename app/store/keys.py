@@ -129,17 +129,13 @@ class KeyRepository(Repository):
 
         Raises:
             UnknownError: no key in force has this name.
-            ConflictError: it is the last one with the scope admin.
+            ConflictError: it is the last one with the scope admin, or the last of these without
+                expiry.
         """
         named = queries()
         async with self._database.session() as session, session.transaction():
             await session.execute(named["lock_keys"])
-            if await session.fetchval(named["is_last_admin"], name):
-                raise ConflictError(
-                    f"expected another key with scope 'admin' beside '{name}', found none: create "
-                    "one first, or rotate this one",
-                    "name",
-                )
+            await _check_admins_left(session, name, "rotate this one")
             if not await session.fetch(named["retire_key"], name, 0.0):
                 raise _unknown(name)
 
@@ -157,10 +153,14 @@ class KeyRepository(Repository):
         Raises:
             UnknownError: no key in force has this name.
             InputError: the old key has expired, and no new expiry is given.
+            ConflictError: it is the last one with the scope admin and without expiry, and a new
+                expiry is given.
         """
         named = queries()
         async with self._database.session() as session, session.transaction():
             await session.execute(named["lock_keys"])
+            if expires_at is not None:
+                await _check_admins_left(session, name, "leave `expires` out", lasting_only=True)
             old = await session.fetchrow(named["retire_key"], name, overlap_s)
             if old is None:
                 raise _unknown(name)
@@ -210,6 +210,35 @@ async def _create(
             "name",
         )
     return CreatedKey(key=ApiKey(**row), secret=secret)
+
+
+async def _check_admins_left(
+    session: Session, name: str, instead: str, *, lasting_only: bool = False
+) -> None:
+    """Refuse to end a key that nobody could replace over HTTP, now or after the others expire.
+
+    Args:
+        session: with the set of keys locked.
+        name: of the key.
+        instead: what to do if creating another key is not wanted.
+        lasting_only: refuse it for a key without expiry only.
+
+    Raises:
+        ConflictError: no other key in force has the scope admin and lasts as long.
+    """
+    is_lasting = {
+        row["name"]: row["is_lasting"] for row in await session.fetch(queries()["admins_in_force"])
+    }
+    is_last = is_lasting.pop(name, None)
+    if is_last is None or (lasting_only and not is_last):
+        return
+    if not any(other or not is_last for other in is_lasting.values()):
+        without = " and without expiry" if is_last else ""
+        raise ConflictError(
+            f"expected another key with scope 'admin'{without} beside '{name}', found none: create "
+            f"one first, or {instead}",
+            "name",
+        )
 
 
 def check_expiry(expires: datetime | None, now: datetime) -> None:

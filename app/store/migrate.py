@@ -73,6 +73,8 @@ class DatabaseFacts(NamedTuple):
         schema: number of its newest migration, 0 without any.
         expected: number of the newest migration of this version of the project.
         edition: of the schema; None without one.
+        has_timescaledb: whether TimescaleDB is installed in the database.
+        can_have_timescaledb: whether it is, or a first start could install it.
     """
 
     version: str
@@ -80,6 +82,8 @@ class DatabaseFacts(NamedTuple):
     schema: int
     expected: int
     edition: Edition | None
+    has_timescaledb: bool
+    can_have_timescaledb: bool
 
 
 async def facts_of(database: Database) -> DatabaseFacts:
@@ -90,6 +94,7 @@ async def facts_of(database: Database) -> DatabaseFacts:
         StoreError: it refused the connection or a statement.
     """
     (found,) = await database.once("server_facts")
+    (probe,) = await database.once("edition_probe")
     applied = await database.once("applied_migrations") if found["has_schema"] else []
     return DatabaseFacts(
         found["version"],
@@ -97,6 +102,8 @@ async def facts_of(database: Database) -> DatabaseFacts:
         max((row["version"] for row in applied), default=0),
         max(step.version for step in read_migrations()),
         cast("Edition", applied[0]["edition"]) if applied else None,
+        probe["installed"],
+        probe["installed"] or probe["available"],
     )
 
 

@@ -41,6 +41,7 @@ def summary(found: Found) -> str:
         "observability": _observability,
         "profile": _profile,
         "shadow": _shadow,
+        "stream": _stream,
         "store_read": _store_read,
         "verdict": _verdict,
         "releases": _releases,
@@ -51,6 +52,19 @@ def summary(found: Found) -> str:
         part for name, write in writers.items() if name in found for part in write(found[name])
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _stream(section: Found) -> list[str]:
+    names = ["items", "seconds", "longest_wait_s", "diagnosed", "failed"]
+    rows = [[f"{row[name]:g}" for name in names] for row in section["rows"]]
+    return [
+        "## Long batches",
+        (
+            f"Batches with `explain`; a request that is no stream may take {section['limit_s']:g} "
+            "s. Each item has a line, and the last line counts them."
+        ),
+        markdown_table([name.replace("_", " ") for name in names], rows),
+    ]
 
 
 def _simulation(section: Found) -> list[str]:

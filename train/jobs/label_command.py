@@ -8,6 +8,7 @@ message names every invalid line.
 import asyncio
 import csv
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.errors import InputError
@@ -41,7 +42,7 @@ async def _label(settings: Settings, equipment_id: str, path: Path) -> int:
                 f"expected a registered equipment, found '{equipment_id}'; the store has {known}",
                 "equipment",
             )
-        labels = read_labels(path, record.equipment)
+        labels = read_labels(path, record.equipment, datetime.now(UTC))
         rows = [ConditionLabel.of(label) for label in labels.values()]
         written = await store.add_labels(equipment_id, rows, whole=True)
         if written.clashes:
@@ -59,12 +60,13 @@ async def _label(settings: Settings, equipment_id: str, path: Path) -> int:
         await store.close()
 
 
-def read_labels(path: Path, equipment: Equipment) -> dict[int, Label]:
+def read_labels(path: Path, equipment: Equipment, now: datetime) -> dict[int, Label]:
     """Read the labels of a file by line.
 
     Args:
         path: CSV with a header of `COLUMNS` and any of `VALUE_COLUMNS`; an empty cell is no value.
         equipment: whose components are labelled.
+        now: UTC; labels of later times are invalid.
 
     Raises:
         InputError: the file can't be read, or a line is invalid; the message names each such line
@@ -97,7 +99,7 @@ def read_labels(path: Path, equipment: Equipment) -> dict[int, Label]:
     for line, row in enumerate(rows[1:], 2):
         if not any(row):
             continue
-        outcome = _label_of(row, header, equipment)
+        outcome = _label_of(row, header, equipment, now)
         if not isinstance(outcome, Label):
             messages += [f"{name} line {line}: {fault.reason}" for fault in outcome]
         elif other := intervals.add(outcome, line):
@@ -121,7 +123,7 @@ def read_labels(path: Path, equipment: Equipment) -> dict[int, Label]:
 
 
 def _label_of(
-    row: Sequence[str], header: Sequence[str], equipment: Equipment
+    row: Sequence[str], header: Sequence[str], equipment: Equipment, now: datetime
 ) -> Label | list[Fault]:
     """Return the label of a line, or all of its faults."""
     if len(row) != len(header):
@@ -139,6 +141,6 @@ def _label_of(
         if bad & {"start", "end"}:
             good |= {"start": "2000-01-01T00:00Z", "end": "2000-01-02T00:00Z"}
         read = read_label(good | {"run_to_failure": "true"}, text=True)
-    if isinstance(read, Label) and (fault := fault_of(read, equipment)):
+    if isinstance(read, Label) and (fault := fault_of(read, equipment, now)):
         faults.append(fault)
     return read if isinstance(read, Label) and not faults else faults

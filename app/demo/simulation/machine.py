@@ -20,7 +20,8 @@ from app.demo.simulation.elements.sources import PumpElement
 from app.demo.simulation.layout import HEAT_J_KGK
 from app.schemas.document import read_document
 from app.schemas.equipment import Connection, Equipment, Identifier
-from app.schemas.places import place_of, shown
+from app.schemas.explain import explain
+from app.schemas.places import place_of
 from app.schemas.topology import parse_equipment
 
 FILE = "machine.yaml"
@@ -284,8 +285,7 @@ def parse_design(data: object, where: str) -> MachineDesign:
         design = MachineDesign.model_validate(data)
     except ValidationError as error:
         findings = tuple(
-            (place_of(item["loc"]), f"{item['msg']}, found {shown(item['input'])}")
-            for item in error.errors()
+            (place_of(item["loc"]), explain(item)) for item in error.errors(include_url=False)
         )
         raise TopologyError(where, findings) from error
     design.equipment(design.machine)

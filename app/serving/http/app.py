@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -33,6 +33,7 @@ from app.serving.http.problems import (
     problem_response,
     validation_problem,
 )
+from app.serving.http.routes.common import refuse_unknown_query
 from app.serving.http.routes.diagnoses import DiagnosisService, add_diagnosis_routes
 from app.serving.http.routes.equipment import Registry, add_equipment_routes
 from app.serving.http.routes.experiments import add_experiment_routes
@@ -92,6 +93,7 @@ def build_api(replica: Replica) -> ASGIApp:
         title="Hydraulic Diagnostics",
         version="1",
         lifespan=lifespan,
+        dependencies=[Depends(refuse_unknown_query)],
         docs_url=None,  # `add_pages` adds one that needs no other server
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,

@@ -9,7 +9,7 @@ from io import BytesIO
 from fastapi import Request
 
 from app.core.errors import InputError, LimitExceeded, UnsupportedMedia
-from app.schemas.reading_rows import shown_value
+from app.schemas.places import shown
 from app.serving.http.routes.common import read_body
 
 if sys.version_info >= (3, 14):
@@ -40,7 +40,7 @@ async def read_encoded_body(request: Request, limit: int) -> bytes:
     if encoding not in ("", "identity", *ENCODINGS):
         raise UnsupportedMedia(
             f"expected a body without Content-Encoding, or one of {', '.join(ENCODINGS)}, found "
-            f"{shown_value(named)}: send another",
+            f"{shown(named)}: send another",
             "content-encoding",
         )
     body = await read_body(request, limit)

@@ -60,8 +60,9 @@ _HEADERS: Mapping[int, Mapping[str, Any]] = {
         }
     },
 }
-_WITH_KEY = (401, 403, 500, 503)
-_WITH_BODY = (413, 422, CLIENT_GONE)
+_OF_ALL = (422, 500)
+_WITH_KEY = (401, 403, 503)
+_WITH_BODY = (413, CLIENT_GONE)
 
 
 class _Reference(dict[str, Any]):
@@ -124,8 +125,8 @@ def answer_of(
 def problems(*statuses: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
     """Describe the problem documents of a route, for `responses`.
 
-    Without mention, routes that need a key have 401, 403, 500 and 503, those with a body 413, 422
-    and 499, those with parameters 422.
+    Without mention, all routes have 422 and 500, routes that need a key 401, 403 and 503, those
+    with a body 413 and 499.
 
     Args:
         statuses: that the route answers beside these.
@@ -229,17 +230,14 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]
-    shared = {500}
+    shared = {*_OF_ALL}
     if operation.get("security"):
         shared.update(_WITH_KEY)
     if "requestBody" in operation:
         shared.update(_WITH_BODY)
-    parameters = operation.get("parameters", ())
-    for each in parameters:
+    for each in operation.get("parameters", ()):
         if each["name"] in NAMES:
             each.setdefault("description", NAMES[each["name"]])
-    if any(each["in"] != "path" or "pattern" in each["schema"] for each in parameters):
-        shared.add(422)
     for status in sorted(shared):
         responses.setdefault(str(status), _problem(status))
     operation["responses"] = dict(sorted(responses.items()))

@@ -133,7 +133,7 @@ def open_service(
     return Service(
         authenticator=Authenticator(store.find_key, extra_key),
         registry=registry,
-        labels=LabelStore(store, registry),
+        labels=LabelStore(store, registry, utc_now),
         maintenance=MaintenanceLog(store, registry, utc_now),
         readings=ReadingService(store, registry, metrics, utc_now),
         router=router,

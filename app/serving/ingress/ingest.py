@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from app.core.errors import LimitExceeded
+from app.core.errors import LimitExceeded, UnknownEquipment
 from app.schemas.equipment import Equipment
 from app.schemas.reading_csv import check_wide_sensors
 from app.schemas.reading_formats import Body, ReadingOptions, format_of, read_body
 from app.schemas.reading_rows import (
-    LATEST_AHEAD,
     MAX_LINES,
     Refusal,
     Row,
@@ -27,7 +26,7 @@ from app.schemas.reading_rows import (
     too_many_lines,
 )
 from app.schemas.readings import MAX_LISTED_REJECTED, RejectedLine
-from app.schemas.times import microseconds
+from app.schemas.times import LATEST_AHEAD, microseconds
 
 MAX_EQUIPMENT = 1_000
 """Most different equipment of one body: each is looked up."""
@@ -38,7 +37,7 @@ ROWS_PER_LOOK = 32
 
 _ANY = ReadingOptions()
 
-FindEquipment = Callable[[str], Awaitable[Equipment | None]]
+FindEquipment = Callable[[str], Awaitable[Equipment | UnknownEquipment]]
 
 
 class Columns(NamedTuple):
@@ -82,7 +81,7 @@ async def parse_readings(
     Args:
         body: of the request.
         content_type: of the body.
-        find_equipment: returns a registered topology or None.
+        find_equipment: returns a registered topology, or why there is none.
         now: UTC; readings more than 5 minutes ahead of it are rejected.
         options: of the request.
 
@@ -137,9 +136,8 @@ async def _check_columns(source: Body, equipment_id: str, find: FindEquipment) -
         ReadingError: names the columns.
     """
     equipment = await find(equipment_id) if source.wide_sensors else None
-    if equipment is None:
-        return
-    check_wide_sensors(source.wide_sensors, equipment_id, equipment.sensor_ids)
+    if isinstance(equipment, Equipment):
+        check_wide_sensors(source.wide_sensors, equipment_id, equipment.sensor_ids)
 
 
 class _Checker:
@@ -154,6 +152,7 @@ class _Checker:
             self._start_us, self._end_us = map(microseconds, options.interval)
         self.sensors: dict[str, dict[str, str]] = {}
         """Of each equipment that was looked up, its sensors; none of an unknown one."""
+        self._unknown: dict[str, UnknownEquipment] = {}
 
     async def look_up(self, row: Row) -> None:
         """Look up the equipment of a row.
@@ -168,12 +167,16 @@ class _Checker:
                 "equipment_id",
             )
         equipment = await self._find(row.equipment_id)
-        ids: Sequence[str] = () if equipment is None else equipment.sensor_ids
+        ids: Sequence[str] = ()
+        if isinstance(equipment, UnknownEquipment):
+            self._unknown[row.equipment_id] = equipment
+        else:
+            ids = equipment.sensor_ids
         self.sensors[row.equipment_id] = {sensor_id: sensor_id for sensor_id in ids}
 
     def refusal_of(self, row: Row) -> Refusal | None:
         """Return why a row is rejected, or None."""
-        sensors = self.sensors[row.equipment_id]
+        sensors = self.sensors[row.equipment_id] or self._unknown[row.equipment_id]
         refusal = refusal_of(row, sensors, self._latest_us, self._only)
         if refusal is not None or self._interval is None:
             return refusal

@@ -4,7 +4,7 @@ Every label is accepted or rejected with a reason; a bad one does not affect the
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -38,11 +38,15 @@ class LabelStore:
     Args:
         store: the database.
         registry: finds topologies.
+        now: UTC clock.
     """
 
-    def __init__(self, store: Store, registry: EquipmentRegistry) -> None:
+    def __init__(
+        self, store: Store, registry: EquipmentRegistry, now: Callable[[], datetime]
+    ) -> None:
         self._store = store
         self._registry = registry
+        self._now = now
 
     async def add(self, body: bytes, content_type: str) -> LabelsAnswer:
         """Store a body of labels; accepted ones are committed on return.
@@ -79,6 +83,7 @@ class LabelStore:
                 "equipment_id",
             )
         topologies = await self._registry.topologies(sorted(ids))
+        now = self._now()
         intervals, by_equipment = Intervals(), defaultdict[str, dict[int, Label]](dict)
         for line, label in labels.items():
             known = topologies[label.equipment_id]
@@ -86,7 +91,7 @@ class LabelStore:
                 reject(line, Fault(known.message, "equipment_id"))
             elif isinstance(known, HydraulicDiagnosticsError):
                 raise known
-            elif fault := fault_of(label, known):
+            elif fault := fault_of(label, known, now):
                 reject(line, fault)
             elif other := intervals.add(label, line):
                 reject(

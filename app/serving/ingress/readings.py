@@ -224,11 +224,11 @@ class ReadingService:
         self._registry.note_change(block.equipment_id)
         return IntervalAnswer(removed=result.removed, written=result.written)
 
-    async def _find(self, equipment_id: str) -> Equipment | None:
+    async def _find(self, equipment_id: str) -> Equipment | UnknownEquipment:
         try:
             return await self._registry.topology(equipment_id)
-        except UnknownEquipment:
-            return None
+        except UnknownEquipment as error:
+            return error
 
 
 def _block(equipment_id: str, columns: Columns) -> Readings:

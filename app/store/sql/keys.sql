@@ -43,17 +43,10 @@ update api_keys set revoked_at = now() + $2::double precision * interval '1 seco
 where name = $1::text and revoked_at is null
 returning scopes, expires_at;
 
--- name: is_last_admin
--- Whether the key of a name is the only one in force that has the scope admin.
-select exists (
-    select from api_keys
-    where name = $1::text and revoked_at is null and 'admin' = any (scopes)
-        and (expires_at is null or expires_at > now())
-) and not exists (
-    select from api_keys
-    where name <> $1::text and revoked_at is null and 'admin' = any (scopes)
-        and (expires_at is null or expires_at > now())
-);
+-- name: admins_in_force
+-- Names of the keys in force that have the scope admin, and whether each has no expiry.
+select name, expires_at is null as is_lasting from api_keys
+where revoked_at is null and 'admin' = any (scopes) and (expires_at is null or expires_at > now());
 
 -- name: list_keys
 -- All keys, also revoked and expired ones, oldest first.

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from app.store.store import Store
 from app.store.windows import decode_window
 from tests.bench.readings_file import SENSORS, START, topology, write
 from tests.command_line import Done, hydraulic
+from tests.conftest import run_sql
 from tests.system import PROJECT_DIR
 
 ROWS = 4_000
@@ -83,7 +85,7 @@ def expected(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])
 def test_every_form_fills_the_store_with_the_same_grid(
     run: Import, dsn: str, tmp_path: Path, ending: str, wide: bool, monkeypatch: pytest.MonkeyPatch
 ):
@@ -91,7 +93,12 @@ def test_every_form_fills_the_store_with_the_same_grid(
     monkeypatch.setattr(reading_files, "PART_VALUES", 700)
     path, reference = tmp_path / f"r.{ending}", tmp_path / "reference.csv"
     write(reference, ROWS)
-    write(path, ROWS, wide=wide)
+    if ending == "csv.gz":
+        write(plain := tmp_path / "r.csv", ROWS, wide=wide)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    else:
+        write(path, ROWS, wide=wide)
     machine = ["--equipment", "bench-press"] if wide else []
     done = run(path, *machine)
     assert (done.status, counts_of(done)) == (0, (ROWS, 0, 0, 0)), done
@@ -133,16 +140,25 @@ def test_rejected_rows_have_their_numbers_and_reasons_and_lose_no_good_one(
         4: no_time + "'noon'",
         5: no_value + "'much'",
         7: no_value + "'nan'",
-        9: "expected a registered equipment, found 'mill': register its topology first",
         11: "expected 5 columns, found 2",
     }.items():
         assert rejected[row]["reason"] == reason
+    assert "found 'mill', which is not: register its topology with" in rejected[9]["reason"]
     assert rejected[6]["reason"].startswith("expected a sensor of 'bench-press', found 'P99': ")
     assert rejected[8]["reason"].startswith("expected a time from 2000-01-01 to 5 minutes from now")
     assert rejected[6]["text"] == "P99;2025-01-01T00:00:02Z;2;x;bench-press"
     done = run(path, "--ignore", "note")
     assert counts_of(done) == (0, 2, 0, 8)
     assert len((tmp_path / "readings.csv.rejected.csv").read_text().splitlines()) == 9
+
+
+def test_readings_of_a_deleted_machine_are_rejected_as_such(run: Import, dsn: str, tmp_path: Path):
+    asyncio.run(run_sql(dsn, "update equipment set deleted_at = '2026-01-01T00:00Z'"))
+    path = tmp_path / "readings.csv"
+    write(path, ROWS)
+    assert (done := run(path)).status == 1, done
+    (line, *_) = (tmp_path / "readings.csv.rejected.csv").read_text().splitlines()[1:]
+    assert "'bench-press', which was deleted at 2026-01-01T00:00:00+00:00: register" in line
 
 
 @pytest.mark.parametrize("bad", ["", "2025-01-01T00:00:03Z;1_0;1\n"])
@@ -188,7 +204,7 @@ def test_rejected_rows_of_whole_parts_have_their_numbers(run: Import, tmp_path: 
             "expected a CSV header of equipment_id, sensor_id, time, value",
         ),
         ("b.csv", "time,P0\n", [], "add it as a column (or --equipment)"),
-        ("c.csv", "time,P0\n", ["--equipment", "mill"], "expected a registered machine"),
+        ("c.csv", "time,P0\n", ["--equipment", "mill"], "expected a registered equipment"),
         ("d.csv", "time,P0,X\n", ["--equipment", "bench-press"], "found X: there are P0, P1"),
         ("e.csv", "time,P0,X\n", ["--equipment", "bench-press", "--ignore", "Z"], "found X"),
     ],

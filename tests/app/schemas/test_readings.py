@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.schemas.diagnosis import DiagnosisRequest
-from app.schemas.readings import FLOAT32_MAX, IngestAnswer, InlineReadings, Reading, RejectedLine
+from app.schemas.readings import FLOAT32_MAX, InlineReadings, Reading
 
 GOOD = {"equipment_id": "press", "sensor_id": "p", "time": "2026-01-31T11:00:00Z", "value": 1.5}
 INLINE = {"start": "2026-01-31T11:00:00Z", "step_s": 1, "values": {"p": [1.0]}}
@@ -50,14 +50,3 @@ def test_ids_are_identifiers(bad: str):
         with pytest.raises(ValidationError) as caught:
             DiagnosisRequest.model_validate({"equipment_id": "press"} | {field: bad})
         assert caught.value.errors()[0]["loc"] == (field,)
-
-
-def test_answer_counts_all_rejected_lines_and_lists_the_first():
-    lines = [RejectedLine(line=number, reason="no") for number in range(1, 1_502)]
-    answer = IngestAnswer(accepted=1, duplicates=2, rejected=lines)
-    assert (answer.rejected_count, len(answer.rejected), answer.rejected[-1].line) == (
-        1_501,
-        1_000,
-        1_000,
-    )
-    assert IngestAnswer.model_validate_json(answer.model_dump_json()) == answer

@@ -139,7 +139,7 @@ async def service(
     made = Service(
         authenticator=Authenticator(store.find_key),
         registry=registry,
-        labels=LabelStore(store, registry),
+        labels=LabelStore(store, registry, utc_now),
         maintenance=MaintenanceLog(store, registry, utc_now),
         readings=ReadingService(store, registry, metrics, utc_now),
         router=versions,

@@ -1,24 +1,26 @@
 """Parts that several routes share: access, bodies, JSON responses, pages, valid parameters."""
 
+import difflib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from app.core.errors import InputError, LimitExceeded, UnknownEquipment
 from app.schemas.equipment import Identifier
-from app.schemas.places import shown
+from app.schemas.places import shown, some_of
+from app.schemas.times import EARLIEST, LATEST
 from app.serving.http.auth import Authenticator
 from app.store.keys import Scope as KeyScope
 
 MAX_ORDER_BYTES = 64 * 1024
 """Largest body of requests that carry no data, such as those of releases."""
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
 _BEARER = HTTPBearer(
     scheme_name="bearer", auto_error=False, description="An API key: `Authorization: Bearer KEY`"
@@ -64,6 +66,32 @@ def access(authenticator: Authenticator, scope: KeyScope) -> Any:
         request.state.key_name = await authenticator.require(request.headers, scope)
 
     return Depends(check)
+
+
+async def refuse_unknown_query(request: Request) -> None:
+    """Refuse query parameters that the route of a request does not have; a dependency of all.
+
+    Raises:
+        InputError: names the first unknown parameter and all that the route has.
+    """
+    route = request.scope.get("route")
+    if not request.scope["query_string"] or not isinstance(route, APIRoute):
+        return
+    known = sorted(
+        field.alias
+        for field in get_flat_params(route.dependant)
+        if isinstance(field.field_info, params.Query)
+    )
+    unknown = next((name for name in request.query_params if name not in known), None)
+    if unknown is None:
+        return
+    near = difflib.get_close_matches(unknown, known, 1)
+    raise InputError(
+        f"expected {'query parameters of ' + some_of(known) if known else 'no query parameters'}, "
+        f"found {shown(unknown)}: "
+        + (f"did you mean '{near[0]}'?" if near else "correct its name, or leave it out"),
+        unknown,
+    )
 
 
 def json_response(body: bytes, status: int = 200) -> Response:

@@ -14,15 +14,13 @@ from pydantic_core import from_json
 from app.core.errors import InputError, LimitExceeded, UnknownDiagnosis
 from app.schemas.diagnosis import MAX_BATCH_ITEMS, BatchRequest, Diagnosis, DiagnosisRequest
 from app.schemas.places import shown
-from app.schemas.times import AwareTime
+from app.schemas.times import EARLIEST, LATEST, AwareTime
 from app.serving.fastpath.direct_routes import DirectRoute
 from app.serving.http.auth import Authenticator
 from app.serving.http.batch_stream import BatchStream, Outcomes, limit_of
 from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.problems import Problem
 from app.serving.http.routes.common import (
-    EARLIEST,
-    LATEST,
     Interval,
     NextCursor,
     PageCursor,
@@ -34,6 +32,7 @@ from app.serving.http.routes.common import (
     json_response,
     read_body,
     read_cursor,
+    refuse_unknown_query,
 )
 
 MAX_DIAGNOSIS_BYTES = 8 * 1024 * 1024
@@ -131,6 +130,7 @@ def add_diagnosis_routes(
     """Add the routes of diagnoses."""
 
     async def post_diagnosis(request: Request) -> bytes:
+        await refuse_unknown_query(request)
         await authenticator.require(request.headers, "diagnose")
         body = await read_body(request, MAX_DIAGNOSIS_BYTES)
         return await service.answer(DiagnosisRequest.model_validate_json(body))

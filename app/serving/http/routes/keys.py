@@ -138,7 +138,11 @@ def add_key_routes(
         summary="Replace a key's secret; the new one is in this answer only",
         dependencies=[admin],
         openapi_extra={"requestBody": body_of(RotationOrder)["requestBody"] | {"required": False}},
-        responses=answer_of(CreatedKey) | problems(s404="No key in force has this name"),
+        responses=answer_of(CreatedKey)
+        | problems(
+            s404="No key in force has this name",
+            s409="An expiry was given for the last admin key without one",
+        ),
     )
     async def rotate_key(name: Annotated[KeyName, Path()], request: Request) -> Response:
         order = await read_json(request, RotationOrder)
@@ -155,7 +159,8 @@ def add_key_routes(
         summary="Revoke a key for good; all replicas notice within 10 seconds",
         dependencies=[admin],
         responses=problems(
-            s404="No key in force has this name", s409="It is the last key with the scope admin"
+            s404="No key in force has this name",
+            s409="It is the last key with the scope admin, or the last of these without expiry",
         ),
         status_code=204,
     )

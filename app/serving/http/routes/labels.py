@@ -10,13 +10,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.core.errors import InputError
 from app.schemas.equipment import Identifier
 from app.schemas.labels import Label, LabelsAnswer
-from app.schemas.times import AwareTime
+from app.schemas.times import EARLIEST, LATEST, AwareTime
 from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of, problems, schema_of
 from app.serving.http.problems import TYPE_PREFIX, Problem, problem_response
 from app.serving.http.routes.common import (
-    EARLIEST,
-    LATEST,
     Interval,
     NextCursor,
     PageCursor,

@@ -8,12 +8,10 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.schemas.maintenance import Maintenance, MaintenanceRecord
-from app.schemas.times import AwareTime
+from app.schemas.times import EARLIEST, LATEST, AwareTime
 from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.routes.common import (
-    EARLIEST,
-    LATEST,
     Interval,
     NextCursor,
     PageCursor,

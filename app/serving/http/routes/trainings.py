@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from app.schemas.times import EARLIEST
 from app.schemas.trainings import (
     Training,
     TrainingId,
@@ -18,7 +19,6 @@ from app.schemas.trainings import (
 from app.serving.http.auth import Authenticator
 from app.serving.http.openapi import answer_of, body_of, problems
 from app.serving.http.routes.common import (
-    EARLIEST,
     NextCursor,
     PageCursor,
     PageLimit,

@@ -59,9 +59,12 @@ def test_an_unknown_machine_names_the_known_ones():
 @pytest.mark.parametrize(
     ("component", "error", "message"),
     [
+        ({"id": "y", "kind": "turbine"}, TopologyError, "as 'kind', found 'turbine': correct it"),
+        ({"id": "y"}, TopologyError, "expected a field 'kind', found none: add it"),
+        ({**PUMP, "id": ["y"]}, TopologyError, r'expected text, found \["y"\]: correct it'),
+        ({**PUMP, "colour": "red"}, TopologyError, "expected no such field, found 'red'"),
         ({**PUMP, "id": "second", "outlet": "q"}, ReadingError, "expected a line for 'second'"),
         ({**PUMP, "id": "second", "drive": "x"}, TopologyError, "expected a component of this"),
-        ({"id": "y", "kind": "turbine"}, TopologyError, r"components\[0\]"),
         (
             {"id": "y", "kind": "tank", "faults": {"rust": {"life_h": 3}}},
             TopologyError,

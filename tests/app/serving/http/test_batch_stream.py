@@ -15,6 +15,8 @@ from app.serving.http import batch_stream
 from app.serving.http.access_log import AccessLog
 from app.serving.http.batch_stream import BatchStream, Outcome, limit_of
 from app.serving.observability.metrics import Metrics
+from tests.app.serving.conftest import LocalClient
+from tests.app.serving.http.test_app import ready, rig_request
 
 TRACE = "0" * 31 + "1"
 REQUEST: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.3"}}
@@ -157,4 +159,22 @@ async def test_every_item_over_http_has_a_line(client: httpx.AsyncClient):
     answer = await client.post("/v1/diagnoses/batch", json={"items": items})
     *lines, summary = [orjson.loads(line) for line in answer.text.splitlines()]
     assert sorted(line["index"] for line in lines) == [0, 1, 2]
+    assert summary == {"summary": {"items": 3, "diagnosed": 0, "failed": 3}}
+
+
+async def test_stream_at_its_limit_ends_with_a_line_for_every_item(
+    client: httpx.AsyncClient, local: LocalClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(batch_stream, "MARGIN_S", TIMEOUT_S - 1.0)
+    await ready(client)
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(local, "score", hang)
+    items = [rig_request(), {"at": 3}, rig_request(1)]
+    answer = await client.post("/v1/diagnoses/batch", json={"items": items})
+    *lines, summary = [orjson.loads(line) for line in answer.text.splitlines()]
+    kinds = {line["index"]: line["error"]["type"].rsplit(":", 1)[-1] for line in lines}
+    assert kinds == {0: "deadline", 1: "invalid-input", 2: "deadline"}
     assert summary == {"summary": {"items": 3, "diagnosed": 0, "failed": 3}}

@@ -49,12 +49,17 @@ async def document(tmp_path: Path) -> Path:
     return path
 
 
-async def check_types(made: Path) -> None:
+@pytest.fixture(scope="module")
+def types_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of what mypy knows of libraries, for all tests: it takes most of the time."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+async def check_types(made: Path, types_cache: Path) -> None:
     """Type-check generated files, by settings of their own."""
-    settings = made.parent / "mypy.ini"
+    settings = types_cache / "mypy.ini"
     settings.write_text("[mypy]\nstrict = true\nwarn_return_any = false\n", encoding="utf-8")
-    cache = made.parent / "cache"
-    await run(BIN / "mypy", "--config-file", settings, "--cache-dir", cache, made)
+    await run(BIN / "mypy", "--config-file", settings, "--cache-dir", types_cache, made)
 
 
 async def generate_client(document: Path) -> Path:
@@ -107,9 +112,13 @@ def readings(row: int) -> list[dict[str, Any]]:
 
 
 async def test_openapi_python_client_type_checks_and_works(
-    document: Path, service: Service, store: Store, monkeypatch: pytest.MonkeyPatch
+    document: Path,
+    types_cache: Path,
+    service: Service,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    await check_types(await generate_client(document))
+    await check_types(await generate_client(document), types_cache)
     monkeypatch.syspath_prepend(str(document.parent))
     made = Generated(service, (await store.create_key("test", SCOPES)).secret)
     models = made.models
@@ -167,7 +176,10 @@ async def test_openapi_python_client_type_checks_and_works(
 
 
 async def test_datamodel_codegen_types_check_and_read_an_answer(
-    document: Path, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    document: Path,
+    types_cache: Path,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     made = document.parent / "made_models.py"
     await run(
@@ -176,7 +188,7 @@ async def test_datamodel_codegen_types_check_and_read_an_answer(
         *("--target-python-version", "3.11", "--formatters", "builtin"),
         *("--enum-field-as-literal", "all", "--keep-field-defaults-off-branch-roots"),
     )
-    await check_types(made)
+    await check_types(made, types_cache)
     monkeypatch.syspath_prepend(str(document.parent))
     models = importlib.import_module("made_models")
     request = {

@@ -5,6 +5,7 @@ is part of the suite. The long form, `make schemathesis`, makes 10,000 requests 
 """
 
 import asyncio
+import dataclasses
 import os
 import re
 import sys
@@ -15,8 +16,9 @@ import pytest
 import uvicorn
 
 from app.serving.http.app import build_api
+from app.serving.http.auth import Authenticator
 from app.serving.ingress.deployment import Service
-from app.store.keys import SCOPES
+from app.store.keys import new_secret
 from app.store.store import Store
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "3"))
@@ -26,9 +28,16 @@ HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 
 
 @pytest.fixture
-async def address(service: Service) -> AsyncIterator[str]:
+def key() -> str:
+    """An admin key of the environment: no request can revoke it."""
+    return new_secret()
+
+
+@pytest.fixture
+async def address(service: Service, store: Store, key: str) -> AsyncIterator[str]:
     """Address of the interface on a port of its own."""
-    config = uvicorn.Config(build_api(service), port=0, lifespan="off", log_level="error")
+    replica = dataclasses.replace(service, authenticator=Authenticator(store.find_key, key))
+    config = uvicorn.Config(build_api(replica), port=0, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:
@@ -39,8 +48,7 @@ async def address(service: Service) -> AsyncIterator[str]:
     await serving
 
 
-async def test_answers_are_as_the_document_says(address: str, store: Store, tmp_path: Path):
-    key = (await store.create_key("schemathesis", SCOPES)).secret
+async def test_answers_are_as_the_document_says(address: str, key: str, tmp_path: Path):
     command = [
         *(Path(sys.executable).with_name("st"), "--config-file", CONFIG),
         *("run", f"{address}/openapi.json", "--url", address, "--checks", "all"),

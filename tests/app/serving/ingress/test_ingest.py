@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.errors import LimitExceeded, ReadingError, UnsupportedMedia
+from app.core.errors import LimitExceeded, ReadingError, UnknownEquipment, UnsupportedMedia
 from app.schemas.equipment import Equipment
 from app.schemas.reading_formats import ReadingOptions
 from app.schemas.times import microseconds
@@ -45,8 +45,8 @@ ANY = ReadingOptions()
 GOOD = {"equipment_id": "press", "sensor_id": "p", "time": "2026-01-31T11:00:00Z", "value": 1.5}
 
 
-async def find(equipment_id: str) -> Equipment | None:
-    return PRESS if equipment_id == "press" else None
+async def find(equipment_id: str) -> Equipment | UnknownEquipment:
+    return PRESS if equipment_id == "press" else UnknownEquipment(equipment_id)
 
 
 async def parse(

@@ -1,12 +1,15 @@
 """Headers and bodies of requests."""
 
 from datetime import UTC, datetime
+from unittest.mock import Mock
 
+import httpx
 import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from app.core.errors import InputError, LimitExceeded
+from app.serving.http.app import build_api
 from app.serving.http.routes.common import cursor_of, read_body, read_cursor
 
 
@@ -63,3 +66,38 @@ def test_cursor_returns_the_place_it_was_made_from():
 def test_cursor_of_no_answer_is_refused(cursor: str):
     with pytest.raises(InputError, match="expected `next_cursor` of an earlier answer, found '"):
         read_cursor(cursor, tuple[str, str])
+
+
+@pytest.mark.parametrize(
+    ("request_line", "detail"),
+    [
+        (
+            "POST /v1/readings?on_conflct=replace",
+            "ignore_columns, on_conflict, found 'on_conflct': did you mean 'on_conflict'?",
+        ),
+        ("GET /v1/keys?offset=3", "cursor, limit, found 'offset': correct its name, or leave it"),
+        ("POST /v1/diagnoses?explain=true", "expected no query parameters, found 'explain'"),
+        ("GET /health/live?x", "expected no query parameters, found"),
+        ("GET /v1/equipment/x/readings/changes?limit=3&%ff=", "expected query parameters of"),
+    ],
+)
+async def test_unknown_query_parameter_is_refused(request_line: str, detail: str):
+    method, target = request_line.split()
+    transport = httpx.ASGITransport(build_api(Mock()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.request(method, target)
+    assert answer.status_code == 422, answer.text
+    assert detail in answer.json()["detail"]
+    assert answer.json()["field"]
+
+
+async def test_every_route_refuses_unknown_query_parameters():
+    api = build_api(Mock())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(api), base_url="http://test"
+    ) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        for path, methods in paths.items():
+            for method in methods:
+                answer = await client.request(method, path, params={"no_such_name": "1"})
+                assert (answer.status_code, answer.json()["field"]) == (422, "no_such_name"), path

@@ -24,6 +24,7 @@ from tests.rows import stored_row
 
 T0_S = 1_700_000_000
 END = datetime.fromtimestamp(T0_S, UTC)
+READING = {"equipment_id": "press-1", "sensor_id": "PS1", "time": END.isoformat(), "value": 1.0}
 
 
 def body_of(machine: Equipment, **changes: object) -> dict[str, object]:
@@ -89,6 +90,9 @@ async def test_deleted_machine_is_not_served_until_it_is_registered_again(
         refused = await client.post("/v1/diagnoses", json=wanted)
         assert kind_of(refused) == (404, "deleted-equipment")
     assert kind_of(await client.delete("/v1/equipment/press-1")) == (404, "deleted-equipment")
+    posted = await client.post("/v1/readings", json=READING)
+    assert posted.status_code == 422
+    assert f"found 'press-1', which was deleted at {deleted_at}" in posted.json()["detail"]
     history = await client.get("/v1/equipment/press-1/diagnoses")
     assert len(history.json()["diagnoses"]) == 2
     labels = await client.get("/v1/equipment/press-1/labels")

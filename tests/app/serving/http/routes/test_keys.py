@@ -100,6 +100,25 @@ async def test_last_admin_key_stays(client: httpx.AsyncClient, store: Store):
     assert (await client.delete("/v1/keys/test")).status_code == 204
 
 
+async def test_last_admin_key_without_expiry_stays_too(client: httpx.AsyncClient, store: Store):
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    for name in ("admin for an hour", "another"):
+        await store.create_key(name, ["admin"], expires_at=soon)
+    order = {"expires": (soon + timedelta(hours=1)).isoformat()}
+    for refused in (
+        await client.delete("/v1/keys/test"),
+        await client.post("/v1/keys/test/rotate", json=order),
+    ):
+        assert refused.status_code == 409
+        assert "expected another key with scope 'admin' and without" in refused.json()["detail"]
+    # one with an expiry is no last one
+    assert (await client.delete("/v1/keys/another")).status_code == 204
+    rotated = await client.post("/v1/keys/admin for an hour/rotate", json=order)
+    assert rotated.status_code == 200
+    await store.create_key("second admin", ["admin"])
+    assert (await client.delete("/v1/keys/test")).status_code == 204
+
+
 @pytest.mark.parametrize(
     "order",
     [

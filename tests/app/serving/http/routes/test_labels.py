@@ -71,6 +71,7 @@ async def test_ndjson_lines_are_rejected_one_by_one(client: httpx.AsyncClient):
         good | {"colour": "red"},
         {"equipment_id": "press-1"},
         3,
+        good | {"component_id": "valve", "end": "2090-01-01T00:00:00Z"},
     ]
     body = "\n".join(json.dumps(line) if line != "" else "" for line in lines) + "\n{"
     answer = await client.post(
@@ -91,11 +92,12 @@ async def test_ndjson_lines_are_rejected_one_by_one(client: httpx.AsyncClient):
         (11, "", "expected no field 'colour'"),
         (12, "component_id", "found none"),
         (13, "", "expected a JSON object, found 3"),
-        (14, "", "text that does not parse"),
+        (14, "end", "expected a time from 1970 to 5 minutes from now, found 2090-"),
+        (15, "", "text that does not parse"),
     ):
         assert rejected[line]["field"] == field, line
         assert reason in rejected[line]["reason"], line
-    assert list(rejected) == list(range(3, 15))
+    assert list(rejected) == list(range(3, 16))
 
 
 async def test_label_replaces_that_of_its_start_and_overlaps_no_other(client: httpx.AsyncClient):
