@@ -162,7 +162,7 @@ def plan_sensors(
     known_J = (known_S[:, None] * Y + np.arange(Y)).reshape(-1)
     J = of_model * Y
     correlation_JJ = unpacked(model.correlation, J, J)[np.ix_(known_J, known_J)]
-    precision_JJ = np.linalg.inv((correlation_JJ + correlation_JJ.T) / 2.0)
+    precision_JJ = inverse((correlation_JJ + correlation_JJ.T) / 2.0)
     own_SYY = own_blocks(precision_JJ)
     axes, owners, variances = [], [], []
     for number, component_id in enumerate(component_ids):
@@ -180,8 +180,8 @@ def plan_sensors(
         centre_SY=unpacked(model.centre, of_model, Y)[known_S],
         scale_SY=unpacked(model.scale, of_model, Y)[known_S],
         precision_JJ=precision_JJ,
-        weight_SYY=np.linalg.inv(own_SYY),
-        shape_SYY=np.linalg.inv(own_SYY[:, 2:, 2:]),
+        weight_SYY=inverse(own_SYY),
+        shape_SYY=inverse(own_SYY[:, 2:, 2:]),
         level_S=1.0 / own_SYY[:, 0, 0],
         limit_SQ=unpacked(model.limits, of_model, len(TESTS))[known_S],
         coverage_S=unpacked(model.coverage, of_model)[known_S],
@@ -199,6 +199,12 @@ def own_blocks(matrix_JJ: Doubles) -> Doubles:
     S = len(matrix_JJ) // Y
     each = np.arange(S)
     return matrix_JJ.reshape(S, Y, S, Y)[each, :, each]
+
+
+def inverse(matrix: Doubles) -> Doubles:
+    """Return the inverse of matrices on the last two axes."""
+    found: Doubles = np.linalg.inv(matrix).astype(np.float64, copy=False)
+    return found
 
 
 def _count(text: str) -> int:

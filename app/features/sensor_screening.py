@@ -7,6 +7,7 @@ Shapes: W windows, S sensors, N bins, T steps, V components.
 Invariant: equal bins and an equal spec give bitwise equal findings, alone and in any batch.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,47 @@ class Screening(NamedTuple):
     finding_WS: NDArray[np.void]
     unexplained_W: NDArray[np.bool_]
     blame_WV: Floats
+
+
+class Finding(NamedTuple):
+    """A sensor's fault in one window.
+
+    Args:
+        sensor_id: of the sensor.
+        kind: of the fault.
+        since: bin from which on it shows.
+        size: see `NamedFault`; None where there is none.
+        score: see `FINDING`; None where the sensor's own signal shows the fault.
+        masked: whether the sensor is left out.
+    """
+
+    sensor_id: str
+    kind: FaultKind
+    since: int
+    size: float | None
+    score: float | None
+    masked: bool
+
+
+def findings_of(
+    finding_S: NDArray[np.void], fault_S: NDArray[np.uint8], sensor_ids: Sequence[str]
+) -> tuple[Finding, ...]:
+    """Return the findings of one window in sensor order."""
+    return tuple(
+        Finding(
+            sensor_ids[s],
+            FAULT_KINDS[finding_S["kind"][s] - 1],
+            int(finding_S["since"][s]),
+            _known(finding_S["size"][s]),
+            _known(finding_S["score"][s]),
+            bool(fault_S[s]),
+        )
+        for s in np.flatnonzero(finding_S["kind"]).tolist()
+    )
+
+
+def _known(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
 def screen(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
-from app.features.sensor_model import SensorPlan, Y
+from app.features.sensor_model import SensorPlan, Y, inverse
 from app.features.window_summary import summarise
 
 MOST_ACCUSED = 0.2
@@ -114,11 +114,11 @@ def _without(deviation_J: Doubles, masked: Integers, plan: SensorPlan) -> _Remai
     """Leave sensors out, by the Schur complement of their part of the precision."""
     S = len(plan.sensor_S)
     place_K = (masked[:, None] * Y + np.arange(Y)).reshape(-1)
-    own_SYY = np.linalg.inv(plan.weight_SYY)
+    own_SYY = inverse(plan.weight_SYY)
     covariance_KK = np.empty((0, 0))
     filled_J = deviation_J.copy()
     if len(place_K):
-        covariance_KK = np.linalg.inv(plan.precision_JJ[np.ix_(place_K, place_K)])
+        covariance_KK = inverse(plan.precision_JJ[np.ix_(place_K, place_K)])
         across_KJ = plan.precision_JJ[place_K].copy()
         across_KJ[:, place_K] = 0.0
         filled_J[place_K] = -covariance_KK @ (across_KJ @ deviation_J)
@@ -164,7 +164,7 @@ def _examine(
                 score,
                 summary_SY[sensor],
                 plan.centre_SY[sensor] + scale_Y * predicted_Y,
-                np.linalg.inv(rest.covariance_KK[own, own]) / np.outer(scale_Y, scale_Y),
+                inverse(rest.covariance_KK[own, own]) / np.outer(scale_Y, scale_Y),
             )
         )
     deviation_J[:] = rest.deviation_J
@@ -174,8 +174,8 @@ def _examine(
 def _excess_of(rest: _Remainder, plan: SensorPlan) -> Doubles:
     excess_S: Doubles = _excess(
         rest.force_SY[None],
-        np.linalg.inv(rest.own_SYY),
-        np.linalg.inv(rest.own_SYY[:, 2:, 2:]),
+        inverse(rest.own_SYY),
+        inverse(rest.own_SYY[:, 2:, 2:]),
         1.0 / rest.own_SYY[:, 0, 0],
         plan,
     )[0]
@@ -189,7 +189,9 @@ def squares(
 
     Args:
         force_WSY: precision times deviation.
-        weight_SYY: see `SensorPlan`; likewise the others.
+        weight_SYY: see `SensorPlan`.
+        shape_SYY: likewise.
+        level_S: likewise.
     """
     shape_WSY = force_WSY[..., 2:]
     return np.stack(

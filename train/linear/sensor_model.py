@@ -12,7 +12,11 @@ import numpy as np
 from scipy.linalg import eigh
 
 from app.features.binning import Doubles
+<<<<<<< HEAD
 from app.features.sensor_model import FEWEST_SENSORS, SensorModel, own_blocks, packed
+=======
+from app.features.sensor_model import FEWEST_SENSORS, SensorModel, inverse, own_blocks, packed
+>>>>>>> 5af2e8a (A diagnosis names faults of sensors, a verdict, and the components ranked as the cause)
 from app.features.sensor_tests import squares
 from app.features.spec import FeatureSpec
 from app.features.window_summary import BLOCK, floors, summarise
@@ -186,13 +190,13 @@ def _moments(summary_RSY: Doubles) -> tuple[Doubles, Doubles, Doubles]:
 def _squares(
     summary_RSY: Doubles, centre_SY: Doubles, scale_SY: Doubles, correlation_JJ: Doubles
 ) -> Doubles:
-    precision_JJ = np.linalg.inv(correlation_JJ)
+    precision_JJ = inverse(correlation_JJ)
     own_SYY = own_blocks(precision_JJ)
     deviation_RJ = ((summary_RSY - centre_SY) / scale_SY).reshape(len(summary_RSY), -1)
     return squares(
         (deviation_RJ @ precision_JJ).reshape(summary_RSY.shape),
-        np.linalg.inv(own_SYY),
-        np.linalg.inv(own_SYY[:, 2:, 2:]),
+        inverse(own_SYY),
+        inverse(own_SYY[:, 2:, 2:]),
         1.0 / own_SYY[:, 0, 0],
     )
 
@@ -225,7 +229,7 @@ def _signatures(
     The covariance within a condition is that of machines as new and of what a linear and a square
     term of each component's lost health leave over; both halves.
     """
-    R, J = deviation_RJ.shape
+    J = deviation_RJ.shape[1]
     lost_RV = np.nan_to_num(1.0 - health_RV)
     worst_R = lost_RV.max(1, initial=0.0)
     new_R = worst_R <= 1.0 - AS_NEW
