@@ -3,10 +3,10 @@
 Each kind is a hypothesis about how true values became these readings. It is undone on the bins (on
 the summary for noise, which can't be undone bin by bin), and the kind whose remainder is the
 smallest square under the prediction is named. A kind with more freedom pays for it.
-Shapes: N bins, T steps, H hypotheses, Y numbers of a summary.
+Shapes: N bins, T steps, H hypotheses, Y numbers of a summary, X its last four.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import log
 from typing import Literal, NamedTuple, get_args
 
@@ -60,6 +60,8 @@ FREEDOM: Mapping[FaultKind, float] = {
     "offset": 2.0, "gain": 2.0, "drift": 4.0, "unit_swap": 1.0, "spike": 4.0, "noise": 2.0,
 }  # fmt: skip
 """What the square of a kind is raised by: twice its free parameters, as in Akaike's criterion."""
+BEGINS = 4.0
+"""What it is raised by for an offset that begins in the window: when, and the better of many."""
 FLAT_SHARE = 0.3
 """Share of the window of one unchanged value from which a sensor whose values should vary is
 stuck."""
@@ -116,6 +118,7 @@ def name_fault(
     tried: list[tuple[NamedFault, Floats | Doubles]] = [
         (NamedFault("offset", 0, offset), values_N - offset),
         (NamedFault("drift", 0, 2.0 * line[1]), values_N - line[0] - line[1] * place_N),
+        *_late_offsets(values_N, usual_T, float(predicted_Y[LEVEL])),
         *((NamedFault("gain", 0, gain), values_N / gain) for gain in GAINS.tolist()),
         *(
             (NamedFault("unit_swap", 0, factor), (values_N - shift) / factor)
@@ -131,14 +134,12 @@ def name_fault(
     found = [fault for fault, _ in tried] + [NamedFault("noise", 0, sigma)]
     apart_HY = np.concatenate([summary_HY, noise_Y[None]]) - predicted_Y
     square_H = np.einsum("hy,yz,hz->h", apart_HY, precision_YY, apart_HY)
-    cost_H = square_H + [FREEDOM[fault.kind] for fault in found]
+    cost_H = square_H + [FREEDOM[fault.kind] + BEGINS * (fault.since > 0) for fault in found]
     best = int(cost_H.argmin())
     whole = float(deviation_Y @ precision_YY @ deviation_Y)
     if square_H[best] > EXPLAINED * whole:
         return NamedFault("implausible")
     chosen = found[best]
-    if chosen.kind in ("offset", "gain", "unit_swap"):
-        return chosen._replace(since=_since(values_N, usual_T, float(predicted_Y[LEVEL])))
     if chosen.kind == "noise":
         return chosen._replace(since=_noisy_since(values_N, len(usual_T), predicted_Y, floor))
     return chosen
@@ -184,36 +185,33 @@ def _median(values_N: Floats) -> Floats:
 
 def _without_noise(summary_Y: Doubles, predicted_Y: Doubles, floor: float) -> tuple[Doubles, float]:
     """Return the summary without the white noise that best explains it, and its deviation."""
-    size_Y, usual_Y = (np.maximum(np.exp(each) - floor, 0.0) for each in (summary_Y, predicted_Y))
-    factor_Y = np.zeros(len(size_Y))
-    factor_Y[[SPREAD, ROUGHNESS, ISOLATED]] = 1.0, WHITE_BEND, WHITE_ISOLATED
-    factor_Y[QUIET] = 0.8 * WHITE_BEND
-    extra_Y = np.sqrt(np.maximum(size_Y**2 - usual_Y**2, 0.0))
-    shape = np.array([SPREAD, ROUGHNESS, ISOLATED, QUIET])
-    sigma = float(np.median(extra_Y[shape] / factor_Y[shape]))
-    found_Y = summary_Y.copy()
-    left_Y = np.sqrt(np.maximum(size_Y**2 - (sigma * factor_Y) ** 2, 0.0))
+    shape = slice(SPREAD, QUIET + 1)
+    size_X = np.maximum(np.exp(summary_Y[shape]) - floor, 0.0)
+    usual_X = np.maximum(np.exp(predicted_Y[shape]) - floor, 0.0)
+    factor_X = np.array([1.0, WHITE_BEND, WHITE_ISOLATED, 0.8 * WHITE_BEND])
+    extra_X = np.sqrt(np.maximum(size_X**2 - usual_X**2, 0.0))
+    sigma = float(np.median(extra_X / factor_X))
+    left_X = np.sqrt(np.maximum(size_X**2 - (sigma * factor_X) ** 2, 0.0))
     # noise hides what is below it: a size can't be told from the usual one then
-    hidden_Y = left_Y < 0.7 * usual_Y
-    found_Y[shape] = np.where(hidden_Y, predicted_Y, np.log(left_Y + floor))[shape]
+    is_hidden_X = left_X < 0.7 * usual_X
+    found_Y = summary_Y.copy()
+    found_Y[shape] = np.where(is_hidden_X, predicted_Y[shape], np.log(left_X + floor))
     return found_Y, sigma
 
 
-def _since(values_N: Floats, usual_T: Doubles, level: float) -> int:
-    """Return the bin from which the level is wrong, if it was right before, else 0."""
+def _late_offsets(
+    values_N: Floats, usual_T: Doubles, level: float
+) -> Iterator[tuple[NamedFault, Doubles]]:
+    """Yield offsets that begin with each step but the first, and the bins without them."""
     T, N = len(usual_T), len(values_N)
     bins_TN = values_N.reshape(T, N // T)
     count_T = np.isfinite(bins_TN).sum(1)
     step_T = np.nansum(bins_TN, 1) / np.maximum(count_T, 1) - usual_T
-    best, since = float(((step_T - step_T.mean()) ** 2).sum()), 0
-    whole = best
-    for split in range(1, T):
-        before, after = step_T[:split], step_T[split:]
-        left = float(((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum())
-        is_right = abs(before.mean() - level) < 0.35 * abs(after.mean() - level)
-        if left < min(best, 0.3 * whole) and is_right:
-            best, since = left, split
-    return since * (N // T)
+    for step in range(1, T):
+        since = step * (N // T)
+        offset = float(step_T[step:].mean()) - level
+        late_N = np.where(np.arange(N) >= since, offset, 0.0)
+        yield NamedFault("offset", since, offset), values_N - late_N
 
 
 def _noisy_since(values_N: Floats, steps: int, predicted_Y: Doubles, floor: float) -> int:

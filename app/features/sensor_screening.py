@@ -133,7 +133,10 @@ def screen(
                 float(sensors.floor_S[each.sensor]),
                 plan.units[s],
             )
-            fault_WS[w, s] = len(FAULT_REASONS)
+            if fault_WS[w, s] == 0:
+                fault_WS[w, s] = len(FAULT_REASONS)
+            elif named.kind == "implausible" or FAULT_REASONS[fault_WS[w, s] - 1] == "frozen":
+                continue  # its own signal says more
             _write(finding_WS, w, s, named, each.score)
     unexplained_W[list(tested.unexplained)] = True
     known_WS = coverage_WS[:, sensors.sensor_S]

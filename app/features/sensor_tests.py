@@ -28,11 +28,11 @@ Integers = NDArray[np.int64]
 
 
 class Accused(NamedTuple):
-    """A sensor that the others contradict.
+    """A sensor that the others contradict, or one that was known to be faulty.
 
     Args:
         sensor: its position among those of the plan.
-        score: its largest square over the limit, above 1.
+        score: its largest square over the limit, above 1; NaN of one that was known to be faulty.
         summary_Y: its numbers.
         predicted_Y: what the sensors that are not masked predict, in units of the summary.
         precision_YY: of the deviation, in the same units.
@@ -68,7 +68,7 @@ def examine_sensors(
 
     Args:
         values_WSN: bins of all sensors of the machine, NaN where missing.
-        is_out_WS: sensors that are known to be faulty; they are masked.
+        is_out_WS: sensors that are known to be faulty; they are masked, and among the accused.
         usual_ST: mean of each step in the reference of each sensor; may have an axis of windows.
         plan: of the machine.
     """
@@ -154,14 +154,16 @@ def _examine(
             return None
         scores[worst] = float(excess_S[worst])
     found = []
-    for number, (sensor, score) in enumerate(scores.items(), len(given)):
+    for number, sensor in enumerate(masked.tolist()):
+        if np.isnan(summary_SY[sensor, 0]):
+            continue
         own = slice(number * Y, (number + 1) * Y)
         scale_Y = plan.scale_SY[sensor]
         predicted_Y = rest.deviation_J[sensor * Y : (sensor + 1) * Y]
         found.append(
             Accused(
                 sensor,
-                score,
+                scores.get(sensor, float("nan")),
                 summary_SY[sensor],
                 plan.centre_SY[sensor] + scale_Y * predicted_Y,
                 inverse(rest.covariance_KK[own, own]) / np.outer(scale_Y, scale_Y),

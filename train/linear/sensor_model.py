@@ -12,11 +12,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from app.features.binning import Doubles
-<<<<<<< HEAD
-from app.features.sensor_model import FEWEST_SENSORS, SensorModel, own_blocks, packed
-=======
 from app.features.sensor_model import FEWEST_SENSORS, SensorModel, inverse, own_blocks, packed
->>>>>>> 5af2e8a (A diagnosis names faults of sensors, a verdict, and the components ranked as the cause)
 from app.features.sensor_tests import squares
 from app.features.spec import FeatureSpec
 from app.features.window_summary import BLOCK, floors, summarise
