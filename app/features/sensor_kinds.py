@@ -103,6 +103,13 @@ def name_fault(
         floor: of its summaries.
         unit: of its readings.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # readings near the end of float32
+        return _name(accused, values_N, usual_T, floor, unit)
+
+
+def _name(
+    accused: Accused, values_N: Floats, usual_T: Doubles, floor: float, unit: str
+) -> NamedFault:
     first, length = longest_run(values_N)
     predicted_Y, known = accused.predicted_Y, int(np.isfinite(values_N).sum())
     varies = np.exp(predicted_Y[SPREAD]) > 2.0 * floor
@@ -135,9 +142,9 @@ def name_fault(
     apart_HY = np.concatenate([summary_HY, noise_Y[None]]) - predicted_Y
     square_H = np.einsum("hy,yz,hz->h", apart_HY, precision_YY, apart_HY)
     cost_H = square_H + [FREEDOM[fault.kind] + BEGINS * (fault.since > 0) for fault in found]
-    best = int(cost_H.argmin())
+    best = int(np.nan_to_num(cost_H, nan=np.inf).argmin())
     whole = float(deviation_Y @ precision_YY @ deviation_Y)
-    if square_H[best] > EXPLAINED * whole:
+    if not square_H[best] <= EXPLAINED * whole:  # false for NaN too
         return NamedFault("implausible")
     chosen = found[best]
     if chosen.kind == "noise":

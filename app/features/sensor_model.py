@@ -121,6 +121,7 @@ class SensorPlan:
         gain_A: share of the square on an axis that the component explains.
         cost_A: what a component's evidence is reduced by for the axis.
         components: V of the machine.
+        has_signature_V: which of them have a signature.
     """
 
     sensor_S: NDArray[np.int64]
@@ -139,6 +140,7 @@ class SensorPlan:
     gain_A: Doubles
     cost_A: Doubles
     components: int
+    has_signature_V: NDArray[np.bool_]
 
 
 def plan_sensors(
@@ -191,6 +193,7 @@ def plan_sensors(
         gain_A=variance_A / (1.0 + variance_A),
         cost_A=np.log1p(variance_A),
         components=len(component_ids),
+        has_signature_V=np.array([each in model.signatures for each in component_ids], np.bool_),
     )
 
 

@@ -110,7 +110,7 @@ def screen(
     """
     W, S, _ = values_WSN.shape
     finding_WS = np.zeros((W, S), FINDING)
-    for w, s in zip(*map(np.ndarray.tolist, np.nonzero(fault_WS)), strict=True):
+    for w, s in np.argwhere(fault_WS).tolist():
         reason = FAULT_REASONS[fault_WS[w, s] - 1]
         named = _of_signal(reason, values_WSN[w, s], s, plan.rows(slice(w, w + 1)))
         _write(finding_WS, w, s, named, float("nan"))
@@ -141,7 +141,7 @@ def screen(
     unexplained_W[list(tested.unexplained)] = True
     known_WS = coverage_WS[:, sensors.sensor_S]
     drops_WS = (known_WS > 0) & (known_WS < DROPOUT_SHARE * sensors.coverage_S)
-    for w, place in zip(*map(np.ndarray.tolist, np.nonzero(drops_WS)), strict=True):
+    for w, place in np.argwhere(drops_WS).tolist():
         s = int(sensors.sensor_S[place])
         if not finding_WS[w, s]["kind"]:
             since = int(np.isnan(values_WSN[w, s]).argmax())
@@ -174,7 +174,7 @@ def _of_signal(reason: str, values_N: Floats, s: int, plan: FeaturePlan) -> Name
         mean = plan.statistics.index("mean")
         low, high = plan.low_STF[..., s, :, mean].min(), plan.high_STF[..., s, :, mean].max()
         for factor, shift in OTHER_UNITS.get(plan.units[s], ()):
-            middle = (float(np.nanmedian(values_N)) - shift) / factor
+            middle = (float(np.nanmedian(values_N.astype(np.float64))) - shift) / factor
             if low <= middle <= high:
                 return NamedFault("unit_swap", 0, factor)
     return NamedFault("out_of_range", since)
@@ -188,10 +188,8 @@ def _blame(deviation_WJ: Doubles, plan: SensorPlan, blame_WV: Floats) -> None:
     """
     if not len(plan.component_A):
         return
-    components = np.unique(plan.component_A)
-    blame_WV[:, components] = 0.0
     for w, deviation_J in enumerate(deviation_WJ):
         along_A = deviation_J @ plan.axes_JA - plan.offset_A
         odds_A = 0.5 * (plan.gain_A * along_A**2 - plan.cost_A)
-        total_V = np.bincount(plan.component_A, odds_A, minlength=plan.components)
-        blame_WV[w, components] = total_V[components]
+        blame_WV[w] = np.bincount(plan.component_A, odds_A, plan.components)
+    blame_WV[:, ~plan.has_signature_V] = np.nan

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.binning import Doubles, Floats
-from app.features.sensor_model import SensorPlan, Y, inverse
+from app.features.sensor_model import TESTS, SensorPlan, Y, inverse
 from app.features.window_summary import summarise
 
 MOST_ACCUSED = 0.2
@@ -76,7 +76,7 @@ def examine_sensors(
         values_WSN[:, plan.sensor_S], usual_ST[..., plan.sensor_S, :], plan.floor_S
     )
     deviation_WSY = (summary_WSY - plan.centre_SY) / plan.scale_SY
-    is_masked_WS = is_out_WS[:, plan.sensor_S] | ~np.isfinite(deviation_WSY[..., 0])
+    is_masked_WS = is_out_WS[:, plan.sensor_S] | ~np.isfinite(deviation_WSY).all(-1)
     np.copyto(deviation_WSY, 0.0, where=is_masked_WS[..., None])
     W, S, _ = deviation_WSY.shape
     deviation_WJ = deviation_WSY.reshape(W, S * Y)
@@ -155,7 +155,7 @@ def _examine(
         scores[worst] = float(excess_S[worst])
     found = []
     for number, sensor in enumerate(masked.tolist()):
-        if np.isnan(summary_SY[sensor, 0]):
+        if not np.isfinite(summary_SY[sensor]).all():
             continue
         own = slice(number * Y, (number + 1) * Y)
         scale_Y = plan.scale_SY[sensor]
@@ -196,14 +196,13 @@ def squares(
         level_S: likewise.
     """
     shape_WSY = force_WSY[..., 2:]
-    return np.stack(
-        [
-            np.einsum("wsy,syz,wsz->ws", force_WSY, weight_SYY, force_WSY),
-            np.einsum("wsy,syz,wsz->ws", shape_WSY, shape_SYY, shape_WSY),
-            force_WSY[..., 0] ** 2 * level_S,
-        ],
-        axis=-1,
-    )
+    found_WSQ = np.empty((*force_WSY.shape[:2], len(TESTS)))
+    for place, (each_WSY, each_SYY) in enumerate(((force_WSY, weight_SYY), (shape_WSY, shape_SYY))):
+        # sums of products one by one: the rounding does not depend on the number of windows
+        product_WSY = np.einsum("wsy,syz->wsz", each_WSY, each_SYY)
+        found_WSQ[..., place] = np.einsum("wsz,wsz->ws", product_WSY, each_WSY)
+    found_WSQ[..., 2] = force_WSY[..., 0] ** 2 * level_S
+    return found_WSQ
 
 
 def _excess(

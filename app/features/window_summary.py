@@ -6,6 +6,7 @@ Shapes: W windows, S sensors, N bins, T steps, Y numbers of a summary.
 Invariant: the summary of a sensor does not depend on other sensors or windows.
 """
 
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,33 +39,50 @@ def summarise(values_WSN: Floats, usual_ST: Doubles, floor_S: Doubles) -> Double
     Returns:
         [W, S, Y], level and trend in the sensors' units; NaN without enough bins.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # readings near the end of float32
+        return _summarise(values_WSN, usual_ST, floor_S)
+
+
+def _summarise(values_WSN: Floats, usual_ST: Doubles, floor_S: Doubles) -> Doubles:
     W, S, N = values_WSN.shape
     T = usual_ST.shape[-1]
     there_WSN = np.isfinite(values_WSN)
     is_whole = bool(there_WSN.all())
     # a missing bin takes the last one before it: it has no bend, and hardly moves a mean of a step
     filled_WSN = values_WSN if is_whole else _filled(values_WSN, there_WSN)
-    step_WST = filled_WSN.reshape(W, S, T, N // T).mean(-1, dtype=np.float64) - usual_ST
-    place_T = np.linspace(-1.0, 1.0, T) if T > 1 else np.zeros(1)
+    sum_WST = np.add.reduce(filled_WSN.reshape(W, S, T, N // T), -1, dtype=np.float64)
+    step_WST = sum_WST * (T / N) - usual_ST
+    place_T = _places(T)
     trend_WS = step_WST @ (place_T / max(float(place_T @ place_T), 1.0))
     before, here, after = filled_WSN[..., :-2], filled_WSN[..., 1:-1], filled_WSN[..., 2:]
     bend_WSN = np.abs(before - 2 * here + after)
-    median_WSN = np.maximum(np.minimum(before, after), np.minimum(np.maximum(before, after), here))
-    apart_WSN = here - median_WSN
-    variance_WS = filled_WSN.var(-1, dtype=np.float64)
-    size_WSY = np.empty((W, S, 4))
-    size_WSY[..., 0] = np.sqrt(
-        np.maximum(variance_WS - trend_WS**2 * float((place_T**2).mean()), 0.0)
+    apart_WSN = here - np.maximum(
+        np.minimum(before, after), np.minimum(np.maximum(before, after), here)
     )
-    size_WSY[..., 1] = bend_WSN.mean(-1)
-    size_WSY[..., 2] = np.sqrt(np.einsum("wsn,wsn->ws", apart_WSN, apart_WSN) / (N - 2))
-    size_WSY[..., 3] = _quietest(bend_WSN)
+    # about the first bin, so that the difference of the squares keeps its digits
+    centred_WSN = filled_WSN - filled_WSN[..., :1]
+    mean_WS = np.add.reduce(centred_WSN, -1, dtype=np.float64) / N
+    square_WS = np.einsum("wsn,wsn->ws", centred_WSN, centred_WSN, dtype=np.float64) / N
+    slope_WS = trend_WS**2 * (float(place_T @ place_T) / T)
     found_WSY = np.empty((W, S, len(NUMBERS)))
-    found_WSY[..., LEVEL], found_WSY[..., TREND] = step_WST.mean(-1), trend_WS
-    np.log(size_WSY + floor_S[:, None], out=found_WSY[..., SPREAD:])
+    found_WSY[..., LEVEL] = np.add.reduce(step_WST, -1) / T
+    found_WSY[..., TREND] = trend_WS
+    found_WSY[..., SPREAD] = np.sqrt(np.maximum(square_WS - mean_WS**2 - slope_WS, 0.0))
+    found_WSY[..., ROUGHNESS] = np.add.reduce(bend_WSN, -1) / (N - 2)
+    isolated_WS = np.einsum("wsn,wsn->ws", apart_WSN, apart_WSN)
+    found_WSY[..., ISOLATED] = np.sqrt(isolated_WS / (N - 2))
+    found_WSY[..., QUIET] = _quietest(bend_WSN)
+    sizes_WSY = found_WSY[..., SPREAD:]
+    np.log(sizes_WSY + floor_S[:, None], out=sizes_WSY)
     if not is_whole:
         found_WSY[there_WSN.mean(-1) < LEAST_SHARE] = np.nan
     return found_WSY
+
+
+@lru_cache(maxsize=64)
+def _places(steps: int) -> Doubles:
+    """Return the places of the steps, from -1 to 1; 0 for a single one."""
+    return np.linspace(-1.0, 1.0, steps) if steps > 1 else np.zeros(1)
 
 
 def floors(values_WSN: Floats, range_S: Doubles) -> Doubles:
@@ -102,7 +120,7 @@ def _quietest(bend_WSN: Floats) -> Floats:
     """Return the mean bend of the block at `QUIET_SHARE` of the blocks in order of it, [W, S]."""
     blocks = bend_WSN.shape[-1] // BLOCK
     shape = (*bend_WSN.shape[:-1], blocks, BLOCK)
-    mean_WSB = bend_WSN[..., : blocks * BLOCK].reshape(shape).mean(-1)
+    mean_WSB = np.add.reduce(bend_WSN[..., : blocks * BLOCK].reshape(shape), -1) / BLOCK
     place = int(QUIET_SHARE * (blocks - 1))
     found_WS: Floats = np.partition(mean_WSB, place, axis=-1)[..., place]
     return found_WS
