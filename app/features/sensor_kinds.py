@@ -199,7 +199,7 @@ def _without_noise(summary_Y: Doubles, predicted_Y: Doubles, floor: float) -> tu
     extra_X = np.sqrt(np.maximum(size_X**2 - usual_X**2, 0.0))
     sigma = float(np.median(extra_X / factor_X))
     left_X = np.sqrt(np.maximum(size_X**2 - (sigma * factor_X) ** 2, 0.0))
-    # noise hides what is below it: a size can't be told from the usual one then
+    # noise hides what is below it: a size can't be distinguished from the usual one then
     is_hidden_X = left_X < 0.7 * usual_X
     found_Y = summary_Y.copy()
     found_Y[shape] = np.where(is_hidden_X, predicted_Y[shape], np.log(left_X + floor))

@@ -27,7 +27,7 @@ def test_level_and_trend_of_a_line_are_exact() -> None:
     line_N = np.repeat(np.linspace(-3.0, 3.0, 12), 5) + 12.0
     found_Y = summarise(line_N[None, None].astype(np.float32), USUAL_ST, FLOOR_S)[0, 0]
     np.testing.assert_allclose(found_Y[[LEVEL, TREND]], [2.0, 3.0], atol=1e-5)
-    # beside the line nothing is left but what a step hides, and no bin stands alone
+    # beside the line nothing is left but what a step hides, and no bin is isolated
     assert np.exp(found_Y[SPREAD]) < 0.2
     assert np.exp(found_Y[ISOLATED]) < 0.02
 
