@@ -208,7 +208,7 @@ def _without_noise(summary_Y: Doubles, predicted_Y: Doubles, floor: float) -> tu
 
 def _late_offsets(
     values_N: Floats, usual_T: Doubles, level: float
-) -> Iterator[tuple[NamedFault, Doubles]]:
+) -> Iterator[tuple[NamedFault, Floats]]:
     """Yield offsets that begin with each step but the first, and the bins without them."""
     T, N = len(usual_T), len(values_N)
     bins_TN = values_N.reshape(T, N // T)
@@ -217,7 +217,7 @@ def _late_offsets(
     for step in range(1, T):
         since = step * (N // T)
         offset = float(step_T[step:].mean()) - level
-        late_N = np.where(np.arange(N) >= since, offset, 0.0)
+        late_N = np.where(np.arange(N) >= since, np.float32(offset), np.float32(0.0))
         yield NamedFault("offset", since, offset), values_N - late_N
 
 
