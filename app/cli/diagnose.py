@@ -31,6 +31,8 @@ TIMEOUT_S = 60.0
 BUSY = (429, 502, 503, 504)
 """Statuses of a service that may answer a moment later."""
 PAUSE_S = 1.0
+MOST_CAUSES = 3
+"""Components that a verdict names."""
 MOST_EVIDENCE = 4
 STALE_S = 300.0
 """Age of the newest reading that is worth a line."""
@@ -211,10 +213,15 @@ def notes(diagnosis: Diagnosis) -> list[str]:
             "left out as faulty",
             [f"{each.sensor_id} ({each.reason})" for each in quality.faulty_sensors],
         ),
+        ("at fault", [f"{each.sensor_id} ({each.kind})" for each in quality.sensor_faults]),
         ("outside the range of training", quality.unusual_sensors),
     ):
         if sensors:
             found.append(f"sensors {name}: {', '.join(sensors)}")
+    if diagnosis.verdict is not None and diagnosis.verdict != "none":
+        likely = [f"{each.component_id} {each.score:.0%}" for each in diagnosis.root_cause]
+        ranked = f"; likely cause: {', '.join(likely[:MOST_CAUSES])}" if likely else ""
+        found.append(f"verdict {diagnosis.verdict}{ranked}")
     if quality.stale_s is not None and quality.stale_s > STALE_S:
         found.append(f"newest reading {quality.stale_s:.0f} s old")
     return found

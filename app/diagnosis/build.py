@@ -4,7 +4,7 @@ Pure: no clock, no store, no random numbers. Invariant: what is unknown is null,
 """
 
 from collections.abc import Container, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import isfinite
 from typing import Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from app.diagnosis.input_quality import (
     WindowQuality,
     abstention_reasons,
 )
+from app.diagnosis.root_cause import rank_causes, verdict_of
 from app.diagnosis.states import state_of
 from app.diagnosis.sufficiency import reasons_of_lack
 from app.model.graph import Contributions
@@ -30,6 +31,7 @@ from app.schemas.diagnosis import (
     Diagnosis,
     FaultySensor,
     InputQuality,
+    SensorFault,
     State,
     Window,
 )
@@ -129,6 +131,8 @@ def build_diagnosis(
     reasons = (*of_input, *abstentions)
     if decoder.designs and equipment.design not in decoder.designs:
         reasons = (_reason_of_design(equipment.design, decoder),)  # the others follow from it
+    verdict = verdict_of(components, quality, thresholds)
+    is_ranked = verdict in ("machine", "both") or scores.contributions is not None
     return Diagnosis(
         diagnosis_id=context.diagnosis_id,
         equipment_id=equipment.equipment_id,
@@ -144,6 +148,7 @@ def build_diagnosis(
             faulty_sensors=tuple(
                 [FaultySensor(item.sensor_id, item.reason) for item in quality.faults]
             ),
+            sensor_faults=_sensor_faults(quality, context.window, equipment),
             unusual_sensors=quality.beyond,
             coverage=unit(quality.coverage),
             stale_s=context.stale_s,
@@ -155,6 +160,25 @@ def build_diagnosis(
             components, any_abstains=bool(abstentions or without_evidence & decoder.predicted)
         ),
         components=tuple(components),
+        verdict=verdict,
+        root_cause=rank_causes(components, quality) if is_ranked else (),
+    )
+
+
+def _sensor_faults(
+    quality: WindowQuality, window: Window, equipment: Equipment
+) -> tuple[SensorFault, ...]:
+    grid = timedelta(seconds=equipment.grid_s)
+    return tuple(
+        SensorFault(
+            sensor_id=each.sensor_id,
+            kind=each.kind,
+            since=window.start + each.since * grid,
+            size=each.size,
+            score=each.score,
+            masked=each.masked,
+        )
+        for each in quality.findings
     )
 
 

@@ -21,6 +21,7 @@ from app.features.range_checks import (
     range_novelty,
 )
 from app.features.sensor_faults import Fault, faults_of
+from app.features.sensor_screening import Finding, findings_of
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 from app.schemas.places import some_of
@@ -91,6 +92,9 @@ class WindowQuality(NamedTuple):
         unusual: whether the whole window leaves the range of training.
         range_novelty_V: health of each component by range novelty; NaN where unknown.
         novelty_without_S: the same of the sensor's component without the sensor.
+        findings: faults of sensors by kind; those in `faults`, and dropouts.
+        unexplained: whether sensors contradict each other without a few being at fault.
+        blame_V: evidence against each component, see `Screening`; NaN where unknown.
         trained_designs: the designs of training where the machine's is not among them, else empty.
     """
 
@@ -105,6 +109,9 @@ class WindowQuality(NamedTuple):
     unusual: bool
     range_novelty_V: Floats
     novelty_without_S: Floats
+    findings: tuple[Finding, ...]
+    unexplained: bool
+    blame_V: Floats
     trained_designs: tuple[str, ...] = ()
 
 
@@ -112,8 +119,9 @@ class WindowQuality(NamedTuple):
 class QualityBatch:
     """Quality of the input of W windows of one topology; see `WindowQuality`.
 
-    `coverage_WS`, `usable_WS` and `fault_WS` are as in `FeatureBatch`; `exceedance_limit_S` is the
-    largest exceedance of held-out windows of training, infinite where unknown.
+    `coverage_WS`, `usable_WS`, `fault_WS` and the fields of `Screening` are as in `FeatureBatch`;
+    `exceedance_limit_S` is the largest exceedance of held-out windows of training, infinite where
+    unknown.
     """
 
     coverage_WS: Floats
@@ -126,6 +134,9 @@ class QualityBatch:
     unusual_W: NDArray[np.bool_]
     range_novelty_WV: Floats
     novelty_without_WS: Floats
+    finding_WS: NDArray[np.void]
+    unexplained_W: NDArray[np.bool_]
+    blame_WV: Floats
     trained_designs: tuple[str, ...] = ()
 
     def windows(self, sensor_ids: Sequence[str]) -> list[WindowQuality]:
@@ -140,6 +151,8 @@ class QualityBatch:
         missing_W = _named(self.coverage_WS == 0.0, sensor_ids)
         unreferenced = tuple(compress(sensor_ids, self.unreferenced_S.tolist()))
         faulty = set(np.flatnonzero(self.fault_WS.any(axis=1)).tolist())
+        found = set(np.flatnonzero(self.finding_WS["kind"].any(axis=1)).tolist())
+        unexplained_W = self.unexplained_W.tolist()
         return [
             WindowQuality(
                 coverage=coverage_W[index],
@@ -153,6 +166,11 @@ class QualityBatch:
                 unusual=unusual,
                 range_novelty_V=self.range_novelty_WV[index],
                 novelty_without_S=self.novelty_without_WS[index],
+                findings=findings_of(self.finding_WS[index], self.fault_WS[index], sensor_ids)
+                if index in found
+                else (),
+                unexplained=unexplained_W[index],
+                blame_V=self.blame_WV[index],
                 trained_designs=self.trained_designs,
             )
             for index, unusual in enumerate(self.unusual_W.tolist())
@@ -209,6 +227,9 @@ def assess_batch(features: FeatureBatch, plan: QualityPlan) -> QualityBatch:
         unusual_W=leaves_range(features.exceedance_WS, plan.equipment, plan.spec),
         range_novelty_WV=novelty.health_WV,
         novelty_without_WS=novelty.without_WS,
+        finding_WS=features.finding_WS,
+        unexplained_W=features.unexplained_W,
+        blame_WV=features.blame_WV,
         trained_designs=()
         if plan.equipment.design in plan.spec.references
         else tuple(plan.spec.references),

@@ -15,6 +15,7 @@ from app.core.errors import WindowError
 from app.features.binning import Floats
 from app.features.range_checks import range_exceedance
 from app.features.sensor_faults import find_faults
+from app.features.sensor_screening import Screening, screen
 from app.features.spec import FeaturePlan
 from app.features.statistics import step_statistics
 
@@ -30,7 +31,7 @@ class FeatureBatch:
     false. `usable_WS` is the number of steps where `mask_WST` is true, as a share of the fewest
     steps with readings in a training window, at most 1. `exceedance_WS` is the range exceedance,
     NaN for a sensor without a reference or readings. `fault_WS` is 0, or 1 + an index in
-    `FAULT_REASONS`.
+    `FAULT_REASONS`. The last three are as in `Screening`.
     """
 
     x_WSTF: Floats
@@ -39,13 +40,16 @@ class FeatureBatch:
     usable_WS: Floats
     exceedance_WS: Floats
     fault_WS: NDArray[np.uint8]
+    finding_WS: NDArray[np.void]
+    unexplained_W: NDArray[np.bool_]
+    blame_WV: Floats
 
 
 _FIELDS = fields(FeatureBatch)
 
 
 def normalise(
-    raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, fault_WS: NDArray[np.uint8]
+    raw_WSTF: Floats, coverage_WST: Floats, plan: FeaturePlan, screening: Screening
 ) -> FeatureBatch:
     """Normalise statistics: distance from the reference mean in spreads, clipped, 0.0 where masked.
 
@@ -53,8 +57,9 @@ def normalise(
         raw_WSTF: statistics, from `step_statistics`.
         coverage_WST: share of each step's bins that have readings.
         plan: of the windows' topology.
-        fault_WS: sensors to mask, from `find_faults`.
+        screening: of the sensors, names those to mask.
     """
+    fault_WS = screening.fault_WS
     there_WST = coverage_WST > 0
     mask_WST = there_WST & (fault_WS == 0)[..., None]
     exceedance_WS = range_exceedance(raw_WSTF, there_WST, plan)
@@ -67,7 +72,7 @@ def normalise(
     np.copyto(x_WSTF, np.float32(0.0), where=~mask_WST[..., None])
     coverage_WS = coverage_WST.astype(np.float64).mean(-1).astype(np.float32)
     usable_WS = np.minimum(mask_WST.sum(-1) / plan.steps_S, 1.0).astype(np.float32)
-    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, usable_WS, exceedance_WS, fault_WS)
+    return FeatureBatch(x_WSTF, mask_WST, coverage_WS, usable_WS, exceedance_WS, *screening)
 
 
 def batch_features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
@@ -118,4 +123,5 @@ def _features(values_WSN: Floats, plan: FeaturePlan) -> FeatureBatch:
     )
     fault_WS = find_faults(values_WSN, plan)
     raw_WSTF, coverage_WST = step_statistics(values_WSN, plan.steps, plan.statistics)
-    return normalise(raw_WSTF, coverage_WST, plan, fault_WS)
+    screening = screen(values_WSN, coverage_WST.mean(-1), fault_WS, plan)
+    return normalise(raw_WSTF, coverage_WST, plan, screening)

@@ -1,4 +1,4 @@
-"""Detects sensor faults in the bins of windows: values out of range, frozen and noisy sensors.
+"""Detects sensor faults in a sensor's own bins: values out of range, frozen and noisy sensors.
 
 A sensor fault is a fault of the instrument, not of the component that it measures.
 Shapes: W windows, S sensors, N bins.
@@ -15,9 +15,10 @@ from app.features.binning import Floats
 from app.features.spec import FeaturePlan
 from app.features.statistics import flatness, roughness
 
-FaultReason = Literal["out_of_range", "frozen", "noisy"]
+FaultReason = Literal["out_of_range", "frozen", "noisy", "implausible"]
 FAULT_REASONS: tuple[FaultReason, ...] = get_args(FaultReason)
-"""Why a sensor is masked; the first reason that holds is reported."""
+"""Why a sensor is masked; the first reason that holds is reported. The last is not its own: other
+sensors contradict it, see `app.features.sensor_screening`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +42,21 @@ def find_faults(values_WSN: Floats, plan: FeaturePlan) -> NDArray[np.uint8]:
         plan: of the windows' topology.
 
     Returns:
-        [W, S] the first of `FAULT_REASONS` that holds, counted from 1; 0 for none.
+        [W, S] the first of `FAULT_REASONS` that holds, counted from 1; 0 for none. None is
+        implausible.
     """
     flat_WS = flatness(values_WSN)
     frozen_WS = (flat_WS > plan.flat_S + 0.2) | ((flat_WS == 1.0) & (plan.flat_S < 1.0))
     noisy_WS = (roughness(values_WSN) > 2.0 * plan.roughness_S) & ~np.isnan(flat_WS)
     lowest_WS, highest_WS = np.fmin.reduce(values_WSN, -1), np.fmax.reduce(values_WSN, -1)
-    found = {
+    found: dict[FaultReason, NDArray[np.bool_]] = {
         "out_of_range": (lowest_WS < plan.low_S) | (highest_WS > plan.high_S),
         "frozen": frozen_WS,
         "noisy": noisy_WS,
     }
     fault_WS = np.zeros(flat_WS.shape, np.uint8)
-    for code, reason in reversed(list(enumerate(FAULT_REASONS, 1))):
-        fault_WS[found[reason]] = code
+    for reason in reversed(found):
+        fault_WS[found[reason]] = 1 + FAULT_REASONS.index(reason)
     return fault_WS
 
 

@@ -18,6 +18,7 @@ from app.core.errors import WindowError
 from app.features.baseline import Baseline, Table
 from app.features.binning import Doubles, check_bins
 from app.features.normalisation import Reference, references_of
+from app.features.sensor_model import SensorModel, SensorPlan, plan_sensors
 from app.features.statistics import Statistic
 from app.schemas.equipment import Equipment, Grade
 
@@ -36,7 +37,9 @@ class Limits(BaseModel):
 class FeatureSpec(BaseModel):
     """How the features of a checkpoint are computed: `feature_spec.json`.
 
-    `references` and `grades` are by design, then by sensor or component id; `limits` is by design.
+    `references` and `grades` are by design, then by sensor or component id; `limits` and
+    `sensor_models` are by design. A design without a sensor model has only the tests of each
+    sensor's own signal; checkpoints from before there were any have none.
     The index of a grade set in the network is its position in `grade_sets`.
 
     `normalisation` says what the features of training were distances from: `design`, the
@@ -60,6 +63,7 @@ class FeatureSpec(BaseModel):
     spread_floor: Annotated[float, Field(gt=0)] = 0.02
     healthy: Mapping[str, Mapping[str, Table]] = Field(default_factory=dict)
     types: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    sensor_models: Mapping[str, SensorModel] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rows_have_all_statistics(self) -> Self:
@@ -119,6 +123,9 @@ class FeaturePlan:
         steps_S: fewest steps with readings in a training window; T without a reference.
         low_STF: lowest statistics of the training windows; 0.0 without a reference.
         high_STF: highest.
+        units: of the sensors' readings.
+        components: V.
+        sensors: predicts the sensors from each other; None without a sensor model.
     """
 
     sensor_ids: tuple[str, ...]
@@ -136,6 +143,15 @@ class FeaturePlan:
     steps_S: NDArray[np.int64]
     low_STF: Doubles
     high_STF: Doubles
+    units: tuple[str, ...]
+    components: int
+    sensors: SensorPlan | None
+
+    @property
+    def usual_ST(self) -> Doubles:
+        """Mean of each step of each sensor in the reference."""
+        usual_ST: Doubles = self.mean_STF[..., self.statistics.index("mean")]
+        return usual_ST
 
     def rows(self, chosen: slice | NDArray[np.int64]) -> Self:
         """Return the plan of some of the windows; one without a leading axis is that of all.
@@ -230,7 +246,18 @@ def plan_features(
         steps_S=steps_S,
         low_STF=low_STF,
         high_STF=high_STF,
+        units=tuple(sensor.unit for _, sensor in equipment.sensors),
+        components=len(equipment.components),
+        sensors=_sensors(equipment, spec),
     )
+
+
+def _sensors(equipment: Equipment, spec: FeatureSpec) -> SensorPlan | None:
+    model = spec.sensor_models.get(equipment.design)
+    if model is None or "mean" not in spec.statistics:
+        return None
+    component_ids = [component.component_id for component in equipment.components]
+    return plan_sensors(model, equipment.sensor_ids, component_ids)
 
 
 def _range_scale(

@@ -19,6 +19,7 @@ from app.schemas.times import AwareTime
 
 State = Literal["healthy", "watch", "degraded", "critical", "unknown"]
 Basis = Literal["labels", "novelty", "none"]
+Verdict = Literal["none", "machine", "sensor", "both", "undecided"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Hours = Annotated[float, Field(ge=0.0)]
 Version = Annotated[
@@ -84,11 +85,73 @@ class FaultySensor(_Record):
 
     sensor_id: Annotated[str, Field(description="the sensor")]
     reason: Annotated[
-        Literal["out_of_range", "frozen", "noisy"],
+        Literal["out_of_range", "frozen", "noisy", "implausible"],
         Field(
-            description="beyond what the instrument can read; without any change; or with far more "
-            "noise than in training"
+            description="beyond what the instrument can read; without any change; with far more "
+            "noise than in training; or contradicted by the other sensors"
         ),
+    ]
+
+
+@dataclass
+class SensorFault(_Record):
+    """A fault of a sensor: what kind, since when in the window, and how strong."""
+
+    sensor_id: Annotated[str, Field(description="the sensor")]
+    kind: Annotated[
+        Literal[
+            "stuck",
+            "drift",
+            "offset",
+            "gain",
+            "spike",
+            "noise",
+            "dropout",
+            "unit_swap",
+            "out_of_range",
+            "implausible",
+        ],
+        Field(
+            description="the change that, undone, leaves what the other sensors predict; "
+            "`implausible`: contradicted by them in no known way"
+        ),
+    ]
+    since: Annotated[
+        datetime,
+        Field(description="when it begins to show; the start of the window where it may be older"),
+    ]
+    size: Annotated[
+        float | None,
+        Field(
+            description="offset, rise of a drift over the window, height of spikes or standard "
+            "deviation of noise, in the sensor's unit; factor of a gain or of another unit; value "
+            "of a stuck sensor; null where there is none"
+        ),
+    ]
+    score: Annotated[
+        float | None,
+        Field(
+            description="square of the deviation from what the other sensors predict, in units of "
+            "its limit; null where the sensor's own signal shows the fault"
+        ),
+    ]
+    masked: Annotated[
+        bool,
+        Field(
+            description="whether the diagnosis goes on without the sensor; false for `dropout`, "
+            "whose readings are right where there are any"
+        ),
+    ]
+
+
+@dataclass
+class RootCause(_Record):
+    """A component as the origin of the machine's deviation."""
+
+    component_id: Annotated[str, Field(description="the component")]
+    score: Annotated[
+        float,
+        Field(description="share of the blame; those of all components sum to 1"),
     ]
 
 
@@ -105,6 +168,12 @@ class InputQuality(_Record):
     faulty_sensors: Annotated[
         tuple[FaultySensor, ...], Field(description="sensors that were left out, and why")
     ]
+    sensor_faults: Annotated[
+        tuple[SensorFault, ...],
+        Field(
+            description="faults of sensors, with their kind; also of some that were not left out"
+        ),
+    ] = ()
     unusual_sensors: Annotated[
         tuple[str, ...],
         Field(
@@ -266,6 +335,22 @@ class Diagnosis(_Record):
     components: Annotated[
         tuple[ComponentDiagnosis, ...], Field(description="all components, in topology order")
     ]
+    verdict: Annotated[
+        Verdict | None,
+        Field(
+            description="who is to blame: a component below the threshold `watch` (`machine`), a "
+            "faulty sensor, both, or none; `undecided` where the sensors contradict each other "
+            "without a few being at fault, or no component is answered; null in diagnoses from "
+            "before there was one"
+        ),
+    ] = None
+    root_cause: Annotated[
+        tuple[RootCause, ...],
+        Field(
+            description="components ranked as the origin, most likely first; with a component "
+            "below the threshold `watch`, or with `explain`"
+        ),
+    ] = ()
 
     @classmethod
     def from_json(cls, body: bytes | str) -> Self:

@@ -21,6 +21,7 @@ from tests.bench import (
     fleet,
     profile,
     releases,
+    sensors,
     service,
     shadow,
     simulation,
@@ -53,6 +54,7 @@ SECTIONS: dict[str, Callable[[Bench], dict[str, object]]] = {
     "verdict": verdict.measure,
     "releases": releases.measure,
     "simulation": simulation.measure,
+    "sensors": sensors.measure,
     "trend": trend.measure,
 }
 

@@ -49,6 +49,7 @@ from train.fitting.progress import EpochRecord, Progress, following
 from train.fitting.state import Saved, best_state, newest_state, read_state
 from train.linear.classifier import fit_linear_classifier, most_sensors
 from train.linear.ood_detector import most_axes
+from train.linear.sensor_model import with_sensor_models
 
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
@@ -175,7 +176,7 @@ def run_fit(
     if finished is not None:
         return finished
     resume = _resumable(directory, digest)
-    spec = fit_fleet_spec(fleet, train, config)
+    spec = with_sensor_models(fit_fleet_spec(fleet, train, config), fleet, train, config.seed)
     sized = network(spec, config, linear_steps(fleet))
     with ExitStack() as stack:
         stack.enter_context(ray_session(config.max_workers))

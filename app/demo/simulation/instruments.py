@@ -108,20 +108,29 @@ def read_out(
         active_T = (hour_T >= fault.start_h) & (hour_T < fault.end_h)
         if active_T.any():
             s = fault.sensor
-            value_TS[active_T, s] = _faulty(
+            value_TS[active_T, s] = faulty(
                 instruments[s], fault, value_TS[active_T, s], hour_T[active_T], random
             )
     clipped_TS: Floats = np.clip(value_TS, low_S, high_S)
     return clipped_TS
 
 
-def _faulty(
+def faulty(
     instrument: Instrument,
     fault: SensorFault,
     value_T: Floats,
     hour_T: Floats,
     random: np.random.Generator,
 ) -> Floats:
+    """Return the readings of a sensor with a fault, not clipped to its range.
+
+    Args:
+        instrument: the sensor.
+        fault: active throughout.
+        value_T: its readings without the fault.
+        hour_T: operating hour of each.
+        random: source of noise, spikes and gaps.
+    """
     span, count = instrument.span, len(value_T)
     changed_T: Floats
     match fault.kind:

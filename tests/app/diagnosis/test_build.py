@@ -119,6 +119,9 @@ def summary(
         "unusual": False,
         "range_novelty_V": f32(1.0, 0.8, float("nan")),
         "novelty_without_S": f32(1.0, 1.0, float("nan")),
+        "findings": (),
+        "unexplained": False,
+        "blame_V": f32(*[float("nan")] * 3),
     }
     return WindowQuality(**(values | changes))  # type: ignore[arg-type]
 
