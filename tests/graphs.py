@@ -7,22 +7,42 @@ import numpy as np
 from app.features.spec import FeatureSpec
 from app.model.config import ModelConfig
 from app.model.graph import GraphGroup, Prediction, Topology, build_topology
-from app.model.linear_classifier import LinearClassifier, LinearTables
 from app.model.network import build_model
 from app.model.ood_detector import OodDetector, OodTables
+from app.model.skip import CircuitTables, LinearSkip
 from app.model.trained import TrainedModel
 from app.schemas.equipment import Equipment
 from tests.features import SensorFeatures
 
 
 def untrained(config: ModelConfig) -> TrainedModel:
-    """Return a model of random weights, whose classifier and detector were not fitted."""
-    has_tables = bool(config.linear_steps and config.linear_sensors)
+    """Return a network of random weights; its skip and its detector were not trained."""
+    circuits = [CircuitTables.empty(size, config.features) for size in config.circuits]
     return TrainedModel(
         build_model(config).eval(),
-        LinearClassifier(LinearTables.empty(config)) if has_tables else None,
-        OodDetector(OodTables.empty(config)) if has_tables and config.ood_axes else None,
+        LinearSkip(circuits, config) if circuits else None,
+        OodDetector(OodTables.empty(config)) if config.ood_axes else None,
     )
+
+
+def random_skip(config: ModelConfig, seed: int = 0, share: float = 0.3) -> LinearSkip:
+    """Return a skip of random weights on all channels of its components."""
+    generator = np.random.default_rng(seed)
+    circuits = []
+    for size in config.circuits:
+        empty = CircuitTables.empty(size, config.features)
+        axes_LA, _ = np.linalg.qr(generator.normal(size=empty.axes_LA.shape))
+        circuits.append(
+            empty._replace(
+                weight_LPC=generator.normal(size=empty.weight_LPC.shape).astype(np.float32),
+                bias_PC=generator.normal(size=empty.bias_PC.shape).astype(np.float32),
+                deep_share_PC=np.full_like(empty.bias_PC, share),
+                mean_L=generator.normal(size=empty.mean_L.shape).astype(np.float32),
+                axes_LA=axes_LA.astype(np.float32),
+                noise_A=np.linspace(0.1, 1.0, size.axes, dtype=np.float32),
+            )
+        )
+    return LinearSkip(circuits, config)
 
 
 def build_graph(equipment: Equipment, features: SensorFeatures, spec: FeatureSpec) -> GraphGroup:

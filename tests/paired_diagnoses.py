@@ -23,6 +23,7 @@ from app.experiments.pairs import Booleans, Integers, Pairs, collect_pairs
 from app.experiments.report import Verdict
 from app.experiments.verdict import Decider, truths_of, verdict_of
 from app.features.binning import window_digest
+from app.model.config import TABLES
 from app.model.runtime.predictor import Predictor
 from app.model.trained import TrainedModel
 from app.schemas.diagnosis import Diagnosis, Window
@@ -37,7 +38,7 @@ WINDOWS_OF_A_BATCH = 64
 
 
 def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
-    """Return the predictor of a shipped network with noise in its weights and no linear classifier.
+    """Return the predictor of a shipped network with noise in its weights and no skip.
 
     It abstains where the shipped one does: the out-of-distribution detector stays as it is.
 
@@ -50,11 +51,7 @@ def damaged(version: str, noise: float, seed: int = 0) -> Predictor:
     generator = np.random.default_rng(seed)
     arrays = load_model(checkpoint).arrays()
     for name, array in arrays.items():
-        if (
-            array.dtype == np.float32
-            and array.size > 1
-            and not name.startswith(("linear.", "ood."))
-        ):
+        if array.dtype == np.float32 and array.size > 1 and not name.startswith(TABLES):
             spread = array.std(ddof=1)
             shape = array.shape
             arrays[name] = array + np.float32(noise * spread) * generator.standard_normal(

@@ -8,7 +8,7 @@ import torch
 
 from app.features.binning import Floats
 from app.features.spec import FeatureSpec
-from app.model.config import ModelConfig
+from app.model.config import CircuitSize, ModelConfig
 from app.model.trained import TrainedModel
 from app.schemas.equipment import Component, Connection, Equipment, Grade, Sensor
 from tests.graphs import untrained
@@ -16,7 +16,7 @@ from train.config import TrainConfig
 from train.data.labels import Booleans, Integers, WindowLabels
 from train.data.reference import spec_of
 from train.data.windows import Windows, write_windows
-from train.fitting.fit import network
+from train.fitting.start import network
 
 START_US = 1_735_689_600_000_000
 """2025-01-01T00:00Z, a whole multiple of the cycle."""
@@ -127,6 +127,8 @@ def small(members: int = 2, hidden: int = 8) -> Small:
         statistics=("mean", "spread", "end"),
     )
     spec = spec_of([wave(40, 4)], equipment, train)
-    config = network(spec, train, equipment.steps)
+    # pump and valve read P1, Q1 and P2
+    circuit = CircuitSize(sensors=3, steps=equipment.steps, components=2, axes=2)
+    config = network(spec, train, equipment.steps, (circuit,))
     torch.manual_seed(0)
     return Small(equipment, spec, config, untrained(config))

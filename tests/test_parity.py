@@ -69,7 +69,7 @@ async def test_stored_inline_and_training_features_are_bitwise_equal(store: Stor
         assert stored.topology == inline.topology
         assert stored.x_WSTF.tobytes() == inline.x_WSTF.tobytes()
         assert stored.mask_WST.tobytes() == inline.mask_WST.tobytes()
-        trained = plan_tensors(equipment, made.spec, torch.device("cpu")).read(
+        trained, _ = plan_tensors(equipment, made.spec, torch.device("cpu")).read(
             np.stack([stored_SN, stored_SN])
         )
         joined = GraphTensors.of_group(GraphGroup.merge(served))

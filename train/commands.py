@@ -162,17 +162,6 @@ def prune(
     run_command(run, "the same command removes the rest")
 
 
-@commands.command(epilog="Example: hydraulic train convert old/3 new/3")
-def convert(
-    old: Annotated[Path, typer.Argument(help="Directory of the checkpoint.")],
-    new: Annotated[Path, typer.Argument(help="Directory to write.")],
-) -> None:
-    """Convert a checkpoint of format 2 to the current one."""
-    from app.checkpoint.convert import convert
-
-    convert(old, new)
-
-
 def _wrong_use(message: str) -> None:
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(WRONG_USE)

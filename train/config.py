@@ -32,14 +32,6 @@ HARMLESS = frozenset(
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-OLD_NAMES = {
-    "held_share": "holdout_share",
-    "opinion_weight": "linear_weight",
-    "opinion_offset": "linear_offset",
-    "opinion_warmer_k": "linear_warming_k",
-}
-"""Field names in `train_config.json` of earlier releases, with their replacements."""
-
 AUTO = "auto"
 """A choice that the data or the cluster decides, see `split` and `workers`."""
 DEFAULT_WORKERS = 2
@@ -75,8 +67,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     keep_fits: bool = False
-    """Keep the fits, so that the same training with other `studies` or another `linear_weight`
-    reuses them."""
+    """Keep the fits, so that the same training with other `studies` reuses them."""
     equipment: str | None = None
     """Machine to train on, several with commas between them, or a pattern with `*`; or give
     `design`."""
@@ -128,7 +119,7 @@ class TrainConfig(BaseModel):
     """Memory of a worker for training windows; a larger set is streamed in each epoch and shuffled
     in a buffer of this size."""
 
-    epochs: Positive = 20
+    epochs: Positive = 16
     epoch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training windows drawn for an epoch; below 1 for windows that overlap
     strongly."""
@@ -141,7 +132,7 @@ class TrainConfig(BaseModel):
     """Parts in which a worker computes its share of a batch, to limit the memory of activations."""
     precision: Precision = "fp32"
     """Precision of matrix products; weights, sums and the loss stay in fp32."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    learning_rate: Annotated[float, Field(gt=0)] = 0.004
     """Highest rate; it falls to 0 by a half cosine (Loshchilov and Hutter, "SGDR", 2017)."""
     rise_share: Share = 0.15
     """Share of the steps over which the rate rises to its maximum."""
@@ -164,14 +155,22 @@ class TrainConfig(BaseModel):
     dropout: Share = 0.0
     members: Positive = 2
 
-    linear_weight: Annotated[float, Field(ge=0, le=1)] = 0.85
-    """Weight of the linear classifier in the probability of a grade; 0 for the network alone."""
-    linear_offset: Strength = 0.3
-    """Sensor bias that the linear classifier ignores, in standard deviations of the sensor's
-    bins."""
-    linear_warming_k: Strength = 10.0
-    """Change of oil temperature, in kelvin, that the linear classifier ignores, with the effect of
-    the viscosity on pressures and flows."""
+    deep_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Share of the network in a component's score beside the linear skip; 1 trains the network
+    alone."""
+    skip_learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    """Highest rate of the skip's weights."""
+    skip_weight_decay: Annotated[float, Field(ge=0)] = 0.3
+    """Decoupled decay of the skip's weights on whitened features."""
+    skip_noise: Strength = 0.15
+    """Standard deviation of the noise on whitened features in training."""
+    shrinkage: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    """Share of the mean variance in the covariance that whitens the skip's features."""
+    alone_weight: Strength = 1.0
+    """Weight of the loss of each branch alone beside the loss of both."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the prediction of both branches in the targets of the network alone; labels have
+    the rest."""
 
     machine_baseline_h: Annotated[float, Field(ge=0)] = 0.0
     """Hours from the first healthy window of each machine whose healthy windows are its baseline,
@@ -203,15 +202,16 @@ class TrainConfig(BaseModel):
     history."""
     gap_share: Share = 0.1
     """Share of training windows with gaps in the bins of some sensors."""
-    mixup: Strength = 0.4
+    disturbed_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of training windows with biased sensors and another oil temperature."""
+    sensor_offset: Strength = 0.3
+    """Bias of each sensor in such a window and in the OOD distance, in standard deviations of the
+    sensor's bins."""
+    oil_warming_k: Strength = 10.0
+    """Change of oil temperature in such a window and in the OOD distance, in kelvin, with the
+    effect of the viscosity on pressures and flows."""
+    mixup: Strength = 0.0
     """Both parameters of the beta distribution of mixup weights; 0 for no mixup."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename_old_fields(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        return {OLD_NAMES.get(name, name): value for name, value in values.items()}
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -257,9 +257,8 @@ class TrainConfig(BaseModel):
         return self
 
     def of_fits(self) -> str:
-        """Return as JSON the fields that the fits depend on; `linear_weight` applies after them."""
-        fields = self.model_dump_json(exclude={*HARMLESS, "linear_weight"})
-        return f"{fields} {bool(self.linear_weight)}"
+        """Return as JSON the fields that the fits depend on."""
+        return self.model_dump_json(exclude=set(HARMLESS))
 
     @property
     def masking(self) -> Masking:

@@ -16,23 +16,19 @@ from safetensors.numpy import load as load_arrays
 
 from app.checkpoint import manifest as files
 from app.checkpoint.calibration import Calibration
-from app.checkpoint.legacy import convert_config, convert_weights
 from app.checkpoint.manifest import Manifest
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
-from app.model.config import ModelConfig
-from app.model.linear_classifier import LinearClassifier, LinearTables
+from app.model.config import TABLES, CircuitSize, ModelConfig
 from app.model.ood_detector import OodDetector, OodTables
-
-OPTIONAL_KEYS = {"ood_axes", "model_type"}
-"""Keys of `model_config.json` that earlier checkpoints lack; they have the default."""
+from app.model.skip import CircuitTables, LinearSkip
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A loaded checkpoint but for the network's weights.
 
-    `classifier` and `detector` are None in a model without them.
+    `skip` and `detector` are None in a model without them.
     """
 
     directory: Path
@@ -40,7 +36,7 @@ class Checkpoint:
     feature_spec: FeatureSpec
     calibration: Calibration
     manifest: Manifest
-    classifier: LinearClassifier | None
+    skip: LinearSkip | None
     detector: OodDetector | None
 
 
@@ -60,8 +56,8 @@ def load(directory: Path) -> Checkpoint:
     calibration = files.read_calibration(directory, feature_spec)
     config = read_config(directory / files.MODEL_CONFIG)
     check_fit(config, feature_spec, str(directory))
-    arrays = read_weights(directory, manifest, config)
-    tables = {name: each for name, each in arrays.items() if name.startswith(("linear.", "ood."))}
+    arrays = read_weights(directory)
+    tables = {name: each for name, each in arrays.items() if name.startswith(TABLES)}
     check_shapes(directory, _table_shapes(config), tables)
     return Checkpoint(
         directory,
@@ -69,36 +65,22 @@ def load(directory: Path) -> Checkpoint:
         feature_spec,
         calibration,
         manifest,
-        LinearClassifier.of_arrays(config, tables),
+        LinearSkip.of_arrays(config, tables),
         OodDetector.of_arrays(config, tables),
     )
 
 
-def read_weights(
-    directory: Path, manifest: Manifest, config: ModelConfig
-) -> dict[str, NDArray[np.generic]]:
-    """Return the content of `weights.safetensors` under today's names.
+def read_weights(directory: Path) -> dict[str, NDArray[np.generic]]:
+    """Return the content of `weights.safetensors`.
 
     Raises:
-        CheckpointError: the file is no safetensors file, or not one of its format.
+        CheckpointError: the file is no safetensors file.
     """
     path = directory / files.WEIGHTS
     try:
-        arrays = load_arrays(path.read_bytes())
+        return load_arrays(path.read_bytes())
     except SafetensorError as error:
         raise CheckpointError(f"'{path}' is not a safetensors file: {error}") from error
-    if manifest.format != files.FORMAT:
-        try:
-            arrays = convert_weights(arrays)
-        except (KeyError, IndexError, ValueError) as error:
-            raise CheckpointError(
-                f"expected the weights of a checkpoint of format {manifest.format} in '{path}', "
-                f"found none that can be converted ({error}): take weights and config from one "
-                "training"
-            ) from error
-        unused = ["linear."] * (not config.linear_sensors) + ["ood."] * (not config.ood_axes)
-        arrays = {name: each for name, each in arrays.items() if not name.startswith(tuple(unused))}
-    return arrays
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -112,13 +94,12 @@ def read_config(path: Path) -> ModelConfig:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{path}' can't be read: {error}") from error
     expected = {field.name for field in fields(ModelConfig)}
-    if isinstance(data, dict):
-        data = convert_config(data)
-    if not isinstance(data, dict) or not expected - OPTIONAL_KEYS <= set(data) <= expected:
+    if not isinstance(data, dict) or set(data) != expected:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(f"expected the keys {sorted(expected)} in '{path}', found {found}")
     try:
         data["grade_sets"] = tuple(tuple(map(float, healths)) for healths in data["grade_sets"])
+        data["circuits"] = tuple(CircuitSize(*sizes) for sizes in data["circuits"])
         return ModelConfig(**data)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
@@ -178,10 +159,8 @@ def check_shapes(
 
 
 def _table_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    found = {}
-    if config.linear_sensors and config.linear_steps:
-        empty = LinearClassifier(LinearTables.empty(config)).arrays()
-        if config.ood_axes:
-            empty |= OodDetector(OodTables.empty(config)).arrays()
-        found = {name: array.shape for name, array in empty.items()}
-    return found
+    circuits = [CircuitTables.empty(size, config.features) for size in config.circuits]
+    empty = LinearSkip(circuits, config).arrays()
+    if config.ood_axes and config.ood_steps and config.ood_sensors:
+        empty |= OodDetector(OodTables.empty(config)).arrays()
+    return {name: array.shape for name, array in empty.items()}

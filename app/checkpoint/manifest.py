@@ -32,12 +32,12 @@ MODEL_CONFIG = "model_config.json"
 TRAIN_CONFIG = "train_config.json"
 WEIGHTS = "weights.safetensors"
 NETWORK = "network.onnx"
-"""The ensemble for CPU replicas; checkpoints of format 2 have none."""
+"""The ensemble for CPU replicas."""
 PROBES = "network_probes.safetensors"
 """What the ensemble predicts for the probes of `app.model.runtime.gate`."""
 REPORT = "report.html"
-FORMAT: Literal[3] = 3
-"""Format 2 had other names of weights and no ONNX graph; see `app.checkpoint.legacy`."""
+FORMAT: Literal[4] = 4
+"""Formats 2 and 3 had a linear classifier beside the network; they are refused."""
 REQUIRED = (WEIGHTS, MODEL_CONFIG, FEATURE_SPEC, CALIBRATION, METRICS)
 
 Head = Literal["grade", "health", "rate", "rul"]
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[2, 3], Field(description="of the files")] = FORMAT
+    format: Annotated[Literal[4], Field(description="of the files")] = FORMAT
     version: Annotated[str, Field(description="given at the registration")]
     created: Annotated[AwareDatetime, Field(description="when training ended")]
     git_revision: Annotated[str, Field(description="of the code that trained it")]
@@ -95,7 +95,9 @@ def read_manifest(directory: Path) -> Manifest:
             SHA-256.
     """
     try:
-        manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+        content = (directory / MANIFEST).read_bytes()
+        _check_format(directory, content)
+        manifest = Manifest.model_validate_json(content)
     except OSError as error:
         raise CheckpointError(
             f"expected a checkpoint with {MANIFEST} in '{directory}', found: {error.strerror}; "
@@ -103,8 +105,8 @@ def read_manifest(directory: Path) -> Manifest:
         ) from error
     except ValidationError as error:
         raise CheckpointError(
-            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format 2 or "
-            f"{FORMAT}: {error}"
+            f"'{directory / MANIFEST}' is not the manifest of a checkpoint of format {FORMAT}: "
+            f"{error}"
         ) from error
     absent = [name for name in REQUIRED if name not in manifest.sha256]
     if absent:
@@ -120,6 +122,21 @@ def read_manifest(directory: Path) -> Manifest:
                 "changed or cut after the training; take it again from where it was trained"
             )
     return manifest.model_copy(update={"masking": read_masking(directory, manifest.sha256)})
+
+
+def _check_format(directory: Path, content: bytes) -> None:
+    """Refuse the format of an earlier or later release; other faults are found by validation."""
+    try:
+        stated = from_json(content)
+    except ValueError:
+        return
+    found = stated.get("format") if isinstance(stated, dict) else None
+    if isinstance(found, int) and found != FORMAT:
+        raise CheckpointError(
+            f"expected a checkpoint of format {FORMAT} in '{directory}', found format {found} of "
+            f"{'an earlier' if found < FORMAT else 'a later'} release: train it again with "
+            "`hydraulic train start`, or serve it with the release that trained it"
+        )
 
 
 def read_masking(directory: Path, stated: Container[str]) -> Masking:

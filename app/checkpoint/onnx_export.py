@@ -8,8 +8,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from app.model.graph import GraphGroup, Topology
-from app.model.network import Ensemble, GraphTensors, NetworkOutput
+from app.model.graph import CHANNELS, GraphGroup, Topology
+from app.model.network import Ensemble, GraphTensors, NetworkOutput, SkipTensors
 
 OPSET = 20
 # sizes of the traced example: all different, so that no two dimensions are taken for one
@@ -24,11 +24,14 @@ class _Estimate(nn.Module):
         self.ensemble = ensemble
 
     def forward(self, *tensors: Tensor) -> NetworkOutput:
-        return self.ensemble.estimate(GraphTensors(*tensors))
+        graph = len(GraphTensors._fields)
+        return self.ensemble.estimate(GraphTensors(*tensors[:graph]), SkipTensors(*tensors[graph:]))
 
 
 def export_onnx(ensemble: Ensemble) -> bytes:
-    """Return the ONNX graph of an ensemble; inputs are named as the fields of `GraphTensors`.
+    """Return the ONNX graph of an ensemble.
+
+    Its inputs are named as the fields of `GraphTensors` and `SkipTensors`.
 
     Args:
         ensemble: on any device; stays in evaluation mode.
@@ -40,13 +43,16 @@ def export_onnx(ensemble: Ensemble) -> bytes:
         sensor_quantity_S=np.arange(S) % ensemble.config.quantities,
         sensor_slot_S=np.full(S, -1),
         component_type_V=np.zeros(V, np.int64),
+        component_slot_V=np.full(V, -1),
         grade_set_V=np.arange(V) % (len(ensemble.config.grade_sets) + 1) - 1,
         edge_index_2E=np.stack((np.arange(E) % V, np.arange(1, E + 1) % V)),
         edge_relation_E=np.zeros(E, np.int64),
     )
     x_WSTF = np.zeros((WINDOWS, S, STEPS, features), np.float32)
     group = GraphGroup(topology, x_WSTF, np.ones(x_WSTF.shape[:3], np.bool_))
-    example = GraphTensors.of_group(group, ensemble.temperature_G.device)
+    device = ensemble.temperature_G.device
+    example = GraphTensors.of_group(group, device)
+    skip = SkipTensors(*torch.ones(2, WINDOWS, V, CHANNELS, device=device))
     any_size = torch.export.Dim.DYNAMIC
     dimensions = (
         {0: any_size, 1: any_size, 2: any_size},
@@ -54,6 +60,8 @@ def export_onnx(ensemble: Ensemble) -> bytes:
         *({0: any_size} for _ in range(4)),
         {1: any_size},
         {0: any_size},
+        {0: any_size, 1: any_size},
+        {0: any_size, 1: any_size},
     )
     # An earlier trace in this process leaves its kernel of the LSTM in the operator's cache; the
     # next export would take it, unrolled over the steps (seen in torch 2.13).
@@ -63,10 +71,10 @@ def export_onnx(ensemble: Ensemble) -> bytes:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Estimate(ensemble).eval(),
-            tuple(example),
+            (*example, *skip),
             dynamo=True,
             opset_version=OPSET,
-            input_names=GraphTensors._fields,
+            input_names=(*GraphTensors._fields, *SkipTensors._fields),
             output_names=NetworkOutput._fields,
             dynamic_shapes=(dimensions,),
             optimize=True,

@@ -1,8 +1,8 @@
 """Opens a checkpoint for serving: chooses by device how the network is executed, and gates it.
 
 A CPU runs the ONNX graph and imports no torch. A GPU runs the module, in bfloat16 where that passes
-its gate and is faster. A checkpoint without an ONNX graph (format 2) runs the module on a CPU too,
-where torch is installed. Invariant: what fails its gate never serves.
+its gate and is faster. A checkpoint without an ONNX graph runs the module on a CPU too, where torch
+is installed. Invariant: what fails its gate never serves.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from app.checkpoint import manifest as files
 from app.checkpoint.files import Checkpoint
 from app.core.errors import CheckpointError
+from app.model.graph import SkipOutput
 from app.model.runtime.gate import (
     LOW_PRECISION_TOLERANCE,
     check_runner,
@@ -72,7 +73,7 @@ def open_predictor(checkpoint: Checkpoint, device: str = "cpu", threads: int = 1
         runner = OnnxRunner(checkpoint.directory / files.NETWORK, threads)
         expected = load_file(checkpoint.directory / files.PROBES)
         difference = check_runner(runner, checkpoint.config, expected)
-        predictor = Predictor(checkpoint.config, runner, checkpoint.classifier, checkpoint.detector)
+        predictor = Predictor(checkpoint.config, runner, checkpoint.skip, checkpoint.detector)
     else:
         predictor, difference = _open_module(checkpoint, device, threads)
     return Opened(predictor, device, difference, *lone_ms(predictor))
@@ -87,9 +88,8 @@ def _has_gpu() -> str:
 def _open_module(checkpoint: Checkpoint, device: str, threads: int) -> tuple[Predictor, float]:
     if importlib.util.find_spec("torch") is None:
         raise CheckpointError(
-            f"expected an ONNX graph ({files.NETWORK}) in '{checkpoint.directory}', found a "
-            "checkpoint of an earlier format: install this project with [gpu], or convert it with "
-            "`hydraulic train convert`"
+            f"expected an ONNX graph ({files.NETWORK}) in '{checkpoint.directory}', found none: "
+            "install this project with [gpu], or take a checkpoint that was saved with one"
         )
     import torch
 
@@ -116,15 +116,16 @@ def _open_module(checkpoint: Checkpoint, device: str, threads: int) -> tuple[Pre
         else:
             if _batch_s(low, checkpoint) < FASTER * _batch_s(exact, checkpoint):
                 chosen, difference = low, low_difference
-    predictor = Predictor(checkpoint.config, chosen, model.classifier, model.detector)
+    predictor = Predictor(checkpoint.config, chosen, model.skip, model.detector)
     return predictor, difference
 
 
 def _batch_s(runner: "TorchRunner", checkpoint: Checkpoint) -> float:
     group = warm_up_group(checkpoint.config, BATCH_WINDOWS)
+    skip = SkipOutput.none(group.windows, group.topology.components)
     spent_s = []
     for _ in range(5):
         started = time.perf_counter()
-        runner.run(group)
+        runner.run(group, skip)
         spent_s.append(time.perf_counter() - started)
     return min(spent_s)

@@ -22,6 +22,7 @@ from app.checkpoint.manifest import DataInterval, Head, Manifest
 from app.checkpoint.onnx_export import export_onnx
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
+from app.model.config import TABLES
 from app.model.network import build_model
 from app.model.runtime.gate import check_runner, reference_outputs
 from app.model.runtime.onnx_runner import OnnxRunner
@@ -128,7 +129,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Tr
             than it asks for.
     """
     directory, config = checkpoint.directory, checkpoint.config
-    arrays = read_weights(directory, checkpoint.manifest, config)
+    arrays = read_weights(directory)
     with torch.device("meta"):
         try:
             expected = build_model(config).state_dict()
@@ -136,7 +137,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Tr
             raise CheckpointError(
                 f"'{directory / files.MODEL_CONFIG}' has no sizes of a network: {error}"
             ) from error
-    network = {n: a for n, a in arrays.items() if not n.startswith(("linear.", "ood."))}
+    network = {n: a for n, a in arrays.items() if not n.startswith(TABLES)}
     check_shapes(directory, {n: tuple(t.shape) for n, t in expected.items()}, network)
     model = TrainedModel.of_arrays(config, arrays)
     model.ensemble.to(device)

@@ -9,8 +9,8 @@ the largest r above 0. A component that the network was not trained to predict i
 sensors alone: r is 0.
 
 Every sum only falls when evidence is taken away, and no limit depends on the window. So a
-component that lacks evidence still lacks it with less. Evidence from further away, which the
-linear classifier also reads, does not count: it is silent where two sensors are missing.
+component that lacks evidence still lacks it with less. Evidence from further away, which the linear
+skip also reads, does not count: what is missing there is imputed.
 
 Shapes: W windows, S sensors, V components, L limits: one for each component and r, in this order.
 """

@@ -94,6 +94,14 @@ class FeatureSpec(BaseModel):
             for sensor_id in sensors
         )
 
+    def component_slots(self) -> tuple[tuple[str, str], ...]:
+        """Return (design, component id) of every component of training, in index order."""
+        return tuple(
+            (design, component)
+            for design, components in self.types.items()
+            for component in components
+        )
+
     def grade_sets(self) -> tuple[tuple[str, str], ...]:
         """Return (design, component id) of every grade set, in index order."""
         return tuple(

@@ -1,1 +1,1 @@
-"""The graph, the network, the linear classifier and the OOD detector."""
+"""The graph, the network, the linear skip and the OOD detector."""

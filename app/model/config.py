@@ -1,8 +1,24 @@
 """Sizes of a model, saved beside its weights as `model_config.json`; read without torch."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MODEL_TYPE = "universal_temporal_gnn"
+TABLES = ("skip.", "ood.")
+"""How the names of a checkpoint's arrays begin that are not the network's."""
+
+
+class CircuitSize(NamedTuple):
+    """Sizes of the linear skip of one circuit, see `app.model.skip.CircuitTables`."""
+
+    sensors: int
+    """Q: that it reads."""
+    steps: int
+    """T of the windows that it reads."""
+    components: int
+    """P: with weights."""
+    axes: int
+    """A: axes of the model that imputes missing inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +49,12 @@ class ModelConfig:
     """M: independent networks whose outputs are averaged."""
     references: int = 0
     """R: sensors with a reference in the feature spec."""
-    linear_steps: int = 0
-    """T of the windows that linear classifier and OOD detector read; 0 for none."""
-    linear_sensors: int = 0
-    """Q: the most sensors that the linear classifier of a grade set reads."""
-    linear_weight: float = 0.0
-    """Share of the linear classifier in a grade's probability; the network has the rest."""
+    circuits: tuple[CircuitSize, ...] = ()
+    """Sizes of each circuit of the linear skip; empty for the network alone."""
+    ood_steps: int = 0
+    """T of the windows that the OOD detector reads; 0 for no detector."""
+    ood_sensors: int = 0
+    """Q: the most sensors that the OOD detector of a grade set reads."""
     ood_axes: int = 0
     """Principal axes of the OOD detector; 0 for no detector."""
     rate_unit: float = 1.0

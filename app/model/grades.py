@@ -5,19 +5,16 @@ Serving, evaluation and replay call it; the network has the cumulative link once
 Shape letters: `W` windows, `M` members, `K` grades, `J` = K - 1 thresholds between them.
 """
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from app.features.binning import Doubles, Floats
 
 Numbers = NDArray[np.floating]
-Array = TypeVar("Array", Floats, Doubles)
 
 
 def ordinal_probability(logit_WMJ: Floats, temperature: float) -> Doubles:
-    """Return the probability of each grade by the network's cumulative link, as `OrdinalHead` does.
+    """Return the probability of each grade by the cumulative link, as `OrdinalHead` does.
 
     P(worse than k) = sigmoid(logit_k / temperature); a grade has the difference of two of them.
 
@@ -34,33 +31,6 @@ def ordinal_probability(logit_WMJ: Floats, temperature: float) -> Doubles:
     beyond_WL = np.concatenate((edge_W1, worse_WJ, 0.0 * edge_W1), axis=1)
     probability_WK: Doubles = beyond_WL[:, :-1] - beyond_WL[:, 1:]
     return probability_WK
-
-
-def linear_probability(logit_WK: Numbers, temperature: ArrayLike) -> Doubles:
-    """Return the probability of each grade by the linear classifier; NaN without output.
-
-    Args:
-        logit_WK: before the temperature; any leading axes.
-        temperature: divides the logits; a number, or an array that broadcasts with them.
-    """
-    scaled_WK = logit_WK / np.asarray(temperature, np.float64)
-    raised_WK = np.exp(scaled_WK - scaled_WK.max(-1, keepdims=True))
-    probability_WK: Doubles = raised_WK / raised_WK.sum(-1, keepdims=True)
-    return probability_WK
-
-
-def joined_probability(network_WK: Array, linear_WK: Array, weight: float) -> Array:
-    """Return the probability of each grade by network and linear classifier together.
-
-    Args:
-        network_WK: from the network; any leading axes.
-        linear_WK: from the linear classifier; NaN where it has no output: the network's stays.
-        weight: share of the linear classifier, in [0, 1].
-    """
-    joined_WK: Array = np.where(
-        np.isfinite(linear_WK), network_WK + weight * (linear_WK - network_WK), network_WK
-    )
-    return joined_WK
 
 
 def health_of_grades(probability_WK: Doubles, health_WK: ArrayLike) -> tuple[Doubles, Doubles]:

@@ -3,7 +3,7 @@
 Shape letters, the same in all of `app.model`: `W` windows that share one topology, `V` components
 (nodes), `E` directed message edges, `S` sensors, `T` steps of a window, `F` features of a sensor at
 a step, `D` hidden width, `H` attention heads, `M` members of the ensemble, `K` grades (padded to
-the largest grade set), `G` grade sets.
+the largest grade set), `G` grade sets, `C` channels that the linear skip adds to.
 
 Does not import torch: graph builder, ingress and CPU replicas stay small.
 """
@@ -21,6 +21,10 @@ from app.features.binning import Floats
 from app.features.spec import FeatureSpec
 from app.schemas.equipment import Equipment
 
+CHANNELS = 3
+"""C: channels of a component that skip and network share: score of the grades, logit of health,
+and RUL before its softplus."""
+
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
@@ -36,6 +40,7 @@ class Topology:
         sensor_quantity_S: number of its quantity in the feature spec.
         sensor_slot_S: number of its reference in the feature spec, -1 without one.
         component_type_V: number of the component's type in the feature spec.
+        component_slot_V: number of the component in the feature spec, -1 where it has none.
         grade_set_V: number of its grade set in the feature spec, -1 without one.
         edge_index_2E: source and target of each message edge.
         edge_relation_E: twice the connection's medium, plus 1 against the connection's direction.
@@ -45,6 +50,7 @@ class Topology:
     sensor_quantity_S: Integers
     sensor_slot_S: Integers
     component_type_V: Integers
+    component_slot_V: Integers
     grade_set_V: Integers
     edge_index_2E: Integers
     edge_relation_E: Integers
@@ -132,6 +138,24 @@ class GraphGroup:
         )
 
 
+class SkipOutput(NamedTuple):
+    """What the linear skip adds to the output of the network, float32.
+
+    Args:
+        skip_WVC: added to each channel of a component, see `app.model.skip`; 0 without a skip.
+        deep_share_WVC: factor on the network's own channel; 1 without a skip.
+    """
+
+    skip_WVC: Floats
+    deep_share_WVC: Floats
+
+    @classmethod
+    def none(cls, windows: int, components: int) -> Self:
+        """Return the output for windows without a skip: the network alone."""
+        shape = (windows, components, CHANNELS)
+        return cls(np.zeros(shape, np.float32), np.ones(shape, np.float32))
+
+
 class Prediction(NamedTuple):
     """The model's output for the W windows of a group, float32.
 
@@ -211,6 +235,7 @@ def build_topology(equipment: Equipment, spec: FeatureSpec) -> Topology:
     component_of = {each.component_id: index for index, each in enumerate(equipment.components)}
     set_of = {name: index for index, name in enumerate(spec.grade_sets())}
     slot_of = {name: index for index, name in enumerate(spec.sensor_slots())}
+    place_of = {name: index for index, name in enumerate(spec.component_slots())}
     design = equipment.design
     edges: list[tuple[int, int]] = []
     relations: list[int] = []
@@ -232,6 +257,9 @@ def build_topology(equipment: Equipment, spec: FeatureSpec) -> Topology:
         sensor_slot_S=_integers([slot_of.get((design, each), -1) for each in equipment.sensor_ids]),
         component_type_V=_integers(
             [_number(c.type, spec.component_types, "component type") for c in equipment.components]
+        ),
+        component_slot_V=_integers(
+            [place_of.get((design, each.component_id), -1) for each in equipment.components]
         ),
         grade_set_V=_integers(
             [set_of.get((design, each.component_id), -1) for each in equipment.components]

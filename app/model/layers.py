@@ -14,6 +14,10 @@ from torch_geometric.utils import softmax
 
 MOST_LOGIT = 60.0
 """exp of it stays finite in float32 for sums over many edges."""
+FIRST_GAP = 4.0
+"""Distance of two thresholds before training: a grade between them then has a probability of up to
+.76. Thresholds move slowly, and at a distance of 1.4 no grade between two others can be the most
+probable one."""
 LEAST_WEIGHT = 1e-30
 """Sum of weights of a component without incoming edges."""
 
@@ -159,8 +163,8 @@ class OrdinalHead(nn.Module):
         grades_G = [len(healths) for healths in grade_sets] or [2]
         sets, cuts = len(grades_G), max(max(grades_G) - 1, 1)
         self.direction_GD = nn.Parameter(torch.randn(sets, hidden) / math.sqrt(hidden))
-        self.first_G = nn.Parameter(1.0 - torch.tensor(grades_G, dtype=torch.float32) / 2)
-        self.gap_GJ = nn.Parameter(torch.full((sets, cuts - 1), math.log(math.expm1(1.0))))
+        self.first_G = nn.Parameter(FIRST_GAP * (1.0 - torch.tensor(grades_G) / 2))
+        self.gap_GJ = nn.Parameter(torch.full((sets, cuts - 1), math.log(math.expm1(FIRST_GAP))))
         unused_GJ = [[cut >= grades - 1 for cut in range(cuts)] for grades in grades_G]
         self.register_buffer("unused_GJ", torch.tensor(unused_GJ), persistent=False)
         self.unused_GJ: Tensor

@@ -1,10 +1,9 @@
 """`UniversalTemporalGNN`: one set of weights for machines of any topology and any set of sensors.
 
 The only definition of the network: training and GPU replicas run it, CPU replicas run its ONNX
-export (`app.checkpoint.onnx_export`). Linear classifier and OOD detector are modules of their own.
-Shape letters as in `app.model.graph`; further `R` = T x W rows of a sensor or component, `N` = V x
-W,
-`J` = K - 1 thresholds.
+export (`app.checkpoint.onnx_export`). The linear skip and the OOD detector are modules of their
+own; what the skip adds is an input here. Shape letters as in `app.model.graph`; further `R` = T x W
+rows of a sensor or component, `N` = V x W, `J` = K - 1 thresholds.
 Invariant: the output for a window does not depend on the other windows of the call, nor on the
 order of the components.
 """
@@ -63,8 +62,52 @@ class GraphTensors(NamedTuple):
         return cls(*(torch.tensor(array, device=device) for array in arrays))
 
 
+class SkipTensors(NamedTuple):
+    """What the linear skip adds, see `app.model.graph.SkipOutput`."""
+
+    skip_WVC: Tensor
+    deep_share_WVC: Tensor
+
+
+class DeepOutput(NamedTuple):
+    """Output of one member for every component before the skip, or with a first axis M of all.
+
+    `latent_VWC` has the channels that the skip adds to: score of the grades, logit of health, RUL
+    before its softplus. `threshold_VJ` is +inf beyond a set's grades. Log variances are those of
+    health and RUL, which are in the config's units, as the rate is.
+    """
+
+    latent_VWC: Tensor
+    threshold_VJ: Tensor
+    log_variance_VW: Tensor
+    rate_VW: Tensor
+    rul_log_variance_VW: Tensor
+
+    def of_batch(self) -> Self:
+        """Return the output for a batch of graphs, W = 1, without the axis W."""
+        return self._replace(
+            latent_VWC=self.latent_VWC.squeeze(-2),
+            log_variance_VW=self.log_variance_VW.squeeze(-1),
+            rate_VW=self.rate_VW.squeeze(-1),
+            rul_log_variance_VW=self.rul_log_variance_VW.squeeze(-1),
+        )
+
+    def heads(self, latent_VWC: Tensor) -> "Heads":
+        """Return the heads of these latent channels: the member's own, or with the skip."""
+        score_VW, health_VW, rul_VW = latent_VWC.unbind(-1)
+        return Heads(
+            score_VW,
+            self.threshold_VJ,
+            torch.sigmoid(health_VW),
+            self.log_variance_VW,
+            self.rate_VW,
+            functional.softplus(rul_VW),
+            self.rul_log_variance_VW,
+        )
+
+
 class Heads(NamedTuple):
-    """Outputs of the heads for every component: of one member, or with a first axis M of all.
+    """Heads of every component: of one member, or with a first axis M of all.
 
     Rate and RUL are in the config's units; log variances are those of health and RUL. The score and
     the thresholds (+inf beyond a set's grades) are the two sides of the cumulative link, see
@@ -78,16 +121,6 @@ class Heads(NamedTuple):
     rate_VW: Tensor
     rul_VW: Tensor
     rul_log_variance_VW: Tensor
-
-    def of_batch(self) -> Self:
-        """Return the heads of a batch of graphs, W = 1, without the axis W."""
-        return self._replace(
-            **{
-                name: getattr(self, name).squeeze(-1)
-                for name in self._fields
-                if name != "threshold_VJ"
-            }
-        )
 
 
 class NetworkOutput(NamedTuple):
@@ -140,22 +173,15 @@ class UniversalTemporalGNN(nn.Module):
         self.register_buffer("columns_HD", head_columns(config.heads, D), persistent=False)
         self.columns_HD: Tensor
 
-    def forward(self, graph: GraphTensors) -> Heads:
-        """Return the member's heads, [V, W]."""
+    def forward(self, graph: GraphTensors) -> DeepOutput:
+        """Return the member's output, [V, W]."""
         x_VTWD = self._encode(graph)
         x_VTWD = self._pass_messages(x_VTWD, graph)
         state_VWD = self._pool_over_time(x_VTWD)
         score_VW, threshold_VJ = self.grade(state_VWD, graph.grade_set_V)
         health, log_variance, rate, rul, rul_log_variance = self.trend(state_VWD).unbind(-1)
-        return Heads(
-            score_VW,
-            threshold_VJ,
-            torch.sigmoid(health),
-            log_variance,
-            rate,
-            functional.softplus(rul),
-            rul_log_variance,
-        )
+        latent_VWC = torch.stack((score_VW, health, rul), -1)
+        return DeepOutput(latent_VWC, threshold_VJ, log_variance, rate, rul_log_variance)
 
     def _encode(self, graph: GraphTensors) -> Tensor:
         """Encode each sensor at each step and average what is present (Zaheer et al., 2017)."""
@@ -230,13 +256,18 @@ class Ensemble(nn.Module):
         """Return how many weights all members have."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def forward(self, graph: GraphTensors) -> Heads:
-        """Return the heads of all members, each with a first axis M."""
-        return Heads(*map(torch.stack, zip(*(each(graph) for each in self.members), strict=True)))
+    def forward(self, graph: GraphTensors) -> DeepOutput:
+        """Return the output of all members, each with a first axis M, without the skip."""
+        outputs = (each(graph) for each in self.members)
+        return DeepOutput(*map(torch.stack, zip(*outputs, strict=True)))
 
-    def estimate(self, graph: GraphTensors) -> NetworkOutput:
+    def estimate(self, graph: GraphTensors, skip: SkipTensors) -> NetworkOutput:
         """Return the mean of the members: probabilities of grades, and the heads in their units."""
-        heads, config = self(graph), self.config
+        deep, config = self(graph), self.config
+        share_VWC, skip_VWC = (
+            each.transpose(0, 1) for each in (skip.deep_share_WVC, skip.skip_WVC)
+        )
+        heads = deep.heads(deep.latent_VWC * share_VWC + skip_VWC)
         temperature_V = self.temperature_G.index_select(0, graph.grade_set_V.clamp(min=0))
         logit_MVWJ = heads.score_VW[..., None] - heads.threshold_VJ[:, :, None]
         worse_VWJ = torch.sigmoid(logit_MVWJ / temperature_V[:, None, None]).mean(0)

@@ -1,16 +1,15 @@
 """How far a component's evidence is from training data, in numpy on every device.
 
 1.0 is where windows of held-out conditions begin to be outliers. The distance is Mahalanobis', from
-the mean of the nearest grade, under the covariance that the linear classifier is fitted with, as a
-few principal axes and one variance for all other directions (Tipping and Bishop, Probabilistic
-principal component analysis, 1999), divided by the number of inputs. In a window with gaps it is
-that of the inputs that are present, under their own part of the covariance, so that missing inputs
-neither add nor excuse anything. A component's distance reads the sensors that its grades are read
-from, and no others.
+the mean of the nearest grade, under the covariance within the grades, as a few principal axes and
+one variance for all other directions (Tipping and Bishop, Probabilistic principal component
+analysis, 1999), divided by the number of inputs. In a window with gaps it is that of the inputs
+that are present, under their own part of the covariance, so that missing inputs neither add nor
+excuse anything. A component's distance reads the sensors whose evidence reaches it, and no others.
 
 Shape letters as in `app.model.graph`; further `A` axes, `C` = A + K columns, `L` = T x F inputs of
-a
-sensor, `J` inputs of all sensors, `N` grade sets that read one of them, `R` references, `Q` places.
+a sensor, `J` inputs of all sensors, `N` grade sets that read one of them, `R` references, `Q`
+places.
 """
 
 from collections.abc import Mapping
@@ -53,9 +52,9 @@ class OodTables(NamedTuple):
     def empty(cls, config: ModelConfig) -> Self:
         """Return the tables of a detector that was not fitted."""
         G, K, A = config.sets, config.grades, config.ood_axes
-        inputs = config.linear_steps * config.features
+        inputs = config.ood_steps * config.features
         return cls(
-            np.zeros((G, config.linear_sensors, inputs, A + K), np.float32),
+            np.zeros((G, config.ood_sensors, inputs, A + K), np.float32),
             np.zeros((G, K), np.bool_),
             np.zeros((G, A + 1), np.float32),
             np.full(G, np.inf, np.float32),
@@ -113,7 +112,7 @@ class OodDetector:
         cls, config: ModelConfig, arrays: Mapping[str, NDArray[np.generic]]
     ) -> "OodDetector | None":
         """Return the detector of the arrays `ood.*`, None where the config has none."""
-        if not (config.ood_axes and config.linear_steps and config.linear_sensors):
+        if not (config.ood_axes and config.ood_steps and config.ood_sensors):
             return None
         return cls(OodTables._make(arrays[f"ood.{name}"] for name in OodTables._fields))
 

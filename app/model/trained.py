@@ -1,4 +1,4 @@
-"""A trained model in one piece: ensemble, linear classifier and OOD detector; imports torch.
+"""A trained model in one piece: ensemble, linear skip and OOD detector; imports torch.
 
 CPU replicas have the same parts without torch, see `app.checkpoint.predictor`.
 """
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.model.config import ModelConfig
-from app.model.linear_classifier import LinearClassifier
+from app.model.config import TABLES, ModelConfig
 from app.model.network import Ensemble, build_model
 from app.model.ood_detector import OodDetector
 from app.model.runtime.predictor import Predictor
 from app.model.runtime.torch_runner import TorchRunner
+from app.model.skip import LinearSkip
 
 
 class TrainedModel(NamedTuple):
@@ -23,12 +23,12 @@ class TrainedModel(NamedTuple):
 
     Args:
         ensemble: the network.
-        classifier: None for a model without one.
+        skip: None for a model without one.
         detector: None for a model without one.
     """
 
     ensemble: Ensemble
-    classifier: LinearClassifier | None = None
+    skip: LinearSkip | None = None
     detector: OodDetector | None = None
 
     @property
@@ -49,13 +49,13 @@ class TrainedModel(NamedTuple):
         network = {
             name: torch.tensor(array)
             for name, array in arrays.items()
-            if not name.startswith(("linear.", "ood."))
+            if not name.startswith(TABLES)
         }
         ensemble.load_state_dict(network)
         ensemble.eval().requires_grad_(requires_grad=False)
         return cls(
             ensemble,
-            LinearClassifier.of_arrays(config, arrays),
+            LinearSkip.of_arrays(config, arrays),
             OodDetector.of_arrays(config, arrays),
         )
 
@@ -65,11 +65,11 @@ class TrainedModel(NamedTuple):
             name: tensor.detach().cpu().numpy()
             for name, tensor in self.ensemble.state_dict().items()
         }
-        for tables in (self.classifier, self.detector):
+        for tables in (self.skip, self.detector):
             found |= tables.arrays() if tables is not None else {}
         return {name: np.ascontiguousarray(array) for name, array in found.items()}
 
     def predictor(self, dtype: torch.dtype = torch.float32) -> Predictor:
         """Return the model as a predictor that runs the module on its device."""
         runner = TorchRunner(self.ensemble.eval(), dtype)
-        return Predictor(self.config, runner, self.classifier, self.detector)
+        return Predictor(self.config, runner, self.skip, self.detector)

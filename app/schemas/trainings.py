@@ -46,7 +46,7 @@ class TrainingSettings(BaseModel):
     lstm_layers: Annotated[Count, Field(le=4)] | None = None
     dropout: Share | None = None
     members: Annotated[Count, Field(le=16)] | None = None
-    linear_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    deep_share: Annotated[float, Field(gt=0, le=1)] | None = None
     sensor_dropout: Share | None = None
     mixup: Annotated[float, Field(ge=0, le=10)] | None = None
 

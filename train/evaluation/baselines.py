@@ -16,10 +16,12 @@ from app.features.statistics import Statistic, step_statistics
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows
 from train.evaluation.holdout import HoldoutPart
+from train.evaluation.ordinal import ordinal_ridge
 from train.evaluation.scores import life_runs
 from train.evaluation.uncertainty import Answers
 
 STEP_DISCRIMINANT = "discriminant, step statistics"
+ORDINAL = "ordinal ridge, step statistics"
 WINDOW_DISCRIMINANT = "discriminant, window statistics"
 EXTRA_TREES = "extra trees, step statistics"
 PERSISTENCE = "mean life less age"
@@ -49,10 +51,10 @@ def baselines(
 ) -> dict[str, Answers]:
     """Fit the baselines to each part's training windows and predict its held-out ones.
 
-    Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004) and extra trees (Geurts, Ernst
-    and Wehenkel, 2006) read, for each graded component, the sensors whose evidence can reach it;
-    "step statistics" are those of every step, as the network reads them, "window statistics" those
-    of the whole window.
+    Discriminants (Fisher, 1936; shrinkage of Ledoit and Wolf, 2004), extra trees (Geurts, Ernst
+    and Wehenkel, 2006) and an ordinal ridge (`train.evaluation.ordinal`) read, for each graded
+    component, the sensors whose evidence can reach it; "step statistics" are those of every step,
+    as the network reads them, "window statistics" those of the whole window.
 
     Args:
         windows: all windows.
@@ -111,6 +113,7 @@ def _part(
             _statistics(windows, chosen_W, 1, statistics) for chosen_W in (fitted_W, part.holdout_W)
         )
         for name, train, holdout in (
+            (ORDINAL, train_step, holdout_step),
             (STEP_DISCRIMINANT, train_step, holdout_step),
             (WINDOW_DISCRIMINANT, train_window, holdout_window),
             (EXTRA_TREES, train_step, holdout_step),
@@ -118,15 +121,27 @@ def _part(
             prediction = _nothing(windows, len(part.holdout_W))
             for v in graded:
                 known_W = labels.grade_WV[fitted_W, v] >= 0
+                sensors = windows.equipment.sensors_in_reach(v)
+                x_WL, holdout_WL = _table(train[:, sensors], holdout[:, sensors])
+                prediction.probability_WVK[:, v] = 0.0  # of a grade that the fit did not see
+                if name == ORDINAL:
+                    ordinal_W = fitted_W[known_W]
+                    health_K = [each.health for each in windows.equipment.components[v].grades]
+                    grade_K, found_WK = ordinal_ridge(
+                        x_WL[known_W],
+                        labels.grade_WV[ordinal_W, v],
+                        windows.group_W[ordinal_W],
+                        np.array(health_K),
+                        holdout_WL,
+                    )
+                    prediction.probability_WVK[:, v, grade_K] = found_WK
+                    continue
                 model = (
                     ExtraTreesClassifier(trees, random_state=seed)
                     if name == EXTRA_TREES
                     else LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
                 )
-                sensors = windows.equipment.sensors_in_reach(v)
-                x_WL, holdout_WL = _table(train[:, sensors], holdout[:, sensors])
                 model.fit(x_WL[known_W], labels.grade_WV[fitted_W, v][known_W])
-                prediction.probability_WVK[:, v] = 0.0  # of a grade that the fit did not see
                 prediction.probability_WVK[:, v, model.classes_] = model.predict_proba(holdout_WL)
             found[name] = prediction
     if living:

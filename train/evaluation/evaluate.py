@@ -22,9 +22,10 @@ from train.evaluation.holdout import HoldoutPart
 from train.evaluation.intervals import Residuals, calibrate, trajectories
 from train.evaluation.predict import Predictions, join
 from train.evaluation.record import (
-    ALONE,
+    DEEP,
     NO_MESSAGES,
     THIS,
+    WIDE,
     Answered,
     AttentionWeights,
     Evaluation,
@@ -73,7 +74,7 @@ def evaluate_parts(
     Args:
         windows: all windows.
         parts: of one split, at least one; a window is held out by at most one part.
-        config: of the training: `statistics`, `linear_weight` and `seed` are read.
+        config: of the training: `statistics` and `seed` are read.
         split: name of the split, for the report.
         without_messages: the same parts of fits without message passing, None without such fits.
         learning: epochs of each fit by its name.
@@ -88,21 +89,18 @@ def evaluate_parts(
     """
     if not sum(len(part.holdout_W) for part in parts):
         raise ValueError("expected parts that hold out windows, found none: use another split")
-    equipment, weight = windows.equipment, config.linear_weight
+    equipment = windows.equipment
     masking = config.masking if given is None else given.masking
     rows = gather(windows, parts, masking, given, cap_h)
-    temperatures = fit_temperatures(rows, weight)
+    temperatures = fit_temperatures(rows)
     answers = answers_of(rows.predictions, rows.fold_R, rows, temperatures)
     found: dict[str, Scorecard] = {THIS: scorecard(rows, answers)}
-    if weight and np.isfinite(rows.predictions.linear_WVK).any():
-        network = replace(temperatures, weight=0.0)
-        alone = answers_of(rows.predictions, rows.fold_R, rows, network)
-        found[ALONE] = scorecard(rows, alone)
+    if rows.predictions.has_skip:
+        found[WIDE] = _scored(rows, rows.predictions.wide_alone())
+        found[DEEP] = _scored(rows, rows.predictions.deep_alone())
     if without_messages is not None:
         plain = gather(windows, without_messages, masking, cap_h=cap_h)
-        plain_temperatures = fit_temperatures(plain, weight=0.0)
-        plain_answers = answers_of(plain.predictions, plain.fold_R, plain, plain_temperatures)
-        found[NO_MESSAGES] = scorecard(plain, plain_answers)
+        found[NO_MESSAGES] = _scored(plain, plain.predictions.deep_alone())
     has_baselines = with_baselines and all(len(part.train_W) for part in parts)
     if has_baselines:
         of_baselines = baselines(windows, parts, config.statistics, config.seed)
@@ -143,6 +141,12 @@ def evaluate_parts(
     )
 
 
+def _scored(rows: Rows, predictions: Predictions) -> Scorecard:
+    """Score other predictions of the held-out windows, with temperatures of their own."""
+    own = replace(rows, predictions=predictions, given=None)
+    return scorecard(own, answers_of(predictions, own.fold_R, own, fit_temperatures(own)))
+
+
 def held_out_residuals(
     windows: Windows, parts: Sequence[HoldoutPart], config: TrainConfig
 ) -> Residuals:
@@ -154,7 +158,7 @@ def held_out_residuals(
         config: of the training.
     """
     rows = gather(windows, parts, config.masking, cap_h=config.rul_cap_h)
-    temperatures = fit_temperatures(rows, config.linear_weight)
+    temperatures = fit_temperatures(rows)
     answers = answers_of(rows.predictions, rows.fold_R, rows, temperatures)
     return Residuals.of(rows, answers)
 
@@ -177,7 +181,7 @@ def _notes(rows: Rows, *, has_ablation: bool, has_baselines: bool) -> tuple[str,
     if no_distance_V.any():
         notes.append(
             f"The OOD distance of {named(no_distance_V)} is unknown, so these components never "
-            "abstain for it: there were too few groups, or no linear classifier."
+            "abstain for it: there were too few groups."
         )
     if not has_ablation:
         notes.append("The ablation without message passing was not run.")

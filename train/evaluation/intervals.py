@@ -11,7 +11,7 @@ import numpy as np
 
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
-from app.model.grades import joined_probability, linear_probability, ordinal_probability
+from app.model.grades import ordinal_probability
 from train.data.labels import HOUR_US, Booleans, evenly_spaced
 from train.data.windows import Windows
 from train.evaluation.conformal import NO_RESIDUALS, Reach, cross_fit, residuals
@@ -174,12 +174,8 @@ def _stated(
     known_R = rows.known_grades(v)
     true_R, probability_RK = rows.labels.grade_WV[known_R, v], probability_RVK[known_R, v]
     plain_RK = ordinal_probability(rows.predictions.logit_WMVJ[known_R, :, v], 1.0)
-    if temperatures.weight:
-        linear_RK = linear_probability(rows.predictions.linear_WVK[known_R, v], 1.0)
-        plain_RK = joined_probability(plain_RK, linear_RK, temperatures.weight)
     return {
-        "temperature": float(temperatures.network_V[v]),
-        "linear_temperature": float(temperatures.linear_V[v]),
+        "temperature": float(temperatures.shipped_V[v]),
         "nll_plain": nll(plain_RK, true_R),
         "nll_calibrated": nll(probability_RK, true_R),
         "reliability": reliability(probability_RK.max(-1), probability_RK.argmax(-1) == true_R),

@@ -5,7 +5,7 @@ windows of the call, and memory does not grow with their number.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from app.features.binning import Floats
 from app.features.extraction import batch_features
 from app.features.spec import FeaturePlan, FeatureSpec
-from app.model.graph import GraphGroup, Topology, build_topology
+from app.model.graph import GraphGroup, SkipOutput, Topology, build_topology
 from app.model.network import GraphTensors, spread
 from app.model.trained import TrainedModel
 from train.data.labels import Integers
@@ -30,12 +30,18 @@ class Predictions:
     """Predictions for W windows, float32, NaN where there is none.
 
     Args:
-        logit_WMVJ: score - threshold before the temperature, -inf beyond a set's grades.
-        linear_WVK: logits of the linear classifier before the temperature.
-        health_WV: of the network's health head, in [0, 1].
+        logit_WMVJ: score - threshold before the temperature, -inf beyond a set's grades; of
+            network and skip together.
+        deep_WMVJ: of the network alone.
+        wide_WMVJ: of the skip alone; NaN where there is none.
+        health_WV: of the health head, in [0, 1].
+        deep_health_WV: of the network alone.
+        wide_health_WV: of the skip alone; NaN where there is none.
         spread_WV: standard deviation of `health_WV`.
         rate_WV: health lost per 1000 operating hours.
         rul_WV: operating hours.
+        deep_rul_WV: of the network alone.
+        wide_rul_WV: of the skip alone; NaN where there is none.
         rul_spread_WV: standard deviation of `rul_WV`.
         distance_WV: OOD distance of a component, 1.0 at the limit.
         exceedance_WS: range exceedance of each sensor, NaN without usable readings.
@@ -43,11 +49,16 @@ class Predictions:
     """
 
     logit_WMVJ: Floats
-    linear_WVK: Floats
+    deep_WMVJ: Floats
+    wide_WMVJ: Floats
     health_WV: Floats
+    deep_health_WV: Floats
+    wide_health_WV: Floats
     spread_WV: Floats
     rate_WV: Floats
     rul_WV: Floats
+    deep_rul_WV: Floats
+    wide_rul_WV: Floats
     rul_spread_WV: Floats
     distance_WV: Floats
     exceedance_WS: Floats
@@ -56,6 +67,33 @@ class Predictions:
     def __len__(self) -> int:
         """Return W."""
         return len(self.health_WV)
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether any window has a skip."""
+        wide = (self.wide_WMVJ, self.wide_health_WV, self.wide_rul_WV)
+        return any(bool((~np.isnan(each)).any()) for each in wide)
+
+    def deep_alone(self) -> Self:
+        """Return the predictions of the network alone."""
+        return replace(
+            self,
+            logit_WMVJ=self.deep_WMVJ,
+            health_WV=self.deep_health_WV,
+            rul_WV=self.deep_rul_WV,
+        )
+
+    def wide_alone(self) -> Self:
+        """Return the predictions of the skip alone; those of both where there is none."""
+        pairs = {
+            "logit_WMVJ": (self.wide_WMVJ, self.logit_WMVJ),
+            "health_WV": (self.wide_health_WV, self.health_WV),
+            "rul_WV": (self.wide_rul_WV, self.rul_WV),
+        }
+        return replace(
+            self,
+            **{name: np.where(np.isnan(own), both, own) for name, (own, both) in pairs.items()},
+        )
 
     def only(self, chosen_W: Integers | NDArray[np.bool_]) -> Self:
         """Return the predictions for some of the windows."""
@@ -141,37 +179,35 @@ def predict_bins(
     group = GraphGroup(topology, found.x_WSTF, found.mask_WST)
     W, V, K = group.windows, topology.components, config.grades
     unknown_WV = np.full((W, V), np.nan, np.float32)
+    distance_WV = unknown_WV if model.detector is None else model.detector.distance(group)
     if W == 0:
         logit_WMVJ = np.empty((0, config.members, V, K - 1), np.float32)
-        health_WV = spread_WV = rate_WV = rul_WV = rul_spread_WV = unknown_WV
-    else:
-        with torch.inference_mode():
-            heads = ensemble(GraphTensors.of_group(group, ensemble.temperature_G.device))
-            logit_MVWJ = heads.score_VW[..., None] - heads.threshold_VJ[:, :, None]
-            means_VW = (
-                heads.health_VW.mean(0),
-                spread(heads.health_VW, heads.log_variance_VW),
-                config.rate_unit * heads.rate_VW.mean(0),
-                config.rul_unit_h * heads.rul_VW.mean(0),
-                config.rul_unit_h * spread(heads.rul_VW, heads.rul_log_variance_VW),
-            )
-            logit_WMVJ = logit_MVWJ.permute(2, 0, 1, 3).cpu().numpy()
-            health_WV, spread_WV, rate_WV, rul_WV, rul_spread_WV = (
-                each.T.cpu().numpy() for each in means_VW
-            )
-    linear_WVK = np.full((W, V, K), np.nan, np.float32)
-    if model.classifier is not None:
-        linear_WVK = model.classifier.logits(group)
-    distance_WV = unknown_WV if model.detector is None else model.detector.distance(group)
-    return Predictions(
-        logit_WMVJ,
-        linear_WVK,
-        health_WV,
-        spread_WV,
-        rate_WV,
-        rul_WV,
-        rul_spread_WV,
-        distance_WV,
-        found.exceedance_WS,
-        found.usable_WS,
-    )
+        nothing: list[Floats] = [logit_WMVJ] * 3 + [unknown_WV] * 10
+        return Predictions(*[*nothing, found.exceedance_WS, found.usable_WS])
+    skip = SkipOutput.none(W, V) if model.skip is None else model.skip.output(group)
+    with torch.inference_mode():
+        device = ensemble.temperature_G.device
+        deep = ensemble(GraphTensors.of_group(group, device))
+        skip_VWC, share_VWC = (torch.from_numpy(each).to(device).transpose(0, 1) for each in skip)
+        # tables have the skip times its share of both; where that is 0 there is none
+        wide_VWC = torch.where(share_VWC < 1.0, skip_VWC / (1.0 - share_VWC), torch.nan)
+        latents = (
+            deep.latent_VWC * share_VWC + skip_VWC,
+            deep.latent_VWC,
+            wide_VWC.expand_as(deep.latent_VWC),
+        )
+        both, alone, wide = (deep.heads(latent_VWC) for latent_VWC in latents)
+        logits = [
+            (each.score_VW[..., None] - each.threshold_VJ[:, :, None]).permute(2, 0, 1, 3)
+            for each in (both, alone, wide)
+        ]
+        tensors = [
+            *logits,
+            *(each.health_VW.mean(0).T for each in (both, alone, wide)),
+            spread(both.health_VW, both.log_variance_VW).T,
+            config.rate_unit * both.rate_VW.mean(0).T,
+            *(config.rul_unit_h * each.rul_VW.mean(0).T for each in (both, alone, wide)),
+            config.rul_unit_h * spread(both.rul_VW, both.rul_log_variance_VW).T,
+        ]
+        arrays = [each.cpu().numpy() for each in tensors]
+    return Predictions(*[*arrays, distance_WV, found.exceedance_WS, found.usable_WS])

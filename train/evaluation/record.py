@@ -16,7 +16,8 @@ from train.evaluation.robustness import Fault
 from train.evaluation.scores import LifeScore, Score
 
 THIS = "this checkpoint"
-ALONE = "its network alone"
+WIDE = "its linear skip alone"
+DEEP = "its network alone"
 NO_MESSAGES = "no message passing"
 TOGETHER = "all graded components"
 
@@ -110,7 +111,6 @@ class Uncertainty(_Record):
     """
 
     temperature: float | None = None
-    linear_temperature: float | None = Field(default=None, alias="opinion_temperature")
     nll_plain: float | None = None
     nll_calibrated: float | None = None
     reliability: tuple[tuple[float, float, int], ...] = ()

@@ -13,12 +13,7 @@ import numpy as np
 from app.checkpoint.calibration import Calibration
 from app.checkpoint.masking import Masking
 from app.features.spec import Limits
-from app.model.grades import (
-    health_of_grades,
-    joined_probability,
-    linear_probability,
-    ordinal_probability,
-)
+from app.model.grades import health_of_grades, ordinal_probability
 from app.schemas.equipment import Equipment
 from train.data.labels import Booleans, Integers, WindowLabels, evenly_spaced
 from train.data.windows import Windows
@@ -28,8 +23,7 @@ from train.evaluation.predict import Predictions, join
 from train.evaluation.scores import Doubles, nll
 
 TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(4.0), 75))
-LINEAR_TEMPERATURES = np.exp(np.linspace(np.log(0.5), np.log(30.0), 75))
-"""Discriminants are overconfident; networks trained on mixed windows are underconfident."""
+"""Networks trained on mixed windows are underconfident, those that memorise overconfident."""
 MAX_FITTED = 20_000
 """Windows, evenly spaced, that a temperature is fitted to at most."""
 
@@ -38,15 +32,13 @@ class Given(NamedTuple):
     """What a checkpoint states, to be checked instead of fitted.
 
     Args:
-        network: temperatures of the network by component id.
-        linear: temperatures of the linear classifier by component id.
+        temperatures: by component id.
         calibration: reach of intervals and thresholds.
         limits: of the training range.
         masking: evidence that training withheld.
     """
 
-    network: Mapping[str, float]
-    linear: Mapping[str, float]
+    temperatures: Mapping[str, float]
     calibration: Calibration
     limits: Limits | None
     masking: Masking
@@ -170,65 +162,45 @@ def gather(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Temperatures:
-    """Temperatures of network and linear classifier: of each fold [F, V], and to be shipped [V].
+class Temperatures(NamedTuple):
+    """Temperatures of the grades' logits: of each fold [F, V], and to be shipped [V]."""
 
-    `weight` is that of the linear classifier in the probability of a grade; 0 for the network
-    alone.
-    """
-
-    network_FV: Doubles
-    linear_FV: Doubles
-    network_V: Doubles
-    linear_V: Doubles
-    weight: float
+    of_fold_FV: Doubles
+    shipped_V: Doubles
 
 
-def fit_temperatures(rows: Rows, weight: float) -> Temperatures:
+def fit_temperatures(rows: Rows) -> Temperatures:
     """Fit the temperatures with the least log loss (Guo et al., 2017), for each fold on the others.
 
     Those of a checkpoint are taken as they are; components without known grades have 1.
 
     Args:
         rows: held-out windows.
-        weight: of the linear classifier.
     """
     folds, V = int(rows.fold_R.max(initial=0)) + 1, len(rows.equipment.components)
-    network_FV, linear_FV = np.ones((folds, V)), np.ones((folds, V))
-    network_V, linear_V = np.ones(V), np.ones(V)
+    of_fold_FV, shipped_V = np.ones((folds, V)), np.ones(V)
     for v, component in enumerate(rows.equipment.components):
         if rows.given is not None:
-            network_V[v] = rows.given.network.get(component.component_id, 1.0)
-            linear_V[v] = rows.given.linear.get(component.component_id, 1.0)
-            network_FV[:, v], linear_FV[:, v] = network_V[v], linear_V[v]
+            shipped_V[v] = rows.given.temperatures.get(component.component_id, 1.0)
+            of_fold_FV[:, v] = shipped_V[v]
             continue
         known_R = rows.known_grades(v)
         if not known_R.any():
             continue
-        network_V[v], linear_V[v] = _temperatures(rows, v, known_R)
+        shipped_V[v] = _temperature(rows, v, known_R)
         for fold in range(folds):
             deciding_R = known_R & others(rows.fold_R, fold)
             if deciding_R.any():
-                network_FV[fold, v], linear_FV[fold, v] = _temperatures(rows, v, deciding_R)
-    return Temperatures(network_FV, linear_FV, network_V, linear_V, weight)
+                of_fold_FV[fold, v] = _temperature(rows, v, deciding_R)
+    return Temperatures(of_fold_FV, shipped_V)
 
 
-def _temperatures(rows: Rows, v: int, chosen_R: Booleans) -> tuple[float, float]:
+def _temperature(rows: Rows, v: int, chosen_R: Booleans) -> float:
     own = evenly_spaced(np.flatnonzero(chosen_R), MAX_FITTED)
     true_R = rows.labels.grade_WV[own, v]
     logit_RMJ = rows.predictions.logit_WMVJ[own, :, v]
-    linear_RK = rows.predictions.linear_WVK[own, v]
     losses = [nll(ordinal_probability(logit_RMJ, each), true_R) for each in TEMPERATURES.tolist()]
-    network = float(TEMPERATURES[int(np.argmin(losses))])
-    known_R = np.isfinite(linear_RK).any(-1)
-    if not known_R.any():
-        return network, 1.0
-    losses = [
-        nll(linear_probability(linear_RK[known_R], each), true_R[known_R])
-        for each in LINEAR_TEMPERATURES.tolist()
-    ]
-    return network, float(LINEAR_TEMPERATURES[int(np.argmin(losses))])
+    return float(TEMPERATURES[int(np.argmin(losses))])
 
 
 def answers_of(
@@ -250,15 +222,9 @@ def answers_of(
     for v in np.flatnonzero(rows.graded_V).tolist():
         for fold in np.unique(fold_R).tolist():
             own_R = np.flatnonzero(fold_R == fold)
-            own_RK = ordinal_probability(
-                predictions.logit_WMVJ[own_R, :, v], temperatures.network_FV[fold, v]
+            probability_RVK[own_R, v] = ordinal_probability(
+                predictions.logit_WMVJ[own_R, :, v], temperatures.of_fold_FV[fold, v]
             )
-            if temperatures.weight:
-                linear_RK = linear_probability(
-                    predictions.linear_WVK[own_R, v], temperatures.linear_FV[fold, v]
-                )
-                own_RK = joined_probability(own_RK, linear_RK, temperatures.weight)
-            probability_RVK[own_R, v] = own_RK
         health_K = [grade.health for grade in rows.equipment.components[v].grades]
         probability_RK = probability_RVK[:, v, : len(health_K)]
         health_RV[:, v], spread_RV[:, v] = health_of_grades(probability_RK, health_K)

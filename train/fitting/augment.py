@@ -1,7 +1,7 @@
 """Augments training windows with the sensor dropouts and gaps seen in production, and with mixup.
 
 Augmentations of bins are pure functions of [W, S, N] float32, NaN where missing, which return a new
-array; mixup acts on features. Invariant: a missing bin stays missing.
+array; disturbances and mixup act on features. Invariant: a missing bin stays missing.
 """
 
 import copy
@@ -16,6 +16,7 @@ from app.checkpoint.masking import GAPPED_SENSORS, HISTORY_PARTS, LONGEST_GAP
 from app.features.binning import Floats
 from train.config import TrainConfig
 from train.fitting.loss import Targets
+from train.fitting.wide_and_deep import WideInput
 
 Generator = np.random.Generator
 
@@ -75,21 +76,42 @@ def cut_gaps(values_WSN: Floats, generator: Generator) -> Floats:
     return np.where(lost_WSN, np.float32(np.nan), values_WSN)
 
 
+def disturbance(windows: int, direction_DSTF: Floats, share: float, generator: Generator) -> Floats:
+    """Draw how biased sensors and another oil temperature move the features, [W, S, T, F].
+
+    Args:
+        windows: W.
+        direction_DSTF: change by each disturbance of one standard deviation, from
+            `train.linear.nuisance`.
+        share: of the windows that are disturbed.
+        generator: source of all random numbers.
+    """
+    strength_WD = generator.normal(size=(windows, len(direction_DSTF)))
+    strength_WD *= generator.random((windows, 1)) < share
+    moved_WSTF: Floats = np.tensordot(strength_WD.astype(np.float32), direction_DSTF, axes=1)
+    return moved_WSTF
+
+
 def blend(
-    graph: Batch, targets: Targets, windows: int, share: float, generator: torch.Generator
-) -> tuple[Batch, Targets]:
+    graph: Batch,
+    wide: WideInput,
+    targets: Targets,
+    share: float,
+    generator: torch.Generator,
+) -> tuple[Batch, WideInput, Targets]:
     """Mix each window with another of the batch (Zhang et al., "mixup", 2018).
 
     Args:
         graph: windows of one topology.
+        wide: what the skip reads of them.
         targets: of these windows.
-        windows: number of windows.
         share: weight of the window itself; its partner has the rest.
         generator: draws the partners.
 
     Returns:
-        The mixed graph, and the targets of the partners.
+        The mixed graph and input of the skip, and the targets of the partners.
     """
+    windows = wide.windows
     partner_W = torch.randperm(windows, generator=generator).to(graph.x.device)
 
     def of_partner(values: Tensor) -> Tensor:
@@ -98,4 +120,13 @@ def blend(
     blended = copy.copy(graph)
     blended.mask = graph.mask & of_partner(graph.mask)
     blended.x = torch.lerp(of_partner(graph.x), graph.x, share) * blended.mask[..., None]
-    return blended, Targets(*(of_partner(values) for values in targets))
+    mixed = wide._replace(
+        circuits=tuple(
+            each._replace(
+                x_BL=torch.lerp(of_partner(each.x_BL), each.x_BL, share),
+                is_known_B=each.is_known_B & of_partner(each.is_known_B),
+            )
+            for each in wide.circuits
+        )
+    )
+    return blended, mixed, Targets(*(of_partner(values) for values in targets))

@@ -18,9 +18,12 @@ from app.features.spec import FeaturePlan, FeatureSpec, plan_features
 from app.model.config import ModelConfig
 from app.model.graph import Topology, build_topology
 from app.model.network import GraphTensors
+from app.model.skip import LEAST_PRESENT, impute
 from app.schemas.equipment import Equipment
 from train.data.labels import Integers, WindowLabels
 from train.fitting.loss import Targets
+from train.fitting.wide_and_deep import CircuitInput, WideInput
+from train.linear.whitening import Circuit
 
 
 def window_graph(topology: Topology) -> Data:
@@ -85,6 +88,8 @@ class TensorPlan:
 
     features: FeaturePlan
     graph: Data
+    circuits: tuple[tuple[int, Circuit], ...]
+    """Circuits of the skip with their numbers."""
     device: torch.device
     joined: dict[int, Batch] = field(default_factory=dict)
     """Batches without features, by their number of graphs."""
@@ -102,15 +107,45 @@ class TensorPlan:
         batch.mask = mask_ST.to(self.device, non_blocking=True)
         return batch
 
-    def read(self, values_WSN: Floats, machine_W: Integers | None = None) -> Batch:
-        """Return the batch of the graphs of bins.
+    def wide(self, features: FeatureBatch) -> WideInput:
+        """Return what the skip reads of the windows."""
+        found = []
+        for number, circuit in self.circuits:
+            x_WQTF = features.x_WSTF[:, circuit.sensor_Q]
+            mask_WQT = features.mask_WST[:, circuit.sensor_Q]
+            x_WL = x_WQTF.reshape(len(x_WQTF), -1)
+            is_known_W = mask_WQT.mean((1, 2)) >= LEAST_PRESENT
+            if not mask_WQT.all():
+                present_WL = mask_WQT.reshape(len(x_WL), -1).repeat(x_WQTF.shape[-1], axis=1)
+                present_WL[~is_known_W] = True  # these get no skip
+                axes_LA = circuit.axes_LX[:, : len(circuit.noise_A)]
+                x_WL = impute(x_WL, present_WL, circuit.mean_L, axes_LA, circuit.noise_A)
+            x_BL, is_known_B = (torch.from_numpy(each) for each in (x_WL, is_known_W))
+            found.append(
+                CircuitInput(
+                    number,
+                    x_BL.to(self.device, non_blocking=True),
+                    is_known_B.to(self.device, non_blocking=True),
+                )
+            )
+        return WideInput(len(features.x_WSTF), int(self.graph.num_nodes or 0), tuple(found))
+
+    def features_of(self, values_WSN: Floats, machine_W: Integers | None = None) -> FeatureBatch:
+        """Return the features of bins.
 
         Args:
             values_WSN: bins.
             machine_W: machine of each window; needed where the plan has rows of machines.
         """
-        features = self.features if machine_W is None else self.features.rows(machine_W)
-        return self.graphs(batch_features(values_WSN, features))
+        plan = self.features if machine_W is None else self.features.rows(machine_W)
+        return batch_features(values_WSN, plan)
+
+    def read(
+        self, values_WSN: Floats, machine_W: Integers | None = None
+    ) -> tuple[Batch, WideInput]:
+        """Return the batch of the graphs of bins, and what the skip reads of them."""
+        features = self.features_of(values_WSN, machine_W)
+        return self.graphs(features), self.wide(features)
 
 
 def plan_tensors(
@@ -118,6 +153,7 @@ def plan_tensors(
     spec: FeatureSpec,
     device: torch.device,
     features: FeaturePlan | None = None,
+    circuits: tuple[tuple[int, Circuit], ...] = (),
 ) -> TensorPlan:
     """Prepare what windows of a topology share.
 
@@ -127,12 +163,13 @@ def plan_tensors(
         device: of the tensors.
         features: plan of the topology, with rows of machines where they have baselines; None to
             make one.
+        circuits: of the topology, with their numbers.
 
     Raises:
         WindowError: no window of this topology can fit the spec.
     """
     graph = window_graph(build_topology(equipment, spec))
-    return TensorPlan(features or plan_features(equipment, spec), graph, device)
+    return TensorPlan(features or plan_features(equipment, spec), graph, circuits, device)
 
 
 def tabulate_targets(labels: WindowLabels, config: ModelConfig, device: torch.device) -> Targets:

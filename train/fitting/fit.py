@@ -27,13 +27,11 @@ from safetensors.numpy import save as save_arrays
 
 from app.core.errors import CheckpointError
 from app.features.spec import FeatureSpec
-from app.model.config import ModelConfig
-from app.model.network import build_model
+from app.model.config import CircuitSize, ModelConfig
 from app.model.trained import TrainedModel
 from train.config import TrainConfig
 from train.data.fleet import Chosen, Fleet
 from train.data.labels import Integers
-from train.data.reference import fit_fleet_spec
 from train.data.session import (
     CPU_OF_A_WORKER,
     free_cpus,
@@ -41,15 +39,14 @@ from train.data.session import (
     interrupts_kept,
     ray_session,
 )
-from train.data.split import graded_components
 from train.data.windows import Windows
 from train.fitting.batches import plan_batches
 from train.fitting.loop import TRAIN, VALIDATION_SCORE, LoopInput, memory_bytes, train_loop
 from train.fitting.progress import EpochRecord, Progress, following
+from train.fitting.start import network, ood_steps, start_of
 from train.fitting.state import Saved, best_state, newest_state, read_state
-from train.linear.classifier import fit_linear_classifier, most_sensors
-from train.linear.ood_detector import most_axes
-from train.linear.sensor_model import with_sensor_models
+from train.fitting.wide_and_deep import fold
+from train.linear.ood_detector import fit_ood_detector
 
 FITTED = "fitted.json"
 WEIGHTS = "fitted.safetensors"
@@ -83,50 +80,8 @@ class _Fitted(BaseModel):
 
     digest: str
     spec: FeatureSpec
+    circuits: tuple[CircuitSize, ...]
     history: tuple[EpochRecord, ...]
-
-
-def network(spec: FeatureSpec, config: TrainConfig, steps: int) -> ModelConfig:
-    """Return the network's sizes from the feature spec, the steps of a window and the settings."""
-    grade_sets = tuple(
-        tuple(grade.health for grade in spec.grades[design][component])
-        for design, component in spec.grade_sets()
-    )
-    sensors = most_sensors(spec, steps) if config.linear_weight else 0
-    return ModelConfig(
-        features=spec.features,
-        quantities=len(spec.quantities),
-        component_types=len(spec.component_types),
-        relations=2 * len(spec.media),
-        grade_sets=grade_sets,
-        hidden=config.hidden,
-        heads=config.heads,
-        attention_layers=config.attention_layers,
-        lstm_layers=config.lstm_layers,
-        dropout=config.dropout,
-        members=config.members,
-        references=len(spec.sensor_slots()),
-        linear_steps=steps if config.linear_weight else 0,
-        linear_sensors=sensors,
-        linear_weight=config.linear_weight,
-        ood_axes=most_axes(
-            len(grade_sets), sensors, steps * spec.features, max(map(len, grade_sets), default=2)
-        ),
-        rate_unit=1000.0 / config.rul_cap_h,
-        rul_unit_h=config.rul_cap_h,
-    )
-
-
-def linear_steps(fleet: Fleet) -> int:
-    """Return the steps of the windows that linear classifier and OOD detector read.
-
-    Their tables have one number of steps: that of most components with grades.
-    """
-    graded: dict[int, int] = {}
-    for windows in fleet.designs:
-        steps = windows.equipment.steps
-        graded[steps] = graded.get(steps, 0) + len(graded_components(windows))
-    return max(graded, key=lambda steps: graded[steps])
 
 
 def run_fit(
@@ -146,7 +101,7 @@ def run_fit(
 
     Args:
         fleet: windows of each design; every worker must see their directories.
-        train: positions of the training windows, also for references and linear classifier; a
+        train: positions of the training windows, also for references and whitening; a
             design without any is left out.
         validation: positions of the validation windows, see `TrainConfig.validation_windows`; may
             be empty.
@@ -176,8 +131,7 @@ def run_fit(
     if finished is not None:
         return finished
     resume = _resumable(directory, digest)
-    spec = with_sensor_models(fit_fleet_spec(fleet, train, config), fleet, train, config.seed)
-    sized = network(spec, config, linear_steps(fleet))
+    start = start_of(fleet, train, config)
     with ExitStack() as stack:
         stack.enter_context(ray_session(config.max_workers))
         shown = progress or stack.enter_context(Progress())
@@ -189,8 +143,7 @@ def run_fit(
             "fleet": fleet,
             "train": train,
             "validation": validation,
-            "spec": spec,
-            "network": sized,
+            "start": start,
             "is_in_memory": sum(map(memory_bytes, fleet.designs, counts))
             <= config.memory_limit_mb * 1e6,
             "digest": digest,
@@ -201,20 +154,17 @@ def run_fit(
             _train(given, directory)
     saved, history = final_state(directory, name, is_best=config.patience is not None)
     prefix = "average." if config.ema else "model."
-    ensemble = build_model(sized)
-    ensemble.load_state_dict(
-        {
-            "temperature_G": ensemble.temperature_G,  # no step changes it
-            **{
-                key.removeprefix(prefix): tensor
-                for key, tensor in saved.tensors.items()
-                if key.startswith(prefix)
-            },
-        }
-    )
-    linear = fit_linear_classifier(sized, spec, fleet, train, config)
-    model = TrainedModel(ensemble, *linear)
-    fitted = Fitted(model.arrays(), sized, spec, list(history))
+    model = start.build()
+    trained = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in saved.tensors.items()
+        if key.startswith(prefix)
+    }
+    # no step changes the temperatures
+    model.load_state_dict({"ensemble.temperature_G": model.ensemble.temperature_G, **trained})
+    detector = fit_ood_detector(start.network, start.spec, fleet, train, config)
+    whole = TrainedModel(model.ensemble, fold(model, start.circuits), detector)
+    fitted = Fitted(whole.arrays(), start.network, start.spec, list(history))
     _write(directory, fitted, digest)
     return fitted
 
@@ -342,7 +292,7 @@ def _finished(directory: Path, digest: str, config: TrainConfig, fleet: Fleet) -
     weights = load_arrays((directory / WEIGHTS).read_bytes())
     return Fitted(
         weights,
-        network(stated.spec, config, linear_steps(fleet)),
+        network(stated.spec, config, ood_steps(fleet), stated.circuits),
         stated.spec,
         list(stated.history),
     )
@@ -384,7 +334,12 @@ def _check_digest(directory: Path, found: str, expected: str) -> None:
 def _write(directory: Path, fitted: Fitted, digest: str) -> None:
     """Write a finished fit, `fitted.json` last."""
     (directory / WEIGHTS).write_bytes(save_arrays(dict(fitted.weights)))
-    stated = _Fitted(digest=digest, spec=fitted.spec, history=tuple(fitted.history))
+    stated = _Fitted(
+        digest=digest,
+        spec=fitted.spec,
+        circuits=fitted.config.circuits,
+        history=tuple(fitted.history),
+    )
     partial = directory / f"{FITTED}.partial"
     partial.write_text(stated.model_dump_json(), encoding="utf-8")
     partial.replace(directory / FITTED)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch_geometric.data import Batch
 
-from app.model.network import Ensemble, Heads
+from app.model.network import Heads
 from train.config import TrainConfig
 from train.fitting.dataset import graph_tensors
-from train.fitting.loss import LossWeights, Targets, training_loss
-from train.fitting.optimize import clip_members, make_optimizer, rate_at, update_average
+from train.fitting.loss import LossWeights, Targets, branches_loss
+from train.fitting.optimize import clip_parts, make_optimizer, rate_at, update_average
+from train.fitting.wide_and_deep import Branches, WideAndDeep, WideInput
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,6 +32,7 @@ class MicroBatch(NamedTuple):
     """
 
     graph: Batch
+    wide: WideInput
     targets: Targets
     partners: Targets
     share: float
@@ -41,15 +43,15 @@ class Learner:
     """A network in training.
 
     Args:
-        model: the network, on its device.
-        wrap: wraps the network to average gradients over workers.
+        model: network and skip, on their device.
+        wrap: wraps them to average gradients over workers.
         config: of the training.
         steps: optimizer steps of the whole fit.
     """
 
     def __init__(
         self,
-        model: Ensemble,
+        model: WideAndDeep,
         wrap: Callable[[nn.Module], nn.Module],
         config: TrainConfig,
         steps: int,
@@ -59,11 +61,11 @@ class Learner:
         self._wrapped = wrap(model)
         self._config = config
         self._steps = steps
-        self._weights = LossWeights(
-            config.health_weight, config.rate_weight, config.rul_weight, config.rul_asymmetry
-        )
-        self._device = model.temperature_G.device
-        self._optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
+        # without a skip both branches together are the network
+        alone = config.alone_weight if len(model.skips) else 0.0
+        self._weights = LossWeights.of(config)._replace(alone=alone)
+        self._device = model.ensemble.temperature_G.device
+        self._optimizer = make_optimizer(model, config)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
         self._average = (
             {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
@@ -73,9 +75,11 @@ class Learner:
 
     @property
     def rate(self) -> float:
-        """Return the learning rate of the next step."""
-        config = self._config
-        return rate_at(self.steps_done, self._steps, config.learning_rate, config.rise_share)
+        """Return the network's learning rate in the next step."""
+        return self._rate(self._config.learning_rate)
+
+    def _rate(self, highest: float) -> float:
+        return rate_at(self.steps_done, self._steps, highest, self._config.rise_share)
 
     def step(self, passes: Sequence[Sequence[MicroBatch]]) -> Tensor:
         """Take one optimizer step and return the mean loss of a member over the windows.
@@ -85,7 +89,7 @@ class Learner:
         """
         self._wrapped.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self._rate(group["highest"])
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         for number, micro_batches in enumerate(passes, 1):
@@ -94,7 +98,7 @@ class Learner:
                 torch.autograd.backward(self._scaler.scale(loss))
             total += loss.detach()
         self._scaler.unscale_(self._optimizer)
-        clip_members(self.model, self._config.clip_norm)
+        clip_parts(self.model, self._config.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.steps_done += 1
@@ -102,14 +106,14 @@ class Learner:
             update_average(self._average, self.model, self._config.ema, self.steps_done)
         return total / self._config.members
 
-    def predict(self, graph: Batch) -> Heads:
+    def predict(self, graph: Batch, wide: WideInput) -> Heads:
         """Predict with the weights that would be saved, without gradients."""
         self.model.eval()
         with torch.inference_mode():
-            heads: Heads = torch.func.functional_call(
-                self.model, self.weights(), (graph_tensors(graph),)
+            branches: Branches = torch.func.functional_call(
+                self.model, self.weights(), (graph_tensors(graph), (wide,))
             )
-        return heads.of_batch()
+        return branches.deep.heads(branches.latent_MVC)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that would be saved: the moving average where there is one."""
@@ -165,24 +169,23 @@ class Learner:
         low = self._config.precision != "fp32"
         graph = graph_tensors(*(each.graph for each in micro_batches))
         with torch.autocast(self._device.type, DTYPES[self._config.precision], enabled=low):
-            heads: Heads = self._wrapped(graph).of_batch()
-        heads = Heads(*(tensor.float() for tensor in heads)) if low else heads
+            found: Branches = self._wrapped(graph, [each.wide for each in micro_batches])
+        branches = found.float() if low else found
         if len(micro_batches) == 1:
-            return self._loss(heads, micro_batches[0]) * micro_batches[0].weight
+            return self._loss(branches, micro_batches[0]) * micro_batches[0].weight
         sizes = [each.graph.num_nodes for each in micro_batches]
-        of_design = zip(*(torch.split(tensor, sizes, dim=1) for tensor in heads), strict=True)
         losses = [
-            self._loss(Heads(*own), each) * each.weight
-            for own, each in zip(of_design, micro_batches, strict=True)
+            self._loss(own, each) * each.weight
+            for own, each in zip(branches.split(sizes), micro_batches, strict=True)
         ]
         return torch.stack(losses).sum()
 
-    def _loss(self, heads: Heads, micro_batch: MicroBatch) -> Tensor:
-        loss = training_loss(heads, micro_batch.targets, self._weights)
+    def _loss(self, branches: Branches, micro_batch: MicroBatch) -> Tensor:
+        loss = branches_loss(branches, micro_batch.targets, self._weights)
         share = micro_batch.share
         if share == 1.0:
             return loss
-        mixed = training_loss(heads, micro_batch.partners, self._weights)
+        mixed = branches_loss(branches, micro_batch.partners, self._weights)
         return share * loss + (1.0 - share) * mixed
 
     def _synced(self, *, is_last: bool) -> AbstractContextManager[None]:

@@ -16,8 +16,6 @@ import ray.train.torch
 import torch
 from ray.data import DataIterator
 
-from app.features.spec import FeatureSpec
-from app.model.config import ModelConfig
 from train.config import TrainConfig
 from train.data.fleet import Chosen, Fleet
 from train.data.windows import Windows
@@ -33,6 +31,7 @@ from train.fitting.batches import (
 from train.fitting.epoch import WorkerFit, prepare_learner
 from train.fitting.learner import Learner
 from train.fitting.progress import EpochRecord, Note, write_note
+from train.fitting.start import FitStart
 from train.fitting.state import FitState, read_state, write_state
 from train.fitting.validate import Validation
 
@@ -56,8 +55,7 @@ class LoopInput(TypedDict):
     fleet: Fleet
     train: Chosen
     validation: Chosen
-    spec: FeatureSpec
-    network: ModelConfig
+    start: FitStart
     is_in_memory: bool
     digest: str
     resume: Path | None
@@ -70,13 +68,11 @@ def train_loop(given: LoopInput) -> None:
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     share = Share(context.get_world_rank(), context.get_world_size())
     counts = [*map(len, given["train"])]
-    learner, builders = prepare_learner(
-        fleet, given["spec"], given["network"], config, counts, device, _distributed
-    )
+    learner, builders = prepare_learner(fleet, given["start"], config, counts, device, _distributed)
     state = _restored(learner, given)
     if state.done:
         return
-    fit = WorkerFit(learner, builders, _batches(given, share), share)
+    fit = WorkerFit(given["start"], learner, builders, _batches(given, share), share)
     nothing = [np.empty(0, np.int64) for _ in fleet.designs]
     validation = Validation.of(fit, fleet, nothing if share.rank else given["validation"])
 

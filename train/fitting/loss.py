@@ -1,7 +1,12 @@
 """The training loss: grade, health, degradation rate and remaining useful life of each component.
 
-Invariant: a component without a label changes no gradient, and every weight of the network is in
-the graph of the loss, which distributed training needs.
+Both branches together have the whole loss. Each branch alone has that of its latent channels, so
+that it predicts without the other; the network alone also learns what both predict together
+(distillation: Hinton, Vinyals and Dean, 2015). That takes the place of dropping a branch at random,
+at no cost: one forward pass gives all three.
+
+Invariant: a component without a label changes no gradient but that of distillation, and every
+weight is in the graph of the loss, which distributed training needs.
 """
 
 from typing import NamedTuple, Self
@@ -10,11 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from app.model.layers import grade_probability
 from app.model.network import Heads
+from train.config import TrainConfig
 from train.data.labels import Integers
+from train.fitting.wide_and_deep import Branches
 
 LOG_VARIANCE = (-9.0, 4.0)
 """Range of the predicted log variance, which would fall without bound where errors are 0."""
+LEAST_PROBABILITY = 1e-6
+"""Below it the network alone is no longer pushed towards a grade."""
 SPREAD_WEIGHT = 0.1
 """Weight of the likelihood of the predicted spread."""
 
@@ -36,14 +46,41 @@ class Targets(NamedTuple):
         chosen_W = torch.from_numpy(position_W)
         return type(self)(*(tensor[chosen_W.to(tensor.device)].flatten() for tensor in self))
 
+    def where(self, has_VC: Tensor) -> Self:
+        """Return only the labels of channels that are marked; the rate has none."""
+        grade_V, health_V, rul_V = has_VC.unbind(-1)
+        return self._replace(
+            grade_V=torch.where(grade_V, self.grade_V, -1),
+            health_V=torch.where(health_V, self.health_V, torch.nan),
+            rul_V=torch.where(rul_V, self.rul_V, torch.nan),
+        )
+
 
 class LossWeights(NamedTuple):
-    """Weights relative to the loss of the grades, and the asymmetry of RUL; see `TrainConfig`."""
+    """Weights relative to the loss of the grades, and the asymmetry of RUL; see `TrainConfig`.
+
+    `alone` is the weight of each branch alone, `distillation` the share of the prediction of both
+    in the targets of the network alone.
+    """
 
     health: float
     rate: float
     rul: float
     asymmetry: float
+    alone: float = 0.0
+    distillation: float = 0.0
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Return the weights of a training."""
+        return cls(
+            config.health_weight,
+            config.rate_weight,
+            config.rul_weight,
+            config.rul_asymmetry,
+            config.alone_weight,
+            config.distillation,
+        )
 
 
 def ordinal_nll(score_MV: Tensor, threshold_MVJ: Tensor, grade_V: Tensor) -> Tensor:
@@ -120,8 +157,68 @@ def training_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tenso
     )
 
 
+def branches_loss(branches: Branches, targets: Targets, weights: LossWeights) -> Tensor:
+    """Return the loss of both branches together and of each alone, of a batch of one design.
+
+    Args:
+        branches: of the batch.
+        targets: of the batch.
+        weights: of the heads and the branches.
+
+    Returns:
+        A scalar, the sum over the members.
+    """
+    deep = branches.deep
+    both = deep.heads(branches.latent_MVC)
+    loss = training_loss(both, targets, weights)
+    if not weights.alone:
+        return loss
+    alone = deep.heads(deep.latent_VWC)
+    share = weights.distillation
+    loss = loss + weights.alone * (1.0 - share) * latent_loss(alone, targets, weights)
+    if share:
+        has_skip_V = (branches.share_VC < 1.0).any(-1)
+        loss = loss + weights.alone * share * distilled_loss(alone, both, has_skip_V, weights)
+    wide = deep.heads(branches.wide_VC.expand_as(deep.latent_VWC))
+    return loss + weights.alone * latent_loss(wide, targets.where(branches.share_VC < 1.0), weights)
+
+
+def latent_loss(heads: Heads, targets: Targets, weights: LossWeights) -> Tensor:
+    """Return the loss of a branch's latent channels: without rate and predicted spreads."""
+    grade_MV = ordinal_nll(heads.score_VW, heads.threshold_VJ, targets.grade_V)
+    health_V, has_health_V = _masked(targets.health_V)
+    rul_V, has_rul_V = _masked(targets.rul_V)
+    over_MV = heads.rul_VW - rul_V
+    rul_MV = over_MV**2 * torch.where(over_MV > 0, weights.asymmetry, 1.0)
+    return (
+        _mean(grade_MV, targets.grade_V >= 0)
+        + weights.health * _mean((heads.health_VW - health_V) ** 2, has_health_V)
+        + weights.rul * _mean(rul_MV, has_rul_V)
+    )
+
+
+def distilled_loss(alone: Heads, both: Heads, has_skip_V: Tensor, weights: LossWeights) -> Tensor:
+    """Return the loss of the network alone against what both branches predict, where they differ.
+
+    Args:
+        alone: of the network.
+        both: of network and skip, the target.
+        has_skip_V: components with a skip.
+        weights: of the heads.
+    """
+    worse_MVJ, target_MVJ = (
+        torch.sigmoid(each.score_VW[..., None] - each.threshold_VJ) for each in (alone, both)
+    )
+    target_MVK = grade_probability(target_MVJ.detach())
+    log_MVK = grade_probability(worse_MVJ).clamp(min=LEAST_PROBABILITY).log()
+    grade_MV = -(target_MVK * log_MVK).sum(-1)
+    health_MV = weights.health * (alone.health_VW - both.health_VW.detach()) ** 2
+    rul_MV = weights.rul * (alone.rul_VW - both.rul_VW.detach()) ** 2
+    return _mean(grade_MV + health_MV + rul_MV, has_skip_V)
+
+
 def _mean(loss_MV: Tensor, has_V: Tensor) -> Tensor:
-    return (loss_MV * has_V).sum() / has_V.sum().clamp(min=1.0)
+    return (loss_MV * has_V).sum() / has_V.sum().clamp(min=1)
 
 
 def _masked(target_V: Tensor) -> tuple[Tensor, Tensor]:

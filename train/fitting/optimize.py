@@ -1,4 +1,4 @@
-"""Optimizer, learning rate schedule, gradient clipping by member, moving average of the weights.
+"""Optimizer, learning rate schedule, gradient clipping by part, moving average of the weights.
 
 Invariant: all depend only on weights, gradients and the number of the step, so a resumed fit takes
 the same steps.
@@ -9,26 +9,39 @@ import math
 import torch
 from torch import Tensor, nn
 
-from app.model.network import Ensemble
+from train.config import TrainConfig
+from train.fitting.wide_and_deep import WideAndDeep
 
-DECAYED = ("own_QFD", "direction_GD")
+SKIP = "skips."
+"""How the names of the skip's parameters begin."""
+DECAYED = ("own_QFD", "direction_GD", "weight_LN")
 """Matrices with weight decay, beside those of `nn.Linear` and `nn.LSTM`."""
 FIRST_RATE = 0.04
 """First learning rate, as a share of the highest."""
 
 
-def make_optimizer(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov and Hutter, 2019) with decay of matrices only.
 
-    Gains, biases, embeddings, attention vectors and thresholds need not be small.
+    Gains, biases, embeddings, attention vectors and thresholds need not be small. The linear skip
+    has a rate and a decay of its own. Each group states its highest rate as `highest`.
     """
     decayed, groups = decayed_names(model), []
-    for is_decayed in (True, False):
-        chosen = [
-            each for name, each in model.named_parameters() if (name in decayed) is is_decayed
-        ]
-        groups.append({"params": chosen, "weight_decay": weight_decay if is_decayed else 0.0})
-    return torch.optim.AdamW(groups, lr=rate, fused=True)
+    of_branch = (
+        (False, config.learning_rate, config.weight_decay),
+        (True, config.skip_learning_rate, config.skip_weight_decay),
+    )
+    for is_skip, rate, decay in of_branch:
+        for is_decayed in (True, False):
+            chosen = [
+                each
+                for name, each in model.named_parameters()
+                if name.startswith(SKIP) is is_skip and (name in decayed) is is_decayed
+            ]
+            if chosen:
+                group = {"params": chosen, "weight_decay": decay if is_decayed else 0.0}
+                groups.append({**group, "lr": rate, "highest": rate})
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def decayed_names(model: nn.Module) -> set[str]:
@@ -58,19 +71,18 @@ def rate_at(step: int, steps: int, highest: float, rise_share: float) -> float:
     return highest * 0.5 * (1.0 + math.cos(math.pi * fallen))
 
 
-def clip_members(ensemble: Ensemble, most: float) -> Tensor:
-    """Clip the norm of each member's gradient separately.
+def clip_parts(model: WideAndDeep, most: float) -> Tensor:
+    """Clip the norm of the gradient of each member, and of each circuit's skip, separately.
 
     Args:
-        ensemble: with gradients.
+        model: with gradients.
         most: largest norm.
 
     Returns:
-        The norms before, [M].
+        The norms before, members first.
     """
-    return torch.stack(
-        [nn.utils.clip_grad_norm_(member.parameters(), most) for member in ensemble.members]
-    )
+    parts = (*model.ensemble.members, *model.skips)
+    return torch.stack([nn.utils.clip_grad_norm_(part.parameters(), most) for part in parts])
 
 
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:

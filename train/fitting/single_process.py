@@ -11,12 +11,11 @@ from torch import nn
 
 from train.config import TrainConfig
 from train.data.fleet import Chosen, Fleet
-from train.data.reference import fit_fleet_spec
 from train.fitting.batches import MemoryBatches, Share, plan_batches
 from train.fitting.epoch import WorkerFit, prepare_learner
-from train.fitting.fit import linear_steps, network
 from train.fitting.loop import is_stalled
 from train.fitting.progress import EpochRecord
+from train.fitting.start import start_of
 from train.fitting.validate import Validation
 
 
@@ -43,11 +42,8 @@ def prepare_fit(
     train = [np.sort(train_W) for train_W in train]
     counts = [*map(len, train)]
     steps, shares = plan_batches(counts, config)
-    spec = fit_fleet_spec(fleet, train, config)
-    learner, builders = prepare_learner(
-        fleet, spec, network(spec, config, linear_steps(fleet)), config, counts,
-        torch.device("cpu"), wrap,
-    )  # fmt: skip
+    start = start_of(fleet, train, config)
+    learner, builders = prepare_learner(fleet, start, config, counts, torch.device("cpu"), wrap)
     batches = [
         MemoryBatches(
             train_W,
@@ -60,7 +56,7 @@ def prepare_fit(
         )
         for number, (windows, train_W) in enumerate(zip(fleet.designs, train, strict=True))
     ]
-    return WorkerFit(learner, builders, batches, share)
+    return WorkerFit(start, learner, builders, batches, share)
 
 
 def fit_single_process(
@@ -80,7 +76,7 @@ def fit_single_process(
         on_epoch: called with the record of each epoch.
 
     Returns:
-        The weights after the last epoch, without the linear classifier.
+        The weights after the last epoch.
 
     Raises:
         InputError: the windows do not fill one batch.

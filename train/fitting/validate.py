@@ -18,6 +18,7 @@ from train.data.labels import Integers, evenly_spaced
 from train.data.windows import Windows
 from train.fitting.epoch import WorkerFit
 from train.fitting.learner import Learner
+from train.fitting.wide_and_deep import WideInput
 
 BATCH_WINDOWS = 64
 """Windows of a forward pass."""
@@ -26,7 +27,7 @@ BATCH_WINDOWS = 64
 class _OfDesign(NamedTuple):
     """Validation windows of a design as tensors, with their positions."""
 
-    graphs: Sequence[Batch]
+    batches: Sequence[tuple[Batch, WideInput]]
     position_W: Integers
     windows: Windows
 
@@ -52,11 +53,11 @@ class Validation:
         for builder, windows, chosen_W in zip(fit.builders, fleet.designs, chosen, strict=True):
             position_W = evenly_spaced(np.sort(chosen_W), most)
             batches = windows.batches(position_W, BATCH_WINDOWS)
-            graphs = [
+            read = [
                 builder.plan.read(values_BSN, windows.labels.machine_W[position_B])
                 for position_B, values_BSN in batches
             ]
-            designs.append(_OfDesign(graphs, position_W, windows))
+            designs.append(_OfDesign(read, position_W, windows))
         return cls(fit.learner, designs)
 
     def score(self) -> float | None:
@@ -70,10 +71,10 @@ class Validation:
         return float(np.mean(known)) if known else None
 
     def _score(self, design: _OfDesign) -> float | None:
-        if not design.graphs:
+        if not design.batches:
             return None
         labels = design.windows.labels
-        heads = [self.learner.predict(graph) for graph in design.graphs]
+        heads = [self.learner.predict(*batch) for batch in design.batches]
 
         def of_windows(tensors: list[Tensor]) -> np.ndarray:
             """Average the members and join the batches, [W, V, ...]."""
@@ -91,7 +92,7 @@ class Validation:
             if (known := np.flatnonzero(true_WV[:, v] >= 0)).size
         ]
         rul_WV = of_windows([each.rul_VW for each in heads])
-        unit_h = self.learner.model.config.rul_unit_h
+        unit_h = self.learner.model.ensemble.config.rul_unit_h
         rmse = _rmse(rul_WV - labels.rul_WV[design.position_W] / unit_h)
         if f1 or rmse is not None:
             return float(np.mean(f1) if f1 else 0.0) - (rmse or 0.0)

@@ -22,7 +22,6 @@ from app.core.errors import InputError
 from app.core.settings import Settings
 from app.demo.cmapss.files import read_engines, read_remaining
 from app.demo.cmapss.importer import TOPOLOGY_FILE, engine_topology
-from app.features.binning import Floats
 from train.config import TrainConfig
 from train.data.engine_windows import engine_windows, last_of_each
 from train.data.labels import EPOCH, MICROSECOND, Integers
@@ -200,13 +199,9 @@ def _given(checkpoint: Checkpoint, design: str) -> Given:
         for number, (of, component) in enumerate(checkpoint.feature_spec.grade_sets())
         if of == design
     ]
-    network_G = load_model(checkpoint).ensemble.temperature_G.tolist()
-    linear_G: Floats = np.ones(len(network_G), np.float32)
-    if checkpoint.classifier is not None:
-        linear_G = checkpoint.classifier.tables.temperature_G
+    temperature_G = load_model(checkpoint).ensemble.temperature_G.tolist()
     return Given(
-        network={component: network_G[number] for number, component in sets},
-        linear={component: float(linear_G[number]) for number, component in sets},
+        temperatures={component: temperature_G[number] for number, component in sets},
         calibration=checkpoint.calibration,
         limits=checkpoint.feature_spec.limits.get(design),
         masking=checkpoint.manifest.masking,
@@ -224,10 +219,7 @@ def config_of(checkpoint: Checkpoint, directory: Path, options: EvaluateOptions)
             file=sys.stderr,
         )
         trained = TrainConfig(design=",".join(checkpoint.manifest.designs))
-    update: dict[str, object] = {
-        "statistics": checkpoint.feature_spec.statistics,
-        "linear_weight": checkpoint.config.linear_weight,
-    }
+    update: dict[str, object] = {"statistics": checkpoint.feature_spec.statistics}
     if options.equipment or options.design:
         update |= {"equipment": options.equipment, "design": options.design}
     if options.split:

@@ -35,7 +35,7 @@ from train.evaluation.holdout import HoldoutPart, predict_holdout
 from train.evaluation.record import Evaluation, Heading, LearningPoint, Metrics
 from train.fitting.fit import Fitted, run_fit
 from train.fitting.progress import EpochRecord, Progress
-from train.linear.classifier import absent_classifiers
+from train.linear.ood_detector import absent_distances
 from train.reporting.report import documents, network_sizes
 
 PATIENCE_S = 1.0
@@ -251,7 +251,7 @@ def _notes(last: Fitted, fleet: Fleet, found: FleetEvaluation) -> tuple[str, ...
         for component_id, each in evaluation.uncertainty.items()
         if (each.health and each.health.pooled) or (each.rul and each.rul.pooled)
     ]
-    notes = [*absent_classifiers(last.config, fleet)]
+    notes = [*absent_distances(last.config, fleet)]
     if unscored:
         notes.append(
             f"No window of {', '.join(unscored)} was held out by the split: there are no figures, "
@@ -282,8 +282,8 @@ def _heading(job: Job, last: Fitted, training_s: float) -> Heading:
         training_s=training_s,
         shape=network_sizes(config)
         + (
-            f", linear classifier with weight {config.linear_weight:g}"
-            if config.linear_weight
+            f", beside a linear skip with {1 - config.deep_share:.0%} of the score"
+            if config.deep_share < 1
             else ""
         ),
     )
@@ -294,14 +294,11 @@ def _write(
 ) -> None:
     """Write the checkpoint to a temporary directory and rename it."""
     heading, model = outcome.heading, last.model()
-    linear_G = None if model.classifier is None else model.classifier.tables.temperature_G
     for number, (design, component_id) in enumerate(last.spec.grade_sets()):
         evaluation = outcome.designs.get(design)
         found = None if evaluation is None else evaluation.uncertainty.get(component_id)
         if found is not None and found.temperature is not None:
             model.ensemble.temperature_G[number] = found.temperature
-        if linear_G is not None and found is not None and found.linear_temperature is not None:
-            linear_G[number] = found.linear_temperature
     limits = {
         design: evaluation.limits
         for design, evaluation in outcome.designs.items()

@@ -1,1 +1,1 @@
-"""The linear classifier and the OOD detector, fitted in closed form."""
+"""What is fitted in closed form: whitening of the skip's features, and the OOD detector."""

@@ -1,6 +1,6 @@
 """Measure how disturbances unrelated to wear move the features: sensor bias and warmer oil.
 
-Training a linear classifier on disturbed windows adds, to first order, the covariance of the
+Fitting a linear model to disturbed windows adds, to first order, the covariance of the
 disturbances to that of the windows (Bishop, "Training with noise is equivalent to Tikhonov
 regularization", 1995). So no disturbance needs to be drawn: the direction in which each one moves
 the features is enough. Invariant: a disturbance moves only features of the sensors that it changes.
@@ -14,11 +14,16 @@ import numpy as np
 
 from app.features.binning import Doubles, Floats
 from app.features.extraction import batch_features
-from app.features.spec import FeaturePlan
+from app.features.spec import FeaturePlan, FeatureSpec
 from app.schemas.equipment import Equipment
-from train.data.labels import Booleans
+from train.config import TrainConfig
+from train.data.labels import Booleans, Integers, evenly_spaced
+from train.data.machine_baselines import plan_machines
+from train.data.windows import Windows
 from train.evaluation.robustness import usual_spread
 
+NUISANCE_WINDOWS = 64
+"""Windows, evenly sampled, on which the effect of disturbances is measured."""
 VISCOSITY_PER_K = 0.03
 """Relative loss of viscosity of a mineral oil per kelvin (ISO VG 46 at about 50 degC)."""
 LAMINAR_SHARE = 0.1
@@ -113,3 +118,14 @@ def warmed(values_WSN: Floats, instruments: Instruments, warming_k: float) -> Fl
     factor_S[instruments.measuring("flow")] -= LEAKAGE_SHARE * (1.0 / viscosity - 1.0)
     rise_S = warming_k * instruments.measuring("temperature") / instruments.kelvin_S
     return values_WSN * factor_S[:, None].astype(np.float32) + rise_S[:, None].astype(np.float32)
+
+
+def nuisances(
+    windows: Windows, chosen_W: Integers, spec: FeatureSpec, config: TrainConfig
+) -> Doubles:
+    """Return the effect of a training's disturbances on the features, measured on some windows."""
+    taken_W = evenly_spaced(chosen_W, NUISANCE_WINDOWS)
+    values_WSN = windows.values(taken_W)
+    instruments = Instruments.of(windows.equipment, values_WSN)
+    features = plan_machines(windows, spec).rows(windows.labels.machine_W[taken_W])
+    return directions(values_WSN, features, instruments, config.sensor_offset, config.oil_warming_k)

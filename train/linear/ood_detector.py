@@ -1,7 +1,8 @@
 """Fit the OOD detector of `app.model.ood_detector`: a Mahalanobis distance and its limit.
 
-Closed form, with the inputs and covariance of the linear classifier. Invariant: the limit is
-measured on windows of groups that are not in the covariance that scores them.
+Closed form, on the features of the sensors whose evidence reaches a component. Invariants: the
+limit is measured on windows of groups that are not in the covariance that scores them; only
+training windows of a fit are read, and a bounded number of them.
 """
 
 from typing import NamedTuple
@@ -10,10 +11,22 @@ import numpy as np
 from scipy.sparse.linalg import eigsh
 
 from app.features.binning import Doubles
-from app.model.ood_detector import OodTables
-from train.data.labels import Booleans, Integers
-from train.linear.ordinal import OrdinalMoments, covariance, measure
+from app.features.spec import FeatureSpec
+from app.model.config import ModelConfig
+from app.model.graph import build_topology
+from app.model.ood_detector import OodDetector, OodTables
+from train.config import TrainConfig
+from train.data.fleet import Chosen, Fleet
+from train.data.labels import Booleans, Integers, evenly_spaced
+from train.data.windows import Windows
+from train.evaluation.ordinal import OrdinalMoments, covariance, measure
+from train.linear.features import read_features
+from train.linear.nuisance import nuisances
 
+MOST_WINDOWS = 5_000
+"""Most windows of a fit, evenly sampled."""
+MOST_INPUTS = 8_192
+"""Most inputs of a component: features of its sensors over all steps; more give no distance."""
 AXES = 48
 """Most principal axes with own variances. On the rig, 16, 96 or all axes rank conditions alike."""
 FOLDS = 5
@@ -49,6 +62,99 @@ def most_axes(sets: int, places: int, inputs: int, grades: int) -> int:
     return min(AXES, fitting) if fitting >= FEWEST_AXES else 0
 
 
+def most_sensors(spec: FeatureSpec, steps: int) -> int:
+    """Return the largest number of sensors that the detector of a component reads."""
+    most = max((len(references) for references in spec.references.values()), default=0)
+    return min(most, MOST_INPUTS // max(1, steps * spec.features))
+
+
+def fit_ood_detector(
+    model: ModelConfig, spec: FeatureSpec, fleet: Fleet, chosen: Chosen, config: TrainConfig
+) -> OodDetector | None:
+    """Fit the OOD detector of a model; None where the model has none.
+
+    Each graded component has a distance on the normalised features of the sensors from which a
+    directed path leads to it, fitted to windows with all of them. A component with labels of only
+    one grade has none, nor has a design whose windows have other steps than the tables.
+
+    Args:
+        model: sizes of the tables.
+        spec: of the model's features.
+        fleet: windows of each design.
+        chosen: positions of the training windows.
+        config: gives the disturbances to ignore: sensor bias and oil temperature.
+    """
+    if not (model.ood_axes and model.ood_steps and model.ood_sensors):
+        return None
+    tables = OodTables.empty(model)
+    for windows, chosen_W in zip(fleet.designs, chosen, strict=True):
+        if windows.equipment.steps == model.ood_steps:
+            _fit_design(model, spec, windows, chosen_W, config, tables)
+    return OodDetector(tables)
+
+
+def absent_distances(model: ModelConfig, fleet: Fleet) -> tuple[str, ...]:
+    """Say why designs of a training on several have no OOD distance, a sentence for each."""
+    if len(fleet.designs) < 2 or not model.ood_steps:
+        return ()
+    found = []
+    for windows in fleet.designs:
+        design, steps = windows.equipment.design, windows.equipment.steps
+        reason = ""
+        if not (windows.labels.grade_WV >= 0).any():
+            reason = "its labels have no grades"
+        elif steps != model.ood_steps:
+            reason = f"its windows have {steps} steps and the detector reads {model.ood_steps}"
+        if reason:
+            found.append(f"Design {design} has no OOD distance: {reason}.")
+    return tuple(found)
+
+
+def _fit_design(
+    model: ModelConfig,
+    spec: FeatureSpec,
+    windows: Windows,
+    chosen_W: Integers,
+    config: TrainConfig,
+    tables: OodTables,
+) -> None:
+    """Write the distances of a design's grade sets to the tables."""
+    equipment = windows.equipment
+    rising_W = np.sort(chosen_W)
+    graded_W = rising_W[(windows.labels.grade_WV[rising_W] >= 0).any(1)]
+    if not len(graded_W):
+        return
+    taken_W = evenly_spaced(graded_W, MOST_WINDOWS)
+    x_WSTF, present_WS = read_features(windows, taken_W, spec)
+    nuisance_DSTF = nuisances(windows, taken_W, spec, config)
+    topology = build_topology(equipment, spec)
+    slot_S = topology.sensor_slot_S
+    for index, number in enumerate(topology.grade_set_V.tolist()):
+        sensors = [place for place in equipment.sensors_in_reach(index) if slot_S[place] >= 0]
+        grade_W = windows.labels.grade_WV[taken_W, index]
+        known_W = (grade_W >= 0) & present_WS[:, sensors].all(1)
+        inputs = len(sensors) * x_WSTF.shape[2] * x_WSTF.shape[3]
+        if number < 0 or not 0 < inputs <= MOST_INPUTS or len(np.unique(grade_W[known_W])) < 2:
+            continue
+        x_WL = x_WSTF[known_W][:, sensors].reshape(int(known_W.sum()), -1).astype(np.float64)
+        health_K = np.array([grade.health for grade in equipment.components[index].grades])
+        nuisance_DL = nuisance_DSTF[:, sensors].reshape(-1, inputs)
+        group_W = windows.group_W[taken_W][known_W]
+        fit = fit_distance(
+            x_WL,
+            grade_W[known_W],
+            group_W,
+            health_K,
+            nuisance_DL,
+            ~windows.warm_up_W[taken_W][known_W],
+            model.ood_axes,
+            config.seed,
+        )
+        if fit is not None:
+            grade_K = np.unique(grade_W[known_W])
+            set_distance(tables, number, fit, slot_S[sensors], grade_K)
+
+
 def fit_distance(
     x_WL: Doubles,
     grade_W: Integers,
@@ -56,11 +162,10 @@ def fit_distance(
     health_K: Doubles,
     nuisance_DL: Doubles,
     is_scored_W: Booleans,
-    moments: OrdinalMoments,
     axes: int,
     seed: int,
 ) -> DistanceFit | None:
-    """Fit the distance to the training windows of a linear classifier.
+    """Fit the distance of one component.
 
     Args:
         x_WL: inputs.
@@ -69,7 +174,6 @@ def fit_distance(
         health_K: health of the component's grades.
         nuisance_DL: change of the inputs by disturbances.
         is_scored_W: false in a warm-up, whose distances are unusual.
-        moments: of all these windows.
         axes: largest number of principal axes.
         seed: of the folds.
 
@@ -100,6 +204,7 @@ def fit_distance(
         float(np.exp(middle + LIMIT_SCORE * deviation)),
         float(np.exp(np.quantile(log_R, USUAL_SHARE))),
     )
+    moments = measure(x_WL, grade_W, group_W, health_K, nuisance_DL)
     return _fit(moments, axes)._replace(limit=limit)
 
 

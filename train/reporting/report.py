@@ -13,7 +13,7 @@ from app.model.config import ModelConfig
 from train.config import TrainConfig
 from train.evaluation.record import THIS, Evaluation, Metrics
 from train.reporting import plots, tables
-from train.reporting.verdict import SEEN, SMOOTHING, headline, weaknesses
+from train.reporting.verdict import SEEN, SMOOTHING, contributions, headline, weaknesses
 
 MODEL_CARD = "model_card.md"
 BASELINES = (
@@ -64,6 +64,8 @@ def documents(metrics: Metrics) -> dict[str, str]:
         "fleet": [] if metrics.fleet is None else tables.fleet_scores(metrics.fleet),
         "headline": headline(evaluation),
         "headline_of": headline,
+        "contributions": contributions(evaluation, metrics.studies),
+        "contributions_of": contributions,
         "weaknesses": weaknesses(evaluation, metrics.studies),
         "weaknesses_of": weaknesses,
         "models": tables.model_scores(evaluation),

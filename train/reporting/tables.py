@@ -189,17 +189,14 @@ def probabilities(evaluation: Evaluation) -> list[Table]:
         [
             component,
             _number(each.temperature, ".2f"),
-            _number(each.linear_temperature, ".2f"),
             _number(each.nll_plain),
             _number(each.nll_calibrated),
         ]
         for component, each in evaluation.uncertainty.items()
         if each.temperature is not None and each.nll_plain is not None
     ]
-    head = ("component", "temperature of the network", "of the linear classifier")
-    return _optional(
-        "Probabilities of the grades", (*head, "log loss before scaling", "after"), rows
-    )
+    head = ("component", "temperature", "log loss before scaling", "after")
+    return _optional("Probabilities of the grades", head, rows)
 
 
 def missing_sensors(evaluation: Evaluation) -> list[Table]:

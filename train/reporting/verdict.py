@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from train.evaluation.record import (
-    ALONE,
+    DEEP,
     NO_MESSAGES,
     THIS,
     TOGETHER,
+    WIDE,
     Evaluation,
     Robustness,
     Scorecard,
@@ -20,7 +21,7 @@ from train.evaluation.record import (
 
 COVERAGE = (0.88, 0.92)
 """Range in which the coverage of 90 % intervals is not reported as a weakness."""
-OWN = (THIS, ALONE, NO_MESSAGES)
+OWN = (THIS, WIDE, DEEP, NO_MESSAGES)
 """Scorecards that are no baselines."""
 SEEN = (
     "These windows may have been in the training of this checkpoint: they are not held out, and no "
@@ -104,6 +105,45 @@ def headline(evaluation: Evaluation) -> Headline:
         return Headline(SEEN, tuple(tiles))
     compared = "; ".join(sentences) or "no classical baseline was fitted for comparison"
     return Headline(f"On held-out windows: {compared}.", tuple(tiles))
+
+
+def contributions(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple[str, ...]:
+    """Say what the graph network adds to the linear skip on each split, one sentence each.
+
+    The figure is macro-F1 of network and skip together less that of the skip alone, pooled over the
+    held-out windows; for components without grades the error of their health.
+    """
+    found = []
+    for split, each in ((evaluation.split, evaluation), *studies.items()):
+        if WIDE not in each.scorecards:
+            continue
+        parts = [*_added_f1(each), *_added_health(each)]
+        if parts:
+            found.append(f"{split}: the graph adds {'; '.join(parts)}.")
+    return tuple(found)
+
+
+def _added_f1(evaluation: Evaluation) -> Iterator[str]:
+    both, wide, deep = (evaluation.scorecards[name].grades for name in (THIS, WIDE, DEEP))
+    for component, figures in both.items():
+        own, skip, network = (
+            each.pooled.macro_f1 for each in (figures, wide[component], deep[component])
+        )
+        yield (
+            f"{own - skip:+.3f} of macro-F1 on {component} ({own:.3f}; skip alone {skip:.3f}, "
+            f"network alone {network:.3f})"
+        )
+
+
+def _added_health(evaluation: Evaluation) -> Iterator[str]:
+    both, wide, deep = (evaluation.scorecards[name] for name in (THIS, WIDE, DEEP))
+    for component, own in both.health_mae.items():
+        if component not in both.grades:
+            skip, network = wide.health_mae[component], deep.health_mae[component]
+            yield (
+                f"{own - skip:+.4f} of mean absolute error of {component}'s health ({own:.4f}; "
+                f"skip alone {skip:.4f}, network alone {network:.4f})"
+            )
 
 
 def weaknesses(evaluation: Evaluation, studies: Mapping[str, Evaluation]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from app.core.errors import CheckpointError
 from app.features.binning import Floats
 from app.model.config import ModelConfig
-from app.model.graph import GraphGroup, Topology
+from app.model.graph import CHANNELS, GraphGroup, SkipOutput, Topology
 from app.model.runtime.predictor import NetworkRunner, Predictor
 
 TOLERANCE = 1e-5
@@ -28,10 +28,10 @@ _LONE_ROUNDS = 7
 def warm_up_group(config: ModelConfig, windows: int) -> GraphGroup:
     """Return windows without meaning with the model's shapes, of a ring of components.
 
-    Every sensor that has a reference is present, so that classifier and detector run; but each
-    fourth window lacks one sensor, each eighth two, and each fifth has a gap.
+    Every sensor that has a reference is present, so that skip and detector run; but each fourth
+    window lacks one sensor, each eighth two, and each fifth has a gap.
     """
-    V, S, T = _COMPONENTS, max(config.references, _COMPONENTS), config.linear_steps or _STEPS
+    V, S, T = _COMPONENTS, max(config.references, _COMPONENTS), _steps(config)
     order_S, order_V = np.arange(S), np.arange(V)
     next_V = (order_V + 1) % V
     shape = (windows, S, T, config.features)
@@ -45,6 +45,7 @@ def warm_up_group(config: ModelConfig, windows: int) -> GraphGroup:
         sensor_quantity_S=order_S % config.quantities,
         sensor_slot_S=np.where(order_S < config.references, order_S, -1),
         component_type_V=order_V % config.component_types,
+        component_slot_V=order_V,
         grade_set_V=order_V % (len(config.grade_sets) + 1) - 1,
         edge_index_2E=np.concatenate(([order_V, next_V], [next_V, order_V]), axis=1),
         edge_relation_E=np.arange(2 * V) % config.relations,
@@ -63,6 +64,17 @@ def probe_groups(config: ModelConfig) -> tuple[GraphGroup, ...]:
         _with_edges(ring, np.empty((2, 0), np.int64), config).take([0, 3]),
         _with_edges(ring, hub, config).take([1]),
         GraphGroup(ring.topology, ring.x_WSTF[:3, :, 1:], ring.mask_WST[:3, :, 1:]),
+    )
+
+
+def probe_skip(group: GraphGroup) -> SkipOutput:
+    """Return an output of the skip for a probe, without meaning: every third component has none."""
+    W, V = group.windows, group.topology.components
+    is_alone_V1 = (np.arange(V) % 3 == 0)[:, None]
+    wave_WVC = np.sin(4.1414 * np.arange(W * V * CHANNELS)).reshape(W, V, CHANNELS)
+    return SkipOutput(
+        np.where(is_alone_V1, 0.0, wave_WVC).astype(np.float32),
+        np.where(is_alone_V1, 1.0, 0.3 + 0.0 * wave_WVC).astype(np.float32),
     )
 
 
@@ -86,7 +98,7 @@ def check_runner(
     units = {"rate": config.rate_unit, "rul": config.rul_unit_h, "rul_spread": config.rul_unit_h}
     worst = 0.0
     for number, group in enumerate(probe_groups(config)):
-        for name, found in zip(OUTPUTS, runner.run(group), strict=True):
+        for name, found in zip(OUTPUTS, runner.run(group, probe_skip(group)), strict=True):
             wanted = expected.get(f"{number}.{name}")
             if wanted is None or wanted.shape != found.shape:
                 raise CheckpointError(
@@ -111,7 +123,7 @@ def reference_outputs(runner: NetworkRunner, config: ModelConfig) -> dict[str, F
     return {
         f"{number}.{name}": np.ascontiguousarray(array)
         for number, group in enumerate(probe_groups(config))
-        for name, array in zip(OUTPUTS, runner.run(group), strict=True)
+        for name, array in zip(OUTPUTS, runner.run(group, probe_skip(group)), strict=True)
     }
 
 
@@ -124,6 +136,12 @@ def lone_ms(predictor: Predictor) -> tuple[float, int]:
         predictor.predict(lone)
         spent_s.append(time.perf_counter() - started)
     return 1e3 * min(spent_s), lone[0].mask_WST.size
+
+
+def _steps(config: ModelConfig) -> int:
+    """Return the steps of windows that the skip or the detector reads."""
+    steps = config.circuits[0].steps if config.circuits else config.ood_steps
+    return steps or _STEPS
 
 
 def _near_tie(found_WVK: Floats, wanted_WVK: Floats, tolerance: float) -> float:

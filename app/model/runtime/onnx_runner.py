@@ -10,7 +10,7 @@ import onnxruntime
 
 from app.core.errors import CheckpointError
 from app.features.binning import Floats
-from app.model.graph import GraphGroup
+from app.model.graph import GraphGroup, SkipOutput
 
 ERRORS_ONLY = 3
 
@@ -48,7 +48,7 @@ class OnnxRunner:
             ) from error
         self.name = f"onnxruntime float32 x{threads}"
 
-    def run(self, group: GraphGroup) -> tuple[Floats, ...]:
+    def run(self, group: GraphGroup, skip: SkipOutput) -> tuple[Floats, ...]:
         """Return the arrays of `NetworkOutput`, see `NetworkRunner`."""
         topology = group.topology
         found: list[Floats] = self._session.run(
@@ -62,6 +62,8 @@ class OnnxRunner:
                 "grade_set_V": topology.grade_set_V,
                 "edge_index_2E": topology.edge_index_2E,
                 "edge_relation_E": topology.edge_relation_E,
+                "skip_WVC": skip.skip_WVC,
+                "deep_share_WVC": skip.deep_share_WVC,
             },
         )
         return tuple(found)

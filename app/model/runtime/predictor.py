@@ -1,4 +1,4 @@
-"""Groups of windows to predictions: the network by a runner, classifier and OOD distance in numpy.
+"""Groups of windows to predictions: the network by a runner, skip and OOD distance in numpy.
 
 Windows of one topology are run together in passes of a bounded size. Invariant: a prediction does
 not depend on how the windows were divided into passes, but for rounding.
@@ -12,10 +12,9 @@ import numpy as np
 from app.core.errors import LimitExceeded, WindowError
 from app.features.binning import Floats
 from app.model.config import ModelConfig
-from app.model.grades import joined_probability
-from app.model.graph import Contributions, GraphGroup, Prediction
-from app.model.linear_classifier import LinearClassifier
+from app.model.graph import Contributions, GraphGroup, Prediction, SkipOutput
 from app.model.ood_detector import OodDetector
+from app.model.skip import LinearSkip
 
 MAX_ROWS = 20_000
 """Sensors times steps of the windows in one pass; bounds its memory. A larger window runs alone."""
@@ -31,8 +30,8 @@ class NetworkRunner(Protocol):
     name: str
     """As logged, such as `onnxruntime float32 x1`."""
 
-    def run(self, group: GraphGroup) -> tuple[Floats, ...]:
-        """Return the arrays of `app.model.network.NetworkOutput` for a group.
+    def run(self, group: GraphGroup, skip: SkipOutput) -> tuple[Floats, ...]:
+        """Return the arrays of `app.model.network.NetworkOutput` for a group and its skip.
 
         Raises:
             PassTooLarge: the group does not fit into the device's memory.
@@ -46,7 +45,7 @@ class Predictor:
     Args:
         config: of the model.
         runner: executes the network.
-        classifier: None for a model without one.
+        skip: None for a model without one.
         detector: None for a model without one.
         max_rows: sensors times steps of a pass that has more than one window.
     """
@@ -55,13 +54,13 @@ class Predictor:
         self,
         config: ModelConfig,
         runner: NetworkRunner,
-        classifier: LinearClassifier | None = None,
+        skip: LinearSkip | None = None,
         detector: OodDetector | None = None,
         max_rows: int = MAX_ROWS,
     ) -> None:
         self.config = config
         self._runner = runner
-        self._classifier = classifier
+        self._skip = skip
         self._detector = detector
         self._max_rows = max_rows
         # the last row, which the number -1 means, is that of components without a set
@@ -142,7 +141,7 @@ class Predictor:
 
     def _pass(self, group: GraphGroup) -> Prediction:
         try:
-            probability_WVK, *heads = self._runner.run(group)
+            probability_WVK, *heads = self._runner.run(group, self._skipped(group))
         except PassTooLarge as error:
             if group.windows == 1:
                 raise LimitExceeded(
@@ -151,20 +150,17 @@ class Predictor:
                 ) from error
             middle = group.windows // 2
         else:
-            joined_WVK, distance_WV = self._grades(group, probability_WVK), self._distance(group)
-            return Prediction._make((joined_WVK, *heads, distance_WV))
+            beyond_VK = self._is_beyond_GK[group.topology.grade_set_V]
+            known_WVK = np.where(beyond_VK, np.float32(np.nan), probability_WVK)
+            return Prediction._make((known_WVK, *heads, self._distance(group)))
         # outside of the handler, whose traceback holds the failed pass's memory
         halves = (group.take(slice(0, middle)), group.take(slice(middle, None)))
         return Prediction.merge([self._pass(half) for half in halves])
 
-    def _grades(self, group: GraphGroup, network_WVK: Floats) -> Floats:
-        """Join the network's grades with the classifier's; NaN beyond a component's grades."""
-        weight, probability_WVK = self.config.linear_weight, network_WVK
-        if self._classifier is not None and weight:
-            linear_WVK = self._classifier.probability(group)
-            probability_WVK = joined_probability(network_WVK, linear_WVK, weight)
-        beyond_VK = self._is_beyond_GK[group.topology.grade_set_V]
-        return np.where(beyond_VK, np.float32(np.nan), probability_WVK)
+    def _skipped(self, group: GraphGroup) -> SkipOutput:
+        if self._skip is None:
+            return SkipOutput.none(group.windows, group.topology.components)
+        return self._skip.output(group)
 
     def _distance(self, group: GraphGroup) -> Floats:
         if self._detector is None:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.features.binning import Floats
-from app.model.graph import GraphGroup, Topology
-from app.model.network import Ensemble, GraphTensors
+from app.model.graph import GraphGroup, SkipOutput, Topology
+from app.model.network import Ensemble, GraphTensors, SkipTensors
 from app.model.runtime.predictor import PassTooLarge
 
 MAX_TOPOLOGIES = 64
@@ -30,7 +30,7 @@ class TorchRunner:
         self._indices: LRUCache[Topology, tuple[Tensor, ...]] = LRUCache(MAX_TOPOLOGIES)
         self.name = f"torch {str(dtype).removeprefix('torch.')} {self._device.type}"
 
-    def run(self, group: GraphGroup) -> tuple[Floats, ...]:
+    def run(self, group: GraphGroup, skip: SkipOutput) -> tuple[Floats, ...]:
         """Return the arrays of `NetworkOutput`, see `NetworkRunner`; waits for the device once."""
         try:
             with (
@@ -44,7 +44,7 @@ class TorchRunner:
                     self._moved(group.mask_WST),
                     *self._of(group.topology),
                 )
-                output = self._ensemble.estimate(graph)
+                output = self._ensemble.estimate(graph, SkipTensors(*map(self._moved, skip)))
                 return tuple(tensor.float().cpu().numpy() for tensor in output)
         except torch.OutOfMemoryError as error:
             message = str(error)

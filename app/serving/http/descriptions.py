@@ -26,6 +26,7 @@ NAMES: Mapping[str, str] = {
     "cycle": "number of the cycle in its source",
     "cycle_s": "period of a machine that repeats a cycle, in seconds; cycles start at "
     "whole multiples of it since 1970-01-01T00:00Z",
+    "deep_share": "share of the network in a score beside the linear skip; 1 for it alone",
     "deleted": "how many were removed",
     "deleted_at": "when it was deleted",
     "design": "machines of one design share topology, sensors and what training learned",
@@ -58,7 +59,6 @@ NAMES: Mapping[str, str] = {
     "learning_rate": "of the optimiser",
     "limit": "most items of the answer",
     "line": "number of the line or list item, from 1; a CSV header is line 1",
-    "linear_weight": "weight of the linear classifier in the probability of a grade",
     "lines": "of the output, oldest first",
     "lstm_layers": "LSTM layers of the network",
     "manufacturer": "who built it",

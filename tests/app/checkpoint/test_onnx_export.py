@@ -14,7 +14,8 @@ from app.checkpoint.files import load
 from app.checkpoint.onnx_export import export_onnx
 from app.checkpoint.predictor import open_predictor
 from app.checkpoint.torch_model import load_model
-from app.model.runtime.gate import check_runner, reference_outputs, warm_up_group
+from app.model.graph import SkipOutput
+from app.model.runtime.gate import check_runner, probe_skip, reference_outputs, warm_up_group
 from app.model.runtime.onnx_runner import OnnxRunner
 from app.model.runtime.torch_runner import TorchRunner
 from app.model.trained import TrainedModel
@@ -26,9 +27,10 @@ SHIPPED = Path(files.__file__).parents[1] / "weights"
 
 def run_equals_module(graph: bytes, model: TrainedModel, steps: int) -> None:
     """Check that a graph repeats the module for windows of some steps."""
-    group = warm_up_group(replace(model.ensemble.config, linear_steps=steps), 2)
-    expected = TorchRunner(model.ensemble).run(group)
-    for mine, theirs in zip(OnnxRunner(graph).run(group), expected, strict=True):
+    group = warm_up_group(replace(model.ensemble.config, circuits=(), ood_steps=steps), 2)
+    skip = probe_skip(group)
+    expected = TorchRunner(model.ensemble).run(group, skip)
+    for mine, theirs in zip(OnnxRunner(graph).run(group, skip), expected, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
@@ -54,7 +56,7 @@ def test_exported_graph_repeats_every_part_of_the_module(first: tuple[TrainedMod
     assert check_runner(runner, config, expected) < 1e-5
     frozen = warm_up_group(config, 2)
     frozen.x_WSTF.flags.writeable = False
-    runner.run(frozen)
+    runner.run(frozen, SkipOutput.none(2, frozen.topology.components))
 
 
 def test_process_exports_more_than_once_with_dynamic_steps(
@@ -66,7 +68,7 @@ def test_process_exports_more_than_once_with_dynamic_steps(
             run_equals_module(graph, each, steps)
 
 
-def test_shipped_graphs_repeat_the_module_with_classifier_and_distance() -> None:
+def test_shipped_graphs_repeat_the_module_with_skip_and_distance() -> None:
     for version in ("1", "2"):
         checkpoint = load(SHIPPED / version)
         group = warm_up_group(checkpoint.config, 16)

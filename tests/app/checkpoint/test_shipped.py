@@ -47,7 +47,7 @@ def predicted(checkpoint: Checkpoint, values_WSN: Floats) -> Prediction:
 def test_checkpoint_is_whole_and_says_where_it_comes_from(version: str) -> None:
     loaded = shipped(version)
     assert loaded.manifest.version == version
-    assert loaded.manifest.command.startswith("python -m train --equipment hydraulic-rig")
+    assert loaded.manifest.command.startswith("hydraulic train start --equipment hydraulic-rig")
     assert set(loaded.manifest.sha256) == {path.name for path in (SHIPPED / version).iterdir()} - {
         files.MANIFEST
     }
@@ -72,7 +72,7 @@ def test_default_holds_out_as_promised() -> None:
         "cooler": 0.995,
         "valve": 0.995,
         "pump": 0.99,
-        "accumulator": 0.96,
+        "accumulator": 0.975,
     }.items():
         assert found.grades[component].mean_macro_f1 >= promised
         assert len(found.grades[component].parts) == 5
@@ -80,10 +80,11 @@ def test_default_holds_out_as_promised() -> None:
         assert interval is not None
         # certain grades have intervals of no width, so more than 90 % of them may be covered
         assert interval.coverage >= 0.88
-        assert interval.unsure_coverage is None or interval.unsure_coverage >= 0.85
+        # few windows are unsure: one of 13 is 8 %
+        assert interval.unsure_coverage is None or interval.unsure_coverage >= 0.8
         assert evaluation.answered[component].contradicting == 0.0
     assert found.exact_match is not None
-    assert found.exact_match.mean >= 0.95
+    assert found.exact_match.mean >= 0.97
 
 
 @pytest.mark.parametrize("version", ["1", "2"])

@@ -40,7 +40,7 @@ OWN = {
     for component in RIG.components
 }
 NO_COOLER = (
-    "expected usable readings of at least 1 of the 4 sensors on 'cooler', found none: "
+    "expected usable readings of at least 2 of the 4 sensors on 'cooler', found none: "
     "check CE, CP, TS4, PS6"
 )
 GRADED = ("pump", "valve", "accumulator", "cooler")

@@ -34,7 +34,7 @@ def pairs() -> Pairs:
 def test_damaged_version_has_the_stated_accuracy():
     right, wrong = accuracy(pairs())
     assert min(right.values()) > 0.97  # the rest are abstentions, which score 0
-    assert wrong["accumulator"] == pytest.approx(0.85, abs=0.04)
+    assert wrong["accumulator"] == pytest.approx(0.77, abs=0.04)
     assert wrong["valve"] == pytest.approx(0.96, abs=0.03)
     assert int(np.isfinite(pairs().score_2PC[0]).any(axis=1).sum()) == 1129
 

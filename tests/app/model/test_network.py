@@ -83,9 +83,9 @@ def test_disjoint_union_of_graphs_is_one_window_of_them() -> None:
         torch.cat((parts[0].edge_relation_E, parts[1].edge_relation_E)),
     )
     with torch.inference_mode():
-        found_MV = made.model.ensemble(joined).of_batch().health_VW
-        alone_MV = torch.cat([made.model.ensemble(each).health_VW[..., 0] for each in parts], 1)
-    np.testing.assert_allclose(found_MV.numpy(), alone_MV.numpy(), atol=CLOSE)
+        found_MVC = made.model.ensemble(joined).of_batch().latent_VWC
+        alone_MVC = torch.cat([made.model.ensemble(each).latent_VWC[:, :, 0] for each in parts], 1)
+    np.testing.assert_allclose(found_MVC.numpy(), alone_MVC.numpy(), atol=CLOSE)
 
 
 def test_renaming_the_components_only_moves_the_outputs() -> None:

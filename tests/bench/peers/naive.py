@@ -79,7 +79,7 @@ def build() -> FastAPI:
         torch.set_num_threads(given.threads)
         model = load_model(diagnoser.checkpoint)
         runner = NaiveRunner(model.ensemble)
-        api.state.predictor = Predictor(model.config, runner, model.classifier, model.detector)
+        api.state.predictor = Predictor(model.config, runner, model.skip, model.detector)
         await diagnoser.start()
         await diagnoser.warm_up()
         api.state.diagnoser = diagnoser

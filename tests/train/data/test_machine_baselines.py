@@ -18,9 +18,9 @@ from train.data.reference import fit_fleet_spec, fit_spec
 from train.data.windows import Windows, write_windows
 from train.evaluation.predict import predict
 from train.fitting.dataset import plan_tensors
-from train.fitting.fit import network
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process, prepare_fit
+from train.fitting.start import network
 
 CONFIG = TrainConfig(
     equipment="press-*", machine_baseline_h=0.2, members=1, hidden=8, heads=2, epochs=2,

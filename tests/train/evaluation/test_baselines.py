@@ -10,6 +10,7 @@ from tests.small import graded_windows, small
 from train.data.labels import HOUR_US, WindowLabels
 from train.evaluation.baselines import (
     EXTRA_TREES,
+    ORDINAL,
     STEP_DISCRIMINANT,
     WINDOW_DISCRIMINANT,
     baselines,
@@ -69,7 +70,7 @@ def test_grade_is_the_most_probable_of_those_that_the_fit_saw(tmp_path: Path) ->
         removal_probes=0,
     )
     found = baselines(windows, [part], ("mean", "spread"), trees=20)
-    assert set(found) == {STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
+    assert set(found) == {ORDINAL, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
     for each in found.values():
         np.testing.assert_allclose(each.probability_RVK[:, :2].sum(-1), 1.0, atol=1e-5)
         assert not each.probability_RVK[:, 0, 1].any()

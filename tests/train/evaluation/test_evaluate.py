@@ -9,22 +9,24 @@ import pytest
 from app.checkpoint.calibration import Calibration, ComponentCalibration
 from app.features.binning import Floats
 from app.schemas.equipment import Equipment
+from tests.graphs import random_skip
 from tests.small import Small, graded_windows, press, small, wave
 from train.config import TrainConfig
 from train.data.labels import HOUR_US, Integers, WindowLabels
 from train.data.windows import Windows, write_windows
 from train.evaluation.baselines import (
     EXTRA_TREES,
+    ORDINAL,
     PERSISTENCE,
     STEP_DISCRIMINANT,
     WINDOW_DISCRIMINANT,
 )
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import HoldoutPart, predict_holdout
-from train.evaluation.record import ALONE, NO_MESSAGES, THIS, TOGETHER, LearningPoint
+from train.evaluation.record import DEEP, NO_MESSAGES, THIS, TOGETHER, WIDE, LearningPoint
 from train.evaluation.uncertainty import Given
 
-CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"), linear_weight=0.0)
+CONFIG = TrainConfig(equipment="press-1", statistics=("mean", "spread", "end"))
 
 
 def halves(windows: Windows) -> list[tuple[str, Integers, Integers]]:
@@ -125,7 +127,13 @@ def test_health_and_states_of_right_grades_are_right_and_contradict_nothing(tmp_
 def test_every_baseline_is_scored_on_the_same_windows(tmp_path: Path) -> None:
     windows = graded_windows(tmp_path)
     found = evaluate_parts(windows, holdouts(windows, small()), CONFIG, split="group")
-    assert set(found.scorecards) == {THIS, STEP_DISCRIMINANT, WINDOW_DISCRIMINANT, EXTRA_TREES}
+    assert set(found.scorecards) == {
+        THIS,
+        ORDINAL,
+        STEP_DISCRIMINANT,
+        WINDOW_DISCRIMINANT,
+        EXTRA_TREES,
+    }
     for scorecard in found.scorecards.values():
         assert scorecard.grades["pump"].pooled.windows == 52
         assert set(scorecard.grades["pump"].parts) == {"a", "b"}
@@ -180,7 +188,7 @@ def test_grade_that_a_fit_was_never_shown_is_not_scored_and_the_notes_say_so(
         "of pump." in found.notes
     )
     # the grades in the training of a checkpoint that was fitted elsewhere are unknown
-    given = Given({}, {}, Calibration(coverage=0.9), None, CONFIG.masking)
+    given = Given({}, Calibration(coverage=0.9), None, CONFIG.masking)
     whole = evaluate_parts(
         windows, parts, CONFIG, split="leave-level:pump", with_baselines=False, given=given
     )
@@ -201,7 +209,7 @@ def test_missing_sensor_out_of_reach_makes_no_component_abstain(tmp_path: Path) 
             CONFIG,
             split="group",
             with_baselines=False,
-            given=Given({}, {}, stated, None, CONFIG.masking),
+            given=Given({}, stated, None, CONFIG.masking),
         )
         return found.abstention["valve"].levels[1].answered
 
@@ -272,26 +280,21 @@ def test_attention_covers_every_edge(tmp_path: Path) -> None:
     )  # each target has one edge only
 
 
-def test_ablation_and_network_alone_have_scorecards(tmp_path: Path) -> None:
-    windows = graded_windows(tmp_path)
-    parts = holdouts(windows, small())
-    linear_WVK = np.zeros((*parts[0].clean.health_WV.shape, 3), np.float32)
-    parts = [
-        replace(part, clean=replace(part.clean, linear_WVK=linear_WVK[: len(part.holdout_W)]))
-        for part in parts
-    ]
-    config = CONFIG.model_copy(update={"linear_weight": 0.5})
+def test_ablation_and_both_branches_have_scorecards(tmp_path: Path) -> None:
+    windows, made = graded_windows(tmp_path), small()
+    made = replace(made, model=made.model._replace(skip=random_skip(made.config)))
+    parts = holdouts(windows, made)
     curve = {"a": (LearningPoint(epoch=1, loss=0.5, score=0.7),)}
     found = evaluate_parts(
         windows,
         parts,
-        config,
+        CONFIG,
         split="group",
         without_messages=parts,
         learning=curve,
         with_baselines=False,
     )
-    assert {ALONE, NO_MESSAGES} < set(found.scorecards)
+    assert {WIDE, DEEP, NO_MESSAGES} < set(found.scorecards)
     assert found.learning == curve
     assert not any("message passing" in note for note in found.notes)
 
@@ -301,9 +304,7 @@ def test_what_a_checkpoint_states_is_checked_and_not_fitted(tmp_path: Path) -> N
     fitted = evaluate_parts(
         windows, holdouts(windows, small()), CONFIG, split="group", with_baselines=False
     )
-    given = Given(
-        {"pump": 2.0, "valve": 1.0}, {}, fitted.calibration, fitted.limits, CONFIG.masking
-    )
+    given = Given({"pump": 2.0, "valve": 1.0}, fitted.calibration, fitted.limits, CONFIG.masking)
     whole = predict_holdout(
         small().model, small().spec, windows, "all", np.array([], np.int64), np.arange(60), probes=0
     )

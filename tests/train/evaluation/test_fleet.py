@@ -17,12 +17,12 @@ from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.fleet import UNSEEN, DesignParts, evaluate_fleet, fleet_figures, metrics_of
 from train.evaluation.holdout import HoldoutPart, predict_holdout
 from train.evaluation.record import THIS
-from train.fitting.fit import linear_steps, network
+from train.fitting.start import network, ood_steps
 from train.reporting.report import MODEL_CARD, write_report
 
 CONFIG = TrainConfig(
     design="mill,press", folds=2, rul_cap_h=CAP_H, members=1, hidden=8, heads=2,
-    attention_layers=1, statistics=("mean", "end"), linear_weight=0.0,
+    attention_layers=1, statistics=("mean", "end"),
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def predicted(fleet: Fleet, config: TrainConfig) -> list[DesignParts]:
         trained, (train,) = fleet.with_windows(part.train)
         spec = fit_fleet_spec(trained, train, config)
         torch.manual_seed(0)
-        model = untrained(network(spec, config, linear_steps(trained)))
+        model = untrained(network(spec, config, ood_steps(trained)))
         for parts, windows, own in zip(found, fleet.designs, part.designs, strict=True):
             parts.append(
                 predict_holdout(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from app.model.grades import joined_probability, linear_probability, ordinal_probability
+from app.model.grades import ordinal_probability
 from train.data.labels import HOUR_US
 from train.evaluation.scores import (
     confusion,
@@ -125,16 +125,6 @@ def test_smoothing_looks_back_and_is_reset_where_the_condition_changes() -> None
 def test_probability_is_the_mean_over_the_members() -> None:
     logit_WMJ = np.array([[[2.0, -np.inf], [-2.0, -np.inf]]], np.float32)
     np.testing.assert_allclose(ordinal_probability(logit_WMJ, 1.0), [[0.5, 0.5, 0.0]], atol=1e-7)
-
-
-def test_linear_classifier_is_joined_where_it_has_a_probability() -> None:
-    own_WK = np.array([[0.4, 0.6], [0.4, 0.6]])
-    linear_WK = linear_probability(
-        np.log(np.array([[0.9, 0.1], [np.nan, np.nan]], np.float32)), 1.0
-    )
-    np.testing.assert_allclose(
-        joined_probability(own_WK, linear_WK, 0.5), [[0.65, 0.35], [0.4, 0.6]], atol=1e-6
-    )
 
 
 def test_log_loss_by_hand() -> None:

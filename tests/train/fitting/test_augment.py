@@ -8,9 +8,10 @@ import torch
 
 from app.features.binning import Floats
 from tests.small import small, wave
+from tests.wide import circuit
 from train.config import TrainConfig
 from train.fitting import augment as disturbances
-from train.fitting.augment import augment, blend
+from train.fitting.augment import augment, blend, disturbance
 from train.fitting.dataset import plan_tensors
 from train.fitting.loss import Targets
 
@@ -62,13 +63,29 @@ def test_gaps_are_stretches_of_some_sensors() -> None:
 
 def test_blend_keeps_targets_with_their_windows() -> None:
     made = small()
-    graph = plan_tensors(made.equipment, made.spec, torch.device("cpu")).read(VALUES)
+    plan = plan_tensors(made.equipment, made.spec, torch.device("cpu"), circuits=((0, circuit()),))
+    graph, wide = plan.read(VALUES)
     number_V = torch.arange(180)
     targets = Targets(number_V, number_V.float(), number_V.float(), number_V.float())
-    mixed, partners = blend(graph, targets, 60, 0.0, torch.Generator().manual_seed(0))
+    mixed, skipped, partners = blend(graph, wide, targets, 0.0, torch.Generator().manual_seed(0))
     # with no share of its own each window is its partner, and so is its target
     partner_W = partners.grade_V.view(60, 3)[:, 0] // 3
     torch.testing.assert_close(mixed.x.view(60, 4, -1), graph.x.view(60, 4, -1)[partner_W])
     assert torch.equal(partners.rul_V, partners.grade_V.float())
-    same, _ = blend(graph, targets, 60, 1.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(skipped.circuits[0].x_BL, wide.circuits[0].x_BL[partner_W])
+    same, own, _ = blend(graph, wide, targets, 1.0, torch.Generator().manual_seed(0))
     assert torch.equal(same.x, graph.x)
+    assert torch.equal(own.circuits[0].x_BL, wide.circuits[0].x_BL)
+
+
+def test_disturbances_move_features_along_their_directions_only() -> None:
+    direction_DSTF = np.zeros((1, 2, 1, 3), np.float32)
+    direction_DSTF[0, :, 0] = [[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]]
+    found = disturbance(200, direction_DSTF, 0.5, np.random.default_rng(0))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[..., 0, 0, 1], 2.0 * found[..., 0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(found[..., 1, 0, 0], 3.0 * found[..., 0, 0, 0], rtol=1e-5)
+    assert not found[..., 2].any()
+    is_moved_W = found[:, 0, 0, 0].astype(bool)
+    assert 0.4 < is_moved_W.mean() < 0.6
+    assert found[is_moved_W, 0, 0, 0].std() == pytest.approx(1.0, rel=0.2)

@@ -15,11 +15,11 @@ from train.data.reference import fit_fleet_spec
 from train.data.windows import write_windows
 from train.fitting.batches import MemoryBatches, Share, plan_batches
 from train.fitting.epoch import Generators
-from train.fitting.fit import linear_steps
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process, prepare_fit
+from train.fitting.start import ood_steps
 from train.fitting.validate import Validation
-from train.linear.classifier import absent_classifiers, fit_linear_classifier
+from train.linear.ood_detector import absent_distances, fit_ood_detector
 
 SMALL = CONFIG.model_copy(update={"rul_cap_h": CAP_H, "epochs": 2})
 
@@ -82,7 +82,9 @@ def test_heads_are_masked_where_a_design_has_no_labels(tmp_path: Path) -> None:
         (part,) = builder.micro_batches(batch[design], Generators.begin(0, 0, 0))
         torch.autograd.backward(fit.learner.loss([part]))
         found = {name: each.grad for name, each in model.named_parameters()}
-        rul, grade = found["members.0.trend.weight"], found["members.0.grade.direction_GD"]
+        rul, grade = (
+            found[f"ensemble.members.0.{name}"] for name in ("trend.weight", "grade.direction_GD")
+        )
         assert rul is not None
         assert grade is not None
         return float(rul[3].abs().sum()), float(grade.abs().sum())
@@ -105,10 +107,10 @@ def test_fit_learns_both_designs(tmp_path: Path) -> None:
     assert len(Validation.of(alone, fleet, validation).designs) == 2
 
 
-def test_designs_have_references_and_classifiers_of_their_own(tmp_path: Path) -> None:
+def test_designs_have_references_and_skips_of_their_own(tmp_path: Path) -> None:
     fleet = two_designs(tmp_path)
     fit = prepare_fit(fleet, everything(fleet), SMALL)
-    spec, model = fit_fleet_spec(fleet, everything(fleet), SMALL), fit.learner.model.config
+    spec, model = fit_fleet_spec(fleet, everything(fleet), SMALL), fit.start.network
     assert tuple(spec.references) == fleet.names == ("mill", "press")
     assert spec.sensor_slots()[:4] == (
         ("mill", "M1"),
@@ -117,15 +119,17 @@ def test_designs_have_references_and_classifiers_of_their_own(tmp_path: Path) ->
         ("press", "P1"),
     )
     assert spec.grade_sets() == (("press", "pump"), ("press", "valve"))
-    assert linear_steps(fleet) == model.linear_steps == 4
-    classifier, detector = fit_linear_classifier(model, spec, fleet, everything(fleet), SMALL)
-    assert classifier is not None
+    assert ood_steps(fleet) == model.ood_steps == 4
+    slots = [circuit.slot_Q.tolist() for circuit in fit.start.circuits]
+    assert [circuit.design for circuit in fit.start.circuits] == [0, 1]
+    assert max(slots[0]) < 3 <= min(slots[1])
+    detector = fit_ood_detector(model, spec, fleet, everything(fleet), SMALL)
     assert detector is not None
-    reads_R = (classifier.tables.place_GR >= 0).any(0)
+    reads_R = (detector.tables.place_GR >= 0).any(0)
     assert not reads_R[:3].any()
     assert reads_R[3:].any()
-    assert absent_classifiers(model, fleet) == (
-        "Design mill has no linear classifier and no OOD distance: its labels have no grades.",
+    assert absent_distances(model, fleet) == (
+        "Design mill has no OOD distance: its labels have no grades.",
     )
 
 

@@ -8,11 +8,12 @@ import torch
 
 from app.core.errors import CheckpointError
 from app.model.graph import GraphGroup
-from app.model.network import GraphTensors, build_model
+from app.model.network import GraphTensors
 from tests.features import window_features
 from tests.graphs import build_graph
 from tests.small import graded_windows, small, wave
 from tests.train.fit_alone import CONFIG, validation_split
+from tests.wide import circuit, wide_and_deep
 from train.config import TrainConfig
 from train.data.fleet import Fleet
 from train.data.windows import Windows
@@ -23,25 +24,29 @@ from train.fitting.learner import Learner
 from train.fitting.loop import is_stalled
 from train.fitting.progress import EpochRecord
 from train.fitting.single_process import fit_single_process
+from train.fitting.start import FitStart
 from train.fitting.state import FitState, newest_state, read_state, write_state
 
 CPU = torch.device("cpu")
-EMBEDDING = "members.0.component_type.weight"
+EMBEDDING = "ensemble.members.0.component_type.weight"
+NOTHING_DSTF = np.empty((0, 0, 0, 0), np.float32)
 SMALL = CONFIG.model_copy(update={"epochs": 3})
 
 
 def started(windows: Windows, config: TrainConfig) -> WorkerFit:
     made = small()
     torch.manual_seed(0)
-    learner = Learner(build_model(made.config), lambda model: model, config, 9)
+    model = wide_and_deep()
+    learner = Learner(model, lambda model: model, config, 9)
     positions = np.arange(len(windows))
     values = windows.values(positions)
-    plan = plan_tensors(windows.equipment, made.spec, CPU)
+    start = FitStart(made.spec, made.config, (circuit(),), (NOTHING_DSTF,), model.deep_share)
+    plan = plan_tensors(windows.equipment, made.spec, CPU, circuits=((0, circuit()),))
     targets = tabulate_targets(windows.labels, made.config, CPU)
-    builder = BatchBuilder(plan, windows.labels.machine_W, targets, config)
+    builder = BatchBuilder(plan, windows.labels.machine_W, targets, config, NOTHING_DSTF)
     share = Share(0, 1)
     batches = MemoryBatches(positions, values, 3, config.batch, 0, share)
-    return WorkerFit(learner, [builder], [batches], share)
+    return WorkerFit(start, learner, [builder], [batches], share)
 
 
 def test_training_reads_the_graphs_that_serving_builds() -> None:
@@ -53,7 +58,10 @@ def test_training_reads_the_graphs_that_serving_builds() -> None:
     ]
     mine = plan_tensors(made.equipment, made.spec, CPU)
     mine.read(wave(3, 4, seed=1))  # what is kept from it must be the same for all windows
-    ours, theirs = graph_tensors(mine.read(values)), GraphTensors.of_group(GraphGroup.merge(served))
+    ours, theirs = (
+        graph_tensors(mine.read(values)[0]),
+        GraphTensors.of_group(GraphGroup.merge(served)),
+    )
     assert torch.equal(ours.x_WSTF[0], theirs.x_WSTF.flatten(0, 1))
     assert torch.equal(ours.mask_WST[0], theirs.mask_WST.flatten(0, 1))
     V, E = len(theirs.component_type_V), len(theirs.edge_relation_E)
@@ -136,23 +144,23 @@ def test_predictions_use_the_average(tmp_path: Path) -> None:
     learner = fit.learner
     before = {name: tensor.clone() for name, tensor in learner.weights().items()}
     fit.run_epoch(0)
-    graph = fit.builders[0].plan.read(wave(2, 4))
-    predicted = learner.predict(graph)
+    graph, wide = fit.builders[0].plan.read(wave(2, 4))
+    predicted = learner.predict(graph, wide)
     learner.model.load_state_dict(learner.weights(), strict=False)
     with torch.inference_mode():
-        again = learner.model(graph_tensors(graph)).of_batch()
-    assert torch.equal(predicted.score_VW, again.score_VW)
+        again = learner.model(graph_tensors(graph), (wide,)).latent_MVC
+    assert torch.equal(predicted.score_VW, again[..., 0])
     assert not torch.equal(before[EMBEDDING], learner.weights()[EMBEDDING])
 
 
 def test_fit_learns_the_grades_and_stops_without_improvement(tmp_path: Path) -> None:
     windows, records = graded_windows(tmp_path, 40), list[EpochRecord]()
-    config = CONFIG.model_copy(update={"epochs": 30, "patience": 3})
+    config = CONFIG.model_copy(update={"epochs": 40, "patience": 6})
     fit_single_process(Fleet((windows,)), *validation_split(len(windows)), config, records.append)
     scores = [record.score or 0.0 for record in records]
     assert max(scores) > 0.9
-    assert len(records) < 30
-    assert scores.index(max(scores)) == len(records) - 4
+    assert len(records) < 40
+    assert scores.index(max(scores)) == len(records) - 7
 
 
 def test_patience_counts_from_the_first_best_score() -> None:

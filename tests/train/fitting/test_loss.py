@@ -5,8 +5,17 @@ import math
 import pytest
 import torch
 
-from app.model.network import Heads
-from train.fitting.loss import LossWeights, Targets, ordinal_nll, spread_loss, training_loss
+from app.model.network import DeepOutput, Heads
+from train.fitting.loss import (
+    LossWeights,
+    Targets,
+    branches_loss,
+    distilled_loss,
+    ordinal_nll,
+    spread_loss,
+    training_loss,
+)
+from train.fitting.wide_and_deep import Branches
 
 CUTS = torch.tensor([[[-1.0, 1.0]]])
 WEIGHTS = LossWeights(health=2.0, rate=3.0, rul=4.0, asymmetry=1.5)
@@ -90,3 +99,66 @@ def test_loss_is_the_mean_over_the_labelled() -> None:
     rul = 4.0 * 1.5 * 0.04 + 0.1 * 0.04
     expected = grade + health + 3.0 * 0.5 * 0.3**2 + rul
     assert training_loss(said, targets, WEIGHTS).item() == pytest.approx(expected, rel=1e-5)
+
+
+GRADED = Targets(
+    torch.tensor([1, -1]),
+    torch.tensor([0.5, NAN]),
+    torch.full((2,), NAN),
+    torch.full((2,), NAN),
+)
+
+
+def branches(share: float = 0.25) -> tuple[Branches, torch.Tensor, torch.Tensor]:
+    """Return two components; the second has no skip."""
+    deep_MVC = torch.tensor([[[2.0, 1.0, 0.0], [0.5, 0.0, 0.0]]], requires_grad=True)
+    wide_VC = torch.tensor([[-1.0, 0.5, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    share_VC = torch.tensor([[share, share, 1.0], [1.0, 1.0, 1.0]])
+    flat_MV = torch.zeros(1, 2)
+    deep = DeepOutput(deep_MVC, CUTS.expand(1, 2, 2), flat_MV, flat_MV, flat_MV)
+    return Branches(deep, wide_VC, share_VC), deep_MVC, wide_VC
+
+
+def nll(score: float) -> float:
+    """Return the loss of the middle grade."""
+    return -math.log(sigmoid(score + 1) - sigmoid(score - 1))
+
+
+def test_each_branch_alone_has_a_loss_beside_both() -> None:
+    weights = LossWeights(2.0, 3.0, 4.0, 1.5, alone=0.5, distillation=0.0)
+    found, *_ = branches()
+    both = found.latent_MVC[0, 0]
+    assert both[0].item() == pytest.approx(0.25 * 2.0 + 0.75 * -1.0)
+    plain = training_loss(found.deep.heads(found.latent_MVC), GRADED, weights)
+    alone = nll(2.0) + nll(-1.0)
+    alone += 2.0 * ((sigmoid(1.0) - 0.5) ** 2 + (sigmoid(0.5) - 0.5) ** 2)
+    loss = branches_loss(found, GRADED, weights)
+    assert loss.item() == pytest.approx(plain.item() + 0.5 * alone, rel=1e-5)
+
+
+def test_without_weight_only_both_together_are_trained() -> None:
+    found, *_ = branches()
+    weights = WEIGHTS._replace(alone=0.0)
+    plain = training_loss(found.deep.heads(found.latent_MVC), GRADED, weights)
+    assert branches_loss(found, GRADED, weights).item() == plain.item()
+
+
+def test_distillation_moves_the_network_and_not_its_target() -> None:
+    found, deep_MVC, wide_VC = branches()
+    both = found.deep.heads(found.latent_MVC)
+    alone = found.deep.heads(found.deep.latent_VWC)
+    loss = distilled_loss(alone, both, torch.tensor([True, False]), WEIGHTS)
+    loss.backward()
+    assert deep_MVC.grad is not None
+    assert deep_MVC.grad[0, 0, 0] > 0  # towards the lower score of both
+    assert not deep_MVC.grad[0, 1].any()  # without a skip there is nothing to learn
+    assert wide_VC.grad is None or not wide_VC.grad.any()
+
+
+def test_distillation_is_least_where_the_network_says_the_same() -> None:
+    found, *_ = branches(share=1.0)
+    heads_ = found.deep.heads(found.deep.latent_VWC)
+    has_V = torch.tensor([True, False])
+    entropy = distilled_loss(heads_, heads_, has_V, WEIGHTS).item()
+    other = found.deep.heads(found.deep.latent_VWC + 0.3)
+    assert distilled_loss(other, heads_, has_V, WEIGHTS).item() > entropy

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from tests.small import small
+from tests.wide import wide_and_deep
+from train.config import TrainConfig
 from train.fitting.optimize import (
-    clip_members,
+    clip_parts,
     decayed_names,
     make_optimizer,
     rate_at,
@@ -24,8 +26,13 @@ def test_matrices_decay_and_nothing_else() -> None:
         *("quantity.common.weight", "quantity.own_QFD", "grade.direction_GD"),
         *("lstm.weight_ih_l0", "lstm.weight_hh_l0"),
     }
-    optimizer = make_optimizer(small().model.ensemble, 0.01, 0.1)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    config = TrainConfig(equipment="press-1", weight_decay=0.2)
+    optimizer = make_optimizer(wide_and_deep(), config)
+    found = [(group["highest"], group["weight_decay"]) for group in optimizer.param_groups]
+    # the skip has a rate and a decay of its own
+    assert found == [(0.004, 0.2), (0.004, 0.0), (0.01, 0.3), (0.01, 0.0)]
+    names = [len(group["params"]) for group in optimizer.param_groups]
+    assert names[2:] == [1, 1]
 
 
 def test_rate_rises_then_falls_to_nothing() -> None:
@@ -39,14 +46,13 @@ def test_rate_rises_then_falls_to_nothing() -> None:
 
 
 def test_member_with_a_large_gradient_does_not_slow_the_others() -> None:
-    ensemble = small(members=2).model.ensemble
-    for member, size in zip(ensemble.members, (3.0, 0.1), strict=True):
-        member.place.bias.grad = torch.zeros(8)
-        member.place.bias.grad[0] = size
-    norm_M = clip_members(ensemble, 1.0)
-    torch.testing.assert_close(norm_M, torch.tensor([3.0, 0.1]))
-    found = [member.place.bias.grad[0].item() for member in ensemble.members]
-    assert found == pytest.approx([1.0, 0.1])
+    model = wide_and_deep()
+    biases = [*(member.place.bias for member in model.ensemble.members), model.circuits[0].bias_N]
+    for bias, size in zip(biases, (3.0, 0.1, 2.0), strict=True):
+        bias.grad = torch.zeros_like(bias)
+        bias.grad[0] = size
+    torch.testing.assert_close(clip_parts(model, 1.0), torch.tensor([3.0, 0.1, 2.0]))
+    assert [bias.grad[0].item() for bias in biases] == pytest.approx([1.0, 0.1, 1.0])
 
 
 def test_average_follows_the_weights() -> None:

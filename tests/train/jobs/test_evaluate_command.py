@@ -25,7 +25,7 @@ from train.evaluation.baselines import EXTRA_TREES, PERSISTENCE
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
 from train.evaluation.record import THIS, Metrics
-from train.fitting.fit import network
+from train.fitting.start import network
 from train.jobs.evaluate_command import config_of, directory_name, may_have_seen
 from train.jobs.options import EvaluateOptions
 
@@ -64,7 +64,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Path:
     )
     config = TrainConfig(
         design=topology.design, members=1, hidden=8, heads=2, attention_layers=1,
-        statistics=("mean", "slope"), linear_weight=0.0,
+        statistics=("mean", "slope"),
     )  # fmt: skip
     spec = fit_spec(windows, np.arange(0, len(windows), 7), config)
     torch.manual_seed(0)

@@ -69,7 +69,7 @@ def test_checkpoint_of_two_designs_serves_both(
     assert manifest.trained_heads["rul"] == {"mill": ("spindle",)}
     assert manifest.trained_heads["grade"] == {"press": ("pump", "valve")}
     assert manifest.trained_heads["health"].keys() == {"mill", "press"}
-    assert "Design mill has no linear classifier" in manifest.notes[0]
+    assert "Design mill has no OOD distance" in manifest.notes[0]
     assert checkpoint.feature_spec.limits.keys() == {"mill", "press"}
     metrics = Metrics.model_validate_json((job.out / "metrics.json").read_text())
     assert (metrics.evaluation.design, [*metrics.further]) == ("mill", ["press"])

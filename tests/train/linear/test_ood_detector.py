@@ -21,12 +21,18 @@ from train.config import TrainConfig
 from train.data.fleet import Fleet
 from train.data.labels import Booleans, Integers
 from train.data.windows import Windows, write_windows
+from train.evaluation.ordinal import covariance, measure
 from train.evaluation.predict import predict
-from train.linear.classifier import fit_linear_classifier
-from train.linear.ood_detector import AXES, DistanceFit, distances, fit_distance, most_axes
-from train.linear.ordinal import covariance, measure
+from train.linear.ood_detector import (
+    AXES,
+    DistanceFit,
+    distances,
+    fit_distance,
+    fit_ood_detector,
+    most_axes,
+)
 
-CONFIG = TrainConfig(equipment="press-1", linear_offset=0.0, linear_warming_k=0.0)
+CONFIG = TrainConfig(equipment="press-1", sensor_offset=0.0, oil_warming_k=0.0)
 HEALTH_K = np.array([1.0, 0.5, 0.1])
 FittedDetector = tuple[Small, Windows]
 
@@ -45,9 +51,9 @@ def shown(directory: Path, groups: int = 12) -> Windows:
 
 
 def fitted(made: Small, windows: Windows, chosen_W: Integers) -> Small:
-    """Return the machine with a classifier and a detector fitted to windows."""
-    linear = fit_linear_classifier(made.config, made.spec, Fleet((windows,)), [chosen_W], CONFIG)
-    return replace(made, model=TrainedModel(made.model.ensemble, *linear))
+    """Return the machine with a detector fitted to windows."""
+    detector = fit_ood_detector(made.config, made.spec, Fleet((windows,)), [chosen_W], CONFIG)
+    return replace(made, model=TrainedModel(made.model.ensemble, None, detector))
 
 
 @pytest.fixture
@@ -78,10 +84,9 @@ def fit_by_hand(windows: Windows, made: Small, is_scored_W: Booleans | None = No
         windows.labels.grade_WV[:, 0],
     )
     nothing_DL = np.empty((0, x_WL.shape[1]))
-    moments = measure(x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL)
     found = fit_distance(
         x_WL, grade_W, windows.group_W, HEALTH_K, nothing_DL,
-        np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W, moments,
+        np.ones(len(windows), np.bool_) if is_scored_W is None else is_scored_W,
         made.config.ood_axes, CONFIG.seed,
     )  # fmt: skip
     assert found is not None

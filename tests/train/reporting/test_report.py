@@ -12,9 +12,18 @@ from tests.small import graded_windows, small
 from tests.train.evaluation.test_evaluate import CONFIG, halves, holdouts, runs_to_failure
 from train.evaluation.evaluate import evaluate_parts
 from train.evaluation.holdout import predict_holdout
-from train.evaluation.record import THIS, Evaluation, Heading, LearningPoint, Metrics
+from train.evaluation.record import (
+    DEEP,
+    THIS,
+    WIDE,
+    Evaluation,
+    Heading,
+    LearningPoint,
+    Metrics,
+    Scorecard,
+)
 from train.reporting.report import MODEL_CARD, write_report
-from train.reporting.verdict import SMOOTHING, headline, weaknesses
+from train.reporting.verdict import SMOOTHING, contributions, headline, weaknesses
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 HEADING = Heading(
@@ -99,6 +108,36 @@ def test_headline_compares_with_the_best_baseline(graded: Evaluation) -> None:
     lines = weaknesses(graded, {"leave-level:pump": graded})
     assert lines[0].startswith("Weakest component: ")
     assert any(line.startswith("leave-level:pump: ") for line in lines)
+
+
+def test_report_says_what_the_graph_adds_to_the_skip(graded: Evaluation, tmp_path: Path) -> None:
+    def scored(macro_f1: float) -> Scorecard:
+        grades = {
+            component: each.model_copy(
+                update={"pooled": each.pooled.model_copy(update={"macro_f1": macro_f1})}
+            )
+            for component, each in graded.scorecards[THIS].grades.items()
+        }
+        return Scorecard(grades=grades, health_mae={"tank": macro_f1 / 10})
+
+    cards = {THIS: scored(0.9), WIDE: scored(0.85), DEEP: scored(0.5)}
+    both = graded.model_copy(update={"scorecards": graded.scorecards | cards})
+    (line,) = contributions(both, {})
+    assert line.startswith(
+        "group: the graph adds +0.050 of macro-F1 on pump (0.900; skip alone 0.850, network alone "
+        "0.500); +0.050 of macro-F1 on valve"
+    )
+    assert line.endswith(
+        "+0.0050 of mean absolute error of tank's health (0.0900; skip alone 0.0850, network alone "
+        "0.0500)."
+    )
+    assert contributions(both, {"leave-level:pump": both})[1].startswith("leave-level:pump: ")
+    assert contributions(graded, {}) == ()  # a network without a skip
+    write_report(Metrics(heading=HEADING, evaluation=both), tmp_path)
+    for name in (REPORT, MODEL_CARD):
+        text = (tmp_path / name).read_text().replace("&#39;", "'")
+        assert "What the graph adds to the linear skip" in text
+        assert line in text
 
 
 def test_windows_that_may_have_been_in_training_are_not_called_held_out(

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.errors import CheckpointError
 from app.features.binning import Floats
-from app.model.graph import GraphGroup
+from app.model.graph import GraphGroup, SkipOutput
 from app.model.runtime.gate import check_runner, reference_outputs
 from app.model.runtime.onnx_runner import OnnxRunner
 from app.model.runtime.torch_runner import TorchRunner
@@ -23,8 +23,8 @@ class Changed:
     def __init__(self, model: TrainedModel, change: Callable[[Floats], Floats], place: int) -> None:
         self._runner, self._change, self._place = TorchRunner(model.ensemble), change, place
 
-    def run(self, group: GraphGroup) -> tuple[Floats, ...]:
-        found = list(self._runner.run(group))
+    def run(self, group: GraphGroup, skip: SkipOutput) -> tuple[Floats, ...]:
+        found = list(self._runner.run(group, skip))
         found[self._place] = self._change(found[self._place])
         return tuple(found)
 

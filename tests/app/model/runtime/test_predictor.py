@@ -5,7 +5,7 @@ import pytest
 
 from app.core.errors import LimitExceeded, WindowError
 from app.features.binning import Floats
-from app.model.graph import Contributions, GraphGroup
+from app.model.graph import Contributions, GraphGroup, SkipOutput
 from app.model.runtime.gate import warm_up_group
 from app.model.runtime.predictor import PassTooLarge, Predictor
 from app.model.runtime.torch_runner import TorchRunner
@@ -23,17 +23,17 @@ class Watched:
         self._runner, self._windows = TorchRunner(model.ensemble), windows
         self.passes: list[int] = []
 
-    def run(self, group: GraphGroup) -> tuple[Floats, ...]:
+    def run(self, group: GraphGroup, skip: SkipOutput) -> tuple[Floats, ...]:
         self.passes.append(group.windows)
         if group.windows > self._windows:
             raise PassTooLarge("no memory left")
-        return self._runner.run(group)
+        return self._runner.run(group, skip)
 
 
 def watched(most: int = 1000, max_rows: int = 20_000) -> tuple[Predictor, Watched, TrainedModel]:
     model = small().model
     runner = Watched(model, most)
-    predictor = Predictor(model.config, runner, model.classifier, model.detector, max_rows)
+    predictor = Predictor(model.config, runner, model.skip, model.detector, max_rows)
     return predictor, runner, model
 
 

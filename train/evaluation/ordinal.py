@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve
 
-from app.features.binning import Doubles
+from app.features.binning import Doubles, Floats
 from train.data.labels import Booleans, Integers
 
 SHRINKAGE = 0.01
@@ -110,6 +110,32 @@ def fit_ordinal(moments: OrdinalMoments, is_used_L: Booleans) -> OrdinalClassifi
     weight_LK = free_LK + np.outer(direction_L, place_K / variance)
     own_K = (apart_KL * free_LK.T).sum(1) + place_K**2 / variance
     return OrdinalClassifier(weight_LK, -own_K / 2.0 - middle_L @ weight_LK, moments.grade_K)
+
+
+def ordinal_ridge(
+    x_WL: Floats, grade_W: Integers, group_W: Integers, health_K: Doubles, holdout_WL: Floats
+) -> tuple[Integers, Doubles]:
+    """Fit the classifier to training windows; return its grades and their probabilities.
+
+    Inputs are first scaled to unit variance in training.
+
+    Args:
+        x_WL: inputs of the training windows.
+        grade_W: their grades; at least two occur.
+        group_W: number of each window's group, which a split never divides.
+        health_K: health of the component's grades.
+        holdout_WL: inputs of the windows to predict.
+
+    Returns:
+        The grades that occur in training, and the probability of each in every window.
+    """
+    spread_L = np.maximum(x_WL.std(0), 1e-6)
+    scaled_WL, other_WL = x_WL / spread_L, holdout_WL / spread_L
+    moments = measure(scaled_WL.astype(np.float64), grade_W, group_W, health_K)
+    found = fit_ordinal(moments, np.ones(x_WL.shape[1], np.bool_))
+    logit_WK = other_WL @ found.weight_LK + found.bias_K
+    raised_WK = np.exp(logit_WK - logit_WK.max(-1, keepdims=True))
+    return found.grade_K, raised_WK / raised_WK.sum(-1, keepdims=True)
 
 
 def covariance(moments: OrdinalMoments, used_J: Integers) -> Doubles:

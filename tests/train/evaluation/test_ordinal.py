@@ -4,7 +4,7 @@ import numpy as np
 
 from app.features.binning import Doubles
 from train.data.labels import Integers
-from train.linear.ordinal import OrdinalClassifier, fit_ordinal, measure
+from train.evaluation.ordinal import OrdinalClassifier, fit_ordinal, measure
 
 HEALTH_K = np.array([1.0, 0.7, 0.35, 0.1])
 

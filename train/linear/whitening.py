@@ -1,0 +1,191 @@
+"""Whitening of the features that the linear skip reads, by circuit, in closed form.
+
+Where grades differ by small changes of low-variance directions against large common ones, gradient
+descent on plain features finds them late. ZCA whitening (Kessy, Lewin and Strimmer, "Optimal
+whitening and decorrelation", 2018) gives all directions one variance. It is fixed before training;
+afterwards it is folded into the weights (`train.fitting.wide_and_deep`). The same covariance gives
+the axes by which missing inputs are imputed.
+
+Invariant: only training windows of a fit are read, and a bounded number of them.
+Shape letters as in `app.model.skip`; further `X` axes of the whitening.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
+
+from app.features.binning import Doubles, Floats
+from app.features.spec import FeatureSpec
+from app.model.config import CircuitSize
+from app.model.graph import CHANNELS, build_topology
+from train.config import TrainConfig
+from train.data.fleet import Chosen, Fleet
+from train.data.labels import Booleans, Integers, evenly_spaced
+from train.data.windows import Windows
+from train.linear.features import read_features
+
+MOST_WINDOWS = 5_000
+"""Most windows of a covariance, evenly sampled."""
+FEWEST_WINDOWS = 32
+"""Fewest windows with all sensors of a circuit; with fewer it has no skip."""
+MOST_INPUTS = 8_192
+"""Most inputs of a circuit: features of its sensors over all steps; more give no skip."""
+MOST_AXES = 1_024
+"""Most axes with variances of their own; all other directions share one."""
+IMPUTED_AXES = 128
+"""Most axes by which missing inputs are imputed."""
+
+
+class Circuit(NamedTuple):
+    """A circuit: components that the same sensors are evidence for, and how these are whitened.
+
+    Args:
+        design: number of the design in the fleet.
+        sensor_Q: sensors of the topology.
+        component_P: components of the topology.
+        slot_Q: numbers of the sensors' references in the feature spec.
+        place_P: numbers of the components in the feature spec.
+        steps: T.
+        is_labelled_PC: channels with labels in training; the others have no skip.
+        is_used_L: false for inputs that have no weight: the coverage of a step.
+        mean_L: of the features.
+        axes_LX: principal axes of the features.
+        gain_X: factor of the whitening along each axis.
+        rest: factor in all other directions.
+        noise_A: of the first axes, see `app.model.skip.CircuitTables`.
+    """
+
+    design: int
+    sensor_Q: Integers
+    component_P: Integers
+    slot_Q: Integers
+    place_P: Integers
+    steps: int
+    is_labelled_PC: Booleans
+    is_used_L: Booleans
+    mean_L: Floats
+    axes_LX: Floats
+    gain_X: Floats
+    rest: float
+    noise_A: Floats
+
+    @property
+    def size(self) -> CircuitSize:
+        """Return the sizes of its tables."""
+        return CircuitSize(len(self.sensor_Q), self.steps, len(self.component_P), len(self.noise_A))
+
+
+def fit_circuits(
+    fleet: Fleet, chosen: Chosen, spec: FeatureSpec, config: TrainConfig
+) -> tuple[Circuit, ...]:
+    """Whiten the features of every circuit of every design.
+
+    A component reads the sensors from which a directed path of evidence leads to it. Components
+    that read the same sensors are one circuit.
+
+    Args:
+        fleet: windows of each design.
+        chosen: positions of the training windows.
+        spec: of their features.
+        config: gives the shrinkage; with a `deep_share` of 1 there is no circuit.
+    """
+    if config.deep_share == 1:
+        return ()
+    found: list[Circuit] = []
+    for number, (windows, chosen_W) in enumerate(zip(fleet.designs, chosen, strict=True)):
+        found += _of_design(number, windows, np.sort(chosen_W), spec, config.shrinkage)
+    return tuple(found)
+
+
+def labelled_channels(windows: Windows, chosen_W: Integers) -> Booleans:
+    """Return which channels of each component have labels in these windows, [V, C]."""
+    labels = windows.labels
+    known = (
+        labels.grade_WV[chosen_W] >= 0,
+        np.isfinite(labels.health_WV[chosen_W]),
+        np.isfinite(labels.rul_WV[chosen_W]),
+    )
+    return np.stack([each.any(0) for each in known], -1)
+
+
+def _of_design(
+    number: int, windows: Windows, chosen_W: Integers, spec: FeatureSpec, shrinkage: float
+) -> Iterator[Circuit]:
+    equipment = windows.equipment
+    topology = build_topology(equipment, spec)
+    slot_S, inputs = topology.sensor_slot_S, equipment.steps * spec.features
+    is_labelled_VC = labelled_channels(windows, chosen_W)
+    components_of: dict[tuple[int, ...], list[int]] = {}
+    for v in np.flatnonzero(is_labelled_VC.any(1) & (topology.component_slot_V >= 0)).tolist():
+        sensors = tuple(place for place in equipment.sensors_in_reach(v) if slot_S[place] >= 0)
+        if 0 < len(sensors) * inputs <= MOST_INPUTS:
+            components_of.setdefault(sensors, []).append(v)
+    if not components_of:
+        return
+    x_WSTF, present_WS = read_features(windows, evenly_spaced(chosen_W, MOST_WINDOWS), spec)
+    is_used_TF = np.broadcast_to(np.arange(spec.features) < spec.features - 1, x_WSTF.shape[2:])
+    for sensors, components in components_of.items():
+        sensor_Q, component_P = np.array(sensors, np.int64), np.array(components, np.int64)
+        complete_W = present_WS[:, sensor_Q].all(1)
+        if complete_W.sum() < FEWEST_WINDOWS:
+            continue
+        x_WL = x_WSTF[complete_W][:, sensor_Q].reshape(int(complete_W.sum()), -1)
+        is_used_L = np.tile(is_used_TF.reshape(-1), len(sensors))
+        mean_L, axes_LX, variance_X, rest = _axes(x_WL.astype(np.float64), is_used_L, shrinkage)
+        apart_A, other = _imputation(variance_X, rest, int(is_used_L.sum()))
+        yield Circuit(
+            number,
+            sensor_Q,
+            component_P,
+            slot_S[sensor_Q],
+            topology.component_slot_V[component_P],
+            equipment.steps,
+            is_labelled_VC[component_P],
+            is_used_L,
+            mean_L.astype(np.float32),
+            axes_LX.astype(np.float32),
+            (variance_X**-0.5).astype(np.float32),
+            float(rest**-0.5),
+            (other / apart_A).astype(np.float32),
+        )
+
+
+def _axes(
+    x_WL: Doubles, is_used_L: Booleans, shrinkage: float
+) -> tuple[Doubles, Doubles, Doubles, float]:
+    """Return the mean, the principal axes with their variances, falling, and the other variance."""
+    used = np.flatnonzero(is_used_L)
+    mean_L = x_WL.mean(0)
+    apart_WJ = x_WL[:, used] - mean_L[used]
+    covariance_JJ = apart_WJ.T @ apart_WJ / len(x_WL)
+    J, total = len(used), float(covariance_JJ.trace())
+    floor = shrinkage * max(total / J, 1e-12)
+    covariance_JJ *= 1.0 - shrinkage
+    covariance_JJ[np.arange(J), np.arange(J)] += floor
+    if J <= MOST_AXES:
+        variance_X, axes_JX = eigh(covariance_JJ)
+    else:
+        # a fixed start makes the iteration deterministic
+        variance_X, axes_JX = eigsh(covariance_JJ, k=MOST_AXES, v0=np.ones(J))
+    order_X = np.argsort(variance_X)[::-1]
+    variance_X, axes_JX = np.maximum(variance_X[order_X], floor), axes_JX[:, order_X]
+    others = J - len(variance_X)
+    rest = (float(covariance_JJ.trace()) - float(variance_X.sum())) / others if others else floor
+    axes_LX = np.zeros((len(is_used_L), len(variance_X)))
+    axes_LX[used] = axes_JX
+    return mean_L, axes_LX, variance_X, max(rest, floor)
+
+
+def _imputation(variance_X: Doubles, rest: float, inputs: int) -> tuple[Doubles, float]:
+    """Return what the first axes add to the variance of the others, and this variance."""
+    axes = min(IMPUTED_AXES, len(variance_X) // 2) or len(variance_X)
+    others = inputs - axes
+    left = float(variance_X[axes:].sum()) + rest * (inputs - len(variance_X))
+    other = left / others if others else rest
+    return np.maximum(variance_X[:axes] - other, 1e-9), other
+
+
+assert CHANNELS == 3, "labelled_channels names the channels"
