@@ -44,8 +44,8 @@ KINDS = (
 
 def _a_split(value: str) -> str:
     if not re.fullmatch(
-        r"auto|group|machine|time|holdout|random(-leaky)?|leave-level:[^+]+|leave-block:[^+]+\+[^+]+"
-        r"|leave-design:.+",
+        r"auto|group|machine|time|holdout|random(-leaky)?|leave-level:[^+]+"
+        r"|leave-block:[^+]+\+[^+]+|leave-design:.+",
         value,
     ):
         raise ValueError(f"expected a split of {KINDS}, found '{value}'")

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.sparse.linalg import eigsh
 
 from app.features.binning import Doubles, Floats
 from app.features.spec import FeatureSpec
@@ -160,20 +159,25 @@ def _axes(
     used = np.flatnonzero(is_used_L)
     mean_L = x_WL.mean(0)
     apart_WJ = x_WL[:, used] - mean_L[used]
-    covariance_JJ = apart_WJ.T @ apart_WJ / len(x_WL)
-    J, total = len(used), float(covariance_JJ.trace())
-    floor = shrinkage * max(total / J, 1e-12)
-    covariance_JJ *= 1.0 - shrinkage
-    covariance_JJ[np.arange(J), np.arange(J)] += floor
-    if J <= MOST_AXES:
-        variance_X, axes_JX = eigh(covariance_JJ)
+    W, J = apart_WJ.shape
+    kept = min(J, MOST_AXES, W - 1 if W < J else J)
+    if W < J:
+        # the covariance has no more axes than windows: those of the smaller matrix W x W
+        found_X, side_WX = eigh(apart_WJ @ apart_WJ.T / W, subset_by_index=(W - kept, W - 1))
+        found_X = np.maximum(found_X, 1e-12 * max(float(found_X[-1]), 1e-12))
+        axes_JX = apart_WJ.T @ (side_WX / np.sqrt(W * found_X))
+        total = float((apart_WJ**2).sum()) / W
     else:
-        # a fixed start makes the iteration deterministic
-        variance_X, axes_JX = eigsh(covariance_JJ, k=MOST_AXES, v0=np.ones(J))
+        covariance_JJ = apart_WJ.T @ apart_WJ / W
+        total = float(covariance_JJ.trace())
+        found_X, axes_JX = eigh(covariance_JJ, subset_by_index=(J - kept, J - 1))
+    floor = shrinkage * max(total / J, 1e-12)
+    variance_X = (1.0 - shrinkage) * np.maximum(found_X, 0.0) + floor
+    trace = (1.0 - shrinkage) * total + J * floor
     order_X = np.argsort(variance_X)[::-1]
     variance_X, axes_JX = np.maximum(variance_X[order_X], floor), axes_JX[:, order_X]
     others = J - len(variance_X)
-    rest = (float(covariance_JJ.trace()) - float(variance_X.sum())) / others if others else floor
+    rest = (trace - float(variance_X.sum())) / others if others else floor
     axes_LX = np.zeros((len(is_used_L), len(variance_X)))
     axes_LX[used] = axes_JX
     return mean_L, axes_LX, variance_X, max(rest, floor)

@@ -94,3 +94,16 @@ def test_designs_have_circuits_of_their_own(tmp_path: Path) -> None:
     slots = spec.component_slots()
     designs = [{slots[place][0] for place in circuit.place_P.tolist()} for circuit in found]
     assert designs == [{"mill"}, {"press"}]
+
+
+def test_fewer_windows_than_inputs_give_the_axes_of_the_covariance() -> None:
+    x_WL = np.random.default_rng(0).normal(size=(12, 30)) * np.linspace(0.5, 3.0, 30)
+    mean_L, axes_LX, variance_X, rest = whitening._axes(x_WL, np.ones(30, np.bool_), 0.1)
+    apart_WL = x_WL - x_WL.mean(0)
+    covariance_LL = apart_WL.T @ apart_WL / 12
+    floor = 0.1 * covariance_LL.trace() / 30
+    expected_LL = 0.9 * covariance_LL + floor * np.eye(30)
+    np.testing.assert_allclose(mean_L, x_WL.mean(0))
+    assert rest == pytest.approx(floor)
+    found_LL = rest * np.eye(30) + (axes_LX * (variance_X - rest)) @ axes_LX.T
+    np.testing.assert_allclose(found_LL, expected_LL, atol=1e-9)
