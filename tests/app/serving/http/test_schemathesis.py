@@ -22,7 +22,8 @@ from app.store.keys import new_secret
 from app.store.store import Store
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "3"))
-LONGEST_S = 60 + 30 * EXAMPLES
+LONGEST_S = 600 + 30 * EXAMPLES
+"""Generous: the run takes a tenth of it on a machine that does nothing else."""
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 
@@ -62,8 +63,12 @@ async def test_answers_are_as_the_document_says(address: str, key: str, tmp_path
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(LONGEST_S):
-        output = (await running.communicate())[0].decode().replace(key, "KEY")
+    try:
+        async with asyncio.timeout(LONGEST_S):
+            output = (await running.communicate())[0].decode().replace(key, "KEY")
+    finally:
+        if running.returncode is None:
+            running.kill()
     print(output)
     assert running.returncode == 0, output
     (generated,) = re.findall(r"([\d,]+) generated", output)
