@@ -21,6 +21,7 @@ from app.release.clients.service_api import api_key
 from app.store.keys import FIRST_KEY_FILE
 
 EQUIPMENT = "hydraulic-rig"
+LIVE_DEMO = "app.demo.live:live_demo"
 TIMEOUT_S = 300.0
 PAUSE_S = 0.25
 WORN_PATIENCE_S = 5.0
@@ -84,20 +85,23 @@ def diagnose_past(client: httpx.Client, settings: Settings, now: datetime) -> No
         )
 
 
-def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
+def wait(
+    url: str, settings: Settings, is_running: Callable[[], bool], *, has_fleet: bool = False
+) -> int:
     """Wait for the first answer, print how to ask, and return the exit status.
 
     Args:
         url: of the service.
         settings: of the service.
         is_running: whether the service still runs.
+        has_fleet: whether the simulated machines are fed too.
     """
     give_up = time.monotonic() + TIMEOUT_S
     with httpx.Client(base_url=url, timeout=10.0) as client:
         while is_running():
             reason = problem_of_first_answer(client, settings)
             if reason is None:
-                equipment = _shown(client, settings, is_running)
+                equipment = _shown(client, settings, is_running) if has_fleet else EQUIPMENT
                 key_file = settings.var_dir / FIRST_KEY_FILE
                 if key_file.is_relative_to(Path.cwd()):
                     key_file = key_file.relative_to(Path.cwd())
@@ -130,9 +134,14 @@ def _shown(client: httpx.Client, settings: Settings, is_running: Callable[[], bo
 
 def main(config: Path) -> int:
     """Wait for the service with this configuration that the parent process runs."""
-    port = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]["port"]
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    url = f"http://127.0.0.1:{content['http_options']['port']}"
+    has_fleet = any(
+        application["import_path"] == LIVE_DEMO and application.get("args", {}).get("simulated")
+        for application in content["applications"]
+    )
     parent = os.getppid()
-    return wait(f"http://127.0.0.1:{port}", Settings(), lambda: os.getppid() == parent)
+    return wait(url, Settings(), lambda: os.getppid() == parent, has_fleet=has_fleet)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ class LiveDemoArgs(BaseModel, frozen=True, extra="forbid"):
 
     equipment_id: Identifier = "hydraulic-rig"
     """Of the rig."""
-    simulated: bool = True
-    """Whether the simulated machines are fed too."""
+    simulated: bool = False
+    """Whether the simulated machines are fed too, which needs a version that was trained on them."""
 
 
 class LiveDemo:

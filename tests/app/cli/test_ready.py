@@ -58,7 +58,6 @@ def test_ready_is_printed_once_it_answers_and_nothing_when_the_service_ends(
 ):
     reasons = iter(["it starts", "its window is not complete", None])
     monkeypatch.setattr(ready, "problem_of_first_answer", lambda *_: next(reasons))
-    monkeypatch.setattr(ready, "_shown", lambda *_: ready.EQUIPMENT)
     monkeypatch.setattr(ready, "PAUSE_S", 0.0)
     settings = Settings(var_dir=tmp_path, api_key=None)
     assert ready.wait("http://127.0.0.1:8000", settings, lambda: True) == 0
@@ -91,10 +90,9 @@ def test_worn_machine_is_named_once_it_answers_after_its_past_was_diagnosed(
         return httpx.Response(200, json=OK)
 
     settings = Settings(var_dir=tmp_path, api_key=None)
-    transport = httpx.MockTransport(answer)
-    with httpx.Client(base_url="http://service", transport=transport) as service:
-        monkeypatch.setattr(ready.httpx, "Client", lambda **_: service)
-        assert ready.wait("http://service", settings, lambda: True) == 0
+    service = httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(ready.httpx, "Client", lambda **_: service)
+    assert ready.wait("http://service", settings, lambda: True, has_fleet=True) == 0
     assert capsys.readouterr().out.startswith(f"Ready: {ready.WORN} answers.")
     path, body = asked[-1]
     assert path == "/v1/diagnoses/batch"
@@ -112,5 +110,24 @@ def test_rig_is_named_where_no_version_answers_for_the_worn_machine(
     monkeypatch.setattr(ready, "problem_of_first_answer", reason)
     monkeypatch.setattr(ready, "WORN_PATIENCE_S", 0.0)
     settings = Settings(var_dir=tmp_path, api_key=None)
-    assert ready.wait("http://127.0.0.1:8000", settings, lambda: True) == 0
+    assert ready.wait("http://127.0.0.1:8000", settings, lambda: True, has_fleet=True) == 0
     assert capsys.readouterr().out.startswith("Ready: hydraulic-rig answers.")
+
+
+def test_configuration_says_whether_the_simulated_machines_are_fed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config, found = tmp_path / "serve_config.yaml", list[tuple[str, bool]]()
+
+    def wait(url: str, *_: object, has_fleet: bool) -> int:
+        found.append((url, has_fleet))
+        return 0
+
+    monkeypatch.setattr(ready, "wait", wait)
+    for arguments in ("", "    args: {simulated: true}\n"):
+        config.write_text(
+            "http_options: {port: 8123}\napplications:\n"
+            f"  - name: live-demo\n    import_path: app.demo.live:live_demo\n{arguments}"
+        )
+        assert ready.main(config) == 0
+    assert found == [("http://127.0.0.1:8123", False), ("http://127.0.0.1:8123", True)]

@@ -17,6 +17,12 @@ from app.demo.rig.equipment import rig_equipment
 from app.schemas.equipment import Equipment
 
 
+async def turns() -> None:
+    """Let the tasks of the replica run until they wait."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = asyncio.Event()
     fed: list[str] = []
@@ -30,7 +36,7 @@ async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(live, "run_feed", run_feed)
     replica = LiveDemo(rig_equipment("rig-2"), simulated=False)
-    await asyncio.sleep(0)
+    await turns()
     await replica.check_health()
     assert fed == ["rig-2"]
     replica.__del__()
@@ -49,7 +55,7 @@ async def test_replica_whose_feed_failed_is_unhealthy_with_the_reason(
     monkeypatch.setattr(logging.getLogger(live.__name__), "handle", reported.append)
     monkeypatch.setattr(live, "run_feed", run_feed)
     replica = LiveDemo(rig_equipment(), simulated=False)
-    await asyncio.sleep(0)
+    await turns()
     with pytest.raises(HydraulicDiagnosticsError, match=r"found it ended: StoreError.*free disk"):
         await replica.check_health()
     (logged,) = reported

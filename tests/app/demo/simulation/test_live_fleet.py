@@ -1,6 +1,7 @@
 """The feed of the live fleet, with a store that keeps what it is given."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -58,7 +59,7 @@ async def test_last_day_is_filled_with_a_window_an_hour(monkeypatch: pytest.Monk
     ends = sorted(set(ends_of(store.blocks)))
     assert len(store.blocks) == 23 * 2
     assert ends[-1] == NOW.replace(hour=8, minute=0)
-    assert {later - one for one, later in zip(ends, ends[1:], strict=False)} == {timedelta(hours=1)}
+    assert {later - one for one, later in pairwise(ends)} == {timedelta(hours=1)}
 
 
 def test_readings_of_a_window_are_in_the_order_of_time_and_sensors() -> None:
