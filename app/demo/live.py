@@ -28,7 +28,7 @@ class LiveDemoArgs(BaseModel, frozen=True, extra="forbid"):
     equipment_id: Identifier = "hydraulic-rig"
     """Of the rig."""
     simulated: bool = False
-    """Whether the simulated machines are fed too, which needs a version that was trained on them."""
+    """Whether the simulated machines are fed too, for a version that was trained on them."""
 
 
 class LiveDemo:

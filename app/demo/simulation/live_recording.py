@@ -53,7 +53,7 @@ def record_live(design: MachineDesign, out: Path) -> None:
 
 
 def _recorded(design: MachineDesign, new: Unit) -> LiveMachine:
-    hour_N = np.arange(LIVE_WINDOWS) - float(LIVE_WINDOWS)
+    hour_N: Doubles = np.arange(LIVE_WINDOWS, dtype=np.float64) - LIVE_WINDOWS
     past_NTS = np.empty((0, *_windows(new, hour_N[:1], 0).shape[1:]), np.float32)
     present = new
     if new.equipment_id == WORN and design.machine == WORN_DESIGN:
@@ -80,7 +80,7 @@ def _worn(design: MachineDesign, severity: float) -> WearPlan:
 
 
 def _baseline(design: MachineDesign, new: Unit) -> Baseline:
-    hour_N = AS_NEW_H + np.arange(LEAST_WINDOWS) * 24.0 / LEAST_WINDOWS
+    hour_N = np.linspace(AS_NEW_H, AS_NEW_H + 24.0, LEAST_WINDOWS, endpoint=False)
     equipment = design.equipment(new.equipment_id)
     values_NTS = _windows(new, hour_N, 1_000)
     return baseline_of(observe(values_NTS.transpose(0, 2, 1), equipment), equipment)
@@ -100,5 +100,5 @@ def _windows(unit: Unit, hour_N: Doubles, first: int) -> Floats:
     step_S = np.where(step_S > 0, step_S, 1e-6)
     low_S = np.array([sensor.range[0] for _, sensor in unit.design.sensors])
     high_S = np.array([sensor.range[1] for _, sensor in unit.design.sensors])
-    rounded_NTS = np.clip(np.round(values_NTS / step_S) * step_S, low_S, high_S)
+    rounded_NTS: Doubles = np.clip(np.round(values_NTS / step_S) * step_S, low_S, high_S)
     return rounded_NTS.astype(np.float32)
