@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -14,12 +16,17 @@ import yaml
 
 from app.core.errors import ReleaseError
 from app.core.settings import Settings
+from app.demo.simulation.live_files import WORN, past_ends
 from app.release.clients.service_api import api_key
 from app.store.keys import FIRST_KEY_FILE
 
 EQUIPMENT = "hydraulic-rig"
+LIVE_DEMO = "app.demo.live:live_demo"
 TIMEOUT_S = 300.0
 PAUSE_S = 0.25
+WORN_PATIENCE_S = 5.0
+"""How long the worn machine of the live fleet may answer after the rig; then only the rig is
+named."""
 
 _READY = """\
 Ready: {equipment} answers. In another terminal:
@@ -29,17 +36,20 @@ Ready: {equipment} answers. In another terminal:
 """
 
 
-def problem_of_first_answer(client: httpx.Client, settings: Settings) -> str | None:
-    """Ask for a diagnosis of the live rig; return why it has none yet, None if it has one.
+def problem_of_first_answer(
+    client: httpx.Client, settings: Settings, equipment: str = EQUIPMENT
+) -> str | None:
+    """Ask for a diagnosis of a live machine; return why it has none yet, None if it has one.
 
     Args:
         client: of the service.
         settings: with the key, or the directory where the service writes the first one.
+        equipment: id of the machine.
     """
     try:
         answer = client.post(
             "/v1/diagnoses",
-            json={"equipment_id": EQUIPMENT},
+            json={"equipment_id": equipment},
             headers={"authorization": f"Bearer {api_key(settings)}"},
         )
         found = answer.json()
@@ -56,24 +66,47 @@ def problem_of_first_answer(client: httpx.Client, settings: Settings) -> str | N
     return None
 
 
-def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
+def diagnose_past(client: httpx.Client, settings: Settings, now: datetime) -> None:
+    """Have the earlier windows of the worn machine diagnosed, so that its trend is known.
+
+    A failure is silent: the machine's answer then says that too few diagnoses are stored.
+
+    Args:
+        client: of the service.
+        settings: with the key, or the directory where the service writes the first one.
+        now: the present.
+    """
+    items = [{"equipment_id": WORN, "at": end.isoformat()} for end in past_ends(now)]
+    with suppress(httpx.HTTPError, ReleaseError):
+        client.post(
+            "/v1/diagnoses/batch",
+            json={"items": items},
+            headers={"authorization": f"Bearer {api_key(settings)}"},
+        )
+
+
+def wait(
+    url: str, settings: Settings, is_running: Callable[[], bool], *, has_fleet: bool = False
+) -> int:
     """Wait for the first answer, print how to ask, and return the exit status.
 
     Args:
         url: of the service.
         settings: of the service.
         is_running: whether the service still runs.
+        has_fleet: whether the simulated machines are fed too.
     """
     give_up = time.monotonic() + TIMEOUT_S
     with httpx.Client(base_url=url, timeout=10.0) as client:
         while is_running():
             reason = problem_of_first_answer(client, settings)
             if reason is None:
+                equipment = _shown(client, settings, is_running) if has_fleet else EQUIPMENT
                 key_file = settings.var_dir / FIRST_KEY_FILE
                 if key_file.is_relative_to(Path.cwd()):
                     key_file = key_file.relative_to(Path.cwd())
                 key = "$HYDRAULIC_API_KEY" if settings.api_key else f"$(cat {key_file})"
-                sys.stdout.write(_READY.format(url=url, key=key, equipment=EQUIPMENT))
+                sys.stdout.write(_READY.format(url=url, key=key, equipment=equipment))
                 sys.stdout.flush()
                 return 0
             if time.monotonic() >= give_up:
@@ -86,11 +119,29 @@ def wait(url: str, settings: Settings, is_running: Callable[[], bool]) -> int:
     return 0
 
 
+def _shown(client: httpx.Client, settings: Settings, is_running: Callable[[], bool]) -> str:
+    """Return the machine to ask about: the worn one, or the rig where it does not answer."""
+    give_up = time.monotonic() + WORN_PATIENCE_S
+    while is_running():
+        if problem_of_first_answer(client, settings, WORN) is None:
+            diagnose_past(client, settings, datetime.now(UTC))
+            return WORN
+        if time.monotonic() >= give_up:
+            break
+        time.sleep(PAUSE_S)
+    return EQUIPMENT
+
+
 def main(config: Path) -> int:
     """Wait for the service with this configuration that the parent process runs."""
-    port = yaml.safe_load(config.read_text(encoding="utf-8"))["http_options"]["port"]
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    url = f"http://127.0.0.1:{content['http_options']['port']}"
+    has_fleet = any(
+        application["import_path"] == LIVE_DEMO and application.get("args", {}).get("simulated")
+        for application in content["applications"]
+    )
     parent = os.getppid()
-    return wait(f"http://127.0.0.1:{port}", Settings(), lambda: os.getppid() == parent)
+    return wait(url, Settings(), lambda: os.getppid() == parent, has_fleet=has_fleet)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,9 @@ def _start_ours(name: str, dsn: str, directory: Path, variables: Mapping[str, st
     directory.mkdir(parents=True)
     config = yaml.safe_load((PROJECT_DIR / "serve_config.yaml").read_text())
     config["http_options"]["port"] = port
-    config["applications"] = [item for item in config["applications"] if item["name"] != "live-rig"]
+    config["applications"] = [
+        item for item in config["applications"] if item["name"] != "live-demo"
+    ]
     if name == PLAIN:
         config["applications"][0]["import_path"] = "tests.bench.variants:diagnostics"
     (directory / "serve_config.yaml").write_text(yaml.safe_dump(config))

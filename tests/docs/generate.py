@@ -82,7 +82,7 @@ def applications() -> str:
     lines.append("    Ingress -- windows --> GraphBuilder")
     lines += [f"    Ingress -- graphs --> {model}" for model in models]
     lines.append("    Ingress <--> store[(PostgreSQL)]")
-    lines.append("    LiveRig -- readings --> store")
+    lines.append("    LiveDemo -- readings --> store")
     return "```mermaid\n" + "\n".join(lines) + "\n```"
 
 

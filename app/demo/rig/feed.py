@@ -115,7 +115,7 @@ class Replay:
 
 
 class LiveFeed:
-    """Writes the last hour at its start, then each second when it begins.
+    """Writes the time before its start, then each second, or every few, when they have begun.
 
     Args:
         store: to write to; retried while it is unavailable.
@@ -123,6 +123,8 @@ class LiveFeed:
         replay: the values, in any order of sensors.
         now_s: returns seconds since 1970-01-01T00:00Z.
         sleep: waits for a number of seconds.
+        backfill_s: seconds before the start that are written first.
+        every_s: seconds of one write.
     """
 
     def __init__(
@@ -132,12 +134,16 @@ class LiveFeed:
         replay: Replay,
         now_s: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        backfill_s: int = BACKFILL_S,
+        every_s: int = 1,
     ) -> None:
         self._store = store
         self._equipment = equipment
         self._replay = replay
         self._now_s = now_s
         self._sleep = sleep
+        self._backfill_s = backfill_s
+        self._every_s = every_s
 
     async def run(self) -> None:
         """Feed until cancelled.
@@ -145,13 +151,14 @@ class LiveFeed:
         Raises:
             StoreError: the store refused the readings.
         """
-        next_s = math.floor(self._now_s()) - BACKFILL_S
+        next_s = math.floor(self._now_s()) - self._backfill_s
         await self._persist(self._register)
         while True:
             now_s = self._now_s()
-            if next_s > now_s:
+            due_s = next_s + self._every_s - 1
+            if due_s > now_s:
                 # in short parts, to notice a changed clock or a suspended machine
-                await self._sleep(min(next_s - now_s, _LONGEST_SLEEP_S))
+                await self._sleep(min(due_s - now_s, _LONGEST_SLEEP_S))
                 continue
             end_s = min(math.floor(now_s) + 1, next_s + CATCH_UP_S)
             await self._persist(partial(self._write, next_s, end_s))

@@ -182,6 +182,19 @@ def plot(
         print(f"plotted {machine} into {out}")
 
 
+@commands.command("record-live", epilog="Example: hydraulic demo record-live robot live.parquet")
+def record_live_machines(
+    machine: Machine, out: Annotated[Path, typer.Argument(help="The Parquet file to write.")]
+) -> None:
+    """Record the two machines of a design that the live demonstration replays."""
+    with reported():
+        _need_extra()
+        from app.demo.simulation.live_recording import record_live
+
+        record_live(read_machine(machine), out)
+        print(f"recorded two simulated machines in {out}")
+
+
 def _need_extra(*others: str) -> None:
     """Raise when packages of the simulation are missing.
 

@@ -77,3 +77,57 @@ def test_service_that_never_answers_is_an_error_with_its_reason(
     settings = Settings(var_dir=tmp_path, api_key=None)
     assert ready.wait("http://127.0.0.1:8000", settings, lambda: True) == 1
     assert "found: it starts" in capsys.readouterr().err
+
+
+def test_worn_machine_is_named_once_it_answers_after_its_past_was_diagnosed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "api_key").write_text("k" * 43)
+    asked: list[tuple[str, object]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, json.loads(request.content)))
+        return httpx.Response(200, json=OK)
+
+    settings = Settings(var_dir=tmp_path, api_key=None)
+    service = httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(ready.httpx, "Client", lambda **_: service)
+    assert ready.wait("http://service", settings, lambda: True, has_fleet=True) == 0
+    assert capsys.readouterr().out.startswith(f"Ready: {ready.WORN} answers.")
+    path, body = asked[-1]
+    assert path == "/v1/diagnoses/batch"
+    assert isinstance(body, dict)
+    assert {item["equipment_id"] for item in body["items"]} == {ready.WORN}
+    assert len(body["items"]) == 24
+
+
+def test_rig_is_named_where_no_version_answers_for_the_worn_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def reason(_: object, __: object, equipment: str = ready.EQUIPMENT) -> str | None:
+        return None if equipment == ready.EQUIPMENT else "an untrained design"
+
+    monkeypatch.setattr(ready, "problem_of_first_answer", reason)
+    monkeypatch.setattr(ready, "WORN_PATIENCE_S", 0.0)
+    settings = Settings(var_dir=tmp_path, api_key=None)
+    assert ready.wait("http://127.0.0.1:8000", settings, lambda: True, has_fleet=True) == 0
+    assert capsys.readouterr().out.startswith("Ready: hydraulic-rig answers.")
+
+
+def test_configuration_says_whether_the_simulated_machines_are_fed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config, found = tmp_path / "serve_config.yaml", list[tuple[str, bool]]()
+
+    def wait(url: str, *_: object, has_fleet: bool) -> int:
+        found.append((url, has_fleet))
+        return 0
+
+    monkeypatch.setattr(ready, "wait", wait)
+    for arguments in ("", "    args: {simulated: true}\n"):
+        config.write_text(
+            "http_options: {port: 8123}\napplications:\n"
+            f"  - name: live-demo\n    import_path: app.demo.live:live_demo\n{arguments}"
+        )
+        assert ready.main(config) == 0
+    assert found == [("http://127.0.0.1:8123", False), ("http://127.0.0.1:8123", True)]

@@ -128,6 +128,25 @@ async def test_last_hour_is_written_at_once_then_every_second_when_it_begins() -
     assert store.readings == _expected(START_S - BACKFILL_S, START_S + 3)
 
 
+async def test_seconds_can_be_written_several_at_once() -> None:
+    store, clock = Store(), Time(11)
+    feed = LiveFeed(
+        store,  # type: ignore[arg-type]
+        rig_equipment(),
+        REPLAY,
+        clock.now_s,
+        clock.sleep,
+        backfill_s=20,
+        every_s=5,
+    )
+    with pytest.raises(End):
+        await feed.run()
+    seconds = {second // 1_000_000 for _, second in store.readings}
+    assert min(seconds) == START_S - 20
+    assert len(seconds) == max(seconds) - min(seconds) + 1
+    assert len(store.calls) <= 4
+
+
 async def test_registered_equipment_is_not_changed() -> None:
     store = Store(registered=True)
     await _run(Time(lasts_s=1), store)

@@ -101,7 +101,7 @@ def test_added_version_is_a_copy_of_its_neighbour_with_weight_0():
     after = with_version(TEXT, THREE, "1")
     assert releases(after)[-1] == {"version": "3", "application": "model-3", "weight": 0}
     names = [item["name"] for item in yaml.safe_load(after)["applications"]]
-    assert names == ["diagnostics", "model-1", "model-2", "model-3", "live-rig"]
+    assert names == ["diagnostics", "model-1", "model-2", "model-3", "live-demo"]
     added = [line for line in after.splitlines() if line not in TEXT.splitlines()]
     assert [line.strip() for line in added] == [
         '- version: "3"',

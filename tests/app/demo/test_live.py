@@ -1,4 +1,4 @@
-"""The replica of the live rig, without Ray: feeding, stopping and health."""
+"""The replica of the live demonstration, without Ray: feeding, stopping and health."""
 
 import asyncio
 import logging
@@ -11,10 +11,16 @@ from ray import serve
 
 from app.core.errors import HydraulicDiagnosticsError, StoreError
 from app.core.settings import Settings
-from app.demo.rig import live
+from app.demo import live
+from app.demo.live import LiveDemo, LiveDemoArgs, live_demo
 from app.demo.rig.equipment import rig_equipment
-from app.demo.rig.live import LiveRig, LiveRigArgs, live_rig
 from app.schemas.equipment import Equipment
+
+
+async def turns() -> None:
+    """Let the tasks of the replica run until they wait."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,8 +35,8 @@ async def test_replica_feeds_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch
             ended.set()
 
     monkeypatch.setattr(live, "run_feed", run_feed)
-    replica = LiveRig(rig_equipment("rig-2"))
-    await asyncio.sleep(0)
+    replica = LiveDemo(rig_equipment("rig-2"), simulated=False)
+    await turns()
     await replica.check_health()
     assert fed == ["rig-2"]
     replica.__del__()
@@ -48,8 +54,8 @@ async def test_replica_whose_feed_failed_is_unhealthy_with_the_reason(
     reported: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger(live.__name__), "handle", reported.append)
     monkeypatch.setattr(live, "run_feed", run_feed)
-    replica = LiveRig(rig_equipment())
-    await asyncio.sleep(0)
+    replica = LiveDemo(rig_equipment(), simulated=False)
+    await turns()
     with pytest.raises(HydraulicDiagnosticsError, match=r"found it ended: StoreError.*free disk"):
         await replica.check_health()
     (logged,) = reported
@@ -58,17 +64,17 @@ async def test_replica_whose_feed_failed_is_unhealthy_with_the_reason(
 
 
 def test_builder_binds_one_deployment() -> None:
-    application = live_rig(LiveRigArgs())
+    application = live_demo(LiveDemoArgs())
     assert isinstance(application, serve.Application)
 
 
 def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValidationError, match="equipment"):
-        LiveRigArgs.model_validate({"equipment": "rig"})
+        LiveDemoArgs.model_validate({"equipment": "rig"})
     with pytest.raises(ValidationError, match="equipment_id"):
-        LiveRigArgs(equipment_id="a b")
+        LiveDemoArgs(equipment_id="a b")
 
 
 def test_process_of_the_replica_imports_no_torch() -> None:
-    code = "import sys, app.demo.rig.live; sys.exit('torch' in sys.modules)"
+    code = "import sys, app.demo.live; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,104 @@
+"""Records the machines of the live fleet: simulates them once, for `live_files`.
+
+Values are rounded to half of a sensor's noise, which no diagnosis sees and which makes the file
+small. Invariant: a recording follows from the design and from `SEED` alone.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from app.demo.simulation.history import Unit, draw_unit, record_windows
+from app.demo.simulation.live_files import (
+    LIVE_WINDOWS,
+    PAST_STEP,
+    PAST_WINDOWS,
+    WORN,
+    WORN_DESIGN,
+    WORN_FAULT,
+    LiveMachine,
+    write_live,
+)
+from app.demo.simulation.machine import MachineDesign
+from app.demo.simulation.wear import WearPlan, constant_plan, healthy_plan, mode_of
+from app.features.baseline import Baseline
+from app.features.binning import Doubles, Floats
+from app.features.references import LEAST_WINDOWS, baseline_of, observe
+
+SEED = 2026
+MACHINES = 2
+FIRST_SEVERITY, LAST_SEVERITY = 0.1, 0.6
+"""Severity of the fault in the first earlier window and in the present."""
+AS_NEW_H = -2_000.0
+"""Operating hour at which the first day begins; the present is hour 0."""
+
+
+def record_live(design: MachineDesign, out: Path) -> None:
+    """Simulate two machines of a design and write them.
+
+    Args:
+        design: of the machines.
+        out: the file.
+    """
+    name = design.machine.replace("_", "-")
+    machines = []
+    for index in range(1, MACHINES + 1):
+        drawn = draw_unit(design, index, SEED, 1.0, wearing=0.0, sensor_faults=0.0)
+        new = replace(drawn, equipment_id=f"{name}-{index}").with_plan(
+            healthy_plan(design.circuit.modes, 1e6)
+        )
+        machines.append(_recorded(design, new))
+    write_live(out, [sensor.sensor_id for _, sensor in design.sensors], machines)
+
+
+def _recorded(design: MachineDesign, new: Unit) -> LiveMachine:
+    hour_N: Doubles = np.arange(LIVE_WINDOWS, dtype=np.float64) - LIVE_WINDOWS
+    past_NTS = np.empty((0, *_windows(new, hour_N[:1], 0).shape[1:]), np.float32)
+    present = new
+    if new.equipment_id == WORN and design.machine == WORN_DESIGN:
+        step_h = PAST_STEP.total_seconds() / 3_600
+        past = []
+        for number, severity in enumerate(
+            np.linspace(FIRST_SEVERITY, LAST_SEVERITY, PAST_WINDOWS).tolist()
+        ):
+            hour = np.array([(number - PAST_WINDOWS + 1) * step_h])
+            past.append(_windows(new.with_plan(_worn(design, severity)), hour, 100 + number))
+        past_NTS = np.concatenate(past)
+        present = new.with_plan(_worn(design, LAST_SEVERITY))
+    return LiveMachine(
+        design.equipment(new.equipment_id),
+        _baseline(design, new),
+        past_NTS,
+        _windows(present, hour_N, 1),
+    )
+
+
+def _worn(design: MachineDesign, severity: float) -> WearPlan:
+    modes = design.circuit.modes
+    return constant_plan(modes, {mode_of(modes, WORN_FAULT): severity})
+
+
+def _baseline(design: MachineDesign, new: Unit) -> Baseline:
+    hour_N = np.linspace(AS_NEW_H, AS_NEW_H + 24.0, LEAST_WINDOWS, endpoint=False)
+    equipment = design.equipment(new.equipment_id)
+    values_NTS = _windows(new, hour_N, 1_000)
+    return baseline_of(observe(values_NTS.transpose(0, 2, 1), equipment), equipment)
+
+
+def _windows(unit: Unit, hour_N: Doubles, first: int) -> Floats:
+    """Simulate windows, [N, T, S], rounded."""
+    seconds = round(unit.design.window.window_s)
+    found = record_windows(unit, hour_N, seconds, first)
+    values_NTS = np.stack([each.values_TS for each in found])
+    step_S = np.array(
+        [
+            0.5 * (0.002 * sensor.span if sensor.noise is None else sensor.noise)
+            for _, sensor in unit.design.sensors
+        ]
+    )
+    step_S = np.where(step_S > 0, step_S, 1e-6)
+    low_S = np.array([sensor.range[0] for _, sensor in unit.design.sensors])
+    high_S = np.array([sensor.range[1] for _, sensor in unit.design.sensors])
+    rounded_NTS: Doubles = np.clip(np.round(values_NTS / step_S) * step_S, low_S, high_S)
+    return rounded_NTS.astype(np.float32)
